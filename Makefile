@@ -1,0 +1,51 @@
+# trainwire: `make` alone shows what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := schemas ingest workers trainwire tests benchmarks examples
+
+.PHONY: help demo up test check bench chaos format clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## set everything up and run a real training under trainwire
+	@$(BIN)/python examples/demo.py
+
+up: $(VENV)/.demo ## run the whole stack in the foreground; ctrl-C stops it
+	@$(BIN)/trainwire up
+
+test: $(VENV)/.test ## run the tests, on real servers that they start themselves
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos"
+
+check: $(VENV)/.test ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md (about six minutes)
+	$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/.test ## kill workers and stores for ten minutes; prints its seed (CHAOS_SECONDS, CHAOS_SEED)
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} $(BIN)/python -m pytest -m chaos -s -p no:randomly
+
+format: $(VENV)/.test ## bring the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and caches; data of `trainwire up` stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# A stamp per extra: installed again only when the project's metadata or the pins change.
+$(VENV)/.%: pyproject.toml constraints.txt
+	@echo 'setting up $(VENV) with the packages of trainwire[$*]; this takes half a minute, once'
+	@if command -v uv >/dev/null 2>&1; then \
+	  test -x $(BIN)/python || uv venv --quiet --seed --python $(PYTHON) $(VENV); \
+	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
+	else \
+	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
+	fi
+	@touch $@

@@ -1,0 +1,1 @@
+"""What trainwire costs and what it reaches, as ratios of one run: `make bench`."""

@@ -1,0 +1,227 @@
+"""`make bench`: every figure of docs/benchmarks.md, as a table in Markdown, from one run."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+from sqlalchemy import text
+
+from benchmarks import baselines, deliveries, events, latency, load
+from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
+from benchmarks.stores import empty, open_stores
+from schemas.routes import DEFAULT_SHARDS, shard_of
+from workers.resources import Resources
+
+SHARD = shard_of(load.JOB, DEFAULT_SHARDS)
+LOG_CASES = {1: 150_000, 10: 800_000, 100: 1_500_000, 1000: 2_000_000}
+"""Lines a message, and how many lines are drained."""
+WANTED_LINES = {1: 15_000, 10: 80_000, 100: 150_000, 1000: 180_000}
+
+
+def main() -> int:
+    """Run the chosen benchmarks; return 0."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick look)")
+    parser.add_argument(
+        "--only", choices=["logs", "tasks", "metrics", "backlog", "latency", "events", "deliveries"], default=None
+    )
+    options = parser.parse_args()
+    with open_stores() as resources:
+        say(machine(resources))
+        for name, bench in (
+            ("logs", logs),
+            ("tasks", tasks),
+            ("metrics", metrics),
+            ("backlog", backlog),
+            ("latency", idle_latency),
+            ("events", event_latency),
+            ("deliveries", loki),
+        ):
+            if options.only in {None, name}:
+                bench(resources, options.scale)
+    return 0
+
+
+def say(line: str = "") -> None:
+    """Print at once: a run takes minutes."""
+    print(line, flush=True)
+
+
+def machine(resources: Resources) -> str:
+    """Say what was measured on."""
+    with resources.engine.connect() as connection:
+        postgres = connection.execute(text("SHOW server_version")).scalar_one()
+    valkey = resources.redis.info("server").get("valkey_version", "?")
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    memory_gb = psutil.virtual_memory().total / 2**30
+    return (
+        f"Machine: {psutil.cpu_count()} cores ({model}), {memory_gb:.0f} GB, Python {platform.python_version()}, "
+        f"PostgreSQL {postgres}, Valkey {valkey}, Celery {version('celery')}, kombu {version('kombu')}"
+    )
+
+
+def logs(resources: Resources, scale: float) -> None:
+    """Lines/s from a full stream to committed rows, beside plain COPY of the same rows, ready in memory.
+
+    Once with a commit for each message's rows, once with a commit for as many rows as the drain commits at once.
+    """
+    say("\n| lines a message | lines/s | wanted | COPY by message | ratio | COPY by transaction | ratio |")
+    say("|---|---|---|---|---|---|---|")
+    for per_message, lines in LOG_CASES.items():
+        count, drained = drain_logs(resources, int(lines * scale), per_message)
+        with resources.engine.connect() as connection:
+            transactions = connection.execute(
+                text("SELECT count(DISTINCT xmin::text) FROM training_logs")
+            ).scalar_one()
+        rate, at_once = count / drained.seconds, count // transactions
+        messages = baselines.read_rows(resources, per_message, min(count, 3000 * per_message))
+        batches = baselines.read_rows(resources, at_once, count)
+        by_message = plain_copy(resources, messages, per_message)
+        by_batch = plain_copy(resources, batches, at_once)
+        say(
+            f"| {per_message} | {rate:,.0f} | {WANTED_LINES[per_message]:,} | {by_message:,.0f} | "
+            f"{rate / by_message:.2f} | {by_batch:,.0f} at {at_once:,} rows | {rate / by_batch:.2f} |"
+        )
+
+
+def plain_copy(resources: Resources, batches: list[bytes], per_batch: int) -> float:
+    """Return the lines/s that plain COPY reaches on empty tables."""
+    empty(resources)
+    return len(batches) * per_batch / baselines.plain_copy(resources, batches)
+
+
+def drain_logs(resources: Resources, lines: int, per_message: int) -> tuple[int, Drained]:
+    """Publish, drain with a real worker, and check that every line is there."""
+    empty(resources)
+    lines = load.publish(resources.redis, load.log_bodies(lines, per_message)) * per_message
+    drained = drain_with_a_worker(resources, "logs", SHARD, "training_logs")
+    assert baselines.rows_in(resources, "training_logs") == lines
+    return lines, drained
+
+
+def tasks(resources: Resources, scale: float) -> None:
+    """The same lines, ten a message, through one Celery task per message, with one pool process."""
+    from os import environ  # noqa: PLC0415
+
+    messages = int(4000 * scale)
+    empty(resources)
+    environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
+    environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
+    from benchmarks import task_per_message  # noqa: PLC0415 - reads the environment
+
+    task_per_message.publish(messages, 10)
+    first = text("SELECT extract(epoch FROM max(created_at) - min(created_at)) FROM training_logs")
+    with running(
+        resources,
+        "celery",
+        "-A",
+        "benchmarks.task_per_message",
+        "worker",
+        "--concurrency",
+        "1",
+        "--loglevel",
+        "INFO",
+    ):
+        wait_until(lambda: baselines.rows_in(resources, "training_logs") == messages * 10, 300)
+    with resources.engine.connect() as connection:
+        by_task = messages * 10 / float(connection.execute(first).scalar_one())
+    lines, drained = drain_logs(resources, int(400_000 * scale), 10)
+    rate = lines / drained.seconds
+    say(
+        f"\nOne Celery task per message of 10 lines: {by_task:,.0f} lines/s; the drain in the same run: "
+        f"{rate:,.0f} lines/s, {rate / by_task:.0f} times as many (wanted: 20)"
+    )
+
+
+def metrics(resources: Resources, scale: float) -> None:
+    """Metric values/s, 100 points a message as the SDK sends them, and one point a message."""
+    say("\n| values a point | points a message | values/s | wanted |")
+    say("|---|---|---|---|")
+    for values, per_message, points, wanted in (
+        (20, 100, 200_000, "300,000"),
+        (20, 1, 60_000, ""),
+        (1, 100, 600_000, "40,000"),
+        (1, 1, 100_000, ""),
+    ):
+        empty(resources)
+        made = load.metric_bodies(int(points * scale), values, per_message)
+        count = load.publish(resources.redis, made) * per_message
+        drained = drain_with_a_worker(resources, "metrics", SHARD, "training_metrics")
+        assert baselines.rows_in(resources, "training_metrics") == count
+        say(f"| {values} | {per_message} | {count * values / drained.seconds:,.0f} | {wanted} |")
+
+
+def backlog(resources: Resources, scale: float) -> None:
+    """A backlog of five million lines: the worker's memory, and the cost of a line at its start and end."""
+    lines, drained = drain_logs(resources, int(5_000_000 * scale), 100)
+    samples = drained.samples
+    fifth = len(samples) // 5
+    growth = "too short to compare its end with its start"
+    if fifth > 0:
+        early, late = speed(samples[: fifth + 1]), speed(samples[-fifth - 1 :])
+        growth = f"the last fifth costs {early / late:.2f} times the first (wanted: at most 1.3)"
+    say(
+        f"\nBacklog of {lines:,} lines, 100 a message: {lines / drained.seconds:,.0f} lines/s, pool process "
+        f"at most {drained.peak_mb:.0f} MB RSS (wanted: under 200); {growth}"
+    )
+
+
+def speed(samples: list[tuple[float, int]]) -> float:
+    """Return rows/s between the first and the last of these samples."""
+    (began, first), (ended, last) = samples[0], samples[-1]
+    return (last - first) / (ended - began)
+
+
+def idle_latency(resources: Resources, _: float) -> None:
+    """From `run.log()` to the committed row on an idle system."""
+    for flush_interval_s in (0.05, 0.005):
+        empty(resources)
+        median, p95 = latency.log_to_row_ms(resources, flush_interval_s)
+        say(
+            f"\nIdle, from run.log() to the committed row: median {median:.0f} ms, p95 {p95:.0f} ms, "
+            f"of which the SDK's flush interval is up to {flush_interval_s * 1000:.0f} ms (wanted: p95 under 100)"
+        )
+
+
+def event_latency(resources: Resources, _: float) -> None:
+    """From the commit to the subscriber of the job's channel on an idle system."""
+    empty(resources)
+    median, p95 = events.commit_to_subscriber_ms(resources)
+    say(
+        f"\nIdle, from the commit to the subscriber of events:<job_id>: median {median:.1f} ms, "
+        f"p95 {p95:.1f} ms (wanted: p95 under 20)"
+    )
+
+
+def loki(resources: Resources, scale: float) -> None:
+    """A backlog from Postgres to Loki's twin, beside plain pushes; and one line on an idle system."""
+    say("\n| lines a job | jobs | to Loki, lines/s | requests | plain pushes, lines/s | ratio |")
+    say("|---|---|---|---|---|---|")
+    for lines, most_jobs in ((10, 2000), (100, 1000), (1000, 200)):
+        empty(resources)
+        jobs = max(int(most_jobs * scale), 4)
+        went = deliveries.catch_up(resources, jobs, lines)
+        rate, plain = jobs * lines / went.seconds, jobs * lines / went.plain_seconds
+        say(f"| {lines} | {jobs} | {rate:,.0f} | {went.requests:,} | {plain:,.0f} | {rate / plain:.2f} |")
+    empty(resources)
+    median, p95 = deliveries.row_to_loki_ms(resources)
+    say(
+        f"\nIdle, from the committed row to the line in Loki: median {median:.0f} ms, p95 {p95:.0f} ms, "
+        "of which the linger is 100 ms (wanted: p95 under 300)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

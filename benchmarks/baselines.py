@@ -1,0 +1,42 @@
+"""What the drain is compared with, in the same run: plain COPY, and one Celery task per message."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import text
+
+from workers import rows
+from workers.resources import Resources
+
+
+def read_rows(resources: Resources, per_batch: int, limit: int) -> list[bytes]:
+    """Return the stored log lines as binary COPY data, in batches: the same rows, ready in memory."""
+    batches = []
+    rows_between = f"SELECT {', '.join(rows.LOG_COLUMNS)} FROM training_logs WHERE seq BETWEEN {{}} AND {{}}"
+    query = f"COPY ({rows_between} ORDER BY seq) TO STDOUT WITH (FORMAT BINARY)"
+    with resources.engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        for first in range(1, limit + 1, per_batch):
+            with driver.cursor() as cursor, cursor.copy(query.format(first, first + per_batch - 1)) as copy:
+                batches.append(b"".join(copy))
+    return batches
+
+
+def plain_copy(resources: Resources, batches: list[bytes]) -> float:
+    """Return the seconds that bare binary COPY takes for these rows, with a commit for each batch."""
+    statement = f"COPY training_logs ({', '.join(rows.LOG_COLUMNS)}) FROM STDIN WITH (FORMAT BINARY)"
+    began = time.perf_counter()
+    for batch in batches:
+        with resources.engine.begin() as connection:
+            driver: Any = connection.connection.driver_connection
+            with driver.cursor() as cursor, cursor.copy(statement) as copy:
+                copy.write(batch)
+    return time.perf_counter() - began
+
+
+def rows_in(resources: Resources, table: str) -> int:
+    """Return the number of rows of a table."""
+    with resources.engine.connect() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one())

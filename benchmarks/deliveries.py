@@ -1,0 +1,124 @@
+"""From rows in Postgres to Loki's twin, which runs in a process of its own."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import requests
+from sqlalchemy import text
+
+from benchmarks.load import LINE
+from benchmarks.processes import ROOT, running
+from ingest import Run
+from workers import cursors
+from workers.deliver import Delivery
+from workers.resources import Resources
+from workers.sinks.base import LogRow
+from workers.sinks.loki import LokiSink
+from workers.sinks.loki_http import LokiHttp
+from workers.sinks.loki_lines import Entry, entries_of, labels_of
+
+LINES = 100
+"""Lines of the latency measurement."""
+
+_FILL_JOBS = text(
+    "INSERT INTO training_jobs (id, status, last_log_seq) "
+    "SELECT job, 'running', :lines FROM generate_series(1, :jobs) job"
+)
+_FILL_LOGS = text(
+    "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
+    "SELECT job, line, now() - interval '10 min' + line * interval '1 ms', 1, 0, '0-bench', 'stdout', :content "
+    "FROM generate_series(1, :jobs) job, generate_series(1, :lines) line"
+)
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """How a backlog went out: seconds, requests, and the seconds of plain pushes of the same lines."""
+
+    seconds: float
+    requests: int
+    plain_seconds: float
+
+
+@contextmanager
+def twin() -> Iterator[str]:
+    """Run the twin; yields its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.twins.loki"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+def fill(resources: Resources, jobs: int, lines: int) -> None:
+    """Put a backlog into Postgres: `jobs` jobs of `lines` lines."""
+    with resources.engine.begin() as connection:
+        connection.execute(_FILL_JOBS, {"jobs": jobs, "lines": lines})
+        connection.execute(_FILL_LOGS, {"jobs": jobs, "lines": lines, "content": LINE})
+
+
+def catch_up(resources: Resources, jobs: int, lines: int) -> CatchUp:
+    """Deliver a backlog, and push the same lines plainly: a job a push, on one connection, ready in memory."""
+    fill(resources, jobs, lines)
+    with twin() as url:
+        began = time.perf_counter()
+        report = Delivery(resources.engine, LokiSink(LokiHttp(url)), slice_s=600).run()
+        seconds = time.perf_counter() - began
+        assert report.rows == jobs * lines
+        counted = requests.get(f"{url}/twin/stats", timeout=10).json()
+        assert counted["stored"] == jobs * lines
+    with resources.engine.connect() as connection:
+        stored = cursors.read_rows(connection, dict.fromkeys(range(1, jobs + 1), 0), lines, 2**40)
+    bodies = [
+        {"streams": [{"stream": labels_of(job, ("stdout", None)), "values": [*map(first_entry, rows)]}]}
+        for job, rows in stored.items()
+    ]
+    with twin() as url:
+        http = LokiHttp(url)
+        began = time.perf_counter()
+        for body in bodies:
+            assert http.post("/loki/api/v1/push", body).status_code == 204
+        plain = time.perf_counter() - began
+    return CatchUp(seconds, counted["pushes"], plain)
+
+
+def first_entry(row: LogRow) -> Entry:
+    """Return the entry of a line that is not split."""
+    return entries_of(row)[0]
+
+
+def row_to_loki_ms(resources: Resources) -> tuple[float, float]:
+    """Return median and 95th percentile from the committed row, seen by a query, to the line in Loki, idle."""
+    found = text("SELECT 1 FROM training_logs WHERE job_id = 78 AND content = :line")
+    redis_url = resources.settings.redis_url.get_secret_value()
+    taken = []
+    with (
+        twin() as url,
+        running(resources, "workers", "worker", "--concurrency", "2", LOKI_URL=url),
+        running(resources, "workers", "beat", ready="beat"),
+        Run(job_id=78, redis_url=redis_url) as run,
+        resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        requests.Session() as session,
+    ):
+        for number in range(LINES):
+            line = f"line {number}"
+            run.log(line)
+            while not connection.execute(found, {"line": line}).first():
+                time.sleep(0.001)
+            began = time.perf_counter()
+            while session.get(f"{url}/twin/stats", timeout=10).json()["stored"] <= number:
+                time.sleep(0.002)
+            taken.append((time.perf_counter() - began) * 1000)
+    return statistics.median(taken), statistics.quantiles(taken, n=20)[-1]

@@ -1,0 +1,81 @@
+"""From the commit of a message to the subscriber of its job's channel, on an idle system with a real worker."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Iterable
+from functools import partial
+
+from redis.client import PubSub
+
+from benchmarks.processes import running
+from schemas.events import decode_event
+from schemas.messages import Logs, Message, encode_entry
+from schemas.routes import DEFAULT_SHARDS, events_channel, shard_of, stream_key
+from workers.drain import Drain
+from workers.resources import Resources
+from workers.streams import Ack, IngestStream
+
+JOB = 77
+EVENTS = 300
+WARM_UP = 10
+PAUSE_S = 0.02
+DEADLINE_S = 5
+
+
+class StampedStream(IngestStream):
+    """Notes when the drain's transaction has returned: `settle` is the first thing after the commit."""
+
+    committed_at = 0.0
+
+    def settle(self, acks: Iterable[Ack], through_id: str) -> None:
+        """Note the time, then settle."""
+        self.committed_at = time.perf_counter()
+        super().settle(acks, through_id)
+
+
+def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
+    """Return median and 95th percentile in milliseconds.
+
+    The drain runs in this process, where the moment of its commit can be seen; its order travels through Redis
+    to a real worker, which publishes the event to a subscriber in this process.
+    """
+    os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
+    os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
+    from workers.tasks import order_notify  # noqa: PLC0415 - reads the environment
+
+    stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
+    drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))
+    taken = []
+    with (
+        running(resources, "workers", "worker", "--concurrency", "2"),
+        PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as listener,
+    ):
+        listener.subscribe(events_channel(JOB))
+        for number in range(EVENTS):
+            publish(resources, number + 1)
+            drain.run()
+            hear_of_line(listener, number + 1)
+            taken.append((time.perf_counter() - stream.committed_at) * 1000)
+            time.sleep(PAUSE_S)
+    taken = taken[WARM_UP:]  # the first ones also open connections
+    return statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
+
+
+def publish(resources: Resources, seq: int) -> None:
+    """Add one message of one line to the stream, as a trainer does."""
+    body = Logs(log_type="stdout", lines=[f"line {seq}"], ts=[time.time_ns()])
+    entry = encode_entry(Message("logs", JOB, 1, "0-bench", seq, body))
+    resources.redis.xadd(stream_key("logs", shard_of(JOB, DEFAULT_SHARDS)), entry)  # type: ignore[arg-type]
+
+
+def hear_of_line(listener: PubSub, seq: int) -> None:
+    """Wait for the event that carries this line."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        heard = listener.get_message(timeout=DEADLINE_S)
+        if heard is not None and decode_event(heard["data"]).last_seq == seq:
+            return
+    raise AssertionError(f"no event of line {seq} within {DEADLINE_S} s")

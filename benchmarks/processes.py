@@ -1,0 +1,90 @@
+"""The processes under measurement: a real worker, and the Celery worker it is compared with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+from sqlalchemy import text
+
+from ingest.bells import Bells
+from schemas.routes import Kind, stream_key
+from workers.resources import Resources
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_S = 600
+
+
+@dataclass
+class Drained:
+    """One drain of a full stream: seconds, the memory of the process that did it, (second, rows) samples."""
+
+    seconds: float
+    peak_mb: float
+    samples: list[tuple[float, int]] = field(default_factory=list)
+
+
+@contextmanager
+def running(resources: Resources, *command: str, ready: str = " ready.", **env: str) -> Iterator[psutil.Process]:
+    """Run one of our processes until the block ends; yields it when its output says that it is ready.
+
+    Where `env` names no Loki there is none.
+    """
+    env = (
+        os.environ
+        | {"LOKI_ENABLED": str("LOKI_URL" in env)}
+        | env
+        | {
+            "DATABASE_URL": resources.settings.database_url.get_secret_value(),
+            "REDIS_URL": resources.settings.redis_url.get_secret_value(),
+            "PYTHONWARNINGS": "ignore",
+        }
+    )
+    with TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            wait_until(lambda: ready in (Path(folder) / "log").read_text(), 60)
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str) -> Drained:
+    """Order one drain of a full stream from a real worker with one pool process; time it to the last commit."""
+    key = stream_key(kind, shard)
+    with running(resources, "workers", "worker", "--concurrency", "1") as worker:
+        (pool,) = worker.children()
+        column = {"training_logs": "last_log_seq", "training_metrics": "last_metric_seq"}[table]
+        progress = text(f"SELECT coalesce(sum({column}), 0) FROM training_jobs")
+        result = Drained(0, 0)
+        began = time.perf_counter()
+        Bells(resources.settings.redis_url.get_secret_value()).ring(kind, shard)
+        while resources.redis.xlen(key):
+            result.seconds = time.perf_counter() - began
+            result.peak_mb = max(result.peak_mb, pool.memory_info().rss / 2**20)
+            if not result.samples or result.seconds - result.samples[-1][0] > 0.5:
+                with resources.engine.connect() as connection:
+                    result.samples.append((result.seconds, int(connection.execute(progress).scalar_one())))
+            assert result.seconds < DEADLINE_S
+            time.sleep(0.005)
+        result.seconds = time.perf_counter() - began
+    return result
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
+    """Wait for a condition, looking every five milliseconds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

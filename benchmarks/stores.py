@@ -1,0 +1,44 @@
+"""A Postgres and a Valkey for the length of a benchmark."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import create_engine, text
+
+from schemas.migrations import upgrade
+from schemas.tables import metadata
+from trainwire.postgres import EmbeddedPostgres
+from trainwire.valkey import EmbeddedValkey
+from workers.resources import Resources, open_engine, open_redis
+from workers.settings import load_settings
+
+
+@contextmanager
+def open_stores() -> Iterator[Resources]:
+    """Start both servers as `trainwire up` does, with room for a backlog of millions of lines."""
+    with (
+        tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder,
+        EmbeddedPostgres(Path(folder)) as postgres,
+        EmbeddedValkey(Path(folder), maxmemory="6gb") as valkey,
+    ):
+        settings = load_settings(database_url=postgres.url, redis_url=valkey.url, drain_slice_s=30)
+        engine = create_engine(settings.sqlalchemy_url())
+        with engine.begin() as connection:
+            upgrade(connection)
+        engine.dispose()
+        resources = Resources(settings, open_engine(settings, name="bench"), open_redis(settings))
+        yield resources
+        resources.engine.dispose()
+        resources.redis.close()
+
+
+def empty(resources: Resources) -> None:
+    """Empty both stores, and let Postgres write out what is left of the case before."""
+    resources.redis.flushall()
+    with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))
+        connection.execute(text("CHECKPOINT"))

@@ -1,0 +1,46 @@
+"""The comparison: one Celery task per message, each a COPY and a commit, as one would write it first."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+
+from celery import Celery
+from sqlalchemy import Engine, create_engine, make_url
+
+from benchmarks.load import LINE
+from schemas.messages import Logs
+from workers import rows, store
+
+app = Celery("task_per_message", broker=os.environ["REDIS_URL"])
+app.conf.update(
+    task_ignore_result=True, task_default_queue="task-per-message", broker_connection_retry_on_startup=True
+)
+
+
+@cache
+def engine() -> Engine:
+    """This process's own connections."""
+    return create_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
+
+
+@app.task(name="store_lines")
+def store_lines(first_seq: int, lines: list[str], ts: list[int]) -> None:
+    """Write the lines of one message."""
+    body = Logs(log_type="stdout", lines=lines, ts=ts)
+    with (
+        engine().begin() as connection,
+        store.copying(connection, "training_logs", rows.LOG_COLUMNS) as write_row,
+    ):
+        for row in rows.log_rows(rows.Origin(1, 1, "0-bench"), first_seq, body):
+            write_row(row)
+
+
+def publish(messages: int, per_message: int) -> None:
+    """Send the tasks."""
+    with app.producer_or_acquire() as producer:
+        for number in range(messages):
+            ts = [time.time_ns()] * per_message
+            arguments = (1 + number * per_message, [LINE] * per_message, ts)
+            store_lines.apply_async(arguments, producer=producer)

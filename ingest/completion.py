@@ -1,0 +1,90 @@
+"""How a run ended, and the completion that says so."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from traceback import TracebackException
+from typing import Any, Final, Literal, TypeAlias
+
+from ingest.history import History
+from ingest.plain import exit_status, plain_text
+from schemas.messages import Completion
+
+CompletionStatus: TypeAlias = Literal["completed", "failed"]
+
+MAX_TRACEBACK_CHARS: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Completed or failed, and why."""
+
+    status: CompletionStatus = "completed"
+    exit_code: int | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+
+
+def ending(status: object, exit_code: int | None, error: object) -> Ending:
+    """Return the ending from what is known of it; raise `ValueError` for a status that is none."""
+    if status not in (None, "completed", "failed"):
+        raise ValueError(f"status={status!r} is not a way to end: say 'completed' or 'failed'")
+    if isinstance(error, SystemExit):
+        return _system_exit(error)
+    is_failure = status == "failed" or (status is None and bool(error is not None or exit_code))
+    if isinstance(error, BaseException):
+        message, text = _shown(error)
+    else:
+        message, text = "" if error is None else plain_text(error), None
+    return Ending("failed" if is_failure else "completed", exit_code, message or None, text)
+
+
+def ending_at_exit() -> Ending:
+    """Return how the interpreter ends, where nobody finished the run: with an unhandled exception or well."""
+    is_interactive = hasattr(sys, "ps1")
+    return ending(None, None, None if is_interactive else getattr(sys, "last_value", None))
+
+
+def completion(
+    end: Ending, history: History, started_at: int, rank: int | None, said: Mapping[str, Any]
+) -> Completion:
+    """Build the completion from the run's history; `said` holds what the caller of `finish` knows better."""
+    best_epoch = said.get("best_epoch")
+    return Completion(
+        ts=time.time_ns(),
+        status=end.status,
+        exit_code=end.exit_code,
+        total_epochs_completed=history.epoch,
+        final_metrics=(said.get("final_metrics") or history.metrics) or None,
+        best_metrics=said.get("best_metrics") or history.best_metrics,
+        best_epoch=history.best_epoch if best_epoch is None else best_epoch,
+        final_checkpoint_path=history.final_checkpoint_path,
+        best_checkpoint_path=history.best_checkpoint_path,
+        last_checkpoint_path=history.last_checkpoint_path,
+        error_message=end.error_message,
+        traceback=end.traceback,
+        rank=rank,
+        started_at=started_at,
+    )
+
+
+def _system_exit(error: SystemExit) -> Ending:
+    """Return what Python makes of `sys.exit(code)`: None is 0, and a text is printed and is 1."""
+    code = error.code
+    if code is not None and not isinstance(code, int):
+        return Ending("failed", 1, plain_text(code))
+    number = exit_status(code or 0)
+    return Ending("failed", number, f"exit code {number}") if number else Ending("completed", 0)
+
+
+def _shown(error: BaseException) -> tuple[str, str | None]:
+    """Return message and traceback of an exception, as far as it can be shown."""
+    try:
+        details = TracebackException.from_exception(error)
+        message = "".join(details.format_exception_only()).strip()
+        return message, "".join(details.format())[-MAX_TRACEBACK_CHARS:]
+    except Exception:  # noqa: BLE001 - foreign code: an exception may have properties that raise
+        return f"{type(error).__name__}: {plain_text(error)}", None

@@ -1,0 +1,123 @@
+"""Runs any command as a training: its output becomes log lines, its exit code the completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from ingest.child import Signals, exit_code_of, how_it_ended
+from ingest.pipes import OutputPipe, await_ends
+from ingest.run import Run
+from ingest.settings import (
+    ATTEMPT_VARIABLE,
+    CAPTURED_VARIABLE,
+    JOB_ID_VARIABLE,
+    REDIS_URL_VARIABLE,
+    TrainerSettings,
+    whole_number,
+)
+from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
+
+DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
+GRANDCHILD_GRACE_S: Final = 2.0
+"""How long output is read on after the command ended, while something it started keeps the pipe open."""
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+
+
+def launch(
+    command: Sequence[str],
+    *,
+    job_id: int | None = None,
+    name: str | None = None,
+    attempt: int | None = None,
+    redis_url: str | None = None,
+    finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
+) -> int:
+    """Run `command`, still showing its output, and return its exit code: 128+n when signal n ended it.
+
+    127 means that there is no such command, 126 that it cannot be executed. Raises `ValueError` for a job id or
+    an attempt that cannot be right; any other wrong setting is a warning, and the command runs without trainwire.
+    """
+    if not command:
+        raise ValueError("command=[] is empty: say what to run, such as python train.py")
+    said = _said(job_id, attempt)
+    try:
+        settings = TrainerSettings.from_env().at(redis_url)
+    except ValueError as exc:
+        sys.stderr.write(f"trainwire: {exc}; the command runs without trainwire\n")
+        return _run_alone(command, {**os.environ, **said})
+    job_id = settings.job_id if job_id is None else job_id
+    if job_id is None:
+        raise ValueError(f"no job id: say --job-id 42 or export {JOB_ID_VARIABLE}=42")
+    run = Run(job_id, name, attempt=attempt, settings=settings)
+    with Signals() as signals:
+        exit_code, error = _run_command(command, run, _environment(run, settings.redis_url), signals)
+        run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
+    return exit_code
+
+
+def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
+    """Check what the caller says himself, and return it as variables for the command."""
+    said = {}
+    if job_id is not None:
+        said[JOB_ID_VARIABLE] = str(whole_number("job_id", job_id, 1, MAX_ID))
+    if attempt is not None:
+        said[ATTEMPT_VARIABLE] = str(whole_number("attempt", attempt, 0, MAX_ATTEMPT))
+    return said
+
+
+def _run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
+    with Signals() as signals:
+        try:
+            process = subprocess.Popen(command, env=environment)  # noqa: S603 - as in _run_command
+        except OSError as exc:
+            return _cannot_run(command[0], exc)[0]
+        signals.forward_to(process)
+        return exit_code_of(process.wait())
+
+
+def _run_command(
+    command: Sequence[str], run: Run, environment: dict[str, str], signals: Signals
+) -> tuple[int, str | None]:
+    try:
+        process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, bufsize=0
+        )
+    except OSError as exc:
+        exit_code, sentence = _cannot_run(command[0], exc)
+        run.log(f"trainwire: {sentence}", log_type="stderr")
+        return exit_code, sentence
+    signals.forward_to(process)
+    output = OutputPipe(process.stdout, sys.stdout, "stdout", run)
+    errors = OutputPipe(process.stderr, sys.stderr, "stderr", run)
+    return_code = process.wait()
+    await_ends([output, errors], GRANDCHILD_GRACE_S)
+    return exit_code_of(return_code), how_it_ended(return_code, errors.last_line)
+
+
+def _environment(run: Run, redis_url: str) -> dict[str, str]:
+    """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
+    environment = {
+        "PYTHONUNBUFFERED": "1",  # else Python keeps back output that goes into a pipe
+        **os.environ,
+        JOB_ID_VARIABLE: str(run.job_id),
+        CAPTURED_VARIABLE: "1",
+        REDIS_URL_VARIABLE: redis_url,
+    }
+    if run.attempt != ATTEMPT_UNSAID:
+        environment[ATTEMPT_VARIABLE] = str(run.attempt)
+    return environment
+
+
+def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
+    is_missing = isinstance(error, FileNotFoundError)
+    if is_missing:
+        sentence = f"cannot run {program!r}: there is no such command; check its spelling and PATH"
+    else:
+        sentence = f"cannot run {program!r}: {error.strerror or error}"
+    sys.stderr.write(f"trainwire: {sentence}\n")
+    return (NOT_FOUND if is_missing else NOT_EXECUTABLE), sentence

@@ -1,0 +1,128 @@
+"""The connection to Redis: asks how things stand and appends messages to the streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ingest.ack_watch import Report, parse_report
+from ingest.lane import Held
+from ingest.outage import Unavailable
+from schemas.routes import (
+    BELL_TTL_S,
+    DEFAULT_SHARDS,
+    HOLD_KEY,
+    SHARDS_KEY,
+    Kind,
+    ack_field,
+    acks_key,
+    bell_key,
+    missing_field,
+    shard_of,
+    stream_key,
+)
+
+CONNECT_TIMEOUT_S: Final = 2
+SOCKET_TIMEOUT_S: Final = 5
+
+_REDIS_ERRORS: Final = (redis.RedisError, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What Redis says before anything is sent."""
+
+    must_hold: bool
+    reports: dict[Kind, Report]
+
+
+@dataclass
+class Sent:
+    """What one round trip did: which messages Redis took, which bells it set, and the first refusal."""
+
+    seqs: dict[Kind, list[int]] = field(default_factory=dict)
+    bells: list[Kind] = field(default_factory=list)
+    refusal: Unavailable | None = None
+
+
+class StreamLink:
+    """One job's way into the streams; every failure is `Unavailable`."""
+
+    def __init__(self, redis_url: str, job_id: int, source: str) -> None:
+        self._job_id = job_id
+        self._source = source
+        self._shards: int | None = None
+        self._client = redis.Redis.from_url(
+            redis_url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # the publisher retries, and says so
+        )
+
+    @property
+    def shard(self) -> int:
+        """Return the job's shard; the number of shards is read once and kept for the life of the run."""
+        if self._shards is None:
+            pipe = self._client.pipeline(transaction=False)
+            pipe.get(SHARDS_KEY)
+            (answer,) = self._execute(pipe)
+            self._shards = int(answer) if answer and answer.isdigit() and int(answer) else DEFAULT_SHARDS
+        return shard_of(self._job_id, self._shards)
+
+    def ask(self, kinds: Sequence[Kind]) -> Standing:
+        """Return whether to hold back, and what the workers report of `kinds`."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.exists(HOLD_KEY)
+        names = [name(self._source, kind) for kind in kinds for name in (ack_field, missing_field)]
+        if names:
+            pipe.hmget(acks_key(self._job_id), names)
+        held, *found = self._execute(pipe)
+        values = iter(found[0] if found else ())
+        return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
+
+    def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:
+        """Append the batches to their streams, each followed by its bell."""
+        shard = self.shard
+        pipe = self._client.pipeline(transaction=False)
+        for kind, batch in batches.items():
+            stream = stream_key(kind, shard)
+            for held in batch:
+                fields: dict[Any, Any] = dict(held.entry)
+                pipe.xadd(stream, fields)
+            pipe.set(bell_key(stream), 1, nx=True, ex=BELL_TTL_S)
+        replies = iter(self._execute(pipe, raise_on_error=False))
+        sent = Sent()
+        for kind, batch in batches.items():
+            sent.seqs[kind] = _taken(batch, list(islice(replies, len(batch))), sent)
+            if next(replies) is True:
+                sent.bells.append(kind)
+        return sent
+
+    def close(self) -> None:
+        """Drop the connection; the next call makes a new one and looks the host up again."""
+        self._client.close()
+        self._client.connection_pool.disconnect()
+
+    def _execute(self, pipe: Any, raise_on_error: bool = True) -> list[Any]:
+        try:
+            replies: list[Any] = pipe.execute(raise_on_error=raise_on_error)
+        except _REDIS_ERRORS as exc:
+            raise Unavailable(str(exc) or type(exc).__name__) from exc
+        return replies
+
+
+def _taken(batch: Sequence[Held], replies: Sequence[object], sent: Sent) -> list[int]:
+    """Return the seqs up to the first refusal: what came after it is sent again too, to keep the order."""
+    seqs = []
+    for held, reply in zip(batch, replies, strict=True):
+        if isinstance(reply, Exception):
+            sent.refusal = sent.refusal or Unavailable(str(reply))
+            break
+        seqs.append(held.seq)
+    return seqs

@@ -1,0 +1,46 @@
+"""One warning when the way to Redis breaks, one line when it is back, and growing pauses in between."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from ingest.settings import Timing
+
+logger = logging.getLogger("trainwire.ingest")
+
+
+class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
+    """Redis cannot take messages now; the text says why. Everything is kept and tried again."""
+
+
+class Outage:
+    """Counts failures in a row and says when to try next."""
+
+    def __init__(self, timing: Timing, host: str) -> None:
+        self._timing = timing
+        self._host = host
+        self._failures = 0
+
+    def note_failure(self, error: Unavailable) -> float:
+        """Warn on the first failure in a row; return the seconds to wait."""
+        if self._failures == 0:
+            logger.warning(
+                "cannot send to Redis at %s: %s; training goes on, messages are kept and sent later",
+                self._host,
+                str(error).rstrip("."),
+            )
+        self._failures += 1
+        return self._backoff_s()
+
+    def note_success(self) -> None:
+        """Say so when an outage is over."""
+        if self._failures:
+            logger.info("Redis at %s takes messages again", self._host)
+        self._failures = 0
+
+    def _backoff_s(self) -> float:
+        timing = self._timing
+        exponent = min(self._failures - 1, 30)
+        longest_s = min(timing.first_backoff_s * 2.0**exponent, timing.longest_backoff_s)
+        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret

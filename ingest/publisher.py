@@ -1,0 +1,198 @@
+"""The sender: one daemon thread per run that moves messages from the outbox to Redis until they are acked."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from ingest.ack_watch import AckWatch, Report
+from ingest.forks import importing
+from ingest.outage import Outage, Unavailable
+from ingest.outbox import Outbox
+from ingest.settings import Timing, shown_host
+from schemas.routes import KINDS, Kind
+
+if TYPE_CHECKING:
+    from ingest.bells import Bells
+    from ingest.link import StreamLink
+
+logger = logging.getLogger("trainwire.ingest")
+
+ROUND_TRIP_BYTES: Final = 1024 * 1024
+"""Of one kind: must pass within the socket timeout on a slow line, or it would be tried for ever."""
+FINISHING_INTERVAL_S: Final = 0.02
+FINISHING_BACKOFF_S: Final = 0.5
+
+
+class Publisher:
+    """Sends what the outbox holds; start, wake and finish may be called from any thread."""
+
+    def __init__(self, outbox: Outbox, redis_url: str, timing: Timing, wake: threading.Event) -> None:
+        self._outbox = outbox
+        self._redis_url = redis_url
+        self._timing = timing
+        self._wake = wake
+        self._outage = Outage(timing, shown_host(redis_url))
+        self._link: StreamLink | None = None
+        self._bells: Bells | None = None
+        self._watches = {kind: AckWatch(timing, time.monotonic()) for kind in KINDS}
+        self._failed_at = 0.0
+        self._backoff_s = 0.0
+        self._asked_at = 0.0
+        self._is_finishing = False
+        self._stopped = threading.Event()
+        self._all_sent = threading.Event()
+        self._all_acked = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Tell whether `start` was called."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start the thread; where the system refuses one, everything stays in the outbox."""
+        self._thread = threading.Thread(target=self._run, name="trainwire-sender", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
+            self._end()
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait until all is acked, or sent and the workers had `settle_s` for it; then stop the thread."""
+        deadline = time.monotonic() + timeout_s
+        self._is_finishing = True
+        self._wake.set()
+        while self._cut() and _left_s(deadline) > 0:
+            pass  # the thread may be stuck in a socket: the receipt counts everything all the same
+        if self._all_sent.wait(_left_s(deadline)):
+            self._all_acked.wait(min(self._timing.settle_s, _left_s(deadline)))
+        self._stopped.set()
+        self._wake.set()
+        if self._thread is not None and self._thread.is_alive():
+            self._thread.join(min(1.0, _left_s(deadline)))
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                self._wake.wait(self._pause_s())
+                self._wake.clear()
+                self._work()
+        finally:
+            self._end()
+
+    def _work(self) -> None:
+        try:
+            self._send_all()
+        except Unavailable as exc:
+            self._note_failure(exc)
+        except Exception as exc:
+            # A sender that dies loses what it holds; this one says why and tries again.
+            logger.debug("unexpected in the sender", exc_info=True)
+            self._note_failure(Unavailable(f"{type(exc).__name__}: {exc}"))
+        while self._backoff_left_s() > 0 and self._cut():
+            pass  # compressed, it takes less room while it waits
+        if self._is_finishing:
+            self._tell_progress()
+
+    def _send_all(self) -> None:
+        while self._may_try():
+            has_more = self._outbox.cut()
+            if not self._exchange() and not has_more:
+                self._backoff_s = 0.0
+                break
+
+    def _cut(self) -> bool:
+        """Cut ahead of sending; what goes wrong here is no reason to end, neither the thread nor the training."""
+        try:
+            return self._outbox.cut()
+        except Exception:
+            logger.warning("unexpected while messages were cut", exc_info=True)
+            return False
+
+    def _note_failure(self, exc: Unavailable) -> None:
+        self._backoff_s = self._outage.note_failure(exc)
+        self._failed_at = time.monotonic()
+        self._disconnect()
+
+    def _may_try(self) -> bool:
+        return self._backoff_left_s() <= 0 and not self._stopped.is_set()
+
+    def _backoff_left_s(self) -> float:
+        longest_s = FINISHING_BACKOFF_S if self._is_finishing else self._timing.longest_backoff_s
+        return self._failed_at + min(self._backoff_s, longest_s) - time.monotonic()
+
+    def _exchange(self) -> bool:
+        """Ask how things stand, then send; return whether there is more to send at once."""
+        batches = self._outbox.to_send(ROUND_TRIP_BYTES)
+        awaited = self._outbox.awaited()
+        if not batches and not (awaited and self._is_time_to_ask()):
+            return False
+        link, bells = self._connected()
+        standing = link.ask(list(awaited) if self._is_time_to_ask() else [])
+        self._take_reports(standing.reports)
+        if standing.must_hold:
+            raise Unavailable("it is nearly full and asks trainers to hold back")
+        batches = self._outbox.to_send(ROUND_TRIP_BYTES)
+        if batches:
+            sent = link.send(batches)
+            for kind, seqs in sent.seqs.items():
+                self._outbox.mark_sent(kind, seqs)
+            for kind in sent.bells:
+                bells.ring(kind, link.shard)
+            if sent.refusal is not None:
+                raise sent.refusal
+        self._outage.note_success()
+        return bool(batches)
+
+    def _is_time_to_ask(self) -> bool:
+        interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.ack_interval_s
+        return time.monotonic() - self._asked_at >= interval_s
+
+    def _take_reports(self, reports: dict[Kind, Report]) -> None:
+        if reports:
+            self._asked_at = time.monotonic()
+        for kind, report in reports.items():
+            self._outbox.release(kind, report.acked)
+        awaited = self._outbox.awaited()
+        for kind, report in reports.items():
+            ranges = self._watches[kind].overdue(report, awaited.get(kind), time.monotonic())
+            self._outbox.send_again(kind, ranges)
+
+    def _connected(self) -> tuple[StreamLink, Bells]:
+        if self._link is None or self._bells is None:
+            with importing():  # here, not at the top: redis and kombu cost the trainer's start 150 ms
+                from ingest.bells import Bells  # noqa: PLC0415
+                from ingest.link import StreamLink  # noqa: PLC0415
+            origin = self._outbox.origin
+            self._link = StreamLink(self._redis_url, origin.job_id, origin.source)
+            self._bells = Bells(self._redis_url)
+        return self._link, self._bells
+
+    def _pause_s(self) -> float:
+        interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.flush_interval_s
+        return max(interval_s, self._backoff_left_s())
+
+    def _tell_progress(self) -> None:
+        if self._outbox.is_all_sent:
+            self._all_sent.set()
+            if not self._outbox.awaited():
+                self._all_acked.set()
+
+    def _disconnect(self) -> None:
+        for connection in (self._link, self._bells):
+            if connection is not None:
+                connection.close()
+
+    def _end(self) -> None:
+        """Let `finish` return at once: nobody sends any more."""
+        self._disconnect()
+        self._all_sent.set()
+        self._all_acked.set()
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())

@@ -1,0 +1,27 @@
+"""What `Run.finish` answers: how far every message came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from schemas.routes import Kind
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How far the messages of one source came; each mapping holds counts by kind.
+
+    `produced`, `stored` (committed in Postgres), `sent` (Redis has or had them) and `unsent` count messages.
+    `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
+    """
+
+    produced: dict[Kind, int] = field(default_factory=dict)
+    stored: dict[Kind, int] = field(default_factory=dict)
+    sent: dict[Kind, int] = field(default_factory=dict)
+    unsent: dict[Kind, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether everything that was said is committed in Postgres."""
+        return not self.dropped and self.stored == self.produced

@@ -1,0 +1,245 @@
+"""`Run`: what a training script says, and nothing that could slow it down or stop it."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from ingest.batches import LogType
+from ingest.capture import Capture, NoCapture
+from ingest.checkpoints import checkpoint_at
+from ingest.completion import Ending, completion, ending, ending_at_exit
+from ingest.forks import renew_in_children
+from ingest.history import History
+from ingest.lines import split_lines
+from ingest.plain import count, exit_status, level_name, number, path_text, plain_mapping, plain_text
+from ingest.receipt import Receipt
+from ingest.session import CHILD_FLUSH_S, Session
+from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from schemas.messages import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS, Metrics, Point, Progress
+
+DEFAULT_TIMEOUT_S: Final = 10.0
+LONGEST_TIMEOUT_S: Final = 10.0**9
+"""Thirty years: locks refuse to wait for longer, and for ever."""
+_LOG_TYPES: Final = ("stdout", "stderr")
+
+
+class Run:
+    """One process's part in a job: logs, metrics, checkpoints, and at the end the completion.
+
+    No call waits for the network or raises because a store is away; a value that cannot be right (a job id of
+    -1) raises `ValueError` at once. Use it as a context manager, or call `finish`.
+    """
+
+    def __init__(
+        self,
+        job_id: int,
+        name: str | None = None,
+        *,
+        total_epochs: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        attempt: int | None = None,
+        rank: int | None = None,
+        redis_url: str | None = None,
+        settings: TrainerSettings | None = None,
+    ) -> None:
+        settings = (settings or TrainerSettings.from_env()).at(redis_url)
+        self.job_id = whole_number("job_id", job_id, 1, MAX_ID)
+        self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
+        self.rank = settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT)
+        epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
+        self._is_captured = settings.is_captured
+        self._capture: Capture | None = None
+        self._history = History(epochs)
+        self._started_at = time.time_ns()
+        self._session = Session(self.job_id, self.attempt, self.rank, settings)
+        self._session.take_metric(
+            Metrics(
+                ts=self._started_at,
+                progress=Progress(status="running", total_epochs=epochs),
+                name=None if name is None else plain_text(name),
+                params=None if params is None else plain_mapping("params", params),
+                tags=None if tags is None else plain_mapping("tags", tags),
+            )
+        )
+        atexit.register(self._finish_at_exit)
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
+        settings = overrides.pop("settings", None) or TrainerSettings.from_env()
+        job_id = overrides.pop("job_id", settings.job_id)
+        if job_id is None:
+            raise ValueError(f"{JOB_ID_VARIABLE} is not set: export the job's id, a whole number from 1 up")
+        return cls(job_id, settings=settings, **overrides)
+
+    @property
+    def source(self) -> str:
+        """Return the name under which this process numbers its messages."""
+        return self._session.outbox.origin.source
+
+    def log(self, text: object, *, log_type: LogType = "stdout", level: str | None = None) -> None:
+        """Take a text as one log line, or as several where it has newlines."""
+        ts = time.time_ns()
+        line = plain_text(text)
+        lines = split_lines(line) if "\n" in line else (line,)
+        self._session.take_lines(lines, _checked_log_type(log_type), ts, level_name(level))
+
+    def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
+        """Take whole lines that were printed at `ts` (nanoseconds since 1970); for captures and handlers."""
+        self._session.take_lines([plain_text(line) for line in lines], _checked_log_type(log_type), _moment(ts))
+
+    def metric(
+        self,
+        *,
+        epoch: float | None = None,
+        step: int | None = None,
+        values: Mapping[str, Any] | None = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        **named: Any,
+    ) -> None:
+        """Take values measured now; names that are no identifiers go into `values`. None is not a value.
+
+        What is no number is dropped, counted, and named in one warning; it never raises.
+        """
+        ts = time.time_ns()
+        numbers = self._numbers(named if values is None else {**self._mapping("values", values), **named})
+        at_epoch = count(epoch)
+        if numbers:
+            self._history.metrics.update(numbers)
+            path = None if checkpoint_path is None else path_text(checkpoint_path)
+            self._session.take_metric(
+                Point(ts=ts, values=numbers, epoch=at_epoch, step=count(step), checkpoint_path=path)
+            )
+        if at_epoch is not None and at_epoch != self._history.epoch:
+            self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
+
+    def progress(
+        self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
+    ) -> None:
+        """Say how far the training is; the percentage follows from the epochs where it is not said."""
+        epochs = count(total_epochs)
+        if epochs is not None:
+            self._history.total_epochs = epochs
+        self._session.take_metric(
+            Metrics(ts=time.time_ns(), progress=self._history.progress_to(count(epoch), number(percent)))
+        )
+
+    def checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        kind: str = "last",
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        is_best: bool | None = None,
+    ) -> None:
+        """Record where a checkpoint is: a local path (made absolute) or a URI such as s3://bucket/best.pt."""
+        numbers = self._numbers(self._mapping("metrics", metrics))
+        described = checkpoint_at(path, kind=kind, epoch=epoch, step=step, metrics=numbers, is_best=is_best)
+        self._history.note_checkpoint(described)
+        self._session.take_checkpoint(described)
+
+    def capture_output(self) -> Capture:
+        """Take what this process prints as log lines too, until the run or the returned block ends."""
+        if self._capture is None:
+            # Under the launcher the same lines arrive through its pipes.
+            self._capture = NoCapture() if self._is_captured else Capture(self._session.take_lines)
+            renew_in_children(self._capture)
+        return self._capture
+
+    def finish(
+        self,
+        status: str | None = None,
+        *,
+        exit_code: int | None = None,
+        error: BaseException | str | None = None,
+        final_metrics: Mapping[str, Any] | None = None,
+        best_metrics: Mapping[str, Any] | None = None,
+        best_epoch: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Receipt:
+        """Publish the completion and return, within `timeout_s` seconds, how far everything came.
+
+        Returns as soon as the workers have committed everything; where everything is in Redis and the workers
+        are away, after two seconds more. The second call changes nothing and returns the same receipt.
+        """
+        said = {
+            "final_metrics": self._numbers(self._mapping("final_metrics", final_metrics)),
+            "best_metrics": self._numbers(self._mapping("best_metrics", best_metrics)),
+            "best_epoch": self._whole("best_epoch", best_epoch, count),
+        }
+        code = self._whole("exit_code", exit_code, exit_status)
+        return self._finish(ending(status, code, error), said, _patience_s(timeout_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._finish(ending(None, None, error), {}, DEFAULT_TIMEOUT_S)
+
+    def _mapping(self, what: str, values: object) -> dict[Any, Any]:
+        """Return `values` as a dictionary; what is no mapping is counted, named once, and left out."""
+        try:
+            return {} if values is None else dict(values)  # type: ignore[call-overload]
+        except Exception:  # noqa: BLE001 - foreign code
+            self._session.refuse_value(what, values, "a mapping of names to numbers")
+            return {}
+
+    def _whole(self, what: str, value: object, read: Callable[[object], int | None]) -> int | None:
+        whole = read(value)
+        if whole is None and value is not None:
+            self._session.refuse_value(what, value)
+        return whole
+
+    def _numbers(self, values: Mapping[Any, object]) -> dict[str, float]:
+        numbers = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            as_float = number(value)
+            if as_float is None:
+                self._session.refuse_value(f"metric {plain_text(name)!r}", value)
+            else:
+                numbers[plain_text(name)] = as_float
+        return numbers
+
+    def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float) -> Receipt:
+        if self._capture is not None:
+            self._capture.stop()
+        atexit.unregister(self._finish_at_exit)
+        return self._session.finish(
+            lambda: completion(end, self._history, self._started_at, self.rank, said), timeout_s
+        )
+
+    def _finish_at_exit(self) -> None:
+        self._finish(ending_at_exit(), {}, DEFAULT_TIMEOUT_S if self._session.is_makers else CHILD_FLUSH_S)
+
+
+def _checked_log_type(log_type: str) -> LogType:
+    if log_type not in _LOG_TYPES:
+        raise ValueError(f"log_type={log_type!r} is not a log type: say 'stdout' or 'stderr'")
+    return "stdout" if log_type == "stdout" else "stderr"
+
+
+def _moment(ts: object) -> int:
+    """Return a time in nanoseconds since 1970, or now where it is none that can be stored."""
+    whole = count(ts)
+    return whole if whole is not None and MIN_TIME_NS <= whole <= MAX_TIME_NS else time.time_ns()
+
+
+def _patience_s(timeout_s: object) -> float:
+    """Return how long to wait; what is no number is the default."""
+    seconds = number(timeout_s)
+    if seconds is None or math.isnan(seconds):
+        return DEFAULT_TIMEOUT_S
+    return min(max(0.0, seconds), LONGEST_TIMEOUT_S)

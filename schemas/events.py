@@ -1,0 +1,178 @@
+"""What the notifier says after a commit: the events on the Redis channels `events:<job_id>` and `events:jobs`.
+
+`python -m schemas.events` prints their JSON Schema, which is kept in docs/events.schema.json.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+
+from schemas.messages import InvalidMessage, Status
+from schemas.routes import Kind
+
+EVENTS_VERSION: Final = 1
+
+Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
+"""A number as JSON can carry it (`schemas.messages.shown_float`)."""
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row of training_logs; `ts` in nanoseconds since 1970 UTC, `level` and `rank` absent where not said."""
+
+    seq: int
+    attempt: int
+    ts: int
+    log_type: Literal["stdout", "stderr"]
+    text: str
+    level: str | None = None
+    rank: int | None = None
+
+
+class MetricPoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row of training_metrics, its columns of loss, accuracy and learning rate among the `values`."""
+
+    seq: int
+    attempt: int
+    ts: int
+    values: dict[str, Number]
+    epoch: int | None = None
+    step: int | None = None
+    rank: int | None = None
+
+
+class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row of training_checkpoints."""
+
+    seq: int
+    attempt: int
+    ts: int
+    checkpoint_kind: str
+    uri: str
+    is_best: bool
+    epoch: int | None = None
+    step: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    metrics: dict[str, Number] | None = None
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all events say: about which job, in which attempt it is, and which rows of `kind` are new.
+
+    `first_seq` to `last_seq` are all rows of that kind that one transaction gave the job; null: none.
+    """
+
+    v: Literal[1] = 1
+    job_id: int
+    attempt: int
+    kind: Kind | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+
+
+class TrainingLog(_Event, frozen=True, kw_only=True, tag="training_log"):
+    """New log rows; `lines` is null where they are more than an event carries."""
+
+    lines: list[LogLine] | None = None
+
+
+class TrainingProgress(_Event, frozen=True, kw_only=True, tag="training_progress"):
+    """New metric rows or news of the progress: the job as committed, and the values of the newest point."""
+
+    status: Status
+    current_epoch: int | None = None
+    total_epochs: int | None = None
+    progress_percent: Number | None = None
+    metrics: dict[str, Number] | None = None
+    checkpoint_path: str | None = None
+    best_checkpoint_path: str | None = None
+    points: list[MetricPoint] | None = None
+
+
+class TrainingCheckpoint(_Event, frozen=True, kw_only=True, tag="training_checkpoint"):
+    """New checkpoint rows; `checkpoints` is null where they are more than an event carries."""
+
+    best_checkpoint_path: str | None = None
+    last_checkpoint_path: str | None = None
+    checkpoints: list[SavedCheckpoint] | None = None
+
+
+class TrainingStatus(_Event, frozen=True, kw_only=True, tag="training_status"):
+    """The job is in another status than before: it began, resumed, stalled or was lost."""
+
+    status: Status
+    previous_status: Status | None = None
+    reason: str | None = None
+
+
+class _Ended(_Event, frozen=True, kw_only=True):
+    status: Literal["completed", "failed"]
+    exit_code: int | None = None
+    total_epochs_completed: int | None = None
+    final_metrics: dict[str, Number] | None = None
+    best_metrics: dict[str, Number] | None = None
+    best_epoch: int | None = None
+    final_checkpoint_path: str | None = None
+    best_checkpoint_path: str | None = None
+    mlflow_run_id: str | None = None
+    error_message: str | None = None
+
+
+class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
+    """The job's attempt has completed; said again when a later message adds to its results."""
+
+
+class TrainingError(_Ended, frozen=True, kw_only=True, tag="training_error"):
+    """The job's attempt has failed; takes the place of training_complete."""
+
+
+Event: TypeAlias = (
+    TrainingLog | TrainingProgress | TrainingCheckpoint | TrainingStatus | TrainingComplete | TrainingError
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode: Final[Callable[[bytes | str], Event]] = msgspec.json.Decoder(Event).decode
+_decode_many: Final[Callable[[bytes | str], list[Event]]] = msgspec.json.Decoder(list[Event]).decode
+
+
+def encode_event(event: Event) -> bytes:
+    """Return one event as JSON; numbers that JSON cannot say must be named already."""
+    return _encode(event)
+
+
+def decode_event(data: bytes | str) -> Event:
+    """Return the event that `encode_event` encoded; raise `InvalidMessage` where it is none of this version."""
+    try:
+        return _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidMessage("undecodable", f"not an event of version {EVENTS_VERSION}: {exc}") from exc
+
+
+def decode_events(data: bytes | str) -> list[Event]:
+    """Return the events of a JSON array; raise `InvalidMessage` as `decode_event` does."""
+    try:
+        return _decode_many(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidMessage("undecodable", f"not events of version {EVENTS_VERSION}: {exc}") from exc
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of an event."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "trainwire event",
+        **msgspec.json.schema(Event),
+    }
+
+
+def schema_text() -> str:
+    """Return the JSON Schema as docs/events.schema.json holds it."""
+    return msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

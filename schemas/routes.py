@@ -1,0 +1,89 @@
+"""Every Redis key, queue, channel and task name of trainwire. Nowhere else are they spelled."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+Kind = Literal["logs", "metrics", "checkpoints", "completions"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+DEFAULT_SHARDS: Final = 4
+SHARDS_KEY: Final = "ingest:shards"
+"""Number of shards, a decimal integer, published by the workers and read by trainers."""
+
+HOLD_KEY: Final = "ingest:hold"
+"""Exists while Redis is above its high-water mark: trainers keep their messages until it is gone."""
+
+HALTED_KEY: Final = "ingest:halted"
+"""Hash stream -> why its drain refuses to go on (nearly all entries invalid)."""
+
+BELL_TTL_S: Final = 5
+ORDER_TTL_S: Final = 30
+"""A work order nobody took for this long is dropped: stopped workers come back to news, not to old orders."""
+
+INGEST_QUEUE: Final = "ingest"
+NOTIFY_QUEUE: Final = "notify"
+BEAT_QUEUE: Final = "beat"
+
+DELIVER_QUEUE: Final = "deliver"
+
+DRAIN_TASK: Final = "trainwire.drain"
+NOTIFY_TASK: Final = "trainwire.notify"
+DELIVER_TASK: Final = "trainwire.deliver"
+DELIVER_TICK_TASK: Final = "trainwire.deliver_what_is_due"
+SWEEP_TASK: Final = "trainwire.sweep"
+ECHO_TASK: Final = "trainwire.echo"
+
+
+JOBS_CHANNEL: Final = "events:jobs"
+"""Pub/sub channel of what a list of jobs shows: all events but those about log lines."""
+
+
+def shard_of(job_id: int, shards: int) -> int:
+    """Return the shard that carries `job_id` when there are `shards` of them."""
+    return job_id % shards
+
+
+def stream_key(kind: Kind, shard: int) -> str:
+    """Return the Redis stream for one kind and shard; the braces are a Redis Cluster hash tag."""
+    return f"ingest:{{{shard}}}:{kind}"
+
+
+def bell_key(stream: str) -> str:
+    """Return the key that exists while a work order for `stream` is on its way."""
+    return f"{stream}:bell"
+
+
+def acks_key(job_id: int) -> str:
+    """Return the hash in which the drain tells a job's trainers what is committed in Postgres."""
+    return f"ingest:acks:{job_id}"
+
+
+def ack_field(source: str, kind: Kind) -> str:
+    """Return the field of the highest contiguous `seq` that is committed for one source and kind."""
+    return f"{source}:{kind}"
+
+
+def missing_field(source: str, kind: Kind) -> str:
+    """Return the field of the `seq` ranges that never arrived (`3-5,9-9`); absent when there are none."""
+    return f"{source}:{kind}:missing"
+
+
+def delivery_bell_key(sink: str) -> str:
+    """Return the key that exists while an order to deliver to `sink` is on its way."""
+    return f"deliver:{sink}:bell"
+
+
+def events_channel(job_id: int) -> str:
+    """Return the pub/sub channel of everything that happens to one job."""
+    return f"events:{job_id}"
+
+
+def echo_key(worker: str) -> str:
+    """Return the key in which a worker finds that an order it sent to itself came back."""
+    return f"workers:echo:{worker}"
+
+
+def echo_queue(worker: str) -> str:
+    """Return the queue that only this worker reads."""
+    return f"echo.{worker}"

@@ -1,0 +1,200 @@
+"""The Postgres tables. Rows have no foreign keys: a check for each row would cost more than its COPY."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata: Final = MetaData(
+    naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"}
+)
+
+
+def _at(name: str, *, required: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=not required)
+
+
+def _created_at() -> Column[object]:
+    return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+training_jobs = Table(
+    "training_jobs",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", Text),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("attempt", Integer, nullable=False, server_default=text("1")),
+    _created_at(),
+    _at("started_at"),
+    _at("completed_at"),
+    _at("last_seen_at"),
+    Column("current_epoch", BigInteger),
+    Column("total_epochs", BigInteger),
+    Column("progress_percent", Double),
+    Column("final_accuracy", Double),
+    Column("final_metrics", JSONB),
+    Column("best_metrics", JSONB),
+    Column("best_epoch", BigInteger),
+    Column("best_checkpoint_path", Text),
+    Column("last_checkpoint_path", Text),
+    Column("mlflow_run_id", Text),
+    Column("exit_code", Integer),
+    Column("error_message", Text),
+    Column("params", JSONB),
+    Column("tags", JSONB),
+    # The last `seq` given to a row of this job, per kind: also how many rows of the kind there have been.
+    _count("last_log_seq"),
+    _count("last_metric_seq"),
+    _count("last_checkpoint_seq"),
+    comment="One row per training job; created by its first message.",
+)
+
+training_logs = Table(
+    "training_logs",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _at("logged_at", required=True),
+    _created_at(),
+    Column("attempt", Integer, nullable=False),
+    Column("rank", Integer),
+    Column("logged_ns", SmallInteger, nullable=False, comment="nanoseconds below logged_at's microsecond"),
+    Column("source", Text, nullable=False),
+    Column("log_type", Text, nullable=False),
+    Column("level", Text),
+    Column("content", Text, nullable=False),
+)
+
+training_metrics = Table(
+    "training_metrics",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _at("logged_at", required=True),
+    _created_at(),
+    Column("epoch", BigInteger),
+    Column("step", BigInteger),
+    Column("loss", Double),
+    Column("accuracy", Double),
+    Column("learning_rate", Double),
+    Column("attempt", Integer, nullable=False),
+    Column("rank", Integer),
+    Column("source", Text, nullable=False),
+    Column("checkpoint_path", Text),
+    Column("extra_metrics", JSONB, comment="NaN and infinities are the strings of docs/wire-format.md"),
+)
+
+training_checkpoints = Table(
+    "training_checkpoints",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    _at("logged_at", required=True),
+    _created_at(),
+    Column("epoch", BigInteger),
+    Column("step", BigInteger),
+    Column("size_bytes", BigInteger),
+    Column("attempt", Integer, nullable=False),
+    Column("is_best", Boolean, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("sha256", Text),
+    Column("metrics", JSONB),
+    _at("verified_at"),
+)
+
+ingest_cursors = Table(
+    "ingest_cursors",
+    metadata,
+    Column("stream", Text, primary_key=True),
+    Column("last_id", Text, nullable=False, server_default="0-0"),
+    _count("entries"),
+    _count("duplicates"),
+    _at("moved_at"),
+    comment="The row lock is the lease on the stream; last_id is the newest entry that is committed.",
+)
+
+source_positions = Table(
+    "source_positions",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("source", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    _count("last_seq"),
+    Column("missing", JSONB, nullable=False, server_default="[]", comment="[[first, last], ...] below last_seq"),
+    _count("dead_lettered"),
+    Column("produced", BigInteger, comment="last seq the source says it made; null until its completion"),
+    Column("dropped", BigInteger, comment="messages the source says it gave up; null until its completion"),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("stream", Text, nullable=False),
+    Column("entry_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("job_id", BigInteger),
+    Column("source", Text),
+    Column("seq", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("raw", LargeBinary, nullable=False, comment="msgpack map of the entry's flat fields, as they came"),
+    Column("raw_sha256", LargeBinary, nullable=False),
+    _created_at(),
+    UniqueConstraint("stream", "entry_id", "raw_sha256", name="dead_letters_entry_key"),
+    Index(None, "job_id"),
+    comment="Entries that can never be stored, each with its raw bytes and the reason.",
+)
+
+delivery_cursors = Table(
+    "delivery_cursors",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    _count("confirmed_seq"),
+    Column("newest_ns", JSONB, nullable=False, server_default="{}", comment="log_type -> newest time sent"),
+    _count("dead_lettered"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("last_error", Text),
+    _at("moved_at"),
+    comment="How far a sink has confirmed a job's rows. The rows themselves are the only copy of the payload.",
+)
+
+sink_states = Table(
+    "sink_states",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _at("down_since"),
+    _at("next_probe_at"),
+    Column("last_error", Text),
+    comment="Whether a sink answers: while it does not, one probe at a time is sent, however many jobs wait.",
+)

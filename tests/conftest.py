@@ -1,0 +1,123 @@
+"""Real servers for every test that asks: the embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import sqlalchemy
+from sqlalchemy import Engine, make_url
+
+from schemas.migrations import upgrade
+from schemas.tables import metadata
+from tests.factories import Sender
+from trainwire.postgres import EmbeddedPostgres
+from trainwire.valkey import EmbeddedValkey
+from workers.resources import Resources, open_engine, open_redis
+from workers.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="session")
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A migrated database of this test process alone."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield _own_database(given)
+        return
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield _migrated(server.url)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of this test process alone; of a given server, the database of the xdist worker's number."""
+    if given := os.environ.get("TEST_REDIS_URL"):
+        number = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        yield f"{given.rsplit('/', 1)[0] if given.count('/') > 2 else given}/{number}"
+        return
+    with EmbeddedValkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def session_settings(database_url: str, redis_url: str) -> Settings:
+    """The settings of workers on the test servers."""
+    return load_settings(database_url=database_url, redis_url=redis_url)
+
+
+@pytest.fixture(scope="session")
+def _engine(session_settings: Settings) -> Iterator[Engine]:
+    engine = open_engine(session_settings, name="tests")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _redis(session_settings: Settings) -> Iterator[redis.Redis]:
+    client = open_redis(session_settings)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def engine(_engine: Engine) -> Engine:
+    """The test database, with all tables empty."""
+    names = ", ".join(table.name for table in metadata.sorted_tables)
+    with _engine.begin() as connection:
+        connection.execute(sqlalchemy.text(f"TRUNCATE {names} RESTART IDENTITY"))
+    return _engine
+
+
+@pytest.fixture
+def client(_redis: redis.Redis) -> redis.Redis:
+    """The test Redis, empty."""
+    _redis.flushdb()
+    return _redis
+
+
+@pytest.fixture
+def settings(session_settings: Settings) -> Settings:
+    """The settings of workers on the test servers."""
+    return session_settings
+
+
+@pytest.fixture
+def resources(settings: Settings, engine: Engine, client: redis.Redis) -> Resources:
+    """What a worker's tasks have."""
+    return Resources(settings, engine, client)
+
+
+@pytest.fixture
+def sender(client: redis.Redis) -> Sender:
+    """A trainer in its barest form."""
+    return Sender(client)
+
+
+def _migrated(url: str) -> str:
+    engine = sqlalchemy.create_engine(make_url(url).set(drivername="postgresql+psycopg"))
+    with engine.begin() as connection:
+        upgrade(connection)
+    engine.dispose()
+    return url
+
+
+def _own_database(given: str) -> str:
+    name = f"trainwire_test_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
+    server = sqlalchemy.create_engine(
+        make_url(given).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with server.connect() as connection:
+        connection.execute(sqlalchemy.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    server.dispose()
+    return _migrated(make_url(given).set(database=name).render_as_string(hide_password=False))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name each test's layer after its folder, so that `-m unit` and the like work without decorators."""
+    for item in items:
+        layer = Path(item.path).relative_to(Path(__file__).parent).parts[0]
+        if layer in {"unit", "integration", "system", "chaos"}:
+            item.add_marker(getattr(pytest.mark, layer))

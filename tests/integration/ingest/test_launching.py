@@ -1,0 +1,215 @@
+"""Real commands under the launcher, and what of them arrives in the streams."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@contextmanager
+def launched(valkey: Any, *command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the launcher with a command, as a shell would."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ingest", "--job-id", "42", "--redis-url", valkey.url, "--", *command],
+        env={**clean, "PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def launch(valkey: Any, *command: str, **environment: str) -> tuple[int, bytes, bytes]:
+    """Run the launcher to its end; return its exit code and what it showed."""
+    with launched(valkey, *command, **environment) as process:
+        output, errors = process.communicate(timeout=30)
+        return process.returncode, output, errors
+
+
+def test_output_is_shown_and_logged(valkey: Any) -> None:
+    """Both streams pass through byte by byte and become lines; a partial last line counts."""
+    script = "printf 'a\\n\\377b\\r\\n'; printf 'oops\\n' >&2; printf tail"
+    code, output, errors = launch(valkey, "sh", "-c", script)
+    assert (code, output, errors) == (0, b"a\n\xffb\r\ntail", b"oops\n")
+    assert valkey.lines("stdout") == ["a", "\ufffdb", "tail"]
+    assert valkey.lines("stderr") == ["oops"]
+    (completion,) = valkey.completions()
+    assert (completion.status, completion.exit_code, completion.error_message) == ("completed", 0, None)
+
+
+def test_the_exit_code_is_the_completion(valkey: Any) -> None:
+    """A failing command's code is the launcher's, and the last error line is in the message."""
+    code, _, _ = launch(valkey, "sh", "-c", "echo hm >&2; echo 'ValueError: boom' >&2; exit 3")
+    assert code == 3
+    (completion,) = valkey.completions()
+    assert (completion.status, completion.exit_code) == ("failed", 3)
+    assert completion.error_message == "exit code 3: ValueError: boom"
+
+
+def test_a_killed_command_gives_128_and_the_signal(valkey: Any) -> None:
+    """A command ended by SIGKILL gives 137 and says so."""
+    code, _, _ = launch(valkey, "sh", "-c", "kill -9 $$")
+    assert code == 137
+    assert valkey.completions()[0].error_message == "killed by signal SIGKILL"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_command(valkey: Any, signum: signal.Signals) -> None:
+    """The command may answer a signal in its own way, and its answer is the result."""
+    script = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(signum)}, lambda *_: (print('saved'), sys.exit(5)))\n"
+        "print('ready')\n"
+        "time.sleep(60)\n"
+    )
+    with launched(valkey, sys.executable, "-c", script) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signum)
+        assert process.wait(30) == 5
+    assert valkey.lines("stdout") == ["ready", "saved"]
+
+
+def test_an_unhandled_signal_is_the_result(valkey: Any, until: Callable[..., None]) -> None:
+    """A command that dies of SIGTERM gives 143, and the completion arrives."""
+    with launched(valkey, "sh", "-c", "echo ready; exec sleep 60") as process:
+        until(lambda: valkey.lines("stdout") == ["ready"])
+        process.terminate()
+        assert process.wait(30) == 143
+    assert valkey.completions()[0].error_message == "killed by signal SIGTERM"
+
+
+def test_nohup_still_works(valkey: Any) -> None:
+    """A hang-up that was ignored when the launcher started disturbs neither it nor the command."""
+    ours = f"{sys.executable} -m ingest --job-id 42 --redis-url {valkey.url}"
+    script = f"trap '' HUP; {ours} -- sh -c 'kill -HUP $$ $PPID; echo alive'"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.1"}
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"alive\n")
+
+
+def test_an_unknown_command_is_127(valkey: Any) -> None:
+    """A command that is not there gives one sentence, 127, and a failed completion."""
+    code, _, errors = launch(valkey, "no-such-trainer")
+    assert code == 127
+    assert errors == (
+        b"trainwire: cannot run 'no-such-trainer': there is no such command; check its spelling and PATH\n"
+    )
+    (completion,) = valkey.completions()
+    assert completion.status == "failed"
+    assert "no-such-trainer" in completion.error_message
+
+
+def test_a_file_that_is_no_program_is_126(valkey: Any, tmp_path: Path) -> None:
+    """A file without the executable bit gives 126."""
+    script = tmp_path / "train.py"
+    script.write_text("print(1)")
+    code, _, errors = launch(valkey, str(script))
+    assert code == 126
+    assert b"Permission denied" in errors
+
+
+def test_a_grandchild_with_the_pipe_open_does_not_hang_the_end(valkey: Any) -> None:
+    """What the command leaves behind does not keep the launcher from ending."""
+    before = time.monotonic()
+    code, output, _ = launch(valkey, "sh", "-c", "sleep 30 & echo done")
+    assert (code, output) == (0, b"done\n")
+    assert time.monotonic() - before < 20
+    assert valkey.lines("stdout") == ["done"]
+
+
+def test_the_command_is_told_its_job(valkey: Any) -> None:
+    """A run inside the command joins the job, and what it captures is not said twice."""
+    script = (
+        "from ingest import Run\n"
+        "with Run.from_env() as run:\n"
+        "    run.capture_output()\n"
+        "    print('hello')\n"
+        "    run.metric(epoch=1, loss=0.5)\n"
+    )
+    code, output, _ = launch(valkey, sys.executable, "-c", script, TRAINWIRE_ATTEMPT="3")
+    assert (code, output) == (0, b"hello\n")
+    assert valkey.lines("stdout") == ["hello"]
+    assert sorted((end.exit_code is None) for end in valkey.completions()) == [False, True]
+    points = [point for _, body in valkey.entries("metrics") for point in body.points]
+    assert [point.values for point in points] == [{"loss": 0.5}]
+
+
+def test_endless_output_without_a_newline_is_cut(valkey: Any) -> None:
+    """A line of three megabytes is logged in pieces, and nothing of it is lost."""
+    code, output, _ = launch(valkey, sys.executable, "-c", "print('x' * 3_000_000, end='')")
+    assert (code, len(output)) == (0, 3_000_000)
+    lines = valkey.lines("stdout")
+    assert "".join(lines) == "x" * 3_000_000
+    assert max(map(len, lines)) <= 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TRAINWIRE_RANK", "abc"), ("TRAINWIRE_BUFFER_BYTES", "12"), ("TRAINWIRE_JOB_ID", "abc")]
+)
+def test_a_wrong_setting_does_not_stop_the_training(valkey: Any, name: str, value: str) -> None:
+    """The command runs without trainwire, with one sentence that names the variable."""
+    code, output, errors = launch(valkey, "sh", "-c", "echo trained; exit 3", **{name: value})
+    assert (code, output) == (3, b"trained\n")
+    assert re.match(f"trainwire: {name}='?{value}'? is not a whole number", errors.decode())
+    assert errors.endswith(b"; the command runs without trainwire\n")
+    assert errors.count(b"\n") == 1
+    assert not valkey.completions()
+
+
+def test_a_wrong_address_does_not_stop_the_training() -> None:
+    """An address that is none is a warning, and a command that is not there still gives 127."""
+    ours = [sys.executable, "-m", "ingest", "--job-id", "42"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "foo"}
+    done = subprocess.run([*ours, "--", "echo", "trained"], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"trained\n")
+    assert done.stderr.startswith(b"trainwire: REDIS_URL='foo' is not a Redis address")
+    wrong = [*ours, "--redis-url", "foo", "--", "no-such-trainer"]
+    done = subprocess.run(wrong, env={**environment, "REDIS_URL": ""}, capture_output=True, check=False)
+    assert done.returncode == 127
+    assert b"redis_url='foo' is not a Redis address" in done.stderr
+
+
+def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
+    """A RANK that is no number is nothing to speak of: the run is reported without a rank."""
+    code, output, errors = launch(valkey, "echo", "trained", RANK="x")
+    assert (code, output, errors) == (0, b"trained\n", b"")
+    assert valkey.completions()[0].rank is None
+
+
+def test_a_missing_job_id_is_named() -> None:
+    """Without a job id nothing runs, and one sentence says how to give it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_JOB_ID": ""}
+    command = [sys.executable, "-m", "ingest", "--", "echo", "trained"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"no job id: say --job-id 42" in done.stderr
+
+
+def test_arguments_that_cannot_be_right_are_named(valkey: Any) -> None:
+    """An attempt of -1 is refused with one sentence before anything runs."""
+    process = subprocess.run(
+        [sys.executable, "-m", "ingest", "--job-id", "42", "--attempt", "-1", "--", "true"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert b"attempt=-1 is not a whole number" in process.stderr
+    assert not valkey.completions()

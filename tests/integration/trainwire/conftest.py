@@ -1,0 +1,67 @@
+"""The commands against the test servers, in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.twins.loki import LokiTwin
+from trainwire.__main__ import main
+from workers.resources import Resources
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Trainwire = Callable[..., Outcome]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Give an environment without servers and without any running stack."""
+    for name in ("DATABASE_URL", "REDIS_URL", "TRAINWIRE_DATA_DIR", "FLOWER_URL", "LOKI_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return monkeypatch
+
+
+@pytest.fixture
+def trainwire(alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Trainwire:
+    """Give a function that runs one command, without any servers known."""
+
+    def run(*arguments: str) -> Outcome:
+        alone.setattr(sys, "argv", ["trainwire", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        return Outcome(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def loki(alone: pytest.MonkeyPatch) -> Iterator[LokiTwin]:
+    """Give an empty Loki that the commands know."""
+    with LokiTwin() as twin:
+        alone.setenv("LOKI_URL", twin.url)
+        yield twin
+
+
+@pytest.fixture
+def connected(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources) -> Trainwire:
+    """Give a function that runs one command on the empty test servers."""
+    alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
+    alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
+    return trainwire

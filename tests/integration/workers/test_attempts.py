@@ -1,0 +1,82 @@
+"""Attempts and endings as they reach the tables, over several drains."""
+
+from __future__ import annotations
+
+from schemas.tables import source_positions, training_jobs, training_logs
+from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, metrics, one, rows
+from workers.resources import Resources
+
+
+def test_a_failure_leaves_its_traceback_in_the_log(resources: Resources, sender: Sender) -> None:
+    """A failed completion's traceback is a stderr row that begins with TRACEBACK:, after the lines before it."""
+    sender.send(logs("working"))
+    drain(resources)
+    sender.send(
+        completion("failed", error_message="ValueError: no", traceback="Traceback\n  line 1\nValueError: no")
+    )
+    drain(resources, "completions")
+    assert rows(resources.engine, training_logs, "seq", "log_type", "content") == [
+        (1, "stdout", "working"),
+        (2, "stderr", "TRACEBACK:\nTraceback\n  line 1\nValueError: no"),
+    ]
+    job = one(resources.engine, training_jobs, id=1)
+    assert (job["status"], job["error_message"], job["last_log_seq"]) == ("failed", "ValueError: no", 2)
+
+
+def test_a_second_run_of_the_same_job_is_a_second_attempt(resources: Resources, sender: Sender) -> None:
+    """Two runs that do not say their attempt: the second begins after the first ended, so it is attempt 2."""
+    sender.send(logs("first"), source="0-a", attempt=0)
+    sender.send(completion("failed", ts=NOW_NS + SECOND_NS), source="0-a", attempt=0)
+    drain(resources)
+    drain(resources, "completions")
+    later = NOW_NS + 60 * SECOND_NS
+    # The completion of the second run is drained before its log lines: completions never wait.
+    sender.send(logs("second", ts=later), source="0-b", attempt=0)
+    sender.send(completion(ts=later + SECOND_NS, started_at=later), source="0-b", attempt=0)
+    drain(resources, "completions")
+    drain(resources)
+    assert rows(resources.engine, training_logs, "seq", "attempt", "content") == [
+        (1, 1, "first"),
+        (2, 2, "second"),
+    ]
+    job = one(resources.engine, training_jobs, id=1)
+    assert (job["status"], job["attempt"]) == ("completed", 2)
+    positions = rows(resources.engine, source_positions, "source", "kind", "attempt", order=["source", "kind"])
+    assert positions == [
+        ("0-a", "completions", 1),
+        ("0-a", "logs", 1),
+        ("0-b", "completions", 2),
+        ("0-b", "logs", 2),
+    ]
+
+
+def test_late_lines_of_a_finished_attempt_are_stored(resources: Resources, sender: Sender) -> None:
+    """Lines that come after the completion get their rows, and the job stays finished."""
+    sender.send(metrics(loss=1.0))
+    sender.send(completion())
+    drain(resources, "completions")
+    sender.send(logs("late"))
+    drain(resources)
+    drain(resources, "metrics")
+    assert rows(resources.engine, training_logs, "content") == ["late"]
+    assert one(resources.engine, training_jobs, id=1)["status"] == "completed"
+
+
+def test_two_trainers_with_one_job_id(resources: Resources, sender: Sender) -> None:
+    """Two processes that both think they are job 1 lose nothing: each source is counted by itself."""
+    for number in range(3):
+        sender.send(logs(f"a{number}"), source="0-aaaa")
+        sender.send(logs(f"b{number}"), source="0-bbbb")
+    drain(resources)
+    assert sorted(rows(resources.engine, training_logs, "content")) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert rows(resources.engine, source_positions, "last_seq", order=["source"]) == [3, 3]
+
+
+def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Sender) -> None:
+    """Produced and dropped counts of a completion stand beside what arrived, also of kinds that never came."""
+    sender.send(logs("a"))
+    drain(resources)
+    sender.send(completion(produced={"logs": 5, "metrics": 2, "nonsense": 1}, dropped={"logs": 7}))
+    drain(resources, "completions")
+    found = rows(resources.engine, source_positions, "kind", "last_seq", "produced", "dropped", order=["kind"])
+    assert found == [("completions", 1, None, None), ("logs", 1, 5, 7), ("metrics", 0, 2, None)]

@@ -1,0 +1,79 @@
+"""What operators do with dead letters."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from schemas.routes import stream_key
+from schemas.tables import dead_letters, source_positions, training_logs
+from tests.factories import Sender, drain, logs, one, rows
+from workers.dead_letters import discard, replay
+from workers.resources import Resources
+
+ADD = text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content <> 'poison')")
+DROP = text("ALTER TABLE training_logs DROP CONSTRAINT IF EXISTS no_poison")
+
+
+@pytest.fixture
+def letter_id(resources: Resources, sender: Sender) -> int:
+    """The dead letter of the second of three messages."""
+    with resources.engine.begin() as connection:
+        connection.execute(ADD)
+    for line in ("one", "poison", "three"):
+        sender.send(logs(line))
+    drain(resources)
+    with resources.engine.begin() as connection:
+        connection.execute(DROP)
+    return int(rows(resources.engine, dead_letters, "id", order=["id"])[0])
+
+
+def test_a_replayed_letter_is_stored_once_what_refused_it_is_gone(
+    letter_id: int, resources: Resources, sender: Sender
+) -> None:
+    """Replay sends the entry through the drain again; the ledger then counts it as stored."""
+    replay(resources.engine, sender.client, letter_id)
+    drained = drain(resources)
+    assert drained.stored == 1
+    assert sorted(rows(resources.engine, training_logs, "content")) == ["one", "poison", "three"]
+    position = one(resources.engine, source_positions, job_id=1)
+    assert (position["dead_lettered"], position["missing"], position["last_seq"]) == (0, [], 3)
+    assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
+
+
+def test_a_letter_that_is_still_refused_comes_back(letter_id: int, resources: Resources, sender: Sender) -> None:
+    """Replayed into the same refusal, the message is a dead letter again, counted once."""
+    with resources.engine.begin() as connection:
+        connection.execute(ADD)
+    try:
+        replay(resources.engine, sender.client, letter_id)
+        drain(resources)
+    finally:
+        with resources.engine.begin() as connection:
+            connection.execute(DROP)
+    assert one(resources.engine, dead_letters, job_id=1)["id"] != letter_id
+    assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 1
+
+
+def test_a_discarded_letter_stays_counted(letter_id: int, resources: Resources) -> None:
+    """Discard deletes the letter, not the knowledge that a message was given up."""
+    discard(resources.engine, letter_id)
+    assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
+    assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 1
+
+
+def test_an_unreadable_letter_can_be_replayed_too(resources: Resources, sender: Sender) -> None:
+    """An entry without envelope is published again as it came, and buried anew."""
+    sender.send_raw("logs", 1, {"what": "is this"})
+    drain(resources)
+    letter = one(resources.engine, dead_letters, stream=stream_key("logs", 1))
+    replay(resources.engine, sender.client, letter["id"])
+    assert [fields for _, fields in sender.client.xrange(letter["stream"]) or ()] == [{b"what": b"is this"}]
+    drain(resources)
+    assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 1
+
+
+def test_an_unknown_letter_is_said(resources: Resources) -> None:
+    """The error names the id and the command that lists them."""
+    with pytest.raises(LookupError, match="no dead letter 77: `trainwire dead-letters list`"):
+        discard(resources.engine, 77)

@@ -1,0 +1,293 @@
+"""The drain: every message once, in order, whatever arrives how often."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import pytest
+from sqlalchemy import text
+
+from schemas.messages import Metrics, Point
+from schemas.routes import HALTED_KEY, acks_key, bell_key, stream_key
+from schemas.tables import (
+    dead_letters,
+    ingest_cursors,
+    source_positions,
+    training_checkpoints,
+    training_jobs,
+    training_logs,
+    training_metrics,
+)
+from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
+from workers import store
+from workers.drain import Drain
+from workers.errors import MostlyInvalid
+from workers.resources import Resources
+from workers.streams import Ack, IngestStream
+
+STREAM = stream_key("logs", 1)
+
+
+def test_messages_become_rows_in_order(resources: Resources, sender: Sender) -> None:
+    """Lines of several messages are numbered 1, 2, 3 per job, in the order in which they were made."""
+    sender.send(logs("a", "b"))
+    sender.send(logs("c"))
+    sender.send(logs("x"), job=5)
+    drained = drain(resources)
+    assert (drained.entries, drained.stored, drained.duplicates) == (3, 3, 0)
+    assert rows(resources.engine, training_logs, "job_id", "seq", "content") == [
+        (1, 1, "a"),
+        (1, 2, "b"),
+        (1, 3, "c"),
+        (5, 1, "x"),
+    ]
+
+
+def test_the_first_message_creates_the_job(resources: Resources, sender: Sender) -> None:
+    """A job that nobody created is there, running, after its first message of any kind."""
+    sender.send(checkpoint("s3://b/one.pt"), job=9)
+    drain(resources, "checkpoints", job=9)
+    job = one(resources.engine, training_jobs, id=9)
+    assert (job["status"], job["attempt"], job["best_checkpoint_path"]) == ("running", 1, "s3://b/one.pt")
+    assert rows(resources.engine, training_checkpoints, "uri") == ["s3://b/one.pt"]
+
+
+def test_a_resend_is_stored_once(resources: Resources, sender: Sender) -> None:
+    """The same message published three times, in one batch and in two, is one row."""
+    for _ in range(2):
+        sender.send(logs("once"), seq=1)
+    drain(resources)
+    sender.send(logs("once"), seq=1)
+    assert drain(resources).duplicates == 1
+    assert rows(resources.engine, training_logs, "content") == ["once"]
+    assert one(resources.engine, ingest_cursors, stream=STREAM)["duplicates"] == 2
+
+
+def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Resources, sender: Sender) -> None:
+    """Out of order with a hole: stored in the source's order, the hole said to the trainer, closed at last."""
+    for seq in (4, 2, 5, 1):
+        sender.send(logs(f"line {seq}"), seq=seq)
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["line 1", "line 2", "line 4", "line 5"]
+    assert one(resources.engine, source_positions, job_id=1)["missing"] == [[3, 3]]
+    acks = sender.client.hgetall(acks_key(1))
+    assert acks == {b"0-test:logs": b"2", b"0-test:logs:missing": b"3-3"}
+
+    sender.send(logs("line 3"), seq=3)
+    drain(resources)
+    assert one(resources.engine, source_positions, job_id=1)["missing"] == []
+    assert sender.client.hgetall(acks_key(1)) == {b"0-test:logs": b"5"}
+    assert sorted(rows(resources.engine, training_logs, "content")) == [f"line {seq}" for seq in range(1, 6)]
+
+
+def test_what_is_committed_is_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
+    """After a drain the stream is empty, the bell is silent, the trainer knows what it may forget."""
+    for number in range(50):
+        sender.send(logs(f"{number}"))
+    sender.client.set(bell_key(STREAM), 1)
+    drain(resources)
+    assert sender.client.xlen(STREAM) == 0
+    assert not sender.client.exists(bell_key(STREAM))
+    assert sender.client.hget(acks_key(1), "0-test:logs") == b"50"
+
+
+def test_entries_read_twice_are_stored_once(resources: Resources, sender: Sender) -> None:
+    """A worker that dies between commit and trim leaves entries that the next drain skips and acks."""
+    for _ in range(2):
+        sender.send(logs("a"), seq=1, entry_id="100-1")
+        sender.send_raw("logs", 1, {"v": "nonsense"}, entry_id="100-2")
+        drained = drain(resources)
+        acked = sender.client.hget(acks_key(1), "0-test:logs")
+        sender.client.flushdb()
+    assert (drained.stored, drained.duplicates, acked) == (0, 1, b"1")
+    assert rows(resources.engine, training_logs, "content") == ["a"]
+    assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 1
+
+
+def test_a_stream_born_anew_is_read_from_its_start(resources: Resources, sender: Sender) -> None:
+    """After FLUSHALL and a clock set back, entries with ids below the cursor are stored all the same."""
+    sender.send(logs("before"), seq=1)
+    drain(resources)
+    sender.client.flushdb()
+    sender.send(logs("clock set back"), seq=2, entry_id="5-0")
+    sender.send(logs("clock mended"), seq=3)
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["before", "clock set back", "clock mended"]
+    assert sender.client.xlen(STREAM) == 0
+
+
+def test_two_drains_of_one_stream(resources: Resources, sender: Sender) -> None:
+    """While one drain has the lease, another returns at once and leaves the bell for the first."""
+    sender.send(logs("a"))
+    sender.client.set(bell_key(STREAM), 1)
+    with resources.engine.begin() as holder:
+        assert store.take_lease(holder, STREAM)
+    with resources.engine.begin() as holder:
+        assert store.take_lease(holder, STREAM)
+        drained = drain(resources)
+        assert drained.leased_elsewhere
+        assert sender.client.exists(bell_key(STREAM))
+        assert rows(resources.engine, training_logs, "content") == []
+    assert drain(resources).stored == 1
+
+
+def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender) -> None:
+    """A publisher whose order found the lease taken rings the bell, and the drain that has it reads on."""
+    sender.send(logs("first"))
+    stream = IngestStream(sender.client, "logs", 1)
+    drain_once = Drain(resources.engine, stream, resources.settings)
+    rang: list[bool] = []
+    settle = stream.settle
+
+    def settle_and_publish(acks: Iterable[Ack], through_id: str) -> None:
+        settle(acks, through_id)
+        if not rang:
+            rang.append(True)
+            sender.send(logs("second"))
+            sender.client.set(bell_key(STREAM), 1)
+
+    stream.settle = settle_and_publish  # type: ignore[method-assign]
+    drain_once.run()
+    assert rows(resources.engine, training_logs, "content") == ["first", "second"]
+
+
+def test_a_batch_is_bounded_in_bytes(resources: Resources, sender: Sender) -> None:
+    """A backlog larger than one transaction is drained in several, compressed entries included."""
+    small = resources.settings.model_copy(update={"drain_batch_bytes": 4096})
+    for number in range(40):
+        sender.send(logs(*([f"{number}: " + "x" * 500] * 8)))
+    stream = IngestStream(sender.client, "logs", 1)
+    total = Drain(resources.engine, stream, small).run()
+    assert total.stored == 40
+    assert len(rows(resources.engine, training_logs, "seq")) == 320
+    with resources.engine.connect() as connection:
+        transactions = connection.execute(
+            text("SELECT count(DISTINCT xmin::text) FROM training_logs")
+        ).scalar_one()
+    assert transactions > 10
+
+
+def test_a_time_slice_ends_with_more_to_do(resources: Resources, sender: Sender) -> None:
+    """A drain whose time is over says that there is more, and has stored what it took."""
+    small = resources.settings.model_copy(update={"drain_batch_bytes": 1024})
+    for number in range(30):
+        sender.send(logs(f"{number}" + "y" * 900))
+    ticks = iter(range(0, 10_000, 3))
+    total = Drain(resources.engine, IngestStream(sender.client, "logs", 1), small, clock=lambda: next(ticks)).run()
+    assert total.more
+    assert 0 < total.stored < 30
+    assert sender.client.xlen(STREAM) == 30 - total.stored
+
+
+def test_one_entry_that_postgres_refuses_is_found_and_buried(resources: Resources, sender: Sender) -> None:
+    """Of 200 messages the two that Postgres refuses are dead letters, and 198 are rows in order."""
+    with resources.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content <> 'poison')"))
+    try:
+        for number in range(1, 201):
+            sender.send(logs("poison" if number in {7, 150} else f"{number}"))
+        drained = drain(resources)
+    finally:
+        with resources.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT no_poison"))
+    assert (drained.stored, drained.dead_lettered) == (198, 2)
+    found = rows(resources.engine, training_logs, "seq", "content")
+    assert [content for _, content in found] == [f"{n}" for n in range(1, 201) if n not in {7, 150}]
+    assert [seq for seq, _ in found] == list(range(1, 199))
+    assert rows(resources.engine, dead_letters, "seq", "reason", order=["seq"]) == [
+        (7, "refused"),
+        (150, "refused"),
+    ]
+    assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 2
+
+
+def test_a_stream_of_garbage_is_not_emptied(resources: Resources, sender: Sender) -> None:
+    """When nearly all entries are invalid the drain stops, says why, and leaves them where they are."""
+    for number in range(150):
+        sender.send_raw(
+            "logs", 1, {"v": 1, "job": 1, "attempt": 1, "source": "s", "seq": number + 1, "enc": "x", "body": "y"}
+        )
+    with pytest.raises(
+        MostlyInvalid, match=r"150 of 150 new entries of ingest:\{1\}:logs .*DRAIN_MAX_INVALID_RATIO"
+    ):
+        drain(resources)
+    assert sender.client.xlen(STREAM) == 150
+    assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
+    assert b"150 of 150" in (sender.client.hget(HALTED_KEY, STREAM) or b"")
+
+    willing = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0})
+    drained = Drain(resources.engine, IngestStream(sender.client, "logs", 1), willing).run()
+    assert drained.dead_lettered == 150
+    assert not sender.client.hexists(HALTED_KEY, STREAM)
+
+
+def test_drains_of_different_kinds_do_not_deadlock(resources: Resources, sender: Sender) -> None:
+    """Four kinds that touch the same forty jobs at once, in opposite orders, all get through."""
+    jobs = [4 * number + 1 for number in range(40)]
+    for turn in range(5):
+        for job in jobs:
+            sender.send(logs(f"{turn}"), job=job)
+            sender.send(metrics(loss=0.1), job=jobs[-1] - job + 1)
+            sender.send(checkpoint(), job=job)
+    for job in reversed(jobs):
+        sender.send(completion(), job=job)
+    failures: list[BaseException] = []
+
+    def work(kind: str) -> None:
+        try:
+            drain(resources, kind)  # type: ignore[arg-type]
+        except BaseException as exc:  # noqa: BLE001 - shown below
+            failures.append(exc)
+
+    threads = [
+        threading.Thread(target=work, args=(kind,)) for kind in ("logs", "metrics", "checkpoints", "completions")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    assert len(rows(resources.engine, training_logs, "seq")) == 200
+    assert len(rows(resources.engine, training_metrics, "seq")) == 200
+    assert len(rows(resources.engine, training_checkpoints, "seq")) == 200
+
+
+def test_a_transaction_that_postgres_takes_back_is_done_again(resources: Resources, sender: Sender) -> None:
+    """A drain that loses a deadlock tries again and stores everything."""
+    for job in (1, 5):
+        sender.send(logs("before"), job=job)
+    drain(resources)
+    for job in (1, 5):
+        sender.send(logs("during"), job=job)
+    ready = threading.Event()
+
+    def lock_the_wrong_way_round() -> None:
+        with resources.engine.connect() as connection:
+            connection.execute(text("SET deadlock_timeout = '5s'"))
+            connection.commit()
+            connection.execute(text("SELECT 1 FROM training_jobs WHERE id = 5 FOR UPDATE"))
+            ready.set()
+            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            for _ in range(500):
+                with resources.engine.connect() as other:
+                    if other.execute(waiting).scalar_one():
+                        break
+            connection.execute(text("SELECT 1 FROM training_jobs WHERE id = 1 FOR UPDATE"))
+            connection.rollback()
+
+    thread = threading.Thread(target=lock_the_wrong_way_round)
+    thread.start()
+    assert ready.wait(10)
+    assert drain(resources).stored == 2
+    thread.join(10)
+    assert rows(resources.engine, training_logs, "content") == ["before", "during", "before", "during"]
+
+
+def test_points_without_end(resources: Resources, sender: Sender) -> None:
+    """100,000 points in one message are 100,000 rows."""
+    points = [Point(ts=NOW_NS + n, step=n, values={"loss": 1 / (n + 1)}) for n in range(100_000)]
+    sender.send(Metrics(points=points))
+    drain(resources, "metrics")
+    steps = rows(resources.engine, training_metrics, "step")
+    assert steps == list(range(100_000))

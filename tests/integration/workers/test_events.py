@@ -1,0 +1,393 @@
+"""What the drain hands over after its commit, as events and as they arrive at a subscriber."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+from redis.client import PubSub
+from sqlalchemy import text
+
+from schemas.events import (
+    Event,
+    LogLine,
+    MetricPoint,
+    SavedCheckpoint,
+    TrainingCheckpoint,
+    TrainingComplete,
+    TrainingError,
+    TrainingLog,
+    TrainingProgress,
+    TrainingStatus,
+    decode_event,
+)
+from schemas.messages import Metrics, Point, Progress
+from schemas.routes import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
+from schemas.tables import training_jobs, training_logs
+from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, logs, metrics, one, rows
+from workers import store
+from workers.changes import Change
+from workers.drain import Drain
+from workers.errors import Unavailable
+from workers.notify import events_of, publish
+from workers.resources import Resources
+from workers.streams import IngestStream
+
+HOSTILE = '<script>alert("x")</script>\x1b[31m{"type":"training_error"}\u2028\r\nPUBLISH events:1 x'
+
+
+def announced(resources: Resources, kind: Kind = "logs", job: int = 1) -> list[list[Event]]:
+    """Drain the stream that carries this job; return the events of each transaction."""
+    told: list[list[Event]] = []
+    stream = IngestStream(resources.redis, kind, shard_of(job, DEFAULT_SHARDS))
+    Drain(
+        resources.engine, stream, resources.settings, on_commit=lambda changes: told.append(events_of(changes))
+    ).run()
+    return told
+
+
+def events(resources: Resources, kind: Kind = "logs", job: int = 1) -> list[Event]:
+    """Drain; return all events."""
+    return [event for transaction in announced(resources, kind, job) for event in transaction]
+
+
+def began(job: int = 1, previous: Any = "pending", attempt: int = 1) -> TrainingStatus:
+    """The event of a job that began."""
+    return TrainingStatus(job_id=job, attempt=attempt, status="running", previous_status=previous)
+
+
+def log_line(seq: int, text: str, ts: int = NOW_NS, attempt: int = 1) -> LogLine:
+    """A line of stdout."""
+    return LogLine(seq=seq, attempt=attempt, ts=ts, log_type="stdout", text=text)
+
+
+def log_event(*lines: LogLine, job: int = 1, attempt: int = 1) -> TrainingLog:
+    """The event that carries these lines."""
+    return TrainingLog(
+        job_id=job,
+        attempt=attempt,
+        kind="logs",
+        first_seq=lines[0].seq,
+        last_seq=lines[-1].seq,
+        lines=list(lines),
+    )
+
+
+def test_log_lines_of_one_transaction_are_one_event_a_job(resources: Resources, sender: Sender) -> None:
+    """Each job's event has its own range, across messages and sources; the first says that the job began."""
+    sender.send(logs("a", "b"))
+    sender.send(logs("x"), job=5)
+    sender.send(logs("c"), source="1-other")
+    assert announced(resources) == [
+        [
+            began(1),
+            log_event(log_line(1, "a"), log_line(2, "b", NOW_NS + 1000), log_line(3, "c")),
+            began(5),
+            log_event(log_line(1, "x"), job=5),
+        ]
+    ]
+    sender.send(logs("d"))
+    assert events(resources) == [log_event(log_line(4, "d"))]
+
+
+def test_lines_are_those_that_are_stored(resources: Resources, sender: Sender) -> None:
+    """Hostile text and NUL arrive as the rows have them: data, not markup, not commands."""
+    sender.send(logs(HOSTILE, "nul \x00", "☃"))
+    _, event = events(resources)
+    assert isinstance(event, TrainingLog)
+    assert event.lines is not None
+    stored = rows(resources.engine, training_logs, "content")
+    assert [line.text for line in event.lines] == stored == [HOSTILE, "nul ␀", "☃"]
+
+
+def test_points_and_progress_are_one_event(resources: Resources, sender: Sender) -> None:
+    """The event has the job as it stands after the commit and the values of the newest point."""
+    sender.send(metrics(epoch=1, loss=0.5))
+    points = [Point(ts=NOW_NS + 5, epoch=2, step=7, values={"loss": 0.0, "f1": float("nan")})]
+    progress = Progress(current_epoch=2, total_epochs=8)
+    sender.send(Metrics(points=points, progress=progress, rank=0))
+    assert events(resources, "metrics") == [
+        began(),
+        TrainingProgress(
+            job_id=1,
+            attempt=1,
+            kind="metrics",
+            first_seq=1,
+            last_seq=2,
+            status="running",
+            current_epoch=2,
+            total_epochs=8,
+            progress_percent=25.0,
+            metrics={"loss": 0.0, "f1": "NaN"},
+            points=[
+                MetricPoint(seq=1, attempt=1, ts=NOW_NS, epoch=1, values={"loss": 0.5}),
+                MetricPoint(
+                    seq=2, attempt=1, ts=NOW_NS + 5, epoch=2, step=7, values={"loss": 0.0, "f1": "NaN"}, rank=0
+                ),
+            ],
+        ),
+    ]
+
+
+def test_checkpoints_name_the_best_and_the_last(resources: Resources, sender: Sender) -> None:
+    """The event has the new checkpoints and which are now the job's best and last."""
+    sender.send(checkpoint("s3://b/1.pt", kind="epoch", epoch=1, size_bytes=10))
+    sender.send(checkpoint("s3://b/best.pt", metrics={"loss": float("inf")}))
+    assert events(resources, "checkpoints")[1:] == [
+        TrainingCheckpoint(
+            job_id=1,
+            attempt=1,
+            kind="checkpoints",
+            first_seq=1,
+            last_seq=2,
+            best_checkpoint_path="s3://b/best.pt",
+            last_checkpoint_path="s3://b/1.pt",
+            checkpoints=[
+                SavedCheckpoint(
+                    seq=1,
+                    attempt=1,
+                    ts=NOW_NS,
+                    checkpoint_kind="epoch",
+                    uri="s3://b/1.pt",
+                    is_best=False,
+                    epoch=1,
+                    size_bytes=10,
+                ),
+                SavedCheckpoint(
+                    seq=2,
+                    attempt=1,
+                    ts=NOW_NS,
+                    checkpoint_kind="best",
+                    uri="s3://b/best.pt",
+                    is_best=True,
+                    metrics={"loss": "Infinity"},
+                ),
+            ],
+        )
+    ]
+
+
+def test_a_completion_says_how_the_job_stands(resources: Resources, sender: Sender) -> None:
+    """training_complete has the results, and what earlier messages said where the completion is silent."""
+    sender.send(Metrics(ts=NOW_NS, mlflow_run_id="run7", progress=Progress(total_epochs=3)))
+    events(resources, "metrics")
+    sender.send(
+        completion(
+            exit_code=0,
+            total_epochs_completed=3,
+            final_metrics={"loss": 0.0},
+            best_metrics={"loss": -1.5},
+            best_epoch=2,
+            final_checkpoint_path="s3://b/final.pt",
+            best_checkpoint_path="s3://b/best.pt",
+        )
+    )
+    assert events(resources, "completions") == [
+        TrainingComplete(
+            job_id=1,
+            attempt=1,
+            kind="completions",
+            status="completed",
+            exit_code=0,
+            total_epochs_completed=3,
+            final_metrics={"loss": 0.0},
+            best_metrics={"loss": -1.5},
+            best_epoch=2,
+            final_checkpoint_path="s3://b/final.pt",
+            best_checkpoint_path="s3://b/best.pt",
+            mlflow_run_id="run7",
+        )
+    ]
+
+
+def test_results_read_back_from_postgres_keep_their_names(resources: Resources, sender: Sender) -> None:
+    """A second completion repeats the first one's NaN, which Postgres holds by name."""
+    sender.send(completion(final_metrics={"loss": float("nan")}))
+    events(resources, "completions")
+    sender.send(completion("failed", exit_code=1, error_message="late"), source="launcher")
+    (event,) = events(resources, "completions")
+    assert isinstance(event, TrainingError)
+    assert (event.final_metrics, event.exit_code, event.error_message) == ({"loss": "NaN"}, 1, "late")
+
+
+def test_a_failure_is_its_traceback_and_an_error(resources: Resources, sender: Sender) -> None:
+    """The traceback is a log event with the job's next number; training_error stands for training_complete."""
+    sender.send(logs("working"))
+    events(resources)
+    sender.send(completion("failed", exit_code=1, error_message="ValueError: no", traceback="File 1\nValueError"))
+    assert events(resources, "completions") == [
+        log_event(
+            LogLine(
+                seq=2,
+                attempt=1,
+                ts=NOW_NS + SECOND_NS,
+                log_type="stderr",
+                text="TRACEBACK:\nFile 1\nValueError",
+            )
+        ),
+        TrainingError(
+            job_id=1,
+            attempt=1,
+            kind="completions",
+            status="failed",
+            exit_code=1,
+            error_message="ValueError: no",
+        ),
+    ]
+
+
+def test_a_resend_is_no_event(resources: Resources, sender: Sender) -> None:
+    """A message that is stored already is not announced again, alone or beside news."""
+    sender.send(logs("once"), seq=1)
+    assert len(events(resources)) == 2
+    sender.send(logs("once"), seq=1)
+    assert announced(resources) == []
+    sender.send(logs("once"), seq=1)
+    sender.send(logs("news"), seq=2)
+    assert events(resources) == [log_event(log_line(2, "news"))]
+
+
+@pytest.fixture
+def poison(resources: Resources) -> Iterator[str]:
+    """A line that Postgres refuses."""
+    with resources.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content <> 'poison')"))
+    yield "poison"
+    with resources.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT no_poison"))
+
+
+def test_what_is_dead_lettered_is_no_event(resources: Resources, sender: Sender, poison: str) -> None:
+    """A message that nobody can read or Postgres refuses leaves neither an event nor a hole in the numbers."""
+    unreadable = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": 2, "enc": "x", "body": ""}
+    sender.send(logs("before"))
+    sender.send_raw("logs", 1, unreadable)
+    sender.send(logs("refused", poison), seq=3)
+    sender.send(logs(poison), job=5)
+    sender.send(logs("after"), seq=4)
+    assert events(resources) == [began(), log_event(log_line(1, "before"), log_line(2, "after"))]
+
+
+def test_a_late_message_is_told_apart_from_the_present_attempt(resources: Resources, sender: Sender) -> None:
+    """Late lines and points have their attempt; the job's own state and newest values stay the present ones."""
+    sender.send(logs("second"), source="0-b", attempt=2)
+    assert events(resources)[0] == began(attempt=2)
+    sender.send(logs("late"), source="0-a", attempt=1)
+    assert events(resources) == [log_event(log_line(2, "late", attempt=1), attempt=2)]
+    sender.send(metrics(loss=1.0), source="0-b", attempt=2)
+    sender.send(metrics(loss=9.0), source="0-a", attempt=1)
+    (event,) = events(resources, "metrics")
+    assert isinstance(event, TrainingProgress)
+    assert event.points is not None
+    assert [(point.seq, point.attempt) for point in event.points] == [(1, 2), (2, 1)]
+    assert (event.attempt, event.metrics) == (2, {"loss": 1.0})
+    sender.send(completion("failed", error_message="old"), source="0-a", attempt=1)
+    assert events(resources, "completions") == []
+    assert one(resources.engine, training_jobs, id=1)["status"] == "running"
+
+
+def test_a_new_attempt_is_announced(resources: Resources, sender: Sender) -> None:
+    """A job that had failed and is heard of again is running, in its next attempt."""
+    sender.send(completion("failed"), source="0-a")
+    events(resources, "completions")
+    sender.send(logs("again"), source="0-b", attempt=2)
+    assert events(resources)[0] == began(previous="failed", attempt=2)
+
+
+def test_an_attempt_that_the_worker_decided_is_said(resources: Resources, sender: Sender) -> None:
+    """Where the trainer does not say its attempt, lines have the one that their rows have."""
+    sender.send(logs("first"), source="0-a", attempt=0)
+    sender.send(completion("failed"), source="0-a", attempt=0)
+    events(resources)
+    events(resources, "completions")
+    sender.send(logs("second", ts=NOW_NS + 60 * SECOND_NS), source="0-b", attempt=0)
+    assert events(resources) == [
+        began(previous="failed", attempt=2),
+        log_event(log_line(2, "second", NOW_NS + 60 * SECOND_NS, attempt=2), attempt=2),
+    ]
+
+
+def test_ranges_join_over_transactions(resources: Resources, sender: Sender) -> None:
+    """However a backlog is cut into transactions, the ranges of its events join without a hole."""
+    for number in range(300):
+        sender.send(logs(*(f"{number} {'x' * 500}" for _ in range(10))))
+    stream = IngestStream(resources.redis, "logs", 1)
+    small = resources.settings.model_copy(update={"drain_batch_bytes": 200_000})
+    told: list[Change] = []
+    Drain(resources.engine, stream, small, on_commit=told.extend).run()
+    ranges = [(event.first_seq, event.last_seq) for event in events_of(told) if isinstance(event, TrainingLog)]
+    assert len(ranges) > 3
+    assert (ranges[0][0], ranges[-1][1]) == (1, 3000)
+    assert all(after[0] == before[1] + 1 for before, after in pairwise(ranges) if before[1])
+
+
+def test_the_commit_and_the_acks_come_first(resources: Resources, sender: Sender) -> None:
+    """When the callback is told, rows and acks are there; when it raises, they stay."""
+    sender.send(logs("a"))
+    stream = IngestStream(resources.redis, "logs", 1)
+
+    def look(_: list[Change]) -> None:
+        assert rows(resources.engine, training_logs, "content") == ["a"]
+        assert not resources.redis.xlen(stream_key("logs", 1))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Drain(resources.engine, stream, resources.settings, on_commit=look).run()
+    assert rows(resources.engine, training_logs, "content") == ["a"]
+
+
+def test_a_transaction_that_is_taken_back_is_not_announced(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that fails before its commit is announced once, when it is committed."""
+    move_cursor = store.move_cursor
+    failures = [Unavailable("deadlock")]
+
+    def failing_once(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        move_cursor(*arguments)
+
+    monkeypatch.setattr(store, "move_cursor", failing_once)
+    sender.send(logs("a"))
+    assert events(resources) == [began(), log_event(log_line(1, "a"))]
+
+
+@pytest.fixture
+def listener(client: redis.Redis) -> Iterator[PubSub]:
+    """A subscriber of job 1 and of all jobs."""
+    with PubSub(client.connection_pool, ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(events_channel(1), JOBS_CHANNEL)
+        for _ in range(2):
+            pubsub.get_message(timeout=5)
+        yield pubsub
+
+
+def test_events_reach_their_channels(resources: Resources, sender: Sender, listener: PubSub) -> None:
+    """A job's channel has everything of that job; the channel of all jobs has all but log lines."""
+    sender.send(logs("a"))
+    sender.send(logs("of another"), job=5)
+    said = events(resources)
+    sender.send(completion())
+    said += events(resources, "completions")
+    publish(resources.redis, said)
+    heard: dict[str, list[Event]] = {events_channel(1): [], JOBS_CHANNEL: []}
+    for _ in range(6):
+        message = listener.get_message(timeout=5)
+        assert message is not None
+        heard[message["channel"].decode()].append(decode_event(message["data"]))
+    assert heard[events_channel(1)] == [event for event in said if event.job_id == 1]
+    assert heard[JOBS_CHANNEL] == [event for event in said if not isinstance(event, TrainingLog)]
+
+
+def test_events_are_plain_json(resources: Resources, sender: Sender) -> None:
+    """Any JSON reader can read an event; hostile text comes out as it went in."""
+    sender.send(logs(HOSTILE))
+    _, event = events(resources)
+    plain = msgspec.to_builtins(event)
+    assert plain["lines"][0]["text"] == HOSTILE
+    assert plain["type"] == "training_log"

@@ -1,0 +1,126 @@
+"""Worker processes for system tests, and how to wait for what they do."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from workers.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+    """Wait for a condition; fail with what was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+class Process:
+    """One of our own processes, with its output in a file."""
+
+    def __init__(self, settings: Settings, log_path: Path, *arguments: str, **env: str) -> None:
+        self._log_path = log_path
+        self._arguments = arguments
+        self._env = os.environ | {
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "REDIS_URL": settings.redis_url.get_secret_value(),
+            "PYTHONWARNINGS": "ignore",  # Celery warns about root
+            **env,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The running process."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def output(self) -> str:
+        """All it has said so far."""
+        return self._log_path.read_text(errors="replace")
+
+    def is_ready(self) -> bool:
+        """Tell whether a worker has said that it takes orders."""
+        return " ready." in self.output
+
+    def start(self) -> Self:
+        """Start it."""
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "workers", *self._arguments],
+                cwd=ROOT,
+                env=self._env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL the main process only, as the out-of-memory killer would."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        """End it and all it started."""
+        if self._process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(5)
+
+
+def kill_somebody(workers: list[Process], chance: random.Random) -> None:
+    """SIGKILL a worker or one of its pool processes, and start what is gone."""
+    victim = chance.choice(workers)
+    children = psutil.Process(victim.process.pid).children()
+    if children and chance.random() < 0.5:
+        os.kill(chance.choice(children).pid, signal.SIGKILL)
+    else:
+        victim.kill()
+        victim.start()
+
+
+@contextmanager
+def workers_running(
+    settings: Settings, folder: Path, *, workers: int = 1, beat: bool = True, **env: str
+) -> Iterator[list[Process]]:
+    """Run workers (and beat), with more of an environment; yields the workers' processes.
+
+    Where the environment names no Loki there is none.
+    """
+    env = {"LOKI_ENABLED": str("LOKI_URL" in env)} | env
+    processes = [
+        Process(settings, folder / f"worker{n}.log", "worker", "--name", f"w{n}", **env) for n in range(workers)
+    ]
+    others = [Process(settings, folder / "beat.log", "beat")] if beat else []
+    try:
+        for process in [*processes, *others]:
+            process.start()
+        for process in processes:
+            wait_until(process.is_ready, "the worker's start")
+        yield processes
+    except AssertionError:
+        for process in [*processes, *others]:
+            print(process.output[-3000:])
+        raise
+    finally:
+        for process in [*processes, *others]:
+            process.stop()

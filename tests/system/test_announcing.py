@@ -1,0 +1,168 @@
+"""Real workers announce what they commit, and store all the same when nobody can be told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+from redis.client import PubSub
+
+from ingest import Run
+from ingest.settings import TrainerSettings
+from schemas.events import (
+    Event,
+    TrainingCheckpoint,
+    TrainingComplete,
+    TrainingError,
+    TrainingLog,
+    TrainingProgress,
+    TrainingStatus,
+    decode_event,
+)
+from schemas.routes import BEAT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE, events_channel
+from schemas.tables import training_logs
+from tests.factories import Sender, logs, rows
+from tests.processes import Process, wait_until, workers_running
+from workers.notify import MAX_WAITING_ORDERS
+from workers.resources import Resources
+
+JOB = 42
+
+
+class Listener:
+    """A subscriber of one job that keeps what it hears."""
+
+    def __init__(self, pubsub: PubSub) -> None:
+        self._pubsub = pubsub
+        self.heard: list[Event] = []
+
+    def hear(self, condition: Callable[[Event], object], what: str, timeout_s: float = 20) -> Event:
+        """Listen until an event meets the condition; fail with what was waited for."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            message = self._pubsub.get_message(timeout=0.5)
+            if message is not None:
+                event = decode_event(message["data"])
+                self.heard.append(event)
+                if condition(event):
+                    return event
+        raise AssertionError(f"not heard within {timeout_s:.0f} s: {what}; heard {self.heard}")
+
+
+@pytest.fixture
+def listener(client: redis.Redis) -> Iterator[Listener]:
+    """A subscriber of the job, subscribed before anything happens."""
+    with PubSub(client.connection_pool, ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(events_channel(JOB))
+        pubsub.get_message(timeout=5)
+        yield Listener(pubsub)
+
+
+@pytest.fixture
+def trainer(resources: Resources) -> TrainerSettings:
+    """A trainer's settings on the test Redis."""
+    return replace(TrainerSettings.from_env(), redis_url=resources.settings.redis_url.get_secret_value())
+
+
+def carries(text: str, event: Event) -> bool:
+    """Tell whether an event has this log line."""
+    return isinstance(event, TrainingLog) and text in {line.text for line in event.lines or []}
+
+
+def is_a(event_type: type[Event], event: Event) -> bool:
+    """Tell whether an event is of this type."""
+    return isinstance(event, event_type)
+
+
+def test_a_run_is_heard_of_as_it_happens(
+    resources: Resources, trainer: TrainerSettings, listener: Listener, tmp_path: Path
+) -> None:
+    """What a trainer says reaches a subscriber in its order: lines, metrics, checkpoint, end."""
+    weights = tmp_path / "best.pt"
+    weights.write_bytes(b"weights")
+    with workers_running(resources.settings, tmp_path), Run(job_id=JOB, settings=trainer) as run:
+        run.log("one")
+        run.log('<b>two</b> "quoted"')
+        listener.hear(partial(carries, '<b>two</b> "quoted"'), "the lines")
+        run.metric(epoch=1, loss=0.0, accuracy=float("nan"))
+        listener.hear(lambda event: isinstance(event, TrainingProgress) and event.metrics, "the metrics")
+        run.checkpoint(weights, kind="best")
+        listener.hear(partial(is_a, TrainingCheckpoint), "the checkpoint")
+        run.finish("completed")
+        listener.hear(partial(is_a, TrainingComplete), "the end")
+    assert any(isinstance(event, TrainingStatus) and event.status == "running" for event in listener.heard)
+    # The run's own first word (no rows) says that it began; its stream is drained beside that of the lines.
+    types = [type(event) for event in listener.heard if event.last_seq or event.kind == "completions"]
+    assert list(dict.fromkeys(types)) == [TrainingLog, TrainingProgress, TrainingCheckpoint, TrainingComplete]
+    (metrics,) = [event for event in listener.heard if isinstance(event, TrainingProgress) and event.metrics]
+    assert metrics.metrics == {"loss": 0.0, "accuracy": "NaN"}
+    lines = [line for event in listener.heard if isinstance(event, TrainingLog) for line in event.lines or []]
+    assert sorted((line.seq, line.text) for line in lines) == [(1, "one"), (2, '<b>two</b> "quoted"')]
+
+
+def test_a_failing_run_is_heard_of_with_its_traceback(
+    resources: Resources, trainer: TrainerSettings, listener: Listener, tmp_path: Path
+) -> None:
+    """An exception in the training becomes a traceback line and a training_error."""
+    with workers_running(resources.settings, tmp_path):
+        with pytest.raises(ZeroDivisionError), Run(job_id=JOB, settings=trainer):
+            print(1 / 0)
+        event = listener.hear(partial(is_a, TrainingError), "the error")
+    assert isinstance(event, TrainingError)
+    assert event.status == "failed"
+    assert "division by zero" in (event.error_message or "")
+    lines = [line for event in listener.heard if isinstance(event, TrainingLog) for line in event.lines or []]
+    assert [line.text.startswith("TRACEBACK:") for line in lines] == [True]
+
+
+def test_orders_that_nobody_takes_hold_nothing_up(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """With no worker on the queue of the notifier, rows are stored, and its queue stops growing."""
+    resources.redis.rpush(NOTIFY_QUEUE, *["{}"] * (MAX_WAITING_ORDERS - 2))
+    queues = f"{INGEST_QUEUE},{BEAT_QUEUE}"
+    worker = Process(resources.settings, tmp_path / "worker.log", "worker", "--queues", queues)
+    beat = Process(resources.settings, tmp_path / "beat.log", "beat")
+    try:
+        for process in (worker, beat):
+            process.start()
+        for number in range(1, 5):
+            sender.send(logs(f"line {number}"), job=JOB)
+            wait_until(partial(has_lines, resources, number), f"row {number}")
+        wait_until(lambda: "notify.dropped" in worker.output, "the worker's word of it", timeout_s=10)
+    finally:
+        beat.stop()
+        worker.stop()
+    assert resources.redis.llen(NOTIFY_QUEUE) == MAX_WAITING_ORDERS
+
+
+def test_a_redis_that_publishes_nothing_holds_nothing_up(
+    resources: Resources, sender: Sender, listener: Listener, tmp_path: Path
+) -> None:
+    """Where PUBLISH is refused the rows are stored, and what comes later is announced with its numbers."""
+    resources.redis.acl_setuser("default", enabled=True, commands=["-publish"])
+    try:
+        with workers_running(resources.settings, tmp_path) as (worker,):
+            sender.send(logs("unheard"), job=JOB)
+            wait_until(lambda: "notify.unavailable" in worker.output, "the refusal")
+            assert lines_of(resources) == ["unheard"]
+            resources.redis.acl_setuser("default", enabled=True, commands=["+publish"])
+            sender.send(logs("heard"), job=JOB)
+            event = listener.hear(partial(carries, "heard"), "the next line")
+    finally:
+        resources.redis.acl_setuser("default", enabled=True, commands=["+publish"])
+    assert (event.first_seq, event.last_seq) == (2, 2)
+    assert listener.heard == [event]
+
+
+def has_lines(resources: Resources, count: int) -> bool:
+    """Tell whether there are exactly so many rows."""
+    return len(lines_of(resources)) == count
+
+
+def lines_of(resources: Resources) -> list[str]:
+    """Return all stored lines."""
+    return rows(resources.engine, training_logs, "content")

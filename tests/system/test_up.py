@@ -1,0 +1,191 @@
+"""`trainwire up` as people use it: a real process, real servers, real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+READY = "Ctrl-C stops it."
+WITHOUT_FLOWER = ("postgres", "valkey", "worker", "deliverer", "notifier", "beat")
+PARTS = (*WITHOUT_FLOWER, "flower")
+
+
+class Terminal:
+    """A user with a folder of their own, and no servers but those they start."""
+
+    def __init__(self, home: Path) -> None:
+        self.data_dir = home / "data" / "trainwire"
+        self.said_path = home / "up.txt"
+        kept = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
+        kept.pop("TRAINWIRE_DATA_DIR", None)
+        self.env = kept | {"XDG_DATA_HOME": str(home / "data"), "XDG_STATE_HOME": str(home / "state")}
+        self.ups: list[subprocess.Popen[bytes]] = []
+
+    def up(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `trainwire up` and wait until it is ready."""
+        with self.said_path.open("ab") as said:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "trainwire", "up", *arguments],
+                env=self.env,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+        self.ups.append(process)
+        count = len(self.ups)
+        self.wait_for(lambda: self.said().count(READY) == count or process.poll() is not None)
+        assert process.poll() is None, self.said()
+        return process
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run another trainwire command."""
+        command = [sys.executable, "-m", "trainwire", *arguments]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False, timeout=60)
+
+    def document(self, *arguments: str) -> Any:
+        """Run a command with --json and return its document, None when it failed."""
+        done = self.run(*arguments, "--json")
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def said(self) -> str:
+        """Return what `up` has printed so far."""
+        return self.said_path.read_text()
+
+    def part(self, name: str) -> psutil.Process:
+        """Return the process of a part."""
+        return psutil.Process(json.loads((self.data_dir / "run" / f"{name}.json").read_text())["pid"])
+
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
+        """Wait until `condition()`, or fail with what `up` said."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """Give a user whose stacks are gone at the end."""
+    made = Terminal(tmp_path)
+    yield made
+    for process in made.ups:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    for pid_path in made.data_dir.glob("run/*.json"):
+        psutil.Process(json.loads(pid_path.read_text())["pid"]).kill()
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Tell whether a process has ended."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
+    """up, run, status, logs, env from other terminals; ctrl-C exits 0; the data is there the next time."""
+    up = terminal.up()
+    assert re.search(r"ready: Postgres 127\.0\.0\.1:\d+ · Redis 127\.0\.0\.1:\d+ · Flower http", terminal.said())
+    assert "Log rows go to Loki at http://localhost:3100 (LOKI_ENABLED=false: they end in" in terminal.said()
+    code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    ran = terminal.run("run", "--job-id", "42", "--name", "odd", "--", sys.executable, "-c", code)
+    assert (ran.returncode, ran.stdout) == (3, "out\n")
+    terminal.wait_for(lambda: (terminal.document("status", "42") or {}).get("status") == "failed")
+    followed = terminal.run("logs", "42", "-f")
+    assert sorted(line.split(" ", 1)[1] for line in followed.stdout.splitlines()[:2]) == [
+        "stderr err",
+        "stdout out",
+    ]
+    status = terminal.document("status", "42")
+    assert (status["name"], status["exit_code"], status["completeness"]["state"]) == ("odd", 3, "complete")
+    secret = re.search(r"trainwire:([^@]+)@", terminal.run("env").stdout)
+    assert secret is not None
+    assert secret[1] not in terminal.said()
+    processes = [terminal.part(name) for name in PARTS]
+    up.send_signal(signal.SIGINT)
+    assert up.wait(60) == 0, terminal.said()
+    assert [process for process in processes if not is_gone(process)] == []
+    assert terminal.said().endswith(f"stopped; the data is in {terminal.data_dir}\n")
+    assert "no trainwire is running" in terminal.run("jobs").stderr
+    terminal.env["LOKI_ENABLED"] = "false"
+    terminal.up("--no-flower", "--concurrency", "1")
+    assert "Log rows end in Postgres (LOKI_ENABLED is false)" in terminal.said()
+    assert [job["id"] for job in terminal.document("jobs")] == [42]
+
+
+def test_parts_that_die_come_back(terminal: Terminal) -> None:
+    """SIGKILL of the worker, then of both servers: each is started again and said, and work goes on."""
+    terminal.up("--no-flower", "--concurrency", "1")
+    for name in ("worker", "valkey", "postgres"):
+        killed = terminal.part(name)
+        killed.kill()
+        terminal.wait_for(lambda name=name: f"{name}: started again" in terminal.said())  # type: ignore[misc]
+        assert f"{name}: killed by SIGKILL, starting it again" in terminal.said()
+        assert terminal.part(name) != killed
+    ran = terminal.run("run", "--job-id", "1", "--", sys.executable, "-c", "print('still here')")
+    assert ran.returncode == 0
+    terminal.wait_for(lambda: (terminal.document("status", "1") or {}).get("status") == "completed")
+    assert "still here" in terminal.run("logs", "1").stdout
+
+
+def test_a_second_up_is_refused(terminal: Terminal) -> None:
+    """One folder has one stack: the second is told the pid of the first, and the first goes on."""
+    first = terminal.up("--no-flower", "--concurrency", "1")
+    second = terminal.run("up")
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"trainwire: trainwire is running already in {terminal.data_dir} (pid {first.pid}): "
+        "use it, stop it, or choose another folder with --data-dir\n"
+    )
+    assert first.poll() is None
+
+
+def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
+    """Who cannot wait for the clean stop asks again: everything is killed, nothing is left."""
+    up = terminal.up("--no-flower", "--concurrency", "1")
+    processes = [terminal.part(name) for name in WITHOUT_FLOWER]
+    up.send_signal(signal.SIGINT)
+    terminal.wait_for(lambda: "stopping" in terminal.said())
+    up.send_signal(signal.SIGINT)
+    assert up.wait(60) == 130, terminal.said()
+    assert [process for process in processes if not is_gone(process)] == []
+
+
+def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
+    """After kill -9 of `up` the next one stops the orphans first, and finds all data."""
+    first = terminal.up("--no-flower", "--concurrency", "1")
+    orphans = [terminal.part(name) for name in WITHOUT_FLOWER]
+    first.kill()
+    first.wait()
+    assert [orphan for orphan in orphans if is_gone(orphan)] == []
+    assert "no trainwire is running" in terminal.run("jobs").stderr
+    terminal.up("--no-flower", "--concurrency", "1")
+    assert [orphan for orphan in orphans if not is_gone(orphan)] == []
+    stopped = re.findall(r"(\w+): stopped one that a killed `trainwire up` had left", terminal.said())
+    assert sorted(stopped) == sorted(WITHOUT_FLOWER)
+
+
+def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
+    """No stack anywhere: the command runs, its exit code is ours, and one line says where messages wait."""
+    ran = terminal.run(
+        "run",
+        "--job-id",
+        "5",
+        "--finish-timeout-s",
+        "0.5",
+        "--",
+        sys.executable,
+        "-c",
+        "print('trained'); exit(4)",
+    )
+    assert (ran.returncode, ran.stdout) == (4, "trained\n")
+    assert "running the command all the same" in ran.stderr

@@ -1,0 +1,1 @@
+"""Small real servers that keep the rules of the outside ones, for tests."""

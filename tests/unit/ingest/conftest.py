@@ -1,0 +1,71 @@
+"""Runs without a server, whose messages are read back from the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ingest import Run, TrainerSettings
+from ingest.outbox import Outbox
+from ingest.settings import Timing
+from schemas.messages import Body, decode_body, open_envelope
+from schemas.routes import Kind
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def bodies_of(outbox: Outbox, kind: Kind) -> list[Any]:
+    """Cut what is waiting and decode everything of one kind that was not sent."""
+    while outbox.cut():
+        pass
+    bodies: list[Body] = []
+    for held in outbox.to_send(2**40).get(kind, []):
+        fields = {
+            name.encode(): value if isinstance(value, bytes) else str(value).encode()
+            for name, value in held.entry.items()
+        }
+        bodies.append(decode_body(kind, open_envelope(fields)))
+    return bodies
+
+
+class Told:
+    """A run that can reach no server, with what it said."""
+
+    def __init__(self, **arguments: Any) -> None:
+        timing = Timing(first_backoff_s=30, longest_backoff_s=30)
+        settings = TrainerSettings(redis_url=NOWHERE, timing=timing)
+        self.run = Run(**{"job_id": 42, "settings": settings, **arguments})
+
+    def bodies(self, kind: Kind) -> list[Any]:
+        """Return the bodies of one kind so far."""
+        return bodies_of(self.run._session.outbox, kind)
+
+    def lines(self) -> list[str]:
+        """Return all log lines so far."""
+        return [line for body in self.bodies("logs") for line in body.lines]
+
+    def points(self) -> list[Any]:
+        """Return all points so far."""
+        return [point for body in self.bodies("metrics") for point in body.points]
+
+
+@pytest.fixture
+def tell() -> Iterator[Callable[..., Told]]:
+    """Give a maker of runs that are finished at the end of the test."""
+    made: list[Told] = []
+
+    def make(**arguments: Any) -> Told:
+        made.append(Told(**arguments))
+        return made[-1]
+
+    yield make
+    for told in made:
+        told.run.finish(timeout_s=0)
+
+
+@pytest.fixture
+def read_bodies() -> Callable[[Outbox, Kind], list[Any]]:
+    """Give the reader of an outbox."""
+    return bodies_of

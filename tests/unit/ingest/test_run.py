@@ -1,0 +1,244 @@
+"""The face of a run: what each call makes of what it is given."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingest import Run, TrainerSettings
+from ingest.settings import Timing
+
+Tell = Callable[..., Any]
+
+
+def test_a_text_with_newlines_is_several_lines(tell: Tell) -> None:
+    """Newlines separate lines, the last one begins none, and anything has a text."""
+    told = tell()
+    told.run.log("a\r\nb\n\nc\n")
+    told.run.log(3.5)
+    told.run.log("")
+    assert told.lines() == ["a", "b", "", "c", "3.5", ""]
+
+
+def test_numbers_of_any_library_are_values(tell: Tell) -> None:
+    """numpy scalars, integers, zero and NaN are values; None is none."""
+    told = tell()
+    told.run.metric(loss=0.0, a=np.float32(0.5), b=np.int64(2), c=np.array(3.0), d=math.nan, e=None, f=True)
+    values = told.points()[0].values
+    assert math.isnan(values.pop("d"))
+    assert values == {"loss": 0.0, "a": 0.5, "b": 2.0, "c": 3.0, "f": 1.0}
+
+
+def test_what_is_no_number_is_left_out(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
+    """Text, arrays and huge integers are dropped and counted, each name is warned of once, nothing raises."""
+    told = tell()
+    for _ in range(2):
+        told.run.metric(loss=1.0, bad="high", array=np.zeros(3), huge=10**400)
+    assert [point.values for point in told.points()] == [{"loss": 1.0}, {"loss": 1.0}]
+    assert caplog.text.count("not a number") == 3
+    assert told.run.finish(timeout_s=0).dropped == {"values": 6}
+
+
+def test_names_that_are_no_identifiers_go_into_values(tell: Tell) -> None:
+    """`values` carries any name."""
+    told = tell()
+    told.run.metric(values={"val/acc": 0.5, "epoch": 1}, step=3, loss=0.1)
+    point = told.points()[0]
+    assert point.values == {"val/acc": 0.5, "epoch": 1.0, "loss": 0.1}
+    assert (point.step, point.epoch) == (3, None)
+
+
+def test_a_new_epoch_is_progress(tell: Tell) -> None:
+    """The epoch of a point moves the progress, with a percentage where the epochs are known."""
+    told = tell(total_epochs=4)
+    told.run.metric(epoch=1, loss=1)
+    told.run.metric(epoch=1.7, loss=1)
+    told.bodies("metrics")
+    told.run.metric(epoch=2, loss=1)
+    progress = [body.progress for body in told.bodies("metrics")]
+    assert progress[0].status == "running"
+    assert (progress[0].current_epoch, progress[0].progress_percent) == (1, 25.0)
+    assert (progress[1].current_epoch, progress[1].progress_percent) == (2, 50.0)
+    assert [point.epoch for point in told.points()] == [1, 1, 2]
+
+
+def test_progress_can_be_said(tell: Tell) -> None:
+    """progress() sends epoch, total and percentage."""
+    told = tell()
+    told.run.progress(epoch=3, total_epochs=10, percent=33)
+    progress = told.bodies("metrics")[-1].progress
+    assert (progress.current_epoch, progress.total_epochs, progress.progress_percent) == (3, 10, 33.0)
+
+
+def test_params_become_plain(tell: Tell) -> None:
+    """Paths, numpy, NaN, sets and huge integers in params become what JSON can carry."""
+    told = tell(
+        params={
+            "path": Path("/data"),
+            "lr": np.float64(0.1),
+            "n": np.int32(3),
+            "nan": math.nan,
+            "huge": 2**70,
+            "nested": {1: [True, None, (2,)]},
+            "array": np.zeros(2),
+        }
+    )
+    assert told.bodies("metrics")[0].params == {
+        "path": "/data",
+        "lr": 0.1,
+        "n": 3,
+        "nan": "NaN",
+        "huge": str(2**70),
+        "nested": {"1": [True, None, [2]]},
+        "array": "[0. 0.]",
+    }
+
+
+def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path becomes absolute and has its size; a URI stays as it is; what is not there has none."""
+    monkeypatch.chdir(tmp_path)
+    Path("best.pt").write_bytes(b"12345")
+    told = tell()
+    told.run.checkpoint(Path("best.pt"), kind="best", epoch=1, metrics={"acc": 0.5})
+    told.run.checkpoint("s3://bucket/last.pt", step=7)
+    told.run.checkpoint("missing.pt")
+    best, last, missing = told.bodies("checkpoints")
+    assert (best.uri, best.size_bytes, best.is_best) == (str(tmp_path / "best.pt"), 5, True)
+    assert (last.uri, last.kind, last.size_bytes, last.step) == ("s3://bucket/last.pt", "last", None, 7)
+    assert missing.size_bytes is None
+    told.run.finish(timeout_s=0)
+    (completion,) = told.bodies("completions")
+    assert completion.best_checkpoint_path == str(tmp_path / "best.pt")
+    assert completion.last_checkpoint_path == str(tmp_path / "missing.pt")
+    assert (completion.best_epoch, completion.best_metrics) == (1, {"acc": 0.5})
+
+
+def test_the_completion_repeats_the_last_values(tell: Tell) -> None:
+    """Final metrics and epochs default to the last that were said."""
+    told = tell(rank=3)
+    told.run.metric(epoch=1, loss=0.5, accuracy=0.8)
+    told.run.metric(epoch=2, loss=0.4)
+    told.run.finish(timeout_s=0)
+    (completion,) = told.bodies("completions")
+    assert completion.final_metrics == {"loss": 0.4, "accuracy": 0.8}
+    assert (completion.total_epochs_completed, completion.rank, completion.status) == (2, 3, "completed")
+    assert completion.started_at <= completion.ts
+
+
+def quick() -> TrainerSettings:
+    """Return settings for a run that leaves its block at once, with nobody to send to."""
+    return TrainerSettings(redis_url="redis://127.0.0.1:1/0", timing=Timing(settle_s=0))
+
+
+@pytest.fixture
+def left_with(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Any]:
+    """Give the completion of a run whose block an exception leaves."""
+    monkeypatch.setattr("ingest.run.DEFAULT_TIMEOUT_S", 0.0)
+
+    def leave(error: BaseException) -> Any:
+        told = tell()
+        with pytest.raises(type(error)), told.run:
+            raise error
+        return told.bodies("completions")[0]
+
+    return leave
+
+
+def test_an_exception_is_a_failure_and_goes_on(left_with: Callable[[BaseException], Any]) -> None:
+    """The completion has message and traceback; the exception propagates."""
+    completion = left_with(RuntimeError("out of luck"))
+    assert (completion.status, completion.exit_code) == ("failed", None)
+    assert completion.error_message == "RuntimeError: out of luck"
+    assert completion.traceback.startswith("Traceback (most recent call last)")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "exit_code"),
+    [(None, "completed", 0), (0, "completed", 0), (3, "failed", 3), ("no data", "failed", 1)],
+)
+def test_sys_exit_has_a_code(
+    left_with: Callable[[BaseException], Any], code: Any, status: str, exit_code: int
+) -> None:
+    """SystemExit counts as Python counts it."""
+    completion = left_with(SystemExit(code))
+    assert (completion.status, completion.exit_code) == (status, exit_code)
+
+
+def test_ctrl_c_is_a_failure(left_with: Callable[[BaseException], Any]) -> None:
+    """KeyboardInterrupt fails the run."""
+    assert left_with(KeyboardInterrupt()).error_message == "KeyboardInterrupt"
+
+
+def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
+    """A second finish changes nothing; what is said later is left out with one warning."""
+    told = tell()
+    receipt = told.run.finish("failed", error="no data", timeout_s=0)
+    assert told.run.finish(timeout_s=0) is receipt
+    told.run.log("late")
+    told.run.log("later")
+    (completion,) = told.bodies("completions")
+    assert (completion.status, completion.error_message) == ("failed", "no data")
+    assert told.lines() == []
+    assert caplog.text.count("the run is finished") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"job_id": -1}, "job_id=-1 is not a whole number from 1 to"),
+        ({"job_id": "42"}, "job_id='42' is not"),
+        ({"job_id": True}, "job_id=True is not"),
+        ({"attempt": -1}, "attempt=-1 is not"),
+        ({"total_epochs": 1.5}, "total_epochs=1.5 is not"),
+        ({"params": [1]}, r"params=\[1\] is no mapping"),
+        ({"redis_url": "localhost"}, "redis_url='localhost' is not a Redis address"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, Any], sentence: str) -> None:
+    """An argument that cannot be right raises at once, with the value and what is allowed."""
+    with pytest.raises(ValueError, match=sentence):
+        Run(**{"job_id": 42, "settings": quick(), **arguments})
+
+
+def test_an_unknown_log_type_or_status_is_named(tell: Tell) -> None:
+    """Wrong words raise, with the words that are right."""
+    told = tell()
+    with pytest.raises(ValueError, match="log_type='both' is not a log type: say 'stdout' or 'stderr'"):
+        told.run.log("a", log_type="both")
+    with pytest.raises(ValueError, match="status='done' is not a way to end"):
+        told.run.finish("done")
+    with pytest.raises(ValueError, match="kind='' is no kind"):
+        told.run.checkpoint("a.pt", kind="")
+
+
+def test_the_job_id_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """from_env takes the job id from its variable, and names it when it is not there."""
+    monkeypatch.delenv("TRAINWIRE_JOB_ID", raising=False)
+    with pytest.raises(ValueError, match="TRAINWIRE_JOB_ID is not set"):
+        Run.from_env()
+    monkeypatch.setenv("TRAINWIRE_JOB_ID", "7")
+    run = Run.from_env(name="n", rank=2, redis_url="redis://127.0.0.1:1/0")
+    assert (run.job_id, run.rank, run.source[:2]) == (7, 2, "2-")
+    run.finish(timeout_s=0)
+
+
+def test_a_signal_handler_may_log(tell: Tell) -> None:
+    """A handler that logs while the interrupted code logs does not hang."""
+    told = tell()
+    before = signal.signal(signal.SIGALRM, lambda *_: told.run.log("from the handler"))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        for _ in range(20_000):
+            told.run.log("x")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    lines = told.lines()
+    assert lines.count("x") == 20_000
+    assert "from the handler" in lines

@@ -1,0 +1,78 @@
+"""What the environment may say."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingest import TrainerSettings
+from ingest.settings import checked_redis_url, shown_host
+
+
+def test_an_empty_environment_has_defaults() -> None:
+    """Without variables the run goes to the local Redis and says no attempt."""
+    settings = TrainerSettings.from_env({"TRAINWIRE_JOB_ID": ""})
+    assert settings.redis_url == "redis://localhost:6379/0"
+    assert (settings.job_id, settings.attempt, settings.rank) == (None, 0, None)
+    assert settings.buffer_bytes == 256 * 1024 * 1024
+    assert not settings.is_captured
+
+
+def test_everything_can_be_said() -> None:
+    """Every variable is read with its type."""
+    settings = TrainerSettings.from_env(
+        {
+            "REDIS_URL": "rediss://:secret@host:6380/1",
+            "TRAINWIRE_JOB_ID": "42",
+            "TRAINWIRE_ATTEMPT": "3",
+            "RANK": "7",
+            "TRAINWIRE_FLUSH_INTERVAL_S": "0.2",
+            "TRAINWIRE_BUFFER_BYTES": "1000000",
+            "TRAINWIRE_CAPTURED": "1",
+        }
+    )
+    assert (settings.job_id, settings.attempt, settings.rank) == (42, 3, 7)
+    assert (settings.timing.flush_interval_s, settings.buffer_bytes) == (0.2, 1_000_000)
+    assert settings.is_captured
+    assert "secret" not in repr(settings)
+
+
+def test_our_rank_goes_before_the_common_one() -> None:
+    """TRAINWIRE_RANK wins over RANK."""
+    assert TrainerSettings.from_env({"RANK": "7", "TRAINWIRE_RANK": "0"}).rank == 0
+
+
+@pytest.mark.parametrize("rank", ["x", "1.5", "-1", "", str(2**40)])
+def test_a_rank_of_others_is_ignored(rank: str) -> None:
+    """RANK belongs to everybody: where it is no rank, there is none."""
+    assert TrainerSettings.from_env({"RANK": rank}).rank is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRAINWIRE_JOB_ID", "abc"),
+        ("TRAINWIRE_JOB_ID", "0"),
+        ("TRAINWIRE_JOB_ID", str(2**63)),
+        ("TRAINWIRE_ATTEMPT", "-1"),
+        ("TRAINWIRE_RANK", "1.5"),
+        ("TRAINWIRE_FLUSH_INTERVAL_S", "0"),
+        ("TRAINWIRE_FLUSH_INTERVAL_S", "nan"),
+        ("TRAINWIRE_SETTLE_S", "-1"),
+        ("TRAINWIRE_BUFFER_BYTES", "12"),
+        ("REDIS_URL", "http://host/0"),
+        ("REDIS_URL", "redis://host:port/0"),
+        ("REDIS_URL", "redis://host/zero"),
+    ],
+)
+def test_a_wrong_value_is_named(name: str, value: str) -> None:
+    """The error names the variable and its value."""
+    with pytest.raises(ValueError, match=f"^{name}='?{value}'? is not"):
+        TrainerSettings.from_env({name: value})
+
+
+def test_a_password_is_never_shown() -> None:
+    """Neither an error nor a host in a warning shows user or password."""
+    with pytest.raises(ValueError, match="host") as caught:
+        checked_redis_url("amqp://me:secret@host/0")
+    assert "secret" not in str(caught.value)
+    assert shown_host("redis://me:secret@host/0") == "host:6379"

@@ -1,0 +1,115 @@
+"""The wire messages: what is encoded is decoded, and what cannot be is named."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.messages import (
+    COMPRESS_OVER_BYTES,
+    MAX_ID,
+    NON_FINITE_NAMES,
+    Body,
+    Envelope,
+    InvalidMessage,
+    Logs,
+    Message,
+    Metrics,
+    Point,
+    body_from_object,
+    decode_body,
+    encode_entry,
+    open_envelope,
+    shown_float,
+)
+from schemas.routes import Kind, shard_of, stream_key
+from tests.factories import NOW_NS
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+LINES = st.lists(TEXT, max_size=200)
+
+
+def over_the_wire(kind: Kind, body: Body) -> Body:
+    """Encode as a trainer does, and decode what Redis would give back."""
+    entry = encode_entry(Message(kind, 42, 1, "0-test", 7, body))
+    raw = {
+        name.encode(): value if isinstance(value, bytes) else str(value).encode() for name, value in entry.items()
+    }
+    envelope = open_envelope(raw)
+    assert (envelope.job_id, envelope.attempt, envelope.source, envelope.seq) == (42, 1, "0-test", 7)
+    return decode_body(kind, envelope)
+
+
+@given(LINES)
+def test_lines_survive_the_wire(lines: list[str]) -> None:
+    """Any Unicode text comes out as it went in, compressed or not."""
+    body = Logs(log_type="stderr", lines=lines, ts=[NOW_NS] * len(lines))
+    assert over_the_wire("logs", body) == body
+
+
+def test_large_bodies_are_compressed() -> None:
+    """A body over the limit travels as zstd, a small one as it is."""
+    small = Message("logs", 1, 1, "s", 1, Logs(log_type="stdout", lines=["x"], ts=[1]))
+    large = Message("logs", 1, 1, "s", 1, Logs(log_type="stdout", lines=["x" * COMPRESS_OVER_BYTES], ts=[1]))
+    assert encode_entry(small)["enc"] == "msgpack"
+    assert encode_entry(large)["enc"] == "msgpack+zstd"
+
+
+def test_numbers_survive_the_wire() -> None:
+    """NaN and the infinities are legal values in msgpack."""
+    body = Metrics(points=[Point(ts=1, values={"a": math.nan, "b": math.inf, "c": -0.0})])
+    came = over_the_wire("metrics", body)
+    assert isinstance(came, Metrics)
+    values = came.points[0].values
+    assert math.isnan(values["a"])
+    assert values["b"] == math.inf
+    assert math.copysign(1, values["c"]) == -1
+
+
+@pytest.mark.parametrize("place", ["values", "metrics", "final_metrics"])
+def test_json_says_non_finite_numbers_by_name(place: str) -> None:
+    """In every map of numbers of a JSON body the three names are numbers."""
+    numbers = {name: name for name in NON_FINITE_NAMES}
+    made: dict[str, tuple[Kind, dict[str, Any]]] = {
+        "values": ("metrics", {"points": [{"ts": 1, "values": numbers}]}),
+        "metrics": ("checkpoints", {"ts": 1, "kind": "best", "uri": "u", "metrics": numbers}),
+        "final_metrics": ("completions", {"ts": 1, "status": "failed", "final_metrics": numbers}),
+    }
+    kind, plain = made[place]
+    body = decode_body(kind, Envelope(1, 1, "s", 1, "json", msgspec.json.encode(plain)))
+    found = msgspec.to_builtins(body)
+    read = (found["points"][0] if place == "values" else found)[place]
+    assert math.isnan(read["NaN"])
+    assert (read["Infinity"], read["-Infinity"]) == (math.inf, -math.inf)
+
+
+@given(st.floats())
+def test_a_shown_number_is_read_back(value: float) -> None:
+    """What a JSONB column or a JSON answer shows of a number is that number."""
+    body = body_from_object("metrics", {"points": [{"ts": 1, "values": {"x": shown_float(value)}}]})
+    assert isinstance(body, Metrics)
+    read = body.points[0].values["x"]
+    assert read == value or (math.isnan(read) and math.isnan(value))
+
+
+def test_fields_from_the_future_are_ignored() -> None:
+    """A body with fields that this version does not know is read without them."""
+    body = body_from_object("logs", {"log_type": "stdout", "lines": ["a"], "ts": [1], "colour": "red"})
+    assert body == Logs(log_type="stdout", lines=["a"], ts=[1])
+
+
+def test_what_msgpack_cannot_say_is_named() -> None:
+    """A lone surrogate is an InvalidMessage that names kind and job, not a UnicodeError from below."""
+    with pytest.raises(InvalidMessage, match="logs of job 5"):
+        encode_entry(Message("logs", 5, 1, "s", 1, Logs(log_type="stdout", lines=["\ud800"], ts=[1])))
+
+
+def test_a_job_has_one_shard() -> None:
+    """The shard is the job id modulo their number; the stream's name has it in braces."""
+    assert shard_of(MAX_ID, 4) == MAX_ID % 4
+    assert stream_key("logs", shard_of(42, 4)) == "ingest:{2}:logs"

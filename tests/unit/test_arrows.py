@@ -1,0 +1,84 @@
+"""Which folder may import which: the direction of the data, held by reading the imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("schemas", "ingest", "workers", "trainwire")
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "ingest": {"ingest", "schemas"},
+    "workers": {"workers", "schemas"},
+    "trainwire": set(FOLDERS),
+}
+CELERY_SHELL = {"app", "tasks", "watchdog", "schedule", "__main__"}
+"""The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
+
+LAYERS = [
+    {"__main__"},
+    {"watchdog"},
+    {"tasks"},
+    {"app"},
+    {"schedule"},
+    {"sweep", "dead_letters", "notify", "deliver"},
+    {"drain"},
+    {"batch", "items"},
+    {"store", "streams", "changes", "cursors", "loki"},
+    {"loki_lines"},
+    {"sinks", "base"},
+    {"jobs"},
+    {"rows", "resources"},
+    {"positions", "decoding", "errors", "settings", "logs", "backoff"},
+]
+"""`workers` from the outside in: a module imports only from layers below its own."""
+
+MODULES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full name of everything a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where an arrow leads"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_folders_import_only_what_lies_before_them(path: Path) -> None:
+    """`schemas` imports nobody; `ingest` and `workers` only `schemas`; `trainwire` all."""
+    folder = path.relative_to(ROOT).parts[0]
+    ours = {name.split(".")[0] for name in imported(path)} & set(FOLDERS)
+    assert ours <= MAY_IMPORT[folder]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workers").glob("*.py")), ids=lambda path: path.stem)
+def test_only_the_shell_knows_celery(path: Path) -> None:
+    """The pipeline is plain Python that a test can call without Celery."""
+    knows = any(name.split(".")[0] in {"celery", "kombu", "billiard"} for name in imported(path))
+    assert not knows or path.stem in CELERY_SHELL
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workers").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_workers_import_downwards(path: Path) -> None:
+    """Inside `workers` the arrows go from the shell to the store, and never back."""
+    height = next(index for index, layer in enumerate(LAYERS) if path.stem in layer)
+    below = set[str]().union(*LAYERS[height + 1 :])
+    ours = {name.split(".")[1] for name in imported(path) if name.startswith("workers.")}
+    siblings = {
+        name.split(".")[-1] for name in imported(path) if name.startswith("workers.") and name.count(".") == 1
+    }
+    assert (ours | siblings) <= below
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ingest").rglob("*.py")), ids=lambda path: path.stem)
+def test_a_trainer_gets_no_server_packages(path: Path) -> None:
+    """`ingest` never names the tables or a package of the worker side."""
+    forbidden = ("schemas.tables", "schemas.migrations", "sqlalchemy", "celery", "pydantic", "mlflow", "alembic")
+    assert not [name for name in imported(path) if name.startswith(forbidden)]

@@ -1,0 +1,48 @@
+"""The documents: what they name exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ingest import settings as ingest_settings
+from workers.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link of a document is a file or folder."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_tests_exist(document: Path) -> None:
+    """A document that calls a test as its witness names one that is there."""
+    for name in re.findall(r"`(test_\w+)`", document.read_text()):
+        assert f"def {name}(" in TESTS, name
+    for path in re.findall(r"`(tests/[\w/.]+)`", document.read_text()):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_setting_is_documented() -> None:
+    """Each environment variable of workers and trainers has its line in docs/settings.md, and no other has."""
+    documented = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "docs" / "settings.md").read_text()))
+    workers = {name.upper() for name in Settings.model_fields}
+    source = Path(str(ingest_settings.__file__)).read_text()
+    trainers = set(re.findall(r'"((?:TRAINWIRE|REDIS|RANK)[A-Z_]*)"', source))
+    others = {"TRAINWIRE_DATA_DIR"}
+    assert workers | trainers | others == documented
+
+
+def test_every_make_target_of_the_documents_exists() -> None:
+    """`make something` in a document is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for document in DOCUMENTS:
+        assert set(re.findall(r"(?:`|^)make ([a-z]+)", document.read_text(), flags=re.MULTILINE)) <= targets

@@ -1,0 +1,87 @@
+"""The command line as a whole: what is missing is said, and only what is needed is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from trainwire.__main__ import main
+from trainwire.application import COMMANDS
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def _without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return _python(
+        f"import sys; sys.modules[{package!r}] = None; sys.argv = ['trainwire', *{list(arguments)!r}]; "
+        "from trainwire.__main__ import main; main()"
+    )
+
+
+def test_without_typer_the_sentence_names_the_extra() -> None:
+    """A trainer's small installation has no command line, and is told what to do."""
+    done = _without("typer", "jobs")
+    assert done.returncode == 2
+    assert done.stderr == (
+        'trainwire: typer is not installed: pip install "trainwire[worker]", or use `python -m ingest`\n'
+    )
+
+
+def test_without_a_database_driver_the_help_still_works() -> None:
+    """A command whose packages are missing says so; the others stay."""
+    assert "Not installed" in _without("sqlalchemy", "--help").stdout
+    done = _without("sqlalchemy", "status", "1", "--json")
+    assert done.returncode == 2
+    assert done.stderr == 'trainwire: sqlalchemy is not installed: pip install "trainwire[worker]"\n'
+
+
+def test_run_imports_nothing_of_the_database() -> None:
+    """`trainwire run` sits beside a training, so it loads neither SQLAlchemy nor Celery."""
+    done = _python(
+        "import sys; from trainwire.application import build; build(['run']); "
+        "print([name for name in ('sqlalchemy', 'celery', 'psycopg', 'psutil') if name in sys.modules])"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("package", ["typer", "sqlalchemy"])
+def test_ctrl_c_during_the_imports_is_quiet(package: str) -> None:
+    """The first second of `trainwire up` is imports; who stops it there sees no traceback."""
+    done = _python(
+        f"""
+import sys
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == {package!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["trainwire", "up"]
+from trainwire.__main__ import main
+main()
+"""
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`trainwire --version` needs no command and exits 0."""
+    monkeypatch.setattr(sys, "argv", ["trainwire", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    assert capsys.readouterr() == (f"trainwire {importlib.metadata.version('trainwire')}\n", "")
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """`trainwire --help` lists all commands."""
+    monkeypatch.setattr(sys, "argv", ["trainwire", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if name not in shown] == []

@@ -1,0 +1,118 @@
+"""The comparison of Loki with Postgres: every way in which they can differ has a name and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.factories import NOW_NS
+from trainwire.verification import Comparison, compare, ranges_of
+from workers.sinks.base import LogRow
+from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
+from workers.sinks.loki_query import LokiLine
+
+
+def _row(seq: int, content: str = "line", **more: object) -> LogRow:
+    row = LogRow(seq, 1, None, "0-ab12cd34", "stdout", None, NOW_NS + seq, content)
+    return replace(row, **more)  # type: ignore[arg-type]
+
+
+def _in_loki(*rows: LogRow) -> list[LokiLine]:
+    labels = {"job": "training", "job_id": "42", "detected_level": "unknown"}
+    return [
+        LokiLine(int(ts_ns), text, tuple({**labels, "log_type": row.log_type, **metadata}.items()))
+        for row in rows
+        for ts_ns, text, metadata in entries_of(row)
+    ]
+
+
+def _compared(
+    rows: Iterable[LogRow], lines: Iterable[LokiLine], confirmed_seq: int = 99, dead: Collection[int] = ()
+) -> Comparison:
+    return compare(rows, lines, confirmed_seq=confirmed_seq, dead_lettered=dead)
+
+
+ROWS = [_row(seq) for seq in range(1, 11)]
+
+
+def test_the_same_is_verified() -> None:
+    """Every row is in Loki, dead-lettered or waiting: verified, with the sum in one line."""
+    found = _compared(ROWS, _in_loki(*ROWS[:6]), confirmed_seq=8, dead={7, 8})
+    assert found.is_verified
+    assert found.line == (
+        "verified: 10 lines in Postgres = 6 in Loki + 2 dead-lettered + 2 waiting; 0 missing, 0 twice, 0 different"
+    )
+    assert found.differences == []
+
+
+def test_missing_lines_are_named_as_ranges() -> None:
+    """What the cursor has passed and Loki does not have is missing."""
+    found = _compared(ROWS, _in_loki(ROWS[0], *ROWS[3:6]), confirmed_seq=9)
+    assert not found.is_verified
+    assert found.line == (
+        "differs: 10 lines in Postgres ≠ 4 in Loki + 0 dead-lettered + 1 waiting; 5 missing, 0 twice, 0 different"
+    )
+    assert found.differences == ["missing in Loki: 2-3, 7-9"]
+
+
+def test_a_line_under_two_streams_is_twice() -> None:
+    """Loki keeps both copies of a line that was sent again under another label."""
+    found = _compared(ROWS, _in_loki(*ROWS, ROWS[4], ROWS[5]))
+    assert (found.in_loki, found.missing) == (10, ())
+    assert found.differences == ["twice in Loki: 5-6"]
+
+
+def test_another_text_time_or_output_is_different() -> None:
+    """The same number with anything else but the row's line is named."""
+    changed = [_row(1, "LINE"), _row(2, ts_ns=NOW_NS), _row(3, log_type="stderr")]
+    found = _compared(ROWS, _in_loki(*changed, *ROWS[3:]))
+    assert found.differences == ["different in Loki: 1-3"]
+    assert (found.in_loki, found.missing) == (10, ())
+
+
+def test_what_postgres_does_not_have_is_named() -> None:
+    """Numbers that Postgres does not have, and lines without a number, come from somebody else."""
+    lines = [*_in_loki(*ROWS, _row(12), _row(13)), LokiLine(NOW_NS, "theirs", (("seq", "x"),))]
+    found = _compared(ROWS, lines)
+    assert found.line.startswith("differs: 10 lines in Postgres = 10 in Loki")
+    assert found.line.endswith("0 different, 3 not in Postgres")
+    assert found.differences == ["in Loki, not in Postgres: 12-13", "in Loki without a number: 1"]
+
+
+def test_the_parts_of_a_long_line_are_one_line() -> None:
+    """A split line is there when all its parts are, in whatever order they come."""
+    long = _row(2, "x" * MAX_LINE_BYTES * 2 + "end")
+    rows = [_row(1), long, _row(3)]
+    lines = _in_loki(*rows)
+    assert len(lines) == 5
+    assert _compared(rows, lines[::-1]).is_verified
+    assert _compared(rows, lines[:3] + lines[4:]).differences == ["missing in Loki: 2"]
+    assert _compared(rows, [*lines, lines[2]]).differences == ["twice in Loki: 2"]
+    changed = replace(lines[2], line="y")
+    assert _compared(rows, [*lines[:2], changed, *lines[3:]]).differences == ["different in Loki: 2"]
+    surplus = replace(lines[0], labels=(("seq", "1"), ("part", "2/2"), ("log_type", "stdout")))
+    assert _compared(rows, [*lines, surplus]).differences == ["different in Loki: 1"]
+
+
+def test_a_stored_dead_letter_is_in_loki() -> None:
+    """A letter that stayed behind when its row was sent again is no reason to count the row twice."""
+    found = _compared(ROWS, _in_loki(*ROWS), dead={3})
+    assert (found.in_loki, found.dead_lettered, found.is_verified) == (10, 0, True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30), st.integers(0, 30), st.randoms())
+def test_every_row_is_counted_once(copies: list[tuple[int, bool]], confirmed_seq: int, random: Random) -> None:
+    """Whatever Loki has, in Loki + dead-lettered + waiting + missing is what Postgres has."""
+    rows = [_row(seq * 2) for seq in range(1, len(copies) + 1)]
+    lines = [line for row, (times, _) in zip(rows, copies, strict=True) for line in _in_loki(*[row] * times)]
+    random.shuffle(lines)
+    dead = {row.seq for row, (_, is_dead) in zip(rows, copies, strict=True) if is_dead}
+    found = _compared(rows, lines, confirmed_seq, dead)
+    missing = sum(last - first + 1 for first, last in found.missing)
+    assert found.in_postgres == found.in_loki + found.dead_lettered + found.waiting + missing
+    twice = [row.seq for row, (times, _) in zip(rows, copies, strict=True) if times > 1]
+    assert (found.twice, found.different, found.unknown) == (ranges_of(twice), (), ())

@@ -1,0 +1,118 @@
+"""The fold from messages to the state of a job."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.messages import Body, Message, Metrics, Progress
+from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
+from workers.jobs import JobState, to_datetime
+
+
+def folded(*bodies: Body, attempt: int = 1) -> JobState:
+    """Return a new job after these messages of one attempt."""
+    job = JobState(1)
+    for body in bodies:
+        job.fold(body, attempt)
+    return job
+
+
+def progress(**fields: object) -> Metrics:
+    """A message that only says how far the job is."""
+    return Metrics(ts=NOW_NS, progress=Progress(**fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "exit_code"),
+    [
+        (completion("completed"), "completed", None),
+        (completion("failed"), "failed", None),
+        (completion("completed", exit_code=3), "failed", 3),
+        (completion("failed", exit_code=0), "completed", 0),
+    ],
+)
+def test_the_status_follows_the_exit_code(said: Body, status: str, exit_code: int | None) -> None:
+    """With an exit code, 0 is completed and anything else failed; without one the word counts."""
+    job = folded(logs("a"), said)
+    assert (job.status, job.exit_code) == (status, exit_code)
+
+
+def test_a_late_message_does_not_reopen_a_finished_attempt() -> None:
+    """Progress that arrives after the completion is taken in, the status stays."""
+    job = folded(completion(), progress(status="running", current_epoch=3, total_epochs=4))
+    assert (job.status, job.current_epoch, job.progress_percent) == ("completed", 3, 75.0)
+
+
+def test_a_new_attempt_reopens_the_job() -> None:
+    """A message of the next attempt makes the job running again, without the end of the one before."""
+    job = folded(progress(current_epoch=5), completion("failed", error_message="boom", exit_code=1))
+    job.fold(logs("again", ts=NOW_NS + 9 * SECOND_NS), 2)
+    assert (job.status, job.attempt, job.completed_at, job.error_message) == ("running", 2, None, None)
+    assert (job.exit_code, job.current_epoch) == (None, None)
+    assert job.started_at == to_datetime(NOW_NS + 9 * SECOND_NS)
+
+
+def test_an_earlier_attempt_says_nothing_about_the_present_one() -> None:
+    """The completion of attempt 1 that arrives during attempt 2 changes nothing."""
+    job = folded(logs("a"), attempt=2)
+    job.fold(completion("failed", exit_code=9), 1)
+    assert (job.status, job.attempt, job.exit_code) == ("running", 2, None)
+
+
+def test_an_exit_code_outranks_a_word() -> None:
+    """The script says failed, its launcher saw exit code 0: completed, in either order; and the reverse."""
+    word, code = completion("failed", error_message="caught"), completion("completed", exit_code=0)
+    assert folded(word, code).status == folded(code, word).status == "completed"
+    word, code = completion("completed"), completion("failed", exit_code=3, error_message="exit code 3")
+    assert folded(word, code).status == folded(code, word).status == "failed"
+    assert folded(code, word).exit_code == 3
+
+
+def test_the_words_of_who_knew_why_are_kept() -> None:
+    """Of two failures of one attempt, the message that came with a traceback is the one to show."""
+    inner = completion("failed", error_message="ValueError: no data", traceback="Traceback ...")
+    outer = completion("failed", exit_code=1, error_message="exit code 1")
+    assert folded(inner, outer).error_message == folded(outer, inner).error_message == "ValueError: no data"
+
+
+def test_one_rank_of_many_does_not_complete_the_job() -> None:
+    """Rank 3's success is not the job's; rank 3's failure is."""
+    assert folded(logs("a"), completion(rank=3)).status == "running"
+    assert folded(logs("a"), completion("failed", rank=3)).status == "failed"
+    assert folded(logs("a"), completion(rank=0)).status == "completed"
+
+
+def test_zero_is_a_value() -> None:
+    """0.0 as accuracy and 0 as epoch are kept, not taken for missing."""
+    job = folded(progress(current_epoch=0, total_epochs=10), completion(final_metrics={"acc": 0.0}, best_epoch=0))
+    assert (job.current_epoch, job.progress_percent, job.final_accuracy, job.best_epoch) == (0, 0.0, 0.0, 0)
+
+
+def test_checkpoints_move_their_paths() -> None:
+    """A best one moves the best path, a last one the last, one that is both moves both."""
+    job = folded(checkpoint("a"), checkpoint("b", kind="last"), checkpoint("c", kind="epoch", is_best=True))
+    assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("c", "c")
+    assert folded(checkpoint("a"), checkpoint("b", kind="last")).best_checkpoint_path == "a"
+
+
+def test_a_source_that_does_not_say_its_attempt() -> None:
+    """It keeps what it got, joins the attempt that was running when it began, or opens the next."""
+    job = folded(logs("a"))
+
+    def attempt_of(body: Body, known: int | None = None) -> int:
+        return job.attempt_of(Message("logs", 1, 0, "0-x", 1, body), known)
+
+    assert attempt_of(logs("b")) == 1
+    job.fold(completion(ts=NOW_NS + 5 * SECOND_NS), 1)
+    assert attempt_of(logs("late rank", ts=NOW_NS + 4 * SECOND_NS)) == 1
+    assert attempt_of(logs("new run", ts=NOW_NS + 6 * SECOND_NS)) == 2
+    assert attempt_of(logs("new run", ts=NOW_NS + 6 * SECOND_NS), known=1) == 1
+    launcher = completion(ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS, exit_code=0)
+    assert attempt_of(launcher) == 1
+    assert job.attempt_of(Message("logs", 1, 7, "0-x", 1, logs("said")), 1) == 7
+
+
+def test_name_params_and_links_are_kept_until_said_anew() -> None:
+    """What one message says of the run stays when the next says nothing."""
+    job = folded(Metrics(name="digits", params={"lr": 1}, mlflow_run_id="r1", ts=NOW_NS), metrics(loss=1.0))
+    assert (job.name, job.params, job.mlflow_run_id) == ("digits", {"lr": 1}, "r1")

@@ -1,0 +1,44 @@
+"""Positions: what has arrived and what is missing, against a plain set."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.positions import Position
+
+SEQS = st.lists(st.integers(1, 40), max_size=80)
+
+
+@given(SEQS)
+def test_a_position_is_a_set_of_numbers(seqs: list[int]) -> None:
+    """Whatever arrives in whatever order: new exactly once, and the rest of the ledger follows from the set."""
+    position, seen = Position(), set[int]()
+    for seq in seqs:
+        assert position.accept(seq) is (seq not in seen)
+        seen.add(seq)
+    missing = {number for first, last in position.missing for number in range(first, last + 1)}
+    assert missing == set(range(1, max(seen, default=0) + 1)) - seen
+    assert position.received == len(seen)
+    assert position.contiguous == next(number for number in range(42) if number + 1 not in seen)
+    assert position.missing == sorted(position.missing)
+
+
+@given(SEQS, st.integers(1, 40))
+def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
+    """A number that was taken back is missing, and new when it arrives."""
+    position = Position()
+    for seq in [*seqs, again]:
+        position.accept(seq)
+    position.reopen(again)
+    assert position.contiguous < again
+    assert position.accept(again)
+    assert not position.accept(again)
+
+
+def test_ranges_are_said_as_trainers_read_them() -> None:
+    """Missing ranges are first-last, separated by commas."""
+    position = Position()
+    for seq in (1, 5, 7):
+        position.accept(seq)
+    assert position.missing_text() == "2-4,6-6"

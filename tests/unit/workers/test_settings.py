@@ -1,0 +1,53 @@
+"""The workers' settings: wrong ones are named, secrets are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.settings import WrongSettings, load_settings
+
+GOOD = {"database_url": "postgresql://u:hush@h/db", "redis_url": "redis://:hush@h:6379/0"}
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "REDIS_URL", "INGEST_SHARDS", "DRAIN_SLICE_S"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_missing_variables_are_named_with_the_remedy() -> None:
+    """Without any setting the error names both variables and the command that gives them."""
+    with pytest.raises(
+        WrongSettings, match=r"DATABASE_URL is not set: run `trainwire up`.*\nREDIS_URL is not set"
+    ):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("INGEST_SHARDS", "0", "INGEST_SHARDS Input should be greater than or equal to 1 (it is '0')"),
+        ("DRAIN_SLICE_S", "soon", "DRAIN_SLICE_S Input should be a valid number"),
+        ("DATABASE_URL", "mysql://u:hush@h/db", "DATABASE_URL starts with mysql://"),
+        ("DATABASE_URL", "hush", "DATABASE_URL is not a URL like postgresql://"),
+        ("REDIS_URL", "http://:hush@h", "REDIS_URL is not a URL like redis://"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_is_allowed(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sentence names variable and rule, and never repeats a URL, which may hold a password."""
+    for key, good in GOOD.items():
+        monkeypatch.setenv(key.upper(), good)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(WrongSettings) as caught:
+        load_settings()
+    assert said in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_secrets_are_masked() -> None:
+    """The settings can be logged: passwords are not in their text."""
+    settings = load_settings(**GOOD)
+    assert "hush" not in f"{settings!r} {settings} {settings.model_dump()}"
+    assert settings.sqlalchemy_url().drivername == "postgresql+psycopg"

@@ -1,0 +1,48 @@
+"""The `trainwire` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from trainwire.errors import KILLED_BY_CTRL_C, Problem
+
+EXIT_PROBLEM = 1
+EXIT_NOT_INSTALLED = 2
+
+
+def main() -> None:
+    """Run the command line; a known problem is one sentence on stderr, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character shows a question mark instead of ending the command.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # Most of the first second is imports, and nobody there catches a ctrl-C.
+        sys.exit(KILLED_BY_CTRL_C)
+
+
+def _run() -> None:
+    try:
+        from trainwire.application import NotInstalled, build  # noqa: PLC0415 - typer comes with an extra
+    except ModuleNotFoundError as exc:
+        _exit(
+            f'{exc.name} is not installed: pip install "trainwire[worker]", or use `python -m ingest`',
+            EXIT_NOT_INSTALLED,
+        )
+    try:
+        build(sys.argv[1:])(prog_name="trainwire")
+    except NotInstalled as exc:
+        _exit(str(exc), EXIT_NOT_INSTALLED)
+    except Problem as exc:
+        _exit(str(exc), EXIT_PROBLEM)
+
+
+def _exit(sentence: str, code: int) -> NoReturn:
+    sys.stderr.write(f"trainwire: {sentence}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`trainwire deliveries` and `trainwire replay`: what the other stores have, and sending it again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from schemas.messages import MAX_ID
+from trainwire.commands.jobs import known_job
+from trainwire.commands.options import AsJson, DataDir, JobId, Sink, plain, servers, write_json
+from trainwire.database import reading, writing
+from trainwire.deliveries import SINKS, SinkReport, known_sink, sink_report
+from trainwire.delivery_words import counted, shown_age, shown_clock, shown_health, shown_totals
+from trainwire.errors import Problem
+from trainwire.resending import replay as send_again
+from trainwire.resending import retry_now
+from trainwire.terminal import cell, console, one_line, say, table
+
+COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
+
+app = typer.Typer(help="What the stores besides Postgres do not have yet, and whether they answer.")
+
+
+@app.callback(invoke_without_command=True)
+def deliveries(
+    context: typer.Context,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 50,
+    data_dir: DataDir = None,
+) -> None:
+    """Show how far each store besides Postgres is behind, the longest waiting job first."""
+    if context.invoked_subcommand is not None:
+        return
+    with reading(servers(data_dir)) as connection:
+        found = [sink_report(connection, sink, limit) for sink in SINKS]
+    if as_json:
+        write_json([_document(each) for each in found])
+        return
+    for each in found:
+        _show(each)
+
+
+@app.command()
+def retry(
+    sink: Annotated[str | None, typer.Option(metavar="SINK", help="Only this store: loki.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Try a store that does not answer now, not when its next attempt is due."""
+    names = SINKS if sink is None else (known_sink(sink),)
+    with writing(servers(data_dir)) as connection:
+        since = {name: retry_now(connection, name) for name in names}
+    for name, down_since in since.items():
+        if down_since is None:
+            say(f"{name} is not known to be down: there is nothing to try again")
+        else:
+            say(f"{name} does not answer since {shown_clock(down_since)}: the next attempt is now")
+
+
+def replay(
+    job_id: JobId,
+    sink: Sink,
+    from_seq: Annotated[
+        int, typer.Option("--from", metavar="SEQ", min=1, max=MAX_ID, help="The first row to send again.")
+    ] = 1,
+    data_dir: DataDir = None,
+) -> None:
+    """Send a job's rows to a store again, those that it had refused too; it keeps one of two that are the same."""
+    known_sink(sink)
+    with writing(servers(data_dir)) as connection:
+        last_seq = known_job(connection, job_id).last_log_seq
+        if from_seq > last_seq:
+            has = f"has the rows 1 to {last_seq}" if last_seq else "has no log rows yet"
+            raise Problem(f"job {job_id} {has}, and none from {from_seq} on: name a row that is there with --from")
+        sent = send_again(connection, sink, job_id, from_seq)
+    if not sent.rows:
+        say(f"nothing to send again: {sink} has none of the rows of job {job_id} from {from_seq} on yet")
+        return
+    refused = f", {sent.dead_letters:,} of them dead letters until now" if sent.dead_letters else ""
+    say(f"{counted(sent.rows, 'row')} of job {job_id}, from {from_seq} on, will be sent to {sink} again{refused}")
+
+
+def _document(found: SinkReport) -> dict[str, object]:
+    return {**plain(found.health), **plain(found.totals), "jobs": found.jobs}
+
+
+def _show(found: SinkReport) -> None:
+    say(f"{found.health.sink}: {one_line(shown_health(found.health))}")
+    if found.jobs:
+        shown = table(*COLUMNS, right=frozenset(COLUMNS[1:-1]))
+        for job in found.jobs:
+            numbers = (job.confirmed_seq, job.attempts, job.dead_lettered)
+            values = (
+                job.job_id,
+                f"{job.rows_behind:,}",
+                shown_age(job.oldest_age_s),
+                *(f"{n:,}" for n in numbers),
+            )
+            shown.add_row(*(cell(value) for value in values), cell(job.last_error))
+        console().print(shown)
+    more = found.totals.jobs_behind - len(found.jobs)
+    if more > 0:
+        say(f"and {counted(more, 'more job')} behind, {found.totals.rows_behind:,} rows in all: see --limit")
+    say(shown_totals(found.totals))

@@ -1,0 +1,47 @@
+"""The options that several commands share, and the way they print JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from schemas.messages import MAX_ID, shown_float
+from trainwire.locate import Address, locate
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder of the running stack to use, whatever the environment names."),
+]
+JobId = Annotated[int, typer.Argument(metavar="JOB", min=1, max=MAX_ID, help="The job's number.")]
+Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help="The store besides Postgres: loki.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def servers(data_dir: Path | None) -> Address:
+    """Return the servers this command uses."""
+    return locate(data_dir, os.environ)
+
+
+def write_json(document: object) -> None:
+    """Print one JSON document: ISO times, and NaN and the infinities by the names of the wire format."""
+    sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` built of what JSON has."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return shown_float(value) if isinstance(value, float) else value

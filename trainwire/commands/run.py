@@ -1,0 +1,61 @@
+"""`trainwire run`: any command as a training job."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from ingest.settings import DEFAULT_REDIS_URL, JOB_ID_VARIABLE, REDIS_URL_VARIABLE
+from schemas.messages import MAX_ATTEMPT, MAX_ID
+from trainwire.commands.options import DataDir
+from trainwire.errors import Problem
+from trainwire.locate import locate
+from trainwire.terminal import warn
+
+
+def run(
+    *,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run.")],
+    job_id: Annotated[
+        int, typer.Option("--job-id", envvar=JOB_ID_VARIABLE, min=1, max=MAX_ID, help="The job's number.")
+    ],
+    name: Annotated[str | None, typer.Option(help="What people call the job.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option(min=0, max=MAX_ATTEMPT, help="Which try this is; default: the next one.")
+    ] = None,
+    finish_timeout_s: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long the last messages may take at the end.")
+    ] = DEFAULT_FINISH_TIMEOUT_S,
+    data_dir: DataDir = None,
+) -> None:
+    """Run COMMAND: its stdout and stderr become log messages, its exit code the completion, and ours.
+
+    It needs Redis only, and runs the command whether or not there is one.
+    """
+    try:
+        code = launch(
+            command,
+            job_id=job_id,
+            name=name,
+            attempt=attempt,
+            redis_url=redis_url_or_fallback(data_dir),
+            finish_timeout_s=finish_timeout_s,
+        )
+    except ValueError as exc:
+        raise Problem(str(exc)) from exc
+    raise typer.Exit(code)
+
+
+def redis_url_or_fallback(data_dir: Path | None) -> str:
+    """Return the Redis to use; where none can be found, warn and name the usual one: training goes on."""
+    # The database is not needed, so one variable alone is enough.
+    named = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
+    try:
+        return named or locate(data_dir, os.environ).need_redis_url()
+    except Problem as exc:
+        warn(f"{exc}; running the command all the same, its messages wait for {DEFAULT_REDIS_URL}")
+        return DEFAULT_REDIS_URL

@@ -1,0 +1,93 @@
+"""`trainwire up`: the whole stack in the foreground."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from trainwire.database import settings_for
+from trainwire.errors import KILLED_BY_CTRL_C, Problem
+from trainwire.folders import chosen_data_dir, default_data_dir, hold
+from trainwire.stack import Stack, StackOptions
+from trainwire.terminal import say
+from workers.settings import Settings
+
+
+def up(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data; default: trainwire in ~/.local/share."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Processes of the worker; default: its own choice.")
+    ] = None,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
+) -> None:
+    """Run Postgres, Redis (Valkey), worker, beat and Flower until ctrl-C; the data stays.
+
+    DATABASE_URL or REDIS_URL in the environment: that server is used instead of the embedded one.
+    """
+    folder = chosen_data_dir(data_dir, os.environ) or default_data_dir(os.environ)
+    with hold(folder):
+        run_stack(Stack(StackOptions(folder, concurrency, not no_flower), os.environ, say), folder)
+
+
+def run_stack(stack: Stack, folder: Path) -> None:
+    """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it."""
+    _stop_on_signals(stack)
+    try:
+        stack.start()
+        if not stack.stop_requested:
+            _say_ready(stack, folder)
+        stack.watch()
+    except Problem:
+        # A part that was being waited for when the stop came is no failure.
+        if not stack.stop_requested:
+            raise
+    finally:
+        say("stopping (ctrl-C again kills)")
+        stack.stop()
+    say(f"stopped; the data is in {folder}")
+
+
+def _stop_on_signals(stack: Stack) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stack.stop_requested:
+            stack.kill()
+            os._exit(KILLED_BY_CTRL_C)
+        stack.request_stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # `nohup trainwire up` is meant to outlive its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
+
+
+def _say_ready(stack: Stack, folder: Path) -> None:
+    address = stack.address
+    shown = [_host_and_port("Postgres", address.database_url), _host_and_port("Redis", address.redis_url)]
+    if address.flower_url:
+        shown.append(f"Flower {address.flower_url}")
+    say(f"\ntrainwire is ready: {' · '.join(shown)}")
+    say(_log_rows(settings_for(address)))
+    say("In another terminal:")
+    say("  trainwire run --job-id 1 -- python train.py")
+    say("  trainwire status 1")
+    say("  trainwire logs 1 -f")
+    say(f"Data and logs: {folder}. Ctrl-C stops it.\n")
+
+
+def _log_rows(settings: Settings) -> str:
+    if not settings.loki_enabled:
+        return "Log rows end in Postgres (LOKI_ENABLED is false)"
+    return f"Log rows go to Loki at {settings.loki_url} (LOKI_ENABLED=false: they end in Postgres)"
+
+
+def _host_and_port(what: str, url: str | None) -> str:
+    # Only what follows the password.
+    return f"{what} {(url or '').rpartition('@')[2].rpartition('://')[2].split('/')[0]}"

@@ -1,0 +1,136 @@
+"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+State = Literal["so far", "complete", "incomplete"]
+SHOWN_RANGES: Final = 10
+SHOWN_SOURCES: Final = 5
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far one source has come with one kind: a row of source_positions."""
+
+    source: str
+    kind: str
+    attempt: int
+    last_seq: int
+    missing: tuple[tuple[int, int], ...] = ()
+    dead_lettered: int = 0
+    produced: int | None = None
+    dropped: int | None = None
+
+    @property
+    def made(self) -> int:
+        """How many messages the source has numbered, as far as is known."""
+        return max(self.produced or 0, self.last_seq)
+
+    @property
+    def gaps(self) -> tuple[tuple[int, int], ...]:
+        """The numbers that never arrived, as ranges, the end of the stream included."""
+        tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
+        return _joined(self.missing + tail)
+
+    @property
+    def ends_source(self) -> bool:
+        """Tell whether this row shows that the source's completion came."""
+        if self.produced is not None:
+            return True
+        return self.kind == "completions" and self.last_seq - _count(self.missing) > self.dead_lettered
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Where all messages of a job are; `open_sources` have not said yet how many they make."""
+
+    produced: int
+    stored: int
+    dead_lettered: int
+    missing: int
+    dropped: int
+    gaps: tuple[Position, ...]
+    open_sources: tuple[str, ...]
+    silent_sources: tuple[str, ...]
+    """Sources of an earlier attempt that ended without a completion: what they made beyond this is unknown."""
+
+    @property
+    def state(self) -> State:
+        """`so far` until all sources of the attempt have completed; then whether a message is missing."""
+        if self.open_sources or not self.produced:
+            return "so far"
+        return "incomplete" if self.missing else "complete"
+
+    @property
+    def line(self) -> str:
+        """The whole sum in one line, with the gaps by number."""
+        total = (
+            f"{self.produced:,} messages produced = {self.stored:,} stored + "
+            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self.dropped:,} dropped"
+        )
+        return f"{self._heading()}: {total}{self._named_gaps()}{self._named_silent()}"
+
+    def _heading(self) -> str:
+        lost = [("dead-lettered", self.dead_lettered), ("dropped", self.dropped)]
+        named = " and ".join(f"{count:,} {word}" for word, count in lost if count)
+        return f"complete but for {named}" if named and self.state == "complete" else self.state
+
+    def _named_gaps(self) -> str:
+        named = [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps]
+        return f"; missing: {_listed(named, '; ')}" if named else ""
+
+    def _named_silent(self) -> str:
+        if not self.silent_sources:
+            return ""
+        return f"; ended without a completion: {_listed(list(self.silent_sources), ', ')}"
+
+
+def assess(positions: Iterable[Position], attempt: int) -> Completeness:
+    """Add up the positions of a job that is in `attempt`."""
+    rows = sorted(positions, key=lambda row: (row.source, row.kind))
+    ended = {row.source for row in rows if row.ends_source}
+    quiet = {row.source: row.attempt for row in rows if row.source not in ended}
+    made = sum(row.made for row in rows)
+    missing = sum(_count(row.gaps) for row in rows)
+    dead_lettered = sum(row.dead_lettered for row in rows)
+    dropped = sum(row.dropped or 0 for row in rows)
+    return Completeness(
+        # What a trainer drops it drops before it is numbered, so it comes on top of the numbers.
+        produced=made + dropped,
+        stored=made - missing - dead_lettered,
+        dead_lettered=dead_lettered,
+        missing=missing,
+        dropped=dropped,
+        gaps=tuple(row for row in rows if row.gaps),
+        open_sources=tuple(source for source, of in quiet.items() if of >= attempt),
+        silent_sources=tuple(source for source, of in quiet.items() if of < attempt),
+    )
+
+
+def shown_ranges(ranges: tuple[tuple[int, int], ...]) -> str:
+    """Return ranges as people write them: `7, 9-12`."""
+    named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN_RANGES]]
+    more = len(ranges) - SHOWN_RANGES
+    return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _listed(named: list[str], separator: str) -> str:
+    more = len(named) - SHOWN_SOURCES
+    return separator.join(named[:SHOWN_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _count(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def _joined(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return tuple(joined)

@@ -1,0 +1,81 @@
+"""The connection that the commands read through, with its failures said in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ingest.settings import DEFAULT_REDIS_URL
+from schemas.migrations import WrongSchemaRevision, check_revision, upgrade
+from trainwire.errors import Problem
+from trainwire.locate import Address
+from workers.resources import open_engine
+from workers.settings import Settings, WrongSettings, load_settings
+
+
+def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
+    """Return the workers' settings for these servers; raise `Problem` where a URL is missing or wrong."""
+    # The settings ask for both servers; a command that only reads Postgres need not know the other.
+    redis_url = address.need_redis_url() if with_redis else address.redis_url or DEFAULT_REDIS_URL
+    try:
+        return load_settings(database_url=address.need_database_url(), redis_url=redis_url)
+    except WrongSettings as exc:
+        raise Problem(str(exc)) from exc
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Engine]:
+    """Give an engine; what the database refuses becomes a `Problem` that names the server, not the password."""
+    engine = open_engine(settings, name="trainwire-cli")
+    try:
+        yield engine
+    except DBAPIError as exc:
+        raise Problem(f"{_server(settings)}: {_sentence(exc)}") from exc
+    except SQLAlchemyError as exc:
+        raise Problem(f"{_server(settings)}: {type(exc).__name__}: {exc}") from exc
+    except WrongSchemaRevision as exc:
+        raise Problem(str(exc)) from exc
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def reading(address: Address) -> Iterator[Connection]:
+    """Give a connection to a database of our schema revision, each statement its own transaction."""
+    with open_database(settings_for(address)) as engine:
+        with engine.connect() as connection:
+            check_revision(connection)
+        # Autocommit: `logs -f` stays connected for hours and must not hold a snapshot for so long.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+
+
+@contextmanager
+def writing(address: Address) -> Iterator[Connection]:
+    """Give one transaction on a database of our schema revision."""
+    with open_database(settings_for(address)) as engine, engine.begin() as connection:
+        check_revision(connection)
+        yield connection
+
+
+def migrate(address: Address) -> None:
+    """Bring the database to the schema revision of this version."""
+    with open_database(settings_for(address)) as engine, engine.begin() as connection:
+        upgrade(connection)
+
+
+def _server(settings: Settings) -> str:
+    url = settings.sqlalchemy_url()
+    named = f"{url.host or 'localhost'}:{url.port or 5432}"
+    return f"Postgres at {named}, database {url.database!r}, user {url.username!r}"
+
+
+def _sentence(exc: DBAPIError) -> str:
+    lines = [line.strip() for line in str(exc.orig).splitlines() if line.strip()]
+    told = [line for line in lines if "failed:" in line or "FATAL" in line]
+    first = (told or lines or ["no answer"])[0]
+    # libpq repeats the address, which we have said; the server's own words come last.
+    return first.rpartition("failed: ")[2].removeprefix("FATAL:").strip()

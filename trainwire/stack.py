@@ -1,0 +1,179 @@
+"""The whole stack of one data folder: the servers, then the schema, then the processes that use them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from schemas.routes import BEAT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from trainwire.child import Child, stop_leftover
+from trainwire.database import migrate
+from trainwire.errors import PartFailed
+from trainwire.folders import publish, withdraw
+from trainwire.locate import Address
+from trainwire.postgres import EmbeddedPostgres
+from trainwire.remembered import usable_port
+from trainwire.supervisor import CommandPart, Say, Supervisor
+from trainwire.valkey import EmbeddedValkey
+
+WORKER_STOP_TIMEOUT_S: Final = 10.0
+FLOWER_READY_TIMEOUT_S: Final = 20.0
+FLOWER_STOP_TIMEOUT_S: Final = 2.0
+"""It only shows what others hold: killing it loses nothing."""
+LEFTOVER_TIMEOUT_S: Final = 15.0
+STOP_ORDER: Final = ("flower", "beat", "notifier", "deliverer", "worker", "valkey", "postgres")
+STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What a person chooses at `trainwire up`."""
+
+    data_dir: Path
+    concurrency: int | None = None
+    with_flower: bool = True
+
+
+class FlowerPart:
+    """Flower on 127.0.0.1; ready when its port answers."""
+
+    name: Final = "flower"
+
+    def __init__(self, data_dir: Path, env: Mapping[str, str]) -> None:
+        self.child = Child(self.name, data_dir, stop_timeout_s=FLOWER_STOP_TIMEOUT_S)
+        self.port = usable_port(data_dir, self.name)
+        self._env = env
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        self.child.start(workers_command("flower", "--port", str(self.port)), self._env)
+        self.child.wait_ready(self._is_listening, FLOWER_READY_TIMEOUT_S)
+
+    def _is_listening(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+class Stack:
+    """Everything that `trainwire up` runs; the caller holds the folder's lock."""
+
+    def __init__(self, options: StackOptions, environ: Mapping[str, str], say: Say) -> None:
+        self._options = options
+        self._environ = environ
+        self._say = say
+        self._supervisor = Supervisor(say)
+        self.address = Address(data_dir=options.data_dir)
+
+    def start(self) -> None:
+        """Start all parts and publish their addresses; raise `Problem` when one does not come up."""
+        self._stop_leftovers()
+        database_url, redis_url = self._start_postgres(), self._start_valkey()
+        self.address = Address(database_url, redis_url, None, self._options.data_dir)
+        if self._supervisor.stop_requested:
+            return
+        migrate(self.address)
+        self._say("postgres: tables are at the newest schema revision")
+        flower_url = self._start_workers(database_url, redis_url)
+        self.address = Address(database_url, redis_url, flower_url, self._options.data_dir)
+        self._publish()
+
+    def watch(self) -> None:
+        """Keep the parts alive until a stop is requested."""
+        self._supervisor.watch()
+
+    def request_stop(self) -> None:
+        """Make `start` and `watch` return soon; safe in a signal handler."""
+        self._supervisor.request_stop()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Tell whether somebody asked for the end."""
+        return self._supervisor.stop_requested
+
+    def stop(self) -> None:
+        """Stop all parts in reverse order, each within its own time."""
+        withdraw(self._options.data_dir, self._environ)
+        self._supervisor.stop()
+
+    def kill(self) -> None:
+        """SIGKILL all parts."""
+        self._supervisor.kill()
+
+    def _start_postgres(self) -> str:
+        if url := self._environ.get("DATABASE_URL"):
+            self._say("postgres: using the server that DATABASE_URL names")
+            return url
+        server = EmbeddedPostgres(self._options.data_dir)
+        self._supervisor.start(server)
+        return server.url
+
+    def _start_valkey(self) -> str:
+        if url := self._environ.get("REDIS_URL"):
+            self._say("valkey: using the server that REDIS_URL names")
+            return url
+        server = EmbeddedValkey(self._options.data_dir)
+        self._supervisor.start(server)
+        return server.url
+
+    def _start_workers(self, database_url: str, redis_url: str) -> str | None:
+        env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        chosen = self._options.concurrency
+        concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
+        ingest = ["--queues", STORE_QUEUES, *concurrency]
+        self._start_command("worker", workers_command("worker", *ingest), env)
+        # A slow Loki must never hold up the store, nor a long drain the announcements: each has a worker.
+        for name, queue in (("deliverer", DELIVER_QUEUE), ("notifier", NOTIFY_QUEUE)):
+            alone = ["--name", name, "--queues", queue, "--concurrency", "1"]
+            self._start_command(name, workers_command("worker", *alone), env)
+        self._start_command("beat", workers_command("beat"), env)
+        return self._start_flower(env) if self._options.with_flower else None
+
+    def _start_command(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
+        part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
+        self._supervisor.start(part)
+
+    def _start_flower(self, env: Mapping[str, str]) -> str:
+        part = FlowerPart(self._options.data_dir, env)
+        try:
+            self._supervisor.start(part)
+        except PartFailed as exc:
+            # It only shows; the pipeline runs without it, and the supervisor tries again.
+            self._say(f"flower: {exc}")
+        return part.url
+
+    def _stop_leftovers(self) -> None:
+        for name in STOP_ORDER:
+            how = signal.SIGINT if name == "postgres" else signal.SIGTERM
+            if stop_leftover(self._options.data_dir / "run" / f"{name}.json", how, LEFTOVER_TIMEOUT_S):
+                self._say(f"{name}: stopped one that a killed `trainwire up` had left")
+
+    def _publish(self) -> None:
+        address = self.address
+        urls = {
+            "database_url": address.database_url,
+            "redis_url": address.redis_url,
+            "flower_url": address.flower_url,
+        }
+        publish(self._options.data_dir, urls | {"pid": os.getpid()}, self._environ)
+
+
+def workers_command(*arguments: str) -> list[str]:
+    """Return the command of one of our processes.
+
+    `-P`: the current folder may hold a trainer's own package named `workers` or `schemas`.
+    """
+    return [sys.executable, "-P", "-m", "workers", *arguments]

@@ -1,0 +1,1 @@
+"""The Celery side: Redis streams into Postgres, one transaction at a time."""

@@ -1,0 +1,130 @@
+"""The processes of the Celery side: `python -m workers worker|beat|flower|sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+from redis.exceptions import OutOfMemoryError
+
+from schemas.migrations import WrongSchemaRevision, check_revision
+from schemas.routes import BEAT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE, SHARDS_KEY, echo_queue
+from workers.errors import Unavailable
+from workers.logs import configure_logging
+from workers.resources import Resources, process_resources
+from workers.settings import WrongSettings
+from workers.store import postgres_errors
+from workers.streams import redis_errors
+from workers.sweep import drain_everything
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = structlog.get_logger("workers")
+
+ALL_QUEUES = f"{INGEST_QUEUE},{BEAT_QUEUE},{DELIVER_QUEUE},{NOTIFY_QUEUE}"
+EXIT_NOT_READY = 78
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one process; return its exit code."""
+    options = _parser().parse_args(argv)
+    configure_logging()
+    try:
+        resources = process_resources()
+        log.info("process.starting", process=options.process, settings=resources.settings.model_dump(mode="json"))
+        if options.process in {"worker", "sweep"}:
+            _check_schema(resources)
+        return {"worker": _worker, "beat": _beat, "flower": _flower, "sweep": _sweep}[options.process](
+            resources, options
+        )
+    except (WrongSettings, WrongSchemaRevision, Unavailable) as exc:
+        print(f"trainwire {options.process}: {exc}", file=sys.stderr)  # noqa: T201 - said to the operator
+        return EXIT_NOT_READY
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    processes = parser.add_subparsers(dest="process", required=True)
+    worker = processes.add_parser("worker", help="take work orders")
+    worker.add_argument("--concurrency", type=int, default=2, help="pool processes (default 2)")
+    worker.add_argument("--queues", default=ALL_QUEUES, help=f"what to take orders from (default {ALL_QUEUES})")
+    worker.add_argument("--name", default="worker", help="unique among the workers of this host")
+    processes.add_parser("beat", help="give the regular orders")
+    flower = processes.add_parser("flower", help="show the workers in a browser")
+    flower.add_argument("--port", type=int, default=5555)
+    flower.add_argument("--address", default="127.0.0.1")
+    processes.add_parser("sweep", help="drain all streams once, without orders")
+    return parser
+
+
+def _check_schema(resources: Resources) -> None:
+    with postgres_errors(), resources.engine.connect() as connection:
+        check_revision(connection)
+
+
+def _publish_shards(resources: Resources) -> None:
+    try:
+        resources.redis.set(SHARDS_KEY, resources.settings.ingest_shards)
+    except OutOfMemoryError:
+        # A Redis full to the brim takes nothing, Celery's own declarations included: make room first.
+        drain_everything(resources)
+        resources.redis.set(SHARDS_KEY, resources.settings.ingest_shards)
+
+
+def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
+    from celery import signals  # noqa: PLC0415 - sweep and the checks above need no Celery
+
+    from workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
+    from workers.watchdog import WatchdogStep  # noqa: PLC0415
+
+    name = f"{options.name}@{socket.gethostname()}"
+    with redis_errors():
+        _publish_shards(resources)
+        resources.redis.delete(echo_queue(name))
+    resources.engine.dispose()  # the pool's children make their own connections
+    WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
+    app.steps["worker"].add(WatchdogStep)
+    app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
+    signals.worker_process_init.connect(_die_with_parent, weak=False)
+    queues = f"{options.queues},{echo_queue(name)}"
+    arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", queues]
+    app.worker_main(["worker", *arguments, "--without-gossip", "--without-mingle", "--loglevel", "INFO"])
+
+
+def _beat(_: Resources, __: argparse.Namespace) -> NoReturn:
+    _app().start(["beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", "WARNING", "--pidfile="])
+
+
+def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
+    _app().start(["flower", f"--address={options.address}", f"--port={options.port}"])
+
+
+def _sweep(resources: Resources, _: argparse.Namespace) -> int:
+    drain_everything(resources)
+    return 0
+
+
+def _app() -> Celery:
+    from workers.app import app  # noqa: PLC0415 - reads the settings, so only after they were checked
+
+    return app
+
+
+def _die_with_parent(**_: object) -> None:
+    """Let no pool process outlive a killed worker; it would sit on its Postgres connection. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

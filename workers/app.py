@@ -1,0 +1,63 @@
+"""The Celery application: every setting with its reason."""
+
+from __future__ import annotations
+
+from celery import Celery, signals
+from kombu import Exchange, Queue
+
+from schemas.routes import BEAT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from workers.logs import configure_logging
+from workers.schedule import SCHEDULE
+from workers.settings import load_settings
+
+
+def own_queue(name: str) -> Queue:
+    """Return a queue with an exchange of its own: nothing published to it reaches another queue."""
+    return Queue(name, Exchange(name), routing_key=name)
+
+
+settings = load_settings()
+app = Celery("trainwire", include=["workers.tasks"])
+app.conf.update(
+    broker_url=settings.redis_url.get_secret_value(),
+    broker_transport_options={
+        # A half-open connection must end in an error, not in silence.
+        "socket_timeout": 20,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 10,
+        # One list per queue instead of four: we have no priorities.
+        "priority_steps": [0],
+        # Orders are idempotent and beat rings again: nothing waits for a redelivery, so let it be soon and rare.
+        "visibility_timeout": 300,
+        "unacked_restore_interval": 30,
+        "unacked_restore_throttle": 1,
+    },
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,  # a Redis that is away for hours comes back to a living worker
+    broker_channel_error_retry=True,  # a full Redis refuses kombu's own bookkeeping
+    broker_pool_limit=4,
+    task_serializer="json",
+    accept_content=["json"],
+    result_backend=None,
+    task_ignore_result=True,
+    task_acks_late=True,
+    worker_prefetch_multiplier=1,  # an order waits in Redis, where any worker can take it
+    task_time_limit=120,
+    task_soft_time_limit=90,
+    task_create_missing_queues=False,  # a typo is an error, not a queue that nobody reads
+    task_queues=[own_queue(name) for name in (INGEST_QUEUE, BEAT_QUEUE, DELIVER_QUEUE, NOTIFY_QUEUE)],
+    task_default_queue=INGEST_QUEUE,
+    task_publish_retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_max": 0.2},
+    worker_cancel_long_running_tasks_on_connection_loss=False,  # a drain does not need the broker to end well
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    worker_send_task_events=False,  # Flower switches them on while it looks
+    beat_schedule=SCHEDULE,
+    timezone="UTC",
+)
+
+
+@signals.setup_logging.connect
+def _set_up_logging(**_: object) -> None:
+    configure_logging()

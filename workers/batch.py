@@ -1,0 +1,235 @@
+"""The entries of one transaction: who is new, in which order, into which rows, and what cannot be stored."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from schemas.messages import Body, Checkpoint, Completion, InvalidMessage, Logs, Message, Metrics
+from schemas.routes import KINDS, Kind
+from workers import rows, store
+from workers.changes import Change, log_lines
+from workers.decoding import RawEntry, Rejected
+from workers.errors import MostlyInvalid, Refused
+from workers.jobs import SEQ_COLUMN, JobState
+from workers.positions import Position
+from workers.store import SourceKey, SourceRow
+from workers.streams import Ack
+
+MAX_JUMP = 10**9
+"""A gap beyond this is no gap but a mistake; believed, it would make the job's sum useless for good."""
+MOSTLY_INVALID_FROM = 100
+"""A batch with fewer new entries says nothing about a deploy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One entry and what it was decoded to."""
+
+    raw: RawEntry
+    content: Message | Rejected
+
+
+class Batch:
+    """Stores arrivals of one kind through an open transaction; the caller commits."""
+
+    def __init__(self, connection: Connection, kind: Kind, arrivals: Sequence[Arrival]) -> None:
+        self._connection = connection
+        self._kind = kind
+        self._arrivals = in_order(arrivals)
+        contents = [arrival.content for arrival in arrivals]
+        sources = {(said.job_id, said.source) for said in contents if said.job_id and said.source}
+        self._jobs = store.lock_jobs(connection, {job_id for job_id, _ in sources})
+        self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
+        self._sources = store.load_positions(connection, sources)
+        self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
+        self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
+        self.duplicates = 0
+        self.stored = 0
+        self.letters: list[Rejected] = []
+        self._messages: list[Message] = []
+
+    def store(self, stream: str, max_invalid_ratio: float) -> None:
+        """Write rows, job states, positions and dead letters.
+
+        Raises `MostlyInvalid` when more than `max_invalid_ratio` of the new entries cannot be stored.
+        """
+        self._store(self._new_messages())
+        new = self.stored + len(self.letters)
+        if new >= MOSTLY_INVALID_FROM and len(self.letters) > max_invalid_ratio * new:
+            first = self.letters[0]
+            raise MostlyInvalid(
+                f"{len(self.letters)} of {new} new entries of {stream} cannot be stored, the first "
+                f"({first.raw.entry_id}) because: {first.detail}. Nothing was taken from the stream. Mend what "
+                "writes or reads it, or set DRAIN_MAX_INVALID_RATIO=1 to send them to the dead letters"
+            )
+        store.save_dead_letters(self._connection, stream, self._kind, self.letters)
+        store.save_positions(self._connection, self._settled_positions())
+
+    def acks(self) -> list[Ack]:
+        """Return how far each source of this batch is committed, once the caller has committed."""
+        return [
+            (job_id, source, kind, self._sources[job_id, source, kind].position)
+            for job_id, source, kind in self._changed
+            if kind == self._kind
+        ]
+
+    def changes(self) -> list[Change]:
+        """Return what this batch did to each job that it stored messages of, once the caller has committed."""
+        by_job: dict[int, list[Message]] = defaultdict(list)
+        for message in self._messages:
+            by_job[message.job_id].append(message)
+        return [
+            Change(self._kind, self._jobs_before[job_id], self._jobs[job_id], messages, self._attempts)
+            for job_id, messages in by_job.items()
+        ]
+
+    def _new_messages(self) -> list[Arrival]:
+        """Tick off every arrival in its source's position; return those that are new and readable."""
+        new = []
+        for arrival in self._arrivals:
+            said = arrival.content
+            if said.job_id is None or said.source is None or said.seq is None:
+                assert isinstance(said, Rejected)  # noqa: S101 - a message always says all three
+                self.letters.append(said)
+                continue
+            row = self._source_row(said.job_id, said.source, self._kind)
+            if said.seq > row.position.last_seq + MAX_JUMP:
+                self.letters.append(_jumped(arrival, row.position.last_seq))
+            elif not row.position.accept(said.seq):
+                self.duplicates += 1
+            elif isinstance(said, Rejected):
+                self._dead_letter(said)
+            else:
+                new.append(arrival)
+        return new
+
+    def _source_row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
+        key = (job_id, source, kind)
+        if key not in self._sources:
+            self._sources[key] = SourceRow(self._attempts.get((job_id, source), 0), Position())
+        return self._sources[key]
+
+    def _store(self, arrivals: Sequence[Arrival]) -> None:
+        """Store these in order; where Postgres refuses, halve until the refused ones stand alone."""
+        if not arrivals:
+            return
+        ids = {arrival.content.job_id for arrival in arrivals}
+        messages = [arrival.content for arrival in arrivals if isinstance(arrival.content, Message)]
+        before = {job_id: copy(job) for job_id, job in self._jobs.items() if job_id in ids}
+        attempts = dict(self._attempts)
+        try:
+            with store.postgres_errors(), self._connection.begin_nested():
+                self._write(messages)
+        except (Refused, InvalidMessage) as exc:
+            self._jobs.update(before)
+            self._attempts = attempts
+            if len(arrivals) == 1:
+                self._refuse(arrivals[0], str(exc))
+                return
+            middle = len(arrivals) // 2
+            self._store(arrivals[:middle])
+            self._store(arrivals[middle:])
+        else:
+            self.stored += len(arrivals)
+            self._messages.extend(messages)
+
+    def _write(self, messages: Sequence[Message]) -> None:
+        """Encode and COPY the rows of these messages, and fold them into their jobs."""
+        with store.copying(self._connection, *_COPIED_INTO[self._kind]) as write_row:
+            for message in messages:
+                for row in self._fold(message):
+                    write_row(row)
+        jobs = [self._jobs[job_id] for job_id in {said.job_id for said in messages}]
+        store.save_jobs(self._connection, jobs, self._jobs_before)
+
+    def _fold(self, message: Message) -> Iterable[rows.Row]:
+        """Fold one message into its job; return its rows."""
+        body, job = message.body, self._jobs[message.job_id]
+        attempt = job.attempt_of(message, self._attempts.get((message.job_id, message.source)))
+        self._attempts[message.job_id, message.source] = attempt
+        job.fold(body, attempt)
+        origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))
+        if isinstance(body, Completion):
+            return self._completion_rows(job, origin, body)
+        return _rows(job, origin, self._kind, body)
+
+    def _completion_rows(self, job: JobState, origin: rows.Origin, body: Completion) -> Iterable[rows.Row]:
+        """Note what the source says it made; return the log row of its traceback."""
+        for kind in KINDS:
+            produced, dropped = (body.produced or {}).get(kind), (body.dropped or {}).get(kind)
+            if produced is None and dropped is None:
+                continue
+            row = self._source_row(origin.job_id, origin.source, kind)
+            row.produced, row.dropped = produced, dropped
+            self._changed.add((origin.job_id, origin.source, kind))
+        traceback = log_lines(body)
+        return [] if traceback is None else _rows(job, origin, "logs", traceback)
+
+    def _refuse(self, arrival: Arrival, why: str) -> None:
+        said = arrival.content
+        detail = f"Postgres refused this message: {why}"
+        self._dead_letter(
+            Rejected(arrival.raw, "refused", detail, said.job_id, said.attempt, said.source, said.seq)
+        )
+
+    def _dead_letter(self, letter: Rejected) -> None:
+        assert letter.job_id is not None and letter.source is not None  # noqa: S101, PT018 - had a position
+        self._source_row(letter.job_id, letter.source, self._kind).dead_lettered += 1
+        self.letters.append(letter)
+
+    def _settled_positions(self) -> dict[SourceKey, SourceRow]:
+        """Return the positions to save, each with the attempt that its source got."""
+        changed = {key: self._sources[key] for key in self._changed}
+        for (job_id, source, _), row in changed.items():
+            row.attempt = self._attempts.get((job_id, source)) or self._jobs[job_id].attempt
+        return changed
+
+
+_COPIED_INTO: dict[Kind, tuple[str, Mapping[str, str]]] = {
+    "logs": ("training_logs", rows.LOG_COLUMNS),
+    "metrics": ("training_metrics", rows.METRIC_COLUMNS),
+    "checkpoints": ("training_checkpoints", rows.CHECKPOINT_COLUMNS),
+    "completions": ("training_logs", rows.LOG_COLUMNS),  # the traceback of a failure
+}
+
+
+def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
+    said = arrival.content
+    detail = f"seq {said.seq} after {last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
+    return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
+
+
+def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """Sort each source's arrivals by their numbers, among the places that the source has."""
+    by_source: dict[tuple[int | None, str | None], list[Arrival]] = defaultdict(list)
+    for arrival in arrivals:
+        by_source[arrival.content.job_id, arrival.content.source].append(arrival)
+    queues = {source: iter(sorted(queue, key=_seq)) for source, queue in by_source.items()}
+    return [next(queues[arrival.content.job_id, arrival.content.source]) for arrival in arrivals]
+
+
+def _seq(arrival: Arrival) -> int:
+    return arrival.content.seq or 0
+
+
+def _rows(job: JobState, origin: rows.Origin, kind: Kind, body: Body) -> Iterable[rows.Row]:
+    """Return the rows of one message, with the job's next numbers."""
+    column = SEQ_COLUMN[kind]
+    first_seq = getattr(job, column) + 1
+    match body:
+        case Logs():
+            setattr(job, column, getattr(job, column) + len(body.lines))
+            return rows.log_rows(origin, first_seq, body)
+        case Metrics():
+            setattr(job, column, getattr(job, column) + len(body.points))
+            return rows.metric_rows(origin, first_seq, body)
+        case Checkpoint():
+            setattr(job, column, first_seq)
+            return [rows.checkpoint_row(origin, first_seq, body)]
+        case _:
+            return []

@@ -1,0 +1,42 @@
+"""What one committed transaction did to its jobs, for those who tell others about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from schemas.messages import Body, Completion, Logs, Message
+from schemas.routes import Kind
+from workers.jobs import SEQ_COLUMN, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One job before and after a transaction, and its messages that were stored, in their order."""
+
+    kind: Kind
+    before: JobState
+    after: JobState
+    messages: Sequence[Message]
+    source_attempts: Mapping[tuple[int, str], int]
+
+    def attempt_of(self, message: Message) -> int:
+        """Return the attempt that a message was stored under."""
+        return message.attempt or self.source_attempts[message.job_id, message.source]
+
+    def new_rows(self, kind: Kind) -> tuple[int, int] | None:
+        """Return the first and last `seq` of the rows that the transaction gave to the job; None for none."""
+        column = SEQ_COLUMN.get(kind)
+        if column is None:
+            return None
+        first, last = getattr(self.before, column) + 1, getattr(self.after, column)
+        return (first, last) if first <= last else None
+
+
+def log_lines(body: Body) -> Logs | None:
+    """Return the log lines that a message leaves: its own, or for a completion its traceback."""
+    if isinstance(body, Logs):
+        return body
+    if not isinstance(body, Completion) or body.traceback is None:
+        return None
+    return Logs(log_type="stderr", lines=[f"TRACEBACK:\n{body.traceback}"], ts=[body.ts])

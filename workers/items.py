@@ -1,0 +1,124 @@
+"""The rows of one transaction as an event carries them: all of them up to a size, beyond it none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import count, repeat
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+from schemas.events import LogLine, MetricPoint, Number, SavedCheckpoint
+from schemas.messages import Checkpoint, Metrics, shown_float
+from schemas.routes import Kind
+from workers.changes import Change, log_lines
+from workers.decoding import visible
+from workers.rows import is_best
+
+MAX_ITEMS_BYTES: Final = 16 * 1024
+"""An event carries its lines, points or checkpoints up to this size as JSON."""
+_LEAST_ITEM_BYTES: Final = 60
+
+_encode = msgspec.json.Encoder().encode
+_Item = TypeVar("_Item", LogLine, MetricPoint, SavedCheckpoint)
+
+
+def lines(change: Change) -> list[LogLine] | None:
+    """Return the new log lines; None where they are too many for an event, or there are none."""
+    return _carried(change, "logs", _lines(change))
+
+
+def points(change: Change) -> list[MetricPoint] | None:
+    """Return the new points; None where they are too many for an event, or there are none."""
+    return _carried(change, "metrics", _points(change))
+
+
+def checkpoints(change: Change) -> list[SavedCheckpoint] | None:
+    """Return the new checkpoints; None where they are too many for an event."""
+    return _carried(change, "checkpoints", _checkpoints(change))
+
+
+def text(said: str | None) -> str | None:
+    """Return text as Postgres holds it."""
+    return None if said is None else visible(said)
+
+
+def number(value: float | str) -> Number:
+    """Return a number, or its agreed name where JSON cannot say it; what JSONB gave back is named already."""
+    return cast("Number", value if isinstance(value, str) else shown_float(value))
+
+
+def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
+    """Return a map of numbers as JSON can carry it."""
+    return None if values is None else {visible(name): number(value) for name, value in values.items()}
+
+
+def _carried(change: Change, kind: Kind, items: Iterator[_Item]) -> list[_Item] | None:
+    """Return the items where an event carries them all; makes no more of them than fit."""
+    first, last = change.new_rows(kind) or (1, 0)
+    if not 0 < (last - first + 1) * _LEAST_ITEM_BYTES <= MAX_ITEMS_BYTES:
+        return None
+    room = MAX_ITEMS_BYTES
+    kept = []
+    for item in items:
+        room -= len(_encode(item)) + 1
+        if room < 0:
+            return None
+        kept.append(item)
+    return kept
+
+
+def _lines(change: Change) -> Iterator[LogLine]:
+    seq = change.before.last_log_seq
+    for message in change.messages:
+        body = log_lines(message.body)
+        if body is None:
+            continue
+        attempt = change.attempt_of(message)
+        for line, ts, level in zip(body.lines, body.ts, body.levels or repeat(None), strict=False):
+            seq += 1
+            yield LogLine(
+                seq=seq,
+                attempt=attempt,
+                ts=ts,
+                log_type=body.log_type,
+                text=visible(line),
+                level=text(level),
+                rank=body.rank,
+            )
+
+
+def _points(change: Change) -> Iterator[MetricPoint]:
+    seqs = count(change.before.last_metric_seq + 1)
+    for message in change.messages:
+        assert isinstance(message.body, Metrics)  # noqa: S101 - the stream of that kind
+        attempt = change.attempt_of(message)
+        for point in message.body.points:
+            yield MetricPoint(
+                seq=next(seqs),
+                attempt=attempt,
+                ts=point.ts,
+                values=numbers(point.values) or {},
+                epoch=point.epoch,
+                step=point.step,
+                rank=message.body.rank,
+            )
+
+
+def _checkpoints(change: Change) -> Iterator[SavedCheckpoint]:
+    for seq, message in enumerate(change.messages, change.before.last_checkpoint_seq + 1):
+        body = message.body
+        assert isinstance(body, Checkpoint)  # noqa: S101 - the stream of that kind
+        yield SavedCheckpoint(
+            seq=seq,
+            attempt=change.attempt_of(message),
+            ts=body.ts,
+            checkpoint_kind=visible(body.kind),
+            uri=visible(body.uri),
+            is_best=is_best(body),
+            epoch=body.epoch,
+            step=body.step,
+            size_bytes=body.size_bytes,
+            sha256=text(body.sha256),
+            metrics=numbers(body.metrics),
+        )

@@ -1,0 +1,200 @@
+"""What the messages of a job say about the job itself: a fold from messages to one row of training_jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from schemas.messages import MAX_ATTEMPT, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
+from schemas.routes import Kind
+from workers.decoding import visible
+from workers.rows import is_best, lift
+
+FINISHED: Final = ("completed", "failed")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SAID_BY_PROGRESS: Final = ("pending", "running")
+
+
+def to_datetime(ts_ns: int) -> datetime:
+    """Return a trainer's time as Postgres holds it, in microseconds."""
+    return _EPOCH + timedelta(microseconds=ts_ns // 1000)
+
+
+@dataclass(slots=True)
+class JobState:
+    """The columns of one training_jobs row that messages change.
+
+    `params` and `tags` are not loaded, for they may be large: None is whatever the row has.
+    """
+
+    id: int
+    name: str | None = None
+    status: Status = "pending"
+    attempt: int = 1
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    current_epoch: int | None = None
+    total_epochs: int | None = None
+    progress_percent: float | None = None
+    final_accuracy: float | None = None
+    final_metrics: dict[str, Any] | None = None
+    best_metrics: dict[str, Any] | None = None
+    best_epoch: int | None = None
+    best_checkpoint_path: str | None = None
+    last_checkpoint_path: str | None = None
+    mlflow_run_id: str | None = None
+    exit_code: int | None = None
+    error_message: str | None = None
+    params: dict[str, Any] | None = None
+    tags: dict[str, Any] | None = None
+    last_log_seq: int = 0
+    last_metric_seq: int = 0
+    last_checkpoint_seq: int = 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the current attempt has ended."""
+        return self.status in FINISHED
+
+    def attempt_of(self, message: Message, known: int | None) -> int:
+        """Return the attempt that a message belongs to; where the trainer does not say, it is decided here.
+
+        A source keeps the attempt it once got (`known`). A new one belongs to the attempt that was running
+        when it began: the current one, or the next where the current one had ended before that.
+        """
+        if message.attempt:
+            return message.attempt
+        if known:
+            return known
+        if not self.is_finished or self.completed_at is None:
+            return self.attempt
+        began = began_at(message.body)
+        return self.attempt if began is None or to_datetime(began) <= self.completed_at else self._next_attempt
+
+    @property
+    def _next_attempt(self) -> int:
+        return min(self.attempt + 1, MAX_ATTEMPT)
+
+    def fold(self, body: Body, attempt: int) -> None:
+        """Take in what one stored message says; a late message of an earlier attempt changes nothing."""
+        if attempt < self.attempt and self.status != "pending":
+            return
+        if attempt > self.attempt or self.status == "pending":
+            self._begin(attempt, began_at(body))
+        match body:
+            case Metrics():
+                self._fold_metrics(body)
+            case Checkpoint():
+                self._fold_checkpoint(body)
+            case Completion():
+                self._fold_completion(body)
+            case Logs():
+                pass
+
+    def _begin(self, attempt: int, began_ns: int | None) -> None:
+        """Start an attempt: what the one before said about its end and its progress is no longer true."""
+        self.attempt = attempt
+        self.status = "running"
+        self.started_at = None if began_ns is None else to_datetime(began_ns)
+        self.completed_at = self.exit_code = self.error_message = None
+        self.current_epoch = self.progress_percent = None
+        self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
+        self.mlflow_run_id = None
+
+    def _fold_metrics(self, body: Metrics) -> None:
+        self.name = _said(body.name, self.name)
+        self.params = body.params if body.params is not None else self.params
+        self.tags = body.tags if body.tags is not None else self.tags
+        self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+        if body.progress is not None:
+            self._fold_progress(body.progress)
+
+    def _fold_progress(self, progress: Progress) -> None:
+        if progress.total_epochs is not None:
+            self.total_epochs = progress.total_epochs
+        if progress.current_epoch is not None:
+            self.current_epoch = progress.current_epoch
+            self.progress_percent = self._percent_of_epochs()
+        if progress.progress_percent is not None:
+            self.progress_percent = progress.progress_percent
+        if progress.status in _SAID_BY_PROGRESS and not self.is_finished:
+            self.status = "running"
+
+    def _percent_of_epochs(self) -> float | None:
+        if self.current_epoch is None or self.total_epochs is None or self.total_epochs <= 0:
+            return self.progress_percent
+        return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
+
+    def _fold_checkpoint(self, body: Checkpoint) -> None:
+        if is_best(body):
+            self.best_checkpoint_path = visible(body.uri)
+        if body.kind != "best":
+            self.last_checkpoint_path = visible(body.uri)
+
+    def _fold_completion(self, body: Completion) -> None:
+        if self._is_decided_by(body):
+            self.status = body.outcome
+            self.completed_at = to_datetime(body.ts)
+            self.exit_code = body.exit_code if body.exit_code is not None else self.exit_code
+        # Many may say that it failed; the words of one that knew why (it has a traceback) are kept.
+        if self.error_message is None or body.traceback is not None:
+            self.error_message = _said(body.error_message, self.error_message)
+        if self.status == "completed":
+            self.error_message = None
+        self._fold_results(body)
+
+    def _is_decided_by(self, body: Completion) -> bool:
+        """Tell whether this completion sets the status: an exit code outranks a word, a failure a success."""
+        if body.outcome == "completed" and body.rank:
+            return False  # one rank of many is done; the job ends with rank 0, or with any rank's failure
+        if not self.is_finished:
+            return True
+        if (body.exit_code is None) != (self.exit_code is None):
+            return body.exit_code is not None
+        return body.outcome == "failed" and self.status == "completed"
+
+    def _fold_results(self, body: Completion) -> None:
+        if body.final_metrics is not None:
+            self.final_metrics = dict(body.final_metrics)
+            self.final_accuracy = lift(body.final_metrics)[0][1]
+        if body.best_metrics is not None:
+            self.best_metrics = dict(body.best_metrics)
+        if body.best_epoch is not None:
+            self.best_epoch = body.best_epoch
+        if body.total_epochs_completed is not None:
+            self.current_epoch = body.total_epochs_completed
+            self.progress_percent = self._percent_of_epochs()
+        last = _said(body.last_checkpoint_path, _said(body.final_checkpoint_path, None))
+        self.last_checkpoint_path = last or self.last_checkpoint_path
+        self.best_checkpoint_path = _said(body.best_checkpoint_path, self.best_checkpoint_path)
+        self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+
+
+COLUMNS: Final = tuple(field.name for field in fields(JobState))
+LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in {"params", "tags"})
+JSON_COLUMNS: Final = ("final_metrics", "best_metrics", "params", "tags")
+
+SEQ_COLUMN: Final[dict[Kind, str]] = {
+    "logs": "last_log_seq",
+    "metrics": "last_metric_seq",
+    "checkpoints": "last_checkpoint_seq",
+}
+"""The column that counts a kind's rows."""
+
+
+def began_at(body: Body) -> int | None:
+    """Return when the source of this message was surely alive: the earliest time it names, in nanoseconds."""
+    match body:
+        case Logs():
+            return body.ts[0] if body.ts else None
+        case Metrics():
+            return body.ts if body.ts is not None else (body.points[0].ts if body.points else None)
+        case Checkpoint():
+            return body.ts
+        case Completion():
+            return body.started_at if body.started_at is not None else body.ts
+
+
+def _said(value: str | None, known: str | None) -> str | None:
+    return known if value is None else visible(value)

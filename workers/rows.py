@@ -1,0 +1,191 @@
+"""Messages into rows: one tuple per row, in the order of the columns that are copied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+from schemas.messages import MAX_ID, Checkpoint, InvalidMessage, Logs, Metrics, shown_float
+from workers.decoding import visible
+
+Row = tuple[object, ...]
+
+POSTGRES_EPOCH_US: Final = 946_684_800 * 1_000_000
+"""Postgres counts microseconds since 2000-01-01, and its binary form of a time is that number."""
+
+LOG_COLUMNS: Final = {
+    "job_id": "int8",
+    "seq": "int8",
+    "attempt": "int4",
+    "rank": "int4",
+    "source": "text",
+    "log_type": "text",
+    "logged_at": "int8",
+    "logged_ns": "int2",
+    "level": "text",
+    "content": "text",
+}
+"""Columns and their types in binary COPY; a time goes as the number that it is, without a datetime between."""
+
+METRIC_COLUMNS: Final = {
+    "job_id": "int8",
+    "seq": "int8",
+    "attempt": "int4",
+    "rank": "int4",
+    "source": "text",
+    "logged_at": "int8",
+    "epoch": "int8",
+    "step": "int8",
+    "loss": "float8",
+    "accuracy": "float8",
+    "learning_rate": "float8",
+    "checkpoint_path": "text",
+    "extra_metrics": "jsonb",
+}
+CHECKPOINT_COLUMNS: Final = {
+    "job_id": "int8",
+    "seq": "int8",
+    "attempt": "int4",
+    "source": "text",
+    "logged_at": "int8",
+    "kind": "text",
+    "uri": "text",
+    "epoch": "int8",
+    "step": "int8",
+    "size_bytes": "int8",
+    "sha256": "text",
+    "is_best": "bool",
+    "metrics": "jsonb",
+}
+
+LIFTED: Final = {
+    "loss": ("loss",),
+    "accuracy": ("accuracy", "acc"),
+    "learning_rate": ("learning_rate", "lr"),
+}
+"""Columns of their own, and the metric names they are lifted from, first match first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all rows of one message share."""
+
+    job_id: int
+    attempt: int
+    source: str
+    rank: int | None = None
+
+
+def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
+    """Yield one row per line, numbered from `first_seq`."""
+    job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
+    log_type = body.log_type
+    levels: Iterable[str | None] = body.levels or (None,) * len(body.lines)
+    seq = first_seq
+    for line, ts, level in zip(body.lines, body.ts, levels, strict=True):
+        micros, nanos = divmod(ts, 1000)
+        content = visible(line) if "\x00" in line else line
+        at = micros - POSTGRES_EPOCH_US
+        yield job_id, seq, attempt, rank, source, log_type, at, nanos, level and visible(level), content
+        seq += 1
+
+
+def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
+    """Yield one row per point, numbered from `first_seq`."""
+    for seq, point in enumerate(body.points, first_seq):
+        lifted, extra = lift(point.values)
+        yield (
+            origin.job_id,
+            seq,
+            origin.attempt,
+            origin.rank,
+            origin.source,
+            _postgres_time(point.ts),
+            point.epoch,
+            point.step,
+            *lifted,
+            point.checkpoint_path and visible(point.checkpoint_path),
+            _jsonb(extra),
+        )
+
+
+def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
+    """Return the row of a checkpoint."""
+    return (
+        origin.job_id,
+        seq,
+        origin.attempt,
+        origin.source,
+        _postgres_time(body.ts),
+        visible(body.kind),
+        visible(body.uri),
+        body.epoch,
+        body.step,
+        body.size_bytes,
+        body.sha256 and visible(body.sha256),
+        is_best(body),
+        _jsonb(body.metrics),
+    )
+
+
+def is_best(body: Checkpoint) -> bool:
+    """Tell whether a checkpoint is the best so far, by its own word or by its kind."""
+    return body.kind == "best" if body.is_best is None else body.is_best
+
+
+def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
+    """Split metrics into loss, accuracy, learning rate (None where absent; 0.0 is a value) and the rest."""
+    rest = dict(values)
+    lifted = [_taken(rest, names) for names in LIFTED.values()]
+    return lifted, rest
+
+
+def jsonb_text(value: object) -> bytes:
+    """Return JSON that a JSONB column takes: non-finite numbers by name, NUL and broken text made visible."""
+    try:
+        return msgspec.json.encode(_plain(value))
+    except RecursionError as exc:
+        raise InvalidMessage("wrong-fields", "a JSON value is nested too deeply to store") from exc
+
+
+def _postgres_time(ts_ns: int) -> int:
+    return ts_ns // 1000 - POSTGRES_EPOCH_US
+
+
+def _taken(rest: dict[str, float], names: Iterable[str]) -> float | None:
+    for name in names:
+        if name in rest:
+            return rest.pop(name)
+    return None
+
+
+def _jsonb(values: Mapping[str, float] | None) -> Jsonb | None:
+    return Jsonb(values, dumps=_number_map) if values else None
+
+
+def _number_map(values: Mapping[str, float]) -> bytes:
+    # A sum is finite only if all its terms are, and far cheaper than to look at each.
+    if math.isfinite(sum(values.values())):
+        data = msgspec.json.encode(values)
+        if b"\\u0000" not in data:
+            return data
+    return jsonb_text(values)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float):
+        return shown_float(value)
+    if isinstance(value, int) and abs(value) <= MAX_ID:
+        return value
+    if isinstance(value, dict):
+        return {visible(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return visible(str(value))

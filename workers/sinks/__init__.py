@@ -1,0 +1,1 @@
+"""The stores besides Postgres. A sink never knows another sink."""

@@ -1,0 +1,227 @@
+"""The Postgres side of a drain: the lease, the jobs, the positions, the rows, all in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import psycopg
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from schemas.routes import Kind
+from schemas.tables import dead_letters, ingest_cursors
+from workers import rows
+from workers.decoding import Rejected, visible
+from workers.errors import Refused, Unavailable
+from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, JobState
+from workers.positions import Position
+
+SourceKey = tuple[int, str, Kind]
+"""Job, source, kind."""
+
+
+@dataclass(slots=True)
+class SourceRow:
+    """One row of source_positions."""
+
+    attempt: int
+    position: Position
+    dead_lettered: int = 0
+    produced: int | None = None
+    dropped: int | None = None
+
+
+_REFUSED_CLASSES: Final = ("22", "23", "54")
+"""SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
+_PASSING_CLASSES: Final = ("08", "40", "53", "55", "57")
+"""Connection, rollback (deadlock, serialization), resources (disk, memory), lock, operator intervention."""
+
+
+@contextmanager
+def postgres_errors() -> Iterator[None]:
+    """Translate what Postgres says: `Refused`, `Unavailable`, or its own error where we are at fault."""
+    try:
+        yield
+    except (psycopg.Error, DBAPIError) as exc:
+        cause = exc.orig if isinstance(exc, DBAPIError) else exc
+        state = getattr(cause, "sqlstate", None) or ""
+        if state[:2] in _REFUSED_CLASSES:
+            raise Refused(_first_line(cause)) from exc
+        lost = isinstance(cause, psycopg.OperationalError) and not state
+        if lost or state[:2] in _PASSING_CLASSES:
+            raise Unavailable(f"Postgres: {_first_line(cause)}") from exc
+        raise
+
+
+def take_lease(connection: Connection, stream: str) -> bool:
+    """Lock the stream's cursor for this transaction; False when another drain has it."""
+    lease = text("SELECT 1 FROM ingest_cursors WHERE stream = :stream FOR UPDATE SKIP LOCKED")
+    if connection.execute(lease, {"stream": stream}).first():
+        return True
+    known = text("SELECT 1 FROM ingest_cursors WHERE stream = :stream")
+    if connection.execute(known, {"stream": stream}).first():
+        return False
+    # In a transaction of its own: as part of ours it would make the next drain wait instead of return.
+    with connection.engine.begin() as at_once:
+        at_once.execute(insert(ingest_cursors).values(stream=stream).on_conflict_do_nothing())
+    return connection.execute(lease, {"stream": stream}).first() is not None
+
+
+def move_cursor(connection: Connection, stream: str, last_id: str, entries: int, duplicates: int) -> None:
+    """Record how far the stream is committed, and what came by."""
+    connection.execute(
+        text(
+            "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
+            "duplicates = duplicates + :duplicates, moved_at = now() WHERE stream = :stream"
+        ),
+        {"stream": stream, "last_id": last_id, "entries": entries, "duplicates": duplicates},
+    )
+
+
+def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
+    """Create what is missing of these jobs and lock them all, always in the order of their ids.
+
+    First all inserts, then all locks: drains that share jobs wait for one another and never in a circle.
+    """
+    ids = sorted(set(job_ids))
+    connection.execute(
+        text(
+            "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id ORDER BY id "
+            "ON CONFLICT DO NOTHING"
+        ),
+        {"ids": ids},
+    )
+    found = connection.execute(
+        text(f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"),  # noqa: S608 - our own column names
+        {"ids": ids},
+    )
+    return {row["id"]: JobState(**row) for row in found.mappings()}
+
+
+def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState]) -> None:
+    """Write the jobs back and stamp that they were heard of; JSON that is as it was `before` is left alone."""
+    values = [_job_values(job, before[job.id]) for job in sorted(jobs, key=lambda job: job.id)]
+    if values:
+        connection.execute(_SAVE_JOB, values)
+
+
+def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
+    """Return what is known of these (job, source) pairs, in all kinds."""
+    pairs = sorted(set(sources))
+    found = connection.execute(
+        text(
+            "SELECT job_id, source, kind, attempt, last_seq, missing, dead_lettered, produced, dropped "
+            "FROM source_positions JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
+            "AS wanted(job_id, source) USING (job_id, source)"
+        ),
+        {"jobs": [job for job, _ in pairs], "sources": [source for _, source in pairs]},
+    )
+    return {
+        (row.job_id, row.source, row.kind): SourceRow(
+            row.attempt,
+            Position(row.last_seq, [(first, last) for first, last in row.missing]),
+            row.dead_lettered,
+            row.produced,
+            row.dropped,
+        )
+        for row in found
+    }
+
+
+def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
+    """Write these positions, in the order of their keys."""
+    if not changed:
+        return
+    connection.execute(
+        _SAVE_POSITION,
+        [
+            {
+                "job_id": job_id,
+                "source": source,
+                "kind": kind,
+                "attempt": row.attempt,
+                "last_seq": row.position.last_seq,
+                "missing": msgspec.json.encode(row.position.missing).decode(),
+                "dead_lettered": row.dead_lettered,
+                "produced": row.produced,
+                "dropped": row.dropped,
+            }
+            for (job_id, source, kind), row in sorted(changed.items())
+        ],
+    )
+
+
+def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: Sequence[Rejected]) -> None:
+    """Keep these entries with their raw bytes; one that is here already (read twice) is kept once."""
+    if not letters:
+        return
+    statement = insert(dead_letters).on_conflict_do_nothing()
+    connection.execute(statement, [_letter_values(stream, kind, letter) for letter in letters])
+
+
+@contextmanager
+def copying(
+    connection: Connection, table: str, columns: Mapping[str, str]
+) -> Iterator[Callable[[rows.Row], None]]:
+    """COPY rows into a table, by columns and their types (`workers.rows`); yields what takes one row.
+
+    Postgres works on what it has been given while the caller makes the next rows. Raises `Refused` when it
+    will not have them.
+    """
+    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN WITH (FORMAT BINARY)"
+    driver: Any = connection.connection.driver_connection
+    with postgres_errors(), driver.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types(list(columns.values()))
+        yield copy.write_row
+
+
+def _first_line(cause: object) -> str:
+    return str(cause).strip().partition("\n")[0]
+
+
+def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(job, name) for name in COLUMNS}
+    for name in JSON_COLUMNS:
+        value = values[name]
+        keeps = values[f"keeps_{name}"] = value is getattr(before, name)
+        values[name] = None if keeps or value is None else rows.jsonb_text(value).decode()
+    values["job_id"] = values.pop("id")
+    return values
+
+
+def _letter_values(stream: str, kind: Kind, letter: Rejected) -> dict[str, Any]:
+    raw = msgspec.msgpack.encode(dict(letter.raw.fields))
+    return {
+        "stream": stream,
+        "entry_id": letter.raw.entry_id,
+        "kind": kind,
+        "job_id": letter.job_id,
+        "source": letter.source,
+        "seq": letter.seq,
+        "reason": letter.reason,
+        "detail": visible(letter.detail),
+        "raw": raw,
+        "raw_sha256": hashlib.sha256(raw).digest(),
+    }
+
+
+def _assignments() -> str:
+    casts = {name: f"CASE WHEN :keeps_{name} THEN {name} ELSE CAST(:{name} AS jsonb) END" for name in JSON_COLUMNS}
+    return ", ".join(f"{name} = {casts.get(name, f':{name}')}" for name in COLUMNS if name != "id")
+
+
+_SAVE_JOB: Final = text(f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now() WHERE id = :job_id")  # noqa: S608 - our own column names
+_SAVE_POSITION: Final = text(
+    "INSERT INTO source_positions "
+    "(job_id, source, kind, attempt, last_seq, missing, dead_lettered, produced, dropped) VALUES "
+    "(:job_id, :source, :kind, :attempt, :last_seq, CAST(:missing AS jsonb), :dead_lettered, :produced, :dropped) "
+    "ON CONFLICT (job_id, source, kind) DO UPDATE SET attempt = excluded.attempt, "
+    "last_seq = excluded.last_seq, missing = excluded.missing, dead_lettered = excluded.dead_lettered, "
+    "produced = excluded.produced, dropped = excluded.dropped, updated_at = now()"
+)

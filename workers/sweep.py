@@ -1,0 +1,69 @@
+"""The safety net below the bells: which streams have news that nobody ordered to be drained."""
+
+from __future__ import annotations
+
+import redis
+import structlog
+
+from schemas.routes import HOLD_KEY, KINDS, Kind, bell_key, stream_key
+from workers.drain import Drain
+from workers.errors import MostlyInvalid, Unavailable
+from workers.resources import Resources
+from workers.streams import IngestStream, redis_errors
+
+log = structlog.get_logger("workers.sweep")
+
+_HOLD_TTL_S = 10
+_RELEASE_AT = 0.9
+"""Trainers go on when memory is below this share of the high-water mark, so that it does not flutter."""
+
+
+def all_streams(shards: int) -> list[tuple[Kind, int]]:
+    """Return every stream as (kind, shard), those that hold few and urgent messages first."""
+    order: list[Kind] = sorted(KINDS, key=lambda kind: kind in {"logs", "metrics"})
+    return [(kind, shard) for kind in order for shard in range(shards)]
+
+
+def overdue(client: redis.Redis, shards: int) -> list[tuple[Kind, int]]:
+    """Return the streams that have entries and no bell: their publisher died in between, or has no Celery."""
+    streams = all_streams(shards)
+    pipeline = client.pipeline(transaction=False)
+    for kind, shard in streams:
+        key = stream_key(kind, shard)
+        pipeline.xlen(key)
+        pipeline.exists(bell_key(key))
+    with redis_errors():
+        found = pipeline.execute()
+    return [
+        stream
+        for stream, length, bell in zip(streams, found[::2], found[1::2], strict=True)
+        if length and not bell
+    ]
+
+
+def publish_hold(client: redis.Redis, high_water: float) -> None:
+    """Tell the trainers to hold back while Redis is above its high-water mark, and to go on below it."""
+    with redis_errors():
+        memory = client.info("memory")
+        limit = int(memory["maxmemory"])
+        used = int(memory["used_memory"])
+        if limit and used > high_water * limit:
+            client.set(HOLD_KEY, used, ex=_HOLD_TTL_S)
+        elif not limit or used < high_water * limit * _RELEASE_AT:
+            client.delete(HOLD_KEY)
+
+
+def drain_everything(resources: Resources) -> None:
+    """Drain all streams once, without any order: for when orders cannot be sent.
+
+    A stream that cannot be drained is logged and left; the others must not wait for it.
+    """
+    for kind, shard in all_streams(resources.settings.ingest_shards):
+        stream = IngestStream(resources.redis, kind, shard)
+        try:
+            if stream.has_entries():
+                Drain(resources.engine, stream, resources.settings).run()
+        except (MostlyInvalid, Unavailable) as exc:
+            log.warning("sweep.left_a_stream", stream=stream.key, reason=str(exc))
+        except Exception:
+            log.exception("sweep.left_a_stream", stream=stream.key)

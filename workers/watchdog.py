@@ -1,0 +1,146 @@
+"""Each worker's own look at itself: do its orders come back, and does anything lie undrained?
+
+Celery workers are known to live on and consume nothing after a broker failure (celery #8030, #8091). And a
+Redis that is full to the brim refuses orders, so that nothing would ever make room. Both end here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import redis
+import structlog
+from celery import bootsteps
+from redis.exceptions import RedisError
+
+from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
+from workers.errors import Unavailable
+from workers.resources import open_redis
+from workers.settings import Settings
+from workers.sweep import all_streams, publish_hold
+
+log = structlog.get_logger("workers.watchdog")
+
+LOOK_EVERY_S: Final = 2.0
+ECHO_EVERY_S: Final = 10.0
+STUCK_AFTER_S: Final = 10.0
+SWEEP_TIMEOUT_S: Final = 300
+EXIT_DEAF: Final = 70
+
+
+class StuckStreams:
+    """Remembers the first entry of each stream: one that stays first for too long is not being drained."""
+
+    def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._keys = [stream_key(kind, shard) for kind, shard in all_streams(shards)]
+        self._clock = clock
+        self._first: dict[str, tuple[bytes, float]] = {}
+
+    def look(self) -> list[str]:
+        """Return the streams whose first entry has not moved for `STUCK_AFTER_S`, halted ones left out."""
+        now = self._clock()
+        halted = {key.decode() for key in cast("list[bytes]", self._client.hkeys(HALTED_KEY))}
+        firsts = {key: self._first_id(key) for key in self._keys}
+        self._first = {
+            key: known if (known := self._first.get(key)) and known[0] == first else (first, now)
+            for key, first in firsts.items()
+            if first is not None
+        }
+        return [
+            key for key, (_, since) in self._first.items() if now - since >= STUCK_AFTER_S and key not in halted
+        ]
+
+    def _first_id(self, key: str) -> bytes | None:
+        entries = cast("list[tuple[bytes, Any]]", self._client.xrange(key, count=1))
+        return entries[0][0] if entries else None
+
+
+class Watchdog:
+    """Looks every two seconds from a thread of the worker's main process, which itself runs no task."""
+
+    def __init__(self, settings: Settings, worker: str, send_echo: Callable[[], None]) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._send_echo = send_echo
+        self._redis = open_redis(settings)
+        self._stuck = StuckStreams(self._redis, settings.ingest_shards)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._next_echo = 0.0
+        self._unanswered_since: float | None = None
+
+    def start(self) -> None:
+        """Start to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to look."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_EVERY_S):
+            try:
+                publish_hold(self._redis, self._settings.redis_high_water)
+                if stuck := self._stuck.look():
+                    self._drain_without_orders(stuck)
+                    self._unanswered_since = None  # nobody listened meanwhile
+                self._listen(time.monotonic())
+            except (RedisError, Unavailable) as exc:
+                # Without Redis no order can come back: that is not the worker's fault.
+                self._unanswered_since = None
+                log.warning("watchdog.unavailable", reason=str(exc))
+
+    def _drain_without_orders(self, stuck: list[str]) -> None:
+        """Drain in a process of its own: this one must not hold Postgres connections over its forks."""
+        log.warning("watchdog.draining_without_orders", streams=stuck)
+        try:
+            subprocess.run([sys.executable, "-m", "workers", "sweep"], check=False, timeout=SWEEP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            log.warning("watchdog.sweep_too_slow", timeout_s=SWEEP_TIMEOUT_S)
+
+    def _listen(self, now: float) -> None:
+        """Send an order to ourselves now and then; leave the process when none comes back for too long."""
+        if self._redis.delete(echo_key(self._worker)):
+            self._unanswered_since = None
+        if now >= self._next_echo:
+            self._next_echo = now + min(ECHO_EVERY_S, self._settings.worker_deaf_after_s / 2)
+            self._send_echo()
+            self._unanswered_since = self._unanswered_since or now
+        deaf_after_s = self._settings.worker_deaf_after_s
+        if self._unanswered_since is not None and now - self._unanswered_since > deaf_after_s:
+            log.critical("worker.deaf", worker=self._worker, silent_s=deaf_after_s, exit_code=EXIT_DEAF)
+            os._exit(EXIT_DEAF)
+
+
+class WatchdogStep(bootsteps.StartStopStep):
+    """Starts the watchdog with the worker."""
+
+    worker: str
+    settings: Settings
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._watchdog: Watchdog | None = None
+
+    def start(self, parent: Any) -> None:
+        """Start looking; old echoes of a former life are thrown away."""
+        del parent
+        from workers.tasks import send_order  # noqa: PLC0415 - the app is complete only now
+
+        self._watchdog = Watchdog(
+            self.settings, self.worker, lambda: send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
+        )
+        self._watchdog.start()
+
+    def stop(self, parent: Any) -> None:
+        """Stop looking."""
+        del parent
+        if self._watchdog is not None:
+            self._watchdog.stop()
