@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import redis
 import structlog
 
@@ -48,7 +50,8 @@ def publish_hold(client: redis.Redis, high_water: float) -> None:
         limit = int(memory["maxmemory"])
         used = int(memory["used_memory"])
         if limit and used > high_water * limit:
-            client.set(HOLD_KEY, used, ex=_HOLD_TTL_S)
+            with suppress(redis.OutOfMemoryError):  # full already: trainers are refused, which holds them too
+                client.set(HOLD_KEY, used, ex=_HOLD_TTL_S)
         elif not limit or used < high_water * limit * _RELEASE_AT:
             client.delete(HOLD_KEY)
 
