@@ -88,7 +88,12 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One checkpoint file or folder, named by its URI."""
+    """One checkpoint file or folder, named by its URI.
+
+    `sha256` is of the file's bytes (of a folder: of its manifest), in hex. `store_checksum` is what the object
+    store itself says of the object, as S3's `ChecksumSHA256` has it. `upload_error` tells why `uri` is still a
+    path on the trainer's machine.
+    """
 
     ts: int
     kind: str
@@ -97,6 +102,8 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
     step: int | None = None
     size_bytes: int | None = None
     sha256: str | None = None
+    store_checksum: str | None = None
+    upload_error: str | None = None
     is_best: bool | None = None
     metrics: dict[str, float] | None = None
 

@@ -61,6 +61,8 @@ training_jobs = Table(
     Column("best_epoch", BigInteger),
     Column("best_checkpoint_path", Text),
     Column("last_checkpoint_path", Text),
+    Column("best_checkpoint_at", DateTime(timezone=True), comment="when the trainer saved it: never moves back"),
+    Column("last_checkpoint_at", DateTime(timezone=True), comment="when the trainer saved it: never moves back"),
     Column("mlflow_run_id", Text),
     Column("exit_code", Integer),
     Column("error_message", Text),
@@ -71,6 +73,28 @@ training_jobs = Table(
     _count("last_metric_seq"),
     _count("last_checkpoint_seq"),
     comment="One row per training job; created by its first message.",
+)
+
+training_attempts = Table(
+    "training_attempts",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text),
+    Column("status", Text, nullable=False),
+    _at("started_at"),
+    _at("completed_at"),
+    Column("exit_code", Integer),
+    Column("error_message", Text),
+    Column("params", JSONB),
+    Column("tags", JSONB),
+    Column("mlflow_run_id", Text, comment="the run that the trainer itself logs to, where it said so"),
+    Column("mirror_run_id", Text, comment="the run that workers made and log to"),
+    _count("changes"),
+    Column("mirrored_changes", BigInteger, nullable=False, server_default=text("0"), comment="what MLflow has"),
+    Column("mirror_notes", JSONB, comment="what was adapted to MLflow's rules"),
+    Index("training_attempts_unmirrored_idx", "job_id", postgresql_where=text("changes > mirrored_changes")),
+    comment="What each attempt of a job was and how it ended; training_jobs has the newest.",
 )
 
 training_logs = Table(
@@ -124,8 +148,14 @@ training_checkpoints = Table(
     Column("kind", Text, nullable=False),
     Column("uri", Text, nullable=False),
     Column("sha256", Text),
+    Column("store_checksum", Text, comment="what the object store says of the object: S3's ChecksumSHA256"),
+    Column("upload_error", Text, comment="why uri is still a path on the trainer's machine"),
     Column("metrics", JSONB),
     _at("verified_at"),
+    Column("verify_error", Text, comment="what the last look at the object found wrong"),
+    Column("verify_attempts", Integer, nullable=False, server_default=text("0")),
+    _at("verify_after"),
+    Column("deleted_at", DateTime(timezone=True), comment="when retention removed the object"),
 )
 
 ingest_cursors = Table(

@@ -59,6 +59,8 @@ CHECKPOINT_COLUMNS: Final = {
     "step": "int8",
     "size_bytes": "int8",
     "sha256": "text",
+    "store_checksum": "text",
+    "upload_error": "text",
     "is_best": "bool",
     "metrics": "jsonb",
 }
@@ -128,6 +130,8 @@ def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
         body.step,
         body.size_bytes,
         body.sha256 and visible(body.sha256),
+        body.store_checksum and visible(body.store_checksum),
+        body.upload_error and visible(body.upload_error),
         is_best(body),
         _jsonb(body.metrics),
     )

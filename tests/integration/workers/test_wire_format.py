@@ -59,6 +59,8 @@ def test_a_client_in_any_language_is_one_xadd(resources: Resources) -> None:
             "epoch": 2,
             "size_bytes": 5,
             "sha256": "ab",
+            "store_checksum": "c3Q=-2",
+            "upload_error": "disk full",
             "metrics": {"acc": 0.5},
         },
     )
@@ -91,7 +93,13 @@ def test_a_client_in_any_language_is_one_xadd(resources: Resources) -> None:
     ]
     point = one(resources.engine, training_metrics, job_id=job)
     assert (point["epoch"], point["step"], point["accuracy"], point["extra_metrics"]) == (2, 20, 0.5, {"f1": 1.0})
-    assert one(resources.engine, training_checkpoints, job_id=job)["uri"] == "s3://b/k.pt"
+    saved = one(resources.engine, training_checkpoints, job_id=job)
+    assert (saved["uri"], saved["sha256"], saved["store_checksum"], saved["upload_error"]) == (
+        "s3://b/k.pt",
+        "ab",
+        "c3Q=-2",
+        "disk full",
+    )
     positions = rows(resources.engine, source_positions, "kind", "last_seq", "produced", "missing", order=["kind"])
     assert positions == [
         ("checkpoints", 1, 1, []),
