@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import msgspec
 import requests
 from sqlalchemy import text
 
 from benchmarks.load import LINE
 from benchmarks.processes import ROOT, running
 from ingest import Run
-from workers import cursors
 from workers.deliver import Delivery
+from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
-from workers.sinks.base import LogRow
-from workers.sinks.loki import LokiSink
+from workers.sinks.log_rows import LogRow
+from workers.sinks.loki import PUSH_PATH, LokiSink
 from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import Entry, entries_of, labels_of
 
@@ -74,22 +75,22 @@ def catch_up(resources: Resources, jobs: int, lines: int) -> CatchUp:
     fill(resources, jobs, lines)
     with twin() as url:
         began = time.perf_counter()
-        report = Delivery(resources.engine, LokiSink(LokiHttp(url)), slice_s=600).run()
+        backlog = LogBacklog(resources.engine, LokiSink.name)
+        Delivery(resources.engine, backlog, LokiSink(LokiHttp(url)), slice_s=600).run()
         seconds = time.perf_counter() - began
-        assert report.rows == jobs * lines
         counted = requests.get(f"{url}/twin/stats", timeout=10).json()
         assert counted["stored"] == jobs * lines
     with resources.engine.connect() as connection:
-        stored = cursors.read_rows(connection, dict.fromkeys(range(1, jobs + 1), 0), lines, 2**40)
-    bodies = [
-        {"streams": [{"stream": labels_of(job, ("stdout", None)), "values": [*map(first_entry, rows)]}]}
-        for job, rows in stored.items()
-    ]
+        bodies = [
+            {"streams": [{"stream": labels_of(job, ("stdout", None)), "values": [*map(first_entry, rows)]}]}
+            for job in range(1, jobs + 1)
+            if (rows := read_rows(connection, job, 0, lines, 2**40))
+        ]
     with twin() as url:
         http = LokiHttp(url)
         began = time.perf_counter()
         for body in bodies:
-            assert http.post("/loki/api/v1/push", body).status_code == 204
+            assert http.post_json(PUSH_PATH, msgspec.json.encode(body)).status_code == 204
         plain = time.perf_counter() - began
     return CatchUp(seconds, counted["pushes"], plain)
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from trainwire.completeness import shown_ranges
 from trainwire.loki import part_of, seq_of
-from workers.sinks.base import LogRow
+from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import entries_of
 from workers.sinks.loki_query import LokiLine
 

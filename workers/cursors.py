@@ -1,9 +1,8 @@
-"""The Postgres side of deliveries: cursors, rows, whether a sink answers, and what it refused."""
+"""The Postgres side of all deliveries: leases, cursors, whether a sink answers, and what it refused."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,9 +12,10 @@ import msgspec
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
+from schemas.routes import Kind
 from schemas.tables import dead_letters
 from workers.decoding import visible
-from workers.sinks.base import Delivered, LogRow, RefusedRow
+from workers.sinks.base import Delivered
 
 _LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
 """The number of the advisory lock that is the lease on a sink and a job."""
@@ -68,36 +68,27 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
     return {job_id: known.get(job_id) or DeliveryCursor() for job_id in job_ids}
 
 
-def read_rows(
-    connection: Connection, after: Mapping[int, int], most_rows: int, most_bytes: int
-) -> dict[int, list[LogRow]]:
-    """Return the next log rows of each job after its seq, at most so many rows and bytes of each, at least one."""
-    values = {"jobs": list(after), "after": list(after.values()), "most_rows": most_rows, "most_bytes": most_bytes}
-    rows: dict[int, list[LogRow]] = defaultdict(list)
-    for job_id, *row in connection.execute(_READ_ROWS, values):
-        rows[job_id].append(LogRow(*row))
-    return rows
-
-
-def confirm(connection: Connection, sink: str, job_id: int, delivered: Delivered) -> None:
-    """Move a job's cursor to what the sink has proven to have, and bury what it refused."""
-    _bury(connection, sink, job_id, delivered.refused)
-    connection.execute(
-        text(
-            "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, newest_ns, dead_lettered, moved_at) "
-            "VALUES (:sink, :job_id, :seq, CAST(:newest AS jsonb), :dead, now()) "
-            "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, "
-            "newest_ns = excluded.newest_ns, moved_at = now(), attempts = 0, last_error = NULL, "
-            "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
-        ),
+def confirm(
+    connection: Connection,
+    sink: str,
+    kind: Kind,
+    delivered: Mapping[int, Delivered],
+    newest_ns: Mapping[int, Mapping[str, int]] | None = None,
+) -> None:
+    """Move the jobs' cursors to what the sink has proven to have, and bury what it refused."""
+    _bury(connection, sink, kind, delivered)
+    moves = [
         {
             "sink": sink,
             "job_id": job_id,
-            "seq": delivered.confirmed_seq,
-            "newest": msgspec.json.encode(delivered.newest_ns).decode(),
-            "dead": len({refusal.row.seq for refusal in delivered.refused}),
-        },
-    )
+            "seq": done.confirmed_seq,
+            "newest": msgspec.json.encode(newest_ns[job_id] if newest_ns else {}).decode(),
+            "dead": len({refusal.seq for refusal in done.refused}),
+        }
+        for job_id, done in delivered.items()
+    ]
+    if moves:
+        connection.execute(_MOVE, moves)
 
 
 def note_failure(connection: Connection, sink: str, job_id: int, error: str) -> None:
@@ -121,15 +112,6 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
         ),
         {"sink": sink, "job_id": job_id, "seq": from_seq - 1},
     )
-
-
-def jobs_behind(connection: Connection, sink: str, limit: int) -> list[int]:
-    """Return jobs that have rows after the sink's cursor, those that were moved longest ago first."""
-    behind = text(
-        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-        "WHERE last_log_seq > coalesce(confirmed_seq, 0) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
-    )
-    return list(connection.execute(behind, {"sink": sink, "limit": limit}).scalars())
 
 
 def sink_state(connection: Connection, sink: str) -> SinkState:
@@ -181,43 +163,32 @@ def mark_up(connection: Connection, sink: str) -> None:
     )
 
 
-def _bury(connection: Connection, sink: str, job_id: int, refused: Sequence[RefusedRow]) -> None:
-    if not refused:
-        return
+def _bury(connection: Connection, sink: str, kind: Kind, delivered: Mapping[int, Delivered]) -> None:
     letters = []
-    for refusal in refused:
-        raw = msgspec.msgpack.encode({"sink": sink, "job": job_id, "seq": refusal.row.seq})
+    for job_id, refusal in ((job_id, refusal) for job_id, done in delivered.items() for refusal in done.refused):
+        raw = msgspec.msgpack.encode({"sink": sink, "job": job_id, "seq": refusal.seq})
         letters.append(
             {
                 "stream": f"sink:{sink}",
-                "entry_id": f"{job_id}-{refusal.row.seq}",
-                "kind": "logs",
+                "entry_id": f"{job_id}-{refusal.seq}",
+                "kind": kind,
                 "job_id": job_id,
-                "source": refusal.row.source,
-                "seq": refusal.row.seq,
+                "source": refusal.source,
+                "seq": refusal.seq,
                 "reason": refusal.reason,
                 "detail": visible(refusal.detail),
                 "raw": raw,
                 "raw_sha256": hashlib.sha256(raw).digest(),
             }
         )
-    connection.execute(insert(dead_letters).on_conflict_do_nothing(), letters)
+    if letters:
+        connection.execute(insert(dead_letters).on_conflict_do_nothing(), letters)
 
 
-_READ_ROWS: Final = text(
-    """
-    SELECT wanted.job_id, seq, attempt, rank, source, log_type, level,
-        -- A time that 64 bits of nanoseconds do not hold is one that no sink takes.
-        CASE WHEN logged_at < '1700-01-01' THEN 0 WHEN logged_at >= '2262-01-01' THEN 9223372036854775807
-        ELSE CAST(extract(epoch FROM logged_at) * 1000000 AS bigint) * 1000 + logged_ns END, content
-    FROM unnest(CAST(:jobs AS bigint[]), CAST(:after AS bigint[])) AS wanted(job_id, after)
-    CROSS JOIN LATERAL (
-        SELECT *, sum(octet_length(content)) OVER (ORDER BY seq) - octet_length(content) AS bytes_before
-        FROM (
-            SELECT * FROM training_logs WHERE job_id = wanted.job_id AND seq > wanted.after
-            ORDER BY seq LIMIT :most_rows
-        ) AS next_rows
-    ) AS next_bytes
-    WHERE bytes_before < :most_bytes ORDER BY wanted.job_id, seq
-    """
+_MOVE: Final = text(
+    "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, newest_ns, dead_lettered, moved_at) "
+    "VALUES (:sink, :job_id, :seq, CAST(:newest AS jsonb), :dead, now()) "
+    "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, "
+    "newest_ns = excluded.newest_ns, moved_at = now(), attempts = 0, last_error = NULL, "
+    "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
 )

@@ -1,28 +1,29 @@
-"""Rows after a sink's cursor to the sink; the cursor moves on proof."""
+"""Rows to a sink; the cursor moves on proof only."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import Final, Generic
 
 from sqlalchemy import Engine
 
 from workers import cursors
 from workers.backoff import Backoff
-from workers.sinks.base import Delivered, LogRow, LogSink, SinkUnavailable
+from workers.sinks.base import Backlog, BatchT, DeliveredT, Sink, SinkUnavailable
 from workers.store import postgres_errors
 
 ROUND_JOBS: Final = 200
 """Jobs that each have a turn before the first has its next: a long backlog does not starve a live job."""
 CHUNK_JOBS: Final = 32
 """Jobs whose rows are read, and whose cursors are moved, in one transaction."""
-CHUNK_ROWS: Final = 20_000
+CHUNK_ROWS: Final = 40_000
 CHUNK_BYTES: Final = 16 * 1024 * 1024
+CHUNKS_AT_ONCE: Final = 2
+"""While one is sent, the next is read."""
 PUSHES_AT_ONCE: Final = 4
 """Each for another job."""
 PROBE_TIMEOUT_S: Final = 30.0
@@ -32,24 +33,26 @@ PROBE_TIMEOUT_S: Final = 30.0
 class DeliveryReport:
     """What one delivery did; `more` when its time was over before the sink had everything."""
 
-    rows: int = 0
+    jobs: int = 0
     refused: int = 0
     more: bool = False
 
 
-class Delivery:
-    """Delivers the log rows of all jobs to one sink."""
+class Delivery(Generic[BatchT, DeliveredT]):
+    """Delivers to one sink what waits for it, for all jobs."""
 
     def __init__(
         self,
         engine: Engine,
-        sink: LogSink,
+        backlog: Backlog[BatchT, DeliveredT],
+        sink: Sink[BatchT, DeliveredT],
         *,
         slice_s: float,
         backoff: Backoff | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
+        self._backlog = backlog
         self._sink = sink
         self._slice_s = slice_s
         self._backoff = backoff or Backoff()
@@ -90,56 +93,82 @@ class Delivery:
 
     def _jobs_behind(self, limit: int) -> list[int]:
         with self._engine.begin() as connection:
-            return cursors.jobs_behind(connection, self._sink.name, limit)
+            return self._backlog.jobs_behind(connection, limit)
 
     def _round(self, job_ids: Sequence[int], report: DeliveryReport) -> bool:
         """Give each of these jobs a turn; False when others deliver all of them."""
         # The leases end with this transaction, or with this process, whichever is first.
-        with self._engine.begin() as leases, ThreadPoolExecutor(PUSHES_AT_ONCE) as pool:
+        with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
-            for begin in range(0, len(leased), CHUNK_JOBS):
-                self._chunk(leased[begin : begin + CHUNK_JOBS], pool, report)
+            turns = _Round(self._engine, self._backlog, self._sink)
+            try:
+                turns.give(leased, report)
+            except SinkUnavailable as exc:
+                self._mark_down(exc)
+                raise
         return bool(leased)
-
-    def _chunk(self, job_ids: Sequence[int], pool: ThreadPoolExecutor, report: DeliveryReport) -> None:
-        """Send the next rows of some jobs, and confirm in one transaction what the sink has proven to have."""
-        with self._engine.begin() as connection:
-            known = cursors.read_cursors(connection, self._sink.name, job_ids)
-            after = {job_id: cursor.confirmed_seq for job_id, cursor in known.items()}
-            rows = cursors.read_rows(connection, after, CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids))
-        send = partial(self._send, away=threading.Event())
-        turns = {job_id: pool.submit(send, job_id, batch, known[job_id]) for job_id, batch in rows.items()}
-        failure: SinkUnavailable | None = None
-        with self._engine.begin() as connection:
-            for job_id, turn in turns.items():
-                try:
-                    delivered = turn.result()
-                except SinkUnavailable as exc:
-                    cursors.note_failure(connection, self._sink.name, job_id, str(exc))
-                    failure = exc
-                    continue
-                if delivered is not None:
-                    cursors.confirm(connection, self._sink.name, job_id, delivered)
-                    report.rows += delivered.confirmed_seq - after[job_id]
-                    report.refused += len(delivered.refused)
-        if failure is not None:
-            self._mark_down(failure)
-            raise failure
-
-    def _send(
-        self, job_id: int, rows: Sequence[LogRow], cursor: cursors.DeliveryCursor, away: threading.Event
-    ) -> Delivered | None:
-        """Send rows of one job; None where another job has just found out that the sink is away."""
-        if away.is_set():
-            return None
-        try:
-            return self._sink.deliver(job_id, rows, cursor.newest_ns)
-        except SinkUnavailable:
-            away.set()
-            raise
 
     def _mark_down(self, exc: SinkUnavailable) -> None:
         with self._engine.begin() as connection:
             attempts = cursors.sink_state(connection, self._sink.name).attempts + 1
             wait_s = exc.retry_after_s if exc.retry_after_s is not None else self._backoff.delay_s(attempts)
             cursors.mark_down(connection, self._sink.name, str(exc), wait_s)
+
+
+class _Round(Generic[BatchT, DeliveredT]):
+    """One turn for each of some leased jobs; once the sink is found to be away, no other job tries."""
+
+    def __init__(
+        self, engine: Engine, backlog: Backlog[BatchT, DeliveredT], sink: Sink[BatchT, DeliveredT]
+    ) -> None:
+        self._engine = engine
+        self._backlog = backlog
+        self._sink = sink
+        self._away = threading.Event()
+
+    def give(self, leased: Sequence[int], report: DeliveryReport) -> None:
+        """Deliver the next rows of these jobs. Raises `SinkUnavailable` once what did arrive is confirmed."""
+        parts = [leased[begin : begin + CHUNK_JOBS] for begin in range(0, len(leased), CHUNK_JOBS)]
+        with ThreadPoolExecutor(PUSHES_AT_ONCE) as pushes, ThreadPoolExecutor(CHUNKS_AT_ONCE) as chunks:
+            done = [chunks.submit(self._chunk, part, pushes) for part in parts]
+        for chunk in done:
+            delivered = chunk.result()
+            report.jobs += len(delivered)
+            report.refused += sum(len(of_job.refused) for of_job in delivered.values())
+
+    def _chunk(self, job_ids: Sequence[int], pushes: Executor) -> dict[int, DeliveredT]:
+        """Send the next rows of some jobs, and confirm in one transaction what the sink has proven to have."""
+        if self._away.is_set():
+            return {}
+        with self._engine.begin() as connection:
+            batches = self._backlog.read(
+                connection, job_ids, CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids)
+            )
+        sending = {job_id: pushes.submit(self._send, job_id, batch) for job_id, batch in batches.items()}
+        delivered: dict[int, DeliveredT] = {}
+        failures: dict[int, SinkUnavailable] = {}
+        for job_id, sent in sending.items():
+            try:
+                done = sent.result()
+            except SinkUnavailable as exc:
+                failures[job_id] = exc
+            else:
+                if done is not None:
+                    delivered[job_id] = done
+        with self._engine.begin() as connection:
+            self._backlog.confirm(connection, delivered)
+            for job_id, failure in failures.items():
+                cursors.note_failure(connection, self._sink.name, job_id, str(failure))
+        for failure in failures.values():
+            raise failure
+        return delivered
+
+    def _send(self, job_id: int, batch: BatchT) -> DeliveredT | None:
+        """Send rows of one job; None where another job has just found out that the sink is away."""
+        if self._away.is_set():
+            return None
+        try:
+            return self._sink.deliver(job_id, batch)
+        except SinkUnavailable:
+            self._away.set()
+            raise

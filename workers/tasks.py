@@ -35,6 +35,7 @@ from workers.changes import Change
 from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
+from workers.log_backlog import LogBacklog
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish
 from workers.resources import Resources, process_resources
 from workers.sinks.loki import LokiSink
@@ -110,6 +111,7 @@ def deliver(sink: str) -> None:
             resources.redis.delete(delivery_bell_key(sink))
         report = Delivery(
             resources.engine,
+            LogBacklog(resources.engine, sink),
             LokiSink(loki_http(settings)),
             slice_s=settings.delivery_slice_s,
             backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),

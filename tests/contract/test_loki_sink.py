@@ -6,7 +6,7 @@ import time
 from collections import Counter
 
 from tests.contract.loki_api import LokiApi
-from workers.sinks.base import LogRow
+from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import LokiSink
 from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import MAX_LINE_BYTES
@@ -29,8 +29,8 @@ def deliver(loki: LokiApi, made: list[LogRow]) -> list[tuple[int, str]]:
     sink, newest_ns = LokiSink(LokiHttp(loki.url)), dict[str, int]()
     refused: list[tuple[int, str]] = []
     while made:
-        delivered = sink.deliver(int(loki.job_id), made, newest_ns)
-        refused += [(refusal.row.seq, refusal.reason) for refusal in delivered.refused]
+        delivered = sink.deliver_rows(int(loki.job_id), made, newest_ns)
+        refused += [(refusal.seq, refusal.reason) for refusal in delivered.refused]
         newest_ns = dict(delivered.newest_ns)
         made = [row for row in made if row.seq > delivered.confirmed_seq]
     return refused

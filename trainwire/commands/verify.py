@@ -16,8 +16,9 @@ from trainwire.deliveries import known_sink
 from trainwire.loki import lines_in_loki, reading_loki, without_newer
 from trainwire.terminal import one_line, say
 from trainwire.verification import Comparison, Ranges, compare, count
-from workers.cursors import read_cursors, read_rows
-from workers.sinks.base import LogRow
+from workers.cursors import read_cursors
+from workers.log_backlog import read_rows
+from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_http import LokiHttp
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -58,8 +59,7 @@ def _compared(connection: Connection, http: LokiHttp, job_id: int, sink: str) ->
 
 def _rows(connection: Connection, job_id: int, last_seq: int) -> Iterator[LogRow]:
     after = 0
-    while after < last_seq and (found := read_rows(connection, {job_id: after}, BATCH_ROWS, BATCH_BYTES)):
-        batch = found[job_id]
+    while after < last_seq and (batch := read_rows(connection, job_id, after, BATCH_ROWS, BATCH_BYTES)):
         yield from (row for row in batch if row.seq <= last_seq)
         after = batch[-1].seq
 

@@ -1,10 +1,12 @@
-"""What every sink is: takes rows in order, and says which it will never take."""
+"""What every sink is, and what waits for it: rows in order, and which of them it will never take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from sqlalchemy import Connection
 
 from workers.errors import Unavailable
 
@@ -18,24 +20,11 @@ class SinkUnavailable(Unavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class LogRow:
-    """One row of training_logs, its time in nanoseconds since 1970."""
-
-    seq: int
-    attempt: int
-    rank: int | None
-    source: str
-    log_type: str
-    level: str | None
-    ts_ns: int
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
 class RefusedRow:
     """A row that the sink will never take: `reason` is a stable slug, `detail` the sink's words."""
 
-    row: LogRow
+    seq: int
+    source: str
     reason: str
     detail: str
 
@@ -45,22 +34,47 @@ class Delivered:
     """What became of a batch: confirmed up to a seq, and what was refused on the way."""
 
     confirmed_seq: int
-    newest_ns: Mapping[str, int]
     refused: list[RefusedRow] = field(default_factory=list)
 
 
-class LogSink(Protocol):
-    """Delivers log rows of one job."""
+BatchT = TypeVar("BatchT")
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
+DeliveredT = TypeVar("DeliveredT", bound=Delivered)
+DeliveredT_contra = TypeVar("DeliveredT_contra", bound=Delivered, contravariant=True)
+DeliveredT_co = TypeVar("DeliveredT_co", bound=Delivered, covariant=True)
+
+
+class Sink(Protocol[BatchT_contra, DeliveredT_co]):
+    """A store that gets what Postgres has: the network's side, which knows no database."""
 
     @property
     def name(self) -> str:
         """What cursors and dead letters call it."""
         ...
 
-    def deliver(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> Delivered:
-        """Send a prefix of `rows`, in order, and return on proof that the sink has it.
+    def deliver(self, job_id: int, batch: BatchT_contra) -> DeliveredT_co:
+        """Send a prefix of the batch, in order, and return on proof that the sink has it.
 
-        `newest_ns` is what the last delivery of the job returned. Raises `SinkUnavailable` when to try later;
-        rows sent before that are sent again, byte for byte the same.
+        Raises `SinkUnavailable` when to try later; what was sent before that is sent again, the same. Called from
+        several threads, each with another job.
         """
+        ...
+
+
+class Backlog(Protocol[BatchT_co, DeliveredT_contra]):
+    """What waits in Postgres for one sink."""
+
+    def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
+        """Return jobs with something to deliver, those that were moved longest ago first."""
+        ...
+
+    def read(
+        self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
+    ) -> Mapping[int, BatchT_co]:
+        """Return what comes next for each job: at most so many rows and bytes of each, at least one."""
+        ...
+
+    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
+        """Record what the sink has proven to have, and bury what it refused."""
         ...

@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from workers.sinks.base import Delivered, LogRow, RefusedRow
+import msgspec
+import requests
+
+from workers.sinks.base import RefusedRow
+from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow
 from workers.sinks.loki_http import LokiHttp, unavailable
-from workers.sinks.loki_lines import Push, hour_of, labels_of, plan
+from workers.sinks.loki_lines import Push, hour_of, is_plain, labels_of, newest_after, plan
 from workers.sinks.loki_query import read_lines
 
+PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204
 PARTIAL: Final = 400
 TOO_FAR_BEHIND: Final = "too far behind"
@@ -26,14 +31,29 @@ class LokiSink:
         self._http = http
         self._now_ns = now_ns
 
-    def deliver(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> Delivered:
-        """Push a prefix of `rows`; see `LogSink`."""
+    def deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
+        """Push a prefix of the batch; see `Sink`. Rows are looked at one by one only where it takes that."""
+        if is_plain(batch, self._now_ns()) and self._push_packs(job_id, batch):
+            return DeliveredLines(max(pack.last_seq for pack in batch.packs), newest_ns=newest_after(batch))
+        return self.deliver_rows(job_id, batch.read_rows(), batch.newest_ns)
+
+    def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
+        """Push a prefix of `rows`, each by the rules; `newest_ns` is what was sent before."""
         planned = plan(rows, newest_ns, self._now_ns())
-        delivered = Delivered(planned.confirmed_seq, planned.newest_ns, planned.refused)
+        delivered = DeliveredLines(planned.confirmed_seq, planned.refused, planned.newest_ns)
         for push in planned.pushes.values():
             for chunk in push.chunks():
                 delivered.refused += self._push(job_id, chunk)
         return delivered
+
+    def _push_packs(self, job_id: int, batch: LogBatch) -> bool:
+        """Push what Postgres has packed; False where Loki refuses a line of it."""
+        for pack in batch.packs:
+            labels = msgspec.json.encode(labels_of(job_id, (pack.log_type, None))).decode()
+            body = f'{{"streams":[{{"stream":{labels},"values":[{pack.values}]}}]}}'
+            if self._refusal(self._http.post_json(PUSH_PATH, body.encode())) is not None:
+                return False
+        return True
 
     def _push(self, job_id: int, push: Push) -> list[RefusedRow]:
         """Push entries of one stream; where Loki refuses some, halve until they stand alone.
@@ -46,7 +66,8 @@ class LokiSink:
         if TOO_FAR_BEHIND in refusal and push.key[1] is None:
             return self._push_late(job_id, push)
         if len(push.entries) == 1:
-            return [RefusedRow(push.rows[0], "refused", refusal)]
+            row = push.rows[0]
+            return [RefusedRow(row.seq, row.source, "refused", refusal)]
         middle = len(push.entries) // 2
         halves = push.part(0, middle), push.part(middle, len(push.entries))
         return [refused for half in halves for refused in self._push(job_id, half)]
@@ -69,9 +90,12 @@ class LokiSink:
         return [refused for of_an_hour in late.values() for refused in self._push(job_id, of_an_hour)]
 
     def _post(self, job_id: int, push: Push) -> str | None:
-        """Return None on proof that all is stored, or Loki's words where it refuses some of it."""
         stream = {"stream": labels_of(job_id, push.key), "values": push.entries}
-        answer = self._http.post("/loki/api/v1/push", {"streams": [stream]})
+        return self._refusal(self._http.post_json(PUSH_PATH, msgspec.json.encode({"streams": [stream]})))
+
+    @staticmethod
+    def _refusal(answer: requests.Response) -> str | None:
+        """Return None on proof that all is stored, or Loki's words where it refuses some of it."""
         if answer.status_code == STORED:
             return None
         if answer.status_code == PARTIAL:

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 
@@ -46,9 +45,8 @@ class LokiHttp:
         if tenant:
             self._session.headers["X-Scope-OrgID"] = tenant
 
-    def post(self, path: str, value: object) -> requests.Response:
-        """Send a value as JSON."""
-        body = msgspec.json.encode(value)
+    def post_json(self, path: str, body: bytes) -> requests.Response:
+        """Send JSON."""
         headers = {"Content-Type": "application/json"}
         if self._compresses:
             body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from workers.sinks.base import LogRow, RefusedRow
+from workers.sinks.base import RefusedRow
+from workers.sinks.log_rows import LogBatch, LogRow
 
 SECOND_NS: Final = 10**9
 MINUTE_NS: Final = 60 * SECOND_NS
@@ -73,6 +74,29 @@ class Plan:
     newest_ns: dict[str, int]
     pushes: dict[StreamKey, Push] = field(default_factory=dict)
     refused: list[RefusedRow] = field(default_factory=list)
+
+
+def is_plain(batch: LogBatch, now_ns: int) -> bool:
+    """Tell whether no rule below asks for a look at single rows: the packs can go as they are.
+
+    Then `plan` would put all rows, unchanged, into their log type's own stream.
+    """
+    earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS - MARGIN_NS
+    newest = newest_after(batch)
+    return all(
+        max(earliest_ns, newest[pack.log_type] - LATE_AFTER_NS) <= pack.oldest_ns
+        and pack.newest_ns <= latest_ns
+        and pack.longest_bytes <= MAX_LINE_BYTES
+        for pack in batch.packs
+    )
+
+
+def newest_after(batch: LogBatch) -> dict[str, int]:
+    """Return the newest time of each log type once the packs are sent."""
+    newest = dict(batch.newest_ns)
+    for pack in batch.packs:
+        newest[pack.log_type] = max(pack.newest_ns, newest.get(pack.log_type, pack.newest_ns))
+    return newest
 
 
 def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> Plan:
@@ -148,8 +172,12 @@ def hour_of(ts_ns: int) -> str:
 
 def _refusal(row: LogRow, now_ns: int) -> RefusedRow:
     if row.ts_ns < now_ns:
-        return RefusedRow(row, "too-old", f"{_shown(row.ts_ns)} is over seven days ago; Loki takes no such line")
-    return RefusedRow(row, "in-future", f"{_shown(row.ts_ns)} is in the future; Loki takes no such line")
+        return RefusedRow(
+            row.seq, row.source, "too-old", f"{_shown(row.ts_ns)} is over seven days ago; Loki takes no such line"
+        )
+    return RefusedRow(
+        row.seq, row.source, "in-future", f"{_shown(row.ts_ns)} is in the future; Loki takes no such line"
+    )
 
 
 def _shown(ts_ns: int) -> str:

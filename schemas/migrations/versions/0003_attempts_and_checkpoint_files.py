@@ -7,7 +7,7 @@ from sqlalchemy.dialects import postgresql
 revision = "0003"
 down_revision = "0002"
 
-_NEW_COLUMNS = {
+_NEW_COLUMNS: dict[str, list[sa.Column[object]]] = {
     "training_jobs": [
         sa.Column(
             "best_checkpoint_at",

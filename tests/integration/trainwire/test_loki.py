@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from sqlalchemy import Engine, delete, insert, update
 
@@ -14,6 +15,7 @@ from schemas.tables import delivery_cursors, training_jobs, training_logs
 from tests.integration.trainwire.conftest import Trainwire
 from tests.twins.loki import Fault, LokiTwin
 from workers.deliver import Delivery
+from workers.log_backlog import LogBacklog
 from workers.sinks.loki import LokiSink
 from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import MAX_LINE_BYTES
@@ -45,7 +47,7 @@ def delivered(engine: Engine, loki: LokiTwin) -> Engine:
 
 def deliver(engine: Engine, loki: LokiTwin) -> None:
     """Deliver what waits."""
-    Delivery(engine, LokiSink(LokiHttp(loki.url)), slice_s=10).run()
+    Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=10).run()
 
 
 def _push(loki: LokiTwin, *lines: tuple[str, dict[str, str]], **labels: str) -> None:
@@ -53,7 +55,7 @@ def _push(loki: LokiTwin, *lines: tuple[str, dict[str, str]], **labels: str) -> 
     stream = {"job": "training", "job_id": "42", "log_type": "stdout", **labels}
     values = [[str(time.time_ns()), text, metadata] for text, metadata in lines]
     pushed = {"streams": [{"stream": stream, "values": values}]}
-    assert LokiHttp(loki.url).post("/loki/api/v1/push", pushed).status_code == 204
+    assert LokiHttp(loki.url).post_json("/loki/api/v1/push", msgspec.json.encode(pushed)).status_code == 204
 
 
 @pytest.mark.usefixtures("delivered")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 
 import pytest
 from sqlalchemy import text
@@ -14,8 +13,11 @@ from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from workers import cursors
 from workers.backoff import Backoff
 from workers.deliver import ROUND_JOBS, Delivery
+from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
-from workers.sinks.base import Delivered, LogRow, RefusedRow, SinkUnavailable
+from workers.sinks.base import RefusedRow, SinkUnavailable
+from workers.sinks.log_rows import DeliveredLines, LogBatch
+from workers.sinks.loki_lines import newest_after
 
 BACKOFF = Backoff(first_s=1000, cap_s=1000)
 
@@ -33,23 +35,28 @@ class ListSink:
         self.most_rows = 1000
         self.crashes_after_storing = 0
 
-    def deliver(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> Delivered:
+    def deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
         """Keep a prefix of the rows."""
         self.calls += 1
         if self.away is not None:
             raise self.away
-        taken = rows[: self.most_rows]
-        refused = [RefusedRow(row, "refused", "not this one") for row in taken if row.content in self.refuses]
+        taken = batch.read_rows()[: self.most_rows]
+        refused = [
+            RefusedRow(row.seq, row.source, "refused", "not this one")
+            for row in taken
+            if row.content in self.refuses
+        ]
         self.lines[job_id] += [row.content for row in taken if row.content not in self.refuses]
         if self.crashes_after_storing:
             self.crashes_after_storing -= 1
             raise KeyboardInterrupt
-        return Delivered(taken[-1].seq, dict(newest_ns) | {"stdout": taken[-1].ts_ns}, refused)
+        return DeliveredLines(taken[-1].seq, refused, newest_after(batch))
 
 
 def deliver(resources: Resources, sink: ListSink, slice_s: float = 30) -> None:
     """Run one delivery as a worker does."""
-    Delivery(resources.engine, sink, slice_s=slice_s, backoff=BACKOFF).run()
+    backlog = LogBacklog(resources.engine, sink.name)
+    Delivery(resources.engine, backlog, sink, slice_s=slice_s, backoff=BACKOFF).run()
 
 
 def publish(resources: Resources, sender: Sender, *lines: str, job: int = 1) -> None:
@@ -75,7 +82,7 @@ def test_rows_have_the_trainers_time(resources: Resources, sender: Sender) -> No
     """The time that a sink is given is the trainer's, to the nanosecond, a whole number."""
     publish(resources, sender, "a")
     with resources.engine.connect() as connection:
-        ((row,),) = cursors.read_rows(connection, {1: 0}, most_rows=10, most_bytes=10).values()
+        (row,) = read_rows(connection, 1, after=0, most_rows=10, most_bytes=10)
     assert isinstance(row.ts_ns, int)
     assert row.ts_ns == NOW_NS
 
@@ -90,10 +97,12 @@ def test_a_sink_that_takes_a_part_is_given_the_rest(resources: Resources, sender
 
 
 def test_an_outage_holds_the_cursor_and_costs_one_probe(resources: Resources, sender: Sender) -> None:
-    """Fifty jobs behind a sink that is away: a few calls to find out, none until the next probe, one then."""
+    """A thousand jobs behind a sink that is away: a few calls to find out, none until the next probe, one then."""
     sink = ListSink()
-    for job in range(1, 51):
-        publish(resources, sender, f"line of {job}", job=job)
+    for job in range(1, 1001):
+        sender.send(logs(f"line of {job}"), job=job)
+    for job in range(4):
+        drain(resources, job=job)
     sink.away = SinkUnavailable("it is away")
     with pytest.raises(SinkUnavailable):
         deliver(resources, sink)
@@ -115,7 +124,7 @@ def test_an_outage_holds_the_cursor_and_costs_one_probe(resources: Resources, se
     let_the_probe_be_due(resources)
     deliver(resources, sink)
     assert {job: lines for job, lines in sink.lines.items() if lines} == {
-        job: [f"line of {job}"] for job in range(1, 51)
+        job: [f"line of {job}"] for job in range(1, 1001)
     }
     state = one(resources.engine, sink_states, sink="list")
     assert (state["attempts"], state["down_since"], state["next_probe_at"]) == (0, None, None)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW_NS
 from trainwire.verification import Comparison, compare, ranges_of
-from workers.sinks.base import LogRow
+from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
 from workers.sinks.loki_query import LokiLine
 

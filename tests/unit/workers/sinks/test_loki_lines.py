@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.sinks.base import LogRow
+from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import (
     MAX_LINE_BYTES,
     MINUTE_NS,
@@ -42,7 +42,7 @@ def test_a_stream_for_each_output() -> None:
 def test_what_loki_would_refuse_for_its_age_is_not_sent() -> None:
     """Lines older than seven days or in the future are refused with the reason, the others go."""
     made = planned(row(1, NOW_NS - 8 * DAY_NS), row(2), row(3, NOW_NS + HOUR_NS), row(4))
-    assert [(refusal.row.seq, refusal.reason) for refusal in made.refused] == [(1, "too-old"), (3, "in-future")]
+    assert [(refusal.seq, refusal.reason) for refusal in made.refused] == [(1, "too-old"), (3, "in-future")]
     assert [said.seq for said in made.pushes["stdout", None].rows] == [2, 4]
     assert made.confirmed_seq == 4
 

@@ -1,0 +1,171 @@
+"""Log rows packed by Postgres: what Loki gets is, line for line, what our own rules would make of the rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from schemas.messages import Logs
+from schemas.tables import dead_letters
+from tests.factories import Sender, drain, rows
+from tests.twins.loki import Limits, LokiTwin
+from workers.deliver import Delivery
+from workers.log_backlog import LogBacklog, read_rows
+from workers.resources import Resources
+from workers.sinks.log_rows import LogBatch
+from workers.sinks.loki import LokiSink
+from workers.sinks.loki_http import LokiHttp
+from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, plan
+
+MINUTE_NS = 60 * 10**9
+ODD_LINES = [
+    "",
+    'tab\tand "quotes" \\ back',
+    "\x1b[31mred\x1b[0m \x00 \x7f",
+    "ünï 😀   end",
+    "</script>",
+    "a\r\nb",
+]
+
+
+def read(resources: Resources, *, most_rows: int = 10_000, most_bytes: int = 2**30) -> LogBatch:
+    """Read what waits of job 1."""
+    with resources.engine.connect() as connection:
+        return LogBacklog(resources.engine, "loki").read(connection, [1], most_rows, most_bytes)[1]
+
+
+def entries(batch: LogBatch) -> list[list[Any]]:
+    """Return the entries of all packs, by number."""
+    made = [entry for pack in batch.packs for entry in json.loads(f"[{pack.values}]")]
+    return sorted(made, key=lambda entry: int(entry[2]["seq"]))
+
+
+def publish(resources: Resources, sender: Sender, lines: Sequence[str], times: Sequence[int], **more: Any) -> None:
+    """Bring lines into Postgres as job 1, of stdout unless `more` says otherwise."""
+    sender.send(Logs(lines=list(lines), ts=list(times), **({"log_type": "stdout"} | more)))
+    drain(resources)
+
+
+def store(resources: Resources, lines: Sequence[tuple[float, str]]) -> None:
+    """Have these times and lines, and nothing else, in Postgres as job 1."""
+    insert = text(
+        "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
+        "VALUES (1, :seq, to_timestamp(:ts), 1, 0, 's', 'stdout', :content)"
+    )
+    with resources.engine.begin() as connection:
+        connection.execute(text("TRUNCATE training_logs, delivery_cursors"))
+        rows = [{"seq": seq, "ts": ts, "content": content} for seq, (ts, content) in enumerate(lines, 1)]
+        connection.execute(insert, rows)
+
+
+def test_packed_lines_are_what_our_rules_make_of_the_rows(resources: Resources, sender: Sender) -> None:
+    """Odd texts, levels and ranks: Postgres writes the entries that `entries_of` makes."""
+    now = time.time_ns() - MINUTE_NS
+    times = [now + n for n in range(len(ODD_LINES))]
+    publish(resources, sender, ODD_LINES, times)
+    publish(resources, sender, ODD_LINES, times, log_type="stderr", levels=[*['WA"RN'] * 5, "x" * 99], rank=3)
+    batch = read(resources)
+    with resources.engine.connect() as connection:
+        rows = read_rows(connection, 1, 0, 100, 2**30)
+    assert entries(batch) == [list(entry) for row in rows for entry in entries_of(row)]
+    assert {pack.log_type for pack in batch.packs} == {"stdout", "stderr"}
+    assert is_plain(batch, time.time_ns())
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_survives_the_packing(resources: Resources, lines: list[str]) -> None:
+    """What Postgres holds of a text, JSON gives back."""
+    lines = [line.replace("\0", "␀") for line in lines]
+    store(resources, [(time.time(), line) for line in lines])
+    assert [line for _, line, _ in entries(read(resources))] == lines
+
+
+def test_a_pack_is_no_larger_than_a_push_may_be(resources: Resources, sender: Sender) -> None:
+    """Ten megabytes of lines are several packs in order, none above the limit."""
+    now = time.time_ns() - MINUTE_NS
+    publish(resources, sender, ["x" * 100_000] * 100, range(now, now + 100))
+    packs = read(resources).packs
+    assert all(len(pack.values) <= MAX_PUSH_BYTES for pack in packs)
+    assert 5 <= len(packs) <= 7
+    assert [pack.last_seq for pack in packs] == sorted(pack.last_seq for pack in packs)
+
+
+def test_bytes_and_rows_bound_what_is_read(resources: Resources, sender: Sender) -> None:
+    """At most so many rows and bytes, and at least one row."""
+    now = time.time_ns() - MINUTE_NS
+    publish(resources, sender, ["x" * 1000] * 10, range(now, now + 10))
+    assert len(entries(read(resources, most_rows=3))) == 3
+    assert len(entries(read(resources, most_bytes=3000))) == 3
+    assert len(entries(read(resources, most_bytes=1))) == 1
+
+
+def test_a_batch_ends_where_a_streams_window_ends(resources: Resources, sender: Sender) -> None:
+    """A job that says a line every ten minutes goes out by the hour, each batch plain."""
+    now = time.time_ns()
+    publish(resources, sender, [f"{n}" for n in range(30)], [now - (30 - n) * 10 * MINUTE_NS for n in range(30)])
+    batch = read(resources)
+    assert len(entries(batch)) == 5
+    assert is_plain(batch, now)
+
+
+@pytest.mark.parametrize(
+    ("lines", "offset_minutes", "why"),
+    [
+        (["late"], -100, "later than the stream's window"),
+        (["old"], -8 * 24 * 60, "older than Loki takes"),
+        (["future"], 20, "in the future"),
+        (["far future"], 100 * 365 * 24 * 60, "in the far future"),
+        (["x" * 300_000], -1, "too long for one entry"),
+    ],
+)
+def test_what_is_not_plain_is_looked_at(
+    resources: Resources, sender: Sender, lines: list[str], offset_minutes: int, why: str
+) -> None:
+    """One odd row among plain ones, and the sink asks for the rows; it is given the same ones."""
+    now = time.time_ns()
+    publish(resources, sender, ["before"], [now - MINUTE_NS])
+    publish(resources, sender, lines, [now + offset_minutes * MINUTE_NS])
+    publish(resources, sender, ["after"], [now - MINUTE_NS])
+    batch = read(resources)
+    assert not is_plain(batch, now), why
+    assert [row.seq for row in batch.read_rows()] == [1, 2, 3]
+
+
+@given(st.lists(st.integers(-150, 15), min_size=1, max_size=12), st.integers(-200, 5))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: list[int], newest: int) -> None:
+    """Whatever the times: packs that pass as plain are rows that the rules put, unchanged, into one stream."""
+    now = time.time_ns() // 1000 * 1000
+    store(resources, [((now + offset * MINUTE_NS) / 1e9, "x") for offset in offsets])
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO delivery_cursors (sink, job_id, newest_ns) VALUES ('loki', 1, CAST(:newest AS jsonb))"
+            ),
+            {"newest": json.dumps({"stdout": now + newest * MINUTE_NS})},
+        )
+    batch = read(resources)
+    sent = max(pack.last_seq for pack in batch.packs)
+    if is_plain(batch, now):
+        made = plan(batch.read_rows()[:sent], batch.newest_ns, now)
+        assert (made.confirmed_seq, made.refused, set(made.pushes)) == (sent, [], {("stdout", None)})
+
+
+def test_a_refusal_of_a_pack_is_narrowed_down_row_by_row(resources: Resources, sender: Sender) -> None:
+    """A line that Loki refuses though no rule says so is a dead letter; the others of its pack arrive once."""
+    now = time.time_ns() - MINUTE_NS
+    lines = [f"line {n}" if n != 17 else "x" * 2000 for n in range(50)]
+    publish(resources, sender, lines, range(now, now + 50))
+    with LokiTwin(limits=Limits(max_line_bytes=1000)) as loki:
+        backlog = LogBacklog(resources.engine, "loki")
+        Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=10).run()
+        assert [line.line for line in loki.lines(1)] == [line for line in lines if line != "x" * 2000]
+    assert rows(resources.engine, dead_letters, "stream", "seq", "kind") == [("sink:loki", 18, "logs")]
