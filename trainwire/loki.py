@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,7 +10,6 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
-import requests
 from sqlalchemy import Connection, func, select
 
 from schemas.tables import training_logs
@@ -35,7 +35,7 @@ def reading_loki(settings: Settings) -> Iterator[LokiHttp]:
         yield loki_http(settings)
     except SinkUnavailable as exc:
         raise Problem(f"{exc}; LOKI_URL is {settings.loki_url}") from exc
-    except requests.JSONDecodeError as exc:
+    except (json.JSONDecodeError, UnicodeDecodeError) as exc:
         raise Problem(
             f"what answers at {settings.loki_url} is not Loki: set LOKI_URL to Loki's own address"
         ) from exc

@@ -77,18 +77,14 @@ def confirm(
 ) -> None:
     """Move the jobs' cursors to what the sink has proven to have, and bury what it refused."""
     _bury(connection, sink, kind, delivered)
-    moves = [
-        {
-            "sink": sink,
-            "job_id": job_id,
-            "seq": done.confirmed_seq,
-            "newest": msgspec.json.encode(newest_ns[job_id] if newest_ns else {}).decode(),
-            "dead": len({refusal.seq for refusal in done.refused}),
-        }
-        for job_id, done in delivered.items()
-    ]
-    if moves:
-        connection.execute(_MOVE, moves)
+    moves = {
+        "sink": sink,
+        "jobs": list(delivered),
+        "seqs": [done.confirmed_seq for done in delivered.values()],
+        "newest": [msgspec.json.encode(newest_ns[job_id] if newest_ns else {}).decode() for job_id in delivered],
+        "dead": [len({refusal.seq for refusal in done.refused}) for done in delivered.values()],
+    }
+    connection.execute(_MOVE, moves)
 
 
 def note_failure(connection: Connection, sink: str, job_id: int, error: str) -> None:
@@ -187,7 +183,9 @@ def _bury(connection: Connection, sink: str, kind: Kind, delivered: Mapping[int,
 
 _MOVE: Final = text(
     "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, newest_ns, dead_lettered, moved_at) "
-    "VALUES (:sink, :job_id, :seq, CAST(:newest AS jsonb), :dead, now()) "
+    "SELECT :sink, job_id, seq, newest, dead, now() FROM unnest(CAST(:jobs AS bigint[]), "
+    "CAST(:seqs AS bigint[]), CAST(:newest AS jsonb[]), CAST(:dead AS bigint[])) "
+    "AS moved(job_id, seq, newest, dead) "
     "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, "
     "newest_ns = excluded.newest_ns, moved_at = now(), attempts = 0, last_error = NULL, "
     "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"

@@ -84,9 +84,9 @@ _JOBS_BEHIND: Final = text(
 )
 
 _TS_NS: Final = """
-    -- A time that 64 bits of nanoseconds do not hold is one that no sink takes.
-    CASE WHEN logged_at < '1700-01-01' THEN 0 WHEN logged_at >= '2262-01-01' THEN 9223372036854775807
-    ELSE CAST(extract(epoch FROM logged_at) * 1000000 AS bigint) * 1000 + logged_ns END
+    -- No sink takes a time outside these two centuries, in which a double holds microseconds exactly.
+    CASE WHEN logged_at < '1900-01-01' THEN 0 WHEN logged_at >= '2100-01-01' THEN 9223372036854775807
+    ELSE CAST(date_part('epoch', logged_at) * 1000000 AS bigint) * 1000 + logged_ns END
 """
 
 _READ_ROWS: Final = text(
@@ -105,29 +105,34 @@ _READ_ROWS: Final = text(
 
 _READ_PACKED: Final = text(
     f"""
-    SELECT job_id, log_type, max(seq), min(ts_ns), max(ts_ns), max(bytes), string_agg(
-        '["' || ts_ns || '",' || to_json(content) || ',{{"seq":"' || seq || '","attempt":"' || attempt || '"'
-            || coalesce(',"rank":"' || rank || '"', '')
-            || coalesce(',"level":' || to_json(left(level, :level_chars)), '') || '}}]',
-        ',' ORDER BY seq
-    )
+    SELECT job_id, packs.*
     FROM unnest(CAST(:jobs AS bigint[]), CAST(:after AS bigint[]), CAST(:newest AS bigint[]))
-        AS wanted(job, after, newest)
+        AS wanted(job_id, after, newest)
     CROSS JOIN LATERAL (
-        SELECT *, sum(bytes + :entry_bytes) OVER up_to_here AS size,
-            max(sane_ns) OVER up_to_here AS newest_so_far, first_value(sane_ns) OVER up_to_here AS first_ns
+        SELECT log_type, max(seq) AS last_seq, min(ts_ns), max(ts_ns), max(bytes), string_agg(
+            '["' || ts_ns || '",' || to_json(content) || ',{{"seq":"' || seq || '","attempt":"' || attempt || '"'
+                || coalesce(',"rank":"' || rank || '"', '')
+                || coalesce(',"level":' || to_json(left(level, :level_chars)), '') || '}}]',
+            ',' ORDER BY seq
+        )
         FROM (
-            SELECT *, CASE WHEN ts_ns <= :latest THEN ts_ns ELSE 0 END AS sane_ns
+            SELECT *, sum(bytes + :entry_bytes) OVER up_to_here AS size,
+                max(sane_ns) OVER up_to_here AS newest_so_far, first_value(sane_ns) OVER up_to_here AS first_ns
             FROM (
-                SELECT *, octet_length(content) AS bytes, {_TS_NS} AS ts_ns
-                FROM training_logs WHERE job_id = wanted.job AND seq > wanted.after ORDER BY seq LIMIT :most_rows
-            ) AS next_rows
-        ) AS timed
-        WINDOW up_to_here AS (ORDER BY seq)
-    ) AS measured
-    -- Where time has gone on by more than a stream's window the batch ends: it would be split there anyway.
-    WHERE size - bytes - :entry_bytes < :most_bytes AND newest_so_far - :span <= greatest(first_ns, newest)
-    GROUP BY job_id, log_type, size / :push_bytes
-    ORDER BY job_id, max(seq)
+                SELECT *, CASE WHEN ts_ns <= :latest THEN ts_ns ELSE 0 END AS sane_ns
+                FROM (
+                    SELECT seq, attempt, rank, log_type, level, content, octet_length(content) AS bytes,
+                        {_TS_NS} AS ts_ns
+                    FROM training_logs
+                    WHERE job_id = wanted.job_id AND seq > wanted.after ORDER BY seq LIMIT :most_rows
+                ) AS next_rows
+            ) AS timed
+            WINDOW up_to_here AS (ORDER BY seq ROWS UNBOUNDED PRECEDING)
+        ) AS measured
+        -- Where time has gone on by more than a stream's window the batch ends: it would be split there anyway.
+        WHERE size - bytes - :entry_bytes < :most_bytes AND newest_so_far - :span <= greatest(first_ns, newest)
+        GROUP BY log_type, size / :push_bytes
+    ) AS packs
+    ORDER BY job_id, last_seq
     """  # noqa: S608 - our own expression
 )

@@ -5,20 +5,25 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
+from sqlalchemy import func, update
 
 from schemas.messages import Logs
-from schemas.tables import delivery_cursors, training_jobs
+from schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs
 from tests.factories import Sender, rows
-from tests.processes import kill_somebody, wait_until, workers_running
-from tests.twins.loki import Fault, LokiTwin
+from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.twins.loki import Fault, Limits, LokiTwin
 from workers.resources import Resources
 
 JOBS = range(1, 201)
 ROUNDS = 6
 LINES = 5
+TOO_LONG = 3000
+MINUTE_NS = 60 * 10**9
 
 
 def faults(chance: random.Random) -> list[Fault]:
@@ -34,12 +39,21 @@ def faults(chance: random.Random) -> list[Fault]:
     return trouble
 
 
+def said_by(job: int, number: int) -> list[str]:
+    """What a job says in a round; one job in twenty says a line that this Loki will never take."""
+    lines = [f"job {job} round {number} line {n}" for n in range(LINES)]
+    if job % 20 == 0:
+        lines[2] += "x" * TOO_LONG
+    return lines
+
+
 def publish_round(sender: Sender, number: int) -> None:
     """Let every job say a few lines."""
     now = time.time_ns()
     for job in JOBS:
-        lines = [f"job {job} round {number} line {n}" for n in range(LINES)]
-        sender.send(Logs(log_type="stdout", lines=lines, ts=[now + n for n in range(LINES)]), job=job)
+        sender.send(
+            Logs(log_type="stdout", lines=said_by(job, number), ts=[now + n for n in range(LINES)]), job=job
+        )
 
 
 def all_delivered(resources: Resources) -> bool:
@@ -52,12 +66,12 @@ def all_delivered(resources: Resources) -> bool:
 def test_every_line_reaches_loki_once_through_all_trouble(
     resources: Resources, sender: Sender, tmp_path: Path
 ) -> None:
-    """200 jobs, refused connections, 5xx, 429, 260, 401, cuts, lost answers, and killed workers."""
+    """200 jobs, refused connections, 5xx, 429, 260, 401, partial 400, cuts, lost answers, and killed workers."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
     with (
-        LokiTwin() as twin,
+        LokiTwin(limits=Limits(max_line_bytes=TOO_LONG)) as twin,
         workers_running(
             resources.settings, tmp_path, workers=2, LOKI_URL=twin.url, DELIVERY_BACKOFF_CAP_S="0.5"
         ) as workers,
@@ -73,19 +87,74 @@ def test_every_line_reaches_loki_once_through_all_trouble(
             time.sleep(chance.uniform(0.2, 1.5))
             kill_somebody(workers, chance)
         wait_until(lambda: len(rows(resources.engine, training_jobs, "id", order=["id"])) == len(JOBS), "all jobs")
-        wait_until(lambda: all_rows_are_stored(resources), "all rows in Postgres", timeout_s=60)
+        everything = len(JOBS) * ROUNDS * LINES
+        wait_until(partial(are_stored, resources, everything), "all rows in Postgres", timeout_s=60)
         wait_until(lambda: all_delivered(resources), "all rows in Loki", timeout_s=90)
         for job in JOBS:
-            said = [f"job {job} round {number} line {n}" for number in range(ROUNDS) for n in range(LINES)]
+            said = [line for number in range(ROUNDS) for line in said_by(job, number) if len(line) < TOO_LONG]
             found = [line.line for line in twin.lines(job)]
             assert Counter(found) == Counter(said)
             assert found == said
+        refused = Counter(rows(resources.engine, dead_letters, "job_id", order=["job_id"]))
+        assert refused == Counter({job: ROUNDS for job in JOBS if job % 20 == 0})
 
 
-def all_rows_are_stored(resources: Resources) -> bool:
-    """Tell whether Postgres has all lines."""
+@pytest.mark.timeout(240)
+def test_loki_away_for_a_day(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """Forty jobs say a line a minute for 24 hours without Loki: few probes, flat memory, then all in order."""
+    jobs, rounds, minutes = range(1, 41), 12, 120
+    began = time.time_ns() - rounds * minutes * MINUTE_NS
+    twin = LokiTwin()
+    with twin:
+        pass  # now it has its port, and is away
+    with workers_running(resources.settings, tmp_path, LOKI_URL=twin.url) as (worker,):
+        sizes = []
+        for number in range(rounds):
+            first = number * minutes
+            times = [began + minute * MINUTE_NS for minute in range(first, first + minutes)]
+            for job in jobs:
+                lines = [f"job {job} minute {minute}" for minute in range(first, first + minutes)]
+                sender.send(Logs(log_type="stdout", lines=lines, ts=times), job=job)
+            wait_until(partial(are_stored, resources, len(jobs) * (first + minutes)), "the rows of two hours")
+            wait_until(partial(has_probed, resources, number + 1), "a probe")
+            sizes.append(resident_bytes(worker))
+            let_the_probe_be_due(resources)
+        assert not has_probed(resources, 3 * rounds)
+        with twin:
+            let_the_probe_be_due(resources)
+            wait_until(lambda: all_delivered(resources), "the day in Loki", timeout_s=60)
+            sizes.append(resident_bytes(worker))
+            for job in jobs:
+                found = [(line.line, line.ts_ns, "late" in line.labels) for line in twin.lines(job)]
+                assert found == [
+                    (f"job {job} minute {minute}", began + minute * MINUTE_NS, False)
+                    for minute in range(rounds * minutes)
+                ]
+    assert max(sizes) < sizes[0] + 64 * 1024 * 1024
+
+
+def resident_bytes(worker: Process) -> int:
+    """Return the memory of a worker with its pool."""
+    main = psutil.Process(worker.process.pid)
+    return sum(int(process.memory_info().rss) for process in [main, *main.children(recursive=True)])
+
+
+def are_stored(resources: Resources, lines: int) -> bool:
+    """Tell whether Postgres has that many log rows."""
     stored: list[int] = rows(resources.engine, training_jobs, "last_log_seq", order=["id"])
-    return sum(stored) == len(JOBS) * ROUNDS * LINES
+    return sum(stored) == lines
+
+
+def has_probed(resources: Resources, times: int) -> bool:
+    """Tell whether Loki was found to be away so often."""
+    probes: list[int] = rows(resources.engine, sink_states, "attempts", order=["sink"])
+    return sum(probes) >= times
+
+
+def let_the_probe_be_due(resources: Resources) -> None:
+    """Let the next probe be due."""
+    with resources.engine.begin() as connection:
+        connection.execute(update(sink_states).values(next_probe_at=func.now()))
 
 
 def test_a_line_reaches_loki_by_itself(resources: Resources, sender: Sender, tmp_path: Path) -> None:
@@ -104,8 +173,6 @@ def test_without_loki_rows_end_in_postgres(resources: Resources, sender: Sender,
         with running:
             publish_round(sender, 0)
             stored = len(JOBS) * LINES
-            wait_until(
-                lambda: sum(rows(resources.engine, training_jobs, "last_log_seq", order=["id"])) == stored, "rows"
-            )
+            wait_until(partial(are_stored, resources, stored), "rows")
         assert twin.lines() == []
         assert rows(resources.engine, delivery_cursors, "job_id", order=["job_id"]) == []

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
-import requests
+import urllib3
 
 from workers.sinks.base import RefusedRow
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow
-from workers.sinks.loki_http import LokiHttp, unavailable
+from workers.sinks.loki_http import LokiHttp, unavailable, words_of
 from workers.sinks.loki_lines import Push, hour_of, is_plain, labels_of, newest_after, plan
 from workers.sinks.loki_query import read_lines
 
@@ -94,10 +94,10 @@ class LokiSink:
         return self._refusal(self._http.post_json(PUSH_PATH, msgspec.json.encode({"streams": [stream]})))
 
     @staticmethod
-    def _refusal(answer: requests.Response) -> str | None:
+    def _refusal(answer: urllib3.BaseHTTPResponse) -> str | None:
         """Return None on proof that all is stored, or Loki's words where it refuses some of it."""
-        if answer.status_code == STORED:
+        if answer.status == STORED:
             return None
-        if answer.status_code == PARTIAL:
-            return answer.text.strip()[:1000] or "400 without a word"
+        if answer.status == PARTIAL:
+            return words_of(answer)[:1000] or "400 without a word"
         raise unavailable(answer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import requests
-from requests.adapters import HTTPAdapter
+import urllib3
+from urllib3.exceptions import HTTPError
 
 from workers.settings import Settings
 from workers.sinks.base import SinkUnavailable
@@ -29,44 +30,41 @@ _MEANING: Final = {
 
 
 class LokiHttp:
-    """Keeps connections to one Loki alive; safe to use from several threads."""
+    """Keeps connections to one Loki alive; safe to use from several threads.
+
+    It knows no proxy of the environment: one for the world outside is not one for our stores.
+    """
 
     def __init__(self, url: str, *, tenant: str | None = None, auth: tuple[str, str] | None = None) -> None:
-        self._url = url.rstrip("/")
         parts = urlsplit(url)
-        self._host = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
         # Over a network bytes are dear; on this machine only the compression would be.
         self._compresses = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
-        self._session = requests.Session()
-        self._session.trust_env = False  # a proxy for the world outside is not one for our stores
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=CONNECTIONS))
-        self._session.auth = auth
+        self._headers = {"Accept-Encoding": "gzip"} if self._compresses else {}
+        if auth is not None:
+            self._headers["Authorization"] = f"Basic {b64encode(':'.join(auth).encode()).decode()}"
         if tenant:
-            self._session.headers["X-Scope-OrgID"] = tenant
+            self._headers["X-Scope-OrgID"] = tenant
+        self._pool = urllib3.connection_from_url(
+            url, maxsize=CONNECTIONS, retries=False, timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+        )
 
-    def post_json(self, path: str, body: bytes) -> requests.Response:
+    def post_json(self, path: str, body: bytes) -> urllib3.BaseHTTPResponse:
         """Send JSON."""
-        headers = {"Content-Type": "application/json"}
+        headers = self._headers | {"Content-Type": "application/json"}
         if self._compresses:
             body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}
-        return self._request("POST", path, data=body, headers=headers)
+        return self._request("POST", path, body=body, headers=headers)
 
-    def get(self, path: str, parameters: Mapping[str, str]) -> requests.Response:
+    def get(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """Ask for something."""
-        return self._request("GET", path, params=parameters)
+        return self._request("GET", path, fields=parameters, headers=self._headers)
 
-    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+    def _request(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
         try:
-            return self._session.request(
-                method,
-                f"{self._url}{path}",
-                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
-                allow_redirects=False,
-                **options,
-            )
-        except requests.RequestException as exc:
-            raise SinkUnavailable(f"Loki at {self._host} does not answer: {type(exc).__name__}") from exc
+            return self._pool.request(method, path, redirect=False, **options)
+        except HTTPError as exc:
+            address = f"{self._pool.host}:{self._pool.port}"
+            raise SinkUnavailable(f"Loki at {address} does not answer: {type(exc).__name__}") from exc
 
 
 @cache
@@ -76,14 +74,19 @@ def loki_http(settings: Settings) -> LokiHttp:
     return LokiHttp(settings.loki_url, tenant=settings.loki_tenant, auth=auth)
 
 
-def unavailable(answer: requests.Response) -> SinkUnavailable:
+def unavailable(answer: urllib3.BaseHTTPResponse) -> SinkUnavailable:
     """Return the error for an answer that is no proof of anything."""
-    said = answer.text.strip()[:_SHOWN_ANSWER_CHARS]
-    meaning = _MEANING.get(answer.status_code, "")
-    return SinkUnavailable(f"Loki answered {answer.status_code}{meaning}: {said}", _retry_after_s(answer))
+    said = words_of(answer)[:_SHOWN_ANSWER_CHARS]
+    meaning = _MEANING.get(answer.status, "")
+    return SinkUnavailable(f"Loki answered {answer.status}{meaning}: {said}", _retry_after_s(answer))
 
 
-def _retry_after_s(answer: requests.Response) -> float | None:
+def words_of(answer: urllib3.BaseHTTPResponse) -> str:
+    """Return what an answer says in words."""
+    return answer.data.decode(errors="replace").strip()
+
+
+def _retry_after_s(answer: urllib3.BaseHTTPResponse) -> float | None:
     try:
         return min(max(float(answer.headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
     except (KeyError, ValueError):

@@ -66,7 +66,7 @@ def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> list[Lok
             "direction": "forward",
         },
     )
-    if answer.status_code != OK:
+    if answer.status != OK:
         raise unavailable(answer)
     streams: list[dict[str, Any]] = answer.json()["data"]["result"]
     lines = [

@@ -77,6 +77,15 @@ def upgrade() -> None:
     for table, columns in _NEW_COLUMNS.items():
         for column in columns:
             op.add_column(table, column)
+    op.create_index(
+        "training_checkpoints_unverified_idx",
+        "training_checkpoints",
+        ["verify_after"],
+        postgresql_where=sa.text(
+            "verified_at IS NULL AND deleted_at IS NULL AND starts_with(uri, 's3://') "
+            "AND (verify_attempts = 0 OR verify_after IS NOT NULL)"
+        ),
+    )
     # What is known of jobs from before: their newest attempt.
     op.execute(
         "INSERT INTO training_attempts (job_id, attempt, name, status, started_at, completed_at, exit_code, "
@@ -86,6 +95,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("training_checkpoints_unverified_idx", "training_checkpoints")
     for table, columns in _NEW_COLUMNS.items():
         for column in columns:
             op.drop_column(table, column.name)

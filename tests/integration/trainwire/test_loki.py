@@ -55,7 +55,7 @@ def _push(loki: LokiTwin, *lines: tuple[str, dict[str, str]], **labels: str) -> 
     stream = {"job": "training", "job_id": "42", "log_type": "stdout", **labels}
     values = [[str(time.time_ns()), text, metadata] for text, metadata in lines]
     pushed = {"streams": [{"stream": stream, "values": values}]}
-    assert LokiHttp(loki.url).post_json("/loki/api/v1/push", msgspec.json.encode(pushed)).status_code == 204
+    assert LokiHttp(loki.url).post_json("/loki/api/v1/push", msgspec.json.encode(pushed)).status == 204
 
 
 @pytest.mark.usefixtures("delivered")
