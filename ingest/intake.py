@@ -54,6 +54,11 @@ class Intake:
         return self._waiting_bytes + self._held_bytes
 
     @property
+    def held_bytes(self) -> int:
+        """Return how much memory the messages take that are not acked."""
+        return self._held_bytes
+
+    @property
     def dropped(self) -> dict[str, int]:
         """Return how much was dropped of what."""
         with self._lock:

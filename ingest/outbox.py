@@ -1,17 +1,20 @@
-"""The numbered messages of one source, held in memory from the cut to the ack; issue 5 puts a disk behind it."""
+"""The numbered messages of one source, from the cut to the ack: on the disk, and in memory while they are few."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 from ingest.intake import Intake
 from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
 from ingest.salvage import item_count, salvaged
+from ingest.spool.spool import Span, Spool
 from schemas.messages import KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
 from schemas.routes import KINDS, Kind
 
@@ -19,6 +22,13 @@ logger = logging.getLogger("trainwire.ingest")
 
 BODIES_PER_CUT: Final = 64
 """Keeps one hold of the lock short, however much is waiting."""
+MEMORY_BYTES: Final = 32 * 1024 * 1024
+"""Messages beyond this are read back from the spool when they are sent."""
+DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
+"""What goes first when the spool is full; checkpoints and completions never do."""
+
+FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
+"""What happens when the spool is full."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +42,42 @@ class Origin:
 
 
 class Outbox:
-    """Cuts what the intake holds into messages with seq 1, 2, 3 ... per kind, and keeps them until acked."""
+    """Cuts what the intake holds into messages with seq 1, 2, 3 ... per kind, and keeps them until acked.
 
-    def __init__(self, origin: Origin, intake: Intake) -> None:
+    With a spool every message is on the disk before it is anywhere else; where the disk does not take it, and
+    without a spool, it is in memory alone.
+    """
+
+    def __init__(
+        self, origin: Origin, intake: Intake, spool: Spool | None = None, policy: FullPolicy = "drop_oldest_logs"
+    ) -> None:
         self.origin = origin
         self._intake = intake
+        self._spool = spool
+        self._policy = policy
         self._lock = threading.Lock()  # taken before the intake's, never after it
-        self._lanes: dict[Kind, Lane] = {kind: Lane() for kind in KINDS}
+        self._lanes: dict[Kind, Lane] = {
+            kind: Lane(None if spool is None else partial(spool.read, kind)) for kind in KINDS
+        }
         self._bodies: Iterator[tuple[Body, int]] = iter(())
+        self._warned = False
+
+    @classmethod
+    def resumed(cls, spool: Spool) -> Outbox:
+        """Return an outbox of what another process has left in its spool, and of nothing more."""
+        about = spool.folder.about
+        intake = Intake(0, threading.Event())
+        intake.close(None)
+        outbox = cls(Origin(about.job_id, about.attempt, about.source, about.rank), intake, spool)
+        outbox._resume(spool.spans())
+        return outbox
 
     def cut(self) -> bool:
         """Number and encode some of what is waiting; return whether there may be more."""
         with self._lock:
             for _ in range(BODIES_PER_CUT):
+                if self._must_wait:
+                    return False
                 found = next(self._bodies, None)
                 if found is None:
                     self._bodies = self._intake.take_out().bodies(self.origin.rank)
@@ -69,6 +102,9 @@ class Outbox:
         """Let go of the messages that are committed in Postgres: all up to `acked`."""
         with self._lock:
             freed_bytes = self._lanes[kind].release(acked)
+            if self._spool is not None:
+                with suppress(OSError):  # a file that cannot be removed is sent once more by who finds it
+                    self._spool.release(kind, acked)
         self._intake.note_held(0, -freed_bytes)
 
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
@@ -97,21 +133,98 @@ class Outbox:
                 stored={kind: lane.acked for kind, lane in lanes.items()},
                 sent={kind: lane.sent for kind, lane in lanes.items()},
                 unsent={kind: lane.last - lane.sent for kind, lane in lanes.items()},
+                spooled={kind: lane.last - lane.acked - lane.only_in_memory for kind, lane in lanes.items()},
                 dropped=self._intake.dropped,
             )
+
+    @property
+    def is_all_acked(self) -> bool:
+        """Tell whether everything that was said is committed in Postgres."""
+        with self._lock:
+            return self._intake.is_empty and all(lane.acked == lane.last for lane in self._lanes.values())
+
+    def close(self) -> None:
+        """Leave the spool to who sends what is left of it; remove it where nothing is."""
+        if self._spool is None:
+            return
+        is_all_acked = self.is_all_acked
+        with self._lock:
+            if is_all_acked:
+                self._spool.remove()
+            else:
+                self._spool.close()
+
+    def forget(self) -> None:
+        """Leave the spool alone in a forked child: it is the parent's."""
+        if self._spool is not None:
+            self._spool.folder.forget()
+
+    @property
+    def _must_wait(self) -> bool:
+        """Tell whether the spool is full, and those who speak are to wait for it."""
+        if self._spool is None or self._policy != "block" or self._intake.is_closed:
+            return False
+        return self._spool.is_full
 
     def _hold(self, body: Body, waited_bytes: int) -> None:
         kind = KIND_OF_BODY[type(body)]
         lane = self._lanes[kind]
+        if kind in DROP_ORDER and not self._has_room():
+            self._intake.count_dropped(kind, item_count(body))
+            self._intake.note_held(waited_bytes, 0)
+            return
         if isinstance(body, Completion):
             self._sum_up(body)
         entry = self._encode(kind, lane.last + 1, body)
         if entry is None:
             self._intake.note_held(waited_bytes, 0)
             return
-        held = Held(lane.last + 1, entry)
-        lane.append(held)
-        self._intake.note_held(waited_bytes, held.size_bytes)
+        held = Held(lane.last + 1, entry, self._is_spooled(kind, lane.last + 1, body, entry))
+        in_memory = not held.is_spooled or self._intake.held_bytes + held.size_bytes <= MEMORY_BYTES
+        lane.append(held, in_memory=in_memory)
+        self._intake.note_held(waited_bytes, held.size_bytes if in_memory else 0)
+
+    def _resume(self, spans: Mapping[Kind, Span]) -> None:
+        for kind, span in spans.items():
+            self._lanes[kind].resume(span.first, span.last)
+
+    def _has_room(self) -> bool:
+        """Make room in a full spool as the policy wants it; False where what is new has to go."""
+        if self._spool is None or not self._spool.is_full or self._policy == "block":
+            return True
+        return self._policy == "drop_oldest_logs" and any(self._drop_oldest(kind) for kind in DROP_ORDER)
+
+    def _drop_oldest(self, kind: Kind) -> bool:
+        """Give up the oldest messages of a kind that Redis has not been given; False where there are none."""
+        assert self._spool is not None  # noqa: S101 - it is full
+        lane = self._lanes[kind]
+        try:
+            gone = self._spool.drop_oldest(kind, lane.sent)
+        except OSError:
+            return False
+        if gone is None:
+            return False
+        self._intake.note_held(0, -lane.forget(gone.first, gone.last))
+        self._intake.count_dropped(kind, gone.items)
+        return True
+
+    def _is_spooled(self, kind: Kind, seq: int, body: Body, entry: Entry) -> bool:
+        """Write a message to the disk; False where the disk does not take it."""
+        if self._spool is None:
+            return False
+        try:
+            self._spool.append(kind, seq, item_count(body), entry)
+        except OSError as exc:
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "job %s: the spool %s does not take messages (%s): they are kept in memory instead",
+                    self.origin.job_id,
+                    self._spool.folder.path,
+                    exc.strerror or exc,
+                )
+            return False
+        return True
 
     def _sum_up(self, completion: Completion) -> None:
         """Say how much there is of each kind, this completion included: it is the last to be cut."""

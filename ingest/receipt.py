@@ -11,7 +11,8 @@ from schemas.routes import Kind
 class Receipt:
     """How far the messages of one source came; each mapping holds counts by kind.
 
-    `produced`, `stored` (committed in Postgres), `sent` (Redis has or had them) and `unsent` count messages.
+    `produced`, `stored` (committed in Postgres), `sent` (Redis has or had them), `unsent` and `spooled` (not stored,
+    and on the disk, from where they are sent later) count messages.
     `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
     """
 
@@ -19,6 +20,7 @@ class Receipt:
     stored: dict[Kind, int] = field(default_factory=dict)
     sent: dict[Kind, int] = field(default_factory=dict)
     unsent: dict[Kind, int] = field(default_factory=dict)
+    spooled: dict[Kind, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
 
     @property

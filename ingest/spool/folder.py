@@ -1,0 +1,97 @@
+"""The folder of one source inside the spool: who it is, and a lock that tells whether its process lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+_LOCK: Final = "lock"
+_ABOUT: Final = "source.json"
+
+
+class About(msgspec.Struct, frozen=True):
+    """Whose messages these are; `host` and `pid` are for people."""
+
+    job_id: int
+    attempt: int
+    source: str
+    rank: int | None
+    host: str = ""
+    pid: int = 0
+
+
+class SourceFolder:
+    """`<spool>/<job>-<source>/`, locked as long as its process lives or somebody sends what it left."""
+
+    def __init__(self, path: Path, about: About, lock: int) -> None:
+        self.path = path
+        self.about = about
+        self._lock = lock
+
+    @classmethod
+    def create(cls, spool: Path, job_id: int, attempt: int, source: str, rank: int | None) -> SourceFolder:
+        """Make the folder of a new source. Raises `OSError` as the disk does."""
+        about = About(job_id, attempt, source, rank, socket.gethostname(), os.getpid())
+        path = spool / f"{job_id}-{source}"
+        spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(mode=0o700)
+        lock = _locked(path)
+        if lock is None:
+            raise OSError(f"the lock of {path} is taken though the folder is new")
+        unborn = path / f"{_ABOUT}.new"
+        unborn.write_bytes(msgspec.json.encode(about))
+        unborn.rename(path / _ABOUT)
+        return cls(path, about, lock)
+
+    @classmethod
+    def claim(cls, path: Path) -> SourceFolder | None:
+        """Take over what another process left; None while it lives, or where this is no such folder."""
+        about = read_about(path)
+        lock = None if about is None else _locked(path)
+        return None if about is None or lock is None else cls(path, about, lock)
+
+    def forget(self) -> None:
+        """Give up the lock in a forked child: the folder is its parent's, who keeps it locked."""
+        with suppress(OSError):
+            os.close(self._lock)
+
+    def remove(self) -> None:
+        """Remove the folder: nothing in it is needed any more."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.forget()
+
+
+def read_about(path: Path) -> About | None:
+    """Return whose folder it is, None where it is not one of the spool."""
+    try:
+        return msgspec.json.decode((path / _ABOUT).read_bytes(), type=About)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def source_folders(spool: Path) -> Iterator[Path]:
+    """Yield the folders of all sources, the oldest first."""
+    try:
+        found = [(path.stat().st_mtime, path) for path in spool.iterdir() if (path / _ABOUT).exists()]
+    except OSError:
+        return
+    yield from (path for _, path in sorted(found))
+
+
+def _locked(path: Path) -> int | None:
+    """Lock the folder; None where another process has it. The lock goes with the process that holds it."""
+    file = os.open(path / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file

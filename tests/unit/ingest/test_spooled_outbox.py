@@ -1,0 +1,201 @@
+"""An outbox with a disk behind it: little memory, nothing lost with the process, a stated end when it is full."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest import outbox as outbox_module
+from ingest.intake import Intake
+from ingest.outbox import FullPolicy, Origin, Outbox
+from ingest.spool.folder import SourceFolder
+from ingest.spool.spool import Spool
+from schemas.messages import Checkpoint, Completion, Logs, Point, decode_body, open_envelope
+from schemas.routes import Kind
+
+ORIGIN = Origin(42, 1, "0-test", 0)
+NO_LIMIT = 1 << 40
+
+
+def open_spool(path: Path, limit_bytes: int = NO_LIMIT) -> Spool:
+    """Make the spool of a new source."""
+    return Spool(SourceFolder.create(path, ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank), limit_bytes)
+
+
+def make(spool: Spool, policy: FullPolicy = "drop_oldest_logs") -> tuple[Intake, Outbox]:
+    """Make an intake and the outbox behind it."""
+    intake = Intake(1 << 30, threading.Event())
+    return intake, Outbox(ORIGIN, intake, spool, policy)
+
+
+def said(outbox: Outbox, kind: Kind = "logs") -> list[Any]:
+    """Return the bodies that would be sent next, by seq without a hole."""
+    batch = outbox.to_send(NO_LIMIT).get(kind, [])
+    assert [held.seq for held in batch] == list(range(batch[0].seq, batch[-1].seq + 1))
+    bodies = []
+    for held in batch:
+        fields = {str(name).encode(): _raw(value) for name, value in held.entry.items()}
+        bodies.append(decode_body(kind, open_envelope(fields)))
+    return bodies
+
+
+def _raw(value: str | int | bytes) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+def noise(number: int) -> str:
+    """A line of 200 kB that no compression makes smaller than 100 kB."""
+    return f"{number} {os.urandom(100_000).hex()}"
+
+
+def numbers(bodies: list[Logs]) -> list[int]:
+    """Return the numbers of the lines."""
+    return [int(line.partition(" ")[0]) for body in bodies for line in body.lines]
+
+
+def say(intake: Intake, outbox: Outbox, lines: range) -> None:
+    """Say lines, each a message of its own."""
+    for number in lines:
+        intake.add_lines([noise(number)], "stdout", number)
+        outbox.cut()
+
+
+def test_memory_is_bounded_and_the_rest_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound messages are on the disk alone, and go out in order all the same."""
+    monkeypatch.setattr(outbox_module, "MEMORY_BYTES", 500_000)
+    intake, outbox = make(open_spool(tmp_path))
+    say(intake, outbox, range(50))
+    assert intake.size_bytes <= 500_000
+    assert numbers(said(outbox)) == list(range(50))
+    outbox.mark_sent("logs", range(1, 51))
+    outbox.release("logs", 20)
+    outbox.send_again("logs", [(30, 35)])
+    assert numbers(said(outbox)) == list(range(29, 35))
+    outbox.release("logs", 50)
+    assert intake.size_bytes == 0
+
+
+def test_another_process_sends_what_is_left(tmp_path: Path) -> None:
+    """All four kinds survive their process, with their numbers."""
+    spool = open_spool(tmp_path)
+    intake, outbox = make(spool)
+    intake.add_lines(["a", "b"], "stdout", 1)
+    intake.add_metric(Point(ts=2, values={"loss": 0.0}))
+    intake.add_checkpoint(Checkpoint(ts=3, kind="best", uri="/x"))
+    intake.close(Completion(ts=4, status="completed"))
+    while outbox.cut():
+        pass
+    spool.close()
+    spool.folder.forget()
+    (path,) = tmp_path.iterdir()
+    folder = SourceFolder.claim(path)
+    assert folder is not None
+    resumed = Outbox.resumed(Spool(folder, NO_LIMIT))
+    assert resumed.origin == ORIGIN
+    assert said(resumed)[0].lines == ["a", "b"]
+    assert said(resumed, "metrics")[0].points[0].values == {"loss": 0.0}
+    assert said(resumed, "checkpoints")[0].uri == "/x"
+    assert said(resumed, "completions")[0].produced == {
+        "logs": 1,
+        "metrics": 1,
+        "checkpoints": 1,
+        "completions": 1,
+    }
+    for kind, batch in resumed.to_send(NO_LIMIT).items():
+        resumed.mark_sent(kind, [held.seq for held in batch])
+        resumed.release(kind, 1)
+    assert resumed.is_all_acked
+    resumed.close()
+    assert not path.exists()
+
+
+def test_the_receipt_counts_what_is_on_the_disk(tmp_path: Path) -> None:
+    """What is not stored and on the disk is spooled."""
+    intake, outbox = make(open_spool(tmp_path))
+    say(intake, outbox, range(5))
+    outbox.mark_sent("logs", [1, 2, 3])
+    outbox.release("logs", 2)
+    receipt = outbox.receipt()
+    assert (receipt.produced, receipt.stored, receipt.spooled) == ({"logs": 5}, {"logs": 2}, {"logs": 3})
+
+
+def test_a_full_spool_drops_the_oldest_logs_and_counts_them(tmp_path: Path) -> None:
+    """Metrics, checkpoints and the completion stay; of the logs the newest; what went is in the completion."""
+    intake, outbox = make(open_spool(tmp_path, limit_bytes=5_000_000))
+    intake.add_metric(Point(ts=1, values={"loss": 1.0}))
+    say(intake, outbox, range(100))
+    intake.add_checkpoint(Checkpoint(ts=3, kind="best", uri="/x"))
+    intake.close(Completion(ts=4, status="completed"))
+    while outbox.cut():
+        pass
+    kept = numbers(said(outbox))
+    assert kept == list(range(100 - len(kept), 100))
+    assert 20 < len(kept) < 60
+    assert len(said(outbox)) == 100
+    (completion,) = said(outbox, "completions")
+    assert completion.dropped == {"logs": 100 - len(kept)}
+    assert len(said(outbox, "metrics")) == len(said(outbox, "checkpoints")) == 1
+
+
+def test_what_redis_has_is_not_dropped(tmp_path: Path) -> None:
+    """Messages that were sent and wait for their ack are no room to make; new lines go instead."""
+    intake, outbox = make(open_spool(tmp_path, limit_bytes=3_000_000))
+    say(intake, outbox, range(29))
+    outbox.mark_sent("logs", range(1, 30))
+    say(intake, outbox, range(29, 60))
+    outbox.send_again("logs", [(1, 29)])
+    kept = numbers(said(outbox))
+    assert kept[:29] == list(range(29))
+    assert len(kept) + intake.dropped["logs"] == 60
+
+
+def test_drop_newest_keeps_the_oldest(tmp_path: Path) -> None:
+    """With that policy what is said to a full spool is left out and counted, and leaves no gap."""
+    intake, outbox = make(open_spool(tmp_path, limit_bytes=3_000_000), "drop_newest")
+    say(intake, outbox, range(60))
+    kept = numbers(said(outbox))
+    assert kept == list(range(len(kept)))
+    assert 20 < len(kept) == 60 - intake.dropped["logs"]
+    assert outbox.receipt().produced == {"logs": len(kept)}
+
+
+def test_block_waits_for_room(tmp_path: Path) -> None:
+    """With that policy nothing is dropped: what waits is cut once there is room, or when the run ends."""
+    intake, outbox = make(open_spool(tmp_path, limit_bytes=3_000_000), "block")
+    say(intake, outbox, range(60))
+    kept = numbers(said(outbox))
+    assert 20 < len(kept) < 60
+    outbox.mark_sent("logs", range(1, len(kept) + 1))
+    outbox.release("logs", len(kept))
+    intake.close(Completion(ts=4, status="completed"))
+    while outbox.cut():
+        pass
+    assert numbers(said(outbox)) == list(range(len(kept), 60))
+    assert intake.dropped == {}
+
+
+def test_a_disk_that_fails_leaves_the_messages_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of the disk is said once; nothing is lost while the process lives, and it is no gap afterwards."""
+    spool = open_spool(tmp_path)
+    intake, outbox = make(spool)
+    say(intake, outbox, range(2))
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(spool, "append", fail)
+        say(intake, outbox, range(2, 4))
+    say(intake, outbox, range(4, 6))
+    assert numbers(said(outbox)) == list(range(6))
+    assert outbox.receipt().spooled == {"logs": 4}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"job 42: the spool {spool.folder.path} does not take messages (No space left on device): "
+        "they are kept in memory instead"
+    ]
