@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from ingest.intake import Intake
 from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
 from ingest.salvage import item_count, salvaged
-from ingest.spool.spool import Span, Spool
+from ingest.spool.spool import Spool
 from schemas.messages import KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
 from schemas.routes import KINDS, Kind
 
@@ -45,22 +45,25 @@ class Outbox:
     """Cuts what the intake holds into messages with seq 1, 2, 3 ... per kind, and keeps them until acked.
 
     With a spool every message is on the disk before it is anywhere else; where the disk does not take it, and
-    without a spool, it is in memory alone.
+    without a spool, it is in memory alone. The spool is opened with the first message, by the thread that cuts.
     """
 
     def __init__(
-        self, origin: Origin, intake: Intake, spool: Spool | None = None, policy: FullPolicy = "drop_oldest_logs"
+        self,
+        origin: Origin,
+        intake: Intake,
+        open_spool: Callable[[], Spool] | None = None,
+        policy: FullPolicy = "drop_oldest_logs",
     ) -> None:
         self.origin = origin
         self._intake = intake
-        self._spool = spool
+        self._open_spool = open_spool
+        self._spool: Spool | None = None
         self._policy = policy
         self._lock = threading.Lock()  # taken before the intake's, never after it
-        self._lanes: dict[Kind, Lane] = {
-            kind: Lane(None if spool is None else partial(spool.read, kind)) for kind in KINDS
-        }
+        self._lanes: dict[Kind, Lane] = {kind: Lane(partial(self._read, kind)) for kind in KINDS}
         self._bodies: Iterator[tuple[Body, int]] = iter(())
-        self._warned = False
+        self._has_warned = False
 
     @classmethod
     def resumed(cls, spool: Spool) -> Outbox:
@@ -68,8 +71,8 @@ class Outbox:
         about = spool.folder.about
         intake = Intake(0, threading.Event())
         intake.close(None)
-        outbox = cls(Origin(about.job_id, about.attempt, about.source, about.rank), intake, spool)
-        outbox._resume(spool.spans())
+        outbox = cls(Origin(about.job_id, about.attempt, about.source, about.rank), intake, lambda: spool)
+        outbox._resume()
         return outbox
 
     def cut(self) -> bool:
@@ -84,6 +87,7 @@ class Outbox:
                     found = next(self._bodies, None)
                 if found is None:
                     return False
+                self._opened()
                 self._hold(*found)
         return True
 
@@ -145,10 +149,10 @@ class Outbox:
 
     def close(self) -> None:
         """Leave the spool to who sends what is left of it; remove it where nothing is."""
-        if self._spool is None:
-            return
         is_all_acked = self.is_all_acked
         with self._lock:
+            if self._spool is None:
+                return
             if is_all_acked:
                 self._spool.remove()
             else:
@@ -184,9 +188,24 @@ class Outbox:
         lane.append(held, in_memory=in_memory)
         self._intake.note_held(waited_bytes, held.size_bytes if in_memory else 0)
 
-    def _resume(self, spans: Mapping[Kind, Span]) -> None:
-        for kind, span in spans.items():
+    def _resume(self) -> None:
+        spool = self._opened()
+        for kind, span in (spool.spans() if spool else {}).items():
             self._lanes[kind].resume(span.first, span.last)
+
+    def _opened(self) -> Spool | None:
+        """Return the spool, opened where it is not yet; None where there is none, or the disk has none to give."""
+        if self._spool is None and self._open_spool is not None:
+            try:
+                self._spool = self._open_spool()
+            except OSError as exc:
+                self._open_spool = None
+                self._warn("there is no spool", exc)
+        return self._spool
+
+    def _read(self, kind: Kind, seq: int) -> Mapping[int, Entry]:
+        assert self._spool is not None  # noqa: S101 - else everything is in memory
+        return self._spool.read(kind, seq)
 
     def _has_room(self) -> bool:
         """Make room in a full spool as the policy wants it; False where what is new has to go."""
@@ -215,16 +234,16 @@ class Outbox:
         try:
             self._spool.append(kind, seq, item_count(body), entry)
         except OSError as exc:
-            if not self._warned:
-                self._warned = True
-                logger.warning(
-                    "job %s: the spool %s does not take messages (%s): they are kept in memory instead",
-                    self.origin.job_id,
-                    self._spool.folder.path,
-                    exc.strerror or exc,
-                )
+            self._warn(f"the spool {self._spool.folder.path} does not take messages", exc)
             return False
         return True
+
+    def _warn(self, what: str, exc: OSError) -> None:
+        """Say once that the disk fails."""
+        if not self._has_warned:
+            self._has_warned = True
+            why = exc.strerror or exc
+            logger.warning("job %s: %s (%s): messages are kept in memory", self.origin.job_id, what, why)
 
     def _sum_up(self, completion: Completion) -> None:
         """Say how much there is of each kind, this completion included: it is the last to be cut."""

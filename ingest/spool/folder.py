@@ -59,9 +59,10 @@ class SourceFolder:
         return None if about is None or lock is None else cls(path, about, lock)
 
     def forget(self) -> None:
-        """Give up the lock in a forked child: the folder is its parent's, who keeps it locked."""
+        """Give up the lock. In a forked child that leaves the parent its own: the folder is the parent's."""
         with suppress(OSError):
             os.close(self._lock)
+        self._lock = -1
 
     def remove(self) -> None:
         """Remove the folder: nothing in it is needed any more."""

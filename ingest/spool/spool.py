@@ -109,13 +109,15 @@ class Spool:
         return gone
 
     def close(self) -> None:
-        """Close the files; they stay."""
+        """Leave everything to who comes next."""
         for segments in self._segments.values():
             segments.close()
+        self.folder.forget()
 
     def remove(self) -> None:
         """Remove everything: all of it is acked."""
-        self.close()
+        for segments in self._segments.values():
+            segments.close()
         self.folder.remove()
 
     def _entry(self, seq: int, encoding: str, body: bytes) -> Entry:

@@ -29,7 +29,7 @@ def open_spool(path: Path, limit_bytes: int = NO_LIMIT) -> Spool:
 def make(spool: Spool, policy: FullPolicy = "drop_oldest_logs") -> tuple[Intake, Outbox]:
     """Make an intake and the outbox behind it."""
     intake = Intake(1 << 30, threading.Event())
-    return intake, Outbox(ORIGIN, intake, spool, policy)
+    return intake, Outbox(ORIGIN, intake, lambda: spool, policy)
 
 
 def said(outbox: Outbox, kind: Kind = "logs") -> list[Any]:
@@ -89,8 +89,7 @@ def test_another_process_sends_what_is_left(tmp_path: Path) -> None:
     intake.close(Completion(ts=4, status="completed"))
     while outbox.cut():
         pass
-    spool.close()
-    spool.folder.forget()
+    outbox.close()
     (path,) = tmp_path.iterdir()
     folder = SourceFolder.claim(path)
     assert folder is not None
@@ -197,5 +196,16 @@ def test_a_disk_that_fails_leaves_the_messages_in_memory(
     assert outbox.receipt().spooled == {"logs": 4}
     assert [record.getMessage() for record in caplog.records] == [
         f"job 42: the spool {spool.folder.path} does not take messages (No space left on device): "
-        "they are kept in memory instead"
+        "messages are kept in memory"
     ]
+
+
+def test_without_a_place_for_it_there_is_no_spool(caplog: pytest.LogCaptureFixture) -> None:
+    """A folder that cannot be made is said once, and the messages are kept in memory."""
+    intake = Intake(1 << 30, threading.Event())
+    outbox = Outbox(ORIGIN, intake, lambda: open_spool(Path("/proc/no/spool")))
+    say(intake, outbox, range(3))
+    assert numbers(said(outbox)) == [0, 1, 2]
+    outbox.close()
+    assert len(caplog.records) == 1
+    assert "there is no spool (No such file or directory)" in caplog.text

@@ -1,0 +1,63 @@
+"""Sends what processes that are gone have left in the spool."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ingest.outbox import Outbox
+from ingest.publisher import Publisher
+from ingest.receipt import Receipt
+from ingest.settings import Timing
+from ingest.spool.folder import About, SourceFolder, source_folders
+from ingest.spool.spool import Spool
+
+logger = logging.getLogger("trainwire.ingest")
+
+NO_LIMIT: Final = 1 << 62
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What became of one source's leftovers: all of it stored, or how much of it is still on the disk."""
+
+    about: About
+    receipt: Receipt
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether everything is committed in Postgres, and the folder is gone."""
+        return self.receipt.stored == self.receipt.produced
+
+
+def send_leftovers(
+    spool: Path, redis_url: str, timing: Timing, timeout_s: float, stop: threading.Event | None = None
+) -> Iterator[Leftover]:
+    """Send what is left, the oldest source first, each for at most `timeout_s`; living sources are let alone.
+
+    Ends at `stop`, and after the first source that could not be sent: the others would not fare better.
+    """
+    for path in source_folders(spool):
+        if stop is not None and stop.is_set():
+            return
+        folder = SourceFolder.claim(path)
+        if folder is None:
+            continue
+        leftover = _send(folder, redis_url, timing, timeout_s)
+        yield leftover
+        if any(leftover.receipt.unsent.values()):
+            return
+
+
+def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:
+    outbox = Outbox.resumed(Spool(folder, NO_LIMIT))
+    publisher = Publisher(outbox, redis_url, timing, threading.Event())
+    publisher.start()
+    publisher.finish(timeout_s)
+    receipt = outbox.receipt()
+    outbox.close()
+    return Leftover(folder.about, receipt)
