@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
-from benchmarks import baselines, deliveries, events, latency, load
+from benchmarks import baselines, deliveries, events, latency, load, mlflow
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -28,7 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick look)")
     parser.add_argument(
-        "--only", choices=["logs", "tasks", "metrics", "backlog", "latency", "events", "deliveries"], default=None
+        "--only",
+        choices=["logs", "tasks", "metrics", "backlog", "latency", "events", "deliveries", "mlflow"],
+        default=None,
     )
     options = parser.parse_args()
     with open_stores() as resources:
@@ -41,6 +43,7 @@ def main() -> int:
             ("latency", idle_latency),
             ("events", event_latency),
             ("deliveries", loki),
+            ("mlflow", mirror),
         ):
             if options.only in {None, name}:
                 bench(resources, options.scale)
@@ -221,6 +224,25 @@ def loki(resources: Resources, scale: float) -> None:
         f"\nIdle, from the committed row to the line in Loki: median {median:.0f} ms, p95 {p95:.0f} ms, "
         "of which the linger is 100 ms (wanted: p95 under 300)"
     )
+
+
+def mirror(resources: Resources, scale: float) -> None:
+    """Metric values into trainwire, the same straight into a real MLflow, and how fast the mirror drains."""
+    with mlflow.server() as target:
+        say("\n| values a call | into trainwire, values/s | MlflowClient.log_batch, values/s | ratio | wanted |")
+        say("|---|---|---|---|---|")
+        for points, calls, messages, wanted in ((1, 200, 30_000, 20), (100, 40, 4000, 10)):
+            direct = mlflow.log_batch(target, points, max(int(calls * scale), 10))
+            empty(resources)
+            made = load.metric_bodies(points * max(int(messages * scale), 100), mlflow.NAMES, points)
+            values = load.publish(resources.redis, made) * points * mlflow.NAMES
+            rate = values / drain_with_a_worker(resources, "metrics", SHARD, "training_metrics").seconds
+            say(f"| {points * mlflow.NAMES} | {rate:,.0f} | {direct:,.0f} | {rate / direct:,.0f} | {wanted} |")
+        for jobs in (1, 8):
+            empty(resources)
+            values = mlflow.NAMES * max(int(4000 * scale), 100)
+            rate = mlflow.drain_mirror(resources, target, jobs, values // jobs)
+            say(f"\nThe mirror of {jobs} jobs with {values:,} values in all: {rate:,.0f} values/s")
 
 
 if __name__ == "__main__":

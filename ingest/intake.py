@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 from ingest.batches import (
     CHECKPOINT_BYTES,
@@ -19,19 +20,24 @@ from ingest.batches import (
 )
 from schemas.messages import Checkpoint, Completion
 
+SENDER_THREAD: Final = "trainwire-sender"
+
 
 class Intake:
     """Holds what has no number yet, and counts the bytes of everything until its ack.
 
     Above `limit_bytes` new log lines are dropped and counted; everything else gets in up to twice of it.
-    What is dropped never gets a seq, so it leaves no gap. `wake` is set when a batch is full.
+    What is dropped never gets a seq, so it leaves no gap. `wake` is set when a batch is full. With `must_wait`
+    nothing is dropped before the end: who speaks waits for room, the sender's own thread excepted.
     """
 
-    def __init__(self, limit_bytes: int, wake: threading.Event) -> None:
+    def __init__(self, limit_bytes: int, wake: threading.Event, *, must_wait: bool = False) -> None:
         self._limit_bytes = limit_bytes
+        self._must_wait = must_wait
         self._wake = wake
         # Re-entrant: a signal handler or a destructor that prints may interrupt a caller inside the lock.
         self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
         self._waiting = Waiting()
         self._waiting_bytes = 0
         self._held_bytes = 0
@@ -118,13 +124,23 @@ class Intake:
         with self._lock:
             self._waiting_bytes -= waited_bytes
             self._held_bytes += held_bytes
+            if self._must_wait:
+                self._room.notify_all()
 
     def count_dropped(self, what: str, how_many: int = 1) -> None:
         """Count what cannot be sent."""
         with self._lock:
             self._dropped[what] += how_many
 
+    def stop_waiting(self) -> None:
+        """Let nobody wait any more: what does not fit is dropped and counted from now on."""
+        with self._lock:
+            self._must_wait = False
+            self._room.notify_all()
+
     def _admit(self, size_bytes: int, limit_bytes: int) -> bool:
+        if self._must_wait and threading.current_thread().name != SENDER_THREAD:
+            self._room.wait_for(lambda: not self._must_wait or self.size_bytes + size_bytes <= limit_bytes)
         if self._is_closed or self._waiting_bytes + self._held_bytes + size_bytes > limit_bytes:
             return False
         before = self._waiting_bytes

@@ -12,8 +12,8 @@ from typing import Final
 from ingest.outbox import Outbox
 from ingest.publisher import Publisher
 from ingest.receipt import Receipt
-from ingest.settings import Timing
-from ingest.spool.folder import About, SourceFolder, source_folders
+from ingest.settings import Timing, server_of
+from ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from ingest.spool.spool import Spool
 
 logger = logging.getLogger("trainwire.ingest")
@@ -35,15 +35,26 @@ class Leftover:
 
 
 def send_leftovers(
-    spool: Path, redis_url: str, timing: Timing, timeout_s: float, stop: threading.Event | None = None
+    spool: Path,
+    redis_url: str,
+    timing: Timing,
+    timeout_s: float,
+    *,
+    any_server: bool = False,
+    stop: threading.Event | None = None,
 ) -> Iterator[Leftover]:
-    """Send what is left, the oldest source first, each for at most `timeout_s`; living sources are let alone.
+    """Send what is left for this server, the oldest source first, each for at most `timeout_s`.
 
-    Ends at `stop`, and after the first source that could not be sent: the others would not fare better.
+    Living sources are let alone, and what was meant for another server, unless `any_server`. Ends at `stop`, and
+    after the first source that could not be sent: the others would not fare better.
     """
+    server = server_of(redis_url)
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
             return
+        about = read_about(path)
+        if about is None or not (any_server or about.server == server):
+            continue
         folder = SourceFolder.claim(path)
         if folder is None:
             continue

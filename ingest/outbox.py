@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from ingest.intake import Intake
 from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
 from ingest.salvage import item_count, salvaged
-from ingest.spool.spool import Spool
+from ingest.settings import FullPolicy
 from schemas.messages import KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
 from schemas.routes import KINDS, Kind
+
+if TYPE_CHECKING:
+    from ingest.spool.spool import Spool  # opened by the sender's thread: its imports cost a trainer's start
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -26,9 +29,6 @@ MEMORY_BYTES: Final = 32 * 1024 * 1024
 """Messages beyond this are read back from the spool when they are sent."""
 DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
 """What goes first when the spool is full; checkpoints and completions never do."""
-
-FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
-"""What happens when the spool is full."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Outbox:
     def forget(self) -> None:
         """Leave the spool alone in a forked child: it is the parent's."""
         if self._spool is not None:
-            self._spool.folder.forget()
+            self._spool.close()
 
     @property
     def _must_wait(self) -> bool:

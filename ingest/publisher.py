@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ingest.ack_watch import AckWatch, Report
 from ingest.forks import importing
+from ingest.intake import SENDER_THREAD
 from ingest.outage import Outage, Unavailable
 from ingest.outbox import Outbox
 from ingest.settings import Timing, shown_host
@@ -54,7 +55,7 @@ class Publisher:
 
     def start(self) -> None:
         """Start the thread; where the system refuses one, everything stays in the outbox."""
-        self._thread = threading.Thread(target=self._run, name="trainwire-sender", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=SENDER_THREAD, daemon=True)
         try:
             self._thread.start()
         except RuntimeError as exc:
@@ -173,8 +174,8 @@ class Publisher:
         return self._link, self._bells
 
     def _pause_s(self) -> float:
-        interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.flush_interval_s
-        return max(interval_s, self._backoff_left_s())
+        # In an outage too: what is said is on the disk a moment later, whether or not it can be sent.
+        return FINISHING_INTERVAL_S if self._is_finishing else self._timing.flush_interval_s
 
     def _tell_progress(self) -> None:
         if self._outbox.is_all_sent:

@@ -11,8 +11,8 @@ from schemas.routes import Kind
 class Receipt:
     """How far the messages of one source came; each mapping holds counts by kind.
 
-    `produced`, `stored` (committed in Postgres), `sent` (Redis has or had them), `unsent` and `spooled` (not stored,
-    and on the disk, from where they are sent later) count messages.
+    `produced`, `stored` (committed in Postgres), `sent` (Redis has or had them), `unsent` and `spooled` (not
+    stored, and on the disk, from where they are sent later) count messages.
     `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
     """
 

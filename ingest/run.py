@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - libraries import it later: too late when the interpreter ends
 import math
 import os
 import time
@@ -21,9 +22,12 @@ from ingest.plain import count, exit_status, level_name, number, path_text, plai
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from ingest.uploads import UploadChoice
 from schemas.messages import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS, Metrics, Point, Progress
 
 DEFAULT_TIMEOUT_S: Final = 10.0
+RESERVED_S: Final = 3.0
+"""What of a timeout is kept for the messages, the completion among them, when uploads take long."""
 LONGEST_TIMEOUT_S: Final = 10.0**9
 """Thirty years: locks refuse to wait for longer, and for ever."""
 _LOG_TYPES: Final = ("stdout", "stderr")
@@ -58,7 +62,8 @@ class Run:
         self._capture: Capture | None = None
         self._history = History(epochs)
         self._started_at = time.time_ns()
-        self._session = Session(self.job_id, self.attempt, self.rank, settings)
+        self._session = Session(self.job_id, self.attempt, self.rank, settings, self._history.note_checkpoint)
+        self._uploads_patience_s = settings.checkpoints.finish_s
         self._session.take_metric(
             Metrics(
                 ts=self._started_at,
@@ -140,12 +145,16 @@ class Run:
         step: int | None = None,
         metrics: Mapping[str, Any] | None = None,
         is_best: bool | None = None,
+        upload: UploadChoice | None = None,
     ) -> None:
-        """Record where a checkpoint is: a local path (made absolute) or a URI such as s3://bucket/best.pt."""
+        """Record a checkpoint: a local file or folder (made absolute), or a URI such as s3://bucket/best.pt.
+
+        Where a bucket is configured (docs/checkpoints.md), a local one is uploaded in the background as it is
+        now, and reported when the store has it; `upload="none"` only records the path.
+        """
         numbers = self._numbers(self._mapping("metrics", metrics))
         described = checkpoint_at(path, kind=kind, epoch=epoch, step=step, metrics=numbers, is_best=is_best)
-        self._history.note_checkpoint(described)
-        self._session.take_checkpoint(described)
+        self._session.take_checkpoint(described, _checked_choice(upload))
 
     def capture_output(self) -> Capture:
         """Take what this process prints as log lines too, until the run or the returned block ends."""
@@ -164,12 +173,14 @@ class Run:
         final_metrics: Mapping[str, Any] | None = None,
         best_metrics: Mapping[str, Any] | None = None,
         best_epoch: int | None = None,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Receipt:
         """Publish the completion and return, within `timeout_s` seconds, how far everything came.
 
         Returns as soon as the workers have committed everything; where everything is in Redis and the workers
-        are away, after two seconds more. The second call changes nothing and returns the same receipt.
+        are away, after two seconds more. Uploads have all but the last seconds of `timeout_s`. Where that is not
+        said, it is 10 s, and before these TRAINWIRE_CHECKPOINT_FINISH_S while checkpoints are being uploaded. The
+        second call changes nothing and returns the same receipt.
         """
         said = {
             "final_metrics": self._numbers(self._mapping("final_metrics", final_metrics)),
@@ -177,7 +188,8 @@ class Run:
             "best_epoch": self._whole("best_epoch", best_epoch, count),
         }
         code = self._whole("exit_code", exit_code, exit_status)
-        return self._finish(ending(status, code, error), said, _patience_s(timeout_s))
+        patience_s = None if timeout_s is None else _patience_s(timeout_s)
+        return self._finish(ending(status, code, error), said, patience_s)
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +197,7 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish(ending(None, None, error), {}, DEFAULT_TIMEOUT_S)
+        self._finish(ending(None, None, error), {}, None)
 
     def _mapping(self, what: str, values: object) -> dict[Any, Any]:
         """Return `values` as a dictionary; what is no mapping is counted, named once, and left out."""
@@ -213,22 +225,42 @@ class Run:
                 numbers[plain_text(name)] = as_float
         return numbers
 
-    def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float) -> Receipt:
+    def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._capture is not None:
             self._capture.stop()
         atexit.unregister(self._finish_at_exit)
-        return self._session.finish(
-            lambda: completion(end, self._history, self._started_at, self.rank, said), timeout_s
-        )
+        left_s = RESERVED_S  # where ctrl-C ends the wait for uploads
+        try:
+            left_s = self._finish_uploads(timeout_s)
+        finally:
+            receipt = self._session.finish(
+                lambda: completion(end, self._history, self._started_at, self.rank, said), left_s
+            )
+        return receipt
+
+    def _finish_uploads(self, timeout_s: float | None) -> float:
+        """Wait for uploads; return the seconds that are left for the messages."""
+        if timeout_s is None:
+            self._session.finish_uploads(self._uploads_patience_s)
+            return DEFAULT_TIMEOUT_S
+        started_s = time.monotonic()
+        self._session.finish_uploads(max(timeout_s - RESERVED_S, timeout_s / 2))
+        return round(max(0.0, timeout_s - (time.monotonic() - started_s)), 3)
 
     def _finish_at_exit(self) -> None:
-        self._finish(ending_at_exit(), {}, DEFAULT_TIMEOUT_S if self._session.is_makers else CHILD_FLUSH_S)
+        self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
 
 
 def _checked_log_type(log_type: str) -> LogType:
     if log_type not in _LOG_TYPES:
         raise ValueError(f"log_type={log_type!r} is not a log type: say 'stdout' or 'stderr'")
     return "stdout" if log_type == "stdout" else "stderr"
+
+
+def _checked_choice(upload: str | None) -> UploadChoice | None:
+    if upload not in (None, "auto", "none"):
+        raise ValueError(f"upload={upload!r} is not a way to upload: say 'auto' or 'none'")
+    return None if upload is None else ("none" if upload == "none" else "auto")
 
 
 def _moment(ts: object) -> int:

@@ -6,18 +6,31 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from ingest.batches import LogType, MetricItem
-from ingest.forks import renew_in_children
+from ingest.forks import importing, renew_in_children
 from ingest.intake import Intake
 from ingest.outbox import Origin, Outbox
 from ingest.publisher import Publisher
 from ingest.receipt import Receipt
-from ingest.settings import TrainerSettings, shown_host
+from ingest.settings import TrainerSettings, server_of, shown_host
+from ingest.uploads import UploadChoice, Uploads
 from schemas.messages import Checkpoint, Completion
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ingest.spool.spool import Spool
+
 logger = logging.getLogger("trainwire.ingest")
+
+LEFTOVERS_AFTER_S: Final = 1.0
+LEFTOVERS_TIMEOUT_S: Final = 600.0
+"""How long one source's leftovers may take before the next one's turn."""
+LEFTOVERS_THREAD: Final = "trainwire-leftovers"
 
 CHILD_FLUSH_S: Final = 2.0
 """How long a forked child that ends may wait for what it said itself."""
@@ -26,24 +39,43 @@ CHILD_FLUSH_S: Final = 2.0
 class Session:
     """Takes what a run says and sees to it that it is sent."""
 
-    def __init__(self, job_id: int, attempt: int, rank: int | None, settings: TrainerSettings) -> None:
+    def __init__(
+        self,
+        job_id: int,
+        attempt: int,
+        rank: int | None,
+        settings: TrainerSettings,
+        note_checkpoint: Callable[[Checkpoint], None],
+    ) -> None:
         self._job_id = job_id
         self._attempt = attempt
         self._rank = rank
         self._settings = settings
+        self._note_checkpoint = note_checkpoint
         self._maker_pid = os.getpid()
-        self.renew_after_fork()
+        self._begin()
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
         """Begin as a new source with an empty outbox; what the parent said, the parent sends."""
+        self.outbox.forget()
+        self._begin()
+
+    def _begin(self) -> None:
         source = f"{self._rank or 0}-{os.urandom(4).hex()}"
         wake = threading.Event()
-        self.intake = Intake(self._settings.buffer_bytes, wake)
-        self.outbox = Outbox(Origin(self._job_id, self._attempt, source, self._rank), self.intake)
+        spool = self._settings.spool
+        self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
+        origin = Origin(self._job_id, self._attempt, source, self._rank)
+        opener = None if spool.folder is None else partial(self._open_spool, spool.folder, origin)
+        self.outbox = Outbox(origin, self.intake, opener, spool.when_full)
+        self._uploads = Uploads(
+            self._settings, self.outbox.origin, self._publish_checkpoint, can_upload=self.is_makers
+        )
         self._publisher = Publisher(self.outbox, self._settings.redis_url, self._settings.timing, wake)
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
+        self._finished = threading.Event()
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
 
@@ -61,28 +93,33 @@ class Session:
         if not self.intake.add_metric(item):
             self._warn_of_loss()
 
-    def take_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint."""
-        if not self._publisher.is_started:
-            self._start()
-        if not self.intake.add_checkpoint(checkpoint):
-            self._warn_of_loss()
+    def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
+        """Take a checkpoint; where its file is to be uploaded, it is published when that is done."""
+        self._uploads.take(checkpoint, choice)
 
     def refuse_value(self, what: str, value: object, wanted: str = "a number") -> None:
         """Count a value that is not what is `wanted`, and say once `what` it is."""
         self.intake.count_dropped("values")
         self._warn_once(what, f"{what} is {type(value).__name__}, not {wanted}: left out")
 
+    def finish_uploads(self, timeout_s: float) -> None:
+        """Wait up to `timeout_s` until all checkpoints are uploaded; what is not by then never is."""
+        self.intake.stop_waiting()
+        self._uploads.finish(timeout_s)
+
     def finish(self, completion: Callable[[], Completion], timeout_s: float) -> Receipt:
         """Say the completion, once and only in the process that made the run, and wait up to `timeout_s`."""
         with self._finishing:
             if self._receipt is None:
                 self._receipt = Receipt()
+                self._finished.set()
+                self.intake.stop_waiting()
                 self.intake.close(completion() if self.is_makers else None)
                 if self._publisher.is_started:
                     self._publisher.finish(timeout_s)
                 self._receipt = self.outbox.receipt()
-                self._tell_unsent(timeout_s)
+                self._tell_unsent(self._receipt, timeout_s)
+                self.outbox.close()
             return self._receipt
 
     @property
@@ -90,10 +127,27 @@ class Session:
         """Tell whether this is the process that made the run, not a forked child."""
         return os.getpid() == self._maker_pid
 
+    def _publish_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if not self._publisher.is_started:
+            self._start()
+        self._note_checkpoint(checkpoint)
+        if not self.intake.add_checkpoint(checkpoint):
+            self._warn_of_loss()
+
     def _start(self) -> None:
         with self._starting:
-            if not self._publisher.is_started:
-                self._publisher.start()
+            if self._publisher.is_started:
+                return
+            self._publisher.start()
+        if self.is_makers and self._settings.spool.folder is not None:
+            sender = threading.Thread(
+                target=self._send_leftovers,
+                args=(self._settings.spool.folder,),
+                name=LEFTOVERS_THREAD,
+                daemon=True,
+            )
+            with suppress(RuntimeError):  # the system refuses a thread: somebody else will send them
+                sender.start()
 
     def _warn_of_loss(self) -> None:
         if self.intake.is_closed:
@@ -109,11 +163,43 @@ class Session:
             self._warned_of.add(what)
             logger.warning("job %s: %s", self._job_id, text)
 
-    def _tell_unsent(self, timeout_s: float) -> None:
-        if not self.outbox.is_all_sent:
-            logger.warning(
-                "job %s: not everything could be sent to Redis at %s within %s s; what is left is lost",
-                self._job_id,
-                shown_host(self._settings.redis_url),
-                timeout_s,
-            )
+    def _tell_unsent(self, receipt: Receipt, timeout_s: float) -> None:
+        unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
+        if not unsent:
+            return
+        host = shown_host(self._settings.redis_url)
+        kept = (
+            f"they are kept in {self._settings.spool.folder}: the next run here, `trainwire up` and "
+            "`trainwire spool send` send them"
+            if spooled >= unsent
+            else "what is not in a spool is lost"
+        )
+        logger.warning(
+            "job %s: %s messages could not be sent to Redis at %s within %s s; %s",
+            self._job_id,
+            unsent,
+            host,
+            timeout_s,
+            kept,
+        )
+
+    def _open_spool(self, folder: Path, origin: Origin) -> Spool:
+        with importing():  # in the sender's thread: the trainer's start does not wait for it
+            from ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
+            from ingest.spool.spool import Spool  # noqa: PLC0415
+        server = server_of(self._settings.redis_url)
+        about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server)
+        return Spool(SourceFolder.create(folder, about), self._settings.spool.limit_bytes)
+
+    def _send_leftovers(self, folder: Path) -> None:
+        """Send what earlier processes on this machine have left for the same server."""
+        if self._finished.wait(LEFTOVERS_AFTER_S):
+            return
+        with importing():
+            from ingest.leftovers import send_leftovers  # noqa: PLC0415
+        url, timing = self._settings.redis_url, self._settings.timing
+        try:
+            for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
+                logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)
+        except Exception:
+            logger.debug("leftovers stay in the spool", exc_info=True)

@@ -6,7 +6,8 @@ import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
@@ -16,9 +17,14 @@ ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 
+WordT = TypeVar("WordT", bound=str)
+
 DEFAULT_REDIS_URL: Final = "redis://localhost:6379/0"
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
+SPOOL_VARIABLE: Final = "TRAINWIRE_SPOOL_DIR"
+SPOOL_OFF: Final = "off"
+LEAST_SPOOL_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,70 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """Where checkpoint files are uploaded, if anywhere; the server and the keys are boto3's AWS_* variables."""
+
+    bucket: str | None = None
+    prefix: str = "checkpoints"
+    upload: Literal["auto", "none"] = "auto"
+    snapshot: Literal["copy", "link"] = "copy"
+    spool: Path | None = None
+    """Where snapshots are kept until they are uploaded; None: beside the checkpoint."""
+    retry_s: float = 600.0
+    """How long an outage of the store may last before a checkpoint is reported as not uploaded."""
+    finish_s: float = 300.0
+    """How long the end of the run waits for uploads where `finish` is not told."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
+        """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
+        spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
+        prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
+        return cls(
+            bucket=_bucket(environ),
+            prefix=prefix,
+            upload=_word(environ, "TRAINWIRE_CHECKPOINT_UPLOAD", ("auto", "none")),
+            snapshot=_word(environ, "TRAINWIRE_CHECKPOINT_SNAPSHOT", ("copy", "link")),
+            spool=Path(spool) if spool else None,
+            retry_s=_seconds(environ, "TRAINWIRE_CHECKPOINT_RETRY_S", cls.retry_s, 0, 86_400),
+            finish_s=_seconds(environ, "TRAINWIRE_CHECKPOINT_FINISH_S", cls.finish_s, 0, 86_400),
+        )
+
+
+FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
+"""What happens when the spool is full: the oldest unsent lines go, or what is new, or who speaks waits."""
+
+
+@dataclass(frozen=True)
+class SpoolSettings:
+    """Where messages are kept on the disk until they are committed in Postgres."""
+
+    folder: Path | None = None
+    """None: in memory alone."""
+    limit_bytes: int = 4 * 1024**3
+    when_full: FullPolicy = "drop_oldest_logs"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
+        """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
+        return cls(
+            folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
+            limit_bytes=_optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
+            or cls.limit_bytes,
+            when_full=_word(environ, "TRAINWIRE_SPOOL_FULL", ("drop_oldest_logs", "drop_newest", "block")),
+        )
+
+
+def default_spool_dir(environ: Mapping[str, str]) -> Path:
+    """Return the spool's folder of a user who names none: that of the XDG base directories for state."""
+    named = environ.get(SPOOL_VARIABLE)
+    if named and named != SPOOL_OFF:
+        return Path(named).expanduser()
+    state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or os.sep, ".local", "state")
+    return Path(state, "trainwire", "spool")
+
+
+@dataclass(frozen=True)
 class TrainerSettings:
     """Where messages go, who says them, and how much memory they may take."""
 
@@ -49,6 +119,8 @@ class TrainerSettings:
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
     timing: Timing = Timing()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    spool: SpoolSettings = SpoolSettings()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -67,6 +139,8 @@ class TrainerSettings:
                 ),
                 settle_s=_seconds(environ, "TRAINWIRE_SETTLE_S", Timing.settle_s, 0, 600),
             ),
+            checkpoints=CheckpointSettings.from_env(environ),
+            spool=SpoolSettings.from_env(environ),
         )
 
     def at(self, redis_url: str | None) -> TrainerSettings:
@@ -93,6 +167,11 @@ def shown_host(redis_url: str) -> str:
     """Return host and port of an address, without user and password."""
     parts = urlsplit(redis_url)
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def server_of(redis_url: str) -> str:
+    """Return which server and database an address names, as host:port/db."""
+    return f"{shown_host(redis_url)}/{urlsplit(redis_url).path.strip('/') or 0}"
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
@@ -134,6 +213,24 @@ def _seconds(environ: Mapping[str, str], name: str, default: float, least: float
     if not isinstance(seconds, float) or not least <= seconds <= most:  # NaN is in no range
         raise ValueError(f"{name}={text!r} is not a number of seconds from {least} to {most}")
     return seconds
+
+
+def _bucket(environ: Mapping[str, str]) -> str | None:
+    name = environ.get("TRAINWIRE_CHECKPOINT_BUCKET") or None
+    if name is not None and "/" in name:
+        raise ValueError(
+            f"TRAINWIRE_CHECKPOINT_BUCKET={name!r} is not a bucket's name: say it without s3:// and without a path"
+        )
+    return name
+
+
+def _word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:
+    """Return which of `words` is set, the first where none is."""
+    said = environ.get(name) or words[0]
+    for word in words:
+        if said == word:
+            return word
+    raise ValueError(f"{name}={said!r} is not one of {', '.join(words)}")
 
 
 def _parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:

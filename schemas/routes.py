@@ -26,14 +26,25 @@ NOTIFY_QUEUE: Final = "notify"
 BEAT_QUEUE: Final = "beat"
 
 DELIVER_QUEUE: Final = "deliver"
+MLFLOW_QUEUE: Final = "deliver-mlflow"
+"""Of its own: a slow MLflow must not hold up the lines on their way to Loki."""
+CHECKPOINT_QUEUE: Final = "checkpoints"
+"""What is asked of the object store: however slow it is, nothing else waits behind it."""
 
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"
 DELIVER_TASK: Final = "trainwire.deliver"
 DELIVER_TICK_TASK: Final = "trainwire.deliver_what_is_due"
+VERIFY_TASK: Final = "trainwire.verify_checkpoints"
+RETENTION_TASK: Final = "trainwire.retain_checkpoints"
+LINK_TASK: Final = "trainwire.link_mlflow_runs"
+LINK_TICK_TASK: Final = "trainwire.link_mlflow_runs_now"
 SWEEP_TASK: Final = "trainwire.sweep"
 ECHO_TASK: Final = "trainwire.echo"
 
+
+VERIFY_BELL_KEY: Final = "verify:bell"
+"""Exists while an order to verify checkpoint files is on its way."""
 
 JOBS_CHANNEL: Final = "events:jobs"
 """Pub/sub channel of what a list of jobs shows: all events but those about log lines."""

@@ -156,6 +156,15 @@ training_checkpoints = Table(
     Column("verify_attempts", Integer, nullable=False, server_default=text("0")),
     _at("verify_after"),
     Column("deleted_at", DateTime(timezone=True), comment="when retention removed the object"),
+    # Whoever looks for what to verify reads this predicate's rows only: workers/checkpoints.py repeats it.
+    Index(
+        "training_checkpoints_unverified_idx",
+        "verify_after",
+        postgresql_where=text(
+            "verified_at IS NULL AND deleted_at IS NULL AND starts_with(uri, 's3://') "
+            "AND (verify_attempts = 0 OR verify_after IS NOT NULL)"
+        ),
+    ),
 )
 
 ingest_cursors = Table(

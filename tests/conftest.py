@@ -19,6 +19,14 @@ from trainwire.valkey import EmbeddedValkey
 from workers.resources import Resources, open_engine, open_redis
 from workers.settings import Settings, load_settings
 
+pytest_plugins = ["tests.mlflow_server"]
+
+
+@pytest.fixture(autouse=True)
+def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers of a test keep their messages in a folder of the test's own."""
+    monkeypatch.setenv("TRAINWIRE_SPOOL_DIR", str(tmp_path / "spool"))
+
 
 @pytest.fixture(scope="session")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

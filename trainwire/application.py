@@ -19,14 +19,18 @@ COMMANDS: Final = {
     "status": "trainwire.commands.jobs:status",
     "logs": "trainwire.commands.logs:logs",
     "metrics": "trainwire.commands.metrics:metrics",
+    "mlflow": "trainwire.commands.mlflow:mlflow",
+    "checkpoints": "trainwire.commands.checkpoints:checkpoints",
+    "retention": "trainwire.commands.retention:retention",
     "deliveries": "trainwire.commands.deliveries:app",
     "replay": "trainwire.commands.deliveries:replay",
     "verify": "trainwire.commands.verify:verify",
+    "spool": "trainwire.commands.spool:app",
     "dead-letters": "trainwire.commands.dead_letters:app",
     "migrate": "trainwire.commands.database:migrate",
     "env": "trainwire.commands.database:env",
 }
-OURS: Final = frozenset({"trainwire", "ingest", "workers", "schemas"})
+OURS: Final = frozenset({"trainwire", "ingest", "workers", "schemas", "stores"})
 # What follows the command of `trainwire run` is the command's own, options included.
 RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from trainwire.errors import Problem
+from workers.settings import Settings
 from workers.sinks.loki import LokiSink
+from workers.sinks.mlflow import MlflowSink
 
-SINKS: Final = (LokiSink.name,)
+
+@dataclass(frozen=True)
+class Taken:
+    """What a sink takes: rows of a kind and table, counted in a column of training_jobs; one is a `thing`."""
+
+    kind: str
+    table: str
+    last_seq: str
+    thing: str
+
+
+SINKS: Final = {
+    LokiSink.name: Taken("log", "training_logs", "last_log_seq", "line"),
+    MlflowSink.name: Taken("metric", "training_metrics", "last_metric_seq", "point"),
+}
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +80,16 @@ def known_sink(name: str) -> str:
     return name
 
 
+def sinks_in_use(connection: Connection, settings: Settings) -> list[str]:
+    """Return the sinks of which there is something to say: MLflow only where there is one, or has been."""
+    has_mlflow = settings.mlflow_tracking_uri is not None
+    return [
+        sink
+        for sink in SINKS
+        if sink != MlflowSink.name or has_mlflow or connection.execute(_USED, {"sink": sink}).scalar_one()
+    ]
+
+
 def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
     """Return how a sink is, with at most `limit` jobs."""
     return SinkReport(
@@ -89,7 +116,7 @@ def sink_health(connection: Connection, sink: str) -> SinkHealth:
 
 def jobs_behind(connection: Connection, sink: str, limit: int) -> list[JobDelivery]:
     """Return the jobs that have rows the sink does not have, the longest waiting first."""
-    found = connection.execute(_BEHIND, {"sink": sink, "limit": limit}).mappings()
+    found = connection.execute(_behind(sink), {"sink": sink, "limit": limit}).mappings()
     return [JobDelivery(**row) for row in found]
 
 
@@ -99,14 +126,14 @@ def job_deliveries(connection: Connection, job_id: int) -> dict[str, tuple[JobDe
     for sink in SINKS:
         names = {"sink": sink, "job_id": job_id}
         if connection.execute(_TRIED, names).scalar_one():
-            delivery = JobDelivery(**connection.execute(_OF_JOB, names).mappings().one())
+            delivery = JobDelivery(**connection.execute(_of_job(sink), names).mappings().one())
             found[sink] = (delivery, sink_health(connection, sink))
     return {sink: pair for sink, pair in found.items() if pair[0].last_seq}
 
 
 def delivery_totals(connection: Connection, sink: str) -> DeliveryTotals:
     """Add up all jobs of a sink."""
-    return DeliveryTotals(**connection.execute(_TOTALS, {"sink": sink}).mappings().one())
+    return DeliveryTotals(**connection.execute(_totals(sink), {"sink": sink}).mappings().one())
 
 
 _HEALTH: Final = text(
@@ -114,31 +141,49 @@ _HEALTH: Final = text(
     "last_error, EXISTS (SELECT FROM delivery_cursors WHERE sink = :sink AND moved_at IS NOT NULL) AS confirmed "
     "FROM (VALUES (1)) AS one LEFT JOIN sink_states AS known ON known.sink = :sink"
 )
-_DELIVERY: Final = (
-    "SELECT id AS job_id, greatest(last_log_seq - coalesce(confirmed_seq, 0), 0) AS rows_behind, "
-    "CAST(greatest(extract(epoch FROM now() - oldest.created_at), 0) AS double precision) AS oldest_age_s, "
-    "coalesce(confirmed_seq, 0) AS confirmed_seq, last_log_seq AS last_seq, coalesce(attempts, 0) AS attempts, "
-    "last_error, coalesce(dead_lettered, 0) AS dead_lettered "
-    "FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-    "LEFT JOIN LATERAL (SELECT created_at FROM training_logs AS waiting WHERE waiting.job_id = id "
-    "AND seq > coalesce(confirmed_seq, 0) ORDER BY seq LIMIT 1) AS oldest ON true "
-)
-_BEHIND: Final = text(
-    f"{_DELIVERY} WHERE last_log_seq > coalesce(confirmed_seq, 0) "
-    "ORDER BY oldest.created_at NULLS LAST, id LIMIT :limit"
-)
-_OF_JOB: Final = text(f"{_DELIVERY} WHERE id = :job_id")
-_TOTALS: Final = text(
-    "SELECT count(*) FILTER (WHERE behind > 0) AS jobs_behind, "
-    "CAST(coalesce(sum(behind) FILTER (WHERE behind > 0), 0) AS bigint) AS rows_behind, "
-    "count(*) FILTER (WHERE behind <= 0) AS jobs_delivered, "
-    "CAST(coalesce(sum(last_log_seq) FILTER (WHERE behind <= 0), 0) AS bigint) AS rows_delivered, "
-    "CAST(coalesce(sum(dead) FILTER (WHERE behind <= 0), 0) AS bigint) AS dead_lettered "
-    "FROM (SELECT last_log_seq, last_log_seq - coalesce(confirmed_seq, 0) AS behind, "
-    "coalesce(dead_lettered, 0) AS dead FROM training_jobs "
-    "LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id WHERE last_log_seq > 0) AS jobs"
-)
 _TRIED: Final = text(
     "SELECT EXISTS (SELECT FROM delivery_cursors WHERE sink = :sink AND job_id = :job_id) "
     "OR EXISTS (SELECT FROM sink_states WHERE sink = :sink)"
 )
+_USED: Final = text(
+    "SELECT EXISTS (SELECT FROM delivery_cursors WHERE sink = :sink) "
+    "OR EXISTS (SELECT FROM sink_states WHERE sink = :sink)"
+)
+
+
+def _behind(sink: str) -> TextClause:
+    return text(
+        f"{_delivery(sink)} WHERE {SINKS[sink].last_seq} > coalesce(confirmed_seq, 0) "
+        "ORDER BY oldest.created_at NULLS LAST, id LIMIT :limit"
+    )
+
+
+def _of_job(sink: str) -> TextClause:
+    return text(f"{_delivery(sink)} WHERE id = :job_id")
+
+
+def _delivery(sink: str) -> str:
+    taken = SINKS[sink]
+    return (
+        f"SELECT id AS job_id, greatest({taken.last_seq} - coalesce(confirmed_seq, 0), 0) AS rows_behind, "  # noqa: S608 - our own columns
+        "CAST(greatest(extract(epoch FROM now() - oldest.created_at), 0) AS double precision) AS oldest_age_s, "
+        f"coalesce(confirmed_seq, 0) AS confirmed_seq, {taken.last_seq} AS last_seq, "
+        "coalesce(attempts, 0) AS attempts, last_error, coalesce(dead_lettered, 0) AS dead_lettered "
+        "FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+        f"LEFT JOIN LATERAL (SELECT created_at FROM {taken.table} AS waiting WHERE waiting.job_id = id "
+        "AND seq > coalesce(confirmed_seq, 0) ORDER BY seq LIMIT 1) AS oldest ON true "
+    )
+
+
+def _totals(sink: str) -> TextClause:
+    last_seq = SINKS[sink].last_seq
+    return text(
+        "SELECT count(*) FILTER (WHERE behind > 0) AS jobs_behind, "  # noqa: S608 - our own column
+        "CAST(coalesce(sum(behind) FILTER (WHERE behind > 0), 0) AS bigint) AS rows_behind, "
+        "count(*) FILTER (WHERE behind <= 0) AS jobs_delivered, "
+        "CAST(coalesce(sum(last_seq) FILTER (WHERE behind <= 0), 0) AS bigint) AS rows_delivered, "
+        "CAST(coalesce(sum(dead) FILTER (WHERE behind <= 0), 0) AS bigint) AS dead_lettered "
+        f"FROM (SELECT {last_seq} AS last_seq, {last_seq} - coalesce(confirmed_seq, 0) AS behind, "
+        "coalesce(dead_lettered, 0) AS dead FROM training_jobs "
+        f"LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id WHERE {last_seq} > 0) AS jobs"
+    )

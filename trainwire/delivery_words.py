@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from trainwire.deliveries import DeliveryTotals, JobDelivery, SinkHealth
+from trainwire.deliveries import SINKS, DeliveryTotals, JobDelivery, SinkHealth
 from trainwire.terminal import local
 
 MINUTE_S = 60
@@ -29,10 +29,11 @@ def shown_totals(totals: DeliveryTotals) -> str:
 
 def shown_delivery(job: JobDelivery, health: SinkHealth) -> str:
     """Say in one line what a sink has of one job, and why not all."""
+    thing = SINKS[health.sink].thing
     dead = f", {job.dead_lettered:,} of them dead-lettered" if job.dead_lettered else ""
     if not job.rows_behind:
-        return f"all {job.last_seq:,} lines delivered{dead}"
-    behind = f"{counted(job.rows_behind, 'line')} behind"
+        return f"all {job.last_seq:,} {thing}s delivered{dead}"
+    behind = f"{counted(job.rows_behind, thing)} behind"
     if health.answers is False:
         return f"{behind}; {_outage(health)}"
     return f"{behind}; last error: {job.last_error}" if job.last_error else behind

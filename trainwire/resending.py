@@ -10,8 +10,11 @@ from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import OperationalError
 
 from schemas.tables import dead_letters
+from trainwire.deliveries import SINKS
 from trainwire.errors import Problem
 from workers.cursors import await_lease, move_back, read_cursors
+from workers.metric_backlog import tell_again
+from workers.sinks.mlflow import MlflowSink
 
 PATIENCE_S: Final = 60
 LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -46,7 +49,11 @@ def replay(
     confirmed_seq = read_cursors(connection, sink, [job_id])[job_id].confirmed_seq
     numbers = {"job_id": job_id, "first": from_seq, "last": confirmed_seq}
     rows = connection.execute(
-        text("SELECT count(*) FROM training_logs WHERE job_id = :job_id AND seq BETWEEN :first AND :last"), numbers
+        text(
+            f"SELECT count(*) FROM {SINKS[sink].table} "  # noqa: S608 - our own table
+            "WHERE job_id = :job_id AND seq BETWEEN :first AND :last"
+        ),
+        numbers,
     ).scalar_one()
     letters = connection.execute(
         delete(dead_letters).where(
@@ -56,6 +63,8 @@ def replay(
         )
     ).rowcount
     move_back(connection, sink, job_id, from_seq)
+    if sink == MlflowSink.name:
+        tell_again(connection, job_id)
     connection.execute(
         text(
             "UPDATE delivery_cursors SET dead_lettered = greatest(dead_lettered - :letters, 0) "

@@ -21,6 +21,7 @@ class EmbeddedServer(ABC):
     """A server on 127.0.0.1 with its data below `data_dir`; a subclass says how it is started."""
 
     name: ClassVar[str]
+    is_store: ClassVar[bool] = True
     stop_signal: ClassVar[signal.Signals]
     stop_timeout_s: ClassVar[float]
 

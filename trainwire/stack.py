@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from schemas.routes import BEAT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE
 from trainwire.child import Child, stop_leftover
 from trainwire.database import migrate
 from trainwire.errors import PartFailed
@@ -27,7 +27,10 @@ FLOWER_READY_TIMEOUT_S: Final = 20.0
 FLOWER_STOP_TIMEOUT_S: Final = 2.0
 """It only shows what others hold: killing it loses nothing."""
 LEFTOVER_TIMEOUT_S: Final = 15.0
-STOP_ORDER: Final = ("flower", "beat", "notifier", "deliverer", "worker", "valkey", "postgres")
+STOP_ORDER: Final = (
+    *("flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
+    *("valkey", "postgres"),
+)
 STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
 
@@ -44,6 +47,7 @@ class FlowerPart:
     """Flower on 127.0.0.1; ready when its port answers."""
 
     name: Final = "flower"
+    is_store: Final = False
 
     def __init__(self, data_dir: Path, env: Mapping[str, str]) -> None:
         self.child = Child(self.name, data_dir, stop_timeout_s=FLOWER_STOP_TIMEOUT_S)
@@ -135,8 +139,12 @@ class Stack:
         concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
         ingest = ["--queues", STORE_QUEUES, *concurrency]
         self._start_command("worker", workers_command("worker", *ingest), env)
-        # A slow Loki must never hold up the store, nor a long drain the announcements: each has a worker.
-        for name, queue in (("deliverer", DELIVER_QUEUE), ("notifier", NOTIFY_QUEUE)):
+        # A slow Loki, MLflow or S3 must never hold up the store, nor a long drain the announcements:
+        # each has a worker.
+        alone_on = {"deliverer": DELIVER_QUEUE, "notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
+        if env.get("MLFLOW_TRACKING_URI"):
+            alone_on["mlflow"] = MLFLOW_QUEUE
+        for name, queue in alone_on.items():
             alone = ["--name", name, "--queues", queue, "--concurrency", "1"]
             self._start_command(name, workers_command("worker", *alone), env)
         self._start_command("beat", workers_command("beat"), env)

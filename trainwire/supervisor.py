@@ -1,12 +1,13 @@
-"""Keeps the parts of the stack alive: starts them in order, starts again what dies, stops in reverse."""
+"""Keeps the parts of the stack alive: starts them in order, starts again what dies, stops the stores last."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from trainwire.child import Child, shown_exit
 from trainwire.errors import PartFailed
@@ -28,6 +29,10 @@ class Part(Protocol):
         """What the part is called, in its log's name too."""
 
     @property
+    def is_store(self) -> bool:
+        """Tell whether the others need it until their end."""
+
+    @property
     def child(self) -> Child:
         """The process."""
 
@@ -37,6 +42,8 @@ class Part(Protocol):
 
 class CommandPart:
     """A part that is any command; ready as soon as it runs."""
+
+    is_store: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -114,21 +121,26 @@ class Supervisor:
                 self._start_again(watched)
 
     def stop(self) -> None:
-        """Stop all parts, the last started first, each within its own time."""
-        for watched in reversed(self._watched):
-            child = watched.part.child
-            if not child.is_running():
-                child.stop()
-                continue
-            began = self._clock()
-            child.stop()
-            self._say(f"{watched.part.name}: stopped in {self._clock() - began:.1f} s")
+        """Stop all parts, each within its own time: those that use the stores together, then the stores."""
+        parts = [watched.part for watched in reversed(self._watched)]
+        users = [part for part in parts if not part.is_store]
+        with ThreadPoolExecutor(max(1, len(users))) as pool:
+            list(pool.map(self._stop_part, users))
+        for part in parts:
+            if part.is_store:
+                self._stop_part(part)
         self._watched.clear()
 
     def kill(self) -> None:
         """SIGKILL all parts."""
         for watched in reversed(self._watched):
             watched.part.child.kill()
+
+    def _stop_part(self, part: Part) -> None:
+        was_running, began = part.child.is_running(), self._clock()
+        part.child.stop()
+        if was_running:
+            self._say(f"{part.name}: stopped in {self._clock() - began:.1f} s")
 
     def _notice_death(self, watched: _Watched) -> None:
         child = watched.part.child

@@ -6,12 +6,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection
 
 from schemas.messages import Body, Checkpoint, Completion, InvalidMessage, Logs, Message, Metrics
 from schemas.routes import KINDS, Kind
 from workers import rows, store
+from workers.attempts import EarlierAttempts, has_changed
 from workers.changes import Change, log_lines
 from workers.decoding import RawEntry, Rejected
 from workers.errors import MostlyInvalid, Refused
@@ -140,18 +142,24 @@ class Batch:
 
     def _write(self, messages: Sequence[Message]) -> None:
         """Encode and COPY the rows of these messages, and fold them into their jobs."""
+        earlier = EarlierAttempts()
         with store.copying(self._connection, *_COPIED_INTO[self._kind]) as write_row:
             for message in messages:
-                for row in self._fold(message):
+                for row in self._fold(message, earlier):
                     write_row(row)
         jobs = [self._jobs[job_id] for job_id in {said.job_id for said in messages}]
         store.save_jobs(self._connection, jobs, self._jobs_before)
+        changed = [job for job in jobs if has_changed(job, self._jobs_before[job.id])]
+        store.save_attempts(
+            self._connection, changed + earlier.fold(partial(store.load_attempts, self._connection))
+        )
 
-    def _fold(self, message: Message) -> Iterable[rows.Row]:
+    def _fold(self, message: Message, earlier: EarlierAttempts) -> Iterable[rows.Row]:
         """Fold one message into its job; return its rows."""
         body, job = message.body, self._jobs[message.job_id]
         attempt = job.attempt_of(message, self._attempts.get((message.job_id, message.source)))
         self._attempts[message.job_id, message.source] = attempt
+        earlier.note(job, body, attempt)
         job.fold(body, attempt)
         origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))
         if isinstance(body, Completion):

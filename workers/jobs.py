@@ -43,6 +43,8 @@ class JobState:
     best_epoch: int | None = None
     best_checkpoint_path: str | None = None
     last_checkpoint_path: str | None = None
+    best_checkpoint_at: datetime | None = None
+    last_checkpoint_at: datetime | None = None
     mlflow_run_id: str | None = None
     exit_code: int | None = None
     error_message: str | None = None
@@ -101,6 +103,8 @@ class JobState:
         self.current_epoch = self.progress_percent = None
         self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
         self.mlflow_run_id = None
+        # The paths stay, for they are what the attempt resumes from; whatever it saves itself replaces them.
+        self.best_checkpoint_at = self.last_checkpoint_at = None
 
     def _fold_metrics(self, body: Metrics) -> None:
         self.name = _said(body.name, self.name)
@@ -127,10 +131,12 @@ class JobState:
         return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
 
     def _fold_checkpoint(self, body: Checkpoint) -> None:
-        if is_best(body):
-            self.best_checkpoint_path = visible(body.uri)
-        if body.kind != "best":
-            self.last_checkpoint_path = visible(body.uri)
+        """Move the paths forwards: a checkpoint that arrives late, for its upload was retried, is older news."""
+        uri, saved_at = visible(body.uri), to_datetime(body.ts)
+        if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
+            self.best_checkpoint_path, self.best_checkpoint_at = uri, saved_at
+        if body.kind != "best" and _is_forward(saved_at, self.last_checkpoint_at):
+            self.last_checkpoint_path, self.last_checkpoint_at = uri, saved_at
 
     def _fold_completion(self, body: Completion) -> None:
         if self._is_decided_by(body):
@@ -165,10 +171,18 @@ class JobState:
         if body.total_epochs_completed is not None:
             self.current_epoch = body.total_epochs_completed
             self.progress_percent = self._percent_of_epochs()
-        last = _said(body.last_checkpoint_path, _said(body.final_checkpoint_path, None))
-        self.last_checkpoint_path = last or self.last_checkpoint_path
-        self.best_checkpoint_path = _said(body.best_checkpoint_path, self.best_checkpoint_path)
+        self._fold_final_paths(body)
         self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+
+    def _fold_final_paths(self, body: Completion) -> None:
+        ended_at = to_datetime(body.ts)
+        best, last = body.best_checkpoint_path, body.last_checkpoint_path or body.final_checkpoint_path
+        if best and _is_final(best, ended_at, self.best_checkpoint_path, self.best_checkpoint_at):
+            self.best_checkpoint_path = visible(best)
+            self.best_checkpoint_at = ended_at if is_remote(best) else self.best_checkpoint_at
+        if last and _is_final(last, ended_at, self.last_checkpoint_path, self.last_checkpoint_at):
+            self.last_checkpoint_path = visible(last)
+            self.last_checkpoint_at = ended_at if is_remote(last) else self.last_checkpoint_at
 
 
 COLUMNS: Final = tuple(field.name for field in fields(JobState))
@@ -198,3 +212,23 @@ def began_at(body: Body) -> int | None:
 
 def _said(value: str | None, known: str | None) -> str | None:
     return known if value is None else visible(value)
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether a checkpoint's path is a URI, which others can reach, or a path on the trainer's machine."""
+    return "://" in path
+
+
+def _is_forward(at: datetime, known_at: datetime | None) -> bool:
+    return known_at is None or at >= known_at
+
+
+def _is_final(path: str, ended_at: datetime, known: str | None, known_at: datetime | None) -> bool:
+    """Tell whether a completion's path replaces the known one, which this attempt reported if it has a time.
+
+    A trainer names its files by their local paths at the end, though their uploads have been reported: the URI
+    stays. A local path takes no time with it, so that the URI of an upload that ends later replaces it.
+    """
+    if not is_remote(path) and known_at is not None and is_remote(known or ""):
+        return False
+    return _is_forward(ended_at, known_at)

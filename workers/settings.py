@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -52,11 +52,33 @@ class Settings(BaseSettings):
     """For basic authentication."""
     loki_linger_s: Annotated[float, Field(ge=0, le=5)] = 0.1
     """How long lines are gathered before they are pushed: many quiet jobs are not as many pushes a second."""
+    mlflow_tracking_uri: str | None = None
+    """The MLflow server that jobs are mirrored to, `http://host:5000`; without it nothing is mirrored."""
+    mlflow_experiment: Annotated[str, Field(min_length=1, max_length=250)] = "trainwire"
+    """The experiment of the mirrored runs; made where it is missing."""
     delivery_slice_s: Annotated[float, Field(gt=0, le=60)] = 10.0
     """How long one work order delivers before it orders the rest."""
 
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
     """Longest wait before a store that is away is probed again."""
+
+    trainwire_checkpoint_bucket: str | None = None
+    """The bucket that trainers upload to, by the variable that they read; nothing in another is ever deleted."""
+    trainwire_checkpoint_prefix: str = "checkpoints"
+    """What the keys of uploaded checkpoints begin with, before the job's number."""
+    checkpoint_retention: Literal["off", "dry-run", "on"] = "off"
+    """Whether checkpoints of finished jobs are deleted, or in a dry run only named in the log."""
+    checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3
+    """How many checkpoints of each job stay besides its best."""
+
+    @model_validator(mode="after")
+    def _knows_where_to_delete(self) -> Self:
+        if self.checkpoint_retention != "off" and not self.trainwire_checkpoint_bucket:
+            raise ValueError(
+                f"CHECKPOINT_RETENTION is {self.checkpoint_retention}, but TRAINWIRE_CHECKPOINT_BUCKET is not "
+                "set: name the bucket that trainers upload to"
+            )
+        return self
 
     @field_validator("loki_url")
     @classmethod
@@ -66,6 +88,16 @@ class Settings(BaseSettings):
                 "is not an address like http://localhost:3100 (user and password: LOKI_USER, LOKI_PASSWORD)"
             )
         return value
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _is_mlflow(cls, value: str | None) -> str | None:
+        if value and (not value.startswith(("http://", "https://")) or "@" in value):
+            raise ValueError(
+                "is not an address of a server like http://localhost:5000 (user and password: "
+                "MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD); unset it to mirror nothing"
+            )
+        return value or None
 
     @field_validator("database_url")
     @classmethod
@@ -103,9 +135,11 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _said(error: Any) -> str:
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
     name = str(error["loc"][0]).upper()
     if error["type"] == "missing":
         return f"{name} is not set: run `trainwire up`, or point it to your own server"
     # A URL can hold a password, so its value is not repeated.
-    value = "" if name.endswith("_URL") else f" (it is {error['input']!r})"
+    value = "" if name.endswith(("_URL", "_URI")) else f" (it is {error['input']!r})"
     return f"{name} {error['msg'].removeprefix('Value error, ')}{value}"

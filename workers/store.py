@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from schemas.routes import Kind
 from schemas.tables import dead_letters, ingest_cursors
 from workers import rows
+from workers.attempts import FIELDS, AttemptKey
 from workers.decoding import Rejected, visible
 from workers.errors import Refused, Unavailable
 from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, JobState
@@ -111,6 +112,26 @@ def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mappin
         connection.execute(_SAVE_JOB, values)
 
 
+def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
+    """Return what is known of these attempts; params and tags are not loaded."""
+    found = connection.execute(
+        text(
+            f"SELECT job_id AS id, attempt, {', '.join(_LOADED_OF_ATTEMPT)} FROM training_attempts "  # noqa: S608 - our own column names
+            "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:attempts AS int[])) AS wanted(job_id, attempt) "
+            "USING (job_id, attempt)"
+        ),
+        {"jobs": [job for job, _ in keys], "attempts": [attempt for _, attempt in keys]},
+    )
+    return {(row["id"], row["attempt"]): JobState(**row) for row in found.mappings()}
+
+
+def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
+    """Write these attempts, and count the change of those that are not as they were."""
+    values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
+    if values:
+        connection.execute(_SAVE_ATTEMPT, values)
+
+
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
     """Return what is known of these (job, source) pairs, in all kinds."""
     pairs = sorted(set(sources))
@@ -195,6 +216,13 @@ def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
     return values
 
 
+def _attempt_values(state: JobState) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(state, name) for name in FIELDS}
+    for name in ("params", "tags"):
+        values[name] = None if values[name] is None else rows.jsonb_text(values[name]).decode()
+    return values | {"job_id": state.id, "attempt": state.attempt}
+
+
 def _letter_values(stream: str, kind: Kind, letter: Rejected) -> dict[str, Any]:
     raw = msgspec.msgpack.encode(dict(letter.raw.fields))
     return {
@@ -217,6 +245,28 @@ def _assignments() -> str:
 
 
 _SAVE_JOB: Final = text(f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now() WHERE id = :job_id")  # noqa: S608 - our own column names
+_LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
+_SAVE_ATTEMPT: Final = text(
+    """
+    INSERT INTO training_attempts AS known (job_id, attempt, name, status, started_at, completed_at, exit_code,
+        error_message, params, tags, mlflow_run_id, changes)
+    VALUES (:job_id, :attempt, :name, :status, :started_at, :completed_at, :exit_code,
+        :error_message, CAST(:params AS jsonb), CAST(:tags AS jsonb), :mlflow_run_id, 1)
+    ON CONFLICT (job_id, attempt) DO UPDATE SET name = excluded.name, status = excluded.status,
+        started_at = excluded.started_at, completed_at = excluded.completed_at, exit_code = excluded.exit_code,
+        error_message = excluded.error_message, params = coalesce(excluded.params, known.params),
+        tags = coalesce(excluded.tags, known.tags),
+        -- The run of the job's row may be the one that we made for it.
+        mlflow_run_id = coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id),
+        changes = known.changes + 1
+    WHERE (known.name, known.status, known.started_at, known.completed_at, known.exit_code, known.error_message,
+            known.params, known.tags, known.mlflow_run_id)
+        IS DISTINCT FROM (excluded.name, excluded.status, excluded.started_at, excluded.completed_at,
+            excluded.exit_code, excluded.error_message, coalesce(excluded.params, known.params),
+            coalesce(excluded.tags, known.tags),
+            coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id))
+    """
+)
 _SAVE_POSITION: Final = text(
     "INSERT INTO source_positions "
     "(job_id, source, kind, attempt, last_seq, missing, dead_lettered, produced, dropped) VALUES "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import structlog
@@ -13,22 +13,31 @@ from kombu.exceptions import OperationalError
 from schemas.events import decode_events
 from schemas.routes import (
     BELL_TTL_S,
+    CHECKPOINT_QUEUE,
     DELIVER_QUEUE,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
     DRAIN_TASK,
     ECHO_TASK,
     INGEST_QUEUE,
+    LINK_TASK,
+    LINK_TICK_TASK,
+    MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
     ORDER_TTL_S,
+    RETENTION_TASK,
     SWEEP_TASK,
+    VERIFY_BELL_KEY,
+    VERIFY_TASK,
     Kind,
     bell_key,
     delivery_bell_key,
     echo_key,
     stream_key,
 )
+from stores.mlflow_http import MlflowRefused, MlflowUnavailable
+from stores.s3 import S3Store, open_s3
 from workers.app import app
 from workers.backoff import Backoff
 from workers.changes import Change
@@ -36,18 +45,27 @@ from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
 from workers.log_backlog import LogBacklog
+from workers.metric_backlog import MetricBacklog
+from workers.mlflow_links import link_runs
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish
 from workers.resources import Resources, process_resources
+from workers.retention import Retention, keeping_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.loki_http import loki_http
+from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow_http import mlflow_api
 from workers.streams import IngestStream, redis_errors
 from workers.sweep import overdue, publish_hold
+from workers.verify import Verification
 
 log = structlog.get_logger("workers.tasks")
 
 REST_UNAVAILABLE_S = 2
 REST_HALTED_S = 30
 ECHO_TTL_S = 300
+DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_QUEUE}
+MLFLOW_LINGER_S: Final = 0.5
+"""How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
@@ -63,8 +81,10 @@ def drain(kind: Kind, shard: int) -> None:
             log.warning("drain.dead_lettered", stream=stream.key, entries=drained.dead_lettered)
         if drained.more:
             order_drain(resources, kind, shard)
-        if drained.stored and kind in {"logs", "completions"}:
-            order_delivery(resources)
+        if drained.stored:
+            order_deliveries(resources, kind)
+        if drained.stored and kind == "checkpoints":
+            order_verification(resources)
     except Unavailable as exc:
         log.warning("drain.unavailable", stream=stream.key, reason=str(exc), next_try_s=REST_UNAVAILABLE_S)
         _rest(stream, REST_UNAVAILABLE_S)
@@ -95,7 +115,7 @@ def sweep() -> None:
 def deliver_what_is_due() -> None:
     """Order a delivery: of rows that nobody ordered, or of what waited for its sink to come back."""
     try:
-        order_delivery(process_resources())
+        order_deliveries(process_resources())
     except Unavailable as exc:
         log.warning("deliver_tick.unavailable", reason=str(exc))
 
@@ -104,24 +124,79 @@ def deliver_what_is_due() -> None:
 def deliver(sink: str) -> None:
     """Deliver what a sink has not confirmed, and order the rest if the time slice was too short for it."""
     resources = process_resources()
-    settings = resources.settings
-    time.sleep(settings.loki_linger_s)  # gathers lines: while the bell is there nobody orders again
+    # Gathers rows: while the bell is there nobody orders again.
+    time.sleep(resources.settings.loki_linger_s if sink == LokiSink.name else MLFLOW_LINGER_S)
     try:
         with redis_errors():
             resources.redis.delete(delivery_bell_key(sink))
-        report = Delivery(
-            resources.engine,
-            LogBacklog(resources.engine, sink),
-            LokiSink(loki_http(settings)),
-            slice_s=settings.delivery_slice_s,
-            backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),
-        ).run()
+        report = _delivery(resources, sink).run()
         if report.refused:
             log.warning("delivery.refused", sink=sink, rows=report.refused)
         if report.more:
-            order_delivery(resources)
+            order_delivery(resources, sink)
     except Unavailable as exc:
         log.warning("delivery.unavailable", sink=sink, reason=str(exc))
+
+
+@app.task(name=LINK_TICK_TASK)
+def link_mlflow_runs_now() -> None:
+    """Order that jobs be linked to runs which their trainers made in MLflow, where there is an MLflow."""
+    if process_resources().settings.mlflow_tracking_uri is None:
+        return
+    try:
+        send_order(LINK_TASK, [], MLFLOW_QUEUE)
+    except Unavailable as exc:
+        log.warning("link_tick.unavailable", reason=str(exc))
+
+
+@app.task(name=LINK_TASK)
+def link_mlflow_runs() -> None:
+    """Link jobs to runs which their trainers made in MLflow."""
+    resources = process_resources()
+    uri = resources.settings.mlflow_tracking_uri
+    if uri is None:
+        return
+    try:
+        if linked := link_runs(resources.engine, mlflow_api(uri)):
+            log.info("mlflow.linked", jobs=linked)
+    except (Unavailable, MlflowUnavailable, MlflowRefused) as exc:
+        log.warning("link.unavailable", reason=str(exc))
+
+
+@app.task(name=VERIFY_TASK)
+def verify_checkpoints() -> None:
+    """Look at checkpoint files that nobody has verified, and order the rest if the time slice was too short."""
+    resources = process_resources()
+    settings = resources.settings
+    try:
+        with redis_errors():
+            resources.redis.delete(VERIFY_BELL_KEY)
+        report = Verification(
+            resources.engine,
+            object_store,
+            slice_s=settings.delivery_slice_s,
+            store_backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),
+        ).run()
+        if report.wrong or report.unknown:
+            log.warning("verification.not_as_recorded", wrong=report.wrong, unknown=report.unknown)
+        if report.more:
+            order_verification(resources)
+    except Unavailable as exc:
+        log.warning("verification.unavailable", reason=str(exc))
+
+
+@app.task(name=RETENTION_TASK)
+def retain_checkpoints() -> None:
+    """Delete the checkpoints of finished jobs that need not stay, or in a dry run name them."""
+    resources = process_resources()
+    settings = resources.settings
+    if settings.checkpoint_retention == "off":
+        return
+    try:
+        dry_run = settings.checkpoint_retention == "dry-run"
+        Retention(resources.engine, object_store, keeping_of(settings)).run(dry_run=dry_run)
+    except Unavailable as exc:
+        log.warning("retention.unavailable", reason=str(exc))
 
 
 @app.task(name=NOTIFY_TASK)
@@ -147,14 +222,35 @@ def order_drain(resources: Resources, kind: Kind, shard: int) -> None:
         send_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE)
 
 
-def order_delivery(resources: Resources) -> None:
-    """Order a delivery to Loki, unless one is on its way or there is to be none."""
-    if not resources.settings.loki_enabled:
-        return
+def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
+    """Order deliveries to all sinks that there are, or to those that take what a drain of this kind has stored."""
+    settings = resources.settings
+    if settings.loki_enabled and kind in {None, "logs", "completions"}:
+        order_delivery(resources, LokiSink.name)
+    if settings.mlflow_tracking_uri is not None and kind in {None, "metrics", "completions"}:
+        order_delivery(resources, MlflowSink.name)
+
+
+def order_delivery(resources: Resources, sink: str) -> None:
+    """Order a delivery to a sink, unless one is on its way."""
     with redis_errors():
-        rang = resources.redis.set(delivery_bell_key(LokiSink.name), 1, nx=True, ex=BELL_TTL_S)
+        rang = resources.redis.set(delivery_bell_key(sink), 1, nx=True, ex=BELL_TTL_S)
     if rang:
-        send_order(DELIVER_TASK, [LokiSink.name], DELIVER_QUEUE)
+        send_order(DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
+
+
+@cache
+def object_store() -> S3Store:
+    """Return this process's own object store; raise `stores.s3.StoreAway` where the AWS variables lead to none."""
+    return open_s3()
+
+
+def order_verification(resources: Resources) -> None:
+    """Order that new checkpoint files be verified, unless such an order is on its way."""
+    with redis_errors():
+        rang = resources.redis.set(VERIFY_BELL_KEY, 1, nx=True, ex=BELL_TTL_S)
+    if rang:
+        send_order(VERIFY_TASK, [], CHECKPOINT_QUEUE)
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
@@ -182,6 +278,18 @@ def send_order(task: str, args: list[object], queue: str, **options: Any) -> Non
         app.send_task(task, args=args, queue=queue, expires=ORDER_TTL_S, ignore_result=True, **options)
     except OperationalError as exc:
         raise Unavailable(f"Redis took no order: {exc}") from exc
+
+
+def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:
+    settings, engine = resources.settings, resources.engine
+    backoff = Backoff(cap_s=settings.delivery_backoff_cap_s)
+    if sink == LokiSink.name:
+        loki = LokiSink(loki_http(settings))
+        return Delivery(engine, LogBacklog(engine, sink), loki, slice_s=settings.delivery_slice_s, backoff=backoff)
+    if settings.mlflow_tracking_uri is None:
+        raise Unavailable(f"there is an order to deliver to {sink}, but MLFLOW_TRACKING_URI is not set here")
+    mlflow = MlflowSink(mlflow_api(settings.mlflow_tracking_uri), settings.mlflow_experiment)
+    return Delivery(engine, MetricBacklog(sink), mlflow, slice_s=settings.delivery_slice_s, backoff=backoff)
 
 
 def _rest(stream: IngestStream, seconds: int) -> None:

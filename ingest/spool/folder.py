@@ -18,14 +18,15 @@ _ABOUT: Final = "source.json"
 
 
 class About(msgspec.Struct, frozen=True):
-    """Whose messages these are; `host` and `pid` are for people."""
+    """Whose messages these are, and the server they are for (host:port/db); `host` and `pid` are for people."""
 
     job_id: int
     attempt: int
     source: str
     rank: int | None
-    host: str = ""
-    pid: int = 0
+    server: str
+    host: str = msgspec.field(default_factory=socket.gethostname)
+    pid: int = msgspec.field(default_factory=os.getpid)
 
 
 class SourceFolder:
@@ -37,10 +38,9 @@ class SourceFolder:
         self._lock = lock
 
     @classmethod
-    def create(cls, spool: Path, job_id: int, attempt: int, source: str, rank: int | None) -> SourceFolder:
+    def create(cls, spool: Path, about: About) -> SourceFolder:
         """Make the folder of a new source. Raises `OSError` as the disk does."""
-        about = About(job_id, attempt, source, rank, socket.gethostname(), os.getpid())
-        path = spool / f"{job_id}-{source}"
+        path = spool / f"{about.job_id}-{about.source}"
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.mkdir(mode=0o700)
         lock = _locked(path)
@@ -76,6 +76,15 @@ def read_about(path: Path) -> About | None:
         return msgspec.json.decode((path / _ABOUT).read_bytes(), type=About)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def is_owned(path: Path) -> bool:
+    """Tell whether a process has the folder now: it writes there, or sends what is left."""
+    lock = _locked(path)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
 
 
 def source_folders(spool: Path) -> Iterator[Path]:

@@ -34,8 +34,15 @@ class Segment:
     path: Path
     first: int
     last: int
+    count: int = 0
     items: int = 0
     size_bytes: int = 0
+
+    def note(self, record: Record) -> None:
+        """Count a message, the next of the file."""
+        self.last = record.seq
+        self.count += 1
+        self.items += record.items
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -50,6 +57,7 @@ class Segments:
         self._kind = kind
         self._segments = [self._found(path) for path in sorted(folder.glob(f"{kind}-*{_SUFFIX}"))]
         self._segments = [segment for segment in self._segments if segment.last]
+        self.size_bytes = sum(segment.size_bytes for segment in self._segments)
         self._file: int | None = None
 
     @property
@@ -63,9 +71,9 @@ class Segments:
         return self._segments[-1].last if self._segments else 0
 
     @property
-    def size_bytes(self) -> int:
-        """The size of all files."""
-        return sum(segment.size_bytes for segment in self._segments)
+    def count(self) -> int:
+        """How many messages are here and can be read."""
+        return sum(segment.count for segment in self._segments)
 
     def append(self, record: Record) -> None:
         """Write one message behind the others; it then survives this process, not a power cut."""
@@ -80,8 +88,9 @@ class Segments:
             if not segment.last:
                 self._remove(segment)
             raise
-        segment.last, segment.items = record.seq, segment.items + record.items
+        segment.note(record)
         segment.size_bytes += len(data)
+        self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
         """Return the messages from `seq` to the end of its file; empty where it is in none."""
@@ -129,12 +138,13 @@ class Segments:
             self.close()
         segment.path.unlink(missing_ok=True)
         self._segments.remove(segment)
+        self.size_bytes -= segment.size_bytes
 
     def _found(self, path: Path) -> Segment:
         """Describe a file that another process has left; without one readable message its `last` is 0."""
         segment = Segment(path, int(path.stem.rpartition("-")[2]), 0, size_bytes=path.stat().st_size)
         for record in _records(path):
-            segment.last, segment.items = record.seq, segment.items + record.items
+            segment.note(record)
         return segment
 
 

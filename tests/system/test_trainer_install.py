@@ -18,7 +18,8 @@ from ingest import Run
 with Run(job_id=42, redis_url=sys.argv[1]) as run:
     run.log("from a bare install")
     run.metric(epoch=1, loss=0.5)
-heavy = {"sqlalchemy", "celery", "pydantic", "mlflow", "alembic", "typer", "rich"} & set(sys.modules)
+    run.checkpoint(sys.executable)
+heavy = {"sqlalchemy", "celery", "pydantic", "mlflow", "alembic", "typer", "rich", "boto3"} & set(sys.modules)
 assert not heavy, heavy
 """
 
@@ -44,7 +45,8 @@ def test_the_small_set_is_enough(client: redis.Redis, redis_url: str, tmp_path: 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert client.xlen("ingest:{2}:logs") == 1
     assert client.xlen("ingest:{2}:completions") == 1
-    assert client.llen(INGEST_QUEUE) == 3
+    assert client.xlen("ingest:{2}:checkpoints") == 1
+    assert client.llen(INGEST_QUEUE) == 4
 
     told = subprocess.run(
         [str(tmp_path / "venv" / "bin" / "trainwire"), "jobs"], capture_output=True, text=True, check=False

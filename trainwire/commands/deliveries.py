@@ -9,8 +9,8 @@ import typer
 from schemas.messages import MAX_ID
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, plain, servers, write_json
-from trainwire.database import reading, writing
-from trainwire.deliveries import SINKS, SinkReport, known_sink, sink_report
+from trainwire.database import reading, settings_for, writing
+from trainwire.deliveries import SINKS, SinkReport, known_sink, sink_report, sinks_in_use
 from trainwire.delivery_words import counted, shown_age, shown_clock, shown_health, shown_totals
 from trainwire.errors import Problem
 from trainwire.resending import replay as send_again
@@ -32,8 +32,9 @@ def deliveries(
     """Show how far each store besides Postgres is behind, the longest waiting job first."""
     if context.invoked_subcommand is not None:
         return
-    with reading(servers(data_dir)) as connection:
-        found = [sink_report(connection, sink, limit) for sink in SINKS]
+    address = servers(data_dir)
+    with reading(address) as connection:
+        found = [sink_report(connection, sink, limit) for sink in sinks_in_use(connection, settings_for(address))]
     if as_json:
         write_json([_document(each) for each in found])
         return
@@ -43,12 +44,13 @@ def deliveries(
 
 @app.command()
 def retry(
-    sink: Annotated[str | None, typer.Option(metavar="SINK", help="Only this store: loki.")] = None,
+    sink: Annotated[str | None, typer.Option(metavar="SINK", help="Only this store: loki or mlflow.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Try a store that does not answer now, not when its next attempt is due."""
-    names = SINKS if sink is None else (known_sink(sink),)
-    with writing(servers(data_dir)) as connection:
+    address = servers(data_dir)
+    with writing(address) as connection:
+        names = sinks_in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
         since = {name: retry_now(connection, name) for name in names}
     for name, down_since in since.items():
         if down_since is None:
@@ -68,9 +70,9 @@ def replay(
     """Send a job's rows to a store again, those that it had refused too; it keeps one of two that are the same."""
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
-        last_seq = known_job(connection, job_id).last_log_seq
+        last_seq = getattr(known_job(connection, job_id), SINKS[sink].last_seq)
         if from_seq > last_seq:
-            has = f"has the rows 1 to {last_seq}" if last_seq else "has no log rows yet"
+            has = f"has the rows 1 to {last_seq}" if last_seq else f"has no {SINKS[sink].kind} rows yet"
             raise Problem(f"job {job_id} {has}, and none from {from_seq} on: name a row that is there with --from")
         sent = send_again(connection, sink, job_id, from_seq)
     if not sent.rows:

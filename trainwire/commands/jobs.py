@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, get_args
 
@@ -10,6 +11,7 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from schemas.messages import Status
+from stores.checkpoints import CheckpointFile, find_problems
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.completeness import Completeness, assess
 from trainwire.database import reading
@@ -51,16 +53,27 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
         completeness = assess(find_positions(connection, job_id), job.attempt)
         checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)
+        problems = find_problems(connection, job_id)
     halted = halted_streams(address.redis_url)
     if as_json:
-        write_json(_status_document(job, metrics, completeness, checkpoint) | _beside(deliveries, halted))
+        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
+        write_json(_status_document(job, metrics, completeness, checkpoint) | beside)
         return
     sinks = [(sink, shown_delivery(*found)) for sink, found in deliveries.items()]
     for name, value in _status_lines(job, metrics, checkpoint) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
+    if problems:
+        warn(one_line(_shown_problems(job_id, problems)))
     for stream, reason in halted.items():
         warn(f"the drain of {one_line(stream)} has stopped: {one_line(reason)}")
+
+
+def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
+    counts = Counter(file.state for file in problems)
+    shown = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    newest = problems[-1]
+    return f"checkpoints: {shown}; the newest: {newest.reason}; see `trainwire checkpoints {job_id}`"
 
 
 def known_job(connection: Connection, job_id: int) -> Job:
@@ -114,9 +127,9 @@ def _status_lines(job: Job, metrics: dict[str, float | str], checkpoint: str | N
     lines: list[tuple[str, object]] = [
         ("job", f"{job.id}{named}"),
         ("status", f"{job.status}, attempt {job.attempt}"),
-        ("started", _time(job.started_at)),
-        ("ended", _time(job.completed_at)),
-        ("last seen", None if job.completed_at else _time(job.last_seen_at)),
+        ("started", shown_time(job.started_at)),
+        ("ended", shown_time(job.completed_at)),
+        ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
         ("progress", _progress(job)),
         ("last metrics", shown_values(metrics)),
         ("best metrics", _best(job)),
@@ -155,7 +168,8 @@ def _progress(job: Job) -> str | None:
     return ", ".join(parts) or None
 
 
-def _time(at: datetime | None) -> str | None:
+def shown_time(at: datetime | None) -> str | None:
+    """Return a local time with its zone; None where there is none."""
     return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
 
 
@@ -163,6 +177,6 @@ def _show_table(found: list[Job]) -> None:
     shown = table("job", "name", "status", "attempt", "progress", "started", "logs", "metrics", "checkpoints")
     for job in found:
         status_cell = Text(job.status, style=STATUS_COLOURS.get(job.status, ""))
-        values = (job.attempt, _progress(job), _time(job.started_at), *job.rows.values())
+        values = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
         shown.add_row(cell(job.id), cell(job.name), status_cell, *(cell(value) for value in values))
     console().print(shown)

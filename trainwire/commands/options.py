@@ -20,7 +20,7 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="Folder of the running stack to use, whatever the environment names."),
 ]
 JobId = Annotated[int, typer.Argument(metavar="JOB", min=1, max=MAX_ID, help="The job's number.")]
-Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help="The store besides Postgres: loki.")]
+Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help="The store besides Postgres: loki or mlflow.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -52,10 +52,14 @@ def run(
 
 def redis_url_or_fallback(data_dir: Path | None) -> str:
     """Return the Redis to use; where none can be found, warn and name the usual one: training goes on."""
-    # The database is not needed, so one variable alone is enough.
-    named = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
     try:
-        return named or locate(data_dir, os.environ).need_redis_url()
+        return known_redis_url(data_dir)
     except Problem as exc:
         warn(f"{exc}; running the command all the same, its messages wait for {DEFAULT_REDIS_URL}")
         return DEFAULT_REDIS_URL
+
+
+def known_redis_url(data_dir: Path | None) -> str:
+    """Return the Redis to use; the database is not needed, so one variable alone is enough."""
+    named = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
+    return named or locate(data_dir, os.environ).need_redis_url()

@@ -10,9 +10,11 @@ from typing import Annotated
 
 import typer
 
+from ingest.settings import default_spool_dir
 from trainwire.database import settings_for
 from trainwire.errors import KILLED_BY_CTRL_C, Problem
 from trainwire.folders import chosen_data_dir, default_data_dir, hold
+from trainwire.spool_watch import SpoolWatch
 from trainwire.stack import Stack, StackOptions
 from trainwire.terminal import say
 from workers.settings import Settings
@@ -40,10 +42,13 @@ def up(
 def run_stack(stack: Stack, folder: Path) -> None:
     """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it."""
     _stop_on_signals(stack)
+    spool: SpoolWatch | None = None
     try:
         stack.start()
         if not stack.stop_requested:
             _say_ready(stack, folder)
+            spool = SpoolWatch(default_spool_dir(os.environ), stack.address.need_redis_url(), say)
+            spool.start()
         stack.watch()
     except Problem:
         # A part that was being waited for when the stop came is no failure.
@@ -51,6 +56,8 @@ def run_stack(stack: Stack, folder: Path) -> None:
             raise
     finally:
         say("stopping (ctrl-C again kills)")
+        if spool is not None:
+            spool.stop()
         stack.stop()
     say(f"stopped; the data is in {folder}")
 

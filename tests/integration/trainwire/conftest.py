@@ -29,7 +29,8 @@ Trainwire = Callable[..., Outcome]
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Give an environment without servers and without any running stack."""
-    for name in ("DATABASE_URL", "REDIS_URL", "TRAINWIRE_DATA_DIR", "FLOWER_URL", "LOKI_URL"):
+    servers = ("DATABASE_URL", "REDIS_URL", "FLOWER_URL", "LOKI_URL", "MLFLOW_TRACKING_URI")
+    for name in ("TRAINWIRE_DATA_DIR", *servers):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

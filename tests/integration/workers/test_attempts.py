@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.tables import source_positions, training_jobs, training_logs
+from schemas.messages import Metrics
+from schemas.tables import source_positions, training_attempts, training_jobs, training_logs
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, metrics, one, rows
 from workers.resources import Resources
 
@@ -80,3 +81,66 @@ def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Se
     drain(resources, "completions")
     found = rows(resources.engine, source_positions, "kind", "last_seq", "produced", "dropped", order=["kind"])
     assert found == [("completions", 1, None, None), ("logs", 1, 5, 7), ("metrics", 0, 2, None)]
+
+
+def test_each_attempt_has_its_row(resources: Resources, sender: Sender) -> None:
+    """What an attempt was and how it ended stays when the next begins, with its own params."""
+    sender.send(Metrics(ts=NOW_NS, name="first", params={"lr": 1}), source="0-a")
+    sender.send(metrics(loss=1.0), source="0-a")
+    drain(resources, "metrics")
+    sender.send(completion("failed", exit_code=3, error_message="boom"), source="0-a")
+    drain(resources, "completions")
+    sender.send(Metrics(ts=NOW_NS, name="second"), source="0-b", attempt=2)
+    drain(resources, "metrics")
+    assert attempts(resources) == [
+        (1, "first", "failed", 3, "boom", {"lr": 1}),
+        (2, "second", "running", None, None, None),
+    ]
+
+
+def test_an_end_and_a_new_begin_in_one_batch(resources: Resources, sender: Sender) -> None:
+    """The end of the attempt before is not lost where the next one begins in the same transaction."""
+    sender.send(completion("failed", exit_code=1), source="0-a")
+    sender.send(completion(started_at=NOW_NS + 60 * SECOND_NS, exit_code=0), source="0-b", attempt=2)
+    drain(resources, "completions")
+    assert [row[:4] for row in attempts(resources)] == [(1, None, "failed", 1), (2, None, "completed", 0)]
+
+
+def test_a_late_end_belongs_to_its_own_attempt(resources: Resources, sender: Sender) -> None:
+    """An attempt that another follows is lost until its end arrives; the job stays with the newest."""
+    sender.send(logs("a"), source="0-a")
+    sender.send(logs("b"), source="0-b", attempt=2)
+    drain(resources)
+    assert [row[:3] for row in attempts(resources)] == [(1, None, "lost"), (2, None, "running")]
+    sender.send(metrics(loss=1.0), source="0-a")
+    drain(resources, "metrics")
+    sender.send(completion("failed", error_message="late"), source="0-a")
+    drain(resources, "completions")
+    assert [row[2] for row in attempts(resources)] == ["failed", "running"]
+    assert one(resources.engine, training_jobs, id=1)["status"] == "running"
+
+
+def test_attempts_that_were_never_heard_of_before(resources: Resources, sender: Sender) -> None:
+    """A message of an attempt that is over before anything of it came still leaves its row."""
+    sender.send(logs("newest"), source="0-b", attempt=3)
+    drain(resources)
+    sender.send(Metrics(ts=NOW_NS, name="old", params={"a": 1}), source="0-a", attempt=1)
+    drain(resources, "metrics")
+    assert [row[:3] for row in attempts(resources)] == [(1, "old", "lost"), (3, None, "running")]
+    assert attempts(resources)[0][5] == {"a": 1}
+
+
+def test_what_does_not_change_an_attempt_does_not_count(resources: Resources, sender: Sender) -> None:
+    """Lines, points and repeated params leave the attempt as it is."""
+    for _ in range(3):
+        sender.send(Metrics(ts=NOW_NS, name="n", params={"a": float("nan")}, tags={"t": [1, 2]}))
+        sender.send(logs("x"))
+        drain(resources, "metrics")
+        drain(resources)
+    assert one(resources.engine, training_attempts, job_id=1)["changes"] == 1
+
+
+def attempts(resources: Resources) -> list[tuple[object, ...]]:
+    """What is known of the attempts of job 1."""
+    columns = ("attempt", "name", "status", "exit_code", "error_message", "params")
+    return rows(resources.engine, training_attempts, *columns, order=["attempt"])

@@ -26,14 +26,15 @@ def python(script: str, *folders: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_imports_nothing_of_the_workers() -> None:
-    """Even a run that sends has loaded no SQLAlchemy, Celery, pydantic, mlflow or Alembic."""
+    """Even a run that sends and names a checkpoint has loaded no SQLAlchemy, Celery, mlflow or boto3."""
     done = python(
         "import sys, ingest\n"
         "run = ingest.Run(1, redis_url='redis://127.0.0.1:1/0')\n"
         "run.log('a')\n"
+        "run.checkpoint('last.pt')\n"
         "run.finish(timeout_s=1)\n"
         "import ingest.link, ingest.bells, ingest.launch\n"
-        "heavy = {'sqlalchemy', 'celery', 'pydantic', 'mlflow', 'alembic', 'psycopg', 'schemas.tables'}\n"
+        "heavy = {'sqlalchemy', 'celery', 'pydantic', 'mlflow', 'alembic', 'psycopg', 'boto3', 'schemas.tables'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     assert done.returncode == 0, done.stderr

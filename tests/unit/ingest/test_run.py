@@ -119,6 +119,12 @@ def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch:
     assert (completion.best_epoch, completion.best_metrics) == (1, {"acc": 0.5})
 
 
+def test_a_word_that_is_no_way_to_upload_is_named(tell: Tell) -> None:
+    """upload= takes auto and none, and says so at once."""
+    with pytest.raises(ValueError, match="upload='maybe' is not a way to upload: say 'auto' or 'none'"):
+        tell().run.checkpoint("last.pt", upload="maybe")
+
+
 def test_the_completion_repeats_the_last_values(tell: Tell) -> None:
     """Final metrics and epochs default to the last that were said."""
     told = tell(rank=3)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ingest import TrainerSettings
-from ingest.settings import checked_redis_url, shown_host
+from ingest.settings import CheckpointSettings, checked_redis_url, shown_host
 
 
 def test_an_empty_environment_has_defaults() -> None:
@@ -36,6 +38,23 @@ def test_everything_can_be_said() -> None:
     assert "secret" not in repr(settings)
 
 
+def test_checkpoints_stay_where_they_are_unless_a_bucket_is_named() -> None:
+    """Nothing is uploaded by default; every word of the upload can be said."""
+    assert TrainerSettings.from_env({}).checkpoints == CheckpointSettings()
+    said = TrainerSettings.from_env(
+        {
+            "TRAINWIRE_CHECKPOINT_BUCKET": "mine",
+            "TRAINWIRE_CHECKPOINT_PREFIX": "/a/b/",
+            "TRAINWIRE_CHECKPOINT_UPLOAD": "none",
+            "TRAINWIRE_CHECKPOINT_SNAPSHOT": "link",
+            "TRAINWIRE_CHECKPOINT_SPOOL": "/fast",
+            "TRAINWIRE_CHECKPOINT_RETRY_S": "60",
+            "TRAINWIRE_CHECKPOINT_FINISH_S": "0",
+        }
+    )
+    assert said.checkpoints == CheckpointSettings("mine", "a/b", "none", "link", Path("/fast"), 60.0, 0.0)
+
+
 def test_our_rank_goes_before_the_common_one() -> None:
     """TRAINWIRE_RANK wins over RANK."""
     assert TrainerSettings.from_env({"RANK": "7", "TRAINWIRE_RANK": "0"}).rank == 0
@@ -58,6 +77,11 @@ def test_a_rank_of_others_is_ignored(rank: str) -> None:
         ("TRAINWIRE_FLUSH_INTERVAL_S", "0"),
         ("TRAINWIRE_FLUSH_INTERVAL_S", "nan"),
         ("TRAINWIRE_SETTLE_S", "-1"),
+        ("TRAINWIRE_CHECKPOINT_BUCKET", "s3://mine"),
+        ("TRAINWIRE_CHECKPOINT_UPLOAD", "never"),
+        ("TRAINWIRE_CHECKPOINT_SNAPSHOT", "reflink"),
+        ("TRAINWIRE_CHECKPOINT_RETRY_S", "-1"),
+        ("TRAINWIRE_CHECKPOINT_FINISH_S", "nan"),
         ("TRAINWIRE_BUFFER_BYTES", "12"),
         ("REDIS_URL", "http://host/0"),
         ("REDIS_URL", "redis://host:port/0"),

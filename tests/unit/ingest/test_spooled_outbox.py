@@ -11,8 +11,9 @@ import pytest
 
 from ingest import outbox as outbox_module
 from ingest.intake import Intake
-from ingest.outbox import FullPolicy, Origin, Outbox
-from ingest.spool.folder import SourceFolder
+from ingest.outbox import Origin, Outbox
+from ingest.settings import FullPolicy
+from ingest.spool.folder import About, SourceFolder
 from ingest.spool.spool import Spool
 from schemas.messages import Checkpoint, Completion, Logs, Point, decode_body, open_envelope
 from schemas.routes import Kind
@@ -23,7 +24,8 @@ NO_LIMIT = 1 << 40
 
 def open_spool(path: Path, limit_bytes: int = NO_LIMIT) -> Spool:
     """Make the spool of a new source."""
-    return Spool(SourceFolder.create(path, ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank), limit_bytes)
+    about = About(ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank, "redis:6379/0")
+    return Spool(SourceFolder.create(path, about), limit_bytes)
 
 
 def make(spool: Spool, policy: FullPolicy = "drop_oldest_logs") -> tuple[Intake, Outbox]:

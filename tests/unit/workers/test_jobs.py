@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.messages import Body, Message, Metrics, Progress
+from schemas.messages import Body, Checkpoint, Message, Metrics, Progress
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
 from workers.jobs import JobState, to_datetime
 
@@ -20,6 +20,11 @@ def folded(*bodies: Body, attempt: int = 1) -> JobState:
 def progress(**fields: object) -> Metrics:
     """A message that only says how far the job is."""
     return Metrics(ts=NOW_NS, progress=Progress(**fields))  # type: ignore[arg-type]
+
+
+def saved(uri: str, second: int, kind: str = "last", **fields: object) -> Checkpoint:
+    """A checkpoint that was saved in this second."""
+    return Checkpoint(ts=NOW_NS + second * SECOND_NS, kind=kind, uri=uri, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,47 @@ def test_checkpoints_move_their_paths() -> None:
     job = folded(checkpoint("a"), checkpoint("b", kind="last"), checkpoint("c", kind="epoch", is_best=True))
     assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("c", "c")
     assert folded(checkpoint("a"), checkpoint("b", kind="last")).best_checkpoint_path == "a"
+
+
+def test_checkpoint_paths_move_only_forwards() -> None:
+    """A checkpoint whose upload was retried arrives after a newer one, and does not move the paths back."""
+    newer, older = saved("s3://b/2.pt", 2, is_best=True), saved("s3://b/1.pt", 1, is_best=True)
+    for job in (folded(older, newer), folded(newer, older)):
+        assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("s3://b/2.pt", "s3://b/2.pt")
+        assert job.best_checkpoint_at == job.last_checkpoint_at == to_datetime(newer.ts)
+
+
+def test_a_new_attempt_starts_its_paths_anew() -> None:
+    """The old path is what an attempt resumes from; its own first one replaces it, whatever the clocks say."""
+    job = folded(saved("s3://b/1/last.pt", 9))
+    job.fold(logs("again"), 2)
+    assert job.last_checkpoint_path == "s3://b/1/last.pt"
+    job.fold(saved("s3://b/2/last.pt", 3), 2)
+    assert job.last_checkpoint_path == "s3://b/2/last.pt"
+    job.fold(saved("s3://b/1/final.pt", 10), 1)
+    assert job.last_checkpoint_path == "s3://b/2/last.pt"
+
+
+def test_the_end_names_the_final_checkpoints() -> None:
+    """A completion's paths are the last word, also over an earlier checkpoint that arrives after it."""
+    end = completion(ts=NOW_NS + 5 * SECOND_NS, best_checkpoint_path="s3://b/x", final_checkpoint_path="s3://b/y")
+    late = saved("s3://b/1.pt", 1, is_best=True)
+    for job in (folded(end, late), folded(late, end)):
+        assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("s3://b/x", "s3://b/y")
+
+
+def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
+    """The trainer ends with its own path of what was uploaded: the URI stays, or comes with the upload."""
+    end = completion(ts=NOW_NS + 5 * SECOND_NS, best_checkpoint_path="out/b.pt", last_checkpoint_path="out/l.pt")
+    best, last = saved("s3://b/b.pt", 1, kind="best"), saved("s3://b/l.pt", 2)
+    for job in (folded(best, last, end), folded(end, last, best)):
+        assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("s3://b/b.pt", "s3://b/l.pt")
+    assert folded(end).last_checkpoint_path == "out/l.pt"
+    assert folded(saved("out/l.pt", 1), end).last_checkpoint_path == "out/l.pt"
+    # What an earlier attempt uploaded is another checkpoint.
+    job = folded(last)
+    job.fold(end, 2)
+    assert job.last_checkpoint_path == "out/l.pt"
 
 
 def test_a_source_that_does_not_say_its_attempt() -> None:

@@ -31,6 +31,8 @@ def test_missing_variables_are_named_with_the_remedy() -> None:
         ("DATABASE_URL", "mysql://u:hush@h/db", "DATABASE_URL starts with mysql://"),
         ("DATABASE_URL", "hush", "DATABASE_URL is not a URL like postgresql://"),
         ("REDIS_URL", "http://:hush@h", "REDIS_URL is not a URL like redis://"),
+        ("MLFLOW_TRACKING_URI", "http://me:hush@mlflow:5000", "MLFLOW_TRACKING_URI is not an address of a server"),
+        ("MLFLOW_EXPERIMENT", "", "MLFLOW_EXPERIMENT String should have at least 1 character"),
     ],
 )
 def test_a_wrong_variable_is_named_with_what_is_allowed(
@@ -44,6 +46,16 @@ def test_a_wrong_variable_is_named_with_what_is_allowed(
         load_settings()
     assert said in str(caught.value)
     assert "hush" not in str(caught.value)
+
+
+def test_retention_needs_to_know_the_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where deleting is switched on, or tried, the bucket that may be deleted from has to be named."""
+    monkeypatch.delenv("TRAINWIRE_CHECKPOINT_BUCKET", raising=False)
+    monkeypatch.setenv("CHECKPOINT_RETENTION", "dry-run")
+    with pytest.raises(WrongSettings, match="CHECKPOINT_RETENTION is dry-run, but TRAINWIRE_CHECKPOINT_BUCKET"):
+        load_settings(**GOOD)
+    monkeypatch.setenv("TRAINWIRE_CHECKPOINT_BUCKET", "models")
+    assert load_settings(**GOOD).checkpoint_retention == "dry-run"
 
 
 def test_secrets_are_masked() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.spool.folder import SourceFolder, source_folders
+from ingest.spool.folder import About, SourceFolder, source_folders
 from ingest.spool.records import MAGIC, Damage, framed, unframed
 from ingest.spool.segments import SEGMENT_BYTES
 from ingest.spool.spool import LOST, Span, Spool
@@ -20,12 +20,13 @@ from schemas.messages import InvalidMessage, Logs, Message, decode_body, encode_
 from schemas.routes import Kind
 
 LIMIT = 1 << 40
+ABOUT = About(7, 1, "0-test", None, "redis:6379/0")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> SourceFolder:
     """A source's folder."""
-    return SourceFolder.create(tmp_path / "spool", 7, 1, "0-test", None)
+    return SourceFolder.create(tmp_path / "spool", ABOUT)
 
 
 def write(spool: Spool, *seqs: int, kind: Kind = "logs", line: str = "line {}") -> None:
@@ -192,7 +193,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], check=False).returncode:
         pytest.skip("only root can mount a small disk")
     try:
-        spool = Spool(SourceFolder.create(disk / "spool", 7, 1, "0-test", None), LIMIT)
+        spool = Spool(SourceFolder.create(disk / "spool", ABOUT), LIMIT)
         line = os.urandom(30_000).hex()
         with pytest.raises(OSError, match="No space"):
             write(spool, *range(1, 100), line=line + " {}")
@@ -211,8 +212,9 @@ def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
 def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
     """Nobody takes over the folder of a process that lives; once it is killed, anybody may."""
     script = (
-        "import sys, time; from pathlib import Path; from ingest.spool.folder import SourceFolder\n"
-        "SourceFolder.create(Path(sys.argv[1]), 7, 2, '3-abc', 3); print('made', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from ingest.spool.folder import About, SourceFolder\n"
+        "SourceFolder.create(Path(sys.argv[1]), About(7, 2, '3-abc', 3, 'redis:6379/0'))\n"
+        "print('made', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, cwd=Path(__file__).parents[4]

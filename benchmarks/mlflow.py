@@ -1,0 +1,82 @@
+"""Metric values straight into a real MLflow, and out of Postgres into it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from sqlalchemy import text
+
+from tests.mlflow_server import MlflowServer
+from workers.deliver import Delivery
+from workers.metric_backlog import MetricBacklog
+from workers.resources import Resources
+from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow_http import mlflow_api
+
+NAMES = 10
+"""Metrics of a point."""
+
+_FILL_JOBS = text(
+    "INSERT INTO training_jobs (id, status, last_metric_seq) "
+    "SELECT job, 'running', :points FROM generate_series(1, :jobs) job"
+)
+_FILL_ATTEMPTS = text(
+    "INSERT INTO training_attempts (job_id, attempt, status, changes) "
+    "SELECT job, 1, 'running', 1 FROM generate_series(1, :jobs) job"
+)
+_FILL_METRICS = text(
+    "INSERT INTO training_metrics (job_id, seq, logged_at, attempt, source, step, extra_metrics) "
+    "SELECT job, point, now() + point * interval '1 ms', 1, '0-bench', point, ("
+    "SELECT jsonb_object_agg('metric' || name, name * 1.5 + point) FROM generate_series(1, :names) name) "
+    "FROM generate_series(1, :jobs) job, generate_series(1, :points) point"
+)
+
+
+@contextmanager
+def server() -> Iterator[MlflowServer]:
+    """Run MLflow on SQLite, with one worker."""
+    with tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder:
+        target = MlflowServer(Path(folder)).start()
+        try:
+            yield target
+        finally:
+            target.kill()
+
+
+def log_batch(target: MlflowServer, points: int, calls: int) -> float:
+    """Return the values/s of MLflow's own client, `points` points of all metrics a call."""
+    client = MlflowClient(target.url)
+    run_id = client.create_run("0").info.run_id
+    began = time.perf_counter()
+    for call in range(calls):
+        now = int(time.time() * 1000)
+        steps = range(call * points, (call + 1) * points)
+        metrics = [
+            Metric(f"metric{name}", name * 1.5 + step, now, step) for name in range(NAMES) for step in steps
+        ]
+        client.log_batch(run_id, metrics=metrics)
+    return calls * points * NAMES / (time.perf_counter() - began)
+
+
+def drain_mirror(resources: Resources, target: MlflowServer, jobs: int, values: int) -> float:
+    """Return the values/s with which a backlog in Postgres reaches MLflow, `values` of each job."""
+    points = values // NAMES
+    with resources.engine.begin() as connection:
+        for statement in (_FILL_JOBS, _FILL_ATTEMPTS, _FILL_METRICS):
+            connection.execute(statement, {"jobs": jobs, "points": points, "names": NAMES})
+    sink = MlflowSink(mlflow_api(target.url), f"bench-{uuid.uuid4()}")
+    began = time.perf_counter()
+    Delivery(resources.engine, MetricBacklog(sink.name), sink, slice_s=600).run()
+    seconds = time.perf_counter() - began
+    with resources.engine.connect() as connection:
+        behind = connection.execute(text("SELECT sum(last_metric_seq) FROM training_jobs")).scalar_one()
+        confirmed = connection.execute(text("SELECT sum(confirmed_seq) FROM delivery_cursors")).scalar_one()
+    assert behind == confirmed == jobs * points
+    return jobs * values / seconds

@@ -1,0 +1,50 @@
+"""What lies in a spool, for people: looked at without touching it, whoever is writing there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ingest.spool.folder import About, is_owned, read_about, source_folders
+from ingest.spool.segments import Segments
+from schemas.routes import KINDS, Kind
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """One source's folder. `messages` counts what is on the disk by kind; some of it may be stored already."""
+
+    path: Path
+    about: About
+    is_live: bool
+    written_at: datetime
+    size_bytes: int
+    messages: dict[Kind, int]
+
+
+def list_spool(spool: Path) -> Iterator[Spooled]:
+    """Yield what every source has in the spool, the oldest first."""
+    for path in source_folders(spool):
+        try:
+            found = _looked_at(path)
+        except OSError:  # its owner has just removed it
+            continue
+        if found is not None:
+            yield found
+
+
+def _looked_at(path: Path) -> Spooled | None:
+    about = read_about(path)
+    if about is None:
+        return None
+    kept = {kind: Segments(path, kind) for kind in KINDS}
+    return Spooled(
+        path=path,
+        about=about,
+        is_live=is_owned(path),
+        written_at=datetime.fromtimestamp(max(file.stat().st_mtime for file in path.iterdir()), UTC),
+        size_bytes=sum(segments.size_bytes for segments in kept.values()),
+        messages={kind: segments.count for kind, segments in kept.items() if segments.count},
+    )

@@ -1,0 +1,155 @@
+"""The checkpoints of a job as Postgres knows them, and which of them can be fetched from an object store."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from schemas.checkpoint_keys import SCHEME, S3Uri
+
+MISSING: Final = "missing"
+DIFFERENT: Final = "different"
+UNVERIFIED: Final = "not verified"
+"""What `verify_error` begins with, before a colon: what is wrong, or that it could not be found out."""
+
+NOT_UPLOADED: Final = "not uploaded"
+DELETED: Final = "deleted"
+PROBLEMS: Final = (MISSING, DIFFERENT, NOT_UPLOADED)
+
+
+class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_checkpoints; `overwritten_by` is the next row of the job with the same URI."""
+
+    seq: int
+    attempt: int
+    kind: str
+    epoch: int | None
+    step: int | None
+    uri: str
+    size_bytes: int | None
+    sha256: str | None
+    is_best: bool
+    metrics: dict[str, Any] | None
+    logged_at: datetime
+    upload_error: str | None
+    verified_at: datetime | None
+    verify_error: str | None
+    deleted_at: datetime | None
+    overwritten_by: int | None
+
+    @property
+    def state(self) -> str:
+        """What has become of the file, in one or two words."""
+        if self.deleted_at is not None:
+            return DELETED
+        if self.upload_error is not None:
+            return NOT_UPLOADED
+        if self.overwritten_by is not None:
+            return "overwritten"
+        if not self.uri.startswith(SCHEME):
+            return "recorded"
+        if self.verified_at is not None:
+            return "verified"
+        found = (self.verify_error or "").partition(":")[0]
+        return found if found in PROBLEMS else "uploaded"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not as it should be; None where it is."""
+        if self.upload_error is not None:
+            return self.upload_error
+        if self.deleted_at is not None or self.overwritten_by is not None:
+            return None
+        return self.verify_error and self.verify_error.partition(": ")[2]
+
+
+class Source(NamedTuple):
+    """What to fetch, and what it must be where the trainer said so (of a folder: its manifest)."""
+
+    uri: S3Uri
+    size_bytes: int | None
+    sha256: str | None
+
+
+class NotFetchable(LookupError):  # noqa: N818 - said as it stands
+    """No object store has this checkpoint: the text says what became of it."""
+
+
+def find_checkpoints(connection: Connection, job_id: int, attempt: int | None = None) -> list[CheckpointFile]:
+    """Return the checkpoints of a job (of one attempt), in the order in which they were stored."""
+    found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt}).mappings()
+    return [CheckpointFile(**row) for row in found]
+
+
+def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
+    """Return the checkpoints of a job that are missing, different, or not uploaded and not made up for since."""
+    found = connection.execute(_SUSPICIOUS, {"job_id": job_id}).mappings()
+    return [file for file in (CheckpointFile(**row) for row in found) if file.state in PROBLEMS]
+
+
+def find_source(connection: Connection, job_id: int, which: str) -> Source:
+    """Return where the object of a job's checkpoint is: `best`, `last`, or the `seq` of a row.
+
+    Raises `NotFetchable` where there is none, or where no object store has it.
+    """
+    files = find_checkpoints(connection, job_id)
+    if which.isdecimal():
+        named = [file for file in files if str(file.seq) == which]
+        if not named:
+            raise NotFetchable(f"job {job_id} has no checkpoint {which}: see `trainwire checkpoints {job_id}`")
+        return _source(named[0])
+    if which not in {"best", "last"}:
+        raise NotFetchable(f"{which!r} is no checkpoint: say best, last, or a number of the list")
+    path = connection.execute(_PATHS, {"job_id": job_id}).mappings().one()[which]
+    if path is None:
+        raise NotFetchable(f"job {job_id} has no {which} checkpoint yet")
+    named = [file for file in files if file.uri == path]
+    return _source(named[-1]) if named else Source(_address(path), None, None)
+
+
+def _source(file: CheckpointFile) -> Source:
+    if file.state == DELETED:
+        raise NotFetchable(f"{file.uri} was deleted by retention at {file.deleted_at:%Y-%m-%d %H:%M:%S %Z}")
+    if file.upload_error is not None:
+        raise NotFetchable(f"{file.uri} is on the trainer's machine: it was not uploaded: {file.upload_error}")
+    if file.overwritten_by is not None:
+        raise NotFetchable(f"checkpoint {file.seq} was overwritten by {file.overwritten_by}: ask for that one")
+    return Source(_address(file.uri), file.size_bytes, file.sha256)
+
+
+def _address(uri: str) -> S3Uri:
+    try:
+        return S3Uri.parse(uri)
+    except ValueError as exc:
+        raise NotFetchable(f"{uri} was only recorded, not uploaded: fetch it from where it is") from exc
+
+
+_COLUMNS: Final = ", ".join(name for name in CheckpointFile.__struct_fields__ if name != "overwritten_by")
+_ALL: Final = (
+    f"SELECT {_COLUMNS}, lead(seq) OVER (PARTITION BY uri ORDER BY seq) AS overwritten_by "  # noqa: S608 - our names
+    "FROM training_checkpoints WHERE job_id = :job_id"
+)
+_OF_JOB: Final = text(
+    f"SELECT * FROM ({_ALL}) AS files WHERE attempt = coalesce(CAST(:attempt AS integer), attempt) ORDER BY seq"  # noqa: S608
+)
+_SUSPICIOUS: Final = text(
+    f"""
+    SELECT {_COLUMNS}, overwritten_by FROM (
+        SELECT *, lead(seq) OVER (PARTITION BY uri ORDER BY seq) AS overwritten_by,
+            -- A newer file under the same key: `last` of this minute makes up for that of the last one.
+            bool_or(upload_error IS NULL) OVER (
+                PARTITION BY source, attempt, kind, epoch,
+                    CASE WHEN kind NOT IN ('best', 'last', 'final') THEN step END
+                ORDER BY seq ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+            ) AS was_made_up_for
+        FROM training_checkpoints WHERE job_id = :job_id
+    ) AS files
+    WHERE upload_error IS NOT NULL AND was_made_up_for IS NOT TRUE OR verify_error IS NOT NULL ORDER BY seq
+    """  # noqa: S608
+)
+_PATHS: Final = text(
+    "SELECT best_checkpoint_path AS best, last_checkpoint_path AS last FROM training_jobs WHERE id = :job_id"
+)

@@ -1,0 +1,186 @@
+"""What trainers could not send, with real processes: killed in mid-run, without Redis, on the next machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.tables import training_jobs, training_logs
+from tests.factories import one, rows
+from tests.processes import ROOT, wait_until, workers_running
+from trainwire.spool_watch import SpoolWatch
+from workers.resources import Resources
+
+TALKER = """
+import sys, time
+from ingest import Run
+run = Run(job_id=int(sys.argv[1]))
+number = 0
+while True:
+    run.log(f"line {number}")
+    print(number, flush=True)
+    number += 1
+    time.sleep(0.002)
+"""
+WHOLE_TRAINING = """
+import sys, time
+from ingest import Run
+began = time.monotonic()
+with Run(job_id=int(sys.argv[1]), name="alone", params={"lr": 0.1}) as run:
+    for step in range(500):
+        run.log(f"line {step}")
+        run.metric(step=step, loss=1 / (step + 1))
+    run.checkpoint("best.pt", kind="best")
+"""
+NOBODY = "redis://127.0.0.1:9/0"
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """The folder that the trainers of this test use."""
+    return tmp_path / "spool"
+
+
+def trainer(script: str, job: int, redis_url: str) -> subprocess.Popen[str]:
+    """Start a trainer."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(job)],
+        cwd=ROOT,
+        env=os.environ | {"REDIS_URL": redis_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def trainwire(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return subprocess.run(
+        [sys.executable, "-m", "trainwire", *arguments],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def url_of(resources: Resources) -> str:
+    """Return the address of the test's Redis."""
+    return resources.settings.redis_url.get_secret_value()
+
+
+@pytest.fixture
+def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
+    """Run workers on the test's servers."""
+    with workers_running(resources.settings, tmp_path):
+        yield resources
+
+
+def lines(resources: Resources, job: int) -> list[str]:
+    """Return the lines of a job that are stored, in order."""
+    found: list[tuple[int, str]] = rows(resources.engine, training_logs, "job_id", "content")
+    return [content for job_id, content in found if job_id == job]
+
+
+@pytest.mark.parametrize("has_redis", [True, False])
+def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
+    working: Resources, spool: Path, has_redis: bool
+) -> None:
+    """SIGKILL in mid-run, with and without Redis: what was said 200 ms before is sent by who comes next."""
+    killed = trainer(TALKER, 1, url_of(working) if has_redis else NOBODY)
+    assert killed.stdout is not None
+    said: list[tuple[float, int]] = []
+    for line in killed.stdout:
+        said.append((time.monotonic(), int(line)))
+        if len(said) == 1000:
+            break
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=10)
+    surely = max(number for at, number in said if at < said[-1][0] - 0.2)
+    sent = trainwire("spool", "send", "--any-server", "--spool", str(spool), REDIS_URL=url_of(working))
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    stored = lines(working, 1)
+    assert stored[: surely + 1] == [f"line {number}" for number in range(surely + 1)]
+    assert stored == [f"line {number}" for number in range(len(stored))]
+    assert not list(spool.iterdir())
+
+
+def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources, spool: Path) -> None:
+    """Exit code 0, a warning that says where the messages are; `spool list|show|send` do what they say."""
+    alone = trainer(WHOLE_TRAINING, 2, NOBODY)
+    _, said = alone.communicate(timeout=60)
+    assert alone.returncode == 0
+    assert f"they are kept in {spool}" in said
+    assert "Traceback" not in said
+    listed = trainwire("spool", "list", "--json", "--spool", str(spool))
+    (source,) = json.loads(listed.stdout)
+    assert (source["job_id"], source["in_use"], source["server"]) == (2, False, "127.0.0.1:9/0")
+    assert source["messages"]["completions"] == 1
+    shown = trainwire("spool", "show", "2", "--spool", str(spool))
+    assert shown.stdout.splitlines() == [f"line {step}" for step in range(500)]
+
+    refused = trainwire("spool", "send", "--spool", str(spool), REDIS_URL=url_of(working))
+    assert refused.returncode == 1
+    assert "left for 127.0.0.1:9/0" in refused.stdout
+    sent = trainwire("spool", "send", "--any-server", "--spool", str(spool), REDIS_URL=url_of(working))
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert "job 2, source" in sent.stdout
+    assert lines(working, 2) == [f"line {step}" for step in range(500)]
+    job = one(working.engine, training_jobs, id=2)
+    assert (job["status"], job["name"], job["last_metric_seq"]) == ("completed", "alone", 500)
+
+
+def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_path: Path, spool: Path) -> None:
+    """A trainer killed while no worker ran; the next one on the machine sends it by itself, and its own."""
+    killed = trainer(TALKER, 3, url_of(resources))
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if int(line) == 300:
+            break
+    killed.kill()
+    killed.communicate(timeout=10)
+    resources.redis.flushall()  # and Redis loses what it had
+    with workers_running(resources.settings, tmp_path):
+        following = trainer(TALKER, 4, url_of(resources))
+        try:
+            wait_until(lambda: len(lines(resources, 3)) >= 200, "the lines of the killed one")
+            wait_until(lambda: len(list(spool.iterdir())) == 1, "the end of its folder")
+        finally:
+            following.kill()
+            following.communicate(timeout=10)
+    stored = lines(resources, 3)
+    assert stored == [f"line {number}" for number in range(len(stored))]
+
+
+def test_a_stack_sends_leftovers_by_itself(resources: Resources, spool: Path, tmp_path: Path) -> None:
+    """The watch of `trainwire up` finds what is left for its Redis and says so; the rest it lets alone."""
+    for job, url in ((5, url_of(resources)), (6, NOBODY)):
+        killed: Any = trainer(TALKER, job, url)
+        for line in killed.stdout:
+            if int(line) == 200:
+                break
+        killed.kill()
+        killed.communicate(timeout=10)
+    said: list[str] = []
+    watch = SpoolWatch(spool, url_of(resources), said.append)
+    with workers_running(resources.settings, tmp_path):
+        watch.start()
+        try:
+            wait_until(lambda: bool(said), "a word of the watch")
+        finally:
+            watch.stop()
+    assert said[0].startswith("spool: sent what source 0-")
+    assert said[0].endswith("of job 5 had left")
+    assert [path.name.partition("-")[0] for path in spool.iterdir()] == ["6"]
+    assert len(lines(resources, 5)) >= 100

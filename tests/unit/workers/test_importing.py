@@ -1,0 +1,20 @@
+"""What a process does not pay for before it needs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    "module", ["workers.sinks.mlflow_http", "workers.mlflow_links", "workers.drain", "trainwire.commands.mlflow"]
+)
+def test_mlflows_client_is_imported_by_who_delivers_alone(module: str) -> None:
+    """It takes seconds and a hundred megabytes: neither drains nor commands load it."""
+    code = f"import {module}, sys; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0

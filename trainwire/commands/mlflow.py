@@ -1,0 +1,159 @@
+"""`trainwire mlflow`: what MLflow has of a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from sqlalchemy import Connection, select
+
+from schemas.tables import training_attempts
+from stores.mlflow import MlflowRun, RunSummary, get_run_by_job_id, get_run_summary, run_url
+from stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+from trainwire.commands.jobs import known_job, shown_number, shown_time
+from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.database import reading, settings_for
+from trainwire.deliveries import JobDelivery, SinkHealth, job_deliveries
+from trainwire.delivery_words import shown_delivery
+from trainwire.errors import Problem
+from trainwire.queries import columns_of
+from trainwire.terminal import cell, console, one_line, say, table
+
+COLUMNS = ("metric", "points", "last", "lowest", "highest")
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_attempts, as far as it concerns MLflow."""
+
+    attempt: int
+    mlflow_run_id: str | None
+    mirror_run_id: str | None
+    mirror_notes: dict[str, str] | None
+
+    @property
+    def run_id(self) -> str | None:
+        """Return the run that counts: the trainer's own before ours."""
+        return self.mlflow_run_id or self.mirror_run_id
+
+
+def mlflow(
+    job_id: JobId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Not the newest attempt but this one.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most metrics to show.")] = 50,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a job's run in MLflow: its state, its metrics in short, what was adapted, how far the mirror is."""
+    address = servers(data_dir)
+    uri = settings_for(address).mlflow_tracking_uri
+    if uri is None:
+        raise Problem("MLFLOW_TRACKING_URI is not set: name the MLflow server, like http://localhost:5000")
+    with reading(address) as connection:
+        wanted = known_job(connection, job_id).attempt if attempt is None else attempt
+        known = _find_attempt(connection, job_id, wanted)
+        delivery = job_deliveries(connection, job_id).get("mlflow")
+    with reading_mlflow(uri) as api:
+        found = _summary(api, job_id, known, limit)
+    if as_json:
+        write_json(_document(job_id, known, delivery, found, uri))
+        return
+    for name, value in _lines(job_id, known, delivery, found, uri):
+        say(f"{name:<16}{one_line(str(value))}")
+    if found is not None and found.metrics:
+        _show_metrics(found)
+
+
+@contextmanager
+def reading_mlflow(uri: str) -> Iterator[MlflowApi]:
+    """Give MLflow's API; what it does not answer becomes a `Problem`."""
+    try:
+        yield MlflowApi(plain_send(uri, os.environ))
+    except (MlflowUnavailable, MlflowRefused) as exc:
+        raise Problem(f"{exc}; MLFLOW_TRACKING_URI is {uri}") from exc
+
+
+def _find_attempt(connection: Connection, job_id: int, attempt: int) -> Attempt:
+    wanted = select(*columns_of(Attempt, training_attempts)).where(
+        training_attempts.c.job_id == job_id, training_attempts.c.attempt == attempt
+    )
+    row = connection.execute(wanted).mappings().one_or_none()
+    if row is None:
+        raise Problem(f"job {job_id} has no attempt {attempt}: `trainwire status {job_id}` shows the newest")
+    return Attempt(**row)
+
+
+def _summary(api: MlflowApi, job_id: int, known: Attempt, limit: int) -> RunSummary | None:
+    """Return the run that Postgres knows of, or else one that a trainer tagged with the job."""
+    run_id = known.run_id
+    if run_id is None:
+        tagged = get_run_by_job_id(api, job_id)
+        # A mirror that Postgres does not know is of another database's job.
+        run_id = None if tagged is None or tagged.is_mirror else tagged.run_id
+    return None if run_id is None else get_run_summary(api, run_id, limit)
+
+
+def _document(
+    job_id: int,
+    known: Attempt,
+    delivery: tuple[JobDelivery, SinkHealth] | None,
+    found: RunSummary | None,
+    uri: str,
+) -> dict[str, Any]:
+    return {
+        "job_id": job_id,
+        **plain(known),
+        "url": None if found is None else run_url(uri, found.run),
+        "summary": found,
+        "delivery": None if delivery is None else {**plain(delivery[0]), "sink": delivery[1]},
+    }
+
+
+def _lines(
+    job_id: int,
+    known: Attempt,
+    delivery: tuple[JobDelivery, SinkHealth] | None,
+    found: RunSummary | None,
+    uri: str,
+) -> list[tuple[str, object]]:
+    lines: list[tuple[str, object]] = [("job", f"{job_id}, attempt {known.attempt}")]
+    if found is None:
+        lines.append(("run", f"{known.run_id} is not in MLflow" if known.run_id else "none in MLflow yet"))
+    else:
+        lines += _run_lines(found, uri)
+    if delivery is not None:
+        lines.append(("mirror", shown_delivery(*delivery)))
+    notes = known.mirror_notes or {}
+    return lines + [("adapted", f"{what!r} {how}") for what, how in notes.items()]
+
+
+def _run_lines(found: RunSummary, uri: str) -> list[tuple[str, object]]:
+    run = found.run
+    lines = [
+        ("run", f"{run.run_id} {run.name}, {_maker(run)}"),
+        ("address", run_url(uri, run)),
+        ("experiment", found.experiment),
+        ("status", f"{run.status}, deleted" if run.is_deleted else run.status),
+        ("started", shown_time(run.started_at)),
+        ("ended", shown_time(run.ended_at)),
+        ("params", len(run.params)),
+        ("metrics", len(run.metrics)),
+    ]
+    return [(name, value) for name, value in lines if value is not None]
+
+
+def _maker(run: MlflowRun) -> str:
+    return "mirrored by trainwire" if run.is_mirror else "logged by the trainer"
+
+
+def _show_metrics(found: RunSummary) -> None:
+    shown = table(*COLUMNS, right=frozenset(COLUMNS[1:]))
+    for name, metric in found.metrics.items():
+        numbers = (shown_number(number) for number in (metric.last, metric.lowest, metric.highest))
+        shown.add_row(cell(name), cell(f"{metric.points:,}"), *(cell(number) for number in numbers))
+    console().print(shown)
+    if found.more_metrics:
+        say(f"and {found.more_metrics:,} more metrics: see --limit")

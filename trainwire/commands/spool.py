@@ -1,0 +1,161 @@
+"""`trainwire spool`: what trainers could not send yet, and sending it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ingest.leftovers import NO_LIMIT, Leftover, send_leftovers
+from ingest.settings import Timing, default_spool_dir, server_of, shown_host
+from ingest.spool.folder import SourceFolder
+from ingest.spool.listing import Spooled, list_spool
+from ingest.spool.spool import Spool
+from schemas.messages import Logs, decode_body, open_envelope
+from schemas.routes import KINDS, Kind
+from trainwire.commands.options import AsJson, DataDir, write_json
+from trainwire.commands.run import known_redis_url
+from trainwire.errors import Problem
+from trainwire.terminal import cell, console, local, one_line, say, table
+
+DEFAULT_TIMEOUT_S: Final = 600.0
+EXIT_LEFT: Final = 1
+
+SpoolDir = Annotated[
+    Path | None, typer.Option("--spool", metavar="DIR", help="The folder; default: TRAINWIRE_SPOOL_DIR, or yours.")
+]
+
+app = typer.Typer(no_args_is_help=True, help="What trainers could not send yet: look, and send it.")
+
+
+@app.command("list")
+def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
+    """List the sources that have messages on the disk, the oldest first."""
+    folder = _folder(spool)
+    found = list(list_spool(folder))
+    if as_json:
+        write_json([_document(source) for source in found])
+    elif found:
+        _show_table(found)
+    else:
+        say(f"nothing in {folder}")
+
+
+@app.command()
+def show(
+    job_id: Annotated[int, typer.Argument(metavar="JOB", help="The job's number.")], spool: SpoolDir = None
+) -> None:
+    """Print the log lines of a job that are on the disk; some of them may be stored already."""
+    sources = [source for source in list_spool(_folder(spool)) if source.about.job_id == job_id]
+    if not sources:
+        raise Problem(f"nothing of job {job_id} in {_folder(spool)}")
+    for source in sources:
+        for line in _lines(source):
+            say(one_line(line))
+
+
+@app.command()
+def send(
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=1, metavar="SECONDS", help="How long one source may take.")
+    ] = DEFAULT_TIMEOUT_S,
+    any_server: Annotated[
+        bool, typer.Option("--any-server", help="Send what was meant for other Redis servers here, too.")
+    ] = False,
+    spool: SpoolDir = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Send what processes that are gone have left; exit code 1 while anything is left of it."""
+    redis_url = known_redis_url(data_dir)
+    folder = _folder(spool)
+    for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, any_server=any_server):
+        say(_told(leftover, redis_url))
+    left = [source for source in list_spool(folder) if not source.is_live]
+    others = sorted({source.about.server for source in left} - {server_of(redis_url)})
+    if others and not any_server:
+        say(f"left for {', '.join(others)}: name that server in REDIS_URL, or send it here with --any-server")
+    if left:
+        raise typer.Exit(EXIT_LEFT)
+    say(f"nothing is left in {folder}")
+
+
+def _folder(spool: Path | None) -> Path:
+    return spool or default_spool_dir(os.environ)
+
+
+def _told(leftover: Leftover, redis_url: str) -> str:
+    about, receipt = leftover.about, leftover.receipt
+    name = f"job {about.job_id}, source {about.source}"
+    if leftover.is_done:
+        return f"{name}: all {sum(receipt.produced.values()):,} messages are stored"
+    unsent, unstored = sum(receipt.unsent.values()), sum(receipt.produced.values()) - sum(receipt.stored.values())
+    if unsent:
+        return f"{name}: {unsent:,} messages are not sent: Redis at {shown_host(redis_url)} does not take them"
+    return f"{name}: all is sent, {unstored:,} messages wait for a worker; send again when one runs"
+
+
+def _lines(source: Spooled) -> Iterator[str]:
+    spool = Spool(SourceFolder(source.path, source.about, -1), NO_LIMIT)
+    span = spool.spans().get("logs")
+    seq = span.first if span else 1
+    while span and seq <= span.last:
+        for number, entry in spool.read("logs", seq).items():
+            fields = {name.encode(): str(value).encode() for name, value in entry.items() if name != "body"}
+            body = entry["body"]
+            assert isinstance(body, bytes)  # noqa: S101 - as the spool has it
+            yield from _text("logs", fields | {b"body": body}, number)
+            seq = number + 1
+
+
+def _text(kind: Kind, fields: dict[bytes, bytes], seq: int) -> Iterator[str]:
+    envelope = open_envelope(fields)
+    if envelope.encoding == "lost":
+        yield f"[message {seq} is damaged]"
+        return
+    body = decode_body(kind, envelope)
+    if isinstance(body, Logs):
+        yield from body.lines
+
+
+def _show_table(found: list[Spooled]) -> None:
+    shown = table("job", "attempt", "source", "server", "host", "pid", "state", "messages", "size", "written")
+    for source in found:
+        about = source.about
+        counts = " · ".join(f"{source.messages[kind]:,} {kind}" for kind in KINDS if kind in source.messages)
+        state = "in use" if source.is_live else "left"
+        written = local(source.written_at).strftime("%Y-%m-%d %H:%M:%S")
+        values = (
+            about.job_id,
+            about.attempt or None,
+            about.source,
+            about.server,
+            about.host,
+            about.pid,
+            state,
+            counts,
+        )
+        shown.add_row(
+            *(cell(value) for value in values), cell(f"{source.size_bytes / 1e6:,.1f} MB"), cell(written)
+        )
+    console().print(shown)
+
+
+def _document(source: Spooled) -> dict[str, object]:
+    about = source.about
+    return {
+        "job_id": about.job_id,
+        "attempt": about.attempt or None,
+        "source": about.source,
+        "rank": about.rank,
+        "server": about.server,
+        "host": about.host,
+        "pid": about.pid,
+        "in_use": source.is_live,
+        "messages": source.messages,
+        "size_bytes": source.size_bytes,
+        "written_at": source.written_at,
+        "path": str(source.path),
+    }

@@ -1,0 +1,202 @@
+"""The metric rows and the attempts that wait for MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, text
+
+from schemas.messages import shown_float
+from workers import cursors
+from workers.rows import LIFTED
+from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
+from workers.sinks.mlflow_rules import STOPPED
+
+GRACE_S: Final = 60.0
+"""After so long without a word of an attempt that has ended, nothing more is expected of it."""
+
+
+class MetricBacklog:
+    """What MLflow has not confirmed: rows, and attempts that are not as it knows them."""
+
+    def __init__(self, sink: str, grace_s: float = GRACE_S) -> None:
+        self._sink = sink
+        self._grace_s = grace_s
+
+    def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
+        """Return jobs with rows or attempts to tell, those that were moved longest ago first.
+
+        An attempt that has ended is told when all its metrics are here, or nothing has come for a while.
+        """
+        wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s}
+        return list(connection.execute(_JOBS_BEHIND, wanted).scalars())
+
+    def read(
+        self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
+    ) -> dict[int, MetricBatch]:
+        """Return the attempts and the next rows of each job, at most so many rows and bytes, at least one."""
+        wanted = {"jobs": list(job_ids), "grace_s": self._grace_s}
+        attempts: dict[int, list[AttemptState]] = defaultdict(list)
+        # In this order: what is settled has all its rows here, and what is the last row is not read too late.
+        for row in connection.execute(_READ_ATTEMPTS, wanted).mappings():
+            attempts[row["job_id"]].append(_attempt(row))
+        last_seqs = {job_id: (seq, made_at) for job_id, seq, made_at in connection.execute(_READ_JOBS, wanted)}
+        known = cursors.read_cursors(connection, self._sink, job_ids)
+        rows = _read_rows(
+            connection, {job: cursor.confirmed_seq for job, cursor in known.items()}, most_rows, most_bytes
+        )
+        return {
+            job_id: MetricBatch(
+                known[job_id].confirmed_seq,
+                last_seq,
+                rows[job_id],
+                attempts[job_id] + _unknown(attempts[job_id], rows[job_id], made_at),
+            )
+            for job_id, (last_seq, made_at) in last_seqs.items()
+        }
+
+    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
+        """Record what MLflow has: rows, runs and how far the attempts are told."""
+        cursors.confirm(connection, self._sink, "metrics", delivered)
+        told = [
+            {"job_id": job_id, **_told(attempt)}
+            for job_id, done in sorted(delivered.items())
+            for attempt in sorted(done.attempts, key=lambda attempt: attempt.before.attempt)
+        ]
+        # First all jobs, then all attempts, as a drain locks them.
+        linked = [values for values in told if values["run_id"] != values["previous_run_id"]]
+        if linked:
+            connection.execute(_LINK_JOB, linked)
+        if told:
+            connection.execute(_SAVE_ATTEMPT, told)
+
+
+def tell_again(connection: Connection, job_id: int) -> None:
+    """Have the job's attempts told anew; where somebody deleted a run another one is made."""
+    connection.execute(_FORGET_LINK, {"job_id": job_id, "stopped": STOPPED})
+    connection.execute(_TELL_AGAIN, {"job_id": job_id, "stopped": STOPPED})
+
+
+def _read_rows(
+    connection: Connection, after: Mapping[int, int], most_rows: int, most_bytes: int
+) -> Mapping[int, list[MetricRow]]:
+    wanted = {"jobs": list(after), "after": list(after.values()), "most_rows": most_rows, "most_bytes": most_bytes}
+    rows: dict[int, list[MetricRow]] = defaultdict(list)
+    for job_id, seq, attempt, rank, source, ts_ms, step, *lifted, extra in connection.execute(_READ_ROWS, wanted):
+        values = {
+            name: shown_float(value) for name, value in zip(LIFTED, lifted, strict=True) if value is not None
+        }
+        rows[job_id].append(MetricRow(seq, attempt, rank, source, ts_ms, step, values | (extra or {})))
+    return rows
+
+
+def _attempt(row: RowMapping) -> AttemptState:
+    return AttemptState(**{name: value for name, value in row.items() if name != "job_id"})
+
+
+def _unknown(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at: Any) -> list[AttemptState]:
+    """Return attempts that only rows know of: stored before attempts were kept, and not their job's newest."""
+    missing = {row.attempt for row in rows} - {attempt.attempt for attempt in known}
+    return [
+        AttemptState(attempt=attempt, status="lost", job_created_at=made_at, changes=1, is_settled=True)
+        for attempt in sorted(missing)
+    ]
+
+
+def _told(attempt: MirroredAttempt) -> dict[str, Any]:
+    before = attempt.before
+    return {
+        "attempt": before.attempt,
+        "status": before.status,
+        "run_id": attempt.run_id,
+        "previous_run_id": before.mirror_run_id,
+        "changes": attempt.changes,
+        "notes": json.dumps(attempt.notes) if attempt.notes else None,
+    }
+
+
+_SETTLED: Final = """
+    (
+        NOT EXISTS (
+            SELECT FROM source_positions AS position
+            WHERE position.job_id = told.job_id AND position.attempt = told.attempt AND kind = 'metrics'
+            AND (produced IS NULL OR last_seq < produced OR missing <> '[]')
+        )
+        OR NOT EXISTS (
+            SELECT FROM source_positions AS position
+            WHERE position.job_id = told.job_id AND position.attempt = told.attempt
+            AND updated_at > now() - make_interval(secs => :grace_s)
+        )
+    )
+"""
+
+_JOBS_BEHIND: Final = text(
+    f"""
+    SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
+    WHERE last_metric_seq > coalesce(confirmed_seq, 0) OR id IN (
+        SELECT job_id FROM training_attempts AS told
+        WHERE changes > mirrored_changes AND (status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
+    )
+    ORDER BY moved_at NULLS FIRST, id LIMIT :limit
+    """  # noqa: S608 - our own expression
+)
+
+_READ_ATTEMPTS: Final = text(
+    f"""
+    SELECT job_id, told.attempt, told.status, created_at AS job_created_at, told.name, told.started_at,
+        told.completed_at, CASE WHEN changes > mirrored_changes THEN told.params END AS params,
+        CASE WHEN changes > mirrored_changes THEN told.tags END AS tags, told.mlflow_run_id, mirror_run_id,
+        changes, mirrored_changes, mirror_notes, changes > mirrored_changes AND {_SETTLED} AS is_settled
+    FROM training_attempts AS told JOIN training_jobs ON id = job_id
+    WHERE job_id = ANY(:jobs) ORDER BY job_id, told.attempt
+    """  # noqa: S608 - our own expression
+)
+
+_READ_JOBS: Final = text(
+    "SELECT id, last_metric_seq, created_at FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id"
+)
+
+_READ_ROWS: Final = text(
+    """
+    SELECT wanted.job_id, seq, attempt, rank, source, CAST(floor(extract(epoch FROM logged_at) * 1000) AS bigint),
+        coalesce(step, epoch, 0), loss, accuracy, learning_rate, extra_metrics
+    FROM unnest(CAST(:jobs AS bigint[]), CAST(:after AS bigint[])) AS wanted(job_id, after)
+    CROSS JOIN LATERAL (
+        SELECT *, sum(bytes) OVER (ORDER BY seq) - bytes AS bytes_before
+        FROM (
+            SELECT *, 100 + coalesce(pg_column_size(extra_metrics), 0) AS bytes FROM training_metrics
+            WHERE job_id = wanted.job_id AND seq > wanted.after ORDER BY seq LIMIT :most_rows
+        ) AS next_rows
+    ) AS measured
+    WHERE bytes_before < :most_bytes ORDER BY wanted.job_id, seq
+    """
+)
+
+_LINK_JOB: Final = text(
+    "UPDATE training_jobs SET mlflow_run_id = :run_id WHERE id = :job_id AND attempt = :attempt "
+    "AND (mlflow_run_id IS NULL OR mlflow_run_id = :previous_run_id)"
+)
+
+_FORGET_LINK: Final = text(
+    "UPDATE training_jobs SET mlflow_run_id = NULL FROM training_attempts AS told WHERE id = :job_id "
+    "AND told.job_id = id AND told.attempt = training_jobs.attempt "
+    "AND told.mirror_run_id = training_jobs.mlflow_run_id AND told.mirror_notes ? :stopped"
+)
+
+_TELL_AGAIN: Final = text(
+    "UPDATE training_attempts SET mirrored_changes = 0, mirror_notes = NULL, "
+    "mirror_run_id = CASE WHEN mirror_notes ? :stopped THEN NULL ELSE mirror_run_id END WHERE job_id = :job_id"
+)
+
+_SAVE_ATTEMPT: Final = text(
+    """
+    INSERT INTO training_attempts AS told
+        (job_id, attempt, status, mirror_run_id, changes, mirrored_changes, mirror_notes)
+    VALUES (:job_id, :attempt, :status, :run_id, greatest(:changes, 1), :changes, CAST(:notes AS jsonb))
+    ON CONFLICT (job_id, attempt) DO UPDATE SET mirror_run_id = excluded.mirror_run_id,
+        mirrored_changes = excluded.mirrored_changes, mirror_notes = excluded.mirror_notes
+    """
+)

@@ -1,0 +1,78 @@
+"""Runs that trainers made in MLflow and tagged with their job without telling us: found, and linked."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine, text
+
+from stores.mlflow import ATTEMPT_TAG, JOB_TAG, MlflowRun, experiment_ids, search_runs, tag_filter
+from stores.mlflow_http import MlflowApi
+from workers import cursors
+from workers.sinks.mlflow import MlflowSink
+from workers.store import postgres_errors
+
+JOBS_AT_ONCE: Final = 20
+"""Asked for in one go, a request each."""
+HEARD_WITHIN: Final = timedelta(days=1)
+"""Jobs that were silent for longer are left alone."""
+RUNS_OF_A_JOB: Final = 50
+EARLIEST: Final = timedelta(minutes=10)
+"""How long before its second attempt a run of it may have begun, where its tags do not say the attempt."""
+
+
+def link_runs(engine: Engine, api: MlflowApi) -> int:
+    """Link jobs that have no run of their trainer's to one that is tagged with them; return how many were.
+
+    Nothing is asked while MLflow is known to be away. Raises `stores.mlflow_http.MlflowUnavailable`.
+    """
+    with postgres_errors(), engine.begin() as connection:
+        if cursors.sink_state(connection, MlflowSink.name).next_probe_at is not None:
+            return 0
+        wanted = {"heard_within": HEARD_WITHIN, "limit": JOBS_AT_ONCE}
+        jobs = connection.execute(_WITHOUT_LINK, wanted).all()
+    experiments = experiment_ids(api) if jobs else []
+    linked = 0
+    for job_id, attempt, started_at in jobs:
+        found = search_runs(api, experiments, tag_filter({JOB_TAG: str(job_id)}), RUNS_OF_A_JOB)
+        run = next((run for run in found if _is_of(run, attempt, started_at)), None)
+        if run is not None:
+            with postgres_errors(), engine.begin() as connection:
+                linked += _link(connection, job_id, attempt, run.run_id)
+    return linked
+
+
+def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
+    """Tell whether a run that is tagged with the job is its trainer's, and of this attempt."""
+    if run.is_mirror:
+        return False
+    if ATTEMPT_TAG in run.tags:
+        return run.tags[ATTEMPT_TAG] == str(attempt)
+    if attempt == 1 or run.started_at is None or started_at is None:
+        return attempt == 1
+    return run.started_at >= started_at - EARLIEST
+
+
+def _link(connection: Connection, job_id: int, attempt: int, run_id: str) -> int:
+    """Write the link where there still is none; the mirror that was begun ends at its next delivery."""
+    link = {"job_id": job_id, "attempt": attempt, "run_id": run_id}
+    # First the job, then its attempt, as a drain locks them.
+    connection.execute(_LINK_JOB, link)
+    return connection.execute(_LINK_ATTEMPT, link).rowcount
+
+
+_WITHOUT_LINK: Final = text(
+    "SELECT id, attempt, told.started_at FROM training_jobs JOIN training_attempts AS told USING (attempt) "
+    "WHERE told.job_id = id AND told.mlflow_run_id IS NULL AND last_seen_at > now() - :heard_within "
+    "ORDER BY random() LIMIT :limit"
+)
+_LINK_JOB: Final = text(
+    "UPDATE training_jobs SET mlflow_run_id = :run_id FROM training_attempts AS told "
+    "WHERE id = :job_id AND training_jobs.attempt = :attempt AND told.job_id = id "
+    "AND told.attempt = training_jobs.attempt AND told.mlflow_run_id IS NULL"
+)
+_LINK_ATTEMPT: Final = text(
+    "UPDATE training_attempts SET mlflow_run_id = :run_id, changes = changes + 1 "
+    "WHERE job_id = :job_id AND attempt = :attempt AND mlflow_run_id IS NULL"
+)

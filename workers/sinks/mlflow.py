@@ -1,0 +1,123 @@
+"""MLflow as a sink: every attempt of a job is a run, and the run ends after its last metric."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
+from workers.sinks.base import RefusedRow, SinkUnavailable
+from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
+from workers.sinks.mlflow_rules import STOPPED, Notes, metric_requests, metrics_of
+from workers.sinks.mlflow_run import RunGone, RunMirror
+
+MOST_VALUES: Final = 2000
+"""Of one job at once, two requests: other jobs wait meanwhile, and a server on SQLite takes half a second."""
+
+
+class MlflowSink:
+    """Mirrors metrics and attempts; safe to use from several threads."""
+
+    name: Final = "mlflow"
+
+    def __init__(self, api: MlflowApi, experiment: str) -> None:
+        self._api = api
+        self._experiment = experiment
+        self._experiment_id: str | None = None
+        self._lock = threading.Lock()
+
+    def deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
+        """Mirror a prefix of the rows, and the attempts that have changed; see `Sink`."""
+        try:
+            return self._deliver(job_id, batch)
+        except MlflowUnavailable as exc:
+            raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
+        except MlflowRefused as exc:
+            raise SinkUnavailable(f"MLflow refuses what it must take ({exc.code}): {exc}") from exc
+
+    def _deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
+        rows = _first(batch.rows)
+        confirmed_seq = rows[-1].seq if rows else max(batch.confirmed_seq, batch.last_seq)
+        delivered = DeliveredMetrics(confirmed_seq)
+        for attempt in batch.attempts:
+            of_attempt = [row for row in rows if row.attempt == attempt.attempt]
+            if of_attempt or attempt.has_changed:
+                is_all = attempt.is_settled and confirmed_seq >= batch.last_seq
+                delivered.attempts.append(self._mirror(job_id, attempt, of_attempt, is_all, delivered.refused))
+        return delivered
+
+    def _mirror(
+        self,
+        job_id: int,
+        attempt: AttemptState,
+        rows: Sequence[MetricRow],
+        is_all: bool,
+        refused: list[RefusedRow],
+    ) -> MirroredAttempt:
+        """Bring one attempt's run up to date; nothing where its trainer logs by itself, or the run was deleted."""
+        notes = Notes(attempt.mirror_notes)
+        run = RunMirror(self._api, job_id, attempt, notes)
+        run_id = attempt.mirror_run_id
+        try:
+            if attempt.mlflow_run_id is not None:
+                if run_id and attempt.has_changed:
+                    run.give_up(attempt.mlflow_run_id)
+                    notes.add("run", f"the trainer logs to {attempt.mlflow_run_id}: {run_id} has ended")
+            elif STOPPED not in notes.texts:
+                run_id = run.open(self._open_experiment())
+                if attempt.has_changed:
+                    run.describe()
+                for request in metric_requests(metric for row in rows for metric in metrics_of(row, notes)):
+                    refused += run.log(request)
+                if attempt.has_changed and is_all:
+                    run.end()
+        except RunGone:
+            notes.add(STOPPED, f"run {run_id} was deleted in MLflow: a replay makes a new one")
+        return MirroredAttempt(attempt, run_id, _told(attempt, is_all, notes), notes.texts)
+
+    def _open_experiment(self) -> str:
+        with self._lock:
+            if self._experiment_id is None:
+                self._experiment_id = self._find_experiment() or self._create_experiment()
+            return self._experiment_id
+
+    def _find_experiment(self) -> str | None:
+        try:
+            found = self._api.get("experiments/get-by-name", experiment_name=self._experiment)["experiment"]
+        except MlflowRefused as exc:
+            if exc.code == MISSING:
+                return None
+            raise
+        if found["lifecycle_stage"] != "active":
+            raise MlflowUnavailable(
+                f"experiment {self._experiment!r} is deleted in MLflow: restore it there, or name another one "
+                "with MLFLOW_EXPERIMENT"
+            )
+        return str(found["experiment_id"])
+
+    def _create_experiment(self) -> str:
+        try:
+            return str(self._api.post("experiments/create", name=self._experiment)["experiment_id"])
+        except MlflowRefused as exc:
+            # Another worker was first; or on some servers, this is how they say so.
+            if exc.code in {EXISTS, INVALID} and (found := self._find_experiment()):
+                return found
+            raise
+
+
+def _first(rows: Sequence[MetricRow]) -> Sequence[MetricRow]:
+    """Return as many rows as are sent at once, at least one."""
+    values = 0
+    for number, row in enumerate(rows):
+        values += len(row.values)
+        if values > MOST_VALUES and number:
+            return rows[:number]
+    return rows
+
+
+def _told(attempt: AttemptState, is_all: bool, notes: Notes) -> int:
+    """Return up to which change the sink knows of an attempt: its end is told after its last metric."""
+    is_over = attempt.mlflow_run_id is not None or STOPPED in notes.texts
+    has_open_end = attempt.status in {"completed", "failed", "lost"} and not is_all
+    return attempt.mirrored_changes if has_open_end and not is_over else attempt.changes

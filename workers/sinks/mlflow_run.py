@@ -1,0 +1,166 @@
+"""One attempt of a job as a run in MLflow: opened once, described, filled, ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from stores.mlflow import (
+    ATTEMPT_TAG,
+    JOB_TAG,
+    MIRROR_SOURCE,
+    SOURCE_TAG,
+    MlflowRun,
+    get_run,
+    search_runs,
+    tag_filter,
+)
+from stores.mlflow_http import MlflowApi, MlflowRefused
+from workers.sinks.base import RefusedRow
+from workers.sinks.metric_rows import AttemptState
+from workers.sinks.mlflow_rules import (
+    MAX_TAG_CHARS,
+    OLD_PARAM_CHARS,
+    Metric,
+    Notes,
+    cut,
+    final_status,
+    milliseconds,
+    params_of,
+    run_name,
+    safe_name,
+    tags_of,
+    text_requests,
+)
+
+CREATED_TAG: Final = "trainwire.job_created_at"
+"""With job and attempt what tells a run from that of the same job number in another database."""
+CHANGED_PARAM_PREFIX: Final = "changed_param/"
+
+_Item = TypeVar("_Item")
+
+
+class RunGone(Exception):  # noqa: N818 - a state of the run
+    """Somebody deleted the run in MLflow."""
+
+
+class RunMirror:
+    """The run that workers make for an attempt."""
+
+    def __init__(self, api: MlflowApi, job_id: int, attempt: AttemptState, notes: Notes) -> None:
+        self._api = api
+        self._job_id = job_id
+        self._attempt = attempt
+        self._notes = notes
+        self._run_id = attempt.mirror_run_id or ""
+
+    def open(self, experiment_id: str) -> str:
+        """Return the id of the run; make one only where there is none, also after a crash in between."""
+        if not self._run_id:
+            found = search_runs(self._api, [experiment_id], tag_filter(self._identity()), limit=1)
+            self._run_id = found[0].run_id if found else self._create(experiment_id)
+        return self._run_id
+
+    def describe(self) -> None:
+        """Bring name, params and tags of the run up to date. Raises `RunGone`."""
+        run = self._existing()
+        params, tags = params_of(self._attempt, self._notes), tags_of(self._attempt, self._notes)
+        for name in [name for name in params if name in run.params]:
+            value = params.pop(name)
+            # MLflow keeps a param's first value; an old server's is shorter.
+            if run.params[name] not in {value, cut(name, value, OLD_PARAM_CHARS, Notes())}:
+                key = safe_name(CHANGED_PARAM_PREFIX + name)
+                tags[key] = cut(f"tag {key}", value, MAX_TAG_CHARS, self._notes)
+                self._notes.add(f"param {name}", f"keeps its first value in MLflow; the new one is the tag {key}")
+        self._log_params(params)
+        self._log_tags({name: value for name, value in tags.items() if run.tags.get(name) != value})
+        if self._attempt.name and run.name != run_name(self._job_id, self._attempt):
+            self._update(run_name=run_name(self._job_id, self._attempt))
+
+    def log(self, metrics: Sequence[Metric]) -> list[RefusedRow]:
+        """Send the values of one request; return the rows of those that MLflow refuses. Raises `RunGone`."""
+        refused = self._log("metrics", metrics, Metric.document)
+        return [
+            RefusedRow(metric.row.seq, metric.row.source, "refused", f"metric {metric.key}: {why}")
+            for metric, why in refused
+        ]
+
+    def end(self) -> None:
+        """End the run as the attempt ended; nothing while it goes on. Raises `RunGone`."""
+        status = final_status(self._attempt.status)
+        if status is not None:
+            at = self._attempt.completed_at
+            self._update(status=status, **({} if at is None else {"end_time": milliseconds(at)}))
+
+    def give_up(self, run_id: str) -> None:
+        """End the run because the trainer logs to one of its own. Raises `RunGone`."""
+        self._log_tags({"superseded_by": run_id})
+        self._update(status="KILLED")
+
+    def _identity(self) -> dict[str, str]:
+        return {
+            JOB_TAG: str(self._job_id),
+            ATTEMPT_TAG: str(self._attempt.attempt),
+            CREATED_TAG: self._attempt.job_created_at.isoformat(),
+        }
+
+    def _create(self, experiment_id: str) -> str:
+        began = self._attempt.started_at or self._attempt.job_created_at
+        made = self._api.post(
+            "runs/create",
+            experiment_id=experiment_id,
+            run_name=run_name(self._job_id, self._attempt),
+            start_time=milliseconds(began),
+            tags=_documents(self._identity() | {SOURCE_TAG: MIRROR_SOURCE}),
+        )
+        return str(made["run"]["info"]["run_id"])
+
+    def _existing(self) -> MlflowRun:
+        run = get_run(self._api, self._run_id)
+        if run is None or run.is_deleted:
+            raise RunGone
+        return run
+
+    def _log_params(self, params: Mapping[str, str]) -> None:
+        for batch in text_requests(params):
+            for (name, value), why in self._log("params", batch, _document):
+                short = cut(f"param {name}", value, OLD_PARAM_CHARS, self._notes)
+                if short == value or self._log("params", [(name, short)], _document):
+                    self._notes.add(f"param {name}", f"is refused by MLflow: {why}")
+
+    def _log_tags(self, tags: Mapping[str, str]) -> None:
+        for batch in text_requests(tags):
+            for (name, _), why in self._log("tags", batch, _document):
+                self._notes.add(f"tag {name}", f"is refused by MLflow: {why}")
+
+    def _log(
+        self, field: str, items: Sequence[_Item], document: Callable[[_Item], object]
+    ) -> list[tuple[_Item, str]]:
+        """Send items at once; where MLflow refuses, halve until the refused ones stand alone, and return them."""
+        if not items:
+            return []
+        try:
+            self._api.post("runs/log-batch", run_id=self._run_id, **{field: [document(item) for item in items]})
+        except MlflowRefused as exc:
+            self._existing()
+            if len(items) == 1:
+                return [(items[0], str(exc))]
+            middle = len(items) // 2
+            halves = items[:middle], items[middle:]
+            return [refused for half in halves for refused in self._log(field, half, document)]
+        return []
+
+    def _update(self, **fields: Any) -> None:
+        try:
+            self._api.post("runs/update", run_id=self._run_id, **fields)
+        except MlflowRefused:
+            self._existing()
+            raise
+
+
+def _document(item: tuple[str, str]) -> dict[str, str]:
+    return {"key": item[0], "value": item[1]}
+
+
+def _documents(items: Mapping[str, str]) -> list[dict[str, str]]:
+    return [_document(item) for item in items.items()]
