@@ -16,12 +16,12 @@ from trainwire.commands.jobs import known_job
 from trainwire.commands.options import DataDir, JobId, servers
 from trainwire.completeness import assess
 from trainwire.database import reading, settings_for
-from trainwire.deliveries import known_sink
 from trainwire.errors import Problem
 from trainwire.locate import Address
 from trainwire.loki import find_lines, reading_loki
 from trainwire.queries import Job, LogFilter, LogLine, find_job, find_positions, logs_after, newest_logs
 from trainwire.terminal import local, safe, warn
+from workers.sinks.loki import LokiSink
 
 POLL_EVERY_S = 0.3
 QUIET_S = 10.0
@@ -52,7 +52,9 @@ def logs(
         raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
     wanted = LogFilter(job_id=job_id, log_type=log_type, text=grep, attempt=attempt)
     if source is not None:
-        _print_from_loki(servers(data_dir), known_sink(source), wanted, limit, follow=follow)
+        if source != LokiSink.name:
+            raise Problem(f"--from {source}: a log is read from Postgres, or with --from loki from Loki")
+        _print_from_loki(servers(data_dir), wanted, limit, follow=follow)
         return
     with reading(servers(data_dir)) as connection:
         known_job(connection, job_id)
@@ -62,9 +64,9 @@ def logs(
             return
 
 
-def _print_from_loki(address: Address, source: str, wanted: LogFilter, limit: int, *, follow: bool) -> None:
+def _print_from_loki(address: Address, wanted: LogFilter, limit: int, *, follow: bool) -> None:
     if follow:
-        raise Problem(f"-f follows a job in Postgres, which has each line first: leave out --from {source}")
+        raise Problem("-f follows a job in Postgres, which has each line first: leave out --from loki")
     with reading(address) as connection, reading_loki(settings_for(address)) as http:
         lines = deque(find_lines(connection, http, wanted), maxlen=limit)
         if not lines and find_job(connection, wanted.job_id) is None:

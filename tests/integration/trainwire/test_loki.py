@@ -168,4 +168,8 @@ def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTw
 def test_what_logs_cannot_do_is_said(connected: Trainwire) -> None:
     """Following is for Postgres; an unknown store is named with those there are."""
     assert "leave out --from loki" in connected("logs", "42", "--from", "loki", "-f").err
-    assert connected("logs", "42", "--from", "elastic").err == "trainwire: no such sink 'elastic': choose loki\n"
+    for other in ("elastic", "mlflow"):
+        refused = connected("logs", "42", "--from", other).err
+        assert (
+            refused == f"trainwire: --from {other}: a log is read from Postgres, or with --from loki from Loki\n"
+        )
