@@ -383,6 +383,7 @@ def test_an_impatient_user_still_gets_the_completion(valkey: Any, silent_url: st
     process = trainer(valkey, silent_url, ends, large, TRAINWIRE_SETTLE_S="0.1")
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["said\n", "ending\n"]
+    time.sleep(1)  # until it is in the middle of the wait
     process.send_signal(signal.SIGINT)
     before = time.monotonic()
     process.communicate(timeout=30)

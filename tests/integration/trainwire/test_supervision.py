@@ -74,13 +74,23 @@ def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) ->
     assert watch.has_said("worker: ended with exit code 1, starting it again in 0.4 s")
 
 
-def test_parts_stop_in_reverse_order(watch: Watch, tmp_path: Path) -> None:
-    """The last started part is the first to stop."""
-    for name in ("one", "two"):
-        watch.supervisor.start(CommandPart(name, FOREVER, tmp_path))
+class Store(CommandPart):
+    """A part that the others need until their end."""
+
+    is_store = True
+
+
+def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
+    """What uses the stores stops first, all at once; then the stores, the last started first."""
+    parts = [Store("one", FOREVER, tmp_path), Store("two", FOREVER, tmp_path)]
+    parts += [CommandPart(name, FOREVER, tmp_path) for name in ("three", "four")]
+    for part in parts:
+        watch.supervisor.start(part)
     watch.said.clear()
     watch.supervisor.stop()
-    assert [line.split(":")[0] for line in watch.said] == ["two", "one"]
+    stopped = [line.split(":")[0] for line in watch.said]
+    assert set(stopped[:2]) == {"three", "four"}
+    assert stopped[2:] == ["two", "one"]
     assert list((tmp_path / "run").iterdir()) == []
 
 
