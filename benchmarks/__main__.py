@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
-from benchmarks import baselines, deliveries, events, latency, load, mlflow
+from benchmarks import baselines, deliveries, events, latency, load, mlflow, trainer
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick look)")
     parser.add_argument(
         "--only",
-        choices=["logs", "tasks", "metrics", "backlog", "latency", "events", "deliveries", "mlflow"],
+        choices=["logs", "tasks", "metrics", "backlog", "latency", "events", "deliveries", "mlflow", "trainer"],
         default=None,
     )
     options = parser.parse_args()
@@ -44,6 +44,7 @@ def main() -> int:
             ("events", event_latency),
             ("deliveries", loki),
             ("mlflow", mirror),
+            ("trainer", never_hurt),
         ):
             if options.only in {None, name}:
                 bench(resources, options.scale)
@@ -243,6 +244,17 @@ def mirror(resources: Resources, scale: float) -> None:
             values = mlflow.NAMES * max(int(4000 * scale), 100)
             rate = mlflow.drain_mirror(resources, target, jobs, values // jobs)
             say(f"\nThe mirror of {jobs} jobs with {values:,} values in all: {rate:,.0f} values/s")
+
+
+def never_hurt(resources: Resources, scale: float) -> None:
+    """What a call of the SDK takes, and how fast a training loop is that reports every step."""
+    empty(resources)
+    say("\n| call | median, microseconds | p99 | wanted p99 |")
+    say("|---|---|---|---|")
+    for name, taken in trainer.call_times(resources, scale).items():
+        say(f"| `{name}` | {taken.median:.1f} | {taken.p99:.1f} | 20 |")
+    share = trainer.loop_speed(resources, scale)
+    say(f"\nA loop of 10 ms a step that reports every step runs at {share:.3f} of its speed alone (wanted: 0.99)")
 
 
 if __name__ == "__main__":

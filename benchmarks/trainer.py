@@ -1,0 +1,88 @@
+"""What reporting costs a training: the time of a call, and the speed of a loop that reports every step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from benchmarks.processes import running
+from ingest import Run
+from workers.resources import Resources
+
+CALLS = 20_000
+STEP_S = 0.010
+BLOCK_STEPS = 25
+BLOCKS = 40
+
+
+@dataclass(frozen=True)
+class CallTimes:
+    """How long a call takes, in microseconds."""
+
+    median: float
+    p99: float
+
+
+def call_times(resources: Resources, scale: float) -> dict[str, CallTimes]:
+    """Measure calls of a trainer that does nothing else, with a worker that stores what it says."""
+    url = resources.settings.redis_url.get_secret_value()
+    with running(resources, "workers", "worker", "--concurrency", "1"), Run(job_id=90, redis_url=url) as run:
+        calls = {
+            "log()": lambda number: run.log(f"epoch 3 step {number} loss 0.1234 accuracy 0.9876"),
+            "metric(), 4 values": lambda number: run.metric(step=number, loss=0.1, accuracy=0.9, lr=1e-3, f1=0.8),
+        }
+        return {name: _measured(call, int(CALLS * scale)) for name, call in calls.items()}
+
+
+def loop_speed(resources: Resources, scale: float) -> float:
+    """Return the speed of a loop of 10 ms a step that reports every step, as a share of the same loop alone.
+
+    Redis is on this machine, workers are not: they would take the loop's own cores. Blocks with and without
+    reports take turns, so that a noisy machine disturbs both.
+    """
+    url = resources.settings.redis_url.get_secret_value()
+    matrix = np.random.default_rng(0).random((192, 192))
+    silent, reporting = [], []
+    with threadpool_limits(1), Run(job_id=91, redis_url=url) as run:
+        products = _products_in(STEP_S, matrix)
+
+        def report(step: int) -> None:
+            run.log(f"step {step}")
+            run.metric(step=step, loss=0.1, accuracy=0.9, lr=1e-3)
+
+        for _ in range(max(2, int(BLOCKS * scale))):
+            silent.append(_block(matrix, products, lambda _step: None))
+            reporting.append(_block(matrix, products, report))
+    return statistics.median(silent) / statistics.median(reporting)
+
+
+def _measured(call: Callable[[int], None], calls: int) -> CallTimes:
+    taken = []
+    for number in range(calls):
+        began = time.perf_counter_ns()
+        call(number)
+        taken.append((time.perf_counter_ns() - began) / 1000)
+    return CallTimes(statistics.median(taken), statistics.quantiles(taken, n=100)[-1])
+
+
+def _products_in(seconds: float, matrix: np.ndarray) -> int:
+    """Return how many products of the matrix with itself take about so long."""
+    products, began = 0, time.perf_counter()
+    while time.perf_counter() - began < 50 * seconds:
+        matrix @ matrix
+        products += 1
+    return max(1, products // 50)
+
+
+def _block(matrix: np.ndarray, products: int, report: Callable[[int], None]) -> float:
+    began = time.perf_counter()
+    for step in range(BLOCK_STEPS):
+        for _ in range(products):
+            matrix @ matrix
+        report(step)
+    return time.perf_counter() - began
