@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
-from benchmarks import baselines, deliveries, events, latency, load, mlflow, trainer
+from benchmarks import baselines, capture, deliveries, events, latency, load, mlflow, trainer
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -29,7 +29,18 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick look)")
     parser.add_argument(
         "--only",
-        choices=["logs", "tasks", "metrics", "backlog", "latency", "events", "deliveries", "mlflow", "trainer"],
+        choices=[
+            "logs",
+            "tasks",
+            "metrics",
+            "backlog",
+            "latency",
+            "events",
+            "deliveries",
+            "mlflow",
+            "trainer",
+            "capture",
+        ],
         default=None,
     )
     options = parser.parse_args()
@@ -45,6 +56,7 @@ def main() -> int:
             ("deliveries", loki),
             ("mlflow", mirror),
             ("trainer", never_hurt),
+            ("capture", storms),
         ):
             if options.only in {None, name}:
                 bench(resources, options.scale)
@@ -255,6 +267,20 @@ def never_hurt(resources: Resources, scale: float) -> None:
         say(f"| `{name}` | {taken.median:.1f} | {taken.p99:.1f} | 20 |")
     share = trainer.loop_speed(resources, scale)
     say(f"\nA loop of 10 ms a step that reports every step runs at {share:.3f} of its speed alone (wanted: 0.99)")
+
+
+def storms(resources: Resources, scale: float) -> None:
+    """What a command that prints without pause feels of the launcher."""
+    say("\n| lines of | MB | lines | plain pipe, s | under the launcher, s | MB/s | lines/s | left out |")
+    say("|---|---|---|---|---|---|---|---|")
+    for case in capture.CASES:
+        empty(resources)
+        took = capture.measure(resources, case, scale)
+        megabytes, lines = case.megabytes * scale, took.lines
+        say(
+            f"| {case.what} | {megabytes:,.0f} | {lines:,} | {took.plain_s:.2f} | {took.seconds:.2f} | "
+            f"{megabytes / took.seconds:,.0f} | {lines / took.seconds:,.0f} | {took.left_out / lines:.1%} |"
+        )
 
 
 if __name__ == "__main__":

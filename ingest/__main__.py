@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             attempt=said.attempt,
             redis_url=said.redis_url,
             finish_timeout_s=said.finish_timeout_s,
+            tty=said.tty,
+            fold_repeats=said.fold_repeats,
         )
     except ValueError as exc:
         parser.error(str(exc))
@@ -35,6 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; unsaid, the workers count")
     parser.add_argument("--redis-url", help="redis://host:port/0; else REDIS_URL says it")
     parser.add_argument("--finish-timeout-s", type=float, default=DEFAULT_FINISH_TIMEOUT_S)
+    parser.add_argument("--tty", action="store_true", help="give the command a terminal: its progress bars behave")
+    parser.add_argument(
+        "--fold-repeats", action="store_true", help="log equal lines in a row once, and count them"
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser
 

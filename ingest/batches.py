@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -66,6 +66,11 @@ def line_bytes(text: str) -> int:
     return sys.getsizeof(text) + LINE_OVERHEAD_BYTES
 
 
+def lines_bytes(texts: Sequence[str]) -> int:
+    """Return about how much memory lines take while they wait."""
+    return sum(map(sys.getsizeof, texts)) + LINE_OVERHEAD_BYTES * len(texts)
+
+
 def metric_bytes(item: MetricItem) -> int:
     """Return about how much memory a point or a header takes while it waits."""
     if isinstance(item, Point):
@@ -121,7 +126,7 @@ def _logs(batch: list[Line], rank: int | None) -> Logs:
 
 
 def _merge(body: Metrics, header: Metrics) -> None:
-    for name in ("ts", "name", "params", "tags"):
+    for name in ("ts", "name", "params", "tags", "mlflow_run_id"):
         if getattr(header, name) is not None:
             setattr(body, name, getattr(header, name))
     if header.progress is None:

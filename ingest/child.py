@@ -9,7 +9,18 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from ingest.terminal import Terminal
+
+FORWARDED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,  # what schedulers announce a pre-emption with
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+)
+TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
 
 
 class Signals:
@@ -17,12 +28,14 @@ class Signals:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._terminal: Terminal | None = None
         self._early: list[int] = []
         self._before: dict[signal.Signals, Any] = {}
 
-    def forward_to(self, process: subprocess.Popen[bytes]) -> None:
-        """Name the child, and send it what came before there was one."""
+    def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
+        """Name the child and what it draws on, and send it what came before there was one."""
         self._process = process
+        self._terminal = terminal
         for signum in self._early:
             process.send_signal(signum)
 
@@ -40,8 +53,12 @@ class Signals:
             signal.signal(signum, handler)
 
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and _is_typed_at_terminal():
+        if signum in TYPED and _is_typed_at_terminal():
             return  # ctrl-C reaches the child by itself: a second one would be taken for impatience
+        if self._terminal is not None:
+            self._terminal.fit()
+        elif signum == signal.SIGWINCH:
+            return  # the child draws on no terminal of ours
         if self._process is None:
             self._early.append(signum)
         else:

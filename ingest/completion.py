@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from traceback import TracebackException
 from typing import Any, Final, Literal, TypeAlias
 
+from ingest.exits import said_exit
 from ingest.history import History
 from ingest.plain import exit_status, plain_text
 from schemas.messages import Completion
@@ -43,9 +44,9 @@ def ending(status: object, exit_code: int | None, error: object) -> Ending:
 
 
 def ending_at_exit() -> Ending:
-    """Return how the interpreter ends, where nobody finished the run: with an unhandled exception or well."""
+    """Return how the interpreter ends, where nobody finished the run: unhandled exception, `sys.exit`, or well."""
     is_interactive = hasattr(sys, "ps1")
-    return ending(None, None, None if is_interactive else getattr(sys, "last_value", None))
+    return ending(None, None, None if is_interactive else getattr(sys, "last_value", None) or said_exit())
 
 
 def completion(

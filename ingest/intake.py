@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Final
 
 from ingest.batches import (
@@ -16,6 +17,7 @@ from ingest.batches import (
     MetricItem,
     Waiting,
     line_bytes,
+    lines_bytes,
     metric_bytes,
 )
 from schemas.messages import Checkpoint, Completion
@@ -55,6 +57,11 @@ class Intake:
         return not self._waiting_bytes
 
     @property
+    def waiting_bytes(self) -> int:
+        """Return how much memory everything takes that has no number yet."""
+        return self._waiting_bytes
+
+    @property
     def size_bytes(self) -> int:
         """Return about how much memory everything takes that was said and is not acked."""
         return self._waiting_bytes + self._held_bytes
@@ -70,11 +77,18 @@ class Intake:
         with self._lock:
             return dict(self._dropped)
 
-    def add_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> bool:
-        """Take lines that were said at `ts`; return whether all were taken."""
+    def add_lines(
+        self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None] = repeat(None)
+    ) -> bool:
+        """Take lines that were said at `ts`, each with its level; return whether all were taken."""
         refused = 0
         with self._lock:
-            for text in texts:
+            if len(texts) > 1 and self._fits(size_bytes := lines_bytes(texts)):
+                self._admit(size_bytes, self._limit_bytes)
+                lines = zip(repeat(log_type), levels, repeat(ts), texts, strict=False)
+                self._waiting.lines.extend(map(Line._make, lines))
+                return True
+            for text, level in zip(texts, levels, strict=False):
                 if self._admit(line_bytes(text), self._limit_bytes):
                     self._waiting.lines.append(Line(log_type, level, ts, text))
                 else:
@@ -137,6 +151,9 @@ class Intake:
         with self._lock:
             self._must_wait = False
             self._room.notify_all()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return not self._is_closed and self._waiting_bytes + self._held_bytes + size_bytes <= self._limit_bytes
 
     def _admit(self, size_bytes: int, limit_bytes: int) -> bool:
         if self._must_wait and threading.current_thread().name != SENDER_THREAD:

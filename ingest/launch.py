@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ingest.child import Signals, exit_code_of, how_it_ended
+from ingest.memory_kills import MemoryKills
 from ingest.pipes import OutputPipe, await_ends
 from ingest.run import Run
 from ingest.settings import (
@@ -19,11 +20,13 @@ from ingest.settings import (
     TrainerSettings,
     whole_number,
 )
+from ingest.terminal import Terminal
 from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
 """How long output is read on after the command ended, while something it started keeps the pipe open."""
+_LEFT_BEHIND: Final = "the command ended, but not what it started in the background: its output is logged no more"
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 
@@ -36,8 +39,13 @@ def launch(
     attempt: int | None = None,
     redis_url: str | None = None,
     finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
+    tty: bool = False,
+    fold_repeats: bool = False,
 ) -> int:
     """Run `command`, still showing its output, and return its exit code: 128+n when signal n ended it.
+
+    With `tty` the command draws on a terminal, which has one output: its lines are all stdout's. With
+    `fold_repeats` equal lines in a row are logged once, with a line that counts the others.
 
     127 means that there is no such command, 126 that it cannot be executed. Raises `ValueError` for a job id or
     an attempt that cannot be right; any other wrong setting is a warning, and the command runs without trainwire.
@@ -55,7 +63,9 @@ def launch(
         raise ValueError(f"no job id: say --job-id 42 or export {JOB_ID_VARIABLE}=42")
     run = Run(job_id, name, attempt=attempt, settings=settings)
     with Signals() as signals:
-        exit_code, error = _run_command(command, run, _environment(run, settings.redis_url), signals)
+        terminal = _terminal() if tty else None
+        environment = _environment(run, settings.redis_url, has_terminal=terminal is not None)
+        exit_code, error = _run_command(command, run, environment, signals, terminal, fold_repeats=fold_repeats)
         run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
     return exit_code
 
@@ -81,31 +91,57 @@ def _run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def _run_command(
-    command: Sequence[str], run: Run, environment: dict[str, str], signals: Signals
+    command: Sequence[str],
+    run: Run,
+    environment: dict[str, str],
+    signals: Signals,
+    terminal: Terminal | None,
+    *,
+    fold_repeats: bool,
 ) -> tuple[int, str | None]:
+    memory_kills = MemoryKills()
+    writer = subprocess.PIPE if terminal is None else terminal.writer
     try:
         process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, bufsize=0
+            command, stdout=writer, stderr=writer, env=environment, bufsize=0
         )
     except OSError as exc:
         exit_code, sentence = _cannot_run(command[0], exc)
         run.log(f"trainwire: {sentence}", log_type="stderr")
         return exit_code, sentence
-    signals.forward_to(process)
-    output = OutputPipe(process.stdout, sys.stdout, "stdout", run)
-    errors = OutputPipe(process.stderr, sys.stderr, "stderr", run)
+    finally:
+        if terminal is not None:
+            terminal.close_writer()
+    signals.forward_to(process, terminal)
+    if terminal is None:
+        outputs = [
+            OutputPipe(process.stdout, sys.stdout, "stdout", run, fold_repeats=fold_repeats),
+            OutputPipe(process.stderr, sys.stderr, "stderr", run, fold_repeats=fold_repeats),
+        ]
+    else:
+        outputs = [OutputPipe(terminal.output, sys.stdout, "stdout", run, fold_repeats=fold_repeats)]
     return_code = process.wait()
-    await_ends([output, errors], GRANDCHILD_GRACE_S)
-    return exit_code_of(return_code), how_it_ended(return_code, errors.last_line)
+    if not await_ends(outputs, GRANDCHILD_GRACE_S):
+        run.log(f"trainwire: {_LEFT_BEHIND}", log_type="stderr", level="WARNING")
+    return exit_code_of(return_code), how_it_ended(return_code, memory_kills.cause() or outputs[-1].last_line)
 
 
-def _environment(run: Run, redis_url: str) -> dict[str, str]:
+def _terminal() -> Terminal | None:
+    try:
+        return Terminal()
+    except OSError as exc:
+        sys.stderr.write(f"trainwire: there is no terminal to be had ({exc}); the command writes to pipes\n")
+        return None
+
+
+def _environment(run: Run, redis_url: str, *, has_terminal: bool) -> dict[str, str]:
     """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
     environment = {
+        **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
         "PYTHONUNBUFFERED": "1",  # else Python keeps back output that goes into a pipe
         **os.environ,
         JOB_ID_VARIABLE: str(run.job_id),
-        CAPTURED_VARIABLE: "1",
+        CAPTURED_VARIABLE: run.source,
         REDIS_URL_VARIABLE: redis_url,
     }
     if run.attempt != ATTEMPT_UNSAID:

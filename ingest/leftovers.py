@@ -45,8 +45,9 @@ def send_leftovers(
 ) -> Iterator[Leftover]:
     """Send what is left for this server, the oldest source first, each for at most `timeout_s`.
 
-    Living sources are let alone, and what was meant for another server, unless `any_server`. Ends at `stop`, and
-    after the first source that could not be sent: the others would not fare better.
+    Living sources are let alone, and what was meant for another server, unless `any_server`. What cannot be read
+    is said, and stays. Ends at `stop`, and after the first source that could not be sent: the others would not
+    fare better.
     """
     server = server_of(redis_url)
     for path in source_folders(spool):
@@ -55,10 +56,14 @@ def send_leftovers(
         about = read_about(path)
         if about is None or not (any_server or about.server == server):
             continue
-        folder = SourceFolder.claim(path)
-        if folder is None:
+        try:
+            folder = SourceFolder.claim(path)
+            leftover = None if folder is None else _send(folder, redis_url, timing, timeout_s)
+        except OSError as exc:
+            logger.warning("%s cannot be sent, and stays: %s", path, exc)
             continue
-        leftover = _send(folder, redis_url, timing, timeout_s)
+        if leftover is None:
+            continue
         yield leftover
         if any(leftover.receipt.unsent.values()):
             return

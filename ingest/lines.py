@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-MAX_LINE_CHARS: Final = 1024 * 1024
-"""An endless line is cut here, so that memory stays bounded."""
+MAX_LINE_BYTES: Final = 64 * 1024
+"""A longer line is logged in parts, so that memory stays bounded and every store takes it."""
+_SURELY_SHORT_CHARS: Final = MAX_LINE_BYTES // 4
+
+# ECMA-48: control sequences that move the cursor or erase. Those that end with m are colours, and stay.
+_MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
 
 
 class LineCutter:
-    """Keeps the unfinished last line; of a line that was redrawn with carriage returns, its last state."""
+    """Keeps the unfinished last line; of a line that was redrawn with carriage returns, its last state.
+
+    A line of over `MAX_LINE_BYTES` becomes `[part 1] ...`, `[part 2] ...`, and where it ends `[part 3, last] ...`.
+    """
 
     def __init__(self) -> None:
         self._rest = ""
+        self._parts = 0
 
     def feed(self, text: str) -> list[str]:
-        """Return the lines that `text` completes."""
-        *complete, rest = (self._rest + text).split("\n")
-        lines = [_last_state(line) for line in complete]
-        if "\r" in rest:
+        """Return the lines that `text` completes, and what is ready of a line that is too long."""
+        text = self._rest + text
+        *lines, rest = text.split("\n")
+        if "\r" in text or "\x1b" in text:
+            lines = [_last_state(line) for line in lines]
             rest = _unfinished(rest)
-        while len(rest) > MAX_LINE_CHARS:
-            lines.append(rest[:MAX_LINE_CHARS])
-            rest = rest[MAX_LINE_CHARS:]
-        self._rest = rest
-        return lines
+        if self._parts or max(map(len, lines), default=0) > _SURELY_SHORT_CHARS:
+            lines = [part for line in lines for part in self._ended(line)]
+        parts, self._rest = self._cut(rest)
+        return lines + parts
 
     def close(self) -> list[str]:
         """Return the unfinished last line, if there is one."""
         rest, self._rest = _last_state(self._rest), ""
-        return [rest] if rest else []
+        return self._ended(rest) if rest else []
+
+    def _ended(self, line: str) -> list[str]:
+        parts, rest = self._cut(line)
+        if self._parts:
+            rest = f"[part {self._parts + 1}, last] {rest}"
+            self._parts = 0
+        return [*parts, rest]
+
+    def _cut(self, line: str) -> tuple[list[str], str]:
+        """Return the parts that `line` is too long by, and the rest."""
+        parts = []
+        while (size := _chars_that_fit(line)) < len(line):
+            self._parts += 1
+            parts.append(f"[part {self._parts}] {line[:size]}")
+            line = line[size:]
+        return parts, line
 
 
 def split_lines(text: str) -> list[str]:
@@ -39,6 +64,8 @@ def split_lines(text: str) -> list[str]:
 
 
 def _last_state(line: str) -> str:
+    if "\x1b" in line:
+        line = _MOVEMENT.sub("", line)
     return line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line
 
 
@@ -46,3 +73,13 @@ def _unfinished(rest: str) -> str:
     """Return what of an unfinished line can still matter: a final carriage return may be half of CR LF."""
     shown = rest.rstrip("\r")
     return _last_state(shown) + ("\r" if len(shown) < len(rest) else "")
+
+
+def _chars_that_fit(text: str) -> int:
+    """Return how many characters from the start of `text` take at most `MAX_LINE_BYTES`; at least one."""
+    if len(text) <= _SURELY_SHORT_CHARS:
+        return len(text)
+    data = text[: MAX_LINE_BYTES + 1].encode("utf-8", "surrogatepass")
+    if len(data) <= MAX_LINE_BYTES:
+        return len(text)
+    return max(1, len(data[:MAX_LINE_BYTES].decode("utf-8", "ignore")))

@@ -12,8 +12,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ingest.ack_watch import Report, parse_report
+from ingest.heartbeat import Heart
 from ingest.lane import Held
 from ingest.outage import Unavailable
+from schemas.heartbeats import encode_heartbeat
 from schemas.routes import (
     BELL_TTL_S,
     DEFAULT_SHARDS,
@@ -22,7 +24,10 @@ from schemas.routes import (
     Kind,
     ack_field,
     acks_key,
+    alive_field,
+    alive_key,
     bell_key,
+    claim_key,
     missing_field,
     shard_of,
     stream_key,
@@ -104,10 +109,38 @@ class StreamLink:
                 sent.bells.append(kind)
         return sent
 
+    def beat(self, heart: Heart) -> None:
+        """Say that this process lives. A Redis that refuses the heartbeat may take messages all the same."""
+        origin, key = heart.origin, self._claim(heart)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.get(key)
+        time, claim = self._execute(pipe, raise_on_error=False)
+        if isinstance(time, Exception) or isinstance(claim, Exception):
+            heart.note_outcome(is_taken=False)
+            return
+        seconds, micros = time
+        heartbeat = encode_heartbeat(heart.heartbeat(seconds * 1000 + micros // 1000))
+        pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
+        if heart.may_claim and heart.may_take(claim):
+            pipe.set(key, heartbeat, px=heart.claim_ttl_ms)
+        replies = self._execute(pipe, raise_on_error=False)
+        heart.note_outcome(is_taken=not isinstance(replies[0], Exception))
+
+    def say_goodbye(self, heart: Heart) -> None:
+        """Take the heartbeat back: this process ends as it should."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
+        self._execute(pipe)
+
     def close(self) -> None:
         """Drop the connection; the next call makes a new one and looks the host up again."""
         self._client.close()
         self._client.connection_pool.disconnect()
+
+    def _claim(self, heart: Heart) -> str:
+        origin = heart.origin
+        return claim_key(origin.job_id, origin.attempt, origin.rank or 0, heart.launcher)
 
     def _execute(self, pipe: Any, raise_on_error: bool = True) -> list[Any]:
         try:

@@ -15,6 +15,7 @@ from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
 from ingest.salvage import item_count, salvaged
 from ingest.settings import FullPolicy
+from schemas.heartbeats import says_progress
 from schemas.messages import KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
 from schemas.routes import KINDS, Kind
 
@@ -64,6 +65,8 @@ class Outbox:
         self._lanes: dict[Kind, Lane] = {kind: Lane(partial(self._read, kind)) for kind in KINDS}
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
+        self.words = 0
+        """How many bodies said something of the training, not of the machine alone."""
 
     @classmethod
     def resumed(cls, spool: Spool) -> Outbox:
@@ -88,6 +91,7 @@ class Outbox:
                 if found is None:
                     return False
                 self._opened()
+                self.words += says_progress(found[0])
                 self._hold(*found)
         return True
 
@@ -131,13 +135,17 @@ class Outbox:
     def receipt(self) -> Receipt:
         """Return how far everything came by now."""
         with self._lock:
+            is_kept = self._spool is not None and self._spool.folder.path.exists()
             lanes = {kind: lane for kind, lane in self._lanes.items() if lane.last}
             return Receipt(
                 produced={kind: lane.last for kind, lane in lanes.items()},
                 stored={kind: lane.acked for kind, lane in lanes.items()},
                 sent={kind: lane.sent for kind, lane in lanes.items()},
                 unsent={kind: lane.last - lane.sent for kind, lane in lanes.items()},
-                spooled={kind: lane.last - lane.acked - lane.only_in_memory for kind, lane in lanes.items()},
+                spooled={
+                    kind: lane.last - lane.acked - lane.only_in_memory if is_kept else 0
+                    for kind, lane in lanes.items()
+                },
                 dropped=self._intake.dropped,
             )
 

@@ -37,6 +37,11 @@ class Patience:
         self._stopped = threading.Event()
         self._failing_since: float | None = None
 
+    @property
+    def is_tried(self) -> bool:
+        """Tell whether the store was away when it was last asked."""
+        return self._failing_since is not None
+
     def stop(self) -> None:
         """End every attempt, now and from now on."""
         self._stopped.set()

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import select
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, Final, TextIO
 
 from ingest.batches import LogType
 from ingest.lines import LineCutter
+from ingest.repeats import RepeatFolder
 from ingest.run import Run
 
 CHUNK_BYTES: Final = 64 * 1024
+_GLANCE_S: Final = 0.05
 
 
 class OutputPipe:
-    """One output stream of the child, read by a thread of its own until its end."""
+    """One output of the child, a pipe or a terminal, read by a thread of its own until its end."""
 
-    def __init__(self, pipe: IO[bytes] | None, shown_on: TextIO | None, log_type: LogType, run: Run) -> None:
+    def __init__(
+        self,
+        pipe: IO[bytes] | None,
+        shown_on: TextIO | None,
+        log_type: LogType,
+        run: Run,
+        *,
+        fold_repeats: bool = False,
+    ) -> None:
         if pipe is None:
             raise ValueError(f"the child has no pipe as its {log_type}")
         self._pipe = pipe
@@ -29,32 +41,69 @@ class OutputPipe:
         self._run = run
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._cutter = LineCutter()
+        self._folder = RepeatFolder() if fold_repeats else None
         self._lock = threading.Lock()
         self._is_open = True
+        self._is_showing = False
         self.last_line: str | None = None
         self._thread = threading.Thread(target=self._read, name=f"trainwire-{log_type}", daemon=True)
         self._thread.start()
 
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether everything was read."""
+        return not self._thread.is_alive()
+
+    @property
+    def is_showing(self) -> bool:
+        """Tell whether it waits for the person who watches."""
+        return self._is_showing
+
     def await_end(self, timeout_s: float) -> None:
-        """Wait for the end of the output, then take the unfinished last line and nothing after it."""
+        """Wait until everything was read."""
         self._thread.join(timeout_s)
+
+    def close(self) -> None:
+        """Take the unfinished last line and nothing after it; who has the output open may go on to write to it."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
-                self._take(self._cutter.feed(self._decoder.decode(b"", final=True)) + self._cutter.close())
+                self._take_last()
+                if not self.has_ended:
+                    _swallow(self._pipe)
 
     def _read(self) -> None:
         with self._pipe:
-            while chunk := os.read(self._pipe.fileno(), CHUNK_BYTES):
+            while chunk := self._next_chunk():
+                ts = time.time_ns()
+                self._is_showing = True
                 self._show(chunk)
+                self._is_showing = False
                 with self._lock:
                     if self._is_open:
-                        self._take(self._cutter.feed(self._decoder.decode(chunk)))
+                        self._take(self._cutter.feed(self._decoder.decode(chunk)), ts)
 
-    def _take(self, lines: list[str]) -> None:
+    def _next_chunk(self) -> bytes:
+        try:
+            return os.read(self._pipe.fileno(), CHUNK_BYTES)
+        except OSError as exc:
+            if exc.errno == errno.EIO:  # how Linux says that nobody has the terminal open any more
+                return b""
+            raise
+
+    def _take(self, lines: list[str], ts: int) -> None:
+        self.last_line = next((line for line in reversed(lines) if line.strip()), self.last_line)
+        if self._folder is not None:
+            lines = self._folder.feed(lines, time.monotonic())
         if lines:
-            self._run.log_lines(lines, self._log_type, time.time_ns())
-            self.last_line = next((line for line in reversed(lines) if line.strip()), self.last_line)
+            self._run.log_lines(lines, self._log_type, ts)
+
+    def _take_last(self) -> None:
+        ts = time.time_ns()
+        self._take(self._cutter.feed(self._decoder.decode(b"", final=True)) + self._cutter.close(), ts)
+        told = [] if self._folder is None else self._folder.close()
+        if told:
+            self._run.log_lines(told, self._log_type, ts)
 
     def _show(self, chunk: bytes) -> None:
         while chunk and self._shown_fd is not None:
@@ -66,11 +115,29 @@ class OutputPipe:
                 self._shown_fd = None
 
 
-def await_ends(pipes: Iterable[OutputPipe], timeout_s: float) -> None:
-    """Wait for the ends of all pipes, `timeout_s` in total."""
-    deadline = time.monotonic() + timeout_s
+def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
+    """Wait for the ends of all pipes, then close them; return whether all came.
+
+    The wait is `timeout_s` in total. What a person who watches slowly has not yet let through does not count:
+    it comes from the command itself.
+    """
+    while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended]):
+        began_s = time.monotonic()
+        unread[0].await_end(min(timeout_s, _GLANCE_S))
+        if not any(pipe.is_showing for pipe in unread):
+            timeout_s -= time.monotonic() - began_s
+    have_ended = all(pipe.has_ended for pipe in pipes)
     for pipe in pipes:
-        pipe.await_end(max(0.0, deadline - time.monotonic()))
+        pipe.close()
+    return have_ended
+
+
+def _swallow(pipe: IO[bytes]) -> None:
+    """Keep reading a pipe when this process is gone: who writes to it would die of SIGPIPE."""
+    nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+    actions = [(os.POSIX_SPAWN_DUP2, pipe.fileno(), 0), nowhere, (os.POSIX_SPAWN_DUP2, 1, 2)]
+    with suppress(OSError, ValueError):  # no `cat` here, or the output has ended by now
+        os.posix_spawnp("cat", ["cat"], os.environ, file_actions=actions, setsid=True)
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ingest.ack_watch import AckWatch, Report
@@ -17,6 +18,7 @@ from schemas.routes import KINDS, Kind
 
 if TYPE_CHECKING:
     from ingest.bells import Bells
+    from ingest.heartbeat import Heart
     from ingest.link import StreamLink
 
 logger = logging.getLogger("trainwire.ingest")
@@ -28,10 +30,16 @@ FINISHING_BACKOFF_S: Final = 0.5
 
 
 class Publisher:
-    """Sends what the outbox holds; start, wake and finish may be called from any thread."""
+    """Sends what the outbox holds; start, wake and finish may be called from any thread.
 
-    def __init__(self, outbox: Outbox, redis_url: str, timing: Timing, wake: threading.Event) -> None:
+    Without a `heart` it says nothing of its process: it sends what another one has left.
+    """
+
+    def __init__(
+        self, outbox: Outbox, redis_url: str, timing: Timing, wake: threading.Event, heart: Heart | None = None
+    ) -> None:
         self._outbox = outbox
+        self._heart = heart
         self._redis_url = redis_url
         self._timing = timing
         self._wake = wake
@@ -62,6 +70,10 @@ class Publisher:
             logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
             self._end()
 
+    def relieve(self) -> None:
+        """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
+        self._cut()
+
     def finish(self, timeout_s: float) -> None:
         """Wait until all is acked, or sent and the workers had `settle_s` for it; then stop the thread."""
         deadline = time.monotonic() + timeout_s
@@ -82,6 +94,7 @@ class Publisher:
                 self._wake.wait(self._pause_s())
                 self._wake.clear()
                 self._work()
+            self._say_goodbye()
         finally:
             self._end()
 
@@ -102,6 +115,7 @@ class Publisher:
     def _send_all(self) -> None:
         while self._may_try():
             has_more = self._outbox.cut()
+            self._beat()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0
                 break
@@ -125,6 +139,21 @@ class Publisher:
     def _backoff_left_s(self) -> float:
         longest_s = FINISHING_BACKOFF_S if self._is_finishing else self._timing.longest_backoff_s
         return self._failed_at + min(self._backoff_s, longest_s) - time.monotonic()
+
+    def _beat(self) -> None:
+        """Say that the process lives, when it is time to; also while messages are to be held back."""
+        if self._heart is None or not self._heart.is_due:
+            return
+        link, _ = self._connected()
+        link.beat(self._heart)
+        if self._outbox.is_all_sent and not self._outbox.awaited():
+            self._outage.note_success()
+
+    def _say_goodbye(self) -> None:
+        if self._heart is None or not self._heart.is_known or self._link is None or self._backoff_left_s() > 0:
+            return
+        with suppress(Unavailable):  # then the workers find out by themselves
+            self._link.say_goodbye(self._heart)
 
     def _exchange(self) -> bool:
         """Ask how things stand, then send; return whether there is more to send at once."""

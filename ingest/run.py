@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from signal import SIGTERM
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -15,6 +16,7 @@ from ingest.batches import LogType
 from ingest.capture import Capture, NoCapture
 from ingest.checkpoints import checkpoint_at
 from ingest.completion import Ending, completion, ending, ending_at_exit
+from ingest.exits import TERMINATED, note_exits, terminations
 from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
@@ -28,6 +30,8 @@ from schemas.messages import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS, Metr
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
+SIGTERM_PATIENCE_S: Final = 5.0
+"""Whoever sends SIGTERM kills soon after; what is not sent by then is in the spool."""
 LONGEST_TIMEOUT_S: Final = 10.0**9
 """Thirty years: locks refuse to wait for longer, and for ever."""
 _LOG_TYPES: Final = ("stdout", "stderr")
@@ -38,6 +42,10 @@ class Run:
 
     No call waits for the network or raises because a store is away; a value that cannot be right (a job id of
     -1) raises `ValueError` at once. Use it as a context manager, or call `finish`.
+
+    `stall_after_s` promises that the training says something at least that often: a job that is quiet for longer
+    is shown as stalled (docs/liveness.md). `mlflow_run_id` is for a training that logs to MLflow itself: see
+    `link_mlflow`.
     """
 
     def __init__(
@@ -50,10 +58,12 @@ class Run:
         tags: Mapping[str, Any] | None = None,
         attempt: int | None = None,
         rank: int | None = None,
+        stall_after_s: float | None = None,
+        mlflow_run_id: str | None = None,
         redis_url: str | None = None,
         settings: TrainerSettings | None = None,
     ) -> None:
-        settings = (settings or TrainerSettings.from_env()).at(redis_url)
+        settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s)
         self.job_id = whole_number("job_id", job_id, 1, MAX_ID)
         self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         self.rank = settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT)
@@ -71,9 +81,12 @@ class Run:
                 name=None if name is None else plain_text(name),
                 params=None if params is None else plain_mapping("params", params),
                 tags=None if tags is None else plain_mapping("tags", tags),
+                mlflow_run_id=None if mlflow_run_id is None else _checked_run_id(mlflow_run_id),
             )
         )
         atexit.register(self._finish_at_exit)
+        note_exits()
+        terminations.watch(self, self._finish_at_sigterm)
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -97,8 +110,13 @@ class Run:
         self._session.take_lines(lines, _checked_log_type(log_type), ts, level_name(level))
 
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Take whole lines that were printed at `ts` (nanoseconds since 1970); for captures and handlers."""
-        self._session.take_lines([plain_text(line) for line in lines], _checked_log_type(log_type), _moment(ts))
+        """Take whole lines that were printed at `ts` (nanoseconds since 1970), with the levels that they name.
+
+        Lines that come faster than the sender can write them to the disk are written here: it then takes longer.
+        """
+        texts = [plain_text(line) for line in lines]
+        self._session.take_printed(texts, _checked_log_type(log_type), _moment(ts))
+        self._session.relieve()
 
     def metric(
         self,
@@ -136,6 +154,10 @@ class Run:
             Metrics(ts=time.time_ns(), progress=self._history.progress_to(count(epoch), number(percent)))
         )
 
+    def link_mlflow(self, mlflow_run_id: str) -> None:
+        """Say that the training logs to MLflow itself, into this run: workers then link it, and mirror nothing."""
+        self._session.take_metric(Metrics(ts=time.time_ns(), mlflow_run_id=_checked_run_id(mlflow_run_id)))
+
     def checkpoint(
         self,
         path: str | os.PathLike[str],
@@ -160,7 +182,7 @@ class Run:
         """Take what this process prints as log lines too, until the run or the returned block ends."""
         if self._capture is None:
             # Under the launcher the same lines arrive through its pipes.
-            self._capture = NoCapture() if self._is_captured else Capture(self._session.take_lines)
+            self._capture = NoCapture() if self._is_captured else Capture(self._session.take_printed)
             renew_in_children(self._capture)
         return self._capture
 
@@ -226,11 +248,12 @@ class Run:
         return numbers
 
     def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
-        if self._capture is not None:
-            self._capture.stop()
-        atexit.unregister(self._finish_at_exit)
         left_s = RESERVED_S  # where ctrl-C ends the wait for uploads
         try:
+            if self._capture is not None:
+                self._capture.stop()
+            atexit.unregister(self._finish_at_exit)
+            terminations.forget(self)
             left_s = self._finish_uploads(timeout_s)
         finally:
             receipt = self._session.finish(
@@ -250,6 +273,9 @@ class Run:
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
 
+    def _finish_at_sigterm(self) -> None:
+        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, SIGTERM_PATIENCE_S)
+
 
 def _checked_log_type(log_type: str) -> LogType:
     if log_type not in _LOG_TYPES:
@@ -261,6 +287,14 @@ def _checked_choice(upload: str | None) -> UploadChoice | None:
     if upload not in (None, "auto", "none"):
         raise ValueError(f"upload={upload!r} is not a way to upload: say 'auto' or 'none'")
     return None if upload is None else ("none" if upload == "none" else "auto")
+
+
+def _checked_run_id(run_id: object) -> str:
+    if not isinstance(run_id, str) or not run_id.strip():
+        raise ValueError(
+            f"mlflow_run_id={run_id!r} is not the id of a run in MLflow: say mlflow.active_run().info.run_id"
+        )
+    return plain_text(run_id)
 
 
 def _moment(ts: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, Final
 
 from ingest.batches import LogType, MetricItem
 from ingest.forks import importing, renew_in_children
+from ingest.heartbeat import Heart
 from ingest.intake import Intake
+from ingest.levels import levels_of
 from ingest.outbox import Origin, Outbox
 from ingest.publisher import Publisher
 from ingest.receipt import Receipt
+from ingest.sampling import LineSampler
 from ingest.settings import TrainerSettings, server_of, shown_host
 from ingest.uploads import UploadChoice, Uploads
 from schemas.messages import Checkpoint, Completion
@@ -31,6 +35,9 @@ LEFTOVERS_AFTER_S: Final = 1.0
 LEFTOVERS_TIMEOUT_S: Final = 600.0
 """How long one source's leftovers may take before the next one's turn."""
 LEFTOVERS_THREAD: Final = "trainwire-leftovers"
+
+RELIEF_BYTES: Final = 16 * 1024 * 1024
+"""What may wait for the sender before those who print take part in its work."""
 
 CHILD_FLUSH_S: Final = 2.0
 """How long a forked child that ends may wait for what it said itself."""
@@ -72,7 +79,11 @@ class Session:
         self._uploads = Uploads(
             self._settings, self.outbox.origin, self._publish_checkpoint, can_upload=self.is_makers
         )
-        self._publisher = Publisher(self.outbox, self._settings.redis_url, self._settings.timing, wake)
+        outbox = self.outbox
+        heart = Heart(origin, self._settings.vitals, lambda: outbox.words, may_claim=self.is_makers)
+        self._publisher = Publisher(outbox, self._settings.redis_url, self._settings.timing, wake, heart)
+        rate = self._settings.log_lines_per_s
+        self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
         self._finished = threading.Event()
@@ -80,11 +91,21 @@ class Session:
         self._warned_of: set[str] = set()
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
-        """Take log lines."""
-        if not self._publisher.is_started:
-            self._start()
-        if not self.intake.add_lines(texts, log_type, ts, level):
-            self._warn_of_loss()
+        """Take log lines of one level."""
+        if self._sampler is not None:
+            texts = self._sampled(self._sampler, texts, log_type, ts)
+        self._take_lines(texts, log_type, ts, (level,) * len(texts))
+
+    def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
+        """Take lines as a program printed them, with the levels that they name themselves."""
+        if self._sampler is not None:
+            texts = self._sampled(self._sampler, texts, log_type, ts)
+        self._take_lines(texts, log_type, ts, levels_of(texts))
+
+    def relieve(self) -> None:
+        """Take part in the sender's work where more is said than it can write to the disk; this takes its time."""
+        if self.intake.waiting_bytes > RELIEF_BYTES:
+            self._publisher.relieve()
 
     def take_metric(self, item: MetricItem) -> None:
         """Take a point, or progress and what the run is called."""
@@ -114,6 +135,8 @@ class Session:
                 self._receipt = Receipt()
                 self._finished.set()
                 self.intake.stop_waiting()
+                for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
+                    self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
                 self.intake.close(completion() if self.is_makers else None)
                 if self._publisher.is_started:
                     self._publisher.finish(timeout_s)
@@ -126,6 +149,21 @@ class Session:
     def is_makers(self) -> bool:
         """Tell whether this is the process that made the run, not a forked child."""
         return os.getpid() == self._maker_pid
+
+    def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Sequence[str | None]) -> None:
+        if not self._publisher.is_started:
+            self._start()
+        if not self.intake.add_lines(texts, log_type, ts, levels):
+            self._warn_of_loss()
+
+    def _sampled(self, sampler: LineSampler, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
+        """Return which lines to take, after saying how many of an earlier second were not."""
+        sample = sampler.sample(texts, log_type, time.monotonic_ns())
+        if sample.notice is not None:
+            self._take_lines((sample.notice,), log_type, ts, ("WARNING",))
+        if sample.left_out:
+            self.intake.count_dropped("logs", sample.left_out)
+        return sample.lines
 
     def _publish_checkpoint(self, checkpoint: Checkpoint) -> None:
         if not self._publisher.is_started:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from ingest.heartbeat import Vitals
 from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
@@ -25,6 +26,8 @@ LEAST_BUFFER_BYTES: Final = 64 * 1024
 SPOOL_VARIABLE: Final = "TRAINWIRE_SPOOL_DIR"
 SPOOL_OFF: Final = "off"
 LEAST_SPOOL_BYTES: Final = 4 * 1024 * 1024
+LEAST_PAUSE_S: Final = 1
+MOST_PAUSE_S: Final = 30 * 86_400
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,12 @@ class TrainerSettings:
     rank: int | None = None
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
+    log_lines_per_s: int | None = None
+    """Beyond so many a second log lines are sampled; None: all are taken."""
     timing: Timing = Timing()
     checkpoints: CheckpointSettings = CheckpointSettings()
     spool: SpoolSettings = SpoolSettings()
+    vitals: Vitals = field(default_factory=Vitals)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -132,6 +138,7 @@ class TrainerSettings:
             rank=_rank(environ),
             buffer_bytes=_optional_whole(environ, "TRAINWIRE_BUFFER_BYTES", LEAST_BUFFER_BYTES, MAX_ID)
             or DEFAULT_BUFFER_BYTES,
+            log_lines_per_s=_optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
             timing=Timing(
                 flush_interval_s=_seconds(
@@ -141,11 +148,29 @@ class TrainerSettings:
             ),
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),
+            vitals=Vitals(
+                interval_s=_seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
+                stall_after_s=_stall_after_s(environ),
+                launcher=environ.get(CAPTURED_VARIABLE, ""),
+            ),
         )
+
+    def promising(self, stall_after_s: float | None) -> TrainerSettings:
+        """Return these settings with another promise, if one is said; raise `ValueError` when it is none."""
+        if stall_after_s is None:
+            return self
+        return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
 
     def at(self, redis_url: str | None) -> TrainerSettings:
         """Return these settings with another address, if one is said; raise `ValueError` when it is none."""
         return self if redis_url is None else replace(self, redis_url=checked_redis_url(redis_url, "redis_url"))
+
+
+def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
+    """Return the longest pause a trainer promises, in seconds, else raise `ValueError`."""
+    if not isinstance(seconds, int | float) or seconds is True or not LEAST_PAUSE_S <= seconds <= MOST_PAUSE_S:
+        raise ValueError(f"{name}={seconds!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
+    return float(seconds)
 
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
@@ -213,6 +238,11 @@ def _seconds(environ: Mapping[str, str], name: str, default: float, least: float
     if not isinstance(seconds, float) or not least <= seconds <= most:  # NaN is in no range
         raise ValueError(f"{name}={text!r} is not a number of seconds from {least} to {most}")
     return seconds
+
+
+def _stall_after_s(environ: Mapping[str, str]) -> float | None:
+    text = environ.get("TRAINWIRE_STALL_AFTER_S")
+    return checked_pause_s(_parsed(float, text), "TRAINWIRE_STALL_AFTER_S") if text else None
 
 
 def _bucket(environ: Mapping[str, str]) -> str | None:

@@ -36,6 +36,10 @@ UploadChoice: TypeAlias = Literal["auto", "none"]
 PARTS_AT_ONCE: Final = 4
 ABORT_S: Final = 1.0
 """How long the end waits for an upload that it gave up to be aborted in the store."""
+_OVERTAKEN: Final = (
+    "the run ended before it was uploaded: give finish() a longer timeout_s, or set TRAINWIRE_CHECKPOINT_FINISH_S"
+)
+_OVERTAKEN_AWAY: Final = "the object store was away when the run ended: upload the file by hand"
 
 
 @dataclass
@@ -100,7 +104,7 @@ class Uploads:
                 self._changed.wait_for(lambda: self.is_idle, timeout_s)
         finally:
             self._patience.stop()
-            self._give_up_rest("the run ended before it was uploaded: give finish() a longer timeout_s")
+            self._give_up_rest(_OVERTAKEN_AWAY if self._patience.is_tried else _OVERTAKEN)
             if self._thread is not None and self._thread.is_alive():
                 self._thread.join(min(ABORT_S, timeout_s / 2))
             self._snapshots.remove()

@@ -40,11 +40,15 @@ RETENTION_TASK: Final = "trainwire.retain_checkpoints"
 LINK_TASK: Final = "trainwire.link_mlflow_runs"
 LINK_TICK_TASK: Final = "trainwire.link_mlflow_runs_now"
 SWEEP_TASK: Final = "trainwire.sweep"
+LIVENESS_TASK: Final = "trainwire.watch_trainers"
 ECHO_TASK: Final = "trainwire.echo"
 
 
 VERIFY_BELL_KEY: Final = "verify:bell"
 """Exists while an order to verify checkpoint files is on its way."""
+
+LISTENING_KEY: Final = "liveness:listening"
+"""Hash of when heartbeats were last looked at, and per shard since when that has gone on without a break."""
 
 JOBS_CHANNEL: Final = "events:jobs"
 """Pub/sub channel of what a list of jobs shows: all events but those about log lines."""
@@ -78,6 +82,21 @@ def ack_field(source: str, kind: Kind) -> str:
 def missing_field(source: str, kind: Kind) -> str:
     """Return the field of the `seq` ranges that never arrived (`3-5,9-9`); absent when there are none."""
     return f"{source}:{kind}:missing"
+
+
+def alive_key(shard: int) -> str:
+    """Return the hash of the newest heartbeat of each trainer of one shard."""
+    return f"ingest:{{{shard}}}:alive"
+
+
+def alive_field(job_id: int, source: str) -> str:
+    """Return the field of one trainer's heartbeat."""
+    return f"{job_id}:{source}"
+
+
+def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
+    """Return the key that holds the heartbeat of the one process that is this rank, below this launcher if any."""
+    return f"ingest:claims:{job_id}:{attempt}:{rank}:{launcher}"
 
 
 def delivery_bell_key(sink: str) -> str:

@@ -66,12 +66,20 @@ training_jobs = Table(
     Column("mlflow_run_id", Text),
     Column("exit_code", Integer),
     Column("error_message", Text),
+    Column("quiet_since", DateTime(timezone=True), comment="when a stalled or lost job was last heard of"),
+    Column("status_reason", Text, comment="why it is stalled or lost"),
+    Column("watched_attempt", Integer, comment="the attempt of which heartbeats were heard"),
     Column("params", JSONB),
     Column("tags", JSONB),
     # The last `seq` given to a row of this job, per kind: also how many rows of the kind there have been.
     _count("last_log_seq"),
     _count("last_metric_seq"),
     _count("last_checkpoint_seq"),
+    Index(
+        "training_jobs_watched_idx",
+        "id",
+        postgresql_where=text("status IN ('running', 'stalled') AND watched_attempt = attempt"),
+    ),
     comment="One row per training job; created by its first message.",
 )
 

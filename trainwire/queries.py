@@ -47,6 +47,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     mlflow_run_id: str | None
     exit_code: int | None
     error_message: str | None
+    quiet_since: datetime | None
+    status_reason: str | None
     params: dict[str, Any] | None
     tags: dict[str, Any] | None
     last_log_seq: int

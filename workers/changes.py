@@ -33,6 +33,15 @@ class Change:
         return (first, last) if first <= last else None
 
 
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """One job before and after it was found to be stalled, lost or back, and why."""
+
+    before: JobState
+    after: JobState
+    reason: str | None
+
+
 def log_lines(body: Body) -> Logs | None:
     """Return the log lines that a message leaves: its own, or for a completion its traceback."""
     if isinstance(body, Logs):

@@ -66,17 +66,17 @@ class Delivery(Generic[BatchT, DeliveredT]):
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
         with postgres_errors():
-            if not self._may_send(report):
+            if not self._may_send(report, deadline):
                 return report
             while job_ids := self._jobs_behind(ROUND_JOBS):
-                if not self._round(job_ids, report):
+                if not self._round(job_ids, report, deadline):
                     return report
                 if self._clock() >= deadline:
                     report.more = True
                     return report
         return report
 
-    def _may_send(self, report: DeliveryReport) -> bool:
+    def _may_send(self, report: DeliveryReport, deadline: float) -> bool:
         """Tell whether the sink answers; where it did not, find out with one job."""
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, self._sink.name)
@@ -85,7 +85,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
             if not state.is_due or not cursors.claim_probe(connection, self._sink.name, PROBE_TIMEOUT_S):
                 return False
         probed = self._jobs_behind(1)
-        if not probed or not self._round(probed, report):
+        if not probed or not self._round(probed, report, deadline):
             return False
         with self._engine.begin() as connection:
             cursors.mark_up(connection, self._sink.name)
@@ -95,12 +95,12 @@ class Delivery(Generic[BatchT, DeliveredT]):
         with self._engine.begin() as connection:
             return self._backlog.jobs_behind(connection, limit)
 
-    def _round(self, job_ids: Sequence[int], report: DeliveryReport) -> bool:
-        """Give each of these jobs a turn; False when others deliver all of them."""
+    def _round(self, job_ids: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
+        """Give these jobs a turn, while there is time; False when others deliver all of them."""
         # The leases end with this transaction, or with this process, whichever is first.
         with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
-            turns = _Round(self._engine, self._backlog, self._sink)
+            turns = _Round(self._engine, self._backlog, self._sink, lambda: self._clock() >= deadline)
             try:
                 turns.give(leased, report)
             except SinkUnavailable as exc:
@@ -116,14 +116,24 @@ class Delivery(Generic[BatchT, DeliveredT]):
 
 
 class _Round(Generic[BatchT, DeliveredT]):
-    """One turn for each of some leased jobs; once the sink is found to be away, no other job tries."""
+    """One turn for each of some leased jobs; once the sink is found to be away, no other job tries.
+
+    Nor does one when time is up, the first excepted: a slow sink gets on by at least that one. Who has had no
+    turn is the first of the next round.
+    """
 
     def __init__(
-        self, engine: Engine, backlog: Backlog[BatchT, DeliveredT], sink: Sink[BatchT, DeliveredT]
+        self,
+        engine: Engine,
+        backlog: Backlog[BatchT, DeliveredT],
+        sink: Sink[BatchT, DeliveredT],
+        is_late: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._backlog = backlog
         self._sink = sink
+        self._is_late = is_late
+        self._has_begun = False
         self._away = threading.Event()
 
     def give(self, leased: Sequence[int], report: DeliveryReport) -> None:
@@ -138,7 +148,7 @@ class _Round(Generic[BatchT, DeliveredT]):
 
     def _chunk(self, job_ids: Sequence[int], pushes: Executor) -> dict[int, DeliveredT]:
         """Send the next rows of some jobs, and confirm in one transaction what the sink has proven to have."""
-        if self._away.is_set():
+        if self._must_end():
             return {}
         with self._engine.begin() as connection:
             batches = self._backlog.read(
@@ -164,11 +174,15 @@ class _Round(Generic[BatchT, DeliveredT]):
         return delivered
 
     def _send(self, job_id: int, batch: BatchT) -> DeliveredT | None:
-        """Send rows of one job; None where another job has just found out that the sink is away."""
-        if self._away.is_set():
+        """Send rows of one job; None where time is up, or another has just found out that the sink is away."""
+        if self._must_end():
             return None
+        self._has_begun = True
         try:
             return self._sink.deliver(job_id, batch)
         except SinkUnavailable:
             self._away.set()
             raise
+
+    def _must_end(self) -> bool:
+        return self._away.is_set() or (self._has_begun and self._is_late())

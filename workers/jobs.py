@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from schemas.heartbeats import says_progress
 from schemas.messages import MAX_ATTEMPT, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
 from schemas.routes import Kind
 from workers.decoding import visible
@@ -13,7 +14,6 @@ from workers.rows import is_best, lift
 
 FINISHED: Final = ("completed", "failed")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_SAID_BY_PROGRESS: Final = ("pending", "running")
 
 
 def to_datetime(ts_ns: int) -> datetime:
@@ -48,6 +48,8 @@ class JobState:
     mlflow_run_id: str | None = None
     exit_code: int | None = None
     error_message: str | None = None
+    quiet_since: datetime | None = None
+    status_reason: str | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     last_log_seq: int = 0
@@ -84,6 +86,9 @@ class JobState:
             return
         if attempt > self.attempt or self.status == "pending":
             self._begin(attempt, began_at(body))
+        if self.status == "lost" or (self.status == "stalled" and says_progress(body)):
+            self.status = "running"
+            self.quiet_since = self.status_reason = None
         match body:
             case Metrics():
                 self._fold_metrics(body)
@@ -100,6 +105,7 @@ class JobState:
         self.status = "running"
         self.started_at = None if began_ns is None else to_datetime(began_ns)
         self.completed_at = self.exit_code = self.error_message = None
+        self.quiet_since = self.status_reason = None
         self.current_epoch = self.progress_percent = None
         self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
         self.mlflow_run_id = None
@@ -122,8 +128,6 @@ class JobState:
             self.progress_percent = self._percent_of_epochs()
         if progress.progress_percent is not None:
             self.progress_percent = progress.progress_percent
-        if progress.status in _SAID_BY_PROGRESS and not self.is_finished:
-            self.status = "running"
 
     def _percent_of_epochs(self) -> float | None:
         if self.current_epoch is None or self.total_epochs is None or self.total_epochs <= 0:

@@ -37,6 +37,8 @@ class LogBacklog:
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
         """Return the next rows of each job, as many as the window of a stream takes at once."""
+        # Before the rows: where then none is found up to here, they are gone, not too late to be seen.
+        last_seqs = {row.id: row.last_log_seq for row in connection.execute(_LAST_SEQS, {"jobs": list(job_ids)})}
         known = cursors.read_cursors(connection, self._sink, job_ids)
         packs: dict[int, list[PackedLines]] = defaultdict(list)
         wanted = {
@@ -55,11 +57,13 @@ class LogBacklog:
             packs[job_id].append(PackedLines(*pack))
         return {
             job_id: LogBatch(
-                known[job_id].newest_ns,
-                of_job,
-                partial(self._rows, job_id, known[job_id].confirmed_seq, most_rows, most_bytes),
+                cursor.newest_ns,
+                packs[job_id],
+                partial(self._rows, job_id, cursor.confirmed_seq, most_rows, most_bytes),
+                last_seqs.get(job_id, 0),
             )
-            for job_id, of_job in packs.items()
+            for job_id, cursor in known.items()
+            if job_id in packs or last_seqs.get(job_id, 0) > cursor.confirmed_seq
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredLines]) -> None:
@@ -82,6 +86,8 @@ _JOBS_BEHIND: Final = text(
     "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
     "WHERE last_log_seq > coalesce(confirmed_seq, 0) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
 )
+
+_LAST_SEQS: Final = text("SELECT id, last_log_seq FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")
 
 _TS_NS: Final = """
     -- No sink takes a time outside these two centuries, in which a double holds microseconds exactly.

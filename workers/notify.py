@@ -21,7 +21,7 @@ from schemas.events import (
 from schemas.messages import Metrics, Point, Status
 from schemas.routes import JOBS_CHANNEL, Kind, events_channel
 from workers import items
-from workers.changes import Change
+from workers.changes import Change, StatusChange
 from workers.items import number, numbers, text
 from workers.jobs import JobState
 from workers.streams import redis_errors
@@ -37,6 +37,20 @@ _ITEMS: Final = ("lines", "points", "checkpoints")
 def events_of(changes: Iterable[Change]) -> list[Event]:
     """Return what a committed transaction is to listeners: for each job its status, its rows, its end."""
     return [event for change in changes for event in _events_of_job(change)]
+
+
+def status_events(changes: Iterable[StatusChange]) -> list[Event]:
+    """Return what is to be said of jobs that were found to be stalled, lost or back."""
+    return [
+        TrainingStatus(
+            job_id=change.after.id,
+            attempt=change.after.attempt,
+            status=change.after.status,
+            previous_status=change.before.status,
+            reason=change.reason,
+        )
+        for change in changes
+    ]
 
 
 def payloads(events: Iterable[Event]) -> list[bytes]:

@@ -215,6 +215,8 @@ _SURPLUS: Final = text(
     )
     SELECT job_id, seq, kind, uri, size_bytes, sha256 FROM below JOIN training_jobs AS job ON job.id = job_id
     WHERE (job_id, seq) > (:job_id, :seq) AND place > :keep AND NOT is_the_best AND NOT job.{_AT_WORK}
+        -- A trainer that was only cut off from Redis is lost too, and needs its checkpoints when it is back.
+        AND coalesce(job.quiet_since < now() - interval '1 day', true)
         AND uri IS DISTINCT FROM job.best_checkpoint_path AND uri IS DISTINCT FROM job.last_checkpoint_path
         -- Empty and dotted parts: a server or a proxy that tidies paths would be led to another job's folder.
         AND regexp_replace(path, '/$', '') !~ '(^|/)[.]{{0,2}}(/|$)'

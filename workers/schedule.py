@@ -9,6 +9,7 @@ from schemas.routes import (
     CHECKPOINT_QUEUE,
     DELIVER_TICK_TASK,
     LINK_TICK_TASK,
+    LIVENESS_TASK,
     RETENTION_TASK,
     SWEEP_TASK,
     VERIFY_TASK,
@@ -24,6 +25,11 @@ SCHEDULE: Final[dict[str, dict[str, Any]]] = {
         "task": DELIVER_TICK_TASK,
         "schedule": 1.0,
         "options": {"queue": BEAT_QUEUE, "expires": 3, "ignore_result": True},
+    },
+    "watch-trainers": {
+        "task": LIVENESS_TASK,
+        "schedule": 2.0,
+        "options": {"queue": BEAT_QUEUE, "expires": 6, "ignore_result": True},
     },
     "link-mlflow-runs": {
         "task": LINK_TICK_TASK,

@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     worker_deaf_after_s: Annotated[float, Field(ge=5)] = 90.0
     """A worker whose own orders do not come back for so long ends, so that its supervisor starts it anew."""
 
+    lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
+    """A job without a heartbeat for so long is lost, if its trainer has ever sent one."""
+
     loki_enabled: bool = True
     """False: log rows end in Postgres."""
     loki_url: str = "http://localhost:3100"

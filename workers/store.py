@@ -112,6 +112,12 @@ def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mappin
         connection.execute(_SAVE_JOB, values)
 
 
+def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
+    """Write how these jobs stand; that nothing was heard of them is no news of them."""
+    if jobs:
+        connection.execute(_SAVE_STATUS, [{name: getattr(job, name) for name in _OF_STATUS} for job in jobs])
+
+
 def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
     """Return what is known of these attempts; params and tags are not loaded."""
     found = connection.execute(
@@ -245,6 +251,11 @@ def _assignments() -> str:
 
 
 _SAVE_JOB: Final = text(f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now() WHERE id = :job_id")  # noqa: S608 - our own column names
+_OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
+_SAVE_STATUS: Final = text(
+    "UPDATE training_jobs SET status = :status, quiet_since = :quiet_since, status_reason = :status_reason "
+    "WHERE id = :id"
+)
 _LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
 _SAVE_ATTEMPT: Final = text(
     """

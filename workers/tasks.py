@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import structlog
 from kombu.exceptions import OperationalError
 
-from schemas.events import decode_events
+from schemas.events import Event, decode_events
 from schemas.routes import (
     BELL_TTL_S,
     CHECKPOINT_QUEUE,
@@ -22,6 +23,7 @@ from schemas.routes import (
     INGEST_QUEUE,
     LINK_TASK,
     LINK_TICK_TASK,
+    LIVENESS_TASK,
     MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
@@ -44,10 +46,12 @@ from workers.changes import Change
 from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
+from workers.heartbeats import listen
+from workers.liveness import watch
 from workers.log_backlog import LogBacklog
 from workers.metric_backlog import MetricBacklog
 from workers.mlflow_links import link_runs
-from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish
+from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish, status_events
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.sinks.loki import LokiSink
@@ -66,6 +70,9 @@ ECHO_TTL_S = 300
 DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_QUEUE}
 MLFLOW_LINGER_S: Final = 0.5
 """How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""
+LEAST_GAP_S: Final = 4.0
+LONGEST_GAP_SHARE: Final = 1 / 3
+"""Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
@@ -109,6 +116,23 @@ def sweep() -> None:
             order_drain(resources, kind, shard)
     except Unavailable as exc:
         log.warning("sweep.unavailable", reason=str(exc))
+
+
+@app.task(name=LIVENESS_TASK)
+def watch_trainers() -> None:
+    """Look which running jobs have stalled or are lost, and which are back, and announce it."""
+    resources = process_resources()
+    settings = resources.settings
+    try:
+        longest_gap_s = max(LEAST_GAP_S, settings.lost_after_s * LONGEST_GAP_SHARE)
+        heard = listen(resources.redis, settings.ingest_shards, longest_gap_s)
+        changes = watch(resources.engine, heard, settings.lost_after_s)
+    except Unavailable as exc:
+        log.warning("liveness.unavailable", reason=str(exc))
+        return
+    for change in changes:
+        log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
+    announce(resources, partial(status_events, changes), len(changes))
 
 
 @app.task(name=DELIVER_TICK_TASK)
@@ -254,7 +278,12 @@ def order_verification(resources: Resources) -> None:
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Order that a commit be announced. Nothing that happens here reaches the drain, whose rows are committed.
+    """Order that a drain's commit be announced."""
+    announce(resources, partial(events_of, changes), len(changes))
+
+
+def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
+    """Order that what was committed be announced. Nothing that happens here reaches who committed it.
 
     Who listens sees by the numbers of the next event what was not announced, and finds it in Postgres.
     """
@@ -262,14 +291,14 @@ def order_notify(resources: Resources, changes: list[Change]) -> None:
         with redis_errors():
             waiting = resources.redis.llen(NOTIFY_QUEUE)
         if waiting >= MAX_WAITING_ORDERS:
-            log.warning("notify.dropped", jobs=len(changes), reason=f"{waiting} orders wait for a worker")
+            log.warning("notify.dropped", jobs=jobs, reason=f"{waiting} orders wait for a worker")
             return
-        for payload in payloads(events_of(changes)):
+        for payload in payloads(make_events()):
             send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY)
     except Unavailable as exc:
-        log.warning("notify.dropped", jobs=len(changes), reason=str(exc))
+        log.warning("notify.dropped", jobs=jobs, reason=str(exc))
     except Exception:
-        log.exception("notify.failed", jobs=len(changes))
+        log.exception("notify.failed", jobs=jobs)
 
 
 def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:

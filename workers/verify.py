@@ -32,7 +32,7 @@ SHARDS_AT_ONCE: Final = 4
 ROUND_S: Final = 45.0
 """What is not looked at by then waits for the next round: well within the time limit of a task."""
 LOOKS: Final = 10
-"""A file that is missing or different is looked at so often, over some hours, before it is left as it is."""
+"""A file that is missing or different is looked at so often, over about an hour, before it is left as it is."""
 FILE_BACKOFF: Final = Backoff(first_s=10, cap_s=3600)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -65,8 +64,16 @@ class SourceFolder:
         self._lock = -1
 
     def remove(self) -> None:
-        """Remove the folder: nothing in it is needed any more."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder: nothing in it is needed any more.
+
+        What tells whose it is goes last, and then the lock: who comes meanwhile finds the folder in use, and after
+        a kill in the middle one that can be claimed.
+        """
+        last = [self.path / _ABOUT, self.path / _LOCK]
+        with suppress(OSError):
+            for path in [path for path in self.path.iterdir() if path not in last] + last:
+                path.unlink(missing_ok=True)
+            self.path.rmdir()
         self.forget()
 
 
@@ -88,12 +95,25 @@ def is_owned(path: Path) -> bool:
 
 
 def source_folders(spool: Path) -> Iterator[Path]:
-    """Yield the folders of all sources, the oldest first."""
-    try:
-        found = [(path.stat().st_mtime, path) for path in spool.iterdir() if (path / _ABOUT).exists()]
-    except OSError:
-        return
+    """Yield the folders of all sources, the oldest first; those that we may not look into are among them.
+
+    Nothing where there is no spool. Raises `OSError` where the spool itself cannot be listed.
+    """
+    found = []
+    with suppress(FileNotFoundError):
+        for path in spool.iterdir():
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                written_at = path.stat().st_mtime
+                if _may_be_of_a_source(path):
+                    found.append((written_at, path))
     yield from (path for _, path in sorted(found))
+
+
+def _may_be_of_a_source(path: Path) -> bool:
+    try:
+        return (path / _ABOUT).exists()
+    except PermissionError:
+        return True
 
 
 def _locked(path: Path) -> int | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +18,7 @@ from schemas.routes import Kind
 
 SEGMENT_BYTES: Final = 1024 * 1024
 _SUFFIX: Final = ".seg"
+_DIGITS: Final = 20
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -55,8 +58,12 @@ class Segments:
     def __init__(self, folder: Path, kind: Kind) -> None:
         self._folder = folder
         self._kind = kind
-        self._segments = [self._found(path) for path in sorted(folder.glob(f"{kind}-*{_SUFFIX}"))]
-        self._segments = [segment for segment in self._segments if segment.last]
+        names = f"{kind}-{'[0-9]' * _DIGITS}{_SUFFIX}"
+        found = [self._found(path) for path in sorted(folder.glob(names))]
+        for segment, following in pairwise(found):
+            if not segment.last:  # damaged from end to end: its messages are known by their numbers alone
+                segment.last = following.first - 1
+        self._segments = [segment for segment in found if segment.last]
         self.size_bytes = sum(segment.size_bytes for segment in self._segments)
         self._file: int | None = None
 
@@ -93,11 +100,14 @@ class Segments:
         self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
-        """Return the messages from `seq` to the end of its file; empty where it is in none."""
+        """Return the messages from `seq` to the end of its file; empty where it is in none, or none is left."""
         at = bisect_right(self._segments, seq, key=lambda segment: segment.first) - 1
         if at < 0 or seq > self._segments[at].last:
             return []
-        return [record for record in _records(self._segments[at].path) if record.seq >= seq]
+        try:
+            return [record for record in _records(self._segments[at].path) if record.seq >= seq]
+        except FileNotFoundError:
+            return []
 
     def release(self, acked: int) -> None:
         """Remove the files that hold nothing above `acked`; the one that is written to stays."""
@@ -118,7 +128,7 @@ class Segments:
             self._file = None
 
     def _begin(self, seq: int) -> None:
-        path = self._folder / f"{self._kind}-{seq:020d}{_SUFFIX}"
+        path = self._folder / f"{self._kind}-{seq:0{_DIGITS}d}{_SUFFIX}"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self.close()
         self._file = file
@@ -151,4 +161,5 @@ class Segments:
 def _records(path: Path) -> Iterator[Record]:
     for payload in unframed(path.read_bytes()):
         if not isinstance(payload, Damage):
-            yield _decode(payload)
+            with suppress(msgspec.MsgspecError):  # of a version that writes other records: as good as damaged
+                yield _decode(payload)

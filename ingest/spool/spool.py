@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -138,5 +139,9 @@ def _read_dropped(path: Path) -> list[Dropped]:
         data = path.read_bytes()
     except FileNotFoundError:
         return []
-    found = (payload for payload in unframed(data) if not isinstance(payload, Damage))
-    return [msgspec.msgpack.decode(payload, type=Dropped) for payload in found]
+    found = []
+    for payload in unframed(data):
+        if not isinstance(payload, Damage):
+            with suppress(msgspec.MsgspecError):
+                found.append(msgspec.msgpack.decode(payload, type=Dropped))
+    return found

@@ -126,7 +126,8 @@ def _status_lines(job: Job, metrics: dict[str, float | str], checkpoint: str | N
     named = f" {job.name}" if job.name else ""
     lines: list[tuple[str, object]] = [
         ("job", f"{job.id}{named}"),
-        ("status", f"{job.status}, attempt {job.attempt}"),
+        ("status", f"{shown_status(job)}, attempt {job.attempt}"),
+        ("why", job.status_reason),
         ("started", shown_time(job.started_at)),
         ("ended", shown_time(job.completed_at)),
         ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
@@ -168,6 +169,11 @@ def _progress(job: Job) -> str | None:
     return ", ".join(parts) or None
 
 
+def shown_status(job: Job) -> str:
+    """Return how the job stands, and since when where it has stalled or is lost."""
+    return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
+
+
 def shown_time(at: datetime | None) -> str | None:
     """Return a local time with its zone; None where there is none."""
     return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
@@ -176,7 +182,7 @@ def shown_time(at: datetime | None) -> str | None:
 def _show_table(found: list[Job]) -> None:
     shown = table("job", "name", "status", "attempt", "progress", "started", "logs", "metrics", "checkpoints")
     for job in found:
-        status_cell = Text(job.status, style=STATUS_COLOURS.get(job.status, ""))
+        status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
         values = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
         shown.add_row(cell(job.id), cell(job.name), status_cell, *(cell(value) for value in values))
     console().print(shown)

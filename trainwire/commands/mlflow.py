@@ -124,7 +124,9 @@ def _lines(
         lines.append(("run", f"{known.run_id} is not in MLflow" if known.run_id else "none in MLflow yet"))
     else:
         lines += _run_lines(found, uri)
-    if delivery is not None:
+    if known.mlflow_run_id is not None:
+        lines.append(("mirror", "none: the trainer logs to this run itself"))
+    elif delivery is not None:
         lines.append(("mirror", shown_delivery(*delivery)))
     notes = known.mirror_notes or {}
     return lines + [("adapted", f"{what!r} {how}") for what, how in notes.items()]

@@ -33,9 +33,13 @@ def retention(as_json: AsJson = False, data_dir: DataDir = None) -> None:
             shown.add_row(*(cell(value) for value in values))
         console().print(shown)
     freed = shown_size(sum(surplus.size_bytes or 0 for surplus in planned))
+    choice = settings.checkpoint_retention
+    what = (
+        "the next run deletes" if choice == "on" else "nothing is deleted; switched on, the next run would delete"
+    )
     say(
         one_line(
-            f"CHECKPOINT_RETENTION={settings.checkpoint_retention} here. The next run deletes {len(planned):,} "
-            f"checkpoints ({freed}) of finished jobs below {keeping.root}; best and last {keeping.last} stay"
+            f"CHECKPOINT_RETENTION={choice} here: {what} {len(planned):,} checkpoints ({freed}) of finished jobs "
+            f"below {keeping.root}; best and last {keeping.last} stay"
         )
     )

@@ -30,6 +30,10 @@ def run(
     finish_timeout_s: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long the last messages may take at the end.")
     ] = DEFAULT_FINISH_TIMEOUT_S,
+    tty: Annotated[bool, typer.Option("--tty", help="Give it a terminal, so that progress bars behave.")] = False,
+    fold_repeats: Annotated[
+        bool, typer.Option("--fold-repeats", help="Log equal lines in a row once, and count them.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND: its stdout and stderr become log messages, its exit code the completion, and ours.
@@ -44,6 +48,8 @@ def run(
             attempt=attempt,
             redis_url=redis_url_or_fallback(data_dir),
             finish_timeout_s=finish_timeout_s,
+            tty=tty,
+            fold_repeats=fold_repeats,
         )
     except ValueError as exc:
         raise Problem(str(exc)) from exc

@@ -11,7 +11,7 @@ import typer
 
 from ingest.leftovers import NO_LIMIT, Leftover, send_leftovers
 from ingest.settings import Timing, default_spool_dir, server_of, shown_host
-from ingest.spool.folder import SourceFolder
+from ingest.spool.folder import SourceFolder, source_folders
 from ingest.spool.listing import Spooled, list_spool
 from ingest.spool.spool import Spool
 from schemas.messages import Logs, decode_body, open_envelope
@@ -19,7 +19,7 @@ from schemas.routes import KINDS, Kind
 from trainwire.commands.options import AsJson, DataDir, write_json
 from trainwire.commands.run import known_redis_url
 from trainwire.errors import Problem
-from trainwire.terminal import cell, console, local, one_line, say, table
+from trainwire.terminal import cell, console, local, one_line, say, table, warn
 
 DEFAULT_TIMEOUT_S: Final = 600.0
 EXIT_LEFT: Final = 1
@@ -35,12 +35,12 @@ app = typer.Typer(no_args_is_help=True, help="What trainers could not send yet: 
 def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
     """List the sources that have messages on the disk, the oldest first."""
     folder = _folder(spool)
-    found = list(list_spool(folder))
+    found, has_more = _looked_into(folder)
     if as_json:
         write_json([_document(source) for source in found])
     elif found:
         _show_table(found)
-    else:
+    elif not has_more:
         say(f"nothing in {folder}")
 
 
@@ -73,17 +73,30 @@ def send(
     folder = _folder(spool)
     for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, any_server=any_server):
         say(_told(leftover, redis_url))
-    left = [source for source in list_spool(folder) if not source.is_live]
+    found, has_more = _looked_into(folder)
+    left = [source for source in found if not source.is_live]
     others = sorted({source.about.server for source in left} - {server_of(redis_url)})
     if others and not any_server:
         say(f"left for {', '.join(others)}: name that server in REDIS_URL, or send it here with --any-server")
-    if left:
+    if has_more or left:
         raise typer.Exit(EXIT_LEFT)
     say(f"nothing is left in {folder}")
 
 
 def _folder(spool: Path | None) -> Path:
+    if spool is not None and not spool.is_dir():
+        raise Problem(f"--spool {spool} is not a folder: name the one in which the trainers' messages are")
     return spool or default_spool_dir(os.environ)
+
+
+def _looked_into(folder: Path) -> tuple[list[Spooled], bool]:
+    """Return what is there, and whether there is more that cannot be read; that is named."""
+    paths = list(source_folders(folder))
+    found = list(list_spool(folder))
+    hidden = [path for path in set(paths) - {source.path for source in found} if path.exists()]
+    for path in sorted(hidden):
+        warn(f"{path} cannot be read: it may be another user's")
+    return found, bool(hidden)
 
 
 def _told(leftover: Leftover, redis_url: str) -> str:

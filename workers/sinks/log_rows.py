@@ -36,12 +36,16 @@ class PackedLines:
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """The next rows of one job. `newest_ns` is the newest time of each log type that Loki has."""
+    """The next rows of one job. `newest_ns` is the newest time of each log type that Loki has.
+
+    `last_seq` is the last row that the job has ever had; without packs somebody has deleted what came up to it.
+    """
 
     newest_ns: Mapping[str, int]
     packs: Sequence[PackedLines]
     read_rows: Callable[[], Sequence[LogRow]]
     """Reads the same rows one by one, for when they are not as plain as Loki wants a push."""
+    last_seq: int
 
 
 @dataclass(slots=True)

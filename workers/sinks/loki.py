@@ -12,7 +12,7 @@ import urllib3
 from workers.sinks.base import RefusedRow
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow
 from workers.sinks.loki_http import LokiHttp, unavailable, words_of
-from workers.sinks.loki_lines import Push, hour_of, is_plain, labels_of, newest_after, plan
+from workers.sinks.loki_lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan
 from workers.sinks.loki_query import read_lines
 
 PUSH_PATH: Final = "/loki/api/v1/push"
@@ -20,6 +20,8 @@ STORED: Final = 204
 PARTIAL: Final = 400
 TOO_FAR_BEHIND: Final = "too far behind"
 """What Loki says of a line more than an hour behind its stream's newest."""
+NARROWING_S: Final = 5.0
+"""How long one batch is halved for what Loki refuses of it; the rest waits for the job's next turn."""
 
 
 class LokiSink:
@@ -27,23 +29,47 @@ class LokiSink:
 
     name: Final = "loki"
 
-    def __init__(self, http: LokiHttp, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        http: LokiHttp,
+        now_ns: Callable[[], int] = time.time_ns,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._http = http
         self._now_ns = now_ns
+        self._clock = clock
 
     def deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
         """Push a prefix of the batch; see `Sink`. Rows are looked at one by one only where it takes that."""
         if is_plain(batch, self._now_ns()) and self._push_packs(job_id, batch):
-            return DeliveredLines(max(pack.last_seq for pack in batch.packs), newest_ns=newest_after(batch))
+            sent = max((pack.last_seq for pack in batch.packs), default=batch.last_seq)
+            return DeliveredLines(sent, newest_ns=newest_after(batch))
         return self.deliver_rows(job_id, batch.read_rows(), batch.newest_ns)
 
     def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
-        """Push a prefix of `rows`, each by the rules; `newest_ns` is what was sent before."""
-        planned = plan(rows, newest_ns, self._now_ns())
-        delivered = DeliveredLines(planned.confirmed_seq, planned.refused, planned.newest_ns)
-        for push in planned.pushes.values():
-            for chunk in push.chunks():
-                delivered.refused += self._push(job_id, chunk)
+        """Push a prefix of `rows`, each by the rules; `newest_ns` is what was sent before.
+
+        Where Loki refuses some, halve until they stand alone. A 400 has stored the good entries; sent again they
+        are the same, and Loki keeps one. A Loki that refuses every line (a limit of its own) takes two requests
+        for each: so that the task's time is enough, what is not through in time is left for the next turn.
+        """
+        deadline = self._clock() + NARROWING_S
+        now_ns = self._now_ns()
+        whole = plan(rows, newest_ns, now_ns)
+        delivered = DeliveredLines(rows[0].seq - 1, newest_ns=newest_ns)
+        parts = [[row for row in rows if row.seq <= whole.confirmed_seq]]
+        while parts and (self._clock() < deadline or delivered.confirmed_seq < rows[0].seq):
+            part = parts.pop()
+            planned = plan(part, delivered.newest_ns, now_ns)
+            refusal = self._push_all(job_id, planned)
+            if refusal is not None and len(part) > 1:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+                continue
+            delivered.confirmed_seq, delivered.newest_ns = planned.confirmed_seq, planned.newest_ns
+            delivered.refused += planned.refused
+            if refusal is not None:
+                delivered.refused.append(RefusedRow(part[0].seq, part[0].source, "refused", refusal))
         return delivered
 
     def _push_packs(self, job_id: int, batch: LogBatch) -> bool:
@@ -55,24 +81,22 @@ class LokiSink:
                 return False
         return True
 
-    def _push(self, job_id: int, push: Push) -> list[RefusedRow]:
-        """Push entries of one stream; where Loki refuses some, halve until they stand alone.
+    def _push_all(self, job_id: int, planned: Plan) -> str | None:
+        """Push all of a plan; return Loki's words where it refuses some of it."""
+        for push in planned.pushes.values():
+            for chunk in push.chunks():
+                refusal = self._push(job_id, chunk)
+                if refusal is not None:
+                    return refusal
+        return None
 
-        A 400 has stored the good entries; sent again they are the same, and Loki keeps one.
-        """
+    def _push(self, job_id: int, push: Push) -> str | None:
         refusal = self._post(job_id, push)
-        if refusal is None:
-            return []
-        if TOO_FAR_BEHIND in refusal and push.key[1] is None:
+        if refusal is not None and TOO_FAR_BEHIND in refusal and push.key[1] is None:
             return self._push_late(job_id, push)
-        if len(push.entries) == 1:
-            row = push.rows[0]
-            return [RefusedRow(row.seq, row.source, "refused", refusal)]
-        middle = len(push.entries) // 2
-        halves = push.part(0, middle), push.part(middle, len(push.entries))
-        return [refused for half in halves for refused in self._push(job_id, half)]
+        return refusal
 
-    def _push_late(self, job_id: int, push: Push) -> list[RefusedRow]:
+    def _push_late(self, job_id: int, push: Push) -> str | None:
         """Push under the label of their hour what Loki does not have and takes into the stream no more.
 
         Only a replay comes here, or a stream that somebody else writes to: the plan knows what is late.
@@ -87,7 +111,8 @@ class LokiSink:
             if (row.ts_ns, entry[2]["seq"], entry[2].get("part")) not in stored:
                 hour = hour_of(row.ts_ns)
                 late.setdefault(hour, Push((push.key[0], hour))).add(entry, row)
-        return [refused for of_an_hour in late.values() for refused in self._push(job_id, of_an_hour)]
+        refusals = [self._push(job_id, of_an_hour) for of_an_hour in late.values()]
+        return next((refusal for refusal in refusals if refusal is not None), None)
 
     def _post(self, job_id: int, push: Push) -> str | None:
         stream = {"stream": labels_of(job_id, push.key), "values": push.entries}

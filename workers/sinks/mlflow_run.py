@@ -76,6 +76,8 @@ class RunMirror:
         self._log_tags({name: value for name, value in tags.items() if run.tags.get(name) != value})
         if self._attempt.name and run.name != run_name(self._job_id, self._attempt):
             self._update(run_name=run_name(self._job_id, self._attempt))
+        if run.status == "KILLED" and final_status(self._attempt.status) is None:
+            self._update(status="RUNNING")  # it was lost, and is back
 
     def log(self, metrics: Sequence[Metric]) -> list[RefusedRow]:
         """Send the values of one request; return the rows of those that MLflow refuses. Raises `RunGone`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,11 +20,14 @@ ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
-def launched(valkey: Any, *command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def launched(
+    valkey: Any, *command: str, options: tuple[str, ...] = (), stdin: int | None = None, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start the launcher with a command, as a shell would."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ingest", "--job-id", "42", "--redis-url", valkey.url, "--", *command],
+        [sys.executable, "-m", "ingest", "--job-id", "42", "--redis-url", valkey.url, *options, "--", *command],
+        stdin=stdin,
         env={**clean, "PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -35,9 +39,11 @@ def launched(valkey: Any, *command: str, **environment: str) -> Iterator[subproc
         process.communicate()
 
 
-def launch(valkey: Any, *command: str, **environment: str) -> tuple[int, bytes, bytes]:
+def launch(
+    valkey: Any, *command: str, options: tuple[str, ...] = (), **environment: str
+) -> tuple[int, bytes, bytes]:
     """Run the launcher to its end; return its exit code and what it showed."""
-    with launched(valkey, *command, **environment) as process:
+    with launched(valkey, *command, options=options, stdin=None, **environment) as process:
         output, errors = process.communicate(timeout=30)
         return process.returncode, output, errors
 
@@ -69,7 +75,10 @@ def test_a_killed_command_gives_128_and_the_signal(valkey: Any) -> None:
     assert valkey.completions()[0].error_message == "killed by signal SIGKILL"
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2],
+)
 def test_signals_reach_the_command(valkey: Any, signum: signal.Signals) -> None:
     """The command may answer a signal in its own way, and its answer is the result."""
     script = (
@@ -126,12 +135,22 @@ def test_a_file_that_is_no_program_is_126(valkey: Any, tmp_path: Path) -> None:
 
 
 def test_a_grandchild_with_the_pipe_open_does_not_hang_the_end(valkey: Any) -> None:
-    """What the command leaves behind does not keep the launcher from ending."""
+    """What the command leaves behind does not keep the launcher from ending; the log says that it is there."""
     before = time.monotonic()
     code, output, _ = launch(valkey, "sh", "-c", "sleep 30 & echo done")
     assert (code, output) == (0, b"done\n")
     assert time.monotonic() - before < 20
     assert valkey.lines("stdout") == ["done"]
+    assert "what it started in the background" in valkey.lines("stderr")[0]
+
+
+def test_a_grandchild_may_go_on_to_print(valkey: Any, tmp_path: Path, until: Callable[..., None]) -> None:
+    """A background process that still prints when the launcher is gone neither dies of it nor hangs."""
+    ended = tmp_path / "ended"
+    script = f"(while [ -e /proc/$PPID ]; do sleep 0.1; done; yes | head -c 200000; echo $? > {ended}) & echo done"
+    code, _, _ = launch(valkey, "sh", "-c", f"exec sh -c '{script}'")
+    assert code == 0
+    until(lambda: ended.exists() and ended.read_text() == "0\n")
 
 
 def test_the_command_is_told_its_job(valkey: Any) -> None:
@@ -152,12 +171,79 @@ def test_the_command_is_told_its_job(valkey: Any) -> None:
 
 
 def test_endless_output_without_a_newline_is_cut(valkey: Any) -> None:
-    """A line of three megabytes is logged in pieces, and nothing of it is lost."""
+    """A line of three megabytes is logged in numbered parts, and nothing of it is lost."""
     code, output, _ = launch(valkey, sys.executable, "-c", "print('x' * 3_000_000, end='')")
     assert (code, len(output)) == (0, 3_000_000)
     lines = valkey.lines("stdout")
-    assert "".join(lines) == "x" * 3_000_000
-    assert max(map(len, lines)) <= 1024 * 1024
+    assert "".join(line.partition("] ")[2] for line in lines) == "x" * 3_000_000
+    assert [line.partition("] ")[0] for line in lines] == [*(f"[part {n}" for n in range(1, 46)), "[part 46, last"]
+
+
+def test_both_streams_keep_the_order_of_their_lines(valkey: Any, until: Callable[..., None]) -> None:
+    """A line that is printed after another, on whichever stream, is logged after it, with its level."""
+    script = (
+        "import sys\n"
+        "for n, _ in enumerate(sys.stdin):\n"
+        "    print(f'ERROR:root:{n}', file=(sys.stderr, sys.stdout)[n % 2])\n"
+    )
+    with launched(valkey, sys.executable, "-c", script, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        for count in range(1, 7):
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            until(lambda count=count: len(valkey.lines("stdout") + valkey.lines("stderr")) == count)
+        process.communicate(timeout=30)
+    bodies = [body for _, body in valkey.entries("logs")]
+    assert [line for body in bodies for line in body.lines] == [f"ERROR:root:{n}" for n in range(6)]
+    assert {level for body in bodies for level in body.levels} == {"ERROR"}
+
+
+def test_a_character_that_a_read_cuts_is_whole(valkey: Any, until: Callable[..., None]) -> None:
+    """Bytes of one character that come in two writes are one character; half a one at the end is replaced."""
+    script = "printf 'a\\nb\\303'; read _; printf '\\244\\n\\303'"
+    with launched(valkey, "sh", "-c", script, stdin=subprocess.PIPE) as process:
+        until(lambda: valkey.lines("stdout") == ["a"])
+        process.communicate(b"go\n", timeout=30)
+    assert valkey.lines("stdout") == ["a", "b\u00e4", "\ufffd"]
+
+
+def test_repeats_are_folded_on_request(valkey: Any) -> None:
+    """With --fold-repeats equal lines in a row are logged once and counted; all are shown."""
+    script = "yes nan | head -n 1000; echo end"
+    code, output, _ = launch(valkey, "sh", "-c", script, options=("--fold-repeats",))
+    assert (code, output.count(b"nan\n")) == (0, 1000)
+    assert valkey.lines("stdout") == ["nan", "trainwire: the last line came 999 more times", "end"]
+
+
+def test_a_storm_is_thinned_on_request(valkey: Any) -> None:
+    """With a limit set, a storm leaves its first lines, a sample and the number of the rest in the log."""
+    code, output, _ = launch(valkey, "sh", "-c", "seq 30000", TRAINWIRE_LOG_LINES_PER_S="100")
+    assert (code, output.count(b"\n")) == (0, 30_000)
+    *lines, notice = valkey.lines("stdout")
+    (completion,) = valkey.completions()
+    assert lines[:100] == [str(n) for n in range(1, 101)]
+    assert len(lines) + completion.dropped["logs"] >= 30_000
+    assert "lines left out: more than 100 came within a second" in notice
+
+
+def test_a_redis_that_never_answers_holds_up_nothing(tmp_path: Path) -> None:
+    """Twenty megabytes of output, more than fits the memory, are shown and on the disk at once, all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ours = [sys.executable, "-m", "ingest", "--job-id", "42", "--finish-timeout-s", "1"]
+        env = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "REDIS_URL": f"redis://127.0.0.1:{silent.getsockname()[1]}/0",
+            "TRAINWIRE_SPOOL_DIR": str(tmp_path),
+            "TRAINWIRE_BUFFER_BYTES": "33554432",
+        }
+        command = ["sh", "-c", f"yes {'x' * 99} | head -c 20000000; touch {tmp_path}/printed"]
+        before = time.time()
+        done = subprocess.run([*ours, "--", *command], env=env, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, len(done.stdout)) == (0, 20_000_000)
+    assert (tmp_path / "printed").stat().st_mtime - before < 30
+    assert list(tmp_path.glob("42-*/logs-*"))
+    assert b"left out" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -165,7 +251,7 @@ def test_endless_output_without_a_newline_is_cut(valkey: Any) -> None:
 )
 def test_a_wrong_setting_does_not_stop_the_training(valkey: Any, name: str, value: str) -> None:
     """The command runs without trainwire, with one sentence that names the variable."""
-    code, output, errors = launch(valkey, "sh", "-c", "echo trained; exit 3", **{name: value})
+    code, output, errors = launch(valkey, "sh", "-c", "echo trained; exit 3", options=(), **{name: value})
     assert (code, output) == (3, b"trained\n")
     assert re.match(f"trainwire: {name}='?{value}'? is not a whole number", errors.decode())
     assert errors.endswith(b"; the command runs without trainwire\n")

@@ -203,6 +203,22 @@ def test_an_outage_that_lasts_is_reported(
     assert bucket.keys() == ["checkpoints/42/3/epoch-3.pt"]
 
 
+def test_an_end_in_an_outage_says_so(
+    valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
+) -> None:
+    """The reason is the store that was away, not the time that finish() was given."""
+    network.cut()
+    run = Run(42, settings=uploading)
+    run.checkpoint(large)
+    run.finish(timeout_s=5)
+    (row,) = valkey.checkpoints()
+    assert (row.uri, row.upload_error) == (
+        str(large),
+        "the object store was away when the run ended: upload the file by hand",
+    )
+    assert not bucket.keys()
+
+
 def test_a_given_up_upload_leaves_no_parts(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:

@@ -344,12 +344,15 @@ def test_retention_shows_what_it_would_delete(
     monkeypatch.setenv("CHECKPOINT_KEEP_LAST", "1")
     monkeypatch.setenv("CHECKPOINT_RETENTION", "dry-run")
     record(*(bucket.put(f"checkpoints/42/1/epoch-{number}.pt", WEIGHTS) for number in (1, 2)))
-    assert "deletes 0 checkpoints" in connected("retention").out
+    assert "would delete 0 checkpoints" in connected("retention").out
     sender.send(completion(ts=NOW_NS + SECOND_NS), job=42)
     drain(resources, "completions", 42)
     shown = connected("retention").out
     assert "checkpoints/42/1/epoch-1.pt" in shown
-    assert "CHECKPOINT_RETENTION=dry-run here. The next run deletes 1 checkpoints (2.56 MB)" in shown
+    assert "CHECKPOINT_RETENTION=dry-run here: nothing is deleted" in shown
+    assert "switched on, the next run would delete 1 checkpoints (2.56 MB)" in shown
+    monkeypatch.setenv("CHECKPOINT_RETENTION", "on")
+    assert "CHECKPOINT_RETENTION=on here: the next run deletes 1 checkpoints" in connected("retention").out
     assert [row["seq"] for row in json.loads(connected("retention", "--json").out)] == [1]
     assert bucket.has("checkpoints/42/1/epoch-1.pt")
     with resources.engine.begin() as connection:

@@ -23,6 +23,7 @@ from schemas.tables import (
     training_metrics,
 )
 from tests.integration.trainwire.conftest import Trainwire
+from trainwire.commands.jobs import shown_time
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 HOSTILE = "[red]x[/red] \x1b]0;x\x07\x1b[2Jend"
@@ -173,6 +174,22 @@ def test_status_warns_of_a_stopped_drain(connected: Trainwire, client: redis.Red
     client.hset(routes.HALTED_KEY, "ingest:{2}:logs", "95 of 100 entries invalid")
     shown = connected("status", "42")
     assert "the drain of ingest:{2}:logs has stopped: 95 of 100 entries invalid" in shown.err
+
+
+@pytest.mark.usefixtures("job")
+def test_a_lost_job_says_since_when_and_why(connected: Trainwire, engine: Engine) -> None:
+    """`status` and `jobs` name the time, `status` the reason, which is data from a trainer's machine."""
+    with engine.begin() as connection:
+        lost = {"status": "lost", "quiet_since": AT, "status_reason": f"no heartbeat of {HOSTILE}"}
+        connection.execute(update(training_jobs).values(**lost))
+    since = f"lost since {shown_time(AT)}"
+    shown = connected("status", "42").out
+    assert f"status          {since}, attempt 1\n" in shown
+    assert f"why             no heartbeat of {SHOWN}\n" in shown
+    listed = connected("jobs", "--status", "lost").out
+    assert since in listed
+    assert "\x1b" not in shown + listed
+    assert json.loads(connected("status", "42", "--json").out)["quiet_since"] == AT.isoformat()
 
 
 @pytest.mark.usefixtures("job")

@@ -118,7 +118,10 @@ def test_the_trainers_own_run_is_shown(
     run_id = made["run"]["info"]["run_id"]
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_attempts SET mlflow_run_id = :run"), {"run": run_id})
-    assert f"{run_id} theirs, logged by the trainer" in command("mlflow", "1").out
+    shown = command("mlflow", "1").out
+    assert f"{run_id} theirs, logged by the trainer" in shown
+    assert "none: the trainer logs to this run itself" in shown
+    assert "delivered" not in shown
 
 
 @pytest.mark.usefixtures("job")

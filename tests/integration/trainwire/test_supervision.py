@@ -82,10 +82,10 @@ class Store(CommandPart):
 
 def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
     """What uses the stores stops first, all at once; then the stores, the last started first."""
-    parts = [Store("one", FOREVER, tmp_path), Store("two", FOREVER, tmp_path)]
-    parts += [CommandPart(name, FOREVER, tmp_path) for name in ("three", "four")]
-    for part in parts:
-        watch.supervisor.start(part)
+    for name in ("one", "two"):
+        watch.supervisor.start(Store(name, FOREVER, tmp_path))
+    for name in ("three", "four"):
+        watch.supervisor.start(CommandPart(name, FOREVER, tmp_path))
     watch.said.clear()
     watch.supervisor.stop()
     stopped = [line.split(":")[0] for line in watch.said]

@@ -12,7 +12,7 @@ from schemas.tables import dead_letters, delivery_cursors, sink_states
 from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from workers import cursors
 from workers.backoff import Backoff
-from workers.deliver import ROUND_JOBS, Delivery
+from workers.deliver import PUSHES_AT_ONCE, ROUND_JOBS, Delivery, DeliveryReport
 from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.base import RefusedRow, SinkUnavailable
@@ -53,10 +53,12 @@ class ListSink:
         return DeliveredLines(taken[-1].seq, refused, newest_after(batch))
 
 
-def deliver(resources: Resources, sink: ListSink, slice_s: float = 30) -> None:
-    """Run one delivery as a worker does."""
+def deliver(resources: Resources, sink: ListSink, slice_s: float = 1e6) -> DeliveryReport:
+    """Run one delivery as a worker does; every call of the sink takes a second."""
     backlog = LogBacklog(resources.engine, sink.name)
-    Delivery(resources.engine, backlog, sink, slice_s=slice_s, backoff=BACKOFF).run()
+    return Delivery(
+        resources.engine, backlog, sink, slice_s=slice_s, backoff=BACKOFF, clock=lambda: float(sink.calls)
+    ).run()
 
 
 def publish(resources: Resources, sender: Sender, *lines: str, job: int = 1) -> None:
@@ -189,9 +191,37 @@ def test_a_long_backlog_does_not_starve_a_live_job(resources: Resources, sender:
     sink.most_rows = 10
     publish(resources, sender, *(f"{n}" for n in range(1000)), job=1)
     publish(resources, sender, "live", job=2)
-    deliver(resources, sink, slice_s=0.000001)
+    deliver(resources, sink, slice_s=2)
     assert sink.lines[2] == ["live"]
     assert 0 < len(sink.lines[1]) < 1000
+
+
+def test_a_slow_sink_does_not_outlast_the_time(resources: Resources, sender: Sender) -> None:
+    """Far more jobs than there is time for: what has been sent is confirmed, the rest are the first next time."""
+    sink = ListSink()
+    for job in range(1, 101):
+        sender.send(logs("x"), job=job)
+    for job in range(4):
+        drain(resources, job=job)
+    for _ in range(2):
+        calls = sink.calls
+        assert deliver(resources, sink, slice_s=10).more
+        assert 10 <= sink.calls - calls < 10 + PUSHES_AT_ONCE
+    assert sum(map(len, sink.lines.values())) == len(sink.lines) == sink.calls
+    with resources.engine.connect() as connection:
+        confirmed = connection.execute(text("SELECT count(*) FROM delivery_cursors WHERE confirmed_seq = 1"))
+        assert confirmed.scalar_one() == sink.calls
+
+
+def test_without_any_time_one_job_gets_on(resources: Resources, sender: Sender) -> None:
+    """Where reading alone takes all the time, each delivery still delivers something."""
+    sink = ListSink()
+    for job in (1, 2):
+        publish(resources, sender, "x", job=job)
+    deliver(resources, sink, slice_s=0)
+    assert sink.calls >= 1
+    deliver(resources, sink, slice_s=0)
+    assert dict(sink.lines) == {1: ["x"], 2: ["x"]}
 
 
 def test_more_jobs_than_a_round_are_all_delivered(resources: Resources, sender: Sender) -> None:

@@ -20,7 +20,7 @@ from workers.deliver import Delivery
 from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.log_rows import LogBatch
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki import NARROWING_S, LokiSink
 from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, plan
 
@@ -169,3 +169,39 @@ def test_a_refusal_of_a_pack_is_narrowed_down_row_by_row(resources: Resources, s
         Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=10).run()
         assert [line.line for line in loki.lines(1)] == [line for line in lines if line != "x" * 2000]
     assert rows(resources.engine, dead_letters, "stream", "seq", "kind") == [("sink:loki", 18, "logs")]
+
+
+def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resources, sender: Sender) -> None:
+    """What is narrowed down in time stays done, and the next turn goes on behind it: each line is refused once."""
+    now = time.time_ns() - MINUTE_NS
+    publish(resources, sender, ["x" * 20] * 32, range(now, now + 32))
+    ticks = iter(range(10**6))
+    with LokiTwin(limits=Limits(max_line_bytes=10)) as loki, resources.engine.begin() as connection:
+        sink = LokiSink(LokiHttp(loki.url), clock=lambda: float(next(ticks)))
+        backlog = LogBacklog(resources.engine, "loki")
+        confirmed, refused, turns = 0, list[int](), 0
+        while confirmed < 32:
+            delivered = sink.deliver(1, backlog.read(connection, [1], 1000, 2**30)[1])
+            assert confirmed < delivered.confirmed_seq <= confirmed + NARROWING_S + 1
+            confirmed, turns = delivered.confirmed_seq, turns + 1
+            refused += [refusal.seq for refusal in delivered.refused]
+            backlog.confirm(connection, {1: delivered})
+    assert refused == list(range(1, 33))
+    assert turns > 5
+
+
+def test_rows_that_somebody_deleted_are_not_waited_for(resources: Resources, sender: Sender) -> None:
+    """A job whose last rows are gone is not behind for ever, and what comes after arrives."""
+    now = time.time_ns() - MINUTE_NS
+    publish(resources, sender, ["a", "b"], [now, now + 1])
+    with resources.engine.begin() as connection:
+        connection.execute(text("DELETE FROM training_logs"))
+    with LokiTwin() as loki:
+        backlog = LogBacklog(resources.engine, "loki")
+        delivery = Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=10)
+        assert not delivery.run().more
+        with resources.engine.connect() as connection:
+            assert backlog.jobs_behind(connection, 10) == []
+        publish(resources, sender, ["c"], [now + 2])
+        delivery.run()
+        assert [line.line for line in loki.lines(1)] == ["c"]

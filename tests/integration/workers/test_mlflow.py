@@ -20,6 +20,8 @@ from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, 
 from tests.mlflow_server import MlflowServer
 from workers.backoff import Backoff
 from workers.deliver import Delivery
+from workers.heartbeats import Heard
+from workers.liveness import watch
 from workers.metric_backlog import GRACE_S, MetricBacklog
 from workers.resources import Resources
 from workers.sinks.base import SinkUnavailable
@@ -216,6 +218,31 @@ def test_a_trainer_that_was_killed(mirror: Mirror, sender: Sender) -> None:
     lengths = [len(get_run_metrics(mirror.api, run.run_id, ["loss"])["loss"]) for run in (first, second)]
     assert lengths == [2, 3]
     assert one(mirror.resources.engine, training_jobs, id=1)["mlflow_run_id"] == second.run_id
+
+
+def test_a_lost_job_is_running_again_in_mlflow(mirror: Mirror, sender: Sender) -> None:
+    """Lost for want of heartbeats its run is KILLED; taken back it is RUNNING, goes on and ends as it should."""
+    sender.send(begin(name="cut off"))
+    mirror.run()
+    lose(mirror.resources)
+    mirror.run(grace_s=0)
+    assert mirror.the_run().status == "KILLED"
+    sender.send(points(1, loss=0.5))
+    mirror.run()
+    assert (mirror.the_run().status, mirror.values("loss")) == ("RUNNING", [(0, 0.5)])
+    sender.send(completion(produced={"metrics": 2}))
+    mirror.run()
+    assert mirror.the_run().status == "FINISHED"
+
+
+def lose(resources: Resources) -> None:
+    """Mark job 1 as lost, as for a trainer of which nothing was heard for a day."""
+    day_s = 86_400
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training_jobs SET watched_attempt = 1, last_seen_at = now() - interval '1 day'")
+        )
+    assert watch(resources.engine, Heard(day_s * 1000, [0], {}), day_s / 2)
 
 
 def test_a_late_end_of_the_attempt_before(mirror: Mirror, sender: Sender) -> None:

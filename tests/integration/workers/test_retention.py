@@ -117,6 +117,19 @@ def test_a_job_at_work_keeps_everything(
     assert retain(resources, bucket) == []
 
 
+def test_a_lost_job_keeps_everything_for_a_day(
+    resources: Resources, record: Record, finish: Record, bucket: Bucket
+) -> None:
+    """Its trainer may only be cut off, and be back."""
+    record(*epochs(bucket, 2))
+    finish()
+    quiet = text("UPDATE training_jobs SET status = 'lost', quiet_since = now() - make_interval(hours => :hours)")
+    for hours, deleted in ((23, []), (25, ["checkpoints/1/1/epoch-1.pt"])):
+        with resources.engine.begin() as connection:
+            connection.execute(quiet, {"hours": hours})
+        assert retain(resources, bucket) == deleted
+
+
 def test_what_best_and_last_name_stays(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:

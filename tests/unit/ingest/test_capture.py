@@ -29,6 +29,17 @@ def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.Capt
     assert capsys.readouterr() == ("hello\ntailnot taken\n", "oops\n")
 
 
+def test_printed_levels_are_read(tell: Callable[..., Any]) -> None:
+    """What a logging library prints has its level; what is logged with one keeps it, whatever the text says."""
+    told = tell()
+    with told.run.capture_output():
+        print("INFO:root:hello\nplain")
+    told.run.log("INFO:root:hello", level="DEBUG")
+    told.run.log("INFO:root:hello")
+    (body,) = told.bodies("logs")
+    assert body.levels == ["INFO", None, "DEBUG", None]
+
+
 def test_finish_restores_the_streams(tell: Callable[..., Any]) -> None:
     """After the run the process has its own streams again."""
     before = sys.stdout, sys.stderr

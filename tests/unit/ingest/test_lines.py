@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ingest.lines import MAX_LINE_CHARS, LineCutter
+from ingest.lines import MAX_LINE_BYTES, LineCutter
 
 
 @pytest.mark.parametrize(
@@ -16,18 +16,47 @@ from ingest.lines import MAX_LINE_CHARS, LineCutter
         (["10%\r20%\r30%\n"], ["30%"]),
         (["\r10%", "\r20%", "\r30%"], ["30%"]),
         (["10%\r", "\r\n", "x\n"], ["10%", "x"]),
+        (["\r10%\x1b[K\r20%\x1b[K", "\x1b[2K\r\x1b[32m30%\x1b[0m\x1b[K\n"], ["\x1b[32m30%\x1b[0m"]),
+        (["\x1b", "[A\x1b[2Kx\n"], ["x"]),
         (["\n\n"], ["", ""]),
         ([""], []),
     ],
 )
 def test_lines_are_what_a_terminal_shows(chunks: list[str], lines: list[str]) -> None:
-    """Newlines end lines, carriage returns redraw them, and the unfinished last one counts."""
+    """Newlines end lines, carriage returns redraw them, colours stay, and the unfinished last one counts."""
     cutter = LineCutter()
     assert [line for chunk in chunks for line in cutter.feed(chunk)] + cutter.close() == lines
 
 
-def test_an_endless_line_is_cut() -> None:
-    """A line without end does not grow beyond its bound, and nothing of it is lost."""
+@pytest.mark.parametrize("chunk_chars", [1000, 65_536, 200_000])
+def test_a_long_line_comes_in_numbered_parts(chunk_chars: int) -> None:
+    """However it arrives, nothing is lost, the last part says that it is the last, and the next line is itself."""
+    text = "x" * 150_000 + "\nshort\n"
     cutter = LineCutter()
-    lines = [line for _ in range(5) for line in cutter.feed("x" * 500_000)] + cutter.close()
-    assert [len(line) for line in lines] == [MAX_LINE_CHARS, MAX_LINE_CHARS, 2_500_000 - 2 * MAX_LINE_CHARS]
+    chunks = [text[begin : begin + chunk_chars] for begin in range(0, len(text), chunk_chars)]
+    lines = [line for chunk in chunks for line in cutter.feed(chunk)] + cutter.close()
+    assert lines == [
+        "[part 1] " + "x" * MAX_LINE_BYTES,
+        "[part 2] " + "x" * MAX_LINE_BYTES,
+        "[part 3, last] " + "x" * (150_000 - 2 * MAX_LINE_BYTES),
+        "short",
+    ]
+
+
+def test_a_line_without_end_is_logged_on_the_way() -> None:
+    """Memory stays bounded: parts are given out before the line ends, and its rest at the end of the output."""
+    cutter = LineCutter()
+    assert cutter.feed("x" * MAX_LINE_BYTES) == []
+    assert cutter.feed("y") == ["[part 1] " + "x" * MAX_LINE_BYTES]
+    assert cutter.close() == ["[part 2, last] y"]
+
+
+@pytest.mark.parametrize("character", ["ä", "数", "🚀", "\udcff"])
+def test_parts_are_measured_in_bytes_and_cut_between_characters(character: str) -> None:
+    """A part takes at most 64 KiB in UTF-8, and the parts together are the line."""
+    text = "x" + character * 50_000
+    cutter = LineCutter()
+    parts = [line.partition("] ")[2] for line in cutter.feed(text + "\n")]
+    assert "".join(parts) == text
+    assert len(parts) > 1
+    assert all(len(part.encode("utf-8", "surrogatepass")) <= MAX_LINE_BYTES for part in parts)

@@ -157,7 +157,7 @@ def test_one_bad_line_takes_no_other_with_it(intake: Intake, outbox: Outbox, rea
     """A line that has no form is left out and counted; its neighbours keep their order, times and levels."""
     bad: Any = object()
     for ts, text in enumerate(["a", bad, "b\udcff", "c"]):
-        intake.add_lines([text], "stdout", ts, "INFO" if text == "c" else None)
+        intake.add_lines([text], "stdout", ts, ["INFO" if text == "c" else None])
     (body,) = read_bodies(outbox, "logs")
     assert (body.lines, body.ts, body.levels) == (["a", "b\ufffd", "c"], [0, 2, 3], [None, None, "INFO"])
     assert intake.dropped == {"logs": 1}

@@ -100,6 +100,17 @@ def test_params_become_plain(tell: Tell) -> None:
     }
 
 
+def test_a_run_of_the_trainings_own_in_mlflow_is_said(tell: Tell) -> None:
+    """At once where it is known, or later; an object that is no id is named with the remedy."""
+    (header,) = tell(mlflow_run_id="a1b2").bodies("metrics")
+    assert header.mlflow_run_id == "a1b2"
+    told = tell()
+    told.run.link_mlflow("c3d4")
+    assert [body.mlflow_run_id for body in told.bodies("metrics") if body.mlflow_run_id] == ["c3d4"]
+    with pytest.raises(ValueError, match=r"is not the id of a run in MLflow: say mlflow\.active_run"):
+        told.run.link_mlflow(object())
+
+
 def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path becomes absolute and has its size; a URI stays as it is; what is not there has none."""
     monkeypatch.chdir(tmp_path)
@@ -203,6 +214,8 @@ def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
         ({"attempt": -1}, "attempt=-1 is not"),
         ({"total_epochs": 1.5}, "total_epochs=1.5 is not"),
         ({"params": [1]}, r"params=\[1\] is no mapping"),
+        ({"mlflow_run_id": " "}, "mlflow_run_id=' ' is not the id of a run in MLflow"),
+        ({"mlflow_run_id": 7}, "mlflow_run_id=7 is not the id"),
         ({"redis_url": "localhost"}, "redis_url='localhost' is not a Redis address"),
     ],
 )

@@ -17,6 +17,7 @@ def test_an_empty_environment_has_defaults() -> None:
     assert (settings.job_id, settings.attempt, settings.rank) == (None, 0, None)
     assert settings.buffer_bytes == 256 * 1024 * 1024
     assert not settings.is_captured
+    assert settings.log_lines_per_s is None
 
 
 def test_everything_can_be_said() -> None:
@@ -30,10 +31,12 @@ def test_everything_can_be_said() -> None:
             "TRAINWIRE_FLUSH_INTERVAL_S": "0.2",
             "TRAINWIRE_BUFFER_BYTES": "1000000",
             "TRAINWIRE_CAPTURED": "1",
+            "TRAINWIRE_LOG_LINES_PER_S": "1000",
         }
     )
     assert (settings.job_id, settings.attempt, settings.rank) == (42, 3, 7)
     assert (settings.timing.flush_interval_s, settings.buffer_bytes) == (0.2, 1_000_000)
+    assert settings.log_lines_per_s == 1000
     assert settings.is_captured
     assert "secret" not in repr(settings)
 
@@ -83,6 +86,7 @@ def test_a_rank_of_others_is_ignored(rank: str) -> None:
         ("TRAINWIRE_CHECKPOINT_RETRY_S", "-1"),
         ("TRAINWIRE_CHECKPOINT_FINISH_S", "nan"),
         ("TRAINWIRE_BUFFER_BYTES", "12"),
+        ("TRAINWIRE_LOG_LINES_PER_S", "0"),
         ("REDIS_URL", "http://host/0"),
         ("REDIS_URL", "redis://host:port/0"),
         ("REDIS_URL", "redis://host/zero"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,15 @@ def test_another_process_sends_what_is_left(tmp_path: Path) -> None:
 
 
 def test_the_receipt_counts_what_is_on_the_disk(tmp_path: Path) -> None:
-    """What is not stored and on the disk is spooled."""
+    """What is not stored and on the disk is spooled; where somebody deleted the folder nothing is."""
     intake, outbox = make(open_spool(tmp_path))
     say(intake, outbox, range(5))
     outbox.mark_sent("logs", [1, 2, 3])
     outbox.release("logs", 2)
     receipt = outbox.receipt()
     assert (receipt.produced, receipt.stored, receipt.spooled) == ({"logs": 5}, {"logs": 2}, {"logs": 3})
+    shutil.rmtree(tmp_path)
+    assert outbox.receipt().spooled == {"logs": 0}
 
 
 def test_a_full_spool_drops_the_oldest_logs_and_counts_them(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.messages import Body, Checkpoint, Message, Metrics, Progress
+from schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
 from workers.jobs import JobState, to_datetime
 
@@ -162,3 +162,27 @@ def test_name_params_and_links_are_kept_until_said_anew() -> None:
     """What one message says of the run stays when the next says nothing."""
     job = folded(Metrics(name="digits", params={"lr": 1}, mlflow_run_id="r1", ts=NOW_NS), metrics(loss=1.0))
     assert (job.name, job.params, job.mlflow_run_id) == ("digits", {"lr": 1}, "r1")
+
+
+def test_a_late_message_takes_a_lost_job_back() -> None:
+    """Whatever it says; of a stalled one only what shows that the training goes on."""
+    machine = Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})])
+    cases: list[tuple[Status, Body, Status]] = [
+        ("lost", machine, "running"),
+        ("lost", completion("failed"), "failed"),
+        ("stalled", machine, "stalled"),
+        ("stalled", logs("a"), "running"),
+        ("stalled", completion(), "completed"),
+    ]
+    for status, body, expected in cases:
+        job = JobState(1, status=status, quiet_since=to_datetime(NOW_NS), status_reason="why")
+        job.fold(body, 1)
+        assert job.status == expected
+        assert (job.quiet_since is None) == (expected != "stalled") == (job.status_reason is None)
+
+
+def test_a_message_of_an_earlier_attempt_does_not_take_a_lost_job_back() -> None:
+    """The newest attempt is the one that is lost."""
+    job = JobState(1, status="lost", attempt=2)
+    job.fold(logs("late"), 1)
+    assert job.status == "lost"

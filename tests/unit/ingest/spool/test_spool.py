@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.spool.folder import About, SourceFolder, source_folders
+from ingest.spool.listing import list_spool
 from ingest.spool.records import MAGIC, Damage, framed, unframed
 from ingest.spool.segments import SEGMENT_BYTES
 from ingest.spool.spool import LOST, Span, Spool
@@ -20,6 +23,7 @@ from schemas.messages import InvalidMessage, Logs, Message, decode_body, encode_
 from schemas.routes import Kind
 
 LIMIT = 1 << 40
+NOBODY = 65534
 ABOUT = About(7, 1, "0-test", None, "redis:6379/0")
 
 
@@ -137,17 +141,63 @@ def test_a_torn_tail_costs_the_torn_message(folder: SourceFolder) -> None:
 
 
 def test_an_unreadable_file_is_no_obstacle(folder: SourceFolder) -> None:
-    """A file of zeros, as a crash of the machine may leave, is passed over; what lies behind it is sent."""
+    """Of a file of zeros, as a crash of the machine may leave, each message is lost; what lies behind is sent."""
     spool = Spool(folder, LIMIT)
     write(spool, *range(1, 12), line="x" * 10 + os.urandom(150_000).hex() + " {}")
     spool.close()
     first, *_ = sorted(folder.path.glob("logs-*.seg"))
     first.write_bytes(bytes(first.stat().st_size))
     again = Spool(folder, LIMIT)
-    span = again.spans()["logs"]
-    assert span.first > 1
-    assert span.last == 11
-    assert lines(again, span.first, 11)[-1].endswith(" 11")
+    assert again.spans()["logs"] == Span(1, 11)
+    found = lines(again, 1, 11)
+    lost = found.count("lost")
+    assert lost > 1
+    assert found[:lost] == ["lost"] * lost
+    assert [line.rpartition(" ")[2] for line in found[lost:]] == [f"{n}" for n in range(lost + 1, 12)]
+
+
+def test_records_of_another_version_are_no_obstacle(folder: SourceFolder) -> None:
+    """What no message can be read from costs itself alone, among messages and among what was dropped."""
+    spool = Spool(folder, LIMIT)
+    write(spool, 1)
+    spool.close()
+    (path,) = folder.path.glob("logs-*.seg")
+    with path.open("ab") as file:
+        file.write(framed(b"\xc1"))
+    (folder.path / "dropped.rec").write_bytes(framed(b"\xc1"))
+    (folder.path / "logs-notes.seg").touch()
+    assert lines(Spool(folder, LIMIT), 1, 1) == ["line 1"]
+
+
+def test_a_file_that_somebody_deleted_is_no_obstacle(folder: SourceFolder) -> None:
+    """What is gone under a living process is lost by its number; the rest goes on."""
+    spool = Spool(folder, LIMIT)
+    write(spool, *range(1, 12), line="x" * 10 + os.urandom(150_000).hex() + " {}")
+    first, *_ = sorted(folder.path.glob("logs-*.seg"))
+    first.unlink()
+    found = lines(spool, 1, 11)
+    assert found[0] == "lost"
+    assert found[-1].endswith(" 11")
+
+
+def test_folders_of_other_users_hide_no_others() -> None:
+    """In a spool that several users share, what one may not look into is named, and the others are found."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as made:
+        spool = Path(made)
+        spool.chmod(0o777)
+        mine = SourceFolder.create(spool, ABOUT)
+        os.seteuid(NOBODY)
+        try:
+            theirs = SourceFolder.create(spool, msgspec.structs.replace(ABOUT, job_id=8))
+            theirs.forget()
+            assert set(source_folders(spool)) == {mine.path, theirs.path}
+            assert [source.about.job_id for source in list_spool(spool)] == [8]
+            assert SourceFolder.claim(mine.path) is None
+        finally:
+            os.seteuid(0)
+            mine.forget()
 
 
 def test_what_is_dropped_leaves_empty_messages(folder: SourceFolder) -> None:

@@ -1,0 +1,59 @@
+"""Finds the level that a printed line names in the form of a known logging library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+LEVELS: Final = {
+    "TRACE": "TRACE",
+    "DEBUG": "DEBUG",
+    "INFO": "INFO",
+    "SUCCESS": "SUCCESS",
+    "WARN": "WARNING",
+    "WARNING": "WARNING",
+    "ERROR": "ERROR",
+    "FATAL": "CRITICAL",
+    "CRITICAL": "CRITICAL",
+    "I": "INFO",
+    "W": "WARNING",
+    "E": "ERROR",
+    "F": "CRITICAL",
+}
+"""What lines say, and the name under which `logging` has it; TRACE and SUCCESS are loguru's own."""
+
+_FIRST: Final = frozenset("[\x1b0123456789" + "".join(name[0] for name in LEVELS))
+"""What a line with a level begins with: most lines need no closer look."""
+_HEAD_CHARS: Final = 300
+"""A level stands at the head of its line."""
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
+_WORD: Final = r"(?:TRACE|DEBUG|INFO|SUCCESS|WARN(?:ING)?|ERROR|FATAL|CRITICAL)"
+_TIME: Final = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]*"
+_BORDER: Final = r"\s?[\]\[|:-][\s\]\[|:-]*"
+_HEAD: Final = re.compile(
+    r"(?:\[(?:part 1|\w*\d)\]:? ?)*"  # our own mark, or the rank that torchrun puts before each line
+    r"(?:"
+    # logging.basicConfig, uvicorn, transformers: "INFO:root:...", "[INFO|trainer.py:7]", "INFO ..."
+    rf"\[?(?P<first>{_WORD})(?=[\s:|\]])"
+    # glog, absl, torch: "I1123 10:00:00.123456 77 train.py:7] ...", "[W1123 10:00:00 ...", "[W socket.cpp:7] ..."
+    r"|\[?(?P<letter>[IWEF])(?=(?:\d{3,4}|\d{8}) \d\d:\d\d:\d\d|\ ?[\w./]+\.\w+:\d+\])"
+    # asctime, perhaps a few fields, the level: " - name - INFO - ", "[name][INFO]", " | INFO | ", " name INFO "
+    rf"|\[?{_TIME}(?: [\w./]+)?(?:{_BORDER}[\w./]+){{0,4}}?[\s\]\[|:-]+"
+    rf"(?:(?P<word>{_WORD})(?=[\s:|\]/-]|$)|(?P<tensorflow>[IWEF])(?= [\w./]+:\d+\]))"
+    r")"
+)
+
+
+def levels_of(lines: Iterable[str]) -> list[str | None]:
+    """Return the level of each line."""
+    return [level_of(line) if line[:1] in _FIRST else None for line in lines]
+
+
+def level_of(line: str) -> str | None:
+    """Return the level of a line, by its name in `logging`, or None where its head names none."""
+    head = line[:_HEAD_CHARS]
+    if "\x1b" in head:
+        head = _COLOUR.sub("", head)
+    found = _HEAD.match(head)
+    return None if found is None else LEVELS[str(found[found.lastgroup or 0])]

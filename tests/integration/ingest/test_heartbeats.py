@@ -1,0 +1,200 @@
+"""Heartbeats of real runs in a real Redis, and the claims of those that are the same rank."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from ingest import Run, TrainerSettings
+from ingest.heartbeat import Vitals
+from schemas.heartbeats import Heartbeat, decode_heartbeat
+from schemas.routes import HOLD_KEY, alive_key
+
+Until = Callable[..., None]
+ROOT: Final = Path(__file__).parents[3]
+SHARD: Final = 2  # of job 42, with the default number of shards
+WARNING: Final = "two live trainers are job 42"
+SPEAKS: Final = "run = Run.from_env()\nrun.log('here')\nsys.stdin.read()\nrun.finish()\n"
+
+
+class Trainer:
+    """A process for job 42 with quick heartbeats, which lives until it is told to end."""
+
+    def __init__(self, arguments: list[str], redis_url: str, said: Path) -> None:
+        self._said = said
+        env = {"REDIS_URL": redis_url, "TRAINWIRE_JOB_ID": "42", "TRAINWIRE_HEARTBEAT_S": "0.3"}
+        # Without workers nothing is acked, and the second trainer would send what the first has left.
+        env |= {"TRAINWIRE_SETTLE_S": "0", "TRAINWIRE_SPOOL_DIR": "off", "PYTHONPATH": str(ROOT)}
+        with said.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                arguments, env=os.environ | env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr
+            )
+
+    @property
+    def said(self) -> str:
+        """What it wrote to stderr so far."""
+        return self._said.read_text()
+
+    def end(self) -> None:
+        """Let it end, and see that it ends well."""
+        self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, self.said
+
+    def kill(self) -> None:
+        """SIGKILL it, if it still lives."""
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+
+@pytest.fixture
+def beating(settings: TrainerSettings) -> TrainerSettings:
+    """Give settings with quick heartbeats."""
+    return replace(settings, vitals=Vitals(interval_s=0.05, stall_after_s=90))
+
+
+def heartbeats(valkey: Any) -> list[Heartbeat]:
+    """Return the newest heartbeat of each source."""
+    return [decode_heartbeat(data) for data in valkey.client.hgetall(alive_key(SHARD)).values()]
+
+
+def command(script: str) -> list[str]:
+    """Return a command that runs a script which may make runs."""
+    return [sys.executable, "-c", f"import os, sys\nfrom ingest import Run\n{script}"]
+
+
+@pytest.fixture
+def start(valkey: Any, tmp_path: Path) -> Iterator[Callable[[list[str]], Trainer]]:
+    """Give a function that starts trainers; those that live are killed at the end."""
+    started: list[Trainer] = []
+
+    def start_one(arguments: list[str]) -> Trainer:
+        started.append(Trainer(arguments, valkey.url, tmp_path / f"said-{len(started)}"))
+        return started[-1]
+
+    yield start_one
+    for trainer in started:
+        trainer.kill()
+
+
+def test_an_idle_run_beats_and_says_goodbye(valkey: Any, beating: TrainerSettings, until: Until) -> None:
+    """Without a word of the training, by the clock of Redis; after `finish` nothing is left."""
+    run = Run(42, attempt=3, rank=1, settings=beating)
+    until(lambda: heartbeats(valkey))
+    (first,) = heartbeats(valkey)
+    until(lambda: heartbeats(valkey)[0].at > first.at)
+    (beat,) = heartbeats(valkey)
+    assert (beat.job, beat.attempt, beat.rank, beat.source) == (42, 3, 1, run.source)
+    assert (beat.pid, beat.stall_after_s) == (os.getpid(), 90)
+    assert abs(beat.at / 1000 - valkey.client.time()[0]) < 5
+    until(lambda: heartbeats(valkey)[0].quiet_s > 0.2)
+    run.log("a word")
+    until(lambda: heartbeats(valkey)[0].quiet_s < 0.2)
+    run.finish()
+    until(lambda: not heartbeats(valkey))
+
+
+def test_a_trainer_that_holds_back_still_lives(valkey: Any, beating: TrainerSettings, until: Until) -> None:
+    """While Redis has no room for messages, and when it has been away."""
+    valkey.client.set(HOLD_KEY, 1)
+    run = Run(42, settings=beating)
+    until(lambda: heartbeats(valkey))
+    assert not valkey.entries("metrics")
+    valkey.client.delete(HOLD_KEY)
+    valkey.stop()
+    valkey.start()
+    until(lambda: heartbeats(valkey))
+    run.finish()
+
+
+def test_a_redis_that_refuses_heartbeats_gets_the_messages(
+    valkey: Any, beating: TrainerSettings, until: Until
+) -> None:
+    """A user who may not write the hash, or not ask for the time, sends all the same."""
+    for refused in ("-hset", "-time"):
+        valkey.client.acl_setuser("default", enabled=True, commands=[refused])
+        run = Run(42, settings=beating)
+        run.log(f"without {refused}")
+        until(lambda line=f"without {refused}": line in valkey.lines("stdout"))
+        run.finish()
+    assert not heartbeats(valkey)
+
+
+def test_the_second_of_two_trainers_is_told_of_the_first(
+    valkey: Any, start: Callable[[list[str]], Trainer], until: Until
+) -> None:
+    """Two processes are job 42: the one that came later warns once, with both pids, and all of both is sent."""
+    first = start(command(SPEAKS))
+    until(partial(is_claimed_by, valkey, first))
+    second = start(command(SPEAKS))
+    until(lambda: WARNING in second.said)
+    until(partial(have_gone_on, valkey, 2, heartbeats(valkey)))
+    for trainer in (first, second):
+        trainer.end()
+    assert second.said.count(WARNING) == 1
+    assert f"pid {first.process.pid}," in second.said
+    assert f"pid {second.process.pid}," in second.said
+    assert WARNING not in first.said
+    assert valkey.lines("stdout") == ["here", "here"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([sys.executable, "-m", "ingest", "--", *command(SPEAKS)], id="a launcher and its script"),
+        pytest.param(
+            command(
+                "run = Run.from_env()\n"
+                "if os.fork() == 0:\n    run.log('child')\n    sys.stdin.read()\n    os._exit(0)\n"
+                "os.wait()\nrun.finish()\n"
+            ),
+            id="a forked child",
+        ),
+        pytest.param(
+            command("runs = [Run(42, rank=0), Run(42, rank=1)]\nsys.stdin.read()\n[run.finish() for run in runs]"),
+            id="two ranks",
+        ),
+    ],
+)
+def test_those_who_belong_together_are_no_rivals(
+    arguments: list[str], valkey: Any, start: Callable[[list[str]], Trainer], until: Until
+) -> None:
+    """Both send heartbeats at the same time, and nobody warns."""
+    trainer = start(arguments)
+    until(lambda: len(heartbeats(valkey)) == 2)
+    for _ in range(3):  # a rival is known by its second heartbeat
+        until(partial(have_gone_on, valkey, 2, heartbeats(valkey)))
+    trainer.end()
+    assert WARNING not in trainer.said
+
+
+def test_a_trainer_that_is_started_again_at_once_warns_nobody(
+    valkey: Any, start: Callable[[list[str]], Trainer], until: Until
+) -> None:
+    """The claim of the killed one expires; the next takes it and keeps it."""
+    killed = start(command(SPEAKS))
+    until(partial(is_claimed_by, valkey, killed))
+    killed.kill()
+    again = start(command(SPEAKS))
+    until(partial(is_claimed_by, valkey, again))
+    again.end()
+    assert WARNING not in again.said
+
+
+def is_claimed_by(valkey: Any, trainer: Trainer) -> bool:
+    """Tell whether the job's rank is claimed by this process."""
+    claims = [valkey.client.get(key) for key in valkey.client.keys("ingest:claims:*")]
+    return trainer.process.pid in [decode_heartbeat(claim).pid for claim in claims if claim]
+
+
+def have_gone_on(valkey: Any, count: int, before: list[Heartbeat]) -> bool:
+    """Tell whether so many sources have each sent another heartbeat since."""
+    known = {beat.source: beat.at for beat in before}
+    return sum(beat.at > known.get(beat.source, beat.at) for beat in heartbeats(valkey)) == count

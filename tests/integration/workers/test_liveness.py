@@ -1,0 +1,311 @@
+"""Which jobs are lost and which are not, with real trainers, a real Redis and Postgres, and times made short."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import redis
+from sqlalchemy import RowMapping
+
+from schemas.heartbeats import Heartbeat, encode_heartbeat
+from schemas.messages import Metrics, Point
+from schemas.routes import LISTENING_KEY, alive_field, alive_key
+from schemas.tables import training_attempts, training_jobs
+from tests.factories import NOW_NS, Sender, completion, drain, logs, metrics, one
+from tests.processes import ROOT, wait_until
+from trainwire.valkey import EmbeddedValkey
+from workers.changes import StatusChange
+from workers.errors import Unavailable
+from workers.heartbeats import FORGET_AFTER_S, listen
+from workers.liveness import watch
+from workers.notify import status_events
+from workers.resources import Resources, open_redis
+from workers.settings import load_settings
+from workers.sweep import drain_everything
+
+LOST_AFTER_S: Final = 2.0
+GAP_S: Final = 0.7
+SHARDS: Final = 4
+TRAINER: Final = """
+import sys, time
+from dataclasses import replace
+from ingest import Run, TrainerSettings
+settings = TrainerSettings.from_env()
+settings = replace(settings, timing=replace(settings.timing, longest_backoff_s=0.2))
+run = Run(job_id=int(sys.argv[1]), name="alive", settings=settings)
+time.sleep(60)
+"""
+
+
+@dataclass
+class Watch:
+    """Workers and beat: they drain and look, until a test stops that."""
+
+    resources: Resources
+    lost_after_s: float = LOST_AFTER_S
+
+    def look(self) -> list[StatusChange]:
+        """Drain everything and look once, if Redis is there."""
+        with suppress(Unavailable, redis.RedisError):
+            drain_everything(self.resources)
+            heard = listen(self.resources.redis, SHARDS, GAP_S)
+            return watch(self.resources.engine, heard, self.lost_after_s)
+        return []
+
+    def status(self, job: int = 1) -> str | None:
+        """Look once; return how the job stands."""
+        self.look()
+        with suppress(Exception):
+            return str(self.job(job)["status"])
+        return None
+
+    def becomes(self, status: str, job: int = 1) -> None:
+        """Look until the job has this status."""
+        wait_until(lambda: self.status(job) == status, f"job {job} {status}", timeout_s=15)
+
+    def hears(self, *jobs: int) -> None:
+        """Look until each job runs and its heartbeats come steadily: a first message may take its sender long."""
+        for job in jobs:
+            self.becomes("running", job)
+            wait_until(partial(self._has_heard, job, 0), f"a heartbeat of job {job}")
+            wait_until(partial(self._has_heard, job, self._now_ms() + 500), f"more of job {job}")
+        self.look()
+
+    def _has_heard(self, job: int, after_ms: int) -> bool:
+        beats = listen(self.resources.redis, SHARDS, GAP_S).beats.get(job, [])
+        return any(beat.at > after_ms for beat in beats)
+
+    def _now_ms(self) -> int:
+        return listen(self.resources.redis, SHARDS, GAP_S).now_ms
+
+    def stays(self, status: str, jobs: list[int], for_s: float) -> None:
+        """Look for so long; fail when one of the jobs has another status."""
+        deadline = time.monotonic() + for_s
+        while time.monotonic() < deadline:
+            assert {job: self.status(job) for job in jobs} == dict.fromkeys(jobs, status)
+            time.sleep(0.05)
+
+    def job(self, job: int = 1) -> RowMapping:
+        """What Postgres has of a job."""
+        return one(self.resources.engine, training_jobs, id=job)
+
+
+@pytest.fixture
+def watching(resources: Resources) -> Watch:
+    """Workers on the test servers."""
+    return Watch(resources)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Give a function that starts a trainer with quick heartbeats; those that live are killed at the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_one(job: int, resources: Resources) -> subprocess.Popen[bytes]:
+        url = resources.settings.redis_url.get_secret_value()
+        env = os.environ | {"REDIS_URL": url, "TRAINWIRE_HEARTBEAT_S": "0.1"}
+        process = subprocess.Popen([sys.executable, "-c", TRAINER, str(job)], cwd=ROOT, env=env)
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait(10)
+
+
+def say(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
+    """Send a heartbeat as another language would."""
+    seconds, micros = client.time()
+    at = int(seconds * 1000 + micros // 1000 - ago_s * 1000)
+    beat = Heartbeat(**{"job": 1, "source": "0-test", "at": at, **fields})
+    client.hset(alive_key(beat.job % SHARDS), alive_field(beat.job, beat.source), encode_heartbeat(beat))
+
+
+def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
+    watching: Watch, sender: Sender, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    """SIGKILL and SIGSTOP: both lost in time, one is back with SIGCONT; who never beats is not missed."""
+    killed, stopped = start(1, watching.resources), start(2, watching.resources)
+    sender.send(logs("only XADD"), job=3)
+    watching.hears(1, 2)
+    watching.becomes("running", 3)
+    watching.stays("running", [1, 2, 3], LOST_AFTER_S)
+    killed.kill()
+    stopped.send_signal(signal.SIGSTOP)
+    watching.becomes("lost", 1)
+    watching.becomes("lost", 2)
+    lost = watching.job(1)
+    assert f"pid {killed.pid}" in lost["status_reason"]
+    assert lost["status_reason"].startswith("no heartbeat for 2 s; the last: host ")
+    assert lost["last_seen_at"] < lost["quiet_since"]
+    assert one(watching.resources.engine, training_attempts, job_id=1, attempt=1)["status"] == "lost"
+    stopped.send_signal(signal.SIGCONT)
+    watching.becomes("running", 2)
+    assert (watching.job(2)["status_reason"], watching.job(2)["quiet_since"]) == (None, None)
+    assert one(watching.resources.engine, training_attempts, job_id=2, attempt=1)["status"] == "running"
+    assert (watching.status(1), watching.status(3)) == ("lost", "running")
+
+
+def test_an_outage_of_ours_makes_nobody_lost(
+    resources: Resources, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """Redis killed for longer than the limit and born empty, workers away for as long: nobody is lost by it."""
+    with EmbeddedValkey(tmp_path / "store") as valkey:
+        settings = load_settings(
+            database_url=resources.settings.database_url.get_secret_value(), redis_url=valkey.url
+        )
+        watching = Watch(Resources(settings, resources.engine, open_redis(settings)))
+        trainers = [start(job, watching.resources) for job in (1, 2)]
+        watching.hears(1, 2)
+        valkey.kill()
+        deadline = time.monotonic() + 1.1 * LOST_AFTER_S
+        while time.monotonic() < deadline:
+            assert not watching.look()
+        valkey.start()
+        watching.resources.redis.flushall()
+        watching.stays("running", [1, 2], 1.1 * LOST_AFTER_S)
+        time.sleep(1.1 * LOST_AFTER_S)  # no workers
+        watching.stays("running", [1, 2], 1.1 * LOST_AFTER_S)
+        trainers[0].kill()
+        watching.becomes("lost", 1)
+        assert watching.status(2) == "running"
+        watching.resources.redis.close()
+
+
+def test_a_trainer_that_died_while_workers_were_away_is_lost_after_its_time(watching: Watch) -> None:
+    """The time begins when heartbeats could be heard again."""
+    client = watching.resources.redis
+    Sender(client).send(logs("a"))
+    say(client)
+    watching.becomes("running")
+    time.sleep(1.1 * LOST_AFTER_S)
+    returned_at = time.monotonic()
+    assert watching.status() == "running"
+    watching.becomes("lost")
+    assert time.monotonic() - returned_at > LOST_AFTER_S
+
+
+def test_a_last_word_that_nobody_has_read_is_waited_for(watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While messages of its shard lie unread, a silent job is not lost: the completion may be among them."""
+    client = watching.resources.redis
+    sender = Sender(client)
+    sender.send(logs("a"))
+    say(client)
+    watching.becomes("running")
+    sender.send(completion())
+    with monkeypatch.context() as halted:
+        halted.setattr("tests.integration.workers.test_liveness.drain_everything", lambda _: None)
+        watching.stays("running", [1], 1.5 * LOST_AFTER_S)
+    watching.becomes("completed")
+
+
+def test_a_redis_that_takes_no_writes_hears_nobody(watching: Watch) -> None:
+    """A Redis too full for a heartbeat is too full for the note that one looked."""
+    client = watching.resources.redis
+    Sender(client).send(logs("a"))
+    say(client)
+    watching.becomes("running")
+    client.config_set("maxmemory", 1)
+    try:
+        deadline = time.monotonic() + 1.1 * LOST_AFTER_S
+        while time.monotonic() < deadline:
+            with pytest.raises(Unavailable, match=r"Redis: .*maxmemory"):
+                listen(client, SHARDS, GAP_S)
+            time.sleep(0.05)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert watching.status() == "running"
+    watching.becomes("lost")
+
+
+def test_a_training_that_hangs_has_stalled_until_it_speaks(watching: Watch) -> None:
+    """It lives and breaks its promise: stalled, announced with the reason; a word makes it running, and so on."""
+    client = watching.resources.redis
+    sender = Sender(client)
+    sender.send(metrics(loss=1.0))
+    drain(watching.resources, "metrics")
+    say(client, quiet_s=99.0, stall_after_s=60, pid=12)
+    (change,) = watching.look()
+    (event,) = status_events([change])
+    assert (event.job_id, event.attempt) == (1, 1)
+    assert (change.before.status, change.after.status) == ("running", "stalled")
+    assert change.reason == "alive (pid 12), but it promised a word every 60 s"
+    quiet_since = watching.job()["quiet_since"]
+    assert 98 < time.time() - quiet_since.timestamp() < 102
+    sender.send(Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})]))
+    assert watching.status() == "stalled"
+    sender.send(logs("on it goes"))
+    assert watching.status() == "running"
+    assert watching.status() == "running"  # the heartbeat before the word is older news
+    assert watching.job()["quiet_since"] is None
+    say(client, quiet_s=110.0, stall_after_s=60)
+    assert watching.status() == "stalled"
+    say(client, quiet_s=0.0, stall_after_s=60)
+    assert watching.status() == "running"
+
+
+def test_a_finished_job_stays_as_it_is(watching: Watch) -> None:
+    """Neither silence nor the heartbeat of somebody who has not ended yet changes an end."""
+    client = watching.resources.redis
+    sender = Sender(client)
+    sender.send(logs("a"))
+    say(client)
+    watching.becomes("running")
+    sender.send(completion("failed"))
+    watching.becomes("failed")
+    watching.stays("failed", [1], 1.1 * LOST_AFTER_S)
+    say(client)
+    assert not watching.look()
+
+
+def test_heartbeats_that_are_old_or_none_are_cleared_away(watching: Watch) -> None:
+    """An hour after the last one, and what cannot be read at all."""
+    client = watching.resources.redis
+    say(client, ago_s=FORGET_AFTER_S + 1)
+    say(client, source="0-young", ago_s=FORGET_AFTER_S - 100)
+    client.hset(alive_key(1), "garbage", "garbage")
+    heard = listen(client, SHARDS, GAP_S)
+    assert [beat.source for beat in heard.beats[1]] == ["0-young"]
+    assert client.hkeys(alive_key(1)) == [b"1:0-young"]
+
+
+def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
+    """Looks in a row count together; after a gap, a flush, or a clock set back the count begins at nothing."""
+    client = watching.resources.redis
+    listened = partial(_listened_s, client)
+    assert listened() == 0
+    wait_until(lambda: listened() > GAP_S, "a while of looks")
+    time.sleep(1.5 * GAP_S)
+    assert listened() == 0
+    wait_until(lambda: listened() > 0.1, "a while of looks")
+    client.hset(LISTENING_KEY, "looked_at", 2**60)
+    assert listened() == 0
+    wait_until(lambda: listened() > 0.1, "a while of looks")
+    client.delete(LISTENING_KEY)
+    assert listened() == 0
+
+
+def _listened_s(client: redis.Redis) -> float:
+    return listen(client, SHARDS, GAP_S).listened_s(1)
+
+
+def test_a_hostile_heartbeat_harms_nobody(watching: Watch) -> None:
+    """A host with a NUL reaches Postgres in a form that it takes."""
+    client = watching.resources.redis
+    Sender(client).send(logs("a"))
+    watching.look()
+    say(client, host="gpu\x007", quiet_s=10**9, stall_after_s=1)
+    watching.becomes("stalled")
+    assert watching.job()["status_reason"] == "alive (host gpu\u24007), but it promised a word every 1 s"

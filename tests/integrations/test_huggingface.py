@@ -1,0 +1,117 @@
+"""Trainings with the real `transformers.Trainer`, on a model of a few weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest.testing import RecordedRun
+from tests.integrations.conftest import REASON
+
+pytest.importorskip("torch", reason=REASON)
+pytest.importorskip("transformers", reason=REASON)
+
+import torch
+import transformers
+
+from ingest.integrations.huggingface import TrainwireCallback
+
+pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+
+EXAMPLES = 32
+
+
+class Tiny(torch.nn.Module):
+    """A linear model in the form that the Trainer expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def forward(self, x: Any, labels: Any) -> dict[str, Any]:
+        """Return loss and logits."""
+        logits = self.layer(x).squeeze(-1)
+        return {"loss": torch.nn.functional.mse_loss(logits, labels), "logits": logits}
+
+
+def data() -> list[dict[str, Any]]:
+    """Return examples that a linear model can learn."""
+    xs = torch.randn(EXAMPLES, 4, generator=torch.Generator().manual_seed(1))
+    return [{"x": x, "labels": x.sum()} for x in xs]
+
+
+def trainer(run: RecordedRun, folder: Path, **arguments: Any) -> Any:
+    """Return a Trainer that reports to `run`: eight steps an epoch, two epochs, each with its evaluation."""
+    chosen = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 0.05,
+        "logging_steps": 4,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **arguments,
+    }
+    return transformers.Trainer(
+        model=Tiny(),
+        args=transformers.TrainingArguments(**chosen),
+        train_dataset=data(),
+        eval_dataset=data(),
+        callbacks=[TrainwireCallback(run)],
+    )
+
+
+def test_what_the_trainer_logs_is_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """Losses have their step and the running epoch; so has the evaluation; the progress ends at 100 %."""
+    trainer(run, tmp_path).train()
+    training = [point for point in run.points if "loss" in point.values]
+    assert [(point.epoch, point.step) for point in training] == [(1, 4), (1, 8), (2, 12), (2, 16)]
+    assert training[0].values["learning_rate"] > 0
+    assert [(point.epoch, point.step) for point in run.points if "eval_loss" in point.values] == [(1, 8), (2, 16)]
+    assert "epoch" not in run.names
+    progress = run.reported_progress
+    assert (progress.current_epoch, progress.total_epochs, progress.progress_percent) == (2, 2, 100.0)
+
+
+def test_checkpoint_folders_are_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """Each epoch's folder is there when it is reported; one that improved is the best, with the metric."""
+    trainer(run, tmp_path).train()
+    first, second = run.checkpoints
+    assert first.uri == str(tmp_path / "checkpoint-8")
+    assert (second.uri, second.kind, second.epoch, second.step) == (str(tmp_path / "checkpoint-16"), "best", 2, 16)
+    assert second.metrics == {"eval_loss": run.values("eval_loss")[1]}
+    assert run.values("eval_loss")[1] < run.values("eval_loss")[0]
+
+
+def test_a_checkpoint_that_is_not_better_is_the_last(run: RecordedRun, tmp_path: Path) -> None:
+    """Where the second epoch is worse, it is the last one and not the best."""
+    trainer(run, tmp_path, greater_is_better=True).train()  # a falling loss is then a worse one
+    assert [checkpoint.kind for checkpoint in run.checkpoints] == ["best", "last"]
+
+
+def test_a_training_by_steps_knows_its_progress(run: RecordedRun, tmp_path: Path) -> None:
+    """With max_steps the percentage follows the steps, in the middle of an epoch too."""
+    trainer(
+        run, tmp_path, max_steps=10, eval_strategy="no", save_strategy="no", load_best_model_at_end=False
+    ).train()
+    assert run.reported_progress.progress_percent == 100.0
+    assert [point.step for point in run.points if "loss" in point.values] == [4, 8]
+
+
+def test_other_processes_report_nothing(run: RecordedRun, tmp_path: Path) -> None:
+    """What every rank's Trainer says is reported once: by the first."""
+    callback = TrainwireCallback(run)
+    state = transformers.TrainerState(is_world_process_zero=False, global_step=4, max_steps=16, epoch=0.5)
+    args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    control = transformers.TrainerControl()
+    for event in (callback.on_train_begin, callback.on_epoch_end, callback.on_save):
+        event(args, state, control)
+    callback.on_log(args, state, control, logs={"loss": 1.0})
+    assert (run.points, run.checkpoints) == ([], [])

@@ -1,0 +1,75 @@
+"""Trainings with the real Keras, on a model of a few weights and the backend of KERAS_BACKEND, else JAX."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingest.testing import RecordedRun
+from tests.integrations.conftest import REASON
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+pytest.importorskip(os.environ["KERAS_BACKEND"], reason=REASON)
+pytest.importorskip("keras", reason=REASON)
+
+import keras
+
+from ingest.integrations.keras import TrainwireCallback, TrainwireCheckpoint
+
+pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+
+
+def fit(*callbacks: Any, epochs: int = 2) -> Any:
+    """Train four batches an epoch; return Keras's own history."""
+    keras.utils.set_random_seed(1)
+    x = np.random.default_rng(1).normal(size=(32, 4))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse", metrics=["mae"])
+    data = (x, x.sum(axis=1))
+    return model.fit(
+        *data, batch_size=8, epochs=epochs, validation_data=data, callbacks=list(callbacks), verbose=0
+    ).history
+
+
+def test_each_epoch_is_reported(run: RecordedRun) -> None:
+    """What Keras has in its history, with epoch, step and learning rate, and the progress."""
+    history = fit(TrainwireCallback(run))
+    assert [(point.epoch, point.step) for point in run.points] == [(1, 4), (2, 8)]
+    for name in ("loss", "mae", "val_loss", "val_mae"):
+        assert run.values(name) == pytest.approx(history[name])
+    assert run.values("learning_rate") == pytest.approx([0.05, 0.05])
+    assert run.reported_progress.progress_percent == 100.0
+
+
+def test_a_scheduled_learning_rate_is_reported(run: RecordedRun) -> None:
+    """The rate is the one that the epoch was trained with."""
+    fit(keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1)), TrainwireCallback(run))
+    assert run.values("learning_rate") == pytest.approx([0.1, 0.05])
+
+
+def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """With the arguments of `ModelCheckpoint`; each file has its size when it is reported."""
+    path = str(tmp_path / "epoch{epoch}.keras")
+    fit(TrainwireCheckpoint(run, path))
+    assert [(saved.kind, saved.epoch, saved.step) for saved in run.checkpoints] == [("last", 1, 4), ("last", 2, 8)]
+    assert [saved.uri for saved in run.checkpoints] == [path.format(epoch=1), path.format(epoch=2)]
+    assert all(saved.size_bytes == Path(saved.uri).stat().st_size for saved in run.checkpoints)
+
+
+def test_only_the_best_is_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """With save_best_only an epoch that is no better saves nothing, and nothing is reported."""
+    path = tmp_path / "best.keras"
+    history = fit(TrainwireCheckpoint(run, path, save_best_only=True, mode="max"), epochs=3)
+    (best,) = run.checkpoints  # a falling loss is worse to this one
+    assert (best.uri, best.kind, best.epoch) == (str(path), "best", 1)
+    assert (best.metrics or {})["val_loss"] == pytest.approx(history["val_loss"][0])
+
+
+def test_keras_does_not_wait_for_batches() -> None:
+    """The callback leaves the hooks of batches alone, so Keras goes on without the device's answer."""
+    hooks = {name for name in vars(TrainwireCallback) if name.startswith("on_")}
+    assert hooks == {"on_train_begin", "on_epoch_end"}

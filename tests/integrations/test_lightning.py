@@ -1,0 +1,135 @@
+"""Trainings with the real Lightning `Trainer`, on a model of a few weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest.testing import RecordedRun
+from tests.integrations.conftest import REASON
+
+pytest.importorskip("torch", reason=REASON)
+pytest.importorskip("lightning", reason=REASON)
+
+import lightning
+import torch
+
+from ingest.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
+
+pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+
+
+class Tiny(lightning.LightningModule):
+    """A linear model that logs its losses."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        self.layer = torch.nn.Linear(4, 1)
+
+    def loss(self, batch: Any) -> Any:
+        """Return the squared error."""
+        x, y = batch
+        return torch.nn.functional.mse_loss(self.layer(x).squeeze(-1), y)
+
+    def training_step(self, batch: Any) -> Any:
+        """Log every step's loss."""
+        loss = self.loss(batch)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any) -> None:
+        """Log the epoch's loss."""
+        self.log("val_loss", self.loss(batch))
+
+    def test_step(self, batch: Any) -> None:
+        """Log the loss of the test."""
+        self.log("test_loss", self.loss(batch))
+
+    def configure_optimizers(self) -> Any:
+        """Return plain gradient descent."""
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def batches() -> Any:
+    """Return four batches that a linear model can learn."""
+    x = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, x.sum(1)), batch_size=8)
+
+
+def fit(folder: Path, logger: Any, callbacks: list[Any], epochs: int = 2, lr: float = 0.1) -> Any:
+    """Train and return the Trainer."""
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        logger=logger,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        log_every_n_steps=2,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(Tiny(lr), batches(), batches())
+    return trainer
+
+
+def test_what_modules_log_is_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """Values have their step and the running epoch, counted from 1; hyperparameters are the run's params."""
+    fit(tmp_path, TrainwireLogger(run), [])
+    training = [point for point in run.points if "loss" in point.values]
+    assert [(point.epoch, point.step) for point in training] == [(1, 1), (1, 3), (2, 5), (2, 7)]
+    assert [point.epoch for point in run.points if "val_loss" in point.values] == [1, 2]
+    assert "epoch" not in run.names
+    assert run.params == {"lr": 0.1}
+    progress = run.reported_progress
+    assert (progress.current_epoch, progress.total_epochs, progress.progress_percent) == (2, 2, 100.0)
+
+
+def test_a_test_after_the_training_begins_no_epoch(run: RecordedRun, tmp_path: Path) -> None:
+    """Its values have the number of epochs that were trained, and the next training goes on from there."""
+    trainer = fit(tmp_path, TrainwireLogger(run), [])
+    trainer.test(dataloaders=batches(), verbose=False)
+    (tested,) = [point for point in run.points if "test_loss" in point.values]
+    assert tested.epoch == run.reported_progress.current_epoch == 2
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(trainer.lightning_module, batches(), batches())
+    assert run.points[-1].epoch == run.reported_progress.current_epoch == 3
+
+
+def test_a_module_can_log_lines(run: RecordedRun) -> None:
+    """The logger's experiment is the run."""
+    TrainwireLogger(run).experiment.log("from a module")
+    run.assert_logged("from a module")
+
+
+def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """With the arguments of `ModelCheckpoint`: the best with what was monitored, and the last one."""
+    checkpoint = TrainwireCheckpoint(run, monitor="val_loss", save_last=True)
+    fit(tmp_path, TrainwireLogger(run), [checkpoint])
+    assert [saved.kind for saved in run.checkpoints] == ["best", "last", "best", "last"]
+    best = run.checkpoints[2]
+    assert best.uri == checkpoint.best_model_path
+    assert Path(best.uri).parent == tmp_path / "trainwire" / "job_42" / "checkpoints"
+    assert (best.epoch, best.step) == (2, 8)
+    assert (best.metrics or {})["val_loss"] == pytest.approx(run.values("val_loss")[1])
+    assert best.size_bytes == Path(best.uri).stat().st_size
+
+
+def test_a_file_that_is_not_the_best_is_the_last(run: RecordedRun, tmp_path: Path) -> None:
+    """Where nothing is monitored, or the newest is worse, it is not called the best."""
+    fit(tmp_path / "a", False, [TrainwireCheckpoint(run)])
+    worse = TrainwireCheckpoint(run, monitor="val_loss", mode="max", save_top_k=-1)
+    fit(tmp_path / "b", False, [worse])
+    assert [saved.kind for saved in run.checkpoints] == ["last", "last", "best", "last"]
+
+
+def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
+    """Lightning hands the exception on, and the run's block says it."""
+    run = RecordedRun()
+    with pytest.raises(TypeError), run:
+        fit(tmp_path, TrainwireLogger(run), [], lr="fast")  # type: ignore[arg-type]
+    run.assert_failed("TypeError")

@@ -1,0 +1,90 @@
+"""Trainings with the real Ultralytics: a small classifier on images made here."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingest.testing import RecordedRun
+from tests.integrations.conftest import REASON
+
+pytest.importorskip("ultralytics", reason=REASON)
+
+import ultralytics
+from PIL import Image
+
+from ingest.integrations.ultralytics import _Reporter, add_callbacks
+
+pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Give a folder of dark and bright images, in the form of a classification data set."""
+    chance = np.random.default_rng(1)
+    for part in ("train", "val"):
+        for name, brightness in (("dark", 0), ("bright", 200)):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                pixels = chance.integers(brightness, brightness + 50, size=(32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def trained(run: RecordedRun, images: Path, tmp_path: Path) -> Any:
+    """Give the trainer of a training of two epochs that was reported to `run`."""
+    model = ultralytics.YOLO("yolo11n-cls.yaml")
+    add_callbacks(model, run)
+    model.train(
+        data=str(images),
+        epochs=2,
+        imgsz=32,
+        batch=4,
+        device="cpu",
+        workers=0,
+        plots=False,
+        project=str(tmp_path / "runs"),
+        verbose=False,
+    )
+    return model.trainer
+
+
+def test_a_training_is_reported(run: RecordedRun, trained: Any) -> None:
+    """Each epoch once, counted from 1, with losses, learning rates and validation; and each file it saved."""
+    assert [point.epoch for point in run.points] == [1, 2]
+    assert {"train/loss", "val/loss", "metrics/accuracy_top1", "lr/pg0", "learning_rate"} <= set(run.names)
+    progress = run.reported_progress
+    assert (progress.total_epochs, progress.progress_percent) == (2, 100.0)
+    assert [saved.epoch for saved in run.checkpoints if saved.kind == "last"] == [1, 2]
+    assert run.assert_checkpoint("last").uri == str(trained.last)
+    best = run.assert_checkpoint("best")
+    assert best.uri == str(trained.best)
+    assert "metrics/accuracy_top1" in (best.metrics or {})
+    final = run.checkpoints[-1]
+    assert (final.kind, final.uri, final.size_bytes) == ("final", str(trained.best), trained.best.stat().st_size)
+
+
+def test_callbacks_can_be_handed_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training on several GPUs pickles them: over there they report to the same job and attempt."""
+    cloudpickle = pytest.importorskip("cloudpickle", reason=REASON)
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    reporter = _Reporter(RecordedRun(42, attempt=3))
+    there = pickle.loads(cloudpickle.dumps(reporter.report_epoch)).__self__
+    there._run.finish(timeout_s=0)
+    assert (there._run.job_id, there._run.attempt) == (42, 3)
+    assert there._run is not reporter._run
+
+
+def test_a_copied_model_reports_to_the_same_run(run: RecordedRun) -> None:
+    """A copy in this process makes no run of its own."""
+    model = ultralytics.YOLO("yolo11n-cls.yaml")
+    add_callbacks(model, run)
+    callback = copy.deepcopy(model).callbacks["on_model_save"][-1]
+    assert callback.__self__._run is run

@@ -1,0 +1,66 @@
+"""A trainer that is killed, with real workers and beat: found, announced and shown."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from redis.client import PubSub
+
+from schemas.events import TrainingStatus
+from schemas.routes import events_channel
+from schemas.tables import training_jobs
+from tests.factories import Sender, logs, one
+from tests.processes import ROOT, wait_until, workers_running
+from tests.system.test_announcing import Listener
+from workers.resources import Resources
+
+TRAINER = "import time\nfrom ingest import Run\nrun = Run(42)\ntime.sleep(120)\n"
+
+
+def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: Path) -> None:
+    """Within its time, with the reason; `trainwire status` says since when; a late word takes it back."""
+    env = os.environ | {
+        "REDIS_URL": resources.settings.redis_url.get_secret_value(),
+        "DATABASE_URL": resources.settings.database_url.get_secret_value(),
+    }
+    with (
+        PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as pubsub,
+        workers_running(resources.settings, tmp_path, LOST_AFTER_S="6"),
+    ):
+        trainer = subprocess.Popen(
+            [sys.executable, "-c", TRAINER], cwd=ROOT, env=env | {"TRAINWIRE_HEARTBEAT_S": "0.2"}
+        )
+        try:
+            pubsub.subscribe(events_channel(42))
+            listener = Listener(pubsub)
+            wait_until(lambda: is_watched(resources), "its first heartbeat")
+        finally:
+            trainer.kill()
+            trainer.wait(10)
+        event = listener.hear(
+            lambda event: isinstance(event, TrainingStatus) and event.status == "lost", "the loss", timeout_s=40
+        )
+        assert isinstance(event, TrainingStatus)
+        assert (event.previous_status, event.attempt) == ("running", 1)
+        assert f"pid {trainer.pid}" in (event.reason or "")
+        command = [sys.executable, "-m", "trainwire", "status", "42"]
+        shown = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+        assert "status          lost since 20" in shown
+        assert "why             no heartbeat for 6 s; the last: host " in shown
+        Sender(resources.redis).send(logs("sent later"), job=42, source="0-other")
+        listener.hear(
+            lambda event: isinstance(event, TrainingStatus) and event.status == "running", "that it is back"
+        )
+    job = one(resources.engine, training_jobs, id=42)
+    assert (job["status"], job["quiet_since"], job["status_reason"]) == ("running", None, None)
+
+
+def is_watched(resources: Resources) -> bool:
+    """Tell whether a heartbeat of the job was heard."""
+    with resources.engine.connect() as connection:
+        if not connection.execute(training_jobs.select()).first():
+            return False
+    return bool(one(resources.engine, training_jobs, id=42)["watched_attempt"])

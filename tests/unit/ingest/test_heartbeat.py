@@ -1,0 +1,132 @@
+"""Heartbeats: what they say of the rhythm, and how a rival is told from what a killed process has left."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+import pytest
+
+from ingest import Run, TrainerSettings
+from ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Heart, Vitals
+from ingest.outbox import Origin
+from schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
+from schemas.messages import InvalidMessage, Metrics, Point, Progress
+from tests.factories import checkpoint, completion, logs, metrics
+
+
+class Process:
+    """A process whose clock and words the test moves."""
+
+    def __init__(self, source: str = "0-a", attempt: int = 1, vitals: Vitals | None = None) -> None:
+        self.now = 1000.0
+        self.words = 0
+        origin = Origin(42, attempt, source, 3)
+        self.heart = Heart(origin, vitals or Vitals(), lambda: self.words, clock=lambda: self.now)
+
+    def beat(self, after_s: float = 10.0, words: int = 0) -> Heartbeat:
+        """Return the next heartbeat, this much later, with so many words more."""
+        self.now += after_s
+        self.words += words
+        return self.heart.heartbeat(int(self.now * 1000))
+
+    def finds(self, other: Heartbeat | None) -> bool:
+        """Tell whether the process may claim its rank where it finds this claim."""
+        return self.heart.may_take(None if other is None else encode_heartbeat(other))
+
+
+def test_a_heartbeat_says_who_lives_and_for_how_long_it_is_quiet() -> None:
+    """Who, when, the promise, and the seconds since the last beat that had news."""
+    process = Process(vitals=Vitals(stall_after_s=90))
+    process.beat(words=1)
+    process.beat()
+    beat = process.beat()
+    assert (beat.job, beat.attempt, beat.source, beat.rank, beat.at) == (42, 1, "0-a", 3, 1_030_000)
+    assert (beat.quiet_s, beat.stall_after_s, beat.usual_pause_s) == (20, 90, None)
+    assert beat.host
+    assert decode_heartbeat(encode_heartbeat(beat)) == beat
+    assert process.beat(words=1).quiet_s == 0
+
+
+def test_the_rhythm_is_known_after_some_pauses() -> None:
+    """Three times the longest pause, at least ten minutes; nothing before there were enough of them."""
+    process = Process()
+    beats = [process.beat(words=5) for _ in range(LEAST_PAUSES + 1)]
+    assert beats[-2].usual_pause_s is None
+    assert beats[-1].usual_pause_s == LEAST_USUAL_PAUSE_S
+    assert process.beat(after_s=700).usual_pause_s == LEAST_USUAL_PAUSE_S  # a pause counts when it is over
+    assert process.beat(words=1).usual_pause_s == pytest.approx(3 * 710)
+
+
+def test_the_next_heartbeat_is_due_after_the_interval_or_soon_after_a_refusal() -> None:
+    """The first at once; one that Redis refused a fifth of the interval later."""
+    process = Process(vitals=Vitals(interval_s=10))
+    heart = process.heart
+    assert heart.is_due
+    heart.note_outcome(is_taken=False)
+    process.now += 2
+    assert (heart.is_due, heart.is_known) == (True, False)
+    heart.note_outcome(is_taken=True)
+    process.now += 9
+    assert (heart.is_due, heart.is_known) == (False, True)
+    process.now += 1
+    assert heart.is_due
+
+
+def test_a_rival_that_lives_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The second time its claim is newer: one warning with both processes and the remedy, and no claim."""
+    first, second = Process("0-a"), Process("0-b")
+    with caplog.at_level(logging.WARNING):
+        assert not second.finds(first.beat())
+        assert not caplog.records
+        for _ in range(3):
+            assert not second.finds(first.beat())
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert "two live trainers are job 42 attempt 1 rank 3: this one (host " in said
+    assert "TRAINWIRE_RANK" in said
+    assert said.count("pid ") == 2
+    assert first.finds(first.beat())
+
+
+def test_what_a_killed_process_left_warns_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """A claim that is not renewed is waited for until it has expired; one that cannot be read is nobody's."""
+    left = Process("0-a").beat()
+    second = Process("0-b")
+    assert [second.finds(left) for _ in range(5)] == [False] * 5
+    assert second.finds(None)
+    assert second.heart.may_take(b"garbage")
+    assert not caplog.records
+
+
+def test_a_heartbeat_of_others_may_say_little() -> None:
+    """Job, source and time are enough, fields that are not known are ignored, anything else is refused."""
+    beat = decode_heartbeat(b'{"job": 1, "source": "julia", "at": 5, "colour": "red"}')
+    assert (beat.job, beat.attempt, beat.quiet_s) == (1, 0, 0)
+    said = {"job": 1, "source": "a", "at": 5}
+    unheard_of = [said | {"job": 0}, said | {"at": -1}, said | {"quiet_s": 1e300}, said | {"host": "h" * 1000}]
+    for wrong in (b"[]", b'{"job": 1}', b"\xff", *map(msgspec.json.encode, unheard_of)):
+        with pytest.raises(InvalidMessage, match="not a heartbeat"):
+            decode_heartbeat(wrong)
+
+
+def test_metrics_of_the_machine_are_no_progress() -> None:
+    """All that is said shows that the training goes on, except points with nothing but `system/` values."""
+    machine = Point(ts=1, values={"system/cpu": 1.0, "system/gpu": 2.0})
+    for body in (logs("a"), metrics(loss=1.0), checkpoint(), completion(), Metrics(ts=1, name="n")):
+        assert says_progress(body)
+    assert says_progress(Metrics(points=[machine, Point(ts=1, values={"system/cpu": 1.0, "loss": 0.0})]))
+    assert says_progress(Metrics(points=[machine], progress=Progress(current_epoch=1)))
+    assert not says_progress(Metrics(points=[machine, machine]))
+
+
+def test_a_promise_is_a_number_of_seconds() -> None:
+    """What can be none is named, by argument and by variable."""
+    wrong: list[Any] = [0.5, -1, True, float("nan"), "soon"]
+    for value in wrong:
+        with pytest.raises(ValueError, match=r"stall_after_s=.* is not a number of seconds from 1 to 2592000"):
+            Run(42, stall_after_s=value)
+    with pytest.raises(ValueError, match=r"TRAINWIRE_STALL_AFTER_S=0\.0 is not a number of seconds"):
+        TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "0"})
+    assert TrainerSettings.from_env({"TRAINWIRE_STALL_AFTER_S": "90"}).promising(30).vitals.stall_after_s == 30

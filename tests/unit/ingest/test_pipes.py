@@ -1,0 +1,52 @@
+"""The output of a child, read, shown and handed on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ingest.pipes import OutputPipe, await_ends
+
+
+def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> None:
+    """What the command printed before its end is shown and logged, however long a pager lets it wait."""
+    told = tell()
+    (read, written), (seen, shown) = os.pipe(), os.pipe()
+    printed = b"x" * 60_000 + b"\n" + b"y" * 60_000 + b"\n"  # more than a pipe holds: the person's is full
+    with open(read, "rb") as output, open(seen, "rb") as person, open(shown, "w", encoding="utf-8") as terminal:
+        pipe = OutputPipe(output, terminal, "stdout", told.run)
+        with open(written, "wb") as command:
+            command.write(printed)
+            command.flush()
+            deadline = time.monotonic() + 10
+            while len(person.peek()) == 0 or not pipe.is_showing:
+                assert time.monotonic() < deadline
+            command.write(b"last\n")
+        waiting = threading.Thread(target=await_ends, args=([pipe], 0.1))
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert person.read(len(printed) + 5) == printed + b"last\n"
+        waiting.join(10)
+    assert told.lines() == ["x" * 60_000, "y" * 60_000, "last"]
+
+
+def test_a_process_that_keeps_the_output_open_is_not_waited_for(tell: Callable[..., Any]) -> None:
+    """After the grace the unfinished line is taken, and nothing that comes later."""
+    told = tell()
+    read, written = os.pipe()
+    with open(read, "rb") as output, open(written, "wb", buffering=0) as grandchild:
+        pipe = OutputPipe(output, None, "stdout", told.run)
+        grandchild.write(b"first\nunfinished")
+        deadline = time.monotonic() + 10
+        while not told.lines():
+            assert time.monotonic() < deadline
+        assert not await_ends([pipe], 0.1)
+        grandchild.write(b" late\n")
+        grandchild.close()
+        pipe.await_end(10)
+    assert pipe.has_ended
+    assert told.lines() == ["first", "unfinished"]

@@ -1,0 +1,114 @@
+"""How a job is judged by its heartbeats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.heartbeats import Heartbeat
+from schemas.messages import Status
+from workers.heartbeats import Heard
+from workers.liveness import Verdict, WatchedJob, judge
+
+NOW_MS = 1_790_000_000_000
+LOST_AFTER_S = 60.0
+LONG_S = 10_000.0
+
+
+def beat(age_s: float = 1.0, **fields: Any) -> Heartbeat:
+    """A heartbeat of job 1, so old."""
+    return Heartbeat(**{"job": 1, "source": "0-a", "attempt": 1, "at": NOW_MS - int(age_s * 1000), **fields})
+
+
+def judged(
+    *beats: Heartbeat,
+    status: Status = "running",
+    watched: int | None = 1,
+    unseen_s: float = LONG_S,
+    listened_s: float = LONG_S,
+) -> Verdict:
+    """Return the verdict on job 1, attempt 1, with these heartbeats."""
+    heard = Heard(NOW_MS, [NOW_MS - int(listened_s * 1000)], {1: beats})
+    return judge(WatchedJob(1, 1, status, watched, unseen_s), heard, LOST_AFTER_S)
+
+
+def test_a_job_without_a_heartbeat_is_lost() -> None:
+    """After 60 seconds, since the last heartbeat, with who it was."""
+    verdict = judged(beat(61, rank=3, host="gpu-7", pid=12), beat(90))
+    assert (verdict.status, verdict.quiet_s) == ("lost", 61)
+    assert verdict.reason == "no heartbeat for 60 s; the last: rank 3, host gpu-7, pid 12"
+    assert judged(beat(59)).status == "running"
+    assert judged(beat(61), beat(2)).status == "running"
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        {"listened_s": 59.0},  # Redis, the workers or beat were away
+        {"unseen_s": 59.0},  # its messages still arrive
+        {"watched": None},  # it never sent a heartbeat
+        {"watched": 7},  # another attempt did
+    ],
+)
+def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
+    """Nobody is lost who could not be heard, of whom messages arrive, or who sends no heartbeats."""
+    assert judged(beat(61), **why) == Verdict("running")
+    assert judged(**why) == Verdict("running")
+
+
+def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:
+    """It is lost all the same: that it once sent them is known."""
+    verdict = judged(unseen_s=100)
+    assert (verdict.status, verdict.quiet_s, verdict.reason) == ("lost", 100, "no heartbeat for 60 s")
+
+
+def test_a_heartbeat_takes_the_job_back() -> None:
+    """Of this attempt, or of nobody knows which; not of another, and not an old one."""
+    assert judged(beat(), status="lost").status == "running"
+    assert judged(beat(attempt=0), status="lost").status == "running"
+    assert judged(beat(attempt=2), status="lost").status == "lost"
+    assert judged(beat(61), status="lost").status == "lost"
+
+
+def test_a_heartbeat_from_the_future_is_as_old_as_the_listening() -> None:
+    """The clock of Redis was set back by an hour: a trainer that says nothing from then on is lost in time."""
+    assert judged(beat(-3600), listened_s=59).status == "running"
+    assert judged(beat(-3600), listened_s=61).status == "lost"
+
+
+def test_a_promise_that_is_broken_is_a_stall() -> None:
+    """The newest word of all processes counts, and the longest promise; the rhythm does not."""
+    verdict = judged(beat(quiet_s=91, stall_after_s=90, host="gpu-7"), beat(quiet_s=95, source="launcher"))
+    assert (verdict.status, verdict.quiet_s) == ("stalled", 91)
+    assert verdict.reason == "alive (host gpu-7), but it promised a word every 90 s"
+    assert judged(beat(quiet_s=90, stall_after_s=90)).status == "running"
+    assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5, stall_after_s=90)).status == "running"
+    assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5)).status == "running"  # it prints
+    assert judged(beat(quiet_s=5000, stall_after_s=9000, usual_pause_s=600)).status == "running"
+
+
+def test_an_unusual_pause_is_a_stall() -> None:
+    """Without a promise: longer than the slowest rhythm that is known, for all of the job's processes."""
+    verdict = judged(beat(quiet_s=601, usual_pause_s=600, pid=7))
+    assert verdict.reason == "alive (pid 7), but it is usually not quiet for more than 600 s"
+    assert verdict.status == "stalled"
+    assert judged(beat(quiet_s=601, usual_pause_s=600), beat(quiet_s=10)).status == "running"
+    assert judged(beat(quiet_s=601, usual_pause_s=600), beat(quiet_s=700, usual_pause_s=3000)).status == "running"
+    assert judged(beat(quiet_s=100_000)).status == "running"
+
+
+def test_a_stalled_job_names_the_ranks_that_are_silent() -> None:
+    """One rank died and the others wait for it: that is what a person wants to know."""
+    alive = [beat(quiet_s=99, stall_after_s=60, rank=rank) for rank in (0, 1)]
+    reason = judged(*alive, beat(300, rank=2), beat(300, rank=1)).reason
+    assert reason is not None
+    assert reason.endswith("; no heartbeat of rank 2")
+
+
+def test_a_message_is_newer_than_the_heartbeat_before_it() -> None:
+    """What was stored after the heartbeat is not taken for a stall by it; the next heartbeat decides."""
+    quiet = {"quiet_s": 99, "stall_after_s": 60}
+    assert judged(beat(5, **quiet), unseen_s=3).status == "running"
+    assert judged(beat(5, **quiet), unseen_s=7).status == "stalled"
+    assert judged(beat(5), unseen_s=7, status="stalled").status == "running"

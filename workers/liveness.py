@@ -1,0 +1,150 @@
+"""Which running jobs have stalled or are lost, and which are back (docs/liveness.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, text
+
+from schemas.heartbeats import Heartbeat
+from schemas.messages import ATTEMPT_UNSAID, Status
+from workers import store
+from workers.changes import StatusChange
+from workers.decoding import visible
+from workers.heartbeats import Heard
+
+_SHOWN_RANKS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedJob:
+    """An unfinished job; `unseen_s` since the last message was stored."""
+
+    id: int
+    attempt: int
+    status: Status
+    watched_attempt: int | None
+    unseen_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a job is to stand; `quiet_s` since when it has said, or was heard of, nothing."""
+
+    status: Status
+    quiet_s: float | None = None
+    reason: str | None = None
+
+
+def watch(engine: Engine, heard: Heard, lost_after_s: float) -> list[StatusChange]:
+    """Give every unfinished job the status that its heartbeats show; return what changed, once committed.
+
+    Only an attempt of which a heartbeat was heard is ever lost: a trainer that sends none is not missed.
+    """
+    alive = [job_id for job_id, beats in heard.beats.items() if _fresh(beats, heard, lost_after_s)]
+    with store.postgres_errors(), engine.begin() as connection:
+        jobs = _read_jobs(connection, alive)
+        unwatched = [job for job in jobs if job.watched_attempt != job.attempt]
+        if new := [job.id for job in unwatched if _fresh(_beats_of(job, heard), heard, lost_after_s)]:
+            connection.execute(_WATCH, {"jobs": new})
+    changed = [job.id for job in jobs if judge(job, heard, lost_after_s).status != job.status]
+    return _change(engine, changed, heard, lost_after_s) if changed else []
+
+
+def judge(job: WatchedJob, heard: Heard, lost_after_s: float) -> Verdict:
+    """Return how an unfinished job stands; as it does where nothing can be said."""
+    beats = _beats_of(job, heard)
+    fresh = _fresh(beats, heard, lost_after_s)
+    if fresh:
+        return _stalled(job, beats, fresh, heard) or Verdict("running", reason="heard of again")
+    unheard_s = min((heard.age_s(beat) for beat in beats), default=job.unseen_s)
+    silent_s = min(heard.listened_s(job.id), unheard_s, job.unseen_s)
+    if job.watched_attempt != job.attempt or job.status == "lost" or silent_s <= lost_after_s:
+        return Verdict(job.status)
+    last = f"; the last: {_shown(max(beats, key=lambda beat: beat.at))}" if beats else ""
+    return Verdict("lost", min(unheard_s, job.unseen_s), f"no heartbeat for {lost_after_s:g} s{last}")
+
+
+def _stalled(
+    job: WatchedJob, beats: Sequence[Heartbeat], fresh: Sequence[Heartbeat], heard: Heard
+) -> Verdict | None:
+    """Return the verdict on a job that lives and has been quiet for longer than it promised, or than is usual."""
+    if job.unseen_s < min(heard.age_s(beat) for beat in fresh):
+        return None if job.status == "lost" else Verdict(job.status)  # what was stored since is newer
+    quiet_s = min(beat.quiet_s for beat in fresh)
+    promised = [beat.stall_after_s for beat in fresh if beat.stall_after_s is not None]
+    usual = [beat.usual_pause_s for beat in fresh if beat.usual_pause_s is not None]
+    limit_s = max(promised or usual, default=quiet_s)
+    if quiet_s <= limit_s:
+        return None
+    said = "promised a word every" if promised else "is usually not quiet for more than"
+    missing = _silent_ranks(beats, fresh)
+    silent = f"; no heartbeat of rank {missing}" if missing else ""
+    return Verdict("stalled", quiet_s, f"alive ({_shown(fresh[0])}), but it {said} {limit_s:g} s{silent}")
+
+
+def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: float) -> list[StatusChange]:
+    """Judge these jobs once more under their locks, for messages may have come; save what has changed."""
+    changes = []
+    with store.postgres_errors(), engine.begin() as connection:
+        states = store.lock_jobs(connection, job_ids)
+        for job in _read_jobs(connection, list(states)):
+            verdict = judge(job, heard, lost_after_s)
+            if job.id not in states or verdict.status == job.status:
+                continue
+            before, after = states[job.id], copy(states[job.id])
+            after.status = verdict.status
+            after.quiet_since = heard.moment(verdict.quiet_s)
+            after.status_reason = None if verdict.quiet_s is None else verdict.reason
+            changes.append(StatusChange(before, after, verdict.reason))
+        store.save_statuses(connection, [change.after for change in changes])
+        store.save_attempts(connection, [change.after for change in changes])
+    return changes
+
+
+def _read_jobs(connection: Connection, alive: Sequence[int]) -> list[WatchedJob]:
+    return [WatchedJob(*row) for row in connection.execute(_UNFINISHED, {"alive": alive})]
+
+
+def _beats_of(job: WatchedJob, heard: Heard) -> list[Heartbeat]:
+    """Return the heartbeats of the job's attempt; who does not say an attempt is in the newest."""
+    return [beat for beat in heard.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNSAID, job.attempt)]
+
+
+def _fresh(beats: Iterable[Heartbeat], heard: Heard, lost_after_s: float) -> list[Heartbeat]:
+    return [beat for beat in beats if heard.age_s(beat) <= lost_after_s]
+
+
+def _silent_ranks(beats: Iterable[Heartbeat], fresh: Iterable[Heartbeat]) -> str:
+    ranks = sorted({beat.rank or 0 for beat in beats} - {beat.rank or 0 for beat in fresh})
+    more = f" and {len(ranks) - _SHOWN_RANKS} more" if len(ranks) > _SHOWN_RANKS else ""
+    return ", ".join(map(str, ranks[:_SHOWN_RANKS])) + more
+
+
+def _shown(beat: Heartbeat) -> str:
+    known: Mapping[str, Any] = {"rank": beat.rank, "host": beat.host, "pid": beat.pid}
+    shown = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+    return visible(shown or beat.source)
+
+
+_UNFINISHED: Final = text(
+    """
+    SELECT id, attempt, status, watched_attempt,
+        CAST(extract(epoch FROM now() - coalesce(last_seen_at, created_at)) AS double precision)
+    FROM training_jobs
+    WHERE (status IN ('running', 'stalled') AND watched_attempt = attempt)
+        OR (status IN ('running', 'stalled', 'lost') AND id = ANY(CAST(:alive AS bigint[])))
+    ORDER BY id
+    """
+)
+
+# Locked in the order in which drains lock them.
+_WATCH: Final = text(
+    """
+    WITH locked AS (SELECT id FROM training_jobs WHERE id = ANY(CAST(:jobs AS bigint[])) ORDER BY id FOR UPDATE)
+    UPDATE training_jobs AS job SET watched_attempt = attempt FROM locked WHERE job.id = locked.id
+    """
+)
