@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trainwire.ingest")
 
-LEFTOVERS_AFTER_S: Final = 1.0
+LEFTOVERS_AFTER_S: Final = 5.0
 LEFTOVERS_TIMEOUT_S: Final = 600.0
 """How long one source's leftovers may take before the next one's turn."""
 LEFTOVERS_THREAD: Final = "trainwire-leftovers"
