@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,12 +107,17 @@ def test_every_end_is_told(working: Resources, tmp_path: Path, scripts: dict[str
             check=False,
         )
         assert ended.returncode == ENDS[name].exit_code, (name, ended.stderr.decode()[-2000:])
-    for _ in send_leftovers(tmp_path / "spool", redis_url, Timing(), 30):
-        pass
+    wait_until(partial(nothing_is_left, tmp_path / "spool", redis_url), "the end of all leftovers")
     wait_until(lambda: len(rows(working.engine, training_jobs, "id", order=["id"])) == len(jobs), "all jobs")
     wrong = {name: told for job, name in jobs.items() if (told := _told(working, job)) != _wanted(ENDS[name])}
     assert wrong == {}
-    assert not list((tmp_path / "spool").iterdir())
+
+
+def nothing_is_left(spool: Path, redis_url: str) -> bool:
+    """Send what is left; tell whether that was the end of it."""
+    for _ in send_leftovers(spool, redis_url, Timing(), 30):
+        pass
+    return not list(spool.iterdir())
 
 
 def _told(resources: Resources, job: int) -> tuple[object, ...]:
