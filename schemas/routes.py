@@ -30,6 +30,8 @@ MLFLOW_QUEUE: Final = "deliver-mlflow"
 """Of its own: a slow MLflow must not hold up the lines on their way to Loki."""
 CHECKPOINT_QUEUE: Final = "checkpoints"
 """What is asked of the object store: however slow it is, nothing else waits behind it."""
+QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, DELIVER_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
+"""Of work orders; a worker reads all of them unless it is told which."""
 
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"

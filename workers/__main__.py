@@ -14,16 +14,7 @@ import structlog
 from redis.exceptions import OutOfMemoryError
 
 from schemas.migrations import WrongSchemaRevision, check_revision
-from schemas.routes import (
-    BEAT_QUEUE,
-    CHECKPOINT_QUEUE,
-    DELIVER_QUEUE,
-    INGEST_QUEUE,
-    MLFLOW_QUEUE,
-    NOTIFY_QUEUE,
-    SHARDS_KEY,
-    echo_queue,
-)
+from schemas.routes import QUEUES, SHARDS_KEY, echo_queue
 from workers.errors import Unavailable
 from workers.logs import configure_logging
 from workers.resources import Resources, process_resources
@@ -37,7 +28,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("workers")
 
-ALL_QUEUES = f"{INGEST_QUEUE},{BEAT_QUEUE},{DELIVER_QUEUE},{MLFLOW_QUEUE},{NOTIFY_QUEUE},{CHECKPOINT_QUEUE}"
+ALL_QUEUES = ",".join(QUEUES)
 EXIT_NOT_READY = 78
 _PR_SET_PDEATHSIG = 1
 

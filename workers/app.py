@@ -5,14 +5,7 @@ from __future__ import annotations
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
-from schemas.routes import (
-    BEAT_QUEUE,
-    CHECKPOINT_QUEUE,
-    DELIVER_QUEUE,
-    INGEST_QUEUE,
-    MLFLOW_QUEUE,
-    NOTIFY_QUEUE,
-)
+from schemas.routes import INGEST_QUEUE, QUEUES
 from workers.logs import configure_logging
 from workers.schedule import SCHEDULE
 from workers.settings import load_settings
@@ -53,10 +46,7 @@ app.conf.update(
     task_time_limit=120,
     task_soft_time_limit=90,
     task_create_missing_queues=False,  # a typo is an error, not a queue that nobody reads
-    task_queues=[
-        own_queue(name)
-        for name in (INGEST_QUEUE, BEAT_QUEUE, DELIVER_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
-    ],
+    task_queues=[own_queue(name) for name in QUEUES],
     task_default_queue=INGEST_QUEUE,
     task_publish_retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_max": 0.2},
     worker_cancel_long_running_tasks_on_connection_loss=False,  # a drain does not need the broker to end well

@@ -15,35 +15,20 @@ from schemas.routes import (
     VERIFY_TASK,
 )
 
-SCHEDULE: Final[dict[str, dict[str, Any]]] = {
-    "ring-for-overdue-streams": {
-        "task": SWEEP_TASK,
-        "schedule": 1.0,
-        "options": {"queue": BEAT_QUEUE, "expires": 3, "ignore_result": True},
-    },
-    "wake-due-deliveries": {
-        "task": DELIVER_TICK_TASK,
-        "schedule": 1.0,
-        "options": {"queue": BEAT_QUEUE, "expires": 3, "ignore_result": True},
-    },
-    "watch-trainers": {
-        "task": LIVENESS_TASK,
-        "schedule": 2.0,
-        "options": {"queue": BEAT_QUEUE, "expires": 6, "ignore_result": True},
-    },
-    "link-mlflow-runs": {
-        "task": LINK_TICK_TASK,
-        "schedule": 30.0,
-        "options": {"queue": BEAT_QUEUE, "expires": 20, "ignore_result": True},
-    },
-    "verify-due-checkpoints": {
-        "task": VERIFY_TASK,
-        "schedule": 5.0,
-        "options": {"queue": CHECKPOINT_QUEUE, "expires": 10, "ignore_result": True},
-    },
-    "retain-checkpoints": {
-        "task": RETENTION_TASK,
-        "schedule": 300.0,
-        "options": {"queue": CHECKPOINT_QUEUE, "expires": 120, "ignore_result": True},
-    },
+
+def _tick(task: str, queue: str, every_s: float, expires_s: int) -> dict[str, Any]:
+    return {
+        "task": task,
+        "schedule": every_s,
+        "options": {"queue": queue, "expires": expires_s, "ignore_result": True},
+    }
+
+
+SCHEDULE: Final = {
+    "ring-for-overdue-streams": _tick(SWEEP_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
+    "wake-due-deliveries": _tick(DELIVER_TICK_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
+    "watch-trainers": _tick(LIVENESS_TASK, BEAT_QUEUE, every_s=2.0, expires_s=6),
+    "link-mlflow-runs": _tick(LINK_TICK_TASK, BEAT_QUEUE, every_s=30.0, expires_s=20),
+    "verify-due-checkpoints": _tick(VERIFY_TASK, CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
+    "retain-checkpoints": _tick(RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
 }

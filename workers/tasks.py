@@ -240,10 +240,7 @@ def echo(worker: str) -> None:
 
 def order_drain(resources: Resources, kind: Kind, shard: int) -> None:
     """Ring the bell of a stream and send the work order, unless one is on its way."""
-    with redis_errors():
-        rang = resources.redis.set(bell_key(stream_key(kind, shard)), 1, nx=True, ex=BELL_TTL_S)
-    if rang:
-        send_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE)
+    _ring(resources, bell_key(stream_key(kind, shard)), DRAIN_TASK, [kind, shard], INGEST_QUEUE)
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
@@ -257,10 +254,7 @@ def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
 
 def order_delivery(resources: Resources, sink: str) -> None:
     """Order a delivery to a sink, unless one is on its way."""
-    with redis_errors():
-        rang = resources.redis.set(delivery_bell_key(sink), 1, nx=True, ex=BELL_TTL_S)
-    if rang:
-        send_order(DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
+    _ring(resources, delivery_bell_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
 
 
 @cache
@@ -271,10 +265,15 @@ def object_store() -> S3Store:
 
 def order_verification(resources: Resources) -> None:
     """Order that new checkpoint files be verified, unless such an order is on its way."""
+    _ring(resources, VERIFY_BELL_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
+
+
+def _ring(resources: Resources, bell: str, task: str, args: list[object], queue: str) -> None:
+    """Set a bell and send its order; who finds it set leaves the order to whoever set it."""
     with redis_errors():
-        rang = resources.redis.set(VERIFY_BELL_KEY, 1, nx=True, ex=BELL_TTL_S)
+        rang = resources.redis.set(bell, 1, nx=True, ex=BELL_TTL_S)
     if rang:
-        send_order(VERIFY_TASK, [], CHECKPOINT_QUEUE)
+        send_order(task, args, queue)
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
