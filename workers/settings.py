@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -39,6 +40,9 @@ class Settings(BaseSettings):
 
     worker_deaf_after_s: Annotated[float, Field(ge=5)] = 90.0
     """A worker whose own orders do not come back for so long ends, so that its supervisor starts it anew."""
+
+    worker_alive_file: Path | None = None
+    """Touched each time a worker's own order comes back, every ten seconds or so: for health checks."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
     """A job without a heartbeat for so long is lost, if its trainer has ever sent one."""

@@ -1,4 +1,4 @@
-"""The users of deploy/redis/users.acl.template on a real server: they can do their work, and nothing else."""
+"""The users of deploy/users.acl.template on a real server: they can do their work, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.remembered import usable_port
 from trainwire.valkey import binary
 from workers.settings import Settings, load_settings
 
-TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
+TEMPLATE = ROOT / "deploy" / "users.acl.template"
 JOB = 42
 STREAM = stream_key("logs", 2)
 

@@ -264,11 +264,16 @@ def test_pool_processes_do_not_outlive_their_worker(resources: Resources, tmp_pa
 
 
 def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) -> None:
-    """When its own orders do not come back, a worker says so and exits with 70, for its supervisor to see."""
-    worker = Process(resources.settings, tmp_path / "worker.log", "worker", WORKER_DEAF_AFTER_S="5")
+    """When its own orders do not come back, a worker says so and exits with 70, for its supervisor to see.
+
+    Until then it touches the file that health checks look at.
+    """
+    alive = tmp_path / "alive"
+    settings = {"WORKER_DEAF_AFTER_S": "5", "WORKER_ALIVE_FILE": str(alive)}
+    worker = Process(resources.settings, tmp_path / "worker.log", "worker", **settings)
     worker.start()
     try:
-        wait_until(worker.is_ready, "the worker's start")
+        wait_until(alive.exists, "an order that comes back")
         # Celery's workers are known to live on and do nothing; these are made to by stopping their pool.
         for child in psutil.Process(worker.process.pid).children():
             child.suspend()
