@@ -53,6 +53,11 @@ def url_of(port: int, name: str) -> str:
     return f"redis://{name}:{name}@127.0.0.1:{port}/0"
 
 
+def try_as(client: Any, command: tuple[Any, ...]) -> None:
+    """Send a command as it stands."""
+    client.execute_command(*command)
+
+
 def _answers(client: redis.Redis) -> bool:
     try:
         return bool(client.ping())
@@ -109,7 +114,7 @@ def test_the_users_can_do_their_work(
 def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> None:
     """It reads no stream, forges no ack, holds nobody back, listens to nothing and empties nothing."""
     with pytest.raises(NoPermissionError):
-        user(port, "trainer").execute_command(*command)
+        try_as(user(port, "trainer"), command)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> N
 def test_a_worker_does_not_administer(port: int, command: tuple[Any, ...]) -> None:
     """A worker uses the data; the server is the operator's."""
     with pytest.raises(NoPermissionError):
-        user(port, "worker").execute_command(*command)
+        try_as(user(port, "worker"), command)
 
 
 def test_nobody_comes_in_without_a_name(port: int) -> None:
