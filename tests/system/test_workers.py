@@ -17,7 +17,7 @@ import redis
 import sqlalchemy
 from sqlalchemy import Engine, text
 
-from ingest.bells import Bells
+from schemas.bells import Bells
 from schemas.migrations import upgrade
 from schemas.routes import HOLD_KEY, acks_key, stream_key
 from stores.connections import open_engine, open_redis

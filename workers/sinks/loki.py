@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 import urllib3
 
+from schemas.routes import LOKI_SINK
 from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 from stores.loki_query import read_lines
 from workers.sinks.base import RefusedRow, SinkUnavailable
@@ -27,7 +28,7 @@ NARROWING_S: Final = 5.0
 class LokiSink:
     """Pushes log rows; safe to use from several threads."""
 
-    name: Final = "loki"
+    name: Final = LOKI_SINK
 
     def __init__(
         self,
