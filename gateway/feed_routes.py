@@ -26,11 +26,17 @@ feed_router = APIRouter(tags=["feed"])
 feed_router.add_api_websocket_route("/jobs/ws", websocket.jobs_socket)
 feed_router.add_api_websocket_route("/jobs/{job_id}/ws", websocket.job_socket)
 feed_router.add_api_route(
-    "/jobs/events", sse.jobs_events, response_class=sse.EventStream, responses=_STREAM, summary="Follow all jobs"
+    "/jobs/events",
+    sse.jobs_events,
+    status_code=200,
+    response_class=sse.EventStream,
+    responses=_STREAM,
+    summary="Follow all jobs",
 )
 feed_router.add_api_route(
     "/jobs/{job_id}/events",
     sse.job_events,
+    status_code=200,
     response_class=sse.EventStream,
     responses=_STREAM,
     summary="Follow a job",
