@@ -12,10 +12,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ingest.ack_watch import Report, parse_report
-from ingest.heartbeat import Heart
+from ingest.heartbeat import CLAIM_TTL_BEATS, Heart, read_claim
 from ingest.lane import Held
 from ingest.outage import Unavailable
-from schemas.heartbeats import encode_heartbeat
+from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.routes import (
     BELL_TTL_S,
     DEFAULT_SHARDS,
@@ -45,6 +45,15 @@ class Standing:
 
     must_hold: bool
     reports: dict[Kind, Report]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who has a rank, when that was last said, and how often it is said."""
+
+    holder: Heartbeat
+    age_ms: int
+    interval_ms: float
 
 
 @dataclass
@@ -91,8 +100,8 @@ class StreamLink:
         values = iter(found[0] if found else ())
         return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
 
-    def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:
-        """Append the batches to their streams, each followed by its bell."""
+    def send(self, batches: Mapping[Kind, Sequence[Held]], *, must_ring: bool = False) -> Sent:
+        """Append the batches to their streams, each followed by its bell, `must_ring` or not yet ringing."""
         shard = self.shard
         pipe = self._client.pipeline(transaction=False)
         for kind, batch in batches.items():
@@ -100,7 +109,7 @@ class StreamLink:
             for held in batch:
                 fields: dict[Any, Any] = dict(held.entry)
                 pipe.xadd(stream, fields)
-            pipe.set(bell_key(stream), 1, nx=True, ex=BELL_TTL_S)
+            pipe.set(bell_key(stream), 1, nx=not must_ring, ex=BELL_TTL_S)
         replies = iter(self._execute(pipe, raise_on_error=False))
         sent = Sent()
         for kind, batch in batches.items():
@@ -127,11 +136,34 @@ class StreamLink:
         replies = self._execute(pipe, raise_on_error=False)
         heart.note_outcome(is_taken=not isinstance(replies[0], Exception))
 
+    def claim(self, heart: Heart, *, by_force: bool = False) -> Claim | None:
+        """Take the rank where nobody has it, or `by_force`; return the claim of who has it, None for us."""
+        key = self._claim(heart)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        ((seconds, micros),) = self._execute(pipe)
+        now_ms = seconds * 1000 + micros // 1000
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(key, encode_heartbeat(heart.heartbeat(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
+        pipe.get(key)
+        pipe.pttl(key)
+        _, found, left_ms = self._execute(pipe)
+        holder = read_claim(found)
+        if holder is None or holder.source == heart.origin.source:
+            return None
+        age_ms = now_ms - holder.at
+        return Claim(holder, age_ms, (age_ms + left_ms) / CLAIM_TTL_BEATS)
+
     def say_goodbye(self, heart: Heart) -> None:
-        """Take the heartbeat back: this process ends as it should."""
+        """Take the heartbeat and the claim back: this process ends as it should."""
+        key = self._claim(heart)
         pipe = self._client.pipeline(transaction=False)
         pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
-        self._execute(pipe)
+        pipe.get(key)
+        holder = read_claim(self._execute(pipe)[1])
+        if holder is not None and holder.source == heart.origin.source:
+            pipe.delete(key)
+            self._execute(pipe)
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one and looks the host up again."""

@@ -27,6 +27,8 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 """Of one kind: must pass within the socket timeout on a slow line, or it would be tried for ever."""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
+LOOK_EVERY_S: Final = 0.05
+"""How often `finish` looks whether it is worth while to wait."""
 
 
 class Publisher:
@@ -50,6 +52,8 @@ class Publisher:
         self._failed_at = 0.0
         self._backoff_s = 0.0
         self._asked_at = 0.0
+        self._has_answered = False
+        self._heard_at = 0.0
         self._is_finishing = False
         self._stopped = threading.Event()
         self._all_sent = threading.Event()
@@ -74,19 +78,40 @@ class Publisher:
         """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
         self._cut()
 
-    def finish(self, timeout_s: float) -> None:
-        """Wait until all is acked, or sent and the workers had `settle_s` for it; then stop the thread."""
-        deadline = time.monotonic() + timeout_s
+    def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:
+        """Wait until all is acked, or sent and of the workers no news for `settle_s`; then stop the thread.
+
+        With `may_leave` it does not wait for a Redis that is away and was not heard of for `away_s`, or for as
+        long as it would wait, while everything is on the disk: who comes next sends it.
+        """
+        began = time.monotonic()
+        deadline = began + timeout_s
         self._is_finishing = True
         self._wake.set()
         while self._cut() and _left_s(deadline) > 0:
             pass  # the thread may be stuck in a socket: the receipt counts everything all the same
-        if self._all_sent.wait(_left_s(deadline)):
-            self._all_acked.wait(min(self._timing.settle_s, _left_s(deadline)))
+        while not self._all_sent.wait(min(LOOK_EVERY_S, _left_s(deadline))):
+            if not _left_s(deadline) or (may_leave and self._is_in_vain(began, timeout_s)):
+                break
+        else:
+            self._await_acks(deadline)
         self._stopped.set()
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(min(1.0, _left_s(deadline)))
+
+    def _is_in_vain(self, began: float, timeout_s: float) -> bool:
+        since = self._outage.since
+        if since is None or self._failed_at < began:  # one attempt at least
+            return False
+        patience_s = timeout_s if self._has_answered else self._timing.away_s
+        return time.monotonic() - since >= patience_s and self._outbox.is_all_spooled
+
+    def _await_acks(self, deadline: float) -> None:
+        self._heard_at = time.monotonic()
+        while not self._all_acked.wait(min(LOOK_EVERY_S, _left_s(deadline))):
+            if time.monotonic() >= min(deadline, self._heard_at + self._timing.settle_s):
+                return
 
     def _run(self) -> None:
         try:
@@ -163,12 +188,14 @@ class Publisher:
             return False
         link, bells = self._connected()
         standing = link.ask(list(awaited) if self._is_time_to_ask() else [])
+        self._has_answered = True
         self._take_reports(standing.reports)
         if standing.must_hold:
             raise Unavailable("it is nearly full and asks trainers to hold back")
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
         if batches:
-            sent = link.send(batches)
+            # Of a killed trainer: its bell may still be there, and the order that it stood for was never sent.
+            sent = link.send(batches, must_ring=self._heart is None)
             for kind, seqs in sent.seqs.items():
                 self._outbox.mark_sent(kind, seqs)
             for kind in sent.bells:
@@ -186,7 +213,8 @@ class Publisher:
         if reports:
             self._asked_at = time.monotonic()
         for kind, report in reports.items():
-            self._outbox.release(kind, report.acked)
+            if self._outbox.release(kind, report.acked):
+                self._heard_at = time.monotonic()
         awaited = self._outbox.awaited()
         for kind, report in reports.items():
             ranges = self._watches[kind].overdue(report, awaited.get(kind), time.monotonic())
