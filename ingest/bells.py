@@ -9,9 +9,11 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import kombu
+import kombu.transport.redis  # noqa: F401 - kombu would import it with the first order: see ingest.forks
 import redis
+from kombu.connection import Connection
 from kombu.exceptions import KombuError
+from kombu.messaging import Producer
 
 from schemas.routes import DRAIN_TASK, INGEST_QUEUE, ORDER_TTL_S, Kind
 
@@ -50,9 +52,9 @@ class Bells:
 
     def _send(self, kind: Kind, shard: int) -> None:
         if self._producer is None:
-            self._connection = kombu.Connection(self._redis_url, transport_options=_TRANSPORT_OPTIONS)
+            self._connection = Connection(self._redis_url, transport_options=_TRANSPORT_OPTIONS)
             # channel(), unlike default_channel, does not retry for ever.
-            self._producer = kombu.Producer(self._connection.channel(), serializer="json")
+            self._producer = Producer(self._connection.channel(), serializer="json")
         order_id = str(uuid.uuid4())
         # As Celery does for a queue with a direct exchange: the default exchange, which needs no binding
         # in Redis and so survives a flush.

@@ -18,8 +18,9 @@ class Renewable(Protocol):
 class _Forks:
     """Keeps the sender's imports and forks apart.
 
-    A child forked while another thread imports a module inherits that module's import lock, held by nobody
-    alive, and would hang on the same import.
+    A child forked while another thread imports a module inherits that module half made, and its import lock
+    held by nobody alive: it would hang on the same import, or miss what the module was about to define. So what
+    the sender needs is imported while `importing()` is held, and nothing by the libraries later on.
     """
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email.parser  # noqa: F401 - as the next one: redis-py reads its own version when it connects
+import encodings.idna  # noqa: F401 - Python imports it with the first host name: see ingest.forks
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice

@@ -225,9 +225,10 @@ class Publisher:
             with importing():  # here, not at the top: redis and kombu cost the trainer's start 150 ms
                 from ingest.bells import Bells  # noqa: PLC0415
                 from ingest.link import StreamLink  # noqa: PLC0415
-            origin = self._outbox.origin
-            self._link = StreamLink(self._redis_url, origin.job_id, origin.source)
-            self._bells = Bells(self._redis_url)
+
+                origin = self._outbox.origin
+                self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more
+                self._bells = Bells(self._redis_url)
         return self._link, self._bells
 
     def _pause_s(self) -> float:

@@ -192,6 +192,39 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
     assert len(sources) == 2
 
 
+LATE_IMPORTS = """
+import sys
+from ingest import Run, publisher
+
+class WatchedFinder:
+    def find_spec(self, name, path=None, target=None):
+        if not publisher.importing().locked():
+            late.append(name)
+
+late = []
+with Run(42) as run:
+    sys.meta_path.insert(0, WatchedFinder())
+    run.log("first")
+    run.metric(loss=1.0)
+print(late)
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_the_sender_imports_nothing_while_a_fork_may_happen(valkey: Any, host: str) -> None:
+    """All that a session with Redis needs is imported under the lock that forks wait for, kombu's orders too."""
+    url = valkey.url.replace("127.0.0.1", host)
+    environment = {**os.environ, "REDIS_URL": url, "TRAINWIRE_SETTLE_S": "0.1"}
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", LATE_IMPORTS]
+    done = subprocess.run(
+        command, cwd=root, env=environment, check=True, timeout=60, stdout=subprocess.PIPE, text=True
+    )
+    assert valkey.lines("stdout") == ["first"]
+    assert valkey.client.llen("ingest") > 0, "no order was sent"
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_sender_that_stumbles_says_why_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     """An address whose options cannot be used is one warning; nothing raises, hangs or is forgotten."""
     run = Run(job_id=42, redis_url="redis://127.0.0.1:1/0?socket_timeout=soon")

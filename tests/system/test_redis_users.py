@@ -1,0 +1,127 @@
+"""The users of deploy/redis/users.acl.template on a real server: they can do their work, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+from sqlalchemy import Engine, text
+
+from ingest import Run
+from schemas.routes import HOLD_KEY, INGEST_QUEUE, NOTIFY_QUEUE, SHARDS_KEY, acks_key, events_channel, stream_key
+from tests.processes import ROOT, wait_until, workers_running
+from trainwire.remembered import usable_port
+from trainwire.valkey import binary
+from workers.settings import Settings, load_settings
+
+TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
+JOB = 42
+STREAM = stream_key("logs", 2)
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    """A server whose only users are those of the template; each one's password is its name."""
+    acl = TEMPLATE.read_text()
+    for name in ("worker", "trainer"):
+        acl = acl.replace(f"@{name.upper()}_SHA256@", hashlib.sha256(name.encode()).hexdigest())
+    (tmp_path / "users.acl").write_text(acl)
+    port = usable_port(tmp_path, "valkey")
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--aclfile", str(tmp_path / "users.acl")]
+    server = subprocess.Popen([str(binary()), *options], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _answers(user(port, "worker")), "the server's start")
+        yield port
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def user(port: int, name: str) -> redis.Redis:
+    """Return the connection of one of the users."""
+    return redis.Redis.from_url(url_of(port, name))
+
+
+def url_of(port: int, name: str) -> str:
+    """Return the address as one of the users has it."""
+    return f"redis://{name}:{name}@127.0.0.1:{port}/0"
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def test_the_users_can_do_their_work(
+    port: int, session_settings: Settings, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a trainer says through its user, workers store through theirs, and the trainer hears of it."""
+    database_url = session_settings.database_url.get_secret_value()
+    settings = load_settings(database_url=database_url, redis_url=url_of(port, "worker"))
+    monkeypatch.setenv("REDIS_URL", url_of(port, "trainer"))
+    with workers_running(settings, tmp_path) as workers:
+        with Run(JOB, name="digits") as run:
+            run.log("said")
+            run.metric(loss=0.0)
+            run.checkpoint("last.pt")
+        receipt = run.finish()
+        assert "NOPERM" not in workers[0].output
+        assert "o permission" not in workers[0].output
+    assert receipt.stored == receipt.produced
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT content FROM training_logs")).scalars().all() == ["said"]
+        assert connection.execute(text("SELECT status FROM training_jobs")).scalar_one() == "completed"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("XREAD", "STREAMS", STREAM, "0"),
+        ("XRANGE", STREAM, "-", "+"),
+        ("XTRIM", STREAM, "MAXLEN", "0"),
+        ("DEL", STREAM),
+        ("SET", STREAM, "1"),
+        ("XADD", "elsewhere", "*", "v", "1"),
+        ("SET", SHARDS_KEY, "1"),
+        ("SET", HOLD_KEY, "1"),
+        ("HSET", acks_key(JOB), "0-a:logs", "9"),
+        ("LPUSH", NOTIFY_QUEUE, "{}"),
+        ("LRANGE", INGEST_QUEUE, "0", "-1"),
+        ("PUBLISH", events_channel(JOB), "{}"),
+        ("SUBSCRIBE", events_channel(JOB)),
+        ("EVAL", "return 1", "0"),
+        ("KEYS", "*"),
+        ("CONFIG", "GET", "*"),
+        ("ACL", "LIST"),
+        ("FLUSHALL",),
+        ("SHUTDOWN",),
+    ],
+    ids=" ".join,
+)
+def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> None:
+    """It reads no stream, forges no ack, holds nobody back, listens to nothing and empties nothing."""
+    with pytest.raises(NoPermissionError):
+        user(port, "trainer").execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    "command", [("FLUSHALL",), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("SHUTDOWN",)], ids=" ".join
+)
+def test_a_worker_does_not_administer(port: int, command: tuple[Any, ...]) -> None:
+    """A worker uses the data; the server is the operator's."""
+    with pytest.raises(NoPermissionError):
+        user(port, "worker").execute_command(*command)
+
+
+def test_nobody_comes_in_without_a_name(port: int) -> None:
+    """The default user is off."""
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=port).ping()
