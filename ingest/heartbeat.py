@@ -130,6 +130,7 @@ class Heart:
             host=os.uname().nodename or None,
             pid=os.getpid(),
             since=self._since,
+            every_s=self._vitals.interval_s,
             quiet_s=round(self._rhythm.quiet_s(now), 1),
             stall_after_s=self._vitals.stall_after_s,
             usual_pause_s=self._rhythm.usual_pause_s,

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ingest.ack_watch import Report, parse_report
-from ingest.heartbeat import CLAIM_TTL_BEATS, Heart, read_claim
+from ingest.heartbeat import Heart, read_claim
 from ingest.lane import Held
 from ingest.outage import Unavailable
 from schemas.heartbeats import Heartbeat, encode_heartbeat
@@ -51,11 +51,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Claim:
-    """Who has a rank, when that was last said, and how often it is said."""
+    """Who has a rank, and how long ago it said so."""
 
     holder: Heartbeat
-    age_ms: int
-    interval_ms: float
+    age_s: float
 
 
 @dataclass
@@ -148,13 +147,10 @@ class StreamLink:
         pipe = self._client.pipeline(transaction=False)
         pipe.set(key, encode_heartbeat(heart.heartbeat(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
         pipe.get(key)
-        pipe.pttl(key)
-        _, found, left_ms = self._execute(pipe)
-        holder = read_claim(found)
+        holder = read_claim(self._execute(pipe)[1])
         if holder is None or holder.source == heart.origin.source:
             return None
-        age_ms = now_ms - holder.at
-        return Claim(holder, age_ms, (age_ms + left_ms) / CLAIM_TTL_BEATS)
+        return Claim(holder, (now_ms - holder.at) / 1000)
 
     def say_goodbye(self, heart: Heart) -> None:
         """Take the heartbeat and the claim back: this process ends as it should."""
@@ -164,7 +160,7 @@ class StreamLink:
         pipe.get(key)
         holder = read_claim(self._execute(pipe)[1])
         if holder is not None and holder.source == heart.origin.source:
-            pipe.delete(key)
+            pipe.set(key, b"", px=1)
             self._execute(pipe)
 
     def close(self) -> None:

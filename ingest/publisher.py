@@ -27,6 +27,8 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 """Of one kind: must pass within the socket timeout on a slow line, or it would be tried for ever."""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
+LATE_S: Final = 0.1
+"""A thread of its own cuts what has waited for so long: a killed trainer loses the last 200 ms at most."""
 LOOK_EVERY_S: Final = 0.05
 """How often `finish` looks whether it is worth while to wait."""
 
@@ -52,6 +54,7 @@ class Publisher:
         self._failed_at = 0.0
         self._backoff_s = 0.0
         self._asked_at = 0.0
+        self._cut_at = 0.0
         self._has_answered = False
         self._heard_at = 0.0
         self._is_finishing = False
@@ -70,9 +73,12 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name=SENDER_THREAD, daemon=True)
         try:
             self._thread.start()
+            if self._heart is not None:
+                threading.Thread(target=self._cut_meanwhile, name=SENDER_THREAD, daemon=True).start()
         except RuntimeError as exc:
-            logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
-            self._end()
+            if not self._thread.is_alive():
+                logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
+                self._end()
 
     def relieve(self) -> None:
         """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
@@ -123,6 +129,13 @@ class Publisher:
         finally:
             self._end()
 
+    def _cut_meanwhile(self) -> None:
+        """Cut while the thread that sends is held up by imports or a server that hangs: all is on the disk soon."""
+        while not self._stopped.wait(LATE_S):
+            if time.monotonic() - self._cut_at >= LATE_S:
+                while self._cut() and not self._stopped.is_set():
+                    pass
+
     def _work(self) -> None:
         try:
             self._send_all()
@@ -140,6 +153,7 @@ class Publisher:
     def _send_all(self) -> None:
         while self._may_try():
             has_more = self._outbox.cut()
+            self._cut_at = time.monotonic()
             self._beat()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0

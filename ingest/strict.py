@@ -71,7 +71,7 @@ def _claim(link: StreamLink, heart: Heart, sleep: Callable[[float], None]) -> No
             first = found
         if found.holder.at > first.holder.at:
             raise RankTaken(heart.words_on(found.holder))
-        is_left_behind = found.age_ms > MISSED_BEATS * found.interval_ms
+        is_left_behind = found.age_s > MISSED_BEATS * found.holder.every_s
         if not is_left_behind:
             sleep(LOOK_EVERY_S)
         found = link.claim(heart, by_force=is_left_behind)
