@@ -130,7 +130,7 @@ class Publisher:
             self._end()
 
     def _cut_meanwhile(self) -> None:
-        """Cut while the thread that sends is held up by imports or a server that hangs: all is on the disk soon."""
+        """Cut while the thread that sends is held up by imports or a server that hangs: all is on disk soon."""
         while not self._stopped.wait(LATE_S):
             if time.monotonic() - self._cut_at >= LATE_S:
                 while self._cut() and not self._stopped.is_set():

@@ -14,7 +14,7 @@ FIRST_JOB: Final = 1001
 LIVES: Final = 3
 """How often a job is started before the next one begins."""
 LOSS_S: Final = 1.0
-"""What a killed trainer said so shortly before its end may be lost: 200 ms, where it has a processor for itself."""
+"""What a killed trainer said so shortly before its end may be lost: 200 ms where it has a processor for itself."""
 
 
 class Mortals:
