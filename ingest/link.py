@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.parser  # noqa: F401 - as the next one: redis-py reads its own version when it connects
 import encodings.idna  # noqa: F401 - Python imports it with the first host name: see ingest.forks
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -73,6 +74,8 @@ class StreamLink:
         self._job_id = job_id
         self._source = source
         self._shards: int | None = None
+        self.ahead_s = 0.0
+        """How far the clock of Redis was ahead of ours when it was last asked."""
         self._client = redis.Redis.from_url(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -125,11 +128,12 @@ class StreamLink:
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.get(key)
-        time, claim = self._execute(pipe, raise_on_error=False)
-        if isinstance(time, Exception) or isinstance(claim, Exception):
+        now, claim = self._execute(pipe, raise_on_error=False)
+        if isinstance(now, Exception) or isinstance(claim, Exception):
             heart.note_outcome(is_taken=False)
             return
-        seconds, micros = time
+        seconds, micros = now
+        self.ahead_s = seconds + micros / 1e6 - time.time()
         heartbeat = encode_heartbeat(heart.heartbeat(seconds * 1000 + micros // 1000))
         pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
         if heart.may_claim and heart.may_take(claim):

@@ -213,7 +213,7 @@ class Publisher:
             for kind, seqs in sent.seqs.items():
                 self._outbox.mark_sent(kind, seqs)
             for kind in sent.bells:
-                bells.ring(kind, link.shard)
+                bells.ring(kind, link.shard, link.ahead_s)
             if sent.refusal is not None:
                 raise sent.refusal
         self._outage.note_success()
