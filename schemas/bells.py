@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import kombu.transport.redis  # noqa: F401 - kombu would import it with the first order: see ingest.forks
@@ -36,10 +37,13 @@ class Bells:
         self._connection: Any = None
         self._producer: Any = None
 
-    def ring(self, kind: Kind, shard: int) -> None:
-        """Order a drain of one stream; a failure is logged for the curious and forgotten."""
+    def ring(self, kind: Kind, shard: int, ahead_s: float = 0.0) -> None:
+        """Order a drain of one stream; a failure is logged for the curious and forgotten.
+
+        `ahead_s` is how far other clocks are ahead of ours: an order expires by the clock of who reads it.
+        """
         try:
-            self._send(kind, shard)
+            self._send(kind, shard, time.time() + ahead_s + ORDER_TTL_S)
         except _BELL_ERRORS as exc:
             logger.debug("no work order sent for %s of shard %s: %s", kind, shard, exc)
             self.close()
@@ -50,7 +54,7 @@ class Bells:
         if connection is not None:
             connection.release()
 
-    def _send(self, kind: Kind, shard: int) -> None:
+    def _send(self, kind: Kind, shard: int, expires_at: float) -> None:
         if self._producer is None:
             self._connection = Connection(self._redis_url, transport_options=_TRANSPORT_OPTIONS)
             # channel(), unlike default_channel, does not retry for ever.
@@ -62,7 +66,7 @@ class Bells:
             [[kind, shard], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
             exchange="",
             routing_key=INGEST_QUEUE,
-            headers=_headers(order_id, kind, shard),
+            headers=_headers(order_id, kind, shard, expires_at),
             correlation_id=order_id,
             reply_to="",
             delivery_mode=2,
@@ -70,7 +74,7 @@ class Bells:
         )
 
 
-def _headers(order_id: str, kind: Kind, shard: int) -> dict[str, Any]:
+def _headers(order_id: str, kind: Kind, shard: int, expires_at: float) -> dict[str, Any]:
     """Return the headers of Celery's message protocol 2 (docs.celeryq.dev, "Message Protocol")."""
     return {
         "lang": "py",
@@ -83,7 +87,7 @@ def _headers(order_id: str, kind: Kind, shard: int) -> dict[str, Any]:
         "kwargsrepr": "{}",
         "retries": 0,
         "eta": None,
-        "expires": (datetime.now(UTC) + timedelta(seconds=ORDER_TTL_S)).isoformat(),
+        "expires": datetime.fromtimestamp(expires_at, UTC).isoformat(),
         "timelimit": [None, None],
         "origin": f"trainwire-{os.getpid()}@{socket.gethostname()}",
         "ignore_result": True,

@@ -111,10 +111,14 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The end of one source; with an exit code the status follows it."""
+    """The end of one source; with an exit code the status follows it.
+
+    `ended` says nothing of the job: a forked child has ended, or somebody else tells of a source that was killed.
+    That one made no completion itself: its `produced` says `{"completions": 0}`.
+    """
 
     ts: int
-    status: Literal["completed", "failed"]
+    status: Literal["completed", "failed", "ended"]
     exit_code: int | None = None
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
@@ -134,9 +138,13 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     @property
     def outcome(self) -> Literal["completed", "failed"]:
         """Completed or failed: what the exit code says, or where there is none, what the trainer says."""
-        if self.exit_code is None:
-            return self.status
-        return "completed" if self.exit_code == 0 else "failed"
+        is_well = self.status == "completed" if self.exit_code is None else self.exit_code == 0
+        return "completed" if is_well else "failed"
+
+    @property
+    def is_of_job(self) -> bool:
+        """Tell whether it says how the job ended, and not only that its source did."""
+        return self.status != "ended"
 
 
 Body: TypeAlias = Logs | Metrics | Checkpoint | Completion

@@ -101,7 +101,7 @@ def alive_field(job_id: int, source: str) -> str:
 
 
 def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
-    """Return the key that holds the heartbeat of the one process that is this rank, below this launcher if any."""
+    """Return the key of the heartbeat of the one trainer that is this rank, or of the launcher of that name."""
     return f"ingest:claims:{job_id}:{attempt}:{rank}:{launcher}"
 
 

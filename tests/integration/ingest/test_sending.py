@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,21 @@ def test_a_bell_sends_one_order(valkey: Any, settings: TrainerSettings, until: U
     run.metric(loss=1)
     until(lambda: len(valkey.entries("metrics")) == 2)
     assert valkey.client.llen(INGEST_QUEUE) == 1
+    run.finish()
+
+
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+def test_an_order_expires_by_the_clock_of_redis(
+    valkey: Any, settings: TrainerSettings, until: Until, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """A trainer whose clock is an hour wrong sends no orders that are too old, nor any that stay too long."""
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + ahead_s)
+    run = Run(42, settings=settings)
+    until(lambda: valkey.client.llen(INGEST_QUEUE))
+    order = json.loads(valkey.client.lindex(INGEST_QUEUE, 0))
+    left_s = datetime.fromisoformat(order["headers"]["expires"]).timestamp() - right()
+    assert abs(left_s) < 600
     run.finish()
 
 
@@ -187,7 +203,9 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", FORKING], cwd=root, env=environment, check=True, timeout=60)
     assert sorted(valkey.lines("stdout")) == ["child", "parent", "unfinished"]
-    assert len(valkey.completions()) == 1
+    ends = {said.status: said.produced for said in valkey.completions()}
+    assert sorted(ends) == ["completed", "ended"]
+    assert ends["ended"] == {"logs": 1, "completions": 1}
     sources = {fields[b"source"] for _, fields in valkey.client.xrange(stream_key("logs", SHARD))}
     assert len(sources) == 2
 
