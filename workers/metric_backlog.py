@@ -58,6 +58,10 @@ class MetricBacklog:
             for job_id, (last_seq, made_at) in last_seqs.items()
         }
 
+    def read_on(self, *_: object) -> dict[int, MetricBatch]:
+        """Return nothing: no batch is followed."""
+        return {}
+
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
         """Record what MLflow has: rows, runs and how far the attempts are told."""
         cursors.confirm(connection, self._sink, "metrics", delivered)

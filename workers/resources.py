@@ -22,7 +22,7 @@ def open_engine(settings: Settings, *, name: str = "trainwire") -> Engine:
     """Return an engine whose sessions are in UTC and notice within a second that their client is gone."""
     return sqlalchemy.create_engine(
         settings.sqlalchemy_url(),
-        pool_size=2,
+        pool_size=5,  # what a delivery has in hand at once; who needs fewer opens fewer
         max_overflow=4,
         pool_pre_ping=True,
         connect_args={
