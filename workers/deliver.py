@@ -64,6 +64,8 @@ class Delivery(Generic[BatchT, DeliveredT]):
                 if self._clock() >= deadline:
                     report.more = True
                     return report
+            with self._engine.begin() as connection:
+                self._backlog.settle(connection)
         return report
 
     def _may_send(self, report: DeliveryReport, deadline: float) -> bool:

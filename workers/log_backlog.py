@@ -88,6 +88,10 @@ class LogBacklog:
         newest = {job_id: done.newest_ns for job_id, done in delivered.items()}
         cursors.confirm(connection, self._sink, "logs", delivered, newest)
 
+    def settle(self, connection: Connection) -> None:
+        """Leave jobs of which Loki has everything out of what is looked at."""
+        cursors.settle(connection, self._sink, "logs_settled", "last_log_seq")
+
     def _rows(self, job_id: int, most_bytes: int, after: int, last_seq: int) -> Sequence[LogRow]:
         with self._engine.begin() as connection:
             rows = read_rows(connection, job_id, after, last_seq - after, most_bytes)
@@ -109,7 +113,8 @@ _LAST_SEQ: Final = itemgetter(3)
 
 _JOBS_BEHIND: Final = text(
     "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-    "WHERE last_log_seq > coalesce(confirmed_seq, 0) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
+    "WHERE NOT logs_settled AND last_log_seq > coalesce(confirmed_seq, 0) "
+    "ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
 )
 
 _LAST_SEQS: Final = text("SELECT id, last_log_seq FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")

@@ -77,6 +77,10 @@ class MetricBacklog:
         if told:
             connection.execute(_SAVE_ATTEMPT, told)
 
+    def settle(self, connection: Connection) -> None:
+        """Leave jobs of which MLflow has every row out of what is looked at; of attempts it needs no mark."""
+        cursors.settle(connection, self._sink, "metrics_settled", "last_metric_seq")
+
 
 def tell_again(connection: Connection, job_id: int) -> None:
     """Have the job's attempts told anew; where somebody deleted a run another one is made."""
@@ -139,11 +143,13 @@ _SETTLED: Final = """
 
 _JOBS_BEHIND: Final = text(
     f"""
-    SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
-    WHERE last_metric_seq > coalesce(confirmed_seq, 0) OR id IN (
-        SELECT job_id FROM training_attempts AS told
-        WHERE changes > mirrored_changes AND (status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
-    )
+    SELECT id FROM (
+        SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
+        WHERE NOT metrics_settled AND last_metric_seq > coalesce(confirmed_seq, 0)
+        UNION
+        SELECT job_id FROM training_attempts AS told JOIN training_jobs ON id = job_id
+        WHERE changes > mirrored_changes AND (told.status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
+    ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit
     """  # noqa: S608 - our own expression
 )

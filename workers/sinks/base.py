@@ -102,3 +102,7 @@ class Backlog(Protocol[BatchT, DeliveredT_contra]):
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
         """Record what the sink has proven to have, and bury what it refused."""
         ...
+
+    def settle(self, connection: Connection) -> None:
+        """Leave jobs of which the sink has everything out of what `jobs_behind` looks at."""
+        ...
