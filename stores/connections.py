@@ -15,11 +15,12 @@ from stores.settings import StoreSettings
 CONNECT_TIMEOUT_S: Final = 5
 SOCKET_TIMEOUT_S: Final = 20
 POOL_TIMEOUT_S: Final = 10
-KEPT_CONNECTIONS: Final = 2
+KEPT_CONNECTIONS: Final = 5
+"""What a delivery has in hand at once; who needs fewer opens fewer."""
 
 
 def open_engine(
-    settings: StoreSettings, *, name: str = "trainwire", most: int = 6, statement_timeout_s: int = 0
+    settings: StoreSettings, *, name: str = "trainwire", most: int = 9, statement_timeout_s: int = 0
 ) -> Engine:
     """Return an engine whose sessions are in UTC and notice within a second that their client is gone.
 
@@ -28,8 +29,8 @@ def open_engine(
     timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     return sqlalchemy.create_engine(
         settings.sqlalchemy_url(),
-        pool_size=KEPT_CONNECTIONS,
-        max_overflow=most - KEPT_CONNECTIONS,
+        pool_size=min(KEPT_CONNECTIONS, most),
+        max_overflow=max(0, most - KEPT_CONNECTIONS),
         pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
         connect_args={
