@@ -11,15 +11,17 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from schemas.messages import Status
-from stores.checkpoints import CheckpointFile, find_problems
+from stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
+from stores.completeness import Completeness, assess
+from stores.jobs import Job, find_job, find_jobs
+from stores.metrics import last_metrics
+from stores.positions import find_positions
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
-from trainwire.completeness import Completeness, assess
 from trainwire.database import reading
 from trainwire.deliveries import JobDelivery, SinkHealth, job_deliveries
 from trainwire.delivery_words import shown_delivery
 from trainwire.errors import Problem
 from trainwire.halted import halted_streams
-from trainwire.queries import Job, find_job, find_jobs, find_positions, last_checkpoint, last_metrics
 from trainwire.terminal import cell, console, local, one_line, say, table, warn
 
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}

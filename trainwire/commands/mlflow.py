@@ -12,6 +12,7 @@ import typer
 from sqlalchemy import Connection, select
 
 from schemas.tables import training_attempts
+from stores.columns import columns_of
 from stores.mlflow import MlflowRun, RunSummary, get_run_by_job_id, get_run_summary, run_url
 from stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.commands.jobs import known_job, shown_number, shown_time
@@ -20,7 +21,6 @@ from trainwire.database import reading, settings_for
 from trainwire.deliveries import JobDelivery, SinkHealth, job_deliveries
 from trainwire.delivery_words import shown_delivery
 from trainwire.errors import Problem
-from trainwire.queries import columns_of
 from trainwire.terminal import cell, console, one_line, say, table
 
 COLUMNS = ("metric", "points", "last", "lowest", "highest")
