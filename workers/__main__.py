@@ -17,6 +17,7 @@ from schemas.migrations import WrongSchemaRevision, check_revision
 from schemas.routes import QUEUES, SHARDS_KEY, echo_queue
 from stores.settings import WrongSettings
 from workers.errors import Unavailable
+from workers.lease import BeatLease
 from workers.logs import configure_logging
 from workers.resources import Resources, process_resources
 from workers.store import postgres_errors
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--concurrency", type=int, default=2, help="pool processes (default 2)")
     worker.add_argument("--queues", default=ALL_QUEUES, help=f"what to take orders from (default {ALL_QUEUES})")
     worker.add_argument("--name", default="worker", help="unique among the workers of this host")
-    processes.add_parser("beat", help="give the regular orders")
+    processes.add_parser("beat", help="give the regular orders; of several, one is active")
     flower = processes.add_parser("flower", help="show the workers in a browser")
     flower.add_argument("--port", type=int, default=5555)
     flower.add_argument("--address", default="127.0.0.1")
@@ -99,8 +100,12 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
     app.worker_main(["worker", *arguments, "--without-gossip", "--without-mingle", "--loglevel", "INFO"])
 
 
-def _beat(_: Resources, __: argparse.Namespace) -> NoReturn:
-    _app().start(["beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", "WARNING", "--pidfile="])
+def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
+    from workers.beat import LeasedScheduler  # noqa: PLC0415 - sweep and the checks above need no Celery
+
+    resources.engine.dispose()  # beat needs Redis alone
+    LeasedScheduler.lease = BeatLease(resources.redis)
+    _app().start(["beat", "--scheduler", "workers.beat:LeasedScheduler", "--loglevel", "WARNING", "--pidfile="])
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:

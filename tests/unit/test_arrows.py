@@ -18,16 +18,16 @@ MAY_IMPORT = {
     "gateway": {"gateway", "schemas", "stores"},
     "trainwire": set(FOLDERS),
 }
-CELERY_SHELL = {"app", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "beat", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 LAYERS = [
     {"__main__"},
-    {"watchdog"},
+    {"watchdog", "beat"},
     {"tasks"},
     {"app"},
     {"schedule"},
-    {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention"},
+    {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention", "lease"},
     {"drain"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
