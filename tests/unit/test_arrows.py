@@ -26,6 +26,8 @@ LAYERS = [
     {"watchdog", "beat"},
     {"tasks"},
     {"app"},
+    {"exporter"},
+    {"measures"},
     {"schedule"},
     {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention", "lease"},
     {"drain"},
@@ -39,7 +41,7 @@ LAYERS = [
     {"attempts"},
     {"jobs"},
     {"rows", "resources"},
-    {"positions", "decoding", "errors", "settings", "logs", "backoff"},
+    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 
