@@ -53,6 +53,11 @@ ECHO_TASK: Final = "trainwire.echo"
 VERIFY_BELL_KEY: Final = "verify:bell"
 """Exists while an order to verify checkpoint files is on its way."""
 
+BEAT_LEASE_KEY: Final = "{beat}:lease"
+"""Name of the beat that is active; gone some seconds after it dies. The braces put it beside the next key."""
+BEAT_TICKS_KEY: Final = "{beat}:ticks"
+"""Hash tick -> when it was last sent, in milliseconds since 1970 by Redis' clock."""
+
 LISTENING_KEY: Final = "liveness:listening"
 """Hash of when heartbeats were last looked at, and per shard since when that has gone on without a break."""
 

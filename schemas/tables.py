@@ -23,7 +23,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata: Final = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"}
@@ -193,6 +193,16 @@ ingest_cursors = Table(
     Column("last_id", Text, nullable=False, server_default="0-0"),
     _count("entries"),
     _count("duplicates"),
+    _count("rows_in"),
+    _count("bytes_in"),
+    Column(
+        "drain_counts",
+        ARRAY(BigInteger),
+        nullable=False,
+        server_default=text("'{0,0,0,0,0,0,0,0}'"),
+        comment="transactions by their time: workers/durations.py",
+    ),
+    Column("drain_seconds", Double, nullable=False, server_default=text("0")),
     _at("moved_at"),
     comment="The row lock is the lease on the stream; last_id is the newest entry that is committed.",
 )
@@ -210,6 +220,8 @@ source_positions = Table(
     Column("produced", BigInteger, comment="last seq the source says it made; null until its completion"),
     Column("dropped", BigInteger, comment="messages the source says it gave up; null until its completion"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What operators watch: without it they would read every source there ever was.
+    Index("source_positions_missing_idx", "kind", postgresql_where=text("missing <> '[]' OR produced > last_seq")),
 )
 
 dead_letters = Table(
@@ -255,6 +267,15 @@ sink_states = Table(
     _at("next_probe_at"),
     Column("last_error", Text),
     comment="Whether a sink answers: while it does not, one probe at a time is sent, however many jobs wait.",
+)
+
+delivery_times = Table(
+    "delivery_times",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("counts", ARRAY(BigInteger), nullable=False, comment="work orders by their time: workers/durations.py"),
+    Column("seconds", Double, nullable=False),
+    comment="How long work orders to deliver took.",
 )
 
 gateway_tokens = Table(

@@ -44,6 +44,11 @@ class Settings(StoreSettings):
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
     """Longest wait before a store that is away is probed again."""
 
+    metrics_max_jobs: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """Of how many running jobs the exporter shows the newest training metrics, those heard of last first."""
+    metrics_max_series: Annotated[int, Field(ge=0, le=100_000)] = 1000
+    """How many values of training metrics the exporter shows in all."""
+
     trainwire_checkpoint_bucket: str | None = None
     """The bucket that trainers upload to, by the variable that they read; nothing in another is ever deleted."""
     trainwire_checkpoint_prefix: str = "checkpoints"

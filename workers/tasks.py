@@ -46,6 +46,7 @@ from workers.backoff import Backoff
 from workers.changes import Change
 from workers.deliver import Delivery
 from workers.drain import Drain
+from workers.durations import timed_delivery
 from workers.errors import MostlyInvalid, Unavailable
 from workers.heartbeats import listen
 from workers.liveness import watch
@@ -153,7 +154,8 @@ def deliver(sink: str) -> None:
     try:
         with redis_errors():
             resources.redis.delete(delivery_bell_key(sink))
-        report = _delivery(resources, sink).run()
+        with timed_delivery(resources.engine, sink):
+            report = _delivery(resources, sink).run()
         if report.refused:
             log.warning("delivery.refused", sink=sink, rows=report.refused)
         if report.more:

@@ -18,16 +18,18 @@ MAY_IMPORT = {
     "gateway": {"gateway", "schemas", "stores"},
     "trainwire": set(FOLDERS),
 }
-CELERY_SHELL = {"app", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "beat", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 LAYERS = [
     {"__main__"},
-    {"watchdog"},
+    {"watchdog", "beat"},
     {"tasks"},
     {"app"},
+    {"exporter"},
+    {"measures"},
     {"schedule"},
-    {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention"},
+    {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention", "lease"},
     {"drain"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
@@ -39,7 +41,7 @@ LAYERS = [
     {"attempts"},
     {"jobs"},
     {"rows", "resources"},
-    {"positions", "decoding", "errors", "settings", "logs", "backoff"},
+    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 
