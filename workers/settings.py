@@ -28,8 +28,8 @@ class Settings(StoreSettings):
     worker_deaf_after_s: Annotated[float, Field(ge=5)] = 90.0
     """A worker whose own orders do not come back for so long ends, so that its supervisor starts it anew."""
 
-    worker_alive_file: Path | None = None
-    """Touched each time a worker's own order comes back, every ten seconds or so: for health checks."""
+    alive_file: Path | None = None
+    """For health checks: touched every ten seconds or so by a worker whose own orders come back, and by a beat."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
     """A job without a heartbeat for so long is lost, if its trainer has ever sent one."""

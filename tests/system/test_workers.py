@@ -270,7 +270,7 @@ def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) 
     Until then it touches the file that health checks look at.
     """
     alive = tmp_path / "alive"
-    settings = {"WORKER_DEAF_AFTER_S": "5", "WORKER_ALIVE_FILE": str(alive)}
+    settings = {"WORKER_DEAF_AFTER_S": "5", "ALIVE_FILE": str(alive)}
     worker = Process(resources.settings, tmp_path / "worker.log", "worker", **settings)
     worker.start()
     try:
