@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final, Protocol
 
 from gateway.frames import RESYNC, Bundle
@@ -59,7 +58,7 @@ class QueueOutlet:
     """Keeps frames until a task has sent them: for server-sent events, and WebSockets of other servers."""
 
     def __init__(self) -> None:
-        self._bundles: deque[Bundle] = deque()
+        self._bundles: list[Bundle] = []
         self._waiting_bytes = 0
         self._has_some = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -91,19 +90,15 @@ class QueueOutlet:
         self.is_over = True
         self._has_some.set()
 
-    async def next(self) -> Bundle | None:
-        """Wait for frames and return all there are; None after the last."""
-        while not self._bundles:
-            if self.is_over:
-                return None
+    async def next(self) -> list[Bundle]:
+        """Wait for frames and return all there are; none after the last."""
+        while not self._bundles and not self.is_over:
             self._has_some.clear()
             await self._has_some.wait()
-        frames = [frame for bundle in self._bundles for frame in bundle.frames]
-        bundle = self._bundles[0] if len(self._bundles) == 1 else Bundle(frames)
-        self._bundles.clear()
+        bundles, self._bundles = self._bundles, []
         self._waiting_bytes = 0
         self._has_room.set()
-        return bundle
+        return bundles
 
     def _put(self, bundle: Bundle) -> None:
         self._bundles.append(bundle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
 from fastapi import Header, Path, Query, Request
@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.auth import authorize_connection
 from gateway.fills import UnknownJob
+from gateway.frames import Bundle
 from gateway.live import Feed
 from gateway.outlets import Outlet, QueueOutlet, TooSlow
 from gateway.positions import BadPosition, read_position
@@ -21,8 +22,18 @@ from schemas.messages import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
 PING_EVERY_S: Final = 20.0
-_PING: Final = b": ping\n\n"
-_RETRY: Final = b"retry: 1000\n\n"
+
+
+class _Comment(Bundle):
+    """What is for the connection, and no event."""
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__(())
+        self.sse = line + b"\n\n"
+
+
+_PING: Final = _Comment(b": ping")
+_RETRY: Final = _Comment(b"retry: 1000")
 
 JobId = Annotated[int, Path(ge=0, le=MAX_ID, description="The job.", examples=[42])]
 After = Annotated[
@@ -48,13 +59,11 @@ class EventStream(Response):
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send until the end."""
         outlet = QueueOutlet()
-        tasks = [
-            asyncio.create_task(self._begin(outlet)),
-            asyncio.create_task(self._send(outlet, send)),
-            asyncio.create_task(_until_gone(receive)),
-        ]
+        outlet.send(_RETRY)
+        runs = (self._send(outlet, send), _until_gone(receive), self._begin(outlet), _ping(outlet))
+        tasks = [asyncio.create_task(run) for run in runs]
         try:
-            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._leave(outlet)
             for task in tasks:
@@ -69,7 +78,8 @@ class EventStream(Response):
 
     async def _send(self, outlet: QueueOutlet, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in _chunks(outlet):
+        while bundles := await outlet.next():
+            data = bundles[0].sse if len(bundles) == 1 else b"".join(bundle.sse for bundle in bundles)
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -118,18 +128,11 @@ async def jobs_events(request: Request) -> Response:
     return EventStream(feed.jobs.follow, feed.jobs.leave)
 
 
-async def _chunks(outlet: QueueOutlet) -> AsyncIterator[bytes]:
-    """Yield what is to be sent, and now and then something that keeps proxies from closing a quiet connection."""
-    yield _RETRY
+async def _ping(outlet: QueueOutlet) -> None:
+    """Send now and then what keeps proxies from closing a quiet connection."""
     while True:
-        try:
-            bundle = await asyncio.wait_for(outlet.next(), PING_EVERY_S)
-        except TimeoutError:
-            yield _PING
-            continue
-        if bundle is None:
-            return
-        yield bundle.sse
+        await asyncio.sleep(PING_EVERY_S)
+        outlet.send(_PING)
 
 
 async def _until_gone(receive: Receive) -> None:

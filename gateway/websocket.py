@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -118,8 +119,8 @@ async def _until_gone(websocket: WebSocket) -> None:
 
 async def _send(websocket: WebSocket, outlet: QueueOutlet) -> None:
     with suppress(WebSocketDisconnect):
-        while (bundle := await outlet.next()) is not None:
-            for frame in bundle.frames:
+        while bundles := await outlet.next():
+            for frame in chain.from_iterable(bundle.frames for bundle in bundles):
                 await websocket.send_text(frame.text.decode())
         await websocket.close(RESYNC_CODE, "too slow: connect again with your position")
 
