@@ -1,9 +1,10 @@
-"""From the commit of log lines to the sockets of thousands of clients of one job, with a real worker and gateway."""
+"""From the commit of log lines to the sockets of thousands of clients, with a real worker and gateway."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import psutil
 
@@ -52,6 +54,8 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
     stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
     drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))
     port = free_port()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each client; children inherit it
     limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
     with (
         running(resources, "workers", "worker", "--concurrency", "1"),
@@ -64,9 +68,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
         command = [sys.executable, "-m", "benchmarks.feed_clients", "127.0.0.1", str(port), path]
         with subprocess.Popen([*command, str(clients), str(last)], cwd=ROOT, stdout=subprocess.PIPE) as readers:
             assert readers.stdout is not None
-            connecting_at = time.monotonic()
             assert readers.stdout.readline() == b"ready\n"
-            print("connected in", time.monotonic() - connecting_at, cpu_s(gateway), file=sys.stderr)
             cpu = cpu_s(gateway)
             began_at = time.monotonic()
             commits = say_lines(resources, drain, stream, messages)
@@ -87,7 +89,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
 
 
 def say_lines(resources: Resources, drain: Drain, stream: StampedStream, messages: int) -> list[tuple[int, float]]:
-    """Store one message after the other at an even pace; return the last line of each and when it was committed."""
+    """Store messages at an even pace; return the last line of each and when it was committed."""
     commits = []
     per_message = LINES_PER_S // MESSAGES_PER_S
     began_at = time.monotonic()
@@ -104,14 +106,13 @@ def latencies(
 ) -> list[float]:
     """Return for each commit and watched client how long its lines took; fail where a client lacks one."""
     lasts = [seq for seq, _ in commits]
-    taken = []
+    taken: list[float] = []
     for frames in watched:
         assert frames[-1][1] == last
-        assert all(first == before + 1 for (_, before, _), (first, _, _) in zip(frames, frames[1:], strict=False))
+        assert all(first == before + 1 for (_, before, _), (first, _, _) in pairwise(frames))
         for first, end, at in frames:
-            for index in range(bisect_left(lasts, first), bisect_left(lasts, end + 1)):
-                if index >= WARM_UP_S * MESSAGES_PER_S:
-                    taken.append(at - commits[index][1])
+            in_frame = range(bisect_left(lasts, first), bisect_left(lasts, end + 1))
+            taken += [at - commits[index][1] for index in in_frame if index >= WARM_UP_S * MESSAGES_PER_S]
     return taken
 
 

@@ -1,8 +1,8 @@
 """Thousands of clients of the live feed in one process: raw sockets that count, of which some look at what came.
 
-`python -m benchmarks.feed_clients HOST PORT PATH CLIENTS LAST_SEQ` prints `ready` when all have their first frame, and at
-the end one line of JSON: what each has read in bytes (least and most), and for the lines of the watched clients
-when their frame was there, by CLOCK_MONOTONIC, which all processes of a machine share.
+`python -m benchmarks.feed_clients HOST PORT PATH CLIENTS LAST_SEQ` prints `ready` when all have their first frame,
+and at the end one line of JSON: what each has read in bytes (least and most), and for the watched clients the
+lines of each frame and when it was there, by CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations

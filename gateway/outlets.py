@@ -15,8 +15,8 @@ ROOM_TIMEOUT_S: Final = 30.0
 RESYNC_CODE: Final = 4008
 
 
-class TooSlow(Exception):  # noqa: N818 - never leaves the gateway
-    """A client did not read for too long."""
+class MustComeAgain(Exception):  # noqa: N818 - never leaves the gateway
+    """A client cannot be told more here: it did not read for too long, or its job is not watched any more."""
 
 
 class Outlet(Protocol):
@@ -26,7 +26,7 @@ class Outlet(Protocol):
         """Pass frames on without waiting; return False where the client is too slow."""
 
     async def drained(self) -> None:
-        """Wait until there is room for more; raise `TooSlow` where that takes too long."""
+        """Wait until there is room for more; raise `MustComeAgain` where that takes too long."""
 
     def resync(self) -> None:
         """Tell the client to come again, and end."""
@@ -113,4 +113,4 @@ async def _in_time(event: asyncio.Event) -> None:
     try:
         await asyncio.wait_for(event.wait(), ROOM_TIMEOUT_S)
     except TimeoutError as exc:
-        raise TooSlow from exc
+        raise MustComeAgain from exc

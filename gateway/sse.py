@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, Final
 
 from fastapi import Header, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.admission import until_refused
 from gateway.auth import authorize_connection
 from gateway.fills import UnknownJob
 from gateway.frames import Bundle
 from gateway.live import Feed
-from gateway.outlets import Outlet, QueueOutlet, TooSlow
+from gateway.outlets import MustComeAgain, Outlet, QueueOutlet
 from gateway.positions import BadPosition, read_position
 from gateway.problems import ProblemError, problem, unknown_job, wrong_value
 from gateway.reading import PostgresAway
@@ -47,7 +48,12 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, join: Callable[[Outlet], Awaitable[None]], leave: Callable[[Outlet], None]) -> None:
+    def __init__(
+        self,
+        join: Callable[[Outlet], Awaitable[None]],
+        leave: Callable[[Outlet], None],
+        refused: Coroutine[Any, Any, None],
+    ) -> None:
         self.status_code = 200
         self.body = b""
         self.background = None
@@ -55,15 +61,16 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._join = join
         self._leave = leave
+        self._refused = refused
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send until the end."""
         outlet = QueueOutlet()
         outlet.send(_RETRY)
-        runs = (self._send(outlet, send), _until_gone(receive), self._begin(outlet), _ping(outlet))
-        tasks = [asyncio.create_task(run) for run in runs]
+        ends = (self._send(outlet, send), _until_gone(receive), self._refused)
+        tasks = [asyncio.create_task(run) for run in (*ends, self._begin(outlet), _ping(outlet))]
         try:
-            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks[: len(ends)], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._leave(outlet)
             for task in tasks:
@@ -73,7 +80,7 @@ class EventStream(Response):
     async def _begin(self, outlet: QueueOutlet) -> None:
         try:
             await self._join(outlet)
-        except (TooSlow, UnknownJob, PostgresAway):
+        except (MustComeAgain, PostgresAway):
             outlet.resync()  # the browser comes again by itself, with its position
 
     async def _send(self, outlet: QueueOutlet, send: Send) -> None:
@@ -118,14 +125,14 @@ async def job_events(
         watch.leave(outlet)
         feed.release(watch)
 
-    return EventStream(join, leave)
+    return EventStream(join, leave, until_refused(request, job_id))
 
 
 async def jobs_events(request: Request) -> Response:
     """What happens to all jobs, as server-sent events: `snapshot` with the newest 200, then what a list shows."""
     await authorize_connection(request)
     feed: Feed = request.app.state.feed
-    return EventStream(feed.jobs.follow, feed.jobs.leave)
+    return EventStream(feed.jobs.follow, feed.jobs.leave, until_refused(request, None))
 
 
 async def _ping(outlet: QueueOutlet) -> None:
