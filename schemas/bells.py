@@ -57,8 +57,9 @@ class Bells:
     def _send(self, kind: Kind, shard: int, expires_at: float) -> None:
         if self._producer is None:
             self._connection = Connection(self._redis_url, transport_options=_TRANSPORT_OPTIONS)
-            # channel(), unlike default_channel, does not retry for ever.
-            self._producer = Producer(self._connection.channel(), serializer="json")
+            channel = self._connection.channel()  # unlike default_channel it does not retry for ever
+            channel._after_fork = _leave_alone  # noqa: SLF001 - kombu has no setting for it
+            self._producer = Producer(channel, serializer="json")
         order_id = str(uuid.uuid4())
         # As Celery does for a queue with a direct exchange: the default exchange, which needs no binding
         # in Redis and so survives a flush.
@@ -72,6 +73,13 @@ class Bells:
             delivery_mode=2,
             priority=0,
         )
+
+
+def _leave_alone() -> None:
+    """Stand for what kombu does to a channel in a child of multiprocessing, which has no use for it.
+
+    It would close the connections, and wait for a lock that a thread of the parent held: for ever.
+    """
 
 
 def _headers(order_id: str, kind: Kind, shard: int, expires_at: float) -> dict[str, Any]:

@@ -31,7 +31,9 @@ def main(job_id: int, seconds: float, redis_url: str, life: str = "1", diary_pat
     logging.basicConfig(level=logging.WARNING)
     turn_clocks()
     settings = replace(TrainerSettings.from_env(), redis_url=redis_url, timing=TIMING)
-    run = Run(job_id=job_id, name=f"chaos {job_id}", settings=settings)
+    # One whose clock is turned says its attempt: where nobody says it, workers tell it by the clock.
+    attempt = None if diary_path else 1
+    run = Run(job_id=job_id, name=f"chaos {job_id}", attempt=attempt, settings=settings)
     ends = time.monotonic() + seconds
     said = 0
     children: list[multiprocessing.process.BaseProcess] = []

@@ -243,6 +243,41 @@ def test_the_sender_imports_nothing_while_a_fork_may_happen(valkey: Any, host: s
     assert done.stdout.strip() == "[]"
 
 
+FORKING_WHILE_RINGING = """
+import multiprocessing, os, threading, time
+from ingest import Run
+run = Run(42)
+bells = None
+while bells is None or bells._producer is None:
+    bells = run._session._publisher._bells
+    time.sleep(0.01)
+pool, is_held = bells._producer.channel.pool, threading.Event()
+def hold():
+    with pool._lock:
+        is_held.set()
+        time.sleep(60)
+threading.Thread(target=hold, daemon=True).start()
+is_held.wait()
+child = multiprocessing.get_context("fork").Process(target=run.log, args=("child",))
+child.start()
+child.join(40)
+print(child.exitcode, flush=True)
+child.kill()
+os._exit(0)
+"""
+
+
+def test_a_child_of_multiprocessing_waits_for_no_lock_of_its_parent(valkey: Any) -> None:
+    """Forked while the sender orders a drain: the child neither hangs in kombu nor fails."""
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "REDIS_URL": valkey.url}
+    command = [sys.executable, "-c", FORKING_WHILE_RINGING]
+    forked = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=90, check=True
+    )
+    assert forked.stdout == "0\n"
+
+
 def test_a_sender_that_stumbles_says_why_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     """An address whose options cannot be used is one warning; nothing raises, hangs or is forgotten."""
     run = Run(job_id=42, redis_url="redis://127.0.0.1:1/0?socket_timeout=soon")
