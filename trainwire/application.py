@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "verify": "trainwire.commands.verify:verify",
     "spool": "trainwire.commands.spool:app",
     "dead-letters": "trainwire.commands.dead_letters:app",
+    "top": "trainwire.commands.top:top",
     "doctor": "trainwire.commands.doctor:doctor",
     "migrate": "trainwire.commands.database:migrate",
     "env": "trainwire.commands.database:env",

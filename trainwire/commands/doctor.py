@@ -74,7 +74,7 @@ def _outside(settings: Settings) -> list[Callable[[], Findings]]:
 
 
 def _show(findings: list[Finding]) -> None:
-    shown = table("", "part", "")
+    shown = table("", "", "")
     for finding in findings:
         mark, style = MARKS[finding.level]
         says = Text(one_line(finding.says))

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import redis
-from celery import Celery
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
@@ -23,6 +22,7 @@ from schemas.routes import (
     MLFLOW_QUEUE,
     NOTIFY_QUEUE,
 )
+from trainwire.answering import answering_workers
 from trainwire.doctor.finding import Finding, Findings, Part
 from workers.settings import Settings
 
@@ -57,13 +57,10 @@ def _beat(client: redis.Redis) -> Finding:
 
 
 def _readers(settings: Settings) -> dict[str, list[str]]:
-    """Ask all workers what they read; return queue -> workers."""
-    with Celery("doctor", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
-        answers = app.control.inspect(timeout=ANSWER_WITHIN_S).active_queues() or {}
     readers: dict[str, list[str]] = {}
-    for worker, queues in answers.items():
+    for worker, queues in answering_workers(settings, ANSWER_WITHIN_S).items():
         for queue in queues:
-            readers.setdefault(queue["name"], []).append(worker)
+            readers.setdefault(queue, []).append(worker)
     return readers
 
 
