@@ -1,4 +1,4 @@
-"""An S3-compatible object store: look at an object, read it, delete it, and lend it out by a signed address."""
+"""An S3-compatible object store: look at an object, read, write and delete it, lend it out by a signed address."""
 
 from __future__ import annotations
 
@@ -74,6 +74,11 @@ class S3Store:
                 yield from body.iter_chunks(READ_BYTES)
             finally:
                 body.close()
+
+    def put(self, uri: S3Uri, body: bytes) -> None:
+        """Write a small object."""
+        with _errors(uri):
+            self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body)
 
     def delete(self, uri: S3Uri) -> None:
         """Delete an object; one that is not there is as good as deleted."""

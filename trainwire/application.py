@@ -28,6 +28,8 @@ COMMANDS: Final = {
     "spool": "trainwire.commands.spool:app",
     "dead-letters": "trainwire.commands.dead_letters:app",
     "token": "trainwire.commands.token:app",
+    "top": "trainwire.commands.top:top",
+    "doctor": "trainwire.commands.doctor:doctor",
     "migrate": "trainwire.commands.database:migrate",
     "env": "trainwire.commands.database:env",
 }

@@ -1,0 +1,260 @@
+"""`trainwire doctor` on real servers, each broken in one way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Engine, text
+
+from schemas.migrations import head_revision
+from schemas.routes import DEFAULT_SHARDS, HALTED_KEY, SHARDS_KEY, stream_key
+from tests.factories import Sender, logs
+from tests.integration.conftest import Bucket
+from tests.integration.trainwire.conftest import Trainwire
+from tests.twins.loki import LokiTwin
+from trainwire.doctor import finding
+from trainwire.doctor.outside import LOKI, _limits
+from trainwire.valkey import EmbeddedValkey
+from workers.resources import Resources
+
+Found = dict[str, dict[str, str]]
+
+
+@pytest.fixture
+def doctor(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources) -> Doctor:
+    """Give a look at the test servers, where workers have been and none is."""
+    resources.redis.set(SHARDS_KEY, DEFAULT_SHARDS)
+    alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
+    alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
+    alone.setenv("LOKI_ENABLED", "false")
+    return Doctor(trainwire)
+
+
+class Doctor:
+    """Runs the command; remembers its exit code."""
+
+    def __init__(self, trainwire: Trainwire) -> None:
+        self._trainwire = trainwire
+        self.code = -1
+
+    def look(self) -> Found:
+        """Return what is found, by part and check."""
+        done = self._trainwire("doctor", "--json")
+        self.code = done.code
+        found = {f"{each['part']}.{each['check']}": each for each in json.loads(done.out)}
+        assert self.code == max(finding.SEVERITY[each["level"]] for each in found.values())
+        assert all(each["remedy"] for each in found.values() if each["level"] != "ok")
+        return found
+
+
+@contextmanager
+def set_to(client: redis.Redis, **settings: object) -> Iterator[None]:
+    """Give a server other settings for a while."""
+    named = {name.replace("_", "-"): value for name, value in settings.items()}
+    before: dict[str, str] = {name: str(client.config_get(name)[name]) for name in named}
+    for name, value in named.items():
+        client.config_set(name, str(value))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            client.config_set(name, value)
+
+
+def test_healthy_servers_without_processes(doctor: Doctor) -> None:
+    """The embedded servers are as they should be; that neither beat nor a worker runs is said."""
+    found = doctor.look()
+    bad = {name for name, each in found.items() if each["level"] == "error"}
+    assert bad == {
+        "processes.beat",
+        *(f"processes.queue-{queue}" for queue in ("ingest", "beat", "notify", "checkpoints")),
+    }
+    assert found["processes.beat"]["remedy"] == "start one: python -m workers beat"
+    assert doctor.code == 2
+
+
+def test_a_redis_that_throws_away_or_forgets(doctor: Doctor, client: redis.Redis) -> None:
+    """An eviction policy is an error; no append-only file and no limit are warnings; each has its command."""
+    with set_to(client, maxmemory_policy="allkeys-lru", appendonly="no", maxmemory=0):
+        found = doctor.look()
+    assert found["redis.eviction"]["level"] == "error"
+    assert "allkeys-lru" in found["redis.eviction"]["says"]
+    assert "config set maxmemory-policy noeviction" in found["redis.eviction"]["remedy"]
+    assert found["redis.persistence"]["level"] == "warning"
+    assert found["redis.memory"]["level"] == "warning"
+
+
+def test_a_full_redis(doctor: Doctor, client: redis.Redis) -> None:
+    """A Redis at its limit is an error, one above the high-water mark a warning."""
+    used = int(client.info("memory")["used_memory"])
+    with set_to(client, maxmemory=int(used * 1.2)):
+        assert doctor.look()["redis.memory"]["level"] == "warning"
+    with set_to(client, maxmemory=int(used * 0.9)):
+        assert doctor.look()["redis.memory"]["level"] == "error"
+
+
+def test_a_replica_takes_no_writes(doctor: Doctor, alone: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """REDIS_URL that leads to a replica is an error."""
+    with EmbeddedValkey(tmp_path / "replica", settings={"replicaof": "127.0.0.1 1"}) as server:
+        alone.setenv("REDIS_URL", server.url)
+        found = doctor.look()
+    assert found["redis.role"]["level"] == "error"
+    assert found["redis.shards"]["says"] == "no worker has ever started here"
+
+
+def test_a_redis_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+    """A Redis that does not answer is one error; Postgres is looked at all the same."""
+    alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    found = doctor.look()
+    assert found["redis.answers"]["level"] == "error"
+    assert found["postgres.schema"]["level"] == "ok"
+    assert doctor.code == 2
+
+
+def test_workers_with_other_shards(doctor: Doctor, client: redis.Redis) -> None:
+    """Workers that published another number of shards than this machine would use."""
+    client.set(SHARDS_KEY, 8)
+    assert doctor.look()["redis.shards"]["level"] == "error"
+
+
+def test_a_postgres_whose_commits_do_not_last(doctor: Doctor, engine: Engine) -> None:
+    """synchronous_commit = off, set for the role alone, is found."""
+    with engine.begin() as connection:
+        connection.execute(text("ALTER ROLE CURRENT_USER SET synchronous_commit = off"))
+    try:
+        found = doctor.look()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("ALTER ROLE CURRENT_USER RESET synchronous_commit"))
+    assert found["postgres.durability"]["level"] == "error"
+    assert "synchronous_commit is off" in found["postgres.durability"]["says"]
+
+
+def test_a_database_of_another_revision(doctor: Doctor, engine: Engine) -> None:
+    """The remedy is `trainwire migrate`, and no table is read that may not be there."""
+    with engine.begin() as connection:
+        was = connection.execute(text("UPDATE alembic_version SET version_num = '0001' RETURNING 1")).scalar_one()
+        assert was == 1
+    try:
+        found = doctor.look()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": head_revision()})
+    assert found["postgres.schema"]["level"] == "error"
+    assert found["postgres.schema"]["remedy"] == "trainwire migrate"
+
+
+def test_a_postgres_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+    """A Postgres that does not answer is one error; the password is not shown."""
+    alone.setenv("DATABASE_URL", "postgresql://somebody:verysecret@127.0.0.1:1/db")
+    found = doctor.look()
+    assert found["postgres.answers"]["level"] == "error"
+    assert "verysecret" not in json.dumps(found)
+
+
+@pytest.mark.parametrize(("off_s", "level"), [(1.0, "ok"), (30.0, "warning"), (-400.0, "error")])
+def test_clocks_that_disagree(off_s: float, level: str) -> None:
+    """A difference of seconds is a warning, of minutes an error; the time of the question is no difference."""
+    part = finding.Part("redis")
+    assert finding.clock(part, 1000.0 + off_s, 1000.0, 1000.5).level == level
+
+
+def test_streams_that_wait_and_that_are_halted(doctor: Doctor, sender: Sender) -> None:
+    """A minute's wait is a warning, ten minutes' an error; a halted stream is named with its reason."""
+    now_ms = int(sender.client.time()[0]) * 1000
+    sender.send(logs("old"), entry_id=f"{now_ms - 90_000}-1")
+    assert doctor.look()["flow.streams"]["level"] == "warning"
+    sender.send(logs("older"), job=2, entry_id=f"{now_ms - 900_000}-1")
+    sender.client.hset(HALTED_KEY, stream_key("logs", 2), "all of it is garbage")
+    found = doctor.look()
+    assert found["flow.streams"]["level"] == "error"
+    assert "logs of shard 2" in found["flow.streams"]["says"]
+    assert "all of it is garbage" in found["flow.halted"]["says"]
+
+
+def test_a_sink_that_is_down_and_dead_letters(doctor: Doctor, engine: Engine, alone: pytest.MonkeyPatch) -> None:
+    """What the workers know of a sink, and what lies in the dead letters, are warnings."""
+    alone.setenv("LOKI_ENABLED", "true")
+    alone.setenv("LOKI_URL", "http://127.0.0.1:1")
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO sink_states (sink, down_since) VALUES ('loki', now() - interval '1 h')")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO dead_letters (stream, entry_id, kind, reason, detail, raw, raw_sha256) "
+                "VALUES ('s', '1-1', 'logs', 'invalid', 'x', '', '')"
+            )
+        )
+    found = doctor.look()
+    assert found["flow.sink-loki"]["level"] == "warning"
+    assert found["flow.dead-letters"]["says"] == "1 dead letters"
+    assert found["loki.ready"]["level"] == "error", "and here it does not answer either"
+
+
+def test_a_loki_that_is_ready(doctor: Doctor, loki: LokiTwin, alone: pytest.MonkeyPatch) -> None:
+    """A Loki that says it is ready is fine, though it shows no limits."""
+    alone.setenv("LOKI_ENABLED", "true")
+    assert doctor.look()["loki.ready"]["level"] == "ok"
+    assert loki.url
+
+
+def test_limits_of_loki_that_refuse_our_lines() -> None:
+    """Structured metadata or unordered lines that are not allowed are errors, with what to set."""
+    config = "limits_config:\n  allow_structured_metadata: false\n  unordered_writes: true\n"
+    (found,) = _limits(config)
+    assert (found.level, found.part) == ("error", LOKI.name)
+    assert "allow_structured_metadata: true" in (found.remedy or "")
+    assert [each.level for each in _limits("limits_config:\n  unordered_writes: true\n")] == ["ok"]
+
+
+def test_what_the_object_store_allows(doctor: Doctor, bucket: Bucket, alone: pytest.MonkeyPatch) -> None:
+    """All our operations are tried, and nothing is left behind; a bucket that is not there is an error."""
+    alone.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
+    found = doctor.look()
+    assert {found[f"s3.{name}"]["level"] for name in ("put", "head", "read", "list", "delete")} == {"ok"}
+    assert bucket.client.list_objects_v2(Bucket=bucket.name)["KeyCount"] == 0
+    alone.setenv("TRAINWIRE_CHECKPOINT_BUCKET", "no-such-bucket")
+    assert doctor.look()["s3.put"]["level"] == "error"
+
+
+def test_an_object_store_that_forbids_uploads(doctor: Doctor, bucket: Bucket, alone: pytest.MonkeyPatch) -> None:
+    """A policy that denies writing is named with the action to allow."""
+    alone.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
+    bucket.forbid("checkpoints/", "s3:PutObject")
+    try:
+        found = doctor.look()
+    finally:
+        bucket.allow()
+    if found["s3.put"]["level"] == "ok":
+        pytest.skip("this object store does not enforce policies")
+    assert "s3:PutObject" in found["s3.put"]["remedy"]
+
+
+def test_an_mlflow_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+    """An MLflow that does not answer is an error."""
+    alone.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    found = doctor.look()
+    assert found["mlflow.answers"]["level"] == "error"
+    assert found["processes.queue-deliver-mlflow"]["level"] == "error"
+
+
+@pytest.mark.usefixtures("doctor")
+def test_a_person_reads_findings_with_their_remedies(trainwire: Trainwire) -> None:
+    """Without --json each finding is a line and its remedy the next."""
+    done = trainwire("doctor")
+    assert "-> start one: python -m workers beat" in done.out
+    assert "errors, 0 warnings" in done.out
+    assert done.code == 2
+
+
+def test_without_servers_the_doctor_says_what_to_set(trainwire: Trainwire) -> None:
+    """Nothing known is an error of the settings, exit code 2."""
+    done = trainwire("doctor", "--json")
+    assert done.code == 2
+    assert json.loads(done.out)[0]["check"] == "settings"

@@ -1,0 +1,48 @@
+"""`trainwire doctor` on real processes: all well, and workers that live and consume nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from schemas.routes import BEAT_QUEUE, MLFLOW_QUEUE
+from tests.processes import wait_until, workers_running
+from trainwire.commands.doctor import examine
+from trainwire.doctor import processes
+from trainwire.doctor.finding import worst
+from workers.resources import Resources
+from workers.settings import Settings, load_settings
+
+
+def without_loki(settings: Settings) -> Settings:
+    """Return the settings of workers that deliver nowhere."""
+    return load_settings(database_url=settings.database_url, redis_url=settings.redis_url, loki_enabled=False)
+
+
+def test_a_healthy_stack_has_no_findings(resources: Resources, tmp_path: Path) -> None:
+    """With a worker and a beat all is well, and the exit code is 0."""
+    settings = without_loki(resources.settings)
+    with workers_running(settings, tmp_path):
+        wait_until(lambda: worst(examine(settings)) == 0, "a clean bill of health")
+
+
+def test_a_worker_that_lives_and_consumes_nothing(
+    resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orders that ran out while a worker says it reads them are an error that names the worker."""
+    monkeypatch.setattr(processes, "LATE_S", 1.0)
+    settings = without_loki(resources.settings)
+    with workers_running(settings, tmp_path) as (worker,):
+        for child in psutil.Process(worker.process.pid).children():
+            child.suspend()
+        wait_until(lambda: resources.redis.llen(BEAT_QUEUE) > 6, "orders that nobody takes")
+
+        def is_found() -> bool:
+            by_check = {found.check: found for found in examine(settings)}
+            found = by_check[f"queue-{BEAT_QUEUE}"]
+            return found.level == "error" and "w0@" in found.says
+
+        wait_until(is_found, "the finding", timeout_s=60)
+    assert f"queue-{MLFLOW_QUEUE}" not in {found.check for found in examine(settings)}

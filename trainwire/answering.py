@@ -1,0 +1,17 @@
+"""Which workers answer, and what they read: Celery's own question to all of them."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from workers.settings import Settings
+
+
+def answering_workers(settings: Settings, within_s: float) -> dict[str, list[str]]:
+    """Return worker -> the queues it reads, of all that answer in time; takes as long as it waits.
+
+    Raises kombu's `OperationalError` where Redis is away.
+    """
+    with Celery("question", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
+        answers = app.control.inspect(timeout=within_s).active_queues() or {}
+    return {worker: sorted(queue["name"] for queue in queues) for worker, queues in sorted(answers.items())}

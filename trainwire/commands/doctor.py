@@ -1,0 +1,86 @@
+"""`trainwire doctor`: what can hurt, each with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import typer
+from rich.text import Text
+from sqlalchemy.exc import SQLAlchemyError
+
+from stores.connections import open_engine, open_redis
+from trainwire.commands.options import AsJson, DataDir, servers, write_json
+from trainwire.database import settings_for
+from trainwire.doctor import flow, outside, postgres_server, processes, redis_server
+from trainwire.doctor.finding import Finding, Findings, Level, Part, worst
+from trainwire.errors import Problem
+from trainwire.terminal import console, one_line, say, table
+from workers.settings import Settings
+
+MARKS: Final[dict[Level, tuple[str, str]]] = {
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "error": ("ERROR", "bold red"),
+}
+
+
+def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Look at every store and setting that can hurt, and say the remedy.
+
+    Exit code 0: all is well; 1: warnings; 2: errors. Where there is a bucket for checkpoints, a small object is
+    written below its prefix and deleted again.
+    """
+    try:
+        findings = examine(settings_for(servers(data_dir), with_redis=True))
+    except Problem as exc:
+        findings = [Part("settings").error("settings", str(exc), "docs/settings.md has all of them")]
+    if as_json:
+        write_json(findings)
+    else:
+        _show(findings)
+    raise typer.Exit(worst(findings))
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Return what is found with these settings, one part after the other."""
+    client, engine = open_redis(settings), open_engine(settings, name="trainwire-doctor")
+    try:
+        findings = [*redis_server.look(client, settings), *postgres_server.look(engine)]
+        findings += [*processes.look(client, settings), *flow.look_at_streams(client, settings)]
+        if postgres_server.has_our_tables(findings):
+            with engine.connect() as connection:
+                findings += flow.look_at_rows(connection, settings)
+    except SQLAlchemyError as exc:
+        findings.append(Part("postgres").error("answers", f"went away meanwhile: {exc}", "look again"))
+    finally:
+        client.close()
+        engine.dispose()
+    for look in _outside(settings):
+        findings += look()
+    return findings
+
+
+def _outside(settings: Settings) -> list[Callable[[], Findings]]:
+    looks: list[Callable[[], Findings]] = []
+    uri, bucket = settings.mlflow_tracking_uri, settings.trainwire_checkpoint_bucket
+    if settings.loki_enabled:
+        looks.append(lambda: outside.look_at_loki(settings))
+    if uri is not None:
+        looks.append(lambda: outside.look_at_mlflow(uri, settings.mlflow_experiment))
+    if bucket:
+        looks.append(lambda: outside.look_at_s3(bucket, settings.trainwire_checkpoint_prefix))
+    return looks
+
+
+def _show(findings: list[Finding]) -> None:
+    shown = table("", "", "")
+    for finding in findings:
+        mark, style = MARKS[finding.level]
+        says = Text(one_line(finding.says))
+        if finding.remedy is not None:
+            says.append(f"\n-> {one_line(finding.remedy)}", style="bold")
+        shown.add_row(Text(mark, style=style), finding.part, says)
+    console().print(shown)
+    count = {level: sum(finding.level == level for finding in findings) for level in MARKS}
+    say(f"{count['error']} errors, {count['warning']} warnings, {count['ok']} things as they should be")

@@ -1,0 +1,60 @@
+"""`trainwire top`: a live view in the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Annotated, Final
+
+import typer
+from rich.live import Live
+
+from stores.connections import open_engine, open_redis
+from trainwire.commands.options import DataDir, servers
+from trainwire.database import settings_for
+from trainwire.errors import Problem
+from trainwire.terminal import console
+from trainwire.top.snapshot import Snapshot, take
+from trainwire.top.view import render
+from workers.settings import Settings
+
+RATES_OVER_S: Final = 1.0
+"""For `--once`: the time over which rates are taken."""
+Look = partial[Snapshot]
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print it once, with rates over one second.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=0.5, max=3600, help="Seconds between two looks.")] = 2.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Show streams, sinks, workers and running jobs, anew every two seconds until ctrl-C."""
+    settings = settings_for(servers(data_dir), with_redis=True)
+    screen = console()
+    with _looking(settings) as look:
+        if once:
+            before = look()
+            time.sleep(RATES_OVER_S)
+            screen.print(render(look(), before))
+            return
+        if not screen.is_terminal:
+            raise Problem("`trainwire top` needs a terminal; `trainwire top --once` prints it once")
+        before = look()
+        with Live(render(before, None), console=screen, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(every_s)
+                now = look()
+                live.update(render(now, before), refresh=True)
+                before = now
+
+
+@contextmanager
+def _looking(settings: Settings) -> Iterator[Look]:
+    client, engine = open_redis(settings), open_engine(settings, name="trainwire-top")
+    try:
+        yield partial(take, client, engine, settings)
+    finally:
+        client.close()
+        engine.dispose()

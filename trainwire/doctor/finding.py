@@ -1,0 +1,67 @@
+"""What a look finds: how bad it is, what is the matter, and the remedy in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+Level = Literal["ok", "warning", "error"]
+SEVERITY: Final[dict[Level, int]] = {"ok": 0, "warning": 1, "error": 2}
+"""Also the exit codes."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at; `check` is its stable name, for scripts."""
+
+    level: Level
+    part: str
+    check: str
+    says: str
+    remedy: str | None = None
+
+
+Findings = Iterator[Finding]
+
+
+class Part:
+    """Makes the findings of one part of the system."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def ok(self, check: str, says: str) -> Finding:
+        """Return that something is as it should be."""
+        return Finding(level="ok", part=self.name, check=check, says=says)
+
+    def warning(self, check: str, says: str, remedy: str) -> Finding:
+        """Return that something will hurt, though nothing is lost by it yet."""
+        return Finding(level="warning", part=self.name, check=check, says=says, remedy=remedy)
+
+    def error(self, check: str, says: str, remedy: str) -> Finding:
+        """Return that something is broken, or can lose what it was trusted with."""
+        return Finding(level="error", part=self.name, check=check, says=says, remedy=remedy)
+
+
+def worst(findings: list[Finding]) -> int:
+    """Return the exit code: 0 all is well, 1 warnings, 2 errors."""
+    return max((SEVERITY[finding.level] for finding in findings), default=0)
+
+
+def clock(part: Part, theirs_s: float, before_s: float, after_s: float) -> Finding:
+    """Judge a server's clock against ours, read before and after it."""
+    off_s = max(0.0, before_s - theirs_s, theirs_s - after_s)
+    which = "behind" if theirs_s < before_s else "ahead of"
+    says = f"its clock is {off_s:,.1f} s {which} this machine's"
+    remedy = "let both machines follow a time server (chrony, systemd-timesyncd)"
+    if off_s >= MOST_OFF_S:
+        return part.error("clock", says, remedy)
+    if off_s >= OFF_S:
+        return part.warning("clock", says, remedy)
+    return part.ok("clock", "its clock agrees with this machine's")
+
+
+OFF_S: Final = 2.0
+MOST_OFF_S: Final = 300.0
+"""Loki refuses lines that are ten minutes in its future."""

@@ -1,0 +1,69 @@
+"""What lies where it should not: streams, sinks, dead letters."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import redis
+from redis.exceptions import RedisError
+from sqlalchemy import Connection
+
+from schemas import metric_names as names
+from trainwire.doctor.finding import Findings, Part
+from trainwire.halted import halted_streams
+from workers.measures import postgres_samples, redis_samples
+from workers.settings import Settings
+
+STREAM_LATE_S: Final = 60.0
+STREAM_STUCK_S: Final = 600.0
+SINK_LATE_S: Final = 900.0
+PART: Final = Part("flow")
+
+
+def look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
+    """Yield which streams are halted or late; nothing where Redis is away, which another part says."""
+    with suppress(RedisError):
+        late = [
+            (sample.value, " of shard ".join(sample.labels))
+            for sample in redis_samples(client, settings.ingest_shards)
+            if sample.metric is names.STREAM_LAG_SECONDS and sample.value > STREAM_LATE_S
+        ]
+        for stream, reason in halted_streams(settings.redis_url.get_secret_value()).items():
+            remedy = "mend what writes it (docs/runbook.md, TrainwireStreamHalted)"
+            yield PART.error("halted", f"the drain of {stream} refuses to go on: {reason}", remedy)
+        if not late:
+            yield PART.ok("streams", f"no stream waits for longer than {STREAM_LATE_S:.0f} s")
+            return
+        age_s, which = max(late)
+        says = f"{len(late)} streams wait to be stored; the {which} for {age_s:,.0f} s"
+        remedy = "start workers, or more of them (docs/runbook.md, TrainwireStreamLag)"
+        yield (
+            PART.error("streams", says, remedy)
+            if age_s > STREAM_STUCK_S
+            else PART.warning("streams", says, remedy)
+        )
+
+
+def look_at_rows(connection: Connection, settings: Settings) -> Findings:
+    """Yield which sinks are down or late, and whether there are dead letters."""
+    sinks = ["loki"] if settings.loki_enabled else []
+    sinks += ["mlflow"] if settings.mlflow_tracking_uri is not None else []
+    letters = 0.0
+    for sample in postgres_samples(connection, sinks):
+        which = ", ".join(sample.labels)
+        if sample.metric is names.SINK_DOWN_SECONDS and sample.value:
+            says = f"{which} has not answered the workers for {sample.value:,.0f} s"
+            yield PART.warning(
+                f"sink-{which}", says, "trainwire deliveries shows its last words; rows wait in Postgres"
+            )
+        elif sample.metric is names.SINK_LAG_SECONDS and sample.value > SINK_LATE_S:
+            says = f"{which} is {sample.value:,.0f} s behind"
+            yield PART.warning(f"lag-{which}", says, "see docs/runbook.md, TrainwireSinkLag")
+        elif sample.metric is names.SINK_LAG_SECONDS:
+            yield PART.ok(f"lag-{which}", f"{which} is {sample.value:,.0f} s behind")
+        elif sample.metric is names.DEAD_LETTERS:
+            letters += sample.value
+    if letters:
+        says = f"{letters:,.0f} dead letters"
+        yield PART.warning("dead-letters", says, "trainwire dead-letters list, then replay or discard")

@@ -1,0 +1,93 @@
+"""Redis: does it keep what it was given, and has it room?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import redis
+from redis.exceptions import RedisError
+
+from schemas.routes import HOLD_KEY, SHARDS_KEY
+from trainwire.doctor.finding import Findings, Part, clock
+from workers.settings import Settings
+
+NEEDED: Final = {"redis": (6, 2), "valkey": (7, 2)}
+FULL: Final = 0.97
+PART: Final = Part("redis")
+
+
+def look(client: redis.Redis, settings: Settings) -> Findings:
+    """Yield what is found; only INFO is asked, which the workers' user may."""
+    try:
+        before_s = time.time()
+        seconds, micros = client.time()
+        after_s = time.time()
+        info: dict[str, Any] = client.info()
+        shards, hold = client.get(SHARDS_KEY), client.exists(HOLD_KEY)
+    except RedisError as exc:
+        yield PART.error("answers", f"does not answer: {exc}", "start it, or correct REDIS_URL")
+        return
+    yield _version(info)
+    yield from _keeping(info)
+    yield from _memory(info, settings.redis_high_water)
+    if hold:
+        yield PART.warning(
+            "hold", "trainers are told to hold back", "drain faster (docs/runbook.md), or raise maxmemory"
+        )
+    yield clock(PART, seconds + micros / 1e6, before_s, after_s)
+    yield _shards(shards, settings.ingest_shards)
+
+
+def _version(info: dict[str, Any]) -> Any:
+    kind = "valkey" if "valkey_version" in info else "redis"
+    version = str(info.get(f"{kind}_version", "0"))
+    numbers = tuple(int(number) for number in version.split(".")[:2] if number.isdigit())
+    if numbers < NEEDED[kind]:
+        wanted = ".".join(map(str, NEEDED[kind]))
+        return PART.error("version", f"is {kind} {version}", f"install {kind} {wanted} or newer")
+    return PART.ok("version", f"is {kind} {version}")
+
+
+def _keeping(info: dict[str, Any]) -> Findings:
+    policy = info.get("maxmemory_policy")
+    if policy == "noeviction":
+        yield PART.ok("eviction", "throws nothing away when it is full")
+    else:
+        says = f"throws messages away when it is full: maxmemory-policy is {policy}"
+        yield PART.error("eviction", says, "redis-cli config set maxmemory-policy noeviction, and in its file")
+    if info.get("role") != "master":
+        yield PART.error("role", "is a replica, which takes no writes", "point REDIS_URL to the primary")
+    if info.get("aof_enabled"):
+        yield PART.ok("persistence", "has an append-only file")
+    else:
+        says = "forgets its streams at a restart: no append-only file (trainers that still run send them again)"
+        yield PART.warning("persistence", says, "redis-cli config set appendonly yes, and in its file")
+    failed = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"]
+    if failed:
+        says = f"cannot write to its disk ({', '.join(failed)}), and may refuse all writes"
+        yield PART.error("disk", says, "make room on its disk, and look at its log")
+
+
+def _memory(info: dict[str, Any], high_water: float) -> Findings:
+    used, limit = int(info["used_memory"]), int(info["maxmemory"])
+    if not limit:
+        says = "has no maxmemory: it grows until the machine kills it, and trainers are never told to hold back"
+        yield PART.warning("memory", says, "redis-cli config set maxmemory 1gb (or what the machine can spare)")
+        return
+    says = f"uses {used / limit:.0%} of its {limit / 2**20:,.0f} MiB"
+    if used > FULL * limit:
+        yield PART.error("memory", says, "start workers that drain it, or raise maxmemory")
+    elif used > high_water * limit:
+        yield PART.warning("memory", says, "drain faster (docs/runbook.md), or raise maxmemory")
+    else:
+        yield PART.ok("memory", says)
+
+
+def _shards(published: Any, wanted: int) -> Any:
+    if published is None:
+        return PART.warning("shards", "no worker has ever started here", "start one: python -m workers worker")
+    if int(published) != wanted:
+        says = f"workers published {int(published)} shards, INGEST_SHARDS here is {wanted}"
+        return PART.error("shards", says, "give all workers the same INGEST_SHARDS while the streams are empty")
+    return PART.ok("shards", f"{wanted} shards")

@@ -1,0 +1,1 @@
+"""`trainwire top`: what is going on, looked at again and again."""
