@@ -14,14 +14,16 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
+from stores.completeness import assess
+from stores.jobs import Job, find_job, next_job_id
+from stores.metrics import last_metrics
+from stores.positions import find_positions
 from trainwire.commands.jobs import shown_values
 from trainwire.commands.logs import has_ended
-from trainwire.completeness import assess
 from trainwire.database import reading
 from trainwire.errors import Problem
 from trainwire.folders import chosen_data_dir, default_data_dir
 from trainwire.locate import Address, locate
-from trainwire.queries import Job, find_job, find_positions, last_metrics, next_job_id
 from trainwire.terminal import console, one_line, say
 
 UP_TIMEOUT_S = 120.0
@@ -63,7 +65,7 @@ def running_stack() -> Iterator[Address]:
         yield address
         return
     data_dir = chosen_data_dir(None, os.environ) or default_data_dir(os.environ)
-    say(f"starting trainwire (Postgres, Valkey, workers, beat, Flower) in {data_dir}")
+    say(f"starting trainwire (Postgres, Valkey, workers, beat, Flower, gateway) in {data_dir}")
     process = start_stack(data_dir)
     try:
         yield wait_until_ready(process, data_dir)
@@ -170,6 +172,8 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
     say("\nTry next, each in a terminal of its own:")
     for arguments in ("up", f"status {job_id}", f"logs {job_id}", f"metrics {job_id}", "jobs"):
         say(f"  {shown} {arguments}")
+    if address.gateway_url:
+        say(f"\nWhile trainwire runs, see it in a browser: {address.gateway_url}")
 
 
 def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -22,7 +23,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata: Final = MetaData(
     naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"}
@@ -39,6 +40,11 @@ def _created_at() -> Column[object]:
 
 def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
+
+
+def _settled(name: str) -> Column[bool]:
+    comment = "its sink has all of these rows, and the job is quiet"
+    return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
 
 
 training_jobs = Table(
@@ -75,11 +81,16 @@ training_jobs = Table(
     _count("last_log_seq"),
     _count("last_metric_seq"),
     _count("last_checkpoint_seq"),
+    _settled("logs_settled"),
+    _settled("metrics_settled"),
+    Index("training_jobs_logs_unsettled_idx", "id", postgresql_where=text("NOT logs_settled")),
+    Index("training_jobs_metrics_unsettled_idx", "id", postgresql_where=text("NOT metrics_settled")),
     Index(
         "training_jobs_watched_idx",
         "id",
         postgresql_where=text("status IN ('running', 'stalled') AND watched_attempt = attempt"),
     ),
+    Index("training_jobs_newest_idx", "created_at", "id"),
     comment="One row per training job; created by its first message.",
 )
 
@@ -182,6 +193,16 @@ ingest_cursors = Table(
     Column("last_id", Text, nullable=False, server_default="0-0"),
     _count("entries"),
     _count("duplicates"),
+    _count("rows_in"),
+    _count("bytes_in"),
+    Column(
+        "drain_counts",
+        ARRAY(BigInteger),
+        nullable=False,
+        server_default=text("'{0,0,0,0,0,0,0,0}'"),
+        comment="transactions by their time: workers/durations.py",
+    ),
+    Column("drain_seconds", Double, nullable=False, server_default=text("0")),
     _at("moved_at"),
     comment="The row lock is the lease on the stream; last_id is the newest entry that is committed.",
 )
@@ -199,6 +220,8 @@ source_positions = Table(
     Column("produced", BigInteger, comment="last seq the source says it made; null until its completion"),
     Column("dropped", BigInteger, comment="messages the source says it gave up; null until its completion"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # What operators watch: without it they would read every source there ever was.
+    Index("source_positions_missing_idx", "kind", postgresql_where=text("missing <> '[]' OR produced > last_seq")),
 )
 
 dead_letters = Table(
@@ -244,4 +267,30 @@ sink_states = Table(
     _at("next_probe_at"),
     Column("last_error", Text),
     comment="Whether a sink answers: while it does not, one probe at a time is sent, however many jobs wait.",
+)
+
+delivery_times = Table(
+    "delivery_times",
+    metadata,
+    Column("sink", Text, primary_key=True),
+    Column("counts", ARRAY(BigInteger), nullable=False, comment="work orders by their time: workers/durations.py"),
+    Column("seconds", Double, nullable=False),
+    comment="How long work orders to deliver took.",
+)
+
+gateway_tokens = Table(
+    "gateway_tokens",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("job_id", BigInteger, comment="the only job that a trainer may speak for"),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 of the token, which is kept nowhere"),
+    _created_at(),
+    _at("last_used_at"),
+    _at("expires_at"),
+    _at("revoked_at"),
+    CheckConstraint("role IN ('viewer', 'trainer', 'admin')", name="gateway_tokens_role_check"),
+    UniqueConstraint("hash", name="gateway_tokens_hash_key"),
+    comment="Who may use the gateway, and for what.",
 )

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from schemas.checkpoint_keys import SCHEME, S3Uri
+from schemas.tables import training_checkpoints
 
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"
@@ -78,10 +79,12 @@ class NotFetchable(LookupError):  # noqa: N818 - said as it stands
     """No object store has this checkpoint: the text says what became of it."""
 
 
-def find_checkpoints(connection: Connection, job_id: int, attempt: int | None = None) -> list[CheckpointFile]:
-    """Return the checkpoints of a job (of one attempt), in the order in which they were stored."""
-    found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt}).mappings()
-    return [CheckpointFile(**row) for row in found]
+def find_checkpoints(
+    connection: Connection, job_id: int, attempt: int | None = None, newest: int | None = None
+) -> list[CheckpointFile]:
+    """Return the checkpoints of a job (of one attempt; the newest ones) as they were stored, one after another."""
+    found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt, "newest": newest}).mappings()
+    return [CheckpointFile(**row) for row in reversed(found.all())]
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
@@ -110,6 +113,13 @@ def find_source(connection: Connection, job_id: int, which: str) -> Source:
     return _source(named[-1]) if named else Source(_address(path), None, None)
 
 
+def last_checkpoint(connection: Connection, job_id: int) -> str | None:
+    """Return the URI of the newest checkpoint row."""
+    table = training_checkpoints
+    newest = select(table.c.uri).where(table.c.job_id == job_id).order_by(table.c.seq.desc()).limit(1)
+    return connection.execute(newest).scalar_one_or_none()
+
+
 def _source(file: CheckpointFile) -> Source:
     if file.state == DELETED:
         raise NotFetchable(f"{file.uri} was deleted by retention at {file.deleted_at:%Y-%m-%d %H:%M:%S %Z}")
@@ -133,7 +143,8 @@ _ALL: Final = (
     "FROM training_checkpoints WHERE job_id = :job_id"
 )
 _OF_JOB: Final = text(
-    f"SELECT * FROM ({_ALL}) AS files WHERE attempt = coalesce(CAST(:attempt AS integer), attempt) ORDER BY seq"  # noqa: S608
+    f"SELECT * FROM ({_ALL}) AS files WHERE attempt = coalesce(CAST(:attempt AS integer), attempt) "  # noqa: S608
+    "ORDER BY seq DESC LIMIT :newest"
 )
 _SUSPICIOUS: Final = text(
     f"""

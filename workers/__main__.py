@@ -1,4 +1,4 @@
-"""The processes of the Celery side: `python -m workers worker|beat|flower|sweep`."""
+"""The processes of the Celery side: `python -m workers worker|beat|flower|metrics|sweep`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
 from redis.exceptions import OutOfMemoryError
 
 from schemas.migrations import WrongSchemaRevision, check_revision
 from schemas.routes import QUEUES, SHARDS_KEY, echo_queue
+from stores.settings import WrongSettings
 from workers.errors import Unavailable
+from workers.lease import BeatLease
 from workers.logs import configure_logging
 from workers.resources import Resources, process_resources
-from workers.settings import WrongSettings
 from workers.store import postgres_errors
 from workers.streams import redis_errors
 from workers.sweep import drain_everything
@@ -35,34 +36,36 @@ _PR_SET_PDEATHSIG = 1
 
 def main(argv: list[str] | None = None) -> int:
     """Run one process; return its exit code."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     configure_logging()
     try:
         resources = process_resources()
         log.info("process.starting", process=options.process, settings=resources.settings.model_dump(mode="json"))
-        if options.process in {"worker", "sweep"}:
+        if options.process in {"worker", "metrics", "sweep"}:
             _check_schema(resources)
-        return {"worker": _worker, "beat": _beat, "flower": _flower, "sweep": _sweep}[options.process](
-            resources, options
-        )
+        return PROCESSES[options.process](resources, options)
     except (WrongSettings, WrongSchemaRevision, Unavailable) as exc:
         print(f"trainwire {options.process}: {exc}", file=sys.stderr)  # noqa: T201 - said to the operator
         return EXIT_NOT_READY
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
-    processes = parser.add_subparsers(dest="process", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Return what the command line takes."""
+    arguments = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    processes = arguments.add_subparsers(dest="process", required=True)
     worker = processes.add_parser("worker", help="take work orders")
     worker.add_argument("--concurrency", type=int, default=2, help="pool processes (default 2)")
     worker.add_argument("--queues", default=ALL_QUEUES, help=f"what to take orders from (default {ALL_QUEUES})")
     worker.add_argument("--name", default="worker", help="unique among the workers of this host")
-    processes.add_parser("beat", help="give the regular orders")
+    processes.add_parser("beat", help="give the regular orders; of several, one is active")
     flower = processes.add_parser("flower", help="show the workers in a browser")
     flower.add_argument("--port", type=int, default=5555)
     flower.add_argument("--address", default="127.0.0.1")
+    metrics = processes.add_parser("metrics", help="show what workers do to Prometheus")
+    metrics.add_argument("--port", type=int, default=9464)
+    metrics.add_argument("--address", default="127.0.0.1")
     processes.add_parser("sweep", help="drain all streams once, without orders")
-    return parser
+    return arguments
 
 
 def _check_schema(resources: Resources) -> None:
@@ -99,8 +102,12 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
     app.worker_main(["worker", *arguments, "--without-gossip", "--without-mingle", "--loglevel", "INFO"])
 
 
-def _beat(_: Resources, __: argparse.Namespace) -> NoReturn:
-    _app().start(["beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", "WARNING", "--pidfile="])
+def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
+    from workers.beat import LeasedScheduler  # noqa: PLC0415 - sweep and the checks above need no Celery
+
+    resources.engine.dispose()  # beat needs Redis alone
+    LeasedScheduler.lease, LeasedScheduler.alive_file = BeatLease(resources.redis), resources.settings.alive_file
+    _app().start(["beat", "--scheduler", "workers.beat:LeasedScheduler", "--loglevel", "WARNING", "--pidfile="])
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
@@ -109,6 +116,19 @@ def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:
     drain_everything(resources)
+    return 0
+
+
+def _metrics(resources: Resources, options: argparse.Namespace) -> int:
+    from workers.exporter import serve  # noqa: PLC0415 - nobody else needs an HTTP server
+
+    try:
+        serving = serve(resources, options.address, options.port)
+    except OSError as exc:
+        raise WrongSettings(f"--address {options.address} --port {options.port}: {exc.strerror}") from exc
+    log.info("metrics.serving", address=options.address, port=options.port)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    serving.join()
     return 0
 
 
@@ -124,6 +144,9 @@ def _die_with_parent(**_: object) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:
             os._exit(0)
+
+
+PROCESSES: Final = {"worker": _worker, "beat": _beat, "flower": _flower, "metrics": _metrics, "sweep": _sweep}
 
 
 if __name__ == "__main__":

@@ -80,6 +80,15 @@ class Batch:
             if kind == self._kind
         ]
 
+    @property
+    def rows_written(self) -> int:
+        """How many rows of logs, metrics and checkpoints were written."""
+        return sum(
+            getattr(self._jobs[job_id], column) - getattr(before, column)
+            for job_id, before in self._jobs_before.items()
+            for column in SEQ_COLUMN.values()
+        )
+
     def changes(self) -> list[Change]:
         """Return what this batch did to each job that it stored messages of, once the caller has committed."""
         by_job: dict[int, list[Message]] = defaultdict(list)

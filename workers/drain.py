@@ -91,6 +91,7 @@ class Drain:
             if not store.take_lease(connection, self._stream.key):
                 total.leased_elsewhere = True
                 return True
+            began = self._clock()
             self._stream.silence_bell()
             entries, at_end = self._stream.read(self._read_bytes)
             arrivals = self._decode(entries)
@@ -99,7 +100,10 @@ class Drain:
             batch = Batch(connection, self._stream.kind, arrivals)
             batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
             through_id = arrivals[-1].raw.entry_id
-            store.move_cursor(connection, self._stream.key, through_id, len(arrivals), batch.duplicates)
+            size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
+            seconds = self._clock() - began
+            taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
+            store.move_cursor(connection, self._stream.key, through_id, taken)
         self._stream.settle(batch.acks(), through_id)
         total.entries += len(arrivals)
         total.stored += batch.stored

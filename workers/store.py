@@ -19,6 +19,7 @@ from schemas.tables import dead_letters, ingest_cursors
 from workers import rows
 from workers.attempts import FIELDS, AttemptKey
 from workers.decoding import Rejected, visible
+from workers.durations import bucket_of
 from workers.errors import Refused, Unavailable
 from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, JobState
 from workers.positions import Position
@@ -74,15 +75,38 @@ def take_lease(connection: Connection, stream: str) -> bool:
     return connection.execute(lease, {"stream": stream}).first() is not None
 
 
-def move_cursor(connection: Connection, stream: str, last_id: str, entries: int, duplicates: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What one transaction took off its stream, in entries, rows and bytes, and how long it has taken so far."""
+
+    entries: int
+    duplicates: int
+    rows: int
+    size_bytes: int
+    seconds: float
+
+
+def move_cursor(connection: Connection, stream: str, last_id: str, taken: Taken) -> None:
     """Record how far the stream is committed, and what came by."""
-    connection.execute(
-        text(
-            "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
-            "duplicates = duplicates + :duplicates, moved_at = now() WHERE stream = :stream"
-        ),
-        {"stream": stream, "last_id": last_id, "entries": entries, "duplicates": duplicates},
-    )
+    values = {
+        "stream": stream,
+        "last_id": last_id,
+        "entries": taken.entries,
+        "duplicates": taken.duplicates,
+        "rows": taken.rows,
+        "bytes": taken.size_bytes,
+        "seconds": taken.seconds,
+        "bucket": bucket_of(taken.seconds),
+    }
+    connection.execute(_MOVE_CURSOR, values)
+
+
+_MOVE_CURSOR: Final = text(
+    "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
+    "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :bytes, "
+    "drain_counts[:bucket] = drain_counts[:bucket] + 1, drain_seconds = drain_seconds + :seconds, "
+    "moved_at = now() WHERE stream = :stream"
+)
 
 
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
@@ -250,7 +274,10 @@ def _assignments() -> str:
     return ", ".join(f"{name} = {casts.get(name, f':{name}')}" for name in COLUMNS if name != "id")
 
 
-_SAVE_JOB: Final = text(f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now() WHERE id = :job_id")  # noqa: S608 - our own column names
+_SAVE_JOB: Final = text(
+    f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now(), logs_settled = false, "  # noqa: S608 - our own column names
+    "metrics_settled = false WHERE id = :job_id"
+)
 _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUS: Final = text(
     "UPDATE training_jobs SET status = :status, quiet_since = :quiet_since, status_reason = :status_reason "

@@ -38,6 +38,7 @@ from schemas.routes import (
     echo_key,
     stream_key,
 )
+from stores.loki_http import loki_http
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
 from workers.app import app
@@ -45,6 +46,7 @@ from workers.backoff import Backoff
 from workers.changes import Change
 from workers.deliver import Delivery
 from workers.drain import Drain
+from workers.durations import timed_delivery
 from workers.errors import MostlyInvalid, Unavailable
 from workers.heartbeats import listen
 from workers.liveness import watch
@@ -55,7 +57,6 @@ from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish, sta
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.sinks.loki import LokiSink
-from workers.sinks.loki_http import loki_http
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
 from workers.streams import IngestStream, redis_errors
@@ -153,7 +154,8 @@ def deliver(sink: str) -> None:
     try:
         with redis_errors():
             resources.redis.delete(delivery_bell_key(sink))
-        report = _delivery(resources, sink).run()
+        with timed_delivery(resources.engine, sink):
+            report = _delivery(resources, sink).run()
         if report.refused:
             log.warning("delivery.refused", sink=sink, rows=report.refused)
         if report.more:

@@ -22,16 +22,16 @@ from sqlalchemy import Engine
 from ingest.leftovers import send_leftovers
 from schemas.migrations import upgrade
 from schemas.tables import training_jobs, training_logs, training_metrics
+from stores.completeness import Completeness, assess
+from stores.connections import open_engine
+from stores.positions import find_positions
 from tests.chaos.blows import World
 from tests.chaos.mortals import Mortals
 from tests.chaos.trainer import CHILD_LINES, TIMING
 from tests.factories import rows
 from tests.processes import ROOT, workers_running
-from trainwire.completeness import Completeness, assess
 from trainwire.postgres import EmbeddedPostgres
-from trainwire.queries import find_positions
 from trainwire.valkey import EmbeddedValkey
-from workers.resources import open_engine
 from workers.settings import load_settings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))

@@ -15,10 +15,11 @@ import pytest
 
 from schemas.routes import bell_key, stream_key
 from schemas.tables import training_logs
+from stores.completeness import Completeness, assess
+from stores.jobs import find_job
+from stores.positions import find_positions
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
-from trainwire.completeness import Completeness, assess
-from trainwire.queries import find_job, find_positions
 from workers.resources import Resources
 
 CHILDREN = """

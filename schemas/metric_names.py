@@ -1,0 +1,122 @@
+"""The Prometheus metrics of the workers' side: every name with its unit, its labels and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; the name ends in its unit, a counter's then in `_total`."""
+
+    name: str
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+STORE_UP: Final = Metric(
+    "trainwire_store_up",
+    "gauge",
+    "1: the store answered this scrape; 0: its other metrics are missing",
+    ("store",),
+)
+
+STREAM_LAG_ENTRIES: Final = Metric(
+    "trainwire_stream_lag_entries", "gauge", "Entries that are not in Postgres yet", ("kind", "shard")
+)
+STREAM_LAG_SECONDS: Final = Metric(
+    "trainwire_stream_lag_seconds",
+    "gauge",
+    "Age of the oldest entry that is not in Postgres yet",
+    ("kind", "shard"),
+)
+STREAM_HALTED: Final = Metric(
+    "trainwire_stream_halted",
+    "gauge",
+    "1: its drain refuses to go on until somebody looks",
+    ("kind", "shard"),
+)
+QUEUE_ORDERS: Final = Metric("trainwire_queue_orders", "gauge", "Work orders that wait for a worker", ("queue",))
+BEAT_AGE_SECONDS: Final = Metric(
+    "trainwire_beat_age_seconds", "gauge", "Time since beat last sent a tick; absent if it never did"
+)
+REDIS_USED_BYTES: Final = Metric("trainwire_redis_used_bytes", "gauge", "Memory that Redis uses")
+REDIS_LIMIT_BYTES: Final = Metric("trainwire_redis_limit_bytes", "gauge", "Redis' maxmemory; 0: no limit")
+REDIS_HOLD: Final = Metric("trainwire_redis_holding", "gauge", "1: trainers are told to hold back")
+
+INGEST_ENTRIES: Final = Metric(
+    "trainwire_ingest_entries_total", "counter", "Entries taken off the streams", ("kind", "shard")
+)
+INGEST_ROWS: Final = Metric(
+    "trainwire_ingest_rows_total", "counter", "Rows written to Postgres", ("kind", "shard")
+)
+INGEST_BYTES: Final = Metric(
+    "trainwire_ingest_bytes_total",
+    "counter",
+    "Bytes of the entries as they came, compressed or not",
+    ("kind", "shard"),
+)
+INGEST_DUPLICATES: Final = Metric(
+    "trainwire_ingest_duplicate_entries_total", "counter", "Entries that had been stored before", ("kind", "shard")
+)
+DRAIN_SECONDS: Final = Metric(
+    "trainwire_drain_duration_seconds",
+    "histogram",
+    "Time of a drain's transaction, from its lease to just before its commit",
+    ("kind", "shard"),
+)
+MISSING_MESSAGES: Final = Metric(
+    "trainwire_missing_messages", "gauge", "Messages below a later one of their source that never came", ("kind",)
+)
+DEAD_LETTERS: Final = Metric(
+    "trainwire_dead_letters", "gauge", "Dead letters that nobody has replayed or discarded", ("stream", "reason")
+)
+
+SINK_LAG_ROWS: Final = Metric(
+    "trainwire_sink_lag_rows", "gauge", "Rows in Postgres that the sink has not confirmed", ("sink",)
+)
+SINK_LAG_SECONDS: Final = Metric(
+    "trainwire_sink_lag_seconds", "gauge", "Age of the oldest row that the sink has not confirmed", ("sink",)
+)
+SINK_DOWN_SECONDS: Final = Metric(
+    "trainwire_sink_down_seconds", "gauge", "How long the sink has not answered; 0: it answers", ("sink",)
+)
+SINK_CONFIRMED_ROWS: Final = Metric(
+    "trainwire_sink_confirmed_rows",
+    "gauge",
+    "Rows that the sink has confirmed; a replay takes some back",
+    ("sink",),
+)
+DELIVERY_SECONDS: Final = Metric(
+    "trainwire_delivery_duration_seconds",
+    "histogram",
+    "Time of a work order to deliver, failed ones included",
+    ("sink",),
+)
+
+JOBS: Final = Metric("trainwire_jobs", "gauge", "Training jobs", ("status",))
+TRAINING_VALUE: Final = Metric(
+    "trainwire_training_value", "gauge", "The newest value of a metric of a running job", ("job_id", "metric")
+)
+TRAINING_LEFT_OUT: Final = Metric(
+    "trainwire_training_left_out_values",
+    "gauge",
+    "Values of running jobs beyond METRICS_MAX_SERIES or METRICS_MAX_JOBS, as far as they were seen",
+)
+
+WORKERS_METRICS: Final = (
+    STORE_UP,
+    *(STREAM_LAG_ENTRIES, STREAM_LAG_SECONDS, STREAM_HALTED, QUEUE_ORDERS, BEAT_AGE_SECONDS),
+    *(REDIS_USED_BYTES, REDIS_LIMIT_BYTES, REDIS_HOLD),
+    *(INGEST_ENTRIES, INGEST_ROWS, INGEST_BYTES, INGEST_DUPLICATES, DRAIN_SECONDS),
+    *(MISSING_MESSAGES, DEAD_LETTERS),
+    *(SINK_LAG_ROWS, SINK_LAG_SECONDS, SINK_DOWN_SECONDS, SINK_CONFIRMED_ROWS, DELIVERY_SECONDS),
+    *(JOBS, TRAINING_VALUE, TRAINING_LEFT_OUT),
+)
+
+UNITS: Final = ("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value")
+"""What a name ends in, before `_total`."""
+STATES: Final = ("up", "halted", "holding")
+"""What a name ends in that is 1 or 0."""

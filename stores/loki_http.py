@@ -1,0 +1,101 @@
+"""The connection to Loki: addresses, time-outs, tenant, authentication, and what its answers mean."""
+
+from __future__ import annotations
+
+import gzip
+from base64 import b64encode
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from stores.settings import StoreSettings
+
+CONNECT_TIMEOUT_S: Final = 3
+READ_TIMEOUT_S: Final = 15
+LONGEST_RETRY_AFTER_S: Final = 600.0
+CONNECTIONS: Final = 16
+_SHOWN_ANSWER_CHARS: Final = 300
+_MEANING: Final = {
+    260: " (ingestion is blocked)",
+    401: " (check LOKI_USER and LOKI_PASSWORD)",
+    403: " (check what the user or tenant may do)",
+    404: " (is LOKI_URL the address of Loki itself?)",
+    429: " (rate limit)",
+}
+
+
+class LokiUnavailable(Exception):  # noqa: N818 - the word the whole project uses
+    """Loki did not answer, or not as Loki does; `retry_after_s` is what it asked for, if it did."""
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class LokiHttp:
+    """Keeps connections to one Loki alive; safe to use from several threads.
+
+    It knows no proxy of the environment: one for the world outside is not one for our stores.
+    """
+
+    def __init__(self, url: str, *, tenant: str | None = None, auth: tuple[str, str] | None = None) -> None:
+        parts = urlsplit(url)
+        self.url = url
+        # Over a network bytes are dear; on this machine only the compression would be.
+        self._compresses = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
+        self._headers = {"Accept-Encoding": "gzip"} if self._compresses else {}
+        if auth is not None:
+            self._headers["Authorization"] = f"Basic {b64encode(':'.join(auth).encode()).decode()}"
+        if tenant:
+            self._headers["X-Scope-OrgID"] = tenant
+        self._pool = urllib3.connection_from_url(
+            url, maxsize=CONNECTIONS, retries=False, timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+        )
+
+    def post_json(self, path: str, body: bytes) -> urllib3.BaseHTTPResponse:
+        """Send JSON."""
+        headers = self._headers | {"Content-Type": "application/json"}
+        if self._compresses:
+            body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}
+        return self._request("POST", path, body=body, headers=headers)
+
+    def get(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """Ask for something."""
+        return self._request("GET", path, fields=parameters, headers=self._headers)
+
+    def _request(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._pool.request(method, path, redirect=False, **options)
+        except HTTPError as exc:
+            address = f"{self._pool.host}:{self._pool.port}"
+            raise LokiUnavailable(f"Loki at {address} does not answer: {type(exc).__name__}") from exc
+
+
+@cache
+def loki_http(settings: StoreSettings) -> LokiHttp:
+    """Return this process's connections to the Loki of the settings."""
+    auth = (settings.loki_user, settings.loki_password.get_secret_value()) if settings.loki_user else None
+    return LokiHttp(settings.loki_url, tenant=settings.loki_tenant, auth=auth)
+
+
+def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
+    """Return the error for an answer that is no proof of anything."""
+    said = words_of(answer)[:_SHOWN_ANSWER_CHARS]
+    meaning = _MEANING.get(answer.status, "")
+    return LokiUnavailable(f"Loki answered {answer.status}{meaning}: {said}", _retry_after_s(answer))
+
+
+def words_of(answer: urllib3.BaseHTTPResponse) -> str:
+    """Return what an answer says in words."""
+    return answer.data.decode(errors="replace").strip()
+
+
+def _retry_after_s(answer: urllib3.BaseHTTPResponse) -> float | None:
+    try:
+        return min(max(float(answer.headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
+    except (KeyError, ValueError):
+        return None

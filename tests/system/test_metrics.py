@@ -1,0 +1,65 @@
+"""The exporter as a process beside workers that are killed."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from schemas.routes import DEFAULT_SHARDS, shard_of
+from tests.factories import Sender, logs
+from tests.processes import Process, wait_until, workers_running
+from trainwire.remembered import usable_port
+from workers.resources import Resources
+
+JOB, MESSAGES, LINES = 1, 200, 50
+
+
+def scraped(port: int, metric: str, **labels: str) -> float | None:
+    """Return one value of a scrape, None where it is not there yet."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+        text = answer.read().decode()
+    named = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    found = re.search(rf"^{re.escape(f'{metric}{{{named}}}')} (\S+)$", text, flags=re.MULTILINE)
+    return None if found is None else float(found[1])
+
+
+@pytest.mark.timeout(180)
+def test_counters_are_right_however_workers_die(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """With workers killed while they drain, entries less duplicates are the messages, and rows the lines."""
+    port = usable_port(tmp_path, "metrics")
+    exporter = Process(resources.settings, tmp_path / "metrics.log", "metrics", "--port", str(port)).start()
+    value = partial(scraped, port, kind="logs", shard=str(shard_of(JOB, DEFAULT_SHARDS)))
+    try:
+        wait_until(lambda: "metrics.serving" in exporter.output, "the exporter's start")
+        with workers_running(resources.settings, tmp_path, workers=2) as workers:
+            for number in range(1, MESSAGES + 1):
+                sender.send(logs(*(f"{number}.{line}" for line in range(LINES))), job=JOB)
+                if number % 50 == 0:
+                    wait_until(lambda: value("trainwire_ingest_rows_total"), "first rows")
+                    workers[number // 50 % 2].kill()
+                    workers[number // 50 % 2].start()
+            wait_until(lambda: value("trainwire_ingest_rows_total") == MESSAGES * LINES, "all rows", timeout_s=60)
+            wait_until(lambda: value("trainwire_stream_lag_entries") == 0, "an empty stream")
+        entries = value("trainwire_ingest_entries_total") or 0
+        assert entries - (value("trainwire_ingest_duplicate_entries_total") or 0) == MESSAGES
+        assert value("trainwire_ingest_rows_total") == MESSAGES * LINES
+    finally:
+        exporter.stop()
+    assert exporter.process.returncode == 0
+
+
+def test_a_port_that_is_taken_is_named(resources: Resources, tmp_path: Path) -> None:
+    """The exporter that cannot listen says where it tried, and ends with the code of a wrong setting."""
+    port = usable_port(tmp_path, "metrics")
+    first = Process(resources.settings, tmp_path / "first.log", "metrics", "--port", str(port)).start()
+    try:
+        wait_until(lambda: "metrics.serving" in first.output, "the exporter's start")
+        second = Process(resources.settings, tmp_path / "second.log", "metrics", "--port", str(port)).start()
+        assert second.process.wait(30) == 78
+        assert f"--port {port}: Address already in use" in second.output
+    finally:
+        first.stop()

@@ -1,0 +1,48 @@
+"""Lines that come back from Loki: parts joined, numbers read with care, newer rows left out."""
+
+from __future__ import annotations
+
+from stores.loki import seq_of, whole_lines, without_newer
+from stores.loki_query import LokiLine
+from tests.factories import NOW_NS
+
+
+def _line(seq: int | str, text: str, ts_ns: int = NOW_NS, **labels: str) -> LokiLine:
+    return LokiLine(ts_ns, text, tuple({"seq": str(seq), "log_type": "stdout", **labels}.items()))
+
+
+def test_parts_are_joined_in_the_order_of_their_numbers() -> None:
+    """The tenth part comes after the second, also where a page of Loki's answer ended between them."""
+    parts = [_line(5, f"[{number}]", part=f"{number}/11") for number in (1, 10, 11, 3, 2, 4, 5, 6, 7, 8, 9)]
+    lines = [_line(4, "before"), *parts, _line(6, "beside"), _line(7, "after", NOW_NS + 1)]
+    texts = [text for _, text in whole_lines(lines)]
+    assert texts == ["before", "".join(f"[{number}]" for number in range(1, 12)), "beside", "after"]
+
+
+def test_a_second_copy_is_a_line_of_its_own() -> None:
+    """What Loki has twice is shown twice, split or not."""
+    split = [_line(5, text, part=part) for part, text in (("1/2", "a"), ("2/2", "b"))]
+    late = [LokiLine(line.ts_ns, line.line, (*line.labels, ("late", "2026-09-21T11"))) for line in split]
+    whole = [_line(1, "x"), _line(1, "x", late="2026-09-21T11")]
+    assert [text for _, text in whole_lines([*split, *late, *whole])] == ["x", "x", "ab", "ab"]
+
+
+def test_only_a_number_is_a_number() -> None:
+    """A label that somebody else wrote cannot pass for a row."""
+    found = [
+        seq_of(_line(text, "")) for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
+    ]
+    assert found == [7, None, None, None, None, None, None]
+
+
+def test_rows_that_came_meanwhile_are_left_out() -> None:
+    """A job goes on while it is compared: what Postgres has by now is no stranger, and is asked for seldom."""
+    asked: list[int] = []
+
+    def newest_seq() -> int:
+        asked.append(1)
+        return 4
+
+    lines = [_line(seq, "") for seq in (1, 2, 3, 4, 3, 5, "x")]
+    assert [seq_of(line) for line in without_newer(lines, 2, newest_seq)] == [1, 2, 5, None]
+    assert len(asked) == 2

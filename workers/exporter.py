@@ -1,0 +1,93 @@
+"""One exporter for all workers: it reads what they have committed, so whoever is killed, no figure is wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from schemas import metric_names as names
+from workers.durations import cumulated
+from workers.measures import Sample, postgres_samples, redis_samples, training_samples
+from workers.resources import Resources
+
+log = structlog.get_logger("workers.exporter")
+
+FAMILIES: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+
+
+class Exporter(Collector):
+    """Reads Postgres and Redis anew at every scrape; a store that is away is a metric, not an error."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        settings = resources.settings
+        self._sinks = ["loki"] if settings.loki_enabled else []
+        self._sinks += ["mlflow"] if settings.mlflow_tracking_uri is not None else []
+        self._one_at_a_time = threading.Lock()
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: registering must not read the stores."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        with self._one_at_a_time:
+            samples = [
+                *self._read("postgres", self._from_postgres, SQLAlchemyError),
+                *self._read("redis", self._from_redis, RedisError),
+            ]
+        yield from families(samples)
+
+    def _read(
+        self, store: str, read: Callable[[], list[Sample]], away: type[SQLAlchemyError] | type[RedisError]
+    ) -> list[Sample]:
+        try:
+            return [*read(), Sample(names.STORE_UP, (store,), 1)]
+        except away as exc:
+            log.warning("exporter.unavailable", store=store, reason=str(exc).partition("\n")[0])
+            return [Sample(names.STORE_UP, (store,), 0)]
+
+    def _from_postgres(self) -> list[Sample]:
+        settings = self._resources.settings
+        with self._resources.engine.connect() as connection:
+            return [
+                *postgres_samples(connection, self._sinks),
+                *training_samples(connection, settings.metrics_max_jobs, settings.metrics_max_series),
+            ]
+
+    def _from_redis(self) -> list[Sample]:
+        return list(redis_samples(self._resources.redis, self._resources.settings.ingest_shards))
+
+
+def families(samples: list[Sample]) -> Iterator[Metric]:
+    """Yield the samples as Prometheus has them: every metric of ours, with samples or without."""
+    by_metric: dict[names.Metric, list[Sample]] = {metric: [] for metric in names.WORKERS_METRICS}
+    for sample in samples:
+        by_metric[sample.metric].append(sample)
+    for metric, found in by_metric.items():
+        if metric.kind == "histogram":
+            histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for sample in found:
+                histogram.add_metric(sample.labels, cumulated(sample.counts), sample.value)
+            yield histogram
+            continue
+        family = FAMILIES[metric.kind](metric.name, metric.help, labels=metric.labels)
+        for sample in found:
+            family.add_metric(sample.labels, sample.value)
+        yield family
+
+
+def serve(resources: Resources, address: str, port: int) -> threading.Thread:
+    """Answer scrapes on a port; return the thread that does it."""
+    registry = CollectorRegistry()
+    registry.register(Exporter(resources))
+    _, thread = start_http_server(port, address, registry)
+    return thread

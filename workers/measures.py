@@ -1,0 +1,164 @@
+"""What the exporter shows of Postgres and Redis: one function a store, each a handful of cheap reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import redis
+from sqlalchemy import Connection, text
+
+from schemas import metric_names as names
+from schemas.metric_names import Metric
+from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, QUEUES, stream_key
+from workers.sweep import all_streams
+
+POINTS_LOOKED_AT: Final = 20
+"""Of each running job, to find the newest value of every metric: they need not all be in the last point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value, or the counts and the sum of a histogram."""
+
+    metric: Metric
+    labels: tuple[str, ...]
+    value: float
+    counts: tuple[int, ...] = ()
+
+
+def redis_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
+    """Yield what Redis knows: the lag of each stream, what waits in the queues, beat, memory."""
+    streams = all_streams(shards)
+    pipeline = client.pipeline(transaction=False)
+    pipeline.time()
+    pipeline.info("memory")
+    pipeline.exists(HOLD_KEY)
+    pipeline.hgetall(HALTED_KEY)
+    pipeline.hvals(BEAT_TICKS_KEY)
+    for queue in QUEUES:
+        pipeline.llen(queue)
+    for kind, shard in streams:
+        pipeline.xlen(stream_key(kind, shard))
+        pipeline.xrange(stream_key(kind, shard), count=1)
+    (seconds, micros), memory, hold, halted, ticks, *rest = pipeline.execute()
+    now_ms = seconds * 1000 + micros // 1000
+    yield Sample(names.REDIS_USED_BYTES, (), float(memory["used_memory"]))
+    yield Sample(names.REDIS_LIMIT_BYTES, (), float(memory["maxmemory"]))
+    yield Sample(names.REDIS_HOLD, (), float(hold))
+    if ticks:
+        yield Sample(names.BEAT_AGE_SECONDS, (), max(0.0, (now_ms - max(map(int, ticks))) / 1000))
+    for queue, waiting in zip(QUEUES, rest, strict=False):
+        yield Sample(names.QUEUE_ORDERS, (queue,), float(waiting))
+    lags = rest[len(QUEUES) :]
+    for (kind, shard), length, first in zip(streams, lags[::2], lags[1::2], strict=True):
+        labels = (kind, str(shard))
+        yield Sample(names.STREAM_LAG_ENTRIES, labels, float(length))
+        yield Sample(names.STREAM_LAG_SECONDS, labels, _age_s(first, now_ms))
+        yield Sample(names.STREAM_HALTED, labels, float(stream_key(kind, shard).encode() in halted))
+
+
+def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:
+    """Yield what Postgres knows: what was taken in, gaps, dead letters, how far the sinks are, jobs."""
+    for stream, entries, duplicates, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
+        labels = _stream_labels(stream)
+        yield Sample(names.INGEST_ENTRIES, labels, entries)
+        yield Sample(names.INGEST_DUPLICATES, labels, duplicates)
+        yield Sample(names.INGEST_ROWS, labels, rows)
+        yield Sample(names.INGEST_BYTES, labels, size_bytes)
+        yield Sample(names.DRAIN_SECONDS, labels, busy_s, tuple(counts))
+    for metric, query in (
+        (names.MISSING_MESSAGES, _MISSING),
+        (names.DEAD_LETTERS, _DEAD_LETTERS),
+        (names.JOBS, _JOBS),
+    ):
+        for *which, value in connection.execute(query):
+            yield Sample(metric, tuple(which), float(value))
+    for sink, counts, busy_s in connection.execute(_DELIVERIES):
+        yield Sample(names.DELIVERY_SECONDS, (sink,), busy_s, tuple(counts))
+    for sink in sinks:
+        behind, age_s, down_s, confirmed = connection.execute(_SINKS[sink], {"sink": sink}).one()
+        yield Sample(names.SINK_LAG_ROWS, (sink,), float(behind))
+        yield Sample(names.SINK_LAG_SECONDS, (sink,), age_s)
+        yield Sample(names.SINK_DOWN_SECONDS, (sink,), down_s)
+        yield Sample(names.SINK_CONFIRMED_ROWS, (sink,), float(confirmed))
+
+
+def training_samples(connection: Connection, max_jobs: int, max_series: int) -> Iterator[Sample]:
+    """Yield the newest value of each metric of running jobs, never more than `max_series` of them."""
+    newest: dict[tuple[str, str], float] = {}
+    limits = {"jobs": max_jobs, "points": POINTS_LOOKED_AT}
+    for job_id, loss, accuracy, learning_rate, extra in connection.execute(_TRAINING, limits):
+        values = {"loss": loss, "accuracy": accuracy, "learning_rate": learning_rate} | (extra or {})
+        for name, value in values.items():
+            if value is not None:
+                # The newest point comes first.
+                newest.setdefault((str(job_id), name), _number(value))
+    for labels, value in list(newest.items())[:max_series]:
+        yield Sample(names.TRAINING_VALUE, labels, value)
+    yield Sample(names.TRAINING_LEFT_OUT, (), float(max(0, len(newest) - max_series)))
+
+
+def _age_s(first: Any, now_ms: int) -> float:
+    if not first:
+        return 0.0
+    at_ms = int(cast("bytes", first[0][0]).partition(b"-")[0])
+    return max(0.0, (now_ms - at_ms) / 1000)
+
+
+def _stream_labels(stream: str) -> tuple[str, str]:
+    shard, _, kind = stream.removeprefix("ingest:{").partition("}:")
+    return kind, shard
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)  # "NaN" and "Infinity" too: docs/wire-format.md
+    except (TypeError, ValueError):
+        return math.nan
+
+
+_CURSORS: Final = text(
+    "SELECT stream, entries, duplicates, rows_in, bytes_in, drain_counts, drain_seconds FROM ingest_cursors"
+)
+_MISSING: Final = text(
+    "SELECT kind, sum(greatest(coalesce(produced, 0) - last_seq, 0) + (SELECT coalesce(sum("
+    "CAST(gap->>1 AS bigint) - CAST(gap->>0 AS bigint) + 1), 0) FROM jsonb_array_elements(missing) AS gap)) "
+    "FROM source_positions WHERE missing <> '[]' OR produced > last_seq GROUP BY kind"
+)
+_DEAD_LETTERS: Final = text(
+    "SELECT CASE WHEN stream LIKE 'sink:%' THEN stream ELSE kind END AS stream, reason, count(*) "
+    "FROM dead_letters GROUP BY 1, 2"
+)
+_JOBS: Final = text("SELECT status, count(*) FROM training_jobs GROUP BY status")
+_DELIVERIES: Final = text("SELECT sink, counts, seconds FROM delivery_times")
+_TRAINING: Final = text(
+    "SELECT points.job_id, loss, accuracy, learning_rate, extra_metrics FROM ("
+    "SELECT id, row_number() OVER (ORDER BY last_seen_at DESC NULLS LAST, id) AS place FROM training_jobs "
+    "WHERE status IN ('running', 'stalled') ORDER BY place LIMIT :jobs) AS running "
+    "CROSS JOIN LATERAL (SELECT * FROM training_metrics WHERE job_id = running.id ORDER BY seq DESC LIMIT :points"
+    ") AS points ORDER BY place, seq DESC"
+)
+
+
+def _sink(table: str, last_seq: str) -> Any:
+    return text(
+        "SELECT CAST(coalesce(sum(behind), 0) AS bigint), CAST(coalesce(greatest(extract(epoch FROM now() - "  # noqa: S608 - our own names
+        "min(oldest.created_at)), 0), 0) AS double precision), coalesce((SELECT CAST(greatest(extract(epoch "
+        "FROM now() - down_since), 0) AS double precision) FROM sink_states WHERE sink = :sink "
+        "AND down_since IS NOT NULL), 0), (SELECT CAST(coalesce(sum(confirmed_seq), 0) AS bigint) "
+        "FROM delivery_cursors WHERE sink = :sink) FROM ("
+        f"SELECT id, coalesce(confirmed_seq, 0) AS confirmed, {last_seq} - coalesce(confirmed_seq, 0) AS behind "
+        "FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+        f"WHERE {last_seq} > coalesce(confirmed_seq, 0)) AS late "
+        f"LEFT JOIN LATERAL (SELECT created_at FROM {table} AS waiting WHERE waiting.job_id = late.id "
+        "AND seq > confirmed ORDER BY seq LIMIT 1) AS oldest ON true"
+    )
+
+
+_SINKS: Final = {
+    "loki": _sink("training_logs", "last_log_seq"),
+    "mlflow": _sink("training_metrics", "last_metric_seq"),
+}
