@@ -1,0 +1,259 @@
+// The charts of a job: one for each metric, or one for all, of one run or of several that are compared.
+
+import { get } from "../api.js";
+import { h, remembered, setText, throttled } from "../dom.js";
+import { counted } from "../format.js";
+import { onTheme } from "../theme.js";
+import { jobName, ordered } from "../words.js";
+import { Chart } from "./chart.js";
+import { chartColors } from "./colors.js";
+import { ChartControls } from "./controls.js";
+import { curve, positive, smoothed, suitableAxis } from "./curves.js";
+import { MetricStore } from "./store.js";
+
+const POINTS = 1500;
+const REDRAW_MS = 250;
+const RETRY_MS = 3000;
+const TOGETHER = "all chosen metrics";
+const DASHES = [undefined, [6, 4], [2, 3], [8, 3, 2, 3]];
+
+/** The panel; `onPick(ms)` when a point is clicked, `onCompared(ids)` when other jobs come or go. */
+export class ChartPanel {
+  constructor(jobId, { compared, onPick, onCompared }) {
+    Object.assign(this, { jobId, onPick, onCompared });
+    this.compared = new Map(compared.map((id) => [id, null]));
+    this.settings = { axis: null, isLog: false, isTogether: false, smoothing: Number(remembered.get("smoothing") ?? 0), hidden: new Set() };
+    this.store = new MetricStore();
+    this.charts = new Map();
+    this.visible = new Set();
+    this.hiddenRuns = new Set();
+    this.zoom = null;
+    this.themeRevision = 0;
+    this.controls = new ChartControls(this.settings, { onChange: () => this.#changed(), onCompare: (id) => this.#compare(id), onResetZoom: () => this.resetZoom() });
+    this.grid = h("div", { class: "grid" });
+    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
+    this.root = h("section", { class: "charts", "aria-label": "Charts" }, this.controls.root, this.said, this.grid);
+    this.seen = new IntersectionObserver((entries) => this.#sawn(entries), { rootMargin: "200px" });
+    this.update = throttled(() => this.#draw(), REDRAW_MS);
+    this.forgetTheme = onTheme(() => {
+      this.themeRevision += 1;
+      this.update();
+    });
+  }
+
+  close() {
+    this.isClosed = true;
+    clearTimeout(this.retry);
+    this.update.cancel();
+    this.forgetTheme();
+    this.seen.disconnect();
+    for (const chart of this.charts.values()) chart.close();
+  }
+
+  /** Read all points from the gateway; live ones that come meanwhile are not lost: `lastSeq` tells. */
+  async load() {
+    if (this.isLoading) return;
+    this.isLoading = true;
+    this.waiting = [];
+    try {
+      const found = await get(`/jobs/${this.jobId}/metrics`, { points: POINTS });
+      this.store.replace(this.jobId, found.series, found.last_seq);
+      this.problem = null;
+    } catch (problem) {
+      this.problem = problem;
+      if (!this.isClosed) this.retry = setTimeout(() => this.load(), RETRY_MS);
+    }
+    this.isLoading = false;
+    this.isLoaded ||= !this.problem;
+    this.store.add(this.jobId, this.waiting);
+    for (const id of this.compared.keys()) if (!this.compared.get(id)) this.#loadOther(id);
+    this.update();
+  }
+
+  /** Take live points. */
+  add(points) {
+    if (this.isLoading) this.waiting.push(...points);
+    else this.store.add(this.jobId, points);
+    if (this.store.isCrowded) this.load();
+    this.update();
+  }
+
+  /** Say in which attempt the job is, what it is called, and whether more points may come. */
+  setJob(job) {
+    this.job = job;
+    this.update();
+  }
+
+  resetZoom() {
+    this.#setZoom(null);
+  }
+
+  /** Go on to the next horizontal axis. */
+  nextAxis() {
+    const axes = this.controls.axes.map((button) => button.dataset.axis);
+    this.controls.set({ axis: axes[(axes.indexOf(this.settings.axis) + 1) % axes.length] });
+  }
+
+  toggleLog() {
+    this.controls.set({ isLog: !this.settings.isLog });
+  }
+
+  toggleTogether() {
+    this.controls.set({ isTogether: !this.settings.isTogether });
+  }
+
+  #changed() {
+    remembered.set("smoothing", String(this.settings.smoothing));
+    if (this.lastAxis !== this.settings.axis) this.zoom = null;
+    this.lastAxis = this.settings.axis;
+    this.#draw();
+  }
+
+  #setZoom(zoom) {
+    this.zoom = zoom;
+    this.controls.zoomed.hidden = zoom === null;
+    for (const chart of this.charts.values()) chart.zoom(zoom);
+  }
+
+  #compare(id) {
+    if (id === this.jobId || this.compared.has(id)) return;
+    this.compared.set(id, null);
+    this.onCompared([...this.compared.keys()]);
+    this.#loadOther(id);
+  }
+
+  async #loadOther(id) {
+    try {
+      const found = await get("/jobs/compare", { ids: id });
+      if (!this.compared.has(id)) return;
+      this.compared.set(id, found.jobs[0]);
+      this.store.replace(id, found.series);
+      this.controls.say("");
+    } catch (problem) {
+      this.controls.say(problem.message);
+      if (problem.status !== 0) this.#forget(id);
+    }
+    this.update();
+  }
+
+  #forget(id) {
+    this.compared.delete(id);
+    this.store.forget(id);
+    this.onCompared([...this.compared.keys()]);
+    this.update();
+  }
+
+  // The runs are the attempts of all jobs, the newest of this job first, each with a colour of its own.
+  #runs() {
+    const found = new Map();
+    for (const { jobId, attempt } of this.store.series.values()) found.set(`${jobId}/${attempt}`, { jobId, attempt });
+    const isOther = (run) => run.jobId !== this.jobId;
+    const sorted = [...found].sort(([, a], [, b]) => isOther(a) - isOther(b) || Number(a.jobId) - Number(b.jobId) || b.attempt - a.attempt);
+    const { lines } = chartColors();
+    const attemptsOf = (jobId) => sorted.filter(([, run]) => run.jobId === jobId).length;
+    return sorted.map(([key, { jobId, attempt }], index) => ({
+      key,
+      label: this.#runLabel(jobId, attempt, attemptsOf(jobId)),
+      color: lines[index % lines.length],
+      isShown: !this.hiddenRuns.has(key),
+      remove: jobId === this.jobId ? null : () => this.#forget(jobId),
+      isMain: jobId === this.jobId,
+    }));
+  }
+
+  #runLabel(jobId, attempt, attempts) {
+    const which = attempts > 1 ? `attempt ${attempt}` : "";
+    if (jobId === this.jobId) return this.compared.size ? [`job ${jobId}`, which].filter(Boolean).join(" ") : which;
+    const other = this.compared.get(jobId);
+    return [`${jobId} ${other ? jobName(other) : ""}`.trim(), which].filter(Boolean).join(" ");
+  }
+
+  #draw() {
+    if (this.isClosed) return;
+    const names = [...this.store.names];
+    this.#say(names);
+    this.settings.axis ??= this.#chooseAxis();
+    this.lastAxis ??= this.settings.axis;
+    this.controls.mark();
+    this.controls.setMetrics(names);
+    this.controls.root.hidden = names.length === 0;
+    this.controls.zoomed.hidden = this.zoom === null;
+    const runs = this.#runs();
+    this.controls.setRuns(runs, (key) => this.#toggleRun(key));
+    const shown = ordered(names.filter((name) => !this.settings.hidden.has(name)));
+    const groups = this.settings.isTogether ? [[TOGETHER, shown]] : shown.map((name) => [name, [name]]);
+    this.#arrange(groups.filter(([, members]) => members.length).map(([title]) => title));
+    for (const [title, members] of groups) if (this.visible.has(title)) this.#drawOne(title, members, runs);
+  }
+
+  #toggleRun(key) {
+    if (!this.hiddenRuns.delete(key)) this.hiddenRuns.add(key);
+    this.#draw();
+  }
+
+  #chooseAxis() {
+    return this.store.series.size ? suitableAxis([...this.store.series.values()].map((entry) => entry.points)) : null;
+  }
+
+  #say(names) {
+    this.said.hidden = names.length > 0 && !this.problem;
+    if (this.problem) setText(this.said, this.problem.status === 0 ? "The points cannot be read: the gateway does not answer. Trying again …" : this.problem.message);
+    else if (this.isLoaded) setText(this.said, "No metrics yet. What run.metric(…) says is drawn here.");
+  }
+
+  #arrange(titles) {
+    for (const [title, chart] of this.charts) {
+      if (titles.includes(title)) continue;
+      this.seen.unobserve(chart.root);
+      chart.close();
+      chart.root.remove();
+      this.charts.delete(title);
+      this.visible.delete(title);
+    }
+    titles.forEach((title, index) => {
+      if (!this.charts.has(title)) this.#makeChart(title);
+      const { root } = this.charts.get(title);
+      if (this.grid.children[index] !== root) this.grid.insertBefore(root, this.grid.children[index] ?? null);
+    });
+    this.grid.classList.toggle("is-together", this.settings.isTogether);
+  }
+
+  #makeChart(title) {
+    const chart = new Chart(title, { onZoom: (zoom) => this.#setZoom(zoom), onPick: this.onPick });
+    chart.root.dataset.title = title;
+    this.charts.set(title, chart);
+    this.seen.observe(chart.root);
+  }
+
+  #sawn(entries) {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) this.visible.add(target.dataset.title);
+      else this.visible.delete(target.dataset.title);
+    }
+    this.#draw();
+  }
+
+  #drawOne(title, members, runs) {
+    let odd = 0;
+    const { lines: palette } = chartColors();
+    const lines = members.flatMap((name, nth) =>
+      this.store.of(name).flatMap((entry) => {
+        const index = runs.findIndex((run) => run.key === `${entry.jobId}/${entry.attempt}`);
+        const run = runs[index];
+        if (!run?.isShown) return [];
+        const found = curve(entry.points, this.settings.axis ?? "step");
+        odd += found.odd;
+        const style = members.length > 1 ? { color: palette[nth % palette.length], dash: DASHES[index % DASHES.length] } : { color: run.color };
+        const label = [members.length > 1 && name, run.label, entry.rank !== null && entry.rank !== undefined && `rank ${entry.rank}`].filter(Boolean).join(" · ");
+        return found.x.length ? [{ ...found, ...this.#shape(found.y), ...style, label, isMain: run.isMain }] : [];
+      }),
+    );
+    const note = odd ? `${counted(odd, "value")} not finite` : lines.length ? "" : `no ${this.settings.axis} said`;
+    this.charts.get(title).draw(lines, { axis: this.settings.axis, isLog: this.settings.isLog, zoom: this.zoom, note, themeRevision: this.themeRevision });
+  }
+
+  #shape(given) {
+    const y = this.settings.isLog ? positive(given) : given;
+    return { y, strong: this.settings.smoothing > 0 ? smoothed(y, this.settings.smoothing) : null };
+  }
+}
