@@ -20,7 +20,7 @@ export function value(given) {
   if (!Number.isFinite(number)) return String(given);
   if (number === 0) return "0";
   const size = Math.abs(number);
-  if (size >= 1e6 || size < 1e-4) return number.toExponential(2).replace("e+", "e");
+  if (size >= 1e6 || size < 1e-4) return number.toExponential(2).replace(/\.?0*e\+?/, "e");
   if (Number.isInteger(number)) return count(number);
   return String(Number(number.toPrecision(size >= 1000 ? 6 : 4)));
 }
@@ -33,6 +33,12 @@ export function duration(seconds) {
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   if (whole < DAY_S) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
   return `${Math.floor(whole / DAY_S)} d ${Math.floor((whole % DAY_S) / 3600)} h`;
+}
+
+/** Seconds as an estimate: "40 s", "12 min", "3 h", "2 d" */
+export function about(seconds) {
+  const [size, unit] = [[DAY_S, "d"], [3600, "h"], [60, "min"]].find(([least]) => seconds >= 1.5 * least) ?? [1, "s"];
+  return `${Math.max(1, Math.round(seconds / size))} ${unit}`;
 }
 
 /** Bytes -> "97.7 MB" (decimal units, as object stores bill them) */

@@ -1,6 +1,6 @@
 // A job's state in words.
 
-import { count, duration, fromText, moment, value } from "./format.js";
+import { about, count, duration, fromText, moment, value } from "./format.js";
 
 /** Tell whether the job's attempt has ended. */
 export function hasEnded(job) {
@@ -41,7 +41,7 @@ export function remaining(job) {
   const done = percent(job);
   const ran = runtime(job);
   if (job.status !== "running" || !done || done >= 100 || !ran || ran < 10) return "";
-  return `about ${duration((ran * (100 - done)) / done)} left`;
+  return `about ${about((ran * (100 - done)) / done)} left`;
 }
 
 /** One sentence: what the job does, or why it does nothing. */

@@ -4,11 +4,12 @@ import { get } from "../api.js";
 import { h, remembered, setText, throttled } from "../dom.js";
 import { counted } from "../format.js";
 import { onTheme } from "../theme.js";
-import { jobName, ordered } from "../words.js";
+import { ordered } from "../words.js";
 import { Chart } from "./chart.js";
 import { chartColors } from "./colors.js";
 import { ChartControls } from "./controls.js";
 import { curve, positive, smoothed, suitableAxis } from "./curves.js";
+import { runsOf } from "./runs.js";
 import { MetricStore } from "./store.js";
 
 const POINTS = 1500;
@@ -143,31 +144,6 @@ export class ChartPanel {
     this.update();
   }
 
-  // The runs are the attempts of all jobs, the newest of this job first, each with a colour of its own.
-  #runs() {
-    const found = new Map();
-    for (const { jobId, attempt } of this.store.series.values()) found.set(`${jobId}/${attempt}`, { jobId, attempt });
-    const isOther = (run) => run.jobId !== this.jobId;
-    const sorted = [...found].sort(([, a], [, b]) => isOther(a) - isOther(b) || Number(a.jobId) - Number(b.jobId) || b.attempt - a.attempt);
-    const { lines } = chartColors();
-    const attemptsOf = (jobId) => sorted.filter(([, run]) => run.jobId === jobId).length;
-    return sorted.map(([key, { jobId, attempt }], index) => ({
-      key,
-      label: this.#runLabel(jobId, attempt, attemptsOf(jobId)),
-      color: lines[index % lines.length],
-      isShown: !this.hiddenRuns.has(key),
-      remove: jobId === this.jobId ? null : () => this.#forget(jobId),
-      isMain: jobId === this.jobId,
-    }));
-  }
-
-  #runLabel(jobId, attempt, attempts) {
-    const which = attempts > 1 ? `attempt ${attempt}` : "";
-    if (jobId === this.jobId) return this.compared.size ? [`job ${jobId}`, which].filter(Boolean).join(" ") : which;
-    const other = this.compared.get(jobId);
-    return [`${jobId} ${other ? jobName(other) : ""}`.trim(), which].filter(Boolean).join(" ");
-  }
-
   #draw() {
     if (this.isClosed) return;
     const names = [...this.store.names];
@@ -233,23 +209,35 @@ export class ChartPanel {
     this.#draw();
   }
 
-  #drawOne(title, members, runs) {
-    let odd = 0;
+  #runs() {
     const { lines: palette } = chartColors();
+    return runsOf(this.store, { jobId: this.jobId, compared: this.compared, palette }).map((run) => ({
+      ...run,
+      isShown: !this.hiddenRuns.has(run.key),
+      remove: run.isMain ? null : () => this.#forget(run.jobId),
+    }));
+  }
+
+  #drawOne(title, members, runs) {
+    const { lines: palette } = chartColors();
+    const isMixed = members.length > 1;
     const lines = members.flatMap((name, nth) =>
-      this.store.of(name).flatMap((entry) => {
-        const index = runs.findIndex((run) => run.key === `${entry.jobId}/${entry.attempt}`);
-        const run = runs[index];
-        if (!run?.isShown) return [];
-        const found = curve(entry.points, this.settings.axis ?? "step");
-        odd += found.odd;
-        const style = members.length > 1 ? { color: palette[nth % palette.length], dash: DASHES[index % DASHES.length] } : { color: run.color };
-        const label = [members.length > 1 && name, run.label, entry.rank !== null && entry.rank !== undefined && `rank ${entry.rank}`].filter(Boolean).join(" · ");
-        return found.x.length ? [{ ...found, ...this.#shape(found.y), ...style, label, isMain: run.isMain }] : [];
+      runs.flatMap((run, index) => {
+        const style = isMixed ? { color: palette[nth % palette.length], dash: DASHES[index % DASHES.length] } : { color: run.color };
+        const entries = run.isShown ? this.store.of(name, run) : [];
+        return entries.map((entry) => this.#line(entry, { ...style, isMain: run.isMain, words: [isMixed && name, run.label] }));
       }),
     );
-    const note = odd ? `${counted(odd, "value")} not finite` : lines.length ? "" : `no ${this.settings.axis} said`;
-    this.charts.get(title).draw(lines, { axis: this.settings.axis, isLog: this.settings.isLog, zoom: this.zoom, note, themeRevision: this.themeRevision });
+    const drawn = lines.filter((line) => line.x.length);
+    const odd = drawn.reduce((sum, line) => sum + line.odd, 0);
+    const note = odd ? `${counted(odd, "value")} not finite` : drawn.length ? "" : `no ${this.settings.axis} said`;
+    this.charts.get(title).draw(drawn, { axis: this.settings.axis, isLog: this.settings.isLog, zoom: this.zoom, note, themeRevision: this.themeRevision });
+  }
+
+  #line(entry, { words, ...style }) {
+    const found = curve(entry.points, this.settings.axis ?? "step");
+    const label = [...words, entry.rank !== null && `rank ${entry.rank}`].filter(Boolean).join(" · ");
+    return { ...found, ...this.#shape(found.y), ...style, label };
   }
 
   #shape(given) {

@@ -46,10 +46,10 @@ export class MetricStore {
     return new Set([...this.series.values()].map((entry) => entry.name));
   }
 
-  /** The series of a metric, in order of job, attempt and rank. */
-  of(name) {
-    const found = [...this.series.values()].filter((entry) => entry.name === name);
-    return found.sort((a, b) => a.jobId.localeCompare(b.jobId, "en", { numeric: true }) || a.attempt - b.attempt || (a.rank ?? -1) - (b.rank ?? -1));
+  /** The series of a metric in one run, by rank. */
+  of(name, { jobId, attempt }) {
+    const found = [...this.series.values()].filter((entry) => entry.name === name && entry.jobId === jobId && entry.attempt === attempt);
+    return found.sort((a, b) => (a.rank ?? -1) - (b.rank ?? -1));
   }
 
   #entry({ jobId, name, attempt, rank = null }) {

@@ -47,7 +47,7 @@ export class Checkpoints {
       h("td", { class: "num", title: dateTime(fromNs(item.ts)) }, moment(fromNs(item.ts))),
       h("td", { class: "num" }, item.epoch === null || item.epoch === undefined ? "–" : count(item.epoch)),
       h("td", { class: "num" }, bytes(item.size_bytes)),
-      h("td", { class: `tone-${tone}`, title: item.verified_at ? `looked at ${dateTime(fromText(item.verified_at))}` : "" }, words),
+      h("td", { class: `state tone-${tone}`, title: item.verified_at ? `looked at ${dateTime(fromText(item.verified_at))}` : "" }, words),
       h("td", { class: "uri" }, h("span", { dir: "ltr", title: item.uri }, item.uri), metrics.length > 0 && h("span", { class: "quiet" }, metrics.join(" · "))),
       h("td", null, this.#download(item)),
     );
@@ -55,7 +55,7 @@ export class Checkpoints {
 
   #download(item) {
     if (item.deleted_at || item.overwritten_by || !/^s3:/.test(item.uri)) return null;
-    const button = h("button", { type: "button", on: { click: () => this.#fetchUrl(item, button) } }, "download");
+    const button = h("button", { type: "button", class: "icon", title: "Download", "aria-label": `Download ${item.uri}`, on: { click: () => this.#fetchUrl(item, button) } }, "⤓");
     return button;
   }
 

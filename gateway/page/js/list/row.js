@@ -31,7 +31,7 @@ export function jobRow(job) {
     { class: `job is-${job.status}`, data: { id: String(job.id) } },
     h("td", { class: "c-status" }, statusBadge(job)),
     h("td", { class: "c-id num" }, String(job.id)),
-    h("td", { class: "c-name" }, link, note(job)),
+    h("td", { class: "c-name" }, h("div", { class: "title" }, link, again(job)), why(job)),
     h("td", { class: "c-progress" }, progressBar(job)),
     h("td", { class: "c-metrics" }, metrics(job)),
     h("td", { class: "c-spark", title: job.sparkline?.name }, sparkline(job.sparkline)),
@@ -40,18 +40,21 @@ export function jobRow(job) {
   );
 }
 
-function note(job) {
-  const why = job.status === "failed" ? job.error_message : ["stalled", "lost"].includes(job.status) ? job.status_reason : null;
-  const again = job.attempt > 1 ? h("span", { class: "chip" }, `attempt ${count(job.attempt)}`) : null;
-  if (!why) return again;
-  return [again, h("span", { class: "why", dir: "auto", title: why }, why)];
+function again(job) {
+  return job.attempt > 1 ? h("span", { class: "chip" }, `attempt ${count(job.attempt)}`) : null;
+}
+
+function why(job) {
+  const words = job.status === "failed" ? job.error_message : ["stalled", "lost"].includes(job.status) ? job.status_reason : null;
+  return words ? h("span", { class: "why", dir: "auto", title: words }, words) : null;
 }
 
 function metrics(job) {
   const shown = hasEnded(job) && job.final_metrics ? { ...job.last_metrics, ...job.final_metrics } : job.last_metrics;
-  return headline(shown, SHOWN_METRICS).map(([name, words]) =>
+  const items = headline(shown, SHOWN_METRICS).map(([name, words]) =>
     h("span", { class: "metric" }, h("span", { class: "metric-name", dir: "auto", title: name }, name), " ", h("b", null, words)),
   );
+  return h("div", { class: "metrics" }, items);
 }
 
 function took(job) {

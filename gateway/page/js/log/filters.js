@@ -17,9 +17,9 @@ export class LogFilters {
     this.level = select("Level", [["", "all levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])], changed);
     this.attempt = select("Attempt", [["", "all attempts"]], changed);
     this.attempt.hidden = true;
-    this.goTo = h("input", { type: "text", class: "log-goto", placeholder: "go to line or time", "aria-label": "Go to a line's number, or a time like 14:03:11", spellcheck: "false", on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) } });
+    this.goTo = h("input", { type: "text", class: "log-goto", placeholder: "line or time", "aria-label": "Go to a line's number, or a time like 14:03:11", spellcheck: "false", on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) } });
     this.follow = h("button", { type: "button", class: "toggle", title: "Follow the newest line (f)", "aria-pressed": "true", on: { click: onFollow } }, "follow");
-    this.download = h("a", { class: "button", download: "", title: "Download what is shown, as text" }, "download");
+    this.download = h("a", { class: "button icon", download: "", title: "Download these lines as text", "aria-label": "Download these lines as text" }, "⤓");
     this.said = h("span", { class: "log-said quiet", role: "status" });
     this.root = h("div", { class: "log-bar" }, this.search, this.stream, this.level, this.attempt, this.goTo, this.said, this.follow, this.download);
     this.#link();
@@ -50,6 +50,7 @@ export class LogFilters {
   say(words, isProblem = false) {
     setText(this.said, words);
     this.said.classList.toggle("problem", isProblem);
+    this.said.classList.toggle("is-worth", isProblem || Object.keys(this.filter).length > 0);
   }
 
   #changed() {

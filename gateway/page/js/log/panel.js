@@ -59,6 +59,7 @@ export class LogPanel {
   setTotal(total) {
     if (total > this.total && !this.scroller.isFollowing) this.unseen += total - this.total;
     this.total = Math.max(this.total, total);
+    this.view.style.setProperty("--digits", String(this.total).length);
     this.pages.setTotal(total);
     if (this.source !== this.pages) this.source.setTotal(total);
     this.update();
