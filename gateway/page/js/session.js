@@ -32,7 +32,8 @@ export function loginView(onIn) {
     h("label", { for: "token" }, "Token"),
     h("div", { class: "login-row" }, token, button),
     said,
-    h("p", { class: "quiet" }, "Make one where the stack runs: ", h("code", null, "trainwire token create --role viewer")),
+    h("p", { class: "quiet" }, "Make one where the stack runs:"),
+    h("pre", { class: "quiet" }, "trainwire token create --role viewer"),
   );
   requestAnimationFrame(() => token.focus());
   return form;

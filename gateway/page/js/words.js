@@ -26,7 +26,7 @@ export function percent(job) {
     const said = Number(job.progress_percent);
     return Number.isFinite(said) ? Math.min(100, Math.max(0, said)) : null;
   }
-  if (job.total_epochs > 0 && job.current_epoch !== null) return Math.min(100, (100 * job.current_epoch) / job.total_epochs);
+  if (job.total_epochs > 0 && job.current_epoch >= 0) return Math.min(100, (100 * job.current_epoch) / job.total_epochs);
   return job.status === "completed" ? 100 : null;
 }
 

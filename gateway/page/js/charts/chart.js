@@ -2,7 +2,7 @@
 
 import uPlot from "/page/vendor/uplot/uPlot.esm.js";
 import { h, setText } from "../dom.js";
-import { clock, dateTime, value } from "../format.js";
+import { clock, counted, dateTime, value } from "../format.js";
 import { chartColors, faint } from "./colors.js";
 
 const CLICK_PX = 4;
@@ -17,7 +17,7 @@ export class Chart {
     this.lines = [];
     this.legend = h("div", { class: "legend" });
     this.note = h("span", { class: "note quiet" });
-    this.host = h("div", { class: "plot" });
+    this.host = h("div", { class: "plot", role: "img" });
     this.at = h("span", { class: "at quiet num" });
     this.head = h("header", null, h("h3", { dir: "auto", title }, title), this.note, this.at);
     this.root = h("figure", { class: "card", tabindex: "-1" }, this.head, this.legend, this.host);
@@ -41,6 +41,7 @@ export class Chart {
     else this.plot.setData(data, options.zoom === null);
     this.#labels();
     this.#values();
+    this.#describe();
   }
 
   /** Show a range of x, or all of it. */
@@ -106,6 +107,14 @@ export class Chart {
       return h("span", { class: "legend-entry", title: line.label }, swatch, line.label && h("span", { dir: "auto" }, line.label), line.shown);
     });
     this.legend.replaceChildren(...entries);
+  }
+
+  // For those who do not see the lines.
+  #describe() {
+    const points = this.lines.reduce((sum, line) => sum + line.x.length, 0);
+    const last = this.lines[0]?.y.findLast((number) => number !== null);
+    const words = `${this.title} by ${this.options.axis}: ${counted(points, "point")}${last === undefined ? "" : `, last ${value(last)}`}`;
+    this.host.setAttribute("aria-label", words);
   }
 
   // The values under the cursor, else the newest.

@@ -16,6 +16,7 @@ export class LogFilters {
     this.stream = select("Stream", [["", "all output"], ["stdout", "stdout"], ["stderr", "stderr"]], changed);
     this.level = select("Level", [["", "all levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])], changed);
     this.attempt = select("Attempt", [["", "all attempts"]], changed);
+    this.attempt.classList.add("log-attempt");
     this.attempt.hidden = true;
     this.goTo = h("input", { type: "text", class: "log-goto", placeholder: "line or time", "aria-label": "Go to a line's number, or a time like 14:03:11", spellcheck: "false", on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) } });
     this.follow = h("button", { type: "button", class: "toggle", title: "Follow the newest line (f)", "aria-pressed": "true", on: { click: onFollow } }, "follow");

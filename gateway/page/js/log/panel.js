@@ -184,6 +184,7 @@ export class LogPanel {
     const row = event.target.closest(".line");
     if (!row?.line || !getSelection().isCollapsed) return;
     this.selected = row.line.seq;
+    this.scroller.setFollowing(false);
     const isFiltered = this.source !== this.pages;
     const onShowAround = isFiltered ? (seq) => this.#showSeq(seq) : null;
     this.drawer.replaceChildren(lineDetail(row.line, { needle: this.filter.search, onShowAround, onClose: () => this.closeDetail() }));
