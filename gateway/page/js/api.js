@@ -61,6 +61,10 @@ function problemOf(response, text) {
     const detail = typeof said.detail === "string" ? said.detail : text;
     return new Problem(response.status, said.title ?? response.statusText, detail);
   } catch {
-    return new Problem(response.status, response.statusText, `The gateway answered ${response.status} ${response.statusText}`);
+    return new Problem(
+      response.status,
+      response.statusText,
+      `The gateway answered ${response.status} ${response.statusText}`,
+    );
   }
 }

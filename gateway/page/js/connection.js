@@ -9,7 +9,7 @@ export class Connection {
   constructor(root) {
     this.root = root;
     this.word = h("span");
-    this.retry = h("button", { type: "button", hidden: true, on: { click: () => this.onRetry?.() } }, "now");
+    this.retry = h("button", { hidden: true, on: { click: () => this.onRetry?.() } }, "now");
     root.replaceChildren(h("i", { class: "dot", "aria-hidden": "true" }), this.word, this.retry);
     this.hide();
   }
@@ -28,7 +28,11 @@ export class Connection {
     this.retry.hidden = state.name !== "waiting";
     if (state.name === "waiting") this.#countDown(state.retryAt);
     else if (state.name === "live") this.#live(state.wasLost);
-    else this.#set(state.name, { connecting: "connecting …", unknown: "waiting for the job", refused: "not allowed" }[state.name]);
+    else
+      this.#set(
+        state.name,
+        { connecting: "connecting …", unknown: "waiting for the job", refused: "not allowed" }[state.name],
+      );
   }
 
   #live(wasLost) {

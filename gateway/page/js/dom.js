@@ -2,9 +2,13 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Make an HTML element. `props`: `on` (listeners), `data` (dataset), `class`, DOM properties, else attributes. */
+/**
+ * Make an HTML element. `props`: `on` (listeners), `data` (dataset), `class`, DOM properties, else attributes.
+ * A button submits no form unless it says so.
+ */
 export function h(tag, props, ...children) {
-  return fill(document.createElement(tag), props, children);
+  const given = tag === "button" ? { type: "button", ...props } : props;
+  return fill(document.createElement(tag), given, children);
 }
 
 /** Make an SVG element. */
@@ -18,11 +22,21 @@ function fill(element, props, children) {
   return element;
 }
 
-const PROPERTIES = new Set(["value", "checked", "disabled", "hidden", "selected", "open", "textContent", "htmlFor"]);
+const PROPERTIES = new Set([
+  "value",
+  "checked",
+  "disabled",
+  "hidden",
+  "selected",
+  "open",
+  "textContent",
+  "htmlFor",
+]);
 
 function setProp(element, name, value) {
   if (value === null || value === undefined) return;
-  if (name === "on") for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
+  if (name === "on")
+    for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
   else if (name === "data") Object.assign(element.dataset, value);
   else if (name === "class") element.setAttribute("class", value);
   else if (PROPERTIES.has(name)) element[name] = value;

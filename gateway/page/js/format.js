@@ -37,7 +37,11 @@ export function duration(seconds) {
 
 /** Seconds as an estimate: "40 s", "12 min", "3 h", "2 d" */
 export function about(seconds) {
-  const [size, unit] = [[DAY_S, "d"], [3600, "h"], [60, "min"]].find(([least]) => seconds >= 1.5 * least) ?? [1, "s"];
+  const [size, unit] = [
+    [DAY_S, "d"],
+    [3600, "h"],
+    [60, "min"],
+  ].find(([least]) => seconds >= 1.5 * least) ?? [1, "s"];
   return `${Math.max(1, Math.round(seconds / size))} ${unit}`;
 }
 

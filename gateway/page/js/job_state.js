@@ -9,14 +9,17 @@ export function applyEvent(job, event) {
   job.last_seen_at = new Date().toISOString();
   if (event.attempt > job.attempt) beginAttempt(job, event.attempt);
   if (event.type === "training_progress") applyProgress(job, event);
-  else if (event.type === "training_checkpoint") take(job, event, ["best_checkpoint_path", "last_checkpoint_path"]);
+  else if (event.type === "training_checkpoint")
+    take(job, event, ["best_checkpoint_path", "last_checkpoint_path"]);
   else if (event.type === "training_status") applyStatus(job, event);
   else if (event.type === "training_complete" || event.type === "training_error") applyEnd(job, event);
 }
 
 /** Tell whether after this event the job should be read anew: more has changed than the event says. */
 export function changesMore(job, event) {
-  return ["training_status", "training_complete", "training_error"].includes(event.type) || event.attempt > job.attempt;
+  return (
+    ["training_status", "training_complete", "training_error"].includes(event.type) || event.attempt > job.attempt
+  );
 }
 
 function countRows(job, event) {
@@ -25,8 +28,19 @@ function countRows(job, event) {
 }
 
 function beginAttempt(job, attempt) {
-  const nothing = { completed_at: null, exit_code: null, error_message: null, final_metrics: null, status_reason: null };
-  Object.assign(job, nothing, { attempt, started_at: new Date().toISOString(), status: "running", traceback: null });
+  const nothing = {
+    completed_at: null,
+    exit_code: null,
+    error_message: null,
+    final_metrics: null,
+    status_reason: null,
+  };
+  Object.assign(job, nothing, {
+    attempt,
+    started_at: new Date().toISOString(),
+    status: "running",
+    traceback: null,
+  });
 }
 
 function applyProgress(job, event) {

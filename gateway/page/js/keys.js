@@ -17,14 +17,20 @@ export function bindKeys(table) {
 /** Show all keys. */
 export function showKeys() {
   dialog?.remove();
-  const rows = [...bound].map(([key, { words }]) => h("tr", null, h("td", null, h("kbd", null, shown(key))), h("td", null, words)));
+  const rows = [...bound].map(([key, { words }]) =>
+    h("tr", null, h("td", null, h("kbd", null, shown(key))), h("td", null, words)),
+  );
   const close = () => dialog.close();
   dialog = h(
     "dialog",
-    { class: "keys", "aria-labelledby": "keys-title", on: { click: (event) => event.target === dialog && close() } },
+    {
+      class: "keys",
+      "aria-labelledby": "keys-title",
+      on: { click: (event) => event.target === dialog && close() },
+    },
     h("h2", { id: "keys-title" }, "Keys"),
     h("table", null, h("tbody", null, rows)),
-    h("button", { type: "button", on: { click: close } }, "Close"),
+    h("button", { on: { click: close } }, "Close"),
   );
   document.body.append(dialog);
   dialog.showModal();

@@ -23,7 +23,9 @@ function route() {
   const [, id, query] = /^#\/jobs\/(\d+)(?:\?(.*))?$/.exec(location.hash) ?? [];
   const view = { content, crumbs, connection };
   crumbs.replaceChildren();
-  close = id ? openJob(view, id, new URLSearchParams(query)) : openList(view, new URLSearchParams(location.hash.split("?")[1]));
+  close = id
+    ? openJob(view, id, new URLSearchParams(query))
+    : openList(view, new URLSearchParams(location.hash.split("?")[1]));
   window.scrollTo(0, 0);
 }
 
@@ -44,7 +46,7 @@ function askForToken() {
 }
 
 function drawTools(session) {
-  const themeButton = h("button", { type: "button", class: "icon", on: { click: changeTheme } });
+  const themeButton = h("button", { class: "icon", on: { click: changeTheme } });
   const nameTheme = () => {
     themeButton.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme()];
     const words = `Theme: ${theme() === "auto" ? "as the system" : theme()} (t)`;
@@ -56,12 +58,19 @@ function drawTools(session) {
     nameTheme();
   }
   nameTheme();
-  const keys = h("button", { type: "button", class: "icon", title: "Keys (?)", "aria-label": "Show the keys", on: { click: showKeys } }, "?");
+  const keys = h(
+    "button",
+    { class: "icon", title: "Keys (?)", "aria-label": "Show the keys", on: { click: showKeys } },
+    "?",
+  );
   const leave = async () => {
     await logOut().catch(() => {});
     askForToken();
   };
-  const out = session.auth === "on" && session.role ? h("button", { type: "button", class: "plain", title: `role: ${session.role}`, on: { click: leave } }, "log out") : null;
+  const out =
+    session.auth === "on" && session.role
+      ? h("button", { class: "plain", title: `role: ${session.role}`, on: { click: leave } }, "log out")
+      : null;
   document.getElementById("tools").replaceChildren(...[out, themeButton, keys].filter(Boolean));
   bindKeys({
     "?": ["these keys", showKeys],

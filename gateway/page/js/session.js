@@ -5,9 +5,16 @@ import { h, setText } from "./dom.js";
 
 /** The form; `onIn` is called when the gateway has taken the token. */
 export function loginView(onIn) {
-  const token = h("input", { type: "password", id: "token", name: "token", autocomplete: "current-password", required: true, spellcheck: "false" });
+  const token = h("input", {
+    type: "password",
+    id: "token",
+    name: "token",
+    autocomplete: "current-password",
+    required: true,
+    spellcheck: "false",
+  });
   const said = h("p", { class: "problem", role: "alert" });
-  const button = h("button", { class: "primary" }, "Open");
+  const button = h("button", { type: "submit", class: "primary" }, "Open");
   const submit = async (event) => {
     event.preventDefault();
     button.disabled = true;
@@ -20,7 +27,10 @@ export function loginView(onIn) {
       });
       onIn();
     } catch (problem) {
-      setText(said, problem.status === 401 ? "This token is not known, has expired, or was revoked." : problem.message);
+      setText(
+        said,
+        problem.status === 401 ? "This token is not known, has expired, or was revoked." : problem.message,
+      );
       token.select();
     }
     button.disabled = false;

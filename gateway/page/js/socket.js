@@ -67,7 +67,11 @@ export class Feed {
     else this.wasLost = true;
     this.#retryLater(code);
     // A handshake that was refused looks like a network error: ask why.
-    if (code === 1006) get("/session").then((said) => said.auth === "on" && !said.role && denied(), () => {});
+    if (code === 1006)
+      get("/session").then(
+        (said) => said.auth === "on" && !said.role && denied(),
+        () => {},
+      );
   }
 
   #retryLater(code) {

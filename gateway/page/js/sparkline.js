@@ -19,7 +19,12 @@ export function sparkline(spark) {
   const last = numbers.findLastIndex(Number.isFinite);
   return svg(
     "svg",
-    { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": described(spark.name, finite) },
+    {
+      class: "spark",
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      "aria-label": described(spark.name, finite),
+    },
     svg("path", { d: path(numbers, x, y) }),
     svg("circle", { cx: x(last), cy: y(numbers[last]), r: 1.8 }),
   );
@@ -33,7 +38,9 @@ function path(numbers, x, y) {
   let isDrawing = false;
   return numbers
     .map((number, index) => {
-      const command = Number.isFinite(number) ? `${isDrawing ? "L" : "M"}${x(index).toFixed(1)} ${y(number).toFixed(1)}` : "";
+      const command = Number.isFinite(number)
+        ? `${isDrawing ? "L" : "M"}${x(index).toFixed(1)} ${y(number).toFixed(1)}`
+        : "";
       isDrawing = Number.isFinite(number);
       return command;
     })

@@ -16,7 +16,11 @@ export function jobName(job) {
 export function runtime(job) {
   const from = fromText(job.started_at ?? job.created_at);
   if (from === null || job.status === "pending") return null;
-  const until = hasEnded(job) ? fromText(job.completed_at) : job.status === "lost" ? fromText(job.last_seen_at) : null;
+  const until = hasEnded(job)
+    ? fromText(job.completed_at)
+    : job.status === "lost"
+      ? fromText(job.last_seen_at)
+      : null;
   return ((until ?? Date.now()) - from) / 1000;
 }
 
@@ -26,14 +30,17 @@ export function percent(job) {
     const said = Number(job.progress_percent);
     return Number.isFinite(said) ? Math.min(100, Math.max(0, said)) : null;
   }
-  if (job.total_epochs > 0 && job.current_epoch >= 0) return Math.min(100, (100 * job.current_epoch) / job.total_epochs);
+  if (job.total_epochs > 0 && job.current_epoch >= 0)
+    return Math.min(100, (100 * job.current_epoch) / job.total_epochs);
   return job.status === "completed" ? 100 : null;
 }
 
 /** "epoch 3 of 10", "epoch 3", "" */
 export function epochs(job) {
   if (job.current_epoch === null || job.current_epoch === undefined) return "";
-  return job.total_epochs ? `epoch ${count(job.current_epoch)} of ${count(job.total_epochs)}` : `epoch ${count(job.current_epoch)}`;
+  return job.total_epochs
+    ? `epoch ${count(job.current_epoch)} of ${count(job.total_epochs)}`
+    : `epoch ${count(job.current_epoch)}`;
 }
 
 /** How long it may still take, in words; "" where nobody can tell. */

@@ -36,7 +36,12 @@ export class Chart {
     this.options = options;
     setText(this.note, options.note);
     const data = joined(lines);
-    const key = JSON.stringify([options.axis, options.isLog, options.themeRevision, lines.map((line) => [line.label, line.color, Boolean(line.strong)])]);
+    const key = JSON.stringify([
+      options.axis,
+      options.isLog,
+      options.themeRevision,
+      lines.map((line) => [line.label, line.color, Boolean(line.strong)]),
+    ]);
     if (!this.plot || key !== this.key) this.#make(key, data);
     else this.plot.setData(data, options.zoom === null);
     this.#labels();
@@ -65,17 +70,45 @@ export class Chart {
 
   #plotOptions() {
     const colors = chartColors();
-    const axis = { stroke: colors.axis, font: colors.font, grid: { stroke: colors.grid, width: 1 }, ticks: { show: false } };
+    const axis = {
+      stroke: colors.axis,
+      font: colors.font,
+      grid: { stroke: colors.grid, width: 1 },
+      ticks: { show: false },
+    };
     const isTime = this.options.axis === "time";
     return {
       ...this.#size(),
       padding: [8, 10, 0, 0],
       legend: { show: false },
       scales: { x: { time: isTime }, y: { distr: this.options.isLog ? 3 : 1 } },
-      axes: [{ ...axis, size: 24, gap: 4, space: 60, ...(isTime ? {} : { values: (_, ticks) => ticks.map(shortNumber) }) }, { ...axis, size: 52, gap: 4, space: 28, values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))) }],
+      axes: [
+        {
+          ...axis,
+          size: 24,
+          gap: 4,
+          space: 60,
+          ...(isTime ? {} : { values: (_, ticks) => ticks.map(shortNumber) }),
+        },
+        {
+          ...axis,
+          size: 52,
+          gap: 4,
+          space: 28,
+          values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))),
+        },
+      ],
       series: [{}, ...this.lines.flatMap((line) => seriesOf(line))],
-      cursor: { sync: { key: `${SYNC}.${this.options.axis}`, setSeries: false }, points: { size: 6 }, drag: { x: true, y: false }, y: false },
-      hooks: { setCursor: [() => this.#values()], setScale: [(plot, scale) => scale === "x" && this.#zoomed(plot)] },
+      cursor: {
+        sync: { key: `${SYNC}.${this.options.axis}`, setSeries: false },
+        points: { size: 6 },
+        drag: { x: true, y: false },
+        y: false,
+      },
+      hooks: {
+        setCursor: [() => this.#values()],
+        setScale: [(plot, scale) => scale === "x" && this.#zoomed(plot)],
+      },
     };
   }
 
@@ -104,7 +137,13 @@ export class Chart {
       const swatch = h("i", { class: "swatch", "aria-hidden": "true" });
       swatch.style.background = line.color;
       line.shown = h("b", { class: "num" });
-      return h("span", { class: "legend-entry", title: line.label }, swatch, line.label && h("span", { dir: "auto" }, line.label), line.shown);
+      return h(
+        "span",
+        { class: "legend-entry", title: line.label },
+        swatch,
+        line.label && h("span", { dir: "auto" }, line.label),
+        line.shown,
+      );
     });
     this.legend.replaceChildren(...entries);
   }
@@ -124,14 +163,17 @@ export class Chart {
     const x = idx === null || idx === undefined ? null : this.plot.data[0][idx];
     setText(this.at, x === null ? "" : this.#shownX(x));
     for (const line of this.lines) {
-      const index = x === null ? line.y.length - 1 : indexAt(line.x, x);
+      const index = x === null ? line.y.length - 1 : isBeyond(line.x, x) ? -1 : indexAt(line.x, x);
       const found = index < 0 ? null : line.y[index];
       if (line.shown) setText(line.shown, index < 0 ? "–" : found === null ? "no number" : value(found));
     }
   }
 
   #shownX(x) {
-    if (this.options.axis === "time") return new Date(x * 1000).toDateString() === new Date().toDateString() ? clock(x * 1000) : dateTime(x * 1000);
+    if (this.options.axis === "time")
+      return new Date(x * 1000).toDateString() === new Date().toDateString()
+        ? clock(x * 1000)
+        : dateTime(x * 1000);
     return `${this.options.axis} ${x.toLocaleString("en-US")}`;
   }
 
@@ -149,15 +191,28 @@ export class Chart {
 }
 
 function joined(lines) {
-  const tables = lines.flatMap((line) => (line.strong ? [[line.x, line.y], [line.x, line.strong]] : [[line.x, line.y]]));
+  const tables = lines.flatMap((line) =>
+    line.strong
+      ? [
+          [line.x, line.y],
+          [line.x, line.strong],
+        ]
+      : [[line.x, line.y]],
+  );
   if (!tables.length) return [[]];
-  return uPlot.join(tables, tables.map(() => [0, GAPS_KEPT]));
+  return uPlot.join(
+    tables,
+    tables.map(() => [0, GAPS_KEPT]),
+  );
 }
 
 function seriesOf({ color, dash, strong }) {
   const common = { dash, spanGaps: false, points: { show: (plot, series) => plot.data[series].length <= 2 } };
   if (!strong) return [{ ...common, stroke: color, width: 1.5 }];
-  return [{ ...common, stroke: faint(color, 0.28), width: 1 }, { ...common, stroke: color, width: 1.8 }];
+  return [
+    { ...common, stroke: faint(color, 0.28), width: 1 },
+    { ...common, stroke: color, width: 1.8 },
+  ];
 }
 
 /** The last index whose x is at or before `x`, by bisection. */
@@ -170,6 +225,11 @@ function indexAt(xs, x) {
     else high = middle;
   }
   return low - 1;
+}
+
+/** Tell whether `x` lies more than one interval after the last of `xs`: nothing was said there. */
+function isBeyond(xs, x) {
+  return xs.length > 1 && x > 2 * xs.at(-1) - xs.at(-2);
 }
 
 function shortNumber(tick) {

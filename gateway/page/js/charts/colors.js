@@ -17,5 +17,10 @@ export function chartColors() {
 
 /** `#rrggbb` with an opacity from 0 to 1. */
 export function faint(color, opacity) {
-  return color + Math.round(opacity * 255).toString(16).padStart(2, "0");
+  return (
+    color +
+    Math.round(opacity * 255)
+      .toString(16)
+      .padStart(2, "0")
+  );
 }

@@ -9,15 +9,60 @@ import { AXES } from "./curves.js";
 export class ChartControls {
   constructor(settings, { onChange, onCompare, onResetZoom }) {
     Object.assign(this, { settings, onChange, onCompare });
-    this.axes = AXES.map((axis) => h("button", { type: "button", data: { axis }, on: { click: () => this.set({ axis }) } }, axis));
-    this.log = h("button", { type: "button", class: "toggle", title: "Logarithmic values (l)", on: { click: () => this.set({ isLog: !settings.isLog }) } }, "log");
-    this.together = h("button", { type: "button", class: "toggle", title: "All chosen metrics in one chart (o)", on: { click: () => this.set({ isTogether: !settings.isTogether }) } }, "one chart");
-    this.smoothing = h("input", { type: "range", min: "0", max: "0.98", step: "0.02", value: String(settings.smoothing), "aria-label": "Smoothing", on: { input: () => this.set({ smoothing: Number(this.smoothing.value) }) } });
-    this.zoomed = h("button", { type: "button", class: "attention", hidden: true, title: "Show all (r, or a double click)", on: { click: onResetZoom } }, "all of x");
+    this.axes = AXES.map((axis) => h("button", { data: { axis }, on: { click: () => this.set({ axis }) } }, axis));
+    this.log = h(
+      "button",
+      {
+        class: "toggle",
+        title: "Logarithmic values (l)",
+        on: { click: () => this.set({ isLog: !settings.isLog }) },
+      },
+      "log",
+    );
+    this.together = h(
+      "button",
+      {
+        class: "toggle",
+        title: "All chosen metrics in one chart (o)",
+        on: { click: () => this.set({ isTogether: !settings.isTogether }) },
+      },
+      "one chart",
+    );
+    this.smoothing = h("input", {
+      type: "range",
+      min: "0",
+      max: "0.98",
+      step: "0.02",
+      value: String(settings.smoothing),
+      "aria-label": "Smoothing",
+      on: { input: () => this.set({ smoothing: Number(this.smoothing.value) }) },
+    });
+    this.zoomed = h(
+      "button",
+      {
+        class: "attention",
+        hidden: true,
+        title: "Show all (r, or a double click)",
+        on: { click: onResetZoom },
+      },
+      "end zoom",
+    );
     this.metrics = h("div", { class: "menu-body" });
     this.metricsTitle = h("summary", null);
     this.runs = h("span", { class: "runs", role: "group", "aria-label": "Runs" });
-    this.compare = h("input", { type: "text", class: "compare", list: "jobs-to-compare", placeholder: "+ compare job", "aria-label": "Compare with a job: its number", on: { focus: () => this.#suggest(), input: debounced(() => this.#suggest(), 250), keydown: (event) => event.key === "Enter" && this.#add(), change: () => this.#add() } });
+    this.compare = h("input", {
+      type: "text",
+      class: "compare",
+      list: "jobs-to-compare",
+      placeholder: "+ compare job",
+      "aria-label": "Compare with a job: its number",
+      on: {
+        focus: () => this.#suggest(),
+        input: debounced(() => this.#suggest(), 250),
+        keydown: (event) => event.key === "Enter" && this.#add(),
+        change: () => this.#add(),
+      },
+    });
     this.suggestions = h("datalist", { id: "jobs-to-compare" });
     this.said = h("span", { class: "problem", role: "status" });
     this.root = h(
@@ -44,7 +89,8 @@ export class ChartControls {
   }
 
   mark() {
-    for (const button of this.axes) button.setAttribute("aria-pressed", String(button.dataset.axis === this.settings.axis));
+    for (const button of this.axes)
+      button.setAttribute("aria-pressed", String(button.dataset.axis === this.settings.axis));
     this.log.setAttribute("aria-pressed", String(this.settings.isLog));
     this.together.setAttribute("aria-pressed", String(this.settings.isTogether));
   }
@@ -59,12 +105,19 @@ export class ChartControls {
     if (key === this.metricsKey) return;
     this.metricsKey = key;
     const boxes = ordered(names).map((name) => {
-      const box = h("input", { type: "checkbox", checked: !this.settings.hidden.has(name), on: { change: () => this.#toggle(name, box.checked) } });
+      const box = h("input", {
+        type: "checkbox",
+        checked: !this.settings.hidden.has(name),
+        on: { change: () => this.#toggle(name, box.checked) },
+      });
       return h("label", null, box, h("span", { dir: "auto" }, name));
     });
     this.metrics.replaceChildren(...boxes);
     const shown = names.filter((name) => !this.settings.hidden.has(name)).length;
-    setText(this.metricsTitle, shown === names.length ? `${names.length} metrics` : `${shown} of ${names.length} metrics`);
+    setText(
+      this.metricsTitle,
+      shown === names.length ? `${names.length} metrics` : `${shown} of ${names.length} metrics`,
+    );
   }
 
   /** Show the runs ({key, label, color, isShown, remove?}) as switches, where there is more than one. */
@@ -73,8 +126,27 @@ export class ChartControls {
     const chips = runs.map((run) => {
       const swatch = h("i", { class: "swatch", "aria-hidden": "true" });
       swatch.style.background = run.color;
-      const name = h("button", { type: "button", class: "run", "aria-pressed": String(run.isShown), on: { click: () => onToggle(run.key) } }, swatch, h("span", { dir: "auto" }, run.label));
-      const remove = run.remove && h("button", { type: "button", class: "run-remove", "aria-label": `Stop comparing with ${run.label}`, on: { click: run.remove } }, "×");
+      const name = h(
+        "button",
+        {
+          class: "run",
+          "aria-pressed": String(run.isShown),
+          on: { click: () => onToggle(run.key) },
+        },
+        swatch,
+        h("span", { dir: "auto" }, run.label),
+      );
+      const remove =
+        run.remove &&
+        h(
+          "button",
+          {
+            class: "run-remove",
+            "aria-label": `Stop comparing with ${run.label}`,
+            on: { click: run.remove },
+          },
+          "×",
+        );
       return h("span", { class: "run-chip" }, name, remove);
     });
     this.runs.replaceChildren(...chips);
@@ -95,7 +167,11 @@ export class ChartControls {
 
   async #suggest() {
     const typed = this.compare.value.trim();
-    const page = await get("/jobs", { limit: 20, name: /^\d*$/.test(typed) ? "" : typed }).catch(() => ({ items: [] }));
-    this.suggestions.replaceChildren(...page.items.map((job) => h("option", { value: String(job.id) }, `${job.id} · ${jobName(job)}`)));
+    const page = await get("/jobs", { limit: 20, name: /^\d*$/.test(typed) ? "" : typed }).catch(() => ({
+      items: [],
+    }));
+    this.suggestions.replaceChildren(
+      ...page.items.map((job) => h("option", { value: String(job.id) }, `${job.id} · ${jobName(job)}`)),
+    );
   }
 }

@@ -33,7 +33,12 @@ export function curve(points, axis) {
   const xs = [...byX.keys()].sort((a, b) => a - b);
   const numbers = xs.map((x) => Number(byX.get(x)[VALUE]));
   const y = numbers.map((number) => (Number.isFinite(number) ? number : null));
-  return { x: xs, y, ts: xs.map((x) => Number(byX.get(x)[TS]) / 1e6), odd: y.filter((number) => number === null).length };
+  return {
+    x: xs,
+    y,
+    ts: xs.map((x) => Number(byX.get(x)[TS]) / 1e6),
+    odd: y.filter((number) => number === null).length,
+  };
 }
 
 function place(point, axis) {

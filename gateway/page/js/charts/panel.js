@@ -5,36 +5,53 @@ import { h, remembered, setText, throttled } from "../dom.js";
 import { counted } from "../format.js";
 import { onTheme } from "../theme.js";
 import { ordered } from "../words.js";
-import { Chart } from "./chart.js";
 import { chartColors } from "./colors.js";
 import { ChartControls } from "./controls.js";
 import { curve, positive, smoothed, suitableAxis } from "./curves.js";
+import { ChartGrid } from "./grid.js";
 import { runsOf } from "./runs.js";
 import { MetricStore } from "./store.js";
 
 const POINTS = 1500;
 const REDRAW_MS = 250;
 const RETRY_MS = 3000;
+const UNREADABLE = "The points cannot be read: the gateway does not answer. Trying again …";
 const TOGETHER = "all chosen metrics";
 const DASHES = [undefined, [6, 4], [2, 3], [8, 3, 2, 3]];
 
 /** The panel; `onPick(ms)` when a point is clicked, `onCompared(ids)` when other jobs come or go. */
 export class ChartPanel {
   constructor(jobId, { compared, onPick, onCompared }) {
-    Object.assign(this, { jobId, onPick, onCompared });
+    Object.assign(this, { jobId, onCompared });
     this.compared = new Map(compared.map((id) => [id, null]));
-    this.settings = { axis: null, isLog: false, isTogether: false, smoothing: Number(remembered.get("smoothing") ?? 0), hidden: new Set() };
+    this.settings = {
+      axis: null,
+      isLog: false,
+      isTogether: false,
+      smoothing: Number(remembered.get("smoothing") ?? 0),
+      hidden: new Set(),
+    };
     this.store = new MetricStore();
-    this.charts = new Map();
-    this.visible = new Set();
     this.hiddenRuns = new Set();
-    this.zoom = null;
     this.themeRevision = 0;
-    this.controls = new ChartControls(this.settings, { onChange: () => this.#changed(), onCompare: (id) => this.#compare(id), onResetZoom: () => this.resetZoom() });
-    this.grid = h("div", { class: "grid" });
+    this.controls = new ChartControls(this.settings, {
+      onChange: () => this.#changed(),
+      onCompare: (id) => this.#compare(id),
+      onResetZoom: () => this.resetZoom(),
+    });
+    this.grid = new ChartGrid({
+      onSeen: () => this.#draw(),
+      onZoom: (zoom) => (this.controls.zoomed.hidden = zoom === null),
+      onPick,
+    });
     this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
-    this.root = h("section", { class: "charts", "aria-label": "Charts" }, this.controls.root, this.said, this.grid);
-    this.seen = new IntersectionObserver((entries) => this.#sawn(entries), { rootMargin: "200px" });
+    this.root = h(
+      "section",
+      { class: "charts", "aria-label": "Charts" },
+      this.controls.root,
+      this.said,
+      this.grid.root,
+    );
     this.update = throttled(() => this.#draw(), REDRAW_MS);
     this.forgetTheme = onTheme(() => {
       this.themeRevision += 1;
@@ -47,8 +64,7 @@ export class ChartPanel {
     clearTimeout(this.retry);
     this.update.cancel();
     this.forgetTheme();
-    this.seen.disconnect();
-    for (const chart of this.charts.values()) chart.close();
+    this.grid.close();
   }
 
   /** Read all points from the gateway; live ones that come meanwhile are not lost: `lastSeq` tells. */
@@ -79,14 +95,8 @@ export class ChartPanel {
     this.update();
   }
 
-  /** Say in which attempt the job is, what it is called, and whether more points may come. */
-  setJob(job) {
-    this.job = job;
-    this.update();
-  }
-
   resetZoom() {
-    this.#setZoom(null);
+    this.grid.setZoom(null);
   }
 
   /** Go on to the next horizontal axis. */
@@ -105,15 +115,9 @@ export class ChartPanel {
 
   #changed() {
     remembered.set("smoothing", String(this.settings.smoothing));
-    if (this.lastAxis !== this.settings.axis) this.zoom = null;
+    if (this.lastAxis !== this.settings.axis) this.resetZoom();
     this.lastAxis = this.settings.axis;
     this.#draw();
-  }
-
-  #setZoom(zoom) {
-    this.zoom = zoom;
-    this.controls.zoomed.hidden = zoom === null;
-    for (const chart of this.charts.values()) chart.zoom(zoom);
   }
 
   #compare(id) {
@@ -153,13 +157,13 @@ export class ChartPanel {
     this.controls.mark();
     this.controls.setMetrics(names);
     this.controls.root.hidden = names.length === 0;
-    this.controls.zoomed.hidden = this.zoom === null;
     const runs = this.#runs();
     this.controls.setRuns(runs, (key) => this.#toggleRun(key));
     const shown = ordered(names.filter((name) => !this.settings.hidden.has(name)));
     const groups = this.settings.isTogether ? [[TOGETHER, shown]] : shown.map((name) => [name, [name]]);
-    this.#arrange(groups.filter(([, members]) => members.length).map(([title]) => title));
-    for (const [title, members] of groups) if (this.visible.has(title)) this.#drawOne(title, members, runs);
+    this.grid.root.classList.toggle("is-together", this.settings.isTogether);
+    this.grid.arrange(groups.filter(([, members]) => members.length).map(([title]) => title));
+    for (const [title, members] of groups) if (this.grid.isVisible(title)) this.#drawOne(title, members, runs);
   }
 
   #toggleRun(key) {
@@ -168,45 +172,15 @@ export class ChartPanel {
   }
 
   #chooseAxis() {
-    return this.store.series.size ? suitableAxis([...this.store.series.values()].map((entry) => entry.points)) : null;
+    return this.store.series.size
+      ? suitableAxis([...this.store.series.values()].map((entry) => entry.points))
+      : null;
   }
 
   #say(names) {
     this.said.hidden = names.length > 0 && !this.problem;
-    if (this.problem) setText(this.said, this.problem.status === 0 ? "The points cannot be read: the gateway does not answer. Trying again …" : this.problem.message);
+    if (this.problem) setText(this.said, this.problem.status === 0 ? UNREADABLE : this.problem.message);
     else if (this.isLoaded) setText(this.said, "No metrics yet. What run.metric(…) says is drawn here.");
-  }
-
-  #arrange(titles) {
-    for (const [title, chart] of this.charts) {
-      if (titles.includes(title)) continue;
-      this.seen.unobserve(chart.root);
-      chart.close();
-      chart.root.remove();
-      this.charts.delete(title);
-      this.visible.delete(title);
-    }
-    titles.forEach((title, index) => {
-      if (!this.charts.has(title)) this.#makeChart(title);
-      const { root } = this.charts.get(title);
-      if (this.grid.children[index] !== root) this.grid.insertBefore(root, this.grid.children[index] ?? null);
-    });
-    this.grid.classList.toggle("is-together", this.settings.isTogether);
-  }
-
-  #makeChart(title) {
-    const chart = new Chart(title, { onZoom: (zoom) => this.#setZoom(zoom), onPick: this.onPick });
-    chart.root.dataset.title = title;
-    this.charts.set(title, chart);
-    this.seen.observe(chart.root);
-  }
-
-  #sawn(entries) {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) this.visible.add(target.dataset.title);
-      else this.visible.delete(target.dataset.title);
-    }
-    this.#draw();
   }
 
   #runs() {
@@ -223,15 +197,20 @@ export class ChartPanel {
     const isMixed = members.length > 1;
     const lines = members.flatMap((name, nth) =>
       runs.flatMap((run, index) => {
-        const style = isMixed ? { color: palette[nth % palette.length], dash: DASHES[index % DASHES.length] } : { color: run.color };
+        const style = isMixed
+          ? { color: palette[nth % palette.length], dash: DASHES[index % DASHES.length] }
+          : { color: run.color };
         const entries = run.isShown ? this.store.of(name, run) : [];
-        return entries.map((entry) => this.#line(entry, { ...style, isMain: run.isMain, words: [isMixed && name, run.label] }));
+        return entries.map((entry) =>
+          this.#line(entry, { ...style, isMain: run.isMain, words: [isMixed && name, run.label] }),
+        );
       }),
     );
     const drawn = lines.filter((line) => line.x.length);
     const odd = drawn.reduce((sum, line) => sum + line.odd, 0);
     const note = odd ? `${counted(odd, "value")} not finite` : drawn.length ? "" : `no ${this.settings.axis} said`;
-    this.charts.get(title).draw(drawn, { axis: this.settings.axis, isLog: this.settings.isLog, zoom: this.zoom, note, themeRevision: this.themeRevision });
+    const { axis, isLog } = this.settings;
+    this.grid.draw(title, drawn, { axis, isLog, note, themeRevision: this.themeRevision });
   }
 
   #line(entry, { words, ...style }) {

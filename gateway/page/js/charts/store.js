@@ -13,7 +13,8 @@ export class MetricStore {
   /** Take what the gateway has stored of a job in the place of what was here of it. */
   replace(jobId, series, lastSeq = null) {
     this.forget(jobId);
-    for (const { name, attempt, rank, points } of series) this.#entry({ jobId, name, attempt, rank }).points = points;
+    for (const { name, attempt, rank, points } of series)
+      this.#entry({ jobId, name, attempt, rank }).points = points;
     if (lastSeq !== null) this.lastSeq = Math.max(this.lastSeq, lastSeq);
     this.revision += 1;
   }
@@ -48,7 +49,9 @@ export class MetricStore {
 
   /** The series of a metric in one run, by rank. */
   of(name, { jobId, attempt }) {
-    const found = [...this.series.values()].filter((entry) => entry.name === name && entry.jobId === jobId && entry.attempt === attempt);
+    const found = [...this.series.values()].filter(
+      (entry) => entry.name === name && entry.jobId === jobId && entry.attempt === attempt,
+    );
     return found.sort((a, b) => (a.rank ?? -1) - (b.rank ?? -1));
   }
 

@@ -14,7 +14,20 @@ export class Checkpoints {
     this.path = `/jobs/${jobId}/checkpoints`;
     this.body = h("tbody");
     this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
-    this.table = h("table", { class: "checkpoints", hidden: true }, h("thead", null, h("tr", null, COLUMNS.map((name) => h("th", { scope: "col" }, name)))), this.body);
+    this.table = h(
+      "table",
+      { class: "checkpoints", hidden: true },
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          COLUMNS.map((name) => h("th", { scope: "col" }, name)),
+        ),
+      ),
+      this.body,
+    );
     this.root = h("section", { class: "pane", "aria-label": "Checkpoints" }, this.table, this.said);
     this.reload = throttled(() => this.#load(), RELOAD_MS);
   }
@@ -37,25 +50,54 @@ export class Checkpoints {
   }
 
   #row(item) {
-    const marks = [item.is_best && h("span", { class: "mark is-best" }, "best"), item.is_last && h("span", { class: "mark is-last" }, "last")];
+    const marks = [
+      item.is_best && h("span", { class: "mark is-best" }, "best"),
+      item.is_last && h("span", { class: "mark is-last" }, "last"),
+    ];
     const [words, tone] = stateWords(item);
     const metrics = headline(item.metrics, 2).map(([name, shown]) => `${name} ${shown}`);
     return h(
       "tr",
       null,
-      h("td", { class: "marks" }, marks, !item.is_best && !item.is_last && h("span", { class: "quiet" }, item.checkpoint_kind)),
+      h(
+        "td",
+        { class: "marks" },
+        marks,
+        !item.is_best && !item.is_last && h("span", { class: "quiet" }, item.checkpoint_kind),
+      ),
       h("td", { class: "num", title: dateTime(fromNs(item.ts)) }, moment(fromNs(item.ts))),
       h("td", { class: "num" }, item.epoch === null || item.epoch === undefined ? "–" : count(item.epoch)),
       h("td", { class: "num" }, bytes(item.size_bytes)),
-      h("td", { class: `state tone-${tone}`, title: item.verified_at ? `looked at ${dateTime(fromText(item.verified_at))}` : "" }, words),
-      h("td", { class: "uri" }, h("span", { dir: "ltr", title: item.uri }, item.uri), metrics.length > 0 && h("span", { class: "quiet" }, metrics.join(" · "))),
+      h(
+        "td",
+        {
+          class: `state tone-${tone}`,
+          title: item.verified_at ? `looked at ${dateTime(fromText(item.verified_at))}` : "",
+        },
+        words,
+      ),
+      h(
+        "td",
+        { class: "uri" },
+        h("span", { dir: "ltr", title: item.uri }, item.uri),
+        metrics.length > 0 && h("span", { class: "quiet" }, metrics.join(" · ")),
+      ),
       h("td", null, this.#download(item)),
     );
   }
 
   #download(item) {
     if (item.deleted_at || item.overwritten_by || !/^s3:/.test(item.uri)) return null;
-    const button = h("button", { type: "button", class: "icon", title: "Download", "aria-label": `Download ${item.uri}`, on: { click: () => this.#fetchUrl(item, button) } }, "⤓");
+    const button = h(
+      "button",
+      {
+        class: "icon",
+        title: "Download",
+        "aria-label": `Download ${item.uri}`,
+        on: { click: () => this.#fetchUrl(item, button) },
+      },
+      "⤓",
+    );
     return button;
   }
 

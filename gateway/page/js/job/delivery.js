@@ -24,7 +24,10 @@ export class Delivery {
 
   async reload() {
     try {
-      const [sum, deliveries] = await Promise.all([get(`${this.path}/completeness`), get(`${this.path}/deliveries`)]);
+      const [sum, deliveries] = await Promise.all([
+        get(`${this.path}/completeness`),
+        get(`${this.path}/deliveries`),
+      ]);
       this.sum.replaceChildren(...sumWords(sum));
       this.sinks.replaceChildren(h("h2", null, "Deliveries"), ...sinkWords(deliveries.items));
       this.onState(sum.state);
@@ -37,8 +40,21 @@ export class Delivery {
 }
 
 function sumWords(sum) {
-  const numbers = [["produced", sum.produced], ["stored", sum.stored], ["dead-lettered", sum.dead_lettered], ["missing", sum.missing], ["dropped", sum.dropped]];
-  const tiles = numbers.map(([name, number]) => h("span", { class: `tile${number && ["missing", "dead-lettered"].includes(name) ? " tone-bad" : ""}` }, h("b", { class: "num" }, count(number)), h("span", { class: "quiet" }, name)));
+  const numbers = [
+    ["produced", sum.produced],
+    ["stored", sum.stored],
+    ["dead-lettered", sum.dead_lettered],
+    ["missing", sum.missing],
+    ["dropped", sum.dropped],
+  ];
+  const tiles = numbers.map(([name, number]) =>
+    h(
+      "span",
+      { class: `tile${number && ["missing", "dead-lettered"].includes(name) ? " tone-bad" : ""}` },
+      h("b", { class: "num" }, count(number)),
+      h("span", { class: "quiet" }, name),
+    ),
+  );
   return [
     h("h2", null, "Every message"),
     h("p", { class: `tone-${{ complete: "good", incomplete: "bad" }[sum.state] ?? "quiet"}` }, verdict(sum)),
@@ -48,15 +64,30 @@ function sumWords(sum) {
 }
 
 function verdict(sum) {
-  if (sum.state === "complete") return "Complete: everything that the training said is in Postgres or accounted for.";
+  if (sum.state === "complete")
+    return "Complete: everything that the training said is in Postgres or accounted for.";
   if (sum.state === "incomplete") return `Incomplete: ${counted(sum.missing, "message")} never arrived.`;
   const open = sum.open_sources?.length ?? 0;
-  return open ? `So far: ${counted(open, "process")} of the training has not said yet how much it will be.`.replace("processs", "processes") : "So far: nothing final can be said yet.";
+  return open
+    ? `So far: ${counted(open, "process")} of the training has not said yet how much it will be.`.replace(
+        "processs",
+        "processes",
+      )
+    : "So far: nothing final can be said yet.";
 }
 
 function sinkWords(items) {
   if (!items.length) return [h("p", { class: "quiet" }, "Rows of this job end in Postgres: no sink is on.")];
   return items.map((item) =>
-    h("p", { class: "sink" }, h("b", null, SINKS[item.sink] ?? item.sink), h("span", { class: item.is_down ? "tone-bad" : item.behind_rows ? "tone-quiet" : "tone-good", dir: "auto" }, item.words)),
+    h(
+      "p",
+      { class: "sink" },
+      h("b", null, SINKS[item.sink] ?? item.sink),
+      h(
+        "span",
+        { class: item.is_down ? "tone-bad" : item.behind_rows ? "tone-quiet" : "tone-good", dir: "auto" },
+        item.words,
+      ),
+    ),
   );
 }

@@ -20,7 +20,11 @@ export class Facts {
       table("Best metrics", shownMetrics(job.best_metrics)),
       attempts(job.attempts ?? []),
     ].filter(Boolean);
-    this.root.replaceChildren(...(parts.length ? parts : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]));
+    this.root.replaceChildren(
+      ...(parts.length
+        ? parts
+        : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]),
+    );
   }
 }
 
@@ -28,7 +32,8 @@ export class Facts {
 function flat(given, path = "") {
   return Object.entries(given ?? {}).flatMap(([name, found]) => {
     const here = path ? `${path}.${name}` : name;
-    if (found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length) return flat(found, here);
+    if (found !== null && typeof found === "object" && !Array.isArray(found) && Object.keys(found).length)
+      return flat(found, here);
     return [[here, typeof found === "string" ? found : JSON.stringify(found)]];
   });
 }
@@ -39,8 +44,15 @@ function shownMetrics(metrics) {
 
 function table(title, rows) {
   if (!rows.length) return null;
-  const lines = rows.map(([name, text]) => h("tr", null, h("th", { scope: "row", dir: "auto" }, name), h("td", { dir: "auto" }, text)));
-  return h("div", { class: "facts-block" }, h("h2", null, title), h("table", { class: "pairs" }, h("tbody", null, lines)));
+  const lines = rows.map(([name, text]) =>
+    h("tr", null, h("th", { scope: "row", dir: "auto" }, name), h("td", { dir: "auto" }, text)),
+  );
+  return h(
+    "div",
+    { class: "facts-block" },
+    h("h2", null, title),
+    h("table", { class: "pairs" }, h("tbody", null, lines)),
+  );
 }
 
 function attempts(all) {
@@ -48,8 +60,27 @@ function attempts(all) {
   const rows = [...all].reverse().map((attempt) => {
     const [from, until] = [fromText(attempt.started_at), fromText(attempt.completed_at)];
     const took = from && until ? duration((until - from) / 1000) : "";
-    const why = [attempt.exit_code !== null && attempt.exit_code !== undefined && `exit code ${attempt.exit_code}`, attempt.error_message].filter(Boolean).join(": ");
-    return h("tr", null, h("th", { scope: "row" }, `attempt ${attempt.attempt}`), h("td", { dir: "auto" }, [attempt.status, from && `began ${dateTime(from)}`, took, why].filter(Boolean).join(" · ")));
+    const why = [
+      attempt.exit_code !== null && attempt.exit_code !== undefined && `exit code ${attempt.exit_code}`,
+      attempt.error_message,
+    ]
+      .filter(Boolean)
+      .join(": ");
+    return h(
+      "tr",
+      null,
+      h("th", { scope: "row" }, `attempt ${attempt.attempt}`),
+      h(
+        "td",
+        { dir: "auto" },
+        [attempt.status, from && `began ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
+      ),
+    );
   });
-  return h("div", { class: "facts-block" }, h("h2", null, "Attempts"), h("table", { class: "pairs" }, h("tbody", null, rows)));
+  return h(
+    "div",
+    { class: "facts-block" },
+    h("h2", null, "Attempts"),
+    h("table", { class: "pairs" }, h("tbody", null, rows)),
+  );
 }

@@ -17,7 +17,11 @@ export class JobHeader {
     this.bar = h("progress", { max: "100", "aria-label": "progress" });
     this.barWords = h("span", { class: "quiet num" });
     this.metrics = h("div", { class: "head-metrics" });
-    this.mlflow = h("a", { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true }, "MLflow ↗");
+    this.mlflow = h(
+      "a",
+      { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true },
+      "MLflow ↗",
+    );
     this.failure = h("div", { class: "failure", hidden: true });
     this.root = h(
       "header",
@@ -49,7 +53,11 @@ export class JobHeader {
     this.bar.hidden = done === null;
     this.bar.value = done ?? 0;
     this.bar.className = `is-${job.status}`;
-    const words = [epochs(job), done === null || job.status === "completed" ? "" : `${done.toFixed(done < 10 ? 1 : 0)} %`, remaining(job)];
+    const words = [
+      epochs(job),
+      done === null || job.status === "completed" ? "" : `${done.toFixed(done < 10 ? 1 : 0)} %`,
+      remaining(job),
+    ];
     setText(this.barWords, words.filter(Boolean).join(" · "));
   }
 
@@ -59,7 +67,14 @@ export class JobHeader {
     const key = JSON.stringify([shown, job.best_metrics, job.best_epoch]);
     if (key === this.metricsKey) return;
     this.metricsKey = key;
-    const tiles = shown.map(([name, words]) => h("span", { class: "tile" }, h("b", { class: "num" }, words), h("span", { class: "quiet", dir: "auto", title: name }, name)));
+    const tiles = shown.map(([name, words]) =>
+      h(
+        "span",
+        { class: "tile" },
+        h("b", { class: "num" }, words),
+        h("span", { class: "quiet", dir: "auto", title: name }, name),
+      ),
+    );
     this.metrics.replaceChildren(...tiles, bestTile(job) ?? "");
   }
 
@@ -76,8 +91,18 @@ export class JobHeader {
     if (key === this.failureKey) return;
     this.failureKey = key;
     this.failure.hidden = !text && !message;
-    const trace = text && h("details", { open: true }, h("summary", null, "traceback"), h("pre", { tabindex: "0", class: "traceback" }, text));
-    this.failure.replaceChildren(message ? h("p", { class: "failure-message", dir: "auto" }, message) : "", trace || "");
+    const trace =
+      text &&
+      h(
+        "details",
+        { open: true },
+        h("summary", null, "traceback"),
+        h("pre", { tabindex: "0", class: "traceback" }, text),
+      );
+    this.failure.replaceChildren(
+      message ? h("p", { class: "failure-message", dir: "auto" }, message) : "",
+      trace || "",
+    );
     const pre = this.failure.querySelector("pre");
     // The cause stands at the end of a traceback.
     if (pre) requestAnimationFrame(() => (pre.scrollTop = pre.scrollHeight));
@@ -88,5 +113,10 @@ function bestTile(job) {
   const [name, best] = Object.entries(job.best_metrics ?? {})[0] ?? [];
   if (name === undefined) return null;
   const where = job.best_epoch === null || job.best_epoch === undefined ? "" : ` in epoch ${job.best_epoch}`;
-  return h("span", { class: "tile" }, h("b", { class: "num" }, value(best)), h("span", { class: "quiet", dir: "auto" }, `best ${name}${where}`));
+  return h(
+    "span",
+    { class: "tile" },
+    h("b", { class: "num" }, value(best)),
+    h("span", { class: "quiet", dir: "auto" }, `best ${name}${where}`),
+  );
 }

@@ -35,11 +35,15 @@ class JobPage {
     this.charts = new ChartPanel(id, {
       compared: (query.get("compare") ?? "").split(",").filter((other) => /^\d+$/.test(other) && other !== id),
       onPick: (ms) => this.#showTime(ms),
-      onCompared: (ids) => history.replaceState(null, "", `#/jobs/${id}${ids.length ? `?compare=${ids.join(",")}` : ""}`),
+      onCompared: (ids) =>
+        history.replaceState(null, "", `#/jobs/${id}${ids.length ? `?compare=${ids.join(",")}` : ""}`),
     });
     this.checkpoints = new Checkpoints(id);
     this.facts = new Facts();
-    this.delivery = new Delivery(id, { isNeeded: () => this.#needsDelivery(), onState: (state) => this.#noteDelivery(state) });
+    this.delivery = new Delivery(id, {
+      isNeeded: () => this.#needsDelivery(),
+      onState: (state) => this.#noteDelivery(state),
+    });
     this.tabs = new Tabs(
       [
         { id: "charts", title: "Charts", panel: this.charts.root },
@@ -55,10 +59,17 @@ class JobPage {
   }
 
   open() {
-    this.crumbs.replaceChildren(h("a", { href: "#/" }, "jobs"), h("span", { "aria-hidden": "true" }, "/"), h("span", { class: "num", "aria-current": "page" }, this.id));
+    this.crumbs.replaceChildren(
+      h("a", { href: "#/" }, "jobs"),
+      h("span", { "aria-hidden": "true" }, "/"),
+      h("span", { class: "num", "aria-current": "page" }, this.id),
+    );
     this.waiting = h("p", { class: "quiet padded", role: "status" }, "Loading …");
     this.content.replaceChildren(this.waiting);
-    this.feed = new Feed(`/jobs/${this.id}/ws`, { onEvent: (event) => this.#take(event), onState: (state) => this.#connected(state) });
+    this.feed = new Feed(`/jobs/${this.id}/ws`, {
+      onEvent: (event) => this.#take(event),
+      onState: (state) => this.#connected(state),
+    });
     this.connection.onRetry = () => this.feed.wake();
     this.feed.open();
     this.timer = setInterval(this.draw, TICK_MS);
@@ -75,7 +86,10 @@ class JobPage {
 
   #keys() {
     const names = ["charts", "checkpoints", "facts", "delivery"];
-    const tabs = names.map((tab, index) => [String(index + 1), [`${tab === "facts" ? "parameters" : tab}`, () => this.tabs.open(tab)]]);
+    const tabs = names.map((tab, index) => [
+      String(index + 1),
+      [`${tab === "facts" ? "parameters" : tab}`, () => this.tabs.open(tab)],
+    ]);
     return {
       "/": ["search the log", () => this.#withLog(() => this.log.focusSearch())],
       f: ["follow the newest line, or stop", () => this.log.toggleFollow()],
@@ -114,7 +128,8 @@ class JobPage {
     this.connection.show(state);
     if (state.name === "unknown" && !this.job) this.#sayUnknown();
     if (state.name === "refused") setText(this.waiting, "This token may not look at this job.");
-    if (state.name === "waiting" && !this.job) setText(this.waiting, "The gateway does not answer. Trying again …");
+    if (state.name === "waiting" && !this.job)
+      setText(this.waiting, "The gateway does not answer. Trying again …");
   }
 
   #sayUnknown() {
@@ -176,7 +191,6 @@ class JobPage {
     document.title = `${jobName(job)} · ${job.status} · trainwire`;
     this.header.update(job);
     this.facts.update(job);
-    this.charts.setJob(job);
     this.log.setAttempts(job.attempt);
     this.tabs.note("checkpoints", job.rows.checkpoints ? count(job.rows.checkpoints) : "");
     this.tabs.note("log", job.rows.logs ? count(job.rows.logs) : "");
@@ -189,12 +203,18 @@ class JobPage {
   }
 
   #needsDelivery() {
-    return this.job !== null && document.visibilityState === "visible" && (this.tabs.current === "delivery" || this.delivery.state === "so far");
+    return (
+      this.job !== null &&
+      document.visibilityState === "visible" &&
+      (this.tabs.current === "delivery" || this.delivery.state === "so far")
+    );
   }
 
   #noteDelivery(state) {
     this.delivery.state = hasEnded(this.job) || state !== "so far" ? state : "running";
-    const [words, tone] = { complete: ["complete", "tone-good"], incomplete: ["incomplete", "tone-bad"] }[state] ?? ["", ""];
+    const [words, tone] = { complete: ["complete", "tone-good"], incomplete: ["incomplete", "tone-bad"] }[
+      state
+    ] ?? ["", ""];
     this.tabs.note("delivery", words, tone);
   }
 }

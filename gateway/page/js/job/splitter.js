@@ -8,7 +8,15 @@ const STEP = 3;
 
 /** Make the splitter of `frame`; its place is the custom property `--split`, in per cent. */
 export function splitter(frame) {
-  const bar = h("div", { class: "splitter", role: "separator", tabindex: "0", "aria-orientation": "vertical", "aria-label": "Width of the charts", "aria-valuemin": String(LEAST), "aria-valuemax": String(MOST) });
+  const bar = h("div", {
+    class: "splitter",
+    role: "separator",
+    tabindex: "0",
+    "aria-orientation": "vertical",
+    "aria-label": "Width of the charts",
+    "aria-valuemin": String(LEAST),
+    "aria-valuemax": String(MOST),
+  });
   let place = Number(remembered.get("split") ?? 50);
   const put = (wanted) => {
     place = Math.min(MOST, Math.max(LEAST, Number.isFinite(wanted) ? wanted : 50));

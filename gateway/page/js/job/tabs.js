@@ -7,14 +7,34 @@ export class Tabs {
   constructor(entries, onOpen) {
     this.entries = entries;
     this.onOpen = onOpen;
-    this.buttons = entries.map(({ id, title }) => h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, data: { id }, on: { click: () => this.open(id) } }, title));
+    this.buttons = entries.map(({ id, title }) =>
+      h(
+        "button",
+        {
+          role: "tab",
+          id: `tab-${id}`,
+          "aria-controls": `panel-${id}`,
+          data: { id },
+          on: { click: () => this.open(id) },
+        },
+        title,
+      ),
+    );
     for (const { id, panel } of entries) {
       panel.id = `panel-${id}`;
       panel.setAttribute("role", "tabpanel");
       panel.setAttribute("aria-labelledby", `tab-${id}`);
     }
-    this.bar = h("div", { class: "tabs", role: "tablist", on: { keydown: (event) => this.#key(event) } }, this.buttons);
-    this.panels = h("div", { class: "panels" }, entries.map(({ panel }) => panel));
+    this.bar = h(
+      "div",
+      { class: "tabs", role: "tablist", on: { keydown: (event) => this.#key(event) } },
+      this.buttons,
+    );
+    this.panels = h(
+      "div",
+      { class: "panels" },
+      entries.map(({ panel }) => panel),
+    );
   }
 
   open(id) {

@@ -58,15 +58,50 @@ class JobList {
   }
 
   #build() {
-    this.name = h("input", { type: "search", id: "find-job", placeholder: "name", "aria-label": "Filter by name", value: this.filter.name, spellcheck: "false", on: { input: () => this.#changeFilter({ name: this.name.value }) } });
+    this.name = h("input", {
+      type: "search",
+      id: "find-job",
+      placeholder: "name",
+      "aria-label": "Filter by name",
+      value: this.filter.name,
+      spellcheck: "false",
+      on: { input: () => this.#changeFilter({ name: this.name.value }) },
+    });
     this.chips = ["", ...STATUSES].map((status) =>
-      h("button", { type: "button", class: "filter", data: { status }, on: { click: () => this.#changeFilter({ status }) } }, status || "all"),
+      h(
+        "button",
+        { class: "filter", data: { status }, on: { click: () => this.#changeFilter({ status }) } },
+        status || "all",
+      ),
     );
     this.body = h("tbody");
-    this.table = h("table", { class: "jobs" }, h("thead", null, h("tr", null, COLUMNS.map((name) => h("th", { scope: "col", class: `h-${name.split(" ").at(-1) || "spark"}` }, name)))), this.body);
+    this.table = h(
+      "table",
+      { class: "jobs" },
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          COLUMNS.map((name) => h("th", { scope: "col", class: `h-${name.split(" ").at(-1) || "spark"}` }, name)),
+        ),
+      ),
+      this.body,
+    );
     this.said = h("div", { class: "list-said", role: "status" });
-    this.more = h("button", { type: "button", class: "more", hidden: true, on: { click: () => this.#load(this.next) } }, "Older jobs");
-    const bar = h("div", { class: "list-bar" }, h("h1", null, "Jobs"), h("div", { class: "filters", role: "group", "aria-label": "Filter by status" }, this.chips), this.name);
+    this.more = h(
+      "button",
+      { class: "more", hidden: true, on: { click: () => this.#load(this.next) } },
+      "Older jobs",
+    );
+    const bar = h(
+      "div",
+      { class: "list-bar" },
+      h("h1", null, "Jobs"),
+      h("div", { class: "filters", role: "group", "aria-label": "Filter by status" }, this.chips),
+      this.name,
+    );
     this.content.replaceChildren(h("section", { class: "list" }, bar, this.table, this.said, this.more));
     this.#markFilter();
     setText(this.said, "Loading …");
@@ -83,7 +118,8 @@ class JobList {
   }
 
   #markFilter() {
-    for (const chip of this.chips) chip.setAttribute("aria-pressed", String(chip.dataset.status === this.filter.status));
+    for (const chip of this.chips)
+      chip.setAttribute("aria-pressed", String(chip.dataset.status === this.filter.status));
   }
 
   async #load(cursor = null) {
@@ -127,7 +163,8 @@ class JobList {
 
   #shown() {
     const name = this.filter.name.trim().toLowerCase();
-    const fits = (job) => (!this.filter.status || job.status === this.filter.status) && (job.name ?? "").toLowerCase().includes(name);
+    const fits = (job) =>
+      (!this.filter.status || job.status === this.filter.status) && (job.name ?? "").toLowerCase().includes(name);
     const byAge = (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at) || Number(b.id) - Number(a.id);
     return [...this.jobs.values()].filter(fits).sort(byAge);
   }
@@ -168,7 +205,8 @@ class JobList {
   }
 
   #refreshAll() {
-    for (const job of this.jobs.values()) if (!["completed", "failed"].includes(job.status)) this.stale.add(String(job.id));
+    for (const job of this.jobs.values())
+      if (!["completed", "failed"].includes(job.status)) this.stale.add(String(job.id));
     this.draw();
   }
 
@@ -180,7 +218,7 @@ class JobList {
 }
 
 function problemWords(problem, retry) {
-  return [h("p", { class: "problem" }, problem.message), h("button", { type: "button", on: { click: retry } }, "Try again")];
+  return [h("p", { class: "problem" }, problem.message), h("button", { on: { click: retry } }, "Try again")];
 }
 
 function emptyWords() {

@@ -9,7 +9,12 @@ const SHOWN_METRICS = 3;
 
 /** The status as a coloured dot with its word. */
 export function statusBadge(job) {
-  return h("span", { class: `status is-${job.status}` }, h("i", { class: "dot", "aria-hidden": "true" }), job.status);
+  return h(
+    "span",
+    { class: `status is-${job.status}` },
+    h("i", { class: "dot", "aria-hidden": "true" }),
+    job.status,
+  );
 }
 
 /** A bar with what it means beside it. */
@@ -25,7 +30,11 @@ export function progressBar(job) {
 /** The row of a job. */
 export function jobRow(job) {
   const began = fromText(job.started_at ?? job.created_at);
-  const link = h("a", { href: `#/jobs/${job.id}`, class: "job-link" }, h("span", { class: "name", dir: "auto" }, jobName(job)));
+  const link = h(
+    "a",
+    { href: `#/jobs/${job.id}`, class: "job-link" },
+    h("span", { class: "name", dir: "auto" }, jobName(job)),
+  );
   return h(
     "tr",
     { class: `job is-${job.status}`, data: { id: String(job.id) } },
@@ -45,14 +54,26 @@ function again(job) {
 }
 
 function why(job) {
-  const words = job.status === "failed" ? job.error_message : ["stalled", "lost"].includes(job.status) ? job.status_reason : null;
+  const words =
+    job.status === "failed"
+      ? job.error_message
+      : ["stalled", "lost"].includes(job.status)
+        ? job.status_reason
+        : null;
   return words ? h("span", { class: "why", dir: "auto", title: words }, words) : null;
 }
 
 function metrics(job) {
-  const shown = hasEnded(job) && job.final_metrics ? { ...job.last_metrics, ...job.final_metrics } : job.last_metrics;
+  const shown =
+    hasEnded(job) && job.final_metrics ? { ...job.last_metrics, ...job.final_metrics } : job.last_metrics;
   const items = headline(shown, SHOWN_METRICS).map(([name, words]) =>
-    h("span", { class: "metric" }, h("span", { class: "metric-name", dir: "auto", title: name }, name), " ", h("b", null, words)),
+    h(
+      "span",
+      { class: "metric" },
+      h("span", { class: "metric-name", dir: "auto", title: name }, name),
+      " ",
+      h("b", null, words),
+    ),
   );
   return h("div", { class: "metrics" }, items);
 }

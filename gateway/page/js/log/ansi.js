@@ -2,7 +2,8 @@
 
 // A sequence of ECMA-48: CSI, OSC with its end, or any other escape with its one character.
 // eslint-disable-next-line no-control-regex
-const ESCAPE = /\x1b\[([0-9;:]*)([ -/]*[@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b[ -/]*[0-~]?/g;
+const ESCAPE =
+  /\x1b\[([0-9;:]*)([ -/]*[@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b[ -/]*[0-~]?/g;
 // eslint-disable-next-line no-control-regex
 const CONTROL = /[\x00-\x08\x0b-\x1f\x7f]/g;
 const FLAGS = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "struck" };
@@ -36,7 +37,9 @@ export function plain(line) {
 
 /** Control characters become their pictures (U+2400), so that nothing is hidden and nothing acts. */
 function visible(text) {
-  return text.replace(CONTROL, (character) => String.fromCodePoint(0x2400 + (character === "\x7f" ? 0x21 : character.charCodeAt(0))));
+  return text.replace(CONTROL, (character) =>
+    String.fromCodePoint(0x2400 + (character === "\x7f" ? 0x21 : character.charCodeAt(0))),
+  );
 }
 
 function classesOf({ fg, bg, flags }) {

@@ -10,8 +10,15 @@ const MOST_SHOWN = 100_000;
 /** The drawer under the log; `onShowAround(seq)` where a filter hides the lines around it. */
 export function lineDetail(line, { needle, onShowAround, onClose }) {
   const ms = fromNs(line.ts);
-  const known = [`line ${count(line.seq)}`, `${dateTime(ms).slice(0, 10)} ${clock(ms, true)}`, line.log_type, line.level, `attempt ${line.attempt}`, line.rank !== undefined && line.rank !== null && `rank ${line.rank}`];
-  const copy = h("button", { type: "button", on: { click: () => copyText(copy, plain(line.text)) } }, "copy");
+  const known = [
+    `line ${count(line.seq)}`,
+    `${dateTime(ms).slice(0, 10)} ${clock(ms, true)}`,
+    line.log_type,
+    line.level,
+    `attempt ${line.attempt}`,
+    line.rank !== undefined && line.rank !== null && `rank ${line.rank}`,
+  ];
+  const copy = h("button", { on: { click: () => copyText(copy, plain(line.text)) } }, "copy");
   return h(
     "div",
     { class: "line-detail", role: "region", "aria-label": `line ${line.seq}` },
@@ -19,9 +26,9 @@ export function lineDetail(line, { needle, onShowAround, onClose }) {
       "div",
       { class: "line-detail-head" },
       h("span", { class: "quiet" }, known.filter(Boolean).join(" · ")),
-      onShowAround && h("button", { type: "button", on: { click: () => onShowAround(line.seq) } }, "show the lines around it"),
+      onShowAround && h("button", { on: { click: () => onShowAround(line.seq) } }, "show the lines around it"),
       copy,
-      h("button", { type: "button", class: "icon", "aria-label": "Close", on: { click: onClose } }, "×"),
+      h("button", { class: "icon", "aria-label": "Close", on: { click: onClose } }, "×"),
     ),
     h("pre", { tabindex: "0" }, textNodes(line.text, needle, MOST_SHOWN)),
   );

@@ -12,23 +12,83 @@ export class LogFilters {
     this.path = path;
     this.onFilter = onFilter;
     const changed = () => this.#changed();
-    this.search = h("input", { type: "search", class: "log-search", placeholder: "search", "aria-label": "Search the log", spellcheck: "false", on: { input: debounced(changed, SEARCH_MS) } });
-    this.stream = select("Stream", [["", "all output"], ["stdout", "stdout"], ["stderr", "stderr"]], changed);
-    this.level = select("Level", [["", "all levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])], changed);
+    this.search = h("input", {
+      type: "search",
+      class: "log-search",
+      placeholder: "search",
+      "aria-label": "Search the log",
+      spellcheck: "false",
+      on: { input: debounced(changed, SEARCH_MS) },
+    });
+    this.stream = select(
+      "Stream",
+      [
+        ["", "all output"],
+        ["stdout", "stdout"],
+        ["stderr", "stderr"],
+      ],
+      changed,
+    );
+    this.level = select(
+      "Level",
+      [["", "all levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])],
+      changed,
+    );
     this.attempt = select("Attempt", [["", "all attempts"]], changed);
     this.attempt.classList.add("log-attempt");
     this.attempt.hidden = true;
-    this.goTo = h("input", { type: "text", class: "log-goto", placeholder: "line or time", "aria-label": "Go to a line's number, or a time like 14:03:11", spellcheck: "false", on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) } });
-    this.follow = h("button", { type: "button", class: "toggle", title: "Follow the newest line (f)", "aria-pressed": "true", on: { click: onFollow } }, "follow");
-    this.download = h("a", { class: "button icon", download: "", title: "Download these lines as text", "aria-label": "Download these lines as text" }, "⤓");
+    this.goTo = h("input", {
+      type: "text",
+      class: "log-goto",
+      placeholder: "line or time",
+      "aria-label": "Go to a line's number, or a time like 14:03:11",
+      spellcheck: "false",
+      on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) },
+    });
+    this.follow = h(
+      "button",
+      {
+        class: "toggle",
+        title: "Follow the newest line (f)",
+        "aria-pressed": "true",
+        on: { click: onFollow },
+      },
+      "follow",
+    );
+    this.download = h(
+      "a",
+      {
+        class: "button icon",
+        download: "",
+        title: "Download these lines as text",
+        "aria-label": "Download these lines as text",
+      },
+      "⤓",
+    );
     this.said = h("span", { class: "log-said quiet", role: "status" });
-    this.root = h("div", { class: "log-bar" }, this.search, this.stream, this.level, this.attempt, this.goTo, this.said, this.follow, this.download);
+    this.root = h(
+      "div",
+      { class: "log-bar" },
+      this.search,
+      this.stream,
+      this.level,
+      this.attempt,
+      this.goTo,
+      this.said,
+      this.follow,
+      this.download,
+    );
     this.#link();
   }
 
   /** What is filtered for, as the gateway's parameters. */
   get filter() {
-    const chosen = { search: this.search.value, log_type: this.stream.value, level: this.level.value, attempt: this.attempt.value };
+    const chosen = {
+      search: this.search.value,
+      log_type: this.stream.value,
+      level: this.level.value,
+      attempt: this.attempt.value,
+    };
     return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value));
   }
 
@@ -41,7 +101,8 @@ export class LogFilters {
   /** Offer the attempts 1 to `newest` where there is a choice. */
   setAttempts(newest) {
     this.attempt.hidden = newest < 2;
-    for (let number = this.attempt.options.length; number <= newest; number += 1) this.attempt.append(option(String(number), `attempt ${number}`));
+    for (let number = this.attempt.options.length; number <= newest; number += 1)
+      this.attempt.append(option(String(number), `attempt ${number}`));
   }
 
   setFollowing(isFollowing) {
@@ -65,7 +126,11 @@ export class LogFilters {
 }
 
 function select(label, options, changed) {
-  return h("select", { "aria-label": label, on: { change: changed } }, options.map(([value, words]) => option(value, words)));
+  return h(
+    "select",
+    { "aria-label": label, on: { change: changed } },
+    options.map(([value, words]) => option(value, words)),
+  );
 }
 
 function option(value, words) {

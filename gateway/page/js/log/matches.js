@@ -56,7 +56,9 @@ export class LogMatches {
     this.isLoading = true;
     try {
       const isOlder = direction === "older";
-      const position = isOlder ? { before: this.items[0]?.seq } : { after: this.items.length && this.hasNewer ? this.items.at(-1).seq : this.seen };
+      const position = isOlder
+        ? { before: this.items[0]?.seq }
+        : { after: this.items.length && this.hasNewer ? this.items.at(-1).seq : this.seen };
       const found = await this.fetchLines({ ...position, limit: PAGE }, this.abort.signal);
       this.problem = null;
       if (isOlder) this.#prepend(found);
@@ -94,7 +96,10 @@ export class LogMatches {
 
   #append({ items, total }) {
     this.hasNewer = items.length === PAGE;
-    this.seen = Math.max(this.seen, this.hasNewer ? items.at(-1).seq : Math.max(total ?? 0, items.at(-1)?.seq ?? 0));
+    this.seen = Math.max(
+      this.seen,
+      this.hasNewer ? items.at(-1).seq : Math.max(total ?? 0, items.at(-1)?.seq ?? 0),
+    );
     this.items.push(...items);
     const excess = Math.max(0, this.items.length - MOST);
     this.items.splice(0, excess);

@@ -80,11 +80,15 @@ export class LogPages {
     const expected = Math.min(PAGE_LINES, this.total - number * PAGE_LINES);
     const page = this.pages.get(number);
     // Rows that retention has deleted never come: what was asked for once is whole.
-    return page !== undefined && (page.held >= expected || page.askedTo >= Math.min(this.total, (number + 1) * PAGE_LINES));
+    return (
+      page !== undefined &&
+      (page.held >= expected || page.askedTo >= Math.min(this.total, (number + 1) * PAGE_LINES))
+    );
   }
 
   async #fetch(number) {
-    if (this.loading.has(number) || performance.now() - (this.failedAt.get(number) ?? -Infinity) < RETRY_MS) return;
+    if (this.loading.has(number) || performance.now() - (this.failedAt.get(number) ?? -Infinity) < RETRY_MS)
+      return;
     const abort = new AbortController();
     this.loading.set(number, abort);
     try {

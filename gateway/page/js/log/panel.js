@@ -27,11 +27,28 @@ export class LogPanel {
       onGoTo: (text) => this.#goTo(text),
       onFollow: () => this.toggleFollow(),
     });
-    this.view = h("div", { class: "log-view", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "Log lines", on: { click: (event) => this.#clicked(event), keydown: (event) => this.#key(event) } });
-    this.newer = h("button", { type: "button", class: "newer", hidden: true, on: { click: () => this.toggleFollow(true) } });
+    this.view = h("div", {
+      class: "log-view",
+      tabindex: "0",
+      role: "log",
+      "aria-live": "off",
+      "aria-label": "Log lines",
+      on: { click: (event) => this.#clicked(event), keydown: (event) => this.#key(event) },
+    });
+    this.newer = h("button", {
+      class: "newer",
+      hidden: true,
+      on: { click: () => this.toggleFollow(true) },
+    });
     this.empty = h("p", { class: "log-empty quiet", hidden: true });
     this.drawer = h("div", { class: "log-drawer" });
-    this.root = h("section", { class: "log", "aria-label": "Log" }, this.filters.root, h("div", { class: "log-frame" }, this.view, this.empty, this.newer), this.drawer);
+    this.root = h(
+      "section",
+      { class: "log", "aria-label": "Log" },
+      this.filters.root,
+      h("div", { class: "log-frame" }, this.view, this.empty, this.newer),
+      this.drawer,
+    );
     this.update = oncePerFrame(() => this.#update());
     this.pages = new LogPages((query, signal) => get(this.path, query, signal), this.update);
     this.source = this.pages;
@@ -142,7 +159,11 @@ export class LogPanel {
 
   #say() {
     const { problem } = this.source;
-    if (problem) return this.filters.say(problem.status === 0 ? "lines cannot be read: the gateway does not answer" : problem.message, true);
+    if (problem)
+      return this.filters.say(
+        problem.status === 0 ? "lines cannot be read: the gateway does not answer" : problem.message,
+        true,
+      );
     if (this.source === this.pages) return this.filters.say(counted(this.total, "line"));
     const more = this.source.hasOlder && !this.source.isFirst ? "+" : "";
     return this.filters.say(`${count(this.source.count)}${more} of ${counted(this.total, "line")}`);
@@ -187,13 +208,23 @@ export class LogPanel {
     this.scroller.setFollowing(false);
     const isFiltered = this.source !== this.pages;
     const onShowAround = isFiltered ? (seq) => this.#showSeq(seq) : null;
-    this.drawer.replaceChildren(lineDetail(row.line, { needle: this.filter.search, onShowAround, onClose: () => this.closeDetail() }));
+    this.drawer.replaceChildren(
+      lineDetail(row.line, { needle: this.filter.search, onShowAround, onClose: () => this.closeDetail() }),
+    );
     this.scroller.draw(true);
   }
 
   #key(event) {
     const page = Math.max(1, Math.floor(this.view.clientHeight / ROW_HEIGHT) - 2);
-    const rows = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, " ": page, Home: -this.source.count, End: this.source.count }[event.key];
+    const rows = {
+      ArrowDown: 1,
+      ArrowUp: -1,
+      PageDown: page,
+      PageUp: -page,
+      " ": page,
+      Home: -this.source.count,
+      End: this.source.count,
+    }[event.key];
     if (rows === undefined) return;
     event.preventDefault();
     this.scroller.moveBy(rows);

@@ -8,15 +8,29 @@ const MOST_SHOWN = 2000;
 
 /** The row of a line; a line that is still on its way is an empty row with its number. */
 export function lineRow(line, number, needle) {
-  if (!line) return h("div", { class: "line is-coming", data: { seq: String(number) } }, h("span", { class: "no" }, number), h("span", { class: "quiet" }, "…"));
+  if (!line)
+    return h(
+      "div",
+      { class: "line is-coming", data: { seq: String(number) } },
+      h("span", { class: "no" }, number),
+      h("span", { class: "quiet" }, "…"),
+    );
   const ms = fromNs(line.ts);
-  const classes = ["line", line.log_type === "stderr" && "is-stderr", line.level && `level-${levelClass(line.level)}`];
+  const classes = [
+    "line",
+    line.log_type === "stderr" && "is-stderr",
+    line.level && `level-${levelClass(line.level)}`,
+  ];
   return h(
     "div",
     { class: classes.filter(Boolean).join(" "), data: { seq: String(line.seq) } },
     h("span", { class: "no" }, String(line.seq)),
     h("time", { title: dateTime(ms) }, clock(ms), h("span", { class: "ms" }, clock(ms, true).slice(8))),
-    h("span", { class: "level", title: line.level ? `${line.level}, ${line.log_type}` : line.log_type }, shownLevel(line)),
+    h(
+      "span",
+      { class: "level", title: line.level ? `${line.level}, ${line.log_type}` : line.log_type },
+      shownLevel(line),
+    ),
     h("span", { class: "text" }, textNodes(line.text, needle), more(line.text)),
   );
 }
@@ -43,7 +57,9 @@ function shownLevel(line) {
 }
 
 function more(text) {
-  return text.length > MOST_SHOWN ? h("span", { class: "quiet" }, ` … ${(text.length - MOST_SHOWN).toLocaleString("en-US")} more characters`) : null;
+  return text.length > MOST_SHOWN
+    ? h("span", { class: "quiet" }, ` … ${(text.length - MOST_SHOWN).toLocaleString("en-US")} more characters`)
+    : null;
 }
 
 function mark(text, needle) {

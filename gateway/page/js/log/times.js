@@ -9,6 +9,11 @@ export function destination(text, nearMs) {
   const [, date, hours, minutes, seconds = "0"] = TIME.exec(text) ?? [];
   if (hours === undefined) return null;
   const at = date ? new Date(`${date}T00:00:00`) : new Date(nearMs);
-  at.setHours(Number(hours), Number(minutes), Math.floor(Number(seconds)), Math.round((Number(seconds) % 1) * 1000));
+  at.setHours(
+    Number(hours),
+    Number(minutes),
+    Math.floor(Number(seconds)),
+    Math.round((Number(seconds) % 1) * 1000),
+  );
   return Number.isNaN(at.getTime()) ? null : { at: at.getTime() };
 }
