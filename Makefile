@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := schemas stores ingest workers trainwire tests benchmarks examples
+PACKAGES := schemas stores ingest workers gateway trainwire tests benchmarks examples
 
 .PHONY: help demo up test browser check bench chaos format clean
 

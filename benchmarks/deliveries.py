@@ -17,12 +17,12 @@ from sqlalchemy import text
 from benchmarks.load import LINE
 from benchmarks.processes import ROOT, running
 from ingest import Run
+from stores.loki_http import LokiHttp
 from workers.deliver import Delivery
 from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import PUSH_PATH, LokiSink
-from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import Entry, entries_of, labels_of
 
 LINES = 100

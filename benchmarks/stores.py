@@ -11,9 +11,10 @@ from sqlalchemy import create_engine, text
 
 from schemas.migrations import upgrade
 from schemas.tables import metadata
+from stores.connections import open_engine, open_redis
 from trainwire.postgres import EmbeddedPostgres
 from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources, open_engine, open_redis
+from workers.resources import Resources
 from workers.settings import load_settings
 
 

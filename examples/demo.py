@@ -14,14 +14,16 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
+from stores.completeness import assess
+from stores.jobs import Job, find_job, next_job_id
+from stores.metrics import last_metrics
+from stores.positions import find_positions
 from trainwire.commands.jobs import shown_values
 from trainwire.commands.logs import has_ended
-from trainwire.completeness import assess
 from trainwire.database import reading
 from trainwire.errors import Problem
 from trainwire.folders import chosen_data_dir, default_data_dir
 from trainwire.locate import Address, locate
-from trainwire.queries import Job, find_job, find_positions, last_metrics, next_job_id
 from trainwire.terminal import console, one_line, say
 
 UP_TIMEOUT_S = 120.0

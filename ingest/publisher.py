@@ -17,7 +17,7 @@ from ingest.settings import Timing, shown_host
 from schemas.routes import KINDS, Kind
 
 if TYPE_CHECKING:
-    from ingest.bells import Bells
+    from schemas.bells import Bells
     from ingest.heartbeat import Heart
     from ingest.link import StreamLink
 
@@ -195,7 +195,7 @@ class Publisher:
     def _connected(self) -> tuple[StreamLink, Bells]:
         if self._link is None or self._bells is None:
             with importing():  # here, not at the top: redis and kombu cost the trainer's start 150 ms
-                from ingest.bells import Bells  # noqa: PLC0415
+                from schemas.bells import Bells  # noqa: PLC0415
                 from ingest.link import StreamLink  # noqa: PLC0415
 
                 origin = self._outbox.origin

@@ -32,6 +32,8 @@ ATTEMPT_UNSAID: Final = 0
 
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
 Status = Literal["pending", "running", "completed", "failed", "stalled", "lost"]
+FINISHED: Final = ("completed", "failed")
+"""The statuses in which an attempt has ended."""
 
 NON_FINITE_NAMES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """How numbers that JSON cannot say are spelled, in JSON bodies and in our JSONB columns."""

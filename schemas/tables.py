@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Double,
@@ -80,6 +81,7 @@ training_jobs = Table(
         "id",
         postgresql_where=text("status IN ('running', 'stalled') AND watched_attempt = attempt"),
     ),
+    Index("training_jobs_newest_idx", "created_at", "id"),
     comment="One row per training job; created by its first message.",
 )
 
@@ -244,4 +246,21 @@ sink_states = Table(
     _at("next_probe_at"),
     Column("last_error", Text),
     comment="Whether a sink answers: while it does not, one probe at a time is sent, however many jobs wait.",
+)
+
+gateway_tokens = Table(
+    "gateway_tokens",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("job_id", BigInteger, comment="the only job that a trainer may speak for"),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 of the token, which is kept nowhere"),
+    _created_at(),
+    _at("last_used_at"),
+    _at("expires_at"),
+    _at("revoked_at"),
+    CheckConstraint("role IN ('viewer', 'trainer', 'admin')", name="gateway_tokens_role_check"),
+    UniqueConstraint("hash", name="gateway_tokens_hash_key"),
+    comment="Who may use the gateway, and for what.",
 )

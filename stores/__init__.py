@@ -1,1 +1,1 @@
-"""The stores beside Postgres as all sides use them: how to reach them and what they answer."""
+"""The stores as all sides read them: how to reach them and what they answer."""

@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from schemas.checkpoint_keys import SCHEME, S3Uri
+from schemas.tables import training_checkpoints
 
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"
@@ -108,6 +109,13 @@ def find_source(connection: Connection, job_id: int, which: str) -> Source:
         raise NotFetchable(f"job {job_id} has no {which} checkpoint yet")
     named = [file for file in files if file.uri == path]
     return _source(named[-1]) if named else Source(_address(path), None, None)
+
+
+def last_checkpoint(connection: Connection, job_id: int) -> str | None:
+    """Return the URI of the newest checkpoint row."""
+    table = training_checkpoints
+    newest = select(table.c.uri).where(table.c.job_id == job_id).order_by(table.c.seq.desc()).limit(1)
+    return connection.execute(newest).scalar_one_or_none()
 
 
 def _source(file: CheckpointFile) -> Source:

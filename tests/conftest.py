@@ -13,10 +13,11 @@ from sqlalchemy import Engine, make_url
 
 from schemas.migrations import upgrade
 from schemas.tables import metadata
+from stores.connections import open_engine, open_redis
 from tests.factories import Sender
 from trainwire.postgres import EmbeddedPostgres
 from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources, open_engine, open_redis
+from workers.resources import Resources
 from workers.settings import Settings, load_settings
 
 pytest_plugins = ["tests.mlflow_server"]

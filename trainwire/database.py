@@ -10,10 +10,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ingest.settings import DEFAULT_REDIS_URL
 from schemas.migrations import WrongSchemaRevision, check_revision, upgrade
+from stores.connections import open_engine
+from stores.settings import WrongSettings
 from trainwire.errors import Problem
 from trainwire.locate import Address
-from workers.resources import open_engine
-from workers.settings import Settings, WrongSettings, load_settings
+from workers.settings import Settings, load_settings
 
 
 def settings_for(address: Address, *, with_redis: bool = False) -> Settings:

@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from schemas.tables import dead_letters
-from trainwire.queries import columns_of
+from stores.columns import columns_of
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

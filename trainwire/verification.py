@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from trainwire.completeness import shown_ranges
-from trainwire.loki import part_of, seq_of
+from stores.completeness import shown_ranges
+from stores.loki import part_of, seq_of
+from stores.loki_query import LokiLine
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import entries_of
-from workers.sinks.loki_query import LokiLine
 
 MANY: Final = 255
 

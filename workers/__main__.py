@@ -15,10 +15,10 @@ from redis.exceptions import OutOfMemoryError
 
 from schemas.migrations import WrongSchemaRevision, check_revision
 from schemas.routes import QUEUES, SHARDS_KEY, echo_queue
+from stores.settings import WrongSettings
 from workers.errors import Unavailable
 from workers.logs import configure_logging
 from workers.resources import Resources, process_resources
-from workers.settings import WrongSettings
 from workers.store import postgres_errors
 from workers.streams import redis_errors
 from workers.sweep import drain_everything

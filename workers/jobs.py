@@ -7,12 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from schemas.heartbeats import says_progress
-from schemas.messages import MAX_ATTEMPT, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
+from schemas.messages import (
+    FINISHED,
+    MAX_ATTEMPT,
+    Body,
+    Checkpoint,
+    Completion,
+    Logs,
+    Message,
+    Metrics,
+    Progress,
+    Status,
+)
 from schemas.routes import Kind
 from workers.decoding import visible
 from workers.rows import is_best, lift
 
-FINISHED: Final = ("completed", "failed")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 

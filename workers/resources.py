@@ -1,4 +1,4 @@
-"""Connections to Postgres and Redis, each with time-outs, made once per process and never shared over a fork."""
+"""A worker process's connections, made once per process and never shared over a fork."""
 
 from __future__ import annotations
 
@@ -7,46 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import redis
-import sqlalchemy
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 from sqlalchemy import Engine
 
+from stores.connections import open_engine, open_redis
 from workers.settings import Settings, load_settings
-
-CONNECT_TIMEOUT_S = 5
-SOCKET_TIMEOUT_S = 20
-
-
-def open_engine(settings: Settings, *, name: str = "trainwire") -> Engine:
-    """Return an engine whose sessions are in UTC and notice within a second that their client is gone."""
-    return sqlalchemy.create_engine(
-        settings.sqlalchemy_url(),
-        pool_size=2,
-        max_overflow=4,
-        pool_pre_ping=True,
-        connect_args={
-            "application_name": name,
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
-            "options": "-c timezone=UTC -c client_connection_check_interval=1000 -c lock_timeout=30s",
-        },
-    )
-
-
-def open_redis(settings: Settings) -> redis.Redis:
-    """Return a client that never waits for ever: one short retry, then the error of redis-py."""
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_keepalive=True,
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
-    )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from schemas.routes import (
     echo_key,
     stream_key,
 )
+from stores.loki_http import loki_http
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
 from workers.app import app
@@ -55,7 +56,6 @@ from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish, sta
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.sinks.loki import LokiSink
-from workers.sinks.loki_http import loki_http
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
 from workers.streams import IngestStream, redis_errors

@@ -20,8 +20,8 @@ from celery import bootsteps
 from redis.exceptions import RedisError
 
 from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
+from stores.connections import open_redis
 from workers.errors import Unavailable
-from workers.resources import open_redis
 from workers.settings import Settings
 from workers.sweep import all_streams, publish_hold
 

@@ -23,13 +23,13 @@ import sqlalchemy
 from ingest.leftovers import send_leftovers
 from schemas.migrations import upgrade
 from schemas.tables import source_positions, training_jobs, training_logs, training_metrics
+from stores.connections import open_engine
 from tests.chaos.mortals import Mortals
 from tests.chaos.trainer import TIMING
 from tests.factories import rows
 from tests.processes import ROOT, Process, wait_until, workers_running
 from trainwire.postgres import EmbeddedPostgres
 from trainwire.valkey import EmbeddedValkey
-from workers.resources import open_engine
 from workers.settings import load_settings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))

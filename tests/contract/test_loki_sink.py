@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+from stores.loki_http import LokiHttp
+from stores.loki_query import LokiLine, read_lines
 from tests.contract.loki_api import LokiApi
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import LokiSink
-from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import MAX_LINE_BYTES
-from workers.sinks.loki_query import LokiLine, read_lines
 
 HOUR_NS = 3600 * 10**9
 

@@ -17,15 +17,16 @@ import redis
 import sqlalchemy
 from sqlalchemy import Engine, text
 
-from ingest.bells import Bells
+from schemas.bells import Bells
 from schemas.migrations import upgrade
 from schemas.routes import HOLD_KEY, acks_key, stream_key
+from stores.connections import open_engine, open_redis
 from tests.factories import Sender, drain, logs
 from tests.processes import Process, kill_somebody, wait_until, workers_running
 from trainwire.postgres import EmbeddedPostgres
 from trainwire.valkey import EmbeddedValkey
 from workers import store
-from workers.resources import Resources, open_engine, open_redis
+from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sweep import publish_hold
 

@@ -12,6 +12,7 @@ import typer
 from sqlalchemy import Engine
 
 from schemas.messages import InvalidMessage, open_envelope, plain_body
+from stores.connections import open_redis
 from trainwire.commands.options import AsJson, DataDir, plain, servers, write_json
 from trainwire.database import open_database, reading, settings_for
 from trainwire.errors import Problem
@@ -21,7 +22,6 @@ from workers.dead_letters import SINK_PREFIX
 from workers.dead_letters import discard as discard_letter
 from workers.dead_letters import replay as replay_letter
 from workers.errors import Unavailable
-from workers.resources import open_redis
 from workers.settings import Settings
 
 SHOWN_CHARS = 4000

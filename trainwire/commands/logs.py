@@ -12,14 +12,17 @@ import typer
 from sqlalchemy import Connection
 
 from schemas.messages import MAX_ATTEMPT
+from stores.completeness import assess
+from stores.jobs import Job, find_job
+from stores.logs import LogFilter, LogLine, logs_after, newest_logs
+from stores.loki import find_lines
+from stores.positions import find_positions
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import DataDir, JobId, servers
-from trainwire.completeness import assess
 from trainwire.database import reading, settings_for
 from trainwire.errors import Problem
 from trainwire.locate import Address
-from trainwire.loki import find_lines, reading_loki
-from trainwire.queries import Job, LogFilter, LogLine, find_job, find_positions, logs_after, newest_logs
+from trainwire.loki import reading_loki
 from trainwire.terminal import local, safe, warn
 from workers.sinks.loki import LokiSink
 

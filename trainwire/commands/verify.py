@@ -9,19 +9,20 @@ import typer
 from sqlalchemy import Connection, select
 
 from schemas.tables import dead_letters
+from stores.loki import lines_in_loki, without_newer
+from stores.loki_http import LokiHttp
+from trainwire.commands.deliveries import known_sink
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, servers, write_json
 from trainwire.database import reading, settings_for
-from trainwire.deliveries import known_sink
 from trainwire.errors import Problem
-from trainwire.loki import lines_in_loki, reading_loki, without_newer
+from trainwire.loki import reading_loki
 from trainwire.terminal import one_line, say
 from trainwire.verification import Comparison, Ranges, compare, count
 from workers.cursors import read_cursors
 from workers.log_backlog import read_rows
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import LokiSink
-from workers.sinks.loki_http import LokiHttp
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 BATCH_ROWS: Final = 1000

@@ -9,11 +9,12 @@ from typing import Final
 import msgspec
 import urllib3
 
-from workers.sinks.base import RefusedRow
+from schemas.routes import LOKI_SINK
+from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
+from stores.loki_query import read_lines
+from workers.sinks.base import RefusedRow, SinkUnavailable
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow
-from workers.sinks.loki_http import LokiHttp, unavailable, words_of
 from workers.sinks.loki_lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan
-from workers.sinks.loki_query import read_lines
 
 PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204
@@ -27,7 +28,7 @@ NARROWING_S: Final = 5.0
 class LokiSink:
     """Pushes log rows; safe to use from several threads."""
 
-    name: Final = "loki"
+    name: Final = LOKI_SINK
 
     def __init__(
         self,
@@ -41,6 +42,12 @@ class LokiSink:
 
     def deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
         """Push a prefix of the batch; see `Sink`. Rows are looked at one by one only where it takes that."""
+        try:
+            return self._deliver(job_id, batch)
+        except LokiUnavailable as exc:
+            raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
+
+    def _deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
         if is_plain(batch, self._now_ns()) and self._push_packs(job_id, batch):
             sent = max((pack.last_seq for pack in batch.packs), default=batch.last_seq)
             return DeliveredLines(sent, newest_ns=newest_after(batch))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
+from schemas.routes import MLFLOW_SINK
 from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from workers.sinks.base import RefusedRow, SinkUnavailable
 from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
@@ -19,7 +20,7 @@ MOST_VALUES: Final = 2000
 class MlflowSink:
     """Mirrors metrics and attempts; safe to use from several threads."""
 
-    name: Final = "mlflow"
+    name: Final = MLFLOW_SINK
 
     def __init__(self, api: MlflowApi, experiment: str) -> None:
         self._api = api

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import Engine, delete, insert, update
 
 from schemas.tables import delivery_cursors, training_jobs, training_logs
+from stores.loki_http import LokiHttp
 from tests.integration.trainwire.conftest import Trainwire
 from tests.twins.loki import Fault, LokiTwin
 from workers.deliver import Delivery
 from workers.log_backlog import LogBacklog
 from workers.sinks.loki import LokiSink
-from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import MAX_LINE_BYTES
 
 HOSTILE = "[red]x[/red] \x1b]0;x\x07\x1b[2Jend"

@@ -22,6 +22,7 @@ from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.messages import Metrics, Point
 from schemas.routes import LISTENING_KEY, alive_field, alive_key
 from schemas.tables import training_attempts, training_jobs
+from stores.connections import open_redis
 from tests.factories import NOW_NS, Sender, completion, drain, logs, metrics, one
 from tests.processes import ROOT, wait_until
 from trainwire.valkey import EmbeddedValkey
@@ -30,7 +31,7 @@ from workers.errors import Unavailable
 from workers.heartbeats import FORGET_AFTER_S, listen
 from workers.liveness import watch
 from workers.notify import status_events
-from workers.resources import Resources, open_redis
+from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sweep import drain_everything
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from schemas.messages import Logs
 from schemas.tables import dead_letters
+from stores.loki_http import LokiHttp
 from tests.factories import Sender, drain, rows
 from tests.twins.loki import Limits, LokiTwin
 from workers.deliver import Delivery
@@ -21,7 +22,6 @@ from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.log_rows import LogBatch
 from workers.sinks.loki import NARROWING_S, LokiSink
-from workers.sinks.loki_http import LokiHttp
 from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, plan
 
 MINUTE_NS = 60 * 10**9

@@ -6,10 +6,10 @@ import json
 import math
 from datetime import UTC, datetime
 
+from stores.logs import LogLine
 from trainwire.commands.jobs import shown_values
 from trainwire.commands.logs import shown_line
 from trainwire.commands.options import plain
-from trainwire.queries import LogLine
 from trainwire.supervisor import restart_delay_s
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)

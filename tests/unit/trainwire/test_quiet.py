@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stores.jobs import Job
 from trainwire.commands.logs import Quiet
-from trainwire.queries import Job
 
 NOTHING: dict[str, Any] = dict.fromkeys(Job.__struct_fields__)
 

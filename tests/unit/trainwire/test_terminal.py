@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from stores.logs import LogLine
 from trainwire.commands.logs import shown_line
-from trainwire.delivery_words import shown_clock
-from trainwire.queries import LogLine
-from trainwire.terminal import cell, local, one_line, safe
+from trainwire.terminal import cell, local, one_line, safe, shown_clock
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
 from trainwire.verification import Comparison, compare, ranges_of
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
-from workers.sinks.loki_query import LokiLine
 
 
 def _row(seq: int, content: str = "line", **more: object) -> LogRow:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.settings import WrongSettings, load_settings
+from stores.settings import WrongSettings
+from workers.settings import load_settings
 
 GOOD = {"database_url": "postgresql://u:hush@h/db", "redis_url": "redis://:hush@h:6379/0"}
 

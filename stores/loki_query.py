@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.sinks.loki_http import LokiHttp, unavailable
+from stores.loki_http import LokiHttp, unavailable
 
 OK: Final = 200
 PAGE_LINES: Final = 5000
@@ -31,7 +31,7 @@ class LokiLine:
 def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: str = "") -> Iterator[LokiLine]:
     """Yield a job's lines with times from `start_ns` to `end_ns`, both included, by time.
 
-    `extra` is more of a label selector, such as `, log_type="stderr"`. Raises `SinkUnavailable`.
+    `extra` is more of a label selector, such as `, log_type="stderr"`. Raises `LokiUnavailable`.
     """
     selector = f'{{job="training", job_id="{job_id}"{extra}}}'
     while start_ns <= end_ns:

@@ -17,7 +17,7 @@ from kombu.messaging import Producer
 
 from schemas.routes import DRAIN_TASK, INGEST_QUEUE, ORDER_TTL_S, Kind
 
-logger = logging.getLogger("trainwire.ingest")
+logger = logging.getLogger("trainwire.bells")
 
 _TRANSPORT_OPTIONS: Final = {
     "socket_timeout": 5,  # without one, a half-open connection hangs for ever
@@ -85,6 +85,6 @@ def _headers(order_id: str, kind: Kind, shard: int) -> dict[str, Any]:
         "eta": None,
         "expires": (datetime.now(UTC) + timedelta(seconds=ORDER_TTL_S)).isoformat(),
         "timelimit": [None, None],
-        "origin": f"trainer-{os.getpid()}@{socket.gethostname()}",
+        "origin": f"trainwire-{os.getpid()}@{socket.gethostname()}",
         "ignore_result": True,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwire.completeness import Position, assess, shown_ranges
+from stores.completeness import Position, assess, shown_ranges
 
 
 def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> Position:

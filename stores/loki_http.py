@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from workers.settings import Settings
-from workers.sinks.base import SinkUnavailable
+from stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 3
 READ_TIMEOUT_S: Final = 15
@@ -27,6 +26,14 @@ _MEANING: Final = {
     404: " (is LOKI_URL the address of Loki itself?)",
     429: " (rate limit)",
 }
+
+
+class LokiUnavailable(Exception):  # noqa: N818 - the word the whole project uses
+    """Loki did not answer, or not as Loki does; `retry_after_s` is what it asked for, if it did."""
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
 
 
 class LokiHttp:
@@ -64,21 +71,21 @@ class LokiHttp:
             return self._pool.request(method, path, redirect=False, **options)
         except HTTPError as exc:
             address = f"{self._pool.host}:{self._pool.port}"
-            raise SinkUnavailable(f"Loki at {address} does not answer: {type(exc).__name__}") from exc
+            raise LokiUnavailable(f"Loki at {address} does not answer: {type(exc).__name__}") from exc
 
 
 @cache
-def loki_http(settings: Settings) -> LokiHttp:
+def loki_http(settings: StoreSettings) -> LokiHttp:
     """Return this process's connections to the Loki of the settings."""
     auth = (settings.loki_user, settings.loki_password.get_secret_value()) if settings.loki_user else None
     return LokiHttp(settings.loki_url, tenant=settings.loki_tenant, auth=auth)
 
 
-def unavailable(answer: urllib3.BaseHTTPResponse) -> SinkUnavailable:
+def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
     """Return the error for an answer that is no proof of anything."""
     said = words_of(answer)[:_SHOWN_ANSWER_CHARS]
     meaning = _MEANING.get(answer.status, "")
-    return SinkUnavailable(f"Loki answered {answer.status}{meaning}: {said}", _retry_after_s(answer))
+    return LokiUnavailable(f"Loki answered {answer.status}{meaning}: {said}", _retry_after_s(answer))
 
 
 def words_of(answer: urllib3.BaseHTTPResponse) -> str:

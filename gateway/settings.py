@@ -1,0 +1,49 @@
+"""The one place where the gateway reads the environment."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field
+
+from stores.settings import StoreSettings, read_settings
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class GatewaySettings(StoreSettings):
+    """What the gateway needs to know, from environment variables of the same names in capitals."""
+
+    gateway_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address to listen on."""
+    gateway_port: Annotated[int, Field(ge=0, le=65_535)] = 8800
+    """The port to listen on; 0 is any free one."""
+    gateway_auth: Literal["auto", "on"] = "auto"
+    """auto: whoever can reach the gateway may use it, as long as it listens on a loopback address only."""
+    gateway_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
+    """Requests a second of one client address, on average; a few seconds' worth may come at once."""
+    gateway_max_body_bytes: Annotated[int, Field(ge=1024, le=32 * 1024 * 1024)] = 8 * 1024 * 1024
+    """Largest body of a request."""
+    gateway_db_connections: Annotated[int, Field(ge=2, le=200)] = 16
+    """Most connections to Postgres."""
+
+    @property
+    def is_auth_on(self) -> bool:
+        """Tell whether a token is asked for: always, but for a gateway that only this machine can reach."""
+        return self.gateway_auth == "on" or not is_loopback(self.gateway_host)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address leads to this machine alone."""
+    if host in LOOPBACK_NAMES:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_gateway_settings(**overrides: Any) -> GatewaySettings:
+    """Read the settings from the environment; raise `WrongSettings` that names each wrong variable."""
+    return read_settings(GatewaySettings, **overrides)

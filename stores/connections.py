@@ -1,0 +1,58 @@
+"""Connections to Postgres and Redis, each with time-outs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import redis
+import sqlalchemy
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+from sqlalchemy import Engine
+
+from stores.settings import StoreSettings
+
+CONNECT_TIMEOUT_S: Final = 5
+SOCKET_TIMEOUT_S: Final = 20
+POOL_TIMEOUT_S: Final = 10
+KEPT_CONNECTIONS: Final = 2
+
+
+def open_engine(
+    settings: StoreSettings, *, name: str = "trainwire", most: int = 6, statement_timeout_s: int = 0
+) -> Engine:
+    """Return an engine whose sessions are in UTC and notice within a second that their client is gone.
+
+    It opens at most `most` connections; a statement timeout of 0 is none.
+    """
+    options = (
+        f"-c timezone=UTC -c client_connection_check_interval=1000 -c statement_timeout={statement_timeout_s}s"
+    )
+    return sqlalchemy.create_engine(
+        settings.sqlalchemy_url(),
+        pool_size=KEPT_CONNECTIONS,
+        max_overflow=most - KEPT_CONNECTIONS,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={
+            "application_name": name,
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+            "options": f"{options} -c lock_timeout=30s",
+        },
+    )
+
+
+def open_redis(settings: StoreSettings) -> redis.Redis:
+    """Return a client that never waits for ever: one short retry, then the error of redis-py."""
+    return redis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_keepalive=True,
+        health_check_interval=15,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=1),
+    )

@@ -1,0 +1,78 @@
+"""Jobs as Postgres knows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, func, select
+
+from schemas.messages import FINISHED
+from schemas.tables import training_jobs
+from stores.columns import columns_of
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_jobs."""
+
+    id: int
+    name: str | None
+    status: str
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    last_seen_at: datetime | None
+    current_epoch: int | None
+    total_epochs: int | None
+    progress_percent: float | None
+    final_accuracy: float | None
+    final_metrics: dict[str, Any] | None
+    best_metrics: dict[str, Any] | None
+    best_epoch: int | None
+    best_checkpoint_path: str | None
+    last_checkpoint_path: str | None
+    mlflow_run_id: str | None
+    exit_code: int | None
+    error_message: str | None
+    quiet_since: datetime | None
+    status_reason: str | None
+    params: dict[str, Any] | None
+    tags: dict[str, Any] | None
+    last_log_seq: int
+    last_metric_seq: int
+    last_checkpoint_seq: int
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the current attempt has ended."""
+        return self.status in FINISHED
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of each kind the job has had."""
+        counts = (self.last_log_seq, self.last_metric_seq, self.last_checkpoint_seq)
+        return dict(zip(("logs", "metrics", "checkpoints"), counts, strict=True))
+
+
+def find_jobs(connection: Connection, *, status: str | None = None, limit: int = 50) -> list[Job]:
+    """Return the newest jobs, the newest first."""
+    wanted = select(*columns_of(Job, training_jobs)).order_by(
+        training_jobs.c.created_at.desc(), training_jobs.c.id.desc()
+    )
+    if status is not None:
+        wanted = wanted.where(training_jobs.c.status == status)
+    return [Job(**row) for row in connection.execute(wanted.limit(limit)).mappings()]
+
+
+def find_job(connection: Connection, job_id: int) -> Job | None:
+    """Return one job, None where no message of it has been stored."""
+    wanted = select(*columns_of(Job, training_jobs)).where(training_jobs.c.id == job_id)
+    row = connection.execute(wanted).mappings().one_or_none()
+    return None if row is None else Job(**row)
+
+
+def next_job_id(connection: Connection) -> int:
+    """Return the first number after all jobs that exist."""
+    return int(connection.execute(select(func.coalesce(func.max(training_jobs.c.id), 0) + 1)).scalar_one())

@@ -1,0 +1,105 @@
+"""Lines read back from Loki, as a job's log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+
+from schemas.tables import training_logs
+from stores.logs import LogFilter, LogLine
+from stores.loki_http import LokiHttp
+from stores.loki_query import LokiLine, read_lines
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MARGIN_NS: Final = 10**9
+WITHOUT_ROWS: Final = timedelta(days=7)
+"""Where Postgres has no row to tell the time: Loki takes nothing that is older."""
+MAX_DIGITS: Final = 18
+UNNUMBERED: Final = 0
+
+
+def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
+    """Yield what Loki has of a job, in the range of times that Postgres has of it, by time."""
+    start_ns, end_ns = _range_ns(connection, job_id)
+    return read_lines(http, job_id, start_ns, end_ns, extra)
+
+
+def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[LogLine]:
+    """Yield the matching lines of a job, oldest first."""
+    extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
+    for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
+        if wanted.attempt is not None and line.label("attempt") != str(wanted.attempt):
+            continue
+        if wanted.text is None or wanted.text in content:
+            yield _log_line(line, content)
+
+
+def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
+    """Yield each line with its text, the parts of a split one joined; parts share their nanosecond."""
+    for _, group in groupby(lines, attrgetter("ts_ns")):
+        parts: dict[object, dict[int, LokiLine]] = {}
+        for number, line in enumerate(sorted(group, key=_place)):
+            # Of one seq a late stream may hold a second copy: that one is a line of its own.
+            is_part = line.label("part") is not None
+            key = (line.label("seq"), line.label("log_type"), line.label("late")) if is_part else number
+            parts.setdefault(key, {})[part_of(line)] = line
+        for joined in parts.values():
+            yield next(iter(joined.values())), "".join(line.line for line in joined.values())
+
+
+def seq_of(line: LokiLine) -> int | None:
+    """Return the number that the line has in Postgres, None for a line that is not ours."""
+    return _number(line.label("seq"))
+
+
+def part_of(line: LokiLine) -> int:
+    """Return which part of a split line this is; a whole line is its own first part."""
+    return _number((line.label("part") or "").partition("/")[0]) or 1
+
+
+def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
+    """Yield the lines but those of rows that came into Postgres after `last_seq` was read."""
+    newest = last_seq
+    for line in lines:
+        seq = seq_of(line) or UNNUMBERED
+        if seq > newest:
+            newest = newest_seq()
+        if not last_seq < seq <= newest:
+            yield line
+
+
+def _place(line: LokiLine) -> tuple[int, int]:
+    return seq_of(line) or UNNUMBERED, part_of(line)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
+
+
+def _log_line(line: LokiLine, content: str) -> LogLine:
+    return LogLine(
+        seq=seq_of(line) or UNNUMBERED,
+        logged_at=EPOCH + timedelta(microseconds=line.ts_ns // 1000),
+        log_type=line.label("log_type") or "",
+        level=line.label("level"),
+        rank=_number(line.label("rank")),
+        content=content,
+    )
+
+
+def _range_ns(connection: Connection, job_id: int) -> tuple[int, int]:
+    times = select(func.min(training_logs.c.logged_at), func.max(training_logs.c.logged_at))
+    first, last = connection.execute(times.where(training_logs.c.job_id == job_id)).one()
+    if first is None:
+        last = datetime.now(UTC)
+        first = last - WITHOUT_ROWS
+    return _ns(first) - MARGIN_NS, _ns(last) + MARGIN_NS
+
+
+def _ns(at: datetime) -> int:
+    return (at - EPOCH) // timedelta(microseconds=1) * 1000
