@@ -17,9 +17,9 @@ from ingest.settings import Timing, shown_host
 from schemas.routes import KINDS, Kind
 
 if TYPE_CHECKING:
-    from schemas.bells import Bells
     from ingest.heartbeat import Heart
     from ingest.link import StreamLink
+    from schemas.bells import Bells
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -195,8 +195,8 @@ class Publisher:
     def _connected(self) -> tuple[StreamLink, Bells]:
         if self._link is None or self._bells is None:
             with importing():  # here, not at the top: redis and kombu cost the trainer's start 150 ms
-                from schemas.bells import Bells  # noqa: PLC0415
                 from ingest.link import StreamLink  # noqa: PLC0415
+                from schemas.bells import Bells  # noqa: PLC0415
 
                 origin = self._outbox.origin
                 self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more

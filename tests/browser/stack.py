@@ -77,5 +77,7 @@ class Stack:
 
     def _run(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "trainwire", *arguments]
-        done = subprocess.run(command, env=self._env, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+        done = subprocess.run(
+            command, env=self._env, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+        )
         return done.stdout

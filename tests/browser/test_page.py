@@ -74,7 +74,8 @@ def test_a_training_appears_and_moves(page: Page, stack: Stack) -> None:
         "(last) => Number([...document.querySelectorAll('.line')].at(-1)?.dataset.seq) > last + 10", arg=last
     )
     page.wait_for_function(
-        "(drawn) => Number(document.querySelector('.plot').ariaLabel.match(/(\\d+) point/)?.[1]) > drawn", arg=drawn
+        "(drawn) => Number(document.querySelector('.plot').ariaLabel.match(/(\\d+) point/)?.[1]) > drawn",
+        arg=drawn,
     )
     assert page.locator(".plot canvas").first.screenshot() != pixels
     assert all(text == f"step {seq}" for seq, text in shown_lines(page))
@@ -93,7 +94,9 @@ def test_a_killed_gateway_leaves_no_hole(page: Page, stack: Stack) -> None:
     stop(stack, 2)
     expect(page.locator(".job-head").get_by_text("completed", exact=True)).to_be_visible()
     page.locator(".plot[aria-label^='last_step ']").wait_for()
-    last_step = int(page.locator("figure", has_text="last_step").locator(".legend b").inner_text().replace(",", ""))
+    last_step = int(
+        page.locator("figure", has_text="last_step").locator(".legend b").inner_text().replace(",", "")
+    )
     for number in range(20, last_step, 30):
         go_to_line(page, number)
         lines = shown_lines(page)

@@ -3,19 +3,21 @@
 const PAGE = 500;
 const MOST = 20_000;
 const LATER_MS = 700;
+const RETRY_MS = 1500;
 
-/** Lines that fit; `onChange(prepended)` says how many came in front. */
+/**
+ * Lines that fit, of which all between `oldest` and `newest` (numbers of lines) are known, but for those that
+ * were dropped again; `onChange(shift)` says how many came in front.
+ */
 export class LogMatches {
-  constructor(fetchLines, onChange) {
+  constructor(fetchLines, total, onChange) {
     this.fetchLines = fetchLines;
     this.onChange = onChange;
     this.items = [];
-    this.hasOlder = true;
-    this.hasNewer = false;
-    this.seen = 0;
-    this.total = 0;
+    this.total = total;
+    this.oldest = total + 1;
+    this.newest = total;
     this.isLoading = false;
-    this.isFirst = true;
     this.problem = null;
     this.timer = null;
     this.abort = new AbortController();
@@ -25,25 +27,24 @@ export class LogMatches {
     return this.items.length;
   }
 
+  /** Tell whether older lines may fit, too. */
+  get hasOlder() {
+    return this.oldest > 1;
+  }
+
   lineAt(index) {
     return this.items[index];
   }
 
-  /** The index of the first line at or after a number. */
-  indexOf(seq) {
-    const found = this.items.findIndex((line) => line.seq >= seq);
-    return found < 0 ? this.items.length - 1 : found;
-  }
-
   need(first, last) {
-    if (this.isFirst || (first < 100 && this.hasOlder)) this.#load("older");
-    else if (last > this.items.length - 100 && (this.hasNewer || this.seen < this.total)) this.#load("newer");
+    if (first < 100 && this.hasOlder) this.#load(true);
+    else if (last > this.items.length - 100 && this.newest < this.total) this.#load(false);
   }
 
   /** Say how many lines the job has: new ones may fit. */
   setTotal(total) {
     this.total = Math.max(this.total, total);
-    if (!this.isFirst && !this.hasNewer && this.seen < this.total) this.#later();
+    if (this.newest < this.total) this.#later(LATER_MS);
   }
 
   close() {
@@ -51,59 +52,52 @@ export class LogMatches {
     this.abort.abort();
   }
 
-  async #load(direction) {
-    if (this.isLoading || performance.now() < (this.notBefore ?? 0)) return;
+  async #load(isOlder) {
+    if (this.isLoading || this.timer !== null) return;
     this.isLoading = true;
     try {
-      const isOlder = direction === "older";
-      const position = isOlder
-        ? { before: this.items[0]?.seq }
-        : { after: this.items.length && this.hasNewer ? this.items.at(-1).seq : this.seen };
+      const position = isOlder ? { before: this.oldest } : { after: this.newest };
       const found = await this.fetchLines({ ...position, limit: PAGE }, this.abort.signal);
       this.problem = null;
-      if (isOlder) this.#prepend(found);
-      else this.#append(found);
+      this.isLoading = false;
+      this.onChange(isOlder ? this.#prepend(found) : this.#append(found));
     } catch (error) {
+      this.isLoading = false;
       if (error.name === "AbortError") return;
       this.problem = error;
-      this.notBefore = performance.now() + 1500;
-      setTimeout(() => this.onChange(0), 1600);
+      this.#later(RETRY_MS);
       this.onChange(0);
-    } finally {
-      this.isLoading = false;
     }
-    if (!this.problem && !this.hasNewer && this.seen < this.total && !this.abort.signal.aborted) this.#later();
   }
 
-  #later() {
+  #later(ms) {
     this.timer ??= setTimeout(() => {
       this.timer = null;
-      if (!this.abort.signal.aborted) this.#load("newer");
-    }, LATER_MS);
+      this.onChange(0);
+    }, ms);
   }
 
-  #prepend({ items, total }) {
-    if (this.isFirst) this.seen = Math.max(items.at(-1)?.seq ?? 0, total ?? 0);
-    this.isFirst = false;
-    this.hasOlder = items.length === PAGE;
+  // `scanned`: the gateway looks at a bounded number of lines for one answer, and says at which.
+  #prepend({ items, scanned }) {
+    if (scanned) this.oldest = scanned.first_seq;
+    else this.oldest = items.length < PAGE ? 1 : items[0].seq;
     this.items = [...items, ...this.items];
     if (this.items.length > MOST) {
       this.items.length = MOST;
-      this.hasNewer = true;
+      this.newest = this.items.at(-1).seq;
     }
-    this.onChange(items.length);
+    return items.length;
   }
 
-  #append({ items, total }) {
-    this.hasNewer = items.length === PAGE;
-    this.seen = Math.max(
-      this.seen,
-      this.hasNewer ? items.at(-1).seq : Math.max(total ?? 0, items.at(-1)?.seq ?? 0),
-    );
+  #append({ items, scanned, total }) {
+    if (scanned) this.newest = scanned.last_seq;
+    else this.newest = items.length < PAGE ? Math.max(this.newest, total) : items.at(-1).seq;
+    this.total = Math.max(this.total, total);
     this.items.push(...items);
     const excess = Math.max(0, this.items.length - MOST);
+    if (excess === 0) return 0;
     this.items.splice(0, excess);
-    if (excess) this.hasOlder = true;
-    this.onChange(-excess);
+    this.oldest = this.items[0].seq;
+    return -excess;
   }
 }

@@ -12,6 +12,7 @@ import { Scroller } from "./scroller.js";
 import { destination } from "./times.js";
 
 const ROW_HEIGHT = 19;
+const UNREADABLE = "lines cannot be read: the gateway does not answer";
 
 /** The panel of one job. */
 export class LogPanel {
@@ -128,13 +129,10 @@ export class LogPanel {
     if (Object.keys(filter).length === 0) this.source = this.pages;
     else {
       const fetchLines = (query, signal) => get(this.path, { ...this.filter, ...query }, signal);
-      const matches = new LogMatches(fetchLines, (shift) => {
+      this.source = new LogMatches(fetchLines, this.total, (shift) => {
         this.shift += shift;
         this.update();
       });
-      matches.total = this.total;
-      this.source = matches;
-      matches.need(0, 0);
     }
     this.scroller.draw(true);
     this.scroller.setCount(this.source.count);
@@ -154,19 +152,16 @@ export class LogPanel {
 
   #emptyWords() {
     if (this.source === this.pages) return "No lines yet. What the training prints appears here.";
-    return this.source.isFirst ? "Searching …" : "No line is like this.";
+    return this.source.hasOlder ? `Searching, above line ${count(this.source.oldest)} …` : "No line is like this.";
   }
 
   #say() {
     const { problem } = this.source;
-    if (problem)
-      return this.filters.say(
-        problem.status === 0 ? "lines cannot be read: the gateway does not answer" : problem.message,
-        true,
-      );
+    if (problem) return this.filters.say(problem.status === 0 ? UNREADABLE : problem.message, true);
     if (this.source === this.pages) return this.filters.say(counted(this.total, "line"));
-    const more = this.source.hasOlder && !this.source.isFirst ? "+" : "";
-    return this.filters.say(`${count(this.source.count)}${more} of ${counted(this.total, "line")}`);
+    return this.filters.say(
+      `${count(this.source.count)}${this.source.hasOlder ? "+" : ""} of ${counted(this.total, "line")}`,
+    );
   }
 
   #row(index, before) {
