@@ -106,7 +106,7 @@ def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
 
 
 def callback_counters_key(shard: int, job_id: int, attempt: int) -> str:
-    """Return the hash that numbers what is said about a job over HTTP: `source`, a count per kind, newest paths."""
+    """Return the hash that numbers what is said of a job over HTTP: `source`, a count per kind, paths."""
     return f"ingest:{{{shard}}}:callbacks:{job_id}:{attempt}"
 
 

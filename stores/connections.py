@@ -25,9 +25,7 @@ def open_engine(
 
     It opens at most `most` connections; a statement timeout of 0 is none.
     """
-    options = (
-        f"-c timezone=UTC -c client_connection_check_interval=1000 -c statement_timeout={statement_timeout_s}s"
-    )
+    timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     return sqlalchemy.create_engine(
         settings.sqlalchemy_url(),
         pool_size=KEPT_CONNECTIONS,
@@ -41,7 +39,7 @@ def open_engine(
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
-            "options": f"{options} -c lock_timeout=30s",
+            "options": f"-c timezone=UTC -c client_connection_check_interval=1000 {timeouts}",
         },
     )
 

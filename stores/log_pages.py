@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
@@ -17,6 +16,7 @@ SCAN_ROWS: Final = 50_000
 """Lines that one query looks at: where many match, hardly more than a page of them."""
 MOST_SCANNED: Final = 500_000
 """Lines looked at for one page: about a second of Postgres."""
+PIECE_LINES: Final = 5000
 _L: Final = training_logs.c
 
 
@@ -81,17 +81,12 @@ def next_page(connection: Connection, wanted: LineFilter, after: int, last: int,
     return Page(lines=found)
 
 
-def all_pages(connection: Connection, wanted: LineFilter, after: int, last: int) -> Iterator[list[LogLine]]:
-    """Yield all matching lines after `after` and up to `last`, in pieces of few enough rows."""
-    while after < last:
-        page = next_page(connection, wanted, after, last, limit=5000)
-        yield page.lines
-        if page.scanned is not None:
-            after = page.scanned[1]
-        elif len(page.lines) == 5000:
-            after = page.lines[-1].seq
-        else:
-            return
+def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int) -> tuple[list[LogLine], int]:
+    """Return some of the matching lines after `after`, and the `seq` after which the next piece begins."""
+    page = next_page(connection, wanted, after, last, PIECE_LINES)
+    if page.scanned is not None:
+        return page.lines, page.scanned[1]
+    return page.lines, page.lines[-1].seq if len(page.lines) == PIECE_LINES else last
 
 
 def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
