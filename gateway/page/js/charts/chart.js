@@ -207,7 +207,7 @@ function joined(lines) {
 }
 
 function seriesOf({ color, dash, strong }) {
-  const common = { dash, spanGaps: false, points: { show: (plot, series) => plot.data[series].length <= 2 } };
+  const common = { dash, spanGaps: false, points: { size: 4 } };
   if (!strong) return [{ ...common, stroke: color, width: 1.5 }];
   return [
     { ...common, stroke: faint(color, 0.28), width: 1 },

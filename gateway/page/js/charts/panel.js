@@ -17,6 +17,7 @@ const REDRAW_MS = 250;
 const RETRY_MS = 3000;
 const UNREADABLE = "The points cannot be read: the gateway does not answer. Trying again …";
 const TOGETHER = "all chosen metrics";
+const FEW = 4;
 const DASHES = [undefined, [6, 4], [2, 3], [8, 3, 2, 3]];
 
 /** The panel; `onPick(ms)` when a point is clicked, `onCompared(ids)` when other jobs come or go. */
@@ -162,6 +163,7 @@ export class ChartPanel {
     const shown = ordered(names.filter((name) => !this.settings.hidden.has(name)));
     const groups = this.settings.isTogether ? [[TOGETHER, shown]] : shown.map((name) => [name, [name]]);
     this.grid.root.classList.toggle("is-together", this.settings.isTogether);
+    this.grid.root.classList.toggle("is-few", groups.length <= FEW);
     this.grid.arrange(groups.filter(([, members]) => members.length).map(([title]) => title));
     for (const [title, members] of groups) if (this.grid.isVisible(title)) this.#drawOne(title, members, runs);
   }

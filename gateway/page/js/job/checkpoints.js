@@ -116,7 +116,7 @@ export class Checkpoints {
 /** The state in words, and how good that is: good, bad, quiet. */
 function stateWords(item) {
   if (item.deleted_at) return ["deleted by retention", "quiet"];
-  if (item.overwritten_by) return ["overwritten later", "quiet"];
+  if (item.overwritten_by) return ["overwritten", "quiet"];
   if (item.upload_error) return [`upload failed: ${item.upload_error}`, "bad"];
   if (item.verify_error) return [item.verify_error, "bad"];
   if (item.verified_at) return ["verified", "good"];
