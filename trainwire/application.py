@@ -27,10 +27,11 @@ COMMANDS: Final = {
     "verify": "trainwire.commands.verify:verify",
     "spool": "trainwire.commands.spool:app",
     "dead-letters": "trainwire.commands.dead_letters:app",
+    "token": "trainwire.commands.token:app",
     "migrate": "trainwire.commands.database:migrate",
     "env": "trainwire.commands.database:env",
 }
-OURS: Final = frozenset({"trainwire", "ingest", "workers", "schemas", "stores"})
+OURS: Final = frozenset({"trainwire", "ingest", "workers", "gateway", "schemas", "stores"})
 # What follows the command of `trainwire run` is the command's own, options included.
 RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 

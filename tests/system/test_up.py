@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 READY = "Ctrl-C stops it."
-WITHOUT_FLOWER = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
+WITHOUT_FLOWER = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat", "gateway")
 PARTS = (*WITHOUT_FLOWER, "flower")
 
 
