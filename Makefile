@@ -21,7 +21,7 @@ test: $(VENV)/.test ## run the tests, on real servers that they start themselves
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser"
 
 browser: $(VENV)/.test ## run the tests of the page, in a headless Chromium (Debian: apt-get install chromium)
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest tests/browser
 
 check: $(VENV)/.test ## lint, format and types
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from typing import Self
 import psutil
 
 from tests.processes import wait_until
+from trainwire.remembered import free_port
 
 READY = "Ctrl-C stops it."
 PATIENCE_S = 60
@@ -34,6 +35,7 @@ class Stack:
             "XDG_STATE_HOME": str(home / "state"),
             "TRAINWIRE_SPOOL_DIR": str(home / "spool"),
             "LOKI_ENABLED": "false",
+            "GATEWAY_PORT": str(free_port()),  # other stacks may start now and take 8800, too
         }
         self._started: list[subprocess.Popen[bytes]] = []
 
