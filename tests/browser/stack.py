@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import textwrap
+import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -41,7 +44,7 @@ class Stack:
 
     def __enter__(self) -> Self:
         up = self._start("up", "--no-flower", "--concurrency", "1")
-        wait_until(lambda: READY in self.said() or up.poll() is not None, "trainwire up is ready", PATIENCE_S)
+        wait_until(lambda: READY in self.said() or up.poll() is not None, "trainwire up is ready", 2 * PATIENCE_S)
         assert up.poll() is None, self.said()
         found = re.search(r"GATEWAY_URL=['\"]?(http://[^'\"\s]+)", self._run("env"))
         assert found is not None, self.said()
@@ -52,7 +55,7 @@ class Stack:
         for process in reversed(self._started):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(PATIENCE_S)
+            process.wait(2 * PATIENCE_S)
 
     def said(self) -> str:
         """Return what `up` and the trainings have printed."""
@@ -65,15 +68,33 @@ class Stack:
         named = ["--name", name] if name else []
         return self._start("run", "--job-id", str(job_id), *named, "--", sys.executable, str(path))
 
+    def guarded_gateway(self) -> str:
+        """Start a second gateway, which asks for tokens, and return its address."""
+        port = free_port()
+        exports = dict(shlex.split(line)[1].split("=", 1) for line in self._run("env").splitlines())
+        own = exports | {"GATEWAY_AUTH": "on", "GATEWAY_PORT": str(port)}
+        self._start_module("gateway", [], own)
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: is_answering(f"{url}/healthz"), "the guarded gateway answers", PATIENCE_S)
+        return url
+
+    def new_token(self) -> str:
+        """Make a viewer's token."""
+        return self._run("token", "create", "--name", "browser").split()[-1]
+
     def kill_gateway(self) -> None:
         """SIGKILL the gateway; the supervisor starts it again."""
         psutil.Process(json.loads((self.data_dir / "run" / "gateway.json").read_text())["pid"]).kill()
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return self._start_module("trainwire", arguments, {})
+
+    def _start_module(
+        self, module: str, arguments: Sequence[str], env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", module, *arguments]
         with self._said_path.open("ab") as said:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "trainwire", *arguments], env=self._env, stdout=said, stderr=said
-            )
+            process = subprocess.Popen(command, env={**self._env, **env}, stdout=said, stderr=said)
         self._started.append(process)
         return process
 
@@ -83,3 +104,12 @@ class Stack:
             command, env=self._env, capture_output=True, text=True, check=True, timeout=PATIENCE_S
         )
         return done.stdout
+
+
+def is_answering(url: str) -> bool:
+    """Tell whether a server answers with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.stack import PATIENCE_S, Stack
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 expect.set_options(timeout=PATIENCE_S * 1000)
 
@@ -174,3 +174,29 @@ def test_hostile_strings_stay_text(page: Page, stack: Stack) -> None:
     expect(page.locator(".pairs td").first).to_have_text(HOSTILE)
     assert page.locator("img, main script").count() == 0
     assert page.evaluate("window.pwned") is None
+
+
+def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
+    """A gateway that asks for a token shows a form: a wrong token is refused, a viewer's opens the list."""
+    page.goto(stack.guarded_gateway())
+    page.get_by_label("Token").fill("not a token")
+    page.get_by_role("button", name="Open").click()
+    expect(page.get_by_role("alert")).to_contain_text("This token is not known")
+    page.get_by_label("Token").fill(stack.new_token())
+    page.get_by_role("button", name="Open").click()
+    page.locator("#connection[data-state=live]").wait_for()
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    page.get_by_role("button", name="log out").click()
+    expect(page.get_by_label("Token")).to_be_visible()
+
+
+def test_an_empty_list_says_what_to_type(page: Page) -> None:
+    """Without any job the list says the command that makes one, and the keys are a `?` away."""
+    page.route(re.compile(r"/jobs\?"), lambda route: route.fulfill(json={"items": [], "next": None}))
+    page.route_web_socket(
+        "**/jobs/ws", lambda socket: socket.send('{"event": {"type": "snapshot", "jobs": []}, "position": null}')
+    )
+    page.goto("/")
+    expect(page.get_by_text("trainwire run --job-id 1 -- python train.py")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("theme")

@@ -29,7 +29,9 @@ export function loginView(onIn) {
     } catch (problem) {
       setText(
         said,
-        problem.status === 401 ? "This token is not known, has expired, or was revoked." : problem.message,
+        [401, 422].includes(problem.status)
+          ? "This token is not known, has expired, or was revoked."
+          : problem.message,
       );
       token.select();
     }
@@ -43,7 +45,7 @@ export function loginView(onIn) {
     h("div", { class: "login-row" }, token, button),
     said,
     h("p", { class: "quiet" }, "Make one where the stack runs:"),
-    h("pre", { class: "quiet" }, "trainwire token create --role viewer"),
+    h("pre", { class: "quiet" }, "trainwire token create --name me"),
   );
   requestAnimationFrame(() => token.focus());
   return form;
