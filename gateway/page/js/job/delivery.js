@@ -68,12 +68,8 @@ function verdict(sum) {
     return "Complete: everything that the training said is in Postgres or accounted for.";
   if (sum.state === "incomplete") return `Incomplete: ${counted(sum.missing, "message")} never arrived.`;
   const open = sum.open_sources?.length ?? 0;
-  return open
-    ? `So far: ${counted(open, "process")} of the training has not said yet how much it will be.`.replace(
-        "processs",
-        "processes",
-      )
-    : "So far: nothing final can be said yet.";
+  if (!open) return "So far: nothing final can be said yet.";
+  return `So far: ${open === 1 ? "one process has" : `${count(open)} processes have`} not said yet how much there will be.`;
 }
 
 function sinkWords(items) {

@@ -202,16 +202,14 @@ class JobPage {
     if (tab === "log") this.log.update();
   }
 
+  // What has ended is looked at until its last message has come.
   #needsDelivery() {
-    return (
-      this.job !== null &&
-      document.visibilityState === "visible" &&
-      (this.tabs.current === "delivery" || this.delivery.state === "so far")
-    );
+    if (this.job === null || document.visibilityState !== "visible") return false;
+    return this.tabs.current === "delivery" || (hasEnded(this.job) && this.completeness === "so far");
   }
 
   #noteDelivery(state) {
-    this.delivery.state = hasEnded(this.job) || state !== "so far" ? state : "running";
+    this.completeness = state;
     const [words, tone] = { complete: ["complete", "tone-good"], incomplete: ["incomplete", "tone-bad"] }[
       state
     ] ?? ["", ""];
