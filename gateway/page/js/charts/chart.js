@@ -6,6 +6,8 @@ import { clock, counted, dateTime, value } from "../format.js";
 import { chartColors, faint } from "./colors.js";
 
 const CLICK_PX = 4;
+const CHARACTER_PX = 6.3;
+const MIN_AXIS_PX = 30;
 const GAPS_KEPT = 1; // uPlot.join: a null stays a gap, a missing x is drawn through
 const SYNC = "trainwire";
 
@@ -92,7 +94,7 @@ export class Chart {
         },
         {
           ...axis,
-          size: 52,
+          size: (_, labels) => axisWidth(labels),
           gap: 4,
           space: 28,
           values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))),
@@ -230,6 +232,12 @@ function indexAt(xs, x) {
 /** Tell whether `x` lies more than one interval after the last of `xs`: nothing was said there. */
 function isBeyond(xs, x) {
   return xs.length > 1 && x > 2 * xs.at(-1) - xs.at(-2);
+}
+
+/** The width of the labels beside a chart. */
+function axisWidth(labels) {
+  const longest = Math.max(0, ...(labels ?? []).map((label) => label.length));
+  return Math.max(MIN_AXIS_PX, Math.ceil(longest * CHARACTER_PX) + 8);
 }
 
 function shortNumber(tick) {
