@@ -115,7 +115,8 @@ async def job_events(
     except UnknownJob as exc:
         raise unknown_job(job_id) from exc
     except PostgresAway as exc:
-        raise _away(exc) from exc
+        detail = "Postgres does not answer (DATABASE_URL): try again"
+        raise ProblemError(problem(503, "postgres-away", "Postgres is away", detail)) from exc
 
     async def join(outlet: Outlet) -> None:
         outlet.send(first.bundle)
@@ -145,7 +146,3 @@ async def _ping(outlet: QueueOutlet) -> None:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _away(exc: PostgresAway) -> ProblemError:
-    return ProblemError(problem(503, "postgres-away", "Postgres is away", f"{exc}: try again"))
