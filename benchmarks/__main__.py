@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
-from benchmarks import baselines, capture, deliveries, events, latency, load, mlflow, trainer
+from benchmarks import baselines, capture, deliveries, events, feed, latency, load, mlflow, trainer
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -20,6 +20,11 @@ from workers.resources import Resources
 SHARD = shard_of(load.JOB, DEFAULT_SHARDS)
 LOG_CASES = {1: 150_000, 10: 800_000, 100: 1_500_000, 1000: 2_000_000}
 """Lines a message, and how many lines are drained."""
+FEED_CASES = (
+    (f"/jobs/{feed.JOB}/ws", "WebSocket", 2000, "150"),
+    (f"/jobs/{feed.JOB}/ws", "WebSocket", 100, ""),
+    (f"/jobs/{feed.JOB}/events", "server-sent events", 1000, ""),
+)
 WANTED_LINES = {1: 15_000, 10: 80_000, 100: 150_000, 1000: 180_000}
 
 
@@ -36,6 +41,7 @@ def main() -> int:
             "backlog",
             "latency",
             "events",
+            "feed",
             "deliveries",
             "mlflow",
             "trainer",
@@ -53,6 +59,7 @@ def main() -> int:
             ("backlog", backlog),
             ("latency", idle_latency),
             ("events", event_latency),
+            ("feed", live_feed),
             ("deliveries", loki),
             ("mlflow", mirror),
             ("trainer", never_hurt),
@@ -219,6 +226,21 @@ def event_latency(resources: Resources, _: float) -> None:
         f"\nIdle, from the commit to the subscriber of events:<job_id>: median {median:.1f} ms, "
         f"p95 {p95:.1f} ms (wanted: p95 under 20)"
     )
+
+
+def live_feed(resources: Resources, scale: float) -> None:
+    """From the commit of log lines to the sockets of all who follow the job, 1,000 lines a second."""
+    say("\n| clients of one job | median, ms | p95 | worst | frames/s | MB/s | gateway, cores | MB | wanted p95 |")
+    say("|---|---|---|---|---|---|---|---|---|")
+    for path, what, most_clients, wanted in FEED_CASES:
+        empty(resources)
+        clients = max(int(most_clients * min(scale, 1)), 10)
+        told = feed.commit_to_sockets(resources, path, clients, max(10 * min(scale, 1), 3))
+        say(
+            f"| {clients:,} by {what} | {told.median_ms:.0f} | {told.p95_ms:.0f} | {told.worst_ms:.0f} | "
+            f"{told.frames_per_s:.0f} | {told.megabytes_per_s:.0f} | {told.gateway_cpu:.2f} | "
+            f"{told.gateway_mb:.0f} | {wanted} |"
+        )
 
 
 def loki(resources: Resources, scale: float) -> None:

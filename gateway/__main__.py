@@ -40,6 +40,7 @@ def main() -> None:
 def configure_logging() -> None:
     """Send our events to stderr as JSON lines, and what libraries say as text."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -13,6 +13,8 @@ from gateway.problems import MEDIA_TYPE, Problem
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _described: dict[str, type[msgspec.Struct]] = {Problem.__name__: Problem}
+_examples: dict[str, dict[str, Any]] = {}
+"""By reference: FastAPI would leave out what is null in them."""
 _PROBLEMS: Final = {
     401: "no token, or none that is valid",
     403: "not with this token, not from this page",
@@ -36,8 +38,9 @@ def described(
 ) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of a route's answers: the document, an example, and the problems it may have."""
     _described[document.__name__] = document
-    schema = {"$ref": _REFERENCE.format(name=document.__name__)}
-    content = {"application/json": {"schema": schema, "example": example}}
+    reference = _REFERENCE.format(name=document.__name__)
+    _examples[reference] = example
+    content = {"application/json": {"schema": {"$ref": reference}}}
     says = (document.__doc__ or "").partition("\n")[0]
     return {status: {"description": says, "content": content}, **described_problems(*problems)}
 
@@ -59,10 +62,33 @@ def describe(app: FastAPI) -> None:
             )
             _, components = msgspec.json.schema_components(_described.values(), ref_template=_REFERENCE)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            _replace_fastapis_own(document)
+            _add_examples(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _replace_fastapis_own(document: dict[str, Any]) -> None:
+    """Put our problem document where FastAPI describes an answer that is never given here."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    refusal = described_problems()[422]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            if "422" in operation["responses"]:
+                operation["responses"]["422"] = refusal
+
+
+def _add_examples(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for said in operation["responses"].values():
+                content = said.get("content", {}).get("application/json", {})
+                example = _examples.get(content.get("schema", {}).get("$ref", ""))
+                if example is not None:
+                    content["example"] = example
 
 
 def described_structs() -> dict[str, type[msgspec.Struct]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import structlog
@@ -97,24 +98,22 @@ class JobList:
         clock = asyncio.get_running_loop().time
         compare_at = clock() + COMPARE_EVERY_S
         while True:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._has_news.wait(), max(compare_at - clock(), 0.01))
-            except TimeoutError:
-                self._must_compare = True
             self._has_news.clear()
+            if clock() >= compare_at:
+                self._must_compare = True
+                compare_at = clock() + COMPARE_EVERY_S
             try:
                 await self._say_all()
             except PostgresAway as away:
                 log.warning("feed.postgres_away", reason=str(away))
-            if clock() >= compare_at:
-                compare_at = clock() + COMPARE_EVERY_S
             await asyncio.sleep(PAUSE_S)
 
     async def _say_all(self) -> None:
         heard, self._heard = self._heard, {}
         must_compare, self._must_compare = self._must_compare, False
         if not self._clients:
-            self._marks = {}
             return
         frames = []
         if must_compare or any(event.job_id not in self._marks for event in heard.values()):
@@ -144,7 +143,8 @@ class JobList:
     async def _make_snapshot(self) -> _Snapshot:
         said = self._said
         marks, items = await self._read(self._read_all)
-        self._marks = self._marks or marks
+        if not self._clients:
+            self._marks = marks  # with clients, those of the last comparison stand until the next
         return _Snapshot(own_frame("snapshot", jobs=items), said)
 
     def _read_all(self, connection: Any) -> tuple[dict[int, Mark], Sequence[object]]:

@@ -27,13 +27,14 @@ class RateLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, or refuse it."""
-        if scope["type"] not in {"http", "websocket"} or self._takes(str((scope["client"] or ("",))[0])):
+        if scope["type"] not in {"http", "websocket"} or self.takes(str((scope["client"] or ("",))[0])):
             await self._app(scope, receive, send)
             return
         detail = f"more than {self._per_s:g} requests a second (GATEWAY_REQUESTS_PER_S): wait a moment"
         await answer(problem(429, "too-many", "Too many requests", detail))(scope, receive, send)
 
-    def _takes(self, client: str) -> bool:
+    def takes(self, client: str) -> bool:
+        """Count a request of a client; return whether it may be served."""
         now, most = self._clock(), self._per_s * BURST_S
         left, at = self._buckets.get(client, (most, now))
         left = min(most, left + (now - at) * self._per_s)

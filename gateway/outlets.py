@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Final, Protocol
 
 from gateway.frames import RESYNC, Bundle
@@ -16,8 +15,8 @@ ROOM_TIMEOUT_S: Final = 30.0
 RESYNC_CODE: Final = 4008
 
 
-class TooSlow(Exception):  # noqa: N818 - never leaves the gateway
-    """A client did not read for too long."""
+class MustComeAgain(Exception):  # noqa: N818 - never leaves the gateway
+    """A client cannot be told more here: it did not read for too long, or its job is not watched any more."""
 
 
 class Outlet(Protocol):
@@ -27,7 +26,7 @@ class Outlet(Protocol):
         """Pass frames on without waiting; return False where the client is too slow."""
 
     async def drained(self) -> None:
-        """Wait until there is room for more; raise `TooSlow` where that takes too long."""
+        """Wait until there is room for more; raise `MustComeAgain` where that takes too long."""
 
     def resync(self) -> None:
         """Tell the client to come again, and end."""
@@ -59,7 +58,7 @@ class QueueOutlet:
     """Keeps frames until a task has sent them: for server-sent events, and WebSockets of other servers."""
 
     def __init__(self) -> None:
-        self._bundles: deque[Bundle] = deque()
+        self._bundles: list[Bundle] = []
         self._waiting_bytes = 0
         self._has_some = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -91,19 +90,15 @@ class QueueOutlet:
         self.is_over = True
         self._has_some.set()
 
-    async def next(self) -> Bundle | None:
-        """Wait for frames and return all there are; None after the last."""
-        while not self._bundles:
-            if self.is_over:
-                return None
+    async def next(self) -> list[Bundle]:
+        """Wait for frames and return all there are; none after the last."""
+        while not self._bundles and not self.is_over:
             self._has_some.clear()
             await self._has_some.wait()
-        frames = [frame for bundle in self._bundles for frame in bundle.frames]
-        bundle = self._bundles[0] if len(self._bundles) == 1 else Bundle(frames)
-        self._bundles.clear()
+        bundles, self._bundles = self._bundles, []
         self._waiting_bytes = 0
         self._has_room.set()
-        return bundle
+        return bundles
 
     def _put(self, bundle: Bundle) -> None:
         self._bundles.append(bundle)
@@ -118,4 +113,4 @@ async def _in_time(event: asyncio.Event) -> None:
     try:
         await asyncio.wait_for(event.wait(), ROOM_TIMEOUT_S)
     except TimeoutError as exc:
-        raise TooSlow from exc
+        raise MustComeAgain from exc

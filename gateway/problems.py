@@ -93,10 +93,10 @@ def wrong_value(field: str, value: object, detail: str) -> ProblemError:
     return ProblemError(_wrong_fields([WrongField(field=field, value=shown(value), detail=detail)]))
 
 
-def answer(said: Problem, path: str = "") -> Response:
+def answer(said: Problem, path: str = "", headers: Mapping[str, str] | None = None) -> Response:
     """Return the response that carries a problem."""
     content = msgspec.json.encode(replace(said, instance=path) if path else said)
-    return Response(content, said.status, said.headers, MEDIA_TYPE)
+    return Response(content, said.status, {**said.headers, **(headers or {})}, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -113,7 +113,8 @@ def shown(value: object) -> str:
 
 
 def _handle(request: Request, exc: Exception) -> Response:
-    return answer(_problem_of(exc), shown(request.url.path))
+    headers = exc.headers if isinstance(exc, HTTPException) else None  # which methods are allowed, for one
+    return answer(_problem_of(exc), shown(request.url.path), headers)
 
 
 def _problem_of(exc: Exception) -> Problem:

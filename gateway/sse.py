@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, Final
 
 from fastapi import Header, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.admission import until_refused
 from gateway.auth import authorize_connection
 from gateway.fills import UnknownJob
+from gateway.frames import Bundle
 from gateway.live import Feed
-from gateway.outlets import Outlet, QueueOutlet, TooSlow
+from gateway.outlets import MustComeAgain, Outlet, QueueOutlet
 from gateway.positions import BadPosition, read_position
 from gateway.problems import ProblemError, problem, unknown_job, wrong_value
 from gateway.reading import PostgresAway
@@ -21,8 +23,18 @@ from schemas.messages import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
 PING_EVERY_S: Final = 20.0
-_PING: Final = b": ping\n\n"
-_RETRY: Final = b"retry: 1000\n\n"
+
+
+class _Comment(Bundle):
+    """What is for the connection, and no event."""
+
+    def __init__(self, line: bytes) -> None:
+        super().__init__(())
+        self.sse = line + b"\n\n"
+
+
+_PING: Final = _Comment(b": ping")
+_RETRY: Final = _Comment(b"retry: 1000")
 
 JobId = Annotated[int, Path(ge=0, le=MAX_ID, description="The job.", examples=[42])]
 After = Annotated[
@@ -36,7 +48,12 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, join: Callable[[Outlet], Awaitable[None]], leave: Callable[[Outlet], None]) -> None:
+    def __init__(
+        self,
+        join: Callable[[Outlet], Awaitable[None]],
+        leave: Callable[[Outlet], None],
+        refused: Coroutine[Any, Any, None],
+    ) -> None:
         self.status_code = 200
         self.body = b""
         self.background = None
@@ -44,17 +61,16 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._join = join
         self._leave = leave
+        self._refused = refused
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send until the end."""
         outlet = QueueOutlet()
-        tasks = [
-            asyncio.create_task(self._begin(outlet)),
-            asyncio.create_task(self._send(outlet, send)),
-            asyncio.create_task(_until_gone(receive)),
-        ]
+        outlet.send(_RETRY)
+        ends = (self._send(outlet, send), _until_gone(receive), self._refused)
+        tasks = [asyncio.create_task(run) for run in (*ends, self._begin(outlet), _ping(outlet))]
         try:
-            await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks[: len(ends)], return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._leave(outlet)
             for task in tasks:
@@ -64,12 +80,13 @@ class EventStream(Response):
     async def _begin(self, outlet: QueueOutlet) -> None:
         try:
             await self._join(outlet)
-        except (TooSlow, UnknownJob, PostgresAway):
+        except (MustComeAgain, PostgresAway):
             outlet.resync()  # the browser comes again by itself, with its position
 
     async def _send(self, outlet: QueueOutlet, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for data in _chunks(outlet):
+        while bundles := await outlet.next():
+            data = bundles[0].sse if len(bundles) == 1 else b"".join(bundle.sse for bundle in bundles)
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -98,7 +115,8 @@ async def job_events(
     except UnknownJob as exc:
         raise unknown_job(job_id) from exc
     except PostgresAway as exc:
-        raise _away(exc) from exc
+        detail = "Postgres does not answer (DATABASE_URL): try again"
+        raise ProblemError(problem(503, "postgres-away", "Postgres is away", detail)) from exc
 
     async def join(outlet: Outlet) -> None:
         outlet.send(first.bundle)
@@ -108,34 +126,23 @@ async def job_events(
         watch.leave(outlet)
         feed.release(watch)
 
-    return EventStream(join, leave)
+    return EventStream(join, leave, until_refused(request, job_id))
 
 
 async def jobs_events(request: Request) -> Response:
     """What happens to all jobs, as server-sent events: `snapshot` with the newest 200, then what a list shows."""
     await authorize_connection(request)
     feed: Feed = request.app.state.feed
-    return EventStream(feed.jobs.follow, feed.jobs.leave)
+    return EventStream(feed.jobs.follow, feed.jobs.leave, until_refused(request, None))
 
 
-async def _chunks(outlet: QueueOutlet) -> AsyncIterator[bytes]:
-    """Yield what is to be sent, and now and then something that keeps proxies from closing a quiet connection."""
-    yield _RETRY
+async def _ping(outlet: QueueOutlet) -> None:
+    """Send now and then what keeps proxies from closing a quiet connection."""
     while True:
-        try:
-            bundle = await asyncio.wait_for(outlet.next(), PING_EVERY_S)
-        except TimeoutError:
-            yield _PING
-            continue
-        if bundle is None:
-            return
-        yield bundle.sse
+        await asyncio.sleep(PING_EVERY_S)
+        outlet.send(_PING)
 
 
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _away(exc: PostgresAway) -> ProblemError:
-    return ProblemError(problem(503, "postgres-away", "Postgres is away", f"{exc}: try again"))

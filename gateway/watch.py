@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from gateway.feed import JobFeed, Look
-from gateway.fills import UnknownJob, read_look, read_newest
+from gateway.fills import read_look, read_newest
 from gateway.frames import Bundle, bundle_of, own_frame
 from gateway.merging import Said
-from gateway.outlets import Outlet
+from gateway.outlets import MustComeAgain, Outlet
 from gateway.positions import BadPosition, Position
 from gateway.reading import Backlog, Documents, PostgresAway, Reader, Shared
 from gateway.rows import Hole, Row
@@ -52,6 +52,7 @@ class Watch:
         self._clients: dict[Outlet, None] = {}
         self._has_news = asyncio.Event()
         self._has_moved = asyncio.Event()
+        self._is_over = False
         self._snapshot = Shared(self._make_snapshot, FIRST_FRAME_FRESH_S)
         self._resumed = Shared(self._make_resumed, FIRST_FRAME_FRESH_S)
 
@@ -112,12 +113,14 @@ class Watch:
     async def follow(self, outlet: Outlet, position: Position) -> None:
         """Say to a client what it lacks, until it is where all are; from then on it is told with them.
 
-        Raises `TooSlow`, `UnknownJob` (its rows are gone) or `PostgresAway`.
+        Raises `MustComeAgain` or `PostgresAway`.
         """
         while (missed := await self._missed(position)) is not None:
             position = missed.position
             outlet.send(bundle_of([missed]))
             await outlet.drained()
+        if self._is_over:
+            raise MustComeAgain
         self._clients[outlet] = None
 
     def leave(self, outlet: Outlet) -> None:
@@ -126,6 +129,8 @@ class Watch:
 
     def fail(self) -> None:
         """Have all clients come again: nobody can be told more from here."""
+        self._is_over = True
+        self._has_moved.set()
         for outlet in list(self._clients):
             self._drop(outlet)
 
@@ -133,13 +138,15 @@ class Watch:
         """Return the next that somebody at `position` lacks; None where that is nothing, and still is."""
         while position.is_beyond(self._feed.position):
             # Read from Postgres before the feed had it: the feed was told, and is about to say it.
+            if self._is_over:
+                raise MustComeAgain
             self._has_moved.clear()
             await self._has_moved.wait()
         missed = self._feed.missed(position)
         if isinstance(missed, Hole):
             rows = await self._backlog.rows(missed)
             if rows.last <= missed.have:
-                raise UnknownJob(self.job_id)
+                raise MustComeAgain  # what was there is gone
             return self._feed.said_of(rows, position)
         return missed
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import chain
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from gateway.admission import until_refused
 from gateway.auth import SUBPROTOCOL, Forbidden, Unauthorized, authorize_connection
 from gateway.fills import UnknownJob
 from gateway.live import Feed
-from gateway.outlets import RESYNC_CODE, Outlet, QueueOutlet, SocketOutlet, TooSlow
+from gateway.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet, SocketOutlet
 from gateway.positions import BadPosition, read_position
 from gateway.protocol import frame_protocol
 from gateway.reading import PostgresAway
@@ -72,7 +74,7 @@ async def _follow_job(websocket: WebSocket) -> None:
         await watch.follow(outlet, first.look.position)
 
     try:
-        await _converse(websocket, join, watch.leave)
+        await _converse(websocket, job_id, join, watch.leave)
     finally:
         feed.release(watch)
 
@@ -80,22 +82,24 @@ async def _follow_job(websocket: WebSocket) -> None:
 async def _follow_jobs(websocket: WebSocket) -> None:
     await authorize_connection(websocket)
     feed: Feed = websocket.app.state.feed
-    await _converse(websocket, feed.jobs.follow, feed.jobs.leave)
+    await _converse(websocket, None, feed.jobs.follow, feed.jobs.leave)
 
 
-async def _converse(websocket: WebSocket, join: Join, leave: Callable[[Outlet], None]) -> None:
+async def _converse(websocket: WebSocket, job_id: int | None, join: Join, leave: Callable[[Outlet], None]) -> None:
     """Have the client told until it is gone."""
     protocol = frame_protocol(websocket)
     outlet = QueueOutlet() if protocol is None else SocketOutlet(protocol)
-    tasks = [asyncio.create_task(_until_gone(websocket)), asyncio.create_task(_join(outlet, join))]
+    gone = asyncio.create_task(_until_gone(websocket))
+    runs = [_join(outlet, join), until_refused(websocket, job_id)]
     if isinstance(outlet, QueueOutlet):
-        tasks.append(asyncio.create_task(_send(websocket, outlet)))
+        runs.append(_send(websocket, outlet))
+    tasks = {gone, *map(asyncio.create_task, runs)}
+    waiting = tasks
     try:
-        gone, joining, *_ = tasks
-        await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
-        if joining.done():
-            joining.result()
-            await gone
+        while not gone.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
     finally:
         leave(outlet)
         for task in tasks:
@@ -106,7 +110,7 @@ async def _converse(websocket: WebSocket, join: Join, leave: Callable[[Outlet], 
 async def _join(outlet: Outlet, join: Join) -> None:
     try:
         await join(outlet)
-    except TooSlow:
+    except MustComeAgain:
         outlet.resync()
 
 
@@ -118,8 +122,8 @@ async def _until_gone(websocket: WebSocket) -> None:
 
 async def _send(websocket: WebSocket, outlet: QueueOutlet) -> None:
     with suppress(WebSocketDisconnect):
-        while (bundle := await outlet.next()) is not None:
-            for frame in bundle.frames:
+        while bundles := await outlet.next():
+            for frame in chain.from_iterable(bundle.frames for bundle in bundles):
                 await websocket.send_text(frame.text.decode())
         await websocket.close(RESYNC_CODE, "too slow: connect again with your position")
 

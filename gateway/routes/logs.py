@@ -16,7 +16,6 @@ from gateway.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq
 from gateway.problems import wrong_value
 from gateway.resources import Resources, known_job
 from schemas.events import LogLine
-from schemas.messages import MAX_ID
 from stores.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
 from stores.loki import newest_lines
 
@@ -66,7 +65,7 @@ def logs(
         if after is not None:
             page = next_page(connection, wanted, after, last, limit)
         else:
-            page = newest_page(connection, wanted, min(before or MAX_ID, last + 1), limit)
+            page = newest_page(connection, wanted, last + 1 if before is None else min(before, last + 1), limit)
     return json_answer(_document(page, last))
 
 
