@@ -3,11 +3,10 @@
 import uPlot from "/page/vendor/uplot/uPlot.esm.js";
 import { h, setText } from "../dom.js";
 import { clock, counted, dateTime, value } from "../format.js";
+import { axes } from "./axes.js";
 import { chartColors, faint } from "./colors.js";
 
 const CLICK_PX = 4;
-const CHARACTER_PX = 6.3;
-const MIN_AXIS_PX = 30;
 const GAPS_KEPT = 1; // uPlot.join: a null stays a gap, a missing x is drawn through
 const SYNC = "trainwire";
 
@@ -72,34 +71,13 @@ export class Chart {
 
   #plotOptions() {
     const colors = chartColors();
-    const axis = {
-      stroke: colors.axis,
-      font: colors.font,
-      grid: { stroke: colors.grid, width: 1 },
-      ticks: { show: false },
-    };
     const isTime = this.options.axis === "time";
     return {
       ...this.#size(),
       padding: [8, 10, 0, 0],
       legend: { show: false },
       scales: { x: { time: isTime }, y: { distr: this.options.isLog ? 3 : 1 } },
-      axes: [
-        {
-          ...axis,
-          size: 24,
-          gap: 4,
-          space: 60,
-          ...(isTime ? {} : { values: (_, ticks) => ticks.map(shortNumber) }),
-        },
-        {
-          ...axis,
-          size: (_, labels) => axisWidth(labels),
-          gap: 4,
-          space: 28,
-          values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))),
-        },
-      ],
+      axes: axes(isTime, colors),
       series: [{}, ...this.lines.flatMap((line) => seriesOf(line))],
       cursor: {
         sync: { key: `${SYNC}.${this.options.axis}`, setSeries: false },
@@ -232,16 +210,4 @@ function indexAt(xs, x) {
 /** Tell whether `x` lies more than one interval after the last of `xs`: nothing was said there. */
 function isBeyond(xs, x) {
   return xs.length > 1 && x > 2 * xs.at(-1) - xs.at(-2);
-}
-
-/** The width of the labels beside a chart. */
-function axisWidth(labels) {
-  const longest = Math.max(0, ...(labels ?? []).map((label) => label.length));
-  return Math.max(MIN_AXIS_PX, Math.ceil(longest * CHARACTER_PX) + 8);
-}
-
-function shortNumber(tick) {
-  const size = Math.abs(tick);
-  if (size >= 1e6) return `${Number((tick / 1e6).toPrecision(4))}M`;
-  return size >= 1e4 ? `${Number((tick / 1e3).toPrecision(4))}k` : String(tick);
 }

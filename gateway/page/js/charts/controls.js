@@ -47,7 +47,7 @@ export class ChartControls {
       },
       "end zoom",
     );
-    this.metrics = h("div", { class: "menu-body" });
+    this.metrics = h("div", { class: "menu-body", tabindex: "-1" });
     this.metricsTitle = h("summary", null);
     this.runs = h("span", { class: "runs", role: "group", "aria-label": "Runs" });
     this.compare = h("input", {
@@ -72,7 +72,12 @@ export class ChartControls {
       this.log,
       this.together,
       h("label", { class: "smoothing" }, "smooth", this.smoothing),
-      h("details", { class: "menu" }, this.metricsTitle, this.metrics),
+      h(
+        "details",
+        { class: "menu", on: { focusout: closeBehind, keydown: closeOnEscape } },
+        this.metricsTitle,
+        this.metrics,
+      ),
       this.runs,
       this.compare,
       this.suggestions,
@@ -174,4 +179,12 @@ export class ChartControls {
       ...page.items.map((job) => h("option", { value: String(job.id) }, `${job.id} · ${jobName(job)}`)),
     );
   }
+}
+
+function closeBehind({ currentTarget, relatedTarget }) {
+  if (!currentTarget.contains(relatedTarget)) currentTarget.open = false;
+}
+
+function closeOnEscape({ currentTarget, key }) {
+  if (key === "Escape") currentTarget.open = false;
 }

@@ -23,7 +23,7 @@ export class LogFilters {
     this.stream = select(
       "Stream",
       [
-        ["", "all output"],
+        ["", "output"],
         ["stdout", "stdout"],
         ["stderr", "stderr"],
       ],
@@ -31,10 +31,10 @@ export class LogFilters {
     );
     this.level = select(
       "Level",
-      [["", "all levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])],
+      [["", "levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])],
       changed,
     );
-    this.attempt = select("Attempt", [["", "all attempts"]], changed);
+    this.attempt = select("Attempt", [["", "attempts"]], changed);
     this.attempt.classList.add("log-attempt");
     this.attempt.hidden = true;
     this.goTo = h("input", {
