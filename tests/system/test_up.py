@@ -92,6 +92,7 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.timeout(300)  # two whole stacks and seven commands, each a process, on a slow machine
 def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     """up, run, status, logs, env from other terminals; ctrl-C exits 0; the data is there the next time."""
     up = terminal.up()
