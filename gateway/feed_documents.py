@@ -18,6 +18,7 @@ from stores.jobs import Job
 from stores.metric_names import MetricNames
 
 FEED_CONNECTIONS: Final = 4
+TIMEOUT_S: Final = 20
 
 
 class JobDocuments:
@@ -41,7 +42,7 @@ class JobDocuments:
 
 def open_feed_engine(settings: GatewaySettings) -> Engine:
     """Return connections of the feed's own: requests that take long must not hold it up."""
-    return open_engine(settings, name="trainwire-feed", most=FEED_CONNECTIONS)
+    return open_engine(settings, name="trainwire-feed", most=FEED_CONNECTIONS, statement_timeout_s=TIMEOUT_S)
 
 
 def feed_of(settings: GatewaySettings, engine: Engine, names: MetricNames) -> Feed:

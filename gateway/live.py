@@ -7,7 +7,7 @@ the jobs with listeners are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -25,6 +25,7 @@ from schemas.messages import InvalidMessage
 from schemas.routes import JOBS_CHANNEL, events_channel
 
 LOOK_EVERY_S: Final = 2.0
+RESTART_PAUSE_S: Final = 1.0
 LINGER_S: Final = 10.0
 """How long a job is watched after its last client: a page that is loaded again finds all in memory."""
 
@@ -46,8 +47,8 @@ class Feed:
 
     async def __aenter__(self) -> Self:
         self._subscription.add(JOBS_CHANNEL)
-        for run in (self._subscription.run(), self._look_around(), self.jobs.run()):
-            self._keep(run)
+        for part in (self._subscription.run, self._look_around, self.jobs.run):
+            self._keep(_run_for_ever(part))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -154,3 +155,13 @@ class Feed:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("feed.failed", exc_info=error)
+
+
+async def _run_for_ever(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part that all jobs need; one message that nobody foresaw must not end the feed of all others."""
+    while True:
+        try:
+            await part()
+        except Exception:
+            log.exception("feed.failed", part=part.__qualname__)
+        await asyncio.sleep(RESTART_PAUSE_S)

@@ -11,7 +11,7 @@ from typing import Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
 import structlog
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from gateway.fills import read_rows
@@ -59,8 +59,9 @@ class Reader:
 
         try:
             return await to_thread.run_sync(work, limiter=self._threads)
-        except (OperationalError, InterfaceError, NoConnectionLeft) as exc:
-            raise PostgresAway(f"Postgres cannot be read: {exc}") from exc
+        except (DBAPIError, NoConnectionLeft) as exc:
+            said = str(getattr(exc, "orig", exc)).strip().partition("\n")[0]
+            raise PostgresAway(f"Postgres cannot be read: {said}") from exc
 
 
 class Shared(Generic[T]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import Header, Path, Query, Request
@@ -19,6 +20,7 @@ from gateway.outlets import MustComeAgain, Outlet, QueueOutlet
 from gateway.positions import BadPosition, read_position
 from gateway.problems import ProblemError, problem, unknown_job, wrong_value
 from gateway.reading import PostgresAway
+from gateway.watch import First, Watch
 from schemas.messages import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -52,7 +54,7 @@ class EventStream(Response):
         self,
         join: Callable[[Outlet], Awaitable[None]],
         leave: Callable[[Outlet], None],
-        refused: Coroutine[Any, Any, None],
+        refused: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.status_code = 200
         self.body = b""
@@ -67,7 +69,7 @@ class EventStream(Response):
         """Send until the end."""
         outlet = QueueOutlet()
         outlet.send(_RETRY)
-        ends = (self._send(outlet, send), _until_gone(receive), self._refused)
+        ends = (self._send(outlet, send), _until_gone(receive), self._refused())
         tasks = [asyncio.create_task(run) for run in (*ends, self._begin(outlet), _ping(outlet))]
         try:
             await asyncio.wait(tasks[: len(ends)], return_when=asyncio.FIRST_COMPLETED)
@@ -101,21 +103,7 @@ async def job_events(
     """
     await authorize_connection(request, job_id)
     feed: Feed = request.app.state.feed
-    written = after if last_event_id is None else last_event_id
-    try:
-        position = None if written is None else read_position(written)
-        watch = await feed.watch(job_id)
-        try:
-            first = await watch.first(position)
-        except BaseException:
-            feed.release(watch)
-            raise
-    except BadPosition as exc:
-        raise wrong_value("after", written, str(exc)) from exc
-    except UnknownJob as exc:
-        raise unknown_job(job_id) from exc
-    except PostgresAway as exc:
-        raise _away(exc) from exc
+    watch, first = await _first(feed, job_id, after if last_event_id is None else last_event_id)
 
     async def join(outlet: Outlet) -> None:
         outlet.send(first.bundle)
@@ -125,14 +113,33 @@ async def job_events(
         watch.leave(outlet)
         feed.release(watch)
 
-    return EventStream(join, leave, until_refused(request, job_id))
+    return EventStream(join, leave, partial(until_refused, request, job_id))
+
+
+async def _first(feed: Feed, job_id: int, written: str | None) -> tuple[Watch, First]:
+    """Begin to watch a job and return the first frame, or end with a problem while that can still be told."""
+    try:
+        position = None if written is None else read_position(written)
+        watch = await feed.watch(job_id)
+        try:
+            return watch, await watch.first(position)
+        except BaseException:
+            feed.release(watch)
+            raise
+    except BadPosition as exc:
+        raise wrong_value("after", written, str(exc)) from exc
+    except UnknownJob as exc:
+        raise unknown_job(job_id) from exc
+    except PostgresAway as exc:
+        detail = "Postgres does not answer (DATABASE_URL): try again"
+        raise ProblemError(problem(503, "postgres-away", "Postgres is away", detail)) from exc
 
 
 async def jobs_events(request: Request) -> Response:
     """What happens to all jobs, as server-sent events: `snapshot` with the newest 200, then what a list shows."""
     await authorize_connection(request)
     feed: Feed = request.app.state.feed
-    return EventStream(feed.jobs.follow, feed.jobs.leave, until_refused(request, None))
+    return EventStream(feed.jobs.follow, feed.jobs.leave, partial(until_refused, request, None))
 
 
 async def _ping(outlet: QueueOutlet) -> None:
@@ -145,7 +152,3 @@ async def _ping(outlet: QueueOutlet) -> None:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _away(exc: PostgresAway) -> ProblemError:
-    return ProblemError(problem(503, "postgres-away", "Postgres is away", f"{exc}: try again"))

@@ -81,31 +81,30 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 def news(job_id: int, told: Standing, now: Standing) -> list[Event]:
     """Return the events that tell what is different `now`, as the notifier would have said it."""
-    said: list[Event] = []
-    if now.is_finished:
-        if _end(now) != _end(told):
-            said.append(_ended(job_id, now))
-    elif (now.attempt, now.status, now.status_reason) != (told.attempt, told.status, told.status_reason):
-        said.append(
-            TrainingStatus(
-                job_id=job_id,
-                attempt=now.attempt,
-                status=now.status,
-                previous_status=told.status,
-                reason=now.status_reason,
-            )
-        )
+    said = _news_of_status(job_id, told, now)
     known = told
     for event in said:
         known = known.after(event)
     if _progressed(now) != _progressed(known):
         said.append(progress(job_id, now))
-    if (now.best_checkpoint_path, now.last_checkpoint_path) != (
-        known.best_checkpoint_path,
-        known.last_checkpoint_path,
-    ):
+    if _paths(now) != _paths(known):
         said.append(checkpoint_paths(job_id, now))
     return said
+
+
+def _news_of_status(job_id: int, told: Standing, now: Standing) -> list[Event]:
+    if now.is_finished:
+        return [_ended(job_id, now)] if _end(now) != _end(told) else []
+    if (now.attempt, now.status, now.status_reason) == (told.attempt, told.status, told.status_reason):
+        return []
+    status = TrainingStatus(
+        job_id=job_id,
+        attempt=now.attempt,
+        status=now.status,
+        previous_status=told.status,
+        reason=now.status_reason,
+    )
+    return [status]
 
 
 def progress(job_id: int, standing: Standing) -> TrainingProgress:
@@ -175,3 +174,7 @@ def _end(standing: Standing) -> object:
 
 def _progressed(standing: Standing) -> tuple[object, ...]:
     return standing.current_epoch, standing.total_epochs, standing.progress_percent
+
+
+def _paths(standing: Standing) -> tuple[object, ...]:
+    return standing.best_checkpoint_path, standing.last_checkpoint_path

@@ -55,7 +55,8 @@ async def _accepted(websocket: WebSocket, follow: Callable[[WebSocket], Awaitabl
     except tuple(_CODES) as refusal:
         code = next(code for kind, code in _CODES.items() if isinstance(refusal, kind))
         reason = str(refusal) if code != TRY_AGAIN_LATER else "Postgres is away: try again"
-        await websocket.close(code, reason.encode("ascii", "replace").decode()[:MAX_REASON_CHARS])
+        with suppress(WebSocketDisconnect, RuntimeError):  # closed already, by the client or by us
+            await websocket.close(code, reason.encode("ascii", "replace").decode()[:MAX_REASON_CHARS])
     except WebSocketDisconnect:
         return
 
