@@ -100,7 +100,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
 
 
 def _beat(_: Resources, __: argparse.Namespace) -> NoReturn:
-    _app().start(["beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", "WARNING", "--pidfile="])
+    _app().start(["beat", "--scheduler", "workers.ticks:Ticker", "--loglevel", "WARNING", "--pidfile="])
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:

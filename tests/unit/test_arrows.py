@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "workers": {"workers", "schemas", "stores"},
     "trainwire": set(FOLDERS),
 }
-CELERY_SHELL = {"app", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "tasks", "watchdog", "schedule", "ticks", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 LAYERS = [
@@ -25,9 +25,9 @@ LAYERS = [
     {"watchdog"},
     {"tasks"},
     {"app"},
-    {"schedule"},
+    {"schedule", "ticks"},
     {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention"},
-    {"drain"},
+    {"drain", "delivery_round"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},
