@@ -30,7 +30,7 @@ LAYERS = [
     {"measures"},
     {"schedule"},
     {"sweep", "liveness", "dead_letters", "mlflow_links", "notify", "deliver", "verify", "retention", "lease"},
-    {"drain"},
+    {"drain", "delivery_round"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},
