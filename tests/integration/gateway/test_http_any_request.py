@@ -1,6 +1,6 @@
 """Whatever is sent to whatever operation of the OpenAPI document: the answer is one that it describes.
 
-What schemathesis does, in small (docs/decisions/0012-schemathesis-by-hand.md).
+What schemathesis does, in small (docs/decisions/0010-schemathesis-by-hand.md).
 """
 
 from __future__ import annotations
