@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 
 from gateway.app import create_app
-from gateway.protocol import FrameProtocol
+from gateway.feed.protocol import FrameProtocol
 from gateway.settings import load_gateway_settings
 from stores.settings import WrongSettings
 

@@ -15,8 +15,8 @@ from starlette.staticfiles import StaticFiles
 
 from gateway import problems
 from gateway.answers import describe
-from gateway.feed_documents import feed_of, open_feed_engine
-from gateway.feed_routes import feed_router
+from gateway.feed.documents import feed_of, open_feed_engine
+from gateway.feed.routes import feed_router
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
 from gateway.resources import open_resources

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.feed import MAX_HEARD, JobFeed
-from gateway.positions import ROW_KINDS, Position
-from gateway.rows import Hole
+from gateway.feed.job_feed import MAX_HEARD, JobFeed
+from gateway.feed.positions import ROW_KINDS, Position
+from gateway.feed.rows import Hole
 from schemas.events import (
     Event,
     TrainingComplete,

@@ -14,15 +14,15 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from gateway.fills import read_rows
-from gateway.positions import RowKind
-from gateway.rows import Hole, Rows
+from gateway.feed.fills import read_rows
+from gateway.feed.positions import RowKind
+from gateway.feed.rows import Hole, Rows
 
 READERS: Final = 4
 KEPT_PIECES: Final = 4
 KEPT_S: Final = 60.0
 
-log = structlog.get_logger("gateway.reading")
+log = structlog.get_logger("gateway.feed.reading")
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -14,12 +14,12 @@ from typing import Any, Final, Self
 import structlog
 from sqlalchemy import Engine
 
-from gateway.feed import Look
-from gateway.fills import read_look, read_looks
-from gateway.job_list import JobList
-from gateway.reading import Documents, PostgresAway, Reader
-from gateway.subscription import Subscription
-from gateway.watch import Watch
+from gateway.feed.fills import read_look, read_looks
+from gateway.feed.job_feed import Look
+from gateway.feed.job_list import JobList
+from gateway.feed.reading import Documents, PostgresAway, Reader
+from gateway.feed.subscription import Subscription
+from gateway.feed.watch import Watch
 from schemas.events import decode_event
 from schemas.messages import InvalidMessage
 from schemas.routes import JOBS_CHANNEL, events_channel
@@ -29,7 +29,7 @@ RESTART_PAUSE_S: Final = 1.0
 LINGER_S: Final = 10.0
 """How long a job is watched after its last client: a page that is loaded again finds all in memory."""
 
-log = structlog.get_logger("gateway.live")
+log = structlog.get_logger("gateway.feed.live")
 
 
 class Feed:

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, TypeAlias, cast
 
 from msgspec.structs import replace
 
-from gateway.merging import Merged, Said
-from gateway.positions import ROW_KINDS, Position, RowKind
-from gateway.recent import Recent
-from gateway.rows import ITEMS, Hole, RowEvent, Rows, carried, event_of, has_state, with_rows
-from gateway.standing import Standing, news
+from gateway.feed.merging import Merged, Said
+from gateway.feed.positions import ROW_KINDS, Position, RowKind
+from gateway.feed.recent import Recent
+from gateway.feed.rows import ITEMS, Hole, RowEvent, Rows, carried, event_of, has_state, with_rows
+from gateway.feed.standing import Standing, news
 from schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
 
 MAX_HEARD: Final = 1000

@@ -14,11 +14,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 from msgspec.structs import replace
 
-from gateway.fills import Mark, read_marks
-from gateway.frames import Bundle, Frame, own_frame, tag_of
-from gateway.outlets import Outlet
-from gateway.reading import Documents, PostgresAway, Reader, Shared
-from gateway.rows import ITEMS
+from gateway.feed.fills import Mark, read_marks
+from gateway.feed.frames import Bundle, Frame, own_frame, tag_of
+from gateway.feed.outlets import Outlet
+from gateway.feed.reading import Documents, PostgresAway, Reader, Shared
+from gateway.feed.rows import ITEMS
 from schemas.events import Event, TrainingProgress, encode_event
 
 PAUSE_S: Final = 0.25
@@ -28,7 +28,7 @@ SNAPSHOT_FRESH_S: Final = 0.5
 KEPT_BUNDLES: Final = 64
 MAX_HEARD: Final = 20_000
 
-log = structlog.get_logger("gateway.job_list")
+log = structlog.get_logger("gateway.feed.job_list")
 
 _Key: TypeAlias = tuple[int, str]
 

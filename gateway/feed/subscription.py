@@ -21,7 +21,7 @@ DEAF_AFTER_S: Final = 15.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 
-log = structlog.get_logger("gateway.subscription")
+log = structlog.get_logger("gateway.feed.subscription")
 
 
 class Subscription:

@@ -11,16 +11,16 @@ from fastapi import Header, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.admission import until_refused
 from gateway.auth import authorize_connection
-from gateway.fills import UnknownJob
-from gateway.frames import Bundle
-from gateway.live import Feed
-from gateway.outlets import MustComeAgain, Outlet, QueueOutlet
-from gateway.positions import BadPosition, read_position
+from gateway.feed.admission import until_refused
+from gateway.feed.fills import UnknownJob
+from gateway.feed.frames import Bundle
+from gateway.feed.live import Feed
+from gateway.feed.outlets import MustComeAgain, Outlet, QueueOutlet
+from gateway.feed.positions import BadPosition, read_position
+from gateway.feed.reading import PostgresAway
+from gateway.feed.watch import First, Watch
 from gateway.problems import ProblemError, problem, unknown_job, wrong_value
-from gateway.reading import PostgresAway
-from gateway.watch import First, Watch
 from schemas.messages import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"

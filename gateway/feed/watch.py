@@ -8,14 +8,14 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from gateway.feed import JobFeed, Look
-from gateway.fills import read_look, read_newest
-from gateway.frames import Bundle, bundle_of, own_frame
-from gateway.merging import Said
-from gateway.outlets import MustComeAgain, Outlet
-from gateway.positions import BadPosition, Position
-from gateway.reading import Backlog, Documents, PostgresAway, Reader, Shared
-from gateway.rows import Hole, Row
+from gateway.feed.fills import read_look, read_newest
+from gateway.feed.frames import Bundle, bundle_of, own_frame
+from gateway.feed.job_feed import JobFeed, Look
+from gateway.feed.merging import Said
+from gateway.feed.outlets import MustComeAgain, Outlet
+from gateway.feed.positions import BadPosition, Position
+from gateway.feed.reading import Backlog, Documents, PostgresAway, Reader, Shared
+from gateway.feed.rows import Hole, Row
 from schemas.events import Event
 
 CLIENT_PAUSE_S: Final = 25e-6
@@ -28,7 +28,7 @@ FIRST_FRAME_FRESH_S: Final = 0.5
 """Clients that come together get the same first frame; what is said since then follows."""
 AWAY_PAUSE_S: Final = 1.0
 
-log = structlog.get_logger("gateway.watch")
+log = structlog.get_logger("gateway.feed.watch")
 
 
 class First(NamedTuple):

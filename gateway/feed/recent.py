@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.positions import RowKind
-from gateway.rows import MAX_ROWS, Row, Rows
+from gateway.feed.positions import RowKind
+from gateway.feed.rows import MAX_ROWS, Row, Rows
 
 KEPT_ROWS: Final = 4000
 KEPT_BYTES: Final = 1024 * 1024

@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import msgspec
 from msgspec.structs import replace
 
-from gateway.positions import RowKind
-from gateway.standing import Standing, checkpoint_paths, progress
+from gateway.feed.positions import RowKind
+from gateway.feed.standing import Standing, checkpoint_paths, progress
 from schemas.events import (
     Event,
     LogLine,

@@ -7,8 +7,8 @@ from typing import Final, NamedTuple, cast
 
 from msgspec.structs import replace
 
-from gateway.positions import Position, RowKind
-from gateway.rows import MAX_ROWS, Row, RowEvent, with_rows
+from gateway.feed.positions import Position, RowKind
+from gateway.feed.rows import MAX_ROWS, Row, RowEvent, with_rows
 from schemas.events import Event, TrainingLog, TrainingProgress
 
 MAX_ROW_BYTES: Final = 256 * 1024

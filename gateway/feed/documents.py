@@ -8,8 +8,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine, select
 
 from gateway.documents import JobDetail, JobItem
+from gateway.feed.live import Feed
 from gateway.job_documents import job_detail, job_items
-from gateway.live import Feed
 from gateway.settings import GatewaySettings
 from schemas.tables import training_jobs
 from stores.columns import columns_of

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.merging import Said
+from gateway.feed.merging import Said
 from schemas.events import encode_event
 
 _FINAL_TEXT: Final = 0x81

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, Protocol
 
-from gateway.frames import RESYNC, Bundle
-from gateway.protocol import FrameProtocol
+from gateway.feed.frames import RESYNC, Bundle
+from gateway.feed.protocol import FrameProtocol
 
 MAX_WAITING_BYTES: Final = 1024 * 1024
 """A client that lets more than this wait, beyond what its socket takes, is too slow."""

@@ -7,10 +7,10 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, Select, Table, select
 
-from gateway.feed import Look
-from gateway.positions import Position, RowKind
-from gateway.rows import MAX_ROWS, Row, Rows, encoded
-from gateway.standing import Standing
+from gateway.feed.job_feed import Look
+from gateway.feed.positions import Position, RowKind
+from gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
+from gateway.feed.standing import Standing
 from schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from schemas.messages import shown_float
 from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics

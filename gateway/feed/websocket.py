@@ -11,14 +11,14 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.admission import until_refused
 from gateway.auth import SUBPROTOCOL, Forbidden, Unauthorized, authorize_connection
-from gateway.fills import UnknownJob
-from gateway.live import Feed
-from gateway.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet, SocketOutlet
-from gateway.positions import BadPosition, read_position
-from gateway.protocol import frame_protocol
-from gateway.reading import PostgresAway
+from gateway.feed.admission import until_refused
+from gateway.feed.fills import UnknownJob
+from gateway.feed.live import Feed
+from gateway.feed.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet, SocketOutlet
+from gateway.feed.positions import BadPosition, read_position
+from gateway.feed.protocol import frame_protocol
+from gateway.feed.reading import PostgresAway
 from schemas.messages import MAX_ID
 
 MAX_REASON_CHARS: Final = 100
