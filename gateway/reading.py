@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from gateway.fills import read_rows
 from gateway.positions import RowKind
-from gateway.rows import MAX_ROWS, Hole, Rows
+from gateway.rows import Hole, Rows
 
 READERS: Final = 4
 KEPT_PIECES: Final = 4
@@ -111,11 +111,6 @@ class Backlog:
         except BaseException:
             self._pieces.pop(key, None)
             raise
-        if not self._is_whole(rows):
-            self._pieces.pop(key, None)  # there may be more by now
+        if rows.last <= rows.have:
+            self._pieces.pop(key, None)  # none yet; what is there never changes
         return rows
-
-    @staticmethod
-    def _is_whole(rows: Rows) -> bool:
-        """Tell whether these rows are the same whenever they are read."""
-        return rows.last % MAX_ROWS == 0 and rows.last > rows.have
