@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
+from tests.browser.stack import Stack
+
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -67,3 +69,10 @@ def test_long_ids_stay_exact(page: Page) -> None:
     text = json.dumps({"id": 9007199254740993, "text": 'say "id": 9007199254740993', "seq": 12})
     said = call(page, "api.js", "parse", text)
     assert said == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
+
+
+def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:
+    """A browser may keep the page's files but asks each time: after an update no old one meets a new one."""
+    first = page.request.get(f"{stack.url}/page/js/main.js")
+    again = page.request.get(f"{stack.url}/page/js/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (first.headers["cache-control"], again.status) == ("no-cache", 304)
