@@ -28,7 +28,6 @@ MAX_ROWS: Final = 1000
 ITEMS: Final[dict[RowKind, str]] = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}
 """The field of an event that carries the rows of a kind."""
 
-_LIFTED: Final = {"acc": "accuracy", "lr": "learning_rate"}
 _US_NS: Final = 1000
 _encode = msgspec.json.Encoder().encode
 _decode_point = msgspec.json.Decoder(MetricPoint).decode
@@ -122,12 +121,8 @@ def _newest_values(attempt: int, rows: Sequence[Row]) -> dict[str, Number] | Non
 
 
 def _as_stored(point: MetricPoint) -> MetricPoint:
-    """Return a point with the names and the microseconds that its row has, so that both ways give the same."""
-    values = point.values
-    for said, column in _LIFTED.items():
-        if said in values and column not in values:
-            values = {column if name == said else name: value for name, value in values.items()}
-    return replace(point, ts=_micros(point.ts), values=values)
+    """Return a point with the microseconds that its row has, so that both ways give the same."""
+    return replace(point, ts=_micros(point.ts))
 
 
 def _micros(ts_ns: int) -> int:
