@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +47,7 @@ class StackOptions:
 
 
 class WebPart:
-    """A server with a port of its own, by default on 127.0.0.1; ready when that answers."""
+    """A server with a port of its own, by default on 127.0.0.1; ready when it listens there."""
 
     is_store: Final = False
 
@@ -77,14 +76,7 @@ class WebPart:
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         self.child.start(self._command, self._env)
-        self.child.wait_ready(self._is_listening, WEB_READY_TIMEOUT_S)
-
-    def _is_listening(self) -> bool:
-        try:
-            with socket.create_connection((self.host, self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        self.child.wait_ready(lambda: self.child.listens_on(self.port), WEB_READY_TIMEOUT_S)
 
 
 class Stack:
