@@ -76,6 +76,9 @@ training_jobs = Table(
     _count("last_log_seq"),
     _count("last_metric_seq"),
     _count("last_checkpoint_seq"),
+    # Up to where retention has removed rows.
+    _count("removed_log_seq"),
+    _count("removed_metric_seq"),
     Index(
         "training_jobs_watched_idx",
         "id",

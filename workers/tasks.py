@@ -29,6 +29,7 @@ from schemas.routes import (
     NOTIFY_TASK,
     ORDER_TTL_S,
     RETENTION_TASK,
+    ROW_RETENTION_TASK,
     SWEEP_TASK,
     VERIFY_BELL_KEY,
     VERIFY_TASK,
@@ -56,6 +57,7 @@ from workers.mlflow_links import link_runs
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish, status_events
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
+from workers.row_retention import RowRetention, keepings_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
@@ -223,6 +225,17 @@ def retain_checkpoints() -> None:
         Retention(resources.engine, object_store, keeping_of(settings)).run(dry_run=dry_run)
     except Unavailable as exc:
         log.warning("retention.unavailable", reason=str(exc))
+
+
+@app.task(name=ROW_RETENTION_TASK)
+def retain_rows() -> None:
+    """Remove old rows of finished jobs, or in a dry run count them."""
+    resources = process_resources()
+    try:
+        for keeping in keepings_of(resources.settings):
+            RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
+    except Unavailable as exc:
+        log.warning("row_retention.unavailable", reason=str(exc))
 
 
 @app.task(name=NOTIFY_TASK)
