@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
-from benchmarks import baselines, capture, deliveries, events, latency, load, mlflow, trainer
+from benchmarks import baselines, capture, deliveries, events, feed, latency, load, mlflow, trainer
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -20,6 +20,11 @@ from workers.resources import Resources
 SHARD = shard_of(load.JOB, DEFAULT_SHARDS)
 LOG_CASES = {1: 150_000, 10: 800_000, 100: 1_500_000, 1000: 2_000_000}
 """Lines a message, and how many lines are drained."""
+FEED_CASES = (
+    (f"/jobs/{feed.JOB}/ws", "WebSocket", 2000, "150"),
+    (f"/jobs/{feed.JOB}/ws", "WebSocket", 100, ""),
+    (f"/jobs/{feed.JOB}/events", "server-sent events", 1000, ""),
+)
 WANTED_LINES = {1: 15_000, 10: 80_000, 100: 150_000, 1000: 180_000}
 
 
@@ -36,6 +41,7 @@ def main() -> int:
             "backlog",
             "latency",
             "events",
+            "feed",
             "deliveries",
             "mlflow",
             "trainer",
@@ -53,6 +59,7 @@ def main() -> int:
             ("backlog", backlog),
             ("latency", idle_latency),
             ("events", event_latency),
+            ("feed", live_feed),
             ("deliveries", loki),
             ("mlflow", mirror),
             ("trainer", never_hurt),
@@ -221,6 +228,21 @@ def event_latency(resources: Resources, _: float) -> None:
     )
 
 
+def live_feed(resources: Resources, scale: float) -> None:
+    """From the commit of log lines to the sockets of all who follow the job, 1,000 lines a second."""
+    say("\n| clients of one job | median, ms | p95 | worst | frames/s | MB/s | gateway, cores | MB | wanted p95 |")
+    say("|---|---|---|---|---|---|---|---|---|")
+    for path, what, most_clients, wanted in FEED_CASES:
+        empty(resources)
+        clients = max(int(most_clients * min(scale, 1)), 10)
+        told = feed.commit_to_sockets(resources, path, clients, max(10 * min(scale, 1), 3))
+        say(
+            f"| {clients:,} by {what} | {told.median_ms:.0f} | {told.p95_ms:.0f} | {told.worst_ms:.0f} | "
+            f"{told.frames_per_s:.0f} | {told.megabytes_per_s:.0f} | {told.gateway_cpu:.2f} | "
+            f"{told.gateway_mb:.0f} | {wanted} |"
+        )
+
+
 def loki(resources: Resources, scale: float) -> None:
     """A backlog from Postgres to Loki's twin, beside plain pushes; and one line on an idle system."""
     say("\n| lines a job | jobs | to Loki, lines/s | requests | plain pushes, lines/s | ratio |")
@@ -228,15 +250,26 @@ def loki(resources: Resources, scale: float) -> None:
     for lines, most_jobs in ((10, 2000), (100, 1000), (1000, 200)):
         empty(resources)
         jobs = max(int(most_jobs * scale), 4)
-        went = deliveries.catch_up(resources, jobs, lines)
-        rate, plain = jobs * lines / went.seconds, jobs * lines / went.plain_seconds
-        say(f"| {lines} | {jobs} | {rate:,.0f} | {went.requests:,} | {plain:,.0f} | {rate / plain:.2f} |")
+        say(f"| {lines} | {jobs} | {shown(jobs * lines, deliveries.catch_up(resources, jobs, lines))} |")
+    say("\n| a line every | lines a job | jobs | to Loki, lines/s | requests | plain pushes, lines/s | ratio |")
+    say("|---|---|---|---|---|---|---|")
+    for step_s, day, jobs in ((60, 1440, 60), (1, 86_400, 4), (1, 86_400, 1)):
+        empty(resources)
+        lines = max(int(day * scale), 100)
+        went = deliveries.catch_up(resources, jobs, lines, step_s)
+        say(f"| {step_s} s | {lines} | {jobs} | {shown(jobs * lines, went)} |")
     empty(resources)
     median, p95 = deliveries.row_to_loki_ms(resources)
     say(
         f"\nIdle, from the committed row to the line in Loki: median {median:.0f} ms, p95 {p95:.0f} ms, "
         "of which the linger is 100 ms (wanted: p95 under 300)"
     )
+
+
+def shown(lines: int, went: deliveries.CatchUp) -> str:
+    """Return how a backlog was caught up, as columns."""
+    rate, plain = lines / went.seconds, lines / went.plain_seconds
+    return f"{rate:,.0f} | {went.requests:,} | {plain:,.0f} | {rate / plain:.2f}"
 
 
 def mirror(resources: Resources, scale: float) -> None:

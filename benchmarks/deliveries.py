@@ -23,7 +23,7 @@ from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import PUSH_PATH, LokiSink
-from workers.sinks.loki_lines import Entry, entries_of, labels_of
+from workers.sinks.loki_lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
 
 LINES = 100
 """Lines of the latency measurement."""
@@ -35,7 +35,8 @@ _FILL_JOBS = text(
 )
 _FILL_LOGS = text(
     "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
-    "SELECT job, line, now() - interval '10 min' + line * interval '1 ms', 1, 0, '0-bench', 'stdout', :content "
+    "SELECT job, line, now() - make_interval(secs => 600 + (:lines - line) * :step_s), 1, 0, '0-bench', 'stdout', "
+    ":content "
     "FROM generate_series(1, :jobs) job, generate_series(1, :lines) line"
 )
 
@@ -64,27 +65,31 @@ def twin() -> Iterator[str]:
         process.stdout.close()
 
 
-def fill(resources: Resources, jobs: int, lines: int) -> None:
-    """Put a backlog into Postgres: `jobs` jobs of `lines` lines."""
+def fill(resources: Resources, jobs: int, lines: int, step_s: float) -> None:
+    """Put a backlog into Postgres: `jobs` jobs of `lines` lines, one every `step_s`."""
+    made = {"jobs": jobs, "lines": lines, "step_s": step_s, "content": LINE}
     with resources.engine.begin() as connection:
-        connection.execute(_FILL_JOBS, {"jobs": jobs, "lines": lines})
-        connection.execute(_FILL_LOGS, {"jobs": jobs, "lines": lines, "content": LINE})
+        connection.execute(_FILL_JOBS, made)
+        connection.execute(_FILL_LOGS, made)
     with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as settled:
         settled.execute(text("VACUUM ANALYZE training_logs"))  # as rows are that have been there for a while
         settled.execute(text("CHECKPOINT"))
 
 
-def catch_up(resources: Resources, jobs: int, lines: int) -> CatchUp:
-    """Deliver a backlog, and push the same lines plainly: a job a push, on one connection, ready in memory.
+def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001) -> CatchUp:
+    """Deliver a backlog, and push the same lines plainly: on one connection, ready in memory.
 
-    Both take turns, three times; the medians count.
+    A plain push has a job's lines, as many as a delivery would send at once. Both take turns, three times; the
+    medians count.
     """
-    fill(resources, jobs, lines)
+    fill(resources, jobs, lines, step_s)
+    per_push = min(lines, round(WINDOW_NS / SECOND_NS / step_s))
     with resources.engine.connect() as connection:
         bodies = [
             {"streams": [{"stream": labels_of(job, ("stdout", None)), "values": [*map(first_entry, rows)]}]}
             for job in range(1, jobs + 1)
-            if (rows := read_rows(connection, job, 0, lines, 2**40))
+            for after in range(0, lines, per_push)
+            if (rows := read_rows(connection, job, after, per_push, 2**40))
         ]
     delivered, plain = [], []
     for _ in range(ROUNDS):

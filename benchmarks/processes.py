@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import psutil
 from sqlalchemy import text
 
-from ingest.bells import Bells
+from schemas.bells import Bells
 from schemas.routes import Kind, stream_key
 from workers.resources import Resources
 

@@ -65,7 +65,7 @@ def running_stack() -> Iterator[Address]:
         yield address
         return
     data_dir = chosen_data_dir(None, os.environ) or default_data_dir(os.environ)
-    say(f"starting trainwire (Postgres, Valkey, workers, beat, Flower) in {data_dir}")
+    say(f"starting trainwire (Postgres, Valkey, workers, beat, Flower, gateway) in {data_dir}")
     process = start_stack(data_dir)
     try:
         yield wait_until_ready(process, data_dir)
@@ -172,6 +172,8 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
     say("\nTry next, each in a terminal of its own:")
     for arguments in ("up", f"status {job_id}", f"logs {job_id}", f"metrics {job_id}", "jobs"):
         say(f"  {shown} {arguments}")
+    if address.gateway_url:
+        say(f"\nWhile trainwire runs, see it in a browser: {address.gateway_url}")
 
 
 def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:

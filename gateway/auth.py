@@ -6,7 +6,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 from typing import Final, Literal
 
 from anyio import to_thread
@@ -133,16 +132,6 @@ def token_of(connection: HTTPConnection) -> str | None:
         if name.startswith(BEARER_SUBPROTOCOL):
             return name.removeprefix(BEARER_SUBPROTOCOL)
     return connection.cookies.get(COOKIE) or None
-
-
-def session_cookie(token: str, *, is_https: bool, max_age_s: int) -> str:
-    """Return the Set-Cookie header of a session; an age of 0 ends it."""
-    cookie: SimpleCookie = SimpleCookie({COOKIE: token})
-    morsel = cookie[COOKIE]
-    morsel["path"], morsel["httponly"], morsel["samesite"], morsel["max-age"] = "/", True, "Strict", max_age_s
-    if is_https:
-        morsel["secure"] = True
-    return morsel.OutputString()
 
 
 def _is_number(said: str) -> bool:

@@ -66,6 +66,12 @@ class Rows(NamedTuple):
         """Return the rows after `seq`."""
         return [row for row in self.items if row.seq > seq]
 
+    def upto(self, last: int) -> Rows:
+        """Return these rows without those after `last`."""
+        if self.last <= last:
+            return self
+        return self._replace(last=last, items=[row for row in self.items if row.seq <= last])
+
 
 def encoded(item: LogLine | MetricPoint | SavedCheckpoint) -> Row:
     """Return a row as JSON."""

@@ -7,5 +7,6 @@ ensure_own_schemas()  # before anything of ours imports `schemas`, so that the e
 from ingest.receipt import Receipt  # noqa: E402
 from ingest.run import Run  # noqa: E402
 from ingest.settings import TrainerSettings  # noqa: E402
+from ingest.strict import NotStored, RankTaken, RedisAway, StrictError  # noqa: E402
 
-__all__ = ["Receipt", "Run", "TrainerSettings"]
+__all__ = ["NotStored", "RankTaken", "Receipt", "RedisAway", "Run", "StrictError", "TrainerSettings"]

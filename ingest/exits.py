@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 TERMINATED: Final = "terminated by SIGTERM: the machine or the scheduler took it away"
 
@@ -33,6 +33,21 @@ def note_exits() -> None:
 def said_exit() -> SystemExit | None:
     """Return the end that the script chose with `sys.exit`, None where it chose none."""
     return SystemExit(_said[0]) if _said else None
+
+
+RunT = TypeVar("RunT")
+
+
+def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
+    """Call `finish` at the end of this forked child if multiprocessing made it: it calls no atexit functions."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+
+    def at_end(run: RunT) -> None:
+        util.Finalize(None, finish, args=(run,), exitpriority=0)
+
+    util.register_after_fork(run, at_end)  # the child forgets what was registered before it came this far
 
 
 class Terminations:

@@ -32,12 +32,13 @@ class Vitals:
     """How a process shows that it lives.
 
     `stall_after_s` is the longest pause it promises, None for no promise. `launcher` is the source of the launcher
-    that it runs under, empty for none: launcher and script are the same rank of the same job, and no rivals.
+    that it runs under, empty for none; `is_launcher` tells whether it is one itself.
     """
 
     interval_s: float = 10.0
     stall_after_s: float | None = None
     launcher: str = ""
+    is_launcher: bool = False
 
 
 class Rhythm:
@@ -87,7 +88,9 @@ class Heart:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.origin = origin
-        self.launcher = vitals.launcher
+        # A launcher stands for its machine, of which a job may have many; within it one may run under another.
+        self.launcher = f"{os.uname().nodename}/{vitals.launcher}" if vitals.is_launcher else ""
+        """Which launcher this is; empty for a trainer. Launchers and trainers are no rivals of each other."""
         self.may_claim = may_claim
         self._vitals = vitals
         self._words = words
@@ -127,6 +130,7 @@ class Heart:
             host=os.uname().nodename or None,
             pid=os.getpid(),
             since=self._since,
+            every_s=self._vitals.interval_s,
             quiet_s=round(self._rhythm.quiet_s(now), 1),
             stall_after_s=self._vitals.stall_after_s,
             usual_pause_s=self._rhythm.usual_pause_s,
@@ -137,29 +141,32 @@ class Heart:
 
         That it lives is seen by its next heartbeat: what a killed one has left expires.
         """
-        holder = _read(claim)
+        holder = read_claim(claim)
         if holder is None or holder.source == self.origin.source:
             return True
         seen, self._rival = self._rival, holder
         is_alive = seen is not None and seen.source == holder.source and holder.at > seen.at
         if is_alive and not self._has_warned:
             self._has_warned = True
-            logger.warning("%s", self._words_on(holder))
+            logger.warning("%s", self.words_on(holder))
         return False
 
-    def _words_on(self, rival: Heartbeat) -> str:
+    def words_on(self, rival: Heartbeat) -> str:
+        """Return who the two are that are the same, and what to do."""
         origin = self.origin
+        who = "launchers" if self.launcher else "trainers"
         attempt = "" if origin.attempt == ATTEMPT_UNSAID else f" attempt {origin.attempt}"
         here = f"host {os.uname().nodename}, pid {os.getpid()}, since {_local(self._since)}"
         there = f"host {rival.host}, pid {rival.pid}, since {_local(rival.since)}"
         return (
-            f"two live trainers are job {origin.job_id}{attempt} rank {origin.rank or 0}: this one ({here}) and "
+            f"two live {who} are job {origin.job_id}{attempt} rank {origin.rank or 0}: this one ({here}) and "
             f"another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
             "rank (TRAINWIRE_RANK), an attempt (TRAINWIRE_ATTEMPT) or a job id of its own"
         )
 
 
-def _read(claim: bytes | None) -> Heartbeat | None:
+def read_claim(claim: bytes | None) -> Heartbeat | None:
+    """Return the heartbeat of who has a rank; None where nobody has, or where it cannot be read."""
     try:
         return None if claim is None else decode_heartbeat(claim)
     except InvalidMessage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Final
 
@@ -145,6 +145,11 @@ class Intake:
         """Count what cannot be sent."""
         with self._lock:
             self._dropped[what] += how_many
+
+    def recall_dropped(self, dropped: Mapping[str, int]) -> None:
+        """Go on from what another process has counted."""
+        with self._lock:
+            self._dropped.update(dropped)
 
     def stop_waiting(self) -> None:
         """Let nobody wait any more: what does not fit is dropped and counted from now on."""

@@ -20,6 +20,7 @@ from ingest.settings import (
     TrainerSettings,
     whole_number,
 )
+from ingest.strict import StrictError
 from ingest.terminal import Terminal
 from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
 
@@ -29,6 +30,8 @@ GRANDCHILD_GRACE_S: Final = 2.0
 _LEFT_BEHIND: Final = "the command ended, but not what it started in the background: its output is logged no more"
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
+STRICT_FAILED: Final = 69
+"""EX_UNAVAILABLE of sysexits.h: with TRAINWIRE_STRICT=on, something that a strict run needs was away."""
 
 
 def launch(
@@ -47,8 +50,10 @@ def launch(
     With `tty` the command draws on a terminal, which has one output: its lines are all stdout's. With
     `fold_repeats` equal lines in a row are logged once, with a line that counts the others.
 
-    127 means that there is no such command, 126 that it cannot be executed. Raises `ValueError` for a job id or
-    an attempt that cannot be right; any other wrong setting is a warning, and the command runs without trainwire.
+    127 means that there is no such command, 126 that it cannot be executed; 69, with TRAINWIRE_STRICT=on, that it
+    was not started for want of Redis or a free rank, or ended well and is not all stored. Raises `ValueError` for
+    a job id or an attempt that cannot be right; any other wrong setting is a warning, and the command runs without
+    trainwire.
     """
     if not command:
         raise ValueError("command=[] is empty: say what to run, such as python train.py")
@@ -61,12 +66,20 @@ def launch(
     job_id = settings.job_id if job_id is None else job_id
     if job_id is None:
         raise ValueError(f"no job id: say --job-id 42 or export {JOB_ID_VARIABLE}=42")
-    run = Run(job_id, name, attempt=attempt, settings=settings)
+    try:
+        run = Run(job_id, name, attempt=attempt, settings=settings.as_launcher())
+    except StrictError as exc:
+        sys.stderr.write(f"trainwire: {exc}; the command was not started\n")
+        return STRICT_FAILED
     with Signals() as signals:
         terminal = _terminal() if tty else None
         environment = _environment(run, settings.redis_url, has_terminal=terminal is not None)
         exit_code, error = _run_command(command, run, environment, signals, terminal, fold_repeats=fold_repeats)
-        run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
+        try:
+            run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
+        except StrictError as exc:
+            sys.stderr.write(f"trainwire: {exc}\n")
+            return exit_code or STRICT_FAILED
     return exit_code
 
 

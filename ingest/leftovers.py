@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,8 @@ from ingest.spool.spool import Spool
 logger = logging.getLogger("trainwire.ingest")
 
 NO_LIMIT: Final = 1 << 62
+SETTLE_S: Final = 10.0
+"""How long workers may be silent on what they were sent; once they were, the other sources wait as told."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def send_leftovers(
     fare better.
     """
     server = server_of(redis_url)
+    patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
             return
@@ -58,7 +61,7 @@ def send_leftovers(
             continue
         try:
             folder = SourceFolder.claim(path)
-            leftover = None if folder is None else _send(folder, redis_url, timing, timeout_s)
+            leftover = None if folder is None else _send(folder, redis_url, patient, timeout_s)
         except OSError as exc:
             logger.warning("%s cannot be sent, and stays: %s", path, exc)
             continue
@@ -67,6 +70,8 @@ def send_leftovers(
         yield leftover
         if any(leftover.receipt.unsent.values()):
             return
+        if not leftover.is_done:
+            patient = timing
 
 
 def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.parser  # noqa: F401 - as the next one: redis-py reads its own version when it connects
 import encodings.idna  # noqa: F401 - Python imports it with the first host name: see ingest.forks
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,10 +15,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ingest.ack_watch import Report, parse_report
-from ingest.heartbeat import Heart
+from ingest.heartbeat import Heart, read_claim
 from ingest.lane import Held
 from ingest.outage import Unavailable
-from schemas.heartbeats import encode_heartbeat
+from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.routes import (
     BELL_TTL_S,
     DEFAULT_SHARDS,
@@ -49,6 +50,14 @@ class Standing:
     reports: dict[Kind, Report]
 
 
+@dataclass(frozen=True)
+class Claim:
+    """Who has a rank, and how long ago it said so."""
+
+    holder: Heartbeat
+    age_s: float
+
+
 @dataclass
 class Sent:
     """What one round trip did: which messages Redis took, which bells it set, and the first refusal."""
@@ -65,6 +74,8 @@ class StreamLink:
         self._job_id = job_id
         self._source = source
         self._shards: int | None = None
+        self.ahead_s = 0.0
+        """How far the clock of Redis was ahead of ours when it was last asked."""
         self._client = redis.Redis.from_url(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -93,8 +104,8 @@ class StreamLink:
         values = iter(found[0] if found else ())
         return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
 
-    def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:
-        """Append the batches to their streams, each followed by its bell."""
+    def send(self, batches: Mapping[Kind, Sequence[Held]], *, must_ring: bool = False) -> Sent:
+        """Append the batches to their streams, each followed by its bell, `must_ring` or not yet ringing."""
         shard = self.shard
         pipe = self._client.pipeline(transaction=False)
         for kind, batch in batches.items():
@@ -102,7 +113,7 @@ class StreamLink:
             for held in batch:
                 fields: dict[Any, Any] = dict(held.entry)
                 pipe.xadd(stream, fields)
-            pipe.set(bell_key(stream), 1, nx=True, ex=BELL_TTL_S)
+            pipe.set(bell_key(stream), 1, nx=not must_ring, ex=BELL_TTL_S)
         replies = iter(self._execute(pipe, raise_on_error=False))
         sent = Sent()
         for kind, batch in batches.items():
@@ -117,11 +128,12 @@ class StreamLink:
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
         pipe.get(key)
-        time, claim = self._execute(pipe, raise_on_error=False)
-        if isinstance(time, Exception) or isinstance(claim, Exception):
+        now, claim = self._execute(pipe, raise_on_error=False)
+        if isinstance(now, Exception) or isinstance(claim, Exception):
             heart.note_outcome(is_taken=False)
             return
-        seconds, micros = time
+        seconds, micros = now
+        self.ahead_s = seconds + micros / 1e6 - time.time()
         heartbeat = encode_heartbeat(heart.heartbeat(seconds * 1000 + micros // 1000))
         pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
         if heart.may_claim and heart.may_take(claim):
@@ -129,11 +141,31 @@ class StreamLink:
         replies = self._execute(pipe, raise_on_error=False)
         heart.note_outcome(is_taken=not isinstance(replies[0], Exception))
 
+    def claim(self, heart: Heart, *, by_force: bool = False) -> Claim | None:
+        """Take the rank where nobody has it, or `by_force`; return the claim of who has it, None for us."""
+        key = self._claim(heart)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        ((seconds, micros),) = self._execute(pipe)
+        now_ms = seconds * 1000 + micros // 1000
+        pipe = self._client.pipeline(transaction=False)
+        pipe.set(key, encode_heartbeat(heart.heartbeat(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
+        pipe.get(key)
+        holder = read_claim(self._execute(pipe)[1])
+        if holder is None or holder.source == heart.origin.source:
+            return None
+        return Claim(holder, (now_ms - holder.at) / 1000)
+
     def say_goodbye(self, heart: Heart) -> None:
-        """Take the heartbeat back: this process ends as it should."""
+        """Take the heartbeat and the claim back: this process ends as it should."""
+        key = self._claim(heart)
         pipe = self._client.pipeline(transaction=False)
         pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
-        self._execute(pipe)
+        pipe.get(key)
+        holder = read_claim(self._execute(pipe)[1])
+        if holder is not None and holder.source == heart.origin.source:
+            pipe.set(key, b"", px=1)
+            self._execute(pipe)
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one and looks the host up again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 
 from ingest.settings import Timing
 
@@ -21,10 +22,13 @@ class Outage:
         self._timing = timing
         self._host = host
         self._failures = 0
+        self.since: float | None = None
+        """When it began, on the monotonic clock; None while there is none."""
 
     def note_failure(self, error: Unavailable) -> float:
         """Warn on the first failure in a row; return the seconds to wait."""
         if self._failures == 0:
+            self.since = time.monotonic()
             logger.warning(
                 "cannot send to Redis at %s: %s; training goes on, messages are kept and sent later",
                 self._host,
@@ -38,6 +42,7 @@ class Outage:
         if self._failures:
             logger.info("Redis at %s takes messages again", self._host)
         self._failures = 0
+        self.since = None
 
     def _backoff_s(self) -> float:
         timing = self._timing

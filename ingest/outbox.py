@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -65,35 +66,32 @@ class Outbox:
         self._lanes: dict[Kind, Lane] = {kind: Lane(partial(self._read, kind)) for kind in KINDS}
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
+        self._is_resumed = False
         self.words = 0
         """How many bodies said something of the training, not of the machine alone."""
 
     @classmethod
     def resumed(cls, spool: Spool) -> Outbox:
-        """Return an outbox of what another process has left in its spool, and of nothing more."""
+        """Return an outbox of what another process has left in its spool.
+
+        Where that one was killed before its end, the end is told for it: what it made, as far as the spool knows.
+        """
         about = spool.folder.about
         intake = Intake(0, threading.Event())
         intake.close(None)
         outbox = cls(Origin(about.job_id, about.attempt, about.source, about.rank), intake, lambda: spool)
+        outbox._is_resumed = True
         outbox._resume()
         return outbox
 
     def cut(self) -> bool:
         """Number and encode some of what is waiting; return whether there may be more."""
         with self._lock:
-            for _ in range(BODIES_PER_CUT):
-                if self._must_wait:
-                    return False
-                found = next(self._bodies, None)
-                if found is None:
-                    self._bodies = self._intake.take_out().bodies(self.origin.rank)
-                    found = next(self._bodies, None)
-                if found is None:
-                    return False
-                self._opened()
-                self.words += says_progress(found[0])
-                self._hold(*found)
-        return True
+            has_more = self._cut_some()
+            if self._spool is not None:
+                with suppress(OSError):  # a full disk: tried again with the next cut
+                    self._spool.note_drops(self._intake.dropped)
+        return has_more
 
     def to_send(self, budget_bytes: int) -> dict[Kind, list[Held]]:
         """Return the next messages of each kind that has any, up to about `budget_bytes` a kind."""
@@ -106,14 +104,17 @@ class Outbox:
         with self._lock:
             self._lanes[kind].mark_sent(seqs)
 
-    def release(self, kind: Kind, acked: int) -> None:
-        """Let go of the messages that are committed in Postgres: all up to `acked`."""
+    def release(self, kind: Kind, acked: int) -> bool:
+        """Let go of the messages that are committed in Postgres: all up to `acked`; return whether it was news."""
         with self._lock:
+            before = self._lanes[kind].acked
             freed_bytes = self._lanes[kind].release(acked)
+            is_news = self._lanes[kind].acked > before
             if self._spool is not None:
                 with suppress(OSError):  # a file that cannot be removed is sent once more by who finds it
                     self._spool.release(kind, acked)
         self._intake.note_held(0, -freed_bytes)
+        return is_news
 
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
         """Queue messages once more that Redis has lost."""
@@ -131,6 +132,14 @@ class Outbox:
         """Tell whether everything that was said is in Redis."""
         with self._lock:
             return self._intake.is_empty and all(lane.is_all_sent for lane in self._lanes.values())
+
+    @property
+    def is_all_spooled(self) -> bool:
+        """Tell whether everything that was said is on the disk, from where it is sent later, or stored."""
+        with self._lock:
+            if self._spool is None or not self._spool.folder.path.exists():
+                return False
+            return self._intake.is_empty and not any(lane.only_in_memory for lane in self._lanes.values())
 
     def receipt(self) -> Receipt:
         """Return how far everything came by now."""
@@ -178,6 +187,21 @@ class Outbox:
             return False
         return self._spool.is_full
 
+    def _cut_some(self) -> bool:
+        for _ in range(BODIES_PER_CUT):
+            if self._must_wait:
+                return False
+            found = next(self._bodies, None)
+            if found is None:
+                self._bodies = self._intake.take_out().bodies(self.origin.rank)
+                found = next(self._bodies, None)
+            if found is None:
+                return False
+            self._opened()
+            self.words += says_progress(found[0])
+            self._hold(*found)
+        return True
+
     def _hold(self, body: Body, waited_bytes: int) -> None:
         kind = KIND_OF_BODY[type(body)]
         lane = self._lanes[kind]
@@ -198,8 +222,13 @@ class Outbox:
 
     def _resume(self) -> None:
         spool = self._opened()
-        for kind, span in (spool.spans() if spool else {}).items():
+        assert spool is not None  # noqa: S101 - it was given
+        spans = spool.spans()
+        for kind, span in spans.items():
             self._lanes[kind].resume(span.first, span.last)
+        self._intake.recall_dropped(spool.drops)
+        if "completions" not in spans and (spans or spool.drops):
+            self._hold(Completion(ts=time.time_ns(), status="ended", started_at=spool.folder.about.since_ns), 0)
 
     def _opened(self) -> Spool | None:
         """Return the spool, opened where it is not yet; None where there is none, or the disk has none to give."""
@@ -256,7 +285,8 @@ class Outbox:
     def _sum_up(self, completion: Completion) -> None:
         """Say how much there is of each kind, this completion included: it is the last to be cut."""
         produced: dict[str, int] = {kind: lane.last for kind, lane in self._lanes.items() if lane.last}
-        completion.produced = produced | {"completions": self._lanes["completions"].last + 1}
+        own = 0 if self._is_resumed else self._lanes["completions"].last + 1
+        completion.produced = produced | {"completions": own}
         completion.dropped = self._intake.dropped or None
 
     def _encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:

@@ -17,9 +17,9 @@ from ingest.settings import Timing, shown_host
 from schemas.routes import KINDS, Kind
 
 if TYPE_CHECKING:
-    from ingest.bells import Bells
     from ingest.heartbeat import Heart
     from ingest.link import StreamLink
+    from schemas.bells import Bells
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -27,6 +27,10 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 """Of one kind: must pass within the socket timeout on a slow line, or it would be tried for ever."""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
+LATE_S: Final = 0.1
+"""A thread of its own cuts what has waited for so long: a killed trainer loses the last 200 ms at most."""
+LOOK_EVERY_S: Final = 0.05
+"""How often `finish` looks whether it is worth while to wait."""
 
 
 class Publisher:
@@ -50,6 +54,9 @@ class Publisher:
         self._failed_at = 0.0
         self._backoff_s = 0.0
         self._asked_at = 0.0
+        self._cut_at = 0.0
+        self._has_answered = False
+        self._heard_at = 0.0
         self._is_finishing = False
         self._stopped = threading.Event()
         self._all_sent = threading.Event()
@@ -66,27 +73,51 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name=SENDER_THREAD, daemon=True)
         try:
             self._thread.start()
+            if self._heart is not None:
+                threading.Thread(target=self._cut_meanwhile, name=SENDER_THREAD, daemon=True).start()
         except RuntimeError as exc:
-            logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
-            self._end()
+            if not self._thread.is_alive():
+                logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
+                self._end()
 
     def relieve(self) -> None:
         """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
         self._cut()
 
-    def finish(self, timeout_s: float) -> None:
-        """Wait until all is acked, or sent and the workers had `settle_s` for it; then stop the thread."""
-        deadline = time.monotonic() + timeout_s
+    def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:
+        """Wait until all is acked, or sent and of the workers no news for `settle_s`; then stop the thread.
+
+        With `may_leave` it does not wait for a Redis that is away and was not heard of for `away_s`, or for as
+        long as it would wait, while everything is on the disk: who comes next sends it.
+        """
+        began = time.monotonic()
+        deadline = began + timeout_s
         self._is_finishing = True
         self._wake.set()
         while self._cut() and _left_s(deadline) > 0:
             pass  # the thread may be stuck in a socket: the receipt counts everything all the same
-        if self._all_sent.wait(_left_s(deadline)):
-            self._all_acked.wait(min(self._timing.settle_s, _left_s(deadline)))
+        while not self._all_sent.wait(min(LOOK_EVERY_S, _left_s(deadline))):
+            if not _left_s(deadline) or (may_leave and self._is_in_vain(began, timeout_s)):
+                break
+        else:
+            self._await_acks(deadline)
         self._stopped.set()
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(min(1.0, _left_s(deadline)))
+
+    def _is_in_vain(self, began: float, timeout_s: float) -> bool:
+        since = self._outage.since
+        if since is None or self._failed_at < began:  # one attempt at least
+            return False
+        patience_s = timeout_s if self._has_answered else self._timing.away_s
+        return time.monotonic() - since >= patience_s and self._outbox.is_all_spooled
+
+    def _await_acks(self, deadline: float) -> None:
+        self._heard_at = time.monotonic()
+        while not self._all_acked.wait(min(LOOK_EVERY_S, _left_s(deadline))):
+            if time.monotonic() >= min(deadline, self._heard_at + self._timing.settle_s):
+                return
 
     def _run(self) -> None:
         try:
@@ -97,6 +128,13 @@ class Publisher:
             self._say_goodbye()
         finally:
             self._end()
+
+    def _cut_meanwhile(self) -> None:
+        """Cut while the thread that sends is held up by imports or a server that hangs: all is on disk soon."""
+        while not self._stopped.wait(LATE_S):
+            if time.monotonic() - self._cut_at >= LATE_S:
+                while self._cut() and not self._stopped.is_set():
+                    pass
 
     def _work(self) -> None:
         try:
@@ -115,6 +153,7 @@ class Publisher:
     def _send_all(self) -> None:
         while self._may_try():
             has_more = self._outbox.cut()
+            self._cut_at = time.monotonic()
             self._beat()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0
@@ -163,16 +202,18 @@ class Publisher:
             return False
         link, bells = self._connected()
         standing = link.ask(list(awaited) if self._is_time_to_ask() else [])
+        self._has_answered = True
         self._take_reports(standing.reports)
         if standing.must_hold:
             raise Unavailable("it is nearly full and asks trainers to hold back")
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
         if batches:
-            sent = link.send(batches)
+            # Of a killed trainer: its bell may still be there, and the order that it stood for was never sent.
+            sent = link.send(batches, must_ring=self._heart is None)
             for kind, seqs in sent.seqs.items():
                 self._outbox.mark_sent(kind, seqs)
             for kind in sent.bells:
-                bells.ring(kind, link.shard)
+                bells.ring(kind, link.shard, link.ahead_s)
             if sent.refusal is not None:
                 raise sent.refusal
         self._outage.note_success()
@@ -186,7 +227,8 @@ class Publisher:
         if reports:
             self._asked_at = time.monotonic()
         for kind, report in reports.items():
-            self._outbox.release(kind, report.acked)
+            if self._outbox.release(kind, report.acked):
+                self._heard_at = time.monotonic()
         awaited = self._outbox.awaited()
         for kind, report in reports.items():
             ranges = self._watches[kind].overdue(report, awaited.get(kind), time.monotonic())
@@ -195,8 +237,8 @@ class Publisher:
     def _connected(self) -> tuple[StreamLink, Bells]:
         if self._link is None or self._bells is None:
             with importing():  # here, not at the top: redis and kombu cost the trainer's start 150 ms
-                from ingest.bells import Bells  # noqa: PLC0415
                 from ingest.link import StreamLink  # noqa: PLC0415
+                from schemas.bells import Bells  # noqa: PLC0415
 
                 origin = self._outbox.origin
                 self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more

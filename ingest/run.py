@@ -16,7 +16,7 @@ from ingest.batches import LogType
 from ingest.capture import Capture, NoCapture
 from ingest.checkpoints import checkpoint_at
 from ingest.completion import Ending, completion, ending, ending_at_exit
-from ingest.exits import TERMINATED, note_exits, terminations
+from ingest.exits import TERMINATED, finish_with_multiprocessing, note_exits, terminations
 from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
@@ -24,6 +24,7 @@ from ingest.plain import count, exit_status, level_name, number, path_text, plai
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from ingest.strict import NotStored
 from ingest.uploads import UploadChoice
 from schemas.messages import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS, Metrics, Point, Progress
 
@@ -43,6 +44,10 @@ class Run:
     No call waits for the network or raises because a store is away; a value that cannot be right (a job id of
     -1) raises `ValueError` at once. Use it as a context manager, or call `finish`.
 
+    With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: this one, `RedisAway` where Redis does
+    not answer and `RankTaken` where another live trainer is the same job, attempt and rank; and `finish`,
+    `NotStored` where not everything is committed by its deadline (docs/strict.md).
+
     `stall_after_s` promises that the training says something at least that often: a job that is quiet for longer
     is shown as stalled (docs/liveness.md). `mlflow_run_id` is for a training that logs to MLflow itself: see
     `link_mlflow`.
@@ -60,15 +65,17 @@ class Run:
         rank: int | None = None,
         stall_after_s: float | None = None,
         mlflow_run_id: str | None = None,
+        strict: bool | None = None,
         redis_url: str | None = None,
         settings: TrainerSettings | None = None,
     ) -> None:
-        settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s)
+        settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
         self.job_id = whole_number("job_id", job_id, 1, MAX_ID)
         self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         self.rank = settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT)
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         self._is_captured = settings.is_captured
+        self._is_strict = settings.strict
         self._capture: Capture | None = None
         self._history = History(epochs)
         self._started_at = time.time_ns()
@@ -85,6 +92,7 @@ class Run:
             )
         )
         atexit.register(self._finish_at_exit)
+        renew_in_children(self)
         note_exits()
         terminations.watch(self, self._finish_at_sigterm)
 
@@ -199,10 +207,14 @@ class Run:
     ) -> Receipt:
         """Publish the completion and return, within `timeout_s` seconds, how far everything came.
 
-        Returns as soon as the workers have committed everything; where everything is in Redis and the workers
-        are away, after two seconds more. Uploads have all but the last seconds of `timeout_s`. Where that is not
-        said, it is 10 s, and before these TRAINWIRE_CHECKPOINT_FINISH_S while checkpoints are being uploaded. The
-        second call changes nothing and returns the same receipt.
+        Returns as soon as the workers have committed everything; where everything is in Redis, after two seconds
+        without news of the workers; where everything is in the spool, once Redis has been away for as long as it
+        would wait, or for two seconds if it never answered. Uploads have all but the last seconds of `timeout_s`.
+        Where that is not said, it is 10 s, and before these TRAINWIRE_CHECKPOINT_FINISH_S while checkpoints are
+        being uploaded. The second call changes nothing and returns the same receipt.
+
+        A strict run waits for the workers until `timeout_s` is over, and raises `NotStored` where not everything
+        is committed then.
         """
         said = {
             "final_metrics": self._numbers(self._mapping("final_metrics", final_metrics)),
@@ -211,7 +223,11 @@ class Run:
         }
         code = self._whole("exit_code", exit_code, exit_status)
         patience_s = None if timeout_s is None else _patience_s(timeout_s)
-        return self._finish(ending(status, code, error), said, patience_s)
+        return self._checked(self._finish(ending(status, code, error), said, patience_s))
+
+    def renew_after_fork(self) -> None:
+        """Have a forked child say its end where multiprocessing ends it."""
+        finish_with_multiprocessing(self, Run._finish_at_exit)
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +235,16 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish(ending(None, None, error), {}, None)
+        receipt = self._finish(ending(None, None, error), {}, None)
+        if error is None:
+            self._checked(receipt)
+
+    def _checked(self, receipt: Receipt) -> Receipt:
+        """Return the receipt; raise where a strict run is not stored, once, and only in its own process."""
+        is_strict, self._is_strict = self._is_strict and self._session.is_makers, False
+        if is_strict and receipt.stored != receipt.produced:
+            raise NotStored(self.job_id, receipt)
+        return receipt
 
     def _mapping(self, what: str, values: object) -> dict[Any, Any]:
         """Return `values` as a dictionary; what is no mapping is counted, named once, and left out."""

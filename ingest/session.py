@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +63,8 @@ class Session:
         self._note_checkpoint = note_checkpoint
         self._maker_pid = os.getpid()
         self._begin()
+        if settings.strict:
+            self._check_start()
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
@@ -70,6 +74,7 @@ class Session:
 
     def _begin(self) -> None:
         source = f"{self._rank or 0}-{os.urandom(4).hex()}"
+        self._began_at = time.time_ns()
         wake = threading.Event()
         spool = self._settings.spool
         self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
@@ -80,8 +85,11 @@ class Session:
             self._settings, self.outbox.origin, self._publish_checkpoint, can_upload=self.is_makers
         )
         outbox = self.outbox
-        heart = Heart(origin, self._settings.vitals, lambda: outbox.words, may_claim=self.is_makers)
-        self._publisher = Publisher(outbox, self._settings.redis_url, self._settings.timing, wake, heart)
+        self._heart = Heart(origin, self._settings.vitals, lambda: outbox.words, may_claim=self.is_makers)
+        timing = self._settings.timing
+        if self._settings.strict:
+            timing = replace(timing, settle_s=math.inf)  # the end waits for the acks, up to its deadline
+        self._publisher = Publisher(outbox, self._settings.redis_url, timing, wake, self._heart)
         rate = self._settings.log_lines_per_s
         self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
@@ -129,7 +137,7 @@ class Session:
         self._uploads.finish(timeout_s)
 
     def finish(self, completion: Callable[[], Completion], timeout_s: float) -> Receipt:
-        """Say the completion, once and only in the process that made the run, and wait up to `timeout_s`."""
+        """Say the completion, once, and wait up to `timeout_s`; a forked child says its own end, if it spoke."""
         with self._finishing:
             if self._receipt is None:
                 self._receipt = Receipt()
@@ -137,11 +145,11 @@ class Session:
                 self.intake.stop_waiting()
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
-                self.intake.close(completion() if self.is_makers else None)
+                self.intake.close(completion() if self.is_makers else self._childs_end())
                 if self._publisher.is_started:
-                    self._publisher.finish(timeout_s)
+                    self._publisher.finish(timeout_s, may_leave=not self._settings.strict)
                 self._receipt = self.outbox.receipt()
-                self._tell_unsent(self._receipt, timeout_s)
+                self._tell_unsent(self._receipt)
                 self.outbox.close()
             return self._receipt
 
@@ -149,6 +157,18 @@ class Session:
     def is_makers(self) -> bool:
         """Tell whether this is the process that made the run, not a forked child."""
         return os.getpid() == self._maker_pid
+
+    def _childs_end(self) -> Completion | None:
+        if not self._publisher.is_started:
+            return None
+        return Completion(ts=time.time_ns(), status="ended", rank=self._rank, started_at=self._began_at)
+
+    def _check_start(self) -> None:
+        from ingest.link import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
+        from ingest.strict import check_start  # noqa: PLC0415
+
+        origin, url = self.outbox.origin, self._settings.redis_url
+        check_start(StreamLink(url, origin.job_id, origin.source), self._heart, url)
 
     def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Sequence[str | None]) -> None:
         if not self._publisher.is_started:
@@ -201,7 +221,7 @@ class Session:
             self._warned_of.add(what)
             logger.warning("job %s: %s", self._job_id, text)
 
-    def _tell_unsent(self, receipt: Receipt, timeout_s: float) -> None:
+    def _tell_unsent(self, receipt: Receipt) -> None:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
         if not unsent:
             return
@@ -213,12 +233,7 @@ class Session:
             else "what is not in a spool is lost"
         )
         logger.warning(
-            "job %s: %s messages could not be sent to Redis at %s within %s s; %s",
-            self._job_id,
-            unsent,
-            host,
-            timeout_s,
-            kept,
+            "job %s: %s messages could not be sent to Redis at %s; %s", self._job_id, unsent, host, kept
         )
 
     def _open_spool(self, folder: Path, origin: Origin) -> Spool:
@@ -226,7 +241,7 @@ class Session:
             from ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
             from ingest.spool.spool import Spool  # noqa: PLC0415
         server = server_of(self._settings.redis_url)
-        about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server)
+        about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, self._began_at)
         return Spool(SourceFolder.create(folder, about), self._settings.spool.limit_bytes)
 
     def _send_leftovers(self, folder: Path) -> None:

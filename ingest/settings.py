@@ -42,7 +42,9 @@ class Timing:
     """So long without news, the last message is sent again to find out whether Redis lost the tail; doubles."""
     patience_limit_s: float = 120.0
     settle_s: float = 2.0
-    """How long `finish` waits for the workers once everything is in Redis."""
+    """How long `finish` waits for news of the workers once everything is in Redis."""
+    away_s: float = 2.0
+    """How long `finish` tries a Redis that has never answered, when everything is on the disk."""
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 5.0
 
@@ -127,6 +129,8 @@ class TrainerSettings:
     checkpoints: CheckpointSettings = CheckpointSettings()
     spool: SpoolSettings = SpoolSettings()
     vitals: Vitals = field(default_factory=Vitals)
+    strict: bool = False
+    """Whether a store that is away, or a rank that is taken, is an error (docs/strict.md)."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -148,6 +152,7 @@ class TrainerSettings:
             ),
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),
+            strict=_word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
             vitals=Vitals(
                 interval_s=_seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
                 stall_after_s=_stall_after_s(environ),
@@ -160,6 +165,14 @@ class TrainerSettings:
         if stall_after_s is None:
             return self
         return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
+
+    def strictly(self, strict: bool | None) -> TrainerSettings:
+        """Return these settings, strict or not where that is said."""
+        return self if strict is None else replace(self, strict=strict)
+
+    def as_launcher(self) -> TrainerSettings:
+        """Return the settings of a launcher, which is no rival of the trainers that it starts."""
+        return replace(self, vitals=replace(self.vitals, is_launcher=True))
 
     def at(self, redis_url: str | None) -> TrainerSettings:
         """Return these settings with another address, if one is said; raise `ValueError` when it is none."""

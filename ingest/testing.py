@@ -43,7 +43,8 @@ class RecordedRun(Run):
 
     def __init__(self, job_id: int = 1, name: str | None = None, **arguments: Any) -> None:
         given = arguments.pop("settings", None) or TrainerSettings()
-        self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings())
+        arguments.pop("strict", None)  # nothing can be away here
+        self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
         super().__init__(job_id, name, settings=self._settings, **arguments)
         # What a test leaves unfinished stays so, and nothing holds it.
         atexit.unregister(self._finish_at_exit)
@@ -194,7 +195,7 @@ class _Keeper(Publisher):
         """Tell that there is nothing to start."""
         return True
 
-    def finish(self, timeout_s: float) -> None:  # noqa: ARG002 - there is nothing to wait for
+    def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
         """Take what is left."""
         self.keep()
 

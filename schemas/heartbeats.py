@@ -32,8 +32,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """That a process lived at `at`, and for how long it had been quiet then.
 
     `at` is in milliseconds since 1970 by the clock of Redis (TIME), all else is optional: `since` is the start of
-    the process in seconds since 1970; `stall_after_s` the longest pause that it promised; `usual_pause_s` the
-    longest that is to be expected of it, by its rhythm so far.
+    the process in seconds since 1970; `every_s` how often it says so; `stall_after_s` the longest pause that it
+    promised; `usual_pause_s` the longest that is to be expected of it, by its rhythm so far.
     """
 
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
@@ -44,6 +44,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: Name | None = None
     pid: Number | None = None
     since: Annotated[float, Meta(ge=0, le=MAX_TIME_NS // 10**9)] | None = None
+    every_s: Seconds = 10.0
     quiet_s: Seconds = 0.0
     stall_after_s: Seconds | None = None
     usual_pause_s: Seconds | None = None

@@ -111,10 +111,14 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The end of one source; with an exit code the status follows it."""
+    """The end of one source; with an exit code the status follows it.
+
+    `ended` says nothing of the job: a forked child has ended, or somebody else tells of a source that was killed.
+    That one made no completion itself: its `produced` says `{"completions": 0}`.
+    """
 
     ts: int
-    status: Literal["completed", "failed"]
+    status: Literal["completed", "failed", "ended"]
     exit_code: int | None = None
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
@@ -134,9 +138,13 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     @property
     def outcome(self) -> Literal["completed", "failed"]:
         """Completed or failed: what the exit code says, or where there is none, what the trainer says."""
-        if self.exit_code is None:
-            return self.status
-        return "completed" if self.exit_code == 0 else "failed"
+        is_well = self.status == "completed" if self.exit_code is None else self.exit_code == 0
+        return "completed" if is_well else "failed"
+
+    @property
+    def is_of_job(self) -> bool:
+        """Tell whether it says how the job ended, and not only that its source did."""
+        return self.status != "ended"
 
 
 Body: TypeAlias = Logs | Metrics | Checkpoint | Completion
@@ -225,7 +233,9 @@ def decode_body(kind: Kind, envelope: Envelope) -> Body:
     raw = plain_body(envelope)
     if envelope.encoding.startswith("json"):
         try:
-            return body_from_object(kind, msgspec.json.decode(raw))
+            return body_from_object(kind, _known_json(kind, raw))
+        except msgspec.ValidationError as exc:
+            raise InvalidMessage("wrong-fields", f"{kind} body: {exc}") from exc
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise InvalidMessage("undecodable", f"body is not JSON: {exc}") from exc
     try:
@@ -299,6 +309,26 @@ class _Free(msgspec.Struct):
 
 
 _probe_free = msgspec.msgpack.Decoder(_Free).decode
+
+
+_find_known: Final[dict[Kind, Callable[[bytes], msgspec.Struct]]] = {
+    kind: msgspec.json.Decoder(
+        msgspec.defstruct(
+            f"Known{body_type.__name__}",
+            [(field.name, msgspec.Raw, msgspec.Raw()) for field in msgspec.structs.fields(body_type)],
+        )
+    ).decode
+    for kind, body_type in BODY_TYPES.items()
+}
+
+
+def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
+    """Decode the fields that a body has, as far as they were said; nothing is built of any others."""
+    known = msgspec.structs.asdict(_find_known[kind](raw))
+    said = {name: value for name, value in known.items() if memoryview(value).nbytes}
+    if kind == "metrics":
+        _check_free_size(_Free(**{name: said[name] for name in _Free.__struct_fields__ if name in said}))
+    return {name: msgspec.json.decode(value) for name, value in said.items()}
 
 
 def _check_free_size(free: _Free) -> None:

@@ -33,6 +33,10 @@ CHECKPOINT_QUEUE: Final = "checkpoints"
 QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, DELIVER_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
 """Of work orders; a worker reads all of them unless it is told which."""
 
+LOKI_SINK: Final = "loki"
+MLFLOW_SINK: Final = "mlflow"
+"""What cursors, states and dead letters call the stores that get what Postgres has."""
+
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"
 DELIVER_TASK: Final = "trainwire.deliver"
@@ -103,8 +107,18 @@ def alive_field(job_id: int, source: str) -> str:
 
 
 def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
-    """Return the key that holds the heartbeat of the one process that is this rank, below this launcher if any."""
+    """Return the key of the heartbeat of the one trainer that is this rank, or of the launcher of that name."""
     return f"ingest:claims:{job_id}:{attempt}:{rank}:{launcher}"
+
+
+def callback_counters_key(shard: int, job_id: int, attempt: int) -> str:
+    """Return the hash that numbers what is said of a job over HTTP: `source`, a count per kind, paths."""
+    return f"ingest:{{{shard}}}:callbacks:{job_id}:{attempt}"
+
+
+def callback_answer_key(shard: int, job_id: int, digest: str) -> str:
+    """Return the key that exists once a callback with this idempotency key has been taken."""
+    return f"ingest:{{{shard}}}:callback:{job_id}:{digest}"
 
 
 def delivery_bell_key(sink: str) -> str:

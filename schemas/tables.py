@@ -42,6 +42,11 @@ def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
+def _settled(name: str) -> Column[bool]:
+    comment = "its sink has all of these rows, and the job is quiet"
+    return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
+
+
 training_jobs = Table(
     "training_jobs",
     metadata,
@@ -79,6 +84,10 @@ training_jobs = Table(
     # Up to where retention has removed rows.
     _count("removed_log_seq"),
     _count("removed_metric_seq"),
+    _settled("logs_settled"),
+    _settled("metrics_settled"),
+    Index("training_jobs_logs_unsettled_idx", "id", postgresql_where=text("NOT logs_settled")),
+    Index("training_jobs_metrics_unsettled_idx", "id", postgresql_where=text("NOT metrics_settled")),
     Index(
         "training_jobs_watched_idx",
         "id",

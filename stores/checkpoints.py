@@ -79,10 +79,12 @@ class NotFetchable(LookupError):  # noqa: N818 - said as it stands
     """No object store has this checkpoint: the text says what became of it."""
 
 
-def find_checkpoints(connection: Connection, job_id: int, attempt: int | None = None) -> list[CheckpointFile]:
-    """Return the checkpoints of a job (of one attempt), in the order in which they were stored."""
-    found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt}).mappings()
-    return [CheckpointFile(**row) for row in found]
+def find_checkpoints(
+    connection: Connection, job_id: int, attempt: int | None = None, newest: int | None = None
+) -> list[CheckpointFile]:
+    """Return the checkpoints of a job (of one attempt; the newest ones) as they were stored, one after another."""
+    found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt, "newest": newest}).mappings()
+    return [CheckpointFile(**row) for row in reversed(found.all())]
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
@@ -141,7 +143,8 @@ _ALL: Final = (
     "FROM training_checkpoints WHERE job_id = :job_id"
 )
 _OF_JOB: Final = text(
-    f"SELECT * FROM ({_ALL}) AS files WHERE attempt = coalesce(CAST(:attempt AS integer), attempt) ORDER BY seq"  # noqa: S608
+    f"SELECT * FROM ({_ALL}) AS files WHERE attempt = coalesce(CAST(:attempt AS integer), attempt) "  # noqa: S608
+    "ORDER BY seq DESC LIMIT :newest"
 )
 _SUSPICIOUS: Final = text(
     f"""

@@ -42,6 +42,11 @@ class Position:
             return True
         return self.kind == "completions" and self.last_seq - _count(self.missing) > self.dead_lettered
 
+    @property
+    def is_of_killed(self) -> bool:
+        """Tell whether the source was killed, and another one told how much it had made."""
+        return self.kind == "completions" and self.produced == 0
+
 
 @dataclass(frozen=True)
 class Completeness:
@@ -55,11 +60,11 @@ class Completeness:
     gaps: tuple[Position, ...]
     open_sources: tuple[str, ...]
     silent_sources: tuple[str, ...]
-    """Sources of an earlier attempt that ended without a completion: what they made beyond this is unknown."""
+    """Sources that ended without a completion of their own: what they made beyond this is unknown."""
 
     @property
     def state(self) -> State:
-        """`so far` until all sources of the attempt have completed; then whether a message is missing."""
+        """`so far` until all sources of the attempt have ended; then whether a message is missing."""
         if self.open_sources or not self.produced:
             return "so far"
         return "incomplete" if self.missing else "complete"
@@ -92,6 +97,7 @@ def assess(positions: Iterable[Position], attempt: int) -> Completeness:
     """Add up the positions of a job that is in `attempt`."""
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.ends_source}
+    killed = tuple(row.source for row in rows if row.is_of_killed)
     quiet = {row.source: row.attempt for row in rows if row.source not in ended}
     made = sum(row.made for row in rows)
     missing = sum(_count(row.gaps) for row in rows)
@@ -106,7 +112,7 @@ def assess(positions: Iterable[Position], attempt: int) -> Completeness:
         dropped=dropped,
         gaps=tuple(row for row in rows if row.gaps),
         open_sources=tuple(source for source, of in quiet.items() if of >= attempt),
-        silent_sources=tuple(source for source, of in quiet.items() if of < attempt),
+        silent_sources=killed + tuple(source for source, of in quiet.items() if of < attempt),
     )
 
 

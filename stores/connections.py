@@ -14,15 +14,24 @@ from stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 5
 SOCKET_TIMEOUT_S: Final = 20
-KEPT_CONNECTIONS: Final = 2
+POOL_TIMEOUT_S: Final = 10
+KEPT_CONNECTIONS: Final = 5
+"""What a delivery has in hand at once; who needs fewer opens fewer."""
 
 
-def open_engine(settings: StoreSettings, *, name: str = "trainwire", most: int = 6) -> Engine:
-    """Return an engine whose sessions are in UTC and notice within a second that their client is gone."""
+def open_engine(
+    settings: StoreSettings, *, name: str = "trainwire", most: int = 9, statement_timeout_s: int = 0
+) -> Engine:
+    """Return an engine whose sessions are in UTC and notice within a second that their client is gone.
+
+    It opens at most `most` connections; a statement timeout of 0 is none.
+    """
+    timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     return sqlalchemy.create_engine(
         settings.sqlalchemy_url(),
-        pool_size=KEPT_CONNECTIONS,
-        max_overflow=most - KEPT_CONNECTIONS,
+        pool_size=min(KEPT_CONNECTIONS, most),
+        max_overflow=max(0, most - KEPT_CONNECTIONS),
+        pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
         connect_args={
             "application_name": name,
@@ -31,7 +40,7 @@ def open_engine(settings: StoreSettings, *, name: str = "trainwire", most: int =
             "keepalives_interval": 5,
             "keepalives_count": 3,
             "tcp_user_timeout": 30_000,
-            "options": "-c timezone=UTC -c client_connection_check_interval=1000 -c lock_timeout=30s",
+            "options": f"-c timezone=UTC -c client_connection_check_interval=1000 {timeouts}",
         },
     )
 

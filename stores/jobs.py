@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, tuple_
 
 from schemas.messages import FINISHED
 from schemas.tables import training_jobs
@@ -56,14 +57,37 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return dict(zip(("logs", "metrics", "checkpoints"), counts, strict=True))
 
 
+class Place(NamedTuple):
+    """Where a job stands in the list of all."""
+
+    created_at: datetime
+    job_id: int
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are wanted; nothing is no condition. `after` is the last job of the page before."""
+
+    statuses: Sequence[str] = ()
+    name: str | None = None
+    after: Place | None = None
+
+
+def find_page(connection: Connection, wanted: JobFilter, limit: int) -> list[Job]:
+    """Return the first matching jobs after a place in the list, the newest first."""
+    table = training_jobs.c
+    found = select(*columns_of(Job, training_jobs)).order_by(table.created_at.desc(), table.id.desc())
+    if wanted.statuses:
+        found = found.where(table.status.in_(wanted.statuses))
+    if wanted.name is not None:
+        found = found.where(table.name.icontains(wanted.name, autoescape=True))
+    if wanted.after is not None:
+        found = found.where(tuple_(table.created_at, table.id) < tuple_(*wanted.after))
+    return [Job(**row) for row in connection.execute(found.limit(limit)).mappings()]
+
+
 def find_jobs(connection: Connection, *, status: str | None = None, limit: int = 50) -> list[Job]:
     """Return the newest jobs, the newest first."""
-    wanted = select(*columns_of(Job, training_jobs)).order_by(
-        training_jobs.c.created_at.desc(), training_jobs.c.id.desc()
-    )
-    if status is not None:
-        wanted = wanted.where(training_jobs.c.status == status)
-    return [Job(**row) for row in connection.execute(wanted.limit(limit)).mappings()]
+    return find_page(connection, JobFilter(statuses=() if status is None else (status,)), limit)
 
 
 def find_job(connection: Connection, job_id: int) -> Job | None:

@@ -10,10 +10,11 @@ from typing import Final
 
 from sqlalchemy import Connection, func, select
 
+from schemas.events import LogLine as EventLine
 from schemas.tables import training_logs
 from stores.logs import LogFilter, LogLine
 from stores.loki_http import LokiHttp
-from stores.loki_query import LokiLine, read_lines
+from stores.loki_query import LokiLine, read_lines, read_newest
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MARGIN_NS: Final = 10**9
@@ -37,6 +38,13 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
             continue
         if wanted.text is None or wanted.text in content:
             yield _log_line(line, content)
+
+
+def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[EventLine]:
+    """Return the last lines that Loki has of a job, oldest first, as events carry them; split ones are joined."""
+    start_ns, end_ns = _range_ns(connection, job_id)
+    newest = read_newest(http, job_id, start_ns, end_ns, limit)
+    return [_event_line(line, text) for line, text in whole_lines(newest)][-limit:]
 
 
 def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
@@ -79,6 +87,18 @@ def _place(line: LokiLine) -> tuple[int, int]:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text and len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
+
+
+def _event_line(line: LokiLine, text: str) -> EventLine:
+    return EventLine(
+        seq=seq_of(line) or UNNUMBERED,
+        attempt=_number(line.label("attempt")) or UNNUMBERED,
+        ts=line.ts_ns,
+        log_type="stderr" if line.label("log_type") == "stderr" else "stdout",
+        text=text,
+        level=line.label("level"),
+        rank=_number(line.label("rank")),
+    )
 
 
 def _log_line(line: LokiLine, content: str) -> LogLine:

@@ -44,6 +44,7 @@ class LokiHttp:
 
     def __init__(self, url: str, *, tenant: str | None = None, auth: tuple[str, str] | None = None) -> None:
         parts = urlsplit(url)
+        self.url = url
         # Over a network bytes are dear; on this machine only the compression would be.
         self._compresses = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
         self._headers = {"Accept-Encoding": "gzip"} if self._compresses else {}

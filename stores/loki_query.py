@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stores.loki_http import LokiHttp, unavailable
+from stores.loki_http import LokiHttp, LokiUnavailable, unavailable
 
 OK: Final = 200
 PAGE_LINES: Final = 5000
@@ -40,10 +40,20 @@ def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: s
         start_ns = until_ns + 1
 
 
+def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: int) -> list[LokiLine]:
+    """Return a job's last lines in a range of times, by time; at most a page of them, of the last 30 days.
+
+    Raises `LokiUnavailable`.
+    """
+    selector = f'{{job="training", job_id="{job_id}"}}'
+    first_ns = max(start_ns, end_ns - LONGEST_RANGE_NS)
+    return _page(http, selector, first_ns, end_ns + 1, limit=min(limit, PAGE_LINES), direction="backward")
+
+
 def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterator[LokiLine]:
     seen: set[LokiLine] = set()
     while True:
-        page = _page(http, selector, start_ns, end_ns + 1)
+        page = _page(http, selector, start_ns, end_ns + 1, limit=PAGE_LINES, direction="forward")
         yield from (line for line in page if line not in seen)
         if len(page) < PAGE_LINES:
             return
@@ -55,20 +65,26 @@ def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterato
         start_ns = last_ns
 
 
-def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> list[LokiLine]:
+def _page(
+    http: LokiHttp, selector: str, start_ns: int, end_ns: int, *, limit: int, direction: str
+) -> list[LokiLine]:
     answer = http.get(
         "/loki/api/v1/query_range",
         {
             "query": selector,
             "start": str(start_ns),
             "end": str(end_ns),
-            "limit": str(PAGE_LINES),
-            "direction": "forward",
+            "limit": str(limit),
+            "direction": direction,
         },
     )
     if answer.status != OK:
         raise unavailable(answer)
-    streams: list[dict[str, Any]] = answer.json()["data"]["result"]
+    try:
+        streams: list[dict[str, Any]] = answer.json()["data"]["result"]
+    except (ValueError, KeyError, TypeError) as exc:
+        wrong = f"what answers at {http.url} is not Loki: set LOKI_URL to Loki's own address"
+        raise LokiUnavailable(wrong) from exc
     lines = [
         LokiLine(int(value[0]), value[1], tuple(sorted(stream["stream"].items())))
         for stream in streams

@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, RowMapping, select
 
-from schemas.messages import shown_float
+from schemas.events import Number
 from schemas.tables import training_metrics
+from stores.event_rows import values_of
 
-LIFTED: Final = ("loss", "accuracy", "learning_rate")
 LAST_METRIC_ROWS: Final = 100
 """The last values are gathered from so many rows: a loss every step, an accuracy every epoch."""
 
@@ -26,7 +26,7 @@ class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
     step: int | None
     logged_at: datetime
     checkpoint_path: str | None
-    values: dict[str, float | str]
+    values: dict[str, Number]
 
 
 def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[MetricRow]:
@@ -36,17 +36,16 @@ def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[Metr
     return [_metric_row(row) for row in reversed(connection.execute(newest).mappings().all())]
 
 
-def last_metrics(connection: Connection, job_id: int) -> dict[str, float | str]:
+def last_metrics(connection: Connection, job_id: int) -> dict[str, Number]:
     """Return the newest value of each metric name among the last points."""
-    values: dict[str, float | str] = {}
+    values: dict[str, Number] = {}
     for row in newest_metrics(connection, job_id, LAST_METRIC_ROWS):
         values.update(row.values)
     return values
 
 
 def _metric_row(row: RowMapping) -> MetricRow:
-    lifted = {name: shown_float(row[name]) for name in LIFTED if row[name] is not None}
     return MetricRow(
-        values=lifted | (row["extra_metrics"] or {}),
+        values=values_of(row),
         **{name: row[name] for name in MetricRow.__struct_fields__ if name != "values"},
     )

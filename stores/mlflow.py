@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from schemas.messages import NON_FINITE_NAMES
+from stores.attempts import Attempt
 from stores.mlflow_http import MISSING, MlflowApi, MlflowRefused
 
 MIRROR_SOURCE: Final = "trainwire"
@@ -84,6 +85,15 @@ def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -
     wanted = {JOB_TAG: str(job_id)} | ({} if attempt is None else {ATTEMPT_TAG: str(attempt)})
     found = search_runs(api, experiment_ids(api), tag_filter(wanted), limit=1)
     return found[0] if found else None
+
+
+def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | None:
+    """Return the run that Postgres knows of, or else one that a trainer tagged with the job."""
+    if attempt.run_id is not None:
+        return attempt.run_id
+    tagged = get_run_by_job_id(api, job_id)
+    # A mirror that Postgres does not know is of another database's job.
+    return None if tagged is None or tagged.is_mirror else tagged.run_id
 
 
 def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[MetricPoint]]:

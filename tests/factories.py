@@ -47,7 +47,7 @@ def checkpoint(uri: str = "s3://bucket/best.pt", kind: str = "best", **fields: A
 
 
 def completion(
-    status: Literal["completed", "failed"] = "completed", ts: int = NOW_NS + SECOND_NS, **fields: Any
+    status: Literal["completed", "failed", "ended"] = "completed", ts: int = NOW_NS + SECOND_NS, **fields: Any
 ) -> Completion:
     """The end of a source."""
     return Completion(ts=ts, status=status, **fields)

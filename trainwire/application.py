@@ -27,12 +27,13 @@ COMMANDS: Final = {
     "verify": "trainwire.commands.verify:verify",
     "spool": "trainwire.commands.spool:app",
     "dead-letters": "trainwire.commands.dead_letters:app",
+    "token": "trainwire.commands.token:app",
     "top": "trainwire.commands.top:top",
     "doctor": "trainwire.commands.doctor:doctor",
     "migrate": "trainwire.commands.database:migrate",
     "env": "trainwire.commands.database:env",
 }
-OURS: Final = frozenset({"trainwire", "ingest", "workers", "schemas", "stores"})
+OURS: Final = frozenset({"trainwire", "ingest", "workers", "gateway", "schemas", "stores"})
 # What follows the command of `trainwire run` is the command's own, options included.
 RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class Address:
     redis_url: str | None = None
     flower_url: str | None = None
     data_dir: Path | None = None
+    gateway_url: str | None = None
 
     def need_database_url(self) -> str:
         """Return the database's URL; raise `Problem` where it is not known."""
@@ -47,16 +48,21 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
     database_url = environ.get("DATABASE_URL") or None
     redis_url = environ.get("REDIS_URL") or None
     if database_url and redis_url:
-        return Address(database_url, redis_url, environ.get("FLOWER_URL"))
+        return _named(environ)
     try:
         found = running_stack(data_dir, environ)
     except Problem:
         if database_url or redis_url:
-            return Address(database_url, redis_url, environ.get("FLOWER_URL"))
+            return _named(environ)
         raise
-    return Address(
-        database_url or found.database_url, redis_url or found.redis_url, found.flower_url, found.data_dir
+    return replace(found, database_url=database_url or found.database_url, redis_url=redis_url or found.redis_url)
+
+
+def _named(environ: Mapping[str, str]) -> Address:
+    database_url, redis_url, flower_url, gateway_url = (
+        environ.get(f"{name}_URL") or None for name in ("DATABASE", "REDIS", "FLOWER", "GATEWAY")
     )
+    return Address(database_url, redis_url, flower_url, gateway_url=gateway_url)
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
@@ -79,7 +85,10 @@ def _stack_in(data_dir: Path) -> Address:
         raise Problem(f"the trainwire in {data_dir} is starting or stopping: try again in a moment")
     if stack is None:
         raise Problem(f"no trainwire is running in {data_dir}: start `trainwire up --data-dir {data_dir}`")
-    return Address(_text(stack, "database_url"), _text(stack, "redis_url"), _text(stack, "flower_url"), data_dir)
+    database_url, redis_url, flower_url, gateway_url = (
+        _text(stack, f"{name}_url") for name in ("database", "redis", "flower", "gateway")
+    )
+    return Address(database_url, redis_url, flower_url, data_dir, gateway_url)
 
 
 def _text(stack: Mapping[str, Any], name: str) -> str | None:

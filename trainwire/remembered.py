@@ -42,12 +42,12 @@ def new_password(data_dir: Path, part: str) -> str:
     return password
 
 
-def usable_port(data_dir: Path, part: str) -> int:
-    """Return the port that `part` had the last time, or a new one where that is taken."""
+def usable_port(data_dir: Path, part: str, first: int | None = None) -> int:
+    """Return the port that `part` had the last time, or a new one where that is taken: `first` if it is free."""
     port = _read(data_dir).get(f"{part}_port")
     if isinstance(port, int) and is_free(port):
         return port
-    port = free_port()
+    port = first if first is not None and is_free(first) else free_port()
     _remember(data_dir, f"{part}_port", port)
     return port
 

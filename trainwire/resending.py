@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import OperationalError
 
 from schemas.tables import dead_letters
-from trainwire.deliveries import SINKS
+from stores.deliveries import SINKS
 from trainwire.errors import Problem
 from workers.cursors import await_lease, move_back, read_cursors
 from workers.metric_backlog import tell_again

@@ -23,12 +23,13 @@ from trainwire.supervisor import CommandPart, Say, Supervisor
 from trainwire.valkey import EmbeddedValkey
 
 WORKER_STOP_TIMEOUT_S: Final = 10.0
-FLOWER_READY_TIMEOUT_S: Final = 20.0
-FLOWER_STOP_TIMEOUT_S: Final = 2.0
-"""It only shows what others hold: killing it loses nothing."""
+WEB_READY_TIMEOUT_S: Final = 30.0
+WEB_STOP_TIMEOUT_S: Final = 2.0
+"""They only show what others hold: killing them loses nothing."""
+GATEWAY_PORT: Final = 8800
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
-    *("flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
+    *("gateway", "flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
     *("valkey", "postgres"),
 )
 STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
@@ -43,15 +44,18 @@ class StackOptions:
     with_flower: bool = True
 
 
-class FlowerPart:
-    """Flower on 127.0.0.1; ready when its port answers."""
+class WebPart:
+    """A server on 127.0.0.1; ready when its port answers."""
 
-    name: Final = "flower"
     is_store: Final = False
 
-    def __init__(self, data_dir: Path, env: Mapping[str, str]) -> None:
-        self.child = Child(self.name, data_dir, stop_timeout_s=FLOWER_STOP_TIMEOUT_S)
-        self.port = usable_port(data_dir, self.name)
+    def __init__(
+        self, name: str, data_dir: Path, *, port: int, command: list[str], env: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.child = Child(name, data_dir, stop_timeout_s=WEB_STOP_TIMEOUT_S)
+        self.port = port
+        self._command = command
         self._env = env
 
     @property
@@ -61,8 +65,8 @@ class FlowerPart:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        self.child.start(workers_command("flower", "--port", str(self.port)), self._env)
-        self.child.wait_ready(self._is_listening, FLOWER_READY_TIMEOUT_S)
+        self.child.start(self._command, self._env)
+        self.child.wait_ready(self._is_listening, WEB_READY_TIMEOUT_S)
 
     def _is_listening(self) -> bool:
         try:
@@ -86,13 +90,16 @@ class Stack:
         """Start all parts and publish their addresses; raise `Problem` when one does not come up."""
         self._stop_leftovers()
         database_url, redis_url = self._start_postgres(), self._start_valkey()
-        self.address = Address(database_url, redis_url, None, self._options.data_dir)
+        self.address = Address(database_url, redis_url, data_dir=self._options.data_dir)
         if self._supervisor.stop_requested:
             return
         migrate(self.address)
         self._say("postgres: tables are at the newest schema revision")
-        flower_url = self._start_workers(database_url, redis_url)
-        self.address = Address(database_url, redis_url, flower_url, self._options.data_dir)
+        env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        self._start_workers(env)
+        flower_url = self._start_flower(env) if self._options.with_flower else None
+        gateway_url = self._start_gateway(env)
+        self.address = Address(database_url, redis_url, flower_url, self._options.data_dir, gateway_url)
         self._publish()
 
     def watch(self) -> None:
@@ -133,8 +140,7 @@ class Stack:
         self._supervisor.start(server)
         return server.url
 
-    def _start_workers(self, database_url: str, redis_url: str) -> str | None:
-        env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    def _start_workers(self, env: Mapping[str, str]) -> None:
         chosen = self._options.concurrency
         concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
         ingest = ["--queues", STORE_QUEUES, *concurrency]
@@ -148,19 +154,29 @@ class Stack:
             alone = ["--name", name, "--queues", queue, "--concurrency", "1"]
             self._start_command(name, workers_command("worker", *alone), env)
         self._start_command("beat", workers_command("beat"), env)
-        return self._start_flower(env) if self._options.with_flower else None
 
     def _start_command(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
         part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
         self._supervisor.start(part)
 
     def _start_flower(self, env: Mapping[str, str]) -> str:
-        part = FlowerPart(self._options.data_dir, env)
+        port = usable_port(self._options.data_dir, "flower")
+        return self._start_web("flower", port, workers_command("flower", "--port", str(port)), env)
+
+    def _start_gateway(self, env: Mapping[str, str]) -> str:
+        chosen = env.get("GATEWAY_PORT") or ""
+        port = int(chosen) if chosen.isdecimal() else usable_port(self._options.data_dir, "gateway", GATEWAY_PORT)
+        # What is no number is refused by the gateway itself, by its name.
+        said = {"GATEWAY_PORT": chosen or str(port)}
+        return self._start_web("gateway", port, python_command("gateway"), {**env, **said})
+
+    def _start_web(self, name: str, port: int, command: list[str], env: Mapping[str, str]) -> str:
+        part = WebPart(name, self._options.data_dir, port=port, command=command, env=env)
         try:
             self._supervisor.start(part)
         except PartFailed as exc:
             # It only shows; the pipeline runs without it, and the supervisor tries again.
-            self._say(f"flower: {exc}")
+            self._say(f"{name}: {exc}")
         return part.url
 
     def _stop_leftovers(self) -> None:
@@ -175,13 +191,19 @@ class Stack:
             "database_url": address.database_url,
             "redis_url": address.redis_url,
             "flower_url": address.flower_url,
+            "gateway_url": address.gateway_url,
         }
         publish(self._options.data_dir, urls | {"pid": os.getpid()}, self._environ)
 
 
 def workers_command(*arguments: str) -> list[str]:
-    """Return the command of one of our processes.
+    """Return the command of a process of the workers."""
+    return python_command("workers", *arguments)
+
+
+def python_command(package: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of our packages.
 
     `-P`: the current folder may hold a trainer's own package named `workers` or `schemas`.
     """
-    return [sys.executable, "-P", "-m", "workers", *arguments]
+    return [sys.executable, "-P", "-m", package, *arguments]

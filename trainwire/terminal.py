@@ -55,6 +55,13 @@ def local(at: datetime) -> datetime:
         return at.astimezone(UTC)
 
 
+def shown_clock(at: datetime) -> str:
+    """Return the local time of day, with the date where that is not today."""
+    here = local(at)
+    is_today = here.date() == local(datetime.now(UTC)).date()
+    return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
+
+
 def say(line: str) -> None:
     """Write one line to stdout at once; a closed terminal is no reason to stop the stack."""
     try:

@@ -36,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main(argv: list[str] | None = None) -> int:
     """Run one process; return its exit code."""
-    options = _parser().parse_args(argv)
+    options = parser().parse_args(argv)
     configure_logging()
     try:
         resources = process_resources()
@@ -49,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_NOT_READY
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
-    processes = parser.add_subparsers(dest="process", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Return what the command line takes."""
+    arguments = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    processes = arguments.add_subparsers(dest="process", required=True)
     worker = processes.add_parser("worker", help="take work orders")
     worker.add_argument("--concurrency", type=int, default=2, help="pool processes (default 2)")
     worker.add_argument("--queues", default=ALL_QUEUES, help=f"what to take orders from (default {ALL_QUEUES})")
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     metrics.add_argument("--port", type=int, default=9464)
     metrics.add_argument("--address", default="127.0.0.1")
     processes.add_parser("sweep", help="drain all streams once, without orders")
-    return parser
+    return arguments
 
 
 def _check_schema(resources: Resources) -> None:
@@ -105,7 +106,7 @@ def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
     from workers.beat import LeasedScheduler  # noqa: PLC0415 - sweep and the checks above need no Celery
 
     resources.engine.dispose()  # beat needs Redis alone
-    LeasedScheduler.lease = BeatLease(resources.redis)
+    LeasedScheduler.lease, LeasedScheduler.alive_file = BeatLease(resources.redis), resources.settings.alive_file
     _app().start(["beat", "--scheduler", "workers.beat:LeasedScheduler", "--loglevel", "WARNING", "--pidfile="])
 
 

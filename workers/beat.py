@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import structlog
@@ -31,6 +32,8 @@ class LeasedScheduler(Scheduler):
 
     lease: ClassVar[BeatLease]
     """Set before the scheduler is made: Celery makes it from its class's name."""
+    alive_file: ClassVar[Path | None] = None
+    """Touched at each look at the lease; set as that is."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._was_active: bool | None = None
@@ -68,6 +71,8 @@ class LeasedScheduler(Scheduler):
 
     def _is_active(self) -> bool:
         is_active = self.lease.hold()
+        if self.alive_file is not None:
+            self.alive_file.touch()
         if is_active and not self._was_active:
             self._go_on_from(self.lease.last_ticks())
             log.info("beat.active", name=self.lease.name)

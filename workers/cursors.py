@@ -17,6 +17,10 @@ from schemas.tables import dead_letters
 from workers.decoding import visible
 from workers.sinks.base import Delivered
 
+QUIET_S: Final = 120.0
+"""A job that spoke a moment ago will speak again: marking it would cost more than looking at it."""
+SETTLED_AT_ONCE: Final = 5000
+
 _LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
 """The number of the advisory lock that is the lease on a sink and a job."""
 
@@ -108,6 +112,33 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
         ),
         {"sink": sink, "job_id": job_id, "seq": from_seq - 1},
     )
+    connection.execute(
+        text("UPDATE training_jobs SET logs_settled = false, metrics_settled = false WHERE id = :job_id"),
+        {"job_id": job_id},
+    )
+
+
+def settle(connection: Connection, sink: str, settled: str, last_seq: str) -> None:
+    """Mark quiet jobs of which the sink has every row, so that nobody looks at them again until they have news.
+
+    `settled` and `last_seq` are the columns of what the sink takes. A job that was heard of, or moved back, since
+    we looked is left alone.
+    """
+    is_done = (
+        f"{last_seq} <= coalesce(confirmed_seq, 0) AND last_seen_at < now() - make_interval(secs => :quiet_s)"
+    )
+    done = (
+        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608
+        f"WHERE NOT {settled} AND {is_done}"
+    )
+    wanted = {"sink": sink, "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
+    found = connection.execute(text(f"{done} LIMIT :limit"), wanted).scalars().all()
+    # Looked at again under the lease, with which cursors are moved back; who locks a job has news of it.
+    leased = lease_jobs(connection, sink, found) if found else []
+    if leased:
+        still_done = f"{done} AND id = ANY(:ids) ORDER BY id FOR UPDATE OF training_jobs SKIP LOCKED"
+        mark = text(f"UPDATE training_jobs SET {settled} = true WHERE id IN ({still_done})")  # noqa: S608
+        connection.execute(mark, wanted | {"ids": leased})
 
 
 def sink_state(connection: Connection, sink: str) -> SinkState:

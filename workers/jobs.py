@@ -96,6 +96,8 @@ class JobState:
             return
         if attempt > self.attempt or self.status == "pending":
             self._begin(attempt, began_at(body))
+        if isinstance(body, Completion) and not body.is_of_job:
+            return
         if self.status == "lost" or (self.status == "stalled" and says_progress(body)):
             self.status = "running"
             self.quiet_since = self.status_reason = None

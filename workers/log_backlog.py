@@ -6,19 +6,22 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
 from workers import cursors
+from workers.cursors import DeliveryCursor
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
 from workers.sinks.loki_lines import (
     ENTRY_OVERHEAD_BYTES,
-    LATE_AFTER_NS,
     MAX_FUTURE_NS,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
     MAX_PUSH_BYTES,
+    WINDOW_NS,
+    newest_after,
 )
 
 
@@ -36,34 +39,48 @@ class LogBacklog:
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the next rows of each job, as many as the window of a stream takes at once."""
+        """Return the next rows of each job, in windows that a stream takes each at once."""
+        return self._read(connection, cursors.read_cursors(connection, self._sink, job_ids), most_rows, most_bytes)
+
+    def read_on(
+        self, connection: Connection, batches: Mapping[int, LogBatch], most_rows: int, most_bytes: int
+    ) -> dict[int, LogBatch]:
+        """Return the rows behind batches which are not delivered yet."""
+        return self._read(
+            connection, {job_id: _behind(batch) for job_id, batch in batches.items()}, most_rows, most_bytes
+        )
+
+    def _read(
+        self, connection: Connection, after: Mapping[int, DeliveryCursor], most_rows: int, most_bytes: int
+    ) -> dict[int, LogBatch]:
         # Before the rows: where then none is found up to here, they are gone, not too late to be seen.
-        last_seqs = {row.id: row.last_log_seq for row in connection.execute(_LAST_SEQS, {"jobs": list(job_ids)})}
-        known = cursors.read_cursors(connection, self._sink, job_ids)
-        packs: dict[int, list[PackedLines]] = defaultdict(list)
+        last_seqs = {row.id: row.last_log_seq for row in connection.execute(_LAST_SEQS, {"jobs": list(after)})}
+        windows: dict[int, dict[int, list[PackedLines]]] = defaultdict(lambda: defaultdict(list))
         wanted = {
-            "jobs": list(known),
-            "after": [cursor.confirmed_seq for cursor in known.values()],
-            "newest": [max(cursor.newest_ns.values(), default=0) for cursor in known.values()],
+            "jobs": list(after),
+            "after": [cursor.confirmed_seq for cursor in after.values()],
+            "newest": [max(cursor.newest_ns.values(), default=0) for cursor in after.values()],
             "most_rows": most_rows,
             "most_bytes": most_bytes,
             "latest": time.time_ns() + MAX_FUTURE_NS,
-            "span": LATE_AFTER_NS,
+            "window": WINDOW_NS,
             "entry_bytes": ENTRY_OVERHEAD_BYTES,
             "push_bytes": MAX_PUSH_BYTES - MAX_LINE_BYTES,
             "level_chars": MAX_LEVEL_CHARS,
         }
-        for job_id, *pack in connection.execute(_READ_PACKED, wanted):
-            packs[job_id].append(PackedLines(*pack))
+        # Ordered here: Postgres would sort the packs on its disk.
+        for job_id, window, *pack in sorted(connection.execute(_READ_PACKED, wanted), key=_LAST_SEQ):
+            windows[job_id][window].append(PackedLines(*pack))
         return {
             job_id: LogBatch(
+                cursor.confirmed_seq,
                 cursor.newest_ns,
-                packs[job_id],
-                partial(self._rows, job_id, cursor.confirmed_seq, most_rows, most_bytes),
+                list(windows[job_id].values()),
+                partial(self._rows, job_id, most_bytes),
                 last_seqs.get(job_id, 0),
             )
-            for job_id, cursor in known.items()
-            if job_id in packs or last_seqs.get(job_id, 0) > cursor.confirmed_seq
+            for job_id, cursor in after.items()
+            if job_id in windows or last_seqs.get(job_id, 0) > cursor.confirmed_seq
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredLines]) -> None:
@@ -71,9 +88,19 @@ class LogBacklog:
         newest = {job_id: done.newest_ns for job_id, done in delivered.items()}
         cursors.confirm(connection, self._sink, "logs", delivered, newest)
 
-    def _rows(self, job_id: int, after: int, most_rows: int, most_bytes: int) -> Sequence[LogRow]:
+    def settle(self, connection: Connection) -> None:
+        """Leave jobs of which Loki has everything out of what is looked at."""
+        cursors.settle(connection, self._sink, "logs_settled", "last_log_seq")
+
+    def _rows(self, job_id: int, most_bytes: int, after: int, last_seq: int) -> Sequence[LogRow]:
         with self._engine.begin() as connection:
-            return read_rows(connection, job_id, after, most_rows, most_bytes)
+            rows = read_rows(connection, job_id, after, last_seq - after, most_bytes)
+        return [row for row in rows if row.seq <= last_seq]
+
+
+def _behind(batch: LogBatch) -> DeliveryCursor:
+    packs = [pack for packs in batch.windows for pack in packs]
+    return DeliveryCursor(packs[-1].last_seq, newest_after(packs, batch.newest_ns))
 
 
 def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, most_bytes: int) -> list[LogRow]:
@@ -82,9 +109,12 @@ def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, m
     return [LogRow(*row) for row in connection.execute(_READ_ROWS, wanted)]
 
 
+_LAST_SEQ: Final = itemgetter(3)
+
 _JOBS_BEHIND: Final = text(
     "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-    "WHERE last_log_seq > coalesce(confirmed_seq, 0) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
+    "WHERE NOT logs_settled AND last_log_seq > coalesce(confirmed_seq, 0) "
+    "ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
 )
 
 _LAST_SEQS: Final = text("SELECT id, last_log_seq FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")
@@ -111,11 +141,11 @@ _READ_ROWS: Final = text(
 
 _READ_PACKED: Final = text(
     f"""
-    SELECT job_id, packs.*
+    SELECT wanted.job_id, packs.*
     FROM unnest(CAST(:jobs AS bigint[]), CAST(:after AS bigint[]), CAST(:newest AS bigint[]))
         AS wanted(job_id, after, newest)
     CROSS JOIN LATERAL (
-        SELECT log_type, max(seq) AS last_seq, min(ts_ns), max(ts_ns), max(bytes), string_agg(
+        SELECT newest_so_far / :window, log_type, max(seq), min(ts_ns), max(ts_ns), max(bytes), string_agg(
             '["' || ts_ns || '",' || to_json(content) || ',{{"seq":"' || seq || '","attempt":"' || attempt || '"'
                 || coalesce(',"rank":"' || rank || '"', '')
                 || coalesce(',"level":' || to_json(left(level, :level_chars)), '') || '}}]',
@@ -123,7 +153,7 @@ _READ_PACKED: Final = text(
         )
         FROM (
             SELECT *, sum(bytes + :entry_bytes) OVER up_to_here AS size,
-                max(sane_ns) OVER up_to_here AS newest_so_far, first_value(sane_ns) OVER up_to_here AS first_ns
+                greatest(max(sane_ns) OVER up_to_here, newest) AS newest_so_far
             FROM (
                 SELECT *, CASE WHEN ts_ns <= :latest THEN ts_ns ELSE 0 END AS sane_ns
                 FROM (
@@ -135,10 +165,8 @@ _READ_PACKED: Final = text(
             ) AS timed
             WINDOW up_to_here AS (ORDER BY seq ROWS UNBOUNDED PRECEDING)
         ) AS measured
-        -- Where time has gone on by more than a stream's window the batch ends: it would be split there anyway.
-        WHERE size - bytes - :entry_bytes < :most_bytes AND newest_so_far - :span <= greatest(first_ns, newest)
-        GROUP BY log_type, size / :push_bytes
+        WHERE size - bytes - :entry_bytes < :most_bytes
+        GROUP BY newest_so_far / :window, log_type, size / :push_bytes
     ) AS packs
-    ORDER BY job_id, last_seq
     """  # noqa: S608 - our own expression
 )

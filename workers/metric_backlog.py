@@ -58,6 +58,10 @@ class MetricBacklog:
             for job_id, (last_seq, made_at) in last_seqs.items()
         }
 
+    def read_on(self, *_: object) -> dict[int, MetricBatch]:
+        """Return nothing: no batch is followed."""
+        return {}
+
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
         """Record what MLflow has: rows, runs and how far the attempts are told."""
         cursors.confirm(connection, self._sink, "metrics", delivered)
@@ -72,6 +76,10 @@ class MetricBacklog:
             connection.execute(_LINK_JOB, linked)
         if told:
             connection.execute(_SAVE_ATTEMPT, told)
+
+    def settle(self, connection: Connection) -> None:
+        """Leave jobs of which MLflow has every row out of what is looked at; of attempts it needs no mark."""
+        cursors.settle(connection, self._sink, "metrics_settled", "last_metric_seq")
 
 
 def tell_again(connection: Connection, job_id: int) -> None:
@@ -135,11 +143,13 @@ _SETTLED: Final = """
 
 _JOBS_BEHIND: Final = text(
     f"""
-    SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
-    WHERE last_metric_seq > coalesce(confirmed_seq, 0) OR id IN (
-        SELECT job_id FROM training_attempts AS told
-        WHERE changes > mirrored_changes AND (status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
-    )
+    SELECT id FROM (
+        SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
+        WHERE NOT metrics_settled AND last_metric_seq > coalesce(confirmed_seq, 0)
+        UNION
+        SELECT job_id FROM training_attempts AS told JOIN training_jobs ON id = job_id
+        WHERE changes > mirrored_changes AND (told.status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
+    ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit
     """  # noqa: S608 - our own expression
 )

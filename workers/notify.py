@@ -18,7 +18,7 @@ from schemas.events import (
     TrainingStatus,
     encode_event,
 )
-from schemas.messages import Metrics, Point, Status
+from schemas.messages import Completion, Metrics, Point, Status
 from schemas.routes import JOBS_CHANNEL, Kind, events_channel
 from workers import items
 from workers.changes import Change, StatusChange
@@ -135,7 +135,8 @@ def _checkpoint_event(change: Change) -> TrainingCheckpoint:
 def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
     """Yield the end of the job's attempt, if that is what these completions said."""
     job = change.after
-    if not job.is_finished or job.attempt not in map(change.attempt_of, change.messages):
+    ends = [said for said in change.messages if isinstance(said.body, Completion) and said.body.is_of_job]
+    if not job.is_finished or job.attempt not in map(change.attempt_of, ends):
         return
     ended = TrainingError if job.status == "failed" else TrainingComplete
     yield ended(

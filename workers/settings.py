@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -26,6 +27,9 @@ class Settings(StoreSettings):
 
     worker_deaf_after_s: Annotated[float, Field(ge=5)] = 90.0
     """A worker whose own orders do not come back for so long ends, so that its supervisor starts it anew."""
+
+    alive_file: Path | None = None
+    """For health checks: touched every ten seconds or so by a worker whose own orders come back, and by a beat."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
     """A job without a heartbeat for so long is lost, if its trainer has ever sent one."""

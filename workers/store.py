@@ -274,7 +274,10 @@ def _assignments() -> str:
     return ", ".join(f"{name} = {casts.get(name, f':{name}')}" for name in COLUMNS if name != "id")
 
 
-_SAVE_JOB: Final = text(f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now() WHERE id = :job_id")  # noqa: S608 - our own column names
+_SAVE_JOB: Final = text(
+    f"UPDATE training_jobs SET {_assignments()}, last_seen_at = now(), logs_settled = false, "  # noqa: S608 - our own column names
+    "metrics_settled = false WHERE id = :job_id"
+)
 _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUS: Final = text(
     "UPDATE training_jobs SET status = :status, quiet_since = :quiet_since, status_reason = :status_reason "

@@ -109,6 +109,8 @@ class Watchdog:
         """Send an order to ourselves now and then; leave the process when none comes back for too long."""
         if self._redis.delete(echo_key(self._worker)):
             self._unanswered_since = None
+            if self._settings.alive_file is not None:
+                self._settings.alive_file.touch()
         if now >= self._next_echo:
             self._next_echo = now + min(ECHO_EVERY_S, self._settings.worker_deaf_after_s / 2)
             self._send_echo()

@@ -17,13 +17,17 @@ _ABOUT: Final = "source.json"
 
 
 class About(msgspec.Struct, frozen=True):
-    """Whose messages these are, and the server they are for (host:port/db); `host` and `pid` are for people."""
+    """Whose messages these are, and the server they are for (host:port/db); `host` and `pid` are for people.
+
+    `since_ns` is when the source began, by its own clock.
+    """
 
     job_id: int
     attempt: int
     source: str
     rank: int | None
     server: str
+    since_ns: int | None = None
     host: str = msgspec.field(default_factory=socket.gethostname)
     pid: int = msgspec.field(default_factory=os.getpid)
 

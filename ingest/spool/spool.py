@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -15,6 +16,8 @@ from ingest.spool.records import Damage, framed, unframed
 from ingest.spool.segments import Record, Segments
 from schemas.messages import WIRE_VERSION, Entry, Logs, Metrics
 from schemas.routes import KINDS, Kind
+
+RecordT = TypeVar("RecordT")
 
 LOST: Final = "lost"
 """The encoding of a message whose bytes are damaged: workers know none of that name and keep a dead letter."""
@@ -25,6 +28,7 @@ _EMPTY: Final[Mapping[Kind, bytes]] = {
 }
 """The bodies of messages that were dropped; only these two kinds ever are."""
 _DROPPED: Final = "dropped.rec"
+_DROPS: Final = "drops.rec"
 
 
 class Dropped(msgspec.Struct, array_like=True, frozen=True):
@@ -51,7 +55,8 @@ class Spool:
         self.folder = folder
         self._limit_bytes = limit_bytes
         self._segments: Mapping[Kind, Segments] = {kind: Segments(folder.path, kind) for kind in KINDS}
-        self._dropped = _read_dropped(folder.path / _DROPPED)
+        self._dropped = list(_records(folder.path / _DROPPED, Dropped))
+        self._drops = next(_records(folder.path / _DROPS, dict[str, int]), {})
 
     @property
     def size_bytes(self) -> int:
@@ -109,6 +114,23 @@ class Spool:
             file.write(framed(msgspec.msgpack.encode(gone)))
         return gone
 
+    @property
+    def drops(self) -> dict[str, int]:
+        """How much of what was dropped in all, as far as is known here, before it had a number included."""
+        return dict(self._drops)
+
+    def note_drops(self, drops: Mapping[str, int]) -> None:
+        """Keep how much of what was dropped so far, for who sends what a killed process has left."""
+        if drops == self._drops:
+            return
+        # Written in place: the counts only grow, so that a full disk has room for them once it had some.
+        file = os.open(self.folder.path / _DROPS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(file, framed(msgspec.msgpack.encode(drops)), 0)
+        finally:
+            os.close(file)
+        self._drops = dict(drops)
+
     def close(self) -> None:
         """Leave everything to who comes next."""
         for segments in self._segments.values():
@@ -134,14 +156,13 @@ class Spool:
         }
 
 
-def _read_dropped(path: Path) -> list[Dropped]:
+def _records(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
+    """Yield what a file holds of a type; nothing where there is none, and nothing for what is damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return []
-    found = []
+        return
     for payload in unframed(data):
         if not isinstance(payload, Damage):
             with suppress(msgspec.MsgspecError):
-                found.append(msgspec.msgpack.decode(payload, type=Dropped))
-    return found
+                yield msgspec.msgpack.decode(payload, type=record_type)

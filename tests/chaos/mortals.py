@@ -1,4 +1,4 @@
-"""Trainers that are killed, one after the other, and what each of them surely said."""
+"""Trainers that are killed and started again, and what each of them surely said."""
 
 from __future__ import annotations
 
@@ -11,29 +11,34 @@ from typing import Final
 from tests.processes import ROOT
 
 FIRST_JOB: Final = 1001
-LOSS_S: Final = 0.2
-"""What a killed trainer said so shortly before its end may be lost."""
+LIVES: Final = 3
+"""How often a job is started before the next one begins."""
+LOSS_S: Final = 1.0
+"""What a killed trainer said so shortly before its end may be lost: 200 ms where it has a processor for itself."""
 
 
 class Mortals:
-    """One living trainer at a time, each with a job of its own."""
+    """One living trainer at a time, of a job that is killed and started again."""
 
     def __init__(self, folder: Path, redis_url: str, seconds: float) -> None:
         self._folder = folder
         self._redis_url = redis_url
         self._seconds = seconds
         self._living: subprocess.Popen[bytes] | None = None
-        self._job = FIRST_JOB - 1
-        self.surely_said: dict[int, int] = {}
+        self._job, self._life = FIRST_JOB, 0
+        self.surely_said: dict[tuple[int, int], int] = {}
+        """By job and life."""
 
     def kill_and_follow(self) -> None:
-        """Kill the one that lives, and start the next."""
+        """Kill the one that lives, and start it again, or the next."""
         self.kill()
-        self._job += 1
-        diary = str(self._folder / f"{self._job}.diary")
-        command = [sys.executable, "-m", "tests.chaos.trainer", str(self._job), str(self._seconds)]
+        self._job, self._life = (self._job, self._life + 1) if self._life < LIVES else (self._job + 1, 1)
+        arguments = [str(self._job), str(self._seconds), self._redis_url, str(self._life), str(self._diary)]
         self._living = subprocess.Popen(
-            [*command, self._redis_url, diary], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "tests.chaos.trainer", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     def kill(self) -> None:
@@ -44,7 +49,10 @@ class Mortals:
         self._living.kill()
         self._living.wait(10)
         self._living = None
-        diary = self._folder / f"{self._job}.diary"
-        notes = diary.read_text().splitlines() if diary.exists() else []
+        notes = self._diary.read_text().splitlines() if self._diary.exists() else []
         times = [float(note.split(" ")[1]) for note in notes if note.count(" ") == 1]
-        self.surely_said[self._job] = sum(at < killed_at - LOSS_S for at in times)
+        self.surely_said[self._job, self._life] = sum(at < killed_at - LOSS_S for at in times)
+
+    @property
+    def _diary(self) -> Path:
+        return self._folder / f"{self._job}-{self._life}.diary"

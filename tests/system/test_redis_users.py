@@ -1,4 +1,4 @@
-"""The users of deploy/redis/users.acl.template on a real server: they can do their work, and nothing else."""
+"""The users of deploy/users.acl.template on a real server: they can do their work, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.remembered import usable_port
 from trainwire.valkey import binary
 from workers.settings import Settings, load_settings
 
-TEMPLATE = ROOT / "deploy" / "redis" / "users.acl.template"
+TEMPLATE = ROOT / "deploy" / "users.acl.template"
 JOB = 42
 STREAM = stream_key("logs", 2)
 
@@ -51,6 +51,11 @@ def user(port: int, name: str) -> redis.Redis:
 def url_of(port: int, name: str) -> str:
     """Return the address as one of the users has it."""
     return f"redis://{name}:{name}@127.0.0.1:{port}/0"
+
+
+def try_as(client: Any, command: tuple[Any, ...]) -> None:
+    """Send a command as it stands."""
+    client.execute_command(*command)
 
 
 def _answers(client: redis.Redis) -> bool:
@@ -109,7 +114,7 @@ def test_the_users_can_do_their_work(
 def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> None:
     """It reads no stream, forges no ack, holds nobody back, listens to nothing and empties nothing."""
     with pytest.raises(NoPermissionError):
-        user(port, "trainer").execute_command(*command)
+        try_as(user(port, "trainer"), command)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> N
 def test_a_worker_does_not_administer(port: int, command: tuple[Any, ...]) -> None:
     """A worker uses the data; the server is the operator's."""
     with pytest.raises(NoPermissionError):
-        user(port, "worker").execute_command(*command)
+        try_as(user(port, "worker"), command)
 
 
 def test_nobody_comes_in_without_a_name(port: int) -> None:

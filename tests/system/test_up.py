@@ -15,9 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
 READY = "Ctrl-C stops it."
-WITHOUT_FLOWER = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
+WITHOUT_FLOWER = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat", "gateway")
 PARTS = (*WITHOUT_FLOWER, "flower")
 
 
@@ -120,6 +121,27 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     terminal.up("--no-flower", "--concurrency", "1")
     assert "Log rows end in Postgres (LOKI_ENABLED is false)" in terminal.said()
     assert [job["id"] for job in terminal.document("jobs")] == [42]
+
+
+def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
+    """A callback to the gateway of `trainwire up` is stored by its workers and shown; killed, it comes back."""
+    terminal.up("--no-flower", "--concurrency", "1")
+    found = re.search(r"GATEWAY_URL=(\S+)", terminal.run("env").stdout)
+    assert found is not None
+    url = found[1]
+    assert f"See your trainings at {url}" in terminal.said()
+    end = {"status": "completed", "exit_code": 0, "final_metrics": {"loss": 0.0}}
+    assert requests.post(f"{url}/jobs/5/callback/completion", json=end, timeout=20).status_code == 202
+
+    def shown() -> dict[str, Any]:
+        answer: dict[str, Any] = requests.get(f"{url}/jobs/5", timeout=20).json()
+        return answer
+
+    terminal.wait_for(lambda: shown().get("status") == "completed")
+    assert shown()["final_metrics"] == {"loss": 0.0}
+    terminal.part("gateway").kill()
+    terminal.wait_for(lambda: "gateway: started again" in terminal.said())
+    assert shown()["status"] == "completed"
 
 
 def test_parts_that_die_come_back(terminal: Terminal) -> None:

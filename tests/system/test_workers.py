@@ -17,7 +17,7 @@ import redis
 import sqlalchemy
 from sqlalchemy import Engine, text
 
-from ingest.bells import Bells
+from schemas.bells import Bells
 from schemas.migrations import upgrade
 from schemas.routes import HOLD_KEY, acks_key, stream_key
 from stores.connections import open_engine, open_redis
@@ -265,11 +265,16 @@ def test_pool_processes_do_not_outlive_their_worker(resources: Resources, tmp_pa
 
 
 def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) -> None:
-    """When its own orders do not come back, a worker says so and exits with 70, for its supervisor to see."""
-    worker = Process(resources.settings, tmp_path / "worker.log", "worker", WORKER_DEAF_AFTER_S="5")
+    """When its own orders do not come back, a worker says so and exits with 70, for its supervisor to see.
+
+    Until then it touches the file that health checks look at.
+    """
+    alive = tmp_path / "alive"
+    settings = {"WORKER_DEAF_AFTER_S": "5", "ALIVE_FILE": str(alive)}
+    worker = Process(resources.settings, tmp_path / "worker.log", "worker", **settings)
     worker.start()
     try:
-        wait_until(worker.is_ready, "the worker's start")
+        wait_until(alive.exists, "an order that comes back")
         # Celery's workers are known to live on and do nothing; these are made to by stopping their pool.
         for child in psutil.Process(worker.process.pid).children():
             child.suspend()

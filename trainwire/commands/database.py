@@ -25,6 +25,7 @@ def env(data_dir: DataDir = None) -> None:
         "DATABASE_URL": address.database_url,
         "REDIS_URL": address.redis_url,
         "FLOWER_URL": address.flower_url,
+        "GATEWAY_URL": address.gateway_url,
         "LOKI_URL": os.environ.get("LOKI_URL"),
         "TRAINWIRE_DATA_DIR": None if address.data_dir is None else str(address.data_dir),
     }

@@ -7,19 +7,26 @@ from typing import Annotated
 import typer
 
 from schemas.messages import MAX_ID
+from stores.deliveries import SINKS, SinkReport, sink_report, sinks_in_use
+from stores.delivery_words import counted, shown_age, shown_health, shown_totals
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, plain, servers, write_json
 from trainwire.database import reading, settings_for, writing
-from trainwire.deliveries import SINKS, SinkReport, known_sink, sink_report, sinks_in_use
-from trainwire.delivery_words import counted, shown_age, shown_clock, shown_health, shown_totals
 from trainwire.errors import Problem
 from trainwire.resending import replay as send_again
 from trainwire.resending import retry_now
-from trainwire.terminal import cell, console, one_line, say, table
+from trainwire.terminal import cell, console, one_line, say, shown_clock, table
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
 
 app = typer.Typer(help="What the stores besides Postgres do not have yet, and whether they answer.")
+
+
+def known_sink(name: str) -> str:
+    """Return the name of a sink; raise `Problem` where there is none of that name."""
+    if name not in SINKS:
+        raise Problem(f"no such sink {name!r}: choose {' or '.join(SINKS)}")
+    return name
 
 
 @app.callback(invoke_without_command=True)
@@ -87,7 +94,7 @@ def _document(found: SinkReport) -> dict[str, object]:
 
 
 def _show(found: SinkReport) -> None:
-    say(f"{found.health.sink}: {one_line(shown_health(found.health))}")
+    say(f"{found.health.sink}: {one_line(shown_health(found.health, shown_clock))}")
     if found.jobs:
         shown = table(*COLUMNS, right=frozenset(COLUMNS[1:-1]))
         for job in found.jobs:

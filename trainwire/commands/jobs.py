@@ -10,19 +10,20 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection
 
+from schemas.events import Number
 from schemas.messages import Status
 from stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from stores.completeness import Completeness, assess
+from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
+from stores.delivery_words import shown_delivery
 from stores.jobs import Job, find_job, find_jobs
 from stores.metrics import last_metrics
 from stores.positions import find_positions
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.database import reading
-from trainwire.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.delivery_words import shown_delivery
 from trainwire.errors import Problem
 from trainwire.halted import halted_streams
-from trainwire.terminal import cell, console, local, one_line, say, table, warn
+from trainwire.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
@@ -61,7 +62,7 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
         beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
         write_json(_status_document(job, metrics, completeness, checkpoint) | beside)
         return
-    sinks = [(sink, shown_delivery(*found)) for sink, found in deliveries.items()]
+    sinks = [(sink, shown_delivery(*found, shown_clock)) for sink, found in deliveries.items()]
     for name, value in _status_lines(job, metrics, checkpoint) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
@@ -94,7 +95,7 @@ def job_document(job: Job) -> dict[str, Any]:
 
 def _status_document(
     job: Job,
-    metrics: dict[str, float | str],
+    metrics: dict[str, Number],
     completeness: Completeness,
     checkpoint: str | None,
 ) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _beside(deliveries: dict[str, tuple[JobDelivery, SinkHealth]], halted: dict[
     }
 
 
-def _status_lines(job: Job, metrics: dict[str, float | str], checkpoint: str | None) -> list[tuple[str, str]]:
+def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) -> list[tuple[str, str]]:
     named = f" {job.name}" if job.name else ""
     lines: list[tuple[str, object]] = [
         ("job", f"{job.id}{named}"),

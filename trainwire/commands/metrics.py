@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from stores.metrics import LIFTED, MetricRow, newest_metrics
+from stores.event_rows import LIFTED
+from stores.metrics import MetricRow, newest_metrics
 from trainwire.commands.jobs import known_job, shown_number
 from trainwire.commands.options import AsJson, DataDir, JobId, servers, write_json
 from trainwire.database import reading

@@ -7,37 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import msgspec
 import typer
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from schemas.tables import training_attempts
-from stores.columns import columns_of
-from stores.mlflow import MlflowRun, RunSummary, get_run_by_job_id, get_run_summary, run_url
+from stores.attempts import Attempt, find_attempts
+from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
+from stores.delivery_words import shown_delivery
+from stores.mlflow import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
 from stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.commands.jobs import known_job, shown_number, shown_time
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.database import reading, settings_for
-from trainwire.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.delivery_words import shown_delivery
 from trainwire.errors import Problem
-from trainwire.terminal import cell, console, one_line, say, table
+from trainwire.terminal import cell, console, one_line, say, shown_clock, table
 
 COLUMNS = ("metric", "points", "last", "lowest", "highest")
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_attempts, as far as it concerns MLflow."""
-
-    attempt: int
-    mlflow_run_id: str | None
-    mirror_run_id: str | None
-    mirror_notes: dict[str, str] | None
-
-    @property
-    def run_id(self) -> str | None:
-        """Return the run that counts: the trainer's own before ours."""
-        return self.mlflow_run_id or self.mirror_run_id
 
 
 def mlflow(
@@ -57,7 +41,8 @@ def mlflow(
         known = _find_attempt(connection, job_id, wanted)
         delivery = job_deliveries(connection, job_id).get("mlflow")
     with reading_mlflow(uri) as api:
-        found = _summary(api, job_id, known, limit)
+        run_id = run_id_in_mlflow(api, job_id, known)
+        found = None if run_id is None else get_run_summary(api, run_id, limit)
     if as_json:
         write_json(_document(job_id, known, delivery, found, uri))
         return
@@ -77,23 +62,10 @@ def reading_mlflow(uri: str) -> Iterator[MlflowApi]:
 
 
 def _find_attempt(connection: Connection, job_id: int, attempt: int) -> Attempt:
-    wanted = select(*columns_of(Attempt, training_attempts)).where(
-        training_attempts.c.job_id == job_id, training_attempts.c.attempt == attempt
-    )
-    row = connection.execute(wanted).mappings().one_or_none()
-    if row is None:
+    found = [row for row in find_attempts(connection, job_id) if row.attempt == attempt]
+    if not found:
         raise Problem(f"job {job_id} has no attempt {attempt}: `trainwire status {job_id}` shows the newest")
-    return Attempt(**row)
-
-
-def _summary(api: MlflowApi, job_id: int, known: Attempt, limit: int) -> RunSummary | None:
-    """Return the run that Postgres knows of, or else one that a trainer tagged with the job."""
-    run_id = known.run_id
-    if run_id is None:
-        tagged = get_run_by_job_id(api, job_id)
-        # A mirror that Postgres does not know is of another database's job.
-        run_id = None if tagged is None or tagged.is_mirror else tagged.run_id
-    return None if run_id is None else get_run_summary(api, run_id, limit)
+    return found[0]
 
 
 def _document(
@@ -127,7 +99,7 @@ def _lines(
     if known.mlflow_run_id is not None:
         lines.append(("mirror", "none: the trainer logs to this run itself"))
     elif delivery is not None:
-        lines.append(("mirror", shown_delivery(*delivery)))
+        lines.append(("mirror", shown_delivery(*delivery, shown_clock)))
     notes = known.mirror_notes or {}
     return lines + [("adapted", f"{what!r} {how}") for what, how in notes.items()]
 

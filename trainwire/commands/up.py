@@ -30,7 +30,7 @@ def up(
     ] = None,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
 ) -> None:
-    """Run Postgres, Redis (Valkey), worker, beat and Flower until ctrl-C; the data stays.
+    """Run Postgres, Redis (Valkey), workers, beat, Flower and the gateway until ctrl-C; the data stays.
 
     DATABASE_URL or REDIS_URL in the environment: that server is used instead of the embedded one.
     """
@@ -82,6 +82,8 @@ def _say_ready(stack: Stack, folder: Path) -> None:
         shown.append(f"Flower {address.flower_url}")
     say(f"\ntrainwire is ready: {' · '.join(shown)}")
     say(_log_rows(settings_for(address)))
+    if address.gateway_url:
+        say(f"See your trainings at {address.gateway_url}")
     say("In another terminal:")
     say("  trainwire run --job-id 1 -- python train.py")
     say("  trainwire status 1")

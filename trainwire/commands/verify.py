@@ -11,10 +11,10 @@ from sqlalchemy import Connection, select
 from schemas.tables import dead_letters
 from stores.loki import lines_in_loki, without_newer
 from stores.loki_http import LokiHttp
+from trainwire.commands.deliveries import known_sink
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, servers, write_json
 from trainwire.database import reading, settings_for
-from trainwire.deliveries import known_sink
 from trainwire.errors import Problem
 from trainwire.loki import reading_loki
 from trainwire.terminal import one_line, say

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -31,15 +31,32 @@ class RefusedRow:
 
 @dataclass(slots=True)
 class Delivered:
-    """What became of a batch: confirmed up to a seq, and what was refused on the way."""
+    """What became of a part of a batch: confirmed up to a seq, and what was refused on the way.
+
+    `more` when the sink takes the next part as soon as this one is confirmed.
+    """
 
     confirmed_seq: int
     refused: list[RefusedRow] = field(default_factory=list)
+    more: bool = False
 
 
-BatchT = TypeVar("BatchT")
-BatchT_co = TypeVar("BatchT_co", covariant=True)
-BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
+class Batch(Protocol):
+    """What comes next of a job, behind `confirmed_seq`."""
+
+    @property
+    def confirmed_seq(self) -> int:
+        """The last row that the sink has, once all before this batch is delivered."""
+        ...
+
+    @property
+    def is_followed(self) -> bool:
+        """Tell whether `Backlog.read_on` finds something behind it."""
+        ...
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+BatchT_contra = TypeVar("BatchT_contra", bound=Batch, contravariant=True)
 DeliveredT = TypeVar("DeliveredT", bound=Delivered)
 DeliveredT_contra = TypeVar("DeliveredT_contra", bound=Delivered, contravariant=True)
 DeliveredT_co = TypeVar("DeliveredT_co", bound=Delivered, covariant=True)
@@ -53,16 +70,17 @@ class Sink(Protocol[BatchT_contra, DeliveredT_co]):
         """What cursors and dead letters call it."""
         ...
 
-    def deliver(self, job_id: int, batch: BatchT_contra) -> DeliveredT_co:
-        """Send a prefix of the batch, in order, and return on proof that the sink has it.
+    def deliver(self, job_id: int, batch: BatchT_contra) -> Iterator[DeliveredT_co]:
+        """Send a prefix of the batch, part by part and in order; yield each on proof that the sink has it.
 
-        Raises `SinkUnavailable` when to try later; what was sent before that is sent again, the same. Called from
-        several threads, each with another job.
+        Whoever asks for the next part has confirmed the one before, or asks no more. Raises `SinkUnavailable` when
+        to try later; what was not confirmed before that is sent again, the same. Called from several threads, each
+        with another job.
         """
         ...
 
 
-class Backlog(Protocol[BatchT_co, DeliveredT_contra]):
+class Backlog(Protocol[BatchT, DeliveredT_contra]):
     """What waits in Postgres for one sink."""
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
@@ -71,10 +89,20 @@ class Backlog(Protocol[BatchT_co, DeliveredT_contra]):
 
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
-    ) -> Mapping[int, BatchT_co]:
+    ) -> Mapping[int, BatchT]:
         """Return what comes next for each job: at most so many rows and bytes of each, at least one."""
+        ...
+
+    def read_on(
+        self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
+    ) -> Mapping[int, BatchT]:
+        """Return what comes next once these batches are delivered, all of them and nothing of them refused."""
         ...
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
         """Record what the sink has proven to have, and bury what it refused."""
+        ...
+
+    def settle(self, connection: Connection) -> None:
+        """Leave jobs of which the sink has everything out of what `jobs_behind` looks at."""
         ...

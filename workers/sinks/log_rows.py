@@ -36,16 +36,24 @@ class PackedLines:
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """The next rows of one job. `newest_ns` is the newest time of each log type that Loki has.
+    """The rows of one job after `confirmed_seq`. `newest_ns` is the newest time of each log type that Loki has.
 
-    `last_seq` is the last row that the job has ever had; without packs somebody has deleted what came up to it.
+    They come in windows of time, each the packs of consecutive rows: no window is sent before the one before it is
+    confirmed. `last_seq` is the last row that the job has ever had; without windows somebody has deleted what came
+    up to it.
     """
 
+    confirmed_seq: int
     newest_ns: Mapping[str, int]
-    packs: Sequence[PackedLines]
-    read_rows: Callable[[], Sequence[LogRow]]
-    """Reads the same rows one by one, for when they are not as plain as Loki wants a push."""
+    windows: Sequence[Sequence[PackedLines]]
+    read_rows: Callable[[int, int], Sequence[LogRow]]
+    """Reads rows after one seq and up to another, for when they are not as plain as Loki wants a push."""
     last_seq: int
+
+    @property
+    def is_followed(self) -> bool:
+        """Tell whether the job has had rows behind those in this batch."""
+        return bool(self.windows) and self.windows[-1][-1].last_seq < self.last_seq
 
 
 @dataclass(slots=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import urllib3
 
+from schemas.routes import LOKI_SINK
 from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 from stores.loki_query import read_lines
 from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow
+from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
 from workers.sinks.loki_lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan
 
 PUSH_PATH: Final = "/loki/api/v1/push"
@@ -27,7 +28,7 @@ NARROWING_S: Final = 5.0
 class LokiSink:
     """Pushes log rows; safe to use from several threads."""
 
-    name: Final = "loki"
+    name: Final = LOKI_SINK
 
     def __init__(
         self,
@@ -39,18 +40,36 @@ class LokiSink:
         self._now_ns = now_ns
         self._clock = clock
 
-    def deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
-        """Push a prefix of the batch; see `Sink`. Rows are looked at one by one only where it takes that."""
-        try:
-            return self._deliver(job_id, batch)
-        except LokiUnavailable as exc:
-            raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
+    def deliver(self, job_id: int, batch: LogBatch) -> Iterator[DeliveredLines]:
+        """Push the batch, window by window; see `Sink`. Rows are looked at one by one only where it takes that.
 
-    def _deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
-        if is_plain(batch, self._now_ns()) and self._push_packs(job_id, batch):
-            sent = max((pack.last_seq for pack in batch.packs), default=batch.last_seq)
-            return DeliveredLines(sent, newest_ns=newest_after(batch))
-        return self.deliver_rows(job_id, batch.read_rows(), batch.newest_ns)
+        A turn ends early where rows are refused or that takes long: other jobs need not wait for it.
+        """
+        if not batch.windows:
+            yield DeliveredLines(batch.last_seq, newest_ns=batch.newest_ns)
+        deadline = self._clock() + NARROWING_S
+        done = DeliveredLines(batch.confirmed_seq, newest_ns=batch.newest_ns)
+        for number, packs in enumerate(batch.windows, 1):
+            try:
+                done = self._deliver_window(job_id, batch, packs, done)
+            except LokiUnavailable as exc:
+                raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
+            is_whole = done.confirmed_seq == packs[-1].last_seq and not done.refused
+            done.more = is_whole and number < len(batch.windows) and self._clock() < deadline
+            yield done
+            if not done.more:
+                return
+
+    def _deliver_window(
+        self, job_id: int, batch: LogBatch, packs: Sequence[PackedLines], before: DeliveredLines
+    ) -> DeliveredLines:
+        """Push one window, or where rows must be looked at a prefix of it."""
+        last_seq = packs[-1].last_seq
+        if is_plain(packs, before.newest_ns, self._now_ns()) and self._push_packs(job_id, packs):
+            return DeliveredLines(last_seq, newest_ns=newest_after(packs, before.newest_ns))
+        if rows := batch.read_rows(before.confirmed_seq, last_seq):
+            return self.deliver_rows(job_id, rows, before.newest_ns)
+        return DeliveredLines(last_seq, newest_ns=before.newest_ns)  # somebody has just deleted them
 
     def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
         """Push a prefix of `rows`, each by the rules; `newest_ns` is what was sent before.
@@ -78,9 +97,9 @@ class LokiSink:
                 delivered.refused.append(RefusedRow(part[0].seq, part[0].source, "refused", refusal))
         return delivered
 
-    def _push_packs(self, job_id: int, batch: LogBatch) -> bool:
+    def _push_packs(self, job_id: int, packs: Sequence[PackedLines]) -> bool:
         """Push what Postgres has packed; False where Loki refuses a line of it."""
-        for pack in batch.packs:
+        for pack in packs:
             labels = msgspec.json.encode(labels_of(job_id, (pack.log_type, None))).decode()
             body = f'{{"streams":[{{"stream":{labels},"values":[{pack.values}]}}]}}'
             if self._refusal(self._http.post_json(PUSH_PATH, body.encode())) is not None:

@@ -12,16 +12,18 @@ from datetime import UTC, datetime
 from typing import Final
 
 from workers.sinks.base import RefusedRow
-from workers.sinks.log_rows import LogBatch, LogRow
+from workers.sinks.log_rows import LogRow, PackedLines
 
 SECOND_NS: Final = 10**9
 MINUTE_NS: Final = 60 * SECOND_NS
 MAX_AGE_NS: Final = 7 * 24 * 60 * MINUTE_NS
 MAX_FUTURE_NS: Final = 10 * MINUTE_NS
-LATE_AFTER_NS: Final = 45 * MINUTE_NS
-SPAN_NS: Final = 50 * MINUTE_NS
-"""Loki refuses a line an hour behind its stream's newest. A line is late well before that, and a batch is cut
-where its times would span more: so Loki, having taken all of a batch, would take its oldest line again."""
+WINDOW_NS: Final = 50 * MINUTE_NS
+LATE_AFTER_NS: Final = 54 * MINUTE_NS
+SPAN_NS: Final = 58 * MINUTE_NS
+"""Loki refuses a line an hour behind its stream's newest. A line is late well before that, and what is sent before
+it is confirmed is cut where its times would span more: so Loki, having taken all of it, would take its oldest line
+again. A window is shorter than what makes a line late, so that the ranks of a job need not agree on the time."""
 MARGIN_NS: Final = 5 * MINUTE_NS
 """Our clock is not Loki's, and a push takes time: what is this near to a limit counts as beyond it."""
 MAX_LINE_BYTES: Final = 250_000
@@ -76,25 +78,25 @@ class Plan:
     refused: list[RefusedRow] = field(default_factory=list)
 
 
-def is_plain(batch: LogBatch, now_ns: int) -> bool:
-    """Tell whether no rule below asks for a look at single rows: the packs can go as they are.
+def is_plain(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
+    """Tell whether no rule below asks for a look at single rows: the packs of a window can go as they are.
 
     Then `plan` would put all rows, unchanged, into their log type's own stream.
     """
     earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS - MARGIN_NS
-    newest = newest_after(batch)
+    newest = newest_after(packs, newest_ns)
     return all(
         max(earliest_ns, newest[pack.log_type] - LATE_AFTER_NS) <= pack.oldest_ns
         and pack.newest_ns <= latest_ns
         and pack.longest_bytes <= MAX_LINE_BYTES
-        for pack in batch.packs
+        for pack in packs
     )
 
 
-def newest_after(batch: LogBatch) -> dict[str, int]:
+def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> dict[str, int]:
     """Return the newest time of each log type once the packs are sent."""
-    newest = dict(batch.newest_ns)
-    for pack in batch.packs:
+    newest = dict(newest_ns)
+    for pack in packs:
         newest[pack.log_type] = max(pack.newest_ns, newest.get(pack.log_type, pack.newest_ns))
     return newest
 

@@ -61,6 +61,11 @@ class MetricBatch:
     rows: Sequence[MetricRow]
     attempts: Sequence[AttemptState]
 
+    @property
+    def is_followed(self) -> bool:
+        """Tell that nothing is read ahead: MLflow is far slower than Postgres."""
+        return False
+
 
 @dataclass(frozen=True, slots=True)
 class MirroredAttempt:

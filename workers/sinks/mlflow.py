@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from schemas.routes import MLFLOW_SINK
 from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from workers.sinks.base import RefusedRow, SinkUnavailable
 from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
@@ -19,7 +20,7 @@ MOST_VALUES: Final = 2000
 class MlflowSink:
     """Mirrors metrics and attempts; safe to use from several threads."""
 
-    name: Final = "mlflow"
+    name: Final = MLFLOW_SINK
 
     def __init__(self, api: MlflowApi, experiment: str) -> None:
         self._api = api
@@ -27,10 +28,10 @@ class MlflowSink:
         self._experiment_id: str | None = None
         self._lock = threading.Lock()
 
-    def deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
+    def deliver(self, job_id: int, batch: MetricBatch) -> Iterator[DeliveredMetrics]:
         """Mirror a prefix of the rows, and the attempts that have changed; see `Sink`."""
         try:
-            return self._deliver(job_id, batch)
+            yield self._deliver(job_id, batch)
         except MlflowUnavailable as exc:
             raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
         except MlflowRefused as exc:

@@ -21,7 +21,8 @@ from schemas.routes import HOLD_KEY, alive_key
 Until = Callable[..., None]
 ROOT: Final = Path(__file__).parents[3]
 SHARD: Final = 2  # of job 42, with the default number of shards
-WARNING: Final = "two live trainers are job 42"
+RIVALS: Final = "two live "
+WARNING: Final = f"{RIVALS}trainers are job 42"
 SPEAKS: Final = "run = Run.from_env()\nrun.log('here')\nsys.stdin.read()\nrun.finish()\n"
 
 
@@ -173,6 +174,48 @@ def test_those_who_belong_together_are_no_rivals(
         until(partial(have_gone_on, valkey, 2, heartbeats(valkey)))
     trainer.end()
     assert WARNING not in trainer.said
+
+
+def launcher_on(node: str, script: str) -> list[str]:
+    """Return a launcher with a script, on a machine of this name."""
+    return command(
+        "names = os.uname()\n"
+        f"os.uname = lambda: os.uname_result((names[0], {node!r}, *names[2:]))\n"
+        "from ingest.__main__ import main\n"
+        f"sys.exit(main(['--', *{command(script)!r}]))"
+    )
+
+
+def test_launchers_on_two_machines_are_no_rivals(
+    valkey: Any, start: Callable[[list[str]], Trainer], until: Until
+) -> None:
+    """Each captures its node of one job, and a rank of its own runs below it: nobody warns."""
+    ranks = [SPEAKS.replace("from_env()", f"from_env(rank={rank})") for rank in range(2)]
+    trainers = [start(launcher_on(f"node-{rank}", script)) for rank, script in enumerate(ranks)]
+    until(lambda: len(heartbeats(valkey)) == 4, 40)
+    for _ in range(3):  # a rival is known by its second heartbeat
+        until(partial(have_gone_on, valkey, 4, heartbeats(valkey)), 40)
+    for trainer in trainers:
+        trainer.end()
+        assert RIVALS not in trainer.said
+
+
+@pytest.mark.parametrize(
+    ("nodes", "script", "warning"),
+    [
+        pytest.param(("node-0", "node-1"), SPEAKS, WARNING, id="two scripts of one rank"),
+        pytest.param(("node", "node"), "sys.stdin.read()", "two live launchers are job 42", id="one machine"),
+    ],
+)
+def test_rivals_under_launchers_are_told(
+    nodes: tuple[str, str], script: str, warning: str, start: Callable[[list[str]], Trainer], until: Until
+) -> None:
+    """Two scripts that claim one rank on two machines, and two launchers of one job on one machine."""
+    trainers = [start(launcher_on(node, script)) for node in nodes]
+    until(lambda: sum(warning in trainer.said for trainer in trainers) == 1, 40)
+    for trainer in trainers:
+        trainer.end()
+    assert sum(trainer.said.count(RIVALS) for trainer in trainers) == 1
 
 
 def test_a_trainer_that_is_started_again_at_once_warns_nobody(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ingest.bells import Bells
+from schemas.bells import Bells
 
 WORKER = """
 import sys

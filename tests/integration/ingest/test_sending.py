@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,21 @@ def test_a_bell_sends_one_order(valkey: Any, settings: TrainerSettings, until: U
     run.metric(loss=1)
     until(lambda: len(valkey.entries("metrics")) == 2)
     assert valkey.client.llen(INGEST_QUEUE) == 1
+    run.finish()
+
+
+@pytest.mark.parametrize("ahead_s", [3600, -3600])
+def test_an_order_expires_by_the_clock_of_redis(
+    valkey: Any, settings: TrainerSettings, until: Until, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """A trainer whose clock is an hour wrong sends no orders that are too old, nor any that stay too long."""
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + ahead_s)
+    run = Run(42, settings=settings)
+    until(lambda: valkey.client.llen(INGEST_QUEUE))
+    order = json.loads(valkey.client.lindex(INGEST_QUEUE, 0))
+    left_s = datetime.fromisoformat(order["headers"]["expires"]).timestamp() - right()
+    assert abs(left_s) < 600
     run.finish()
 
 
@@ -187,7 +203,9 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", FORKING], cwd=root, env=environment, check=True, timeout=60)
     assert sorted(valkey.lines("stdout")) == ["child", "parent", "unfinished"]
-    assert len(valkey.completions()) == 1
+    ends = {said.status: said.produced for said in valkey.completions()}
+    assert sorted(ends) == ["completed", "ended"]
+    assert ends["ended"] == {"logs": 1, "completions": 1}
     sources = {fields[b"source"] for _, fields in valkey.client.xrange(stream_key("logs", SHARD))}
     assert len(sources) == 2
 
@@ -223,6 +241,41 @@ def test_the_sender_imports_nothing_while_a_fork_may_happen(valkey: Any, host: s
     assert valkey.lines("stdout") == ["first"]
     assert valkey.client.llen("ingest") > 0, "no order was sent"
     assert done.stdout.strip() == "[]"
+
+
+FORKING_WHILE_RINGING = """
+import multiprocessing, os, threading, time
+from ingest import Run
+run = Run(42)
+bells = None
+while bells is None or bells._producer is None:
+    bells = run._session._publisher._bells
+    time.sleep(0.01)
+pool, is_held = bells._producer.channel.pool, threading.Event()
+def hold():
+    with pool._lock:
+        is_held.set()
+        time.sleep(60)
+threading.Thread(target=hold, daemon=True).start()
+is_held.wait()
+child = multiprocessing.get_context("fork").Process(target=run.log, args=("child",))
+child.start()
+child.join(40)
+print(child.exitcode, flush=True)
+child.kill()
+os._exit(0)
+"""
+
+
+def test_a_child_of_multiprocessing_waits_for_no_lock_of_its_parent(valkey: Any) -> None:
+    """Forked while the sender orders a drain: the child neither hangs in kombu nor fails."""
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "REDIS_URL": valkey.url}
+    command = [sys.executable, "-c", FORKING_WHILE_RINGING]
+    forked = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=90, check=True
+    )
+    assert forked.stdout == "0\n"
 
 
 def test_a_sender_that_stumbles_says_why_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:

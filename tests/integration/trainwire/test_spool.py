@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_sent_holds_up_no_other(
     """What lies behind it is sent, it is said to stay, and the exit code says that something is left."""
     leave(unreadable.parent, 2)
     sent = connected("spool", "send", "--any-server", "--spool", str(unreadable.parent))
-    assert "job 2, source 0-test: all is sent, 1 messages wait for a worker" in sent.out
+    assert "job 2, source 0-test: all is sent, 2 messages wait for a worker" in sent.out
     assert "nothing is left" not in sent.out
     assert f"{unreadable} cannot be sent, and stays" in caplog.text
     assert sent.code == 1

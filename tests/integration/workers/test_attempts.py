@@ -73,6 +73,21 @@ def test_two_trainers_with_one_job_id(resources: Resources, sender: Sender) -> N
     assert rows(resources.engine, source_positions, "last_seq", order=["source"]) == [3, 3]
 
 
+def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, sender: Sender) -> None:
+    """A killed script whose launcher has completed the job: its end, told later, belongs to when it began."""
+    sender.send(completion("failed", exit_code=137), source="0-launcher", attempt=0)
+    drain(resources, "completions")
+    later = NOW_NS + 60 * SECOND_NS
+    end = completion("ended", ts=later, started_at=NOW_NS, produced={"logs": 1, "completions": 0})
+    sender.send(end, source="0-script", attempt=0)
+    sender.send(logs("last words"), source="0-script", attempt=0)
+    drain(resources, "completions")
+    drain(resources)
+    job = one(resources.engine, training_jobs, id=1)
+    assert (job["status"], job["attempt"], job["exit_code"]) == ("failed", 1, 137)
+    assert rows(resources.engine, training_logs, "attempt", "content") == [(1, "last words")]
+
+
 def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Sender) -> None:
     """Produced and dropped counts of a completion stand beside what arrived, also of kinds that never came."""
     sender.send(logs("a"))

@@ -38,6 +38,8 @@ GOOD_LOGS = packed(log_type="stdout", lines=["x"], ts=[NOW_NS])
 BOMB = b"\x81\xa6params\x81\xa1a\xdd" + (20_000_000).to_bytes(4, "big") + b"\x80" * 20_000_000
 """Twenty million empty maps: a few kilobytes when compressed, over a gigabyte as objects."""
 
+JSON_BOMB = b'{"params":{"a":[' + b"{}," * 10_000_000 + b"{}]}}"
+
 NESTED = b"\x81\xa1a" * 60
 
 BURIED: dict[str, tuple[Kind, Mapping[str, Any], str, str]] = {
@@ -77,6 +79,7 @@ BURIED: dict[str, tuple[Kind, Mapping[str, Any], str, str]] = {
     "no body": ("logs", envelope(b""), "undecodable", "truncated"),
     "nested deeply": ("metrics", envelope(b"\x81\xa6params" + NESTED + b"\x01"), "wrong-fields", "nested"),
     "a bomb": ("metrics", envelope(zstandard.compress(BOMB), "msgpack+zstd"), "too-large", "params"),
+    "a bomb in JSON": ("metrics", envelope(zstandard.compress(JSON_BOMB), "json+zstd"), "too-large", "params"),
     "a number with a plus": ("logs", envelope(GOOD_LOGS, seq="+1"), "wrong-fields", "'+1'"),
     "a jump beyond belief": ("logs", envelope(GOOD_LOGS, seq=2**63 - 1), "seq-jump", str(2**63 - 1)),
     "nested without end": ("metrics", envelope(b'{"params":{"a":' + b"[" * 5000 + b"]" * 5000 + b"}}", "json"),
@@ -213,6 +216,14 @@ def test_a_small_entry_cannot_become_all_our_memory(resources: Resources, sender
     sender.send_raw("logs", 1, envelope(bomb, "msgpack+zstd"))
     drain(resources)
     assert one(resources.engine, dead_letters, job_id=1)["reason"] == "too-large"
+
+
+def test_what_json_says_in_fields_of_its_own_is_passed_over(resources: Resources, sender: Sender) -> None:
+    """Fields that a body does not have are not looked into: what is known is stored."""
+    body = json.dumps({"log_type": "stdout", "mine": [[{}]] * 1000, "lines": ["kept"], "ts": [NOW_NS]})
+    sender.send_raw("logs", 1, envelope(body.encode(), "json"))
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["kept"]
 
 
 def test_an_unknown_kind_has_no_stream_of_ours(resources: Resources, sender: Sender) -> None:

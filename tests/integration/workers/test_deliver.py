@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text
@@ -12,7 +13,8 @@ from schemas.tables import dead_letters, delivery_cursors, sink_states
 from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from workers import cursors
 from workers.backoff import Backoff
-from workers.deliver import PUSHES_AT_ONCE, ROUND_JOBS, Delivery, DeliveryReport
+from workers.deliver import ROUND_JOBS, Delivery, DeliveryReport
+from workers.delivery_round import PUSHES_AT_ONCE
 from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.base import RefusedRow, SinkUnavailable
@@ -35,12 +37,13 @@ class ListSink:
         self.most_rows = 1000
         self.crashes_after_storing = 0
 
-    def deliver(self, job_id: int, batch: LogBatch) -> DeliveredLines:
+    def deliver(self, job_id: int, batch: LogBatch) -> Iterator[DeliveredLines]:
         """Keep a prefix of the rows."""
         self.calls += 1
         if self.away is not None:
             raise self.away
-        taken = batch.read_rows()[: self.most_rows]
+        packs = [pack for window in batch.windows for pack in window]
+        taken = batch.read_rows(batch.confirmed_seq, packs[-1].last_seq)[: self.most_rows]
         refused = [
             RefusedRow(row.seq, row.source, "refused", "not this one")
             for row in taken
@@ -50,7 +53,7 @@ class ListSink:
         if self.crashes_after_storing:
             self.crashes_after_storing -= 1
             raise KeyboardInterrupt
-        return DeliveredLines(taken[-1].seq, refused, newest_after(batch))
+        yield DeliveredLines(taken[-1].seq, refused, newest_ns=newest_after(packs, batch.newest_ns))
 
 
 def deliver(resources: Resources, sink: ListSink, slice_s: float = 1e6) -> DeliveryReport:

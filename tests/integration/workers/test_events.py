@@ -214,6 +214,14 @@ def test_results_read_back_from_postgres_keep_their_names(resources: Resources, 
     assert (event.final_metrics, event.exit_code, event.error_message) == ({"loss": "NaN"}, 1, "late")
 
 
+def test_the_end_of_a_source_alone_is_no_event(resources: Resources, sender: Sender) -> None:
+    """A forked child that ends after its job's completion ends the job no second time."""
+    sender.send(completion())
+    assert len(events(resources, "completions")) == 1
+    sender.send(completion("ended"), source="0-child")
+    assert events(resources, "completions") == []
+
+
 def test_a_failure_is_its_traceback_and_an_error(resources: Resources, sender: Sender) -> None:
     """The traceback is a log event with the job's next number; training_error stands for training_complete."""
     sender.send(logs("working"))

@@ -20,9 +20,9 @@ from tests.twins.loki import Limits, LokiTwin
 from workers.deliver import Delivery
 from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
-from workers.sinks.log_rows import LogBatch
+from workers.sinks.log_rows import LogBatch, PackedLines
 from workers.sinks.loki import NARROWING_S, LokiSink
-from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, plan
+from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
 
 MINUTE_NS = 60 * 10**9
 ODD_LINES = [
@@ -43,8 +43,23 @@ def read(resources: Resources, *, most_rows: int = 10_000, most_bytes: int = 2**
 
 def entries(batch: LogBatch) -> list[list[Any]]:
     """Return the entries of all packs, by number."""
-    made = [entry for pack in batch.packs for entry in json.loads(f"[{pack.values}]")]
+    made = [entry for pack in packs_of(batch) for entry in json.loads(f"[{pack.values}]")]
     return sorted(made, key=lambda entry: int(entry[2]["seq"]))
+
+
+def packs_of(batch: LogBatch) -> list[PackedLines]:
+    """Return the packs of all windows."""
+    return [pack for window in batch.windows for pack in window]
+
+
+def are_plain(batch: LogBatch, now_ns: int) -> bool:
+    """Tell whether every window can go as it is, once the one before it has gone."""
+    newest_ns = batch.newest_ns
+    for window in batch.windows:
+        if not is_plain(window, newest_ns, now_ns):
+            return False
+        newest_ns = newest_after(window, newest_ns)
+    return True
 
 
 def publish(resources: Resources, sender: Sender, lines: Sequence[str], times: Sequence[int], **more: Any) -> None:
@@ -75,8 +90,8 @@ def test_packed_lines_are_what_our_rules_make_of_the_rows(resources: Resources, 
     with resources.engine.connect() as connection:
         rows = read_rows(connection, 1, 0, 100, 2**30)
     assert entries(batch) == [list(entry) for row in rows for entry in entries_of(row)]
-    assert {pack.log_type for pack in batch.packs} == {"stdout", "stderr"}
-    assert is_plain(batch, time.time_ns())
+    assert {pack.log_type for pack in packs_of(batch)} == {"stdout", "stderr"}
+    assert are_plain(batch, time.time_ns())
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
@@ -92,7 +107,7 @@ def test_a_pack_is_no_larger_than_a_push_may_be(resources: Resources, sender: Se
     """Ten megabytes of lines are several packs in order, none above the limit."""
     now = time.time_ns() - MINUTE_NS
     publish(resources, sender, ["x" * 100_000] * 100, range(now, now + 100))
-    packs = read(resources).packs
+    packs = packs_of(read(resources))
     assert all(len(pack.values) <= MAX_PUSH_BYTES for pack in packs)
     assert 5 <= len(packs) <= 7
     assert [pack.last_seq for pack in packs] == sorted(pack.last_seq for pack in packs)
@@ -107,13 +122,41 @@ def test_bytes_and_rows_bound_what_is_read(resources: Resources, sender: Sender)
     assert len(entries(read(resources, most_bytes=1))) == 1
 
 
-def test_a_batch_ends_where_a_streams_window_ends(resources: Resources, sender: Sender) -> None:
-    """A job that says a line every ten minutes goes out by the hour, each batch plain."""
+def test_one_read_brings_many_windows_of_a_stream(resources: Resources, sender: Sender) -> None:
+    """A job that says a line every ten minutes is read at once, and goes out in windows that are plain."""
     now = time.time_ns()
     publish(resources, sender, [f"{n}" for n in range(30)], [now - (30 - n) * 10 * MINUTE_NS for n in range(30)])
     batch = read(resources)
-    assert len(entries(batch)) == 5
-    assert is_plain(batch, now)
+    assert len(entries(batch)) == 30
+    assert 6 <= len(batch.windows) <= 7
+    assert all(sum(len(json.loads(f"[{pack.values}]")) for pack in window) <= 5 for window in batch.windows)
+    assert are_plain(batch, now)
+
+
+def test_ranks_whose_clocks_differ_are_plain_in_every_window(resources: Resources, sender: Sender) -> None:
+    """Two ranks that say a line a minute, one of them two minutes behind: all windows of five hours are plain."""
+    now = time.time_ns()
+    times = [now - (300 - n + 2 * rank) * MINUTE_NS for n in range(300) for rank in (0, 1)]
+    publish(resources, sender, ["x"] * 600, times)
+    batch = read(resources)
+    assert len(batch.windows) >= 6
+    assert are_plain(batch, now)
+
+
+def test_what_is_read_ahead_begins_where_the_batch_ends(resources: Resources, sender: Sender) -> None:
+    """Batches read one behind the other are the rows in order; behind the last there is nothing."""
+    now = time.time_ns()
+    publish(resources, sender, [f"{n}" for n in range(30)], [now - (30 - n) * 10 * MINUTE_NS for n in range(30)])
+    backlog = LogBacklog(resources.engine, "loki")
+    found, batch = list[str](), read(resources, most_rows=12)
+    with resources.engine.connect() as connection:
+        while True:
+            found += [line for _, line, _ in entries(batch)]
+            if not batch.is_followed:
+                break
+            assert are_plain(batch, now)
+            batch = backlog.read_on(connection, {1: batch}, 12, 2**30)[1]
+    assert found == [f"{n}" for n in range(30)]
 
 
 @pytest.mark.parametrize(
@@ -135,8 +178,9 @@ def test_what_is_not_plain_is_looked_at(
     publish(resources, sender, lines, [now + offset_minutes * MINUTE_NS])
     publish(resources, sender, ["after"], [now - MINUTE_NS])
     batch = read(resources)
-    assert not is_plain(batch, now), why
-    assert [row.seq for row in batch.read_rows()] == [1, 2, 3]
+    assert not are_plain(batch, now), why
+    assert [row.seq for row in batch.read_rows(0, 3)] == [1, 2, 3]
+    assert [row.seq for row in batch.read_rows(1, 2)] == [2]
 
 
 @given(st.lists(st.integers(-150, 15), min_size=1, max_size=12), st.integers(-200, 5))
@@ -153,10 +197,15 @@ def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: 
             {"newest": json.dumps({"stdout": now + newest * MINUTE_NS})},
         )
     batch = read(resources)
-    sent = max(pack.last_seq for pack in batch.packs)
-    if is_plain(batch, now):
-        made = plan(batch.read_rows()[:sent], batch.newest_ns, now)
+    confirmed, newest_ns = 0, batch.newest_ns
+    for window in batch.windows:
+        sent = window[-1].last_seq
+        made = plan(batch.read_rows(confirmed, sent), newest_ns, now)
+        if not is_plain(window, newest_ns, now):
+            break
         assert (made.confirmed_seq, made.refused, set(made.pushes)) == (sent, [], {("stdout", None)})
+        confirmed, newest_ns = sent, newest_after(window, newest_ns)
+        assert newest_ns == made.newest_ns
 
 
 def test_a_refusal_of_a_pack_is_narrowed_down_row_by_row(resources: Resources, sender: Sender) -> None:
@@ -181,7 +230,7 @@ def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resou
         backlog = LogBacklog(resources.engine, "loki")
         confirmed, refused, turns = 0, list[int](), 0
         while confirmed < 32:
-            delivered = sink.deliver(1, backlog.read(connection, [1], 1000, 2**30)[1])
+            (delivered,) = sink.deliver(1, backlog.read(connection, [1], 1000, 2**30)[1])
             assert confirmed < delivered.confirmed_seq <= confirmed + NARROWING_S + 1
             confirmed, turns = delivered.confirmed_seq, turns + 1
             refused += [refusal.seq for refusal in delivered.refused]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -114,9 +114,9 @@ class Crash(BaseException):
 class CrashingSink(MlflowSink):
     """Does all its work in MLflow, and the worker dies before it can commit that."""
 
-    def deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
+    def deliver(self, job_id: int, batch: MetricBatch) -> Iterator[DeliveredMetrics]:
         """Deliver, then crash."""
-        super().deliver(job_id, batch)
+        next(super().deliver(job_id, batch))
         raise Crash
 
 

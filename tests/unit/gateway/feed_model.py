@@ -96,7 +96,7 @@ class StoredJob:
         )
 
     def _row(self, kind: RowKind, seq: int) -> Any:
-        common = {"seq": seq, "attempt": self.standing.attempt, "ts": seq * 1000}
+        common: dict[str, Any] = {"seq": seq, "attempt": self.standing.attempt, "ts": seq * 1000}
         if kind == "logs":
             return LogLine(**common, log_type="stdout", text=f"line {seq}")
         if kind == "metrics":

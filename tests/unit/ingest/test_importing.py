@@ -33,7 +33,7 @@ def test_a_run_imports_nothing_of_the_workers() -> None:
         "run.log('a')\n"
         "run.checkpoint('last.pt')\n"
         "run.finish(timeout_s=1)\n"
-        "import ingest.link, ingest.bells, ingest.launch\n"
+        "import ingest.link, schemas.bells, ingest.launch\n"
         "heavy = {'sqlalchemy', 'celery', 'pydantic', 'mlflow', 'alembic', 'psycopg', 'boto3', 'schemas.tables'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

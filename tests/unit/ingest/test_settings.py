@@ -17,6 +17,7 @@ def test_an_empty_environment_has_defaults() -> None:
     assert (settings.job_id, settings.attempt, settings.rank) == (None, 0, None)
     assert settings.buffer_bytes == 256 * 1024 * 1024
     assert not settings.is_captured
+    assert not settings.strict
     assert settings.log_lines_per_s is None
 
 
@@ -32,12 +33,14 @@ def test_everything_can_be_said() -> None:
             "TRAINWIRE_BUFFER_BYTES": "1000000",
             "TRAINWIRE_CAPTURED": "1",
             "TRAINWIRE_LOG_LINES_PER_S": "1000",
+            "TRAINWIRE_STRICT": "on",
         }
     )
     assert (settings.job_id, settings.attempt, settings.rank) == (42, 3, 7)
     assert (settings.timing.flush_interval_s, settings.buffer_bytes) == (0.2, 1_000_000)
     assert settings.log_lines_per_s == 1000
     assert settings.is_captured
+    assert settings.strict
     assert "secret" not in repr(settings)
 
 

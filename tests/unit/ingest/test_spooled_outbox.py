@@ -25,7 +25,7 @@ NO_LIMIT = 1 << 40
 
 def open_spool(path: Path, limit_bytes: int = NO_LIMIT) -> Spool:
     """Make the spool of a new source."""
-    about = About(ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank, "redis:6379/0")
+    about = About(ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank, "redis:6379/0", since_ns=5)
     return Spool(SourceFolder.create(path, about), limit_bytes)
 
 
@@ -113,6 +113,70 @@ def test_another_process_sends_what_is_left(tmp_path: Path) -> None:
     assert resumed.is_all_acked
     resumed.close()
     assert not path.exists()
+
+
+def leave(path: Path, dropped: int = 0) -> None:
+    """Leave two lines as a process that was killed, which has dropped some before."""
+    intake, outbox = make(open_spool(path))
+    intake.count_dropped("logs", dropped)
+    intake.add_lines(["a", "b"], "stdout", 1)
+    outbox.cut()
+    outbox.forget()
+
+
+def resumed_from(path: Path) -> Outbox:
+    """Take over what the one source there has left."""
+    (folder,) = path.iterdir()
+    claimed = SourceFolder.claim(folder)
+    assert claimed is not None
+    return Outbox.resumed(Spool(claimed, NO_LIMIT))
+
+
+def test_the_end_of_a_killed_source_is_told_for_it(tmp_path: Path) -> None:
+    """How much it made and dropped; that it made no completion itself, and that it began when it did."""
+    leave(tmp_path, dropped=3)
+    outbox = resumed_from(tmp_path)
+    (end,) = said(outbox, "completions")
+    assert (end.status, end.is_of_job) == ("ended", False)
+    assert end.produced == {"logs": 1, "completions": 0}
+    assert end.dropped == outbox.receipt().dropped == {"logs": 3}
+    assert end.started_at == 5
+
+
+def test_the_end_of_a_killed_source_is_told_once(tmp_path: Path) -> None:
+    """Who sends the rest another time sends the same end."""
+    leave(tmp_path)
+    first = resumed_from(tmp_path)
+    (end,) = said(first, "completions")
+    first.close()
+    assert said(resumed_from(tmp_path), "completions") == [end]
+
+
+def test_of_a_source_that_said_nothing_there_is_no_end(tmp_path: Path) -> None:
+    """Killed before its first message: its folder goes, and nobody hears of it."""
+    open_spool(tmp_path).close()
+    outbox = resumed_from(tmp_path)
+    assert outbox.is_all_acked
+    outbox.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_dropped_is_noted_on_the_disk(tmp_path: Path) -> None:
+    """Each cut keeps the counts, whatever was dropped and why; a damaged note says nothing."""
+    intake, outbox = make(open_spool(tmp_path))
+    intake.add_lines(["a"], "stdout", 1)
+    outbox.cut()
+    for dropped in range(1, 4):
+        intake.count_dropped("metrics", dropped)
+        intake.count_dropped("values")
+        outbox.cut()
+    outbox.forget()
+    left = resumed_from(tmp_path)
+    assert left.receipt().dropped == {"metrics": 6, "values": 3}
+    left.forget()
+    (note,) = tmp_path.glob("*/drops.rec")
+    note.write_bytes(note.read_bytes()[:-1])
+    assert resumed_from(tmp_path).receipt().dropped == {}
 
 
 def test_the_receipt_counts_what_is_on_the_disk(tmp_path: Path) -> None:

@@ -65,6 +65,20 @@ def test_a_crashed_earlier_attempt_is_named() -> None:
     assert found.line.endswith("; ended without a completion: 0-dead")
 
 
+def test_a_killed_source_is_complete_and_named() -> None:
+    """Who sent its leftovers has told how much it made; that it never said so itself is in the line."""
+    rows = [
+        _position(last_seq=5, produced=5, dropped=2),
+        _position("completions", last_seq=1, produced=0),
+        _position(source="0-launcher", last_seq=7, produced=7),
+        _position("completions", source="0-launcher", last_seq=1, produced=1),
+    ]
+    assert assess(rows, 1).line == (
+        "complete but for 2 dropped: 16 messages produced = 14 stored + 0 dead-lettered + 0 missing + 2 dropped"
+        "; ended without a completion: 0-ab12cd34"
+    )
+
+
 def test_losses_the_user_chose_are_in_the_heading() -> None:
     """Dropped and dead-lettered messages are accounted for, and not called complete without saying so."""
     found = assess([_position(last_seq=10, produced=10, dead_lettered=1, dropped=5)], 1)

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from stores.logs import LogLine
 from trainwire.commands.logs import shown_line
-from trainwire.delivery_words import shown_clock
-from trainwire.terminal import cell, local, one_line, safe
+from trainwire.terminal import cell, local, one_line, safe, shown_clock
 
 
 @pytest.mark.parametrize(

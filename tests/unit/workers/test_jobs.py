@@ -87,6 +87,18 @@ def test_one_rank_of_many_does_not_complete_the_job() -> None:
     assert folded(logs("a"), completion(rank=0)).status == "completed"
 
 
+def test_the_end_of_a_source_says_nothing_of_the_job() -> None:
+    """A forked child that ends, or the leftovers of a killed trainer, change no status and revive no lost job."""
+    assert folded(completion("ended")).status == "running"
+    for said in (logs("a"), completion("failed", exit_code=3), completion(exit_code=0)):
+        before = folded(said)
+        assert folded(said, completion("ended", ts=NOW_NS + 9 * SECOND_NS)) == before
+    lost = folded(logs("a"))
+    lost.status = "lost"
+    lost.fold(completion("ended"), 1)
+    assert lost.status == "lost"
+
+
 def test_zero_is_a_value() -> None:
     """0.0 as accuracy and 0 as epoch are kept, not taken for missing."""
     job = folded(progress(current_epoch=0, total_epochs=10), completion(final_metrics={"acc": 0.0}, best_epoch=0))

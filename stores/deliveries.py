@@ -1,4 +1,4 @@
-"""How far the sinks are: what `trainwire deliveries` and `trainwire status` show of them."""
+"""How far the sinks are with what Postgres has."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-from trainwire.errors import Problem
-from workers.settings import Settings
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
+from schemas.routes import LOKI_SINK, MLFLOW_SINK
+from stores.settings import StoreSettings
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Taken:
 
 
 SINKS: Final = {
-    LokiSink.name: Taken("log", "training_logs", "last_log_seq", "line"),
-    MlflowSink.name: Taken("metric", "training_metrics", "last_metric_seq", "point"),
+    LOKI_SINK: Taken("log", "training_logs", "last_log_seq", "line"),
+    MLFLOW_SINK: Taken("metric", "training_metrics", "last_metric_seq", "point"),
 }
 
 
@@ -73,20 +71,13 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[JobDelivery]
 
 
-def known_sink(name: str) -> str:
-    """Return the name of a sink; raise `Problem` where there is none of that name."""
-    if name not in SINKS:
-        raise Problem(f"no such sink {name!r}: choose {' or '.join(SINKS)}")
-    return name
-
-
-def sinks_in_use(connection: Connection, settings: Settings) -> list[str]:
+def sinks_in_use(connection: Connection, settings: StoreSettings) -> list[str]:
     """Return the sinks of which there is something to say: MLflow only where there is one, or has been."""
     has_mlflow = settings.mlflow_tracking_uri is not None
     return [
         sink
         for sink in SINKS
-        if sink != MlflowSink.name or has_mlflow or connection.execute(_USED, {"sink": sink}).scalar_one()
+        if sink != MLFLOW_SINK or has_mlflow or connection.execute(_USED, {"sink": sink}).scalar_one()
     ]
 
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trainwire.deliveries import JobDelivery, SinkHealth
-from trainwire.delivery_words import shown_age, shown_clock, shown_delivery, shown_health
+from stores.deliveries import JobDelivery, SinkHealth
+from stores.delivery_words import shown_age, shown_delivery, shown_health
+from trainwire.terminal import shown_clock
 
 ANSWERS = SinkHealth(sink="loki", answers=True)
 
@@ -36,12 +37,13 @@ def test_ages_are_short(seconds: float | None, shown: str) -> None:
 
 def test_what_is_delivered_is_one_line() -> None:
     """All delivered, all but dead letters, some behind, some behind with a reason."""
-    assert shown_delivery(_job(0), ANSWERS) == "all 1,234 lines delivered"
+    assert shown_delivery(_job(0), ANSWERS, shown_clock) == "all 1,234 lines delivered"
     assert (
-        shown_delivery(_job(0, dead_lettered=2), ANSWERS) == "all 1,234 lines delivered, 2 of them dead-lettered"
+        shown_delivery(_job(0, dead_lettered=2), ANSWERS, shown_clock)
+        == "all 1,234 lines delivered, 2 of them dead-lettered"
     )
-    assert shown_delivery(_job(34), ANSWERS) == "34 lines behind"
-    assert shown_delivery(_job(34, last_error="no"), ANSWERS) == "34 lines behind; last error: no"
+    assert shown_delivery(_job(34), ANSWERS, shown_clock) == "34 lines behind"
+    assert shown_delivery(_job(34, last_error="no"), ANSWERS, shown_clock) == "34 lines behind; last error: no"
 
 
 def test_an_outage_names_its_times() -> None:
@@ -57,10 +59,10 @@ def test_an_outage_names_its_times() -> None:
         last_error="Loki answered 503",
     )
     wanted = f"Loki answered 503, since {shown_clock(now)}, next attempt {shown_clock(later)}"
-    assert shown_health(down) == f"{wanted} (7 attempts)"
-    assert shown_delivery(_job(34), down) == f"34 lines behind; {wanted}"
+    assert shown_health(down, shown_clock) == f"{wanted} (7 attempts)"
+    assert shown_delivery(_job(34), down, shown_clock) == f"34 lines behind; {wanted}"
     due = SinkHealth(sink="loki", answers=False, down_since=now, next_attempt_at=now)
-    assert "next attempt now" in shown_health(due)
+    assert "next attempt now" in shown_health(due, shown_clock)
 
 
 def test_other_days_have_a_date() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import kombu.transport.redis  # noqa: F401 - kombu would import it with the first order: see ingest.forks
@@ -17,7 +18,7 @@ from kombu.messaging import Producer
 
 from schemas.routes import DRAIN_TASK, INGEST_QUEUE, ORDER_TTL_S, Kind
 
-logger = logging.getLogger("trainwire.ingest")
+logger = logging.getLogger("trainwire.bells")
 
 _TRANSPORT_OPTIONS: Final = {
     "socket_timeout": 5,  # without one, a half-open connection hangs for ever
@@ -36,10 +37,13 @@ class Bells:
         self._connection: Any = None
         self._producer: Any = None
 
-    def ring(self, kind: Kind, shard: int) -> None:
-        """Order a drain of one stream; a failure is logged for the curious and forgotten."""
+    def ring(self, kind: Kind, shard: int, ahead_s: float = 0.0) -> None:
+        """Order a drain of one stream; a failure is logged for the curious and forgotten.
+
+        `ahead_s` is how far other clocks are ahead of ours: an order expires by the clock of who reads it.
+        """
         try:
-            self._send(kind, shard)
+            self._send(kind, shard, time.time() + ahead_s + ORDER_TTL_S)
         except _BELL_ERRORS as exc:
             logger.debug("no work order sent for %s of shard %s: %s", kind, shard, exc)
             self.close()
@@ -50,11 +54,12 @@ class Bells:
         if connection is not None:
             connection.release()
 
-    def _send(self, kind: Kind, shard: int) -> None:
+    def _send(self, kind: Kind, shard: int, expires_at: float) -> None:
         if self._producer is None:
             self._connection = Connection(self._redis_url, transport_options=_TRANSPORT_OPTIONS)
-            # channel(), unlike default_channel, does not retry for ever.
-            self._producer = Producer(self._connection.channel(), serializer="json")
+            channel = self._connection.channel()  # unlike default_channel it does not retry for ever
+            channel._after_fork = _leave_alone  # noqa: SLF001 - kombu has no setting for it
+            self._producer = Producer(channel, serializer="json")
         order_id = str(uuid.uuid4())
         # As Celery does for a queue with a direct exchange: the default exchange, which needs no binding
         # in Redis and so survives a flush.
@@ -62,7 +67,7 @@ class Bells:
             [[kind, shard], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}],
             exchange="",
             routing_key=INGEST_QUEUE,
-            headers=_headers(order_id, kind, shard),
+            headers=_headers(order_id, kind, shard, expires_at),
             correlation_id=order_id,
             reply_to="",
             delivery_mode=2,
@@ -70,7 +75,14 @@ class Bells:
         )
 
 
-def _headers(order_id: str, kind: Kind, shard: int) -> dict[str, Any]:
+def _leave_alone() -> None:
+    """Stand for what kombu does to a channel in a child of multiprocessing, which has no use for it.
+
+    It would close the connections, and wait for a lock that a thread of the parent held: for ever.
+    """
+
+
+def _headers(order_id: str, kind: Kind, shard: int, expires_at: float) -> dict[str, Any]:
     """Return the headers of Celery's message protocol 2 (docs.celeryq.dev, "Message Protocol")."""
     return {
         "lang": "py",
@@ -83,8 +95,8 @@ def _headers(order_id: str, kind: Kind, shard: int) -> dict[str, Any]:
         "kwargsrepr": "{}",
         "retries": 0,
         "eta": None,
-        "expires": (datetime.now(UTC) + timedelta(seconds=ORDER_TTL_S)).isoformat(),
+        "expires": datetime.fromtimestamp(expires_at, UTC).isoformat(),
         "timelimit": [None, None],
-        "origin": f"trainer-{os.getpid()}@{socket.gethostname()}",
+        "origin": f"trainwire-{os.getpid()}@{socket.gethostname()}",
         "ignore_result": True,
     }

@@ -1,0 +1,136 @@
+"""From the commit of log lines to the sockets of thousands of clients, with a real worker and gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import psutil
+
+from benchmarks.events import StampedStream
+from benchmarks.processes import ROOT, running
+from schemas.messages import Logs, Message, encode_entry
+from schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
+from workers.drain import Drain
+from workers.resources import Resources
+
+JOB = 77
+LINES_PER_S = 1000
+MESSAGES_PER_S = 20
+"""As the SDK sends them: what a trainer says within 50 ms is one message."""
+WARM_UP_S = 1.0
+LINE = "epoch 3 step 0123456789 loss 0.123456 accuracy 0.987654 learning_rate 0.001 throughput 1234.5 img/s"
+
+
+@dataclass(frozen=True)
+class Told:
+    """How long it took from the commit to the sockets, and what the gateway needed for it."""
+
+    median_ms: float
+    p95_ms: float
+    worst_ms: float
+    frames_per_s: float
+    megabytes_per_s: float
+    gateway_cpu: float
+    gateway_mb: float
+
+
+def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: float) -> Told:
+    """Say a thousand lines a second to so many clients at `path`, all of which must get every line."""
+    os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
+    os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
+    from workers.tasks import order_notify  # noqa: PLC0415 - reads the environment
+
+    stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
+    drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))
+    port = free_port()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each client; children inherit it
+    limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
+    with (
+        running(resources, "workers", "worker", "--concurrency", "1"),
+        running(resources, "gateway", ready="Uvicorn running", **limits) as gateway,
+    ):
+        publish(resources, 1, 1)
+        drain.run()
+        messages = int(seconds * MESSAGES_PER_S)
+        last = 1 + messages * LINES_PER_S // MESSAGES_PER_S
+        command = [sys.executable, "-m", "benchmarks.feed_clients", "127.0.0.1", str(port), path]
+        with subprocess.Popen([*command, str(clients), str(last)], cwd=ROOT, stdout=subprocess.PIPE) as readers:
+            assert readers.stdout is not None
+            assert readers.stdout.readline() == b"ready\n"
+            cpu = cpu_s(gateway)
+            began_at = time.monotonic()
+            commits = say_lines(resources, drain, stream, messages)
+            told = json.loads(readers.stdout.readline())
+            took_s = time.monotonic() - began_at
+        cpu = cpu_s(gateway) - cpu
+        memory = gateway.memory_info().rss / 2**20
+    taken = sorted(latencies(commits, told["watched"], last))
+    return Told(
+        median_ms=statistics.median(taken) * 1000,
+        p95_ms=taken[int(len(taken) * 0.95)] * 1000,
+        worst_ms=taken[-1] * 1000,
+        frames_per_s=len(told["watched"][0]) / took_s,
+        megabytes_per_s=told["least"] * clients / took_s / 1e6,
+        gateway_cpu=cpu / took_s,
+        gateway_mb=memory,
+    )
+
+
+def say_lines(resources: Resources, drain: Drain, stream: StampedStream, messages: int) -> list[tuple[int, float]]:
+    """Store messages at an even pace; return the last line of each and when it was committed."""
+    commits = []
+    per_message = LINES_PER_S // MESSAGES_PER_S
+    began_at = time.monotonic()
+    for number in range(messages):
+        time.sleep(max(began_at + number / MESSAGES_PER_S - time.monotonic(), 0))
+        publish(resources, number + 2, per_message)
+        drain.run()
+        commits.append((1 + (number + 1) * per_message, stream.committed_at))
+    return commits
+
+
+def latencies(
+    commits: list[tuple[int, float]], watched: list[list[tuple[int, int, float]]], last: int
+) -> list[float]:
+    """Return for each commit and watched client how long its lines took; fail where a client lacks one."""
+    lasts = [seq for seq, _ in commits]
+    taken: list[float] = []
+    for frames in watched:
+        assert frames[-1][1] == last
+        assert all(first == before + 1 for (_, before, _), (first, _, _) in pairwise(frames))
+        for first, end, at in frames:
+            in_frame = range(bisect_left(lasts, first), bisect_left(lasts, end + 1))
+            taken += [at - commits[index][1] for index in in_frame if index >= WARM_UP_S * MESSAGES_PER_S]
+    return taken
+
+
+def publish(resources: Resources, seq: int, lines: int) -> None:
+    """Add one message to the stream, as a trainer does."""
+    now = time.time_ns()
+    body = Logs(log_type="stdout", lines=[LINE] * lines, ts=[now + number for number in range(lines)])
+    entry = encode_entry(Message("logs", JOB, 1, "0-bench", seq, body))
+    resources.redis.xadd(stream_key("logs", shard_of(JOB, DEFAULT_SHARDS)), entry)  # type: ignore[arg-type]
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Return the processor time that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

@@ -1,0 +1,57 @@
+"""`python -m gateway`: the gateway as a process, with its settings from the environment."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+import uvicorn
+
+from gateway.app import create_app
+from gateway.protocol import FrameProtocol
+from gateway.settings import load_gateway_settings
+from stores.settings import WrongSettings
+
+GRACE_S = 5
+"""How long requests that are under way may take when the process is to end."""
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    configure_logging()
+    try:
+        settings = load_gateway_settings()
+    except WrongSettings as exc:
+        sys.exit(str(exc))
+    uvicorn.run(
+        create_app(settings),
+        host=settings.gateway_host,
+        port=settings.gateway_port,
+        log_config=None,
+        access_log=False,  # an address says who looked at what
+        server_header=False,
+        ws=FrameProtocol,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def configure_logging() -> None:
+    """Send our events to stderr as JSON lines, and what libraries say as text."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The application: what answers which path, and what stands before all of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from gateway import problems
+from gateway.answers import describe
+from gateway.feed_documents import feed_of, open_feed_engine
+from gateway.feed_routes import feed_router
+from gateway.limits import BodyLimit, RateLimit
+from gateway.origins import Origins, SecurityHeaders
+from gateway.resources import open_resources
+from gateway.routes import callbacks, checkpoints, comparison, health, jobs, logs, metrics, mlflow, session
+from gateway.settings import GatewaySettings
+from gateway.telemetry import Telemetry
+
+PAGE: Final = Path(__file__).parent / "page"
+ROUTERS: Final = (
+    feed_router,  # these two before /jobs/{job_id}: `events` and `compare` are no numbers
+    comparison.router,
+    jobs.router,
+    logs.router,
+    metrics.router,
+    checkpoints.router,
+    mlflow.router,
+    callbacks.router,
+    session.router,
+    health.router,
+)
+DESCRIPTION: Final = (
+    "Jobs, their logs, metrics and checkpoints, and whether everything they said has arrived. Numbers that JSON "
+    "cannot say are the strings NaN, Infinity and -Infinity; times named `ts` are nanoseconds since 1970, all "
+    "others RFC 3339. Errors are problem documents (RFC 9457)."
+)
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Return the gateway for these settings; it connects to the stores when they are first asked for."""
+    found = open_resources(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = open_feed_engine(settings)
+        async with feed_of(settings, engine, found.metric_names) as feed:
+            app.state.feed = feed
+            yield
+        engine.dispose()
+        found.close()
+
+    telemetry = Telemetry()
+    app = FastAPI(
+        title="trainwire",
+        version=importlib.metadata.version("trainwire"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # its pages load their scripts from elsewhere
+        redoc_url=None,
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(telemetry.middleware),
+            Middleware(Origins, loopback_only=not settings.is_auth_on),
+            Middleware(RateLimit, per_s=settings.gateway_requests_per_s),
+            Middleware(BodyLimit, most_bytes=settings.gateway_max_body_bytes),
+        ],
+    )
+    app.state.resources, app.state.guard, app.state.telemetry = found, found.guard, telemetry
+    for router in ROUTERS:
+        app.include_router(router)
+    problems.install(app)
+    describe(app)
+    _serve_page(app)
+    return app
+
+
+def _serve_page(app: FastAPI) -> None:
+    """Serve the page's files where the package has them."""
+    if not PAGE.is_dir():
+        return
+
+    @app.get("/", include_in_schema=False)
+    def index() -> Response:
+        return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")

@@ -1,0 +1,198 @@
+"""What trainers say over HTTP, put on the streams: numbered, appended and remembered in one step.
+
+The source has a random part that is born with its counters: a Redis that has lost them begins a new source, so
+no number is ever used twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import redis
+
+from gateway.problems import ProblemError, problem
+from schemas.bells import Bells
+from schemas.messages import (
+    KIND_OF_BODY,
+    MAX_FREE_BYTES,
+    WIRE_VERSION,
+    Body,
+    InvalidMessage,
+    check_body,
+    shown_float,
+)
+from schemas.routes import (
+    BELL_TTL_S,
+    DEFAULT_SHARDS,
+    HOLD_KEY,
+    SHARDS_KEY,
+    Kind,
+    bell_key,
+    callback_answer_key,
+    callback_counters_key,
+    shard_of,
+    stream_key,
+)
+
+COUNTERS_TTL_S: Final = 30 * 24 * 3600
+REMEMBERED_S: Final = 24 * 3600
+"""How long an idempotency key is known."""
+BELL_PATIENCE_S: Final = 1.0
+
+_SCRIPT: Final = """
+local counters, first = KEYS[1], 2
+local job, attempt, source, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local fingerprint, remembered, bell_ttl = ARGV[5], ARGV[6], ARGV[7]
+if fingerprint ~= '' then
+  first = 3
+  local seen = redis.call('GET', KEYS[2])
+  if seen then return {seen == fingerprint and 'again' or 'other'} end
+end
+if redis.call('HSETNX', counters, 'source', source) == 0 then source = redis.call('HGET', counters, 'source') end
+local told = {'new'}
+for number = 0, (#ARGV - 7) / 4 - 1 do
+  local kind, body, field, value = unpack(ARGV, 8 + 4 * number, 11 + 4 * number)
+  local stream, bell = KEYS[first + 2 * number], KEYS[first + 2 * number + 1]
+  if field == '' or redis.call('HGET', counters, field) ~= value then
+    if field ~= '' then redis.call('HSET', counters, field, value) end
+    local seq = redis.call('HINCRBY', counters, kind, 1)
+    if kind == 'completions' then
+      local made = {}
+      for _, each in ipairs({'logs', 'metrics', 'checkpoints', 'completions'}) do
+        local count = redis.call('HGET', counters, each)
+        if count then made[#made + 1] = '"' .. each .. '":' .. count end
+      end
+      body = string.sub(body, 1, -2) .. ',"produced":{' .. table.concat(made, ',') .. '}}'
+    end
+    redis.call('XADD', stream, '*', 'v', '%(version)s', 'job', job, 'attempt', attempt, 'source', source,
+      'seq', seq, 'enc', 'json', 'body', body)
+    if redis.call('SET', bell, '1', 'NX', 'EX', bell_ttl) then told[#told + 1] = kind end
+  end
+end
+redis.call('EXPIRE', counters, ttl)
+if fingerprint ~= '' then redis.call('SET', KEYS[2], fingerprint, 'EX', remembered) end
+return told
+""" % {"version": WIRE_VERSION}  # noqa: UP031 - Lua is full of braces
+"""All keys have the shard's hash tag. A Redis that is too full refuses the script before it has done anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message; with `once`, a name and a value, it is said only where that value is new."""
+
+    body: Body
+    once: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """The key that the client chose for a request, and what identifies the request itself."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a request: whether it was a repetition, and which bells are to be rung."""
+
+    is_repeated: bool
+    bells: Sequence[Kind]
+    shard: int
+
+
+class CallbackQueue:
+    """Puts messages on the streams; safe to use from several threads."""
+
+    def __init__(self, client: redis.Redis, bells_url: str) -> None:
+        self._client = client
+        self._script = client.register_script(_SCRIPT)
+        self._bells = Bells(bells_url)
+        self._ringing = threading.Lock()
+
+    def put(
+        self, job_id: int, attempt: int, said: Iterable[Said], idempotency: Idempotency | None = None
+    ) -> Taken:
+        """Append messages to their streams, all of them or none.
+
+        Raises `InvalidMessage`, a `ProblemError` (Redis is nearly full; the key belongs to another request), and
+        what redis-py raises.
+        """
+        shard = self._shard(job_id)
+        keys = [callback_counters_key(shard, job_id, attempt)]
+        source = f"callback-{secrets.token_hex(4)}"
+        values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S, "", REMEMBERED_S, BELL_TTL_S]
+        if idempotency is not None:
+            keys.append(callback_answer_key(shard, job_id, _digest(idempotency.key)))
+            values[4] = idempotency.fingerprint
+        for message in said:
+            kind = KIND_OF_BODY[type(message.body)]
+            stream = stream_key(kind, shard)
+            keys += [stream, bell_key(stream)]
+            values += [kind, encode(message.body), *message.once]
+        outcome, *bells = [word.decode() for word in self._script(keys=keys, args=values)]
+        if outcome == "other":
+            raise ProblemError(_KEY_TAKEN)
+        return Taken(outcome == "again", bells, shard)
+
+    def ring(self, taken: Taken) -> None:
+        """Order the drains; nothing is lost where that fails, for beat looks as well."""
+        if taken.bells and self._ringing.acquire(timeout=BELL_PATIENCE_S):
+            try:
+                for kind in taken.bells:
+                    self._bells.ring(kind, taken.shard)
+            finally:
+                self._ringing.release()
+
+    def close(self) -> None:
+        """Drop the connection of the bells."""
+        self._bells.close()
+
+    def _shard(self, job_id: int) -> int:
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.exists(HOLD_KEY)
+            pipe.get(SHARDS_KEY)
+            must_hold, shards = pipe.execute()
+        if must_hold:
+            raise ProblemError(_HOLD)
+        return shard_of(job_id, int(shards) if shards and shards.isdigit() and int(shards) else DEFAULT_SHARDS)
+
+
+def encode(body: Body) -> bytes:
+    """Return a body as JSON, what that cannot say by name; raise `InvalidMessage` where it breaks a rule."""
+    check_body(body)
+    try:
+        for free in (getattr(body, "params", None), getattr(body, "tags", None)):
+            if free and len(msgspec.json.encode(free)) > MAX_FREE_BYTES:
+                raise InvalidMessage("too-large", f"params and tags may have {MAX_FREE_BYTES} bytes each")
+        return msgspec.json.encode(_named(msgspec.to_builtins(body)))
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError) as exc:
+        if isinstance(exc, InvalidMessage):
+            raise
+        raise InvalidMessage("unencodable", f"a value has no form in JSON: {exc}") from exc
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, float):
+        return shown_float(value)
+    if isinstance(value, Mapping):
+        return {name: _named(inner) for name, inner in value.items()}
+    return [_named(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+_HOLD: Final = problem(
+    503, "hold", "Redis is nearly full", "trainers are asked to hold back: keep it and try again in a moment"
+)
+_KEY_TAKEN: Final = problem(
+    422, "key-taken", "This Idempotency-Key belongs to another request", "choose a new key for a new request"
+)

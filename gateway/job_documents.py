@@ -1,0 +1,87 @@
+"""Jobs as the gateway shows them: in lists, and on their own pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import Connection, text
+
+from gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
+from schemas.messages import shown_float
+from stores.attempts import Attempt, find_attempts
+from stores.jobs import Job, find_job
+from stores.metric_names import MetricNames
+from stores.sparklines import last_values, sparklines
+
+LAST_ROWS_IN_LISTS: Final = 30
+LAST_ROWS: Final = 100
+"""The newest values are gathered from so many rows: a loss every step, an accuracy every epoch."""
+MAX_TRACEBACK_CHARS: Final = 100_000
+_LATEST_LINES: Final = 2000
+"""A traceback is a row of the end: it is looked for among so many."""
+_COMPUTED: Final = frozenset({"rows", "last_metrics", "sparkline"})
+_COPIED: Final = tuple(name for name in JobItem.__struct_fields__ if name not in _COMPUTED)
+
+_TRACEBACK: Final = text(
+    "SELECT left(content, :chars) FROM training_logs WHERE job_id = :job_id AND seq > :after "
+    "AND log_type = 'stderr' AND attempt = :attempt AND starts_with(content, 'TRACEBACK:') "
+    "ORDER BY seq DESC LIMIT 1"
+)
+
+
+def job_items(connection: Connection, jobs: Sequence[Job]) -> list[JobItem]:
+    """Return jobs as lists show them, in their order; two queries, however many they are."""
+    return [JobItem(**fields) for fields in _items(connection, jobs, LAST_ROWS_IN_LISTS)]
+
+
+def job_detail(
+    connection: Connection, job_id: int, names: MetricNames, mlflow_uri: str | None
+) -> JobDetail | None:
+    """Return a job as its own page shows it; None where no message of it has been stored."""
+    job = find_job(connection, job_id)
+    if job is None:
+        return None
+    attempts = find_attempts(connection, job_id)
+    (fields,) = _items(connection, [job], LAST_ROWS)
+    return JobDetail(
+        **fields,
+        params=job.params,
+        tags=job.tags,
+        mlflow_url=mlflow_url(mlflow_uri, job, attempts),
+        attempts=[_attempt(attempt) for attempt in attempts],
+        metric_names=names.of(connection, job_id, job.last_metric_seq),
+        traceback=_traceback(connection, job) if job.status == "failed" else None,
+    )
+
+
+def mlflow_url(uri: str | None, job: Job, attempts: Iterable[Attempt]) -> str | None:
+    """Return where MLflow shows the run of the job's newest attempt; None where there is no MLflow, or no run."""
+    newest = [attempt.run_id for attempt in attempts if attempt.attempt == job.attempt]
+    run_id = job.mlflow_run_id or (newest[0] if newest else None)
+    return f"{uri.rstrip('/')}/#/runs/{quote(run_id, safe='')}" if uri and run_id else None
+
+
+def _items(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[dict[str, Any]]:
+    last = last_values(connection, [job.id for job in jobs], last_rows)
+    lines = sparklines(connection, jobs, last)
+    return [
+        {name: getattr(job, name) for name in _COPIED}
+        | {
+            "progress_percent": None if job.progress_percent is None else shown_float(job.progress_percent),
+            "rows": Rows(**job.rows),
+            "last_metrics": last.get(job.id, {}),
+            "sparkline": Sparkline(name=lines[job.id][0], values=lines[job.id][1]) if job.id in lines else None,
+        }
+        for job in jobs
+    ]
+
+
+def _attempt(attempt: Attempt) -> AttemptItem:
+    return AttemptItem(**{name: getattr(attempt, name) for name in AttemptItem.__struct_fields__})
+
+
+def _traceback(connection: Connection, job: Job) -> str | None:
+    names = {"job_id": job.id, "attempt": job.attempt, "after": job.last_log_seq - _LATEST_LINES}
+    return connection.execute(_TRACEBACK, names | {"chars": MAX_TRACEBACK_CHARS}).scalar_one_or_none()

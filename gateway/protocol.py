@@ -1,0 +1,52 @@
+"""uvicorn's WebSocket, with a door for frames that are encoded already: `uvicorn.run(..., ws=FrameProtocol)`.
+
+ASGI sends a message by a coroutine that frames it anew for each client. The feed has the same
+bytes for all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+from starlette.websockets import WebSocket
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+EXTENSION: Final = "trainwire.frames"
+CLOSE_TIMEOUT_S: Final = 10.0
+
+
+class FrameProtocol(WebSocketsSansIOProtocol):
+    """Puts itself into the scope, as the extension `trainwire.frames`."""
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin a connection as uvicorn does."""
+        super().handle_connect(event)
+        if not self.close_sent:
+            cast("dict[str, object]", self.scope["extensions"])[EXTENSION] = self
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the socket has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
+    def write(self, frames: bytes) -> None:
+        """Write whole frames; nothing where the connection is ending."""
+        if not (self.close_sent or self.transport.is_closing()):
+            self.transport.write(frames)
+
+    def finish(self, frames: bytes, code: int, reason: str) -> None:
+        """Write the last frames and close; without an answer in time the connection is cut, whatever waits."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.stop_keepalive()
+        self.conn.send_close(code, reason)
+        self.transport.write(frames + b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
+
+def frame_protocol(websocket: WebSocket) -> FrameProtocol | None:
+    """Return what serves this connection; None where another server or class does."""
+    found = websocket.scope.get("extensions", {}).get(EXTENSION)
+    return found if isinstance(found, FrameProtocol) else None

@@ -1,0 +1,97 @@
+"""What the routes of one gateway work with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import redis
+from fastapi import Request
+from sqlalchemy import Connection, Engine
+
+from gateway.auth import Guard
+from gateway.callbacks import CallbackQueue
+from gateway.problems import not_configured, unknown_job
+from gateway.settings import GatewaySettings
+from stores.connections import open_engine, open_redis
+from stores.jobs import Job, find_job
+from stores.loki_http import LokiHttp, loki_http
+from stores.metric_names import MetricNames
+from stores.mlflow_http import MlflowApi, plain_send
+from stores.s3 import S3Store, open_s3
+
+STATEMENT_TIMEOUT_S = 20
+
+
+@dataclass
+class Resources:
+    """Connections, each made when it is first asked for, and what is remembered between requests."""
+
+    settings: GatewaySettings
+    engine: Engine
+    redis: redis.Redis
+    guard: Guard
+    callbacks: CallbackQueue
+    metric_names: MetricNames = field(default_factory=MetricNames)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection, each statement its own transaction."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            yield connection
+
+    @property
+    def loki(self) -> LokiHttp:
+        """The connections to Loki; a problem where log rows end in Postgres."""
+        if not self.settings.loki_enabled:
+            raise not_configured("LOKI_ENABLED is false: log rows end in Postgres")
+        return loki_http(self.settings)
+
+    @cached_property
+    def mlflow(self) -> MlflowApi:
+        """The API of MLflow; a problem where there is none."""
+        if self.settings.mlflow_tracking_uri is None:
+            raise not_configured("MLFLOW_TRACKING_URI is not set: name the MLflow server")
+        return MlflowApi(plain_send(self.settings.mlflow_tracking_uri, os.environ))
+
+    @cached_property
+    def s3(self) -> S3Store:
+        """The object store that the standard AWS variables name."""
+        return open_s3()
+
+    def close(self) -> None:
+        """Drop all connections."""
+        self.engine.dispose()
+        self.callbacks.close()
+        self.redis.close()
+
+
+def open_resources(settings: GatewaySettings) -> Resources:
+    """Return what a gateway works with; nothing is connected yet."""
+    engine = open_engine(
+        settings,
+        name="trainwire-gateway",
+        most=settings.gateway_db_connections,
+        statement_timeout_s=STATEMENT_TIMEOUT_S,
+    )
+    guard = Guard(engine, is_on=settings.is_auth_on)
+    client = open_redis(settings)
+    callbacks = CallbackQueue(client, settings.redis_url.get_secret_value())
+    return Resources(settings, engine, client, guard, callbacks)
+
+
+def resources(request: Request) -> Resources:
+    """Return the resources of the gateway that serves this request."""
+    found: Resources = request.app.state.resources
+    return found
+
+
+def known_job(connection: Connection, job_id: int) -> Job:
+    """Return the job; a problem where no message of it has been stored."""
+    job = find_job(connection, job_id)
+    if job is None:
+        raise unknown_job(job_id)
+    return job

@@ -1,0 +1,82 @@
+"""Whether the gateway lives, and whether its stores do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import redis
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from gateway import examples
+from gateway.answers import described, described_problems, json_answer
+from gateway.auth import require
+from gateway.parameters import Found
+from gateway.resources import Resources
+from gateway.telemetry import Telemetry
+from schemas.migrations import WrongSchemaRevision, check_revision
+
+router = APIRouter(tags=["health"])
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gateway needs, each `ok` or what is wrong with it; 503 where anything is."""
+
+    ready: bool
+    checks: dict[str, str]
+
+
+@router.get("/healthz", responses=described(Health, examples.HEALTH))
+def healthz() -> Response:
+    """Say that the process lives."""
+    return json_answer(Health())
+
+
+@router.get("/readyz", responses=described(Readiness, examples.READINESS))
+def readyz(found: Found) -> Response:
+    """Say whether Postgres and Redis answer, and whether the tables are those of this version."""
+    checks = {"postgres": _outcome(lambda: _ask_postgres(found)), "redis": _outcome(found.redis.ping)}
+    is_ready = set(checks.values()) == {"ok"}
+    return json_answer(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(require("viewer"))],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": "# HELP ...\n"}},
+        },
+        **described_problems(),
+    },
+)
+def metrics(request: Request) -> Response:
+    """Return what the gateway counts of itself, for Prometheus."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(telemetry.text(), media_type="text/plain")
+
+
+def _ask_postgres(found: Resources) -> None:
+    with found.reading() as connection:
+        check_revision(connection)
+
+
+def _outcome(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except (SQLAlchemyError, redis.RedisError):
+        return "does not answer"
+    except WrongSchemaRevision:
+        return "is not at the revision of this version: run `trainwire migrate`"
+    return "ok"

@@ -1,0 +1,116 @@
+"""Jobs: the list, and one of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from gateway import examples
+from gateway.answers import described, json_answer
+from gateway.documents import CompletenessReport, Deliveries, DeliveryItem, Gap, JobDetail, JobPage
+from gateway.job_documents import job_detail, job_items
+from gateway.parameters import VIEWER, Found, JobId, Text
+from gateway.problems import unknown_job, wrong_value
+from gateway.resources import known_job
+from schemas.messages import MAX_ID, Status
+from stores.completeness import assess
+from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
+from stores.delivery_words import shown_delivery
+from stores.jobs import Job, JobFilter, Place, find_page
+from stores.positions import find_positions
+
+router = APIRouter(tags=["jobs"], dependencies=VIEWER)
+
+
+@router.get("/jobs", responses=described(JobPage, examples.JOB_PAGE))
+def jobs(
+    *,
+    found: Found,
+    status: Annotated[list[Status], Query(description="Only jobs that stand so; may be repeated.")] = [],  # noqa: B006
+    name: Annotated[Text | None, Query(description="Only jobs whose name contains this.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> Response:
+    """List jobs, the newest first."""
+    wanted = JobFilter(statuses=status, name=name, after=None if cursor is None else _place(cursor))
+    with found.reading() as connection:
+        page = find_page(connection, wanted, limit + 1)
+        items = job_items(connection, page[:limit])
+    return json_answer(JobPage(items=items, next=_cursor(page[limit - 1]) if len(page) > limit else None))
+
+
+@router.get("/jobs/{job_id}", responses=described(JobDetail, examples.JOB_DETAIL, 404))
+def job(found: Found, job_id: JobId) -> Response:
+    """Show one job with its parameters, attempts and the names of its metrics."""
+    with found.reading() as connection:
+        detail = job_detail(connection, job_id, found.metric_names, found.settings.mlflow_tracking_uri)
+    if detail is None:
+        raise unknown_job(job_id)
+    return json_answer(detail)
+
+
+@router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, examples.COMPLETENESS, 404))
+def completeness(found: Found, job_id: JobId) -> Response:
+    """Say whether everything that the trainers said has arrived, and what has not."""
+    with found.reading() as connection:
+        sum_of_all = assess(find_positions(connection, job_id), known_job(connection, job_id).attempt)
+    gaps = [Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in sum_of_all.gaps]
+    return json_answer(
+        CompletenessReport(
+            state=sum_of_all.state,
+            line=sum_of_all.line,
+            produced=sum_of_all.produced,
+            stored=sum_of_all.stored,
+            dead_lettered=sum_of_all.dead_lettered,
+            missing=sum_of_all.missing,
+            dropped=sum_of_all.dropped,
+            gaps=gaps,
+            open_sources=list(sum_of_all.open_sources),
+            silent_sources=list(sum_of_all.silent_sources),
+        )
+    )
+
+
+@router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, examples.DELIVERIES, 404))
+def deliveries(found: Found, job_id: JobId) -> Response:
+    """Say how far Loki and MLflow are with the job's rows, and why not further."""
+    with found.reading() as connection:
+        known_job(connection, job_id)
+        sinks = job_deliveries(connection, job_id)
+    return json_answer(Deliveries(items=[_delivery(*pair) for pair in sinks.values()]))
+
+
+def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
+    return DeliveryItem(
+        sink=health.sink,
+        confirmed_seq=job.confirmed_seq,
+        behind_rows=job.rows_behind,
+        behind_s=job.oldest_age_s,
+        dead_lettered=job.dead_lettered,
+        last_error=job.last_error or health.last_error,
+        next_probe_at=health.next_attempt_at,
+        is_down=health.answers is False,
+        words=shown_delivery(job, health, lambda at: f"{at:%Y-%m-%d %H:%M:%S} UTC"),
+    )
+
+
+def _cursor(last: Job) -> str:
+    return base64.urlsafe_b64encode(f"{last.created_at.isoformat()}|{last.id}".encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> Place:
+    """Read a cursor; a problem where it is none of ours."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        at, _, job_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("|")
+        place = Place(datetime.fromisoformat(at), int(job_id))
+    except (ValueError, binascii.Error) as exc:
+        raise wrong_value("cursor", cursor, "is no `next` of a page") from exc
+    if place.created_at.tzinfo is None or not 0 <= place.job_id <= MAX_ID:
+        raise wrong_value("cursor", cursor, "is no `next` of a page")
+    return place

@@ -1,0 +1,136 @@
+"""A job's log: pages of it, all of it as text, and as Loki has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import Response, StreamingResponse
+
+from gateway import examples
+from gateway.answers import described, described_problems, json_answer
+from gateway.documents import LogPage, Scanned
+from gateway.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq, Text
+from gateway.problems import wrong_value
+from gateway.resources import Resources, known_job
+from schemas.events import LogLine
+from stores.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
+from stores.loki import newest_lines
+
+router = APIRouter(tags=["logs"], dependencies=VIEWER)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _filter(
+    *,
+    job_id: JobId,
+    log_type: Annotated[LogType | None, Query(description="Only one of the two streams.")] = None,
+    level: Annotated[Text | None, Query(description="Only lines of this level, such as ERROR.")] = None,
+    rank: Annotated[Rank | None, Query(description="Only lines of this rank.")] = None,
+    attempt: Annotated[Attempt | None, Query(description="Only lines of this attempt.")] = None,
+    search: Annotated[Text | None, Query(description="Only lines that contain this, in either case.")] = None,
+) -> LineFilter:
+    return LineFilter(
+        job_id=job_id, log_type=log_type, level=level, rank=rank, attempt=attempt, text=search or None
+    )
+
+
+Wanted = Annotated[LineFilter, Depends(_filter)]
+
+
+@router.get("/jobs/{job_id}/logs", responses=described(LogPage, examples.LOG_PAGE, 404))
+def logs(
+    *,
+    found: Found,
+    wanted: Wanted,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+    after: Annotated[Seq | None, Query(description="The first lines after this `seq`.")] = None,
+    before: Annotated[Seq | None, Query(description="The last lines before this `seq`.")] = None,
+    at: Annotated[datetime | None, Query(description="The first lines of this time or later, RFC 3339.")] = None,
+) -> Response:
+    """Return lines, oldest to newest: the newest ones where no position is given.
+
+    With a filter at most half a million lines are looked at for a page: `scanned` says which, where that was
+    not all.
+    """
+    if sum(position is not None for position in (after, before, at)) > 1:
+        raise wrong_value("after, before, at", "several", "say one of them, or none")
+    with found.reading() as connection:
+        last = known_job(connection, wanted.job_id).last_log_seq
+        if at is not None:
+            after = seq_at(connection, wanted.job_id, _with_zone(at), last) - 1
+        if after is not None:
+            page = next_page(connection, wanted, after, last, limit)
+        else:
+            page = newest_page(connection, wanted, last + 1 if before is None else min(before, last + 1), limit)
+    return json_answer(_document(page, last))
+
+
+@router.get("/jobs/{job_id}/logs/loki", responses=described(LogPage, examples.LOG_PAGE, 404, 502))
+def logs_of_loki(found: Found, job_id: JobId, limit: Annotated[int, Query(ge=1, le=5000)] = 1000) -> Response:
+    """Return the newest lines that Loki has of the job, oldest to newest."""
+    http = found.loki
+    with found.reading() as connection:
+        last = known_job(connection, job_id).last_log_seq
+        lines = newest_lines(connection, http, job_id, limit)
+    return json_answer(_document(Page(lines=lines), last))
+
+
+@router.get(
+    "/jobs/{job_id}/logs/download",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One line of text for each line of the log: time, stream, and what was said.",
+            "content": {
+                "text/plain": {
+                    "schema": {"type": "string"},
+                    "example": "2026-09-21T14:13:20.123456Z stdout epoch 3\n",
+                }
+            },
+        },
+        **described_problems(404),
+    },
+)
+def download(found: Found, wanted: Wanted) -> Response:
+    """Return all matching lines as a text file, streamed."""
+    with found.reading() as connection:
+        last = known_job(connection, wanted.job_id).last_log_seq
+    headers = {"Content-Disposition": f'attachment; filename="job-{wanted.job_id}.log"'}
+    return StreamingResponse(_text(found, wanted, last), media_type="text/plain", headers=headers)
+
+
+def _text(found: Resources, wanted: LineFilter, last: int) -> Iterator[bytes]:
+    """Yield the lines in pieces, none of which holds a connection while the client takes its time."""
+    after = 0
+    while after < last:
+        with found.reading() as connection:
+            lines, after = next_piece(connection, wanted, after, last)
+        yield "".join(map(_line_of_text, lines)).encode()
+
+
+def _line_of_text(line: LogLine) -> str:
+    at = _EPOCH + timedelta(microseconds=line.ts // 1000)
+    rank = "" if line.rank is None else f" {line.rank}"
+    level = "" if line.level is None else f" {line.level}"
+    return f"{at:%Y-%m-%dT%H:%M:%S.%f}Z {line.log_type}{rank}{level} {line.text}\n"
+
+
+def _document(page: Page, total: int) -> LogPage:
+    seqs = [line.seq for line in page.lines]
+    scanned = page.scanned and Scanned(first_seq=page.scanned[0], last_seq=page.scanned[1])
+    return LogPage(
+        items=page.lines,
+        first_seq=seqs[0] if seqs else None,
+        last_seq=seqs[-1] if seqs else None,
+        total=total,
+        scanned=scanned,
+    )
+
+
+def _with_zone(at: datetime) -> datetime:
+    """Return a time that says its zone; one that does not is in UTC."""
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

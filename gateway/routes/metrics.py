@@ -1,0 +1,78 @@
+"""A job's metrics as series for charts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from gateway import examples
+from gateway.answers import described, json_answer
+from gateway.documents import MetricPage, Series, SeriesPoint
+from gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
+from gateway.problems import wrong_value
+from gateway.resources import known_job
+from stores.metric_series import Point, SeriesFilter, read_series
+
+router = APIRouter(tags=["metrics"], dependencies=VIEWER)
+
+XAxis = Literal["step", "time", "epoch"]
+MOST_NAMES = 50
+"""In one answer: each costs Postgres a look at every row."""
+
+
+@router.get("/jobs/{job_id}/metrics", responses=described(MetricPage, examples.METRIC_PAGE, 404))
+def metrics(
+    *,
+    found: Found,
+    job_id: JobId,
+    names: Names = [],  # noqa: B006
+    after: Annotated[Seq, Query(description="Only rows after this `seq`.")] = 0,
+    attempt: Attempt | None = None,
+    rank: Rank | None = None,
+    points: Annotated[int, Query(ge=4, le=20_000, description="Most points of a series, about.")] = 1000,
+    x: Annotated[XAxis, Query(description="What the first number of a point is.")] = "step",
+) -> Response:
+    """Return series of values, each of one attempt and rank; without `names` of all metrics, 50 at most.
+
+    A longer series is downsampled so that spikes survive: of every piece the lowest and the highest value.
+    """
+    with found.reading() as connection:
+        last = known_job(connection, job_id).last_metric_seq
+        wanted = wanted_names(names) or found.metric_names.of(connection, job_id, last)[:MOST_NAMES]
+        rows = SeriesFilter(job_id=job_id, names=wanted, last=last, after=after, attempt=attempt, rank=rank)
+        series, is_downsampled = read_series(connection, rows, points)
+    return json_answer(
+        MetricPage(
+            series=[
+                Series(name=name, attempt=of_attempt, rank=of_rank, points=shown_points(values, x))
+                for (name, of_attempt, of_rank), values in series.items()
+            ],
+            last_seq=last,
+            downsampled=is_downsampled,
+        )
+    )
+
+
+def wanted_names(given: list[str]) -> list[str]:
+    """Return the names of a request; a problem where they are too many."""
+    names = split_names(given)
+    if len(names) > MOST_NAMES:
+        raise wrong_value("names", f"{len(names)} names", f"ask for at most {MOST_NAMES} at once")
+    return names
+
+
+def shown_points(points: Iterable[Point], x: XAxis) -> list[SeriesPoint]:
+    """Return points as charts take them."""
+    return [
+        (
+            point.step if x == "step" else point.ts if x == "time" else point.epoch,
+            point.ts,
+            point.value,
+            point.epoch,
+            point.seq,
+        )
+        for point in points
+    ]

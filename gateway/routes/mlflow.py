@@ -1,0 +1,137 @@
+"""What MLflow has of a job."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from gateway import examples
+from gateway.answers import described, json_answer
+from gateway.parameters import VIEWER, Found, JobId, Names, split_names
+from gateway.problems import not_there
+from gateway.resources import Resources, known_job
+from schemas.events import Number
+from schemas.messages import MAX_ATTEMPT, shown_float
+from stores.attempts import find_attempts
+from stores.mlflow import get_run, get_run_metrics, get_run_summary, run_id_in_mlflow, run_url
+
+router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
+
+MOST_METRICS = 50
+"""Each is a request to MLflow."""
+OfAttempt = Annotated[int | None, Query(ge=1, le=MAX_ATTEMPT, description="Not the newest attempt but this one.")]
+
+
+class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One value; `ts_ms` in milliseconds since 1970."""
+
+    ts_ms: int
+    step: int
+    value: Number
+
+
+class MlflowMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """Every point of metrics in MLflow, ordered by step and time; `more_metrics` were not asked for."""
+
+    run_id: str
+    metrics: dict[str, list[MlflowPoint]]
+    more_metrics: int
+
+
+class MlflowNumbers(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric in short."""
+
+    points: int
+    last: Number
+    lowest: Number
+    highest: Number
+
+
+class MlflowSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The job's run in MLflow in short; `is_mirror`: workers made it."""
+
+    run_id: str
+    url: str
+    name: str
+    experiment: str
+    status: str
+    is_mirror: bool
+    is_deleted: bool
+    started_at: datetime | None
+    ended_at: datetime | None
+    params: dict[str, str]
+    metrics: dict[str, MlflowNumbers]
+    more_metrics: int
+
+
+@router.get("/jobs/{job_id}/mlflow/metrics", responses=described(MlflowMetrics, examples.MLFLOW_METRICS, 404, 502))
+def mlflow_metrics(found: Found, job_id: JobId, names: Names = [], attempt: OfAttempt = None) -> Response:  # noqa: B006
+    """Return every point that MLflow has of these metrics, or of the first 50."""
+    run_id = _run_id(found, job_id, attempt)
+    run = get_run(found.mlflow, run_id)
+    if run is None:
+        raise not_there(f"MLflow has no run {run_id}")
+    wanted = [name for name in split_names(names) if name in run.metrics] if names else sorted(run.metrics)
+    histories = get_run_metrics(found.mlflow, run_id, wanted[:MOST_METRICS])
+    metrics = {
+        name: [MlflowPoint(ts_ms=point.ts_ms, step=point.step, value=_number(point.value)) for point in points]
+        for name, points in histories.items()
+    }
+    return json_answer(
+        MlflowMetrics(run_id=run_id, metrics=metrics, more_metrics=max(len(wanted) - MOST_METRICS, 0))
+    )
+
+
+@router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, examples.MLFLOW_SUMMARY, 404, 502))
+def mlflow_summary(found: Found, job_id: JobId, attempt: OfAttempt = None) -> Response:
+    """Return the job's run in MLflow with its metrics in short."""
+    run_id = _run_id(found, job_id, attempt)
+    summary = get_run_summary(found.mlflow, run_id, MOST_METRICS)
+    if summary is None:
+        raise not_there(f"MLflow has no run {run_id}")
+    run = summary.run
+    numbers = {
+        name: MlflowNumbers(
+            points=metric.points,
+            last=_number(metric.last),
+            lowest=_number(metric.lowest),
+            highest=_number(metric.highest),
+        )
+        for name, metric in summary.metrics.items()
+    }
+    copied: dict[str, Any] = {
+        name: getattr(run, name)
+        for name in ("run_id", "name", "status", "is_mirror", "is_deleted", "started_at", "ended_at", "params")
+    }
+    uri = found.settings.mlflow_tracking_uri or ""
+    return json_answer(
+        MlflowSummary(
+            url=run_url(uri, run),
+            experiment=summary.experiment,
+            metrics=numbers,
+            more_metrics=summary.more_metrics,
+            **copied,
+        )
+    )
+
+
+def _run_id(found: Resources, job_id: int, attempt: int | None) -> str:
+    """Return the run of an attempt, the newest where none is said; a problem where there is none."""
+    api = found.mlflow
+    with found.reading() as connection:
+        wanted = known_job(connection, job_id).attempt if attempt is None else attempt
+        known = [row for row in find_attempts(connection, job_id) if row.attempt == wanted]
+    if not known:
+        raise not_there(f"job {job_id} has no attempt {wanted}")
+    run_id = run_id_in_mlflow(api, job_id, known[0])
+    if run_id is None:
+        raise not_there(f"MLflow has no run of job {job_id} yet")
+    return run_id
+
+
+def _number(value: float) -> Any:
+    return shown_float(value)

@@ -1,0 +1,77 @@
+"""What only a run with `strict=True` raises: Redis is away, the rank is taken, not everything is stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ingest.outage import Unavailable
+from ingest.settings import shown_host
+
+if TYPE_CHECKING:
+    from ingest.heartbeat import Heart
+    from ingest.link import StreamLink
+    from ingest.receipt import Receipt
+
+MISSED_BEATS: Final = 2
+"""A process whose claim is so many of its intervals old does not live any more."""
+LOOK_EVERY_S: Final = 0.2
+
+
+class StrictError(RuntimeError):
+    """A strict run cannot do what it promises; the text says why and what to do."""
+
+
+class RedisAway(StrictError):  # noqa: N818 - said as it stands
+    """Redis does not answer at the start of the run."""
+
+
+class RankTaken(StrictError):  # noqa: N818
+    """Another live process is the same rank of the same attempt of the job."""
+
+
+class NotStored(StrictError):  # noqa: N818
+    """The run has ended, and not everything is committed in Postgres; `receipt` says how far it came."""
+
+    def __init__(self, job_id: int, receipt: Receipt) -> None:
+        self.receipt = receipt
+        left = sum(receipt.produced.values()) - sum(receipt.stored.values())
+        spooled = sum(receipt.spooled.values())
+        kept = f"{spooled:,} of them are in the spool and are sent later" if spooled else "nothing keeps them"
+        super().__init__(
+            f"job {job_id}: {left:,} messages are not stored; {kept}. Look at Redis and the workers, or give "
+            "finish() a longer timeout_s"
+        )
+
+
+def check_start(
+    link: StreamLink, heart: Heart, redis_url: str, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Raise `RedisAway` where Redis does not answer, `RankTaken` where another live process has the rank.
+
+    It takes as long as Redis takes to answer, seconds at most. Where it finds the claim of another process it
+    waits until that is renewed, or two heartbeats old: with the usual interval, up to 20 s.
+    """
+    try:
+        _claim(link, heart, sleep)
+    except Unavailable as exc:
+        host = shown_host(redis_url)
+        raise RedisAway(
+            f"Redis at {host} does not answer: {exc}. Start it, name another one in REDIS_URL, or leave out strict"
+        ) from exc
+    finally:
+        link.close()
+
+
+def _claim(link: StreamLink, heart: Heart, sleep: Callable[[float], None]) -> None:
+    found = first = link.claim(heart)
+    while found is not None:
+        if first is None or first.holder.source != found.holder.source:
+            first = found
+        if found.holder.at > first.holder.at:
+            raise RankTaken(heart.words_on(found.holder))
+        is_left_behind = found.age_s > MISSED_BEATS * found.holder.every_s
+        if not is_left_behind:
+            sleep(LOOK_EVERY_S)
+        found = link.claim(heart, by_force=is_left_behind)

@@ -1,0 +1,192 @@
+"""A job's metrics as series of bounded length: Postgres cuts them into pieces and finds each one's extremes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, cast
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, TextClause, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import BigInteger
+
+from schemas.events import Number
+from schemas.messages import shown_float
+from stores.event_rows import LIFTED, ts_of
+
+Key = tuple[str, int, int | None]
+"""Name, attempt, rank."""
+MOST_POINTS: Final = 400_000
+"""Of all series of one answer together."""
+FEWEST_POINTS: Final = 4
+_EXTREMES: Final = (
+    "min(ARRAY[?, seq]) FILTER (WHERE ? <> 'NaN'), max(ARRAY[?, -seq]) FILTER (WHERE ? <> 'NaN'), "
+    "min(seq) FILTER (WHERE ? = 'NaN'), min(seq) FILTER (WHERE ? IS NOT NULL), "
+    "max(seq) FILTER (WHERE ? IS NOT NULL)"
+)
+"""Of a piece of one metric: the lowest and the highest value with their rows, and three rows."""
+
+
+class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows of a job are wanted: those after `after` and up to `last`; None is no condition."""
+
+    job_id: int
+    names: Sequence[str]
+    last: int
+    after: int = 0
+    attempt: int | None = None
+    rank: int | None = None
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of one metric."""
+
+    seq: int
+    ts: int
+    value: Number
+    step: int | None
+    epoch: int | None
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows of one attempt and rank."""
+
+    attempt: int
+    rank: int | None
+    rows: int
+    first_seq: int
+    last_seq: int
+
+
+def read_series(connection: Connection, wanted: SeriesFilter, points: int) -> tuple[dict[Key, list[Point]], bool]:
+    """Return series of at most about `points` each, and whether any row was left out for that.
+
+    Of every piece of a downsampled series its lowest, highest and first not-a-number value are there, and the
+    first and the last of all.
+    """
+    groups = _groups(connection, wanted)
+    most = max(FEWEST_POINTS, min(points, MOST_POINTS // max(1, len(groups) * len(wanted.names))))
+    if all(group.rows <= most for group in groups):
+        return _all_points(connection, wanted), False
+    return _points_at(connection, wanted, _extremes(connection, wanted, groups, most)), True
+
+
+def _groups(connection: Connection, wanted: SeriesFilter) -> list[Group]:
+    found = text(
+        "SELECT attempt, rank, count(*) AS rows, min(seq) AS first_seq, max(seq) AS last_seq "  # noqa: S608 - our own conditions
+        f"FROM training_metrics WHERE {_conditions(wanted)} GROUP BY attempt, rank"
+    )
+    return [Group(**row) for row in connection.execute(found, _bounds(wanted)).mappings()]
+
+
+def _extremes(
+    connection: Connection, wanted: SeriesFilter, groups: Sequence[Group], most: int
+) -> dict[Key, set[int]]:
+    """Return the rows to show of each metric of each group."""
+    names = {f"n{number}": name for number, name in enumerate(wanted.names)}
+    cut = {
+        "pieces": max(1, (most - 2) // 2),
+        "attempts": [group.attempt for group in groups],
+        "ranks": [_rank(group.rank) for group in groups],
+        "firsts": [group.first_seq for group in groups],
+        "spans": [group.last_seq - group.first_seq + 1 for group in groups],
+    }
+    pieces: dict[tuple[int, int | None], list[Sequence[Any]]] = defaultdict(list)
+    for attempt, rank, _, *extremes in connection.execute(_query(wanted), _bounds(wanted) | names | cut):
+        pieces[attempt, rank].append(extremes)
+    return {
+        (name, attempt, rank): _seqs([extremes[5 * number : 5 * number + 5] for extremes in found])
+        for (attempt, rank), found in pieces.items()
+        for number, name in enumerate(wanted.names)
+    }
+
+
+def _query(wanted: SeriesFilter) -> TextClause:
+    """Return the query for the extremes of each piece; an array compares by its first number, the value."""
+    columns = ", ".join(f"{_value(number, name)} AS v{number}" for number, name in enumerate(wanted.names))
+    extremes = ", ".join(_EXTREMES.replace("?", f"v{number}") for number in range(len(wanted.names)))
+    return text(
+        f"SELECT attempt, rank, piece, {extremes} FROM ("  # noqa: S608 - names are bound
+        f"SELECT attempt, rank, seq, (seq - g_first) * :pieces / g_span AS piece, {columns} FROM training_metrics "
+        "JOIN unnest(CAST(:attempts AS int[]), CAST(:ranks AS int[]), CAST(:firsts AS bigint[]), "
+        "CAST(:spans AS bigint[])) AS groups(g_attempt, g_rank, g_first, g_span) "
+        "ON g_attempt = attempt AND g_rank = coalesce(rank, -1) "
+        f"WHERE {_conditions(wanted)} OFFSET 0) AS rows GROUP BY attempt, rank, piece ORDER BY piece"
+    )
+
+
+def _seqs(pieces: Sequence[Sequence[Any]]) -> set[int]:
+    """Return the rows of one metric's extremes, and its first and last row."""
+    seqs: set[int] = set()
+    for lowest, highest, nan_seq, _, _ in pieces:
+        if lowest is not None:
+            seqs |= {int(lowest[1]), int(-highest[1])}
+        if nan_seq is not None:
+            seqs.add(nan_seq)
+    firsts = [piece[3] for piece in pieces if piece[3] is not None]
+    lasts = [piece[4] for piece in pieces if piece[4] is not None]
+    return seqs | set(firsts[:1]) | set(lasts[-1:])
+
+
+def _all_points(connection: Connection, wanted: SeriesFilter) -> dict[Key, list[Point]]:
+    query = text(f"{_ROWS} WHERE {_conditions(wanted)} ORDER BY seq")
+    return _series(connection.execute(query, _bounds(wanted)).mappings(), wanted.names)
+
+
+def _points_at(
+    connection: Connection, wanted: SeriesFilter, chosen: dict[Key, set[int]]
+) -> dict[Key, list[Point]]:
+    seqs = sorted(set[int]().union(*chosen.values()))
+    query = text(f"{_ROWS} WHERE job_id = :job_id AND seq = ANY(:seqs) ORDER BY seq").bindparams(
+        bindparam("seqs", type_=ARRAY(BigInteger))
+    )
+    rows = connection.execute(query, {"job_id": wanted.job_id, "seqs": seqs}).mappings()
+    series = _series(rows, wanted.names)
+    return {key: [point for point in points if point.seq in chosen[key]] for key, points in series.items()}
+
+
+def _series(rows: Iterable[RowMapping], names: Sequence[str]) -> dict[Key, list[Point]]:
+    series: dict[Key, list[Point]] = defaultdict(list)
+    for row in rows:
+        ts = ts_of(row["logged_at"])
+        for name, value in _values(row, names):
+            point = Point(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
+            series[name, row["attempt"], row["rank"]].append(point)
+    order = {name: number for number, name in enumerate(names)}
+    return dict(sorted(series.items(), key=lambda item: (order[item[0][0]], item[0][1], _rank(item[0][2]))))
+
+
+def _values(row: RowMapping, names: Sequence[str]) -> Iterator[tuple[str, Number]]:
+    extra: dict[str, Any] = row["extra_metrics"] or {}
+    for name in names:
+        value = row[name] if name in LIFTED else extra.get(name)
+        if value is not None:
+            yield name, cast("Number", value if isinstance(value, str) else shown_float(value))
+
+
+def _value(number: int, name: str) -> str:
+    """Return the expression for a metric: what is no number in a row of ours is the name of one."""
+    return name if name in LIFTED else f"CAST(extra_metrics ->> :n{number} AS double precision)"
+
+
+def _rank(rank: int | None) -> int:
+    return -1 if rank is None else rank
+
+
+def _conditions(wanted: SeriesFilter) -> str:
+    said = ["job_id = :job_id", "seq > :after", "seq <= :last"]
+    said += ["attempt = :attempt"] * (wanted.attempt is not None)
+    said += ["rank = :rank"] * (wanted.rank is not None)
+    return " AND ".join(said)
+
+
+def _bounds(wanted: SeriesFilter) -> dict[str, Any]:
+    bounds = {"job_id": wanted.job_id, "after": wanted.after, "last": wanted.last}
+    return bounds | {"attempt": wanted.attempt, "rank": wanted.rank}
+
+
+_ROWS: Final = (
+    "SELECT seq, attempt, rank, logged_at, step, epoch, loss, accuracy, learning_rate, extra_metrics "
+    "FROM training_metrics"
+)

@@ -1,0 +1,100 @@
+"""Gateways of this test process: the real application behind a real socket, in a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+import requests
+import uvicorn
+
+from gateway.app import create_app
+from gateway.protocol import FrameProtocol
+from gateway.settings import GatewaySettings, load_gateway_settings
+from trainwire.remembered import free_port
+
+START_TIMEOUT_S = 60.0
+PLENTY_PER_S = 1_000_000.0
+
+
+class GatewayServer:
+    """A gateway on a port of its own."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self.settings = settings
+        self.app = create_app(settings)
+        self.http = requests.Session()
+        self.http.trust_env = False
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(self.app, port=port, log_config=None, ws=FrameProtocol, timeout_graceful_shutdown=1)
+        )
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._server.started:
+            assert time.monotonic() < deadline
+            assert self._thread.is_alive()
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.http.close()
+        self._server.should_exit = True
+        self._thread.join(START_TIMEOUT_S)
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        """Send a request."""
+        return self.http.request(method, self.url + path, timeout=60, **options)
+
+    def get(self, path: str, status: int = 200, **options: Any) -> Any:
+        """Return the document at a path."""
+        answer = self.request("GET", path, **options)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def post(self, path: str, document: Any, status: int = 202, **options: Any) -> Any:
+        """Send a document, return the answer's."""
+        answer = self.request("POST", path, json=document, **options)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+def gateway_settings(database_url: str, redis_url: str, **others: Any) -> GatewaySettings:
+    """Return settings for a gateway of the tests."""
+    plenty: dict[str, Any] = {"gateway_requests_per_s": PLENTY_PER_S}
+    return load_gateway_settings(database_url=database_url, redis_url=redis_url, **(plenty | others))
+
+
+@pytest.fixture(scope="session")
+def _gateway(database_url: str, redis_url: str) -> Iterator[GatewayServer]:
+    with GatewayServer(gateway_settings(database_url, redis_url)) as server:
+        yield server
+
+
+@pytest.fixture
+def gateway(_gateway: GatewayServer, resources: object) -> GatewayServer:  # noqa: ARG001 - empties the stores
+    """A gateway without tokens on the empty test servers."""
+    return _gateway
+
+
+@pytest.fixture(scope="session")
+def _guarded(database_url: str, redis_url: str) -> Iterator[GatewayServer]:
+    with GatewayServer(gateway_settings(database_url, redis_url, gateway_auth="on")) as server:
+        yield server
+
+
+@pytest.fixture
+def guarded(_guarded: GatewayServer, resources: object) -> GatewayServer:  # noqa: ARG001 - empties the stores
+    """A gateway that asks for tokens, on the empty test servers."""
+    _guarded.http.cookies.clear()
+    return _guarded

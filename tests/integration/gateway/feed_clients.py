@@ -1,0 +1,227 @@
+"""Who follows the feed in tests: a gateway in a process of its own, clients of it, and a bare trainer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import urllib3
+from websockets.sync.client import ClientConnection, connect
+
+from schemas.messages import KIND_OF_BODY, Body
+from schemas.routes import DEFAULT_SHARDS, shard_of
+from tests.factories import Sender
+from tests.processes import ROOT, wait_until
+from workers.changes import Change
+from workers.drain import Drain
+from workers.notify import events_of, publish
+from workers.resources import Resources
+from workers.streams import IngestStream
+
+DEADLINE_S = 30
+ITEMS = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class GatewayProcess:
+    """`python -m gateway` on a port that it keeps over restarts."""
+
+    def __init__(self, folder: Path, database_url: str, redis_url: str, **env: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "gateway.log"
+        self._env = os.environ | {
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "GATEWAY_PORT": str(self.port),
+            "GATEWAY_REQUESTS_PER_S": "1000",
+            **env,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGTERM)
+
+    def start(self) -> None:
+        """Start it; return when it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "gateway"],
+                cwd=ROOT,
+                env=self._env,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+
+    def end(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Kill it, as the out-of-memory killer would, or another way."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(20)
+            self._process = None
+
+    def restart(self) -> None:
+        """Kill it and start it on the same port."""
+        self.end()
+        self.start()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self.url}/healthz", timeout=5):
+                return True
+        except OSError:
+            return False
+
+
+class Trainer:
+    """Stores rows of one job, and has them announced or not."""
+
+    def __init__(self, resources: Resources, job_id: int) -> None:
+        self._resources = resources
+        self._sender = Sender(resources.redis)
+        self.job_id = job_id
+
+    def say(self, body: Body, *, announced: bool = True, attempt: int = 1, source: str = "0-test") -> None:
+        """Send a message, drain it, and tell who listens."""
+        kind = KIND_OF_BODY[type(body)]
+        self._sender.send(body, job=self.job_id, attempt=attempt, source=source)
+        stream = IngestStream(self._resources.redis, kind, shard_of(self.job_id, DEFAULT_SHARDS))
+        told: list[Change] = []
+        Drain(self._resources.engine, stream, self._resources.settings, on_commit=told.extend).run()
+        if announced:
+            publish(self._resources.redis, events_of(told))
+
+
+class Followed:
+    """Events as a client takes them: each row must follow the last of its kind."""
+
+    def __init__(self, follow: Any, *, position: str | None = None) -> None:
+        self._frames = follow
+        self.position = position
+        self.have = dict.fromkeys(ITEMS, 0)
+        if position is not None:
+            self.have = dict(zip(ITEMS, map(int, position.split("-")), strict=True))
+        self.texts: list[str] = []
+        self.states: list[dict[str, Any]] = []
+        self.first: dict[str, Any] = {}
+
+    def go_on(self, frames: Any) -> None:
+        """Take what follows from another connection."""
+        self._frames = frames
+
+    def take(self) -> dict[str, Any]:
+        """Wait for the next event and check it."""
+        event: dict[str, Any]
+        position, event = next(self._frames)
+        if event["type"] in {"snapshot", "resumed"}:
+            self.first = event
+            if event["type"] == "snapshot" and position:
+                self.have = dict(zip(ITEMS, map(int, position.split("-")), strict=True))
+                self.texts += [line["text"] for line in event["logs"]]
+        else:
+            self._take_rows(event)
+        self.position = position
+        if event["type"] in {"training_status", "training_progress", "training_complete", "training_error"}:
+            self.states.append(event)
+        return event
+
+    def until(self, kind: str, last: int) -> None:
+        """Take events until the last row of a kind is this one."""
+        while self.have[kind] < last:
+            self.take()
+
+    def until_type(self, name: str) -> dict[str, Any]:
+        """Take events until one of this type."""
+        while (event := self.take())["type"] != name:
+            pass
+        return event
+
+    def _take_rows(self, event: dict[str, Any]) -> None:
+        for kind, field in ITEMS.items():
+            items = event.get(field) or []
+            have = self.have[kind]
+            assert [item["seq"] for item in items] == list(range(have + 1, have + 1 + len(items)))
+            self.have[kind] += len(items)
+            if kind == "logs":
+                self.texts += [line["text"] for line in items]
+
+
+class WebSocketClient(Followed):
+    """A client on a real WebSocket."""
+
+    def __init__(self, gateway: GatewayProcess, path: str, position: str | None = None) -> None:
+        super().__init__(self._received(), position=position)
+        self._url = f"ws://127.0.0.1:{gateway.port}{path}"
+        self._stack = ExitStack()
+        self.connection: ClientConnection
+        self.connect()
+
+    def connect(self) -> None:
+        """Connect, again with the position."""
+        after = "" if self.position is None else f"?after={self.position}"
+        self._stack.close()
+        self.connection = self._stack.enter_context(connect(f"{self._url}{after}", max_size=None, close_timeout=1))
+        self.go_on(self._received())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _received(self) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        while True:
+            frame = json.loads(self.connection.recv(timeout=DEADLINE_S))
+            yield frame.get("position"), frame["event"]
+
+
+class EventSource(Followed):
+    """A client on server-sent events."""
+
+    def __init__(self, gateway: GatewayProcess, path: str, last_event_id: str | None = None) -> None:
+        headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+        self._pool = urllib3.PoolManager()
+        self.response = self._pool.request(
+            "GET", gateway.url + path, headers=headers, preload_content=False, timeout=DEADLINE_S, retries=False
+        )
+        super().__init__(self._events(), position=last_event_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.response.close()
+        self._pool.clear()
+
+    def _events(self) -> Iterator[tuple[str | None, dict[str, Any]]]:
+        data = b""
+        for piece in iter(partial(self.response.read1, 65536), b""):
+            *events, data = (data + piece).split(b"\n\n")
+            for event in events:
+                fields = dict(line.split(": ", 1) for line in event.decode().split("\n"))
+                if "data" in fields:
+                    said = json.loads(fields["data"])
+                    assert said["type"] == fields["event"]
+                    yield fields.get("id"), said

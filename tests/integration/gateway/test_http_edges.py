@@ -1,0 +1,241 @@
+"""What is hostile, too much or away: refused with a problem that names it, and never with a 500."""
+
+from __future__ import annotations
+
+import json
+import socket
+from itertools import count
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+import requests
+from sqlalchemy import text
+
+from gateway.answers import described_structs
+from gateway.limits import RateLimit
+from gateway.problems import Problem
+from tests.factories import Sender, checkpoint, drain
+from tests.gateway_server import GatewayServer, gateway_settings
+from tests.integration.conftest import Bucket
+from workers.resources import Resources
+
+NOBODY = "127.0.0.1:1"
+_jobs = count(8_000)
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/jobs/0", "job_id"),
+        ("/jobs/9223372036854775808", "job_id"),
+        ("/jobs/-1/logs", "job_id"),
+        ("/jobs/1e3", "job_id"),
+        ("/jobs/%00", "job_id"),
+        ("/jobs?limit=1000000", "limit"),
+        ("/jobs?status=odd", "status.0"),
+        ("/jobs?name=%00", "name"),
+        (f"/jobs?name={'x' * 1001}", "name"),
+        ("/jobs?cursor=MjAyNg", "cursor"),
+        ("/jobs?cursor=%ff%00", "cursor"),
+        ("/jobs/1/logs?search=a%00b", "search"),
+        ("/jobs/1/logs?level=%00", "level"),
+        ("/jobs/1/logs?after=99999999999999999999", "after"),
+        ("/jobs/1/logs?after=1&before=2", "after, before, at"),
+        ("/jobs/1/logs?at=yesterday", "at"),
+        ("/jobs/1/logs?rank=2147483648", "rank"),
+        ("/jobs/1/metrics?names=%00", "names.0"),
+        ("/jobs/1/metrics?points=1", "points"),
+        ("/jobs/compare?ids=1,two", "ids"),
+        ("/jobs/compare?ids=,", "ids"),
+        ("/checkpoints/1-x/url", "seq"),
+    ],
+)
+def test_a_wrong_value_is_named(gateway: GatewayServer, path: str, field: str) -> None:
+    """Field, value and what is allowed are told; Postgres never sees what it cannot hold."""
+    answer = gateway.request("GET", path)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
+    told = msgspec.json.decode(answer.content, type=Problem)
+    assert [error.field for error in told.errors] == [field]
+    assert field in told.detail
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs?name=%ff%fe", "/jobs?name=%ed%a0%80", "/jobs?name=\U0001f4a5", "/jobs?x=1"]
+)
+def test_odd_text_finds_nothing(gateway: GatewayServer, path: str) -> None:
+    """Broken UTF-8 and unknown parameters are no errors."""
+    assert gateway.get(path)["next"] is None
+
+
+def test_raw_bytes_are_answered(gateway: GatewayServer) -> None:
+    """A request line with bytes that are no ASCII gets an answer below 500, or none."""
+    host = urlsplit(gateway.url)
+    with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=20) as raw:
+        raw.sendall(b"GET /jobs?name=\xff\xfe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        status = raw.makefile("rb").readline()
+    assert not status or status.split()[1] < b"500"
+    assert gateway.get("/healthz") == {"status": "ok"}
+
+
+def test_unknown_paths_and_methods_are_problems(gateway: GatewayServer) -> None:
+    """Also what no route answers is a problem document; which methods there are is said."""
+    assert gateway.get("/nothing", status=404)["type"] == "urn:trainwire:problem:http"
+    answer = gateway.request("PUT", "/jobs")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
+
+
+def test_every_answer_has_the_security_headers(gateway: GatewayServer) -> None:
+    """A browser does nothing with an answer but what it is meant for, errors included."""
+    for path in ("/jobs", "/nothing"):
+        headers = gateway.request("GET", path).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert headers["Cache-Control"] == "no-store"
+        assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_a_body_may_only_be_so_large(database_url: str, redis_url: str) -> None:
+    """A body beyond the limit is refused, whether its length is said or not; one below it is taken."""
+    settings = gateway_settings(database_url, redis_url, gateway_max_body_bytes=2048)
+    body = json.dumps({"lines": ["x" * 3000]}).encode()
+    with GatewayServer(settings) as server:
+        for sent in (body, iter([body])):
+            answer = server.request("POST", "/jobs/1/callback/logs", data=sent)
+            assert answer.status_code == 413
+            assert "GATEWAY_MAX_BODY_BYTES" in answer.json()["detail"]
+        small = iter([b'{"lines": ', b'["a"]}'])
+        headers = {"Content-Type": "application/json"}
+        assert server.request("POST", "/jobs/1/callback/logs", data=small, headers=headers).status_code == 202
+
+
+def test_a_client_may_only_ask_so_often(database_url: str, redis_url: str) -> None:
+    """Beyond the rate a client is told to wait, and for how long."""
+    with GatewayServer(gateway_settings(database_url, redis_url, gateway_requests_per_s=0.5)) as server:
+        answers = [server.request("GET", "/healthz") for _ in range(8)]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert answers[0].status_code == 200
+    assert refused
+    assert (refused[0].headers["Retry-After"], refused[0].json()["status"]) == ("2", 429)
+
+
+def test_postgres_away_is_a_problem(redis_url: str) -> None:
+    """Without Postgres every question is answered with the setting to look at; the process lives."""
+    with GatewayServer(gateway_settings(f"postgresql://u:hush@{NOBODY}/db", redis_url)) as server:
+        for path in ("/jobs", "/jobs/1", "/jobs/1/logs", "/jobs/1/metrics", "/jobs/1/logs/download"):
+            answer = server.request("GET", path)
+            assert (answer.status_code, answer.json()["type"]) == (503, "urn:trainwire:problem:postgres-away")
+            assert "DATABASE_URL" in answer.json()["detail"]
+            assert "hush" not in answer.text
+            assert answer.headers["Retry-After"] == "2"
+        assert server.get("/healthz") == {"status": "ok"}
+        assert server.get("/readyz", status=503)["checks"] == {"postgres": "does not answer", "redis": "ok"}
+
+
+def test_redis_away_is_a_problem(database_url: str) -> None:
+    """Without Redis a callback is refused, for later; what Postgres knows is still shown."""
+    with GatewayServer(gateway_settings(database_url, f"redis://{NOBODY}/0")) as server:
+        answer = server.request("POST", "/jobs/1/callback/logs", json={"lines": ["a"]})
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:trainwire:problem:redis-away")
+        assert server.request("GET", "/jobs").status_code == 200
+
+
+def test_a_database_without_tables_is_told_what_to_run(
+    database_url: str, redis_url: str, resources: Resources
+) -> None:
+    """Tables of another revision are a problem with the command that helps."""
+    with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("DROP DATABASE IF EXISTS bare"))
+        connection.execute(text("CREATE DATABASE bare"))
+    bare = f"{database_url.rpartition('/')[0]}/bare"
+    with GatewayServer(gateway_settings(bare, redis_url)) as server:
+        assert "`trainwire migrate`" in server.get("/jobs", status=503)["detail"]
+        assert "migrate" in server.get("/readyz", status=503)["checks"]["postgres"]
+
+
+def test_stores_that_are_not_there_are_named(
+    database_url: str, redis_url: str, resources: Resources, sender: Sender
+) -> None:
+    """An MLflow or Loki that is not set up, or does not answer, is a problem with the variable's name."""
+    job = next(_jobs)
+    sender.send(checkpoint(), job=job)
+    drain(resources, "checkpoints", job)
+    with GatewayServer(gateway_settings(database_url, redis_url, loki_enabled=False)) as server:
+        for path, variable in (("mlflow/summary", "MLFLOW_TRACKING_URI"), ("logs/loki", "LOKI_ENABLED")):
+            refusal = server.get(f"/jobs/{job}/{path}", status=503)
+            assert (refusal["type"], variable in refusal["detail"]) == (
+                "urn:trainwire:problem:not-configured",
+                True,
+            )
+    away = {"mlflow_tracking_uri": f"http://{NOBODY}", "loki_url": f"http://{NOBODY}"}
+    with GatewayServer(gateway_settings(database_url, redis_url, **away)) as server:
+        assert "MLFLOW_TRACKING_URI" in server.get(f"/jobs/{job}/mlflow/metrics", status=502)["detail"]
+        assert "LOKI_URL" in server.get(f"/jobs/{job}/logs/loki", status=502)["detail"]
+        assert server.get(f"/jobs/{job}")["mlflow_url"] is None
+
+
+def test_checkpoints_are_lent(
+    gateway: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
+) -> None:
+    """Checkpoints say which is best and last and what became of them; a signed address gives the file itself."""
+    job = next(_jobs)
+    sender.send(checkpoint(kind="epoch", epoch=0, **bucket.put("1.pt", b"one")), job=job)
+    sender.send(checkpoint(**bucket.put("best.pt", b"two"), metrics={"loss": 0.0}), job=job)
+    sender.send(checkpoint("/local/3.pt", kind="last", upload_error="disk full"), job=job)
+    drain(resources, "checkpoints", job)
+    items = gateway.get(f"/jobs/{job}/checkpoints")["items"]
+    assert [(item["seq"], item["is_best"], item["is_last"]) for item in items] == [
+        (1, False, False),
+        (2, True, False),
+        (3, False, True),
+    ]
+    assert [item["state"] for item in items] == ["uploaded", "uploaded", "not uploaded"]
+    assert (items[0]["epoch"], items[1]["metrics"]) == (0, {"loss": 0.0})
+    for path in (f"/jobs/{job}/checkpoints/2/url", f"/checkpoints/{job}-2/url"):
+        assert requests.get(gateway.get(path)["url"], timeout=20).content == b"two"
+    assert "disk full" in gateway.get(f"/jobs/{job}/checkpoints/3/url", status=404)["detail"]
+    assert gateway.get(f"/jobs/{job}/checkpoints/9/url", status=404)["status"] == 404
+
+
+def test_openapi_says_everything(gateway: GatewayServer) -> None:
+    """Every operation has a summary, a description and for what it answers a schema with a fitting example."""
+    document = gateway.get("/openapi.json")
+    structs = described_structs()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"], path
+            assert operation["description"], path
+            for status, answer in operation["responses"].items():
+                _check_example(structs, status, answer.get("content", {}).get("application/json"))
+
+
+def _check_example(structs: dict[str, Any], status: str, content: dict[str, Any] | None) -> None:
+    if content is None:
+        return
+    name = content["schema"]["$ref"].rpartition("/")[2]
+    assert status.startswith("2")
+    msgspec.convert(content["example"], structs[name], strict=True)
+
+
+def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
+    """Requests are counted by route, so that no job's number becomes a label."""
+    gateway.get("/jobs/424242", status=404)
+    told = gateway.request("GET", "/metrics").text
+    assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in told
+    assert "424242" not in told
+
+
+def test_buckets_fill_again() -> None:
+    """A client that waits may ask again, and one client's haste is not another's."""
+    now = [0.0]
+    limit = RateLimit(_no_app, per_s=1, clock=lambda: now[0])
+    assert [limit.takes("a") for _ in range(5)] == [True] * 4 + [False]
+    assert limit.takes("b")
+    now[0] = 1.5
+    assert [limit.takes("a") for _ in range(2)] == [True, False]
+
+
+async def _no_app(*_: object) -> None:
+    """Never called."""

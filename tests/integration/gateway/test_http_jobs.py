@@ -1,0 +1,191 @@
+"""Jobs over HTTP: the list and its pages, one job, its completeness, its deliveries, several side by side."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from gateway.documents import CompletenessReport, JobDetail, JobPage
+from schemas.messages import Metrics, Point, Progress
+from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
+from tests.gateway_server import GatewayServer
+from workers.resources import Resources
+
+KINDS = ("logs", "metrics", "checkpoints", "completions")
+_jobs = count(5_000)
+
+
+@pytest.fixture
+def job() -> int:
+    """The number of a job that no other test has."""
+    return next(_jobs)
+
+
+def drain_all(resources: Resources, *jobs: int) -> None:
+    """Store all that was sent about these jobs."""
+    for job in jobs:
+        for kind in KINDS:
+            drain(resources, kind, job)
+
+
+def insert_jobs(resources: Resources, number: int, **columns: Any) -> None:
+    """Make jobs 1 to `number`, two of them in every second."""
+    names = "".join(f", {name}" for name in columns)
+    values = "".join(f", :{name}" for name in columns)
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text(
+                f"INSERT INTO training_jobs (id, created_at{names}) SELECT n, "
+                f"timestamptz '2026-01-01' + (n / 2) * interval '1 s'{values} FROM generate_series(1, :number) n"
+            ),
+            columns | {"number": number},
+        )
+
+
+def test_a_job_is_shown_with_everything_it_said(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """A job's own page has parameters, attempts, metrics by name and newest value, and rows by kind."""
+    point = Point(ts=NOW_NS, epoch=2, step=7, values={"loss": 0.0, "f1": float("nan"), "lr": 0.0})
+    said = Metrics(
+        points=[Point(ts=NOW_NS, values={"loss": 0.5}), point],
+        progress=Progress(current_epoch=0, total_epochs=8),
+        name="digits <b>",
+        params={"lr": 0.0},
+    )
+    sender.send(said, job=job)
+    sender.send(logs("one", "two"), job=job)
+    sender.send(checkpoint("s3://b/best.pt"), job=job)
+    drain_all(resources, job)
+    shown = gateway.get(f"/jobs/{job}")
+    assert msgspec.convert(shown, JobDetail, strict=True).id == job
+    assert (shown["name"], shown["status"], shown["params"]) == ("digits <b>", "running", {"lr": 0.0})
+    assert (shown["current_epoch"], shown["total_epochs"], shown["progress_percent"]) == (0, 8, 0.0)
+    assert shown["last_metrics"] == {"loss": 0.0, "f1": "NaN", "learning_rate": 0.0}
+    assert shown["metric_names"] == ["f1", "learning_rate", "loss"]
+    assert shown["sparkline"] == {"name": "loss", "values": [0.5, 0.0]}
+    assert shown["rows"] == {"logs": 2, "metrics": 2, "checkpoints": 1}
+    assert [(each["attempt"], each["status"]) for each in shown["attempts"]] == [(1, "running")]
+    assert shown["best_checkpoint_path"] == "s3://b/best.pt"
+    assert shown["traceback"] is None
+
+
+def test_a_failed_job_has_its_traceback(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """The traceback of the newest attempt is with the job, as it was said."""
+    failed = completion("failed", exit_code=1, error_message="ValueError: no", traceback="File 1\nValueError: no")
+    sender.send(failed, job=job)
+    drain_all(resources, job)
+    shown = gateway.get(f"/jobs/{job}")
+    assert (shown["status"], shown["exit_code"], shown["error_message"]) == ("failed", 1, "ValueError: no")
+    assert shown["traceback"] == "TRACEBACK:\nFile 1\nValueError: no"
+
+
+def test_new_metric_names_are_found(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """A name that comes later is listed from then on."""
+    sender.send(metrics(loss=1.0), job=job)
+    drain_all(resources, job)
+    assert gateway.get(f"/jobs/{job}")["metric_names"] == ["loss"]
+    sender.send(metrics(f1=1.0), job=job)
+    drain_all(resources, job)
+    assert gateway.get(f"/jobs/{job}")["metric_names"] == ["f1", "loss"]
+
+
+def test_the_pages_of_the_list_join(gateway: GatewayServer, resources: Resources) -> None:
+    """Page after page, every job comes once, the newest first, also where several began at the same moment."""
+    insert_jobs(resources, 25)
+    seen: list[int] = []
+    cursor: str | None = None
+    while True:
+        page = gateway.get("/jobs", params={"limit": 4} | ({"cursor": cursor} if cursor else {}))
+        msgspec.convert(page, JobPage, strict=True)
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert seen == list(range(25, 0, -1))
+
+
+def test_the_list_is_filtered(gateway: GatewayServer, resources: Resources) -> None:
+    """By one status or several, and by a part of the name in either case; what means something in SQL does not."""
+    insert_jobs(resources, 2, name="100% Digits_a", status="running")
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET status = 'failed', name = 'other' WHERE id = 2"))
+
+    def found(**parameters: Any) -> list[int]:
+        return [item["id"] for item in gateway.get("/jobs", params=parameters)["items"]]
+
+    assert found(status="running") == [1]
+    assert found(status=["running", "failed"]) == [2, 1]
+    assert found(name="digits") == [1]
+    assert found(name="%") == [1]
+    assert found(name="digits%a") == []
+
+
+def test_completeness_is_told(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
+    """The sum in numbers and in words, with the gaps by number."""
+    sender.send(logs("a"), job=job, seq=1)
+    sender.send(logs("c"), job=job, seq=4)
+    drain_all(resources, job)
+    told = gateway.get(f"/jobs/{job}/completeness")
+    assert msgspec.convert(told, CompletenessReport, strict=True).state == "so far"
+    assert (told["produced"], told["stored"], told["missing"]) == (4, 2, 2)
+    assert told["gaps"] == [{"source": "0-test", "kind": "logs", "ranges": [[2, 3]]}]
+    sender.send(completion(produced={"logs": 4, "completions": 1}), job=job)
+    drain_all(resources, job)
+    assert gateway.get(f"/jobs/{job}/completeness")["state"] == "incomplete"
+
+
+def test_deliveries_are_told_in_words(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """A store that does not answer is named with its error, and how far behind it is."""
+    sender.send(logs("a", "b"), job=job)
+    drain_all(resources, job)
+    assert gateway.get(f"/jobs/{job}/deliveries") == {"items": []}
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO sink_states (sink, attempts, down_since, next_probe_at, last_error) VALUES "
+                "('loki', 3, now(), now() + interval '1 hour', 'Loki answered 503')"
+            )
+        )
+    (item,) = gateway.get(f"/jobs/{job}/deliveries")["items"]
+    assert (item["sink"], item["behind_rows"], item["is_down"]) == ("loki", 2, True)
+    assert item["words"].startswith("2 lines behind; Loki answered 503, since ")
+    assert item["words"].endswith(" UTC")
+
+
+def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
+    """Several jobs come with the series that all of them have, each of its newest attempt."""
+    one, two = next(_jobs), next(_jobs)
+    sender.send(metrics(loss=9.0), job=one, source="old", attempt=1)
+    sender.send(metrics(loss=1.0, f1=1.0), job=one, source="new", attempt=2)
+    sender.send(metrics(loss=2.0), job=two)
+    drain_all(resources, one, two)
+    found = gateway.get("/jobs/compare", params={"ids": f"{one},{two}"})
+    assert [item["id"] for item in found["jobs"]] == [one, two]
+    told = [(each["job_id"], each["name"], each["attempt"], each["points"][0][2]) for each in found["series"]]
+    assert told == [(one, "loss", 2, 1.0), (two, "loss", 1, 2.0)]
+    assert gateway.get("/jobs/compare", params={"ids": "1,999999"}, status=404)["detail"].startswith("no job ")
+
+
+@pytest.mark.parametrize("path", ["", "/logs", "/metrics", "/checkpoints", "/completeness", "/deliveries"])
+def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
+    """What is asked of a job that nobody has heard of ends with its number in a problem document."""
+    answer = gateway.request("GET", f"/jobs/424242{path}")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+    assert answer.json() == {
+        "type": "urn:trainwire:problem:unknown-job",
+        "title": "There is no such job",
+        "status": 404,
+        "detail": "no job 424242 in the database",
+        "instance": f"/jobs/424242{path}",
+    }

@@ -1,0 +1,147 @@
+"""Logs over HTTP: pages, filters, search within bounds, jumps in time, downloads, and what Loki has."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from gateway.documents import LogPage
+from schemas.messages import Logs
+from stores import log_pages
+from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
+from tests.gateway_server import GatewayServer, gateway_settings
+from tests.twins.loki import LokiTwin
+from workers.log_backlog import LogBacklog
+from workers.resources import Resources
+from workers.sinks.loki import LokiSink
+
+HOSTILE = "<img src=x onerror=alert(1)> \x1b[31m ␀ 100% _a' OR 1=1; ☃ \U0001f4a5"
+_jobs = count(6_000)
+
+
+@pytest.fixture
+def job(gateway: GatewayServer, resources: Resources, sender: Sender) -> int:  # noqa: ARG001 - the stores first
+    """A job with lines 1 to 10, every third of them an error on stderr, a second apart."""
+    number = next(_jobs)
+    for line in range(1, 11):
+        is_error = line % 3 == 0
+        body = Logs(
+            log_type="stderr" if is_error else "stdout",
+            lines=[f"Line {line}"],
+            ts=[NOW_NS + line * SECOND_NS],
+            levels=["ERROR" if is_error else None],
+            rank=1 if is_error else None,
+        )
+        sender.send(body, job=number)
+    drain(resources, job=number)
+    return number
+
+
+@pytest.mark.parametrize(
+    ("query", "seqs"),
+    [
+        ("", list(range(1, 11))),
+        ("limit=3", [8, 9, 10]),
+        ("limit=3&before=8", [5, 6, 7]),
+        ("limit=3&after=3", [4, 5, 6]),
+        ("after=10", []),
+        ("before=1", []),
+        ("before=0", []),
+        ("log_type=stderr", [3, 6, 9]),
+        ("level=ERROR&limit=2", [6, 9]),
+        ("rank=1&after=3&limit=1", [6]),
+        ("attempt=1&before=3", [1, 2]),
+        ("attempt=2", []),
+        ("search=LINE 1", [1, 10]),
+        ("search=%25", []),
+        ("search=", list(range(1, 11))),
+    ],
+)
+def test_pages_and_filters(gateway: GatewayServer, job: int, query: str, seqs: list[int]) -> None:
+    """A page is oldest to newest: the newest lines, or those after or before a line, that match all filters."""
+    page = gateway.get(f"/jobs/{job}/logs?{query}")
+    msgspec.convert(page, LogPage, strict=True)
+    assert [line["seq"] for line in page["items"]] == seqs
+    assert (page["first_seq"], page["last_seq"]) == ((seqs[0], seqs[-1]) if seqs else (None, None))
+    assert (page["total"], page["scanned"]) == (10, None)
+
+
+def test_a_line_is_what_was_said(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
+    """Text is data, to the letter, and its time is to the nanosecond."""
+    sender.send(logs(HOSTILE), job=job, source="hostile")
+    drain(resources, job=job)
+    (line,) = gateway.get(f"/jobs/{job}/logs?limit=1")["items"]
+    assert line == {"seq": 11, "attempt": 1, "ts": NOW_NS, "log_type": "stdout", "text": HOSTILE}
+
+
+def test_a_time_leads_to_the_first_line_from_then_on(gateway: GatewayServer, job: int) -> None:
+    """A jump in time lands on the first line of that moment or later, and goes on from there."""
+    at = "2026-09-21T14:13:{:02d}.5Z"  # NOW_NS is 14:13:20.12
+    found = gateway.get(f"/jobs/{job}/logs", params={"at": at.format(24), "limit": 2})
+    assert [line["seq"] for line in found["items"]] == [5, 6]
+    assert gateway.get(f"/jobs/{job}/logs?at=2027-01-01T00:00:00")["items"] == []
+    assert gateway.get(f"/jobs/{job}/logs?at=0001-01-01T00:00:00Z&limit=1")["first_seq"] == 1
+
+
+def test_a_search_says_where_it_stopped(
+    gateway: GatewayServer, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What matches rarely is looked for among so many lines only; the answer tells where to go on."""
+    monkeypatch.setattr(log_pages, "MOST_SCANNED", 20_000)
+    monkeypatch.setattr(log_pages, "SCAN_ROWS", 5_000)
+    job = next(_jobs)
+    with resources.engine.begin() as connection:
+        connection.execute(text("INSERT INTO training_jobs (id, last_log_seq) VALUES (:job, 50000)"), {"job": job})
+        connection.execute(
+            text(
+                "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content)"
+                " SELECT :job, n, now(), 1, 0, 's', 'stdout', CASE WHEN n = 7 THEN 'needle' ELSE 'hay' END "
+                "FROM generate_series(1, 50000) AS n"
+            ),
+            {"job": job},
+        )
+    first = gateway.get(f"/jobs/{job}/logs?search=needle")
+    assert (first["items"], first["scanned"]) == ([], {"first_seq": 30_001, "last_seq": 50_000})
+    second = gateway.get(f"/jobs/{job}/logs?search=needle&before=30001")
+    assert second["scanned"] == {"first_seq": 10_001, "last_seq": 30_000}
+    third = gateway.get(f"/jobs/{job}/logs?search=needle&before=10001")
+    assert ([line["seq"] for line in third["items"]], third["scanned"]) == ([7], None)
+    forward = gateway.get(f"/jobs/{job}/logs?search=nothing&after=0")
+    assert forward["scanned"] == {"first_seq": 1, "last_seq": 20_000}
+    lines = gateway.request("GET", f"/jobs/{job}/logs/download").text.splitlines()
+    assert (len(lines), lines[6].rpartition(" ")[2]) == (50_000, "needle")
+
+
+def test_a_log_is_downloaded(gateway: GatewayServer, job: int) -> None:
+    """All matching lines come as a text file: when, on which stream, and what."""
+    answer = gateway.request("GET", f"/jobs/{job}/logs/download?log_type=stderr&before=1")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="job-{job}.log"'
+    assert answer.text.splitlines() == [
+        f"2026-09-21T14:13:{20 + line}.123456Z stderr 1 ERROR Line {line}" for line in (3, 6, 9)
+    ]
+
+
+def test_the_log_as_loki_has_it(database_url: str, redis_url: str, resources: Resources, sender: Sender) -> None:
+    """The newest lines that Loki has look like those of Postgres; one that is away is named."""
+    job = next(_jobs)
+    sender.send(logs(*(f"line {n}" for n in range(1, 6)), ts=time.time_ns()), job=job)
+    drain(resources, job=job)
+    with LokiTwin() as twin, GatewayServer(gateway_settings(database_url, redis_url, loki_url=twin.url)) as server:
+        deliver(resources, server, job)
+        page = server.get(f"/jobs/{job}/logs/loki?limit=3")
+        assert page["items"] == server.get(f"/jobs/{job}/logs?limit=3")["items"]
+        twin.stop()
+        away = server.get(f"/jobs/{job}/logs/loki", status=502)
+    assert (away["type"], "LOKI_URL" in away["detail"]) == ("urn:trainwire:problem:loki-away", True)
+
+
+def deliver(resources: Resources, server: GatewayServer, job: int) -> None:
+    """Push a job's lines to the Loki of a gateway."""
+    with resources.engine.begin() as connection:
+        batch = LogBacklog(resources.engine, "loki").read(connection, [job], 1000, 1_000_000)[job]
+        LokiSink(server.app.state.resources.loki).deliver(job, batch)

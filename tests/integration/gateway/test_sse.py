@@ -1,0 +1,75 @@
+"""The live feed as server-sent events, and the list of all jobs."""
+
+from __future__ import annotations
+
+import urllib3
+
+from tests.factories import completion, logs, metrics
+from tests.integration.gateway.feed_clients import EventSource, GatewayProcess, Trainer, WebSocketClient
+from workers.resources import Resources
+
+
+def test_events_follow_a_snapshot(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """A browser without WebSocket gets the same, each event with the position after it as its id."""
+    trainer.say(logs("one"))
+    with EventSource(feed_gateway, f"/jobs/{trainer.job_id}/events") as client:
+        assert client.response.headers["Content-Type"].startswith("text/event-stream")
+        assert client.take()["type"] == "snapshot"
+        trainer.say(logs("two"))
+        trainer.say(completion())
+        client.until_type("training_complete")
+        assert (client.texts, client.position) == (["one", "two"], "2-0-0")
+
+
+def test_a_browser_comes_back_with_its_last_event(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """What was missed since Last-Event-ID comes before what happens now."""
+    trainer.say(logs("one", "two", "three"))
+    path = f"/jobs/{trainer.job_id}/events?after=0-0-0"
+    with EventSource(feed_gateway, path, last_event_id="1-0-0") as client:
+        assert client.take()["type"] == "resumed"
+        client.until("logs", 3)
+        trainer.say(logs("four"))
+        client.until("logs", 4)
+        assert client.texts == ["two", "three", "four"]
+
+
+def test_what_is_wrong_is_a_problem_document(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """An unknown job is 404, a wrong position 422, each with what was wrong."""
+    trainer.say(logs("one"))
+    unknown = urllib3.request("GET", f"{feed_gateway.url}/jobs/31337/events", retries=False)
+    assert (unknown.status, "31337" in unknown.json()["detail"]) == (404, True)
+    for after in ("x", "900-0-0"):
+        wrong = urllib3.request(
+            "GET", f"{feed_gateway.url}/jobs/{trainer.job_id}/events", fields={"after": after}, retries=False
+        )
+        assert (wrong.status, after in wrong.json()["detail"]) == (422, True)
+
+
+def test_the_list_hears_of_all_jobs(feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources) -> None:
+    """After the snapshot a new job comes with all that a list shows, then what happens to it, without its rows."""
+    trainer.say(logs("begin"))
+    other = Trainer(resources, trainer.job_id + 500_000)
+    with EventSource(feed_gateway, "/jobs/events") as client:
+        assert [job["id"] for job in client.take()["jobs"]] == [trainer.job_id]
+        other.say(metrics(epoch=1, loss=0.5))
+        other.say(completion(exit_code=0))
+        while client.until_type("job")["job"]["id"] != other.job_id:
+            pass
+        end = client.until_type("training_complete")
+        assert (end["job_id"], client.position) == (other.job_id, None)
+
+
+def test_the_list_finds_what_it_was_not_told(
+    feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
+) -> None:
+    """A job that changed or began without a word over Redis is sent as it now is."""
+    trainer.say(metrics(loss=1.0))
+    other = Trainer(resources, trainer.job_id + 500_000)
+    with WebSocketClient(feed_gateway, "/jobs/ws") as client:
+        assert client.take()["type"] == "snapshot"
+        trainer.say(completion("failed", exit_code=1), announced=False)
+        other.say(logs("begin"), announced=False)
+        found: dict[int, str] = {}
+        while found != {trainer.job_id: "failed", other.job_id: "running"}:
+            job = client.until_type("job")["job"]
+            found[job["id"]] = job["status"]

@@ -1,0 +1,270 @@
+"""The live feed over WebSocket, on real servers, with whatever goes wrong between the commit and the client."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from schemas.events import TrainingLog, encode_event
+from schemas.messages import Metrics, Progress
+from schemas.routes import events_channel
+from tests.factories import NOW_NS, checkpoint, completion, logs, metrics
+from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
+from tests.processes import wait_until
+from trainwire.valkey import EmbeddedValkey
+from workers.resources import Resources
+
+
+def follow(gateway: GatewayProcess, trainer: Trainer, position: str | None = None) -> WebSocketClient:
+    """Follow the trainer's job."""
+    return WebSocketClient(gateway, f"/jobs/{trainer.job_id}/ws", position)
+
+
+def test_a_client_gets_a_snapshot_and_then_what_happens(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """The first frame has the job, its newest lines and its checkpoints; live events follow with their rows."""
+    trainer.say(logs("one", "two"))
+    trainer.say(checkpoint())
+    with follow(feed_gateway, trainer) as client:
+        first = client.take()
+        assert (first["type"], first["job"]["id"], first["job"]["status"]) == (
+            "snapshot",
+            trainer.job_id,
+            "running",
+        )
+        assert [row["uri"] for row in first["checkpoints"]] == ["s3://bucket/best.pt"]
+        trainer.say(logs("three"))
+        trainer.say(metrics(epoch=2, acc=0.5))
+        trainer.say(completion(exit_code=0))
+        client.until("metrics", 1)
+        end = client.until_type("training_complete")
+        assert end["exit_code"] == 0
+        assert client.texts == ["one", "two", "three"]
+        assert client.position == "3-1-1"
+
+
+def test_a_client_comes_back_with_its_position(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """What it missed comes from Postgres, in pieces, then what happens: nothing twice, nothing left out."""
+    trainer.say(logs(*(f"early {number}" for number in range(1500))))
+    with follow(feed_gateway, trainer, "2-0-0") as client:
+        assert client.take()["type"] == "resumed"
+        client.until("logs", 1500)
+        trainer.say(logs("live"))
+        client.until("logs", 1501)
+        assert len(client.texts) == 1499
+        client.connection.close()
+        trainer.say(logs("away"))
+        client.connect()
+        client.until("logs", 1502)
+        assert client.texts[-2:] == ["live", "away"]
+
+
+def test_the_gateway_is_killed_and_comes_back(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """A client that connects again with its position goes on without a hole."""
+    trainer.say(logs("before"))
+    with follow(feed_gateway, trainer) as client:
+        client.take()
+        feed_gateway.end()
+        trainer.say(logs("while it was away"))
+        with pytest.raises(ConnectionClosed):
+            client.take()
+        feed_gateway.start()
+        client.connect()
+        trainer.say(logs("after"))
+        client.until("logs", 3)
+        assert client.texts == ["before", "while it was away", "after"]
+
+
+def test_rows_without_a_notification_are_found(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """A hole is filled when the next event shows it, and a lost last event by the next look at Postgres."""
+    trainer.say(logs("first"))
+    with follow(feed_gateway, trainer) as client:
+        client.take()
+        trainer.say(logs("unsaid"), announced=False)
+        trainer.say(metrics(loss=1.0), announced=False)
+        trainer.say(logs("said"))
+        client.until("logs", 3)
+        trainer.say(logs("last words"), announced=False)
+        trainer.say(Metrics(ts=NOW_NS, progress=Progress(current_epoch=3, total_epochs=4)), announced=False)
+        trainer.say(completion("failed", exit_code=3, error_message="no"), announced=False)
+        error = client.until_type("training_error")
+        assert (error["exit_code"], error["error_message"], error["total_epochs_completed"]) == (3, "no", 3)
+        client.until("logs", 4)
+        client.until("metrics", 1)
+        assert client.texts == ["first", "unsaid", "said", "last words"]
+
+
+def test_rows_beyond_what_an_event_carries_are_filled(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """An event without its lines reaches the client with them, in pieces of at most a thousand."""
+    trainer.say(logs("begin"))
+    with follow(feed_gateway, trainer) as client:
+        client.take()
+        trainer.say(logs(*(f"{number} {'x' * 100}" for number in range(3000))))
+        client.until("logs", 3001)
+        assert client.texts[1].startswith("0 x")
+        assert client.texts[-1].startswith("2999 x")
+
+
+def test_nonsense_on_the_channel_changes_nothing(
+    feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
+) -> None:
+    """What is no event, of another job, or about rows that are not there, is passed over."""
+    trainer.say(logs("begin"))
+    channel = events_channel(trainer.job_id)
+    with follow(feed_gateway, trainer) as client:
+        client.take()
+        resources.redis.publish(channel, b"{")
+        for job_id in (trainer.job_id, trainer.job_id + 1):
+            claim = TrainingLog(job_id=job_id, attempt=1, kind="logs", first_seq=50, last_seq=60)
+            resources.redis.publish(channel, encode_event(claim))
+        trainer.say(logs("end"))
+        client.until("logs", 2)
+        assert client.texts == ["begin", "end"]
+
+
+def test_redis_is_killed_and_comes_back(resources: Resources, trainer: Trainer, tmp_path: Path) -> None:
+    """Lines come from Postgres while Redis is away, and over Redis once it is back."""
+    database_url = resources.settings.database_url.get_secret_value()
+    with EmbeddedValkey(tmp_path) as valkey, GatewayProcess(tmp_path, database_url, valkey.url) as gateway:
+        announcing = redis.Redis.from_url(valkey.url, socket_timeout=20)
+        trainer.say(logs("begin"))
+        with follow(gateway, trainer) as client:
+            client.take()
+            wait_until(lambda: _listeners(announcing, trainer) == 1, "a subscription")
+            valkey.kill()
+            trainer.say(logs("without Redis"), announced=False)
+            client.until("logs", 2)
+            valkey.start()
+            wait_until(lambda: _listeners(announcing, trainer) == 1, "a new subscription")
+            trainer.say(logs("with it"), announced=False)
+            client.until("logs", 3)
+            assert client.texts == ["begin", "without Redis", "with it"]
+        announcing.close()
+
+
+def test_a_client_that_does_not_read_is_told_to_come_again(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+    """Its frames are dropped beyond a bound, others go on, and with its position it misses nothing."""
+    trainer.say(logs("begin"))
+    with follow(feed_gateway, trainer) as reader, _deaf(feed_gateway, trainer) as deaf:
+        reader.take()
+        size = 0
+        while size < 8_000_000:
+            trainer.say(logs(*("x" * 8000 for _ in range(100))))
+            size += 800_000
+        last = 1 + size // 8000
+        reader.until("logs", last)
+        frames, code = _rest_of(deaf)
+        assert frames[-1]["event"] == {"type": "resync"}
+        assert code == 4008
+        position = frames[-2]["position"]
+        assert int(position.split("-")[0]) < last
+    with follow(feed_gateway, trainer, position) as again:
+        again.until("logs", last)
+
+
+@pytest.mark.parametrize("after", ["nonsense", "1-2", "900-0-0"])
+def test_a_wrong_position_is_refused(feed_gateway: GatewayProcess, trainer: Trainer, after: str) -> None:
+    """What the feed never gave, or what the job does not have, ends with 4400."""
+    trainer.say(logs("begin"))
+    with connect(f"ws://127.0.0.1:{feed_gateway.port}/jobs/{trainer.job_id}/ws?after={after}") as connection:
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=30)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4400
+
+
+@pytest.mark.parametrize("job_id", ["31337", "none", str(2**63), "-1"])
+def test_an_unknown_job_is_refused(feed_gateway: GatewayProcess, job_id: str, resources: Resources) -> None:
+    """A job without a stored message ends with 4404 and names the number."""
+    assert resources
+    with connect(f"ws://127.0.0.1:{feed_gateway.port}/jobs/{job_id}/ws") as connection:
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=30)
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, job_id in closed.value.rcvd.reason) == (4404, True)
+
+
+def test_many_clients_are_one_subscription(
+    feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
+) -> None:
+    """However many browsers follow however many jobs, Redis sees one subscriber of this gateway."""
+    other = Trainer(resources, trainer.job_id + 500_000)
+    for one in (trainer, other):
+        one.say(logs("begin"))
+    with (
+        follow(feed_gateway, trainer) as first,
+        follow(feed_gateway, trainer) as second,
+        follow(feed_gateway, other) as third,
+    ):
+        for client in (first, second, third):
+            client.take()
+        subscribers = {line["id"] for line in resources.redis.client_list(_type="pubsub")}
+        assert len(subscribers) == 1
+        trainer.say(logs("for two"))
+        for client in (first, second):
+            client.until("logs", 2)
+
+
+def test_a_job_that_is_gone_ends_its_clients(
+    feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
+) -> None:
+    """When the database no longer has the rows that were said, clients are told to begin afresh."""
+    trainer.say(logs("begin"))
+    with follow(feed_gateway, trainer) as client:
+        client.take()
+        with resources.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM training_jobs")
+        assert client.until_type("resync") == {"type": "resync"}
+
+
+def _listeners(client: redis.Redis, trainer: Trainer) -> int:
+    """Return how many subscribers the job's channel has; none while Redis is away."""
+    try:
+        ((_, count),) = client.pubsub_numsub(events_channel(trainer.job_id))
+    except redis.ConnectionError:
+        return 0
+    return int(count)
+
+
+def _deaf(gateway: GatewayProcess, trainer: Trainer) -> socket.socket:
+    """Connect without ever reading, with small buffers."""
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect(("127.0.0.1", gateway.port))
+    lines = (
+        f"GET /jobs/{trainer.job_id}/ws HTTP/1.1",
+        f"Host: 127.0.0.1:{gateway.port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    )
+    deaf.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")
+    return deaf
+
+
+def _rest_of(deaf: socket.socket) -> tuple[list[dict[str, Any]], int]:
+    """Read all that is left: frames, and the code of the close frame."""
+    deaf.settimeout(30)
+    data = b""
+    while piece := deaf.recv(1 << 20):
+        data += piece
+        if data[-2:] == b"on" and b"\x88" in data[-130:]:
+            break
+    data = data.partition(b"\r\n\r\n")[2]
+    frames = []
+    while data[0] == 0x81:
+        size, begin = data[1], 2
+        if size >= 126:
+            begin = 4 if size == 126 else 10
+            size = int.from_bytes(data[2:begin])
+        frames.append(json.loads(data[begin : begin + size]))
+        data = data[begin + size :]
+    assert data[0] == 0x88
+    return frames, int.from_bytes(data[2:4])

@@ -1,0 +1,106 @@
+"""How long the end of a run waits for a Redis that is away: never beyond its deadline, and not in vain."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest import Run, TrainerSettings
+from ingest.settings import SpoolSettings
+
+Until = Callable[..., None]
+ROOT = Path(__file__).parents[3]
+NOBODY = "redis://127.0.0.1:9/0"
+LINES = 300
+TALKER = f"""
+import time
+from ingest import Run
+run = Run(42)
+for number in range({LINES}):
+    run.log(str(number))
+    time.sleep(0.002)
+time.sleep(1)
+print("said", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def spooling(settings: TrainerSettings, tmp_path: Path) -> TrainerSettings:
+    """Give settings with a spool, which expect a Redis that never answered to be away after a moment."""
+    return replace(
+        settings, timing=replace(settings.timing, away_s=0.3), spool=SpoolSettings(folder=tmp_path / "spool")
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_redis_that_never_answered_is_not_waited_for(spooling: TrainerSettings) -> None:
+    """Everything is in the spool: the end comes long before the deadline."""
+    run = Run(42, redis_url=NOBODY, settings=spooling)
+    run.log("kept")
+    receipt = run.finish(timeout_s=3600)
+    assert receipt.spooled == receipt.produced == {"logs": 1, "metrics": 1, "completions": 1}
+
+
+@pytest.mark.timeout(120)
+def test_an_outage_that_has_lasted_as_long_is_not_waited_for(
+    valkey: Any, spooling: TrainerSettings, until: Until
+) -> None:
+    """Redis went away in mid-run: the end waits until it has been away for the timeout, and no longer."""
+    runs = [Run(42, settings=spooling), Run(42, rank=1, settings=spooling)]
+    until(lambda: len(valkey.entries("metrics")) == 2)
+    valkey.stop()
+    outages = [run._session._publisher._outage for run in runs]
+    for run in runs:
+        run.log("kept")
+    until(lambda: all(outage.since for outage in outages))
+    just_now, long_ago = outages[0].since, outages[1].since
+    assert just_now is not None
+    assert long_ago is not None
+    runs[0].finish(timeout_s=1.0)
+    assert time.monotonic() - just_now >= 1.0  # it might have come back
+    outages[1].since = long_ago - 3600
+    assert runs[1].finish(timeout_s=3600).spooled["logs"] == 1
+    valkey.start()
+
+
+def test_without_a_spool_the_whole_time_is_used(settings: TrainerSettings) -> None:
+    """What is in memory alone is lost with the process: Redis is tried up to the deadline."""
+    run = Run(42, redis_url=NOBODY, settings=replace(settings, timing=replace(settings.timing, away_s=0.1)))
+    run.log("lost")
+    began = time.monotonic()
+    receipt = run.finish(timeout_s=1.0)
+    assert time.monotonic() - began >= 1.0
+    assert receipt.unsent["logs"] == 1
+
+
+@pytest.fixture
+def hole() -> Iterator[str]:
+    """Give the address of a server that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
+
+
+def test_a_redis_that_hangs_keeps_nothing_off_the_disk(
+    hole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the sender waits for an answer, what is said is written all the same, and survives SIGKILL."""
+    monkeypatch.setenv("REDIS_URL", hole)
+    trainer = subprocess.Popen([sys.executable, "-c", TALKER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert trainer.stdout is not None
+    assert trainer.stdout.readline() == "said\n"
+    trainer.kill()
+    trainer.communicate(timeout=10)
+    show = [sys.executable, "-m", "trainwire", "spool", "show", "42", "--spool", str(tmp_path / "spool")]
+    shown = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert shown.stdout.splitlines() == [str(number) for number in range(LINES)]

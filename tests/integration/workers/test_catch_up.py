@@ -1,0 +1,198 @@
+"""A backlog that spans a day: many windows in a turn, each confirmed before the next is sent."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, text
+
+from schemas.tables import dead_letters
+from stores.loki_http import LokiHttp
+from tests.factories import rows
+from tests.twins.loki import Fault, Limits, LokiTwin
+from workers import delivery_round
+from workers.backoff import Backoff
+from workers.deliver import Delivery
+from workers.log_backlog import LogBacklog
+from workers.resources import Resources
+from workers.sinks.base import SinkUnavailable
+from workers.sinks.log_rows import DeliveredLines
+from workers.sinks.loki import LokiSink
+
+MINUTE_NS = 60 * 10**9
+DAY = range(-24 * 60, 0)
+"""The minutes of a day until now."""
+
+
+class Crash(BaseException):
+    """The worker is gone: nobody catches it."""
+
+
+class CrashingBacklog(LogBacklog):
+    """Crashes between the push and the commit, whenever `crashes` says so."""
+
+    crashes: Iterator[bool] = iter(())
+
+    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredLines]) -> None:
+        """Commit what was pushed, or crash before it."""
+        if next(self.crashes, False):
+            raise Crash
+        super().confirm(connection, delivered)
+
+
+def store(
+    resources: Resources, job: int, minutes: Sequence[float], now_ns: int, log_types: str = "o"
+) -> list[str]:
+    """Have a job's lines in Postgres, said at these minutes from now, and nothing else of it; return them."""
+    insert = text(
+        "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
+        "VALUES (:job, :seq, to_timestamp(:ts), 1, 0, 's', :log_type, :content)"
+    )
+    lines = [f"job {job} line {seq}" for seq in range(1, len(minutes) + 1)]
+    values = [
+        {
+            "job": job,
+            "seq": seq,
+            "ts": (now_ns // 1000 + minute * 60 * 10**6) / 10**6,
+            "log_type": {"o": "stdout", "e": "stderr"}[log_types[seq % len(log_types)]],
+            "content": line,
+        }
+        for seq, (minute, line) in enumerate(zip(minutes, lines, strict=True), 1)
+    ]
+    with resources.engine.begin() as connection:
+        for table in ("training_logs", "delivery_cursors"):
+            connection.execute(text(f"DELETE FROM {table} WHERE job_id = :job"), {"job": job})
+        connection.execute(text("DELETE FROM training_jobs WHERE id = :job"), {"job": job})
+        connection.execute(
+            text("INSERT INTO training_jobs (id, last_log_seq) VALUES (:job, :seq)"),
+            {"job": job, "seq": len(lines)},
+        )
+        connection.execute(insert, values)
+    return lines
+
+
+def deliver(resources: Resources, loki: LokiTwin, crashes: Sequence[bool] = ()) -> int:
+    """Deliver as workers do, each new one after the crash of the last; return how many crashed."""
+    crashed, crashing = 0, iter(crashes)
+    while True:
+        backlog = CrashingBacklog(resources.engine, "loki")
+        backlog.crashes = crashing
+        sink = LokiSink(LokiHttp(loki.url))
+        try:
+            Delivery(resources.engine, backlog, sink, slice_s=60, backoff=Backoff(first_s=0, cap_s=0)).run()
+        except Crash:
+            crashed += 1
+        else:
+            return crashed
+
+
+def test_a_day_is_caught_up_in_order_and_each_line_once(resources: Resources) -> None:
+    """Three jobs that said a line a minute for a day: all in their own stream, nothing is sent twice."""
+    now = time.time_ns()
+    said = {job: store(resources, job, DAY, now) for job in (1, 2, 3)}
+    with LokiTwin() as loki:
+        deliver(resources, loki)
+        for job, lines in said.items():
+            found = [(line.line, "late" in line.labels) for line in loki.lines(job)]
+            assert found == [(line, False) for line in lines]
+        stats = loki.stats()
+    assert (stats["duplicates"], stats["refused"]) == (0, 0)
+    assert stats["pushes"] <= 3 * (24 * 60 / 50 + 5)
+
+
+def test_a_worker_that_dies_before_every_other_commit_of_a_day(resources: Resources) -> None:
+    """What was pushed but not confirmed is sent again, the same: Loki has it, and refuses nothing."""
+    now = time.time_ns()
+    said = {job: store(resources, job, DAY, now) for job in (1, 2, 3)}
+    with LokiTwin() as loki:
+        crashed = deliver(resources, loki, [False, True] * 20)
+        for job, lines in said.items():
+            assert [line.line for line in loki.lines(job)] == lines
+        stats = loki.stats()
+    assert crashed >= 10
+    assert stats["duplicates"] > 0
+    assert stats["refused"] == 0
+
+
+@given(
+    st.lists(st.integers(-400, 5), min_size=1, max_size=60),
+    st.booleans(),
+    st.sampled_from(["o", "oe", "ooe"]),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_the_times_loki_refuses_nothing_and_has_each_line_once(
+    resources: Resources, minutes: list[int], is_sorted: bool, log_types: str, seed: int
+) -> None:
+    """Lines in and out of order, and a worker that dies now and then between push and commit."""
+    chance = random.Random(seed)
+    said = store(resources, 1, sorted(minutes) if is_sorted else minutes, time.time_ns(), log_types)
+    with LokiTwin() as loki:
+        deliver(resources, loki, [chance.random() < 0.4 for _ in range(30)])
+        assert Counter(line.line for line in loki.lines(1)) == Counter(said)
+        assert loki.stats()["refused"] == 0
+
+
+@pytest.mark.parametrize("seq", [100, 730, 777])
+def test_what_is_read_ahead_is_read_again_after_a_refusal(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int
+) -> None:
+    """One line that Loki will not take, in a day that takes many reads: the others are there, in order."""
+    monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
+    said = store(resources, 1, DAY, time.time_ns())
+    with resources.engine.begin() as connection:
+        too_long = text("UPDATE training_logs SET content = repeat('x', 2000) WHERE seq = :seq")
+        connection.execute(too_long, {"seq": seq})
+    with LokiTwin(limits=Limits(max_line_bytes=1000)) as loki:
+        deliver(resources, loki)
+        assert [line.line for line in loki.lines(1)] == said[: seq - 1] + said[seq:]
+    assert rows(resources.engine, dead_letters, "stream", "seq") == [("sink:loki", seq)]
+
+
+@pytest.mark.parametrize("ahead", [9, 30])  # minutes: Loki itself would take the first, our margin does not
+@pytest.mark.parametrize("seq", [100, 730, 777])
+def test_a_line_from_the_future_makes_no_other_late(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int, ahead: int
+) -> None:
+    """What is read ahead of a refused line does not take its time for what Loki has."""
+    monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
+    minutes = [*DAY]
+    minutes[seq - 1] = ahead
+    said = store(resources, 1, minutes, time.time_ns())
+    with LokiTwin() as loki:
+        deliver(resources, loki)
+        found = [(line.line, "late" in line.labels) for line in loki.lines(1)]
+        assert found == [(line, False) for line in said[: seq - 1] + said[seq:]]
+    assert rows(resources.engine, dead_letters, "reason", "seq") == [("in-future", seq)]
+
+
+def test_a_rank_that_comes_late_does_not_end_the_turn(resources: Resources) -> None:
+    """One of a day's lines is three hours late: it has the label of its hour, and one delivery brings all."""
+    minutes = [*DAY]
+    minutes[700] -= 180
+    said = store(resources, 1, minutes, time.time_ns())
+    with LokiTwin() as loki:
+        deliver(resources, loki)
+        found = loki.lines(1)
+        assert Counter(line.line for line in found) == Counter(said)
+        assert [line.line for line in found if "late" in line.labels] == [said[700]]
+        assert loki.stats()["duplicates"] == 0
+
+
+def test_an_outage_in_the_middle_of_a_day_keeps_what_was_confirmed(resources: Resources) -> None:
+    """Loki goes away after ten windows: those are confirmed, and are not sent again when it is back."""
+    said = store(resources, 1, DAY, time.time_ns())
+    with LokiTwin() as loki:
+        loki.faults.extend([Fault(kind="slow", times=10), Fault(status=503)])
+        with pytest.raises(SinkUnavailable):
+            deliver(resources, loki)
+        assert 0 < len(loki.lines(1)) < len(said)
+        deliver(resources, loki)
+        assert [line.line for line in loki.lines(1)] == said
+        assert loki.stats()["duplicates"] == 0

@@ -1,0 +1,115 @@
+"""Jobs of which a sink has everything: nobody looks at them again until they have news."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import text
+
+from stores.loki_http import LokiHttp
+from tests.factories import NOW_NS, Sender, drain, logs, metrics
+from tests.twins.loki import LokiTwin
+from workers import cursors
+from workers.deliver import Delivery
+from workers.log_backlog import LogBacklog
+from workers.metric_backlog import MetricBacklog
+from workers.resources import Resources
+from workers.sinks.loki import LokiSink
+
+
+def publish(resources: Resources, sender: Sender, line: str, job: int = 1) -> None:
+    """Bring a line into Postgres."""
+    sender.send(logs(line), job=job)
+    drain(resources, job=job)
+
+
+def deliver(resources: Resources, loki: LokiTwin) -> None:
+    """Deliver what waits for Loki, whose clock stands where the lines were said."""
+    sink = LokiSink(LokiHttp(loki.url), now_ns=lambda: NOW_NS)
+    Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=60).run()
+
+
+def let_jobs_be_quiet(resources: Resources) -> None:
+    """Let some minutes pass in which nobody says a word."""
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET last_seen_at = last_seen_at - interval '5 min'"))
+
+
+def settled(resources: Resources, kind: str = "logs") -> list[int]:
+    """Return the jobs that nobody looks at."""
+    with resources.engine.connect() as connection:
+        return list(
+            connection.execute(text(f"SELECT id FROM training_jobs WHERE {kind}_settled ORDER BY id")).scalars()
+        )
+
+
+def test_a_job_that_is_delivered_and_quiet_is_settled_until_it_speaks(
+    resources: Resources, sender: Sender
+) -> None:
+    """A job that spoke a moment ago is not settled, a quiet one is, and what it then says arrives all the same."""
+    with LokiTwin(now_ns=lambda: NOW_NS) as loki:
+        publish(resources, sender, "a")
+        deliver(resources, loki)
+        assert settled(resources) == []
+        let_jobs_be_quiet(resources)
+        publish(resources, sender, "of another job", job=2)
+        deliver(resources, loki)
+        assert settled(resources) == [1]
+        publish(resources, sender, "b")
+        assert settled(resources) == []
+        deliver(resources, loki)
+        assert [line.line for line in loki.lines(1)] == ["a", "b"]
+
+
+def test_a_job_that_is_behind_is_not_settled(resources: Resources, sender: Sender) -> None:
+    """Quiet or not: as long as the sink has not all of a job, it is looked at."""
+    publish(resources, sender, "a")
+    let_jobs_be_quiet(resources)
+    backlog = LogBacklog(resources.engine, "loki")
+    with resources.engine.begin() as connection:
+        backlog.settle(connection)
+        assert backlog.jobs_behind(connection, 10) == [1]
+    assert settled(resources) == []
+
+
+def test_a_replay_of_a_settled_job_is_seen(resources: Resources, sender: Sender) -> None:
+    """Who moves a cursor back takes the mark away."""
+    with LokiTwin(now_ns=lambda: NOW_NS) as loki:
+        publish(resources, sender, "a")
+        let_jobs_be_quiet(resources)
+        deliver(resources, loki)
+        assert settled(resources) == [1]
+    with resources.engine.begin() as connection:
+        cursors.move_back(connection, "loki", 1, from_seq=1)
+        assert LogBacklog(resources.engine, "loki").jobs_behind(connection, 10) == [1]
+
+
+def test_a_job_that_somebody_moves_back_now_is_left_alone(resources: Resources, sender: Sender) -> None:
+    """While another has the lease on a job it is not settled, whatever it looked like a moment ago."""
+    with LokiTwin(now_ns=lambda: NOW_NS) as loki:
+        publish(resources, sender, "a")
+        deliver(resources, loki)
+    let_jobs_be_quiet(resources)
+    with resources.engine.begin() as replaying, resources.engine.begin() as settling:
+        cursors.await_lease(replaying, "loki", 1)
+        LogBacklog(resources.engine, "loki").settle(settling)
+        settling.commit()
+        assert settled(resources) == []
+
+
+@pytest.mark.parametrize("has_metrics", [True, False])
+def test_metrics_are_settled_on_their_own(resources: Resources, sender: Sender, has_metrics: bool) -> None:
+    """That Loki has all lines says nothing of MLflow: a job with metrics that it lacks is behind there."""
+    publish(resources, sender, "a")
+    if has_metrics:
+        sender.send(metrics(loss=0.5))
+        drain(resources, "metrics")
+    let_jobs_be_quiet(resources)
+    with LokiTwin(now_ns=lambda: NOW_NS) as loki:
+        deliver(resources, loki)
+    backlog = MetricBacklog("mlflow")
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_attempts SET mirrored_changes = changes"))
+        backlog.settle(connection)
+        assert backlog.jobs_behind(connection, 10) == ([1] if has_metrics else [])
+    assert settled(resources) == [1]
+    assert settled(resources, "metrics") == ([] if has_metrics else [1])

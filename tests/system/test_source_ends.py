@@ -1,0 +1,161 @@
+"""Processes that end without a completion of their own: their jobs are complete all the same, and provably."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.routes import bell_key, stream_key
+from schemas.tables import training_logs
+from stores.completeness import Completeness, assess
+from stores.jobs import find_job
+from stores.positions import find_positions
+from tests.factories import rows
+from tests.processes import ROOT, wait_until, workers_running
+from workers.resources import Resources
+
+CHILDREN = """
+import multiprocessing, os, sys
+from ingest import Run
+def say(run, name):
+    run.log(f"line of {name}")
+with Run(job_id=int(sys.argv[1])) as run:
+    run.log("line of the parent")
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=say, args=(run, name)) for name in ("a", "b")]
+    silent = fork.Process(target=len, args=("",))
+    for child in [*children, silent]:
+        child.start()
+    if os.fork() == 0:
+        say(run, "c")
+        sys.exit(0)
+    for child in [*children, silent]:
+        child.join()
+    os.wait()
+"""
+KILLED_SCRIPT = """
+import os, signal, time
+from ingest import Run
+run = Run.from_env()
+for number in range(100):
+    run.log(f"line {number}")
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+FULL = """
+import os, signal, time
+from ingest import Run
+run = Run(job_id=3)
+for number in range(400):
+    run.log(os.urandom(20_000).hex())
+    time.sleep(0.002)
+time.sleep(1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
+    """Run workers on the test's servers."""
+    with workers_running(resources.settings, tmp_path):
+        yield resources
+
+
+def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python to its end."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def url_of(resources: Resources) -> str:
+    """Return the address of the test's Redis."""
+    return resources.settings.redis_url.get_secret_value()
+
+
+def sum_of(resources: Resources, job: int) -> Completeness:
+    """Return where the messages of a job are, as `trainwire status` says it."""
+    with resources.engine.connect() as connection:
+        found = find_job(connection, job)
+        return assess(find_positions(connection, job), found.attempt if found else 1)
+
+
+def send(resources: Resources, spool: Path) -> subprocess.CompletedProcess[str]:
+    """Send what is left, in one pass."""
+    return python(
+        "-m", "trainwire", "spool", "send", "--any-server", "--spool", str(spool), REDIS_URL=url_of(resources)
+    )
+
+
+def test_children_that_spoke_say_their_end(working: Resources) -> None:
+    """Forked by multiprocessing or by hand: each counts what it made, so that the job is complete."""
+    ended = python("-c", CHILDREN, "1", REDIS_URL=url_of(working))
+    assert ended.returncode == 0, ended.stderr
+    wait_until(lambda: sum_of(working, 1).state == "complete", "the whole job")
+    lines = rows(working.engine, training_logs, "content")
+    assert sorted(lines) == [f"line of {name}" for name in ("a", "b", "c", "the parent")]
+    found = sum_of(working, 1)
+    assert (found.open_sources, found.silent_sources) == ((), ())
+    assert found.produced == found.stored == 2 * 3 + 3
+
+
+def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
+    """`so far` until its leftovers are sent; then all of it is there, and its end is named."""
+    run = python(
+        "-m", "ingest", "--job-id", "2", "--", sys.executable, "-c", KILLED_SCRIPT, REDIS_URL=url_of(working)
+    )
+    assert run.returncode == 128 + signal.SIGKILL
+    assert sum_of(working, 2).state == "so far"
+    sent = send(working, tmp_path / "spool")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    found = sum_of(working, 2)
+    assert found.state == "complete"
+    assert len(found.silent_sources) == 1
+    followed = python("-m", "trainwire", "logs", "2", "-f", **addresses(working))
+    assert followed.stderr == ""
+    assert sum("line " in line for line in followed.stdout.splitlines()) == 100
+
+
+def test_what_a_killed_trainer_dropped_is_counted(working: Resources, tmp_path: Path) -> None:
+    """A spool of 4 MB, no Redis, SIGKILL: lines that went are in the sum beside those that are stored."""
+    env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_SPOOL_BYTES": str(4 * 1024 * 1024)}
+    assert python("-c", FULL, **env).returncode == -signal.SIGKILL
+    sent = send(working, tmp_path / "spool")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    status = python("-m", "trainwire", "status", "3", "--json", **addresses(working))
+    told: dict[str, Any] = json.loads(status.stdout)["completeness"]
+    stored = len(rows(working.engine, training_logs, "seq"))
+    assert told["dropped"] > 0
+    assert stored + told["dropped"] == 400
+    assert told["line"].startswith(f"complete but for {told['dropped']:,} dropped: ")
+
+
+def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path: Path) -> None:
+    """Its bells may ring with no order on the way: who sends its leftovers orders all the same."""
+    env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_JOB_ID": "4"}
+    assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL
+    for kind in ("logs", "metrics", "completions"):
+        working.redis.set(bell_key(stream_key(kind, 0)), 1, ex=3600)
+    sent = send(working, tmp_path / "spool")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert sum_of(working, 4).state == "complete"
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def addresses(resources: Resources) -> dict[str, str]:
+    """Return the variables that name the test's servers."""
+    return {"REDIS_URL": url_of(resources), "DATABASE_URL": resources.settings.database_url.get_secret_value()}

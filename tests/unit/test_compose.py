@@ -1,0 +1,152 @@
+"""compose.yaml, the image and the settings hold together: nothing is given that nobody reads, nothing is open."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from gateway.settings import GatewaySettings
+from schemas.routes import QUEUES
+from tests.twins.loki_rules import HOUR_NS, SECOND_NS, Limits
+from workers.__main__ import parser
+from workers.settings import Settings
+
+ROOT: Final = Path(__file__).parents[2]
+COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
+OURS: Final = {name: service for name, service in SERVICES.items() if service["image"].startswith("trainwire:")}
+DOCKERFILE: Final = (ROOT / "deploy" / "Dockerfile").read_text()
+
+BY_BOTO3: Final = {"AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+BY_FLOWER: Final = {"FLOWER_USER", "FLOWER_PASSWORD"}
+READ_BY_US: Final = (
+    {name.upper() for settings in (Settings, GatewaySettings) for name in settings.model_fields}
+    | BY_BOTO3
+    | BY_FLOWER
+)
+ONE_SHOTS: Final = {"migrate", "bucket"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_variable_is_read_by_somebody(name: str) -> None:
+    """A variable that no settings class knows would be a setting that does nothing."""
+    assert set(OURS[name]["environment"]) <= READ_BY_US
+
+
+def test_every_queue_has_a_worker() -> None:
+    """The workers' commands are ones that `python -m workers` takes, and together they read all queues."""
+    workers = [service["command"] for service in OURS.values() if service["command"][2:4] == ["workers", "worker"]]
+    read = [queue for command in workers for queue in parser().parse_args(command[3:]).queues.split(",")]
+    assert sorted(read) == sorted(QUEUES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_open_on_loopback_only(name: str) -> None:
+    """What is published to a network is the operator's decision, not ours."""
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+@pytest.mark.parametrize("name", set(SERVICES) - set(OURS))
+def test_versions_of_others_are_pinned(name: str) -> None:
+    """An image of a moving tag is another program next week."""
+    assert re.search(r":v?\d+\.\d+", SERVICES[name]["image"])
+
+
+@pytest.mark.parametrize("name", set(SERVICES) - ONE_SHOTS)
+def test_whatever_goes_on_says_when_it_is_ready(name: str) -> None:
+    """Without a health check `--wait` would mean started, not ready."""
+    assert SERVICES[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", set(SERVICES) - ONE_SHOTS)
+def test_health_is_asked_at_the_port_that_is_listened_to(name: str) -> None:
+    """A port in a health check is one that the service itself names or publishes."""
+    service = SERVICES[name]
+    asked = re.findall(r"https?://[\w.]+:(\d+)", " ".join(service["healthcheck"]["test"]))
+    published = {port.rpartition(":")[2] for port in service.get("ports", [])}
+    assert set(asked) <= published
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_can_do_little(name: str) -> None:
+    """Read-only root, no capabilities, no new privileges, an init that reaps, and nobody's root."""
+    service = OURS[name]
+    assert service["read_only"] is True
+    assert service["init"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.search(r"^USER [1-9]\d*", DOCKERFILE, re.MULTILINE)
+
+
+def test_volumes_and_files_exist() -> None:
+    """Named volumes are declared, mounted files are in the tree or made by make-env.sh."""
+    mounts = [mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
+    named = {mount for mount in mounts if not mount.startswith(".")}
+    assert named == set(COMPOSE["volumes"])
+    made = {"./deploy/users.acl"}
+    assert all((ROOT / mount).is_file() for mount in set(mounts) - named - made)
+
+
+def test_passwords_are_made_and_never_given(tmp_path: Path) -> None:
+    """make-env.sh makes every password that compose.yaml asks for, anew each time, readable to nobody else."""
+    asked_for = re.findall(r"\$\{(\w+):\?run deploy/make-env.sh first\}", (ROOT / "compose.yaml").read_text())
+    wanted = {*asked_for, "REDIS_TRAINER_PASSWORD"}  # which is for trainers
+    first, second = made_env(tmp_path / "a"), made_env(tmp_path / "b")
+    assert set(first) == set(second) == wanted
+    assert all(len(value) >= 20 for value in first.values())
+    assert not set(first.values()) & set(second.values())
+    assert (tmp_path / "a" / ".env").stat().st_mode & 0o077 == 0
+    acl = (tmp_path / "a" / "deploy" / "users.acl").read_text()
+    assert "SHA256" not in acl
+    assert not [value for value in first.values() if value in acl]
+
+
+def test_passwords_are_not_made_twice(tmp_path: Path) -> None:
+    """A second run would lock everybody out of the volumes: it is refused, and says why."""
+    made_env(tmp_path)
+    before = (tmp_path / ".env").read_text()
+    again = subprocess.run(
+        [tmp_path / "deploy" / "make-env.sh"], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+    assert (tmp_path / ".env").read_text() == before
+
+
+def test_the_image_has_all_that_is_installed() -> None:
+    """What the wheel packs is copied, and let through by .dockerignore."""
+    packages = set(re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE))
+    wheel = re.search(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert wheel is not None
+    assert packages == set(re.findall(r'"(\w+)"', wheel.group(1)))
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        name for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()
+    }
+    assert copied <= let_through
+
+
+def test_loki_takes_what_the_deliveries_are_written_for() -> None:
+    """The limits of deploy/loki.yaml are those that deliveries keep, and the twin of the tests."""
+    limits = yaml.safe_load((ROOT / "deploy" / "loki.yaml").read_text())["limits_config"]
+    twin = Limits()
+    assert limits["max_line_size"] == f"{twin.max_line_bytes // 1024}KB"
+    assert limits["reject_old_samples_max_age"] == f"{twin.max_age_ns // HOUR_NS}h"
+    assert limits["creation_grace_period"] == f"{twin.max_ahead_ns // (60 * SECOND_NS)}m"
+
+
+def made_env(folder: Path) -> dict[str, str]:
+    """Run make-env.sh in a copy of what it needs; return what it wrote."""
+    (folder / "deploy").mkdir(parents=True)
+    for name in ("make-env.sh", "users.acl.template"):
+        shutil.copy(ROOT / "deploy" / name, folder / "deploy")
+    subprocess.run([folder / "deploy" / "make-env.sh"], check=True, capture_output=True, timeout=30)
+    lines = (folder / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines)
