@@ -308,7 +308,8 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
             log.warning("notify.dropped", jobs=jobs, reason=f"{waiting} orders wait for a worker")
             return
         for payload in payloads(make_events()):
-            send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY)
+            shown = f"events of {jobs:,} jobs, {len(payload):,} bytes"  # in Flower, in place of all of them
+            send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown)
     except Unavailable as exc:
         log.warning("notify.dropped", jobs=jobs, reason=str(exc))
     except Exception:

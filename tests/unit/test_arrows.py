@@ -23,7 +23,7 @@ CELERY_SHELL = {"app", "beat", "tasks", "watchdog", "schedule", "__main__"}
 
 LAYERS = [
     {"__main__"},
-    {"watchdog", "beat"},
+    {"watchdog", "beat", "flower"},
     {"tasks"},
     {"app"},
     {"exporter"},
