@@ -81,6 +81,9 @@ training_jobs = Table(
     _count("last_log_seq"),
     _count("last_metric_seq"),
     _count("last_checkpoint_seq"),
+    # Up to where retention has removed rows.
+    _count("removed_log_seq"),
+    _count("removed_metric_seq"),
     _settled("logs_settled"),
     _settled("metrics_settled"),
     Index("training_jobs_logs_unsettled_idx", "id", postgresql_where=text("NOT logs_settled")),

@@ -112,7 +112,13 @@ def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
-    _app().start(["flower", f"--address={options.address}", f"--port={options.port}"])
+    from workers import flower  # noqa: PLC0415 - nobody else needs it
+
+    flower.prepare(options.address, os.environ)
+    address = [f"--address={options.address}", f"--port={options.port}"]
+    app = _app()
+    app.conf.broker_pool_limit = 0  # Flower asks for two connections in each of ten threads: four are a deadlock
+    app.start(["flower", *address, f"--tasks_columns={flower.COLUMNS}"])
 
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:

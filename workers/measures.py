@@ -143,7 +143,7 @@ _TRAINING: Final = text(
 )
 
 
-def _sink(table: str, last_seq: str) -> Any:
+def _sink(table: str, last_seq: str, settled: str) -> Any:
     return text(
         "SELECT CAST(coalesce(sum(behind), 0) AS bigint), CAST(coalesce(greatest(extract(epoch FROM now() - "  # noqa: S608 - our own names
         "min(oldest.created_at)), 0), 0) AS double precision), coalesce((SELECT CAST(greatest(extract(epoch "
@@ -152,13 +152,13 @@ def _sink(table: str, last_seq: str) -> Any:
         "FROM delivery_cursors WHERE sink = :sink) FROM ("
         f"SELECT id, coalesce(confirmed_seq, 0) AS confirmed, {last_seq} - coalesce(confirmed_seq, 0) AS behind "
         "FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-        f"WHERE {last_seq} > coalesce(confirmed_seq, 0)) AS late "
+        f"WHERE NOT {settled} AND {last_seq} > coalesce(confirmed_seq, 0)) AS late "
         f"LEFT JOIN LATERAL (SELECT created_at FROM {table} AS waiting WHERE waiting.job_id = late.id "
         "AND seq > confirmed ORDER BY seq LIMIT 1) AS oldest ON true"
     )
 
 
 _SINKS: Final = {
-    "loki": _sink("training_logs", "last_log_seq"),
-    "mlflow": _sink("training_metrics", "last_metric_seq"),
+    "loki": _sink("training_logs", "last_log_seq", "logs_settled"),
+    "mlflow": _sink("training_metrics", "last_metric_seq", "metrics_settled"),
 }

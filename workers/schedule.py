@@ -11,6 +11,7 @@ from schemas.routes import (
     LINK_TICK_TASK,
     LIVENESS_TASK,
     RETENTION_TASK,
+    ROW_RETENTION_TASK,
     SWEEP_TASK,
     VERIFY_TASK,
 )
@@ -31,4 +32,5 @@ SCHEDULE: Final = {
     "link-mlflow-runs": _tick(LINK_TICK_TASK, BEAT_QUEUE, every_s=30.0, expires_s=20),
     "verify-due-checkpoints": _tick(VERIFY_TASK, CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
     "retain-checkpoints": _tick(RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
+    "retain-rows": _tick(ROW_RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
 }

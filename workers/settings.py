@@ -58,6 +58,13 @@ class Settings(StoreSettings):
     checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3
     """How many checkpoints of each job stay besides its best."""
 
+    log_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """Log rows of finished jobs that are older are removed; unset, none is."""
+    metric_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """Metric rows of finished jobs that are older are removed; unset, none is."""
+    row_retention: Literal["dry-run", "on"] = "dry-run"
+    """Whether old rows are removed, or only counted in the log."""
+
     @model_validator(mode="after")
     def _knows_where_to_delete(self) -> Self:
         if self.checkpoint_retention != "off" and not self.trainwire_checkpoint_bucket:

@@ -29,6 +29,7 @@ from schemas.routes import (
     NOTIFY_TASK,
     ORDER_TTL_S,
     RETENTION_TASK,
+    ROW_RETENTION_TASK,
     SWEEP_TASK,
     VERIFY_BELL_KEY,
     VERIFY_TASK,
@@ -56,6 +57,7 @@ from workers.mlflow_links import link_runs
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish, status_events
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
+from workers.row_retention import RowRetention, keepings_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
@@ -219,6 +221,17 @@ def retain_checkpoints() -> None:
         Retention(resources.engine, object_store, keeping_of(settings)).run(dry_run=dry_run)
 
 
+@app.task(name=ROW_RETENTION_TASK)
+def retain_rows() -> None:
+    """Remove old rows of finished jobs, or in a dry run count them."""
+    resources = process_resources()
+    try:
+        for keeping in keepings_of(resources.settings):
+            RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
+    except Unavailable as exc:
+        log.warning("row_retention.unavailable", reason=str(exc))
+
+
 @app.task(name=NOTIFY_TASK)
 def notify(events: str) -> None:
     """Publish events; they are not kept for a Redis that is away."""
@@ -287,7 +300,8 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
             log.warning("notify.dropped", jobs=jobs, reason=f"{waiting} orders wait for a worker")
             return
         for payload in payloads(make_events()):
-            send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY)
+            shown = f"events of {jobs:,} jobs, {len(payload):,} bytes"  # in Flower, in place of all of them
+            send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown)
     except Unavailable as exc:
         log.warning("notify.dropped", jobs=jobs, reason=str(exc))
     except Exception:

@@ -38,7 +38,7 @@ def test_every_setting_is_documented() -> None:
     workers = {name.upper() for name in (*Settings.model_fields, *GatewaySettings.model_fields)}
     source = Path(str(ingest_settings.__file__)).read_text()
     trainers = set(re.findall(r'"((?:TRAINWIRE|REDIS|RANK)[A-Z_]*)"', source))
-    others = {"TRAINWIRE_DATA_DIR"}
+    others = {"TRAINWIRE_DATA_DIR", "FLOWER_USER", "FLOWER_PASSWORD"}
     assert workers | trainers | others == documented
 
 

@@ -1,0 +1,164 @@
+"""Retention of rows: what goes, and what never does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Engine, text
+
+from schemas.tables import training_jobs, training_logs, training_metrics
+from stores.loki_http import LokiHttp
+from tests.factories import Sender, completion, drain, logs, metrics, one, rows
+from tests.twins.loki import LokiTwin
+from trainwire.resending import replay
+from workers.deliver import Delivery
+from workers.log_backlog import LogBacklog
+from workers.resources import Resources
+from workers.row_retention import Keeping, RowRetention, keepings_of, plan
+from workers.settings import load_settings
+from workers.sinks.loki import LokiSink
+
+LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, None)
+LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, "loki")
+METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, None)
+Say = Callable[..., None]
+
+
+@pytest.fixture
+def say(resources: Resources, sender: Sender) -> Say:
+    """Give a function that stores lines and a point of a job, some of them 40 days ago, and may end the job."""
+
+    def say(job: int = 1, old: int = 0, new: int = 0, *, ends: bool = True) -> None:
+        if old:
+            sender.send(logs(*(f"old {number}" for number in range(old))), job=job)
+            sender.send(metrics(loss=0.9), job=job)
+            drain(resources, "logs", job)
+            drain(resources, "metrics", job)
+            for table, key in (
+                ("training_logs", "job_id"),
+                ("training_metrics", "job_id"),
+                ("training_jobs", "id"),
+            ):
+                aged = f"UPDATE {table} SET created_at = now() - interval '40 days' WHERE {key} = {job}"
+                with resources.engine.begin() as connection:
+                    connection.execute(text(aged))
+        if new:
+            sender.send(logs(*(f"new {number}" for number in range(new))), job=job)
+            drain(resources, "logs", job)
+        if ends:
+            sender.send(completion(), job=job)
+            drain(resources, "completions", job)
+
+    return say
+
+
+def confirm(engine: Engine, job: int, seq: int) -> None:
+    """Let Loki have confirmed a job's rows up to a number."""
+    cursor = "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq) VALUES ('loki', :job, :seq)"
+    with engine.begin() as connection:
+        connection.execute(text(cursor), {"job": job, "seq": seq})
+
+
+def contents(engine: Engine, job: int = 1) -> list[str]:
+    """Return the lines of a job that are left."""
+    return [content for of, content in rows(engine, training_logs, "job_id", "content") if of == job]
+
+
+def test_old_rows_of_finished_jobs_go_and_young_ones_stay(resources: Resources, say: Say) -> None:
+    """Of a finished job what is older goes, what is younger stays, and the job says up to where it is gone."""
+    say(1, old=3, new=2)
+    say(2, old=1)
+    assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 4
+    assert contents(resources.engine) == ["new 0", "new 1"]
+    assert contents(resources.engine, 2) == []
+    assert one(resources.engine, training_jobs, id=1)["removed_log_seq"] == 3
+    assert len(rows(resources.engine, training_metrics, "seq")) == 2, "points have a setting of their own"
+    assert RowRetention(resources.engine, METRICS).run(dry_run=False) == 2
+    assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 0
+
+
+@pytest.mark.parametrize("status", ["pending", "running", "stalled", "lost"])
+def test_a_job_that_is_not_finished_keeps_everything(resources: Resources, say: Say, status: str) -> None:
+    """However old its rows are: it may still run, or come back."""
+    say(1, old=3, ends=False)
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET status = :status"), {"status": status})
+    assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 0
+    assert len(contents(resources.engine)) == 3
+
+
+def test_what_the_sink_has_not_confirmed_stays(resources: Resources, say: Say) -> None:
+    """Rows after the sink's cursor stay until it has moved, and all of a job of which nothing is confirmed."""
+    say(1, old=5)
+    say(2, old=5)
+    confirm(resources.engine, 1, 2)
+    assert RowRetention(resources.engine, LOGS_IN_LOKI).run(dry_run=False) == 2
+    assert contents(resources.engine) == ["old 2", "old 3", "old 4"]
+    assert len(contents(resources.engine, 2)) == 5
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE delivery_cursors SET confirmed_seq = 5"))
+    assert RowRetention(resources.engine, LOGS_IN_LOKI).run(dry_run=False) == 3
+
+
+def test_a_dry_run_names_and_removes_nothing(resources: Resources, say: Say) -> None:
+    """A dry run counts what would go, job by job."""
+    say(1, old=3, new=1)
+    say(2, old=4)
+    assert RowRetention(resources.engine, LOGS).run(dry_run=True) == 7
+    assert len(contents(resources.engine)) == 4
+    with resources.engine.connect() as connection:
+        assert [(each.job_id, each.rows) for each in plan(connection, LOGS)] == [(1, 3), (2, 4)]
+
+
+def test_small_batches_of_which_each_is_committed(resources: Resources, say: Say) -> None:
+    """A run whose time is up after one batch has removed that batch, and the next goes on there."""
+    say(1, old=25)
+    late = RowRetention(resources.engine, LOGS, batch_rows=10, clock=iter(range(0, 10_000, 1000)).__next__)
+    assert late.run(dry_run=False) == 10
+    assert contents(resources.engine)[0] == "old 10"
+    assert RowRetention(resources.engine, LOGS, batch_rows=10).run(dry_run=False) == 15
+
+
+def test_a_job_that_a_drain_holds_is_left_for_later(resources: Resources, say: Say) -> None:
+    """Retention waits for nobody: a locked job is passed over."""
+    say(1, old=3)
+    with resources.engine.begin() as drain_of_another:
+        drain_of_another.execute(text("SELECT 1 FROM training_jobs WHERE id = 1 FOR UPDATE"))
+        assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 0
+    assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 3
+
+
+def test_a_young_row_before_an_old_one_keeps_it(resources: Resources, say: Say) -> None:
+    """What is left of a job has no holes."""
+    say(1, old=3)
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_logs SET created_at = now() WHERE seq = 2"))
+    assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 1
+    assert contents(resources.engine) == ["old 1", "old 2"]
+
+
+def test_a_replay_of_what_is_gone_ends(resources: Resources, say: Say) -> None:
+    """A sink whose cursor is moved back behind removed rows gets those that are left, and is up to date again."""
+    say(1, old=3, new=2)
+    with LokiTwin() as loki:
+        sink = LokiSink(LokiHttp(loki.url))
+        delivery = Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=10)
+        delivery.run()
+        assert RowRetention(resources.engine, LOGS_IN_LOKI).run(dry_run=False) == 3
+        with resources.engine.begin() as connection:
+            replay(connection, "loki", 1, 1)
+        assert not delivery.run().more
+    confirmed = text("SELECT confirmed_seq FROM delivery_cursors")
+    with resources.engine.connect() as connection:
+        assert connection.execute(confirmed).scalar_one() == 5
+
+
+def test_nothing_is_removed_unless_it_is_asked_for(resources: Resources) -> None:
+    """Without the settings there is no retention, with them a dry run first; a sink in use must have confirmed."""
+    urls = {"database_url": resources.settings.database_url, "redis_url": resources.settings.redis_url}
+    assert keepings_of(load_settings(**urls)) == []
+    wanted = load_settings(**urls, log_retention_days=7, metric_retention_days=9, mlflow_tracking_uri="http://m:1")
+    assert wanted.row_retention == "dry-run"
+    assert [(each.days, each.sink) for each in keepings_of(wanted)] == [(7, "loki"), (9, "mlflow")]
+    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sink is None

@@ -1,0 +1,132 @@
+"""Flower as a process: who may see it, and what it shows of our orders."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from stores.settings import WrongSettings
+from tests.factories import Sender, logs
+from tests.processes import Process, wait_until, workers_running
+from trainwire.remembered import usable_port
+from workers.flower import credentials_for
+from workers.resources import Resources
+
+OPERATOR = {"FLOWER_USER": "operator", "FLOWER_PASSWORD": "a,b:c d"}
+
+
+@contextmanager
+def flower_running(
+    resources: Resources, folder: Path, *arguments: str, **env: str
+) -> Iterator[tuple[Process, str]]:
+    """Run Flower; yields its process and its address on this machine."""
+    port = usable_port(folder, "flower")
+    flower = Process(resources.settings, folder / "flower.log", "flower", "--port", str(port), *arguments, **env)
+    flower.start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(f"{url}/healthcheck") == 200, "Flower's start", timeout_s=60)
+        yield flower, url
+    finally:
+        flower.stop()
+
+
+def answers(url: str, credentials: str | None = None) -> int:
+    """Return the status of an answer; 0 where there is none."""
+    try:
+        with opened(url, credentials) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return 0
+
+
+def opened(url: str, credentials: str | None = None) -> Any:
+    """Open a page."""
+    request = urllib.request.Request(url)
+    if credentials is not None:
+        request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
+    return urllib.request.urlopen(request, timeout=20)
+
+
+def test_a_flower_for_others_asks_for_a_password(resources: Resources, tmp_path: Path) -> None:
+    """On all addresses every page but the healthcheck asks; the password is not in the process list."""
+    with flower_running(resources, tmp_path, "--address", "0.0.0.0", **OPERATOR) as (flower, url):
+        for page in ("/", "/tasks", "/metrics", "/api/workers"):
+            assert answers(url + page) == 401, page
+            assert answers(url + page, "operator:wrong") == 401, page
+        assert answers(f"{url}/workers", "operator:a,b:c d") == 200
+        assert answers(f"{url}/metrics", "operator:a,b:c d") == 200
+        process = psutil.Process(flower.process.pid)
+        assert "a,b:c d" not in " ".join(process.cmdline())
+        assert "a,b:c d" not in flower.output
+
+
+def test_a_flower_for_others_without_a_password_does_not_start(resources: Resources, tmp_path: Path) -> None:
+    """It ends at once with a sentence that says what to set."""
+    arguments = ("flower", "--address", "0.0.0.0", "--port", str(usable_port(tmp_path, "flower")))
+    flower = Process(resources.settings, tmp_path / "flower.log", *arguments).start()
+    assert flower.process.wait(60) == 78
+    assert "set FLOWER_USER and FLOWER_PASSWORD" in flower.output
+    assert "Traceback" not in flower.output
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_on_this_machine_alone_nobody_is_asked(address: str) -> None:
+    """Loopback needs no password, and has one where it is set."""
+    assert credentials_for(address, {}) is None
+    assert credentials_for(address, OPERATOR) == "operator:a,b:c d"
+
+
+@pytest.mark.parametrize(
+    ("address", "environ"),
+    [
+        ("0.0.0.0", {}),
+        ("", {}),
+        ("::", {}),
+        ("10.0.0.1", {}),
+        ("flower.example", {}),
+        ("127.0.0.1", {"FLOWER_USER": "operator"}),
+        ("127.0.0.1", {"FLOWER_PASSWORD": "secret"}),
+        ("127.0.0.1", {"FLOWER_USER": "a:b", "FLOWER_PASSWORD": "secret"}),
+    ],
+)
+def test_whatever_would_leave_it_open_is_refused(address: str, environ: dict[str, str]) -> None:
+    """Every other address needs both variables, and half of them is a mistake."""
+    with pytest.raises(WrongSettings, match="FLOWER_"):
+        credentials_for(address, environ)
+
+
+@pytest.mark.timeout(180)
+def test_orders_have_names_and_arguments_that_say_something(
+    resources: Resources, sender: Sender, tmp_path: Path
+) -> None:
+    """Flower shows which stream was drained, and of announcements how many events, not the events themselves."""
+    with (
+        workers_running(resources.settings, tmp_path),
+        flower_running(resources, tmp_path, **OPERATOR) as (_, url),
+    ):
+
+        def tasks() -> dict[str, str]:
+            with opened(f"{url}/api/tasks?limit=500", "operator:a,b:c d") as answer:
+                return {task["name"]: task["args"] for task in json.load(answer).values() if task["args"]}
+
+        def both_are_there() -> bool:
+            sender.send(logs("a secret line"), job=2)
+            return {"trainwire.drain", "trainwire.notify"} <= set(tasks())
+
+        wait_until(both_are_there, "a drain and its announcement", timeout_s=60)
+        found = tasks()
+    assert "logs" in found["trainwire.drain"]
+    assert "events of 1 jobs" in found["trainwire.notify"]
+    assert "a secret line" not in found["trainwire.notify"]

@@ -1,0 +1,54 @@
+"""Flower: who may see it, and what it shows of our orders."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Final
+
+import flower.options  # noqa: F401 - defines the options that are set below
+from flower.views.monitor import Metrics
+from tornado.options import options
+from tornado.web import authenticated
+
+from stores.settings import WrongSettings
+
+COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
+
+
+def prepare(address: str, environ: Mapping[str, str]) -> None:
+    """Set Flower up for this address, with the user and password of the environment.
+
+    Raises `WrongSettings` where it would be open to others: Flower can stop workers and shows what they do.
+    """
+    credentials = credentials_for(address, environ)
+    if credentials is not None:
+        # Not on the command line, which `ps` shows, nor in Flower's own variable, which splits at commas.
+        options.basic_auth = [credentials]
+        # The one page that Flower leaves open.
+        Metrics.get = authenticated(Metrics.get)
+
+
+def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
+    """Return `user:password`, None where there is none and the address is this machine's own."""
+    user, password = environ.get("FLOWER_USER", ""), environ.get("FLOWER_PASSWORD", "")
+    if ":" in user:
+        raise WrongSettings("FLOWER_USER has a colon, which basic authentication does not allow")
+    if user and password:
+        return f"{user}:{password}"
+    if user or password:
+        missing = "FLOWER_PASSWORD" if user else "FLOWER_USER"
+        raise WrongSettings(f"{missing} is not set: FLOWER_USER and FLOWER_PASSWORD go together")
+    if not _is_loopback(address):
+        raise WrongSettings(
+            f"--address {address or '(all)'} lets others see Flower, and stop workers with it: set FLOWER_USER "
+            "and FLOWER_PASSWORD, or leave it on 127.0.0.1"
+        )
+    return None
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

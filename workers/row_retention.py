@@ -1,0 +1,180 @@
+"""Retention of rows: old log lines and points of finished jobs go, in small batches, the oldest of a job first.
+
+What a sink has not confirmed stays, however old it is; so does everything of a job that is not finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import Connection, Engine, TextClause, text
+
+from schemas.messages import FINISHED
+from workers.settings import Settings
+from workers.store import postgres_errors
+
+log = structlog.get_logger("workers.row_retention")
+
+BATCH_ROWS: Final = 2000
+"""Rows of one transaction: it holds the job's lock, for which a drain might wait."""
+RUN_S: Final = 30.0
+PLANNED_JOBS: Final = 200
+"""Most jobs that a dry run names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How long rows of one table stay, and the sink that must have confirmed them before they go, if any."""
+
+    table: str
+    last_seq: str
+    removed_seq: str
+    days: int
+    sink: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OldRows:
+    """What the next runs would remove of one job."""
+
+    table: str
+    job_id: int
+    rows: int
+
+
+def keepings_of(settings: Settings) -> list[Keeping]:
+    """Return what the settings say; empty where nothing is to be removed."""
+    loki = "loki" if settings.loki_enabled else None
+    mlflow = "mlflow" if settings.mlflow_tracking_uri is not None else None
+    found = []
+    if settings.log_retention_days is not None:
+        days = settings.log_retention_days
+        found.append(Keeping("training_logs", "last_log_seq", "removed_log_seq", days, loki))
+    if settings.metric_retention_days is not None:
+        days = settings.metric_retention_days
+        found.append(Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", days, mlflow))
+    return found
+
+
+def plan(connection: Connection, keeping: Keeping) -> list[OldRows]:
+    """Return the jobs that have rows to remove, with how many; at most `PLANNED_JOBS`."""
+    names = _names(keeping) | {"jobs": PLANNED_JOBS}
+    counted = connection.execute(_counting(keeping), names)
+    return [OldRows(keeping.table, job_id, rows) for job_id, rows in counted]
+
+
+class RowRetention:
+    """Removes rows for about half a minute; several workers at once take different jobs."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        keeping: Keeping,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._keeping = keeping
+        self._batch_rows = batch_rows
+        self._clock = clock
+
+    def run(self, *, dry_run: bool) -> int:
+        """Remove rows, or only count them; return how many. Raises `Unavailable` where Postgres is away."""
+        with postgres_errors():
+            if dry_run:
+                return self._name()
+            removed, until = 0, self._clock() + RUN_S
+            while batch := self._batch():
+                removed += batch
+                if self._clock() >= until:
+                    break
+        if removed:
+            log.info("row_retention.removed", table=self._keeping.table, rows=removed, days=self._keeping.days)
+        return removed
+
+    def _name(self) -> int:
+        with self._engine.begin() as connection:
+            planned = plan(connection, self._keeping)
+        rows = sum(each.rows for each in planned)
+        if rows:
+            log.info("row_retention.would_remove", table=self._keeping.table, jobs=len(planned), rows=rows)
+        return rows
+
+    def _batch(self) -> int:
+        """Remove the next rows of one job, in one transaction with the note that they are gone."""
+        keeping = self._keeping
+        with self._engine.begin() as connection:
+            job = connection.execute(_next_job(keeping), _names(keeping)).one_or_none()
+            if job is None:
+                return 0
+            removed, confirmed = job.removed, job.confirmed
+            names = {"job_id": job.id, "removed": removed, "confirmed": confirmed, "rows": self._batch_rows}
+            through = connection.execute(_old_through(keeping), names | _names(keeping)).scalar_one()
+            gone = {"job_id": job.id, "removed": removed, "through": through}
+            rows = connection.execute(_removal(keeping), gone).rowcount
+            connection.execute(_note(keeping), gone)
+        return rows
+
+
+def _names(keeping: Keeping) -> dict[str, Any]:
+    return {"days": keeping.days, "sink": keeping.sink, "finished": list(FINISHED)}
+
+
+def _with_old_rows(keeping: Keeping) -> str:
+    """Return the FROM and WHERE of finished jobs whose first row that is left is old, and confirmed."""
+    first_row = (
+        f"SELECT seq, created_at FROM {keeping.table} AS rows WHERE rows.job_id = id "  # noqa: S608 - our own names
+        f"AND seq > {keeping.removed_seq} ORDER BY seq LIMIT 1"
+    )
+    # A young job has no old rows: it is not looked into.
+    return (
+        f"FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+        f"CROSS JOIN LATERAL ({first_row}) AS oldest "
+        f"WHERE status = ANY(:finished) AND training_jobs.created_at < {_BEFORE} "
+        f"AND {keeping.last_seq} > {keeping.removed_seq} "
+        f"AND oldest.created_at < {_BEFORE} AND oldest.seq <= {_confirmed(keeping)} "
+    )
+
+
+def _confirmed(keeping: Keeping) -> str:
+    return keeping.last_seq if keeping.sink is None else "coalesce(confirmed_seq, 0)"
+
+
+def _next_job(keeping: Keeping) -> TextClause:
+    return text(
+        f"SELECT id, {keeping.removed_seq} AS removed, {_confirmed(keeping)} AS confirmed "
+        f"{_with_old_rows(keeping)} ORDER BY id LIMIT 1 FOR UPDATE OF training_jobs SKIP LOCKED"
+    )
+
+
+def _counting(keeping: Keeping) -> TextClause:
+    return text(
+        f"SELECT id, (SELECT count(*) FROM {keeping.table} AS old WHERE old.job_id = id "  # noqa: S608 - our own names
+        f"AND seq <= {_confirmed(keeping)} AND old.created_at < {_BEFORE}) "
+        f"{_with_old_rows(keeping)} ORDER BY id LIMIT :jobs"
+    )
+
+
+def _old_through(keeping: Keeping) -> TextClause:
+    """Up to the last row before which none is young: what is left of a job has no holes."""
+    return text(
+        f"SELECT max(seq) FROM (SELECT seq, bool_and(created_at < {_BEFORE}) OVER (ORDER BY seq) AS is_old FROM ("  # noqa: S608
+        f"SELECT seq, created_at FROM {keeping.table} WHERE job_id = :job_id AND seq > :removed "
+        "AND seq <= :confirmed ORDER BY seq LIMIT :rows) AS next_rows) AS aged WHERE is_old"
+    )
+
+
+def _removal(keeping: Keeping) -> TextClause:
+    return text(f"DELETE FROM {keeping.table} WHERE job_id = :job_id AND seq > :removed AND seq <= :through")  # noqa: S608
+
+
+def _note(keeping: Keeping) -> TextClause:
+    return text(f"UPDATE training_jobs SET {keeping.removed_seq} = :through WHERE id = :job_id")  # noqa: S608
+
+
+_BEFORE: Final = "now() - make_interval(days => :days)"
