@@ -99,7 +99,7 @@ def _read(poll: select.epoll, clients: dict[int, Client], buffer: bytearray) -> 
 def _asking(host: str, port: int, path: str) -> socket.socket:
     client = socket.create_connection((host, port))
     lines = [f"GET {path} HTTP/1.1", f"Host: {host}:{port}"]
-    if path.endswith("/ws"):
+    if path.partition("?")[0].endswith("/ws"):
         key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
         lines += ["Upgrade: websocket", "Connection: Upgrade", key, "Sec-WebSocket-Version: 13"]
     client.sendall("\r\n".join(lines).encode() + b"\r\n\r\n")

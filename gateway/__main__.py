@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 
 import structlog
 import uvicorn
 
 from gateway.app import create_app
-from gateway.protocol import FrameProtocol
+from gateway.feed.protocol import FrameProtocol
 from gateway.settings import load_gateway_settings
 from stores.settings import WrongSettings
 
 GRACE_S = 5
 """How long requests that are under way may take when the process is to end."""
+BACKLOG = 4096
+"""Browsers that come back all at once after a restart wait here."""
+MAX_SOCKETS = 10_240
+"""As many as macOS lets a process have."""
+MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
+"""What a browser says over its WebSocket is not listened to."""
 
 
 def main() -> None:
@@ -24,6 +31,7 @@ def main() -> None:
         settings = load_gateway_settings()
     except WrongSettings as exc:
         sys.exit(str(exc))
+    _allow_many_sockets()
     uvicorn.run(
         create_app(settings),
         host=settings.gateway_host,
@@ -33,8 +41,16 @@ def main() -> None:
         server_header=False,
         ws=FrameProtocol,
         ws_per_message_deflate=False,
+        ws_max_size=MAX_CLIENT_MESSAGE_BYTES,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_S,
     )
+
+
+def _allow_many_sockets() -> None:
+    """Raise the soft limit of open files as far as the hard one lets us: the usual 1,024 are few browsers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_SOCKETS)), hard))
 
 
 def configure_logging() -> None:

@@ -16,6 +16,7 @@ _described: dict[str, type[msgspec.Struct]] = {Problem.__name__: Problem}
 _examples: dict[str, dict[str, Any]] = {}
 """By reference: FastAPI would leave out what is null in them."""
 _PROBLEMS: Final = {
+    400: "the body is no JSON",
     401: "no token, or none that is valid",
     403: "not with this token, not from this page",
     404: "there is no such thing",

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -15,8 +15,8 @@ from starlette.staticfiles import StaticFiles
 
 from gateway import problems
 from gateway.answers import describe
-from gateway.feed_documents import feed_of, open_feed_engine
-from gateway.feed_routes import feed_router
+from gateway.feed.documents import feed_of, open_feed_engine
+from gateway.feed.routes import feed_router
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
 from gateway.resources import open_resources
@@ -42,6 +42,16 @@ DESCRIPTION: Final = (
     "cannot say are the strings NaN, Infinity and -Infinity; times named `ts` are nanoseconds since 1970, all "
     "others RFC 3339. Errors are problem documents (RFC 9457)."
 )
+
+
+class PageFiles(StaticFiles):
+    """Files that a browser asks for anew each time: after an update no old module may meet a new one."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Return a file, or 304 where the browser has it."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
@@ -91,4 +101,4 @@ def _serve_page(app: FastAPI) -> None:
     def index() -> Response:
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", PageFiles(directory=PAGE), name="page")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from gateway.callbacks import Said
 from schemas.messages import (
@@ -22,12 +22,22 @@ from schemas.messages import (
     Progress,
 )
 
-Count = Annotated[int, Field(ge=0, le=MAX_ID)]
-Rank = Annotated[int, Field(ge=0, le=MAX_ATTEMPT)]
-Attempt = Annotated[int, Field(ge=ATTEMPT_UNSAID, le=MAX_ATTEMPT)]
-TimeNs = Annotated[int, Field(ge=0, le=MAX_TIME_NS)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-MetricMap = dict[str, float]
+
+def _is_no_truth(value: object) -> object:
+    """Return the value; refuse true and false, which Python takes for numbers."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")  # noqa: TRY004 - pydantic reports a ValueError
+    return value
+
+
+_Numeric = BeforeValidator(_is_no_truth)
+Count = Annotated[int, _Numeric, Field(ge=0, le=MAX_ID)]
+Rank = Annotated[int, _Numeric, Field(ge=0, le=MAX_ATTEMPT)]
+Attempt = Annotated[int, _Numeric, Field(ge=ATTEMPT_UNSAID, le=MAX_ATTEMPT)]
+TimeNs = Annotated[int, _Numeric, Field(ge=0, le=MAX_TIME_NS)]
+Finite = Annotated[float, _Numeric, Field(allow_inf_nan=False)]
+Value = Annotated[float, _Numeric]
+MetricMap = dict[str, Value]
 Path = Annotated[str, Field(min_length=1, max_length=10_000)]
 MAX_LINES = 10_000
 
@@ -48,11 +58,11 @@ class MetricValues(BaseModel):
     """Metrics by name; names that are not listed are as good, here or among `extra_metrics`."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float]
+    __pydantic_extra__: dict[str, Value]
 
-    loss: float | None = None
-    accuracy: float | None = None
-    learning_rate: float | None = None
+    loss: Value | None = None
+    accuracy: Value | None = None
+    learning_rate: Value | None = None
     extra_metrics: MetricMap | None = None
 
     def named(self) -> MetricMap:
@@ -129,7 +139,7 @@ class CompletionCallback(Callback):
     )
 
     status: Literal["completed", "failed"] | None = None
-    exit_code: Annotated[int, Field(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)] | None = None
+    exit_code: Annotated[int, _Numeric, Field(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)] | None = None
     total_epochs_completed: Count | None = None
     final_metrics: MetricMap | None = None
     best_metrics: MetricMap | None = None

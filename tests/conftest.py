@@ -128,5 +128,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name each test's layer after its folder, so that `-m unit` and the like work without decorators."""
     for item in items:
         layer = Path(item.path).relative_to(Path(__file__).parent).parts[0]
-        if layer in {"unit", "integration", "system", "chaos"}:
+        if layer in {"unit", "integration", "system", "chaos", "browser"}:
             item.add_marker(getattr(pytest.mark, layer))

@@ -13,7 +13,7 @@ import requests
 import uvicorn
 
 from gateway.app import create_app
-from gateway.protocol import FrameProtocol
+from gateway.feed.protocol import FrameProtocol
 from gateway.settings import GatewaySettings, load_gateway_settings
 from trainwire.remembered import free_port
 

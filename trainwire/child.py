@@ -73,6 +73,14 @@ class Child:
         """Tell whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
+    def listens_on(self, port: int) -> bool:
+        """Tell whether it takes connections on a TCP port: it, and not somebody else who was quicker."""
+        try:
+            sockets = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets)
+
     def wait_ready(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
         """Wait until `is_ready()`; raise `PartFailed` when the child ends first or the time is over."""
         deadline = time.monotonic() + timeout_s

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ WEB_READY_TIMEOUT_S: Final = 30.0
 WEB_STOP_TIMEOUT_S: Final = 2.0
 """They only show what others hold: killing them loses nothing."""
 GATEWAY_PORT: Final = 8800
+EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - what may be asked for, not what is listened on
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
     *("gateway", "flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
@@ -42,38 +43,40 @@ class StackOptions:
     data_dir: Path
     concurrency: int | None = None
     with_flower: bool = True
+    with_gateway: bool = True
 
 
 class WebPart:
-    """A server on 127.0.0.1; ready when its port answers."""
+    """A server with a port of its own, by default on 127.0.0.1; ready when it listens there."""
 
     is_store: Final = False
 
     def __init__(
-        self, name: str, data_dir: Path, *, port: int, command: list[str], env: Mapping[str, str]
+        self,
+        name: str,
+        data_dir: Path,
+        *,
+        port: int,
+        command: list[str],
+        env: Mapping[str, str],
+        host: str = "127.0.0.1",
     ) -> None:
         self.name = name
         self.child = Child(name, data_dir, stop_timeout_s=WEB_STOP_TIMEOUT_S)
         self.port = port
+        self.host = "127.0.0.1" if host in EVERY_ADDRESS else host
         self._command = command
         self._env = env
 
     @property
     def url(self) -> str:
         """Where a browser finds it."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         self.child.start(self._command, self._env)
-        self.child.wait_ready(self._is_listening, WEB_READY_TIMEOUT_S)
-
-    def _is_listening(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+        self.child.wait_ready(lambda: self.child.listens_on(self.port), WEB_READY_TIMEOUT_S)
 
 
 class Stack:
@@ -97,8 +100,7 @@ class Stack:
         self._say("postgres: tables are at the newest schema revision")
         env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
         self._start_workers(env)
-        flower_url = self._start_flower(env) if self._options.with_flower else None
-        gateway_url = self._start_gateway(env)
+        flower_url, gateway_url = self._start_webs(env)
         self.address = Address(database_url, redis_url, flower_url, self._options.data_dir, gateway_url)
         self._publish()
 
@@ -159,25 +161,34 @@ class Stack:
         part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
         self._supervisor.start(part)
 
-    def _start_flower(self, env: Mapping[str, str]) -> str:
-        port = usable_port(self._options.data_dir, "flower")
-        return self._start_web("flower", port, workers_command("flower", "--port", str(port)), env)
+    def _start_webs(self, env: Mapping[str, str]) -> tuple[str | None, str | None]:
+        """Start Flower and the gateway side by side, for both take their time to import; return where they are."""
+        flower = self._flower(env) if self._options.with_flower else None
+        gateway = self._gateway(env) if self._options.with_gateway else None
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self._start_web, [part for part in (flower, gateway) if part is not None]))
+        return (None if flower is None else flower.url), (None if gateway is None else gateway.url)
 
-    def _start_gateway(self, env: Mapping[str, str]) -> str:
-        chosen = env.get("GATEWAY_PORT") or ""
-        port = int(chosen) if chosen.isdecimal() else usable_port(self._options.data_dir, "gateway", GATEWAY_PORT)
+    def _flower(self, env: Mapping[str, str]) -> WebPart:
+        data_dir = self._options.data_dir
+        port = usable_port(data_dir, "flower")
+        command = workers_command("flower", "--port", str(port))
+        return WebPart("flower", data_dir, port=port, command=command, env=env)
+
+    def _gateway(self, env: Mapping[str, str]) -> WebPart:
+        data_dir, chosen = self._options.data_dir, env.get("GATEWAY_PORT") or ""
+        port = int(chosen) if chosen.isdecimal() else usable_port(data_dir, "gateway", GATEWAY_PORT)
         # What is no number is refused by the gateway itself, by its name.
-        said = {"GATEWAY_PORT": chosen or str(port)}
-        return self._start_web("gateway", port, python_command("gateway"), {**env, **said})
+        said = {**env, "GATEWAY_PORT": chosen or str(port)}
+        host = env.get("GATEWAY_HOST") or "127.0.0.1"
+        return WebPart("gateway", data_dir, port=port, command=python_command("gateway"), env=said, host=host)
 
-    def _start_web(self, name: str, port: int, command: list[str], env: Mapping[str, str]) -> str:
-        part = WebPart(name, self._options.data_dir, port=port, command=command, env=env)
+    def _start_web(self, part: WebPart) -> None:
         try:
             self._supervisor.start(part)
         except PartFailed as exc:
             # It only shows; the pipeline runs without it, and the supervisor tries again.
-            self._say(f"{name}: {exc}")
-        return part.url
+            self._say(f"{part.name}: {exc}")
 
     def _stop_leftovers(self) -> None:
         for name in STOP_ORDER:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import structlog
@@ -83,7 +84,7 @@ def _publish_shards(resources: Resources) -> None:
 
 
 def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
-    from celery import signals  # noqa: PLC0415 - sweep and the checks above need no Celery
+    from celery import signals  # noqa: PLC0415 - the checks above need no Celery
 
     from workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
     from workers.watchdog import WatchdogStep  # noqa: PLC0415
@@ -121,7 +122,9 @@ def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
 
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:
-    drain_everything(resources)
+    from workers.tasks import order_notify  # noqa: PLC0415 - the checks above need no Celery
+
+    drain_everything(resources, partial(order_notify, resources))
     return 0
 
 

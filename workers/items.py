@@ -13,7 +13,7 @@ from schemas.messages import Checkpoint, Metrics, shown_float
 from schemas.routes import Kind
 from workers.changes import Change, log_lines
 from workers.decoding import visible
-from workers.rows import is_best
+from workers.rows import as_stored, is_best
 
 MAX_ITEMS_BYTES: Final = 16 * 1024
 """An event carries its lines, points or checkpoints up to this size as JSON."""
@@ -98,7 +98,7 @@ def _points(change: Change) -> Iterator[MetricPoint]:
                 seq=next(seqs),
                 attempt=attempt,
                 ts=point.ts,
-                values=numbers(point.values) or {},
+                values=numbers(as_stored(point.values)) or {},
                 epoch=point.epoch,
                 step=point.step,
                 rank=message.body.rank,

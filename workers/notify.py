@@ -24,6 +24,7 @@ from workers import items
 from workers.changes import Change, StatusChange
 from workers.items import number, numbers, text
 from workers.jobs import JobState
+from workers.rows import as_stored
 from workers.streams import redis_errors
 
 MAX_EVENT_BYTES: Final = 64 * 1024
@@ -116,7 +117,7 @@ def _progress_event(change: Change) -> TrainingProgress:
         current_epoch=job.current_epoch,
         total_epochs=job.total_epochs,
         progress_percent=None if job.progress_percent is None else number(job.progress_percent),
-        metrics=numbers(newest.values) if newest else None,
+        metrics=numbers(as_stored(newest.values)) if newest else None,
         checkpoint_path=text(newest.checkpoint_path if newest else None) or job.last_checkpoint_path,
         best_checkpoint_path=job.best_checkpoint_path,
         points=items.points(change),

@@ -149,6 +149,12 @@ def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, flo
     return lifted, rest
 
 
+def as_stored(values: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics under the names that their row has: `accuracy` for `acc`, `learning_rate` for `lr`."""
+    lifted, rest = lift(values)
+    return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
+
+
 def jsonb_text(value: object) -> bytes:
     """Return JSON that a JSONB column takes: non-finite numbers by name, NUL and broken text made visible."""
     try:

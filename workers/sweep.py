@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import redis
 import structlog
 
 from schemas.routes import HOLD_KEY, KINDS, Kind, bell_key, stream_key
+from workers.changes import Change
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
 from workers.resources import Resources
@@ -56,16 +58,17 @@ def publish_hold(client: redis.Redis, high_water: float) -> None:
             client.delete(HOLD_KEY)
 
 
-def drain_everything(resources: Resources) -> None:
+def drain_everything(resources: Resources, on_commit: Callable[[list[Change]], None] | None = None) -> None:
     """Drain all streams once, without any order: for when orders cannot be sent.
 
-    A stream that cannot be drained is logged and left; the others must not wait for it.
+    A stream that cannot be drained is logged and left; the others must not wait for it. `on_commit` is what each
+    drain is given.
     """
     for kind, shard in all_streams(resources.settings.ingest_shards):
         stream = IngestStream(resources.redis, kind, shard)
         try:
             if stream.has_entries():
-                Drain(resources.engine, stream, resources.settings).run()
+                Drain(resources.engine, stream, resources.settings, on_commit=on_commit).run()
         except (MostlyInvalid, Unavailable) as exc:
             log.warning("sweep.left_a_stream", stream=stream.key, reason=str(exc))
         except Exception:

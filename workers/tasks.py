@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any, Final
 
@@ -79,6 +79,15 @@ LONGEST_GAP_SHARE: Final = 1 / 3
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
+@contextmanager
+def unavailable_is_logged(task: str, **fields: str) -> Iterator[None]:
+    """Log that a task found Postgres, Redis or a sink away, and let it end: beat orders it again."""
+    try:
+        yield
+    except Unavailable as exc:
+        log.warning(f"{task}.unavailable", reason=str(exc), **fields)
+
+
 @app.task(name=DRAIN_TASK)
 def drain(kind: Kind, shard: int) -> None:
     """Drain one stream, and order the rest if the time slice was too short for it."""
@@ -113,12 +122,10 @@ def drain(kind: Kind, shard: int) -> None:
 def sweep() -> None:
     """Order a drain of every stream that has news and no bell; tell trainers whether Redis has room."""
     resources = process_resources()
-    try:
+    with unavailable_is_logged("sweep"):
         publish_hold(resources.redis, resources.settings.redis_high_water)
         for kind, shard in overdue(resources.redis, resources.settings.ingest_shards):
             order_drain(resources, kind, shard)
-    except Unavailable as exc:
-        log.warning("sweep.unavailable", reason=str(exc))
 
 
 @app.task(name=LIVENESS_TASK)
@@ -126,25 +133,20 @@ def watch_trainers() -> None:
     """Look which running jobs have stalled or are lost, and which are back, and announce it."""
     resources = process_resources()
     settings = resources.settings
-    try:
+    with unavailable_is_logged("liveness"):
         longest_gap_s = max(LEAST_GAP_S, settings.lost_after_s * LONGEST_GAP_SHARE)
         heard = listen(resources.redis, settings.ingest_shards, longest_gap_s)
         changes = watch(resources.engine, heard, settings.lost_after_s)
-    except Unavailable as exc:
-        log.warning("liveness.unavailable", reason=str(exc))
-        return
-    for change in changes:
-        log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
-    announce(resources, partial(status_events, changes), len(changes))
+        for change in changes:
+            log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
+        announce(resources, partial(status_events, changes), len(changes))
 
 
 @app.task(name=DELIVER_TICK_TASK)
 def deliver_what_is_due() -> None:
     """Order a delivery: of rows that nobody ordered, or of what waited for its sink to come back."""
-    try:
+    with unavailable_is_logged("deliver_tick"):
         order_deliveries(process_resources())
-    except Unavailable as exc:
-        log.warning("deliver_tick.unavailable", reason=str(exc))
 
 
 @app.task(name=DELIVER_TASK)
@@ -153,7 +155,7 @@ def deliver(sink: str) -> None:
     resources = process_resources()
     # Gathers rows: while the bell is there nobody orders again.
     time.sleep(resources.settings.loki_linger_s if sink == LokiSink.name else MLFLOW_LINGER_S)
-    try:
+    with unavailable_is_logged("delivery", sink=sink):
         with redis_errors():
             resources.redis.delete(delivery_bell_key(sink))
         with timed_delivery(resources.engine, sink):
@@ -162,8 +164,6 @@ def deliver(sink: str) -> None:
             log.warning("delivery.refused", sink=sink, rows=report.refused)
         if report.more:
             order_delivery(resources, sink)
-    except Unavailable as exc:
-        log.warning("delivery.unavailable", sink=sink, reason=str(exc))
 
 
 @app.task(name=LINK_TICK_TASK)
@@ -171,10 +171,8 @@ def link_mlflow_runs_now() -> None:
     """Order that jobs be linked to runs which their trainers made in MLflow, where there is an MLflow."""
     if process_resources().settings.mlflow_tracking_uri is None:
         return
-    try:
+    with unavailable_is_logged("link_tick"):
         send_order(LINK_TASK, [], MLFLOW_QUEUE)
-    except Unavailable as exc:
-        log.warning("link_tick.unavailable", reason=str(exc))
 
 
 @app.task(name=LINK_TASK)
@@ -196,7 +194,7 @@ def verify_checkpoints() -> None:
     """Look at checkpoint files that nobody has verified, and order the rest if the time slice was too short."""
     resources = process_resources()
     settings = resources.settings
-    try:
+    with unavailable_is_logged("verification"):
         with redis_errors():
             resources.redis.delete(VERIFY_BELL_KEY)
         report = Verification(
@@ -209,8 +207,6 @@ def verify_checkpoints() -> None:
             log.warning("verification.not_as_recorded", wrong=report.wrong, unknown=report.unknown)
         if report.more:
             order_verification(resources)
-    except Unavailable as exc:
-        log.warning("verification.unavailable", reason=str(exc))
 
 
 @app.task(name=RETENTION_TASK)
@@ -220,11 +216,9 @@ def retain_checkpoints() -> None:
     settings = resources.settings
     if settings.checkpoint_retention == "off":
         return
-    try:
+    with unavailable_is_logged("retention"):
         dry_run = settings.checkpoint_retention == "dry-run"
         Retention(resources.engine, object_store, keeping_of(settings)).run(dry_run=dry_run)
-    except Unavailable as exc:
-        log.warning("retention.unavailable", reason=str(exc))
 
 
 @app.task(name=ROW_RETENTION_TASK)
@@ -241,10 +235,8 @@ def retain_rows() -> None:
 @app.task(name=NOTIFY_TASK)
 def notify(events: str) -> None:
     """Publish events; they are not kept for a Redis that is away."""
-    try:
+    with unavailable_is_logged("notify"):
         publish(process_resources().redis, decode_events(events))
-    except Unavailable as exc:
-        log.warning("notify.unavailable", reason=str(exc))
 
 
 @app.task(name=ECHO_TASK)

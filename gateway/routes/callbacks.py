@@ -29,7 +29,7 @@ Key = Annotated[
         examples=["epoch-3"],
     ),
 ]
-_ACCEPTED: Any = described(Accepted, examples.ACCEPTED, 413, status=202)
+_ACCEPTED: Any = described(Accepted, examples.ACCEPTED, 400, 413, status=202)
 
 
 @router.post("/jobs/{job_id}/callback/progress", status_code=202, responses=_ACCEPTED)

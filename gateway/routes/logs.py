@@ -49,7 +49,10 @@ def logs(
     limit: Annotated[int, Query(ge=1, le=5000)] = 500,
     after: Annotated[Seq | None, Query(description="The first lines after this `seq`.")] = None,
     before: Annotated[Seq | None, Query(description="The last lines before this `seq`.")] = None,
-    at: Annotated[datetime | None, Query(description="The first lines of this time or later, RFC 3339.")] = None,
+    at: Annotated[
+        datetime | None,
+        Query(description="The first lines of this time or later: RFC 3339, or seconds since 1970."),
+    ] = None,
 ) -> Response:
     """Return lines, oldest to newest: the newest ones where no position is given.
 

@@ -34,7 +34,7 @@ async def session(request: Request) -> Response:
     return _state(guard, await guard.identify(token or "") if token or not guard.is_on else None)
 
 
-@router.post("/session", responses=described(SessionState, examples.SESSION))
+@router.post("/session", responses=described(SessionState, examples.SESSION, 400, 413))
 async def begin(request: Request, body: NewSession) -> Response:
     """Put a valid token into a cookie."""
     guard: Guard = request.app.state.guard

@@ -127,7 +127,7 @@ def check_the_living(engine: Engine, said: dict[int, dict[str, Any]]) -> None:
 
 
 def check_the_killed(engine: Engine, surely_said: dict[tuple[int, int], int]) -> None:
-    """Of a killed trainer everything is stored that it said a second before its end: once, without a gap."""
+    """Of a killed trainer everything is stored that it said three seconds before its end: once, without a gap."""
     stored = rows(engine, training_logs, "job_id", "content")
     for (job, life), surely in surely_said.items():
         prefix = f"life {life} line "

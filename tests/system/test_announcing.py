@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 from redis.client import PubSub
@@ -52,6 +54,18 @@ class Listener:
                 if condition(event):
                     return event
         raise AssertionError(f"not heard within {timeout_s:.0f} s: {what}; heard {self.heard}")
+
+
+def test_a_sweep_announces_what_it_stores(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """What is drained without orders is announced like everything else."""
+    sender.send(logs("swept"), job=JOB)
+    sweep = Process(resources.settings, tmp_path / "sweep.log", "sweep").start()
+    assert sweep.process.wait(60) == 0, sweep.output
+    assert len(rows(resources.engine, training_logs, "content")) == 1
+    (order,) = resources.redis.lrange(NOTIFY_QUEUE, 0, -1)
+    body = base64.b64decode(msgspec.json.decode(order)["body"])
+    assert b"training_log" in body
+    assert b"swept" in body
 
 
 @pytest.fixture

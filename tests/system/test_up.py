@@ -18,8 +18,8 @@ import pytest
 import requests
 
 READY = "Ctrl-C stops it."
-WITHOUT_FLOWER = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat", "gateway")
-PARTS = (*WITHOUT_FLOWER, "flower")
+WITHOUT_WEB = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
+PARTS = (*WITHOUT_WEB, "flower", "gateway")
 
 
 class Terminal:
@@ -92,6 +92,7 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.timeout(300)  # two whole stacks and seven commands, each a process, on a slow machine
 def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     """up, run, status, logs, env from other terminals; ctrl-C exits 0; the data is there the next time."""
     up = terminal.up()
@@ -118,7 +119,7 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     assert terminal.said().endswith(f"stopped; the data is in {terminal.data_dir}\n")
     assert "no trainwire is running" in terminal.run("jobs").stderr
     terminal.env["LOKI_ENABLED"] = "false"
-    terminal.up("--no-flower", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
     assert "Log rows end in Postgres (LOKI_ENABLED is false)" in terminal.said()
     assert [job["id"] for job in terminal.document("jobs")] == [42]
 
@@ -146,7 +147,7 @@ def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
 
 def test_parts_that_die_come_back(terminal: Terminal) -> None:
     """SIGKILL of the worker, then of both servers: each is started again and said, and work goes on."""
-    terminal.up("--no-flower", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
     for name in ("worker", "valkey", "postgres"):
         killed = terminal.part(name)
         killed.kill()
@@ -161,7 +162,7 @@ def test_parts_that_die_come_back(terminal: Terminal) -> None:
 
 def test_a_second_up_is_refused(terminal: Terminal) -> None:
     """One folder has one stack: the second is told the pid of the first, and the first goes on."""
-    first = terminal.up("--no-flower", "--concurrency", "1")
+    first = terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
     second = terminal.run("up")
     assert second.returncode == 1
     assert second.stderr == (
@@ -173,8 +174,8 @@ def test_a_second_up_is_refused(terminal: Terminal) -> None:
 
 def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
     """Who cannot wait for the clean stop asks again: everything is killed, nothing is left."""
-    up = terminal.up("--no-flower", "--concurrency", "1")
-    processes = [terminal.part(name) for name in WITHOUT_FLOWER]
+    up = terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    processes = [terminal.part(name) for name in WITHOUT_WEB]
     up.send_signal(signal.SIGINT)
     terminal.wait_for(lambda: "stopping" in terminal.said())
     up.send_signal(signal.SIGINT)
@@ -184,16 +185,16 @@ def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
 
 def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
     """After kill -9 of `up` the next one stops the orphans first, and finds all data."""
-    first = terminal.up("--no-flower", "--concurrency", "1")
-    orphans = [terminal.part(name) for name in WITHOUT_FLOWER]
+    first = terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    orphans = [terminal.part(name) for name in WITHOUT_WEB]
     first.kill()
     first.wait()
     assert [orphan for orphan in orphans if is_gone(orphan)] == []
     assert "no trainwire is running" in terminal.run("jobs").stderr
-    terminal.up("--no-flower", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
     assert [orphan for orphan in orphans if not is_gone(orphan)] == []
     stopped = re.findall(r"(\w+): stopped one that a killed `trainwire up` had left", terminal.said())
-    assert sorted(stopped) == sorted(WITHOUT_FLOWER)
+    assert sorted(stopped) == sorted(WITHOUT_WEB)
 
 
 def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:

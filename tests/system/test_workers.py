@@ -19,7 +19,7 @@ from sqlalchemy import Engine, text
 
 from schemas.bells import Bells
 from schemas.migrations import upgrade
-from schemas.routes import HOLD_KEY, acks_key, stream_key
+from schemas.routes import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
 from stores.connections import open_engine, open_redis
 from tests.factories import Sender, drain, logs
 from tests.processes import Process, kill_somebody, wait_until, workers_running
@@ -216,6 +216,23 @@ def test_a_redis_filled_to_the_brim_is_drained_empty(own: Resources, tmp_path: P
         wait_until(lambda: count(own.engine) == sent + 2, "news after the flood", timeout_s=60)
         assert worker.process.poll() is None
     assert count(own.engine, DISTINCT) == sent + 2
+
+
+@pytest.mark.timeout(180)
+def test_beat_says_in_a_line_that_redis_is_full(own: Resources, tmp_path: Path) -> None:
+    """Ticks that Redis does not take are no tracebacks, and no line each; with room again they are sent."""
+    beat = Process(own.settings, tmp_path / "beat.log", "beat").start()
+    try:
+        wait_until(lambda: own.redis.llen(BEAT_QUEUE), "the first ticks")
+        fill_to_the_brim(Sender(own.redis))
+        wait_until(lambda: "beat.unavailable" in beat.output, "a word of beat's")
+        own.redis.flushall()
+        own.redis.config_set("maxmemory", 2**30)
+        wait_until(lambda: own.redis.llen(BEAT_QUEUE) > 5, "ticks", timeout_s=60)
+        assert beat.output.count("beat.unavailable") <= 3
+        assert "Traceback" not in beat.output
+    finally:
+        beat.stop()
 
 
 @pytest.mark.timeout(180)

@@ -41,7 +41,7 @@ LAYERS = [
         "row_retention",
         "lease",
     },
-    {"drain"},
+    {"drain", "delivery_round"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},

@@ -29,6 +29,7 @@ def up(
         int | None, typer.Option(min=1, help="Processes of the worker; default: its own choice.")
     ] = None,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
+    no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Leave out the gateway.")] = False,
 ) -> None:
     """Run Postgres, Redis (Valkey), workers, beat, Flower and the gateway until ctrl-C; the data stays.
 
@@ -36,7 +37,8 @@ def up(
     """
     folder = chosen_data_dir(data_dir, os.environ) or default_data_dir(os.environ)
     with hold(folder):
-        run_stack(Stack(StackOptions(folder, concurrency, not no_flower), os.environ, say), folder)
+        options = StackOptions(folder, concurrency, not no_flower, not no_gateway)
+        run_stack(Stack(options, os.environ, say), folder)
 
 
 def run_stack(stack: Stack, folder: Path) -> None:

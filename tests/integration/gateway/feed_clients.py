@@ -38,12 +38,19 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-class GatewayProcess:
+class GatewayAddress:
+    """Where a gateway listens."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+
+
+class GatewayProcess(GatewayAddress):
     """`python -m gateway` on a port that it keeps over restarts."""
 
     def __init__(self, folder: Path, database_url: str, redis_url: str, **env: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(free_port())
         self._log = folder / "gateway.log"
         self._env = os.environ | {
             "DATABASE_URL": database_url,
@@ -171,7 +178,7 @@ class Followed:
 class WebSocketClient(Followed):
     """A client on a real WebSocket."""
 
-    def __init__(self, gateway: GatewayProcess, path: str, position: str | None = None) -> None:
+    def __init__(self, gateway: GatewayAddress, path: str, position: str | None = None) -> None:
         super().__init__(self._received(), position=position)
         self._url = f"ws://127.0.0.1:{gateway.port}{path}"
         self._stack = ExitStack()
@@ -200,7 +207,7 @@ class WebSocketClient(Followed):
 class EventSource(Followed):
     """A client on server-sent events."""
 
-    def __init__(self, gateway: GatewayProcess, path: str, last_event_id: str | None = None) -> None:
+    def __init__(self, gateway: GatewayAddress, path: str, last_event_id: str | None = None) -> None:
         headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
         self._pool = urllib3.PoolManager()
         self.response = self._pool.request(

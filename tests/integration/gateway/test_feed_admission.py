@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from gateway.admission import until_refused
 from gateway.auth import REMEMBERED_S, Guard, Unauthorized
+from gateway.feed.admission import until_refused
 from gateway.tokens import create_token, revoke_token
 
 

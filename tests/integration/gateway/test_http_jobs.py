@@ -11,11 +11,11 @@ from sqlalchemy import text
 
 from gateway.documents import CompletenessReport, JobDetail, JobPage
 from schemas.messages import Metrics, Point, Progress
+from schemas.routes import KINDS
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
 from workers.resources import Resources
 
-KINDS = ("logs", "metrics", "checkpoints", "completions")
 _jobs = count(5_000)
 
 

@@ -90,7 +90,7 @@ class Valkey:
             self.client.hset(acks_key(JOB), missing_field(source, kind), missing)
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], timeout_s: float = 40.0) -> None:
     """Wait until `condition` holds; fail when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

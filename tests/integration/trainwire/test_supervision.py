@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 
 from trainwire.child import Child
 from trainwire.errors import PartFailed
+from trainwire.remembered import free_port
+from trainwire.stack import WebPart
 from trainwire.supervisor import CommandPart, Supervisor
 
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
@@ -155,3 +158,18 @@ def test_waiting_ends_when_a_stop_is_requested(watch: Watch, tmp_path: Path) -> 
     watch.supervisor.request_stop()
     watch.supervisor.watch()
     assert watch.supervisor.stop_requested
+
+
+def test_a_port_that_somebody_else_answers_is_not_ours(tmp_path: Path) -> None:
+    """A web server that lost the race for its port is not taken for ready because another one answers there."""
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    first = WebPart("first", tmp_path, port=port, command=command, env=os.environ)
+    second = WebPart("second", tmp_path, port=port, command=command, env=os.environ)
+    try:
+        first.start()
+        with pytest.raises(PartFailed, match="in use"):
+            second.start()
+    finally:
+        first.child.kill()
+        second.child.kill()

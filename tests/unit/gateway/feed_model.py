@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from gateway.feed import JobFeed, Look
-from gateway.merging import Said
-from gateway.positions import ROW_KINDS, Position, RowKind
-from gateway.rows import ITEMS, MAX_ROWS, Hole, Rows, encoded
-from gateway.standing import Standing
+from gateway.feed.job_feed import JobFeed, Look
+from gateway.feed.merging import Said
+from gateway.feed.positions import ROW_KINDS, Position, RowKind
+from gateway.feed.rows import ITEMS, MAX_ROWS, Hole, Rows, encoded
+from gateway.feed.standing import Standing
 from schemas.events import (
     Event,
     LogLine,

@@ -133,6 +133,15 @@ def test_non_finite_numbers_go_by_their_names() -> None:
     assert read_back([ended]) == [ended]
 
 
+def test_metrics_are_named_as_their_row_names_them() -> None:
+    """`acc` and `lr` are stored as accuracy and learning_rate, and announced so; 0.0 is a value."""
+    event = only(Metrics(points=[Point(ts=NOW_NS, values={"f1": 1.0, "acc": 0.5, "lr": 0.0})]))
+    assert isinstance(event, TrainingProgress)
+    assert event.metrics == {"accuracy": 0.5, "learning_rate": 0.0, "f1": 1.0}
+    assert event.points is not None
+    assert event.points[0].values == event.metrics
+
+
 def test_progress_without_points_has_no_range() -> None:
     """A message that only says how far the job is makes an event that stands for no rows."""
     event = only(Metrics(ts=NOW_NS, progress=Progress(current_epoch=2, total_epochs=8)))

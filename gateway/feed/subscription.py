@@ -1,0 +1,119 @@
+"""The gateway's one subscription to the notifier's channels; it comes back by itself when Redis does."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+CONNECT_TIMEOUT_S: Final = 5.0
+PING_EVERY_S: Final = 5.0
+DEAF_AFTER_S: Final = 15.0
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
+
+log = structlog.get_logger("gateway.feed.subscription")
+
+
+class Subscription:
+    """Tells of each message, and of each time that a channel begins: what was said before is to be looked up."""
+
+    def __init__(
+        self, url: str, *, on_message: Callable[[str, bytes], None], on_begin: Callable[[str], None]
+    ) -> None:
+        self._url = url
+        self._on_message = on_message
+        self._on_begin = on_begin
+        self._wanted: set[str] = set()
+        self._asked: set[str] = set()
+        self._is_changed = asyncio.Event()
+        self._heard_at = 0.0
+        self.is_connected = False
+
+    def add(self, channel: str) -> None:
+        """Listen to a channel, from when `on_begin` says so."""
+        self._wanted.add(channel)
+        self._is_changed.set()
+
+    def remove(self, channel: str) -> None:
+        """Listen no longer."""
+        self._wanted.discard(channel)
+        self._is_changed.set()
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began_at = time.monotonic()
+            try:
+                await self._listen()
+            except* (RedisError, OSError) as lost:
+                log.warning("feed.redis_lost", reason=str(lost.exceptions[0]))
+            self.is_connected = False
+            if time.monotonic() - began_at > DEAF_AFTER_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads gateways, no secret
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _listen(self) -> None:
+        while not self._wanted:
+            await self._is_changed.wait()
+            self._is_changed.clear()
+        client = Redis.from_url(
+            self._url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=CONNECT_TIMEOUT_S,
+            socket_keepalive=True,
+            health_check_interval=0,
+            retry=Retry(NoBackoff(), 0),
+        )
+        async with client, client.pubsub() as pubsub:
+            self._asked = set()
+            self._heard_at = time.monotonic()
+            await self._ask(pubsub)
+            self.is_connected = True
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._read(pubsub))
+                tasks.create_task(self._write(pubsub))
+
+    async def _read(self, pubsub: PubSub) -> None:
+        while True:
+            message: dict[str, Any] | None = await pubsub.get_message(timeout=PING_EVERY_S)
+            if message is None:
+                continue
+            self._heard_at = time.monotonic()
+            match message["type"]:
+                case "message":
+                    self._on_message(message["channel"].decode(), message["data"])
+                case "subscribe":
+                    self._on_begin(message["channel"].decode())
+
+    async def _write(self, pubsub: PubSub) -> None:
+        """Ask for what is wanted as it changes; in between see to it that Redis still answers."""
+        while True:
+            try:
+                await asyncio.wait_for(self._is_changed.wait(), PING_EVERY_S)
+            except TimeoutError:
+                if time.monotonic() - self._heard_at > DEAF_AFTER_S:
+                    raise ConnectionError(f"Redis has not answered for {DEAF_AFTER_S:.0f} s") from None
+                if self._asked:
+                    await pubsub.ping()
+            await self._ask(pubsub)
+
+    async def _ask(self, pubsub: PubSub) -> None:
+        self._is_changed.clear()
+        wanted = set(self._wanted)
+        if new := wanted - self._asked:
+            await pubsub.subscribe(*new)
+        if old := self._asked - wanted:
+            await pubsub.unsubscribe(*old)
+        self._asked = wanted

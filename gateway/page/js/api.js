@@ -1,0 +1,70 @@
+// What the gateway says over HTTP; every failure is a Problem with words for people (RFC 9457).
+
+/** Why a request failed; `status` 0 means that nobody answered. */
+export class Problem extends Error {
+  constructor(status, title, detail) {
+    super(detail || title);
+    this.status = status;
+    this.title = title;
+  }
+}
+
+const listeners = new Set();
+
+/** Be told when the gateway asks for a token. */
+export function onDenied(listener) {
+  listeners.add(listener);
+}
+
+/** Say that the gateway asks for a token. */
+export function denied() {
+  for (const listener of listeners) listener();
+}
+
+// Ids beyond 2^53 stay exact as strings. Inside a JSON string the quotes would be escaped, so text is never touched.
+const LONG_IDS = /"(id|job_id)":\s*(\d{16,})/g;
+
+/** Parse JSON of the gateway. */
+export function parse(text) {
+  return JSON.parse(text.replace(LONG_IDS, '"$1":"$2"'));
+}
+
+/** Return `path?query`, without the parameters that are null, undefined or empty. */
+export function address(path, query = {}) {
+  const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+}
+
+/** GET a document. */
+export async function get(path, query, signal) {
+  return request(address(path, query), { signal });
+}
+
+/** Send a request and return its document, null where there is none. */
+export async function request(url, options = {}) {
+  let response;
+  try {
+    response = await fetch(url, { headers: { Accept: "application/json" }, ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, "No answer", "The gateway does not answer.");
+  }
+  const text = await response.text();
+  if (response.ok) return text ? parse(text) : null;
+  if (response.status === 401 && !url.startsWith("/session")) denied();
+  throw problemOf(response, text);
+}
+
+function problemOf(response, text) {
+  try {
+    const said = JSON.parse(text);
+    const detail = typeof said.detail === "string" ? said.detail : text;
+    return new Problem(response.status, said.title ?? response.statusText, detail);
+  } catch {
+    return new Problem(
+      response.status,
+      response.statusText,
+      `The gateway answered ${response.status} ${response.statusText}`,
+    );
+  }
+}

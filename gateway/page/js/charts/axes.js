@@ -1,0 +1,48 @@
+// The two axes of a chart, with labels as short as they can be.
+
+import { clock, dateTime, value } from "../format.js";
+
+const CHARACTER_PX = 6.3;
+const MIN_AXIS_PX = 30;
+const DAY_S = 86400;
+
+/** The axes for uPlot; `isTime`: x is in seconds since 1970. */
+export function axes(isTime, colors) {
+  const common = {
+    stroke: colors.axis,
+    font: colors.font,
+    grid: { stroke: colors.grid, width: 1 },
+    ticks: { show: false },
+    gap: 4,
+  };
+  const below = isTime ? (_, ticks, __, ___, step) => times(ticks, step) : (_, ticks) => ticks.map(shortNumber);
+  return [
+    { ...common, size: 24, space: 60, values: below },
+    {
+      ...common,
+      size: (_, labels) => axisWidth(labels),
+      space: 28,
+      values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : value(tick))),
+    },
+  ];
+}
+
+/** Local times of day; days where ticks are days apart, or where one begins. */
+function times(ticks, step) {
+  return ticks.map((tick) => {
+    const time = clock(tick * 1000);
+    if (step >= DAY_S || time === "00:00:00") return dateTime(tick * 1000).slice(5, 10);
+    return step >= 60 ? time.slice(0, 5) : time;
+  });
+}
+
+function axisWidth(labels) {
+  const longest = Math.max(0, ...(labels ?? []).map((label) => label.length));
+  return Math.max(MIN_AXIS_PX, Math.ceil(longest * CHARACTER_PX) + 8);
+}
+
+function shortNumber(tick) {
+  const size = Math.abs(tick);
+  if (size >= 1e6) return `${Number((tick / 1e6).toPrecision(4))}M`;
+  return size >= 1e4 ? `${Number((tick / 1e3).toPrecision(4))}k` : String(tick);
+}

@@ -1,0 +1,56 @@
+// The word in the bar that says whether what is shown is live.
+
+import { h, setText } from "./dom.js";
+
+const BACK_FOR_MS = 4000;
+
+/** Shows the states of one Feed. */
+export class Connection {
+  constructor(root) {
+    this.root = root;
+    this.word = h("span");
+    this.retry = h("button", { hidden: true, on: { click: () => this.onRetry?.() } }, "now");
+    root.replaceChildren(h("i", { class: "dot", "aria-hidden": "true" }), this.word, this.retry);
+    this.hide();
+  }
+
+  /** Show nothing: no view is open. */
+  hide() {
+    clearInterval(this.timer);
+    this.root.dataset.state = "";
+    setText(this.word, "");
+    this.retry.hidden = true;
+  }
+
+  /** Show a state of a Feed. */
+  show(state) {
+    clearInterval(this.timer);
+    this.retry.hidden = state.name !== "waiting";
+    if (state.name === "waiting") this.#countDown(state.retryAt);
+    else if (state.name === "live") this.#live(state.wasLost);
+    else
+      this.#set(
+        state.name,
+        { connecting: "connecting …", unknown: "waiting for the job", refused: "not allowed" }[state.name],
+      );
+  }
+
+  #live(wasLost) {
+    this.#set("live", wasLost ? "connected again, nothing missed" : "live");
+    if (wasLost) this.timer = setInterval(() => this.#set("live", "live"), BACK_FOR_MS);
+  }
+
+  #countDown(retryAt) {
+    const say = () => {
+      const seconds = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
+      this.#set("waiting", `connection lost, trying again in ${seconds} s`);
+    };
+    say();
+    this.timer = setInterval(say, 1000);
+  }
+
+  #set(name, words) {
+    this.root.dataset.state = name;
+    setText(this.word, words);
+  }
+}

@@ -1,0 +1,89 @@
+// Whether everything the training said has arrived, and how far the sinks have it.
+
+import { get } from "../api.js";
+import { h, setText } from "../dom.js";
+import { count, counted } from "../format.js";
+
+const RELOAD_MS = 5000;
+const SINKS = { loki: "Loki", mlflow: "MLflow" };
+
+/** The pane; it reads itself anew while `isNeeded()`, and `onState(state)` says how complete the job is. */
+export class Delivery {
+  constructor(jobId, { isNeeded, onState }) {
+    Object.assign(this, { path: `/jobs/${jobId}`, isNeeded, onState });
+    this.sum = h("div", { class: "facts-block" });
+    this.sinks = h("div", { class: "facts-block" });
+    this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
+    this.root = h("section", { class: "pane", "aria-label": "Delivery" }, this.sum, this.sinks, this.said);
+    this.timer = setInterval(() => this.isNeeded() && this.reload(), RELOAD_MS);
+  }
+
+  close() {
+    clearInterval(this.timer);
+  }
+
+  async reload() {
+    try {
+      const [sum, deliveries] = await Promise.all([
+        get(`${this.path}/completeness`),
+        get(`${this.path}/deliveries`),
+      ]);
+      this.sum.replaceChildren(...sumWords(sum));
+      this.sinks.replaceChildren(h("h2", null, "Deliveries"), ...sinkWords(deliveries.items));
+      this.onState(sum.state);
+      this.said.hidden = true;
+    } catch (problem) {
+      this.said.hidden = false;
+      setText(this.said, problem.message);
+    }
+  }
+}
+
+function sumWords(sum) {
+  const numbers = [
+    ["produced", sum.produced],
+    ["stored", sum.stored],
+    ["dead-lettered", sum.dead_lettered],
+    ["missing", sum.missing],
+    ["dropped", sum.dropped],
+  ];
+  const tiles = numbers.map(([name, number]) =>
+    h(
+      "span",
+      { class: `tile${number && ["missing", "dead-lettered"].includes(name) ? " tone-bad" : ""}` },
+      h("b", { class: "num" }, count(number)),
+      h("span", { class: "quiet" }, name),
+    ),
+  );
+  return [
+    h("h2", null, "Every message"),
+    h("p", { class: `tone-${{ complete: "good", incomplete: "bad" }[sum.state] ?? "quiet"}` }, verdict(sum)),
+    h("div", { class: "tiles" }, tiles),
+    h("p", { class: "quiet small" }, sum.line),
+  ];
+}
+
+function verdict(sum) {
+  if (sum.state === "complete")
+    return "Complete: everything that the training said is in Postgres or accounted for.";
+  if (sum.state === "incomplete") return `Incomplete: ${counted(sum.missing, "message")} never arrived.`;
+  const open = sum.open_sources?.length ?? 0;
+  if (!open) return "So far: nothing final can be said yet.";
+  return `So far: ${open === 1 ? "one process has" : `${count(open)} processes have`} not said yet how much there will be.`;
+}
+
+function sinkWords(items) {
+  if (!items.length) return [h("p", { class: "quiet" }, "Rows of this job end in Postgres: no sink is on.")];
+  return items.map((item) =>
+    h(
+      "p",
+      { class: "sink" },
+      h("b", null, SINKS[item.sink] ?? item.sink),
+      h(
+        "span",
+        { class: item.is_down ? "tone-bad" : item.behind_rows ? "tone-quiet" : "tone-good", dir: "auto" },
+        item.words,
+      ),
+    ),
+  );
+}

@@ -1,0 +1,122 @@
+// The head of a job's page: its state in words, how far it is, and why it failed.
+
+import { h, setText } from "../dom.js";
+import { dateTime, fromText, value } from "../format.js";
+import { statusBadge } from "../list/row.js";
+import { epochs, hasEnded, headline, jobName, percent, remaining, sentence } from "../words.js";
+
+const SHOWN_METRICS = 4;
+
+/** The head; `update(job)` whenever the job has changed or time has passed. */
+export class JobHeader {
+  constructor() {
+    this.name = h("h1", { dir: "auto" });
+    this.badge = h("span");
+    this.sentence = h("span", { class: "sentence", dir: "auto" });
+    this.facts = h("span", { class: "quiet facts" });
+    this.bar = h("progress", { max: "100", "aria-label": "progress" });
+    this.barWords = h("span", { class: "quiet num" });
+    this.metrics = h("div", { class: "head-metrics" });
+    this.mlflow = h(
+      "a",
+      { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true },
+      "MLflow ↗",
+    );
+    this.failure = h("div", { class: "failure", hidden: true });
+    this.root = h(
+      "header",
+      { class: "job-head" },
+      h("div", { class: "job-title" }, this.badge, this.name, this.mlflow),
+      h("p", { class: "job-state" }, this.sentence, " ", this.facts),
+      h("div", { class: "job-progress" }, this.bar, this.barWords),
+      this.metrics,
+      this.failure,
+    );
+  }
+
+  update(job) {
+    setText(this.name, jobName(job));
+    this.name.title = jobName(job);
+    this.badge.replaceChildren(statusBadge(job));
+    setText(this.sentence, sentence(job));
+    const began = fromText(job.started_at);
+    const attempt = job.attempt > 1 ? `Attempt ${job.attempt}.` : "";
+    setText(this.facts, [attempt, began && `Began ${dateTime(began)}.`].filter(Boolean).join(" "));
+    this.#progress(job);
+    this.#metrics(job);
+    this.#link(job.mlflow_url);
+    this.#failure(job);
+  }
+
+  #progress(job) {
+    const done = percent(job);
+    this.bar.hidden = done === null;
+    this.bar.value = done ?? 0;
+    this.bar.className = `is-${job.status}`;
+    const words = [
+      epochs(job),
+      done === null || job.status === "completed" ? "" : `${done.toFixed(done < 10 ? 1 : 0)} %`,
+      remaining(job),
+    ];
+    setText(this.barWords, words.filter(Boolean).join(" · "));
+  }
+
+  #metrics(job) {
+    const final = hasEnded(job) ? job.final_metrics : null;
+    const shown = headline({ ...job.last_metrics, ...final }, SHOWN_METRICS);
+    const key = JSON.stringify([shown, job.best_metrics, job.best_epoch]);
+    if (key === this.metricsKey) return;
+    this.metricsKey = key;
+    const tiles = shown.map(([name, words]) =>
+      h(
+        "span",
+        { class: "tile" },
+        h("b", { class: "num" }, words),
+        h("span", { class: "quiet", dir: "auto", title: name }, name),
+      ),
+    );
+    this.metrics.replaceChildren(...tiles, bestTile(job) ?? "");
+  }
+
+  #link(url) {
+    const isWeb = /^https?:\/\//.test(url ?? "");
+    this.mlflow.hidden = !isWeb;
+    if (isWeb) this.mlflow.href = url;
+  }
+
+  #failure(job) {
+    const text = job.status === "failed" ? (job.traceback ?? "").replace(/^TRACEBACK:\s*/, "") : "";
+    const message = job.status === "failed" ? job.error_message : null;
+    const key = JSON.stringify([text, message]);
+    if (key === this.failureKey) return;
+    this.failureKey = key;
+    this.failure.hidden = !text && !message;
+    const trace =
+      text &&
+      h(
+        "details",
+        { open: true },
+        h("summary", null, "traceback"),
+        h("pre", { tabindex: "0", class: "traceback" }, text),
+      );
+    this.failure.replaceChildren(
+      message ? h("p", { class: "failure-message", dir: "auto" }, message) : "",
+      trace || "",
+    );
+    const pre = this.failure.querySelector("pre");
+    // The cause stands at the end of a traceback.
+    if (pre) requestAnimationFrame(() => (pre.scrollTop = pre.scrollHeight));
+  }
+}
+
+function bestTile(job) {
+  const [name, best] = Object.entries(job.best_metrics ?? {})[0] ?? [];
+  if (name === undefined) return null;
+  const where = job.best_epoch === null || job.best_epoch === undefined ? "" : ` in epoch ${job.best_epoch}`;
+  return h(
+    "span",
+    { class: "tile" },
+    h("b", { class: "num" }, value(best)),
+    h("span", { class: "quiet", dir: "auto" }, `best ${name}${where}`),
+  );
+}

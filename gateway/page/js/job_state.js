@@ -1,0 +1,75 @@
+// What an event changes of a job, as the list and the job's page show it.
+
+const SPARK_POINTS = 40;
+const ROWS = { logs: "logs", metrics: "metrics", checkpoints: "checkpoints" };
+
+/** Take an event into a job, in place. */
+export function applyEvent(job, event) {
+  countRows(job, event);
+  job.last_seen_at = new Date().toISOString();
+  if (event.attempt > job.attempt) beginAttempt(job, event.attempt);
+  if (event.type === "training_progress") applyProgress(job, event);
+  else if (event.type === "training_checkpoint")
+    take(job, event, ["best_checkpoint_path", "last_checkpoint_path"]);
+  else if (event.type === "training_status") applyStatus(job, event);
+  else if (event.type === "training_complete" || event.type === "training_error") applyEnd(job, event);
+}
+
+/** Tell whether after this event the job should be read anew: more has changed than the event says. */
+export function changesMore(job, event) {
+  return (
+    ["training_status", "training_complete", "training_error"].includes(event.type) || event.attempt > job.attempt
+  );
+}
+
+function countRows(job, event) {
+  const kind = ROWS[event.kind];
+  if (kind && event.last_seq) job.rows = { ...job.rows, [kind]: Math.max(job.rows?.[kind] ?? 0, event.last_seq) };
+}
+
+function beginAttempt(job, attempt) {
+  const nothing = {
+    completed_at: null,
+    exit_code: null,
+    error_message: null,
+    final_metrics: null,
+    status_reason: null,
+  };
+  Object.assign(job, nothing, {
+    attempt,
+    started_at: new Date().toISOString(),
+    status: "running",
+    traceback: null,
+  });
+}
+
+function applyProgress(job, event) {
+  take(job, event, ["status", "current_epoch", "total_epochs", "progress_percent", "best_checkpoint_path"]);
+  if (!event.metrics) return;
+  job.last_metrics = { ...job.last_metrics, ...event.metrics };
+  extendSparkline(job, event.metrics);
+}
+
+function extendSparkline(job, metrics) {
+  const name = job.sparkline?.name ?? ("loss" in metrics ? "loss" : Object.keys(metrics)[0]);
+  const last = Number(metrics[name]);
+  if (name === undefined || !(name in metrics) || !Number.isFinite(last)) return;
+  job.sparkline = { name, values: [...(job.sparkline?.values ?? []), last].slice(-SPARK_POINTS) };
+}
+
+function applyStatus(job, event) {
+  job.status = event.status;
+  job.status_reason = event.reason ?? null;
+  if (event.status === "running") job.started_at ??= new Date().toISOString();
+}
+
+function applyEnd(job, event) {
+  const told = ["status", "exit_code", "final_metrics", "best_metrics", "best_epoch", "best_checkpoint_path"];
+  take(job, event, [...told, "mlflow_run_id", "error_message"]);
+  job.completed_at ??= new Date().toISOString();
+  job.status_reason = null;
+}
+
+function take(job, event, names) {
+  for (const name of names) if (event[name] !== null && event[name] !== undefined) job[name] = event[name];
+}

@@ -1,0 +1,44 @@
+// One line in full: all of its text, wrapped, with all that is known of it.
+
+import { h } from "../dom.js";
+import { clock, count, dateTime, fromNs } from "../format.js";
+import { plain } from "./ansi.js";
+import { textNodes } from "./row.js";
+
+const MOST_SHOWN = 100_000;
+
+/** The drawer under the log; `onShowAround(seq)` where a filter hides the lines around it. */
+export function lineDetail(line, { needle, onShowAround, onClose }) {
+  const ms = fromNs(line.ts);
+  const known = [
+    `line ${count(line.seq)}`,
+    `${dateTime(ms).slice(0, 10)} ${clock(ms, true)}`,
+    line.log_type,
+    line.level,
+    `attempt ${line.attempt}`,
+    line.rank !== undefined && line.rank !== null && `rank ${line.rank}`,
+  ];
+  const copy = h("button", { on: { click: () => copyText(copy, plain(line.text)) } }, "copy");
+  return h(
+    "div",
+    { class: "line-detail", role: "region", "aria-label": `line ${line.seq}` },
+    h(
+      "div",
+      { class: "line-detail-head" },
+      h("span", { class: "quiet" }, known.filter(Boolean).join(" · ")),
+      onShowAround && h("button", { on: { click: () => onShowAround(line.seq) } }, "show the lines around it"),
+      copy,
+      h("button", { class: "icon", "aria-label": "Close", on: { click: onClose } }, "×"),
+    ),
+    h("pre", { tabindex: "0" }, textNodes(line.text, needle, MOST_SHOWN)),
+  );
+}
+
+async function copyText(button, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "copied";
+  } catch {
+    button.textContent = "select it and press ctrl-C";
+  }
+}

@@ -1,0 +1,138 @@
+// The bar above the log: what to search and filter for, where to go, and what to take home.
+
+import { address } from "../api.js";
+import { debounced, h, setText } from "../dom.js";
+
+const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
+const SEARCH_MS = 250;
+
+/** The bar; `onFilter(filter)` when a filter changes, `onGoTo(text)` for a line's number or a time. */
+export class LogFilters {
+  constructor({ path, onFilter, onGoTo, onFollow }) {
+    this.path = path;
+    this.onFilter = onFilter;
+    const changed = () => this.#changed();
+    this.search = h("input", {
+      type: "search",
+      class: "log-search",
+      placeholder: "search",
+      "aria-label": "Search the log",
+      spellcheck: "false",
+      on: { input: debounced(changed, SEARCH_MS) },
+    });
+    this.stream = select(
+      "Stream",
+      [
+        ["", "output"],
+        ["stdout", "stdout"],
+        ["stderr", "stderr"],
+      ],
+      changed,
+    );
+    this.level = select(
+      "Level",
+      [["", "levels"], ...LEVELS.map((level) => [level, level.toLowerCase()])],
+      changed,
+    );
+    this.attempt = select("Attempt", [["", "attempts"]], changed);
+    this.attempt.classList.add("log-attempt");
+    this.attempt.hidden = true;
+    this.goTo = h("input", {
+      type: "text",
+      class: "log-goto",
+      placeholder: "line or time",
+      "aria-label": "Go to a line's number, or a time like 14:03:11",
+      spellcheck: "false",
+      on: { keydown: (event) => event.key === "Enter" && onGoTo(this.goTo.value.trim()) },
+    });
+    this.follow = h(
+      "button",
+      {
+        class: "toggle",
+        title: "Follow the newest line (f)",
+        "aria-pressed": "true",
+        on: { click: onFollow },
+      },
+      "follow",
+    );
+    this.download = h(
+      "a",
+      {
+        class: "button icon",
+        download: "",
+        title: "Download these lines as text",
+        "aria-label": "Download these lines as text",
+      },
+      "⤓",
+    );
+    this.said = h("span", { class: "log-said quiet", role: "status" });
+    this.root = h(
+      "div",
+      { class: "log-bar" },
+      this.search,
+      this.stream,
+      this.level,
+      this.attempt,
+      this.goTo,
+      this.said,
+      this.follow,
+      this.download,
+    );
+    this.#link();
+  }
+
+  /** What is filtered for, as the gateway's parameters. */
+  get filter() {
+    const chosen = {
+      search: this.search.value,
+      log_type: this.stream.value,
+      level: this.level.value,
+      attempt: this.attempt.value,
+    };
+    return Object.fromEntries(Object.entries(chosen).filter(([, value]) => value));
+  }
+
+  /** Take all filters away. */
+  clear() {
+    for (const field of [this.search, this.stream, this.level, this.attempt]) field.value = "";
+    this.#changed();
+  }
+
+  /** Offer the attempts 1 to `newest` where there is a choice. */
+  setAttempts(newest) {
+    this.attempt.hidden = newest < 2;
+    for (let number = this.attempt.options.length; number <= newest; number += 1)
+      this.attempt.append(option(String(number), `attempt ${number}`));
+  }
+
+  setFollowing(isFollowing) {
+    this.follow.setAttribute("aria-pressed", String(isFollowing));
+  }
+
+  say(words, isProblem = false) {
+    setText(this.said, words);
+    this.said.classList.toggle("problem", isProblem);
+    this.said.classList.toggle("is-worth", isProblem || Object.keys(this.filter).length > 0);
+  }
+
+  #changed() {
+    this.#link();
+    this.onFilter(this.filter);
+  }
+
+  #link() {
+    this.download.href = address(`${this.path}/download`, this.filter);
+  }
+}
+
+function select(label, options, changed) {
+  return h(
+    "select",
+    { "aria-label": label, on: { change: changed } },
+    options.map(([value, words]) => option(value, words)),
+  );
+}
+
+function option(value, words) {
+  return h("option", { value }, words);
+}

@@ -1,0 +1,227 @@
+// The log of a job: all of it by number, or what fits a filter, with the newest line in view until one scrolls away.
+
+import { get } from "../api.js";
+import { h, oncePerFrame, setText } from "../dom.js";
+import { count, counted, fromNs } from "../format.js";
+import { lineDetail } from "./detail.js";
+import { LogFilters } from "./filters.js";
+import { LogMatches } from "./matches.js";
+import { LogPages } from "./pages.js";
+import { lineRow } from "./row.js";
+import { Scroller } from "./scroller.js";
+import { destination } from "./times.js";
+
+const ROW_HEIGHT = 19;
+const UNREADABLE = "lines cannot be read: the gateway does not answer";
+
+/** The panel of one job. */
+export class LogPanel {
+  constructor(jobId) {
+    this.path = `/jobs/${jobId}/logs`;
+    this.filter = {};
+    this.total = 0;
+    this.shift = 0;
+    this.unseen = 0;
+    this.filters = new LogFilters({
+      path: this.path,
+      onFilter: (filter) => this.#setFilter(filter),
+      onGoTo: (text) => this.#goTo(text),
+      onFollow: () => this.toggleFollow(),
+    });
+    this.view = h("div", {
+      class: "log-view",
+      tabindex: "0",
+      role: "log",
+      "aria-live": "off",
+      "aria-label": "Log lines",
+      on: { click: (event) => this.#clicked(event), keydown: (event) => this.#key(event) },
+    });
+    this.newer = h("button", {
+      class: "newer",
+      hidden: true,
+      on: { click: () => this.toggleFollow(true) },
+    });
+    this.empty = h("p", { class: "log-empty quiet", hidden: true });
+    this.drawer = h("div", { class: "log-drawer" });
+    this.root = h(
+      "section",
+      { class: "log", "aria-label": "Log" },
+      this.filters.root,
+      h("div", { class: "log-frame" }, this.view, this.empty, this.newer),
+      this.drawer,
+    );
+    this.update = oncePerFrame(() => this.#update());
+    this.pages = new LogPages((query, signal) => get(this.path, query, signal), this.update);
+    this.source = this.pages;
+    this.scroller = new Scroller(this.view, {
+      rowHeight: ROW_HEIGHT,
+      makeRow: (index, before) => this.#row(index, before),
+      onRange: (first, last) => this.source.need(first, last),
+      onFollow: (isFollowing) => this.#followed(isFollowing),
+    });
+  }
+
+  close() {
+    this.pages.close();
+    if (this.source !== this.pages) this.source.close();
+    this.scroller.close();
+  }
+
+  /** Take the lines of a snapshot or of an event. */
+  add(lines) {
+    this.pages.add(lines);
+    if (lines.length) this.setTotal(lines.at(-1).seq);
+  }
+
+  /** Say how many lines the job has. */
+  setTotal(total) {
+    if (total > this.total && !this.scroller.isFollowing) this.unseen += total - this.total;
+    this.total = Math.max(this.total, total);
+    this.view.style.setProperty("--digits", String(this.total).length);
+    this.pages.setTotal(total);
+    if (this.source !== this.pages) this.source.setTotal(total);
+    this.update();
+  }
+
+  setAttempts(newest) {
+    this.filters.setAttempts(newest);
+  }
+
+  /** Follow the newest line, or stop that. */
+  toggleFollow(isFollowing = !this.scroller.isFollowing) {
+    this.scroller.setFollowing(isFollowing);
+  }
+
+  focusSearch() {
+    this.filters.search.focus();
+    this.filters.search.select();
+  }
+
+  focusGoTo() {
+    this.filters.goTo.focus();
+    this.filters.goTo.select();
+  }
+
+  /** Show the first line at or after a time. */
+  async goToTime(ms) {
+    try {
+      const found = await get(this.path, { at: new Date(ms).toISOString(), limit: 1 });
+      if (found.items.length) this.#showSeq(found.items[0].seq);
+      else this.toggleFollow(true);
+    } catch (problem) {
+      this.filters.say(problem.message, true);
+    }
+  }
+
+  /** Close the drawer; tell whether it was open. */
+  closeDetail() {
+    const wasOpen = this.drawer.childElementCount > 0;
+    this.drawer.replaceChildren();
+    this.selected = null;
+    if (wasOpen) this.scroller.draw(true);
+    return wasOpen;
+  }
+
+  #setFilter(filter) {
+    if (this.source !== this.pages) this.source.close();
+    this.filter = filter;
+    this.shift = 0;
+    if (Object.keys(filter).length === 0) this.source = this.pages;
+    else {
+      const fetchLines = (query, signal) => get(this.path, { ...this.filter, ...query }, signal);
+      this.source = new LogMatches(fetchLines, this.total, (shift) => {
+        this.shift += shift;
+        this.update();
+      });
+    }
+    this.scroller.draw(true);
+    this.scroller.setCount(this.source.count);
+    this.scroller.setFollowing(true);
+    this.update();
+  }
+
+  #update() {
+    this.scroller.setCount(this.source.count, this.shift);
+    this.shift = 0;
+    this.empty.hidden = this.source.count > 0;
+    setText(this.empty, this.#emptyWords());
+    this.#say();
+    this.newer.hidden = this.scroller.isFollowing || this.unseen === 0;
+    setText(this.newer, `↓ ${counted(this.unseen, "new line")}`);
+  }
+
+  #emptyWords() {
+    if (this.source === this.pages) return "No lines yet. What the training prints appears here.";
+    return this.source.hasOlder ? `Searching, above line ${count(this.source.oldest)} …` : "No line is like this.";
+  }
+
+  #say() {
+    const { problem } = this.source;
+    if (problem) return this.filters.say(problem.status === 0 ? UNREADABLE : problem.message, true);
+    if (this.source === this.pages) return this.filters.say(counted(this.total, "line"));
+    return this.filters.say(
+      `${count(this.source.count)}${this.source.hasOlder ? "+" : ""} of ${counted(this.total, "line")}`,
+    );
+  }
+
+  #row(index, before) {
+    const line = this.source.lineAt(index);
+    if (before && before.line === line && (line || before.index === index)) return before;
+    const row = lineRow(line, index + 1, this.filter.search);
+    row.line = line;
+    row.index = index;
+    if (line && line.seq === this.selected) row.classList.add("is-selected");
+    return row;
+  }
+
+  #followed(isFollowing) {
+    if (isFollowing) this.unseen = 0;
+    this.filters.setFollowing(isFollowing);
+    this.update();
+  }
+
+  #goTo(text) {
+    const line = this.source.lineAt(Math.max(0, this.scroller.first)) ?? this.pages.lineAt(this.total - 1);
+    const to = destination(text, line ? fromNs(line.ts) : Date.now());
+    if (!to) return this.filters.say("a line's number, or a time like 14:03:11", true);
+    if (to.seq) this.#showSeq(to.seq);
+    else this.goToTime(to.at);
+    this.view.focus({ preventScroll: true });
+  }
+
+  #showSeq(seq) {
+    if (this.source !== this.pages) this.filters.clear();
+    this.selected = Math.min(seq, this.total);
+    this.scroller.show(this.pages.indexOf(seq));
+    this.scroller.draw(true);
+  }
+
+  #clicked(event) {
+    const row = event.target.closest(".line");
+    if (!row?.line || !getSelection().isCollapsed) return;
+    this.selected = row.line.seq;
+    this.scroller.setFollowing(false);
+    const isFiltered = this.source !== this.pages;
+    const onShowAround = isFiltered ? (seq) => this.#showSeq(seq) : null;
+    this.drawer.replaceChildren(
+      lineDetail(row.line, { needle: this.filter.search, onShowAround, onClose: () => this.closeDetail() }),
+    );
+    this.scroller.draw(true);
+  }
+
+  #key(event) {
+    const page = Math.max(1, Math.floor(this.view.clientHeight / ROW_HEIGHT) - 2);
+    const rows = {
+      ArrowDown: 1,
+      ArrowUp: -1,
+      PageDown: page,
+      PageUp: -page,
+      " ": page,
+      Home: -this.source.count,
+      End: this.source.count,
+    }[event.key];
+    if (rows === undefined) return;
+    event.preventDefault();
+    this.scroller.moveBy(rows);
+  }
+}

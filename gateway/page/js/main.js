@@ -1,0 +1,96 @@
+// The page begins here: who we are, which view the address asks for, and the bar above it.
+
+import { onDenied } from "./api.js";
+import { Connection } from "./connection.js";
+import { h } from "./dom.js";
+import { openJob } from "./job/job.js";
+import { bindKeys, showKeys } from "./keys.js";
+import { openList } from "./list/list.js";
+import { logOut, loginView, whoAmI } from "./session.js";
+import { nextTheme, theme } from "./theme.js";
+
+const content = document.getElementById("content");
+const crumbs = document.getElementById("crumbs");
+const connection = new Connection(document.getElementById("connection"));
+let close = () => {};
+let isLocked = false;
+
+/** Show what the address asks for: `#/` the list, `#/jobs/42?…` a job. */
+function route() {
+  if (isLocked) return;
+  close();
+  connection.hide();
+  const [, id, query] = /^#\/jobs\/(\d+)(?:\?(.*))?$/.exec(location.hash) ?? [];
+  const view = { content, crumbs, connection };
+  crumbs.replaceChildren();
+  close = id
+    ? openJob(view, id, new URLSearchParams(query))
+    : openList(view, new URLSearchParams(location.hash.split("?")[1]));
+  window.scrollTo(0, 0);
+}
+
+function askForToken() {
+  if (isLocked) return;
+  isLocked = true;
+  close();
+  close = () => {};
+  connection.hide();
+  crumbs.replaceChildren();
+  document.title = "trainwire";
+  content.replaceChildren(
+    loginView(() => {
+      isLocked = false;
+      begin();
+    }),
+  );
+}
+
+function drawTools(session) {
+  const themeButton = h("button", { class: "icon", on: { click: changeTheme } });
+  const nameTheme = () => {
+    themeButton.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme()];
+    const words = `Theme: ${theme() === "auto" ? "as the system" : theme()} (t)`;
+    themeButton.title = words;
+    themeButton.setAttribute("aria-label", words);
+  };
+  function changeTheme() {
+    nextTheme();
+    nameTheme();
+  }
+  nameTheme();
+  const keys = h(
+    "button",
+    { class: "icon", title: "Keys (?)", "aria-label": "Show the keys", on: { click: showKeys } },
+    "?",
+  );
+  const leave = async () => {
+    await logOut().catch(() => {});
+    askForToken();
+  };
+  const out =
+    session.auth === "on" && session.role
+      ? h("button", { class: "plain", title: `role: ${session.role}`, on: { click: leave } }, "log out")
+      : null;
+  document.getElementById("tools").replaceChildren(...[out, themeButton, keys].filter(Boolean));
+  bindKeys({
+    "?": ["these keys", showKeys],
+    t: ["theme: as the system, light, dark", changeTheme],
+    h: ["home: the list of jobs", () => (location.hash = "#/")],
+  });
+}
+
+async function begin() {
+  let session = { auth: "off", role: null };
+  try {
+    session = await whoAmI();
+  } catch {
+    // Nobody answers: the view says so and tries again.
+  }
+  drawTools(session);
+  if (session.auth === "on" && !session.role) askForToken();
+  else route();
+}
+
+onDenied(askForToken);
+window.addEventListener("hashchange", route);
+begin();

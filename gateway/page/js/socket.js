@@ -1,0 +1,88 @@
+// One live connection that comes back by itself, with its position, so that nothing is missed and nothing comes twice.
+
+import { address, denied, get, parse } from "./api.js";
+
+const FIRST_WAIT_MS = 300;
+const LONGEST_WAIT_MS = 8000;
+const CODES = { badPosition: 4400, noToken: 4401, notAllowed: 4403, unknown: 4404, resync: 4008 };
+
+/** The events of one WebSocket path. `onState({name, retryAt, wasLost})`: connecting, live, waiting, unknown, refused. */
+export class Feed {
+  constructor(path, { onEvent, onState }) {
+    this.path = path;
+    this.onEvent = onEvent;
+    this.onState = onState;
+    this.position = null;
+    this.tries = 0;
+    this.isClosed = false;
+    this.wasLost = false;
+    this.wake = () => this.#retryNow();
+    window.addEventListener("online", this.wake);
+    document.addEventListener("visibilitychange", this.wake);
+  }
+
+  open() {
+    clearTimeout(this.timer);
+    this.onState({ name: "connecting", wasLost: this.wasLost });
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(address(`${scheme}//${location.host}${this.path}`, { after: this.position }));
+    this.socket = socket;
+    socket.onmessage = (message) => this.socket === socket && this.#receive(message.data);
+    socket.onclose = (closed) => this.socket === socket && this.#lost(closed.code);
+  }
+
+  close() {
+    this.isClosed = true;
+    clearTimeout(this.timer);
+    window.removeEventListener("online", this.wake);
+    document.removeEventListener("visibilitychange", this.wake);
+    const socket = this.socket;
+    this.socket = null;
+    socket?.close();
+  }
+
+  #receive(data) {
+    const frame = parse(data);
+    const event = frame.event ?? frame;
+    if (event.type === "resync") return;
+    if (event.type === "snapshot" || event.type === "resumed") this.#arrived();
+    this.onEvent(event);
+    // After the event: a page that failed on it asks for it again instead of losing it.
+    if (frame.position) this.position = frame.position;
+  }
+
+  #arrived() {
+    this.tries = 0;
+    this.onState({ name: "live", wasLost: this.wasLost });
+    this.wasLost = false;
+  }
+
+  #lost(code) {
+    if (this.isClosed) return;
+    this.socket = null;
+    if (code === CODES.noToken) return denied();
+    if (code === CODES.notAllowed) return this.onState({ name: "refused" });
+    if (code === CODES.badPosition) this.position = null;
+    if (code === CODES.unknown) this.onState({ name: "unknown" });
+    else this.wasLost = true;
+    this.#retryLater(code);
+    // A handshake that was refused looks like a network error: ask why.
+    if (code === 1006)
+      get("/session").then(
+        (said) => said.auth === "on" && !said.role && denied(),
+        () => {},
+      );
+  }
+
+  #retryLater(code) {
+    const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.tries);
+    const wait = code === CODES.unknown ? 2000 : longest * (0.5 + Math.random() / 2);
+    this.tries += 1;
+    if (code !== CODES.unknown) this.onState({ name: "waiting", retryAt: Date.now() + wait });
+    this.timer = setTimeout(() => this.open(), wait);
+  }
+
+  #retryNow() {
+    if (!this.isClosed && !this.socket && document.visibilityState === "visible") this.open();
+  }
+}

@@ -1,0 +1,97 @@
+// A job's state in words.
+
+import { about, count, duration, fromText, moment, value } from "./format.js";
+
+/** Tell whether the job's attempt has ended. */
+export function hasEnded(job) {
+  return job.status === "completed" || job.status === "failed";
+}
+
+/** The name that a job is called by. */
+export function jobName(job) {
+  return job.name || `job ${job.id}`;
+}
+
+/** For how long the attempt has run, in seconds; null where it has not begun. */
+export function runtime(job) {
+  const from = fromText(job.started_at ?? job.created_at);
+  if (from === null || job.status === "pending") return null;
+  const until = hasEnded(job)
+    ? fromText(job.completed_at)
+    : job.status === "lost"
+      ? fromText(job.last_seen_at)
+      : null;
+  return ((until ?? Date.now()) - from) / 1000;
+}
+
+/** Per cent of the way, null where the trainer has not said where the end is. */
+export function percent(job) {
+  if (job.progress_percent !== null && job.progress_percent !== undefined) {
+    const said = Number(job.progress_percent);
+    return Number.isFinite(said) ? Math.min(100, Math.max(0, said)) : null;
+  }
+  if (job.total_epochs > 0 && job.current_epoch >= 0)
+    return Math.min(100, (100 * job.current_epoch) / job.total_epochs);
+  return job.status === "completed" ? 100 : null;
+}
+
+/** "epoch 3 of 10", "epoch 3", "" */
+export function epochs(job) {
+  if (job.current_epoch === null || job.current_epoch === undefined) return "";
+  return job.total_epochs
+    ? `epoch ${count(job.current_epoch)} of ${count(job.total_epochs)}`
+    : `epoch ${count(job.current_epoch)}`;
+}
+
+/** How long it may still take, in words; "" where nobody can tell. */
+export function remaining(job) {
+  const done = percent(job);
+  const ran = runtime(job);
+  if (job.status !== "running" || !done || done >= 100 || !ran || ran < 10) return "";
+  return `about ${about((ran * (100 - done)) / done)} left`;
+}
+
+/** One sentence: what the job does, or why it does nothing. */
+export function sentence(job) {
+  const ran = runtime(job);
+  const took = ran === null ? "" : duration(ran);
+  switch (job.status) {
+    case "pending":
+      return "Waiting: its trainer has not begun.";
+    case "running":
+      return `Running for ${took}.`;
+    case "completed":
+      return `Completed in ${took}${exited(job)}.`;
+    case "failed":
+      return `Failed after ${took}${exited(job)}.`;
+    case "stalled":
+      return `Stalled: ${job.status_reason || "alive, but it says nothing"}.`;
+    case "lost":
+      return `Lost: ${job.status_reason || "its trainer is no longer heard of"}${lastHeard(job)}.`;
+    default:
+      return job.status;
+  }
+}
+
+function exited(job) {
+  return job.exit_code === null || job.exit_code === undefined ? "" : `, exit code ${job.exit_code}`;
+}
+
+function lastHeard(job) {
+  return job.last_seen_at && !job.status_reason ? `, last at ${moment(fromText(job.last_seen_at))}` : "";
+}
+
+const FIRST = ["loss", "val_loss", "accuracy", "val_accuracy"];
+const LAST = /^(learning_rate$|lr$|system\/)/;
+
+/** Names of metrics in the order in which people look for them. */
+export function ordered(names) {
+  const rank = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : LAST.test(name) ? 99 : 50);
+  return [...names].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+}
+
+/** The first metrics of a job as [name, shown value]. */
+export function headline(metrics, most) {
+  const names = ordered(Object.keys(metrics ?? {})).slice(0, most);
+  return names.map((name) => [name, value(metrics[name])]);
+}

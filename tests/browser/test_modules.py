@@ -1,0 +1,78 @@
+"""What the page's modules make of what they are given, in the browser that runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.browser.stack import Stack
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def call(page: Page, module: str, name: str, *arguments: object) -> Any:
+    """Return what a function of a module of the page returns."""
+    page.goto("/")
+    script = f"async (given) => (await import('/page/js/{module}')).{name}(...given)"
+    return page.evaluate(script, list(arguments))
+
+
+def test_terminal_colours_become_classes(page: Page) -> None:
+    """Colours and styles are classes, 256 and true colours the nearest of 16; other sequences leave no trace."""
+    line = (
+        "\x1b[1;31mred\x1b[0m \x1b[38;5;46mgreen\x1b[39m\x1b]8;;http://x\x07link\x1b[2K\x1b[48;2;0;0;250m blue\x00"
+    )
+    assert call(page, "log/ansi.js", "runs", line) == [
+        {"text": "red", "classes": "a-bold a-fg1"},
+        {"text": " ", "classes": ""},
+        {"text": "green", "classes": "a-fg10"},
+        {"text": "link", "classes": ""},
+        {"text": " blue\u2400", "classes": "a-bg4"},
+    ]
+
+
+def test_what_is_no_number_is_a_gap(page: Page) -> None:
+    """NaN and infinities are gaps and counted; of equal steps the newest counts; late points find their place."""
+    points = [[1, 10, 0.5, 1, 1], [3, 30, "NaN", 1, 2], [2, 40, 0.25, 1, 3], [1, 50, 4, 2, 4], [None, 60, 9, 2, 5]]
+    found = call(page, "charts/curves.js", "curve", points, "step")
+    assert (found["x"], found["y"], found["odd"]) == ([1, 2, 3], [4, 0.25, None], 1)
+
+
+def test_smoothing_has_no_pull_to_zero(page: Page) -> None:
+    """A constant stays what it is from its first point on, and a gap stays a gap."""
+    smoothed = call(page, "charts/curves.js", "smoothed", [2, 2, None, 2], 0.9)
+    assert [value and round(value, 9) for value in smoothed] == [2, 2, None, 2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("1,234", {"seq": 1234}),
+        ("#7", {"seq": 7}),
+        ("14:03:11.5", {"at": 50_591_500}),
+        ("1970-01-02 00:00", {"at": 86_400_000}),
+        ("soon", None),
+    ],
+)
+def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | None) -> None:
+    """A number is a line; a time is of the day that is shown, or of the day that is said; else nothing."""
+    offset_ms = page.evaluate("new Date(0).getTimezoneOffset() * 60000")
+    said = call(page, "log/times.js", "destination", typed, offset_ms)
+    assert said == ({"at": found["at"] + offset_ms} if found and "at" in found else found)
+
+
+def test_long_ids_stay_exact(page: Page) -> None:
+    """A job's id beyond 2^53 is read as a string; what only looks like one inside a text is left alone."""
+    text = json.dumps({"id": 9007199254740993, "text": 'say "id": 9007199254740993', "seq": 12})
+    said = call(page, "api.js", "parse", text)
+    assert said == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
+
+
+def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:
+    """A browser may keep the page's files but asks each time: after an update no old one meets a new one."""
+    first = page.request.get(f"{stack.url}/page/js/main.js")
+    again = page.request.get(f"{stack.url}/page/js/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (first.headers["cache-control"], again.status) == ("no-cache", 304)

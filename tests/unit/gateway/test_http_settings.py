@@ -1,0 +1,28 @@
+"""The gateway's settings: wrong ones are named before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("GATEWAY_PORT", "web", "GATEWAY_PORT Input should be a valid integer"),
+        ("GATEWAY_AUTH", "off", "GATEWAY_AUTH Input should be 'auto' or 'on'"),
+        ("GATEWAY_REQUESTS_PER_S", "0", "GATEWAY_REQUESTS_PER_S Input should be greater than 0"),
+        ("DATABASE_URL", "mysql://u:hush@h/db", "DATABASE_URL starts with mysql://"),
+    ],
+)
+def test_a_wrong_setting_is_named(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends with the variable and what is allowed, and without a password."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hush@h/db")
+    monkeypatch.setenv("REDIS_URL", "redis://h")
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("gateway.__main__.configure_logging", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert said in str(caught.value.code)
+    assert "hush" not in str(caught.value.code)

@@ -1,0 +1,39 @@
+"""A job's course in a few numbers: which metric, which rows, which values."""
+
+from __future__ import annotations
+
+import pytest
+
+from stores.sparklines import MOST_VALUES, SAMPLES, spread, telling_name, thinned
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        (["accuracy", "loss", "a"], "loss"),
+        (["val_loss", "accuracy"], "val_loss"),
+        (["system/cpu", "zeta", "beta"], "beta"),
+        (["system/cpu"], None),
+        ([], None),
+    ],
+)
+def test_the_most_telling_metric_is_shown(names: list[str], name: str | None) -> None:
+    """A loss before an accuracy before the rest by name; how busy the machine was says nothing."""
+    assert telling_name(names) == name
+
+
+@pytest.mark.parametrize("last_seq", [0, 1, SAMPLES, SAMPLES + 1, 1_000_000, 2**62])
+def test_rows_are_spread_over_the_whole_job(last_seq: int) -> None:
+    """However many rows there are, few are looked at, the first and the last among them, each once."""
+    seqs = spread(last_seq)
+    assert len(seqs) == len(set(seqs)) == min(last_seq, SAMPLES)
+    assert seqs == sorted(seqs)
+    assert not seqs or (seqs[0], seqs[-1]) == (1, last_seq)
+
+
+def test_values_are_thinned_evenly() -> None:
+    """At most forty values remain, the first and the last among them."""
+    values = [float(number) for number in range(1000)]
+    kept = thinned(values)
+    assert (len(kept), kept[0], kept[-1]) == (MOST_VALUES, 0.0, 999.0)
+    assert thinned(values[:40]) == values[:40]
