@@ -144,4 +144,5 @@ def deliver(resources: Resources, server: GatewayServer, job: int) -> None:
     """Push a job's lines to the Loki of a gateway."""
     with resources.engine.begin() as connection:
         batch = LogBacklog(resources.engine, "loki").read(connection, [job], 1000, 1_000_000)[job]
-        LokiSink(server.app.state.resources.loki).deliver(job, batch)
+        parts = list(LokiSink(server.app.state.resources.loki).deliver(job, batch))
+    assert parts[-1].confirmed_seq == batch.last_seq

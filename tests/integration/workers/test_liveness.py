@@ -35,7 +35,8 @@ from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sweep import drain_everything
 
-LOST_AFTER_S: Final = 2.0
+LOST_AFTER_S: Final = 3.0
+"""Longer than a trainer of a busy machine may be kept from its heartbeat."""
 GAP_S: Final = 0.7
 SHARDS: Final = 4
 TRAINER: Final = """
@@ -149,7 +150,7 @@ def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
     watching.becomes("lost", 2)
     lost = watching.job(1)
     assert f"pid {killed.pid}" in lost["status_reason"]
-    assert lost["status_reason"].startswith("no heartbeat for 2 s; the last: host ")
+    assert lost["status_reason"].startswith("no heartbeat for 3 s; the last: host ")
     assert lost["last_seen_at"] < lost["quiet_since"]
     assert one(watching.resources.engine, training_attempts, job_id=1, attempt=1)["status"] == "lost"
     stopped.send_signal(signal.SIGCONT)
