@@ -65,6 +65,8 @@ def read_series(connection: Connection, wanted: SeriesFilter, points: int) -> tu
     Of every piece of a downsampled series its lowest, highest and first not-a-number value are there, and the
     first and the last of all.
     """
+    if not wanted.names:
+        return {}, False
     groups = _groups(connection, wanted)
     most = max(FEWEST_POINTS, min(points, MOST_POINTS // max(1, len(groups) * len(wanted.names))))
     if all(group.rows <= most for group in groups):

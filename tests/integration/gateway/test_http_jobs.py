@@ -177,6 +177,18 @@ def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender:
     assert gateway.get("/jobs/compare", params={"ids": "1,999999"}, status=404)["detail"].startswith("no job ")
 
 
+def test_jobs_that_share_no_metric_are_compared(
+    gateway: GatewayServer, resources: Resources, sender: Sender
+) -> None:
+    """Jobs without a common metric come without series, however many points each has."""
+    one, two = next(_jobs), next(_jobs)
+    for job, name in ((one, "loss"), (two, "accuracy")):
+        sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: 1.0})] * 5), job=job)
+    drain_all(resources, one, two)
+    found = gateway.get("/jobs/compare", params={"ids": f"{one},{two}", "points": 4})
+    assert ([item["id"] for item in found["jobs"]], found["series"]) == ([one, two], [])
+
+
 @pytest.mark.parametrize("path", ["", "/logs", "/metrics", "/checkpoints", "/completeness", "/deliveries"])
 def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
     """What is asked of a job that nobody has heard of ends with its number in a problem document."""
