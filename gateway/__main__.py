@@ -39,6 +39,7 @@ def main() -> None:
         log_config=None,
         access_log=False,  # an address says who looked at what
         server_header=False,
+        http="h11",  # httptools, where installed, keeps a URL and headers of any length before it knows who asks
         ws=FrameProtocol,
         ws_per_message_deflate=False,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,

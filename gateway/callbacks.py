@@ -43,22 +43,21 @@ from schemas.routes import (
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 REMEMBERED_S: Final = 24 * 3600
 """How long an idempotency key is known."""
+RETRIED_S: Final = 120
+"""Longer than the Redis client tries one request, which it sends again when only the answer was lost."""
 BELL_PATIENCE_S: Final = 1.0
 
 _SCRIPT: Final = """
-local counters, first = KEYS[1], 2
+local counters, answer = KEYS[1], KEYS[2]
 local job, attempt, source, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local fingerprint, remembered, bell_ttl = ARGV[5], ARGV[6], ARGV[7]
-if fingerprint ~= '' then
-  first = 3
-  local seen = redis.call('GET', KEYS[2])
-  if seen then return {seen == fingerprint and 'again' or 'other'} end
-end
+local seen = redis.call('GET', answer)
+if seen then return {seen == fingerprint and 'again' or 'other'} end
 if redis.call('HSETNX', counters, 'source', source) == 0 then source = redis.call('HGET', counters, 'source') end
 local told = {'new'}
 for number = 0, (#ARGV - 7) / 4 - 1 do
   local kind, body, field, value = unpack(ARGV, 8 + 4 * number, 11 + 4 * number)
-  local stream, bell = KEYS[first + 2 * number], KEYS[first + 2 * number + 1]
+  local stream, bell = KEYS[3 + 2 * number], KEYS[4 + 2 * number]
   if field == '' or redis.call('HGET', counters, field) ~= value then
     if field ~= '' then redis.call('HSET', counters, field, value) end
     local seq = redis.call('HINCRBY', counters, kind, 1)
@@ -76,7 +75,7 @@ for number = 0, (#ARGV - 7) / 4 - 1 do
   end
 end
 redis.call('EXPIRE', counters, ttl)
-if fingerprint ~= '' then redis.call('SET', KEYS[2], fingerprint, 'EX', remembered) end
+redis.call('SET', answer, fingerprint, 'EX', remembered)
 return told
 """ % {"version": WIRE_VERSION}  # noqa: UP031 - Lua is full of braces
 """All keys have the shard's hash tag. A Redis that is too full refuses the script before it has done anything."""
@@ -96,6 +95,7 @@ class Idempotency:
 
     key: str
     fingerprint: str
+    remembered_s: int = REMEMBERED_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +125,14 @@ class CallbackQueue:
         what redis-py raises.
         """
         shard = self._shard(job_id)
-        keys = [callback_counters_key(shard, job_id, attempt)]
+        once = idempotency or Idempotency(secrets.token_hex(), "once", RETRIED_S)
+        keys = [
+            callback_counters_key(shard, job_id, attempt),
+            callback_answer_key(shard, job_id, _digest(once.key)),
+        ]
         source = f"callback-{secrets.token_hex(4)}"
-        values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S, "", REMEMBERED_S, BELL_TTL_S]
-        if idempotency is not None:
-            keys.append(callback_answer_key(shard, job_id, _digest(idempotency.key)))
-            values[4] = idempotency.fingerprint
+        values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S]
+        values += [once.fingerprint, once.remembered_s, BELL_TTL_S]
         for message in said:
             kind = KIND_OF_BODY[type(message.body)]
             stream = stream_key(kind, shard)
@@ -139,7 +141,7 @@ class CallbackQueue:
         outcome, *bells = [word.decode() for word in self._script(keys=keys, args=values)]
         if outcome == "other":
             raise ProblemError(_KEY_TAKEN)
-        return Taken(outcome == "again", bells, shard)
+        return Taken(outcome == "again" and idempotency is not None, bells, shard)
 
     def ring(self, taken: Taken) -> None:
         """Order the drains; nothing is lost where that fails, for beat looks as well."""

@@ -59,14 +59,18 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int
 
 
-def read_series(connection: Connection, wanted: SeriesFilter, points: int) -> tuple[dict[Key, list[Point]], bool]:
-    """Return series of at most about `points` each, and whether any row was left out for that.
+def read_series(
+    connection: Connection, wanted: SeriesFilter, points: int, of_all: int = MOST_POINTS
+) -> tuple[dict[Key, list[Point]], bool]:
+    """Return series of at most about `points` each, `of_all` together, and whether any row was left out for that.
 
     Of every piece of a downsampled series its lowest, highest and first not-a-number value are there, and the
     first and the last of all.
     """
+    if not wanted.names:
+        return {}, False
     groups = _groups(connection, wanted)
-    most = max(FEWEST_POINTS, min(points, MOST_POINTS // max(1, len(groups) * len(wanted.names))))
+    most = max(FEWEST_POINTS, min(points, of_all // max(1, len(groups) * len(wanted.names))))
     if all(group.rows <= most for group in groups):
         return _all_points(connection, wanted), False
     return _points_at(connection, wanted, _extremes(connection, wanted, groups, most)), True

@@ -6,7 +6,8 @@ bytes for all of them.
 
 from __future__ import annotations
 
-from typing import Final, cast
+import logging
+from typing import Any, Final, cast
 
 from starlette.websockets import WebSocket
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -15,9 +16,16 @@ from websockets.http11 import Request
 EXTENSION: Final = "trainwire.frames"
 CLOSE_TIMEOUT_S: Final = 10.0
 
+_failures = logging.getLogger("gateway.feed.protocol")
+_failures.setLevel(logging.WARNING)
+
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """Puts itself into the scope, as the extension `trainwire.frames`."""
+    """Puts itself into the scope, as the extension `trainwire.frames`; says to no log who connects to what."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _failures
 
     def handle_connect(self, event: Request) -> None:
         """Begin a connection as uvicorn does."""

@@ -18,7 +18,7 @@ from gateway.resources import Resources, known_job
 from gateway.routes.metrics import XAxis, shown_points, wanted_names
 from schemas.messages import MAX_ID
 from stores.jobs import Job
-from stores.metric_series import SeriesFilter, read_series
+from stores.metric_series import MOST_POINTS, SeriesFilter, read_series
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 MOST_JOBS = 20
@@ -38,14 +38,19 @@ def compare(
     with found.reading() as connection:
         jobs = [known_job(connection, job_id) for job_id in _numbers(ids)]
         wanted = wanted_names(names) or _common_names(found, connection, jobs)
-        series = [each for job in jobs for each in _series(connection, job, wanted, points, x)]
+        share = MOST_POINTS // len(jobs)
+        series = [
+            each for job in jobs for each in _series(connection, job, wanted, x, points=points, of_all=share)
+        ]
         items = job_items(connection, jobs)
     return json_answer(Comparison(jobs=items, series=series))
 
 
-def _series(connection: Connection, job: Job, names: list[str], points: int, x: XAxis) -> list[JobSeries]:
+def _series(
+    connection: Connection, job: Job, names: list[str], x: XAxis, *, points: int, of_all: int
+) -> list[JobSeries]:
     rows = SeriesFilter(job_id=job.id, names=names, last=job.last_metric_seq, attempt=job.attempt)
-    found, _ = read_series(connection, rows, points)
+    found, _ = read_series(connection, rows, points, of_all)
     return [
         JobSeries(job_id=job.id, name=name, attempt=attempt, points=shown_points(values, x))
         for (name, attempt, _), values in found.items()

@@ -36,8 +36,9 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @router.get("/healthz", responses=described(Health, examples.HEALTH))
-def healthz() -> Response:
+async def healthz() -> Response:
     """Say that the process lives."""
+    # On the event loop: all threads may be waiting for Postgres, and this must not be taken for a hung process.
     return json_answer(Health())
 
 

@@ -92,6 +92,11 @@ class GatewayProcess(GatewayAddress):
         self.end()
         self.start()
 
+    @property
+    def logged(self) -> str:
+        """All that it has said so far."""
+        return self._log.read_text()
+
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self._log.read_text()

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import redis
 
+from gateway.callback_bodies import LogsCallback
+from gateway.resources import open_resources
 from schemas.routes import HOLD_KEY, INGEST_QUEUE, KINDS, bell_key, callback_counters_key, shard_of, stream_key
 from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
 from tests.factories import drain, one, rows
-from tests.gateway_server import GatewayServer
+from tests.gateway_server import GatewayServer, gateway_settings
 from tests.processes import wait_until
 from workers.resources import Resources
 
@@ -93,6 +95,39 @@ def test_a_repetition_is_taken_once(gateway: GatewayServer, resources: Resources
     gateway.post(path, {"lines": ["b"]}, headers={"Idempotency-Key": "two"})
     drain_all(resources, job)
     assert rows(resources.engine, training_logs, "seq", "content") == [(1, "a"), (2, "b")]
+
+
+class LosesAnswers(redis.Connection):
+    """A connection that breaks once messages are on their stream, before the gateway hears of it."""
+
+    left = 0
+
+    def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        """Return an answer, or lose it."""
+        answer = super().read_response(*args, **kwargs)
+        if self.left and answer and answer == [b"new", b"logs"]:
+            type(self).left -= 1
+            raise redis.ConnectionError("reset by peer")
+        return answer
+
+
+def test_a_lost_answer_of_redis_doubles_nothing(
+    database_url: str,
+    redis_url: str,
+    resources: Resources,
+    job: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Redis took the messages, its answer was lost, and the gateway asks again: they are there once."""
+    found = open_resources(gateway_settings(database_url, redis_url))
+    found.redis.connection_pool.connection_class = LosesAnswers
+    monkeypatch.setattr(LosesAnswers, "left", 1)
+    body = LogsCallback(lines=["a"])
+    assert not found.callbacks.put(job, body.attempt, body.messages()).is_repeated
+    assert LosesAnswers.left == 0
+    found.close()
+    drain_all(resources, job)
+    assert rows(resources.engine, training_logs, "content") == ["a"]
 
 
 def test_many_at_once_leave_no_hole(gateway: GatewayServer, resources: Resources, job: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +24,8 @@ from tests.integration.conftest import Bucket
 from workers.resources import Resources
 
 NOBODY = "127.0.0.1:1"
+THREADS = 40
+"""As many as AnyIO has for requests."""
 _jobs = count(8_000)
 
 
@@ -132,6 +136,25 @@ def test_postgres_away_is_a_problem(redis_url: str) -> None:
             assert answer.headers["Retry-After"] == "2"
         assert server.get("/healthz") == {"status": "ok"}
         assert server.get("/readyz", status=503)["checks"] == {"postgres": "does not answer", "redis": "ok"}
+
+
+def test_the_process_lives_while_all_threads_wait(database_url: str, redis_url: str) -> None:
+    """However many requests wait for a store, a supervisor hears that the process lives."""
+    may_end, waiting = threading.Event(), threading.Semaphore(0)
+
+    def wait() -> None:
+        waiting.release()
+        may_end.wait(60)
+
+    with GatewayServer(gateway_settings(database_url, redis_url)) as server, ThreadPoolExecutor(THREADS) as pool:
+        server.app.add_api_route("/wait", wait)
+        try:
+            answers = [pool.submit(server.request, "GET", "/wait") for _ in range(THREADS)]
+            assert all(waiting.acquire(timeout=60) for _ in range(THREADS))
+            assert server.get("/healthz") == {"status": "ok"}
+            assert not any(answer.done() for answer in answers)
+        finally:
+            may_end.set()
 
 
 def test_redis_away_is_a_problem(database_url: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.documents import CompletenessReport, JobDetail, JobPage
+from gateway.routes import comparison
 from schemas.messages import Metrics, Point, Progress
 from schemas.routes import KINDS
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
@@ -175,6 +176,33 @@ def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender:
     told = [(each["job_id"], each["name"], each["attempt"], each["points"][0][2]) for each in found["series"]]
     assert told == [(one, "loss", 2, 1.0), (two, "loss", 1, 2.0)]
     assert gateway.get("/jobs/compare", params={"ids": "1,999999"}, status=404)["detail"].startswith("no job ")
+
+
+def test_jobs_that_share_no_metric_are_compared(
+    gateway: GatewayServer, resources: Resources, sender: Sender
+) -> None:
+    """Jobs without a common metric come without series, however many points each has."""
+    one, two = next(_jobs), next(_jobs)
+    for job, name in ((one, "loss"), (two, "accuracy")):
+        sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: 1.0})] * 5), job=job)
+    drain_all(resources, one, two)
+    found = gateway.get("/jobs/compare", params={"ids": f"{one},{two}", "points": 4})
+    assert ([item["id"] for item in found["jobs"]], found["series"]) == ([one, two], [])
+
+
+def test_a_comparison_is_bounded(
+    gateway: GatewayServer, resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All points of an answer are counted together, however many jobs they are of."""
+    monkeypatch.setattr(comparison, "MOST_POINTS", 40)
+    jobs = [next(_jobs) for _ in range(4)]
+    for job in jobs:
+        points = [Point(ts=NOW_NS, values={"loss": float(number)}) for number in range(100)]
+        sender.send(Metrics(points=points), job=job)
+    drain_all(resources, *jobs)
+    found = gateway.get("/jobs/compare", params={"ids": ",".join(map(str, jobs)), "points": 5000})
+    assert [each["job_id"] for each in found["series"]] == jobs
+    assert sum(len(each["points"]) for each in found["series"]) <= 40
 
 
 @pytest.mark.parametrize("path", ["", "/logs", "/metrics", "/checkpoints", "/completeness", "/deliveries"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def test_a_client_comes_back_with_its_position(feed_gateway: GatewayProcess, tra
         client.connect()
         client.until("logs", 1502)
         assert client.texts[-2:] == ["live", "away"]
+
+
+def test_who_looks_at_what_is_not_logged(
+    tmp_path: Path, database_url: str, redis_url: str, trainer: Trainer
+) -> None:
+    """A WebSocket's address, with whatever a client put into it, is in no log."""
+    trainer.say(logs("one"))
+    with GatewayProcess(tmp_path, database_url, redis_url) as gateway:
+        with connect(f"ws://127.0.0.1:{gateway.port}/jobs/{trainer.job_id}/ws?token=hush") as client:
+            assert json.loads(client.recv(60))["event"]["type"] == "snapshot"
+        gateway.end(signal.SIGTERM)
+    assert f"/jobs/{trainer.job_id}" not in gateway.logged
+    assert "hush" not in gateway.logged
 
 
 def test_the_gateway_is_killed_and_comes_back(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
