@@ -32,6 +32,8 @@ def shown_totals(totals: DeliveryTotals) -> str:
 
 def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
     """Say in one line what a sink has of one job, and why not all."""
+    if job.own_run_id is not None:
+        return f"nothing mirrored: the trainer logs to run {job.own_run_id} itself"
     thing = SINKS[health.sink].thing
     dead = f", {job.dead_lettered:,} of them dead-lettered" if job.dead_lettered else ""
     if not job.rows_behind:
