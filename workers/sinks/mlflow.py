@@ -33,9 +33,12 @@ class MlflowSink:
         try:
             yield self._deliver(job_id, batch)
         except MlflowUnavailable as exc:
-            raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
+            raise SinkUnavailable(
+                str(exc), exc.retry_after_s, may_be_the_jobs=exc.failed_inside and exc.retry_after_s is None
+            ) from exc
         except MlflowRefused as exc:
-            raise SinkUnavailable(f"MLflow refuses what it must take ({exc.code}): {exc}") from exc
+            refusal = f"MLflow refuses what it must take ({exc.code}): {exc}"
+            raise SinkUnavailable(refusal, may_be_the_jobs=True) from exc
 
     def _deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
         try:
