@@ -71,26 +71,35 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return report
 
     def _may_send(self, report: DeliveryReport, deadline: float) -> bool:
-        """Tell whether the sink answers; where it did not, find out with one job."""
+        """Tell whether the sink answers; where it did not, find out with one job's request."""
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, self._sink.name)
             if state.next_probe_at is None:
                 return True
-            probed = self._least_failed(connection) if state.is_due else []
+            probed = self._least_failed_first(connection) if state.is_due else []
             if not probed or not cursors.claim_probe(connection, self._sink.name, PROBE_TIMEOUT_S):
                 return False
-        turns = self._round(probed, report, deadline)
-        if turns is None or not turns.has_delivered:
+        if not self._answers(probed, report, deadline):
             return False
         with self._engine.begin() as connection:
             cursors.mark_up(connection, self._sink.name)
         return True
 
-    def _least_failed(self, connection: Connection) -> list[int]:
-        """Return the job whose failure tells most about the sink; none where there is none to try."""
+    def _answers(self, probed: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
+        """Deliver the first of these jobs for which there is something to ask the sink."""
+        for job_id in probed:
+            turns = self._round([job_id], report, deadline)
+            if turns is None or turns.has_failed:
+                return False
+            if turns.has_answer:
+                return True
+        return False
+
+    def _least_failed_first(self, connection: Connection) -> list[int]:
+        """Return jobs that wait, first those whose failure would tell most about the sink."""
         job_ids = self._backlog.jobs_behind(connection, ROUND_JOBS)
         failed = cursors.failed_attempts(connection, self._sink.name, job_ids)
-        return sorted(job_ids, key=lambda job_id: failed.get(job_id, 0))[:1]
+        return sorted(job_ids, key=lambda job_id: failed.get(job_id, 0))
 
     def _jobs_behind(self, limit: int) -> list[int]:
         with self._engine.begin() as connection:

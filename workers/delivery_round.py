@@ -52,7 +52,8 @@ class Round(Generic[BatchT, DeliveredT]):
         self._is_late = is_late
         self._failed = failed
         self._backoff = backoff
-        self.has_delivered = False
+        self.has_answer = False
+        self.has_failed = False
         self._has_begun = False
         self._away = threading.Event()
         self._pushes = ThreadPoolExecutor(PUSHES_AT_ONCE)
@@ -124,7 +125,8 @@ class Round(Generic[BatchT, DeliveredT]):
             for job_id, failure in failures.items():
                 wait_s = self._wait_s(job_id) if failure.may_be_the_jobs else None
                 cursors.note_failure(connection, self._sink.name, job_id, str(failure), wait_s)
-        self.has_delivered |= bool(delivered)
+        self.has_answer |= any(done.is_answer for done in delivered.values())
+        self.has_failed |= bool(failures)
         for job_id, failure in failures.items():
             if not self._fails_alone(job_id, failure):
                 raise failure

@@ -37,12 +37,14 @@ class RefusedRow:
 class Delivered:
     """What became of a part of a batch: confirmed up to a seq, and what was refused on the way.
 
-    `more` when the sink takes the next part as soon as this one is confirmed.
+    `more` when the sink takes the next part as soon as this one is confirmed. Not `is_answer` where there was
+    nothing to ask the sink: that says nothing about whether it is there.
     """
 
     confirmed_seq: int
     refused: list[RefusedRow] = field(default_factory=list)
     more: bool = False
+    is_answer: bool = True
 
 
 class Batch(Protocol):

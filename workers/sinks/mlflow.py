@@ -49,12 +49,13 @@ class MlflowSink:
 
     def _deliver_rows(self, job_id: int, batch: MetricBatch, rows: Sequence[MetricRow]) -> DeliveredMetrics:
         confirmed_seq = rows[-1].seq if rows else max(batch.confirmed_seq, batch.last_seq)
-        delivered = DeliveredMetrics(confirmed_seq)
+        delivered = DeliveredMetrics(confirmed_seq, is_answer=False)
         for attempt in batch.attempts:
             of_attempt = [row for row in rows if row.attempt == attempt.attempt]
             if of_attempt or attempt.has_changed:
                 is_all = attempt.is_settled and confirmed_seq >= batch.last_seq
                 delivered.attempts.append(self._mirror(job_id, attempt, of_attempt, is_all, delivered.refused))
+                delivered.is_answer |= _is_mirrored(attempt)
         return delivered
 
     def _mirror(
@@ -124,6 +125,10 @@ def _first(rows: Sequence[MetricRow], most_values: int) -> Sequence[MetricRow]:
         if values > most_values and number:
             return rows[:number]
     return rows
+
+
+def _is_mirrored(attempt: AttemptState) -> bool:
+    return attempt.mlflow_run_id is None and STOPPED not in (attempt.mirror_notes or {})
 
 
 def _told(attempt: AttemptState, is_all: bool, notes: Notes) -> int:

@@ -133,6 +133,22 @@ def test_an_outage_with_answers_costs_one_probe(mirror: Mirror) -> None:
     assert mirror.confirmed() == dict.fromkeys(range(1, 9), 1)
 
 
+def test_a_job_that_asks_mlflow_nothing_is_no_probe(mirror: Mirror) -> None:
+    """Points of a trainer that logs by itself are passed over in an outage, which they do not end."""
+    mirror.store(1)
+    mirror.proxy.poison = ALL
+    with pytest.raises(SinkUnavailable):
+        mirror.run()
+    mirror.sender.send(Metrics(points=[Point(ts=NOW_NS, values={"loss": 1.0})], mlflow_run_id="theirs"), job=3)
+    drain(mirror.resources, "metrics", job=3)
+    mirror.let_time_pass("sink_states", "delivery_cursors")
+    failures = len(mirror.proxy.failed)
+    mirror.run()
+    assert len(mirror.proxy.failed) == failures + 1
+    assert mirror.confirmed() == {1: 0, 3: 1}
+    assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is not None
+
+
 def test_a_job_that_fails_with_nobody_else_there(mirror: Mirror) -> None:
     """It is the only probe, tried in its own time; the first to come beside it is tried before it."""
     mirror.proxy.poison = b"poison"
