@@ -258,6 +258,11 @@ delivery_cursors = Table(
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),
     _at("moved_at"),
+    Column(
+        "next_attempt_at",
+        DateTime(timezone=True),
+        comment="of a job that may fail alone: until then the others go before it",
+    ),
     comment="How far a sink has confirmed a job's rows. The rows themselves are the only copy of the payload.",
 )
 

@@ -15,17 +15,26 @@ from stores.settings import StoreSettings
 
 @dataclass(frozen=True)
 class Taken:
-    """What a sink takes: rows of a kind and table, counted in a column of training_jobs; one is a `thing`."""
+    """What a sink takes: rows of a kind and table, counted in a column of training_jobs; one is a `thing`.
+
+    `own_run_id` finds, in SQL, the run of a trainer that writes to the sink itself.
+    """
 
     kind: str
     table: str
     last_seq: str
     thing: str
+    own_run_id: str = "CAST(NULL AS text)"
 
+
+_OWN_RUN: Final = (
+    "(SELECT mlflow_run_id FROM training_attempts AS newest "
+    "WHERE newest.job_id = training_jobs.id AND newest.attempt = training_jobs.attempt)"
+)
 
 SINKS: Final = {
     LOKI_SINK: Taken("log", "training_logs", "last_log_seq", "line"),
-    MLFLOW_SINK: Taken("metric", "training_metrics", "last_metric_seq", "point"),
+    MLFLOW_SINK: Taken("metric", "training_metrics", "last_metric_seq", "point", _OWN_RUN),
 }
 
 
@@ -41,7 +50,11 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a sink has confirmed one job; `oldest_age_s` is the age of the oldest row it does not have."""
+    """How far a sink has confirmed one job; `oldest_age_s` is the age of the oldest row it does not have.
+
+    With `next_attempt_at` it may be the job that makes the sink fail: it waits until then, others do not. With
+    `own_run_id` the trainer logs to that run itself: its rows are passed over, not delivered.
+    """
 
     job_id: int
     rows_behind: int
@@ -51,6 +64,8 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int
     last_error: str | None
     dead_lettered: int
+    next_attempt_at: datetime | None = None
+    own_run_id: str | None = None
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +121,7 @@ def sink_health(connection: Connection, sink: str) -> SinkHealth:
 
 
 def jobs_behind(connection: Connection, sink: str, limit: int) -> list[JobDelivery]:
-    """Return the jobs that have rows the sink does not have, the longest waiting first."""
+    """Return the jobs that have rows the sink does not have, or that it fails, the longest waiting first."""
     found = connection.execute(_behind(sink), {"sink": sink, "limit": limit}).mappings()
     return [JobDelivery(**row) for row in found]
 
@@ -144,7 +159,7 @@ _USED: Final = text(
 
 def _behind(sink: str) -> TextClause:
     return text(
-        f"{_delivery(sink)} WHERE {SINKS[sink].last_seq} > coalesce(confirmed_seq, 0) "
+        f"{_delivery(sink)} WHERE {SINKS[sink].last_seq} > coalesce(confirmed_seq, 0) OR next_attempt_at > now() "
         "ORDER BY oldest.created_at NULLS LAST, id LIMIT :limit"
     )
 
@@ -159,8 +174,10 @@ def _delivery(sink: str) -> str:
         f"SELECT id AS job_id, greatest({taken.last_seq} - coalesce(confirmed_seq, 0), 0) AS rows_behind, "  # noqa: S608 - our own columns
         "CAST(greatest(extract(epoch FROM now() - oldest.created_at), 0) AS double precision) AS oldest_age_s, "
         f"coalesce(confirmed_seq, 0) AS confirmed_seq, {taken.last_seq} AS last_seq, "
-        "coalesce(attempts, 0) AS attempts, last_error, coalesce(dead_lettered, 0) AS dead_lettered "
-        "FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+        "coalesce(attempts, 0) AS attempts, last_error, coalesce(dead_lettered, 0) AS dead_lettered, "
+        "CASE WHEN next_attempt_at > now() THEN next_attempt_at END AS next_attempt_at, "
+        f"{taken.own_run_id} AS own_run_id FROM training_jobs "
+        "LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
         f"LEFT JOIN LATERAL (SELECT created_at FROM {taken.table} AS waiting WHERE waiting.job_id = id "
         "AND seq > coalesce(confirmed_seq, 0) ORDER BY seq LIMIT 1) AS oldest ON true "
     )

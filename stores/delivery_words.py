@@ -32,14 +32,25 @@ def shown_totals(totals: DeliveryTotals) -> str:
 
 def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
     """Say in one line what a sink has of one job, and why not all."""
+    if job.own_run_id is not None:
+        return f"nothing mirrored: the trainer logs to run {job.own_run_id} itself"
     thing = SINKS[health.sink].thing
     dead = f", {job.dead_lettered:,} of them dead-lettered" if job.dead_lettered else ""
+    behind = f"{counted(job.rows_behind, thing)} behind"
+    if job.next_attempt_at is not None:
+        return f"{behind}; {shown_error(job, clock)}"
     if not job.rows_behind:
         return f"all {job.last_seq:,} {thing}s delivered{dead}"
-    behind = f"{counted(job.rows_behind, thing)} behind"
     if health.answers is False:
         return f"{behind}; {_outage(health, clock)}"
     return f"{behind}; last error: {job.last_error}" if job.last_error else behind
+
+
+def shown_error(job: JobDelivery, clock: Clock) -> str | None:
+    """Return the job's last error, and when a job that waits for its next attempt has it."""
+    if job.next_attempt_at is None:
+        return job.last_error
+    return f"{job.last_error}, next attempt {clock(job.next_attempt_at)}"
 
 
 def shown_age(seconds: float | None) -> str:

@@ -28,11 +28,15 @@ _MEANING: Final = {
 
 
 class MlflowUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """MLflow did not answer, or not as MLflow does; `retry_after_s` is what it asked for, if it did."""
+    """MLflow did not answer, or not as MLflow does; `retry_after_s` is what it asked for, if it did.
 
-    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+    `failed_inside` when it answered that it could not do this: a 5xx.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None, *, failed_inside: bool = False) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+        self.failed_inside = failed_inside
 
 
 class MlflowRefused(Exception):  # noqa: N818 - the word the whole project uses
@@ -146,7 +150,9 @@ def _unavailable(answer: requests.Response, said: str) -> MlflowUnavailable:
     status = answer.status_code
     meaning = _MEANING.get(status, "")
     shown = " ".join(said.split())[:_SHOWN_ANSWER_CHARS]
-    return MlflowUnavailable(f"MLflow answered {status}{meaning}: {shown}", _retry_after_s(answer))
+    text = f"MLflow answered {status}{meaning}: {shown}"
+    is_failure = status >= requests.codes.internal_server_error
+    return MlflowUnavailable(text, _retry_after_s(answer), failed_inside=is_failure)
 
 
 def _retry_after_s(answer: requests.Response) -> float | None:

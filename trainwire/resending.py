@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from schemas.tables import dead_letters
 from stores.deliveries import SINKS
 from trainwire.errors import Problem
-from workers.cursors import await_lease, move_back, read_cursors
+from workers.cursors import await_lease, move_back, read_cursors, try_again
 from workers.metric_backlog import tell_again
 from workers.sinks.mlflow import MlflowSink
 
@@ -28,13 +28,14 @@ class Replayed:
     dead_letters: int
 
 
-def retry_now(connection: Connection, sink: str) -> datetime | None:
-    """Make the next attempt due; return since when the sink does not answer, None where it does."""
+def retry_now(connection: Connection, sink: str) -> tuple[datetime | None, int]:
+    """Make the next attempts due; return since when the sink does not answer, and how many jobs it had failed."""
+    jobs = try_again(connection, sink)
     due = text(
         "UPDATE sink_states SET next_probe_at = now() WHERE sink = :sink AND down_since IS NOT NULL "
         "RETURNING down_since"
     )
-    return connection.execute(due, {"sink": sink}).scalar_one_or_none()
+    return connection.execute(due, {"sink": sink}).scalar_one_or_none(), jobs
 
 
 def replay(

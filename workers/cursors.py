@@ -91,16 +91,40 @@ def confirm(
     connection.execute(_MOVE, moves)
 
 
-def note_failure(connection: Connection, sink: str, job_id: int, error: str) -> None:
-    """Record a failed attempt; the cursor stays where it is."""
+def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, int]:
+    """Return how often in a row those of the jobs failed that did since the sink last took something of them."""
+    failed = text(
+        "SELECT job_id, attempts FROM delivery_cursors "
+        "WHERE sink = :sink AND job_id = ANY(:job_ids) AND attempts > 0"
+    )
+    return {row.job_id: row.attempts for row in connection.execute(failed, {"sink": sink, "job_ids": job_ids})}
+
+
+def note_failure(
+    connection: Connection, sink: str, job_id: int, error: str, retry_in_s: float | None = None
+) -> None:
+    """Record a failed attempt, and how long others go before the job; the cursor stays where it is."""
     connection.execute(
         text(
-            "INSERT INTO delivery_cursors (sink, job_id, attempts, last_error) VALUES (:sink, :job_id, 1, :error) "
+            "INSERT INTO delivery_cursors (sink, job_id, attempts, last_error, next_attempt_at) "
+            "VALUES (:sink, :job_id, 1, :error, now() + make_interval(secs => :retry_in_s)) "
             "ON CONFLICT (sink, job_id) DO UPDATE SET attempts = delivery_cursors.attempts + 1, "
-            "last_error = excluded.last_error"
+            "last_error = excluded.last_error, next_attempt_at = excluded.next_attempt_at"
         ),
-        {"sink": sink, "job_id": job_id, "error": visible(error)},
+        {"sink": sink, "job_id": job_id, "error": visible(error), "retry_in_s": retry_in_s},
     )
+
+
+def try_again(connection: Connection, sink: str) -> int:
+    """Have the jobs that wait because they failed tried with the others; return how many."""
+    # Who holds one of these has just moved it, or found that it fails once more.
+    waiting = (
+        "SELECT job_id FROM delivery_cursors WHERE sink = :sink AND next_attempt_at > now() FOR UPDATE SKIP LOCKED"
+    )
+    due = text(
+        f"UPDATE delivery_cursors SET next_attempt_at = NULL WHERE sink = :sink AND job_id IN ({waiting})"  # noqa: S608
+    )
+    return connection.execute(due, {"sink": sink}).rowcount
 
 
 def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> None:
@@ -108,7 +132,7 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
     connection.execute(
         text(
             "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), newest_ns = '{}', "
-            "attempts = 0 WHERE sink = :sink AND job_id = :job_id"
+            "attempts = 0, next_attempt_at = NULL WHERE sink = :sink AND job_id = :job_id"
         ),
         {"sink": sink, "job_id": job_id, "seq": from_seq - 1},
     )
@@ -180,7 +204,8 @@ def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) 
 
 
 def mark_up(connection: Connection, sink: str) -> None:
-    """Record that the sink answers."""
+    """Record that the sink answers: who failed meanwhile may well have failed because of it."""
+    try_again(connection, sink)
     connection.execute(
         text(
             "UPDATE sink_states SET attempts = 0, down_since = NULL, next_probe_at = NULL, last_error = NULL "
@@ -218,6 +243,6 @@ _MOVE: Final = text(
     "CAST(:seqs AS bigint[]), CAST(:newest AS jsonb[]), CAST(:dead AS bigint[])) "
     "AS moved(job_id, seq, newest, dead) "
     "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, "
-    "newest_ns = excluded.newest_ns, moved_at = now(), attempts = 0, last_error = NULL, "
+    "newest_ns = excluded.newest_ns, moved_at = now(), attempts = 0, last_error = NULL, next_attempt_at = NULL, "
     "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
 )

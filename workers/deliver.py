@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from workers import cursors
 from workers.backoff import Backoff
@@ -51,7 +51,9 @@ class Delivery(Generic[BatchT, DeliveredT]):
     def run(self) -> DeliveryReport:
         """Deliver what waits, for at most a time slice. Raises `SinkUnavailable` when the sink is away.
 
-        While the sink is known to be away nothing is sent but one probe when its time has come.
+        While the sink is known to be away nothing is sent but one probe when its time has come. A failure that may
+        be its job's own doing counts as the sink's the first time, until another job's success tells; when the job
+        fails so again, it waits alone.
         """
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
@@ -59,7 +61,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
             if not self._may_send(report, deadline):
                 return report
             while job_ids := self._jobs_behind(ROUND_JOBS):
-                if not self._round(job_ids, report, deadline):
+                if self._round(job_ids, report, deadline) is None:
                     return report
                 if self._clock() >= deadline:
                     report.more = True
@@ -69,36 +71,61 @@ class Delivery(Generic[BatchT, DeliveredT]):
         return report
 
     def _may_send(self, report: DeliveryReport, deadline: float) -> bool:
-        """Tell whether the sink answers; where it did not, find out with one job."""
+        """Tell whether the sink answers; where it did not, find out with one job's request."""
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, self._sink.name)
             if state.next_probe_at is None:
                 return True
-            if not state.is_due or not cursors.claim_probe(connection, self._sink.name, PROBE_TIMEOUT_S):
+            probed = self._least_failed_first(connection) if state.is_due else []
+            if not probed or not cursors.claim_probe(connection, self._sink.name, PROBE_TIMEOUT_S):
                 return False
-        probed = self._jobs_behind(1)
-        if not probed or not self._round(probed, report, deadline):
+        if not self._answers(probed, report, deadline):
             return False
         with self._engine.begin() as connection:
             cursors.mark_up(connection, self._sink.name)
         return True
 
+    def _answers(self, probed: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
+        """Deliver the first of these jobs for which there is something to ask the sink."""
+        for job_id in probed:
+            turns = self._round([job_id], report, deadline)
+            if turns is None or turns.has_failed:
+                return False
+            if turns.has_answer:
+                return True
+        return False
+
+    def _least_failed_first(self, connection: Connection) -> list[int]:
+        """Return jobs that wait, first those whose failure would tell most about the sink."""
+        job_ids = self._backlog.jobs_behind(connection, ROUND_JOBS)
+        failed = cursors.failed_attempts(connection, self._sink.name, job_ids)
+        return sorted(job_ids, key=lambda job_id: failed.get(job_id, 0))
+
     def _jobs_behind(self, limit: int) -> list[int]:
         with self._engine.begin() as connection:
             return self._backlog.jobs_behind(connection, limit)
 
-    def _round(self, job_ids: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
-        """Give these jobs a turn, while there is time; False when others deliver all of them."""
+    def _round(
+        self, job_ids: Sequence[int], report: DeliveryReport, deadline: float
+    ) -> Round[BatchT, DeliveredT] | None:
+        """Give these jobs a turn, while there is time; None when others deliver all of them."""
         # The leases end with this transaction, or with this process, whichever is first.
         with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
-            turns = Round(self._engine, self._backlog, self._sink, lambda: self._clock() >= deadline)
+            turns = Round(
+                self._engine,
+                self._backlog,
+                self._sink,
+                is_late=lambda: self._clock() >= deadline,
+                failed=cursors.failed_attempts(leases, self._sink.name, leased),
+                backoff=self._backoff,
+            )
             try:
                 report.refused += turns.give(leased)
             except SinkUnavailable as exc:
                 self._mark_down(exc)
                 raise
-        return bool(leased)
+        return turns if leased else None
 
     def _mark_down(self, exc: SinkUnavailable) -> None:
         with self._engine.begin() as connection:

@@ -11,6 +11,7 @@ from typing import Final, Generic
 from sqlalchemy import Engine
 
 from workers import cursors
+from workers.backoff import Backoff
 from workers.sinks.base import Backlog, Batch, BatchT, Delivered, DeliveredT, Sink, SinkUnavailable
 
 MOST_CHUNK_JOBS: Final = 32
@@ -28,6 +29,9 @@ PUSHES_AT_ONCE: Final = 4
 class Round(Generic[BatchT, DeliveredT]):
     """One turn for each of some leased jobs; once the sink is found to be away, no other job tries.
 
+    A job that has failed before (`failed`: how often), and fails again by what may be its own doing, says nothing
+    about the sink: it waits alone, longer each time, and the others go on.
+
     Nor does one when time is up, the first excepted: a slow sink gets on by at least that one. Who has had no
     turn is the first of the next round.
     """
@@ -37,12 +41,19 @@ class Round(Generic[BatchT, DeliveredT]):
         engine: Engine,
         backlog: Backlog[BatchT, DeliveredT],
         sink: Sink[BatchT, DeliveredT],
+        *,
         is_late: Callable[[], bool],
+        failed: Mapping[int, int],
+        backoff: Backoff,
     ) -> None:
         self._engine = engine
         self._backlog = backlog
         self._sink = sink
         self._is_late = is_late
+        self._failed = failed
+        self._backoff = backoff
+        self.has_answer = False
+        self.has_failed = False
         self._has_begun = False
         self._away = threading.Event()
         self._pushes = ThreadPoolExecutor(PUSHES_AT_ONCE)
@@ -98,7 +109,7 @@ class Round(Generic[BatchT, DeliveredT]):
 
     def _next_parts(self, turns: Mapping[int, Iterator[DeliveredT]]) -> Mapping[int, DeliveredT]:
         """Send the next part of each job, and confirm in one transaction what the sink has proven to have."""
-        sending = {job_id: self._pushes.submit(self._send, turn) for job_id, turn in turns.items()}
+        sending = {job_id: self._pushes.submit(self._send, job_id, turn) for job_id, turn in turns.items()}
         delivered: dict[int, DeliveredT] = {}
         failures: dict[int, SinkUnavailable] = {}
         for job_id, sent in sending.items():
@@ -112,20 +123,31 @@ class Round(Generic[BatchT, DeliveredT]):
         with self._engine.begin() as connection:
             self._backlog.confirm(connection, delivered)
             for job_id, failure in failures.items():
-                cursors.note_failure(connection, self._sink.name, job_id, str(failure))
-        for failure in failures.values():
-            raise failure
+                wait_s = self._wait_s(job_id) if failure.may_be_the_jobs else None
+                cursors.note_failure(connection, self._sink.name, job_id, str(failure), wait_s)
+        self.has_answer |= any(done.is_answer for done in delivered.values())
+        self.has_failed |= bool(failures)
+        for job_id, failure in failures.items():
+            if not self._fails_alone(job_id, failure):
+                raise failure
         return delivered
 
-    def _send(self, turn: Iterator[DeliveredT]) -> DeliveredT | None:
+    def _fails_alone(self, job_id: int, failure: SinkUnavailable) -> bool:
+        return failure.may_be_the_jobs and job_id in self._failed
+
+    def _wait_s(self, job_id: int) -> float:
+        return self._backoff.delay_s(self._failed.get(job_id, 0) + 1)
+
+    def _send(self, job_id: int, turn: Iterator[DeliveredT]) -> DeliveredT | None:
         """Send a part; None where time is up, or another has just found out that the sink is away."""
         if self._must_end():
             return None
         self._has_begun = True
         try:
             return next(turn)
-        except SinkUnavailable:
-            self._away.set()
+        except SinkUnavailable as exc:
+            if not self._fails_alone(job_id, exc):
+                self._away.set()
             raise
 
     def _must_end(self) -> bool:

@@ -114,6 +114,7 @@ _LAST_SEQ: Final = itemgetter(3)
 _JOBS_BEHIND: Final = text(
     "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
     "WHERE NOT logs_settled AND last_log_seq > coalesce(confirmed_seq, 0) "
+    "AND coalesce(next_attempt_at <= now(), true) "
     "ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
 )
 

@@ -27,7 +27,7 @@ class MetricBacklog:
         self._grace_s = grace_s
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs with rows or attempts to tell, those that were moved longest ago first.
+        """Return jobs with rows or attempts to tell whose time has come, those that were moved longest ago first.
 
         An attempt that has ended is told when all its metrics are here, or nothing has come for a while.
         """
@@ -150,6 +150,7 @@ _JOBS_BEHIND: Final = text(
         SELECT job_id FROM training_attempts AS told JOIN training_jobs ON id = job_id
         WHERE changes > mirrored_changes AND (told.status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
     ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
+    WHERE coalesce(next_attempt_at <= now(), true)
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit
     """  # noqa: S608 - our own expression
 )

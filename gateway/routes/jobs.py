@@ -93,7 +93,7 @@ def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
         behind_s=job.oldest_age_s,
         dead_lettered=job.dead_lettered,
         last_error=job.last_error or health.last_error,
-        next_probe_at=health.next_attempt_at,
+        next_probe_at=job.next_attempt_at or health.next_attempt_at,
         is_down=health.answers is False,
         words=shown_delivery(job, health, lambda at: f"{at:%Y-%m-%d %H:%M:%S} UTC"),
     )

@@ -8,7 +8,7 @@ import typer
 
 from schemas.messages import MAX_ID
 from stores.deliveries import SINKS, SinkReport, sink_report, sinks_in_use
-from stores.delivery_words import counted, shown_age, shown_health, shown_totals
+from stores.delivery_words import counted, shown_age, shown_error, shown_health, shown_totals
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, plain, servers, write_json
 from trainwire.database import reading, settings_for, writing
@@ -54,16 +54,18 @@ def retry(
     sink: Annotated[str | None, typer.Option(metavar="SINK", help="Only this store: loki or mlflow.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Try a store that does not answer now, not when its next attempt is due."""
+    """Try a store that does not answer, and jobs that it fails, now, not when their next attempt is due."""
     address = servers(data_dir)
     with writing(address) as connection:
         names = sinks_in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
-        since = {name: retry_now(connection, name) for name in names}
-    for name, down_since in since.items():
-        if down_since is None:
-            say(f"{name} is not known to be down: there is nothing to try again")
-        else:
+        retried = {name: retry_now(connection, name) for name in names}
+    for name, (down_since, jobs) in retried.items():
+        if down_since is not None:
             say(f"{name} does not answer since {shown_clock(down_since)}: the next attempt is now")
+        elif jobs:
+            say(f"{name} answers, and has failed {counted(jobs, 'job')}: the next attempt is now")
+        else:
+            say(f"{name} is not known to be down: there is nothing to try again")
 
 
 def replay(
@@ -105,7 +107,7 @@ def _show(found: SinkReport) -> None:
                 shown_age(job.oldest_age_s),
                 *(f"{n:,}" for n in numbers),
             )
-            shown.add_row(*(cell(value) for value in values), cell(job.last_error))
+            shown.add_row(*(cell(value) for value in values), cell(shown_error(job, shown_clock)))
         console().print(shown)
     more = found.totals.jobs_behind - len(found.jobs)
     if more > 0:

@@ -12,11 +12,15 @@ from workers.errors import Unavailable
 
 
 class SinkUnavailable(Unavailable):
-    """The sink did not take the rows now; `retry_after_s` is what it asked for, if it did."""
+    """The sink did not take the rows now; `retry_after_s` is what it asked for, if it did.
 
-    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+    `may_be_the_jobs` when what the job sends may be the cause, and the sink well: others will tell.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None, *, may_be_the_jobs: bool = False) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+        self.may_be_the_jobs = may_be_the_jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,14 @@ class RefusedRow:
 class Delivered:
     """What became of a part of a batch: confirmed up to a seq, and what was refused on the way.
 
-    `more` when the sink takes the next part as soon as this one is confirmed.
+    `more` when the sink takes the next part as soon as this one is confirmed. Not `is_answer` where there was
+    nothing to ask the sink: that says nothing about whether it is there.
     """
 
     confirmed_seq: int
     refused: list[RefusedRow] = field(default_factory=list)
     more: bool = False
+    is_answer: bool = True
 
 
 class Batch(Protocol):
@@ -84,7 +90,7 @@ class Backlog(Protocol[BatchT, DeliveredT_contra]):
     """What waits in Postgres for one sink."""
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs with something to deliver, those that were moved longest ago first."""
+        """Return jobs with something to deliver whose time has come, those that were moved longest ago first."""
         ...
 
     def read(

@@ -11,7 +11,7 @@ from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefuse
 from workers.sinks.base import RefusedRow, SinkUnavailable
 from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
 from workers.sinks.mlflow_rules import STOPPED, Notes, metric_requests, metrics_of
-from workers.sinks.mlflow_run import RunGone, RunMirror
+from workers.sinks.mlflow_run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
 """Of one job at once, two requests: other jobs wait meanwhile, and a server on SQLite takes half a second."""
@@ -33,19 +33,29 @@ class MlflowSink:
         try:
             yield self._deliver(job_id, batch)
         except MlflowUnavailable as exc:
-            raise SinkUnavailable(str(exc), exc.retry_after_s) from exc
+            raise SinkUnavailable(
+                str(exc), exc.retry_after_s, may_be_the_jobs=exc.failed_inside and exc.retry_after_s is None
+            ) from exc
         except MlflowRefused as exc:
-            raise SinkUnavailable(f"MLflow refuses what it must take ({exc.code}): {exc}") from exc
+            refusal = f"MLflow refuses what it must take ({exc.code}): {exc}"
+            raise SinkUnavailable(refusal, may_be_the_jobs=True) from exc
 
     def _deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
-        rows = _first(batch.rows)
+        try:
+            return self._deliver_rows(job_id, batch, _first(batch.rows, MOST_VALUES))
+        except ManyRefused:
+            # What this sends once more MLflow keeps once.
+            return self._deliver_rows(job_id, batch, _first(batch.rows, NARROWED_VALUES))
+
+    def _deliver_rows(self, job_id: int, batch: MetricBatch, rows: Sequence[MetricRow]) -> DeliveredMetrics:
         confirmed_seq = rows[-1].seq if rows else max(batch.confirmed_seq, batch.last_seq)
-        delivered = DeliveredMetrics(confirmed_seq)
+        delivered = DeliveredMetrics(confirmed_seq, is_answer=False)
         for attempt in batch.attempts:
             of_attempt = [row for row in rows if row.attempt == attempt.attempt]
             if of_attempt or attempt.has_changed:
                 is_all = attempt.is_settled and confirmed_seq >= batch.last_seq
                 delivered.attempts.append(self._mirror(job_id, attempt, of_attempt, is_all, delivered.refused))
+                delivered.is_answer |= _is_mirrored(attempt)
         return delivered
 
     def _mirror(
@@ -107,14 +117,18 @@ class MlflowSink:
             raise
 
 
-def _first(rows: Sequence[MetricRow]) -> Sequence[MetricRow]:
-    """Return as many rows as are sent at once, at least one."""
+def _first(rows: Sequence[MetricRow], most_values: int) -> Sequence[MetricRow]:
+    """Return as many rows as have so many values, at least one."""
     values = 0
     for number, row in enumerate(rows):
         values += len(row.values)
-        if values > MOST_VALUES and number:
+        if values > most_values and number:
             return rows[:number]
     return rows
+
+
+def _is_mirrored(attempt: AttemptState) -> bool:
+    return attempt.mlflow_run_id is None and STOPPED not in (attempt.mirror_notes or {})
 
 
 def _told(attempt: AttemptState, is_all: bool, notes: Notes) -> int:

@@ -36,12 +36,18 @@ from workers.sinks.mlflow_rules import (
 CREATED_TAG: Final = "trainwire.job_created_at"
 """With job and attempt what tells a run from that of the same job number in another database."""
 CHANGED_PARAM_PREFIX: Final = "changed_param/"
+NARROWED_VALUES: Final = 100
+"""Of one job at once: each that MLflow refuses takes up to four requests, and other jobs wait meanwhile."""
 
 _Item = TypeVar("_Item")
 
 
 class RunGone(Exception):  # noqa: N818 - a state of the run
     """Somebody deleted the run in MLflow."""
+
+
+class ManyRefused(Exception):  # noqa: N818 - a state of the turn
+    """MLflow refuses some of more rows than are looked at one by one in a turn."""
 
 
 class RunMirror:
@@ -80,8 +86,12 @@ class RunMirror:
             self._update(status="RUNNING")  # it was lost, and is back
 
     def log(self, metrics: Sequence[Metric]) -> list[RefusedRow]:
-        """Send the values of one request; return the rows of those that MLflow refuses. Raises `RunGone`."""
-        refused = self._log("metrics", metrics, Metric.document)
+        """Send the values of one request; return the rows of those that MLflow refuses.
+
+        Raises `RunGone`, and `ManyRefused` where fewer rows must be sent to find which.
+        """
+        is_narrow = len(metrics) <= NARROWED_VALUES or len({metric.row.seq for metric in metrics}) == 1
+        refused = self._log("metrics", metrics, Metric.document, may_halve=is_narrow)
         return [
             RefusedRow(metric.row.seq, metric.row.source, "refused", f"metric {metric.key}: {why}")
             for metric, why in refused
@@ -136,7 +146,12 @@ class RunMirror:
                 self._notes.add(f"tag {name}", f"is refused by MLflow: {why}")
 
     def _log(
-        self, field: str, items: Sequence[_Item], document: Callable[[_Item], object]
+        self,
+        field: str,
+        items: Sequence[_Item],
+        document: Callable[[_Item], object],
+        *,
+        may_halve: bool = True,
     ) -> list[tuple[_Item, str]]:
         """Send items at once; where MLflow refuses, halve until the refused ones stand alone, and return them."""
         if not items:
@@ -145,6 +160,8 @@ class RunMirror:
             self._api.post("runs/log-batch", run_id=self._run_id, **{field: [document(item) for item in items]})
         except MlflowRefused as exc:
             self._existing()
+            if not may_halve:
+                raise ManyRefused from exc
             if len(items) == 1:
                 return [(items[0], str(exc))]
             middle = len(items) // 2

@@ -112,6 +112,24 @@ def test_without_an_outage_there_is_nothing_to_retry(connected: Trainwire, engin
     assert rows(engine, sink_states, "sink", order=["sink"]) == []
 
 
+def test_a_job_that_waits_alone_is_shown_and_tried_again(connected: Trainwire, jobs: Engine) -> None:
+    """The commands say why and until when a job waits, all rows delivered or not; `retry` ends that."""
+    later = datetime.now(UTC) + timedelta(days=2)
+    with jobs.begin() as connection:
+        wait = text("UPDATE delivery_cursors SET attempts = 7, last_error = 'no', next_attempt_at = :later")
+        connection.execute(wait, {"later": later})
+    shown = connected("deliveries").out
+    assert shown.count("no, next attempt ") == 2
+    assert shown.startswith("loki: answers")
+    assert "loki            2 lines behind; no, next attempt " in connected("status", "2").out
+    document = json.loads(connected("deliveries", "--json").out)
+    assert datetime.fromisoformat(document[0]["jobs"][0]["next_attempt_at"]) == later
+    assert connected("deliveries", "retry", "--sink", "loki").out == (
+        "loki answers, and has failed 2 jobs: the next attempt is now\n"
+    )
+    assert "next attempt" not in connected("deliveries").out
+
+
 @pytest.mark.usefixtures("jobs")
 def test_status_has_a_line_for_each_sink(connected: Trainwire, jobs: Engine) -> None:
     """`status` says what Loki has of the job, and why not all; nothing of a sink that was never used."""

@@ -125,6 +125,22 @@ def test_the_trainers_own_run_is_shown(
 
 
 @pytest.mark.usefixtures("job")
+def test_status_says_that_a_trainer_logs_by_itself(
+    command: Trainwire, deliver: Deliver, resources: Resources, sender: Sender
+) -> None:
+    """What was passed over is not called delivered, also where an attempt before was mirrored."""
+    deliver()
+    point = Point(ts=NOW_NS, step=9, values={"loss": 1.0})
+    sender.send(Metrics(points=[point], mlflow_run_id="theirs"), attempt=2, source="0-second")
+    drain(resources, "metrics")
+    deliver()
+    shown = command("status", "1").out
+    assert "mlflow          nothing mirrored: the trainer logs to run theirs itself\n" in shown
+    assert "delivered" not in shown
+    assert json.loads(command("status", "1", "--json").out)["deliveries"]["mlflow"]["own_run_id"] == "theirs"
+
+
+@pytest.mark.usefixtures("job")
 def test_deliveries_have_mlflow_where_there_is_one(command: Trainwire, deliver: Deliver) -> None:
     """In `deliveries` and `status`, in points."""
     sinks = json.loads(command("deliveries", "--json").out)

@@ -28,6 +28,7 @@ from workers.sinks.base import SinkUnavailable
 from workers.sinks.metric_rows import DeliveredMetrics, MetricBatch
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.mlflow_run import NARROWED_VALUES
 
 NOW_MS = NOW_NS // 10**6
 AT = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(NOW_NS + SECOND_NS) // 10**6 * 1000)
@@ -361,6 +362,18 @@ def test_what_mlflow_refuses_is_a_dead_letter(mirror: Mirror, sender: Sender) ->
     assert "must be" in detail
 
 
+def test_a_job_of_which_much_is_refused_has_short_turns(mirror: Mirror, sender: Sender) -> None:
+    """No turn takes more requests than so many values can cost; each refused one is buried, the others arrive."""
+    sender.send(points(250))
+    refusing = RefusingApi(mirror.api, lambda metric: metric["step"] < 150)
+    sink = CountingSink(refusing, mirror.experiment)
+    mirror.run(sink=sink)
+    assert max(sink.batches) <= 1 + 2 * NARROWED_VALUES
+    assert mirror.values("loss") == [(n, float(n)) for n in range(150, 250)]
+    buried = rows(mirror.resources.engine, dead_letters, "seq", order=["seq"])
+    assert buried == list(range(1, 151))
+
+
 def test_a_run_that_somebody_deleted_is_left_alone(mirror: Mirror, sender: Sender) -> None:
     """Nothing more is sent of that attempt, which is said; the cursor goes on."""
     sender.send(points(2))
@@ -485,14 +498,32 @@ class RefusingApi(MlflowApi):
     def __init__(self, api: MlflowApi, is_bad: Callable[[Mapping[str, Any]], bool]) -> None:
         super().__init__(api._send)
         self._is_bad = is_bad
+        self.batches = 0
 
     def post(self, endpoint: str, **fields: Any) -> dict[str, Any]:
         """Post, with times that MLflow does not take."""
+        self.batches += endpoint == "runs/log-batch"
         sent: Sequence[dict[str, Any]] = fields.get("metrics", ())
         for metric in sent:
             if self._is_bad(metric):
                 metric["timestamp"] = -1
         return super().post(endpoint, **fields)
+
+
+class CountingSink(MlflowSink):
+    """Counts the batches that each turn has sent."""
+
+    def __init__(self, api: RefusingApi, experiment: str) -> None:
+        super().__init__(api, experiment)
+        self._counting = api
+        self.batches: list[int] = []
+
+    def deliver(self, job_id: int, batch: MetricBatch) -> Iterator[DeliveredMetrics]:
+        """Deliver, and count."""
+        before = self._counting.batches
+        delivered = next(super().deliver(job_id, batch))
+        self.batches.append(self._counting.batches - before)
+        yield delivered
 
 
 def test_get_run_of_nobody(mirror: Mirror) -> None:

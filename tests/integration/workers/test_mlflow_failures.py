@@ -1,0 +1,167 @@
+"""What MLflow fails: one job's requests hold up that job, an outage holds up all and costs one probe."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from sqlalchemy import text
+
+from schemas.messages import Metrics, Point
+from schemas.tables import delivery_cursors, sink_states
+from stores.deliveries import sink_report
+from tests.factories import NOW_NS, Sender, drain, one
+from tests.mlflow_faults import FaultyMlflow, faulty_mlflow
+from tests.mlflow_server import MlflowServer
+from workers.backoff import Backoff
+from workers.deliver import Delivery
+from workers.delivery_round import PUSHES_AT_ONCE
+from workers.metric_backlog import MetricBacklog
+from workers.resources import Resources
+from workers.sinks.base import SinkUnavailable
+from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow_http import mlflow_api
+
+ALL = b"/"
+"""In every path."""
+
+
+@dataclass
+class Mirror:
+    """A worker that mirrors through the faulty proxy."""
+
+    resources: Resources
+    sender: Sender
+    proxy: FaultyMlflow
+    experiment: str = field(default_factory=lambda: f"test-{uuid.uuid4()}")
+
+    def store(self, job: int, name: str = "loss") -> None:
+        """Have one more point of a job in Postgres."""
+        self.sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: 1.0})]), job=job)
+        drain(self.resources, "metrics", job=job)
+
+    def run(self) -> None:
+        """Deliver as a task does that begins its work in MLflow anew."""
+        sink = MlflowSink(mlflow_api(self.proxy.url), self.experiment)
+        backoff = Backoff(first_s=1000, cap_s=1000)
+        Delivery(self.resources.engine, MetricBacklog("mlflow"), sink, slice_s=60, backoff=backoff).run()
+
+    def let_time_pass(self, *tables: str) -> None:
+        """Have all attempts that wait in these tables be due."""
+        column = {"sink_states": "next_probe_at", "delivery_cursors": "next_attempt_at"}
+        with self.resources.engine.begin() as connection:
+            for table in tables:
+                name = column[table]
+                connection.execute(text(f"UPDATE {table} SET {name} = now() WHERE {name} IS NOT NULL"))
+
+    def confirmed(self) -> dict[int, int]:
+        """How far each job is."""
+        with self.resources.engine.connect() as connection:
+            found = connection.execute(text("SELECT job_id, confirmed_seq FROM delivery_cursors"))
+            return {row.job_id: row.confirmed_seq for row in found}
+
+
+@pytest.fixture
+def mirror(resources: Resources, sender: Sender, mlflow_server: MlflowServer) -> Iterator[Mirror]:
+    """A worker on an empty database, whose MLflow fails as the test says."""
+    with faulty_mlflow(mlflow_server.url) as proxy:
+        yield Mirror(resources, sender, proxy)
+
+
+def test_a_job_that_mlflow_fails_waits_alone(mirror: Mirror) -> None:
+    """Once another job's success has told that MLflow is well, the job alone waits, is shown, and comes back."""
+    mirror.proxy.poison = b"poison"
+    mirror.store(1, "poison")
+    with pytest.raises(SinkUnavailable, match="MLflow answered 500: it hurts"):
+        mirror.run()
+    for job in (2, 3):
+        mirror.store(job)
+    mirror.let_time_pass("sink_states")
+    mirror.run()
+    assert mirror.confirmed() == {1: 0, 2: 1, 3: 1}
+    assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is None
+    assert one(mirror.resources.engine, delivery_cursors, job_id=1)["attempts"] == 2
+
+    failures = len(mirror.proxy.failed)
+    mirror.store(2)
+    mirror.run()
+    assert mirror.confirmed() == {1: 0, 2: 2, 3: 1}
+    assert len(mirror.proxy.failed) == failures, "it was not its time"
+    mirror.let_time_pass("delivery_cursors")
+    mirror.store(2)
+    mirror.run()
+    assert mirror.confirmed() == {1: 0, 2: 3, 3: 1}
+    with mirror.resources.engine.connect() as connection:
+        report = sink_report(connection, "mlflow", limit=10)
+    (shown,) = report.jobs
+    assert (report.health.answers, shown.job_id, shown.attempts, shown.last_error) == (
+        *(True, 1, 3),
+        "MLflow answered 500: it hurts",
+    )
+    assert shown.next_attempt_at is not None
+
+    mirror.proxy.poison = None
+    mirror.let_time_pass("delivery_cursors")
+    mirror.run()
+    assert mirror.confirmed() == {1: 1, 2: 3, 3: 1}
+    cursor = one(mirror.resources.engine, delivery_cursors, job_id=1)
+    assert (cursor["attempts"], cursor["last_error"], cursor["next_attempt_at"]) == (0, None, None)
+
+
+def test_an_outage_with_answers_costs_one_probe(mirror: Mirror) -> None:
+    """Where everything is answered with 500 each probe is one request, and all jobs go on when it is over."""
+    for job in range(1, 9):
+        mirror.store(job)
+    mirror.proxy.poison = ALL
+    with pytest.raises(SinkUnavailable):
+        mirror.run()
+    assert len(mirror.proxy.failed) <= PUSHES_AT_ONCE
+    for probe in (2, 3):
+        failures = len(mirror.proxy.failed)
+        mirror.run()
+        assert len(mirror.proxy.failed) == failures, "no probe is due"
+        mirror.let_time_pass("sink_states")
+        with pytest.raises(SinkUnavailable):
+            mirror.run()
+        assert len(mirror.proxy.failed) == failures + 1
+        assert one(mirror.resources.engine, sink_states, sink="mlflow")["attempts"] == probe
+    mirror.proxy.poison = None
+    mirror.let_time_pass("sink_states")
+    mirror.run()
+    assert mirror.confirmed() == dict.fromkeys(range(1, 9), 1)
+
+
+def test_a_job_that_asks_mlflow_nothing_is_no_probe(mirror: Mirror) -> None:
+    """Points of a trainer that logs by itself are passed over in an outage, which they do not end."""
+    mirror.store(1)
+    mirror.proxy.poison = ALL
+    with pytest.raises(SinkUnavailable):
+        mirror.run()
+    mirror.sender.send(Metrics(points=[Point(ts=NOW_NS, values={"loss": 1.0})], mlflow_run_id="theirs"), job=3)
+    drain(mirror.resources, "metrics", job=3)
+    mirror.let_time_pass("sink_states", "delivery_cursors")
+    failures = len(mirror.proxy.failed)
+    mirror.run()
+    assert len(mirror.proxy.failed) == failures + 1
+    assert mirror.confirmed() == {1: 0, 3: 1}
+    assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is not None
+
+
+def test_a_job_that_fails_with_nobody_else_there(mirror: Mirror) -> None:
+    """It is the only probe, tried in its own time; the first to come beside it is tried before it."""
+    mirror.proxy.poison = b"poison"
+    mirror.store(1, "poison")
+    with pytest.raises(SinkUnavailable):
+        mirror.run()
+    for attempts in (2, 3):
+        mirror.let_time_pass("sink_states", "delivery_cursors")
+        mirror.run()
+        assert one(mirror.resources.engine, delivery_cursors, job_id=1)["attempts"] == attempts
+    assert one(mirror.resources.engine, sink_states, sink="mlflow")["attempts"] == 1
+    mirror.store(2)
+    mirror.let_time_pass("sink_states", "delivery_cursors")
+    mirror.run()
+    assert mirror.confirmed() == {1: 0, 2: 1}
+    assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is None
