@@ -16,7 +16,7 @@ from workers.sinks.base import Backlog, Batch, BatchT, Delivered, DeliveredT, Si
 
 MOST_CHUNK_JOBS: Final = 32
 """Jobs whose rows are read, and whose cursors are moved, in one transaction."""
-CHUNK_ROWS: Final = 20_000
+CHUNK_ROWS: Final = 40_000
 CHUNK_BYTES: Final = 8 * 1024 * 1024
 CHUNKS_AT_ONCE: Final = 2
 """While one commits, the other sends."""
