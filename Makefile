@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := schemas stores ingest workers gateway trainwire tests benchmarks examples
 
-.PHONY: help demo up test browser check bench chaos format clean
+.PHONY: help demo up test system browser check bench chaos format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,10 @@ up: $(VENV)/.demo ## run the whole stack in the foreground; ctrl-C stops it
 	@$(BIN)/trainwire up
 
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser and not system"
+
+system: $(VENV)/.test ## run the tests of whole worker processes, killed and restarted
+	$(BIN)/python -m pytest tests/system -n 2 --dist worksteal
 
 browser: $(VENV)/.test ## run the tests of the page, in a headless Chromium (Debian: apt-get install chromium)
 	$(BIN)/python -m pytest tests/browser
