@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import urllib3
 from websockets.sync.client import ClientConnection, connect
 
@@ -79,6 +80,12 @@ class GatewayProcess(GatewayAddress):
                 stderr=log,
             )
         wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+
+    def addresses(self) -> set[str]:
+        """Return its own ends of its connections, as the servers see them."""
+        assert self._process is not None
+        sockets = psutil.Process(self._process.pid).net_connections("tcp")
+        return {f"{one.laddr.ip}:{one.laddr.port}" for one in sockets if one.laddr}
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
         """Kill it, as the out-of-memory killer would, or another way."""
