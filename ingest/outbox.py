@@ -17,7 +17,7 @@ from ingest.receipt import Receipt
 from ingest.salvage import item_count, salvaged
 from ingest.settings import FullPolicy
 from schemas.heartbeats import says_progress
-from schemas.messages import KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
+from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
 from schemas.routes import KINDS, Kind
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Origin:
     attempt: int
     source: str
     rank: int | None
+    since_ns: int | None = None
+    """When it began, by its own clock."""
 
 
 class Outbox:
@@ -79,7 +81,8 @@ class Outbox:
         about = spool.folder.about
         intake = Intake(0, threading.Event())
         intake.close(None)
-        outbox = cls(Origin(about.job_id, about.attempt, about.source, about.rank), intake, lambda: spool)
+        origin = Origin(about.job_id, about.attempt, about.source, about.rank, about.since_ns)
+        outbox = cls(origin, intake, lambda: spool)
         outbox._is_resumed = True
         outbox._resume()
         return outbox
@@ -211,6 +214,8 @@ class Outbox:
             return
         if isinstance(body, Completion):
             self._sum_up(body)
+        if self.origin.attempt == ATTEMPT_UNSAID or isinstance(body, Completion):
+            body.started_at = body.started_at or self.origin.since_ns
         entry = self._encode(kind, lane.last + 1, body)
         if entry is None:
             self._intake.note_held(waited_bytes, 0)
@@ -228,7 +233,7 @@ class Outbox:
             self._lanes[kind].resume(span.first, span.last)
         self._intake.recall_dropped(spool.drops)
         if "completions" not in spans and (spans or spool.drops):
-            self._hold(Completion(ts=time.time_ns(), status="ended", started_at=spool.folder.about.since_ns), 0)
+            self._hold(Completion(ts=time.time_ns(), status="ended"), 0)
 
     def _opened(self) -> Spool | None:
         """Return the spool, opened where it is not yet; None where there is none, or the disk has none to give."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ingest.plain import StructT, repaired
 from schemas.messages import Body, Logs, Metrics
@@ -32,14 +33,14 @@ def item_count(body: Body) -> int:
 def _salvaged_logs(body: Logs) -> tuple[Logs | None, int]:
     levels = body.levels or [None] * len(body.lines)
     alone = [
-        _sendable(Logs(log_type=body.log_type, lines=[line], ts=[ts], levels=[level], rank=body.rank))
+        _sendable(replace(body, lines=[line], ts=[ts], levels=[level]))
         for line, ts, level in zip(body.lines, body.ts, levels, strict=True)
     ]
     kept = [one for one in alone if one is not None]
     if not kept:
         return None, len(alone)
     known = [(one.levels or [None])[0] for one in kept]
-    joined = msgspec.structs.replace(
+    joined = replace(
         kept[0],
         lines=[one.lines[0] for one in kept],
         ts=[one.ts[0] for one in kept],
@@ -50,11 +51,12 @@ def _salvaged_logs(body: Logs) -> tuple[Logs | None, int]:
 
 def _salvaged_metrics(body: Metrics) -> tuple[Metrics | None, int]:
     points = [point for point in map(_sendable, body.points) if point is not None]
-    header, lost = _salvaged_fields(msgspec.structs.replace(body, points=[]))
+    header, lost = _salvaged_fields(replace(body, points=[]))
     lost += len(body.points) - len(points)
-    kept = Metrics(rank=body.rank) if header is None else header
+    nothing = Metrics(rank=body.rank, started_at=body.started_at)
+    kept = replace(nothing) if header is None else header
     kept.points = points
-    return (None if kept == Metrics(rank=body.rank) else kept), lost
+    return (None if kept == nothing else kept), lost
 
 
 def _salvaged_fields(body: StructT) -> tuple[StructT | None, int]:

@@ -74,11 +74,10 @@ class Session:
 
     def _begin(self) -> None:
         source = f"{self._rank or 0}-{os.urandom(4).hex()}"
-        self._began_at = time.time_ns()
         wake = threading.Event()
         spool = self._settings.spool
         self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
-        origin = Origin(self._job_id, self._attempt, source, self._rank)
+        origin = Origin(self._job_id, self._attempt, source, self._rank, time.time_ns())
         opener = None if spool.folder is None else partial(self._open_spool, spool.folder, origin)
         self.outbox = Outbox(origin, self.intake, opener, spool.when_full)
         self._uploads = Uploads(
@@ -161,7 +160,7 @@ class Session:
     def _childs_end(self) -> Completion | None:
         if not self._publisher.is_started:
             return None
-        return Completion(ts=time.time_ns(), status="ended", rank=self._rank, started_at=self._began_at)
+        return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
         from ingest.link import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
@@ -241,7 +240,7 @@ class Session:
             from ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
             from ingest.spool.spool import Spool  # noqa: PLC0415
         server = server_of(self._settings.redis_url)
-        about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, self._began_at)
+        about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
         return Spool(SourceFolder.create(folder, about), self._settings.spool.limit_bytes)
 
     def _send_leftovers(self, folder: Path) -> None:

@@ -48,13 +48,17 @@ class InvalidMessage(ValueError):  # noqa: N818 - the word the whole project use
 
 
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC)."""
+    """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
+
+    `started_at`, in every kind of body, is when the source began: a source that does not say its attempt says it.
+    """
 
     log_type: Literal["stdout", "stderr"]
     lines: list[str]
     ts: list[int]
     levels: list[str | None] | None = None
     rank: int | None = None
+    started_at: int | None = None
 
 
 class Point(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -87,6 +91,7 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     mlflow_run_id: str | None = None
     rank: int | None = None
     ts: int | None = None
+    started_at: int | None = None
 
 
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -108,6 +113,7 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
     upload_error: str | None = None
     is_best: bool | None = None
     metrics: dict[str, float] | None = None
+    started_at: int | None = None
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -273,6 +279,8 @@ def plain_body(envelope: Envelope) -> bytes:
 
 def check_body(body: Body) -> None:
     """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables."""
+    if body.started_at is not None:
+        _check_time(body.started_at)
     if isinstance(body, Logs):
         _check_logs(body)
     elif isinstance(body, Metrics):
@@ -361,8 +369,6 @@ def _check_logs(body: Logs) -> None:
 
 def _check_completion(body: Completion) -> None:
     _check_time(body.ts)
-    if body.started_at is not None:
-        _check_time(body.started_at)
     _check_counts(total_epochs_completed=body.total_epochs_completed, best_epoch=body.best_epoch)
     _check_counts(exit_code=body.exit_code, most=MAX_ATTEMPT)
     for counts in (body.produced, body.dropped):

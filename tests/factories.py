@@ -30,10 +30,10 @@ NOW_NS = 1_790_000_000_123_456_789
 SECOND_NS = 10**9
 
 
-def logs(*lines: str, ts: int = NOW_NS) -> Logs:
+def logs(*lines: str, ts: int = NOW_NS, started_at: int | None = None) -> Logs:
     """Lines of stdout, one microsecond apart."""
     times = [ts + 1000 * number for number in range(len(lines))]
-    return Logs(log_type="stdout", lines=list(lines), ts=times)
+    return Logs(log_type="stdout", lines=list(lines), ts=times, started_at=started_at)
 
 
 def metrics(ts: int = NOW_NS, epoch: int | None = None, **values: float) -> Metrics:

@@ -214,16 +214,16 @@ SEQ_COLUMN: Final[dict[Kind, str]] = {
 
 
 def began_at(body: Body) -> int | None:
-    """Return when the source of this message was surely alive: the earliest time it names, in nanoseconds."""
+    """Return when the source of this message began, in nanoseconds, as it says, or the earliest time it names."""
+    if body.started_at is not None:
+        return body.started_at
     match body:
         case Logs():
             return body.ts[0] if body.ts else None
         case Metrics():
             return body.ts if body.ts is not None else (body.points[0].ts if body.points else None)
-        case Checkpoint():
+        case Checkpoint() | Completion():
             return body.ts
-        case Completion():
-            return body.started_at if body.started_at is not None else body.ts
 
 
 def _said(value: str | None, known: str | None) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from ingest.intake import Intake
 from ingest.outbox import Origin, Outbox
 from schemas.messages import Checkpoint, Completion, Metrics, Point, Progress
+from tests.factories import checkpoint
 
 Read = Callable[[Outbox, Any], list[Any]]
 
@@ -41,6 +42,17 @@ def test_lines_become_bounded_batches(intake: Intake, outbox: Outbox, read_bodie
     assert [len(body.lines) for body in bodies] == [1000, 1000, 500]
     assert [ts for body in bodies for ts in body.ts] == list(range(2500))
     assert seqs(outbox, "logs") == [1, 2, 3]
+
+
+def test_who_does_not_say_its_attempt_says_when_it_began(intake: Intake, read_bodies: Read) -> None:
+    """In every kind of body: a launcher's first line may come long after its child has told the job's end."""
+    for attempt, expected in ((0, 17), (1, None)):
+        outbox = Outbox(Origin(42, attempt, "0-test", 0, since_ns=17), intake)
+        intake.add_lines(["a", "\ud800"], "stdout", 1)
+        intake.add_metric(Point(ts=1, values={"loss": 1.0}))
+        intake.add_checkpoint(checkpoint())
+        for kind in ("logs", "metrics", "checkpoints"):
+            assert [body.started_at for body in read_bodies(outbox, kind)] == [expected]
 
 
 def test_large_lines_are_batched_by_size(intake: Intake, outbox: Outbox, read_bodies: Read) -> None:

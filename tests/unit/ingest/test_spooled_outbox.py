@@ -19,13 +19,13 @@ from ingest.spool.spool import Spool
 from schemas.messages import Checkpoint, Completion, Logs, Point, decode_body, open_envelope
 from schemas.routes import Kind
 
-ORIGIN = Origin(42, 1, "0-test", 0)
+ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)
 NO_LIMIT = 1 << 40
 
 
 def open_spool(path: Path, limit_bytes: int = NO_LIMIT) -> Spool:
     """Make the spool of a new source."""
-    about = About(ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank, "redis:6379/0", since_ns=5)
+    about = About(ORIGIN.job_id, ORIGIN.attempt, ORIGIN.source, ORIGIN.rank, "redis:6379/0", ORIGIN.since_ns)
     return Spool(SourceFolder.create(path, about), limit_bytes)
 
 

@@ -167,6 +167,7 @@ def test_a_source_that_does_not_say_its_attempt() -> None:
     assert attempt_of(logs("new run", ts=NOW_NS + 6 * SECOND_NS), known=1) == 1
     launcher = completion(ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS, exit_code=0)
     assert attempt_of(launcher) == 1
+    assert attempt_of(logs("a launcher's first line", ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS)) == 1
     assert job.attempt_of(Message("logs", 1, 7, "0-x", 1, logs("said")), 1) == 7
 
 
