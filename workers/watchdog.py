@@ -33,6 +33,10 @@ STUCK_AFTER_S: Final = 10.0
 SWEEP_TIMEOUT_S: Final = 300
 EXIT_DEAF: Final = 70
 
+_sending = threading.Lock()
+"""Forks wait for it: a pool process forked while another thread holds a lock of kombu's would wait for it for ever."""
+os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, after_in_child=_sending.release)
+
 
 class StuckStreams:
     """Remembers the first entry of each stream: one that stays first for too long is not being drained."""
@@ -113,7 +117,8 @@ class Watchdog:
                 self._settings.alive_file.touch()
         if now >= self._next_echo:
             self._next_echo = now + min(ECHO_EVERY_S, self._settings.worker_deaf_after_s / 2)
-            self._send_echo()
+            with _sending:
+                self._send_echo()
             self._unanswered_since = self._unanswered_since or now
         deaf_after_s = self._settings.worker_deaf_after_s
         if self._unanswered_since is not None and now - self._unanswered_since > deaf_after_s:

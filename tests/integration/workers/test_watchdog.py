@@ -1,0 +1,46 @@
+"""The worker's look at itself does no harm to its pool."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from workers.resources import Resources
+
+ROOT = Path(__file__).parents[3]
+FORKS = 200
+SCRIPT = f"""
+import os, signal, sys
+from workers import watchdog
+from workers.app import app
+from workers.settings import load_settings
+
+def send_echo():
+    app.__dict__.pop("amqp", None)  # as with the first order: kombu holds a lock while it makes this
+    app.amqp
+
+watchdog.LOOK_EVERY_S, watchdog.ECHO_EVERY_S = 0.0001, 0
+watchdog.Watchdog(load_settings(), "a worker", send_echo).start()
+for _ in range({FORKS}):
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        app.amqp
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        os._exit(1)
+os._exit(0)
+"""
+
+
+def test_a_pool_process_forked_while_the_watchdog_sends_can_send(resources: Resources) -> None:
+    """It inherits no lock of kombu's that is held by a thread it does not have."""
+    own = {
+        "REDIS_URL": resources.settings.redis_url.get_secret_value(),
+        "DATABASE_URL": resources.settings.database_url.get_secret_value(),
+    }
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, check=False, timeout=120)
+    assert done.returncode == 0, "a child hung"
