@@ -34,7 +34,7 @@ SWEEP_TIMEOUT_S: Final = 300
 EXIT_DEAF: Final = 70
 
 _sending = threading.Lock()
-"""Forks wait for it: a pool process forked while another thread holds a lock of kombu's would wait for it for ever."""
+"""Forks wait for it: a pool process forked while another thread holds a lock of kombu's would wait for ever."""
 os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, after_in_child=_sending.release)
 
 
