@@ -11,6 +11,7 @@ from stores.loki_http import LokiHttp, LokiUnavailable, unavailable
 OK: Final = 200
 PAGE_LINES: Final = 5000
 """Loki's `max_entries_limit_per_query` by default."""
+MOST_SEQ_DIGITS: Final = 19
 LONGEST_RANGE_NS: Final = 30 * 24 * 3600 * 10**9
 """Just below Loki's `max_query_length` of 30 days and an hour."""
 
@@ -59,10 +60,31 @@ def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterato
             return
         # The next page begins with the last time of this one, whose lines it may have cut in two.
         last_ns = page[-1].ts_ns
-        if last_ns == start_ns:  # more lines in one nanosecond than a page holds: no way to ask for the rest
-            last_ns += 1
-        seen = {line for line in page if line.ts_ns == last_ns}
-        start_ns = last_ns
+        if last_ns > start_ns:
+            seen = {line for line in page if line.ts_ns == last_ns}
+            start_ns = last_ns
+        else:  # more lines in one nanosecond than a page holds
+            seen.update(page)
+            yield from sorted(
+                (line for line in _one_time(http, selector, start_ns) if line not in seen), key=_order
+            )
+            start_ns += 1
+
+
+def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") -> Iterator[LokiLine]:
+    """Yield the lines of one nanosecond whose `seq` ends with these digits, in pages by the digit before them.
+
+    Those without a `seq`, which are not ours, come as far as one page holds them.
+    """
+    whole = f'{selector} | seq="{last_digits}"'
+    yield from _page(http, whole, ts_ns, ts_ns + 1, limit=PAGE_LINES, direction="forward")
+    for digits in (f"{digit}{last_digits}" for digit in range(10)):
+        longer = f'{selector} | seq=~".*{digits}"'
+        page = _page(http, longer, ts_ns, ts_ns + 1, limit=PAGE_LINES, direction="forward")
+        if len(page) < PAGE_LINES or len(digits) == MOST_SEQ_DIGITS:
+            yield from page
+        else:
+            yield from _one_time(http, selector, ts_ns, digits)
 
 
 def _page(

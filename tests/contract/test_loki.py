@@ -245,6 +245,19 @@ class TestQueryRange:
         found = loki.find(f'{{job_id="{loki.job_id}", {condition}}}')
         assert [line.line for line in found] == lines
 
+    @pytest.mark.parametrize(
+        ("condition", "lines"),
+        [('seq="7"', ["b"]), ('seq=~".*7"', ["a", "b"]), ('seq!~".*7"', ["c", "d"]), ('seq=""', ["d"])],
+    )
+    def test_filters_by_structured_metadata(self, loki: LokiApi, condition: str, lines: list[str]) -> None:
+        """Filters behind the selector compare whole values, an absent one counts as an empty one."""
+        now = loki.now_ns
+        loki.push((now, "a", {"seq": "17"}), (now + 1, "b", {"seq": "7"}), (now + 2, "c", {"seq": "71"}))
+        loki.push((now + 3, "d"))
+        loki.await_lines("a", "b", "c", "d")
+        found = loki.find(f'{{job_id="{loki.job_id}"}} | {condition}')
+        assert [line.line for line in found] == lines
+
     def test_names_the_labels(self, loki: LokiApi) -> None:
         """The labels of what is stored are listed."""
         loki.push((loki.now_ns, "x"))

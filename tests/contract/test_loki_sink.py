@@ -142,3 +142,13 @@ def test_thousands_of_lines_are_read_back_page_by_page(loki: LokiApi) -> None:
     deliver(loki, made)
     found = stored(loki, 12_000)
     assert [line.label("seq") for line in found] == [str(row.seq) for row in made]
+
+
+def test_lines_of_one_nanosecond_are_read_back_whole(loki: LokiApi) -> None:
+    """Loki has no page within one time: more than a page of it are told apart by their seq."""
+    burst = time.time_ns() - 60 * 10**9
+    times = [burst - 1] * 10 + [burst] * 12_000 + [burst + 1] * 10
+    made = [LogRow(n, 1, None, "s", "stdout", None, ts_ns, f"{n}") for n, ts_ns in enumerate(times, 1)]
+    deliver(loki, made)
+    found = stored(loki, len(made))
+    assert [line.label("seq") for line in found] == [str(row.seq) for row in made]

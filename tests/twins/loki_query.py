@@ -1,4 +1,4 @@
-"""How a twin of Loki answers `query_range`: label selectors, [start, end), one limit over all streams."""
+"""How a twin of Loki answers `query_range`: labels and label filters, [start, end), one limit over all streams."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ class RangeQuery:
     """The arguments of `query_range`."""
 
     matchers: tuple[Matcher, ...]
+    filters: tuple[Matcher, ...]
     start_ns: int
     end_ns: int
     limit: int
@@ -67,12 +68,24 @@ def parse_query(arguments: Mapping[str, str], now_ns: int, limits: Limits) -> Ra
     direction = arguments.get("direction", "backward").lower()
     if direction not in {"forward", "backward"}:
         raise BadQueryError(f"invalid direction '{direction}'")
-    return RangeQuery(parse_selector(arguments.get("query", "")), start_ns, end_ns, limit, direction == "forward")
+    matchers, filters = parse_log_query(arguments.get("query", ""))
+    return RangeQuery(matchers, filters, start_ns, end_ns, limit, direction == "forward")
+
+
+def parse_log_query(text: str) -> tuple[tuple[Matcher, ...], tuple[Matcher, ...]]:
+    """Read a selector, and the label filters behind it; raises BadQueryError for any other pipeline."""
+    selector, closed, pipeline = text.strip().partition("}")
+    filters = []
+    for part in pipeline.split("|")[1:]:
+        found = MATCHER.fullmatch(part.strip())
+        if not found:
+            raise BadQueryError(f"parse error at line 1: syntax error: not a label filter: {part}")
+        filters.append(Matcher(found[1], found[2], _unquoted(found[3])))
+    return parse_selector(selector + closed), tuple(filters)
 
 
 def parse_selector(text: str) -> tuple[Matcher, ...]:
-    """Read a label selector; raises BadQueryError, also for a pipeline, which the twin does not know."""
-    text = text.strip()
+    """Read a label selector; raises BadQueryError."""
     if not (text.startswith("{") and text.endswith("}")):
         raise BadQueryError(f"parse error at line 1, col 1: syntax error: not a plain label selector: {text}")
     inner, matchers, position = text[1:-1].strip(), [], 0
@@ -93,7 +106,7 @@ def run_query(query: RangeQuery, streams: Sequence[Stream], limits: Limits) -> d
         (entry, stream.labels)
         for stream in streams
         if all(matcher.matches(stream.labels) for matcher in query.matchers)
-        for entry in stream.between(query.start_ns, query.end_ns, query.limit, is_forward=query.is_forward)
+        for entry in _entries(stream, query)
     ]
     found.sort(key=lambda pair: pair[0].ts_ns, reverse=not query.is_forward)
     results: dict[str, dict[str, Any]] = {}
@@ -105,6 +118,16 @@ def run_query(query: RangeQuery, streams: Sequence[Stream], limits: Limits) -> d
         values[text].append([str(entry.ts_ns), entry.line])
     ordered = [results[text] for text in sorted(results)]
     return {"status": "success", "data": {"resultType": "streams", "result": ordered, "stats": {}}}
+
+
+def _entries(stream: Stream, query: RangeQuery) -> list[Entry]:
+    if not query.filters:
+        return stream.between(query.start_ns, query.end_ns, query.limit, is_forward=query.is_forward)
+    return [
+        entry
+        for entry in stream.between(query.start_ns, query.end_ns, len(stream.entries), is_forward=True)
+        if all(condition.matches({**stream.labels, **entry.metadata}) for condition in query.filters)
+    ]
 
 
 def _result_labels(entry: Entry, labels: Labels, limits: Limits) -> dict[str, str]:

@@ -79,7 +79,7 @@ class Stream:
     text: str
     entries: list[Entry] = field(default_factory=list)
     firsts: dict[int, Entry] = field(default_factory=dict)
-    others: dict[int, list[Entry]] = field(default_factory=dict)
+    others: dict[int, dict[str, list[Entry]]] = field(default_factory=dict)
     newest_ns: int | None = None
     is_sorted: bool = True
 
@@ -100,11 +100,10 @@ class Stream:
         """Store a line; tell whether it is a new one."""
         first = self.firsts.setdefault(entry.ts_ns, entry)
         if first is not entry:
-            others = self.others.setdefault(entry.ts_ns, [])
-            for known in (first, *others):
-                if known.line == entry.line and not (metadata_counts and known.metadata != entry.metadata):
-                    return False
-            others.append(entry)
+            equal = self.others.setdefault(entry.ts_ns, {first.line: [first]}).setdefault(entry.line, [])
+            if any(not metadata_counts or known.metadata == entry.metadata for known in equal):
+                return False
+            equal.append(entry)
         if self.newest_ns is None or entry.ts_ns >= self.newest_ns:
             self.newest_ns = entry.ts_ns
         else:
