@@ -20,5 +20,6 @@ REDIS_TRAINER_PASSWORD=$trainer
 S3_ACCESS_KEY=$(random | cut -c 1-20)
 S3_SECRET_KEY=$(random)
 FLOWER_PASSWORD=$(random)
+GRAFANA_PASSWORD=$(random)
 END
 echo "made .env and deploy/users.acl; next: docker compose up --wait"
