@@ -13,7 +13,7 @@ from tests.processes import ROOT
 FIRST_JOB: Final = 1001
 LIVES: Final = 3
 """How often a job is started before the next one begins."""
-LOSS_S: Final = 3.0
+LOSS_S: Final = 1.0
 """What a killed trainer said so shortly before its end may be lost: 200 ms where it gets its share of a processor,
 which among all these processes it may not; tests/system/test_spool.py measures it alone.
 """
