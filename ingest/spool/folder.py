@@ -32,6 +32,9 @@ class About(msgspec.Struct, frozen=True):
     pid: int = msgspec.field(default_factory=os.getpid)
 
 
+_decode_about = msgspec.json.Decoder(About).decode
+
+
 class SourceFolder:
     """`<spool>/<job>-<source>/`, locked as long as its process lives or somebody sends what it left."""
 
@@ -84,7 +87,7 @@ class SourceFolder:
 def read_about(path: Path) -> About | None:
     """Return whose folder it is, None where it is not one of the spool."""
     try:
-        return msgspec.json.decode((path / _ABOUT).read_bytes(), type=About)
+        return _decode_about((path / _ABOUT).read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
 

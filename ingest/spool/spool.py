@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,10 @@ class Dropped(msgspec.Struct, array_like=True, frozen=True):
     items: int
 
 
+_decode_dropped = msgspec.msgpack.Decoder(Dropped).decode
+_decode_drops = msgspec.msgpack.Decoder(dict[str, int]).decode
+
+
 @dataclass(frozen=True)
 class Span:
     """Which messages of a kind may be here: `first` to `last`."""
@@ -55,8 +59,8 @@ class Spool:
         self.folder = folder
         self._limit_bytes = limit_bytes
         self._segments: Mapping[Kind, Segments] = {kind: Segments(folder.path, kind) for kind in KINDS}
-        self._dropped = list(_records(folder.path / _DROPPED, Dropped))
-        self._drops = next(_records(folder.path / _DROPS, dict[str, int]), {})
+        self._dropped = list(_records(folder.path / _DROPPED, _decode_dropped))
+        self._drops = next(_records(folder.path / _DROPS, _decode_drops), {})
 
     @property
     def size_bytes(self) -> int:
@@ -156,8 +160,8 @@ class Spool:
         }
 
 
-def _records(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
-    """Yield what a file holds of a type; nothing where there is none, and nothing for what is damaged."""
+def _records(path: Path, decode: Callable[[bytes], RecordT]) -> Iterator[RecordT]:
+    """Yield the records of a file; nothing where there is none, and nothing for what is damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -165,4 +169,4 @@ def _records(path: Path, record_type: type[RecordT]) -> Iterator[RecordT]:
     for payload in unframed(data):
         if not isinstance(payload, Damage):
             with suppress(msgspec.MsgspecError):
-                yield msgspec.msgpack.decode(payload, type=record_type)
+                yield decode(payload)

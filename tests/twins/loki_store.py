@@ -60,6 +60,9 @@ class Push(msgspec.Struct):
     streams: list[PushStream] = []
 
 
+_decode_push = msgspec.json.Decoder(Push).decode
+
+
 @dataclass
 class Counts:
     """What has passed through a twin; `lines` came, of which `stored`, `duplicates` and `refused`."""
@@ -129,7 +132,7 @@ class Store:
     def push(self, tenant: str, body: bytes) -> Answer:
         """Store what Loki would store of a push, and answer as it would."""
         try:
-            push = msgspec.json.decode(body, type=Push)
+            push = _decode_push(body)
         except msgspec.DecodeError as error:
             return Answer(400, f"loghttp.PushRequest: {error}")
         try:
