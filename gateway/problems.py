@@ -19,6 +19,8 @@ from starlette.responses import Response
 from gateway.auth import Forbidden, Unauthorized
 from schemas.messages import InvalidMessage
 from schemas.migrations import WrongSchemaRevision
+from schemas.tls import redis_trouble
+from stores.connections import postgres_trouble
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import NoSuchObject, NotAllowed, StoreAway
@@ -129,7 +131,8 @@ def _problem_of(exc: Exception) -> Problem:
             return _of_postgres(exc)
     for kind, (status, name, title, remedy) in _TRANSLATED.items():
         if isinstance(exc, kind):
-            return problem(status, name, title, f"{exc}{remedy}" if str(exc) else f"{title}{remedy}")
+            said = redis_trouble(exc) if isinstance(exc, redis.RedisError) else str(exc)
+            return problem(status, name, title, f"{said or title}{remedy}")
     log.error("request.failed", exc_info=exc)
     return problem(500, "unexpected", "Something unexpected went wrong", "the gateway's log says more")
 
@@ -144,7 +147,7 @@ def _of_postgres(exc: DBAPIError) -> Problem:
         )
     if isinstance(exc, OperationalError):
         said = "took too long" if code == "57014" else "does not answer"
-        log.warning("postgres.away", reason=str(exc.orig).strip())
+        log.warning("postgres.away", reason=postgres_trouble(exc))
         return problem(503, "postgres-away", "Postgres is away", f"Postgres {said} (DATABASE_URL): try again")
     log.error("request.failed", exc_info=exc)
     return problem(500, "unexpected", "Something unexpected went wrong", "the gateway's log says more")
