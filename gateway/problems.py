@@ -21,6 +21,7 @@ from schemas.messages import InvalidMessage
 from schemas.migrations import WrongSchemaRevision
 from schemas.tls import redis_trouble
 from stores.connections import postgres_trouble
+from stores.lending import NotLent
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import NoSuchObject, NotAllowed, StoreAway
@@ -180,5 +181,6 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     MlflowRefused: (502, "mlflow-refused", "MLflow refuses this", " (MLFLOW_TRACKING_URI)"),
     StoreAway: (502, "s3-away", "The object store is away", " (AWS_ENDPOINT_URL)"),
     NotAllowed: (502, "s3-refused", "The object store refuses this", " (AWS_ACCESS_KEY_ID)"),
+    NotLent: (403, "not-lent", "The gateway does not lend this", ""),
     NoSuchObject: (404, "not-found", "There is no such thing here", ""),
 }

@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from schemas.checkpoint_keys import SCHEME
+
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
     """An environment variable is missing or wrong; the text names it, its value and what is allowed."""
@@ -39,6 +41,21 @@ class StoreSettings(BaseSettings):
     """The CA that signed Loki's certificate, in PEM, where the system does not know it."""
     mlflow_tracking_uri: str | None = None
     """The MLflow server that jobs are mirrored to, `http://host:5000`; without it nothing is mirrored."""
+
+    trainwire_checkpoint_bucket: str | None = None
+    """The bucket that trainers upload to, by the variable that they read; nothing in another is ever deleted."""
+    trainwire_checkpoint_prefix: str = "checkpoints"
+    """What the keys of uploaded checkpoints begin with, before the job's number."""
+    checkpoint_lend_also: str = ""
+    """Where else the gateway lends files from: `s3://bucket/` or `s3://bucket/folder/`, with commas in between."""
+
+    @field_validator("checkpoint_lend_also")
+    @classmethod
+    def _are_places(cls, value: str) -> str:
+        for place in filter(None, map(str.strip, value.split(","))):
+            if not place.startswith(SCHEME) or place[len(SCHEME) :].startswith(("/", " ")) or place == SCHEME:
+                raise ValueError(f"names {place!r}, which is no place like s3://bucket/ or s3://bucket/folder/")
+        return value
 
     @field_validator("loki_url")
     @classmethod

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-import requests
 from sqlalchemy import text
 
 from gateway.answers import described_structs
@@ -20,7 +19,6 @@ from gateway.limits import RateLimit
 from gateway.problems import Problem
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
-from tests.integration.conftest import Bucket
 from workers.resources import Resources
 
 NOBODY = "127.0.0.1:1"
@@ -197,29 +195,6 @@ def test_stores_that_are_not_there_are_named(
         assert "MLFLOW_TRACKING_URI" in server.get(f"/jobs/{job}/mlflow/metrics", status=502)["detail"]
         assert "LOKI_URL" in server.get(f"/jobs/{job}/logs/loki", status=502)["detail"]
         assert server.get(f"/jobs/{job}")["mlflow_url"] is None
-
-
-def test_checkpoints_are_lent(
-    gateway: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
-) -> None:
-    """Checkpoints say which is best and last and what became of them; a signed address gives the file itself."""
-    job = next(_jobs)
-    sender.send(checkpoint(kind="epoch", epoch=0, **bucket.put("1.pt", b"one")), job=job)
-    sender.send(checkpoint(**bucket.put("best.pt", b"two"), metrics={"loss": 0.0}), job=job)
-    sender.send(checkpoint("/local/3.pt", kind="last", upload_error="disk full"), job=job)
-    drain(resources, "checkpoints", job)
-    items = gateway.get(f"/jobs/{job}/checkpoints")["items"]
-    assert [(item["seq"], item["is_best"], item["is_last"]) for item in items] == [
-        (1, False, False),
-        (2, True, False),
-        (3, False, True),
-    ]
-    assert [item["state"] for item in items] == ["uploaded", "uploaded", "not uploaded"]
-    assert (items[0]["epoch"], items[1]["metrics"]) == (0, {"loss": 0.0})
-    for path in (f"/jobs/{job}/checkpoints/2/url", f"/checkpoints/{job}-2/url"):
-        assert requests.get(gateway.get(path)["url"], timeout=20).content == b"two"
-    assert "disk full" in gateway.get(f"/jobs/{job}/checkpoints/3/url", status=404)["detail"]
-    assert gateway.get(f"/jobs/{job}/checkpoints/9/url", status=404)["status"] == 404
 
 
 def test_openapi_says_everything(gateway: GatewayServer) -> None:
