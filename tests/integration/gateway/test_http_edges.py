@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from gateway.answers import described_structs
 from gateway.limits import RateLimit
 from gateway.problems import Problem
+from schemas.metric_names import GATEWAY_METRICS
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
 from workers.resources import Resources
@@ -223,6 +225,21 @@ def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
     told = gateway.request("GET", "/metrics").text
     assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in told
     assert "424242" not in told
+
+
+def test_the_gateway_counts_what_the_list_says(gateway: GatewayServer) -> None:
+    """What it exports has the names, kinds and labels of the list, and nothing else."""
+    gateway.get("/healthz")
+    found = {
+        (family.name, family.type, frozenset(name for name in sample.labels if name != "le"))
+        for family in text_string_to_metric_families(gateway.request("GET", "/metrics").text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")  # the client library's own
+    }
+    listed = {
+        (metric.name.removesuffix("_total"), metric.kind, frozenset(metric.labels)) for metric in GATEWAY_METRICS
+    }
+    assert found == listed
 
 
 def test_buckets_fill_again() -> None:
