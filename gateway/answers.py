@@ -18,7 +18,7 @@ _examples: dict[str, dict[str, Any]] = {}
 _PROBLEMS: Final = {
     400: "the body is no JSON",
     401: "no token, or none that is valid",
-    403: "not with this token, not from this page",
+    403: "not with this token, not from this page, not this file",
     404: "there is no such thing",
     413: "the body is too large",
     422: "a value is not as it should be",

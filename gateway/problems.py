@@ -19,6 +19,9 @@ from starlette.responses import Response
 from gateway.auth import Forbidden, Unauthorized
 from schemas.messages import InvalidMessage
 from schemas.migrations import WrongSchemaRevision
+from schemas.tls import redis_trouble
+from stores.connections import postgres_trouble
+from stores.lending import NotLent
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import NoSuchObject, NotAllowed, StoreAway
@@ -129,7 +132,8 @@ def _problem_of(exc: Exception) -> Problem:
             return _of_postgres(exc)
     for kind, (status, name, title, remedy) in _TRANSLATED.items():
         if isinstance(exc, kind):
-            return problem(status, name, title, f"{exc}{remedy}" if str(exc) else f"{title}{remedy}")
+            said = redis_trouble(exc) if isinstance(exc, redis.RedisError) else str(exc)
+            return problem(status, name, title, f"{said or title}{remedy}")
     log.error("request.failed", exc_info=exc)
     return problem(500, "unexpected", "Something unexpected went wrong", "the gateway's log says more")
 
@@ -144,7 +148,7 @@ def _of_postgres(exc: DBAPIError) -> Problem:
         )
     if isinstance(exc, OperationalError):
         said = "took too long" if code == "57014" else "does not answer"
-        log.warning("postgres.away", reason=str(exc.orig).strip())
+        log.warning("postgres.away", reason=postgres_trouble(exc))
         return problem(503, "postgres-away", "Postgres is away", f"Postgres {said} (DATABASE_URL): try again")
     log.error("request.failed", exc_info=exc)
     return problem(500, "unexpected", "Something unexpected went wrong", "the gateway's log says more")
@@ -177,5 +181,6 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     MlflowRefused: (502, "mlflow-refused", "MLflow refuses this", " (MLFLOW_TRACKING_URI)"),
     StoreAway: (502, "s3-away", "The object store is away", " (AWS_ENDPOINT_URL)"),
     NotAllowed: (502, "s3-refused", "The object store refuses this", " (AWS_ACCESS_KEY_ID)"),
+    NotLent: (403, "not-lent", "The gateway does not lend this", ""),
     NoSuchObject: (404, "not-found", "There is no such thing here", ""),
 }

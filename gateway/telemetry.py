@@ -8,8 +8,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-REQUESTS: Final = "trainwire_gateway_requests"
-DURATION: Final = "trainwire_gateway_request_duration_seconds"
+from schemas.metric_names import GATEWAY_REQUESTS, GATEWAY_SECONDS
+
 NO_ROUTE: Final = "none"
 
 
@@ -18,9 +18,9 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        labels = ("method", "route", "status")
-        self._requests = Counter(REQUESTS, "Requests answered.", labels, registry=self.registry)
-        self._duration = Histogram(DURATION, "From request to answer.", ("route",), registry=self.registry)
+        requests, seconds = GATEWAY_REQUESTS, GATEWAY_SECONDS
+        self._requests = Counter(requests.name, requests.help, requests.labels, registry=self.registry)
+        self._duration = Histogram(seconds.name, seconds.help, seconds.labels, registry=self.registry)
 
     def text(self) -> bytes:
         """Return all counts as Prometheus reads them."""

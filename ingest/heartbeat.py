@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from schemas.heartbeats import Heartbeat, decode_heartbeat
 from schemas.messages import ATTEMPT_UNSAID, InvalidMessage
@@ -39,6 +39,14 @@ class Vitals:
     stall_after_s: float | None = None
     launcher: str = ""
     is_launcher: bool = False
+
+
+class Backlog(NamedTuple):
+    """What a source has not got rid of: messages that Redis has not, bytes on the disk, and what it dropped."""
+
+    unsent: int
+    spooled_bytes: int
+    dropped: int
 
 
 class Rhythm:
@@ -75,7 +83,8 @@ class Rhythm:
 class Heart:
     """Makes the heartbeats of one source, and finds another live process that is the same rank of the attempt.
 
-    `words` counts what was said; `may_claim` is False in a forked child, which is its parent's rank rightly.
+    `words` counts what was said, `backlog` says what of it has not got through; `may_claim` is False in a forked
+    child, which is its parent's rank rightly.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Heart:
         vitals: Vitals,
         words: Callable[[], int],
         *,
+        backlog: Callable[[], Backlog] | None = None,
         may_claim: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,6 +104,7 @@ class Heart:
         self.may_claim = may_claim
         self._vitals = vitals
         self._words = words
+        self._backlog = backlog
         self._clock = clock
         self._since = time.time()
         self._rhythm = Rhythm(clock())
@@ -121,6 +132,7 @@ class Heart:
         """Return what there is to say at this time of Redis's clock."""
         now = self._clock()
         self._rhythm.note(self._words(), now)
+        backlog = self._backlog() if self._backlog is not None else None
         return Heartbeat(
             job=self.origin.job_id,
             source=self.origin.source,
@@ -134,6 +146,7 @@ class Heart:
             quiet_s=round(self._rhythm.quiet_s(now), 1),
             stall_after_s=self._vitals.stall_after_s,
             usual_pause_s=self._rhythm.usual_pause_s,
+            **(backlog._asdict() if backlog is not None else {}),
         )
 
     def may_take(self, claim: bytes | None) -> bool:

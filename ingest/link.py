@@ -35,6 +35,7 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
+from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
@@ -180,7 +181,7 @@ class StreamLink:
         try:
             replies: list[Any] = pipe.execute(raise_on_error=raise_on_error)
         except _REDIS_ERRORS as exc:
-            raise Unavailable(str(exc) or type(exc).__name__) from exc
+            raise Unavailable(redis_trouble(exc)) from exc
         return replies
 
 

@@ -15,6 +15,7 @@ from botocore.parsers import ResponseParserError
 
 from ingest.patience import StoreUnavailable
 from schemas.checkpoint_keys import S3Uri
+from schemas.tls import s3_trouble
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -146,7 +147,7 @@ def _translated(what: str) -> Iterator[None]:
     except boto.ClientError as exc:
         raise _meaning(what, exc) from exc
     except _PASSING as exc:
-        raise StoreUnavailable(f"{what}: {exc}") from exc
+        raise StoreUnavailable(f"{what}: {s3_trouble(exc)}") from exc
     except (boto.BotoCoreError, ValueError) as exc:
         raise StoreRefused(f"{what}: {exc}") from exc
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from ingest.heartbeat import Backlog
 from ingest.intake import Intake
 from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
@@ -160,6 +161,13 @@ class Outbox:
                 },
                 dropped=self._intake.dropped,
             )
+
+    def backlog(self) -> Backlog:
+        """Return what has not got through by now."""
+        with self._lock:
+            unsent = sum(lane.last - lane.sent for lane in self._lanes.values())
+            spooled_bytes = self._spool.size_bytes if self._spool is not None else 0
+        return Backlog(unsent, spooled_bytes, sum(self._intake.dropped.values()))
 
     @property
     def is_all_acked(self) -> bool:

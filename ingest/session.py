@@ -84,7 +84,13 @@ class Session:
             self._settings, self.outbox.origin, self._publish_checkpoint, can_upload=self.is_makers
         )
         outbox = self.outbox
-        self._heart = Heart(origin, self._settings.vitals, lambda: outbox.words, may_claim=self.is_makers)
+        self._heart = Heart(
+            origin,
+            self._settings.vitals,
+            lambda: outbox.words,
+            backlog=outbox.backlog,
+            may_claim=self.is_makers,
+        )
         timing = self._settings.timing
         if self._settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for the acks, up to its deadline

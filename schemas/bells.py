@@ -16,6 +16,7 @@ from kombu.connection import Connection
 from kombu.exceptions import KombuError
 from kombu.messaging import Producer
 
+from schemas.broker import broker_at
 from schemas.routes import DRAIN_TASK, INGEST_QUEUE, ORDER_TTL_S, Kind
 
 logger = logging.getLogger("trainwire.bells")
@@ -56,7 +57,8 @@ class Bells:
 
     def _send(self, kind: Kind, shard: int, expires_at: float) -> None:
         if self._producer is None:
-            self._connection = Connection(self._redis_url, transport_options=_TRANSPORT_OPTIONS)
+            url, tls = broker_at(self._redis_url)
+            self._connection = Connection(url, ssl=tls or False, transport_options=_TRANSPORT_OPTIONS)
             channel = self._connection.channel()  # unlike default_channel it does not retry for ever
             channel._after_fork = _leave_alone  # noqa: SLF001 - kombu has no setting for it
             self._producer = Producer(channel, serializer="json")

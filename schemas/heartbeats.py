@@ -23,6 +23,7 @@ SYSTEM_PREFIX: Final = "system/"
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ID)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=10**9)]
 """Up to thirty years."""
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
@@ -33,7 +34,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `at` is in milliseconds since 1970 by the clock of Redis (TIME), all else is optional: `since` is the start of
     the process in seconds since 1970; `every_s` how often it says so; `stall_after_s` the longest pause that it
-    promised; `usual_pause_s` the longest that is to be expected of it, by its rhythm so far.
+    promised; `usual_pause_s` the longest that is to be expected of it, by its rhythm so far; `unsent` how many of
+    its messages were not in Redis, `spooled_bytes` what it kept on its disk until that is committed, `dropped` how
+    many lines, points and checkpoints it had dropped by then.
     """
 
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
@@ -48,6 +51,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     quiet_s: Seconds = 0.0
     stall_after_s: Seconds | None = None
     usual_pause_s: Seconds | None = None
+    unsent: Count | None = None
+    spooled_bytes: Count | None = None
+    dropped: Count | None = None
 
 
 encode_heartbeat: Final = msgspec.json.Encoder().encode

@@ -1,4 +1,4 @@
-"""The Prometheus metrics of the workers' side: every name with its unit, its labels and what it says."""
+"""The Prometheus metrics of exporter and gateway: every name with its unit, its labels and what it says."""
 
 from __future__ import annotations
 
@@ -45,6 +45,26 @@ BEAT_AGE_SECONDS: Final = Metric(
 REDIS_USED_BYTES: Final = Metric("trainwire_redis_used_bytes", "gauge", "Memory that Redis uses")
 REDIS_LIMIT_BYTES: Final = Metric("trainwire_redis_limit_bytes", "gauge", "Redis' maxmemory; 0: no limit")
 REDIS_HOLD: Final = Metric("trainwire_redis_holding", "gauge", "1: trainers are told to hold back")
+
+TRAINERS: Final = Metric(
+    "trainwire_live_trainers", "gauge", "Processes of trainings that were heard of within LOST_AFTER_S"
+)
+UNSENT_MESSAGES: Final = Metric(
+    "trainwire_trainer_unsent_messages",
+    "gauge",
+    "Messages of live trainers that were not in Redis yet",
+)
+SPOOL_BYTES: Final = Metric(
+    "trainwire_trainer_spool_bytes", "gauge", "What live trainers keep on their disks until it is committed"
+)
+SPOOL_LARGEST_BYTES: Final = Metric(
+    "trainwire_trainer_spool_largest_bytes", "gauge", "The largest spool of a live trainer"
+)
+TRAINER_DROPPED_ITEMS: Final = Metric(
+    "trainwire_trainer_dropped_items",
+    "gauge",
+    "Lines, points and checkpoints that live trainers dropped",
+)
 
 INGEST_ENTRIES: Final = Metric(
     "trainwire_ingest_entries_total", "counter", "Entries taken off the streams", ("kind", "shard")
@@ -110,13 +130,33 @@ WORKERS_METRICS: Final = (
     STORE_UP,
     *(STREAM_LAG_ENTRIES, STREAM_LAG_SECONDS, STREAM_HALTED, QUEUE_ORDERS, BEAT_AGE_SECONDS),
     *(REDIS_USED_BYTES, REDIS_LIMIT_BYTES, REDIS_HOLD),
+    *(TRAINERS, UNSENT_MESSAGES, SPOOL_BYTES, SPOOL_LARGEST_BYTES, TRAINER_DROPPED_ITEMS),
     *(INGEST_ENTRIES, INGEST_ROWS, INGEST_BYTES, INGEST_DUPLICATES, DRAIN_SECONDS),
     *(MISSING_MESSAGES, DEAD_LETTERS),
     *(SINK_LAG_ROWS, SINK_LAG_SECONDS, SINK_DOWN_SECONDS, SINK_CONFIRMED_ROWS, DELIVERY_SECONDS),
     *(JOBS, TRAINING_VALUE, TRAINING_LEFT_OUT),
 )
 
-UNITS: Final = ("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value")
+GATEWAY_REQUESTS: Final = Metric(
+    "trainwire_gateway_requests_total",
+    "counter",
+    "Requests answered",
+    ("method", "route", "status"),
+)
+GATEWAY_SECONDS: Final = Metric(
+    "trainwire_gateway_request_duration_seconds",
+    "histogram",
+    "From request to answer",
+    ("route",),
+)
+
+GATEWAY_METRICS: Final = (GATEWAY_REQUESTS, GATEWAY_SECONDS)
+"""Of each gateway, at its own /metrics."""
+
+UNITS: Final = (
+    *("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value"),
+    *("trainers", "items", "requests"),
+)
 """What a name ends in, before `_total`."""
 STATES: Final = ("up", "halted", "holding")
 """What a name ends in that is 1 or 0."""

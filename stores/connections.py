@@ -19,6 +19,14 @@ KEPT_CONNECTIONS: Final = 5
 """What a delivery has in hand at once; who needs fewer opens fewer."""
 
 
+_TLS_SIGNS: Final = {
+    "certificate verify failed": "name the file of its CA in DATABASE_URL, ?sslmode=verify-full&sslrootcert="
+    "/path/to/ca.pem",
+    "root certificate file": "correct sslrootcert in DATABASE_URL",
+}
+"""Of what libpq says of a certificate: it names neither the setting nor the reason."""
+
+
 def open_engine(
     settings: StoreSettings, *, name: str = "trainwire", most: int = 9, statement_timeout_s: int = 0
 ) -> Engine:
@@ -43,6 +51,15 @@ def open_engine(
             "options": f"-c timezone=UTC -c client_connection_check_interval=1000 {timeouts}",
         },
     )
+
+
+def postgres_trouble(exc: BaseException) -> str:
+    """Return what Postgres or its client says in one line, with what to set where TLS is the matter."""
+    lines = [line.strip() for line in str(getattr(exc, "orig", None) or exc).splitlines() if line.strip()]
+    told = [line for line in lines if "failed:" in line or "FATAL" in line]
+    said = (told or lines or ["no answer"])[0]
+    remedies = [remedy for sign, remedy in _TLS_SIGNS.items() if sign in said]
+    return f"{said}: {remedies[0]}" if remedies else said
 
 
 def open_redis(settings: StoreSettings) -> redis.Redis:

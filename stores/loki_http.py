@@ -6,12 +6,14 @@ import gzip
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from schemas.tls import tls_trouble
 from stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 3
@@ -42,7 +44,14 @@ class LokiHttp:
     It knows no proxy of the environment: one for the world outside is not one for our stores.
     """
 
-    def __init__(self, url: str, *, tenant: str | None = None, auth: tuple[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        tenant: str | None = None,
+        auth: tuple[str, str] | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
         parts = urlsplit(url)
         self.url = url
         # Over a network bytes are dear; on this machine only the compression would be.
@@ -52,8 +61,13 @@ class LokiHttp:
             self._headers["Authorization"] = f"Basic {b64encode(':'.join(auth).encode()).decode()}"
         if tenant:
             self._headers["X-Scope-OrgID"] = tenant
+        tls = {} if ca_file is None or parts.scheme != "https" else {"ca_certs": str(ca_file)}
         self._pool = urllib3.connection_from_url(
-            url, maxsize=CONNECTIONS, retries=False, timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+            url,
+            maxsize=CONNECTIONS,
+            retries=False,
+            timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+            **tls,
         )
 
     def post_json(self, path: str, body: bytes) -> urllib3.BaseHTTPResponse:
@@ -72,14 +86,16 @@ class LokiHttp:
             return self._pool.request(method, path, redirect=False, **options)
         except HTTPError as exc:
             address = f"{self._pool.host}:{self._pool.port}"
-            raise LokiUnavailable(f"Loki at {address} does not answer: {type(exc).__name__}") from exc
+            trouble = tls_trouble(exc, "with LOKI_CA_FILE")
+            said = "does not answer: " + type(exc).__name__ if trouble is None else "cannot be used: " + trouble
+            raise LokiUnavailable(f"Loki at {address} {said}") from exc
 
 
 @cache
 def loki_http(settings: StoreSettings) -> LokiHttp:
     """Return this process's connections to the Loki of the settings."""
     auth = (settings.loki_user, settings.loki_password.get_secret_value()) if settings.loki_user else None
-    return LokiHttp(settings.loki_url, tenant=settings.loki_tenant, auth=auth)
+    return LokiHttp(settings.loki_url, tenant=settings.loki_tenant, auth=auth, ca_file=settings.loki_ca_file)
 
 
 def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:

@@ -11,6 +11,8 @@ import msgspec
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from schemas.tls import tls_trouble
+
 API: Final = "/api/2.0/mlflow/"
 TIMEOUT_S: Final = (3.0, 30.0)
 """To connect, and to answer: a batch of 1000 metrics takes a busy server on SQLite a second."""
@@ -92,7 +94,7 @@ def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
             return session.request(
                 method, url.rstrip("/") + path, params=params, data=data, headers=headers, timeout=TIMEOUT_S
             )
-        except requests.RequestException as exc:
+        except OSError as exc:  # those of requests are, and what it says of a file that is not there
             raise no_answer(url, exc) from exc
 
     return send
@@ -101,9 +103,12 @@ def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
 def no_answer(url: str, exc: BaseException) -> MlflowUnavailable:
     """Return the error for a server that said nothing, with the name of what went wrong."""
     reason = getattr(exc.args[0] if exc.args else None, "reason", None)  # urllib3's, inside that of requests
-    why = type(reason or exc).__name__
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    why = str(exc) if type(exc) is OSError else type(reason or exc).__name__
+    trouble = tls_trouble(exc, "with MLFLOW_TRACKING_SERVER_CERT_PATH")
+    if trouble is not None:
+        return MlflowUnavailable(f"MLflow at {host} cannot be used: {trouble}")
     return MlflowUnavailable(f"MLflow at {host} does not answer: {why}")
 
 

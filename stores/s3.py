@@ -11,6 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
 from schemas.checkpoint_keys import S3Uri
+from schemas.tls import s3_trouble
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -120,7 +121,7 @@ def _errors(uri: S3Uri) -> Iterator[None]:
     except NoCredentialsError as exc:
         raise StoreAway(f"S3: no credentials: {_CREDENTIALS}") from exc
     except BotoCoreError as exc:
-        raise StoreAway(f"S3: {exc}") from exc
+        raise StoreAway(f"S3: {s3_trouble(exc)}") from exc
     except ClientError as exc:
         raise _translated(uri, exc) from exc
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from schemas.checkpoint_keys import SCHEME
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -23,7 +26,7 @@ class StoreSettings(BaseSettings):
     database_url: SecretStr
     """Postgres, `postgresql://user:password@host:port/database`."""
     redis_url: SecretStr
-    """Redis or Valkey, `redis://[user:password@]host:port/0` (or `rediss://`)."""
+    """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
     loki_enabled: bool = True
     """False: log rows end in Postgres."""
     loki_url: str = "http://localhost:3100"
@@ -34,8 +37,25 @@ class StoreSettings(BaseSettings):
     """For basic authentication."""
     loki_password: SecretStr = SecretStr("")
     """For basic authentication."""
+    loki_ca_file: Path | None = None
+    """The CA that signed Loki's certificate, in PEM, where the system does not know it."""
     mlflow_tracking_uri: str | None = None
     """The MLflow server that jobs are mirrored to, `http://host:5000`; without it nothing is mirrored."""
+
+    trainwire_checkpoint_bucket: str | None = None
+    """The bucket that trainers upload to, by the variable that they read; nothing in another is ever deleted."""
+    trainwire_checkpoint_prefix: str = "checkpoints"
+    """What the keys of uploaded checkpoints begin with, before the job's number."""
+    checkpoint_lend_also: str = ""
+    """Where else the gateway lends files from: `s3://bucket/` or `s3://bucket/folder/`, with commas in between."""
+
+    @field_validator("checkpoint_lend_also")
+    @classmethod
+    def _are_places(cls, value: str) -> str:
+        for place in filter(None, map(str.strip, value.split(","))):
+            if not place.startswith(SCHEME) or place[len(SCHEME) :].startswith(("/", " ")) or place == SCHEME:
+                raise ValueError(f"names {place!r}, which is no place like s3://bucket/ or s3://bucket/folder/")
+        return value
 
     @field_validator("loki_url")
     @classmethod
@@ -44,6 +64,13 @@ class StoreSettings(BaseSettings):
             raise ValueError(
                 "is not an address like http://localhost:3100 (user and password: LOKI_USER, LOKI_PASSWORD)"
             )
+        return value
+
+    @field_validator("loki_ca_file")
+    @classmethod
+    def _is_there(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            _check_readable(value)
         return value
 
     @field_validator("mlflow_tracking_uri")
@@ -72,15 +99,26 @@ class StoreSettings(BaseSettings):
     def _is_redis(cls, value: SecretStr) -> SecretStr:
         if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("is not a URL like redis://host:6379/0")
+        parts = urlsplit(value.get_secret_value())
         try:
-            urlsplit(value.get_secret_value()).port  # noqa: B018 - parsed when it is asked for
+            parts.port  # noqa: B018 - parsed when it is asked for
         except ValueError as exc:
             raise ValueError("has a port that is no number, unlike redis://host:6379/0") from exc
+        for name in parse_qs(parts.query).get("ssl_ca_certs", []):
+            _check_readable(Path(name), "names ssl_ca_certs, which ")
         return value
 
     def sqlalchemy_url(self) -> URL:
         """Return the Postgres URL with the driver that we use."""
         return make_url(self.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+
+
+def _check_readable(path: Path, which: str = "") -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as exc:
+        raise ValueError(f"{which}cannot be read: {path}: {exc.strerror}") from exc
 
 
 SettingsT = TypeVar("SettingsT", bound=StoreSettings)

@@ -20,7 +20,7 @@ from trainwire.valkey import EmbeddedValkey
 from workers.resources import Resources
 from workers.settings import Settings, load_settings
 
-pytest_plugins = ["tests.gateway_server", "tests.mlflow_server"]
+pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 
 
 @pytest.fixture(autouse=True)

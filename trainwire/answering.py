@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
+from schemas.broker import broker_at
 from workers.settings import Settings
 
 
@@ -12,6 +13,7 @@ def answering_workers(settings: Settings, within_s: float) -> dict[str, list[str
 
     Raises kombu's `OperationalError` where Redis is away.
     """
-    with Celery("question", broker=settings.redis_url.get_secret_value(), set_as_current=False) as app:
+    url, tls = broker_at(settings.redis_url.get_secret_value())
+    with Celery("question", broker=url, broker_use_ssl=tls, set_as_current=False) as app:
         answers = app.control.inspect(timeout=within_s).active_queues() or {}
     return {worker: sorted(queue["name"] for queue in queues) for worker, queues in sorted(answers.items())}

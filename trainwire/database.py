@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ingest.settings import DEFAULT_REDIS_URL
 from schemas.migrations import WrongSchemaRevision, check_revision, upgrade
-from stores.connections import open_engine
+from stores.connections import open_engine, postgres_trouble
 from stores.settings import WrongSettings
 from trainwire.errors import Problem
 from trainwire.locate import Address
@@ -75,8 +75,5 @@ def _server(settings: Settings) -> str:
 
 
 def _sentence(exc: DBAPIError) -> str:
-    lines = [line.strip() for line in str(exc.orig).splitlines() if line.strip()]
-    told = [line for line in lines if "failed:" in line or "FATAL" in line]
-    first = (told or lines or ["no answer"])[0]
     # libpq repeats the address, which we have said; the server's own words come last.
-    return first.rpartition("failed: ")[2].removeprefix("FATAL:").strip()
+    return postgres_trouble(exc).rpartition("failed: ")[2].removeprefix("FATAL:").strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
+from schemas.broker import broker_at
 from schemas.routes import INGEST_QUEUE, QUEUES
 from workers.logs import configure_logging
 from workers.schedule import SCHEDULE
@@ -17,9 +18,11 @@ def own_queue(name: str) -> Queue:
 
 
 settings = load_settings()
+broker = broker_at(settings.redis_url.get_secret_value())
 app = Celery("trainwire", include=["workers.tasks"])
 app.conf.update(
-    broker_url=settings.redis_url.get_secret_value(),
+    broker_url=broker.url,
+    broker_use_ssl=broker.ssl,  # Flower reads it too, and nothing of the kind from the address
     broker_transport_options={
         # A half-open connection must end in an error, not in silence.
         "socket_timeout": 20,

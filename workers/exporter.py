@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from schemas import metric_names as names
 from workers.durations import cumulated
-from workers.measures import Sample, postgres_samples, redis_samples, training_samples
+from workers.measures import Sample, postgres_samples, redis_samples, trainer_samples, training_samples
 from workers.resources import Resources
 
 log = structlog.get_logger("workers.exporter")
@@ -64,7 +64,11 @@ class Exporter(Collector):
             ]
 
     def _from_redis(self) -> list[Sample]:
-        return list(redis_samples(self._resources.redis, self._resources.settings.ingest_shards))
+        client, settings = self._resources.redis, self._resources.settings
+        return [
+            *redis_samples(client, settings.ingest_shards),
+            *trainer_samples(client, settings.ingest_shards, settings.lost_after_s),
+        ]
 
 
 def families(samples: list[Sample]) -> Iterator[Metric]:

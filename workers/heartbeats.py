@@ -67,6 +67,17 @@ def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
     return Heard(now_ms, since_ms, beats)
 
 
+def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat]:
+    """Return the heartbeats that are at most this old, of all jobs; nothing is changed."""
+    oldest_ms = _now_ms(client) - within_s * 1000
+    found = [_read(data) for shard in range(shards) for data in _values(client, alive_key(shard))]
+    return [beat for beat in found if beat is not None and beat.at >= oldest_ms]
+
+
+def _values(client: redis.Redis, key: str) -> list[bytes]:
+    return cast("list[bytes]", client.hvals(key))
+
+
 def _heartbeats(client: redis.Redis, shards: int, now_ms: int) -> Mapping[int, Sequence[Heartbeat]]:
     beats: dict[int, list[Heartbeat]] = defaultdict(list)
     for shard in range(shards):

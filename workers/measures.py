@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from schemas import metric_names as names
 from schemas.metric_names import Metric
 from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, QUEUES, stream_key
+from workers.heartbeats import living
 from workers.sweep import all_streams
 
 POINTS_LOOKED_AT: Final = 20
@@ -58,6 +59,20 @@ def redis_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
         yield Sample(names.STREAM_LAG_ENTRIES, labels, float(length))
         yield Sample(names.STREAM_LAG_SECONDS, labels, _age_s(first, now_ms))
         yield Sample(names.STREAM_HALTED, labels, float(stream_key(kind, shard).encode() in halted))
+
+
+def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterator[Sample]:
+    """Yield what the trainers that were heard of within this time say of what they could not get rid of.
+
+    Sums and the largest only: there may be thousands of them.
+    """
+    beats = living(client, shards, within_s)
+    spooled = [beat.spooled_bytes or 0 for beat in beats]
+    yield Sample(names.TRAINERS, (), float(len(beats)))
+    yield Sample(names.UNSENT_MESSAGES, (), float(sum(beat.unsent or 0 for beat in beats)))
+    yield Sample(names.SPOOL_BYTES, (), float(sum(spooled)))
+    yield Sample(names.SPOOL_LARGEST_BYTES, (), float(max(spooled, default=0)))
+    yield Sample(names.TRAINER_DROPPED_ITEMS, (), float(sum(beat.dropped or 0 for beat in beats)))
 
 
 def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:

@@ -49,10 +49,6 @@ class Settings(StoreSettings):
     metrics_max_series: Annotated[int, Field(ge=0, le=100_000)] = 1000
     """How many values of training metrics the exporter shows in all."""
 
-    trainwire_checkpoint_bucket: str | None = None
-    """The bucket that trainers upload to, by the variable that they read; nothing in another is ever deleted."""
-    trainwire_checkpoint_prefix: str = "checkpoints"
-    """What the keys of uploaded checkpoints begin with, before the job's number."""
     checkpoint_retention: Literal["off", "dry-run", "on"] = "off"
     """Whether checkpoints of finished jobs are deleted, or in a dry run only named in the log."""
     checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3

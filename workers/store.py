@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from schemas.routes import Kind
 from schemas.tables import dead_letters, ingest_cursors
+from stores.connections import postgres_trouble
 from workers import rows
 from workers.attempts import FIELDS, AttemptKey
 from workers.decoding import Rejected, visible
@@ -57,7 +58,7 @@ def postgres_errors() -> Iterator[None]:
             raise Refused(_first_line(cause)) from exc
         lost = isinstance(cause, psycopg.OperationalError) and not state
         if lost or state[:2] in _PASSING_CLASSES:
-            raise Unavailable(f"Postgres: {_first_line(cause)}") from exc
+            raise Unavailable(f"Postgres: {postgres_trouble(exc)}") from exc
         raise
 
 

@@ -10,6 +10,7 @@ import redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from schemas.routes import HALTED_KEY, Kind, ack_field, acks_key, bell_key, missing_field, stream_key
+from schemas.tls import redis_trouble
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
 from workers.positions import Position
@@ -30,7 +31,7 @@ def redis_errors() -> Iterator[None]:
     try:
         yield
     except RedisError as exc:
-        raise Unavailable(f"Redis: {exc}") from exc
+        raise Unavailable(f"Redis: {redis_trouble(exc)}") from exc
 
 
 class IngestStream:

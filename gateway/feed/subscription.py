@@ -15,6 +15,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from schemas.tls import redis_trouble
+
 CONNECT_TIMEOUT_S: Final = 5.0
 PING_EVERY_S: Final = 5.0
 DEAF_AFTER_S: Final = 15.0
@@ -57,7 +59,7 @@ class Subscription:
             try:
                 await self._listen()
             except* (RedisError, OSError) as lost:
-                log.warning("feed.redis_lost", reason=str(lost.exceptions[0]))
+                log.warning("feed.redis_lost", reason=redis_trouble(lost.exceptions[0]))
             self.is_connected = False
             if time.monotonic() - began_at > DEAF_AFTER_S:
                 pause_s = FIRST_PAUSE_S

@@ -17,6 +17,7 @@ from gateway.resources import Resources, known_job
 from schemas.messages import MAX_ID
 from stores.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
 from stores.event_rows import ts_of
+from stores.lending import check_lendable
 from stores.s3 import LONGEST_LOAN_S
 
 router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
@@ -57,6 +58,7 @@ def _loan(found: Resources, job_id: int, seq: int, expires_s: int) -> Response:
             raise not_there(str(exc)) from exc
     if source.uri.is_folder:
         raise not_there(f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` fetches it")
+    check_lendable(source.uri, found.settings)
     expires_at = datetime.now(UTC) + timedelta(seconds=expires_s)
     return json_answer(Loan(url=found.s3.lend(source.uri, expires_s), expires_at=expires_at))
 

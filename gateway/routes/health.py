@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 import redis
+import structlog
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
@@ -18,6 +19,10 @@ from gateway.parameters import Found
 from gateway.resources import Resources
 from gateway.telemetry import Telemetry
 from schemas.migrations import WrongSchemaRevision, check_revision
+from schemas.tls import redis_trouble
+from stores.connections import postgres_trouble
+
+log = structlog.get_logger("gateway.health")
 
 router = APIRouter(tags=["health"])
 
@@ -76,7 +81,11 @@ def _ask_postgres(found: Resources) -> None:
 def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
-    except (SQLAlchemyError, redis.RedisError):
+    except SQLAlchemyError as exc:
+        log.warning("readiness.postgres_away", reason=postgres_trouble(exc))
+        return "does not answer"
+    except redis.RedisError as exc:
+        log.warning("readiness.redis_away", reason=redis_trouble(exc))
         return "does not answer"
     except WrongSchemaRevision:
         return "is not at the revision of this version: run `trainwire migrate`"

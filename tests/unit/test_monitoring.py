@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from schemas.metric_names import WORKERS_METRICS
+from schemas.metric_names import GATEWAY_METRICS, WORKERS_METRICS
 
+METRICS = (*WORKERS_METRICS, *GATEWAY_METRICS)
 ROOT = Path(__file__).parents[2]
 RULES: list[dict[str, Any]] = [
     rule
@@ -19,10 +20,10 @@ RULES: list[dict[str, Any]] = [
 ]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/trainwire.json").read_text())
 HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")
-SERIES = {metric.name for metric in WORKERS_METRICS if metric.kind != "histogram"} | {
-    metric.name + part for metric in WORKERS_METRICS if metric.kind == "histogram" for part in HISTOGRAM_PARTS
+SERIES = {metric.name for metric in METRICS if metric.kind != "histogram"} | {
+    metric.name + part for metric in METRICS if metric.kind == "histogram" for part in HISTOGRAM_PARTS
 }
-LABELS = {label for metric in WORKERS_METRICS for label in metric.labels} | {"le"}
+LABELS = {label for metric in METRICS for label in metric.labels} | {"le"}
 
 
 def expressions() -> list[str]:
@@ -49,7 +50,7 @@ def test_every_label_that_is_asked_for_exists() -> None:
 def test_every_metric_is_on_the_dashboard() -> None:
     """Whatever is measured can be seen."""
     seen = " ".join(target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
-    assert not [metric.name for metric in WORKERS_METRICS if metric.name not in seen]
+    assert not [metric.name for metric in METRICS if metric.name not in seen]
 
 
 def test_every_alert_leads_to_its_heading() -> None:
@@ -67,4 +68,4 @@ def test_the_document_has_every_metric() -> None:
     rows = re.findall(
         r"^\| `(\w+)(?:\{([\w, ]+)\})?` \| (.+) \|$", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE
     )
-    assert rows == [(metric.name, ", ".join(metric.labels), metric.help) for metric in WORKERS_METRICS]
+    assert rows == [(metric.name, ", ".join(metric.labels), metric.help) for metric in METRICS]

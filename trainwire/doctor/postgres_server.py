@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.migrations import WrongSchemaRevision, check_revision
+from stores.connections import postgres_trouble
 from trainwire.doctor.finding import Finding, Findings, Part, clock
 
 OLDEST: Final = 14
@@ -26,8 +27,8 @@ def look(engine: Engine) -> Findings:
             yield from _server(connection)
             yield _revision(connection)
     except SQLAlchemyError as exc:
-        said = str(getattr(exc, "orig", None) or exc).strip().splitlines()[-1].strip()
-        yield PART.error("answers", f"does not answer: {said}", "start it, or correct DATABASE_URL")
+        says = f"does not answer: {postgres_trouble(exc)}"
+        yield PART.error("answers", says, "start it, or correct DATABASE_URL")
 
 
 def has_our_tables(findings: list[Finding]) -> bool:

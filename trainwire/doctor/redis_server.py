@@ -8,7 +8,9 @@ from typing import Any, Final
 import redis
 from redis.exceptions import RedisError
 
+from schemas.broker import broker_at
 from schemas.routes import HOLD_KEY, SHARDS_KEY
+from schemas.tls import redis_trouble
 from trainwire.doctor.finding import Findings, Part, clock
 from workers.settings import Settings
 
@@ -26,8 +28,9 @@ def look(client: redis.Redis, settings: Settings) -> Findings:
         info: dict[str, Any] = client.info()
         shards, hold = client.get(SHARDS_KEY), client.exists(HOLD_KEY)
     except RedisError as exc:
-        yield PART.error("answers", f"does not answer: {exc}", "start it, or correct REDIS_URL")
+        yield PART.error("answers", f"does not answer: {redis_trouble(exc)}", "start it, or correct REDIS_URL")
         return
+    yield from _tls(settings.redis_url.get_secret_value())
     yield _version(info)
     yield from _keeping(info)
     yield from _memory(info, settings.redis_high_water)
@@ -37,6 +40,15 @@ def look(client: redis.Redis, settings: Settings) -> Findings:
         )
     yield clock(PART, seconds + micros / 1e6, before_s, after_s)
     yield _shards(shards, settings.ingest_shards)
+
+
+def _tls(url: str) -> Findings:
+    tls = broker_at(url).ssl
+    if tls is not None and tls["ssl_cert_reqs"] != "required":
+        says = "its certificate is not verified: anybody in between can read and change everything"
+        yield PART.warning("tls", says, "take ssl_cert_reqs out of REDIS_URL, and name its CA with ssl_ca_certs")
+    elif tls is not None:
+        yield PART.ok("tls", "speaks TLS, with a certificate that is trusted")
 
 
 def _version(info: dict[str, Any]) -> Any:

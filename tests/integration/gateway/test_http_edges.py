@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-import requests
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from gateway.answers import described_structs
 from gateway.limits import RateLimit
 from gateway.problems import Problem
+from schemas.metric_names import GATEWAY_METRICS
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
-from tests.integration.conftest import Bucket
 from workers.resources import Resources
 
 NOBODY = "127.0.0.1:1"
@@ -199,29 +199,6 @@ def test_stores_that_are_not_there_are_named(
         assert server.get(f"/jobs/{job}")["mlflow_url"] is None
 
 
-def test_checkpoints_are_lent(
-    gateway: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
-) -> None:
-    """Checkpoints say which is best and last and what became of them; a signed address gives the file itself."""
-    job = next(_jobs)
-    sender.send(checkpoint(kind="epoch", epoch=0, **bucket.put("1.pt", b"one")), job=job)
-    sender.send(checkpoint(**bucket.put("best.pt", b"two"), metrics={"loss": 0.0}), job=job)
-    sender.send(checkpoint("/local/3.pt", kind="last", upload_error="disk full"), job=job)
-    drain(resources, "checkpoints", job)
-    items = gateway.get(f"/jobs/{job}/checkpoints")["items"]
-    assert [(item["seq"], item["is_best"], item["is_last"]) for item in items] == [
-        (1, False, False),
-        (2, True, False),
-        (3, False, True),
-    ]
-    assert [item["state"] for item in items] == ["uploaded", "uploaded", "not uploaded"]
-    assert (items[0]["epoch"], items[1]["metrics"]) == (0, {"loss": 0.0})
-    for path in (f"/jobs/{job}/checkpoints/2/url", f"/checkpoints/{job}-2/url"):
-        assert requests.get(gateway.get(path)["url"], timeout=20).content == b"two"
-    assert "disk full" in gateway.get(f"/jobs/{job}/checkpoints/3/url", status=404)["detail"]
-    assert gateway.get(f"/jobs/{job}/checkpoints/9/url", status=404)["status"] == 404
-
-
 def test_openapi_says_everything(gateway: GatewayServer) -> None:
     """Every operation has a summary, a description and for what it answers a schema with a fitting example."""
     document = gateway.get("/openapi.json")
@@ -248,6 +225,21 @@ def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
     told = gateway.request("GET", "/metrics").text
     assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in told
     assert "424242" not in told
+
+
+def test_the_gateway_counts_what_the_list_says(gateway: GatewayServer) -> None:
+    """What it exports has the names, kinds and labels of the list, and nothing else."""
+    gateway.get("/healthz")
+    found = {
+        (family.name, family.type, frozenset(name for name in sample.labels if name != "le"))
+        for family in text_string_to_metric_families(gateway.request("GET", "/metrics").text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")  # the client library's own
+    }
+    listed = {
+        (metric.name.removesuffix("_total"), metric.kind, frozenset(metric.labels)) for metric in GATEWAY_METRICS
+    }
+    assert found == listed
 
 
 def test_buckets_fill_again() -> None:

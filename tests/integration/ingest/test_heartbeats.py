@@ -15,6 +15,7 @@ import pytest
 
 from ingest import Run, TrainerSettings
 from ingest.heartbeat import Vitals
+from ingest.settings import SpoolSettings
 from schemas.heartbeats import Heartbeat, decode_heartbeat
 from schemas.routes import HOLD_KEY, alive_key
 
@@ -112,6 +113,24 @@ def test_a_trainer_that_holds_back_still_lives(valkey: Any, beating: TrainerSett
     valkey.stop()
     valkey.start()
     until(lambda: heartbeats(valkey))
+    run.finish()
+
+
+def test_a_trainer_that_holds_back_says_how_much(
+    valkey: Any, beating: TrainerSettings, until: Until, tmp_path: Path
+) -> None:
+    """What waits on its disk, and what it dropped; sent, it is no longer unsent, and on the disk till the ack."""
+    valkey.client.set(HOLD_KEY, 1)
+    run = Run(42, settings=replace(beating, spool=SpoolSettings(tmp_path / "spool")))
+    run.log("waits")
+    run.metric(values={"loss": "none"})
+    until(lambda: heartbeats(valkey) and heartbeats(valkey)[0].unsent == 2)  # the start, and the line
+    (held,) = heartbeats(valkey)
+    assert held.dropped == 1
+    assert held.spooled_bytes
+    valkey.client.delete(HOLD_KEY)
+    until(lambda: heartbeats(valkey)[0].unsent == 0)
+    assert heartbeats(valkey)[0].spooled_bytes == held.spooled_bytes
     run.finish()
 
 

@@ -11,9 +11,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
+from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.messages import Metrics, Point
-from schemas.metric_names import STATES, UNITS, WORKERS_METRICS, Metric
-from schemas.routes import BEAT_QUEUE, BEAT_TICKS_KEY, HALTED_KEY, stream_key
+from schemas.metric_names import GATEWAY_METRICS, STATES, UNITS, WORKERS_METRICS, Metric
+from schemas.routes import (
+    BEAT_QUEUE,
+    BEAT_TICKS_KEY,
+    DEFAULT_SHARDS,
+    HALTED_KEY,
+    alive_field,
+    alive_key,
+    shard_of,
+    stream_key,
+)
 from stores.connections import open_redis
 from tests.factories import NOW_NS, Sender, drain, logs, metrics
 from workers.durations import timed_delivery
@@ -85,7 +95,7 @@ def test_what_is_exported_is_the_list(resources: Resources, sender: Sender) -> N
     assert found == {exported(metric) for metric in WORKERS_METRICS}
 
 
-@pytest.mark.parametrize("metric", WORKERS_METRICS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", [*WORKERS_METRICS, *GATEWAY_METRICS], ids=lambda metric: metric.name)
 def test_every_name_says_its_unit(metric: Metric) -> None:
     """A name ends in its unit, a counter's in its unit and `_total`; no other ends in `_total`."""
     assert metric.name.startswith("trainwire_")
@@ -111,6 +121,30 @@ def test_what_came_in_is_counted_in_the_transaction_that_stored_it(resources: Re
     assert scrape.value("trainwire_ingest_bytes_total", **where) - first == size > 0
     assert scrape.value("trainwire_drain_duration_seconds_count", **where) == 2
     assert scrape.value("trainwire_drain_duration_seconds_sum", **where) > 0
+
+
+def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
+    """Sums and the largest of those heard of within LOST_AFTER_S, whatever else is there; none is no error."""
+    none = Scrape(resources)
+    assert none.value("trainwire_live_trainers") == none.value("trainwire_trainer_spool_largest_bytes") == 0
+    now_ms = int(resources.redis.time()[0]) * 1000
+    said = [
+        Heartbeat(job=1, source="0-a", at=now_ms, unsent=3, spooled_bytes=1000, dropped=1),
+        Heartbeat(job=1, source="1-b", at=now_ms - 20_000, unsent=4, spooled_bytes=5000, dropped=2),
+        Heartbeat(job=2, source="0-c", at=now_ms - 5000),  # an SDK that does not say it
+        Heartbeat(job=3, source="0-d", at=now_ms - 90_000, unsent=10**6, spooled_bytes=10**9, dropped=10**6),
+    ]
+    for beat in said:
+        key = alive_key(shard_of(beat.job, DEFAULT_SHARDS))
+        resources.redis.hset(key, alive_field(beat.job, beat.source), encode_heartbeat(beat))
+    resources.redis.hset(alive_key(0), "4/0-e", "nonsense")
+    scrape = Scrape(resources)
+    assert scrape.value("trainwire_live_trainers") == 3
+    assert scrape.value("trainwire_trainer_unsent_messages") == 7
+    assert scrape.value("trainwire_trainer_spool_bytes") == 6000
+    assert scrape.value("trainwire_trainer_spool_largest_bytes") == 5000
+    assert scrape.value("trainwire_trainer_dropped_items") == 3
+    assert resources.redis.hlen(alive_key(3)) == 1  # looking changes nothing
 
 
 def test_the_lag_of_a_stream(resources: Resources, sender: Sender) -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from ingest import Run, TrainerSettings
-from ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Heart, Vitals
+from ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
 from ingest.outbox import Origin
 from schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
 from schemas.messages import InvalidMessage, Metrics, Point, Progress
@@ -47,6 +47,17 @@ def test_a_heartbeat_says_who_lives_and_for_how_long_it_is_quiet() -> None:
     assert beat.host
     assert decode_heartbeat(encode_heartbeat(beat)) == beat
     assert process.beat(words=1).quiet_s == 0
+
+
+def test_a_heartbeat_says_what_has_not_got_through() -> None:
+    """What is unsent, spooled and dropped is asked for anew with each; who does not say it has said nothing."""
+    backlogs = iter([Backlog(unsent=3, spooled_bytes=400, dropped=0), Backlog(0, 0, 5)])
+    heart = Heart(Origin(42, 1, "0-a", 3), Vitals(), lambda: 0, backlog=lambda: next(backlogs))
+    first, second = (decode_heartbeat(encode_heartbeat(heart.heartbeat(at))) for at in (1, 2))
+    assert (first.unsent, first.spooled_bytes, first.dropped) == (3, 400, 0)
+    assert (second.unsent, second.spooled_bytes, second.dropped) == (0, 0, 5)
+    silent = Process().beat()
+    assert (silent.unsent, silent.spooled_bytes, silent.dropped) == (None, None, None)
 
 
 def test_the_rhythm_is_known_after_some_pauses() -> None:

@@ -1,0 +1,122 @@
+"""Checkpoints over HTTP: what became of them, and which files are lent to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+import requests
+
+from stores.settings import WrongSettings
+from tests.factories import Sender, checkpoint, drain
+from tests.gateway_server import GatewayServer, gateway_settings
+from tests.integration.conftest import Bucket
+from tests.s3 import s3_client
+from workers.resources import Resources
+from workers.settings import Settings
+
+_jobs = count(9000)
+
+
+@pytest.fixture
+def lending(database_url: str, redis_url: str, bucket: Bucket, resources: object) -> Iterator[GatewayServer]:  # noqa: ARG001 - empties the stores
+    """A gateway that knows the bucket of the trainers."""
+    with GatewayServer(
+        gateway_settings(database_url, redis_url, trainwire_checkpoint_bucket=bucket.name)
+    ) as server:
+        yield server
+
+
+def named(resources: Resources, sender: Sender, uri: str) -> str:
+    """Have a trainer name an address as its checkpoint; return the path that would lend it."""
+    job = next(_jobs)
+    sender.send(checkpoint(uri), job=job)
+    drain(resources, "checkpoints", job)
+    return f"/jobs/{job}/checkpoints/1/url"
+
+
+def test_checkpoints_are_lent(
+    lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
+) -> None:
+    """Checkpoints say which is best and last and what became of them; a signed address gives the file itself."""
+    job = next(_jobs)
+    sender.send(checkpoint(kind="epoch", epoch=0, **bucket.put(f"checkpoints/{job}/1.pt", b"one")), job=job)
+    best = bucket.put(f"checkpoints/{job}/best.pt", b"two")
+    sender.send(checkpoint(**best, metrics={"loss": 0.0}), job=job)
+    sender.send(checkpoint("/local/3.pt", kind="last", upload_error="disk full"), job=job)
+    drain(resources, "checkpoints", job)
+    items = lending.get(f"/jobs/{job}/checkpoints")["items"]
+    assert [(item["seq"], item["is_best"], item["is_last"]) for item in items] == [
+        (1, False, False),
+        (2, True, False),
+        (3, False, True),
+    ]
+    assert [item["state"] for item in items] == ["uploaded", "uploaded", "not uploaded"]
+    assert (items[0]["epoch"], items[1]["metrics"]) == (0, {"loss": 0.0})
+    for path in (f"/jobs/{job}/checkpoints/2/url", f"/checkpoints/{job}-2/url"):
+        assert requests.get(lending.get(path)["url"], timeout=20).content == b"two"
+    assert "disk full" in lending.get(f"/jobs/{job}/checkpoints/3/url", status=404)["detail"]
+    assert lending.get(f"/jobs/{job}/checkpoints/9/url", status=404)["status"] == 404
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://salaries/2026.csv",
+        "s3://{bucket}/elsewhere/2026.csv",
+        "s3://{bucket}/checkpoints-of-others/1.pt",
+        "s3://{bucket}-of-others/checkpoints/1.pt",
+        "s3://{bucket}/checkpoints/../elsewhere/2026.csv",
+        "s3://{bucket}/checkpoints/./../elsewhere/2026.csv",
+        "s3://{bucket}//checkpoints/1.pt",
+    ],
+)
+def test_what_a_trainer_names_elsewhere_is_not_lent(
+    lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket, uri: str
+) -> None:
+    """Nothing outside of the checkpoints' folder gets an address; the answer names place and remedy."""
+    path = named(resources, sender, uri.format(bucket=bucket.name))
+    job = path.split("/")[2]
+    for each in (path, f"/checkpoints/{job}-1/url"):
+        refused = lending.get(each, status=403)
+        assert refused["type"] == "urn:trainwire:problem:not-lent"
+        assert uri.format(bucket=bucket.name) in refused["detail"]
+        assert f"is lent from s3://{bucket.name}/checkpoints/." in refused["detail"]
+        assert "CHECKPOINT_LEND_ALSO=s3://" in refused["detail"]
+        assert "url" not in refused
+
+
+def test_a_gateway_without_a_bucket_lends_nothing(
+    gateway: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
+) -> None:
+    """Keys that open every bucket are no reason to lend from it; what to set is said."""
+    bucket.put("checkpoints/1/best.pt")
+    path = named(resources, sender, f"s3://{bucket.name}/checkpoints/1/best.pt")
+    assert "TRAINWIRE_CHECKPOINT_BUCKET is not set" in gateway.get(path, status=403)["detail"]
+
+
+def test_other_places_are_lent_from_where_they_are_named(
+    session_settings: Settings, resources: Resources, sender: Sender, bucket: Bucket, s3_url: str
+) -> None:
+    """CHECKPOINT_LEND_ALSO names buckets and folders besides: those, and nothing beside them."""
+    released = f"{bucket.name}-released"
+    client = s3_client(s3_url)
+    client.create_bucket(Bucket=released)
+    client.put_object(Bucket=released, Key="models/7.pt", Body=b"seven")
+    also = f"s3://{released}/models, s3://archive/"
+    urls = [session_settings.database_url.get_secret_value(), session_settings.redis_url.get_secret_value()]
+    settings = gateway_settings(*urls, trainwire_checkpoint_bucket=bucket.name, checkpoint_lend_also=also)
+    with GatewayServer(settings) as server:
+        path = named(resources, sender, f"s3://{released}/models/7.pt")
+        assert requests.get(server.get(path)["url"], timeout=20).content == b"seven"
+        assert server.get(named(resources, sender, "s3://archive/2026/1.pt"))["url"]
+        detail = server.get(named(resources, sender, f"s3://{released}/models-to-be/7.pt"), status=403)["detail"]
+        assert f"s3://{bucket.name}/checkpoints/, s3://{released}/models/, s3://archive/" in detail
+
+
+@pytest.mark.parametrize("wrong", ["archive", "s3://", "s3:///models", "s3://a/, https://b/"])
+def test_a_place_that_is_none_is_named_at_the_start(database_url: str, redis_url: str, wrong: str) -> None:
+    """A gateway with a setting that could be meant in two ways does not start."""
+    with pytest.raises(WrongSettings, match=r"CHECKPOINT_LEND_ALSO names .*, which is no place like s3://bucket/"):
+        gateway_settings(database_url, redis_url, checkpoint_lend_also=wrong)
