@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -161,7 +161,7 @@ class Followed:
                 self.texts += [line["text"] for line in event["logs"]]
         else:
             self._take_rows(event)
-        self.position = position
+        self.position = position or self.position  # a resync has none: who comes again brings the last one
         if event["type"] in {"training_status", "training_progress", "training_complete", "training_error"}:
             self.states.append(event)
         return event
@@ -192,16 +192,22 @@ class WebSocketClient(Followed):
 
     def __init__(self, gateway: GatewayAddress, path: str, position: str | None = None) -> None:
         super().__init__(self._received(), position=position)
-        self._url = f"ws://127.0.0.1:{gateway.port}{path}"
+        self._gateway, self._path = gateway, path
         self._stack = ExitStack()
         self.connection: ClientConnection
         self.connect()
 
     def connect(self) -> None:
         """Connect, again with the position."""
+        self.connect_to(self._gateway)
+
+    def connect_to(self, gateway: GatewayAddress) -> None:
+        """Connect to this gateway from now on, with the position."""
+        self._gateway = gateway
         after = "" if self.position is None else f"?after={self.position}"
+        url = f"ws://127.0.0.1:{gateway.port}{self._path}{after}"
         self._stack.close()
-        self.connection = self._stack.enter_context(connect(f"{self._url}{after}", max_size=None, close_timeout=1))
+        self.connection = self._stack.enter_context(connect(url, max_size=None, close_timeout=1))
         self.go_on(self._received())
 
     def __enter__(self) -> Self:
@@ -220,17 +226,32 @@ class EventSource(Followed):
     """A client on server-sent events."""
 
     def __init__(self, gateway: GatewayAddress, path: str, last_event_id: str | None = None) -> None:
-        headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-        self._pool = urllib3.PoolManager()
-        self.response = self._pool.request(
-            "GET", gateway.url + path, headers=headers, preload_content=False, timeout=DEADLINE_S, retries=False
-        )
         super().__init__(self._events(), position=last_event_id)
+        self._path = path
+        self._pool = urllib3.PoolManager()
+        self.response: urllib3.BaseHTTPResponse
+        self.connect_to(gateway)
+
+    def connect_to(self, gateway: GatewayAddress) -> None:
+        """Connect to this gateway, with the position."""
+        headers = {} if self.position is None else {"Last-Event-ID": self.position}
+        self._pool.clear()
+        self.response = self._pool.request(
+            "GET",
+            gateway.url + self._path,
+            headers=headers,
+            preload_content=False,
+            timeout=DEADLINE_S,
+            retries=False,
+        )
+        self.go_on(self._events())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(OSError, RuntimeError):  # it has ended
+            self.response.shutdown()  # wakes a thread that waits for more
         self.response.close()
         self._pool.clear()
 
