@@ -59,8 +59,11 @@ class Resources:
 
     @cached_property
     def s3(self) -> S3Store:
-        """The object store that the standard AWS variables name."""
-        return open_s3()
+        """The object store that the standard AWS variables name, at the address that browsers reach it by.
+
+        A signature holds for the address that it was made for; the gateway itself asks the store nothing.
+        """
+        return open_s3(self.settings.gateway_s3_url)
 
     def close(self) -> None:
         """Drop all connections."""

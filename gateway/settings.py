@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stores.settings import StoreSettings, read_settings
 
@@ -25,8 +26,24 @@ class GatewaySettings(StoreSettings):
     """Requests a second of one client address, on average; a few seconds' worth may come at once."""
     gateway_max_body_bytes: Annotated[int, Field(ge=1024, le=32 * 1024 * 1024)] = 8 * 1024 * 1024
     """Largest body of a request."""
+    gateway_s3_url: str | None = None
+    """The object store's address as browsers reach it, where that is not the gateway's own."""
+    gateway_mlflow_url: str | None = None
+    """MLflow's address as browsers reach it, where that is not MLFLOW_TRACKING_URI."""
     gateway_db_connections: Annotated[int, Field(ge=2, le=200)] = 16
     """Most connections to Postgres."""
+
+    @field_validator("gateway_s3_url", "gateway_mlflow_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value and not re.match(r"https?://[^/]", value):
+            raise ValueError("is no address like https://host:port")
+        return value or None
+
+    @property
+    def mlflow_shown_at(self) -> str | None:
+        """The address that links to MLflow begin with; None where there is no MLflow."""
+        return self.mlflow_tracking_uri and (self.gateway_mlflow_url or self.mlflow_tracking_uri)
 
     @property
     def is_auth_on(self) -> bool:

@@ -93,8 +93,8 @@ class S3Store:
             return self._client.generate_presigned_url("get_object", Params=names, ExpiresIn=expires_s)
 
 
-def open_s3() -> S3Store:
-    """Return the store that the standard AWS variables name (AWS_ENDPOINT_URL for one that is not AWS)."""
+def open_s3(url: str | None = None) -> S3Store:
+    """Return the store at `url`, or that the standard AWS variables name (AWS_ENDPOINT_URL for one not AWS)."""
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
@@ -106,7 +106,7 @@ def open_s3() -> S3Store:
         response_checksum_validation="when_required",
     )
     try:
-        return S3Store(boto3.session.Session().client("s3", config=config))
+        return S3Store(boto3.session.Session().client("s3", endpoint_url=url, config=config))
     except (BotoCoreError, ValueError) as exc:
         raise StoreAway(f"S3 cannot be reached with the AWS variables as they are set: {exc}") from exc
 

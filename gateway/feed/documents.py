@@ -47,5 +47,5 @@ def open_feed_engine(settings: GatewaySettings) -> Engine:
 
 def feed_of(settings: GatewaySettings, engine: Engine, names: MetricNames) -> Feed:
     """Return the feed, for the gateway to open and close."""
-    documents = JobDocuments(names, settings.mlflow_tracking_uri)
+    documents = JobDocuments(names, settings.mlflow_shown_at)
     return Feed(settings.redis_url.get_secret_value(), engine, documents)

@@ -48,7 +48,7 @@ def jobs(
 def job(found: Found, job_id: JobId) -> Response:
     """Show one job with its parameters, attempts and the names of its metrics."""
     with found.reading() as connection:
-        detail = job_detail(connection, job_id, found.metric_names, found.settings.mlflow_tracking_uri)
+        detail = job_detail(connection, job_id, found.metric_names, found.settings.mlflow_shown_at)
     if detail is None:
         raise unknown_job(job_id)
     return json_answer(detail)

@@ -107,7 +107,7 @@ def mlflow_summary(found: Found, job_id: JobId, attempt: OfAttempt = None) -> Re
         name: getattr(run, name)
         for name in ("run_id", "name", "status", "is_mirror", "is_deleted", "started_at", "ended_at", "params")
     }
-    uri = found.settings.mlflow_tracking_uri or ""
+    uri = found.settings.mlflow_shown_at or ""
     return json_answer(
         MlflowSummary(
             url=run_url(uri, run),

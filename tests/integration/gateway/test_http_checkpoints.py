@@ -115,6 +115,23 @@ def test_other_places_are_lent_from_where_they_are_named(
         assert f"s3://{bucket.name}/checkpoints/, s3://{released}/models/, s3://archive/" in detail
 
 
+def test_files_are_lent_at_the_address_that_browsers_reach(
+    resources: Resources,
+    sender: Sender,
+    bucket: Bucket,
+    s3_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In compose the gateway's own name of the store means nothing outside."""
+    s3_client(s3_url).put_object(Bucket=bucket.name, Key="checkpoints/7.pt", Body=b"seven")
+    path = named(resources, sender, f"s3://{bucket.name}/checkpoints/7.pt")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://inside.invalid:8333")
+    urls = [resources.settings.database_url.get_secret_value(), resources.settings.redis_url.get_secret_value()]
+    settings = gateway_settings(*urls, trainwire_checkpoint_bucket=bucket.name, gateway_s3_url=s3_url)
+    with GatewayServer(settings) as server:
+        assert requests.get(server.get(path)["url"], timeout=20).content == b"seven"
+
+
 @pytest.mark.parametrize("wrong", ["archive", "s3://", "s3:///models", "s3://a/, https://b/"])
 def test_a_place_that_is_none_is_named_at_the_start(database_url: str, redis_url: str, wrong: str) -> None:
     """A gateway with a setting that could be meant in two ways does not start."""
