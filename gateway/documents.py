@@ -217,8 +217,12 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a token is asked for, and who asks; the role is null for who has no valid token."""
+    """Whether a token is asked for, and who asks; the role is null for who has no valid token.
+
+    `flower_url` is where operators look at the workers, for who may look.
+    """
 
     auth: Literal["off", "on"]
     role: Literal["viewer", "trainer", "admin"] | None
     job_id: int | None
+    flower_url: str | None

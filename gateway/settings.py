@@ -30,10 +30,12 @@ class GatewaySettings(StoreSettings):
     """The object store's address as browsers reach it, where that is not the gateway's own."""
     gateway_mlflow_url: str | None = None
     """MLflow's address as browsers reach it, where that is not MLFLOW_TRACKING_URI."""
+    gateway_flower_url: str | None = None
+    """Flower's address as browsers reach it; the page links to it."""
     gateway_db_connections: Annotated[int, Field(ge=2, le=200)] = 16
     """Most connections to Postgres."""
 
-    @field_validator("gateway_s3_url", "gateway_mlflow_url")
+    @field_validator("gateway_s3_url", "gateway_mlflow_url", "gateway_flower_url")
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
         if value and not re.match(r"https?://[^/]", value):

@@ -19,6 +19,7 @@ from trainwire.remembered import free_port
 
 START_TIMEOUT_S = 60.0
 PLENTY_PER_S = 1_000_000.0
+FLOWER_URL = "http://127.0.0.1:5555"
 
 
 class GatewayServer:
@@ -89,7 +90,8 @@ def gateway(_gateway: GatewayServer, resources: object) -> GatewayServer:  # noq
 
 @pytest.fixture(scope="session")
 def _guarded(database_url: str, redis_url: str) -> Iterator[GatewayServer]:
-    with GatewayServer(gateway_settings(database_url, redis_url, gateway_auth="on")) as server:
+    settings = gateway_settings(database_url, redis_url, gateway_auth="on", gateway_flower_url=FLOWER_URL)
+    with GatewayServer(settings) as server:
         yield server
 
 

@@ -31,7 +31,7 @@ async def session(request: Request) -> Response:
     """Say whether this gateway asks for a token, and who asks."""
     guard: Guard = request.app.state.guard
     token = token_of(request)
-    return _state(guard, await guard.identify(token or "") if token or not guard.is_on else None)
+    return _state(request, await guard.identify(token or "") if token or not guard.is_on else None)
 
 
 @router.post("/session", responses=described(SessionState, examples.SESSION, 400, 413))
@@ -41,7 +41,7 @@ async def begin(request: Request, body: NewSession) -> Response:
     identity = await guard.identify(body.token)
     if identity is None:
         raise Unauthorized("the token is not valid: unknown, expired or revoked")
-    answer = _state(guard, identity)
+    answer = _state(request, identity)
     _set_cookie(request, answer, body.token, SESSION_S)
     return answer
 
@@ -65,11 +65,14 @@ def _set_cookie(request: Request, answer: Response, token: str, max_age_s: int) 
     )
 
 
-def _state(guard: Guard, identity: Identity | None) -> Response:
+def _state(request: Request, identity: Identity | None) -> Response:
+    guard: Guard = request.app.state.guard
+    may_look = not guard.is_on or (identity is not None and identity.role != "trainer")
     return json_answer(
         SessionState(
             auth="on" if guard.is_on else "off",
             role=None if identity is None else identity.role,
             job_id=None if identity is None else identity.job_id,
+            flower_url=request.app.state.resources.settings.gateway_flower_url if may_look else None,
         )
     )

@@ -71,7 +71,10 @@ function drawTools(session) {
     session.auth === "on" && session.role
       ? h("button", { class: "plain", title: `role: ${session.role}`, on: { click: leave } }, "log out")
       : null;
-  document.getElementById("tools").replaceChildren(...[out, themeButton, keys].filter(Boolean));
+  const workers = session.flower_url
+    ? h("a", { class: "button plain", href: session.flower_url, target: "_blank", rel: "noopener", title: "Flower" }, "workers")
+    : null;
+  document.getElementById("tools").replaceChildren(...[workers, out, themeButton, keys].filter(Boolean));
   bindKeys({
     "?": ["these keys", showKeys],
     t: ["theme: as the system, light, dark", changeTheme],

@@ -14,7 +14,7 @@ from gateway.tokens import Role, create_token, hash_of, revoke_token
 from schemas.tables import gateway_tokens
 from stores.settings import WrongSettings
 from tests.factories import one
-from tests.gateway_server import GatewayServer
+from tests.gateway_server import FLOWER_URL, GatewayServer
 from tests.processes import wait_until
 from workers.resources import Resources
 
@@ -39,7 +39,7 @@ def test_without_a_token_nothing_is_shown(guarded: GatewayServer) -> None:
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert guarded.request("POST", "/jobs/1/callback/logs", json=LINES).status_code == 401
     assert guarded.get("/healthz") == {"status": "ok"}
-    assert guarded.get("/session") == {"auth": "on", "role": None, "job_id": None}
+    assert guarded.get("/session") == {"auth": "on", "role": None, "job_id": None, "flower_url": None}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,9 @@ def test_each_role_may_do_its_part(
     looked = guarded.request("GET", "/jobs", headers=headers)
     spoken = guarded.request("POST", "/jobs/1/callback/logs", json=LINES, headers=headers)
     assert (looked.status_code, spoken.status_code) == (200 if may_look else 403, 202 if may_speak else 403)
-    assert guarded.get("/session", headers=headers)["role"] == role
+    session = guarded.get("/session", headers=headers)
+    assert session["role"] == role
+    assert session["flower_url"] == (FLOWER_URL if may_look else None)
 
 
 def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Resources) -> None:
@@ -62,7 +64,12 @@ def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Reso
     assert guarded.request("POST", "/jobs/7/callback/logs", json=LINES, headers=headers).status_code == 202
     refusal = guarded.post("/jobs/8/callback/logs", LINES, status=403, headers=headers)
     assert refusal["detail"] == "this token is for job 7 alone"
-    assert guarded.get("/session", headers=headers) == {"auth": "on", "role": "trainer", "job_id": 7}
+    assert guarded.get("/session", headers=headers) == {
+        "auth": "on",
+        "role": "trainer",
+        "job_id": 7,
+        "flower_url": None,
+    }
 
 
 @pytest.mark.parametrize("token", ["tw_unknown", "x" * 10_000, "\u00fc"])
