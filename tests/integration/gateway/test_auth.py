@@ -114,7 +114,7 @@ def test_a_browser_has_the_token_in_a_cookie(guarded: GatewayServer, resources: 
     token = make_token(resources, "viewer")
     assert guarded.request("POST", "/session", json={"token": "tw_wrong"}).status_code == 401
     begun = guarded.request("POST", "/session", json={"token": token})
-    assert begun.json() == {"auth": "on", "role": "viewer", "job_id": None}
+    assert begun.json() == {"auth": "on", "role": "viewer", "job_id": None, "flower_url": FLOWER_URL}
     said = begun.headers["Set-Cookie"].lower()
     assert all(word in said for word in ("trainwire_session=", "httponly", "samesite=strict", "path=/"))
     assert "secure" not in said
