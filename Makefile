@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := schemas stores ingest workers gateway trainwire tests benchmarks examples
 
-.PHONY: help demo up test system browser check bench chaos format clean
+.PHONY: help demo up test system browser check docs audit bench chaos format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ check: $(VENV)/.test ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs ## build the site of docs/ into build/site; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+audit: $(VENV)/.pip-audit ## look up known vulnerabilities of every version in constraints.txt; needs PyPI itself
+	$(VENV)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --no-deps -r constraints.txt
+
 bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md (about six minutes)
 	$(BIN)/python -m benchmarks
 
@@ -43,6 +49,12 @@ format: $(VENV)/.test ## bring the code into form
 
 clean: ## remove the virtual environment and caches; data of `trainwire up` stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# Its own environment: an auditor whose needs move the versions that it audits would be none.
+$(VENV)/.pip-audit:
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@touch $@
 
 # A stamp per extra: installed again only when the project's metadata or the pins change.
 $(VENV)/.%: pyproject.toml constraints.txt

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import text
 
-from benchmarks import baselines, capture, deliveries, events, feed, latency, load, mlflow, trainer
+from benchmarks import baselines, capture, deliveries, events, feed, latency, load, many_jobs, mlflow, trainer
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -39,6 +39,7 @@ def main() -> int:
             "tasks",
             "metrics",
             "backlog",
+            "jobs",
             "latency",
             "events",
             "feed",
@@ -57,6 +58,7 @@ def main() -> int:
             ("tasks", tasks),
             ("metrics", metrics),
             ("backlog", backlog),
+            ("jobs", quiet_jobs),
             ("latency", idle_latency),
             ("events", event_latency),
             ("feed", live_feed),
@@ -199,6 +201,20 @@ def backlog(resources: Resources, scale: float) -> None:
         f"\nBacklog of {lines:,} lines, 100 a message: {lines / drained.seconds:,.0f} lines/s, pool process "
         f"at most {drained.peak_mb:.0f} MB RSS (wanted: under 200); {growth}"
     )
+
+
+def quiet_jobs(resources: Resources, scale: float) -> None:
+    """One line a message from each of ten thousand jobs in turn; and one look at their heartbeats."""
+    empty(resources)
+    jobs = max(int(10_000 * scale), 10)
+    say("\n| messages of each job | jobs | lines/s | bytes in Redis a message | bytes in Postgres a row |")
+    say("|---|---|---|---|---|")
+    for what, start, messages in (("the first", 1, 1), ("the next ten", 2, 10)):
+        went = many_jobs.rounds(resources, jobs, messages, start)
+        sizes = f"{went.redis_bytes:,.0f} | {went.postgres_bytes:,.0f}"
+        say(f"| {what} | {jobs:,} | {went.lines_per_s:,.0f} | {sizes} |")
+    took = many_jobs.seconds_to_watch(resources, jobs)
+    say(f"\nOne look at the heartbeats of {jobs:,} running jobs, with nothing new: {took * 1000:.0f} ms")
 
 
 def speed(samples: list[tuple[float, int]]) -> float:

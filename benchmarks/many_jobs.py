@@ -1,0 +1,80 @@
+"""What thousands of jobs cost that each say little: their lines, the bytes of these, and the look at who lives."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, cast
+
+from sqlalchemy import text
+
+from benchmarks.load import LINE
+from benchmarks.processes import drain_with_a_worker
+from schemas.heartbeats import Heartbeat, encode_heartbeat
+from schemas.messages import Logs, Message, encode_entry
+from schemas.routes import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
+from workers.heartbeats import listen
+from workers.liveness import watch
+from workers.resources import Resources
+
+SHARD = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was drained: lines a second, bytes in Redis a message, bytes in Postgres a row, indexes included."""
+
+    lines_per_s: float
+    redis_bytes: float
+    postgres_bytes: float
+
+
+def rounds(resources: Resources, jobs: int, messages: int, start: int = 1) -> Round:
+    """Publish `messages` of one line from each of `jobs` jobs in turn, all of one shard; drain with a worker."""
+    total, rows_before = jobs * messages, _bytes_of_rows(resources)
+    memory = _memory(resources)
+    for seq in range(start, start + messages):
+        _say_once(resources, jobs, seq)
+    waiting = _memory(resources) - memory
+    drained = drain_with_a_worker(resources, "logs", SHARD, "training_logs")
+    grown = _bytes_of_rows(resources) - rows_before
+    return Round(total / drained.seconds, waiting / total, grown / total)
+
+
+def seconds_to_watch(resources: Resources, jobs: int) -> float:
+    """Return how long a look at the heartbeats of `jobs` living jobs takes, where it brings nothing new."""
+    pipeline = resources.redis.pipeline(transaction=False)
+    now_ms = time.time_ns() // 10**6
+    for job in _job_ids(jobs):
+        beat = Heartbeat(job=job, source="0-bench", at=now_ms, attempt=1, host="bench", pid=1, since=1.0)
+        pipeline.hset(alive_key(SHARD), alive_field(job, beat.source), encode_heartbeat(beat))
+    pipeline.execute()
+    for _ in range(2):
+        began = time.perf_counter()
+        watch(resources.engine, listen(resources.redis, DEFAULT_SHARDS, 20), 60)
+        took = time.perf_counter() - began
+    return took
+
+
+def _job_ids(jobs: int) -> range:
+    ids = range(DEFAULT_SHARDS, DEFAULT_SHARDS * (jobs + 1), DEFAULT_SHARDS)
+    assert {shard_of(job, DEFAULT_SHARDS) for job in ids} == {SHARD}
+    return ids
+
+
+def _say_once(resources: Resources, jobs: int, seq: int) -> None:
+    pipeline = resources.redis.pipeline(transaction=False)
+    for job in _job_ids(jobs):
+        body = Logs(log_type="stdout", lines=[LINE], ts=[time.time_ns()])
+        entry = encode_entry(Message("logs", job, 1, "0-bench", seq, body))
+        pipeline.xadd(stream_key("logs", SHARD), cast("Any", entry))
+    pipeline.execute()
+
+
+def _memory(resources: Resources) -> int:
+    return int(resources.redis.info("memory")["used_memory"])
+
+
+def _bytes_of_rows(resources: Resources) -> int:
+    with resources.engine.connect() as connection:
+        return int(connection.execute(text("SELECT pg_total_relation_size('training_logs')")).scalar_one())
