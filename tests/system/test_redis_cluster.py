@@ -57,7 +57,7 @@ def let_more_arrive(resources: Resources, *jobs: int) -> None:
     wait_until(have_come, f"more lines of {jobs}", 60)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_server_of_the_cluster_dies_and_comes_back(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:

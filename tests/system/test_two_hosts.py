@@ -74,7 +74,7 @@ def let_more_arrive(followers: Sequence[Follower]) -> None:
         wait_until(partial(follower.has, "logs", wanted), "more lines", 60)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Host], loki: LokiTwin) -> None:
     """The host with the active beat is killed, then, that one back, the other: nothing lost, nothing twice."""
     first, second = hosts
