@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from msgspec.structs import replace
+from redis.exceptions import RedisClusterException
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
@@ -176,6 +177,7 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     WrongSchemaRevision: (503, "not-migrated", "The database is not at our revision", ""),
     DBAPIError: (503, "postgres-away", "Postgres is away", ""),
     redis.RedisError: (503, "redis-away", "Redis is away", " (REDIS_URL): try again"),
+    RedisClusterException: (503, "redis-away", "Redis is away", " (STREAMS_URL): try again"),
     LokiUnavailable: (502, "loki-away", "Loki is away", " (LOKI_URL)"),
     MlflowUnavailable: (502, "mlflow-away", "MLflow is away", " (MLFLOW_TRACKING_URI)"),
     MlflowRefused: (502, "mlflow-refused", "MLflow refuses this", " (MLFLOW_TRACKING_URI)"),

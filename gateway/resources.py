@@ -16,7 +16,7 @@ from gateway.auth import Guard
 from gateway.callbacks import CallbackQueue
 from gateway.problems import not_configured, unknown_job
 from gateway.settings import GatewaySettings
-from stores.connections import open_engine, open_redis
+from stores.connections import open_engine, open_redis, open_stream_client
 from stores.jobs import Job, find_job
 from stores.loki_http import LokiHttp, loki_http
 from stores.metric_names import MetricNames
@@ -82,7 +82,7 @@ def open_resources(settings: GatewaySettings) -> Resources:
     )
     guard = Guard(engine, is_on=settings.is_auth_on)
     client = open_redis(settings)
-    callbacks = CallbackQueue(client, settings.redis_url.get_secret_value())
+    callbacks = CallbackQueue(open_stream_client(settings) or client, settings.redis_url.get_secret_value())
     return Resources(settings, engine, client, guard, callbacks)
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -35,12 +34,13 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
+from schemas.stream_clients import STREAM_ERRORS, drop_connections, open_streams
 from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
 
-_REDIS_ERRORS: Final = (redis.RedisError, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
+_REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StreamLink:
         self._shards: int | None = None
         self.ahead_s = 0.0
         """How far the clock of Redis was ahead of ours when it was last asked."""
-        self._client = redis.Redis.from_url(
+        self._client = open_streams(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
@@ -88,7 +88,7 @@ class StreamLink:
     def shard(self) -> int:
         """Return the job's shard; the number of shards is read once and kept for the life of the run."""
         if self._shards is None:
-            pipe = self._client.pipeline(transaction=False)
+            pipe = self._pipeline()
             pipe.get(SHARDS_KEY)
             (answer,) = self._execute(pipe)
             self._shards = int(answer) if answer and answer.isdigit() and int(answer) else DEFAULT_SHARDS
@@ -96,7 +96,7 @@ class StreamLink:
 
     def ask(self, kinds: Sequence[Kind]) -> Standing:
         """Return whether to hold back, and what the workers report of `kinds`."""
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._pipeline()
         pipe.exists(HOLD_KEY)
         names = [name(self._source, kind) for kind in kinds for name in (ack_field, missing_field)]
         if names:
@@ -108,7 +108,7 @@ class StreamLink:
     def send(self, batches: Mapping[Kind, Sequence[Held]], *, must_ring: bool = False) -> Sent:
         """Append the batches to their streams, each followed by its bell, `must_ring` or not yet ringing."""
         shard = self.shard
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._pipeline()
         for kind, batch in batches.items():
             stream = stream_key(kind, shard)
             for held in batch:
@@ -126,8 +126,8 @@ class StreamLink:
     def beat(self, heart: Heart) -> None:
         """Say that this process lives. A Redis that refuses the heartbeat may take messages all the same."""
         origin, key = heart.origin, self._claim(heart)
-        pipe = self._client.pipeline(transaction=False)
-        pipe.time()
+        pipe = self._pipeline()
+        pipe.execute_command("TIME")
         pipe.get(key)
         now, claim = self._execute(pipe, raise_on_error=False)
         if isinstance(now, Exception) or isinstance(claim, Exception):
@@ -145,11 +145,11 @@ class StreamLink:
     def claim(self, heart: Heart, *, by_force: bool = False) -> Claim | None:
         """Take the rank where nobody has it, or `by_force`; return the claim of who has it, None for us."""
         key = self._claim(heart)
-        pipe = self._client.pipeline(transaction=False)
-        pipe.time()
+        pipe = self._pipeline()
+        pipe.execute_command("TIME")
         ((seconds, micros),) = self._execute(pipe)
         now_ms = seconds * 1000 + micros // 1000
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._pipeline()
         pipe.set(key, encode_heartbeat(heart.heartbeat(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
         pipe.get(key)
         holder = read_claim(self._execute(pipe)[1])
@@ -160,7 +160,7 @@ class StreamLink:
     def say_goodbye(self, heart: Heart) -> None:
         """Take the heartbeat and the claim back: this process ends as it should."""
         key = self._claim(heart)
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self._pipeline()
         pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
         pipe.get(key)
         holder = read_claim(self._execute(pipe)[1])
@@ -170,12 +170,17 @@ class StreamLink:
 
     def close(self) -> None:
         """Drop the connection; the next call makes a new one and looks the host up again."""
-        self._client.close()
-        self._client.connection_pool.disconnect()
+        drop_connections(self._client)
 
     def _claim(self, heart: Heart) -> str:
         origin = heart.origin
         return claim_key(origin.job_id, origin.attempt, origin.rank or 0, heart.launcher)
+
+    def _pipeline(self) -> Any:
+        try:
+            return self._client.pipeline(transaction=False)  # of a cluster: asks who has which slots
+        except _REDIS_ERRORS as exc:
+            raise Unavailable(str(exc) or type(exc).__name__) from exc
 
     def _execute(self, pipe: Any, raise_on_error: bool = True) -> list[Any]:
         try:

@@ -36,15 +36,24 @@ LOOK_EVERY_S: Final = 0.05
 class Publisher:
     """Sends what the outbox holds; start, wake and finish may be called from any thread.
 
+    `redis_url` has the streams; `bells_url` is the Celery workers' broker where that is another server.
     Without a `heart` it says nothing of its process: it sends what another one has left.
     """
 
     def __init__(
-        self, outbox: Outbox, redis_url: str, timing: Timing, wake: threading.Event, heart: Heart | None = None
+        self,
+        outbox: Outbox,
+        redis_url: str,
+        timing: Timing,
+        wake: threading.Event,
+        heart: Heart | None = None,
+        *,
+        bells_url: str | None = None,
     ) -> None:
         self._outbox = outbox
         self._heart = heart
         self._redis_url = redis_url
+        self._bells_url = bells_url or redis_url
         self._timing = timing
         self._wake = wake
         self._outage = Outage(timing, shown_host(redis_url))
@@ -242,7 +251,7 @@ class Publisher:
 
                 origin = self._outbox.origin
                 self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more
-                self._bells = Bells(self._redis_url)
+                self._bells = Bells(self._bells_url)
         return self._link, self._bells
 
     def _pause_s(self) -> float:

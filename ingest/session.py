@@ -94,7 +94,9 @@ class Session:
         timing = self._settings.timing
         if self._settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for the acks, up to its deadline
-        self._publisher = Publisher(outbox, self._settings.redis_url, timing, wake, self._heart)
+        self._publisher = Publisher(
+            outbox, self._settings.streams, timing, wake, self._heart, bells_url=self._settings.redis_url
+        )
         rate = self._settings.log_lines_per_s
         self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
@@ -172,7 +174,7 @@ class Session:
         from ingest.link import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
         from ingest.strict import check_start  # noqa: PLC0415
 
-        origin, url = self.outbox.origin, self._settings.redis_url
+        origin, url = self.outbox.origin, self._settings.streams
         check_start(StreamLink(url, origin.job_id, origin.source), self._heart, url)
 
     def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Sequence[str | None]) -> None:
@@ -230,7 +232,7 @@ class Session:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
         if not unsent:
             return
-        host = shown_host(self._settings.redis_url)
+        host = shown_host(self._settings.streams)
         kept = (
             f"they are kept in {self._settings.spool.folder}: the next run here, `trainwire up` and "
             "`trainwire spool send` send them"
@@ -245,7 +247,7 @@ class Session:
         with importing():  # in the sender's thread: the trainer's start does not wait for it
             from ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
             from ingest.spool.spool import Spool  # noqa: PLC0415
-        server = server_of(self._settings.redis_url)
+        server = server_of(self._settings.streams)
         about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
         return Spool(SourceFolder.create(folder, about), self._settings.spool.limit_bytes)
 
@@ -255,9 +257,11 @@ class Session:
             return
         with importing():
             from ingest.leftovers import send_leftovers  # noqa: PLC0415
-        url, timing = self._settings.redis_url, self._settings.timing
+        url, timing, bells_url = self._settings.streams, self._settings.timing, self._settings.redis_url
         try:
-            for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
+            for leftover in send_leftovers(
+                folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished, bells_url=bells_url
+            ):
                 logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)
         except Exception:
             logger.debug("leftovers stay in the spool", exc_info=True)

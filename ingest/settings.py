@@ -12,11 +12,13 @@ from urllib.parse import urlsplit
 
 from ingest.heartbeat import Vitals
 from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
+from schemas.stream_urls import cluster_nodes, is_cluster
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
+STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 
 WordT = TypeVar("WordT", bound=str)
 
@@ -118,6 +120,8 @@ class TrainerSettings:
     """Where messages go, who says them, and how much memory they may take."""
 
     redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)  # may hold a password
+    streams_url: str | None = field(default=None, repr=False)
+    """Where the streams are, if not at `redis_url`, the broker of the Celery workers."""
     job_id: int | None = None
     attempt: int = ATTEMPT_UNSAID
     rank: int | None = None
@@ -137,6 +141,7 @@ class TrainerSettings:
         """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
         return cls(
             redis_url=checked_redis_url(environ.get(REDIS_URL_VARIABLE) or DEFAULT_REDIS_URL),
+            streams_url=streams_url_of(environ),
             job_id=_optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
             attempt=_attempt(environ),
             rank=_rank(environ),
@@ -159,6 +164,11 @@ class TrainerSettings:
                 launcher=environ.get(CAPTURED_VARIABLE, ""),
             ),
         )
+
+    @property
+    def streams(self) -> str:
+        """Return the address of the server that has the streams."""
+        return self.streams_url or self.redis_url
 
     def promising(self, stall_after_s: float | None) -> TrainerSettings:
         """Return these settings with another promise, if one is said; raise `ValueError` when it is none."""
@@ -201,14 +211,33 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
     return url
 
 
+def streams_url_of(environ: Mapping[str, str]) -> str | None:
+    """Return where the streams are, if not at REDIS_URL; raise `ValueError` where it is no address."""
+    url = environ.get(STREAMS_URL_VARIABLE) or None
+    if url is None or not is_cluster(url):
+        return None if url is None else checked_redis_url(url, STREAMS_URL_VARIABLE)
+    try:
+        cluster_nodes(url)
+    except ValueError as exc:
+        shown = url.rpartition("@")[2]
+        raise ValueError(
+            f"{STREAMS_URL_VARIABLE}={shown!r} is no Redis Cluster: say redis+cluster://host:port,host:port"
+        ) from exc
+    return url
+
+
 def shown_host(redis_url: str) -> str:
-    """Return host and port of an address, without user and password."""
+    """Return host and port of an address, of all servers of a cluster, without user and password."""
+    if is_cluster(redis_url):
+        return ",".join(f"{host}:{port}" for host, port in cluster_nodes(redis_url))
     parts = urlsplit(redis_url)
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
 def server_of(redis_url: str) -> str:
     """Return which server and database an address names, as host:port/db."""
+    if is_cluster(redis_url):
+        return f"{shown_host(redis_url)}/0"
     return f"{shown_host(redis_url)}/{urlsplit(redis_url).path.strip('/') or 0}"
 
 

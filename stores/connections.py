@@ -10,6 +10,7 @@ from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 from sqlalchemy import Engine
 
+from schemas.stream_clients import open_streams
 from stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -64,8 +65,18 @@ def postgres_trouble(exc: BaseException) -> str:
 
 def open_redis(settings: StoreSettings) -> redis.Redis:
     """Return a client that never waits for ever: one short retry, then the error of redis-py."""
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
+    return _open(settings.redis_url.get_secret_value())
+
+
+def open_stream_client(settings: StoreSettings) -> redis.Redis | None:
+    """Return a client of the server that has the streams; None where that is the one of `open_redis`."""
+    url = settings.streams_url
+    return None if url is None else _open(url.get_secret_value())
+
+
+def _open(url: str) -> redis.Redis:
+    return open_streams(
+        url,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_keepalive=True,

@@ -12,6 +12,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from schemas.checkpoint_keys import SCHEME
+from schemas.stream_urls import cluster_nodes, is_cluster
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -27,6 +28,9 @@ class StoreSettings(BaseSettings):
     """Postgres, `postgresql://user:password@host:port/database`."""
     redis_url: SecretStr
     """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
+    streams_url: SecretStr | None = None
+    """Where the streams are, if not at `redis_url`, which is always the broker of the Celery workers: another
+    Redis, or a Redis Cluster, `redis+cluster://[user:password@]host:port[,host:port...]` (or `rediss+cluster://`)."""
     loki_enabled: bool = True
     """False: log rows end in Postgres."""
     loki_url: str = "http://localhost:3100"
@@ -107,6 +111,24 @@ class StoreSettings(BaseSettings):
         for name in parse_qs(parts.query).get("ssl_ca_certs", []):
             _check_readable(Path(name), "names ssl_ca_certs, which ")
         return value
+
+    @field_validator("streams_url")
+    @classmethod
+    def _has_streams(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None or not value.get_secret_value():
+            return None
+        if not is_cluster(value.get_secret_value()):
+            return cls._is_redis(value)
+        try:
+            cluster_nodes(value.get_secret_value())
+        except ValueError as exc:
+            raise ValueError("is not a URL like redis+cluster://host:6379,host:6379") from exc
+        return value
+
+    @property
+    def streams_address(self) -> str:
+        """Return the address of the server that has the streams."""
+        return (self.streams_url or self.redis_url).get_secret_value()
 
     def sqlalchemy_url(self) -> URL:
         """Return the Postgres URL with the driver that we use."""

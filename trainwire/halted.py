@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from schemas.routes import HALTED_KEY
+from schemas.stream_clients import STREAM_ERRORS, open_streams
 
 PATIENCE_S = 1.0
 
@@ -16,14 +16,14 @@ def halted_streams(redis_url: str | None) -> dict[str, str]:
     if redis_url is None:
         return {}
     try:
-        client = redis.Redis.from_url(
+        client = open_streams(
             redis_url, socket_connect_timeout=PATIENCE_S, socket_timeout=PATIENCE_S, retry=Retry(NoBackoff(), 0)
         )
     except ValueError:
         return {}
     try:
         found = client.hgetall(HALTED_KEY)
-    except redis.RedisError:
+    except STREAM_ERRORS:
         return {}
     finally:
         client.close()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ingest.settings import streams_url_of
 from trainwire.errors import Problem
 from trainwire.folders import chosen_data_dir, is_held, published, running_data_dirs
 
@@ -56,6 +57,14 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
             return _named(environ)
         raise
     return replace(found, database_url=database_url or found.database_url, redis_url=redis_url or found.redis_url)
+
+
+def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
+    """Return where the streams are: what STREAMS_URL says, else with everything else; raise `Problem`."""
+    try:
+        return streams_url_of(environ) or redis_url
+    except ValueError as exc:
+        raise Problem(str(exc)) from exc
 
 
 def _named(environ: Mapping[str, str]) -> Address:

@@ -17,9 +17,12 @@ SOURCE_TIMEOUT_S: Final = 600.0
 class SpoolWatch:
     """Looks into the spool every ten seconds, and says a line for each source that is sent."""
 
-    def __init__(self, spool: Path, redis_url: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, spool: Path, redis_url: str, say: Callable[[str], None], bells_url: str | None = None
+    ) -> None:
         self._spool = spool
         self._redis_url = redis_url
+        self._bells_url = bells_url
         self._say = say
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-watch", daemon=True)
@@ -34,7 +37,14 @@ class SpoolWatch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            found = send_leftovers(self._spool, self._redis_url, Timing(), SOURCE_TIMEOUT_S, stop=self._stop)
+            found = send_leftovers(
+                self._spool,
+                self._redis_url,
+                Timing(),
+                SOURCE_TIMEOUT_S,
+                stop=self._stop,
+                bells_url=self._bells_url,
+            )
             for leftover in found:
                 about = leftover.about
                 if leftover.is_done:

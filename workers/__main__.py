@@ -76,11 +76,11 @@ def _check_schema(resources: Resources) -> None:
 
 def _publish_shards(resources: Resources) -> None:
     try:
-        resources.redis.set(SHARDS_KEY, resources.settings.ingest_shards)
+        resources.streams.set(SHARDS_KEY, resources.settings.ingest_shards)
     except OutOfMemoryError:
         # A Redis full to the brim takes nothing, Celery's own declarations included: make room first.
         drain_everything(resources)
-        resources.redis.set(SHARDS_KEY, resources.settings.ingest_shards)
+        resources.streams.set(SHARDS_KEY, resources.settings.ingest_shards)
 
 
 def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:

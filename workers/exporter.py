@@ -10,10 +10,10 @@ import structlog
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from schemas import metric_names as names
+from schemas.stream_clients import STREAM_ERRORS
 from workers.durations import cumulated
 from workers.measures import Sample, postgres_samples, redis_samples, trainer_samples, training_samples
 from workers.resources import Resources
@@ -41,13 +41,13 @@ class Exporter(Collector):
         """Yield all metrics."""
         with self._one_at_a_time:
             samples = [
-                *self._read("postgres", self._from_postgres, SQLAlchemyError),
-                *self._read("redis", self._from_redis, RedisError),
+                *self._read("postgres", self._from_postgres, (SQLAlchemyError,)),
+                *self._read("redis", self._from_redis, STREAM_ERRORS),
             ]
         yield from families(samples)
 
     def _read(
-        self, store: str, read: Callable[[], list[Sample]], away: type[SQLAlchemyError] | type[RedisError]
+        self, store: str, read: Callable[[], list[Sample]], away: tuple[type[Exception], ...]
     ) -> list[Sample]:
         try:
             return [*read(), Sample(names.STORE_UP, (store,), 1)]
@@ -64,10 +64,10 @@ class Exporter(Collector):
             ]
 
     def _from_redis(self) -> list[Sample]:
-        client, settings = self._resources.redis, self._resources.settings
+        found, shards = self._resources, self._resources.settings.ingest_shards
         return [
-            *redis_samples(client, settings.ingest_shards),
-            *trainer_samples(client, settings.ingest_shards, settings.lost_after_s),
+            *redis_samples(found.redis, shards, found.stream_client),
+            *trainer_samples(found.streams, shards, found.settings.lost_after_s),
         ]
 
 

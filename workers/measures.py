@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 from schemas import metric_names as names
 from schemas.metric_names import Metric
 from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, QUEUES, stream_key
+from schemas.stream_clients import fullest_memory
 from workers.heartbeats import living
 from workers.sweep import all_streams
 
@@ -30,30 +31,35 @@ class Sample:
     counts: tuple[int, ...] = ()
 
 
-def redis_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
+def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis | None = None) -> Iterator[Sample]:
     """Yield what Redis knows: the lag of each stream, what waits in the queues, beat, memory."""
+    broker = client.pipeline(transaction=False)
+    broker.time()
+    broker.hvals(BEAT_TICKS_KEY)
+    for queue in QUEUES:
+        broker.llen(queue)
+    (seconds, micros), ticks, *waiting_orders = broker.execute()
+    now_ms = seconds * 1000 + micros // 1000
+    if ticks:
+        yield Sample(names.BEAT_AGE_SECONDS, (), max(0.0, (now_ms - max(map(int, ticks))) / 1000))
+    for queue, waiting in zip(QUEUES, waiting_orders, strict=True):
+        yield Sample(names.QUEUE_ORDERS, (queue,), float(waiting))
+    yield from _stream_samples(streams_client or client, shards, now_ms)
+
+
+def _stream_samples(client: redis.Redis, shards: int, now_ms: int) -> Iterator[Sample]:
     streams = all_streams(shards)
+    used, limit = fullest_memory(client)
     pipeline = client.pipeline(transaction=False)
-    pipeline.time()
-    pipeline.info("memory")
     pipeline.exists(HOLD_KEY)
     pipeline.hgetall(HALTED_KEY)
-    pipeline.hvals(BEAT_TICKS_KEY)
-    for queue in QUEUES:
-        pipeline.llen(queue)
     for kind, shard in streams:
         pipeline.xlen(stream_key(kind, shard))
         pipeline.xrange(stream_key(kind, shard), count=1)
-    (seconds, micros), memory, hold, halted, ticks, *rest = pipeline.execute()
-    now_ms = seconds * 1000 + micros // 1000
-    yield Sample(names.REDIS_USED_BYTES, (), float(memory["used_memory"]))
-    yield Sample(names.REDIS_LIMIT_BYTES, (), float(memory["maxmemory"]))
+    hold, halted, *lags = pipeline.execute()
+    yield Sample(names.REDIS_USED_BYTES, (), float(used))
+    yield Sample(names.REDIS_LIMIT_BYTES, (), float(limit))
     yield Sample(names.REDIS_HOLD, (), float(hold))
-    if ticks:
-        yield Sample(names.BEAT_AGE_SECONDS, (), max(0.0, (now_ms - max(map(int, ticks))) / 1000))
-    for queue, waiting in zip(QUEUES, rest, strict=False):
-        yield Sample(names.QUEUE_ORDERS, (queue,), float(waiting))
-    lags = rest[len(QUEUES) :]
     for (kind, shard), length, first in zip(streams, lags[::2], lags[1::2], strict=True):
         labels = (kind, str(shard))
         yield Sample(names.STREAM_LAG_ENTRIES, labels, float(length))

@@ -6,10 +6,10 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-import redis
+from redis import Redis
 from sqlalchemy import Engine
 
-from stores.connections import open_engine, open_redis
+from stores.connections import open_engine, open_redis, open_stream_client
 from workers.settings import Settings, load_settings
 
 
@@ -19,7 +19,15 @@ class Resources:
 
     settings: Settings
     engine: Engine
-    redis: redis.Redis
+    redis: Redis
+    """The broker of the work orders, and who has the events."""
+    stream_client: Redis | None = None
+    """Who has the streams, if another server."""
+
+    @property
+    def streams(self) -> Redis:
+        """Return the client of the server that has the streams, their bells, acks and heartbeats."""
+        return self.redis if self.stream_client is None else self.stream_client
 
 
 def process_resources() -> Resources:
@@ -30,4 +38,4 @@ def process_resources() -> Resources:
 @cache
 def _resources_of(_pid: int) -> Resources:
     settings = load_settings()
-    return Resources(settings, open_engine(settings), open_redis(settings))
+    return Resources(settings, open_engine(settings), open_redis(settings), open_stream_client(settings))

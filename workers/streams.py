@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from schemas.routes import HALTED_KEY, Kind, ack_field, acks_key, bell_key, missing_field, stream_key
+from schemas.stream_clients import STREAM_ERRORS
 from schemas.tls import redis_trouble
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
@@ -30,7 +31,7 @@ def redis_errors() -> Iterator[None]:
     """Translate what Redis says into our words; every error of Redis passes, so all are *unavailable*."""
     try:
         yield
-    except RedisError as exc:
+    except STREAM_ERRORS as exc:
         raise Unavailable(f"Redis: {redis_trouble(exc)}") from exc
 
 
@@ -93,7 +94,7 @@ class IngestStream:
         """After the commit: tell the trainers what is committed, and trim it.
 
         A full Redis refuses the acks and takes the trim, after which there is room for the acks. If they fail
-        for good the trainer asks again with a resend.
+        for good (in a cluster they may be on a server that is away) the trainer asks again with a resend.
         """
         acks = list(acks)
         with redis_errors():
@@ -102,6 +103,9 @@ class IngestStream:
             except OutOfMemoryError:
                 self._trim(through_id)
                 self._acknowledge(acks)
+            except STREAM_ERRORS:
+                self._trim(through_id)
+                raise
             else:
                 self._trim(through_id)
 

@@ -9,6 +9,7 @@ import redis
 import structlog
 
 from schemas.routes import HOLD_KEY, KINDS, Kind, bell_key, stream_key
+from schemas.stream_clients import fullest_memory
 from workers.changes import Change
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
@@ -31,12 +32,12 @@ def all_streams(shards: int) -> list[tuple[Kind, int]]:
 def overdue(client: redis.Redis, shards: int) -> list[tuple[Kind, int]]:
     """Return the streams that have entries and no bell: their publisher died in between, or has no Celery."""
     streams = all_streams(shards)
-    pipeline = client.pipeline(transaction=False)
-    for kind, shard in streams:
-        key = stream_key(kind, shard)
-        pipeline.xlen(key)
-        pipeline.exists(bell_key(key))
     with redis_errors():
+        pipeline = client.pipeline(transaction=False)
+        for kind, shard in streams:
+            key = stream_key(kind, shard)
+            pipeline.xlen(key)
+            pipeline.exists(bell_key(key))
         found = pipeline.execute()
     return [
         stream
@@ -48,9 +49,7 @@ def overdue(client: redis.Redis, shards: int) -> list[tuple[Kind, int]]:
 def publish_hold(client: redis.Redis, high_water: float) -> None:
     """Tell the trainers to hold back while Redis is above its high-water mark, and to go on below it."""
     with redis_errors():
-        memory = client.info("memory")
-        limit = int(memory["maxmemory"])
-        used = int(memory["used_memory"])
+        used, limit = fullest_memory(client)
         if limit and used > high_water * limit:
             with suppress(redis.OutOfMemoryError):  # full already: trainers are refused, which holds them too
                 client.set(HOLD_KEY, used, ex=_HOLD_TTL_S)
@@ -65,7 +64,7 @@ def drain_everything(resources: Resources, on_commit: Callable[[list[Change]], N
     drain is given.
     """
     for kind, shard in all_streams(resources.settings.ingest_shards):
-        stream = IngestStream(resources.redis, kind, shard)
+        stream = IngestStream(resources.streams, kind, shard)
         try:
             if stream.has_entries():
                 Drain(resources.engine, stream, resources.settings, on_commit=on_commit).run()

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any, Final
 
+import redis
 import structlog
 from kombu.exceptions import OperationalError
 
@@ -92,7 +93,7 @@ def unavailable_is_logged(task: str, **fields: str) -> Iterator[None]:
 def drain(kind: Kind, shard: int) -> None:
     """Drain one stream, and order the rest if the time slice was too short for it."""
     resources = process_resources()
-    stream = IngestStream(resources.redis, kind, shard)
+    stream = IngestStream(resources.streams, kind, shard)
     try:
         announce = partial(order_notify, resources)
         drained = Drain(resources.engine, stream, resources.settings, on_commit=announce).run()
@@ -123,8 +124,8 @@ def sweep() -> None:
     """Order a drain of every stream that has news and no bell; tell trainers whether Redis has room."""
     resources = process_resources()
     with unavailable_is_logged("sweep"):
-        publish_hold(resources.redis, resources.settings.redis_high_water)
-        for kind, shard in overdue(resources.redis, resources.settings.ingest_shards):
+        publish_hold(resources.streams, resources.settings.redis_high_water)
+        for kind, shard in overdue(resources.streams, resources.settings.ingest_shards):
             order_drain(resources, kind, shard)
 
 
@@ -135,7 +136,7 @@ def watch_trainers() -> None:
     settings = resources.settings
     with unavailable_is_logged("liveness"):
         longest_gap_s = max(LEAST_GAP_S, settings.lost_after_s * LONGEST_GAP_SHARE)
-        heard = listen(resources.redis, settings.ingest_shards, longest_gap_s)
+        heard = listen(resources.streams, settings.ingest_shards, longest_gap_s)
         changes = watch(resources.engine, heard, settings.lost_after_s)
         for change in changes:
             log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
@@ -247,7 +248,7 @@ def echo(worker: str) -> None:
 
 def order_drain(resources: Resources, kind: Kind, shard: int) -> None:
     """Ring the bell of a stream and send the work order, unless one is on its way."""
-    _ring(resources, bell_key(stream_key(kind, shard)), DRAIN_TASK, [kind, shard], INGEST_QUEUE)
+    _ring(resources.streams, bell_key(stream_key(kind, shard)), DRAIN_TASK, [kind, shard], INGEST_QUEUE)
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
@@ -261,7 +262,7 @@ def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
 
 def order_delivery(resources: Resources, sink: str) -> None:
     """Order a delivery to a sink, unless one is on its way."""
-    _ring(resources, delivery_bell_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
+    _ring(resources.redis, delivery_bell_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
 
 
 @cache
@@ -272,13 +273,13 @@ def object_store() -> S3Store:
 
 def order_verification(resources: Resources) -> None:
     """Order that new checkpoint files be verified, unless such an order is on its way."""
-    _ring(resources, VERIFY_BELL_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
+    _ring(resources.redis, VERIFY_BELL_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
 
 
-def _ring(resources: Resources, bell: str, task: str, args: list[object], queue: str) -> None:
+def _ring(client: redis.Redis, bell: str, task: str, args: list[object], queue: str) -> None:
     """Set a bell and send its order; who finds it set leaves the order to whoever set it."""
     with redis_errors():
-        rang = resources.redis.set(bell, 1, nx=True, ex=BELL_TTL_S)
+        rang = client.set(bell, 1, nx=True, ex=BELL_TTL_S)
     if rang:
         send_order(task, args, queue)
 

@@ -17,10 +17,10 @@ from typing import Any, Final, cast
 import redis
 import structlog
 from celery import bootsteps
-from redis.exceptions import RedisError
 
 from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
-from stores.connections import open_redis
+from schemas.stream_clients import STREAM_ERRORS
+from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
 from workers.settings import Settings
 from workers.sweep import all_streams, publish_hold
@@ -74,7 +74,8 @@ class Watchdog:
         self._worker = worker
         self._send_echo = send_echo
         self._redis = open_redis(settings)
-        self._stuck = StuckStreams(self._redis, settings.ingest_shards)
+        self._streams = open_stream_client(settings) or self._redis
+        self._stuck = StuckStreams(self._streams, settings.ingest_shards)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._next_echo = 0.0
@@ -91,12 +92,12 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
-                publish_hold(self._redis, self._settings.redis_high_water)
+                publish_hold(self._streams, self._settings.redis_high_water)
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile
                 self._listen(time.monotonic())
-            except (RedisError, Unavailable) as exc:
+            except (*STREAM_ERRORS, Unavailable) as exc:
                 # Without Redis no order can come back: that is not the worker's fault.
                 self._unanswered_since = None
                 log.warning("watchdog.unavailable", reason=str(exc))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -14,68 +10,20 @@ from typing import Any
 
 import pytest
 
-from schemas.tables import training_jobs, training_logs, training_metrics
+from schemas.tables import training_logs
 from stores.deliveries import job_deliveries
-from tests.factories import one, rows
+from tests.factories import rows
 from tests.followers import Follower
 from tests.hosts import Host
 from tests.integration.gateway.feed_clients import EventSource, WebSocketClient
-from tests.processes import ROOT, wait_until
+from tests.processes import wait_until
+from tests.talkers import check_command, check_postgres, trainers_running
 from tests.twins.loki import LokiTwin
 from workers.resources import Resources
 
 JOBS = (1, 2, 3)
 A_WHILE = 300
 """Lines, of each job."""
-TRAINER = """
-import json, select, sys, time
-from ingest import Run
-run = Run(job_id=int(sys.argv[1]), name="two hosts")
-said = 0
-def say():
-    global said
-    run.log(f"line {said}")
-    if said % 10 == 0:
-        run.metric(step=said, loss=1 / (said + 1))
-    said += 1
-say()
-sys.stdin.readline()
-while not select.select([sys.stdin], [], [], 0.004)[0]:
-    say()
-receipt = run.finish(timeout_s=90)
-print(json.dumps({"lines": said, "points": (said + 9) // 10, "complete": receipt.complete}))
-"""
-"""Says a line, and more from the first word on its stdin until the second."""
-
-
-class Trainer:
-    """A trainer in a process of its own."""
-
-    def __init__(self, job_id: int, settings: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TRAINER, str(job_id)],
-            cwd=ROOT,
-            env=os.environ | settings,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def tell(self) -> None:
-        """Let it begin, or end."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def said(self) -> dict[str, Any]:
-        """Wait for its end; return what it says of itself."""
-        output, _ = self.process.communicate(timeout=120)
-        return dict(json.loads(output))
-
-    def kill(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.communicate(timeout=10)
 
 
 @pytest.fixture
@@ -106,20 +54,6 @@ def hosts(resources: Resources, loki: LokiTwin, tmp_path: Path) -> Iterator[list
 
 
 @contextmanager
-def trainers_running(resources: Resources) -> Iterator[list[Trainer]]:
-    """Run a trainer for each job; each has said its first line, and waits."""
-    redis_url = resources.settings.redis_url.get_secret_value()
-    env = {"REDIS_URL": redis_url, "TRAINWIRE_SETTLE_S": "60"}  # a taken order that died is given again in seconds
-    trainers = [Trainer(job, env) for job in JOBS]
-    try:
-        wait_until(lambda: len(rows(resources.engine, training_logs, "seq")) == len(JOBS), "the first lines")
-        yield trainers
-    finally:
-        for trainer in trainers:
-            trainer.kill()
-
-
-@contextmanager
 def followers_of(hosts: Sequence[Host]) -> Iterator[list[Follower]]:
     """Follow each job at each host's gateway, over WebSockets and server-sent events."""
     with ExitStack() as stack:
@@ -140,12 +74,13 @@ def let_more_arrive(followers: Sequence[Follower]) -> None:
         wait_until(partial(follower.has, "logs", wanted), "more lines", 60)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Host], loki: LokiTwin) -> None:
     """The host with the active beat is killed, then, that one back, the other: nothing lost, nothing twice."""
     first, second = hosts
-    with trainers_running(resources) as trainers, followers_of(hosts) as followers:
-        for trainer in trainers:
+    env = addresses(resources)
+    with trainers_running(resources.engine, JOBS, env) as trainers, followers_of(hosts) as followers:
+        for trainer in trainers.values():
             trainer.tell()
         let_more_arrive(followers)
         first.kill()
@@ -155,27 +90,16 @@ def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Hos
         first.await_ready()
         second.kill()
         let_more_arrive(followers)
-        for trainer in trainers:
+        for trainer in trainers.values():
             trainer.tell()
-        said = {job: trainer.said() for job, trainer in zip(JOBS, trainers, strict=True)}
+        said = {job: trainer.said() for job, trainer in trainers.items()}
         assert {job: told["complete"] for job, told in said.items()} == dict.fromkeys(JOBS, True)
         for job in JOBS:
-            check_postgres(resources, job, said[job])
+            check_postgres(resources.engine, job, said[job])
             check_loki(resources, loki, job)
         check_followers(followers, [said[job] for _ in hosts for job in JOBS])
     for job in JOBS:
-        check_command(resources, job)
-
-
-def check_postgres(resources: Resources, job: int, said: dict[str, Any]) -> None:
-    """Each line and each point is there once, in order, and the job has completed."""
-    stored = {
-        table: [row[1:] for row in rows(resources.engine, table, "job_id", "seq", column) if row[0] == job]
-        for table, column in ((training_logs, "content"), (training_metrics, "step"))
-    }
-    assert stored[training_logs] == [(n + 1, f"line {n}") for n in range(said["lines"])]
-    assert stored[training_metrics] == [(n + 1, 10 * n) for n in range(said["points"])]
-    assert one(resources.engine, training_jobs, id=job)["status"] == "completed"
+        check_command(job, env)
 
 
 def check_loki(resources: Resources, loki: LokiTwin, job: int) -> None:
@@ -201,17 +125,7 @@ def check_followers(followers: Sequence[Follower], said: Sequence[dict[str, Any]
         assert follower.moves >= 1
 
 
-def check_command(resources: Resources, job: int) -> None:
-    """`trainwire status` says that the job has completed and that all of it is there."""
-    env = {"DATABASE_URL": resources.settings.database_url, "REDIS_URL": resources.settings.redis_url}
-    shown = subprocess.run(
-        [sys.executable, "-m", "trainwire", "status", str(job)],
-        cwd=ROOT,
-        env=os.environ | {name: url.get_secret_value() for name, url in env.items()},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
-    assert "completed, attempt 1" in shown
-    assert "\ncomplete: " in shown
+def addresses(resources: Resources) -> dict[str, str]:
+    """Return the environment that names the test servers."""
+    urls = {"DATABASE_URL": resources.settings.database_url, "REDIS_URL": resources.settings.redis_url}
+    return {name: url.get_secret_value() for name, url in urls.items()}

@@ -30,7 +30,7 @@ def test_every_setting_is_documented() -> None:
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
     workers = {name.upper() for name in (*Settings.model_fields, *GatewaySettings.model_fields)}
     source = Path(str(ingest_settings.__file__)).read_text()
-    trainers = set(re.findall(r'"((?:TRAINWIRE|REDIS|RANK)[A-Z_]*)"', source))
+    trainers = set(re.findall(r'"((?:TRAINWIRE|REDIS|STREAMS|RANK)[A-Z_]*)"', source))
     others = {"TRAINWIRE_DATA_DIR", "FLOWER_USER", "FLOWER_PASSWORD"}
     assert workers | trainers | others == documented
 

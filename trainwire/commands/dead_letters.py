@@ -12,7 +12,7 @@ import typer
 from sqlalchemy import Engine
 
 from schemas.messages import InvalidMessage, open_envelope, plain_body
-from stores.connections import open_redis
+from stores.connections import open_redis, open_stream_client
 from trainwire.commands.options import AsJson, DataDir, plain, servers, write_json
 from trainwire.database import open_database, reading, settings_for
 from trainwire.errors import Problem
@@ -64,7 +64,7 @@ def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir =
     """Put dead letters back into their stream, as they came; what is refused again comes back as a new letter."""
     address = servers(data_dir)
     settings = settings_for(address, with_redis=True)
-    client = open_redis(settings)
+    client = open_stream_client(settings) or open_redis(settings)
     try:
         _for_each(
             settings,

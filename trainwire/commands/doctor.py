@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
-from stores.connections import open_engine, open_redis
+from stores.connections import open_engine, open_redis, open_stream_client
 from trainwire.commands.options import AsJson, DataDir, servers, write_json
 from trainwire.database import settings_for
 from trainwire.doctor import flow, outside, postgres_server, processes, redis_server
@@ -45,9 +45,10 @@ def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 def examine(settings: Settings) -> list[Finding]:
     """Return what is found with these settings, one part after the other."""
     client, engine = open_redis(settings), open_engine(settings, name="trainwire-doctor")
+    streams = open_stream_client(settings)
     try:
-        findings = [*redis_server.look(client, settings), *postgres_server.look(engine)]
-        findings += [*processes.look(client, settings), *flow.look_at_streams(client, settings)]
+        findings = [*redis_server.look(client, settings, streams), *postgres_server.look(engine)]
+        findings += [*processes.look(client, settings), *flow.look_at_streams(client, settings, streams)]
         if postgres_server.has_our_tables(findings):
             with engine.connect() as connection:
                 findings += flow.look_at_rows(connection, settings)
@@ -55,6 +56,8 @@ def examine(settings: Settings) -> list[Finding]:
         findings.append(Part("postgres").error("answers", f"went away meanwhile: {exc}", "look again"))
     finally:
         client.close()
+        if streams is not None:
+            streams.close()
         engine.dispose()
     for look in _outside(settings):
         findings += look()

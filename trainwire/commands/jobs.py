@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import datetime
 from typing import Annotated, Any, get_args
@@ -23,6 +24,7 @@ from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, w
 from trainwire.database import reading
 from trainwire.errors import Problem
 from trainwire.halted import halted_streams
+from trainwire.locate import streams_url
 from trainwire.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
@@ -57,7 +59,7 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
         checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)
         problems = find_problems(connection, job_id)
-    halted = halted_streams(address.redis_url)
+    halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
     if as_json:
         beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
         write_json(_status_document(job, metrics, completeness, checkpoint) | beside)

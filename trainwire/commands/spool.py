@@ -19,6 +19,7 @@ from schemas.routes import KINDS, Kind
 from trainwire.commands.options import AsJson, DataDir, write_json
 from trainwire.commands.run import known_redis_url
 from trainwire.errors import Problem
+from trainwire.locate import streams_url
 from trainwire.terminal import cell, console, local, one_line, say, table, warn
 
 DEFAULT_TIMEOUT_S: Final = 600.0
@@ -69,9 +70,12 @@ def send(
     data_dir: DataDir = None,
 ) -> None:
     """Send what processes that are gone have left; exit code 1 while anything is left of it."""
-    redis_url = known_redis_url(data_dir)
+    bells_url = known_redis_url(data_dir)
+    redis_url = streams_url(bells_url, os.environ)
     folder = _folder(spool)
-    for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, any_server=any_server):
+    for leftover in send_leftovers(
+        folder, redis_url, Timing(), timeout_s, any_server=any_server, bells_url=bells_url
+    ):
         say(_told(leftover, redis_url))
     found, has_more = _looked_into(folder)
     left = [source for source in found if not source.is_live]

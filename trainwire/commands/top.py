@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from rich.live import Live
 
-from stores.connections import open_engine, open_redis
+from stores.connections import open_engine, open_redis, open_stream_client
 from trainwire.commands.options import DataDir, servers
 from trainwire.database import settings_for
 from trainwire.errors import Problem
@@ -53,8 +53,11 @@ def top(
 @contextmanager
 def _looking(settings: Settings) -> Iterator[Look]:
     client, engine = open_redis(settings), open_engine(settings, name="trainwire-top")
+    streams = open_stream_client(settings)
     try:
-        yield partial(take, client, engine, settings)
+        yield partial(take, client, engine, settings, streams=streams)
     finally:
         client.close()
+        if streams is not None:
+            streams.close()
         engine.dispose()

@@ -14,6 +14,7 @@ from ingest.settings import default_spool_dir
 from trainwire.database import settings_for
 from trainwire.errors import KILLED_BY_CTRL_C, Problem
 from trainwire.folders import chosen_data_dir, default_data_dir, hold
+from trainwire.locate import streams_url
 from trainwire.spool_watch import SpoolWatch
 from trainwire.stack import Stack, StackOptions
 from trainwire.terminal import say
@@ -49,7 +50,9 @@ def run_stack(stack: Stack, folder: Path) -> None:
         stack.start()
         if not stack.stop_requested:
             _say_ready(stack, folder)
-            spool = SpoolWatch(default_spool_dir(os.environ), stack.address.need_redis_url(), say)
+            redis_url = stack.address.need_redis_url()
+            streams = streams_url(redis_url, os.environ)
+            spool = SpoolWatch(default_spool_dir(os.environ), streams, say, redis_url)
             spool.start()
         stack.watch()
     except Problem:

@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Final
 
 import redis
-from redis.exceptions import RedisError
 from sqlalchemy import Connection
 
 from schemas import metric_names as names
+from schemas.stream_clients import STREAM_ERRORS
 from trainwire.doctor.finding import Findings, Part
 from trainwire.halted import halted_streams
 from workers.measures import postgres_samples, redis_samples
@@ -21,15 +21,15 @@ SINK_LATE_S: Final = 900.0
 PART: Final = Part("flow")
 
 
-def look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
+def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
     """Yield which streams are halted or late; nothing where Redis is away, which another part says."""
-    with suppress(RedisError):
+    with suppress(*STREAM_ERRORS):
         late = [
             (sample.value, " of shard ".join(sample.labels))
-            for sample in redis_samples(client, settings.ingest_shards)
+            for sample in redis_samples(client, settings.ingest_shards, streams)
             if sample.metric is names.STREAM_LAG_SECONDS and sample.value > STREAM_LATE_S
         ]
-        for stream, reason in halted_streams(settings.redis_url.get_secret_value()).items():
+        for stream, reason in halted_streams(settings.streams_address).items():
             remedy = "mend what writes it (docs/runbook.md, TrainwireStreamHalted)"
             yield PART.error("halted", f"the drain of {stream} refuses to go on: {reason}", remedy)
         if not late:

@@ -6,10 +6,10 @@ import time
 from typing import Any, Final
 
 import redis
-from redis.exceptions import RedisError
 
 from schemas.broker import broker_at
 from schemas.routes import HOLD_KEY, SHARDS_KEY
+from schemas.stream_clients import STREAM_ERRORS, fullest_memory
 from schemas.tls import redis_trouble
 from trainwire.doctor.finding import Findings, Part, clock
 from workers.settings import Settings
@@ -17,23 +17,29 @@ from workers.settings import Settings
 NEEDED: Final = {"redis": (6, 2), "valkey": (7, 2)}
 FULL: Final = 0.97
 PART: Final = Part("redis")
+_REMEDY: Final = "start it, or correct REDIS_URL (or STREAMS_URL, where that is set)"
 
 
-def look(client: redis.Redis, settings: Settings) -> Findings:
-    """Yield what is found; only INFO is asked, which the workers' user may."""
+def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
+    """Yield what is found; only INFO is asked, which the workers' user may.
+
+    Where another server has the `streams`, it is asked for what trainers read there, and for its memory.
+    """
     try:
         before_s = time.time()
         seconds, micros = client.time()
         after_s = time.time()
         info: dict[str, Any] = client.info()
-        shards, hold = client.get(SHARDS_KEY), client.exists(HOLD_KEY)
-    except RedisError as exc:
-        yield PART.error("answers", f"does not answer: {redis_trouble(exc)}", "start it, or correct REDIS_URL")
+        where = streams or client
+        shards, hold = where.get(SHARDS_KEY), where.exists(HOLD_KEY)
+        used, limit = fullest_memory(where)
+    except STREAM_ERRORS as exc:
+        yield PART.error("answers", f"does not answer: {redis_trouble(exc)}", _REMEDY)
         return
     yield from _tls(settings.redis_url.get_secret_value())
     yield _version(info)
     yield from _keeping(info)
-    yield from _memory(info, settings.redis_high_water)
+    yield from _memory(used, limit, settings.redis_high_water)
     if hold:
         yield PART.warning(
             "hold", "trainers are told to hold back", "drain faster (docs/runbook.md), or raise maxmemory"
@@ -81,8 +87,7 @@ def _keeping(info: dict[str, Any]) -> Findings:
         yield PART.error("disk", says, "make room on its disk, and look at its log")
 
 
-def _memory(info: dict[str, Any], high_water: float) -> Findings:
-    used, limit = int(info["used_memory"]), int(info["maxmemory"])
+def _memory(used: int, limit: int, high_water: float) -> Findings:
     if not limit:
         says = "has no maxmemory: it grows until the machine kills it, and trainers are never told to hold back"
         yield PART.warning("memory", says, "redis-cli config set maxmemory 1gb (or what the machine can spare)")

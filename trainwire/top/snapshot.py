@@ -9,11 +9,11 @@ from typing import Final
 
 import redis
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.metric_names import Metric
+from schemas.stream_clients import STREAM_ERRORS
 from stores.jobs import Job, find_jobs
 from trainwire.answering import answering_workers
 from workers.measures import Sample, postgres_samples, redis_samples
@@ -62,7 +62,12 @@ class Snapshot:
 
 
 def take(
-    client: redis.Redis, engine: Engine, settings: Settings, clock: Callable[[], float] = time.monotonic
+    client: redis.Redis,
+    engine: Engine,
+    settings: Settings,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    streams: redis.Redis | None = None,
 ) -> Snapshot:
     """Look at everything once; a store that is away is told, and the other is shown."""
     sinks = ["loki"] if settings.loki_enabled else []
@@ -72,9 +77,9 @@ def take(
     workers: dict[str, list[str]] = {}
     away: list[str] = []
     try:
-        samples += redis_samples(client, settings.ingest_shards)
+        samples += redis_samples(client, settings.ingest_shards, streams)
         workers = answering_workers(settings, ANSWER_WITHIN_S)
-    except (RedisError, OperationalError) as exc:
+    except (*STREAM_ERRORS, OperationalError) as exc:
         away.append(f"Redis does not answer: {exc}")
     at_s = clock()
     try:

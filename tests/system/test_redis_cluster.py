@@ -1,0 +1,124 @@
+"""The streams on a Redis Cluster, the broker on a Redis of its own: a server of the cluster dies and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+import requests
+from sqlalchemy import text
+
+from schemas.routes import KINDS, shard_of, stream_key
+from schemas.tables import training_logs
+from tests.factories import rows
+from tests.integration.gateway.feed_clients import GatewayProcess
+from tests.processes import wait_until, workers_running
+from tests.talkers import check_command, check_postgres, trainers_running
+from tests.valkey_cluster import ValkeyCluster
+from workers.resources import Resources
+
+SHARDS = 4
+JOBS = (1, 2, 3, 4)
+"""One of each shard; their streams are on all three servers."""
+VICTIM = 1
+"""It has the streams of jobs 1 and 2."""
+UNHURT = 4
+"""Nothing of this job is at the victim: not its streams, its acks, its claim, nor what all trainers read."""
+CALLED = 5
+A_WHILE = 200
+COUNTS = text("SELECT job_id, count(*) FROM training_logs GROUP BY job_id")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
+    """A cluster that this test may hurt."""
+    with ValkeyCluster(tmp_path / "cluster") as cluster:
+        yield cluster
+
+
+def counts(resources: Resources) -> dict[int, int]:
+    """Return the number of log rows by job."""
+    with resources.engine.connect() as connection:
+        found: list[tuple[int, int]] = [tuple(row) for row in connection.execute(COUNTS)]
+        return dict(found)
+
+
+def let_more_arrive(resources: Resources, *jobs: int) -> None:
+    """Wait until some more lines of these jobs are stored."""
+    before = counts(resources)
+
+    def have_come() -> bool:
+        now = counts(resources)
+        return all(now[job] >= before[job] + A_WHILE for job in jobs)
+
+    wait_until(have_come, f"more lines of {jobs}", 60)
+
+
+@pytest.mark.timeout(600)
+def test_a_server_of_the_cluster_dies_and_comes_back(
+    resources: Resources, cluster: ValkeyCluster, tmp_path: Path
+) -> None:
+    """Killed in the middle and started on its append-only file: nothing is lost, nothing twice, others go on."""
+    settings = resources.settings
+    env = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "STREAMS_URL": cluster.url,
+    }
+    with (
+        workers_running(settings, tmp_path, workers=2, STREAMS_URL=cluster.url),
+        trainers_running(resources.engine, JOBS, env) as trainers,
+    ):
+        for trainer in trainers.values():
+            trainer.tell()
+        let_more_arrive(resources, *JOBS)
+        cluster.nodes[VICTIM].kill()
+        wait_until(cluster.misses_slots, "the others to find out")
+        let_more_arrive(resources, UNHURT)
+        cluster.nodes[VICTIM].start()
+        let_more_arrive(resources, *JOBS)
+        for trainer in trainers.values():
+            trainer.tell()
+        said = {job: trainer.said() for job, trainer in trainers.items()}
+        assert {job: told["complete"] for job, told in said.items()} == dict.fromkeys(JOBS, True)
+        for job in JOBS:
+            check_postgres(resources.engine, job, said[job])
+            check_command(job, env)
+        wait_until(partial(are_empty, cluster), "empty streams")
+    assert not resources.redis.keys("ingest:*"), "nothing of the streams is at the broker"
+
+
+def are_empty(cluster: ValkeyCluster) -> bool:
+    """Tell whether everything has been trimmed."""
+    with cluster.client() as client:
+        return not any(client.xlen(stream_key(kind, shard)) for kind in KINDS for shard in range(SHARDS))
+
+
+def test_callbacks_over_http_go_to_the_cluster(
+    resources: Resources, cluster: ValkeyCluster, tmp_path: Path
+) -> None:
+    """What is said to the gateway is on the cluster at once, numbered by a script there, and is stored."""
+    settings = resources.settings
+    urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+    said = {"log_type": "stdout", "lines": ["over HTTP"]}
+    with GatewayProcess(tmp_path, *urls, STREAMS_URL=cluster.url) as gateway:
+        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=said, timeout=20)
+        assert answer.status_code == 202, answer.text
+        with cluster.client() as client:
+            assert client.xlen(stream_key("logs", shard_of(CALLED, SHARDS))) == 1
+        with workers_running(settings, tmp_path, STREAMS_URL=cluster.url):
+            wait_until(lambda: rows(resources.engine, training_logs, "content") == ["over HTTP"], "the line")
+
+
+def test_a_cluster_is_found_by_any_of_its_servers(cluster: ValkeyCluster) -> None:
+    """With one server away a new client finds the others."""
+    with cluster.client() as client:
+        client.set("ingest:shards", SHARDS)
+    cluster.nodes[VICTIM].kill()
+    with cluster.client() as client:
+        assert client.get("ingest:shards") == str(SHARDS).encode()
+        with pytest.raises(redis.RedisError):
+            client.xlen(stream_key("logs", shard_of(1, SHARDS)))

@@ -1,0 +1,60 @@
+"""Addresses of servers that carry the streams."""
+
+from __future__ import annotations
+
+import pytest
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+from redis.retry import Retry
+
+from ingest.settings import TrainerSettings, server_of, shown_host
+from schemas.stream_clients import STREAM_ERRORS, open_streams
+from schemas.stream_urls import cluster_nodes, is_cluster
+from stores.settings import WrongSettings
+from workers.settings import load_settings
+
+CLUSTER = "redis+cluster://trainer:secret@one:7000,two,[::1]:7002"
+BROKER = "redis://broker:6379/0"
+WRONG = [
+    "redis+cluster://",
+    "redis+cluster://one:7000,,two:7000",
+    "redis+cluster://one:port",
+    "redis+cluster://one:7000/3",
+    "amqp://one",
+]
+
+
+def test_a_cluster_is_named_by_its_servers() -> None:
+    """Each server with its port, 6379 where none is said; an address of one Redis is no cluster's."""
+    assert cluster_nodes(CLUSTER) == [("one", 7000), ("two", 6379), ("::1", 7002)]
+    assert is_cluster(CLUSTER)
+    assert not is_cluster(BROKER)
+
+
+def test_trainers_send_to_the_streams_and_ring_at_the_broker() -> None:
+    """STREAMS_URL is where messages go and what the spool remembers; without it that is REDIS_URL."""
+    both = TrainerSettings.from_env({"REDIS_URL": BROKER, "STREAMS_URL": CLUSTER})
+    assert (both.redis_url, both.streams) == (BROKER, CLUSTER)
+    assert TrainerSettings.from_env({"REDIS_URL": BROKER}).streams == BROKER
+    assert shown_host(CLUSTER) == "one:7000,two:6379,::1:7002"
+    assert server_of(CLUSTER) == "one:7000,two:6379,::1:7002/0"
+
+
+@pytest.mark.parametrize("url", WRONG)
+def test_a_wrong_address_is_named_without_its_password(url: str) -> None:
+    """Trainers and workers refuse it before anything starts."""
+    hidden = url.replace("://", "://:secret@")
+    with pytest.raises(ValueError, match="STREAMS_URL") as trainers:
+        TrainerSettings.from_env({"STREAMS_URL": hidden})
+    with pytest.raises(WrongSettings, match="STREAMS_URL") as workers:
+        load_settings(database_url="postgresql://host/db", redis_url=BROKER, streams_url=hidden)
+    assert "secret" not in f"{trainers.value} {workers.value}"
+
+
+def test_a_cluster_that_is_away_is_an_error_of_the_first_command() -> None:
+    """Whoever makes a client need not have the cluster yet; the error is one of those that all look for."""
+    client = open_streams("redis+cluster://127.0.0.1:1", retry=Retry(NoBackoff(), 0), socket_connect_timeout=1)
+    with pytest.raises(RedisClusterException) as error:
+        client.get("ingest:shards")
+    assert isinstance(error.value, STREAM_ERRORS)
+    client.close()
