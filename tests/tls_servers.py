@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from tests.certificates import Authority
+from tests.certificates import LOOPBACK, Authority
 from tests.tls_proxy import TlsProxy
 
 
@@ -25,9 +26,12 @@ class Tls:
     authority: Authority
     stack: ExitStack
 
-    def in_front_of(self, url: str, *names: str, days: int = 1) -> TlsProxy:
+    def in_front_of(self, url: str, *names: str, days: int = 1, asks_clients: bool = False) -> TlsProxy:
         """Return a proxy whose certificate has these names, by default loopback's; good for some days."""
-        context = self.authority.server(names, days) if names or days != 1 else self.authority.server()
+        context = self.authority.server(names or LOOPBACK, days)
+        if asks_clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.ca)
         return self.stack.enter_context(TlsProxy(url, context))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from ingest.settings import SpoolSettings, Timing
 from schemas.bells import Bells
 from schemas.broker import broker_at
 from schemas.checkpoint_keys import S3Uri
+from schemas.messages import decode_body, open_envelope
 from schemas.routes import INGEST_QUEUE, stream_key
 from stores.connections import open_engine, open_redis
 from stores.loki_http import LokiUnavailable, loki_http
@@ -33,6 +37,7 @@ from tests.integration.conftest import Bucket
 from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebSocketClient
 from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.mlflow_server import MlflowServer
+from tests.processes import ROOT
 from tests.tls_servers import Tls, over
 from tests.twins.loki import LokiTwin
 from workers.errors import Unavailable
@@ -44,6 +49,20 @@ from workers.streams import redis_errors
 
 UNTRUSTED = "its certificate is not trusted (unable to get local issuer certificate): name the file of its CA"
 JOB = 42
+FORKING = f"""
+import os, time
+from ingest import Run
+with Run({JOB}) as run:
+    run.log("before")
+    time.sleep(1)  # the connection is there
+    for number in range(3):
+        if os.fork() == 0:
+            run.log(f"child {{number}}")
+            run.finish()
+            os._exit(0)
+        os.wait()
+        run.log(f"after {{number}}")
+"""
 
 
 @pytest.fixture
@@ -134,6 +153,42 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
         (left,) = send_leftovers(tmp_path / f"spool{number}", right, timing, 10)
         assert not any(left.receipt.unsent.values())
     assert client.xlen(stream_key("logs", 2)) == 2
+
+
+def test_forked_children_and_their_parent_over_tls(
+    redis_over: Callable[..., str], tls: Tls, client: redis.Redis, tmp_path: Path
+) -> None:
+    """A child leaves its parent's connection alone: what both say, before and after the fork, arrives."""
+    env = os.environ | {"REDIS_URL": redis_over(ssl_ca_certs=tls.ca), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    page: list[Any] = client.xrange(stream_key("logs", 2)) or []
+    envelopes = [open_envelope(fields) for _, fields in page]
+    once: dict[Any, Any] = {(one.source, one.seq): decode_body("logs", one) for one in envelopes}  # may be resent
+    said = sorted(line for body in once.values() for line in body.lines)
+    assert said == ["after 0", "after 1", "after 2", "before", "child 0", "child 1", "child 2"]
+
+
+def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resources, redis_url: str) -> None:
+    """ssl_certfile and ssl_keyfile are shown to it by redis-py and by kombu; without them it lets nobody in."""
+    proxy = tls.in_front_of(redis_url, "127.0.0.1", asks_clients=True)
+    own = tls.authority.certificate("worker")
+    shown = over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca, ssl_certfile=own, ssl_keyfile=own)
+    with open_redis(settings_of(resources, redis_url=shown)) as client:
+        assert client.ping()
+    bells = Bells(shown)
+    bells.ring("logs", 0)
+    bells.close()
+    assert resources.redis.llen(INGEST_QUEUE) == 1
+    assert trouble_with(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
 
 
 def test_postgres_by_the_parameters_of_its_address(tls: Tls, resources: Resources, database_url: str) -> None:
