@@ -1,4 +1,4 @@
-"""A certificate authority of a test's own, and a server's certificate that it signed."""
+"""A certificate authority of a test's own, and certificates that it signed."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ class Authority:
 
     def server(self, names: Sequence[str] = LOOPBACK, days: int = 1) -> ssl.SSLContext:
         """Return the TLS of a server with these names, whose certificate is good for so many days from now on."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate(*names, days=days))
+        return context
+
+    def certificate(self, *names: str, days: int = 1) -> Path:
+        """Return the file of a new key and its certificate for these names."""
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
@@ -48,11 +54,9 @@ class Authority:
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        path = self._folder / "server.pem"
+        path = self._folder / f"{names[0]}.pem"
         path.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(path)
-        return context
+        return path
 
 
 def _named(name: str) -> x509.Name:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+import redis
 
-from tests.certificates import Authority
+from tests.certificates import LOOPBACK, Authority
 from tests.tls_proxy import TlsProxy
+from workers.resources import Resources
+from workers.settings import Settings, load_settings
+
+UNTRUSTED = "its certificate is not trusted (unable to get local issuer certificate): name the file of its CA"
 
 
 @dataclass(frozen=True)
@@ -25,9 +32,12 @@ class Tls:
     authority: Authority
     stack: ExitStack
 
-    def in_front_of(self, url: str, *names: str, days: int = 1) -> TlsProxy:
+    def in_front_of(self, url: str, *names: str, days: int = 1, asks_clients: bool = False) -> TlsProxy:
         """Return a proxy whose certificate has these names, by default loopback's; good for some days."""
-        context = self.authority.server(names, days) if names or days != 1 else self.authority.server()
+        context = self.authority.server(names or LOOPBACK, days)
+        if asks_clients:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(self.ca)
         return self.stack.enter_context(TlsProxy(url, context))
 
 
@@ -48,3 +58,16 @@ def tls(tmp_path: Path) -> Iterator[Tls]:
     ours, theirs = (Authority(folder) for folder in folders)
     with ExitStack() as stack:
         yield Tls(ours.path, theirs.path, ours, stack)
+
+
+@pytest.fixture
+def redis_over(tls: Tls, redis_url: str, client: redis.Redis) -> Callable[..., str]:  # noqa: ARG001 - empties it
+    """Give a function that returns the address of Redis over TLS with these parameters."""
+    proxy = tls.in_front_of(redis_url)
+    return lambda **query: over(proxy, redis_url, "rediss", **query)
+
+
+def settings_of(resources: Resources, **others: Any) -> Settings:
+    """Return the settings of workers on the test servers, some of them others."""
+    urls = {name: getattr(resources.settings, name).get_secret_value() for name in ("database_url", "redis_url")}
+    return load_settings(**urls | others)

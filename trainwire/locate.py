@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ingest.settings import streams_url_of
 from trainwire.errors import Problem
@@ -14,6 +14,8 @@ from trainwire.folders import chosen_data_dir, is_held, published, running_data_
 NOT_RUNNING = (
     "no trainwire is running: start `trainwire up` in another terminal, or set DATABASE_URL and REDIS_URL"
 )
+
+SERVERS: Final = ("database", "redis", "flower", "gateway", "metrics")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Address:
     flower_url: str | None = None
     data_dir: Path | None = None
     gateway_url: str | None = None
+    metrics_url: str | None = None
 
     def need_database_url(self) -> str:
         """Return the database's URL; raise `Problem` where it is not known."""
@@ -68,10 +71,9 @@ def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
 
 
 def _named(environ: Mapping[str, str]) -> Address:
-    database_url, redis_url, flower_url, gateway_url = (
-        environ.get(f"{name}_URL") or None for name in ("DATABASE", "REDIS", "FLOWER", "GATEWAY")
+    return Address(
+        data_dir=None, **{f"{name}_url": environ.get(f"{name}_URL".upper()) or None for name in SERVERS}
     )
-    return Address(database_url, redis_url, flower_url, gateway_url=gateway_url)
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
@@ -94,10 +96,7 @@ def _stack_in(data_dir: Path) -> Address:
         raise Problem(f"the trainwire in {data_dir} is starting or stopping: try again in a moment")
     if stack is None:
         raise Problem(f"no trainwire is running in {data_dir}: start `trainwire up --data-dir {data_dir}`")
-    database_url, redis_url, flower_url, gateway_url = (
-        _text(stack, f"{name}_url") for name in ("database", "redis", "flower", "gateway")
-    )
-    return Address(database_url, redis_url, flower_url, data_dir, gateway_url)
+    return Address(data_dir=data_dir, **{f"{name}_url": _text(stack, f"{name}_url") for name in SERVERS})
 
 
 def _text(stack: Mapping[str, Any], name: str) -> str | None:

@@ -27,10 +27,11 @@ WEB_READY_TIMEOUT_S: Final = 30.0
 WEB_STOP_TIMEOUT_S: Final = 2.0
 """They only show what others hold: killing them loses nothing."""
 GATEWAY_PORT: Final = 8800
+METRICS_PORT: Final = 9464
 EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - what may be asked for, not what is listened on
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
-    *("gateway", "flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
+    *("metrics", "gateway", "flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
     *("valkey", "postgres"),
 )
 STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
@@ -44,6 +45,7 @@ class StackOptions:
     concurrency: int | None = None
     with_flower: bool = True
     with_gateway: bool = True
+    with_metrics: bool = True
 
 
 class WebPart:
@@ -100,8 +102,8 @@ class Stack:
         self._say("postgres: tables are at the newest schema revision")
         env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
         self._start_workers(env)
-        flower_url, gateway_url = self._start_webs(env)
-        self.address = Address(database_url, redis_url, flower_url, self._options.data_dir, gateway_url)
+        urls = self._start_webs(env)
+        self.address = Address(database_url, redis_url, data_dir=self._options.data_dir, **urls)
         self._publish()
 
     def watch(self) -> None:
@@ -161,19 +163,32 @@ class Stack:
         part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
         self._supervisor.start(part)
 
-    def _start_webs(self, env: Mapping[str, str]) -> tuple[str | None, str | None]:
-        """Start Flower and the gateway side by side, for both take their time to import; return where they are."""
-        flower = self._flower(env) if self._options.with_flower else None
-        gateway = self._gateway(env) if self._options.with_gateway else None
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(self._start_web, [part for part in (flower, gateway) if part is not None]))
-        return (None if flower is None else flower.url), (None if gateway is None else gateway.url)
+    def _start_webs(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Start what shows things side by side, for all take their time to import; return where they are."""
+        options, parts = self._options, {}
+        if options.with_flower:
+            parts["flower_url"] = self._flower(env)
+            env = {"GATEWAY_FLOWER_URL": parts["flower_url"].url, **env}
+        if options.with_gateway:
+            parts["gateway_url"] = self._gateway(env)
+        if options.with_metrics:
+            parts["metrics_url"] = self._metrics(env)
+        with ThreadPoolExecutor(len(parts) or 1) as pool:
+            list(pool.map(self._start_web, parts.values()))
+        urls = {name: part.url for name, part in parts.items()}
+        return urls | ({"metrics_url": f"{urls['metrics_url']}/metrics"} if options.with_metrics else {})
 
     def _flower(self, env: Mapping[str, str]) -> WebPart:
         data_dir = self._options.data_dir
         port = usable_port(data_dir, "flower")
         command = workers_command("flower", "--port", str(port))
         return WebPart("flower", data_dir, port=port, command=command, env=env)
+
+    def _metrics(self, env: Mapping[str, str]) -> WebPart:
+        data_dir = self._options.data_dir
+        port = usable_port(data_dir, "metrics", METRICS_PORT)
+        command = workers_command("metrics", "--port", str(port))
+        return WebPart("metrics", data_dir, port=port, command=command, env=env)
 
     def _gateway(self, env: Mapping[str, str]) -> WebPart:
         data_dir, chosen = self._options.data_dir, env.get("GATEWAY_PORT") or ""
@@ -203,6 +218,7 @@ class Stack:
             "redis_url": address.redis_url,
             "flower_url": address.flower_url,
             "gateway_url": address.gateway_url,
+            "metrics_url": address.metrics_url,
         }
         publish(self._options.data_dir, urls | {"pid": os.getpid()}, self._environ)
 

@@ -43,7 +43,7 @@ class Stack:
         self._started: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        up = self._start("up", "--no-flower", "--concurrency", "1")
+        up = self._start("up", "--no-flower", "--no-metrics", "--concurrency", "1")
         wait_until(lambda: READY in self.said() or up.poll() is not None, "trainwire up is ready", 2 * PATIENCE_S)
         assert up.poll() is None, self.said()
         found = re.search(r"GATEWAY_URL=['\"]?(http://[^'\"\s]+)", self._run("env"))

@@ -1,4 +1,4 @@
-"""TLS to every store: certificates are verified unsaid, a CA is named, and a wrong one costs nothing."""
+"""TLS to every store but Redis, and through the whole of us: a CA is named, and a wrong one costs nothing."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-from kombu import Connection
-from kombu.exceptions import OperationalError
 from sqlalchemy import text
 
-from ingest import Run, TrainerSettings
-from ingest.leftovers import send_leftovers
 from ingest.object_store import ObjectStore
 from ingest.patience import StoreUnavailable
-from ingest.settings import SpoolSettings, Timing
-from schemas.bells import Bells
-from schemas.broker import broker_at
 from schemas.checkpoint_keys import S3Uri
-from schemas.routes import INGEST_QUEUE, stream_key
-from stores.connections import open_engine, open_redis
+from stores.connections import open_engine
 from stores.loki_http import LokiUnavailable, loki_http
 from stores.mlflow_http import MlflowApi, MlflowUnavailable, plain_send
 from stores.s3 import StoreAway, open_s3
@@ -33,107 +24,14 @@ from tests.integration.conftest import Bucket
 from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebSocketClient
 from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.mlflow_server import MlflowServer
-from tests.tls_servers import Tls, over
+from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from tests.twins.loki import LokiTwin
 from workers.errors import Unavailable
 from workers.resources import Resources
-from workers.settings import Settings, load_settings
 from workers.sinks.mlflow_http import mlflow_api
 from workers.store import postgres_errors
-from workers.streams import redis_errors
 
-UNTRUSTED = "its certificate is not trusted (unable to get local issuer certificate): name the file of its CA"
 JOB = 42
-
-
-@pytest.fixture
-def redis_over(tls: Tls, redis_url: str, client: redis.Redis) -> Callable[..., str]:  # noqa: ARG001 - empties it
-    """Give a function that returns the address of Redis over TLS with these parameters."""
-    proxy = tls.in_front_of(redis_url)
-    return lambda **query: over(proxy, redis_url, "rediss", **query)
-
-
-def settings_of(resources: Resources, **others: Any) -> Settings:
-    """Return the settings of workers on the test servers, some of them others."""
-    urls = {name: getattr(resources.settings, name).get_secret_value() for name in ("database_url", "redis_url")}
-    return load_settings(**urls | others)
-
-
-def trouble_with(resources: Resources, redis_url: str) -> str:
-    """Return what a worker says of a Redis that it cannot use."""
-    client = open_redis(settings_of(resources, redis_url=redis_url))
-    with pytest.raises(Unavailable) as caught, client, redis_errors():
-        client.ping()
-    return str(caught.value)
-
-
-def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resources: Resources, tls: Tls) -> None:
-    """With its CA it answers; with none or another one the sentence has address, reason and remedy."""
-    with open_redis(settings_of(resources, redis_url=redis_over(ssl_ca_certs=tls.ca))) as client:
-        assert client.ping()
-    for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
-        said = trouble_with(resources, url)
-        port = url.partition("127.0.0.1:")[2].partition("/")[0]
-        assert said == (
-            f"Redis: Error 1 connecting to 127.0.0.1:{port}: {UNTRUSTED} in REDIS_URL, "
-            "?ssl_ca_certs=/path/to/ca.pem"
-        )
-
-
-def test_a_certificate_that_no_ca_can_help(resources: Resources, tls: Tls, redis_url: str) -> None:
-    """One for another host, or of yesterday, is refused with a remedy of its own."""
-    elsewhere = tls.in_front_of(redis_url, "redis.example")
-    said = trouble_with(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
-    assert said.endswith(": use the address that it was made for")
-    expired = tls.in_front_of(redis_url, "127.0.0.1", days=-1)
-    said = trouble_with(resources, over(expired, redis_url, "rediss", ssl_ca_certs=tls.ca))
-    assert said.endswith("(certificate has expired): renew it")
-
-
-def test_kombu_verifies_as_redis_py_does(redis_over: Callable[..., str], tls: Tls, client: redis.Redis) -> None:
-    """An order goes through a server that is trusted only; left alone, kombu would trust everybody."""
-    for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
-        broker = broker_at(url)
-        with (
-            pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"),
-            Connection(broker.url, ssl=broker.ssl or False) as connection,
-        ):
-            connection.ensure_connection(max_retries=1)
-        Bells(url).ring("logs", 0)
-        assert client.llen(INGEST_QUEUE) == 0
-    for fine in (redis_over(ssl_ca_certs=tls.ca, health_check_interval=5), redis_over(ssl_cert_reqs="none")):
-        bells = Bells(fine)
-        bells.ring("logs", 0)
-        bells.close()
-    assert client.llen(INGEST_QUEUE) == 2
-
-
-def test_a_trainer_with_a_wrong_ca_trains_on(
-    redis_over: Callable[..., str],
-    tls: Tls,
-    client: redis.Redis,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It says once what is wrong; all is in the spool, from where it goes when the CA is right."""
-    timing = Timing(first_backoff_s=0.02, longest_backoff_s=0.1, settle_s=0.1, away_s=0.2)
-    for number, wrong in enumerate(
-        [redis_over(ssl_ca_certs=tls.stranger), redis_over(ssl_ca_certs=tmp_path / "no")]
-    ):
-        spool = SpoolSettings(tmp_path / f"spool{number}")
-        run = Run(JOB, settings=TrainerSettings(redis_url=wrong, timing=timing, spool=spool))
-        run.log("said all the same")
-        receipt = run.finish()
-        assert receipt.spooled == receipt.produced
-        assert receipt.produced["logs"] == 1
-    untrusted, missing = [record.getMessage() for record in caplog.records if "cannot send" in record.getMessage()]
-    assert f"{UNTRUSTED} in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem; training goes on" in untrusted
-    assert "the file of its CA is not there: name it in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem" in missing
-    right = redis_over(ssl_ca_certs=tls.ca)
-    for number in range(2):
-        (left,) = send_leftovers(tmp_path / f"spool{number}", right, timing, 10)
-        assert not any(left.receipt.unsent.values())
-    assert client.xlen(stream_key("logs", 2)) == 2
 
 
 def test_postgres_by_the_parameters_of_its_address(tls: Tls, resources: Resources, database_url: str) -> None:

@@ -21,7 +21,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """Give a user with a running stack."""
     made = Terminal(tmp_path_factory.mktemp("failed"))
     made.env["LOKI_ENABLED"] = "false"
-    up = made.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    up = made.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     yield made
     up.send_signal(signal.SIGTERM)
     up.wait(60)

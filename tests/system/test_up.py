@@ -19,7 +19,7 @@ import requests
 
 READY = "Ctrl-C stops it."
 WITHOUT_WEB = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
-PARTS = (*WITHOUT_WEB, "flower", "gateway")
+PARTS = (*WITHOUT_WEB, "flower", "gateway", "metrics")
 
 
 class Terminal:
@@ -109,7 +109,14 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     ]
     status = terminal.document("status", "42")
     assert (status["name"], status["exit_code"], status["completeness"]["state"]) == ("odd", 3, "complete")
-    secret = re.search(r"trainwire:([^@]+)@", terminal.run("env").stdout)
+    env = terminal.run("env").stdout
+    metrics = re.search(r"METRICS_URL=(\S+)", env)
+    assert metrics is not None
+    assert f"Prometheus finds metrics at {metrics[1]}\n" in terminal.said()
+    exported = requests.get(metrics[1], timeout=20).text
+    assert 'trainwire_store_up{store="postgres"} 1.0' in exported
+    assert 'trainwire_jobs{status="failed"} 1.0' in exported
+    secret = re.search(r"trainwire:([^@]+)@", env)
     assert secret is not None
     assert secret[1] not in terminal.said()
     processes = [terminal.part(name) for name in PARTS]
@@ -119,14 +126,14 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     assert terminal.said().endswith(f"stopped; the data is in {terminal.data_dir}\n")
     assert "no trainwire is running" in terminal.run("jobs").stderr
     terminal.env["LOKI_ENABLED"] = "false"
-    terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     assert "Log rows end in Postgres (LOKI_ENABLED is false)" in terminal.said()
     assert [job["id"] for job in terminal.document("jobs")] == [42]
 
 
 def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
     """A callback to the gateway of `trainwire up` is stored by its workers and shown; killed, it comes back."""
-    terminal.up("--no-flower", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-metrics", "--concurrency", "1")
     found = re.search(r"GATEWAY_URL=(\S+)", terminal.run("env").stdout)
     assert found is not None
     url = found[1]
@@ -147,7 +154,7 @@ def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
 
 def test_parts_that_die_come_back(terminal: Terminal) -> None:
     """SIGKILL of the worker, then of both servers: each is started again and said, and work goes on."""
-    terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     for name in ("worker", "valkey", "postgres"):
         killed = terminal.part(name)
         killed.kill()
@@ -162,7 +169,7 @@ def test_parts_that_die_come_back(terminal: Terminal) -> None:
 
 def test_a_second_up_is_refused(terminal: Terminal) -> None:
     """One folder has one stack: the second is told the pid of the first, and the first goes on."""
-    first = terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     second = terminal.run("up")
     assert second.returncode == 1
     assert second.stderr == (
@@ -174,7 +181,7 @@ def test_a_second_up_is_refused(terminal: Terminal) -> None:
 
 def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
     """Who cannot wait for the clean stop asks again: everything is killed, nothing is left."""
-    up = terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    up = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     processes = [terminal.part(name) for name in WITHOUT_WEB]
     up.send_signal(signal.SIGINT)
     terminal.wait_for(lambda: "stopping" in terminal.said())
@@ -185,13 +192,13 @@ def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
 
 def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
     """After kill -9 of `up` the next one stops the orphans first, and finds all data."""
-    first = terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     orphans = [terminal.part(name) for name in WITHOUT_WEB]
     first.kill()
     first.wait()
     assert [orphan for orphan in orphans if is_gone(orphan)] == []
     assert "no trainwire is running" in terminal.run("jobs").stderr
-    terminal.up("--no-flower", "--no-gateway", "--concurrency", "1")
+    terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     assert [orphan for orphan in orphans if not is_gone(orphan)] == []
     stopped = re.findall(r"(\w+): stopped one that a killed `trainwire up` had left", terminal.said())
     assert sorted(stopped) == sorted(WITHOUT_WEB)

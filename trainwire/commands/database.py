@@ -26,6 +26,7 @@ def env(data_dir: DataDir = None) -> None:
         "REDIS_URL": address.redis_url,
         "FLOWER_URL": address.flower_url,
         "GATEWAY_URL": address.gateway_url,
+        "METRICS_URL": address.metrics_url,
         "LOKI_URL": os.environ.get("LOKI_URL"),
         "TRAINWIRE_DATA_DIR": None if address.data_dir is None else str(address.data_dir),
     }

@@ -31,14 +31,17 @@ def up(
     ] = None,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
     no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Leave out the gateway.")] = False,
+    no_metrics: Annotated[
+        bool, typer.Option("--no-metrics", help="Leave out the exporter for Prometheus.")
+    ] = False,
 ) -> None:
-    """Run Postgres, Redis (Valkey), workers, beat, Flower and the gateway until ctrl-C; the data stays.
+    """Run Postgres, Redis (Valkey), workers, beat, Flower, gateway and exporter until ctrl-C; the data stays.
 
     DATABASE_URL or REDIS_URL in the environment: that server is used instead of the embedded one.
     """
     folder = chosen_data_dir(data_dir, os.environ) or default_data_dir(os.environ)
     with hold(folder):
-        options = StackOptions(folder, concurrency, not no_flower, not no_gateway)
+        options = StackOptions(folder, concurrency, not no_flower, not no_gateway, not no_metrics)
         run_stack(Stack(options, os.environ, say), folder)
 
 
@@ -87,6 +90,8 @@ def _say_ready(stack: Stack, folder: Path) -> None:
         shown.append(f"Flower {address.flower_url}")
     say(f"\ntrainwire is ready: {' · '.join(shown)}")
     say(_log_rows(settings_for(address)))
+    if address.metrics_url:
+        say(f"Prometheus finds metrics at {address.metrics_url}")
     if address.gateway_url:
         say(f"See your trainings at {address.gateway_url}")
     say("In another terminal:")

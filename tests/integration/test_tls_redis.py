@@ -1,0 +1,159 @@
+"""TLS to Redis: certificates are verified unsaid, by kombu too, and a wrong CA costs a trainer nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+from ingest import Run, TrainerSettings
+from ingest.leftovers import send_leftovers
+from ingest.settings import SpoolSettings, Timing
+from schemas.bells import Bells
+from schemas.broker import broker_at
+from schemas.messages import decode_body, open_envelope
+from schemas.routes import INGEST_QUEUE, stream_key
+from stores.connections import open_redis
+from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
+from tests.processes import ROOT
+from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
+from workers.errors import Unavailable
+from workers.resources import Resources
+from workers.streams import redis_errors
+
+JOB = 42
+FORKING = f"""
+import os, time
+from ingest import Run
+with Run({JOB}) as run:
+    run.log("before")
+    time.sleep(1)  # the connection is there
+    for number in range(3):
+        if os.fork() == 0:
+            run.log(f"child {{number}}")
+            run.finish()
+            os._exit(0)
+        os.wait()
+        run.log(f"after {{number}}")
+"""
+
+
+def trouble_with(resources: Resources, redis_url: str) -> str:
+    """Return what a worker says of a Redis that it cannot use."""
+    client = open_redis(settings_of(resources, redis_url=redis_url))
+    with pytest.raises(Unavailable) as caught, client, redis_errors():
+        client.ping()
+    return str(caught.value)
+
+
+def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resources: Resources, tls: Tls) -> None:
+    """With its CA it answers; with none or another one the sentence has address, reason and remedy."""
+    with open_redis(settings_of(resources, redis_url=redis_over(ssl_ca_certs=tls.ca))) as client:
+        assert client.ping()
+    for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
+        said = trouble_with(resources, url)
+        port = url.partition("127.0.0.1:")[2].partition("/")[0]
+        assert said == (
+            f"Redis: Error 1 connecting to 127.0.0.1:{port}: {UNTRUSTED} in REDIS_URL, "
+            "?ssl_ca_certs=/path/to/ca.pem"
+        )
+
+
+def test_a_certificate_that_no_ca_can_help(resources: Resources, tls: Tls, redis_url: str) -> None:
+    """One for another host, or of yesterday, is refused with a remedy of its own."""
+    elsewhere = tls.in_front_of(redis_url, "redis.example")
+    said = trouble_with(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
+    assert said.endswith(": use the address that it was made for")
+    expired = tls.in_front_of(redis_url, "127.0.0.1", days=-1)
+    said = trouble_with(resources, over(expired, redis_url, "rediss", ssl_ca_certs=tls.ca))
+    assert said.endswith("(certificate has expired): renew it")
+
+
+def test_kombu_verifies_as_redis_py_does(redis_over: Callable[..., str], tls: Tls, client: redis.Redis) -> None:
+    """An order goes through a server that is trusted only; left alone, kombu would trust everybody."""
+    for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
+        broker = broker_at(url)
+        with (
+            pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"),
+            Connection(broker.url, ssl=broker.ssl or False) as connection,
+        ):
+            connection.ensure_connection(max_retries=1)
+        Bells(url).ring("logs", 0)
+        assert client.llen(INGEST_QUEUE) == 0
+    for fine in (redis_over(ssl_ca_certs=tls.ca, health_check_interval=5), redis_over(ssl_cert_reqs="none")):
+        bells = Bells(fine)
+        bells.ring("logs", 0)
+        bells.close()
+    assert client.llen(INGEST_QUEUE) == 2
+
+
+def test_a_trainer_with_a_wrong_ca_trains_on(
+    redis_over: Callable[..., str],
+    tls: Tls,
+    client: redis.Redis,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It says once what is wrong; all is in the spool, from where it goes when the CA is right."""
+    timing = Timing(first_backoff_s=0.02, longest_backoff_s=0.1, settle_s=0.1, away_s=0.2)
+    for number, wrong in enumerate(
+        [redis_over(ssl_ca_certs=tls.stranger), redis_over(ssl_ca_certs=tmp_path / "no")]
+    ):
+        spool = SpoolSettings(tmp_path / f"spool{number}")
+        run = Run(JOB, settings=TrainerSettings(redis_url=wrong, timing=timing, spool=spool))
+        run.log("said all the same")
+        receipt = run.finish()
+        assert receipt.spooled == receipt.produced
+        assert receipt.produced["logs"] == 1
+    untrusted, missing = [record.getMessage() for record in caplog.records if "cannot send" in record.getMessage()]
+    assert f"{UNTRUSTED} in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem; training goes on" in untrusted
+    assert "the file of its CA is not there: name it in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem" in missing
+    right = redis_over(ssl_ca_certs=tls.ca)
+    for number in range(2):
+        (left,) = send_leftovers(tmp_path / f"spool{number}", right, timing, 10)
+        assert not any(left.receipt.unsent.values())
+    assert client.xlen(stream_key("logs", 2)) == 2
+
+
+def test_forked_children_and_their_parent_over_tls(
+    redis_over: Callable[..., str], tls: Tls, client: redis.Redis, tmp_path: Path
+) -> None:
+    """A child leaves its parent's connection alone: what both say, before and after the fork, arrives."""
+    env = os.environ | {"REDIS_URL": redis_over(ssl_ca_certs=tls.ca), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    page: list[Any] = client.xrange(stream_key("logs", 2)) or []
+    envelopes = [open_envelope(fields) for _, fields in page]
+    once: dict[Any, Any] = {(one.source, one.seq): decode_body("logs", one) for one in envelopes}  # may be resent
+    said = sorted(line for body in once.values() for line in body.lines)
+    assert said == ["after 0", "after 1", "after 2", "before", "child 0", "child 1", "child 2"]
+
+
+def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resources, redis_url: str) -> None:
+    """ssl_certfile and ssl_keyfile are shown to it by redis-py and by kombu; without them it lets nobody in."""
+    proxy = tls.in_front_of(redis_url, "127.0.0.1", asks_clients=True)
+    own = tls.authority.certificate("worker")
+    shown = over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca, ssl_certfile=own, ssl_keyfile=own)
+    with open_redis(settings_of(resources, redis_url=shown)) as client:
+        assert client.ping()
+    bells = Bells(shown)
+    bells.ring("logs", 0)
+    bells.close()
+    assert resources.redis.llen(INGEST_QUEUE) == 1
+    assert trouble_with(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
