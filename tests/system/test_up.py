@@ -116,6 +116,10 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     exported = requests.get(metrics[1], timeout=20).text
     assert 'trainwire_store_up{store="postgres"} 1.0' in exported
     assert 'trainwire_jobs{status="failed"} 1.0' in exported
+    flower, gateway = (re.search(rf"{name}_URL=(\S+)", env) for name in ("FLOWER", "GATEWAY"))
+    assert flower is not None
+    assert gateway is not None
+    assert requests.get(f"{gateway[1]}/session", timeout=20).json()["flower_url"] == flower[1]
     secret = re.search(r"trainwire:([^@]+)@", env)
     assert secret is not None
     assert secret[1] not in terminal.said()
