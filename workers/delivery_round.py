@@ -17,6 +17,9 @@ from workers.sinks.base import Backlog, Batch, BatchT, Delivered, DeliveredT, Si
 MOST_CHUNK_JOBS: Final = 32
 """Jobs whose rows are read, and whose cursors are moved, in one transaction."""
 CHUNK_ROWS: Final = 40_000
+FIRST_ROWS: Final = 8_000
+"""The sink waits for a chunk's first read: of few jobs with long backlogs it is a short one."""
+FIRST_ROWS_PER_JOB: Final = 1000
 CHUNK_BYTES: Final = 8 * 1024 * 1024
 CHUNKS_AT_ONCE: Final = 2
 """While one commits, the other sends."""
@@ -75,8 +78,9 @@ class Round(Generic[BatchT, DeliveredT]):
         if self._must_end():
             return 0
         most_rows, most_bytes = CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids)
+        first_rows = min(most_rows, max(FIRST_ROWS // len(job_ids), FIRST_ROWS_PER_JOB))
         with self._engine.begin() as connection:
-            batches = self._backlog.read(connection, job_ids, most_rows, most_bytes)
+            batches = self._backlog.read(connection, job_ids, first_rows, most_bytes)
         refused = 0
         for left in reversed(range(most_reads)):
             ahead = self._reads.submit(self._read_on, batches if left else {}, most_rows, most_bytes)
