@@ -1,0 +1,172 @@
+"""One table of log lines against the same partitioned by day: `python -m benchmarks.partitions --rows 50000000`.
+
+By hand, for decision 15: it takes minutes and some 20 GB. Each job has its lines within one day, of thirty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from psycopg import Connection, connect
+
+from benchmarks.load import LINE
+from benchmarks.stores import open_stores
+
+DAYS: Final = 30
+LINES: Final = 10_000
+"""Of each job."""
+RUN_LINES: Final = 100
+"""Lines of a job that come together."""
+BATCH_ROWS: Final = 15_000
+"""Rows of a transaction while new lines arrive, about as the drain has them."""
+NEW_JOBS: Final = 100
+PAGE_LINES: Final = 500
+PAGES: Final = 300
+
+COLUMNS: Final = "job_id, seq, logged_at, created_at, attempt, logged_ns, source, log_type, content"
+TABLE: Final = """
+    CREATE TABLE lines (
+        job_id bigint, seq bigint, logged_at timestamptz NOT NULL, created_at timestamptz NOT NULL,
+        attempt int NOT NULL, rank int, logged_ns smallint NOT NULL, source text NOT NULL, log_type text NOT NULL,
+        level text, content text NOT NULL, PRIMARY KEY ({key})
+    ) {partitioned}
+"""
+FILL: Final = f"""
+    INSERT INTO lines ({COLUMNS})
+    SELECT job, run * {RUN_LINES} + line, at, at, 1, 0, '0-bench', 'stdout', %(content)s
+    FROM generate_series(0, {LINES // RUN_LINES} - 1) run, generate_series(%(first)s::int, %(last)s::int) job,
+        generate_series(1, {RUN_LINES}) line,
+        LATERAL (SELECT now() - make_interval(days => {DAYS} - %(day)s, mins => run) AS at) AS times
+"""
+SIZE: Final = """
+    SELECT sum(pg_total_relation_size(oid)) FROM pg_class
+    WHERE relkind = 'r' AND (relname = 'lines' OR relname LIKE 'day_%')
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Lines/s of new lines, milliseconds of a page (median, 95th percentile), seconds of the removal of a day."""
+
+    lines_per_s: float
+    newest_ms: tuple[float, float]
+    middle_ms: tuple[float, float]
+    removal_s: float
+    gigabytes: float
+
+
+def measure(connection: Connection, rows: int, *, is_partitioned: bool) -> Figures:
+    """Fill a table, and see what it does."""
+    connection.execute("DROP TABLE IF EXISTS lines")
+    key = "job_id, seq, created_at" if is_partitioned else "job_id, seq"
+    partitioned = "PARTITION BY RANGE (created_at)" if is_partitioned else ""
+    connection.execute(TABLE.format(key=key, partitioned=partitioned).encode())
+    jobs_a_day = rows // DAYS // LINES
+    for day in range(-1, DAYS + 2) if is_partitioned else ():
+        bounds = f"current_date - {DAYS - day}, current_date - {DAYS - day - 1}"
+        first, last = connection.execute(f"SELECT {bounds}".encode()).fetchone() or ("", "")
+        name = f"day_{day}" if day >= 0 else "day_before"
+        connection.execute(
+            f"CREATE TABLE {name} PARTITION OF lines FOR VALUES FROM ('{first}') TO ('{last}')".encode()
+        )
+    for day in range(DAYS):
+        first_job = 1 + day * jobs_a_day
+        chosen = {"day": day, "first": first_job, "last": first_job + jobs_a_day - 1, "content": LINE}
+        connection.execute(FILL.encode(), chosen)
+    connection.execute("VACUUM ANALYZE lines")
+    connection.execute("CHECKPOINT")
+    size = connection.execute(SIZE).fetchone()
+    assert size is not None
+    jobs = DAYS * jobs_a_day
+    newest = [page_ms(connection, job, "ORDER BY seq DESC") for job in chosen_jobs(jobs)]
+    middle = [page_ms(connection, job, f"AND seq > {LINES // 2} ORDER BY seq") for job in chosen_jobs(jobs)]
+    arrived = arrive(connection, jobs + 1)
+    began = time.perf_counter()
+    if is_partitioned:
+        connection.execute("DROP TABLE day_0")
+    else:
+        remove(connection, range(1, jobs_a_day + 1))
+    removal_s = time.perf_counter() - began
+    return Figures(arrived, spread(newest), spread(middle), removal_s, float(size[0]) / 2**30)
+
+
+def chosen_jobs(jobs: int) -> list[int]:
+    """Return jobs that somebody looks at."""
+    return random.Random(1).sample(range(1, jobs + 1), PAGES)
+
+
+def page_ms(connection: Connection, job: int, rest: str) -> float:
+    """Return how long a page of lines takes."""
+    began = time.perf_counter()
+    query = f"SELECT {COLUMNS} FROM lines WHERE job_id = %s {rest} LIMIT {PAGE_LINES}"
+    found = connection.execute(query.encode(), [job]).fetchall()
+    assert len(found) == PAGE_LINES
+    return (time.perf_counter() - began) * 1000
+
+
+def arrive(connection: Connection, first_job: int) -> float:
+    """Store the lines of new jobs, transaction by transaction; return the lines/s."""
+    batches = list(new_rows(first_job))
+    began = time.perf_counter()
+    for batch in batches:
+        with connection.cursor().copy(f"COPY lines ({COLUMNS}) FROM STDIN".encode()) as copy:
+            copy.write("".join(batch))
+    return NEW_JOBS * LINES / (time.perf_counter() - began)
+
+
+def new_rows(first_job: int) -> Iterator[Sequence[str]]:
+    """Yield batches of COPY's text lines, of all jobs in turns."""
+    now = time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime())
+    batch: list[str] = []
+    for run in range(LINES // RUN_LINES):
+        for job in range(first_job, first_job + NEW_JOBS):
+            lines = range(run * RUN_LINES + 1, (run + 1) * RUN_LINES + 1)
+            batch += [f"{job}\t{line}\t{now}\t{now}\t1\t0\t0-bench\tstdout\t{LINE}\n" for line in lines]
+            if len(batch) >= BATCH_ROWS:
+                yield batch
+                batch = []
+    yield batch
+
+
+def remove(connection: Connection, jobs: range) -> None:
+    """Remove the lines of some jobs as workers.row_retention does, then vacuum."""
+    for job in jobs:
+        for after in range(0, LINES, 2000):
+            connection.execute(
+                "DELETE FROM lines WHERE job_id = %s AND seq > %s AND seq <= %s", [job, after, after + 2000]
+            )
+    connection.execute("VACUUM lines")
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return median and 95th percentile."""
+    return statistics.median(values), statistics.quantiles(values, n=20)[-1]
+
+
+def main() -> None:
+    """Measure both, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000_000)
+    rows = parser.parse_args().rows
+    print("| table | GB | new lines/s | newest page, ms (p95) | page in the middle, ms (p95) | a day removed, s |")
+    print("|---|---|---|---|---|---|")
+    with open_stores() as resources:
+        url = resources.settings.database_url.get_secret_value()
+        with connect(url, autocommit=True) as connection:
+            for name, is_partitioned in (("one", False), ("by day", True)):
+                it = measure(connection, rows, is_partitioned=is_partitioned)
+                pages = " | ".join(f"{median:.1f} ({p95:.1f})" for median, p95 in (it.newest_ms, it.middle_ms))
+                print(
+                    f"| {name} | {it.gigabytes:.1f} | {it.lines_per_s:,.0f} | {pages} | {it.removal_s:.1f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
