@@ -32,6 +32,7 @@ log = structlog.get_logger("workers")
 
 ALL_QUEUES = ",".join(QUEUES)
 EXIT_NOT_READY = 78
+NOTICE_TENTHS_S = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -84,7 +85,8 @@ def _publish_shards(resources: Resources) -> None:
 
 
 def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
-    from celery import signals  # noqa: PLC0415 - the checks above need no Celery
+    from billiard import pool  # noqa: PLC0415 - the checks above need no Celery
+    from celery import signals  # noqa: PLC0415 - as above
 
     from workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
     from workers.watchdog import WatchdogStep  # noqa: PLC0415
@@ -98,6 +100,9 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
     app.steps["worker"].add(WatchdogStep)
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
+    # A pool process waits for the worker to take note of its last order, which one that ends may never do: for
+    # half a minute by default. An order that is done twice does nothing the second time.
+    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = NOTICE_TENTHS_S
     queues = f"{options.queues},{echo_queue(name)}"
     arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", queues]
     app.worker_main(["worker", *arguments, "--without-gossip", "--without-mingle", "--loglevel", "INFO"])
