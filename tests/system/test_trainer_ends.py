@@ -75,7 +75,11 @@ ENDS = {
         None,
     ),
 }
-HEAD = "import os, signal, sys, threading, time\nfrom ingest import Run\nrun = Run(job_id=int(sys.argv[1]))\n"
+HEAD = (
+    "import os, signal, sys, threading, time\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it\n"
+    "from ingest import Run\nrun = Run(job_id=int(sys.argv[1]))\n"
+)
 
 
 @pytest.fixture(scope="module")
