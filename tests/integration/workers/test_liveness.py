@@ -35,7 +35,7 @@ from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sweep import drain_everything
 
-LOST_AFTER_S: Final = 3.0
+LOST_AFTER_S: Final = 5.0
 """Longer than a trainer of a busy machine may be kept from its heartbeat."""
 GAP_S: Final = 0.7
 SHARDS: Final = 4
