@@ -16,7 +16,7 @@ from schemas.tables import training_logs
 from tests.factories import rows
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.processes import wait_until, workers_running
-from tests.talkers import check_command, check_postgres, trainers_running
+from tests.talkers import check_command, check_postgres, ends_of, trainers_running
 from tests.valkey_cluster import ValkeyCluster
 from workers.resources import Resources
 
@@ -80,10 +80,7 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
         let_more_arrive(resources, UNHURT)
         cluster.nodes[VICTIM].start()
         let_more_arrive(resources, *JOBS)
-        for trainer in trainers.values():
-            trainer.tell()
-        said = {job: trainer.said() for job, trainer in trainers.items()}
-        assert {job: told["complete"] for job, told in said.items()} == dict.fromkeys(JOBS, True)
+        said = ends_of(trainers)
         for job in JOBS:
             check_postgres(resources.engine, job, said[job])
             check_command(job, env)

@@ -17,7 +17,7 @@ from tests.followers import Follower
 from tests.hosts import Host
 from tests.integration.gateway.feed_clients import EventSource, WebSocketClient
 from tests.processes import wait_until
-from tests.talkers import check_command, check_postgres, trainers_running
+from tests.talkers import check_command, check_postgres, ends_of, trainers_running
 from tests.twins.loki import LokiTwin
 from workers.resources import Resources
 
@@ -90,10 +90,7 @@ def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Hos
         first.await_ready()
         second.kill()
         let_more_arrive(followers)
-        for trainer in trainers.values():
-            trainer.tell()
-        said = {job: trainer.said() for job, trainer in trainers.items()}
-        assert {job: told["complete"] for job, told in said.items()} == dict.fromkeys(JOBS, True)
+        said = ends_of(trainers)
         for job in JOBS:
             check_postgres(resources.engine, job, said[job])
             check_loki(resources, loki, job)
