@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from benchmarks import load
 from benchmarks.processes import ROOT
-from schemas.messages import Completion, decode_body, open_envelope
+from schemas.messages import Completion
 from schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
+from schemas.wire import decode_body, open_envelope
 from workers.resources import Resources
 
 _PRINT = "date +%s.%N >{began}; yes '{line}' | head -c {size_bytes}; date +%s.%N >{ended}"

@@ -12,8 +12,9 @@ from redis.client import PubSub
 
 from benchmarks.processes import running
 from schemas.events import decode_event
-from schemas.messages import Logs, Message, encode_entry
+from schemas.messages import Logs, Message
 from schemas.routes import DEFAULT_SHARDS, events_channel, shard_of, stream_key
+from schemas.wire import encode_entry
 from workers.drain import Drain
 from workers.resources import Resources
 from workers.streams import Ack, IngestStream

@@ -19,8 +19,9 @@ import psutil
 
 from benchmarks.events import StampedStream
 from benchmarks.processes import ROOT, running
-from schemas.messages import Logs, Message, encode_entry
+from schemas.messages import Logs, Message
 from schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
+from schemas.wire import encode_entry
 from workers.drain import Drain
 from workers.resources import Resources
 

@@ -11,8 +11,9 @@ from sqlalchemy import text
 from benchmarks.load import LINE
 from benchmarks.processes import drain_with_a_worker
 from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.messages import Logs, Message, encode_entry
+from schemas.messages import Logs, Message
 from schemas.routes import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
+from schemas.wire import encode_entry
 from workers.heartbeats import listen
 from workers.liveness import watch
 from workers.resources import Resources

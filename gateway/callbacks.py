@@ -18,15 +18,9 @@ import redis
 
 from gateway.problems import ProblemError, problem
 from schemas.bells import Bells
-from schemas.messages import (
-    KIND_OF_BODY,
-    MAX_FREE_BYTES,
-    WIRE_VERSION,
-    Body,
-    InvalidMessage,
-    check_body,
-    shown_float,
-)
+from schemas.checks import InvalidMessage, check_body
+from schemas.messages import KIND_OF_BODY, Body
+from schemas.non_finite import shown_float
 from schemas.routes import (
     BELL_TTL_S,
     DEFAULT_SHARDS,
@@ -39,6 +33,7 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
+from schemas.wire import MAX_FREE_BYTES, WIRE_VERSION
 
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 REMEMBERED_S: Final = 24 * 3600

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, text
 
 from gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
-from schemas.messages import shown_float
+from schemas.non_finite import shown_float
 from stores.attempts import Attempt, find_attempts
 from stores.jobs import Job, find_job
 from stores.metric_names import MetricNames

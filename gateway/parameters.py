@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from gateway.auth import require
 from gateway.resources import Resources, resources
-from schemas.messages import MAX_ATTEMPT, MAX_ID
+from schemas.checks import MAX_ATTEMPT, MAX_ID
 
 MAX_TEXT_CHARS = 1000
 VIEWER = [Depends(require("viewer"))]

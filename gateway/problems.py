@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gateway.auth import Forbidden, Unauthorized
-from schemas.messages import InvalidMessage
+from schemas.checks import InvalidMessage
 from schemas.migrations import WrongSchemaRevision
 from schemas.tls import redis_trouble
 from stores.connections import postgres_trouble

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from schemas.checks import InvalidMessage
 from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.messages import ATTEMPT_UNSAID, InvalidMessage
+from schemas.messages import ATTEMPT_UNSAID
 
 if TYPE_CHECKING:
     from ingest.outbox import Origin

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final, TypeAlias
 
-from schemas.messages import Entry
+from schemas.wire import Entry
 
 Range: TypeAlias = tuple[int, int]
 """First and last seq, both included."""

@@ -22,7 +22,8 @@ from ingest.settings import (
 )
 from ingest.strict import StrictError
 from ingest.terminal import Terminal
-from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
+from schemas.checks import MAX_ATTEMPT, MAX_ID
+from schemas.messages import ATTEMPT_UNSAID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0

@@ -18,8 +18,9 @@ from ingest.receipt import Receipt
 from ingest.salvage import item_count, salvaged
 from ingest.settings import FullPolicy
 from schemas.heartbeats import says_progress
-from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion, Entry, Message, encode_entry
+from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion, Message
 from schemas.routes import KINDS, Kind
+from schemas.wire import Entry, encode_entry
 
 if TYPE_CHECKING:
     from ingest.spool.spool import Spool  # opened by the sender's thread: its imports cost a trainer's start

@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from schemas.messages import MAX_ATTEMPT, shown_float
+from schemas.checks import MAX_ATTEMPT
+from schemas.non_finite import shown_float
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 

@@ -26,7 +26,8 @@ from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
 from ingest.strict import NotStored
 from ingest.uploads import UploadChoice
-from schemas.messages import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS, Metrics, Point, Progress
+from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS
+from schemas.messages import Metrics, Point, Progress
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0

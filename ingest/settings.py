@@ -11,7 +11,8 @@ from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ingest.heartbeat import Vitals
-from schemas.messages import ATTEMPT_UNSAID, MAX_ATTEMPT, MAX_ID
+from schemas.checks import MAX_ATTEMPT, MAX_ID
+from schemas.messages import ATTEMPT_UNSAID
 from schemas.stream_urls import cluster_nodes, is_cluster
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"

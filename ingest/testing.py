@@ -15,19 +15,9 @@ from ingest.publisher import Publisher
 from ingest.run import Run
 from ingest.session import Session
 from ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
-from schemas.messages import (
-    Body,
-    Checkpoint,
-    Completion,
-    Entry,
-    Logs,
-    Metrics,
-    Point,
-    Progress,
-    decode_body,
-    open_envelope,
-)
+from schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 from schemas.routes import KINDS, Kind
+from schemas.wire import Entry, decode_body, open_envelope
 
 BodyT = TypeVar("BodyT", bound=Body)
 

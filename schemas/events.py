@@ -11,13 +11,14 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from schemas.messages import InvalidMessage, Status
+from schemas.checks import InvalidMessage
+from schemas.messages import Status
 from schemas.routes import Kind
 
 EVENTS_VERSION: Final = 1
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number as JSON can carry it (`schemas.messages.shown_float`)."""
+"""A number as JSON can carry it (`schemas.non_finite.shown_float`)."""
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

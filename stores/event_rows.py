@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, RowMapping, Select, select
 
 from schemas.events import LogLine, Number
-from schemas.messages import shown_float
+from schemas.non_finite import shown_float
 from schemas.tables import training_logs
 
 LIFTED: Final = ("loss", "accuracy", "learning_rate")

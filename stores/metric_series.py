@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger
 
 from schemas.events import Number
-from schemas.messages import shown_float
+from schemas.non_finite import shown_float
 from stores.event_rows import LIFTED, ts_of
 
 Key = tuple[str, int, int | None]

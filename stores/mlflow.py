@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from schemas.messages import NON_FINITE_NAMES
+from schemas.non_finite import NON_FINITE_NAMES
 from stores.attempts import Attempt
 from stores.mlflow_http import MISSING, MlflowApi, MlflowRefused
 

@@ -9,19 +9,9 @@ from typing import Any, Literal, cast
 import redis
 from sqlalchemy import Engine, RowMapping, Table, select
 
-from schemas.messages import (
-    KIND_OF_BODY,
-    Body,
-    Checkpoint,
-    Completion,
-    Entry,
-    Logs,
-    Message,
-    Metrics,
-    Point,
-    encode_entry,
-)
+from schemas.messages import KIND_OF_BODY, Body, Checkpoint, Completion, Logs, Message, Metrics, Point
 from schemas.routes import DEFAULT_SHARDS, Kind, shard_of, stream_key
+from schemas.wire import Entry, encode_entry
 from workers.drain import Drain, Drained
 from workers.resources import Resources
 from workers.streams import IngestStream

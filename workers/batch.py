@@ -10,7 +10,8 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from schemas.messages import Body, Checkpoint, Completion, InvalidMessage, Logs, Message, Metrics
+from schemas.checks import InvalidMessage
+from schemas.messages import Body, Checkpoint, Completion, Logs, Message, Metrics
 from schemas.routes import KINDS, Kind
 from workers import rows, store
 from workers.attempts import EarlierAttempts, has_changed

@@ -10,17 +10,10 @@ from typing import Final
 import msgpack
 import structlog
 
-from schemas.messages import (
-    Body,
-    Envelope,
-    InvalidMessage,
-    Message,
-    body_from_object,
-    decode_body,
-    open_envelope,
-    plain_body,
-)
+from schemas.checks import InvalidMessage
+from schemas.messages import Body, Message
 from schemas.routes import Kind
+from schemas.wire import Envelope, body_from_object, decode_body, open_envelope, plain_body
 
 log = structlog.get_logger("workers.decoding")
 

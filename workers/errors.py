@@ -1,6 +1,6 @@
 """Three words, three behaviours: invalid (dead-letter it), unavailable (try later), anything else (crash loudly).
 
-*Invalid* is `schemas.messages.InvalidMessage`.
+*Invalid* is `schemas.checks.InvalidMessage`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 
 import redis
 
+from schemas.checks import InvalidMessage
 from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.messages import InvalidMessage
 from schemas.routes import KINDS, LISTENING_KEY, alive_key, shard_of, stream_key
 from workers.streams import redis_errors
 

@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from schemas.events import LogLine, MetricPoint, Number, SavedCheckpoint
-from schemas.messages import Checkpoint, Metrics, shown_float
+from schemas.messages import Checkpoint, Metrics
+from schemas.non_finite import shown_float
 from schemas.routes import Kind
 from workers.changes import Change, log_lines
 from workers.decoding import visible

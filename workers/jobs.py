@@ -6,19 +6,9 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from schemas.checks import MAX_ATTEMPT
 from schemas.heartbeats import says_progress
-from schemas.messages import (
-    FINISHED,
-    MAX_ATTEMPT,
-    Body,
-    Checkpoint,
-    Completion,
-    Logs,
-    Message,
-    Metrics,
-    Progress,
-    Status,
-)
+from schemas.messages import FINISHED, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
 from schemas.routes import Kind
 from workers.decoding import visible
 from workers.rows import is_best, lift

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from schemas.messages import shown_float
+from schemas.non_finite import shown_float
 from workers import cursors
 from workers.rows import LIFTED
 from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt

@@ -10,7 +10,9 @@ from typing import Any, Final
 import msgspec
 from psycopg.types.json import Jsonb
 
-from schemas.messages import MAX_ID, Checkpoint, InvalidMessage, Logs, Metrics, shown_float
+from schemas.checks import MAX_ID, InvalidMessage
+from schemas.messages import Checkpoint, Logs, Metrics
+from schemas.non_finite import shown_float
 from workers.decoding import visible
 
 Row = tuple[object, ...]

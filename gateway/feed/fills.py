@@ -12,7 +12,7 @@ from gateway.feed.positions import Position, RowKind
 from gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
 from gateway.feed.standing import Standing
 from schemas.events import LogLine, MetricPoint, SavedCheckpoint
-from schemas.messages import shown_float
+from schemas.non_finite import shown_float
 from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
 from stores.event_rows import log_line, select_lines, ts_of, values_of
 

@@ -20,8 +20,8 @@ from gateway.feed.job_list import JobList
 from gateway.feed.reading import Documents, PostgresAway, Reader
 from gateway.feed.subscription import Subscription
 from gateway.feed.watch import Watch
+from schemas.checks import InvalidMessage
 from schemas.events import decode_event
-from schemas.messages import InvalidMessage
 from schemas.routes import JOBS_CHANNEL, events_channel
 
 LOOK_EVERY_S: Final = 2.0

@@ -21,7 +21,7 @@ from gateway.feed.positions import BadPosition, read_position
 from gateway.feed.reading import PostgresAway
 from gateway.feed.watch import First, Watch
 from gateway.problems import ProblemError, problem, unknown_job, wrong_value
-from schemas.messages import MAX_ID
+from schemas.checks import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
 PING_EVERY_S: Final = 20.0

@@ -19,7 +19,7 @@ from gateway.feed.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet
 from gateway.feed.positions import BadPosition, read_position
 from gateway.feed.protocol import frame_protocol
 from gateway.feed.reading import PostgresAway
-from schemas.messages import MAX_ID
+from schemas.checks import MAX_ID
 
 MAX_REASON_CHARS: Final = 100
 """A close frame has room for 123 bytes (RFC 6455, 5.5)."""

@@ -14,7 +14,7 @@ from gateway.documents import CheckpointItem, CheckpointPage, Loan
 from gateway.parameters import VIEWER, Found, JobId
 from gateway.problems import not_there
 from gateway.resources import Resources, known_job
-from schemas.messages import MAX_ID
+from schemas.checks import MAX_ID
 from stores.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
 from stores.event_rows import ts_of
 from stores.lending import check_lendable

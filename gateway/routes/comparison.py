@@ -16,7 +16,7 @@ from gateway.parameters import VIEWER, Found, Names
 from gateway.problems import wrong_value
 from gateway.resources import Resources, known_job
 from gateway.routes.metrics import XAxis, shown_points, wanted_names
-from schemas.messages import MAX_ID
+from schemas.checks import MAX_ID
 from stores.jobs import Job
 from stores.metric_series import MOST_POINTS, SeriesFilter, read_series
 

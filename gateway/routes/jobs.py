@@ -17,7 +17,8 @@ from gateway.job_documents import job_detail, job_items
 from gateway.parameters import VIEWER, Found, JobId, Text
 from gateway.problems import unknown_job, wrong_value
 from gateway.resources import known_job
-from schemas.messages import MAX_ID, Status
+from schemas.checks import MAX_ID
+from schemas.messages import Status
 from stores.completeness import assess
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery

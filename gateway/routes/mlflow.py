@@ -14,8 +14,9 @@ from gateway.answers import described, json_answer
 from gateway.parameters import VIEWER, Found, JobId, Names, split_names
 from gateway.problems import not_there
 from gateway.resources import Resources, known_job
+from schemas.checks import MAX_ATTEMPT
 from schemas.events import Number
-from schemas.messages import MAX_ATTEMPT, shown_float
+from schemas.non_finite import shown_float
 from stores.attempts import find_attempts
 from stores.mlflow import get_run, get_run_metrics, get_run_summary, run_id_in_mlflow, run_url
 

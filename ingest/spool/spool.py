@@ -14,8 +14,9 @@ import msgspec
 from ingest.spool.folder import SourceFolder
 from ingest.spool.records import Damage, framed, unframed
 from ingest.spool.segments import Record, Segments
-from schemas.messages import WIRE_VERSION, Entry, Logs, Metrics
+from schemas.messages import Logs, Metrics
 from schemas.routes import KINDS, Kind
+from schemas.wire import WIRE_VERSION, Entry
 
 RecordT = TypeVar("RecordT")
 

@@ -19,8 +19,8 @@ from ingest.leftovers import send_leftovers
 from ingest.settings import SpoolSettings, Timing
 from schemas.bells import Bells
 from schemas.broker import broker_at
-from schemas.messages import decode_body, open_envelope
 from schemas.routes import INGEST_QUEUE, stream_key
+from schemas.wire import decode_body, open_envelope
 from stores.connections import open_redis
 from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.processes import ROOT

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from schemas.messages import MAX_ATTEMPT
+from schemas.checks import MAX_ATTEMPT
 from stores.checkpoints import CheckpointFile, NotFetchable, Source, find_checkpoints, find_source
 from stores.s3 import LONGEST_LOAN_S, NoSuchObject, NotAllowed, StoreAway, open_s3
 from trainwire.commands.jobs import known_job

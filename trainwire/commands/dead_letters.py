@@ -11,7 +11,8 @@ import msgspec
 import typer
 from sqlalchemy import Engine
 
-from schemas.messages import InvalidMessage, open_envelope, plain_body
+from schemas.checks import InvalidMessage
+from schemas.wire import open_envelope, plain_body
 from stores.connections import open_redis, open_stream_client
 from trainwire.commands.options import AsJson, DataDir, plain, servers, write_json
 from trainwire.database import open_database, reading, settings_for

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from schemas.messages import MAX_ID
+from schemas.checks import MAX_ID
 from stores.deliveries import SINKS, SinkReport, sink_report, sinks_in_use
 from stores.delivery_words import counted, shown_age, shown_error, shown_health, shown_totals
 from trainwire.commands.jobs import known_job

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
-from schemas.messages import MAX_ATTEMPT
+from schemas.checks import MAX_ATTEMPT
 from stores.completeness import assess
 from stores.jobs import Job, find_job
 from stores.logs import LogFilter, LogLine, logs_after, newest_logs

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from schemas.messages import MAX_ID, shown_float
+from schemas.checks import MAX_ID
+from schemas.non_finite import shown_float
 from trainwire.locate import Address, locate
 
 DataDir = Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from ingest.settings import DEFAULT_REDIS_URL, JOB_ID_VARIABLE, REDIS_URL_VARIABLE
-from schemas.messages import MAX_ATTEMPT, MAX_ID
+from schemas.checks import MAX_ATTEMPT, MAX_ID
 from trainwire.commands.options import DataDir
 from trainwire.errors import Problem
 from trainwire.locate import locate

@@ -14,8 +14,9 @@ from ingest.settings import Timing, default_spool_dir, server_of, shown_host
 from ingest.spool.folder import SourceFolder, source_folders
 from ingest.spool.listing import Spooled, list_spool
 from ingest.spool.spool import Spool
-from schemas.messages import Logs, decode_body, open_envelope
+from schemas.messages import Logs
 from schemas.routes import KINDS, Kind
+from schemas.wire import decode_body, open_envelope
 from trainwire.commands.options import AsJson, DataDir, write_json
 from trainwire.commands.run import known_redis_url
 from trainwire.errors import Problem

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway.tokens import ROLES, Token, create_token, list_tokens, revoke_token
-from schemas.messages import MAX_ID
+from schemas.checks import MAX_ID
 from trainwire.commands.jobs import shown_time
 from trainwire.commands.options import AsJson, DataDir, plain, servers, write_json
 from trainwire.database import reading, writing

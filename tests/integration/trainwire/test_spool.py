@@ -9,7 +9,8 @@ import pytest
 
 from ingest.spool.folder import About, SourceFolder
 from ingest.spool.spool import Spool
-from schemas.messages import Logs, Message, encode_entry
+from schemas.messages import Logs, Message
+from schemas.wire import encode_entry
 from tests.integration.trainwire.conftest import Trainwire
 
 

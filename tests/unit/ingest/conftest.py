@@ -10,8 +10,9 @@ import pytest
 from ingest import Run, TrainerSettings
 from ingest.outbox import Outbox
 from ingest.settings import Timing
-from schemas.messages import Body, decode_body, open_envelope
+from schemas.messages import Body
 from schemas.routes import Kind
+from schemas.wire import decode_body, open_envelope
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

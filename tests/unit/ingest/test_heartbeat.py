@@ -11,8 +11,9 @@ import pytest
 from ingest import Run, TrainerSettings
 from ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
 from ingest.outbox import Origin
+from schemas.checks import InvalidMessage
 from schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
-from schemas.messages import InvalidMessage, Metrics, Point, Progress
+from schemas.messages import Metrics, Point, Progress
 from tests.factories import checkpoint, completion, logs, metrics
 
 

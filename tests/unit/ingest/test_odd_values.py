@@ -18,7 +18,7 @@ from ingest.outbox import Origin, Outbox
 from ingest.publisher import Publisher
 from ingest.run import LONGEST_TIMEOUT_S, _patience_s
 from ingest.settings import Timing
-from schemas.messages import MAX_ATTEMPT
+from schemas.checks import MAX_ATTEMPT
 
 Tell = Callable[..., Any]
 

@@ -16,8 +16,9 @@ from ingest.outbox import Origin, Outbox
 from ingest.settings import FullPolicy
 from ingest.spool.folder import About, SourceFolder
 from ingest.spool.spool import Spool
-from schemas.messages import Checkpoint, Completion, Logs, Point, decode_body, open_envelope
+from schemas.messages import Checkpoint, Completion, Logs, Point
 from schemas.routes import Kind
+from schemas.wire import decode_body, open_envelope
 
 ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)
 NO_LIMIT = 1 << 40

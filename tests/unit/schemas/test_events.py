@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.checks import InvalidMessage
 from schemas.events import (
     Event,
     LogLine,
@@ -18,7 +19,6 @@ from schemas.events import (
     encode_event,
     schema_text,
 )
-from schemas.messages import InvalidMessage
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,24 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.messages import (
-    COMPRESS_OVER_BYTES,
-    MAX_ID,
-    NON_FINITE_NAMES,
-    Body,
-    Envelope,
-    InvalidMessage,
-    Logs,
-    Message,
-    Metrics,
-    Point,
-    body_from_object,
-    decode_body,
-    encode_entry,
-    open_envelope,
-    shown_float,
-)
+from schemas.checks import MAX_ID, InvalidMessage
+from schemas.messages import Body, Logs, Message, Metrics, Point
+from schemas.non_finite import NON_FINITE_NAMES, shown_float
 from schemas.routes import Kind, shard_of, stream_key
+from schemas.wire import COMPRESS_OVER_BYTES, Envelope, body_from_object, decode_body, encode_entry, open_envelope
 from tests.factories import NOW_NS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)

@@ -19,8 +19,10 @@ from ingest.spool.listing import list_spool
 from ingest.spool.records import MAGIC, Damage, framed, unframed
 from ingest.spool.segments import SEGMENT_BYTES
 from ingest.spool.spool import LOST, Span, Spool
-from schemas.messages import InvalidMessage, Logs, Message, decode_body, encode_entry, open_envelope
+from schemas.checks import InvalidMessage
+from schemas.messages import Logs, Message
 from schemas.routes import Kind
+from schemas.wire import decode_body, encode_entry, open_envelope
 
 LIMIT = 1 << 40
 NOBODY = 65534

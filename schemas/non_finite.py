@@ -1,0 +1,41 @@
+"""NaN and the infinities, which JSON cannot say: how they are spelled, there and in our JSONB columns."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+NON_FINITE_NAMES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
+
+
+def shown_float(value: float) -> float | str:
+    """Return a number as JSON can carry it: itself, or the agreed name of NaN and the infinities."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def with_floats(value: object) -> object:
+    """Replace the names of non-finite numbers in the places where a body has maps of numbers."""
+    if isinstance(value, dict):
+        return {
+            key: _floats(inner) if key in _NUMBER_MAPS else _with_points(key, inner)
+            for key, inner in value.items()
+        }
+    return value
+
+
+def _with_points(key: object, value: object) -> object:
+    if key == "points" and isinstance(value, list):
+        return [with_floats(point) for point in value]
+    return value
+
+
+def _floats(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: NON_FINITE_NAMES.get(number, number) if isinstance(number, str) else number
+        for name, number in value.items()
+    }
