@@ -48,9 +48,12 @@ def test_the_import_leaves_redis_and_kombu_for_later() -> None:
 
 
 def test_the_import_is_quick() -> None:
-    """The best of five imports takes under 150 ms of processor time, which neighbours do not change."""
-    script = "import time; t = time.process_time(); import ingest; print(time.process_time() - t)"
-    assert min(float(python(script).stdout) for _ in range(5)) < 0.150
+    """It takes at most four times the processor time of `import asyncio`, which was 2.4 times on 2026-11-25."""
+    script = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
+    ours, asyncio = (
+        min(float(python(script.format(module)).stdout) for _ in range(5)) for module in ("ingest", "asyncio")
+    )
+    assert ours < 4 * asyncio
 
 
 @pytest.mark.parametrize("name", ["schemas.py", "schemas/__init__.py"])
