@@ -10,7 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from psycopg import Connection, connect
@@ -28,72 +28,78 @@ BATCH_ROWS: Final = 15_000
 NEW_JOBS: Final = 100
 PAGE_LINES: Final = 500
 PAGES: Final = 300
+ROUNDS: Final = 5
+"""Of new lines into each table in turn: one round says little, for files and WAL are written when they will."""
+ONE: Final = "lines_in_one"
+BY_DAY: Final = "lines_by_day"
 
 COLUMNS: Final = "job_id, seq, logged_at, created_at, attempt, logged_ns, source, log_type, content"
 TABLE: Final = """
-    CREATE TABLE lines (
+    CREATE TABLE {name} (
         job_id bigint, seq bigint, logged_at timestamptz NOT NULL, created_at timestamptz NOT NULL,
         attempt int NOT NULL, rank int, logged_ns smallint NOT NULL, source text NOT NULL, log_type text NOT NULL,
         level text, content text NOT NULL, PRIMARY KEY ({key})
     ) {partitioned}
 """
 FILL: Final = f"""
-    INSERT INTO lines ({COLUMNS})
+    INSERT INTO {{name}} ({COLUMNS})
     SELECT job, run * {RUN_LINES} + line, at, at, 1, 0, '0-bench', 'stdout', %(content)s
     FROM generate_series(0, {LINES // RUN_LINES} - 1) run, generate_series(%(first)s::int, %(last)s::int) job,
         generate_series(1, {RUN_LINES}) line,
         LATERAL (SELECT now() - make_interval(days => {DAYS} - %(day)s, mins => run) AS at) AS times
 """
 SIZE: Final = """
-    SELECT sum(pg_total_relation_size(oid)) FROM pg_class
-    WHERE relkind = 'r' AND (relname = 'lines' OR relname LIKE 'day_%')
+    SELECT pg_total_relation_size(%(name)s::regclass)
+        + coalesce((SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree(%(name)s)), 0)
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Figures:
-    """Lines/s of new lines, milliseconds of a page (median, 95th percentile), seconds of the removal of a day."""
+    """Lines/s of new lines, milliseconds of each page, seconds of the removal of a day."""
 
-    lines_per_s: float
-    newest_ms: tuple[float, float]
-    middle_ms: tuple[float, float]
-    removal_s: float
     gigabytes: float
+    newest_ms: list[float]
+    middle_ms: list[float]
+    lines_per_s: list[float] = field(default_factory=list)
+    removal_s: float = 0.0
 
 
-def measure(connection: Connection, rows: int, *, is_partitioned: bool) -> Figures:
-    """Fill a table, and see what it does."""
-    connection.execute("DROP TABLE IF EXISTS lines")
+def fill(connection: Connection, name: str, jobs_a_day: int) -> Figures:
+    """Make a table with the lines of thirty days, and read pages of it."""
+    is_partitioned = name == BY_DAY
     key = "job_id, seq, created_at" if is_partitioned else "job_id, seq"
     partitioned = "PARTITION BY RANGE (created_at)" if is_partitioned else ""
-    connection.execute(TABLE.format(key=key, partitioned=partitioned).encode())
-    jobs_a_day = rows // DAYS // LINES
+    connection.execute(TABLE.format(name=name, key=key, partitioned=partitioned).encode())
     for day in range(-1, DAYS + 2) if is_partitioned else ():
         bounds = f"current_date - {DAYS - day}, current_date - {DAYS - day - 1}"
         first, last = connection.execute(f"SELECT {bounds}".encode()).fetchone() or ("", "")
-        name = f"day_{day}" if day >= 0 else "day_before"
+        part = f"day_{day}" if day >= 0 else "day_before"
         connection.execute(
-            f"CREATE TABLE {name} PARTITION OF lines FOR VALUES FROM ('{first}') TO ('{last}')".encode()
+            f"CREATE TABLE {part} PARTITION OF {name} FOR VALUES FROM ('{first}') TO ('{last}')".encode()
         )
     for day in range(DAYS):
         first_job = 1 + day * jobs_a_day
         chosen = {"day": day, "first": first_job, "last": first_job + jobs_a_day - 1, "content": LINE}
-        connection.execute(FILL.encode(), chosen)
-    connection.execute("VACUUM ANALYZE lines")
+        connection.execute(FILL.format(name=name).encode(), chosen)
+    connection.execute(f"VACUUM ANALYZE {name}".encode())
     connection.execute("CHECKPOINT")
-    size = connection.execute(SIZE).fetchone()
+    size = connection.execute(SIZE, {"name": name}).fetchone()
     assert size is not None
-    jobs = DAYS * jobs_a_day
-    newest = [page_ms(connection, job, "ORDER BY seq DESC") for job in chosen_jobs(jobs)]
-    middle = [page_ms(connection, job, f"AND seq > {LINES // 2} ORDER BY seq") for job in chosen_jobs(jobs)]
-    arrived = arrive(connection, jobs + 1)
+    jobs = chosen_jobs(DAYS * jobs_a_day)
+    newest = [page_ms(connection, name, job, "ORDER BY seq DESC") for job in jobs]
+    middle = [page_ms(connection, name, job, f"AND seq > {LINES // 2} ORDER BY seq") for job in jobs]
+    return Figures(float(size[0]) / 2**30, newest, middle)
+
+
+def remove_a_day(connection: Connection, name: str, jobs_a_day: int) -> float:
+    """Remove the lines of the first day; return the seconds that it took."""
     began = time.perf_counter()
-    if is_partitioned:
+    if name == BY_DAY:
         connection.execute("DROP TABLE day_0")
     else:
         remove(connection, range(1, jobs_a_day + 1))
-    removal_s = time.perf_counter() - began
-    return Figures(arrived, spread(newest), spread(middle), removal_s, float(size[0]) / 2**30)
+    return time.perf_counter() - began
 
 
 def chosen_jobs(jobs: int) -> list[int]:
@@ -101,21 +107,22 @@ def chosen_jobs(jobs: int) -> list[int]:
     return random.Random(1).sample(range(1, jobs + 1), PAGES)
 
 
-def page_ms(connection: Connection, job: int, rest: str) -> float:
+def page_ms(connection: Connection, name: str, job: int, rest: str) -> float:
     """Return how long a page of lines takes."""
     began = time.perf_counter()
-    query = f"SELECT {COLUMNS} FROM lines WHERE job_id = %s {rest} LIMIT {PAGE_LINES}"
+    query = f"SELECT {COLUMNS} FROM {name} WHERE job_id = %s {rest} LIMIT {PAGE_LINES}"
     found = connection.execute(query.encode(), [job]).fetchall()
     assert len(found) == PAGE_LINES
     return (time.perf_counter() - began) * 1000
 
 
-def arrive(connection: Connection, first_job: int) -> float:
+def arrive(connection: Connection, name: str, first_job: int) -> float:
     """Store the lines of new jobs, transaction by transaction; return the lines/s."""
     batches = list(new_rows(first_job))
+    connection.execute("CHECKPOINT")
     began = time.perf_counter()
     for batch in batches:
-        with connection.cursor().copy(f"COPY lines ({COLUMNS}) FROM STDIN".encode()) as copy:
+        with connection.cursor().copy(f"COPY {name} ({COLUMNS}) FROM STDIN".encode()) as copy:
             copy.write("".join(batch))
     return NEW_JOBS * LINES / (time.perf_counter() - began)
 
@@ -138,10 +145,9 @@ def remove(connection: Connection, jobs: range) -> None:
     """Remove the lines of some jobs as workers.row_retention does, then vacuum."""
     for job in jobs:
         for after in range(0, LINES, 2000):
-            connection.execute(
-                "DELETE FROM lines WHERE job_id = %s AND seq > %s AND seq <= %s", [job, after, after + 2000]
-            )
-    connection.execute("VACUUM lines")
+            batch = f"DELETE FROM {ONE} WHERE job_id = %s AND seq > %s AND seq <= %s"
+            connection.execute(batch.encode(), [job, after, after + 2000])
+    connection.execute(f"VACUUM {ONE}".encode())
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -153,19 +159,31 @@ def main() -> None:
     """Measure both, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=50_000_000)
-    rows = parser.parse_args().rows
-    print("| table | GB | new lines/s | newest page, ms (p95) | page in the middle, ms (p95) | a day removed, s |")
-    print("|---|---|---|---|---|---|")
+    jobs_a_day = parser.parse_args().rows // DAYS // LINES
     with open_stores() as resources:
         url = resources.settings.database_url.get_secret_value()
         with connect(url, autocommit=True) as connection:
-            for name, is_partitioned in (("one", False), ("by day", True)):
-                it = measure(connection, rows, is_partitioned=is_partitioned)
-                pages = " | ".join(f"{median:.1f} ({p95:.1f})" for median, p95 in (it.newest_ms, it.middle_ms))
-                print(
-                    f"| {name} | {it.gigabytes:.1f} | {it.lines_per_s:,.0f} | {pages} | {it.removal_s:.1f} |",
-                    flush=True,
-                )
+            found = {name: fill(connection, name, jobs_a_day) for name in (ONE, BY_DAY)}
+            for round_ in range(ROUNDS):
+                first_job = 1 + DAYS * jobs_a_day + round_ * NEW_JOBS
+                for name, figures in found.items():
+                    figures.lines_per_s.append(arrive(connection, name, first_job))
+            for name, figures in found.items():
+                figures.removal_s = remove_a_day(connection, name, jobs_a_day)
+    columns = (
+        "table",
+        "GB",
+        "new lines/s",
+        "newest page, ms (p95)",
+        "page in the middle, ms (p95)",
+        "a day removed, s",
+    )
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for name, it in found.items():
+        rates = it.lines_per_s
+        arrived = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        pages = " | ".join("{:.1f} ({:.1f})".format(*spread(pages)) for pages in (it.newest_ms, it.middle_ms))
+        print(f"| {name} | {it.gigabytes:.1f} | {arrived} | {pages} | {it.removal_s:.1f} |")
 
 
 if __name__ == "__main__":
