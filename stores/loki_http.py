@@ -17,7 +17,9 @@ from schemas.tls import tls_trouble
 from stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 3
-READ_TIMEOUT_S: Final = 15
+PUSH_TIMEOUT_S: Final = 15
+QUERY_TIMEOUT_S: Final = 60
+"""Loki's own `query_timeout`: a query over a week is an hour's query for each of its hours."""
 LONGEST_RETRY_AFTER_S: Final = 600.0
 CONNECTIONS: Final = 16
 _SHOWN_ANSWER_CHARS: Final = 300
@@ -66,7 +68,7 @@ class LokiHttp:
             url,
             maxsize=CONNECTIONS,
             retries=False,
-            timeout=urllib3.Timeout(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+            timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=PUSH_TIMEOUT_S),
             **tls,
         )
 
@@ -79,7 +81,8 @@ class LokiHttp:
 
     def get(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """Ask for something."""
-        return self._request("GET", path, fields=parameters, headers=self._headers)
+        timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=QUERY_TIMEOUT_S)
+        return self._request("GET", path, fields=parameters, headers=self._headers, timeout=timeout)
 
     def _request(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
         try:

@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from stores.loki_http import LokiHttp, LokiUnavailable, unavailable
+from urllib3 import BaseHTTPResponse
+
+from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 
 OK: Final = 200
 PAGE_LINES: Final = 5000
 """Loki's `max_entries_limit_per_query` by default."""
+LONG_LINES: Final = 10
+"""Lines of a page where they are long: Loki's parts send one another 4 MB at once by default."""
+TOO_MUCH: Final = "message larger than max"
+"""What Loki says where a page's lines are too long to be sent at once."""
 MOST_SEQ_DIGITS: Final = 19
 LONGEST_RANGE_NS: Final = 30 * 24 * 3600 * 10**9
 """Just below Loki's `max_query_length` of 30 days and an hour."""
@@ -48,26 +54,23 @@ def read_newest(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, limit: 
     """
     selector = f'{{job="training", job_id="{job_id}"}}'
     first_ns = max(start_ns, end_ns - LONGEST_RANGE_NS)
-    return _page(http, selector, first_ns, end_ns + 1, limit=min(limit, PAGE_LINES), direction="backward")
+    limit = min(limit, PAGE_LINES)
+    return _lines_of(http, _ask(http, selector, first_ns, end_ns + 1, limit=limit, direction="backward"))
 
 
 def _range(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> Iterator[LokiLine]:
-    seen: set[LokiLine] = set()
     while True:
-        page = _page(http, selector, start_ns, end_ns + 1, limit=PAGE_LINES, direction="forward")
-        yield from (line for line in page if line not in seen)
-        if len(page) < PAGE_LINES:
+        page, is_last = _page(http, selector, start_ns, end_ns + 1)
+        if is_last:
+            yield from page
             return
-        # The next page begins with the last time of this one, whose lines it may have cut in two.
+        # A page may have cut the lines of its last time in two, in any order: the next one begins with them.
         last_ns = page[-1].ts_ns
         if last_ns > start_ns:
-            seen = {line for line in page if line.ts_ns == last_ns}
+            yield from (line for line in page if line.ts_ns < last_ns)
             start_ns = last_ns
         else:  # more lines in one nanosecond than a page holds
-            seen.update(page)
-            yield from sorted(
-                (line for line in _one_time(http, selector, start_ns) if line not in seen), key=_order
-            )
+            yield from sorted({*page, *_one_time(http, selector, start_ns)}, key=_order)
             start_ns += 1
 
 
@@ -76,30 +79,44 @@ def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") 
 
     Those without a `seq`, which are not ours, come as far as one page holds them.
     """
-    whole = f'{selector} | seq="{last_digits}"'
-    yield from _page(http, whole, ts_ns, ts_ns + 1, limit=PAGE_LINES, direction="forward")
+    page, is_last = _page(http, f'{selector} | seq="{last_digits}"', ts_ns, ts_ns + 1)
+    yield from page if is_last else _parts(http, f'{selector} | seq="{last_digits}"', page)
     for digits in (f"{digit}{last_digits}" for digit in range(10)):
-        longer = f'{selector} | seq=~".*{digits}"'
-        page = _page(http, longer, ts_ns, ts_ns + 1, limit=PAGE_LINES, direction="forward")
-        if len(page) < PAGE_LINES or len(digits) == MOST_SEQ_DIGITS:
+        # ".*7" would be a search for a 7 anywhere.
+        page, is_last = _page(http, f'{selector} | seq=~"[0-9]*{digits}"', ts_ns, ts_ns + 1)
+        if is_last or len(digits) == MOST_SEQ_DIGITS:
             yield from page
         else:
             yield from _one_time(http, selector, ts_ns, digits)
 
 
-def _page(
+def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiLine]:
+    """Yield all parts of a row that is too long for a page, of which `page` has some."""
+    ts_ns = page[0].ts_ns
+    count = _number((page[0].label("part") or "").partition("/")[2])
+    yield from page if count == 0 else ()
+    for number in range(1, count + 1):
+        yield from _page(http, f'{one_row} | part="{number}/{count}"', ts_ns, ts_ns + 1)[0]
+
+
+def _page(http: LokiHttp, selector: str, start_ns: int, end_ns: int) -> tuple[list[LokiLine], bool]:
+    """Return the first lines of [start, end), and whether these are all."""
+    for limit in (PAGE_LINES, LONG_LINES):
+        answer = _ask(http, selector, start_ns, end_ns, limit=limit, direction="forward")
+        if answer.status == OK or TOO_MUCH not in words_of(answer):
+            break
+    lines = _lines_of(http, answer)
+    return lines, len(lines) < limit
+
+
+def _ask(
     http: LokiHttp, selector: str, start_ns: int, end_ns: int, *, limit: int, direction: str
-) -> list[LokiLine]:
-    answer = http.get(
-        "/loki/api/v1/query_range",
-        {
-            "query": selector,
-            "start": str(start_ns),
-            "end": str(end_ns),
-            "limit": str(limit),
-            "direction": direction,
-        },
-    )
+) -> BaseHTTPResponse:
+    asked = {"query": selector, "start": str(start_ns), "end": str(end_ns)}
+    return http.get("/loki/api/v1/query_range", asked | {"limit": str(limit), "direction": direction})
+
+
+def _lines_of(http: LokiHttp, answer: BaseHTTPResponse) -> list[LokiLine]:
     if answer.status != OK:
         raise unavailable(answer)
     try:

@@ -13,14 +13,14 @@ from sqlalchemy import Connection
 from schemas.checks import InvalidMessage
 from schemas.messages import Body, Checkpoint, Completion, Logs, Message, Metrics
 from schemas.routes import KINDS, Kind
-from workers import rows, store
+from workers import job_rows, rows, source_rows, store
 from workers.attempts import EarlierAttempts, has_changed
 from workers.changes import Change, log_lines
 from workers.decoding import RawEntry, Rejected
 from workers.errors import MostlyInvalid, Refused
 from workers.jobs import SEQ_COLUMN, JobState
 from workers.positions import Position
-from workers.store import SourceKey, SourceRow
+from workers.source_rows import SourceKey, SourceRow
 from workers.streams import Ack
 
 MAX_JUMP = 10**9
@@ -46,9 +46,9 @@ class Batch:
         self._arrivals = in_order(arrivals)
         contents = [arrival.content for arrival in arrivals]
         sources = {(said.job_id, said.source) for said in contents if said.job_id and said.source}
-        self._jobs = store.lock_jobs(connection, {job_id for job_id, _ in sources})
+        self._jobs = job_rows.lock_jobs(connection, {job_id for job_id, _ in sources})
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
-        self._sources = store.load_positions(connection, sources)
+        self._sources = source_rows.load_positions(connection, sources)
         self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
         self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
         self.duplicates = 0
@@ -71,7 +71,7 @@ class Batch:
                 "writes or reads it, or set DRAIN_MAX_INVALID_RATIO=1 to send them to the dead letters"
             )
         store.save_dead_letters(self._connection, stream, self._kind, self.letters)
-        store.save_positions(self._connection, self._settled_positions())
+        source_rows.save_positions(self._connection, self._settled_positions())
 
     def acks(self) -> list[Ack]:
         """Return how far each source of this batch is committed, once the caller has committed."""
@@ -158,10 +158,10 @@ class Batch:
                 for row in self._fold(message, earlier):
                     write_row(row)
         jobs = [self._jobs[job_id] for job_id in {said.job_id for said in messages}]
-        store.save_jobs(self._connection, jobs, self._jobs_before)
+        job_rows.save_jobs(self._connection, jobs, self._jobs_before)
         changed = [job for job in jobs if has_changed(job, self._jobs_before[job.id])]
-        store.save_attempts(
-            self._connection, changed + earlier.fold(partial(store.load_attempts, self._connection))
+        job_rows.save_attempts(
+            self._connection, changed + earlier.fold(partial(job_rows.load_attempts, self._connection))
         )
 
     def _fold(self, message: Message, earlier: EarlierAttempts) -> Iterable[rows.Row]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, RowMapping, delete
 
 from schemas.routes import bell_key
 from schemas.tables import dead_letters
-from workers import store
+from workers import job_rows, source_rows, store
 from workers.streams import redis_errors
 
 SINK_PREFIX: Final = "sink:"
@@ -67,9 +67,9 @@ def _resending(letter: RowMapping) -> str:
 def _reopen(connection: Connection, letter: RowMapping) -> None:
     """Make the source's position expect this message again."""
     job_id, source, kind = letter["job_id"], letter["source"], letter["kind"]
-    store.lock_jobs(connection, [job_id])
-    row = store.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
+    job_rows.lock_jobs(connection, [job_id])
+    row = source_rows.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
     if row is not None and row.dead_lettered:
         row.position.reopen(letter["seq"])
         row.dead_lettered -= 1
-        store.save_positions(connection, {(job_id, source, kind): row})
+        source_rows.save_positions(connection, {(job_id, source, kind): row})

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from schemas.heartbeats import Heartbeat
 from schemas.messages import ATTEMPT_UNSAID, Status
-from workers import store
+from workers import job_rows, store
 from workers.changes import StatusChange
 from workers.decoding import visible
 from workers.heartbeats import Heard
@@ -90,7 +90,7 @@ def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: 
     """Judge these jobs once more under their locks, for messages may have come; save what has changed."""
     changes = []
     with store.postgres_errors(), engine.begin() as connection:
-        states = store.lock_jobs(connection, job_ids)
+        states = job_rows.lock_jobs(connection, job_ids)
         for job in _read_jobs(connection, list(states)):
             verdict = judge(job, heard, lost_after_s)
             if job.id not in states or verdict.status == job.status:
@@ -100,8 +100,8 @@ def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: 
             after.quiet_since = heard.moment(verdict.quiet_s)
             after.status_reason = None if verdict.quiet_s is None else verdict.reason
             changes.append(StatusChange(before, after, verdict.reason))
-        store.save_statuses(connection, [change.after for change in changes])
-        store.save_attempts(connection, [change.after for change in changes])
+        job_rows.save_statuses(connection, [change.after for change in changes])
+        job_rows.save_attempts(connection, [change.after for change in changes])
     return changes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,15 @@ class LokiApi:
         """Wait until just these lines, in any order, are the ones this job has, and return them."""
         wait_until(lambda: self._has(lines), f"the lines {sorted(lines)} of job {self.job_id}", timeout_s=10)
         return self.find()
+
+    def flush(self) -> None:
+        """Have Loki write to its store what it has, which it does by itself half an hour after the last push."""
+        assert requests.post(f"{self.url}/flush", timeout=TIMEOUT_S).status_code == 204
+
+    def is_set(self, name: str, value: str) -> bool:
+        """Tell whether this Loki's configuration has another value than Loki itself would choose."""
+        found = re.search(rf"^\s*{name}: (\S+)", self.get("/config").text, flags=re.MULTILINE)
+        return found is not None and found[1] == value
 
     def version(self) -> tuple[int, ...]:
         """Return the version of this Loki; a build without one counts as new."""

@@ -19,7 +19,7 @@ import msgspec
 
 from tests.twins.loki_core import NO_TENANT, Core, control
 from tests.twins.loki_faults import Fault
-from tests.twins.loki_query import BadQueryError, parse_query, run_query
+from tests.twins.loki_query import BadQueryError, TooMuchError, parse_query, run_query
 from tests.twins.loki_store import Answer
 
 OPERATIONS = {"/loki/api/v1/push": "push", "/loki/api/v1/query_range": "query"}
@@ -153,9 +153,16 @@ class Handler(BaseHTTPRequestHandler):
             query = parse_query(arguments, store.now_ns(), store.limits)
         except BadQueryError as error:
             return 400, str(error).encode()
-        with store.lock:
-            found = run_query(query, store.streams(self._tenant), store.limits)
+        try:
+            with store.lock:
+                found = run_query(query, store.streams(self._tenant), store.limits)
+        except TooMuchError as error:
+            return 500, str(error).encode()
         return 200, msgspec.json.encode(found)
+
+    def _flush(self, _body: bytes) -> tuple[int, bytes]:
+        self.server.core.store.flush()
+        return 204, b""
 
     def _labels(self, _body: bytes) -> tuple[int, bytes]:
         with self.server.core.store.lock:
@@ -191,6 +198,7 @@ class Handler(BaseHTTPRequestHandler):
 ROUTES: dict[tuple[str, str], Callable[[Handler, bytes], tuple[int, bytes]]] = {
     ("POST", "/loki/api/v1/push"): Handler._push,
     ("GET", "/loki/api/v1/query_range"): Handler._query_range,
+    ("POST", "/flush"): Handler._flush,
     ("GET", "/loki/api/v1/labels"): Handler._labels,
     ("GET", "/loki/api/v1/status/buildinfo"): Handler._build,
     ("GET", "/ready"): Handler._ready,

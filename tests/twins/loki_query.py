@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tests.twins.loki_rules import HOUR_NS, SECOND_NS, Labels, Limits, label_text
+from tests.twins.loki_rules import HOUR_NS, SECOND_NS, Labels, Limits, label_text, size
 from tests.twins.loki_store import Entry, Stream
 
 LEVEL = "detected_level"
@@ -28,8 +28,17 @@ NO_MATCHER = (
 )
 
 
+BATCH_LINES = 128
+SEARCH = re.compile(r"\.\*(\w+)")
+"""A filter that Loki takes for a search: of labels behind the selector it anchors no other."""
+
+
 class BadQueryError(Exception):
     """A query that Loki answers with 400."""
+
+
+class TooMuchError(Exception):
+    """A query of which Loki's ingester cannot send the lines at once: a 500."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +57,28 @@ class Matcher:
 
 
 @dataclass(frozen=True)
+class Filter(Matcher):
+    """One condition behind the selector, on labels and structured metadata."""
+
+    def matches(self, labels: Labels) -> bool:
+        """Tell whether labels meet the condition, as Loki makes it cheaper: `.*7` is there where a 7 is."""
+        if "~" in self.operator and (searched := SEARCH.fullmatch(self.value)):
+            return (searched[1] in labels.get(self.name, "")) != self.operator.startswith("!")
+        return super().matches(labels)
+
+
+@dataclass(frozen=True)
 class RangeQuery:
     """The arguments of `query_range`."""
 
     matchers: tuple[Matcher, ...]
-    filters: tuple[Matcher, ...]
+    filters: tuple[Filter, ...]
     start_ns: int
     end_ns: int
     limit: int
     is_forward: bool
+    unwritten_from_ns: int
+    """Where what is not yet written to the store begins to be looked at."""
 
 
 def parse_query(arguments: Mapping[str, str], now_ns: int, limits: Limits) -> RangeQuery:
@@ -69,10 +91,12 @@ def parse_query(arguments: Mapping[str, str], now_ns: int, limits: Limits) -> Ra
     if direction not in {"forward", "backward"}:
         raise BadQueryError(f"invalid direction '{direction}'")
     matchers, filters = parse_log_query(arguments.get("query", ""))
-    return RangeQuery(matchers, filters, start_ns, end_ns, limit, direction == "forward")
+    return RangeQuery(
+        matchers, filters, start_ns, end_ns, limit, direction == "forward", now_ns - limits.unwritten_seen_ns
+    )
 
 
-def parse_log_query(text: str) -> tuple[tuple[Matcher, ...], tuple[Matcher, ...]]:
+def parse_log_query(text: str) -> tuple[tuple[Matcher, ...], tuple[Filter, ...]]:
     """Read a selector, and the label filters behind it; raises BadQueryError for any other pipeline."""
     selector, closed, pipeline = text.strip().partition("}")
     filters = []
@@ -80,7 +104,7 @@ def parse_log_query(text: str) -> tuple[tuple[Matcher, ...], tuple[Matcher, ...]
         found = MATCHER.fullmatch(part.strip())
         if not found:
             raise BadQueryError(f"parse error at line 1: syntax error: not a label filter: {part}")
-        filters.append(Matcher(found[1], found[2], _unquoted(found[3])))
+        filters.append(Filter(found[1], found[2], _unquoted(found[3])))
     return parse_selector(selector + closed), tuple(filters)
 
 
@@ -109,6 +133,7 @@ def run_query(query: RangeQuery, streams: Sequence[Stream], limits: Limits) -> d
         for entry in _entries(stream, query)
     ]
     found.sort(key=lambda pair: pair[0].ts_ns, reverse=not query.is_forward)
+    _check_size([entry for entry, _ in found[: query.limit]], min(query.limit, BATCH_LINES), limits)
     results: dict[str, dict[str, Any]] = {}
     values: defaultdict[str, list[list[str]]] = defaultdict(list)
     for entry, labels in found[: query.limit]:
@@ -121,13 +146,23 @@ def run_query(query: RangeQuery, streams: Sequence[Stream], limits: Limits) -> d
 
 
 def _entries(stream: Stream, query: RangeQuery) -> list[Entry]:
-    if not query.filters:
+    hidden = stream.hidden(query.unwritten_from_ns)
+    if not query.filters and not hidden:
         return stream.between(query.start_ns, query.end_ns, query.limit, is_forward=query.is_forward)
     return [
         entry
         for entry in stream.between(query.start_ns, query.end_ns, len(stream.entries), is_forward=True)
-        if all(condition.matches({**stream.labels, **entry.metadata}) for condition in query.filters)
+        if id(entry) not in hidden
+        and all(condition.matches({**stream.labels, **entry.metadata}) for condition in query.filters)
     ]
+
+
+def _check_size(entries: Sequence[Entry], batch_lines: int, limits: Limits) -> None:
+    for first in range(0, len(entries), batch_lines):
+        total = sum(size(entry.line) for entry in entries[first : first + batch_lines])
+        if total > limits.max_answer_bytes:
+            reason = f"trying to send message larger than max ({total} vs. {limits.max_answer_bytes})"
+            raise TooMuchError(f"rpc error: code = ResourceExhausted desc = {reason}")
 
 
 def _result_labels(entry: Entry, labels: Labels, limits: Limits) -> dict[str, str]:

@@ -48,7 +48,11 @@ class Limits:
     max_body_bytes: int = 100 * 1024 * 1024
     max_message_bytes: int = 4 * 1024 * 1024  # grpc_server_max_recv_msg_size, from distributor to ingester
     max_query_entries: int = 5000
+    max_answer_bytes: int = 4 * 1024 * 1024  # grpc_server_max_send_msg_size, from ingester to querier
     max_query_ns: int = 721 * HOUR_NS
+    max_chunk_span_ns: int = 2 * HOUR_NS  # max_chunk_age
+    max_chunk_idle_ns: int = 1800 * SECOND_NS  # chunk_idle_period
+    unwritten_seen_ns: int = 9660 * SECOND_NS  # query_store_max_look_back_period, as a single binary derives it
     discovers_service_name: bool = True
     discovers_level: bool = True
     metadata_tells_lines_apart: bool = True  # since 3.7.0 (grafana/loki#21039); before, equal lines merged
@@ -94,7 +98,7 @@ def entry_refusal(ts_ns: int, line: str, stream: str, now_ns: int, limits: Limit
         return f"entry for stream '{stream}' has timestamp too new: {rfc3339(ts_ns)}"
     if 4 * len(line) > limits.max_line_bytes < size(line):
         return (
-            f"Max entry size '{limits.max_line_bytes}' bytes exceeded for stream '{stream}' "
+            f"max entry size '{limits.max_line_bytes}' bytes exceeded for stream '{stream}' "
             f"while adding an entry with length '{size(line)}' bytes"
         )
     return None

@@ -14,6 +14,8 @@ import msgspec
 from tests.twins import loki_rules as rules
 from tests.twins.loki_rules import Labels, Limits
 
+FAR_NS = 2**63
+
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One line of a stream; cheap enough for millions."""
@@ -83,8 +85,22 @@ class Stream:
     entries: list[Entry] = field(default_factory=list)
     firsts: dict[int, Entry] = field(default_factory=dict)
     others: dict[int, dict[str, list[Entry]]] = field(default_factory=dict)
+    unwritten: list[Entry] = field(default_factory=list)
+    unwritten_from_ns: int = FAR_NS
+    changed_ns: int = 0
     newest_ns: int | None = None
     is_sorted: bool = True
+
+    def hidden(self, before_ns: int) -> set[int]:
+        """Return the identities of lines that are not written to the store, and too old to be looked for here."""
+        if self.unwritten_from_ns >= before_ns:
+            return set()
+        return {id(entry) for entry in self.unwritten if entry.ts_ns < before_ns}
+
+    def write_down(self) -> None:
+        """Write the open chunk to the store."""
+        self.unwritten.clear()
+        self.unwritten_from_ns = FAR_NS
 
     def between(self, start_ns: int, end_ns: int, limit: int, *, is_forward: bool) -> list[Entry]:
         """Return the first or last lines of [start, end), oldest first, equal times in the order of arrival."""
@@ -112,6 +128,8 @@ class Stream:
         else:
             self.is_sorted = False
         self.entries.append(entry)
+        self.unwritten.append(entry)
+        self.unwritten_from_ns = min(self.unwritten_from_ns, entry.ts_ns)
         return True
 
 
@@ -127,7 +145,19 @@ class Store:
 
     def streams(self, tenant: str) -> list[Stream]:
         """Return a tenant's streams."""
-        return list(self._tenants.get(tenant, {}).values())
+        idle_since_ns = self.now_ns() - self.limits.max_chunk_idle_ns
+        streams = list(self._tenants.get(tenant, {}).values())
+        for stream in streams:
+            if stream.changed_ns < idle_since_ns:
+                stream.write_down()
+        return streams
+
+    def flush(self) -> None:
+        """Write every open chunk to the store."""
+        with self.lock:
+            for streams in self._tenants.values():
+                for stream in streams.values():
+                    stream.write_down()
 
     def push(self, tenant: str, body: bytes) -> Answer:
         """Store what Loki would store of a push, and answer as it would."""
@@ -203,6 +233,11 @@ class Store:
                 late.append((entry.ts_ns, cutoff_ns))
             else:
                 stored += stream.add(entry, metadata_counts=metadata_counts)
+        if (
+            stream.newest_ns is not None
+            and stream.newest_ns - stream.unwritten_from_ns > self.limits.max_chunk_span_ns
+        ):
+            stream.write_down()
         self.counts.stored += stored
         self.counts.duplicates += len(entries) - len(late) - stored
         self.counts.refused += len(late)

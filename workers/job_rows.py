@@ -1,0 +1,129 @@
+"""The rows of jobs and of their attempts, as a drain locks, reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from schemas.tables import training_attempts, training_jobs
+from workers import rows
+from workers.attempts import FIELDS, AttemptKey
+from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, JobState
+from workers.recordset import encoded, recordset
+
+
+def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
+    """Create what is missing of these jobs and lock them all, always in the order of their ids.
+
+    First all inserts, then all locks: drains that share jobs wait for one another and never in a circle.
+    """
+    ids = sorted(set(job_ids))
+    connection.execute(
+        text(
+            "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id ORDER BY id "
+            "ON CONFLICT DO NOTHING"
+        ),
+        {"ids": ids},
+    )
+    found = connection.execute(
+        text(f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"),  # noqa: S608 - our own column names
+        {"ids": ids},
+    )
+    return {row["id"]: JobState(**row) for row in found.mappings()}
+
+
+def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState]) -> None:
+    """Write the jobs back and stamp that they were heard of; JSON that is as it was `before` is left alone."""
+    if jobs:
+        connection.execute(_SAVE_JOBS, {"rows": encoded(_job_values(job, before[job.id]) for job in jobs)})
+
+
+def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
+    """Write how these jobs stand; that nothing was heard of them is no news of them."""
+    if jobs:
+        values = ({name: getattr(job, name) for name in _OF_STATUS} for job in jobs)
+        connection.execute(_SAVE_STATUSES, {"rows": encoded(values)})
+
+
+def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
+    """Return what is known of these attempts; params and tags are not loaded."""
+    found = connection.execute(
+        text(
+            f"SELECT job_id AS id, attempt, {', '.join(_LOADED_OF_ATTEMPT)} FROM training_attempts "  # noqa: S608 - our own column names
+            "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:attempts AS int[])) AS wanted(job_id, attempt) "
+            "USING (job_id, attempt)"
+        ),
+        {"jobs": [job for job, _ in keys], "attempts": [attempt for _, attempt in keys]},
+    )
+    return {(row["id"], row["attempt"]): JobState(**row) for row in found.mappings()}
+
+
+def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
+    """Write these attempts, and count the change of those that are not as they were."""
+    values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
+    if values:
+        connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(values)})
+
+
+def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(job, name) for name in COLUMNS}
+    for name in JSON_COLUMNS:
+        keeps = values[_keeps(name)] = values[name] is getattr(before, name)
+        values[name] = None if keeps else _raw_json(values[name])
+    return values
+
+
+def _attempt_values(state: JobState) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(state, name) for name in FIELDS}
+    json_values = {name: _raw_json(values[name]) for name in ("params", "tags")}
+    return values | json_values | {"job_id": state.id, "attempt": state.attempt}
+
+
+def _raw_json(value: object) -> msgspec.Raw | None:
+    return None if value is None else msgspec.Raw(rows.jsonb_text(value))
+
+
+def _keeps(name: str) -> str:
+    return f"keeps_{name}"
+
+
+def _assignments() -> str:
+    kept = {name: f"CASE WHEN {_keeps(name)} THEN job.{name} ELSE said.{name} END" for name in JSON_COLUMNS}
+    return ", ".join(f"{name} = {kept.get(name, f'said.{name}')}" for name in COLUMNS if name != "id")
+
+
+_SAVE_JOBS: Final = text(
+    f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), logs_settled = false, "  # noqa: S608 - our own column names
+    "metrics_settled = false "
+    f"FROM {recordset(training_jobs, COLUMNS, **{_keeps(name): 'boolean' for name in JSON_COLUMNS})} "
+    "WHERE job.id = said.id"
+)
+_OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
+_SAVE_STATUSES: Final = text(
+    "UPDATE training_jobs AS job SET status = said.status, quiet_since = said.quiet_since, "  # noqa: S608 - our own column names
+    f"status_reason = said.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = said.id"
+)
+_LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
+_OF_ATTEMPT: Final = ("job_id", "attempt", *FIELDS)
+_SAVE_ATTEMPTS: Final = text(
+    f"""
+    INSERT INTO training_attempts AS known ({", ".join(_OF_ATTEMPT)}, changes)
+    SELECT {", ".join(_OF_ATTEMPT)}, 1 FROM {recordset(training_attempts, _OF_ATTEMPT)}
+    ON CONFLICT (job_id, attempt) DO UPDATE SET name = excluded.name, status = excluded.status,
+        started_at = excluded.started_at, completed_at = excluded.completed_at, exit_code = excluded.exit_code,
+        error_message = excluded.error_message, params = coalesce(excluded.params, known.params),
+        tags = coalesce(excluded.tags, known.tags),
+        -- The run of the job's row may be the one that we made for it.
+        mlflow_run_id = coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id),
+        changes = known.changes + 1
+    WHERE (known.name, known.status, known.started_at, known.completed_at, known.exit_code, known.error_message,
+            known.params, known.tags, known.mlflow_run_id)
+        IS DISTINCT FROM (excluded.name, excluded.status, excluded.started_at, excluded.completed_at,
+            excluded.exit_code, excluded.error_message, coalesce(excluded.params, known.params),
+            coalesce(excluded.tags, known.tags),
+            coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id))
+    """  # noqa: S608 - our own column names
+)

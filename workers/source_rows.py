@@ -1,0 +1,83 @@
+"""How far each source of a job is stored, kind by kind: the rows of source_positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, text
+
+from schemas.routes import Kind
+from schemas.tables import source_positions
+from workers.positions import Position
+from workers.recordset import encoded, recordset
+
+SourceKey = tuple[int, str, Kind]
+"""Job, source, kind."""
+
+
+@dataclass(slots=True)
+class SourceRow:
+    """One row of source_positions."""
+
+    attempt: int
+    position: Position
+    dead_lettered: int = 0
+    produced: int | None = None
+    dropped: int | None = None
+
+
+def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
+    """Return what is known of these (job, source) pairs, in all kinds."""
+    pairs = sorted(set(sources))
+    found = connection.execute(
+        text(
+            "SELECT job_id, source, kind, attempt, last_seq, missing, dead_lettered, produced, dropped "
+            "FROM source_positions JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
+            "AS wanted(job_id, source) USING (job_id, source)"
+        ),
+        {"jobs": [job for job, _ in pairs], "sources": [source for _, source in pairs]},
+    )
+    return {
+        (row.job_id, row.source, row.kind): SourceRow(
+            row.attempt,
+            Position(row.last_seq, [(first, last) for first, last in row.missing]),
+            row.dead_lettered,
+            row.produced,
+            row.dropped,
+        )
+        for row in found
+    }
+
+
+def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
+    """Write these positions, in the order of their keys."""
+    if changed:
+        connection.execute(_SAVE, {"rows": encoded(_values(key, row) for key, row in sorted(changed.items()))})
+
+
+def _values(key: SourceKey, row: SourceRow) -> dict[str, Any]:
+    position = row.position
+    said = (*key, row.attempt, position.last_seq, position.missing, row.dead_lettered, row.produced, row.dropped)
+    return dict(zip(_COLUMNS, said, strict=True))
+
+
+_COLUMNS: Final = (
+    "job_id",
+    "source",
+    "kind",
+    "attempt",
+    "last_seq",
+    "missing",
+    "dead_lettered",
+    "produced",
+    "dropped",
+)
+_SAVE: Final = text(
+    f"INSERT INTO source_positions ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
+    f"SELECT {', '.join(_COLUMNS)} FROM {recordset(source_positions, _COLUMNS)} "
+    "ON CONFLICT (job_id, source, kind) DO UPDATE SET attempt = excluded.attempt, "
+    "last_seq = excluded.last_seq, missing = excluded.missing, dead_lettered = excluded.dead_lettered, "
+    "produced = excluded.produced, dropped = excluded.dropped, updated_at = now()"
+)
