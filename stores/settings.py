@@ -26,6 +26,8 @@ class StoreSettings(BaseSettings):
 
     database_url: SecretStr
     """Postgres, `postgresql://user:password@host:port/database`."""
+    database_prepared_statements: bool = True
+    """False: nothing is prepared on the server, for a pooler that gives each transaction another connection."""
     redis_url: SecretStr
     """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
     streams_url: SecretStr | None = None
