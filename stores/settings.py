@@ -103,7 +103,13 @@ class StoreSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        if value.get_secret_value().startswith("unix://"):
+            # kombu.transport.TRANSPORT_ALIASES has none of this name, and ingest.settings takes none either.
+            raise ValueError(
+                "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
+                "port too (port 6379, bind 127.0.0.1), and say redis://127.0.0.1:6379/0"
+            )
+        if not value.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("is not a URL like redis://host:6379/0")
         parts = urlsplit(value.get_secret_value())
         try:
