@@ -33,7 +33,7 @@ def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = 
         info = client.info()
         published = _published(client) if streams is None else None
     except STREAM_ERRORS as exc:
-        yield _away(PART, exc, "REDIS_URL")
+        yield _away(PART, exc, "REDIS_URL", settings.redis_url.get_secret_value())
     else:
         yield from _tls(PART, settings.redis_url.get_secret_value(), "REDIS_URL")
         yield from _server(PART, info, settings, has_streams=streams is None)
@@ -51,7 +51,7 @@ def _look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
     try:
         servers = servers_of(client)
     except STREAM_ERRORS as exc:
-        yield _away(STREAMS, exc, "STREAMS_URL")
+        yield _away(STREAMS, exc, "STREAMS_URL", settings.streams_address)
         return
     are_many = is_cluster(settings.streams_address)
     for name, server in servers.items():
@@ -59,7 +59,7 @@ def _look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
         try:
             info = server.info()
         except STREAM_ERRORS as exc:
-            yield _away(part, exc, "STREAMS_URL")
+            yield _away(part, exc, "STREAMS_URL", settings.streams_address)
             continue
         yield from _server(part, info, settings)
         if info.get("role") != "master" and not are_many:
@@ -81,9 +81,9 @@ def _server(part: Part, info: redis_info.Info, settings: Settings, *, has_stream
     yield from redis_info.clients(part, info)
 
 
-def _away(part: Part, exc: BaseException, setting: str) -> Finding:
+def _away(part: Part, exc: BaseException, setting: str, url: str) -> Finding:
     remedy = redis_info.MORE_CLIENTS if _TOO_MANY in str(exc) else f"start it, or correct {setting}"
-    return part.error("answers", f"does not answer: {redis_trouble(exc)}", remedy)
+    return part.error("answers", f"does not answer: {redis_trouble(exc, url)}", remedy)
 
 
 def _tls(part: Part, url: str, setting: str) -> Findings:
