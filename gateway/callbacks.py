@@ -11,10 +11,12 @@ import secrets
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
 import redis
+from redis.commands.core import Script
 
 from gateway.problems import ProblemError, problem
 from schemas.bells import Bells
@@ -107,7 +109,6 @@ class CallbackQueue:
 
     def __init__(self, client: redis.Redis, bells_url: str) -> None:
         self._client = client
-        self._script = client.register_script(_SCRIPT)
         self._bells = Bells(bells_url)
         self._ringing = threading.Lock()
 
@@ -146,6 +147,11 @@ class CallbackQueue:
                     self._bells.ring(kind, taken.shard)
             finally:
                 self._ringing.release()
+
+    @cached_property
+    def _script(self) -> Script:
+        # Not at the start: a client of a cluster looks for its servers with this, and they may be away.
+        return self._client.register_script(_SCRIPT)
 
     def close(self) -> None:
         """Drop the connection of the bells."""

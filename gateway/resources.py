@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import redis
 from fastapi import Request
+from redis import Redis
 from sqlalchemy import Connection, Engine
 
 from gateway.auth import Guard
@@ -32,9 +32,11 @@ class Resources:
 
     settings: GatewaySettings
     engine: Engine
-    redis: redis.Redis
+    redis: Redis
     guard: Guard
     callbacks: CallbackQueue
+    stream_client: Redis | None = None
+    """Of the server that has the streams, if another than that of `redis`."""
     metric_names: MetricNames = field(default_factory=MetricNames)
 
     @contextmanager
@@ -70,6 +72,8 @@ class Resources:
         self.engine.dispose()
         self.callbacks.close()
         self.redis.close()
+        if self.stream_client is not None:
+            self.stream_client.close()
 
 
 def open_resources(settings: GatewaySettings) -> Resources:
@@ -81,9 +85,9 @@ def open_resources(settings: GatewaySettings) -> Resources:
         statement_timeout_s=STATEMENT_TIMEOUT_S,
     )
     guard = Guard(engine, is_on=settings.is_auth_on)
-    client = open_redis(settings)
-    callbacks = CallbackQueue(open_stream_client(settings) or client, settings.redis_url.get_secret_value())
-    return Resources(settings, engine, client, guard, callbacks)
+    client, streams = open_redis(settings), open_stream_client(settings)
+    callbacks = CallbackQueue(streams or client, settings.redis_url.get_secret_value())
+    return Resources(settings, engine, client, guard, callbacks, streams)
 
 
 def resources(request: Request) -> Resources:

@@ -74,6 +74,8 @@ class StreamLink:
     def __init__(self, redis_url: str, job_id: int, source: str) -> None:
         self._job_id = job_id
         self._source = source
+        self._redis_url = redis_url
+        self._has_answered = False
         self._shards: int | None = None
         self.ahead_s = 0.0
         """How far the clock of Redis was ahead of ours when it was last asked."""
@@ -180,14 +182,18 @@ class StreamLink:
         try:
             return self._client.pipeline(transaction=False)  # of a cluster: asks who has which slots
         except _REDIS_ERRORS as exc:
-            raise Unavailable(str(exc) or type(exc).__name__) from exc
+            raise self._unavailable(exc) from exc
 
     def _execute(self, pipe: Any, raise_on_error: bool = True) -> list[Any]:
         try:
             replies: list[Any] = pipe.execute(raise_on_error=raise_on_error)
         except _REDIS_ERRORS as exc:
-            raise Unavailable(redis_trouble(exc)) from exc
+            raise self._unavailable(exc) from exc
+        self._has_answered = True
         return replies
+
+    def _unavailable(self, exc: Exception) -> Unavailable:
+        return Unavailable(redis_trouble(exc, "" if self._has_answered else self._redis_url))
 
 
 def _taken(batch: Sequence[Held], replies: Sequence[object], sent: Sent) -> list[int]:

@@ -71,3 +71,15 @@ def fullest_memory(client: redis.Redis) -> tuple[int, int]:
         answers = [client.info("memory")]
     sizes = [(int(memory["used_memory"]), int(memory["maxmemory"])) for memory in answers]
     return max(sizes, key=lambda size: size[0] / (size[1] or 2**63))
+
+
+def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
+    """Return a client for each server by `host:port`, those that are away included; for one Redis, itself.
+
+    Raises one of `STREAM_ERRORS` where no server of a cluster tells which others there are.
+    """
+    if not isinstance(client, Cluster):
+        return {"": client}
+    cluster = cast("Any", client)
+    nodes = sorted(cluster.get_nodes(), key=lambda node: (node.host, node.port))
+    return {f"{node.host}:{node.port}": cluster.get_redis_connection(node) for node in nodes}

@@ -20,12 +20,22 @@ KEPT_CONNECTIONS: Final = 5
 """What a delivery has in hand at once; who needs fewer opens fewer."""
 
 
-_TLS_SIGNS: Final = {
+PREPARE_THRESHOLD: Final = 5
+"""After so many uses psycopg prepares a statement; its default, said because None switches it off."""
+_REMEDIES: Final = {
     "certificate verify failed": "name the file of its CA in DATABASE_URL, ?sslmode=verify-full&sslrootcert="
     "/path/to/ca.pem",
     "root certificate file": "correct sslrootcert in DATABASE_URL",
+    "unsupported startup parameter": "it is a PgBouncer that says so: set ignore_startup_parameters = "
+    "options in its file (docs/scaling.md)",
 }
-"""Of what libpq says of a certificate: it names neither the setting nor the reason."""
+"""By a part of what libpq says: it names neither the setting nor the reason."""
+_LOST_STATES: Final = frozenset({"42P05", "26000"})
+"""Postgres' duplicate_prepared_statement and invalid_sql_statement_name."""
+_LOST_REMEDY: Final = (
+    "a pooler gives each transaction another connection: set DATABASE_PREPARED_STATEMENTS=false here, or "
+    "pool_mode = session there (docs/scaling.md)"
+)
 
 
 def open_engine(
@@ -43,6 +53,7 @@ def open_engine(
         pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
         connect_args={
+            "prepare_threshold": PREPARE_THRESHOLD if settings.database_prepared_statements else None,
             "application_name": name,
             "connect_timeout": CONNECT_TIMEOUT_S,
             "keepalives_idle": 10,
@@ -55,12 +66,21 @@ def open_engine(
 
 
 def postgres_trouble(exc: BaseException) -> str:
-    """Return what Postgres or its client says in one line, with what to set where TLS is the matter."""
+    """Return what Postgres or its client says in one line, with what to set where TLS or a pooler is at fault."""
     lines = [line.strip() for line in str(getattr(exc, "orig", None) or exc).splitlines() if line.strip()]
     told = [line for line in lines if "failed:" in line or "FATAL" in line]
     said = (told or lines or ["no answer"])[0]
-    remedies = [remedy for sign, remedy in _TLS_SIGNS.items() if sign in said]
+    remedies = [remedy for sign, remedy in _REMEDIES.items() if sign in said]
+    if has_lost_statements(exc):
+        remedies = [_LOST_REMEDY]
     return f"{said}: {remedies[0]}" if remedies else said
+
+
+def has_lost_statements(exc: BaseException) -> bool:
+    """Tell whether a prepared statement is not where it was prepared: a pooler by transaction is in between."""
+    state = getattr(getattr(exc, "orig", None) or exc, "sqlstate", None)
+    # 08P01: one of this name is there, made by somebody else for other parameters.
+    return state in _LOST_STATES or (state == "08P01" and "prepared statement" in str(exc))
 
 
 def open_redis(settings: StoreSettings) -> redis.Redis:

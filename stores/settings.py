@@ -26,6 +26,8 @@ class StoreSettings(BaseSettings):
 
     database_url: SecretStr
     """Postgres, `postgresql://user:password@host:port/database`."""
+    database_prepared_statements: bool = True
+    """False: nothing is prepared on the server, for a pooler that gives each transaction another connection."""
     redis_url: SecretStr
     """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
     streams_url: SecretStr | None = None
@@ -101,7 +103,13 @@ class StoreSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        if value.get_secret_value().startswith("unix://"):
+            # kombu.transport.TRANSPORT_ALIASES has none of this name, and ingest.settings takes none either.
+            raise ValueError(
+                "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
+                "port too (port 6379, bind 127.0.0.1), and say redis://127.0.0.1:6379/0"
+            )
+        if not value.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("is not a URL like redis://host:6379/0")
         parts = urlsplit(value.get_secret_value())
         try:

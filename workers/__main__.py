@@ -92,8 +92,9 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
     from workers.watchdog import WatchdogStep  # noqa: PLC0415
 
     name = f"{options.name}@{socket.gethostname()}"
-    with redis_errors():
+    with redis_errors(resources.settings.streams_address):
         _publish_shards(resources)
+    with redis_errors(resources.settings.redis_url.get_secret_value()):
         resources.redis.delete(echo_queue(name))
     resources.engine.dispose()  # the pool's children make their own connections
     WatchdogStep.worker, WatchdogStep.settings = name, resources.settings

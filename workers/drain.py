@@ -14,7 +14,7 @@ from workers import store
 from workers.batch import Arrival, Batch
 from workers.changes import Change
 from workers.decoding import RawEntry, decode
-from workers.errors import MostlyInvalid, Refused, Unavailable
+from workers.errors import MostlyInvalid, Refused, Unavailable, WrongPooler
 from workers.settings import Settings
 from workers.streams import IngestStream
 
@@ -74,6 +74,8 @@ class Drain:
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try_transaction(total)
+            except WrongPooler:
+                raise
             except Unavailable:
                 if attempt == _TRIES:
                     raise

@@ -10,6 +10,10 @@ class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
     """A store did not answer, or asked us to come back; the same work succeeds later."""
 
 
+class WrongPooler(Unavailable):
+    """A pooler gave a transaction a connection without its prepared statements: trying again would hide it."""
+
+
 class Refused(Exception):  # noqa: N818 - the word the whole project uses
     """Postgres will never take these rows as they are: invalid, found out late."""
 

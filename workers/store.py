@@ -16,11 +16,11 @@ from sqlalchemy.exc import DBAPIError
 
 from schemas.routes import Kind
 from schemas.tables import dead_letters, ingest_cursors
-from stores.connections import postgres_trouble
+from stores.connections import has_lost_statements, postgres_trouble
 from workers import rows
 from workers.decoding import Rejected, visible
 from workers.durations import bucket_of
-from workers.errors import Refused, Unavailable
+from workers.errors import Refused, Unavailable, WrongPooler
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
@@ -38,6 +38,8 @@ def postgres_errors() -> Iterator[None]:
         state = getattr(cause, "sqlstate", None) or ""
         if state[:2] in _REFUSED_CLASSES:
             raise Refused(_first_line(cause)) from exc
+        if has_lost_statements(exc):
+            raise WrongPooler(f"Postgres: {postgres_trouble(exc)}") from exc
         lost = isinstance(cause, psycopg.OperationalError) and not state
         if lost or state[:2] in _PASSING_CLASSES:
             raise Unavailable(f"Postgres: {postgres_trouble(exc)}") from exc

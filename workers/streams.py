@@ -27,12 +27,15 @@ Ack = tuple[int, str, Kind, Position]
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Translate what Redis says into our words; every error of Redis passes, so all are *unavailable*."""
+def redis_errors(url: str = "") -> Iterator[None]:
+    """Translate what Redis says into our words; every error of Redis passes, so all are *unavailable*.
+
+    `url` is for a server that is asked for the first time: see `redis_trouble`.
+    """
     try:
         yield
     except STREAM_ERRORS as exc:
-        raise Unavailable(f"Redis: {redis_trouble(exc)}") from exc
+        raise Unavailable(f"Redis: {redis_trouble(exc, url)}") from exc
 
 
 class IngestStream:

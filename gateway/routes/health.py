@@ -19,6 +19,7 @@ from gateway.parameters import Found
 from gateway.resources import Resources
 from gateway.telemetry import Telemetry
 from schemas.migrations import WrongSchemaRevision, check_revision
+from schemas.stream_clients import STREAM_ERRORS, servers_of
 from schemas.tls import redis_trouble
 from stores.connections import postgres_trouble
 
@@ -34,7 +35,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gateway needs, each `ok` or what is wrong with it; 503 where anything is."""
+    """What the gateway needs, each `ok` or what is wrong with it; 503 where anything is.
+
+    `streams` is there where they are on other servers than `redis`; of a cluster one that answers is enough.
+    """
 
     ready: bool
     checks: dict[str, str]
@@ -51,6 +55,9 @@ async def healthz() -> Response:
 def readyz(found: Found) -> Response:
     """Say whether Postgres and Redis answer, and whether the tables are those of this version."""
     checks = {"postgres": _outcome(lambda: _ask_postgres(found)), "redis": _outcome(found.redis.ping)}
+    streams = found.stream_client
+    if streams is not None:
+        checks["streams"] = _outcome(lambda: _ask_streams(streams))
     is_ready = set(checks.values()) == {"ok"}
     return json_answer(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
 
@@ -78,13 +85,27 @@ def _ask_postgres(found: Resources) -> None:
         check_revision(connection)
 
 
+def _ask_streams(client: redis.Redis) -> None:
+    """Raise one of `STREAM_ERRORS` where no server answers: while one does, some jobs' callbacks are taken."""
+    troubles: list[Exception] = []
+    servers = servers_of(client)
+    for name, server in servers.items():
+        try:
+            server.ping()
+        except STREAM_ERRORS as exc:
+            log.warning("readiness.stream_server_away", server=name, reason=redis_trouble(exc))
+            troubles.append(exc)
+    if len(troubles) == len(servers):
+        raise troubles[0]
+
+
 def _outcome(check: Callable[[], object]) -> str:
     try:
         check()
     except SQLAlchemyError as exc:
         log.warning("readiness.postgres_away", reason=postgres_trouble(exc))
         return "does not answer"
-    except redis.RedisError as exc:
+    except STREAM_ERRORS as exc:
         log.warning("readiness.redis_away", reason=redis_trouble(exc))
         return "does not answer"
     except WrongSchemaRevision:

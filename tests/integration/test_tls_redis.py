@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from ingest import Run, TrainerSettings
+from ingest import Run, TrainerSettings, link, outage
 from ingest.leftovers import send_leftovers
+from ingest.link import StreamLink
 from ingest.settings import SpoolSettings, Timing
 from schemas.bells import Bells
 from schemas.broker import broker_at
@@ -24,6 +27,7 @@ from schemas.wire import decode_body, open_envelope
 from stores.connections import open_redis
 from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.processes import ROOT
+from tests.tcp_proxy import TcpProxy
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from workers.errors import Unavailable
 from workers.resources import Resources
@@ -157,3 +161,57 @@ def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resou
     bells.close()
     assert resources.redis.llen(INGEST_QUEUE) == 1
     assert trouble_with(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
+def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: str, kind: str) -> None:
+    """redis:// to a port with TLS is named as that, of a cluster too."""
+    plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
+    secure = kind.replace("redis", "rediss")
+    with pytest.raises(outage.Unavailable, match=f"it speaks TLS: its address begins with {re.escape(secure)}://"):
+        StreamLink(plain, JOB, "0-test").ask(["logs"])
+
+
+@pytest.mark.parametrize("kind", ["rediss", "rediss+cluster"])
+def test_a_trainer_that_speaks_tls_where_nobody_does(
+    redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """rediss:// to a port without TLS, which waits for more, is named as that."""
+    monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 0.5)
+    secure = redis_url.replace("redis", kind, 1).rpartition("/")[0]
+    with pytest.raises(outage.Unavailable, match=r"it does not (answer to|speak) TLS: correct its address"):
+        StreamLink(secure, JOB, "0-test").ask(["logs"])
+
+
+def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) -> None:
+    """A trainer says so with the variable that helps: such an address has no parameters."""
+    proxy = tls.in_front_of(redis_url)
+    with pytest.raises(outage.Unavailable, match=re.escape(f"{UNTRUSTED} with SSL_CERT_FILE")):
+        StreamLink(f"rediss+cluster://127.0.0.1:{proxy.port}", JOB, "0-test").ask(["logs"])
+
+
+def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
+    """Who closes connections and does not answer to TLS may have any reason."""
+    with TcpProxy(urlsplit(redis_url).netloc.rpartition("@")[2]) as proxy:
+        proxy.cut()
+        with pytest.raises(outage.Unavailable) as caught:
+            StreamLink(proxy.url.replace("http", "redis"), JOB, "0-test").ask(["logs"])
+    assert "TLS" not in str(caught.value)
+
+
+def test_workers_and_doctor_that_do_not_speak_tls_where_they_must(
+    tls: Tls,
+    resources: Resources,
+    trainwire: Trainwire,  # noqa: F811
+    alone: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    """A worker ends at its start with that sentence, and doctor has it."""
+    redis_url = resources.settings.redis_url.get_secret_value()
+    named = "Connection closed by server: it speaks TLS: its address begins with rediss://, not with redis://"
+    alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
+    alone.setenv("REDIS_URL", over(tls.in_front_of(redis_url), redis_url, "redis"))
+    alone.setenv("LOKI_ENABLED", "false")
+    assert named in trainwire("doctor", "--json").out
+    command = [sys.executable, "-m", "workers", "worker"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, named in done.stderr) == (78, True)

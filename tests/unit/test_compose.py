@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -11,11 +12,13 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from gateway.settings import GatewaySettings
+from gateway.settings import GatewaySettings, load_gateway_settings
+from ingest.settings import TrainerSettings
 from schemas.routes import QUEUES
 from tests.twins.loki_rules import HOUR_NS, SECOND_NS, Limits
+from trainwire.locate import streams_url
 from workers.__main__ import parser
-from workers.settings import Settings
+from workers.settings import Settings, load_settings
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -30,6 +33,8 @@ READ_BY_US: Final = (
     | BY_BOTO3
     | BY_FLOWER
 )
+REDIS_URL: Final = "redis://broker:6379/0"
+SERVERS: Final = {"database_url": "postgresql://postgres/trainwire", "redis_url": REDIS_URL}
 ONE_SHOTS: Final = {"migrate", "bucket"}
 
 
@@ -37,6 +42,18 @@ ONE_SHOTS: Final = {"migrate", "bucket"}
 def test_every_variable_is_read_by_somebody(name: str) -> None:
     """A variable that no settings class knows would be a setting that does nothing."""
     assert set(OURS[name]["environment"]) <= READ_BY_US
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_streams_may_be_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What .env says of STREAMS_URL reaches each of our services; where it says nothing, that is unset for all."""
+    assert OURS[name]["environment"]["STREAMS_URL"] == "${STREAMS_URL:-}"
+    monkeypatch.setenv("STREAMS_URL", "")
+    workers, gateway = load_settings(**SERVERS), load_gateway_settings(**SERVERS)
+    assert (workers.streams_url, workers.streams_address) == (None, REDIS_URL)
+    assert (gateway.streams_url, gateway.streams_address) == (None, REDIS_URL)
+    assert TrainerSettings.from_env({"REDIS_URL": REDIS_URL, "STREAMS_URL": ""}).streams == REDIS_URL
+    assert streams_url(REDIS_URL, os.environ) == REDIS_URL
 
 
 def test_every_queue_has_a_worker() -> None:

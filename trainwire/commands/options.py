@@ -20,7 +20,20 @@ DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Folder of the running stack to use, whatever the environment names."),
 ]
-JobId = Annotated[int, typer.Argument(metavar="JOB", min=1, max=MAX_ID, help="The job's number.")]
+
+
+def job_number(text: str | int) -> int:
+    """Return the number of a job; what is none is refused with what it was, which typer leaves out."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= MAX_ID:
+        raise typer.BadParameter(f"{text!r} is not the number of a job: a whole number from 1 to {MAX_ID}")
+    return number
+
+
+JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
 Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help="The store besides Postgres: loki or mlflow.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

@@ -10,8 +10,8 @@ import typer
 
 from ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from ingest.settings import DEFAULT_REDIS_URL, JOB_ID_VARIABLE, REDIS_URL_VARIABLE
-from schemas.checks import MAX_ATTEMPT, MAX_ID
-from trainwire.commands.options import DataDir
+from schemas.checks import MAX_ATTEMPT
+from trainwire.commands.options import DataDir, job_number
 from trainwire.errors import Problem
 from trainwire.locate import locate
 from trainwire.terminal import warn
@@ -21,7 +21,10 @@ def run(
     *,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run.")],
     job_id: Annotated[
-        int, typer.Option("--job-id", envvar=JOB_ID_VARIABLE, min=1, max=MAX_ID, help="The job's number.")
+        int,
+        typer.Option(
+            "--job-id", envvar=JOB_ID_VARIABLE, parser=job_number, metavar="JOB", help="The job's number."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="What people call the job.")] = None,
     attempt: Annotated[

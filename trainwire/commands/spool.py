@@ -17,7 +17,7 @@ from ingest.spool.spool import Spool
 from schemas.messages import Logs
 from schemas.routes import KINDS, Kind
 from schemas.wire import decode_body, open_envelope
-from trainwire.commands.options import AsJson, DataDir, write_json
+from trainwire.commands.options import AsJson, DataDir, JobId, write_json
 from trainwire.commands.run import known_redis_url
 from trainwire.errors import Problem
 from trainwire.locate import streams_url
@@ -47,9 +47,7 @@ def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
 
 
 @app.command()
-def show(
-    job_id: Annotated[int, typer.Argument(metavar="JOB", help="The job's number.")], spool: SpoolDir = None
-) -> None:
+def show(job_id: JobId, spool: SpoolDir = None) -> None:
     """Print the log lines of a job that are on the disk; some of them may be stored already."""
     sources = [source for source in list_spool(_folder(spool)) if source.about.job_id == job_id]
     if not sources:

@@ -10,7 +10,7 @@ import typer
 from gateway.tokens import ROLES, Token, create_token, list_tokens, revoke_token
 from schemas.checks import MAX_ID
 from trainwire.commands.jobs import shown_time
-from trainwire.commands.options import AsJson, DataDir, plain, servers, write_json
+from trainwire.commands.options import AsJson, DataDir, job_number, plain, servers, write_json
 from trainwire.database import reading, writing
 from trainwire.errors import Problem
 from trainwire.terminal import cell, console, say, table
@@ -24,7 +24,9 @@ app = typer.Typer(help="Tokens for the gateway: who may look, and which trainers
 def create(
     name: Annotated[str, typer.Option(help="Whose it is, for the list.")],
     role: Annotated[str, typer.Option(help="viewer looks, trainer reports, admin does both.")] = "viewer",
-    job: Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="A trainer's only job.")] = None,
+    job: Annotated[
+        int | None, typer.Option(parser=job_number, metavar="JOB", help="A trainer's only job.")
+    ] = None,
     days: Annotated[
         int | None, typer.Option(min=1, max=MAX_DAYS, help="How long it is valid; default: until revoked.")
     ] = None,

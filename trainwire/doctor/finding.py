@@ -26,22 +26,28 @@ Findings = Iterator[Finding]
 
 
 class Part:
-    """Makes the findings of one part of the system."""
+    """Makes the findings of one part of the system, or of one `member` of a part that has several."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, member: str = "") -> None:
         self.name = name
+        self._member = member
 
     def ok(self, check: str, says: str) -> Finding:
         """Return that something is as it should be."""
-        return Finding(level="ok", part=self.name, check=check, says=says)
+        return self._made("ok", check, says, None)
 
     def warning(self, check: str, says: str, remedy: str) -> Finding:
         """Return that something will hurt, though nothing is lost by it yet."""
-        return Finding(level="warning", part=self.name, check=check, says=says, remedy=remedy)
+        return self._made("warning", check, says, remedy)
 
     def error(self, check: str, says: str, remedy: str) -> Finding:
         """Return that something is broken, or can lose what it was trusted with."""
-        return Finding(level="error", part=self.name, check=check, says=says, remedy=remedy)
+        return self._made("error", check, says, remedy)
+
+    def _made(self, level: Level, check: str, says: str, remedy: str | None) -> Finding:
+        if self._member:
+            check, says = f"{check}-{self._member}", f"{self._member} {says}"
+        return Finding(level=level, part=self.name, check=check, says=says, remedy=remedy)
 
 
 def worst(findings: list[Finding]) -> int:

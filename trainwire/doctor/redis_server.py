@@ -1,4 +1,4 @@
-"""Redis: does it keep what it was given, and has it room?"""
+"""Redis: the broker's server, and those of the streams, where STREAMS_URL names others."""
 
 from __future__ import annotations
 
@@ -9,102 +9,106 @@ import redis
 
 from schemas.broker import broker_at
 from schemas.routes import HOLD_KEY, SHARDS_KEY
-from schemas.stream_clients import STREAM_ERRORS, fullest_memory
+from schemas.stream_clients import STREAM_ERRORS, servers_of
+from schemas.stream_urls import is_cluster
 from schemas.tls import redis_trouble
-from trainwire.doctor.finding import Findings, Part, clock
+from trainwire.doctor import redis_info
+from trainwire.doctor.finding import Finding, Findings, Part, clock
 from workers.settings import Settings
 
-NEEDED: Final = {"redis": (6, 2), "valkey": (7, 2)}
-FULL: Final = 0.97
 PART: Final = Part("redis")
-_REMEDY: Final = "start it, or correct REDIS_URL (or STREAMS_URL, where that is set)"
+STREAMS: Final = Part("streams")
+_TOO_MANY: Final = "max number of clients reached"
 
 
 def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
     """Yield what is found; only INFO is asked, which the workers' user may.
 
-    Where another server has the `streams`, it is asked for what trainers read there, and for its memory.
+    `streams` is a client of the server, or the servers, that STREAMS_URL names.
     """
     try:
         before_s = time.time()
         seconds, micros = client.time()
         after_s = time.time()
-        info: dict[str, Any] = client.info()
-        where = streams or client
-        shards, hold = where.get(SHARDS_KEY), where.exists(HOLD_KEY)
-        used, limit = fullest_memory(where)
+        info = client.info()
+        published = _published(client) if streams is None else None
     except STREAM_ERRORS as exc:
-        yield PART.error("answers", f"does not answer: {redis_trouble(exc)}", _REMEDY)
+        yield _away(PART, exc, "REDIS_URL", settings.redis_url.get_secret_value())
+    else:
+        yield from _tls(PART, settings.redis_url.get_secret_value(), "REDIS_URL")
+        yield from _server(PART, info, settings, has_streams=streams is None)
+        if info.get("role") != "master":
+            yield PART.error("role", "is a replica, which takes no writes", "point REDIS_URL to the primary")
+        yield clock(PART, seconds + micros / 1e6, before_s, after_s)
+        if published is not None:
+            yield from _what_trainers_read(PART, published, settings.ingest_shards)
+    if streams is not None:
+        yield from _look_at_streams(streams, settings)
+
+
+def _look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
+    """Yield the same of each server that has streams: one that is away says nothing of the others."""
+    try:
+        servers = servers_of(client)
+    except STREAM_ERRORS as exc:
+        yield _away(STREAMS, exc, "STREAMS_URL", settings.streams_address)
         return
-    yield from _tls(settings.redis_url.get_secret_value())
-    yield _version(info)
-    yield from _keeping(info)
-    yield from _memory(used, limit, settings.redis_high_water)
-    if hold:
-        yield PART.warning(
-            "hold", "trainers are told to hold back", "drain faster (docs/runbook.md), or raise maxmemory"
-        )
-    yield clock(PART, seconds + micros / 1e6, before_s, after_s)
-    yield _shards(shards, settings.ingest_shards)
+    are_many = is_cluster(settings.streams_address)
+    for name, server in servers.items():
+        part = Part(STREAMS.name, name) if are_many else STREAMS
+        try:
+            info = server.info()
+        except STREAM_ERRORS as exc:
+            yield _away(part, exc, "STREAMS_URL", settings.streams_address)
+            continue
+        yield from _server(part, info, settings)
+        if info.get("role") != "master" and not are_many:
+            yield part.error("role", "is a replica, which takes no writes", "point STREAMS_URL to the primary")
+    if not are_many:
+        yield from _tls(STREAMS, settings.streams_address, "STREAMS_URL")
+    try:
+        yield from _what_trainers_read(STREAMS, _published(client), settings.ingest_shards)
+    except STREAM_ERRORS as exc:
+        says = f"what trainers read first cannot be read: {redis_trouble(exc)}"
+        yield STREAMS.error("shards", says, "start the server that has it")
 
 
-def _tls(url: str) -> Findings:
+def _server(part: Part, info: redis_info.Info, settings: Settings, *, has_streams: bool = True) -> Findings:
+    yield redis_info.version(part, info)
+    yield redis_info.eviction(part, info)
+    yield from redis_info.keeping(part, info, has_streams=has_streams)
+    yield redis_info.memory(part, info, settings.redis_high_water)
+    yield from redis_info.clients(part, info)
+
+
+def _away(part: Part, exc: BaseException, setting: str, url: str) -> Finding:
+    remedy = redis_info.MORE_CLIENTS if _TOO_MANY in str(exc) else f"start it, or correct {setting}"
+    return part.error("answers", f"does not answer: {redis_trouble(exc, url)}", remedy)
+
+
+def _tls(part: Part, url: str, setting: str) -> Findings:
     tls = broker_at(url).ssl
     if tls is not None and tls["ssl_cert_reqs"] != "required":
         says = "its certificate is not verified: anybody in between can read and change everything"
-        yield PART.warning("tls", says, "take ssl_cert_reqs out of REDIS_URL, and name its CA with ssl_ca_certs")
+        yield part.warning("tls", says, f"take ssl_cert_reqs out of {setting}, and name its CA with ssl_ca_certs")
     elif tls is not None:
-        yield PART.ok("tls", "speaks TLS, with a certificate that is trusted")
+        yield part.ok("tls", "speaks TLS, with a certificate that is trusted")
 
 
-def _version(info: dict[str, Any]) -> Any:
-    kind = "valkey" if "valkey_version" in info else "redis"
-    version = str(info.get(f"{kind}_version", "0"))
-    numbers = tuple(int(number) for number in version.split(".")[:2] if number.isdigit())
-    if numbers < NEEDED[kind]:
-        wanted = ".".join(map(str, NEEDED[kind]))
-        return PART.error("version", f"is {kind} {version}", f"install {kind} {wanted} or newer")
-    return PART.ok("version", f"is {kind} {version}")
+def _published(client: redis.Redis) -> tuple[Any, bool]:
+    """Return what trainers read before they send: the number of shards, and whether to hold back."""
+    return client.get(SHARDS_KEY), bool(client.exists(HOLD_KEY))
 
 
-def _keeping(info: dict[str, Any]) -> Findings:
-    policy = info.get("maxmemory_policy")
-    if policy == "noeviction":
-        yield PART.ok("eviction", "throws nothing away when it is full")
+def _what_trainers_read(part: Part, published: tuple[Any, bool], wanted: int) -> Findings:
+    shards, must_hold = published
+    if must_hold:
+        remedy = "drain faster (docs/runbook.md), or raise maxmemory"
+        yield part.warning("hold", "trainers are told to hold back", remedy)
+    if shards is None:
+        yield part.warning("shards", "no worker has ever started here", "start one: python -m workers worker")
+    elif int(shards) != wanted:
+        says = f"workers published {int(shards)} shards, INGEST_SHARDS here is {wanted}"
+        yield part.error("shards", says, "give all workers the same INGEST_SHARDS while the streams are empty")
     else:
-        says = f"throws messages away when it is full: maxmemory-policy is {policy}"
-        yield PART.error("eviction", says, "redis-cli config set maxmemory-policy noeviction, and in its file")
-    if info.get("role") != "master":
-        yield PART.error("role", "is a replica, which takes no writes", "point REDIS_URL to the primary")
-    if info.get("aof_enabled"):
-        yield PART.ok("persistence", "has an append-only file")
-    else:
-        says = "forgets its streams at a restart: no append-only file (trainers that still run send them again)"
-        yield PART.warning("persistence", says, "redis-cli config set appendonly yes, and in its file")
-    failed = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"]
-    if failed:
-        says = f"cannot write to its disk ({', '.join(failed)}), and may refuse all writes"
-        yield PART.error("disk", says, "make room on its disk, and look at its log")
-
-
-def _memory(used: int, limit: int, high_water: float) -> Findings:
-    if not limit:
-        says = "has no maxmemory: it grows until the machine kills it, and trainers are never told to hold back"
-        yield PART.warning("memory", says, "redis-cli config set maxmemory 1gb (or what the machine can spare)")
-        return
-    says = f"uses {used / limit:.0%} of its {limit / 2**20:,.0f} MiB"
-    if used > FULL * limit:
-        yield PART.error("memory", says, "start workers that drain it, or raise maxmemory")
-    elif used > high_water * limit:
-        yield PART.warning("memory", says, "drain faster (docs/runbook.md), or raise maxmemory")
-    else:
-        yield PART.ok("memory", says)
-
-
-def _shards(published: Any, wanted: int) -> Any:
-    if published is None:
-        return PART.warning("shards", "no worker has ever started here", "start one: python -m workers worker")
-    if int(published) != wanted:
-        says = f"workers published {int(published)} shards, INGEST_SHARDS here is {wanted}"
-        return PART.error("shards", says, "give all workers the same INGEST_SHARDS while the streams are empty")
-    return PART.ok("shards", f"{wanted} shards")
+        yield part.ok("shards", f"{wanted} shards")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from schemas.routes import DEFAULT_SHARDS, SHARDS_KEY
 from tests.twins.loki import LokiTwin
 from trainwire.__main__ import main
+from trainwire.doctor import finding
 from workers.resources import Resources
 
 
@@ -24,12 +27,13 @@ class Outcome:
 
 
 Trainwire = Callable[..., Outcome]
+Found = dict[str, dict[str, str]]
 
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Give an environment without servers and without any running stack."""
-    servers = ("DATABASE_URL", "REDIS_URL", "FLOWER_URL", "LOKI_URL", "MLFLOW_TRACKING_URI")
+    servers = ("DATABASE_URL", "REDIS_URL", "STREAMS_URL", "FLOWER_URL", "LOKI_URL", "MLFLOW_TRACKING_URI")
     for name in ("TRAINWIRE_DATA_DIR", *servers):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -66,3 +70,30 @@ def connected(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resour
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
     return trainwire
+
+
+class Doctor:
+    """Runs the command; remembers its exit code."""
+
+    def __init__(self, trainwire: Trainwire) -> None:
+        self._trainwire = trainwire
+        self.code = -1
+
+    def look(self) -> Found:
+        """Return what is found, by part and check."""
+        done = self._trainwire("doctor", "--json")
+        self.code = done.code
+        found = {f"{each['part']}.{each['check']}": each for each in json.loads(done.out)}
+        assert self.code == max(finding.SEVERITY[each["level"]] for each in found.values())
+        assert all(each["remedy"] for each in found.values() if each["level"] != "ok")
+        return found
+
+
+@pytest.fixture
+def doctor(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources) -> Doctor:
+    """Give a look at the test servers, where workers have been and none is."""
+    resources.redis.set(SHARDS_KEY, DEFAULT_SHARDS)
+    alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
+    alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
+    alone.setenv("LOKI_ENABLED", "false")
+    return Doctor(trainwire)

@@ -4,67 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-import redis
 from sqlalchemy import Engine, text
 
 from schemas.migrations import head_revision
-from schemas.routes import DEFAULT_SHARDS, HALTED_KEY, SHARDS_KEY, stream_key
+from schemas.routes import HALTED_KEY, stream_key
 from tests.factories import Sender, logs
 from tests.integration.conftest import Bucket
-from tests.integration.trainwire.conftest import Trainwire
+from tests.integration.trainwire.conftest import Doctor, Trainwire
 from tests.twins.loki import LokiTwin
 from trainwire.doctor import finding
 from trainwire.doctor.outside import LOKI, _limits
-from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources
-
-Found = dict[str, dict[str, str]]
-
-
-@pytest.fixture
-def doctor(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources) -> Doctor:
-    """Give a look at the test servers, where workers have been and none is."""
-    resources.redis.set(SHARDS_KEY, DEFAULT_SHARDS)
-    alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
-    alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
-    alone.setenv("LOKI_ENABLED", "false")
-    return Doctor(trainwire)
-
-
-class Doctor:
-    """Runs the command; remembers its exit code."""
-
-    def __init__(self, trainwire: Trainwire) -> None:
-        self._trainwire = trainwire
-        self.code = -1
-
-    def look(self) -> Found:
-        """Return what is found, by part and check."""
-        done = self._trainwire("doctor", "--json")
-        self.code = done.code
-        found = {f"{each['part']}.{each['check']}": each for each in json.loads(done.out)}
-        assert self.code == max(finding.SEVERITY[each["level"]] for each in found.values())
-        assert all(each["remedy"] for each in found.values() if each["level"] != "ok")
-        return found
-
-
-@contextmanager
-def set_to(client: redis.Redis, **settings: object) -> Iterator[None]:
-    """Give a server other settings for a while."""
-    named = {name.replace("_", "-"): value for name, value in settings.items()}
-    before: dict[str, str] = {name: str(client.config_get(name)[name]) for name in named}
-    for name, value in named.items():
-        client.config_set(name, str(value))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            client.config_set(name, value)
 
 
 def test_healthy_servers_without_processes(doctor: Doctor) -> None:
@@ -77,50 +28,6 @@ def test_healthy_servers_without_processes(doctor: Doctor) -> None:
     }
     assert found["processes.beat"]["remedy"] == "start one: python -m workers beat"
     assert doctor.code == 2
-
-
-def test_a_redis_that_throws_away_or_forgets(doctor: Doctor, client: redis.Redis) -> None:
-    """An eviction policy is an error; no append-only file and no limit are warnings; each has its command."""
-    with set_to(client, maxmemory_policy="allkeys-lru", appendonly="no", maxmemory=0):
-        found = doctor.look()
-    assert found["redis.eviction"]["level"] == "error"
-    assert "allkeys-lru" in found["redis.eviction"]["says"]
-    assert "config set maxmemory-policy noeviction" in found["redis.eviction"]["remedy"]
-    assert found["redis.persistence"]["level"] == "warning"
-    assert found["redis.memory"]["level"] == "warning"
-
-
-def test_a_full_redis(doctor: Doctor, client: redis.Redis) -> None:
-    """A Redis at its limit is an error, one above the high-water mark a warning."""
-    used = int(client.info("memory")["used_memory"])
-    with set_to(client, maxmemory=int(used * 1.2)):
-        assert doctor.look()["redis.memory"]["level"] == "warning"
-    with set_to(client, maxmemory=int(used * 0.9)):
-        assert doctor.look()["redis.memory"]["level"] == "error"
-
-
-def test_a_replica_takes_no_writes(doctor: Doctor, alone: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """REDIS_URL that leads to a replica is an error."""
-    with EmbeddedValkey(tmp_path / "replica", settings={"replicaof": "127.0.0.1 1"}) as server:
-        alone.setenv("REDIS_URL", server.url)
-        found = doctor.look()
-    assert found["redis.role"]["level"] == "error"
-    assert found["redis.shards"]["says"] == "no worker has ever started here"
-
-
-def test_a_redis_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
-    """A Redis that does not answer is one error; Postgres is looked at all the same."""
-    alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
-    found = doctor.look()
-    assert found["redis.answers"]["level"] == "error"
-    assert found["postgres.schema"]["level"] == "ok"
-    assert doctor.code == 2
-
-
-def test_workers_with_other_shards(doctor: Doctor, client: redis.Redis) -> None:
-    """Workers that published another number of shards than this machine would use."""
-    client.set(SHARDS_KEY, 8)
-    assert doctor.look()["redis.shards"]["level"] == "error"
 
 
 def test_a_postgres_whose_commits_do_not_last(doctor: Doctor, engine: Engine) -> None:

@@ -85,3 +85,22 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert [name for name in COMMANDS if name not in shown] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status", "logs", "metrics", "mlflow", "checkpoints", "verify", "spool show"),
+        *("replay --from 1", "run --job-id", "token create --name me --role trainer --job"),
+    ],
+)
+@pytest.mark.parametrize("job", ["abc", "0", "1.5", "9223372036854775808"])
+def test_a_job_that_is_no_number_is_named(
+    command: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever says a word where a job's number belongs reads that word, and what is allowed."""
+    monkeypatch.setattr(sys, "argv", ["trainwire", *command.split(), job])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert f"{job!r} is not the number of a job: a whole number from 1 to" in capsys.readouterr().err

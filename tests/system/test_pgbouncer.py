@@ -1,0 +1,86 @@
+"""Everything that asks Postgres, through a PgBouncer that gives each transaction another connection."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import requests
+from sqlalchemy import Engine, func, select
+
+from schemas.tables import training_logs
+from tests.factories import Sender, logs, metrics, rows
+from tests.integration.gateway.feed_clients import GatewayProcess, WebSocketClient
+from tests.pgbouncer import PgBouncer
+from tests.processes import ROOT, wait_until, workers_running
+from tests.tls_servers import settings_of
+from tests.twins.loki import LokiTwin
+from workers.resources import Resources
+
+JOBS = range(1, 9)
+ROUNDS = 30
+"""Many more than the uses after which psycopg prepares a statement."""
+OFF = "false"
+
+
+@pytest.mark.timeout(240)
+def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """Two workers and beat store and deliver all once, in order; the gateway and the commands read it back."""
+    with PgBouncer(tmp_path / "pooler", resources.settings.database_url.get_secret_value()) as pooler:
+        settings = settings_of(resources, database_url=pooler.url)
+        urls = (pooler.url, settings.redis_url.get_secret_value())
+        with (
+            LokiTwin() as twin,
+            workers_running(
+                settings, tmp_path, workers=2, LOKI_URL=twin.url, DATABASE_PREPARED_STATEMENTS=OFF
+            ) as workers,
+            GatewayProcess(tmp_path, *urls, DATABASE_PREPARED_STATEMENTS=OFF) as gateway,
+        ):
+            say_round(resources.engine, sender, 0)
+            with WebSocketClient(gateway, "/jobs/1/ws") as page:
+                for number in range(1, ROUNDS):
+                    say_round(resources.engine, sender, number)
+                    answer = requests.get(f"{gateway.url}/jobs/{number % len(JOBS) + 1}/logs", timeout=20)
+                    assert answer.status_code == 200, answer.text
+                page.until("logs", ROUNDS)
+            wait_until(lambda: len(twin.lines()) == len(JOBS) * ROUNDS, "all lines in Loki", 60)
+            said = [f"line {number}" for number in range(ROUNDS)]
+            assert all([line.line for line in twin.lines(job)] == said for job in JOBS)
+            env = {"DATABASE_URL": urls[0], "REDIS_URL": urls[1], "DATABASE_PREPARED_STATEMENTS": OFF}
+            assert "line 7" in commanded(env, "logs", "1")
+        stored = rows(resources.engine, training_logs, "job_id", "content")
+        assert stored == [(job, line) for job in JOBS for line in said]
+        assert "prepared statement" not in gateway.logged + "".join(worker.output for worker in workers)
+
+
+def say_round(engine: Engine, sender: Sender, number: int) -> None:
+    """Let every job say a line and a point; return when the lines are stored: the next is another drain."""
+    for job in JOBS:
+        sender.send(logs(f"line {number}", ts=time.time_ns()), job=job)
+        sender.send(metrics(loss=1.0), job=job)
+    wait_until(partial(are_stored, engine, len(JOBS) * (number + 1)), "the lines", 60)
+
+
+def are_stored(engine: Engine, lines: int) -> bool:
+    """Tell whether Postgres has that many log rows."""
+    with engine.connect() as connection:
+        return connection.execute(select(func.count()).select_from(training_logs)).scalar_one() == lines
+
+
+def commanded(env: dict[str, str], *arguments: str) -> str:
+    """Run a command; return what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trainwire", *arguments],
+        cwd=ROOT,
+        env=os.environ | env,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout
