@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import structlog
 from anyio import to_thread
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import HTTPConnection
 
-from gateway.tokens import MAX_TOKEN_CHARS, KnownToken, Role, find_token, hash_of
+from gateway.tokens import MAX_TOKEN_CHARS, KnownToken, Role, find_token, hash_of, note_use
+from stores.connections import postgres_trouble
 
 COOKIE: Final = "trainwire_session"
 SUBPROTOCOL: Final = "trainwire.v1"
@@ -20,6 +23,8 @@ BEARER_SUBPROTOCOL: Final = "trainwire.bearer."
 REMEMBERED_S: Final = 5.0
 """How long a token counts as what it was: a revoked one works no longer than this."""
 MOST_REMEMBERED: Final = 1000
+
+log = structlog.get_logger("gateway.auth")
 
 Need = Literal["viewer", "trainer"]
 _ALLOWED: Final[dict[Need, frozenset[Role]]] = {
@@ -92,7 +97,18 @@ class Guard:
 
     def _find(self, token: str) -> KnownToken | None:
         with self._engine.begin() as connection:
-            return find_token(connection, token)
+            known = find_token(connection, token)
+        if known is not None and known.is_use_news:
+            self._note_use(known)
+        return known
+
+    def _note_use(self, known: KnownToken) -> None:
+        """Note the use of a token, where Postgres can: a standby cannot, nor a server whose disk is full."""
+        try:
+            with self._engine.begin() as connection:
+                note_use(connection, known.id)
+        except SQLAlchemyError as exc:
+            log.warning("token.use_not_noted", token_id=known.id, reason=postgres_trouble(exc))
 
     def _remember(self, key: bytes, known: KnownToken | None) -> None:
         self._known[key] = (self._clock() + REMEMBERED_S, known)
