@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 
 from gateway.auth import Guard
 from gateway.callbacks import CallbackQueue
+from gateway.known_tokens import THREADS
 from gateway.problems import not_configured, unknown_job
 from gateway.settings import GatewaySettings
 from stores.connections import open_engine, open_redis, open_stream_client
@@ -24,6 +25,7 @@ from stores.mlflow_http import MlflowApi, plain_send
 from stores.s3 import S3Store, open_s3
 
 STATEMENT_TIMEOUT_S = 20
+TOKEN_STATEMENT_TIMEOUT_S = 5
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Resources:
 
     settings: GatewaySettings
     engine: Engine
+    token_engine: Engine
     redis: redis.Redis
     guard: Guard
     callbacks: CallbackQueue
@@ -68,6 +71,7 @@ class Resources:
     def close(self) -> None:
         """Drop all connections."""
         self.engine.dispose()
+        self.token_engine.dispose()
         self.callbacks.close()
         self.redis.close()
 
@@ -80,10 +84,13 @@ def open_resources(settings: GatewaySettings) -> Resources:
         most=settings.gateway_db_connections,
         statement_timeout_s=STATEMENT_TIMEOUT_S,
     )
-    guard = Guard(engine, is_on=settings.is_auth_on)
+    token_engine = open_engine(
+        settings, name="trainwire-tokens", most=THREADS, statement_timeout_s=TOKEN_STATEMENT_TIMEOUT_S
+    )
+    guard = Guard(token_engine, is_on=settings.is_auth_on)
     client = open_redis(settings)
     callbacks = CallbackQueue(open_stream_client(settings) or client, settings.redis_url.get_secret_value())
-    return Resources(settings, engine, client, guard, callbacks)
+    return Resources(settings, engine, token_engine, client, guard, callbacks)
 
 
 def resources(request: Request) -> Resources:

@@ -34,11 +34,15 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KnownToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token that may be used allows; `is_use_news`: its last use was noted a while ago, or never."""
+    """What a token that may be used allows; `lasts_s` is until it expires, None without end.
+
+    `is_use_news`: its last use was noted a while ago, or never.
+    """
 
     id: int
     role: Role
     job_id: int | None
+    lasts_s: float | None = None
     is_use_news: bool = True
 
 
@@ -84,7 +88,8 @@ def hash_of(token: str) -> bytes:
 
 
 _FIND: Final = text(
-    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news "
+    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news, "
+    "CAST(extract(epoch FROM expires_at - now()) AS double precision) AS lasts_s "
     "FROM gateway_tokens WHERE hash = :hash AND revoked_at IS NULL "
     "AND coalesce(expires_at > now(), true)"
 )

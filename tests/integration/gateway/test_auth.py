@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from gateway.auth import REMEMBERED_S
+from gateway.known_tokens import REMEMBERED_S
 from gateway.settings import load_gateway_settings
 from gateway.tokens import Role, create_token, hash_of, revoke_token
 from schemas.tables import gateway_tokens
