@@ -158,7 +158,7 @@ def tag_filter(tags: Mapping[str, str]) -> str:
 def get_metric_page(
     api: MlflowApi, run_id: str, name: str, limit: int, token: str | None = None
 ) -> tuple[list[MetricPoint], str | None]:
-    """Return at most `limit` points of a metric as MLflow orders them, by time, and the token of those that follow.
+    """Return at most `limit` points of a metric, ordered by time as in MLflow, and the token of what follows.
 
     Without a token the first ones come; no token comes with the last.
     """
