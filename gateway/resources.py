@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import redis
+from anyio import CapacityLimiter
 from fastapi import Request
 from sqlalchemy import Connection, Engine
 
@@ -26,6 +27,8 @@ from stores.s3 import S3Store, open_s3
 
 STATEMENT_TIMEOUT_S = 20
 TOKEN_STATEMENT_TIMEOUT_S = 5
+CALLBACK_THREADS = 20
+"""Besides the forty that AnyIO has for all who read."""
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Resources:
     guard: Guard
     callbacks: CallbackQueue
     metric_names: MetricNames = field(default_factory=MetricNames)
+    callback_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CALLBACK_THREADS))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -93,7 +97,7 @@ def open_resources(settings: GatewaySettings) -> Resources:
     return Resources(settings, engine, token_engine, client, guard, callbacks)
 
 
-def resources(request: Request) -> Resources:
+async def resources(request: Request) -> Resources:
     """Return the resources of the gateway that serves this request."""
     found: Resources = request.app.state.resources
     return found
