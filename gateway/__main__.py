@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 
 from gateway.app import create_app
+from gateway.connections import http_protocol
 from gateway.feed.protocol import FrameProtocol
 from gateway.settings import load_gateway_settings
 from stores.settings import WrongSettings
@@ -32,14 +33,16 @@ def main() -> None:
     except WrongSettings as exc:
         sys.exit(str(exc))
     _allow_many_sockets()
+    app = create_app(settings)
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.gateway_host,
         port=settings.gateway_port,
         log_config=None,
         access_log=False,  # an address says who looked at what
         server_header=False,
-        http="h11",  # httptools, where installed, keeps a URL and headers of any length before it knows who asks
+        # On h11: httptools, where installed, keeps a URL and headers of any length before it knows who asks.
+        http=http_protocol(app.state.telemetry.count_cut),
         ws=FrameProtocol,
         ws_per_message_deflate=False,
         ws_max_size=MAX_CLIENT_MESSAGE_BYTES,

@@ -17,6 +17,7 @@ from gateway import problems
 from gateway.answers import describe
 from gateway.feed.documents import feed_of, open_feed_engine
 from gateway.feed.routes import feed_router
+from gateway.heads import Heads
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
 from gateway.resources import open_resources
@@ -81,6 +82,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             Middleware(Origins, loopback_only=not settings.is_auth_on),
             Middleware(RateLimit, per_s=settings.gateway_requests_per_s),
             Middleware(BodyLimit, most_bytes=settings.gateway_max_body_bytes),
+            Middleware(Heads),
         ],
     )
     app.state.resources, app.state.guard, app.state.telemetry = found, found.guard, telemetry

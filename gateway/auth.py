@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from anyio import to_thread
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from gateway.tokens import MAX_TOKEN_CHARS, KnownToken, Role, find_token, hash_of
+from gateway.known_tokens import KnownTokens
+from gateway.tokens import MAX_TOKEN_CHARS, Role
 
 COOKIE: Final = "trainwire_session"
 SUBPROTOCOL: Final = "trainwire.v1"
 BEARER_SUBPROTOCOL: Final = "trainwire.bearer."
-REMEMBERED_S: Final = 5.0
-"""How long a token counts as what it was: a revoked one works no longer than this."""
-MOST_REMEMBERED: Final = 1000
-
 Need = Literal["viewer", "trainer"]
 _ALLOWED: Final[dict[Need, frozenset[Role]]] = {
     "viewer": frozenset({"viewer", "admin"}),
@@ -56,25 +51,19 @@ ANYBODY: Final = Identity("admin")
 
 
 class Guard:
-    """Knows tokens, for a few seconds without asking Postgres; one for each gateway."""
+    """Knows who has which token; one for each gateway."""
 
     def __init__(self, engine: Engine, *, is_on: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine = engine
-        self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, KnownToken | None]] = OrderedDict()
+        self._tokens = KnownTokens(engine, clock)
         self.is_on = is_on
 
-    async def identify(self, token: str) -> Identity | None:
+    async def identify(self, token: str, need: Need = "viewer") -> Identity | None:
         """Return who has this token, None where it is not valid."""
         if not self.is_on:
             return ANYBODY
         if len(token) > MAX_TOKEN_CHARS:
             return None
-        key = hash_of(token)
-        until, known = self._known.get(key, (0.0, None))
-        if until < self._clock():
-            known = await to_thread.run_sync(self._find, token)
-            self._remember(key, known)
+        known = await self._tokens.find(token, may_outlast_postgres=need == "trainer")
         return None if known is None else Identity(known.role, known.job_id)
 
     async def authorize(self, connection: HTTPConnection, need: Need, job_id: int | None = None) -> Identity:
@@ -84,21 +73,11 @@ class Guard:
         token = token_of(connection)
         if token is None:
             raise Unauthorized("this gateway asks for a token: `trainwire token create` makes one")
-        identity = await self.identify(token)
+        identity = await self.identify(token, need)
         if identity is None:
             raise Unauthorized("the token is not valid: unknown, expired or revoked")
         identity.check(need, job_id)
         return identity
-
-    def _find(self, token: str) -> KnownToken | None:
-        with self._engine.begin() as connection:
-            return find_token(connection, token)
-
-    def _remember(self, key: bytes, known: KnownToken | None) -> None:
-        self._known[key] = (self._clock() + REMEMBERED_S, known)
-        self._known.move_to_end(key)
-        while len(self._known) > MOST_REMEMBERED:
-            self._known.popitem(last=False)
 
 
 async def authorize_connection(connection: HTTPConnection, job_id: int | None = None) -> Identity:

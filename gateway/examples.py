@@ -130,6 +130,7 @@ MLFLOW_METRICS: Final = {
     "run_id": "1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c",
     "metrics": {"loss": [{"ts_ms": 1_790_000_000_123, "step": 1, "value": 2.3}]},
     "more_metrics": 0,
+    "next": None,
 }
 MLFLOW_SUMMARY: Final = {
     "run_id": "1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c",

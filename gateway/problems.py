@@ -116,7 +116,7 @@ def shown(value: object) -> str:
     return cut.encode("utf-8", "backslashreplace").decode()
 
 
-def _handle(request: Request, exc: Exception) -> Response:
+async def _handle(request: Request, exc: Exception) -> Response:
     headers = exc.headers if isinstance(exc, HTTPException) else None  # which methods are allowed, for one
     return answer(_problem_of(exc), shown(request.url.path), headers)
 

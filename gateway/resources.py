@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from anyio import CapacityLimiter
 from fastapi import Request
 from redis import Redis
 from sqlalchemy import Connection, Engine
 
 from gateway.auth import Guard
 from gateway.callbacks import CallbackQueue
+from gateway.known_tokens import THREADS
 from gateway.problems import not_configured, unknown_job
 from gateway.settings import GatewaySettings
 from stores.connections import open_engine, open_redis, open_stream_client
@@ -24,6 +26,9 @@ from stores.mlflow_http import MlflowApi, plain_send
 from stores.s3 import S3Store, open_s3
 
 STATEMENT_TIMEOUT_S = 20
+TOKEN_STATEMENT_TIMEOUT_S = 5
+CALLBACK_THREADS = 20
+"""Besides the forty that AnyIO has for all who read."""
 
 
 @dataclass
@@ -32,12 +37,14 @@ class Resources:
 
     settings: GatewaySettings
     engine: Engine
+    token_engine: Engine
     redis: Redis
     guard: Guard
     callbacks: CallbackQueue
     stream_client: Redis | None = None
     """Of the server that has the streams, if another than that of `redis`."""
     metric_names: MetricNames = field(default_factory=MetricNames)
+    callback_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CALLBACK_THREADS))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -70,6 +77,7 @@ class Resources:
     def close(self) -> None:
         """Drop all connections."""
         self.engine.dispose()
+        self.token_engine.dispose()
         self.callbacks.close()
         self.redis.close()
         if self.stream_client is not None:
@@ -84,13 +92,16 @@ def open_resources(settings: GatewaySettings) -> Resources:
         most=settings.gateway_db_connections,
         statement_timeout_s=STATEMENT_TIMEOUT_S,
     )
-    guard = Guard(engine, is_on=settings.is_auth_on)
+    token_engine = open_engine(
+        settings, name="trainwire-tokens", most=THREADS, statement_timeout_s=TOKEN_STATEMENT_TIMEOUT_S
+    )
+    guard = Guard(token_engine, is_on=settings.is_auth_on)
     client, streams = open_redis(settings), open_stream_client(settings)
     callbacks = CallbackQueue(streams or client, settings.redis_url.get_secret_value())
-    return Resources(settings, engine, client, guard, callbacks, streams)
+    return Resources(settings, engine, token_engine, client, guard, callbacks, streams)
 
 
-def resources(request: Request) -> Resources:
+async def resources(request: Request) -> Resources:
     """Return the resources of the gateway that serves this request."""
     found: Resources = request.app.state.resources
     return found

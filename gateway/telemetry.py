@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas.metric_names import GATEWAY_REQUESTS, GATEWAY_SECONDS
+from gateway.connections import Cut
+from schemas.metric_names import GATEWAY_CUTS, GATEWAY_REQUESTS, GATEWAY_SECONDS
 
 NO_ROUTE: Final = "none"
 
@@ -18,9 +19,12 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        requests, seconds = GATEWAY_REQUESTS, GATEWAY_SECONDS
+        requests, seconds, cuts = GATEWAY_REQUESTS, GATEWAY_SECONDS, GATEWAY_CUTS
         self._requests = Counter(requests.name, requests.help, requests.labels, registry=self.registry)
         self._duration = Histogram(seconds.name, seconds.help, seconds.labels, registry=self.registry)
+        self._cuts = Counter(cuts.name, cuts.help, cuts.labels, registry=self.registry)
+        for reason in get_args(Cut):
+            self._cuts.labels(reason)
 
     def text(self) -> bytes:
         """Return all counts as Prometheus reads them."""
@@ -31,6 +35,10 @@ class Telemetry:
         known = method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
         self._requests.labels(known, route, str(status)).inc()
         self._duration.labels(route).observe(seconds)
+
+    def count_cut(self, reason: Cut) -> None:
+        """Count a connection that was ended because of what its client did not do."""
+        self._cuts.labels(reason).inc()
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """Return the application with its requests counted, by the route and never by the path."""

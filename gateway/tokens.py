@@ -34,11 +34,16 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KnownToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token that may be used allows."""
+    """What a token that may be used allows; `lasts_s` is until it expires, None without end.
+
+    `is_use_news`: its last use was noted a while ago, or never.
+    """
 
     id: int
     role: Role
     job_id: int | None
+    lasts_s: float | None = None
+    is_use_news: bool = True
 
 
 def create_token(
@@ -67,13 +72,14 @@ def revoke_token(connection: Connection, token_id: int) -> bool:
 
 
 def find_token(connection: Connection, token: str) -> KnownToken | None:
-    """Return what a token allows, and note that it was used; None where it is unknown, expired or revoked."""
+    """Return what a token allows; None where it is unknown, expired or revoked."""
     row = connection.execute(_FIND, {"hash": hash_of(token)}).mappings().one_or_none()
-    if row is None:
-        return None
-    if row["is_used_again"]:
-        connection.execute(_USED, {"id": row["id"]})
-    return KnownToken(id=row["id"], role=row["role"], job_id=row["job_id"])
+    return None if row is None else KnownToken(**row)
+
+
+def note_use(connection: Connection, token_id: int) -> None:
+    """Write down that a token is used now."""
+    connection.execute(_USED, {"id": token_id})
 
 
 def hash_of(token: str) -> bytes:
@@ -82,7 +88,8 @@ def hash_of(token: str) -> bytes:
 
 
 _FIND: Final = text(
-    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS is_used_again "
+    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news, "
+    "CAST(extract(epoch FROM expires_at - now()) AS double precision) AS lasts_s "
     "FROM gateway_tokens WHERE hash = :hash AND revoked_at IS NULL "
     "AND coalesce(expires_at > now(), true)"
 )

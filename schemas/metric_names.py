@@ -149,13 +149,19 @@ GATEWAY_SECONDS: Final = Metric(
     "From request to answer",
     ("route",),
 )
+GATEWAY_CUTS: Final = Metric(
+    "trainwire_gateway_cut_connections_total",
+    "counter",
+    "Connections ended for a client that sends or takes too slowly",
+    ("reason",),
+)
 
-GATEWAY_METRICS: Final = (GATEWAY_REQUESTS, GATEWAY_SECONDS)
+GATEWAY_METRICS: Final = (GATEWAY_REQUESTS, GATEWAY_SECONDS, GATEWAY_CUTS)
 """Of each gateway, at its own /metrics."""
 
 UNITS: Final = (
     *("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value"),
-    *("trainers", "items", "requests"),
+    *("trainers", "items", "requests", "connections"),
 )
 """What a name ends in, before `_total`."""
 STATES: Final = ("up", "halted", "holding")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, TextClause, bindparam, text
@@ -28,6 +28,23 @@ _EXTREMES: Final = (
 """Of a piece of one metric: the lowest and the highest value with their rows, and three rows."""
 
 
+XAxis = Literal["step", "time", "epoch"]
+_X: Final[dict[XAxis, str]] = {
+    "step": "step",
+    "epoch": "epoch",
+    "time": "extract(epoch FROM logged_at) * 1000000000",
+}
+"""The expression for each axis; `time` is in nanoseconds since 1970."""
+
+
+class XRange(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of an axis, both ends included; None is no end. Rows without such an x are in no range."""
+
+    x: XAxis
+    first: float | None = None
+    last: float | None = None
+
+
 class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which rows of a job are wanted: those after `after` and up to `last`; None is no condition."""
 
@@ -37,6 +54,7 @@ class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
     after: int = 0
     attempt: int | None = None
     rank: int | None = None
+    within: XRange | None = None
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,11 +200,17 @@ def _conditions(wanted: SeriesFilter) -> str:
     said = ["job_id = :job_id", "seq > :after", "seq <= :last"]
     said += ["attempt = :attempt"] * (wanted.attempt is not None)
     said += ["rank = :rank"] * (wanted.rank is not None)
+    if wanted.within is not None:
+        x = _X[wanted.within.x]
+        said += [f"{x} >= CAST(:x_first AS double precision)"] * (wanted.within.first is not None)
+        said += [f"{x} <= CAST(:x_last AS double precision)"] * (wanted.within.last is not None)
     return " AND ".join(said)
 
 
 def _bounds(wanted: SeriesFilter) -> dict[str, Any]:
-    bounds = {"job_id": wanted.job_id, "after": wanted.after, "last": wanted.last}
+    bounds: dict[str, Any] = {"job_id": wanted.job_id, "after": wanted.after, "last": wanted.last}
+    if wanted.within is not None:
+        bounds |= {"x_first": wanted.within.first, "x_last": wanted.within.last}
     return bounds | {"attempt": wanted.attempt, "rank": wanted.rank}
 
 

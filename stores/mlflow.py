@@ -155,19 +155,27 @@ def tag_filter(tags: Mapping[str, str]) -> str:
     return " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
 
 
+def get_metric_page(
+    api: MlflowApi, run_id: str, name: str, limit: int, token: str | None = None
+) -> tuple[list[MetricPoint], str | None]:
+    """Return at most `limit` points of a metric, ordered by time as in MLflow, and the token of what follows.
+
+    Without a token the first ones come; no token comes with the last.
+    """
+    page = {"page_token": token} if token else {}
+    found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)
+    points = [
+        MetricPoint(ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"]))
+        for point in found.get("metrics", [])
+    ]
+    return points, found.get("next_page_token") or None
+
+
 def _history(api: MlflowApi, run_id: str, name: str) -> list[MetricPoint]:
-    points: list[MetricPoint] = []
-    token: str | None = ""
+    points, token = get_metric_page(api, run_id, name, HISTORY_PAGE)
     while token is not None:
-        page = {"page_token": token} if token else {}
-        found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=HISTORY_PAGE, **page)
-        points += [
-            MetricPoint(
-                ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"])
-            )
-            for point in found.get("metrics", [])
-        ]
-        token = found.get("next_page_token") or None
+        more, token = get_metric_page(api, run_id, name, HISTORY_PAGE, token)
+        points += more
     return points
 
 

@@ -13,6 +13,7 @@ import requests
 import uvicorn
 
 from gateway.app import create_app
+from gateway.connections import Patience, http_protocol
 from gateway.feed.protocol import FrameProtocol
 from gateway.settings import GatewaySettings, load_gateway_settings
 from trainwire.remembered import free_port
@@ -25,15 +26,24 @@ FLOWER_URL = "http://127.0.0.1:5555"
 class GatewayServer:
     """A gateway on a port of its own."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, patience: Patience | None = None) -> None:
         self.settings = settings
         self.app = create_app(settings)
         self.http = requests.Session()
         self.http.trust_env = False
         port = free_port()
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._server = uvicorn.Server(
-            uvicorn.Config(self.app, port=port, log_config=None, ws=FrameProtocol, timeout_graceful_shutdown=1)
+            uvicorn.Config(
+                self.app,
+                port=port,
+                log_config=None,
+                http=http_protocol(self.app.state.telemetry.count_cut, patience),
+                ws=FrameProtocol,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=1,
+            )
         )
         self._thread = threading.Thread(target=self._server.run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway.feed.frames import RESYNC, Bundle
@@ -35,19 +36,21 @@ class Outlet(Protocol):
 class SocketOutlet:
     """Writes to the socket itself: two thousand clients are two thousand writes, not as many tasks."""
 
-    def __init__(self, protocol: FrameProtocol) -> None:
+    def __init__(self, protocol: FrameProtocol, on_behind: Callable[[], None]) -> None:
         self._protocol = protocol
+        self._on_behind = on_behind
 
     def send(self, bundle: Bundle) -> bool:
         """Write the frames, unless too much is waiting already."""
         if self._protocol.waiting_bytes > MAX_WAITING_BYTES:
+            self._on_behind()
             return False
         self._protocol.write(bundle.wire)
         return True
 
     async def drained(self) -> None:
         """Wait until the socket has taken nearly all of it."""
-        await _in_time(self._protocol.writable)
+        await _in_time(self._protocol.writable, self._on_behind)
 
     def resync(self) -> None:
         """Write the last frame and close; who does not even read that is cut off."""
@@ -57,7 +60,8 @@ class SocketOutlet:
 class QueueOutlet:
     """Keeps frames until a task has sent them: for server-sent events, and WebSockets of other servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_behind: Callable[[], None]) -> None:
+        self._on_behind = on_behind
         self._bundles: list[Bundle] = []
         self._waiting_bytes = 0
         self._has_some = asyncio.Event()
@@ -69,6 +73,7 @@ class QueueOutlet:
     def send(self, bundle: Bundle) -> bool:
         """Queue the frames, unless too much is waiting already."""
         if self._waiting_bytes > MAX_WAITING_BYTES:
+            self._on_behind()
             return False
         if not self.is_over:
             self._put(bundle)
@@ -76,7 +81,7 @@ class QueueOutlet:
 
     async def drained(self) -> None:
         """Wait until all is sent."""
-        await _in_time(self._has_room)
+        await _in_time(self._has_room, self._on_behind)
 
     def resync(self) -> None:
         """Forget what waits: the client begins from its position."""
@@ -107,10 +112,11 @@ class QueueOutlet:
         self._has_some.set()
 
 
-async def _in_time(event: asyncio.Event) -> None:
+async def _in_time(event: asyncio.Event, on_behind: Callable[[], None]) -> None:
     if event.is_set():
         return
     try:
         await asyncio.wait_for(event.wait(), ROOM_TIMEOUT_S)
     except TimeoutError as exc:
+        on_behind()
         raise MustComeAgain from exc

@@ -43,6 +43,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if not (self.close_sent or self.transport.is_closing()):
             self.transport.write(frames)
 
+    def keepalive_timeout(self) -> None:
+        """End a connection that does not answer, and cut it off where it does not even take that."""
+        super().keepalive_timeout()
+        if self.close_sent and self.close_timer is None:
+            self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
+
     def finish(self, frames: bytes, code: int, reason: str) -> None:
         """Write the last frames and close; without an answer in time the connection is cut, whatever waits."""
         if self.close_sent or self.transport.is_closing():

@@ -55,6 +55,7 @@ class EventStream(Response):
         join: Callable[[Outlet], Awaitable[None]],
         leave: Callable[[Outlet], None],
         refused: Callable[[], Coroutine[Any, Any, None]],
+        on_behind: Callable[[], None],
     ) -> None:
         self.status_code = 200
         self.body = b""
@@ -64,10 +65,11 @@ class EventStream(Response):
         self._join = join
         self._leave = leave
         self._refused = refused
+        self._on_behind = on_behind
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send until the end."""
-        outlet = QueueOutlet()
+        outlet = QueueOutlet(self._on_behind)
         outlet.send(_RETRY)
         ends = (self._send(outlet, send), _until_gone(receive), self._refused())
         tasks = [asyncio.create_task(run) for run in (*ends, self._begin(outlet), _ping(outlet))]
@@ -113,7 +115,7 @@ async def job_events(
         watch.leave(outlet)
         feed.release(watch)
 
-    return EventStream(join, leave, partial(until_refused, request, job_id))
+    return EventStream(join, leave, partial(until_refused, request, job_id), _behind(request))
 
 
 async def _first(feed: Feed, job_id: int, written: str | None) -> tuple[Watch, First]:
@@ -139,7 +141,11 @@ async def jobs_events(request: Request) -> Response:
     """What happens to all jobs, as server-sent events: `snapshot` with the newest 200, then what a list shows."""
     await authorize_connection(request)
     feed: Feed = request.app.state.feed
-    return EventStream(feed.jobs.follow, feed.jobs.leave, partial(until_refused, request, None))
+    return EventStream(feed.jobs.follow, feed.jobs.leave, partial(until_refused, request, None), _behind(request))
+
+
+def _behind(request: Request) -> Callable[[], None]:
+    return partial(request.app.state.telemetry.count_cut, "behind")
 
 
 async def _ping(outlet: QueueOutlet) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -89,7 +90,8 @@ async def _follow_jobs(websocket: WebSocket) -> None:
 async def _converse(websocket: WebSocket, job_id: int | None, join: Join, leave: Callable[[Outlet], None]) -> None:
     """Have the client told until it is gone."""
     protocol = frame_protocol(websocket)
-    outlet = QueueOutlet() if protocol is None else SocketOutlet(protocol)
+    on_behind = partial(websocket.app.state.telemetry.count_cut, "behind")
+    outlet = QueueOutlet(on_behind) if protocol is None else SocketOutlet(protocol, on_behind)
     gone = asyncio.create_task(_until_gone(websocket))
     runs = [_join(outlet, join), until_refused(websocket, job_id)]
     if isinstance(outlet, QueueOutlet):

@@ -15,10 +15,10 @@ from gateway.job_documents import job_items
 from gateway.parameters import VIEWER, Found, Names
 from gateway.problems import wrong_value
 from gateway.resources import Resources, known_job
-from gateway.routes.metrics import XAxis, shown_points, wanted_names
+from gateway.routes.metrics import shown_points, wanted_names
 from schemas.checks import MAX_ID
 from stores.jobs import Job
-from stores.metric_series import MOST_POINTS, SeriesFilter, read_series
+from stores.metric_series import MOST_POINTS, SeriesFilter, XAxis, read_series
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 MOST_JOBS = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
@@ -14,11 +14,12 @@ from gateway.documents import MetricPage, Series, SeriesPoint
 from gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
 from gateway.problems import wrong_value
 from gateway.resources import known_job
-from stores.metric_series import Point, SeriesFilter, read_series
+from stores.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 
-XAxis = Literal["step", "time", "epoch"]
+_FROM = "Only points whose first number is at least this: a step, an epoch, or nanoseconds since 1970."
+_TO = "Only points whose first number is at most this."
 MOST_NAMES = 50
 """In one answer: each costs Postgres a look at every row."""
 
@@ -34,15 +35,21 @@ def metrics(
     rank: Rank | None = None,
     points: Annotated[int, Query(ge=4, le=20_000, description="Most points of a series, about.")] = 1000,
     x: Annotated[XAxis, Query(description="What the first number of a point is.")] = "step",
+    first_x: Annotated[float | None, Query(alias="from", allow_inf_nan=False, description=_FROM)] = None,
+    last_x: Annotated[float | None, Query(alias="to", allow_inf_nan=False, description=_TO)] = None,
 ) -> Response:
     """Return series of values, each of one attempt and rank; without `names` of all metrics, 50 at most.
 
-    A longer series is downsampled so that spikes survive: of every piece the lowest and the highest value.
+    A longer series is downsampled so that spikes survive: of every piece the lowest and the highest value. Part
+    of a series (`from`, `to`) has as many points as all of it, or all that there are: so charts zoom.
     """
+    within = XRange(x=x, first=first_x, last=last_x) if (first_x, last_x) != (None, None) else None
     with found.reading() as connection:
         last = known_job(connection, job_id).last_metric_seq
         wanted = wanted_names(names) or found.metric_names.of(connection, job_id, last)[:MOST_NAMES]
-        rows = SeriesFilter(job_id=job_id, names=wanted, last=last, after=after, attempt=attempt, rank=rank)
+        rows = SeriesFilter(
+            job_id=job_id, names=wanted, last=last, after=after, attempt=attempt, rank=rank, within=within
+        )
         series, is_downsampled = read_series(connection, rows, points)
     return json_answer(
         MetricPage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,13 +13,14 @@ from starlette.responses import Response
 from gateway import examples
 from gateway.answers import described, json_answer
 from gateway.parameters import VIEWER, Found, JobId, Names, split_names
-from gateway.problems import not_there
+from gateway.problems import not_there, wrong_value
 from gateway.resources import Resources, known_job
 from schemas.checks import MAX_ATTEMPT
 from schemas.events import Number
 from schemas.non_finite import shown_float
 from stores.attempts import find_attempts
-from stores.mlflow import get_run, get_run_metrics, get_run_summary, run_id_in_mlflow, run_url
+from stores.mlflow import get_run, get_run_summary, run_id_in_mlflow, run_url
+from stores.mlflow_history import HistoryPlace, read_page
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
@@ -36,11 +38,15 @@ class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MlflowMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Every point of metrics in MLflow, ordered by step and time; `more_metrics` were not asked for."""
+    """Points of metrics in MLflow, as it orders them: by time; `next` is the cursor of the following page.
+
+    `more_metrics` is how many metrics come on later pages only.
+    """
 
     run_id: str
     metrics: dict[str, list[MlflowPoint]]
     more_metrics: int
+    next: str | None
 
 
 class MlflowNumbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,21 +76,49 @@ class MlflowSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @router.get("/jobs/{job_id}/mlflow/metrics", responses=described(MlflowMetrics, examples.MLFLOW_METRICS, 404, 502))
-def mlflow_metrics(found: Found, job_id: JobId, names: Names = [], attempt: OfAttempt = None) -> Response:  # noqa: B006
-    """Return every point that MLflow has of these metrics, or of the first 50."""
+def mlflow_metrics(
+    *,
+    found: Found,
+    job_id: JobId,
+    names: Names = [],  # noqa: B006
+    attempt: OfAttempt = None,
+    limit: Annotated[int, Query(ge=1, le=25_000, description="Most points, of all metrics together.")] = 1000,
+    cursor: Annotated[str | None, Query(description="`next` of the page before, asked as that one was.")] = None,
+) -> Response:
+    """Return the points that MLflow has of these metrics, or of all: one metric after the other."""
     run_id = _run_id(found, job_id, attempt)
     run = get_run(found.mlflow, run_id)
     if run is None:
         raise not_there(f"MLflow has no run {run_id}")
     wanted = [name for name in split_names(names) if name in run.metrics] if names else sorted(run.metrics)
-    histories = get_run_metrics(found.mlflow, run_id, wanted[:MOST_METRICS])
+    place = None if cursor is None else _place(cursor, wanted)
+    page = read_page(found.mlflow, run_id, wanted, limit, place)
     metrics = {
         name: [MlflowPoint(ts_ms=point.ts_ms, step=point.step, value=_number(point.value)) for point in points]
-        for name, points in histories.items()
+        for name, points in page.metrics.items()
     }
     return json_answer(
-        MlflowMetrics(run_id=run_id, metrics=metrics, more_metrics=max(len(wanted) - MOST_METRICS, 0))
+        MlflowMetrics(run_id=run_id, metrics=metrics, more_metrics=page.more_metrics, next=_cursor(page.next))
     )
+
+
+def _cursor(place: HistoryPlace | None) -> str | None:
+    if place is None:
+        return None
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
+    """Read a cursor; a problem where it is none of ours, or of other metrics."""
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        data = base64.b64decode(padded, altchars=b"-_", validate=True)
+        place = msgspec.json.decode(data, type=HistoryPlace)
+    except (ValueError, msgspec.MsgspecError) as exc:
+        raise wrong_value("cursor", cursor, "is no `next` of a page") from exc
+    if place.name not in wanted:
+        raise wrong_value("cursor", cursor, "is no `next` of a page with these names")
+    return place
 
 
 @router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, examples.MLFLOW_SUMMARY, 404, 502))

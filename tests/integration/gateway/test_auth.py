@@ -6,15 +6,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
-from gateway.auth import REMEMBERED_S
+from gateway.known_tokens import REMEMBERED_S
 from gateway.settings import load_gateway_settings
 from gateway.tokens import Role, create_token, hash_of, revoke_token
 from schemas.tables import gateway_tokens
 from stores.settings import WrongSettings
 from tests.factories import one
-from tests.gateway_server import FLOWER_URL, GatewayServer
+from tests.gateway_server import FLOWER_URL, GatewayServer, gateway_settings
 from tests.processes import wait_until
 from workers.resources import Resources
 
@@ -107,6 +107,29 @@ def test_only_a_hash_is_kept(guarded: GatewayServer, resources: Resources) -> No
     assert (bytes(row["hash"]), len(token)) == (hash_of(token), 46)
     assert row["last_used_at"] is not None
     assert token not in str(dict(row))
+
+
+def test_a_postgres_that_takes_no_writes_lets_people_in(
+    database_url: str, redis_url: str, resources: Resources
+) -> None:
+    """On a standby, or with a full disk, tokens are valid as ever; only their last use is not noted."""
+    headers = bearer(make_token(resources, "admin"))
+    settings = gateway_settings(without_writes(database_url, resources), redis_url, gateway_auth="on")
+    with GatewayServer(settings) as server:
+        assert server.request("GET", "/jobs", headers=headers).status_code == 200
+        assert server.request("POST", "/jobs/1/callback/logs", json=LINES, headers=headers).status_code == 202
+    assert one(resources.engine, gateway_tokens, id=1)["last_used_at"] is None
+
+
+def without_writes(database_url: str, resources: Resources) -> str:
+    """Return the database's address for a user whose transactions Postgres refuses to let write."""
+    user, password = "standby", "standby"
+    with resources.engine.begin() as connection:
+        connection.execute(text(f"DROP ROLE IF EXISTS {user}"))
+        connection.execute(text(f"CREATE ROLE {user} LOGIN SUPERUSER PASSWORD '{password}'"))
+        connection.execute(text(f"ALTER ROLE {user} SET default_transaction_read_only = on"))
+    url = make_url(database_url).set(username=user, password=password)
+    return url.render_as_string(hide_password=False)
 
 
 def test_a_browser_has_the_token_in_a_cookie(guarded: GatewayServer, resources: Resources) -> None:

@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from gateway.auth import REMEMBERED_S, Guard, Unauthorized
+from gateway.auth import Guard, Unauthorized
 from gateway.feed.admission import until_refused
+from gateway.known_tokens import REMEMBERED_S
 from gateway.tokens import create_token, revoke_token
 
 

@@ -111,3 +111,31 @@ def test_too_many_names_are_refused(gateway: GatewayServer, long_job: int) -> No
     names = ",".join(f"m{number}" for number in range(51))
     refusal = gateway.get(f"/jobs/{long_job}/metrics", status=422, params={"names": names})
     assert refusal["errors"] == [{"field": "names", "value": "51 names", "detail": "ask for at most 50 at once"}]
+
+
+def test_a_part_of_a_series_is_finer(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
+    """Of a range of x come as many points as of all of it, or every point where they are so few."""
+    job = next(_jobs)
+    points = [Point(ts=NOW_NS + n * 1000, step=n, epoch=n // 100, values={"loss": n % 7}) for n in range(2000)]
+    send_points(sender, resources, job, [*points, Point(ts=NOW_NS, values={"loss": 0.5})])
+
+    def told(query: str) -> tuple[list[Any], bool]:
+        page = gateway.get(f"/jobs/{job}/metrics?points=100&{query}")
+        (series,) = page["series"] or [{"points": []}]
+        return series["points"], page["downsampled"]
+
+    found, is_downsampled = told("from=500&to=1499")
+    assert (is_downsampled, found[0][0], found[-1][0]) == (True, 500, 1499)
+    assert 50 <= len(found) <= 102
+    found, is_downsampled = told("from=1000.5&to=1050")
+    assert ([point[0] for point in found], is_downsampled) == (list(range(1001, 1051)), False)
+    found, _ = told("from=1990&x=step")
+    assert [point[0] for point in found] == list(range(1990, 2000))
+    found, _ = told("x=epoch&from=3&to=3&points=1000")
+    assert [point[4] for point in found] == list(range(301, 401))
+    first, last = (points[at].ts // 1000 * 1000 for at in (10, 12))  # as Postgres has them
+    found, _ = told(f"x=time&from={first - 500}&to={last + 500}")
+    assert [point[4] for point in found] == [11, 12, 13]
+    assert told("from=5000")[0] == []
+    for wrong in ("from=nan", "to=inf", "from=x"):
+        assert gateway.get(f"/jobs/{job}/metrics?{wrong}", status=422)

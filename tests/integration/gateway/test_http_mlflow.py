@@ -14,15 +14,20 @@ JOB: Final = 10_001
 AT_MS: Final = 1_790_000_000_000
 
 
-def logged_run(api: MlflowApi) -> str:
+def logged_run(api: MlflowApi, job_id: int = JOB) -> str:
     """Log a run as a trainer of the job would; return its id."""
-    experiment = api.post("experiments/create", name=f"gateway-{JOB}")["experiment_id"]
-    tags = [{"key": "job_id", "value": str(JOB)}]
+    experiment = api.post("experiments/create", name=f"gateway-{job_id}")["experiment_id"]
+    tags = [{"key": "job_id", "value": str(job_id)}]
     run = api.post("runs/create", experiment_id=experiment, run_name="digits", start_time=AT_MS, tags=tags)
     run_id: str = run["run"]["info"]["run_id"]
-    for step, value in enumerate((0.5, 0.0)):
-        api.post("runs/log-metric", run_id=run_id, key="loss", step=step, value=value, timestamp=AT_MS + step)
+    log_metric(api, run_id, "loss", 0.5, 0.0)
     return run_id
+
+
+def log_metric(api: MlflowApi, run_id: str, key: str, *values: float) -> None:
+    """Log the values of a metric, one a step."""
+    for step, value in enumerate(values):
+        api.post("runs/log-metric", run_id=run_id, key=key, step=step, value=value, timestamp=AT_MS + step)
 
 
 def test_a_run_is_shown_in_short_and_point_by_point(
@@ -43,3 +48,43 @@ def test_a_run_is_shown_in_short_and_point_by_point(
     assert summary["metrics"] == {"loss": {"points": 2, "last": 0.0, "lowest": 0.0, "highest": 0.5}}
     assert summary["url"].endswith(f"/runs/{run_id}")
     assert [point["value"] for point in found["metrics"]["loss"]] == [0.5, 0.0]
+
+
+def test_points_come_page_by_page(
+    database_url: str, redis_url: str, resources: Resources, sender: Sender, mlflow_server: MlflowServer
+) -> None:
+    """However many points a run has, an answer has a bounded number; the cursors lead to each of them once."""
+    job = JOB + 1
+    sender.send(logs("a"), job=job)
+    drain(resources, job=job)
+    run_id = logged_run(mlflow_server.api, job)
+    said = {"acc": [0.1, 0.2, 0.3, 0.4, 0.5], "loss": [0.5, 0.0], "lr": [0.01]}
+    log_metric(mlflow_server.api, run_id, "acc", *said["acc"])
+    log_metric(mlflow_server.api, run_id, "lr", *said["lr"])
+    settings = gateway_settings(database_url, redis_url, mlflow_tracking_uri=mlflow_server.url)
+    with GatewayServer(settings) as server:
+        path = f"/jobs/{job}/mlflow/metrics"
+        for limit, pages in ((1, 8), (3, 3), (1000, 1)):
+            came, sizes = follow(server, f"{path}?limit={limit}")
+            assert (came, len(sizes)) == (said, pages)
+            assert max(sizes) <= limit
+        assert follow(server, f"{path}?names=lr,acc&limit=2")[0] == {"lr": said["lr"], "acc": said["acc"]}
+        first = server.get(f"{path}?limit=2")
+        assert first["more_metrics"] == 2
+        for wrong in (f"cursor={first['next']}&names=lr", "cursor=nonsense", "cursor=%22%22", "limit=0"):
+            assert server.get(f"{path}?{wrong}", status=422)["type"].endswith("wrong-value")
+
+
+def follow(server: GatewayServer, path: str) -> tuple[dict[str, list[float]], list[int]]:
+    """Return the values of all pages from this one on, and how many each page has."""
+    came: dict[str, list[float]] = {}
+    sizes = []
+    cursor = ""
+    while True:
+        page = server.get(path + cursor)
+        for name, points in page["metrics"].items():
+            came.setdefault(name, []).extend(point["value"] for point in points)
+        sizes.append(sum(map(len, page["metrics"].values())))
+        if page["next"] is None:
+            return came, sizes
+        cursor = f"&cursor={page['next']}"

@@ -44,10 +44,24 @@ export class Chart {
       lines.map((line) => [line.label, line.color, Boolean(line.strong)]),
     ]);
     if (!this.plot || key !== this.key) this.#make(key, data);
-    else this.plot.setData(data, options.zoom === null);
+    else this.#setData(data);
     this.#labels();
     this.#values();
     this.#describe();
+  }
+
+  #setData(data) {
+    const { zoom } = this.options;
+    this.plot.setData(data, zoom === null);
+    if (!zoom) return;
+    this.zoom(zoom); // alone, new data is not drawn while the scale stays
+    queueMicrotask(() => this.#placeCursor());
+  }
+
+  // What is under the cursor has another index now.
+  #placeCursor() {
+    const { left, top } = this.plot.cursor;
+    if (left >= 0) this.plot.setCursor({ left, top });
   }
 
   /** Show a range of x, or all of it. */

@@ -4,6 +4,7 @@ const STEP = 0;
 const TS = 1;
 const VALUE = 2;
 const EPOCH = 3;
+export const SEQ = 4;
 
 export const AXES = ["step", "epoch", "time"];
 
@@ -41,7 +42,8 @@ export function curve(points, axis) {
   };
 }
 
-function place(point, axis) {
+/** Where a point is on an axis, null where it is not; time in seconds since 1970. */
+export function place(point, axis) {
   if (axis === "time") return Number(point[TS]) / 1e9;
   return axis === "step" ? point[STEP] : point[EPOCH];
 }

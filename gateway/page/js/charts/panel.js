@@ -8,6 +8,7 @@ import { ordered } from "../words.js";
 import { chartColors } from "./colors.js";
 import { ChartControls } from "./controls.js";
 import { curve, positive, smoothed, suitableAxis } from "./curves.js";
+import { ZoomDetail } from "./detail.js";
 import { ChartGrid } from "./grid.js";
 import { runsOf } from "./runs.js";
 import { MetricStore } from "./store.js";
@@ -42,8 +43,13 @@ export class ChartPanel {
     });
     this.grid = new ChartGrid({
       onSeen: () => this.#draw(),
-      onZoom: (zoom) => (this.controls.zoomed.hidden = zoom === null),
+      onZoom: (zoom) => this.#zoomed(zoom),
       onPick,
+    });
+    this.detail = new ZoomDetail(this.store, {
+      jobIds: () => [this.jobId, ...this.compared.keys()],
+      axis: () => this.settings.axis,
+      onChange: () => this.update(),
     });
     this.said = h("p", { class: "quiet padded", role: "status" }, "Loading …");
     this.root = h(
@@ -65,6 +71,7 @@ export class ChartPanel {
     clearTimeout(this.retry);
     this.update.cancel();
     this.forgetTheme();
+    this.detail.close();
     this.grid.close();
   }
 
@@ -75,7 +82,8 @@ export class ChartPanel {
     this.waiting = [];
     try {
       const found = await get(`/jobs/${this.jobId}/metrics`, { points: POINTS });
-      this.store.replace(this.jobId, found.series, found.last_seq);
+      this.store.replace(this.jobId, found.series, { lastSeq: found.last_seq, isThinned: found.downsampled });
+      this.detail.refresh();
       this.problem = null;
     } catch (problem) {
       this.problem = problem;
@@ -114,6 +122,12 @@ export class ChartPanel {
     this.controls.set({ isTogether: !this.settings.isTogether });
   }
 
+  #zoomed(zoom) {
+    this.controls.zoomed.hidden = zoom === null;
+    this.detail.show(zoom);
+    this.update();
+  }
+
   #changed() {
     remembered.set("smoothing", String(this.settings.smoothing));
     if (this.lastAxis !== this.settings.axis) this.resetZoom();
@@ -134,6 +148,7 @@ export class ChartPanel {
       if (!this.compared.has(id)) return;
       this.compared.set(id, found.jobs[0]);
       this.store.replace(id, found.series);
+      this.detail.refresh();
       this.controls.say("");
     } catch (problem) {
       this.controls.say(problem.message);
@@ -216,7 +231,7 @@ export class ChartPanel {
   }
 
   #line(entry, { words, ...style }) {
-    const found = curve(entry.points, this.settings.axis ?? "step");
+    const found = curve(this.detail.of(entry), this.settings.axis ?? "step");
     const label = [...words, entry.rank !== null && `rank ${entry.rank}`].filter(Boolean).join(" · ");
     return { ...found, ...this.#shape(found.y), ...style, label };
   }

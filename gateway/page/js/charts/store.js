@@ -6,13 +6,15 @@ const MOST_POINTS = 6000;
 export class MetricStore {
   constructor() {
     this.series = new Map();
+    this.thinned = new Set();
     this.lastSeq = 0;
     this.revision = 0;
   }
 
-  /** Take what the gateway has stored of a job in the place of what was here of it. */
-  replace(jobId, series, lastSeq = null) {
+  /** Take what the gateway has of a job in the place of what was here of it; `isThinned`: not every point. */
+  replace(jobId, series, { lastSeq = null, isThinned = true } = {}) {
     this.forget(jobId);
+    if (isThinned) this.thinned.add(jobId);
     for (const { name, attempt, rank, points } of series)
       this.#entry({ jobId, name, attempt, rank }).points = points;
     if (lastSeq !== null) this.lastSeq = Math.max(this.lastSeq, lastSeq);
@@ -22,6 +24,7 @@ export class MetricStore {
   /** Drop all series of a job. */
   forget(jobId) {
     for (const [key, entry] of this.series) if (entry.jobId === jobId) this.series.delete(key);
+    this.thinned.delete(jobId);
     this.revision += 1;
   }
 
@@ -35,6 +38,11 @@ export class MetricStore {
       }
     }
     this.revision += 1;
+  }
+
+  /** Tell whether the gateway has points of a job that are not here. */
+  isThinned(jobId) {
+    return this.thinned.has(jobId);
   }
 
   /** Tell whether a series has become so long that the gateway should thin it out again. */
@@ -56,8 +64,13 @@ export class MetricStore {
   }
 
   #entry({ jobId, name, attempt, rank = null }) {
-    const key = JSON.stringify([jobId, name, attempt, rank]);
+    const key = keyOf({ jobId, name, attempt, rank });
     if (!this.series.has(key)) this.series.set(key, { jobId, name, attempt, rank, points: [] });
     return this.series.get(key);
   }
+}
+
+/** What tells a series from all others. */
+export function keyOf({ jobId, name, attempt, rank = null }) {
+  return JSON.stringify([jobId, name, attempt, rank]);
 }
