@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from schemas.routes import KINDS, shard_of, stream_key
 from schemas.tables import training_logs
-from tests.factories import rows
+from tests.factories import Sender, logs, rows
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.processes import wait_until, workers_running
 from tests.talkers import check_command, check_postgres, ends_of, trainers_running
@@ -27,8 +27,12 @@ VICTIM = 1
 """It has the streams of jobs 1 and 2."""
 UNHURT = 4
 """Nothing of this job is at the victim: not its streams, its acks, its claim, nor what all trainers read."""
+ELSEWHERE = 8
+"""Of the same shard."""
 CALLED = 5
 A_WHILE = 200
+POOL = 2
+"""Processes of a worker."""
 COUNTS = text("SELECT job_id, count(*) FROM training_logs GROUP BY job_id")
 
 
@@ -69,7 +73,7 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
         "STREAMS_URL": cluster.url,
     }
     with (
-        workers_running(settings, tmp_path, workers=2, STREAMS_URL=cluster.url),
+        workers_running(settings, tmp_path, workers=2, STREAMS_URL=cluster.url) as workers,
         trainers_running(resources.engine, JOBS, env) as trainers,
     ):
         for trainer in trainers.values():
@@ -78,6 +82,9 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
         cluster.nodes[VICTIM].kill()
         wait_until(cluster.misses_slots, "the others to find out")
         let_more_arrive(resources, UNHURT)
+        with cluster.client() as client:
+            Sender(client).send(logs("nobody rings for this"), job=ELSEWHERE)
+        wait_until(lambda: counts(resources).get(ELSEWHERE), "what beat alone has noticed")
         cluster.nodes[VICTIM].start()
         let_more_arrive(resources, *JOBS)
         said = ends_of(trainers)
@@ -85,6 +92,8 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
             check_postgres(resources.engine, job, said[job])
             check_command(job, env)
         wait_until(partial(are_empty, cluster), "empty streams")
+        notes = [line for worker in workers for line in worker.output.splitlines() if "sweep.server_away" in line]
+        assert 1 <= len(notes) <= len(workers) * POOL, "each pool process says once who is away"
     assert not resources.redis.keys("ingest:*"), "nothing of the streams is at the broker"
 
 

@@ -9,7 +9,8 @@ import redis
 
 from schemas.broker import broker_at
 from schemas.routes import HOLD_KEY, SHARDS_KEY
-from schemas.stream_clients import STREAM_ERRORS, fullest_memory
+from schemas.stream_clients import STREAM_ERRORS
+from schemas.stream_servers import fullest_memory
 from schemas.tls import redis_trouble
 from trainwire.doctor.finding import Findings, Part, clock
 from workers.settings import Settings
@@ -30,21 +31,28 @@ def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = 
         seconds, micros = client.time()
         after_s = time.time()
         info: dict[str, Any] = client.info()
-        where = streams or client
-        shards, hold = where.get(SHARDS_KEY), where.exists(HOLD_KEY)
-        used, limit = fullest_memory(where)
     except STREAM_ERRORS as exc:
         yield PART.error("answers", f"does not answer: {redis_trouble(exc)}", _REMEDY)
         return
     yield from _tls(settings.redis_url.get_secret_value())
     yield _version(info)
     yield from _keeping(info)
+    yield clock(PART, seconds + micros / 1e6, before_s, after_s)
+    yield from _what_trainers_read(streams or client, settings)
+
+
+def _what_trainers_read(client: redis.Redis, settings: Settings) -> Findings:
+    try:
+        shards, hold = client.get(SHARDS_KEY), client.exists(HOLD_KEY)
+        used, limit = fullest_memory(client)
+    except STREAM_ERRORS as exc:
+        yield PART.error("answers", f"does not say what all trainers ask for: {redis_trouble(exc)}", _REMEDY)
+        return
     yield from _memory(used, limit, settings.redis_high_water)
     if hold:
         yield PART.warning(
             "hold", "trainers are told to hold back", "drain faster (docs/runbook.md), or raise maxmemory"
         )
-    yield clock(PART, seconds + micros / 1e6, before_s, after_s)
     yield _shards(shards, settings.ingest_shards)
 
 
