@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -78,6 +79,22 @@ def trainers_running(engine: Engine, jobs: Sequence[int], env: Mapping[str, str]
     finally:
         for trainer in trainers.values():
             trainer.kill()
+
+
+def lines_by_job(engine: Engine) -> dict[int, int]:
+    """Return how many lines of each job are stored."""
+    return Counter(rows(engine, training_logs, "job_id"))
+
+
+def let_more_arrive(engine: Engine, *jobs: int, lines: int = 200) -> None:
+    """Wait until so many more lines of these jobs are stored."""
+    before = lines_by_job(engine)
+
+    def have_come() -> bool:
+        now = lines_by_job(engine)
+        return all(now[job] >= before[job] + lines for job in jobs)
+
+    wait_until(have_come, f"more lines of {jobs}", 90)
 
 
 def ends_of(trainers: Mapping[int, Trainer]) -> dict[int, dict[str, Any]]:

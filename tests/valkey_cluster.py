@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from schemas.routes import KINDS
 from schemas.stream_clients import open_streams
 from tests.processes import wait_until
 from trainwire.remembered import FILE_NAME, write_private
@@ -65,6 +66,30 @@ class ValkeyCluster:
             client.config_set("masterauth", "wrong")
             cast("Any", client).execute_command("CLIENT KILL TYPE master")
             wait_until(lambda: client.info("replication")["master_link_status"] == "down", "a replica cut off")
+
+    def move_slot(self, slot: int, source: int, target: int, between: Callable[[], None]) -> int:
+        """Move a slot from one primary to another, key by key, as `valkey-cli --cluster reshard` does it.
+
+        Return how many keys went. After each of the first few `between` is called: some keys are here, some there.
+        """
+        clients = [cast("Any", redis.Redis.from_url(node.url)) for node in self.nodes]
+        ids = [str(client.execute_command("CLUSTER MYID"), "ascii") for client in clients]
+        clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+        clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+        moved = 0
+        where = ("127.0.0.1", self.nodes[target].port)
+        while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1):
+            answer = clients[source].execute_command(
+                "MIGRATE", *where, "", 0, 5000, "AUTH", self._password, "KEYS", *keys
+            )
+            moved += answer == b"OK"  # else it has expired meanwhile
+            if moved <= len(KINDS):
+                between()
+        for number in (target, source, *range(NODES)):
+            clients[number].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+        for client in clients:
+            client.close()
+        return moved
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:

@@ -8,11 +8,17 @@ from typing import Any, cast
 
 import pytest
 import redis
-from sqlalchemy import text
 
 from schemas.routes import shard_of, stream_key
 from tests.processes import Process, wait_until, workers_running
-from tests.talkers import check_command, check_each_once, check_postgres, ends_of, trainers_running
+from tests.talkers import (
+    check_command,
+    check_each_once,
+    check_postgres,
+    ends_of,
+    let_more_arrive,
+    trainers_running,
+)
 from tests.valkey_cluster import ValkeyCluster, role
 from workers.resources import Resources
 
@@ -22,7 +28,6 @@ VICTIM = 1
 """It has the streams of jobs 1 and 2."""
 HIT = (1, 2)
 MANY = 100
-COUNT = text("SELECT count(*) FROM training_logs WHERE job_id = :job")
 
 
 @pytest.fixture
@@ -30,18 +35,6 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
     """Three primaries with a replica each, which this test may hurt."""
     with ValkeyCluster(tmp_path / "cluster", has_replicas=True) as cluster:
         yield cluster
-
-
-def stored(resources: Resources, job: int) -> int:
-    """Return how many lines of a job are in Postgres."""
-    with resources.engine.connect() as connection:
-        return int(connection.execute(COUNT, {"job": job}).scalar_one())
-
-
-def let_more_arrive(resources: Resources, *jobs: int) -> None:
-    """Wait until some more lines of these jobs are stored."""
-    before = {job: stored(resources, job) for job in jobs}
-    wait_until(lambda: all(stored(resources, job) >= before[job] + MANY for job in jobs), "more lines", 90)
 
 
 def waiting(client: redis.Redis, job: int) -> int:
@@ -80,9 +73,9 @@ def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
     ):
         for trainer in trainers.values():
             trainer.tell()
-        let_more_arrive(resources, *JOBS)
+        let_more_arrive(resources.engine, *JOBS)
         cluster.cut_off(VICTIM)
-        let_more_arrive(resources, *HIT)  # and are acked, which the replica will not know
+        let_more_arrive(resources.engine, *HIT)  # and are acked, which the replica will not know
         for worker in workers:
             worker.kill()
         with cluster.client() as client:
@@ -96,10 +89,10 @@ def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
             )
         for worker in workers:
             start_again(worker)
-        let_more_arrive(resources, *JOBS)
+        let_more_arrive(resources.engine, *JOBS)
         primary.start()
         wait_until(lambda: role(primary) == "slave", "the old primary to follow")
-        let_more_arrive(resources, *JOBS)
+        let_more_arrive(resources.engine, *JOBS)
         said = ends_of(trainers)
         for job in JOBS:
             check = check_each_once if job in HIT else check_postgres
