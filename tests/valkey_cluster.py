@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,8 +48,30 @@ class ValkeyCluster:
     @property
     def url(self) -> str:
         """What STREAMS_URL says of it."""
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
-        return f"redis+cluster://:{self._password}@{hosts}"
+        return self.url_of("", self._password)
+
+    def url_of(self, user: str, password: str, ports: Sequence[int] | None = None, scheme: str = "redis") -> str:
+        """Return the address for one of its users, through other ports where these are said."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports or [node.port for node in self.nodes])
+        return f"{scheme}+cluster://{user}:{password}@{hosts}"
+
+    def on_all(self, *command: object) -> list[Any]:
+        """Send a command to each primary as its administrator; return what they say."""
+        return [self._admin(node, *command) for node in self.nodes]
+
+    def announce(self, ports: Sequence[int]) -> None:
+        """Have each primary tell clients another port than its own: that of what is in front of it."""
+        for node, port in zip(self.nodes, ports, strict=True):
+            self._admin(node, "CONFIG", "SET", "cluster-announce-port", port)
+        wanted = {str(port) for port in ports}
+        wait_until(
+            lambda: all(wanted <= set(_ports_in(shown)) for shown in self.on_all("CLUSTER SLOTS")), "the ports"
+        )
+
+    @staticmethod
+    def _admin(node: EmbeddedValkey, *command: object) -> Any:
+        with redis.Redis.from_url(node.url) as client:
+            return cast("Any", client).execute_command(*command)
 
     def misses_slots(self) -> bool:
         """Tell whether the servers that live have found out that one does not."""
@@ -122,6 +144,10 @@ class ValkeyCluster:
     def __exit__(self, *_: object) -> None:
         for node in (*self.nodes, *self.replicas):
             node.stop()
+
+
+def _ports_in(slots: Any) -> list[str]:
+    return [str(served[2][1]) for served in slots]
 
 
 def role(server: EmbeddedValkey) -> str:
