@@ -34,7 +34,7 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
-from schemas.stream_clients import STREAM_ERRORS, drop_connections, open_streams
+from schemas.stream_clients import STREAM_ERRORS, beside, drop_connections, open_streams
 from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
@@ -129,7 +129,7 @@ class StreamLink:
         """Say that this process lives. A Redis that refuses the heartbeat may take messages all the same."""
         origin, key = heart.origin, self._claim(heart)
         pipe = self._pipeline()
-        pipe.execute_command("TIME")
+        self._ask_time(pipe)
         pipe.get(key)
         now, claim = self._execute(pipe, raise_on_error=False)
         if isinstance(now, Exception) or isinstance(claim, Exception):
@@ -148,7 +148,7 @@ class StreamLink:
         """Take the rank where nobody has it, or `by_force`; return the claim of who has it, None for us."""
         key = self._claim(heart)
         pipe = self._pipeline()
-        pipe.execute_command("TIME")
+        self._ask_time(pipe)
         ((seconds, micros),) = self._execute(pipe)
         now_ms = seconds * 1000 + micros // 1000
         pipe = self._pipeline()
@@ -177,6 +177,14 @@ class StreamLink:
     def _claim(self, heart: Heart) -> str:
         origin = heart.origin
         return claim_key(origin.job_id, origin.attempt, origin.rank or 0, heart.launcher)
+
+    def _ask_time(self, pipe: Any) -> None:
+        """Ask for the clock by which heartbeats are judged: that of the server that has them."""
+        try:
+            where = beside(self._client, alive_key(self.shard))
+        except _REDIS_ERRORS as exc:
+            raise self._unavailable(exc) from exc
+        pipe.execute_command("TIME", **where)
 
     def _pipeline(self) -> Any:
         try:

@@ -23,6 +23,12 @@ STORE_UP: Final = Metric(
     ("store",),
 )
 
+SHARD_UP: Final = Metric(
+    "trainwire_shard_up",
+    "gauge",
+    "1: the server that has the shard's streams answered; 0: the shard's other metrics are missing",
+    ("shard", "server"),
+)
 STREAM_LAG_ENTRIES: Final = Metric(
     "trainwire_stream_lag_entries", "gauge", "Entries that are not in Postgres yet", ("kind", "shard")
 )
@@ -127,7 +133,7 @@ TRAINING_LEFT_OUT: Final = Metric(
 )
 
 WORKERS_METRICS: Final = (
-    STORE_UP,
+    *(STORE_UP, SHARD_UP),
     *(STREAM_LAG_ENTRIES, STREAM_LAG_SECONDS, STREAM_HALTED, QUEUE_ORDERS, BEAT_AGE_SECONDS),
     *(REDIS_USED_BYTES, REDIS_LIMIT_BYTES, REDIS_HOLD),
     *(TRAINERS, UNSENT_MESSAGES, SPOOL_BYTES, SPOOL_LARGEST_BYTES, TRAINER_DROPPED_ITEMS),

@@ -59,9 +59,6 @@ BEAT_LEASE_KEY: Final = "{beat}:lease"
 BEAT_TICKS_KEY: Final = "{beat}:ticks"
 """Hash tick -> when it was last sent, in milliseconds since 1970 by Redis' clock."""
 
-LISTENING_KEY: Final = "liveness:listening"
-"""Hash of when heartbeats were last looked at, and per shard since when that has gone on without a break."""
-
 JOBS_CHANNEL: Final = "events:jobs"
 """Pub/sub channel of what a list of jobs shows: all events but those about log lines."""
 
@@ -99,6 +96,11 @@ def missing_field(source: str, kind: Kind) -> str:
 def alive_key(shard: int) -> str:
     """Return the hash of the newest heartbeat of each trainer of one shard."""
     return f"ingest:{{{shard}}}:alive"
+
+
+def listening_key(shard: int) -> str:
+    """Return the hash of when a shard's heartbeats were last looked at, and since when without a break."""
+    return f"ingest:{{{shard}}}:listening"
 
 
 def alive_field(job_id: int, source: str) -> str:

@@ -41,6 +41,8 @@ class Cluster:
             "require_full_coverage": False,
         }
         self._client: RedisCluster | None = None
+        self.resting: dict[str, tuple[float, str]] = {}
+        """Servers that did not answer: until when they are left alone, and what the matter was."""
 
     def __getattr__(self, name: str) -> Any:
         if self._client is None:
@@ -63,16 +65,6 @@ def drop_connections(client: redis.Redis) -> None:
         client.connection_pool.disconnect()
 
 
-def fullest_memory(client: redis.Redis) -> tuple[int, int]:
-    """Return `used_memory` and `maxmemory` in bytes; of a cluster, those of the server that is fullest."""
-    if isinstance(client, Cluster):
-        answers = list(cast("Any", client).info("memory", target_nodes=RedisCluster.PRIMARIES).values())
-    else:
-        answers = [client.info("memory")]
-    sizes = [(int(memory["used_memory"]), int(memory["maxmemory"])) for memory in answers]
-    return max(sizes, key=lambda size: size[0] / (size[1] or 2**63))
-
-
 def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
     """Return a client for each server by `host:port`, those that are away included; for one Redis, itself.
 
@@ -83,3 +75,8 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
     cluster = cast("Any", client)
     nodes = sorted(cluster.get_nodes(), key=lambda node: (node.host, node.port))
     return {f"{node.host}:{node.port}": cluster.get_redis_connection(node) for node in nodes}
+
+
+def beside(client: redis.Redis, key: str) -> dict[str, Any]:
+    """Return the options that send a command without a key to the server that has this one."""
+    return {"target_nodes": [cast("Any", client).get_node_from_key(key)]} if isinstance(client, Cluster) else {}

@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Table
 
 from schemas.tables import training_jobs, training_logs, training_metrics
 from tests.factories import one, rows
@@ -80,6 +81,22 @@ def trainers_running(engine: Engine, jobs: Sequence[int], env: Mapping[str, str]
             trainer.kill()
 
 
+def lines_by_job(engine: Engine) -> dict[int, int]:
+    """Return how many lines of each job are stored."""
+    return Counter(rows(engine, training_logs, "job_id"))
+
+
+def let_more_arrive(engine: Engine, *jobs: int, lines: int = 200) -> None:
+    """Wait until so many more lines of these jobs are stored."""
+    before = lines_by_job(engine)
+
+    def have_come() -> bool:
+        now = lines_by_job(engine)
+        return all(now[job] >= before[job] + lines for job in jobs)
+
+    wait_until(have_come, f"more lines of {jobs}", 90)
+
+
 def ends_of(trainers: Mapping[int, Trainer]) -> dict[int, dict[str, Any]]:
     """Let trainers end; return what each says of itself: all of it is committed."""
     for trainer in trainers.values():
@@ -87,6 +104,19 @@ def ends_of(trainers: Mapping[int, Trainer]) -> dict[int, dict[str, Any]]:
     said = {job: trainer.said() for job, trainer in trainers.items()}
     assert {job: told["complete"] for job, told in said.items()} == dict.fromkeys(trainers, True)
     return said
+
+
+def check_each_once(engine: Engine, job: int, said: Mapping[str, Any]) -> None:
+    """Each line and each point is there once, in whatever order, and the job has completed."""
+    assert sorted(_stored(engine, training_logs, "content", job)) == sorted(
+        f"line {n}" for n in range(said["lines"])
+    )
+    assert sorted(_stored(engine, training_metrics, "step", job)) == [10 * n for n in range(said["points"])]
+    assert one(engine, training_jobs, id=job)["status"] == "completed"
+
+
+def _stored(engine: Engine, table: Table, column: str, job: int) -> list[Any]:
+    return [value for of, value in rows(engine, table, "job_id", column) if of == job]
 
 
 def check_postgres(engine: Engine, job: int, said: Mapping[str, Any]) -> None:

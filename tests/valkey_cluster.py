@@ -1,10 +1,10 @@
-"""A Redis Cluster of three processes, without replicas, for tests that carry the streams on one."""
+"""A Redis Cluster of three primaries, each with a replica or none, for tests that carry the streams on one."""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from schemas.routes import KINDS
 from schemas.stream_clients import open_streams
 from tests.processes import wait_until
 from trainwire.remembered import FILE_NAME, write_private
@@ -25,28 +26,52 @@ SETTINGS: Final = {
     "cluster-enabled": "yes",
     "cluster-node-timeout": "2000",
     "cluster-require-full-coverage": "no",
+    "cluster-replica-validity-factor": "0",  # a replica takes over however long it was cut off
     "appendfsync": "always",
 }
 
 
 class ValkeyCluster:
-    """Three servers that share the slots; each keeps its append-only file."""
+    """Three servers that share the slots, `nodes`; each keeps its append-only file and may have a replica."""
 
-    def __init__(self, folder: Path) -> None:
-        password = secrets.token_urlsafe(24)
-        self.nodes = []
-        for number in range(NODES):
-            data_dir = folder / f"node{number}"
-            data_dir.mkdir(parents=True)
-            write_private(data_dir / FILE_NAME, json.dumps({"valkey_password": password}))
-            self.nodes.append(EmbeddedValkey(data_dir, settings=SETTINGS))
-        self._password = password
+    def __init__(self, folder: Path, *, has_replicas: bool = False) -> None:
+        self._password = secrets.token_urlsafe(24)
+        self.nodes = [self._server(folder / f"node{number}") for number in range(NODES)]
+        replicas = range(NODES if has_replicas else 0)
+        self.replicas = [self._server(folder / f"replica{number}") for number in replicas]
+
+    def _server(self, data_dir: Path) -> EmbeddedValkey:
+        data_dir.mkdir(parents=True)
+        write_private(data_dir / FILE_NAME, json.dumps({"valkey_password": self._password}))
+        return EmbeddedValkey(data_dir, settings=SETTINGS | {"masterauth": self._password})
 
     @property
     def url(self) -> str:
         """What STREAMS_URL says of it."""
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
-        return f"redis+cluster://:{self._password}@{hosts}"
+        return self.url_of("", self._password)
+
+    def url_of(self, user: str, password: str, ports: Sequence[int] | None = None, scheme: str = "redis") -> str:
+        """Return the address for one of its users, through other ports where these are said."""
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports or [node.port for node in self.nodes])
+        return f"{scheme}+cluster://{user}:{password}@{hosts}"
+
+    def on_all(self, *command: object) -> list[Any]:
+        """Send a command to each primary as its administrator; return what they say."""
+        return [self._admin(node, *command) for node in self.nodes]
+
+    def announce(self, ports: Sequence[int]) -> None:
+        """Have each primary tell clients another port than its own: that of what is in front of it."""
+        for node, port in zip(self.nodes, ports, strict=True):
+            self._admin(node, "CONFIG", "SET", "cluster-announce-port", port)
+        wanted = {str(port) for port in ports}
+        wait_until(
+            lambda: all(wanted <= set(_ports_in(shown)) for shown in self.on_all("CLUSTER SLOTS")), "the ports"
+        )
+
+    @staticmethod
+    def _admin(node: EmbeddedValkey, *command: object) -> Any:
+        with redis.Redis.from_url(node.url) as client:
+            return cast("Any", client).execute_command(*command)
 
     def misses_slots(self) -> bool:
         """Tell whether the servers that live have found out that one does not."""
@@ -56,6 +81,37 @@ class ValkeyCluster:
                 with redis.Redis.from_url(node.url) as client:
                     counts.append(int(cast("Any", client).execute_command("CLUSTER INFO")["cluster_slots_fail"]))
         return min(counts) > 0
+
+    def cut_off(self, number: int) -> None:
+        """Have a replica follow no more: what its primary takes from now on, it never gets."""
+        with redis.Redis.from_url(self.replicas[number].url) as client:
+            client.config_set("masterauth", "wrong")
+            cast("Any", client).execute_command("CLIENT KILL TYPE master")
+            wait_until(lambda: client.info("replication")["master_link_status"] == "down", "a replica cut off")
+
+    def move_slot(self, slot: int, source: int, target: int, between: Callable[[], None]) -> int:
+        """Move a slot from one primary to another, key by key, as `valkey-cli --cluster reshard` does it.
+
+        Return how many keys went. After each of the first few `between` is called: some keys are here, some there.
+        """
+        clients = [cast("Any", redis.Redis.from_url(node.url)) for node in self.nodes]
+        ids = [str(client.execute_command("CLUSTER MYID"), "ascii") for client in clients]
+        clients[target].execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[source])
+        clients[source].execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[target])
+        moved = 0
+        where = ("127.0.0.1", self.nodes[target].port)
+        while keys := clients[source].execute_command("CLUSTER GETKEYSINSLOT", slot, 1):
+            answer = clients[source].execute_command(
+                "MIGRATE", *where, "", 0, 5000, "AUTH", self._password, "KEYS", *keys
+            )
+            moved += answer == b"OK"  # else it has expired meanwhile
+            if moved <= len(KINDS):
+                between()
+        for number in (target, source, *range(NODES)):
+            clients[number].execute_command("CLUSTER SETSLOT", slot, "NODE", ids[target])
+        for client in clients:
+            client.close()
+        return moved
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
@@ -67,30 +123,53 @@ class ValkeyCluster:
             client.close()
 
     def __enter__(self) -> Self:
-        for node in self.nodes:
+        for node in (*self.nodes, *self.replicas):
             node.start()
         clients = [cast("Any", redis.Redis.from_url(node.url)) for node in self.nodes]
         bounds = [SLOTS * number // NODES for number in range(NODES + 1)]
         for number, client in enumerate(clients):
             client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
-        for node in self.nodes[1:]:
+        for node in (*self.nodes[1:], *self.replicas):
             clients[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port)
+        servers = len(self.nodes) + len(self.replicas)
         for client in clients:
-            wait_until(partial(is_whole, client), "the cluster")
+            wait_until(partial(is_whole, client, servers), "the cluster")
+        for client, replica in zip(clients, self.replicas, strict=False):
+            follow(replica, str(client.execute_command("CLUSTER MYID"), "ascii"))
+        for client in clients:
             client.close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in self.nodes:
+        for node in (*self.nodes, *self.replicas):
             node.stop()
 
 
-def is_whole(client: Any) -> bool:
+def _ports_in(slots: Any) -> list[str]:
+    return [str(served[2][1]) for served in slots]
+
+
+def role(server: EmbeddedValkey) -> str:
+    """Return `master` or `slave`."""
+    with redis.Redis.from_url(server.url) as client:
+        return str(client.info("replication")["role"])
+
+
+def follow(replica: EmbeddedValkey, primary_id: str) -> None:
+    """Make a server the replica of another, and wait until it has all that this one has."""
+    with redis.Redis.from_url(replica.url) as client:
+        # The other servers know of each other by now, this one may not yet.
+        wait_until(lambda: primary_id in str(cast("Any", client).execute_command("CLUSTER NODES")), "its primary")
+        cast("Any", client).execute_command("CLUSTER REPLICATE", primary_id)
+        wait_until(lambda: client.info("replication").get("master_link_status") == "up", "a replica")
+
+
+def is_whole(client: Any, servers: int) -> bool:
     """Tell whether this server knows all others, and who has which slots."""
     info = client.execute_command("CLUSTER INFO")
     return bool(
-        info["cluster_known_nodes"] == str(NODES)
+        info["cluster_known_nodes"] == str(servers)
         and info["cluster_slots_ok"] == str(SLOTS)
         and info["cluster_state"] == "ok"
     )

@@ -14,8 +14,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from schemas import metric_names as names
 from schemas.stream_clients import STREAM_ERRORS
+from workers.away import AwayNotes
 from workers.durations import cumulated
-from workers.measures import Sample, postgres_samples, redis_samples, trainer_samples, training_samples
+from workers.measures import (
+    Sample,
+    postgres_samples,
+    redis_samples,
+    shards_away,
+    trainer_samples,
+    training_samples,
+)
 from workers.resources import Resources
 
 log = structlog.get_logger("workers.exporter")
@@ -32,6 +40,7 @@ class Exporter(Collector):
         self._sinks = ["loki"] if settings.loki_enabled else []
         self._sinks += ["mlflow"] if settings.mlflow_tracking_uri is not None else []
         self._one_at_a_time = threading.Lock()
+        self._notes = AwayNotes("exporter")
 
     def describe(self) -> list[Metric]:
         """Return nothing: registering must not read the stores."""
@@ -65,10 +74,13 @@ class Exporter(Collector):
 
     def _from_redis(self) -> list[Sample]:
         found, shards = self._resources, self._resources.settings.ingest_shards
-        return [
+        samples = [
             *redis_samples(found.redis, shards, found.stream_client),
             *trainer_samples(found.streams, shards, found.settings.lost_after_s),
         ]
+        away = shards_away(samples)
+        self._notes.note({server: f"shards {', '.join(which)} are not seen" for server, which in away.items()})
+        return samples
 
 
 def families(samples: list[Sample]) -> Iterator[Metric]:

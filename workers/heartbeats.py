@@ -4,46 +4,58 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
 
 from schemas.checks import InvalidMessage
 from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.routes import KINDS, LISTENING_KEY, alive_key, shard_of, stream_key
+from schemas.routes import KINDS, alive_key, listening_key, shard_of, stream_key
+from schemas.stream_servers import Commands, ask_each
 from workers.streams import redis_errors
 
 FORGET_AFTER_S: Final = 3600
 """A heartbeat that is older is dropped; that its trainer once had one is known in Postgres."""
 _LOOKED_AT: Final = "looked_at"
+_SINCE: Final = "since"
 
 
 @dataclass(frozen=True)
 class Heard:
-    """The heartbeats of every job at `now_ms`, and per shard since when they have been listened to."""
+    """The heartbeats of every job by now, and since when they have been listened to, both per shard.
 
-    now_ms: int
+    Where a shard's server was `away` (host:port -> why), both are 0: it could not be heard for any time.
+    """
+
+    now_ms: Sequence[int]
     since_ms: Sequence[int]
     beats: Mapping[int, Sequence[Heartbeat]]
+    away: Mapping[str, str] = field(default_factory=dict)
 
     def age_s(self, beat: Heartbeat) -> float:
         """Return how old a heartbeat is; one from the future (the clock was set back) as old as the listening."""
-        at_ms = beat.at if beat.at <= self.now_ms else self.since_ms[shard_of(beat.job, len(self.since_ms))]
-        return (self.now_ms - at_ms) / 1000
+        shard = self._shard(beat.job)
+        at_ms = beat.at if beat.at <= self.now_ms[shard] else self.since_ms[shard]
+        return (self.now_ms[shard] - at_ms) / 1000
 
-    def moment(self, ago_s: float | None) -> datetime | None:
-        """Return the time so many seconds ago; None for None."""
-        return None if ago_s is None else datetime.fromtimestamp(self.now_ms / 1000 - ago_s, UTC)
+    def moment(self, job_id: int, ago_s: float | None) -> datetime | None:
+        """Return the time so many seconds ago, by the clock of the job's server; None for None."""
+        now_s = self.now_ms[self._shard(job_id)] / 1000
+        return None if ago_s is None else datetime.fromtimestamp(now_s - ago_s, UTC)
 
     def listened_s(self, job_id: int) -> float:
         """Return for how long this job's heartbeats could have been heard without a break."""
-        return (self.now_ms - self.since_ms[shard_of(job_id, len(self.since_ms))]) / 1000
+        shard = self._shard(job_id)
+        return (self.now_ms[shard] - self.since_ms[shard]) / 1000
+
+    def _shard(self, job_id: int) -> int:
+        return shard_of(job_id, len(self.since_ms))
 
 
 def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
-    """Return what is heard now, and take note of it.
+    """Return what is heard now, and take note of it, shard by shard.
 
     A look that comes more than `longest_gap_s` after the last one begins anew, for whatever was down between them:
     Redis, the workers or beat. So does a Redis that has forgotten the last look or set its clock back, and so
@@ -51,46 +63,70 @@ def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
     """
     gap_ms = int(longest_gap_s * 1000)
     with redis_errors():
-        now_ms = _now_ms(client)
-        known = _numbers(cast("dict[bytes, bytes]", client.hgetall(LISTENING_KEY)))
-        looked_at = known.get(_LOOKED_AT)
-        has_gap = looked_at is None or not 0 <= now_ms - looked_at <= gap_ms
-        oldest_ms = _oldest_entries(client, shards)
-        since_ms = [
-            now_ms if has_gap or now_ms - oldest_ms[shard] > gap_ms else known.get(str(shard), now_ms)
-            for shard in range(shards)
-        ]
+        before = ask_each(client, {shard: _how_it_stands(shard) for shard in range(shards)})
+        since_ms = {shard: _since_ms(said, before.now_ms[shard], gap_ms) for shard, said in before.replies.items()}
         # A Redis too full for this refuses heartbeats too: then nothing was heard.
-        said: dict[Any, Any] = {_LOOKED_AT: now_ms, **{str(shard): at for shard, at in enumerate(since_ms)}}
-        client.hset(LISTENING_KEY, mapping=said)
-        beats = _heartbeats(client, shards, now_ms)
-    return Heard(now_ms, since_ms, beats)
-
-
-def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat]:
-    """Return the heartbeats that are at most this old, of all jobs; nothing is changed."""
-    oldest_ms = _now_ms(client) - within_s * 1000
-    found = [_read(data) for shard in range(shards) for data in _values(client, alive_key(shard))]
-    return [beat for beat in found if beat is not None and beat.at >= oldest_ms]
-
-
-def _values(client: redis.Redis, key: str) -> list[bytes]:
-    return cast("list[bytes]", client.hvals(key))
-
-
-def _heartbeats(client: redis.Redis, shards: int, now_ms: int) -> Mapping[int, Sequence[Heartbeat]]:
-    beats: dict[int, list[Heartbeat]] = defaultdict(list)
-    for shard in range(shards):
-        past: list[Any] = []
-        for field, data in cast("dict[bytes, bytes]", client.hgetall(alive_key(shard))).items():
-            beat = _read(data)
-            if beat is None or now_ms - beat.at > FORGET_AFTER_S * 1000:
-                past.append(field)
-            elif shard_of(beat.job, shards) == shard:
+        notes = {shard: _note(shard, before.now_ms[shard], since) for shard, since in since_ms.items()}
+        heard = ask_each(client, notes)
+        now_ms = {shard: before.now_ms[shard] for shard in heard.replies}
+        beats: dict[int, list[Heartbeat]] = defaultdict(list)
+        for shard, (_, found) in heard.replies.items():
+            kept, past = _sorted_out(found, shard, shards, now_ms[shard])
+            for beat in kept:
                 beats[beat.job].append(beat)
-        if past:
-            client.hdel(alive_key(shard), *past)
-    return beats
+            if past:
+                ask_each(client, {shard: [("HDEL", alive_key(shard), *past)]})
+    every = range(shards)
+    since = [since_ms[shard] if shard in now_ms else 0 for shard in every]
+    return Heard([now_ms.get(shard, 0) for shard in every], since, beats, before.away | heard.away)
+
+
+def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:
+    """Return the heartbeats that are at most this old, of all jobs; None where a shard's server is away.
+
+    Nothing is changed.
+    """
+    found = ask_each(client, {shard: [("HVALS", alive_key(shard))] for shard in range(shards)})
+    if len(found.replies) < shards:
+        return None
+    beats = [(shard, _read(data)) for shard, (values,) in found.replies.items() for data in values]
+    return [beat for shard, beat in beats if beat and beat.at >= found.now_ms[shard] - within_s * 1000]
+
+
+def _how_it_stands(shard: int) -> Commands:
+    """Return what asks for the note of the last look, and for the oldest unread message of each kind."""
+    firsts = [("XRANGE", stream_key(kind, shard), "-", "+", "COUNT", 1) for kind in KINDS]
+    return [("HGETALL", listening_key(shard)), *firsts]
+
+
+def _since_ms(said: Sequence[Any], now_ms: int, gap_ms: int) -> int:
+    """Return since when a shard has been listened to without a break."""
+    noted, *firsts = said
+    known = {name.decode(): int(value) for name, value in noted.items()}
+    looked_at = known.get(_LOOKED_AT)
+    oldest_ms = min((int(found[0][0].partition(b"-")[0]) for found in firsts if found), default=now_ms)
+    has_gap = looked_at is None or not 0 <= now_ms - looked_at <= gap_ms
+    return now_ms if has_gap or now_ms - oldest_ms > gap_ms else known.get(_SINCE, now_ms)
+
+
+def _note(shard: int, now_ms: int, since_ms: int) -> Commands:
+    """Return what notes this look, then asks for the heartbeats."""
+    key = listening_key(shard)
+    return [("HSET", key, _LOOKED_AT, now_ms, _SINCE, since_ms), ("HGETALL", alive_key(shard))]
+
+
+def _sorted_out(
+    found: Mapping[bytes, bytes], shard: int, shards: int, now_ms: int
+) -> tuple[list[Heartbeat], list[bytes]]:
+    """Return the heartbeats of a shard's jobs, and the fields of what is none or too old to keep."""
+    kept, past = [], []
+    for name, data in found.items():
+        beat = _read(data)
+        if beat is None or now_ms - beat.at > FORGET_AFTER_S * 1000:
+            past.append(name)
+        elif shard_of(beat.job, shards) == shard:
+            kept.append(beat)
+    return kept, past
 
 
 def _read(data: bytes) -> Heartbeat | None:
@@ -98,22 +134,3 @@ def _read(data: bytes) -> Heartbeat | None:
         return decode_heartbeat(data)
     except InvalidMessage:
         return None
-
-
-def _oldest_entries(client: redis.Redis, shards: int) -> list[int]:
-    """Return, for each shard, when its oldest unread message was published; a time far ahead for none."""
-    pipeline = client.pipeline(transaction=False)
-    for shard in range(shards):
-        for kind in KINDS:
-            pipeline.xrange(stream_key(kind, shard), count=1)
-    firsts = [int(found[0][0].partition(b"-")[0]) if found else 2**63 for found in pipeline.execute()]
-    return [min(firsts[len(KINDS) * shard :][: len(KINDS)]) for shard in range(shards)]
-
-
-def _now_ms(client: redis.Redis) -> int:
-    seconds, micros = client.time()
-    return seconds * 1000 + micros // 1000
-
-
-def _numbers(found: Mapping[bytes, bytes]) -> dict[str, int]:
-    return {name.decode(): int(value) for name, value in found.items()}

@@ -97,7 +97,7 @@ def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: 
                 continue
             before, after = states[job.id], copy(states[job.id])
             after.status = verdict.status
-            after.quiet_since = heard.moment(verdict.quiet_s)
+            after.quiet_since = heard.moment(job.id, verdict.quiet_s)
             after.status_reason = None if verdict.quiet_s is None else verdict.reason
             changes.append(StatusChange(before, after, verdict.reason))
         job_rows.save_statuses(connection, [change.after for change in changes])

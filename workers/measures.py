@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 
 from schemas import metric_names as names
 from schemas.metric_names import Metric
-from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, QUEUES, stream_key
-from schemas.stream_clients import fullest_memory
+from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, KINDS, QUEUES, stream_key
+from schemas.stream_servers import Commands, ask_each, fullest_memory
 from workers.heartbeats import living
 from workers.sweep import all_streams
 
@@ -44,35 +44,55 @@ def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis 
         yield Sample(names.BEAT_AGE_SECONDS, (), max(0.0, (now_ms - max(map(int, ticks))) / 1000))
     for queue, waiting in zip(QUEUES, waiting_orders, strict=True):
         yield Sample(names.QUEUE_ORDERS, (queue,), float(waiting))
-    yield from _stream_samples(streams_client or client, shards, now_ms)
+    yield from _stream_samples(streams_client or client, shards)
 
 
-def _stream_samples(client: redis.Redis, shards: int, now_ms: int) -> Iterator[Sample]:
-    streams = all_streams(shards)
+def _stream_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
+    """Yield how the streams stand; of a cluster, those of the servers that answer."""
     used, limit = fullest_memory(client)
-    pipeline = client.pipeline(transaction=False)
-    pipeline.exists(HOLD_KEY)
-    pipeline.hgetall(HALTED_KEY)
-    for kind, shard in streams:
-        pipeline.xlen(stream_key(kind, shard))
-        pipeline.xrange(stream_key(kind, shard), count=1)
-    hold, halted, *lags = pipeline.execute()
     yield Sample(names.REDIS_USED_BYTES, (), float(used))
     yield Sample(names.REDIS_LIMIT_BYTES, (), float(limit))
-    yield Sample(names.REDIS_HOLD, (), float(hold))
-    for (kind, shard), length, first in zip(streams, lags[::2], lags[1::2], strict=True):
+    questions: dict[int | str, Commands] = {shard: _how_it_stands(shard) for shard in range(shards)}
+    questions[HOLD_KEY], questions[HALTED_KEY] = [("EXISTS", HOLD_KEY)], [("HKEYS", HALTED_KEY)]
+    found = ask_each(client, questions)
+    if HOLD_KEY in found.replies:
+        yield Sample(names.REDIS_HOLD, (), float(found.replies[HOLD_KEY][0]))
+    for shard in range(shards):
+        yield Sample(names.SHARD_UP, (str(shard), found.servers[shard]), float(shard in found.replies))
+    for kind, shard in all_streams(shards):
         labels = (kind, str(shard))
-        yield Sample(names.STREAM_LAG_ENTRIES, labels, float(length))
-        yield Sample(names.STREAM_LAG_SECONDS, labels, _age_s(first, now_ms))
-        yield Sample(names.STREAM_HALTED, labels, float(stream_key(kind, shard).encode() in halted))
+        if shard in found.replies:
+            length, first = found.replies[shard][2 * KINDS.index(kind) :][:2]
+            yield Sample(names.STREAM_LAG_ENTRIES, labels, float(length))
+            yield Sample(names.STREAM_LAG_SECONDS, labels, _age_s(first, found.now_ms[shard]))
+        if shard in found.replies and HALTED_KEY in found.replies:
+            is_halted = stream_key(kind, shard).encode() in found.replies[HALTED_KEY][0]
+            yield Sample(names.STREAM_HALTED, labels, float(is_halted))
+
+
+def _how_it_stands(shard: int) -> Commands:
+    streams = [stream_key(kind, shard) for kind in KINDS]
+    return [ask for key in streams for ask in (("XLEN", key), ("XRANGE", key, "-", "+", "COUNT", 1))]
+
+
+def shards_away(samples: Iterable[Sample]) -> dict[str, list[str]]:
+    """Return the shards that could not be asked, by their server (host:port)."""
+    found: dict[str, list[str]] = {}
+    for sample in samples:
+        if sample.metric is names.SHARD_UP and not sample.value:
+            shard, server = sample.labels
+            found.setdefault(server, []).append(shard)
+    return found
 
 
 def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterator[Sample]:
     """Yield what the trainers that were heard of within this time say of what they could not get rid of.
 
-    Sums and the largest only: there may be thousands of them.
+    Sums and the largest only: there may be thousands of them. Nothing where some of them cannot be heard.
     """
     beats = living(client, shards, within_s)
+    if beats is None:
+        return
     spooled = [beat.spooled_bytes or 0 for beat in beats]
     yield Sample(names.TRAINERS, (), float(len(beats)))
     yield Sample(names.UNSENT_MESSAGES, (), float(sum(beat.unsent or 0 for beat in beats)))

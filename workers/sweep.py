@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 import redis
 import structlog
 
 from schemas.routes import HOLD_KEY, KINDS, Kind, bell_key, stream_key
-from schemas.stream_clients import fullest_memory
+from schemas.stream_servers import ask_each, fullest_memory
 from workers.changes import Change
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
@@ -29,32 +30,38 @@ def all_streams(shards: int) -> list[tuple[Kind, int]]:
     return [(kind, shard) for kind in order for shard in range(shards)]
 
 
-def overdue(client: redis.Redis, shards: int) -> list[tuple[Kind, int]]:
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The streams that wait for a drain, and which servers could not be asked (host:port -> why)."""
+
+    streams: list[tuple[Kind, int]]
+    away: Mapping[str, str]
+
+
+def overdue(client: redis.Redis, shards: int) -> Overdue:
     """Return the streams that have entries and no bell: their publisher died in between, or has no Celery."""
-    streams = all_streams(shards)
+    questions = {}
+    for kind, shard in all_streams(shards):
+        key = stream_key(kind, shard)
+        questions[kind, shard] = [("XLEN", key), ("EXISTS", bell_key(key))]
     with redis_errors():
-        pipeline = client.pipeline(transaction=False)
-        for kind, shard in streams:
-            key = stream_key(kind, shard)
-            pipeline.xlen(key)
-            pipeline.exists(bell_key(key))
-        found = pipeline.execute()
-    return [
-        stream
-        for stream, length, bell in zip(streams, found[::2], found[1::2], strict=True)
-        if length and not bell
-    ]
+        found = ask_each(client, questions)
+    waiting = {stream for stream, (length, bell) in found.replies.items() if length and not bell}
+    return Overdue([stream for stream in questions if stream in waiting], found.away)
 
 
 def publish_hold(client: redis.Redis, high_water: float) -> None:
-    """Tell the trainers to hold back while Redis is above its high-water mark, and to go on below it."""
+    """Tell the trainers to hold back while Redis is above its high-water mark, and to go on below it.
+
+    Where a server of a cluster is away that is to say so, nobody is told: who cannot ask it holds back anyway.
+    """
     with redis_errors():
         used, limit = fullest_memory(client)
         if limit and used > high_water * limit:
             with suppress(redis.OutOfMemoryError):  # full already: trainers are refused, which holds them too
-                client.set(HOLD_KEY, used, ex=_HOLD_TTL_S)
+                ask_each(client, {HOLD_KEY: [("SET", HOLD_KEY, used, "EX", _HOLD_TTL_S)]})
         elif not limit or used < high_water * limit * _RELEASE_AT:
-            client.delete(HOLD_KEY)
+            ask_each(client, {HOLD_KEY: [("DEL", HOLD_KEY)]})
 
 
 def drain_everything(resources: Resources, on_commit: Callable[[list[Change]], None] | None = None) -> None:

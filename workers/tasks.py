@@ -44,6 +44,7 @@ from stores.loki_http import loki_http
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
 from workers.app import app
+from workers.away import AwayNotes
 from workers.backoff import Backoff
 from workers.changes import Change
 from workers.deliver import Delivery
@@ -78,6 +79,8 @@ LEAST_GAP_S: Final = 4.0
 LONGEST_GAP_SHARE: Final = 1 / 3
 """Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
+_sweep_notes: Final = AwayNotes("sweep")
+_liveness_notes: Final = AwayNotes("liveness")
 
 
 @contextmanager
@@ -125,7 +128,9 @@ def sweep() -> None:
     resources = process_resources()
     with unavailable_is_logged("sweep"):
         publish_hold(resources.streams, resources.settings.redis_high_water)
-        for kind, shard in overdue(resources.streams, resources.settings.ingest_shards):
+        found = overdue(resources.streams, resources.settings.ingest_shards)
+        _sweep_notes.note(found.away)
+        for kind, shard in found.streams:
             order_drain(resources, kind, shard)
 
 
@@ -137,6 +142,7 @@ def watch_trainers() -> None:
     with unavailable_is_logged("liveness"):
         longest_gap_s = max(LEAST_GAP_S, settings.lost_after_s * LONGEST_GAP_SHARE)
         heard = listen(resources.streams, settings.ingest_shards, longest_gap_s)
+        _liveness_notes.note(heard.away)
         changes = watch(resources.engine, heard, settings.lost_after_s)
         for change in changes:
             log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)

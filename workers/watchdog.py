@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
 import structlog
@@ -20,6 +20,7 @@ from celery import bootsteps
 
 from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
 from schemas.stream_clients import STREAM_ERRORS
+from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
 from workers.settings import Settings
@@ -44,26 +45,28 @@ class StuckStreams:
     def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
         self._keys = [stream_key(kind, shard) for kind, shard in all_streams(shards)]
+        self._questions: dict[str, Commands] = {key: [("XRANGE", key, "-", "+", "COUNT", 1)] for key in self._keys}
+        self._questions[HALTED_KEY] = [("HKEYS", HALTED_KEY)]
+        self._halted: set[str] = set()
         self._clock = clock
         self._first: dict[str, tuple[bytes, float]] = {}
 
     def look(self) -> list[str]:
         """Return the streams whose first entry has not moved for `STUCK_AFTER_S`, halted ones left out."""
         now = self._clock()
-        halted = {key.decode() for key in cast("list[bytes]", self._client.hkeys(HALTED_KEY))}
-        firsts = {key: self._first_id(key) for key in self._keys}
+        found = ask_each(self._client, self._questions).replies
+        if HALTED_KEY in found:  # its server may be away, and is no reason to drain what is halted
+            self._halted = {key.decode() for key in found[HALTED_KEY][0]}
+        firsts = {key: found[key][0][0][0] for key in self._keys if key in found and found[key][0]}
         self._first = {
             key: known if (known := self._first.get(key)) and known[0] == first else (first, now)
             for key, first in firsts.items()
-            if first is not None
         }
         return [
-            key for key, (_, since) in self._first.items() if now - since >= STUCK_AFTER_S and key not in halted
+            key
+            for key, (_, since) in self._first.items()
+            if now - since >= STUCK_AFTER_S and key not in self._halted
         ]
-
-    def _first_id(self, key: str) -> bytes | None:
-        entries = cast("list[tuple[bytes, Any]]", self._client.xrange(key, count=1))
-        return entries[0][0] if entries else None
 
 
 class Watchdog:

@@ -9,14 +9,20 @@ from pathlib import Path
 import pytest
 import redis
 import requests
-from sqlalchemy import text
 
 from schemas.routes import KINDS, shard_of, stream_key
 from schemas.tables import training_logs
-from tests.factories import rows
+from tests.factories import Sender, logs, rows
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.processes import wait_until, workers_running
-from tests.talkers import check_command, check_postgres, ends_of, trainers_running
+from tests.talkers import (
+    check_command,
+    check_postgres,
+    ends_of,
+    let_more_arrive,
+    lines_by_job,
+    trainers_running,
+)
 from tests.valkey_cluster import ValkeyCluster
 from workers.resources import Resources
 
@@ -27,9 +33,11 @@ VICTIM = 1
 """It has the streams of jobs 1 and 2."""
 UNHURT = 4
 """Nothing of this job is at the victim: not its streams, its acks, its claim, nor what all trainers read."""
+ELSEWHERE = 8
+"""Of the same shard."""
 CALLED = 5
-A_WHILE = 200
-COUNTS = text("SELECT job_id, count(*) FROM training_logs GROUP BY job_id")
+POOL = 2
+"""Processes of a worker."""
 
 
 @pytest.fixture
@@ -37,24 +45,6 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
     """A cluster that this test may hurt."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         yield cluster
-
-
-def counts(resources: Resources) -> dict[int, int]:
-    """Return the number of log rows by job."""
-    with resources.engine.connect() as connection:
-        found: list[tuple[int, int]] = [tuple(row) for row in connection.execute(COUNTS)]
-        return dict(found)
-
-
-def let_more_arrive(resources: Resources, *jobs: int) -> None:
-    """Wait until some more lines of these jobs are stored."""
-    before = counts(resources)
-
-    def have_come() -> bool:
-        now = counts(resources)
-        return all(now[job] >= before[job] + A_WHILE for job in jobs)
-
-    wait_until(have_come, f"more lines of {jobs}", 60)
 
 
 @pytest.mark.timeout(600)
@@ -69,22 +59,27 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
         "STREAMS_URL": cluster.url,
     }
     with (
-        workers_running(settings, tmp_path, workers=2, STREAMS_URL=cluster.url),
+        workers_running(settings, tmp_path, workers=2, STREAMS_URL=cluster.url) as workers,
         trainers_running(resources.engine, JOBS, env) as trainers,
     ):
         for trainer in trainers.values():
             trainer.tell()
-        let_more_arrive(resources, *JOBS)
+        let_more_arrive(resources.engine, *JOBS)
         cluster.nodes[VICTIM].kill()
         wait_until(cluster.misses_slots, "the others to find out")
-        let_more_arrive(resources, UNHURT)
+        let_more_arrive(resources.engine, UNHURT)
+        with cluster.client() as client:
+            Sender(client).send(logs("nobody rings for this"), job=ELSEWHERE)
+        wait_until(lambda: lines_by_job(resources.engine)[ELSEWHERE], "what beat alone has noticed")
         cluster.nodes[VICTIM].start()
-        let_more_arrive(resources, *JOBS)
+        let_more_arrive(resources.engine, *JOBS)
         said = ends_of(trainers)
         for job in JOBS:
             check_postgres(resources.engine, job, said[job])
             check_command(job, env)
         wait_until(partial(are_empty, cluster), "empty streams")
+        notes = [line for worker in workers for line in worker.output.splitlines() if "sweep.server_away" in line]
+        assert 1 <= len(notes) <= len(workers) * POOL, "each pool process says once who is away"
     assert not resources.redis.keys("ingest:*"), "nothing of the streams is at the broker"
 
 

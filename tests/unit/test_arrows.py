@@ -52,7 +52,7 @@ LAYERS = [
     {"attempts"},
     {"jobs"},
     {"rows", "resources"},
-    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations"},
+    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations", "away"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 

@@ -12,7 +12,7 @@ from schemas import metric_names as names
 from schemas.stream_clients import STREAM_ERRORS
 from trainwire.doctor.finding import Findings, Part
 from trainwire.halted import halted_streams
-from workers.measures import postgres_samples, redis_samples
+from workers.measures import postgres_samples, redis_samples, shards_away
 from workers.settings import Settings
 
 STREAM_LATE_S: Final = 60.0
@@ -24,16 +24,22 @@ PART: Final = Part("flow")
 def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
     """Yield which streams are halted or late; nothing where Redis is away, which another part says."""
     with suppress(*STREAM_ERRORS):
+        samples = list(redis_samples(client, settings.ingest_shards, streams))
         late = [
             (sample.value, " of shard ".join(sample.labels))
-            for sample in redis_samples(client, settings.ingest_shards, streams)
+            for sample in samples
             if sample.metric is names.STREAM_LAG_SECONDS and sample.value > STREAM_LATE_S
         ]
+        away = shards_away(samples)
+        for server, shards in away.items():
+            says = f"{server} does not answer: what is said in shard {', '.join(shards)} waits at the trainers"
+            yield PART.error("server", says, "start it, or have a replica take over; look at CLUSTER NODES")
         for stream, reason in halted_streams(settings.streams_address).items():
             remedy = "mend what writes it (docs/runbook.md, TrainwireStreamHalted)"
             yield PART.error("halted", f"the drain of {stream} refuses to go on: {reason}", remedy)
         if not late:
-            yield PART.ok("streams", f"no stream waits for longer than {STREAM_LATE_S:.0f} s")
+            which = "no stream that could be seen" if away else "no stream"
+            yield PART.ok("streams", f"{which} waits for longer than {STREAM_LATE_S:.0f} s")
             return
         age_s, which = max(late)
         says = f"{len(late)} streams wait to be stored; the {which} for {age_s:,.0f} s"

@@ -16,7 +16,7 @@ from schemas.metric_names import Metric
 from schemas.stream_clients import STREAM_ERRORS
 from stores.jobs import Job, find_jobs
 from trainwire.answering import answering_workers
-from workers.measures import Sample, postgres_samples, redis_samples
+from workers.measures import Sample, postgres_samples, redis_samples, shards_away
 from workers.settings import Settings
 
 ANSWER_WITHIN_S: Final = 0.7
@@ -78,6 +78,8 @@ def take(
     away: list[str] = []
     try:
         samples += redis_samples(client, settings.ingest_shards, streams)
+        for server, shards in shards_away(samples).items():
+            away.append(f"{server} does not answer: it has the streams of shard {', '.join(shards)}")
         workers = answering_workers(settings, ANSWER_WITHIN_S)
     except (*STREAM_ERRORS, OperationalError) as exc:
         away.append(f"Redis does not answer: {exc}")

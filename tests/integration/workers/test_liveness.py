@@ -20,7 +20,7 @@ from sqlalchemy import RowMapping
 
 from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.messages import Metrics, Point
-from schemas.routes import LISTENING_KEY, alive_field, alive_key
+from schemas.routes import alive_field, alive_key, listening_key
 from schemas.tables import training_attempts, training_jobs
 from stores.connections import open_redis
 from tests.factories import NOW_NS, Sender, completion, drain, logs, metrics, one
@@ -89,7 +89,7 @@ class Watch:
         return any(beat.at > after_ms for beat in beats)
 
     def _now_ms(self) -> int:
-        return listen(self.resources.redis, SHARDS, GAP_S).now_ms
+        return listen(self.resources.redis, SHARDS, GAP_S).now_ms[0]
 
     def stays(self, status: str, jobs: list[int], for_s: float) -> None:
         """Look for so long; fail when one of the jobs has another status."""
@@ -292,10 +292,10 @@ def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
     time.sleep(1.5 * GAP_S)
     assert listened() == 0
     wait_until(lambda: listened() > 0.1, "a while of looks")
-    client.hset(LISTENING_KEY, "looked_at", 2**60)
+    client.hset(listening_key(1), "looked_at", 2**60)
     assert listened() == 0
     wait_until(lambda: listened() > 0.1, "a while of looks")
-    client.delete(LISTENING_KEY)
+    client.delete(listening_key(1))
     assert listened() == 0
 
 

@@ -29,7 +29,7 @@ def judged(
     listened_s: float = LONG_S,
 ) -> Verdict:
     """Return the verdict on job 1, attempt 1, with these heartbeats."""
-    heard = Heard(NOW_MS, [NOW_MS - int(listened_s * 1000)], {1: beats})
+    heard = Heard([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats})
     return judge(WatchedJob(1, 1, status, watched, unseen_s), heard, LOST_AFTER_S)
 
 

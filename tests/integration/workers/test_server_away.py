@@ -1,0 +1,184 @@
+"""One server of the cluster that has the streams is away: who asks all of them goes on with the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from ingest.heartbeat import Heart, Vitals
+from ingest.link import StreamLink
+from ingest.outbox import Origin
+from schemas import stream_servers
+from schemas.heartbeats import Heartbeat, encode_heartbeat
+from schemas.routes import BELL_TTL_S, alive_field, alive_key, bell_key, claim_key, stream_key
+from schemas.tables import training_jobs
+from stores.connections import open_stream_client
+from tests.factories import Sender, logs, one
+from tests.processes import wait_until
+from tests.valkey_cluster import ValkeyCluster
+from trainwire.doctor.flow import look_at_streams
+from trainwire.top.snapshot import take
+from workers.exporter import Exporter
+from workers.heartbeats import listen
+from workers.liveness import watch
+from workers.resources import Resources
+from workers.settings import load_settings
+from workers.sweep import drain_everything, overdue, publish_hold
+from workers.watchdog import StuckStreams
+
+SHARDS: Final = 4
+FIRST: Final = 0
+"""It has the first slots: whom redis-py asks for what has no key."""
+VICTIM: Final = 1
+"""It has shards 1 and 2; what all trainers read is elsewhere."""
+AWAY: Final = (1, 2)
+OTHERS: Final = (3, 4)
+LOST_AFTER_S: Final = 4.0
+GAP_S: Final = 2.0
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
+    """A cluster that a test may hurt."""
+    with ValkeyCluster(tmp_path / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def split(resources: Resources, cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
+    """Workers whose streams are on the cluster; a server that is back is seen at once."""
+    monkeypatch.setattr(stream_servers, "REST_S", 0.2)
+    settings = load_settings(
+        database_url=resources.settings.database_url.get_secret_value(),
+        redis_url=resources.settings.redis_url.get_secret_value(),
+        streams_url=cluster.url,
+    )
+    client = open_stream_client(settings)
+    assert client is not None
+    yield Resources(settings, resources.engine, resources.redis, client)
+    client.close()
+
+
+def say_alive(split: Resources, *jobs: int) -> None:
+    """Send a heartbeat for each job."""
+    for job in jobs:
+        seconds, _ = split.streams.time()
+        beat = Heartbeat(job=job, source="0-test", at=seconds * 1000)
+        split.streams.hset(alive_key(job % SHARDS), alive_field(job, "0-test"), encode_heartbeat(beat))
+
+
+def statuses(split: Resources) -> dict[int, str]:
+    """Look once; return how the jobs stand."""
+    watch(split.engine, listen(split.streams, SHARDS, GAP_S), LOST_AFTER_S)
+    return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*AWAY, *OTHERS)}
+
+
+def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCluster) -> None:
+    """The sweep and the watchdog see the streams of servers that answer, and know who does not."""
+    sender = Sender(split.streams)
+    for job in (*AWAY, *OTHERS):
+        sender.send(logs("a"), job=job)
+    assert overdue(split.streams, SHARDS).streams == [("logs", 0), ("logs", 1), ("logs", 2), ("logs", 3)]
+    split.streams.set(bell_key(stream_key("logs", 3)), 1, ex=10 * BELL_TTL_S)
+    now_s = 0.0
+    stuck = StuckStreams(split.streams, SHARDS, lambda: now_s)
+    cluster.nodes[VICTIM].kill()
+    found = overdue(split.streams, SHARDS)
+    assert found.streams == [("logs", 0)]
+    assert list(found.away) == [f"127.0.0.1:{cluster.nodes[VICTIM].port}"]
+    publish_hold(split.streams, 0.75)
+    assert not stuck.look()
+    now_s = 100.0
+    assert stuck.look() == [stream_key("logs", 0), stream_key("logs", 3)]
+    cluster.nodes[VICTIM].start()
+    wait_until(lambda: not overdue(split.streams, SHARDS).away, "the server's return")
+
+
+def test_who_cannot_be_heard_is_not_lost(split: Resources, cluster: ValkeyCluster) -> None:
+    """All trainers die with a server: those of other shards are lost in time, its own only once it is back."""
+    sender = Sender(split.streams)
+    for job in (*AWAY, *OTHERS):
+        sender.send(logs("a"), job=job)
+    drain_everything(split)
+    say_alive(split, *AWAY, *OTHERS)
+    assert set(statuses(split).values()) == {"running"}
+    cluster.nodes[VICTIM].kill()
+    wait_until(lambda: [statuses(split)[job] for job in OTHERS] == ["lost", "lost"], "the others lost")
+    began = time.monotonic()
+    while time.monotonic() - began < 1.5 * LOST_AFTER_S:
+        assert [statuses(split)[job] for job in AWAY] == ["running", "running"]
+        time.sleep(0.05)
+    cluster.nodes[VICTIM].start()
+    returned = time.monotonic()
+    wait_until(lambda: [statuses(split)[job] for job in AWAY] == ["lost", "lost"], "these lost too")
+    assert time.monotonic() - returned > LOST_AFTER_S
+
+
+def exported(split: Resources) -> dict[str, float]:
+    """Return what the exporter says, by series."""
+    registry = CollectorRegistry()
+    registry.register(Exporter(split))
+    lines = generate_latest(registry).decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluster: ValkeyCluster) -> None:
+    """The exporter has no value of a shard that it cannot see; top and the doctor name the server and go on."""
+    sender = Sender(split.streams)
+    for job in (*AWAY, *OTHERS):
+        sender.send(logs("a"), job=job)
+    say_alive(split, *AWAY, *OTHERS)
+    whole = exported(split)
+    lag = 'trainwire_stream_lag_entries{{kind="logs",shard="{}"}}'.format
+    assert [whole[lag(shard)] for shard in range(SHARDS)] == [1, 1, 1, 1]
+    assert whole["trainwire_live_trainers"] == 4
+    cluster.nodes[VICTIM].kill()
+    seen = exported(split)
+    server = f"127.0.0.1:{cluster.nodes[VICTIM].port}"
+    assert [seen.get(lag(shard)) for shard in range(SHARDS)] == [1, None, None, 1]
+    ups = {name: value for name, value in seen.items() if name.startswith("trainwire_shard_up")}
+    assert [name for name, value in ups.items() if not value] == [
+        f'trainwire_shard_up{{server="{server}",shard="{shard}"}}' for shard in AWAY
+    ]
+    assert sum(ups.values()) == 2
+    assert "trainwire_live_trainers" not in seen, "a sum over some is not the sum"
+    assert seen['trainwire_store_up{store="redis"}'] == 1
+    assert "trainwire_redis_used_bytes" in seen
+
+    now = take(split.redis, split.engine, split.settings, streams=split.streams)
+    assert now.away == (f"{server} does not answer: it has the streams of shard 1, 2",)
+    found = {each.check: each for each in look_at_streams(split.redis, split.settings, split.streams)}
+    assert found["server"].level == "error"
+    assert found["server"].says.startswith(f"{server} does not answer: what is said in shard 1, 2 waits")
+    assert found["streams"].level == "ok"
+    cluster.nodes[VICTIM].start()
+    wait_until(partial(_is_whole, split), "all lags again")
+
+
+def test_a_heartbeat_needs_only_the_servers_that_have_its_keys(split: Resources, cluster: ValkeyCluster) -> None:
+    """The clock is asked for where the heartbeat is, not at the server that happens to be the first."""
+    port_of = {job: _ports(split, alive_key(job % SHARDS), claim_key(job, 1, 0, "")) for job in range(1, 100)}
+    victim = cluster.nodes[FIRST]
+    job = next(job for job, ports in port_of.items() if victim.port not in ports)
+    link = StreamLink(cluster.url, job, "0-test")
+    assert link.shard == job % SHARDS, "asked for once, before the server is away"
+    victim.kill()
+    heart = Heart(Origin(job, 1, "0-test", 0), Vitals(), lambda: 0)
+    link.beat(heart)
+    assert heart.is_known
+    assert split.streams.hkeys(alive_key(job % SHARDS)) == [alive_field(job, "0-test").encode()]
+    link.close()
+
+
+def _ports(split: Resources, *keys: str) -> set[int]:
+    return {cast("Any", split.streams).get_node_from_key(key).port for key in keys}
+
+
+def _is_whole(split: Resources) -> bool:
+    return sum(value for name, value in exported(split).items() if name.startswith("trainwire_shard_up")) == SHARDS

@@ -1,0 +1,166 @@
+"""A cluster behind TLS whose users are those of deploy/users.acl.template: they can do their work, and no more."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+
+from schemas.routes import KINDS, SHARDS_KEY, acks_key, shard_of, stream_key
+from tests.certificates import Authority
+from tests.processes import ROOT, workers_running
+from tests.talkers import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
+from tests.tls_proxy import TlsProxy
+from tests.tls_servers import Tls
+from tests.valkey_cluster import ValkeyCluster
+from workers.resources import Resources
+
+USERS = ("worker", "trainer")
+SHARDS = 4
+JOBS = (1, 2, 3, 4)
+HOME, AWAY = 1, 0
+"""Where the streams of job 1 are, and where they go."""
+
+
+def words_of(user: str) -> list[str]:
+    """Return what ACL SETUSER takes for a user of the template, whose password is its name."""
+    for line in (ROOT / "deploy/users.acl.template").read_text().splitlines():
+        if line.startswith(f"user {user} "):
+            return line.replace(f"@{user.upper()}_SHA256@", hashlib.sha256(user.encode()).hexdigest()).split()[1:]
+    raise AssertionError(f"the template has no user {user}")
+
+
+def more_of_a_trainer() -> list[str]:
+    """Return what docs/redis-users.md gives a trainer on a cluster beside that."""
+    (found,) = re.findall(r"`(\+cluster\|slots[^`]*)`", (ROOT / "docs/redis-users.md").read_text())
+    return str(found).split()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
+    """A cluster with both users on each of its servers."""
+    with ValkeyCluster(tmp_path / "cluster") as cluster:
+        for user in USERS:
+            cluster.on_all("ACL", "SETUSER", *words_of(user))
+        cluster.on_all("ACL", "SETUSER", "trainer", *more_of_a_trainer())
+        yield cluster
+
+
+@pytest.fixture
+def proxies(cluster: ValkeyCluster, tls: Tls) -> Iterator[list[TlsProxy]]:
+    """TLS in front of each server, which tells clients of no other port."""
+    with ExitStack() as stack:
+        proxies = [stack.enter_context(TlsProxy(node.url, tls.authority.server())) for node in cluster.nodes]
+        cluster.announce([proxy.port for proxy in proxies])
+        yield proxies
+
+
+def refused(cluster: ValkeyCluster) -> list[tuple[str, str]]:
+    """Return what its users tried and were not allowed, as the servers have noted it."""
+    noted = [entry for entries in cluster.on_all("ACL", "LOG") for entry in entries]
+    told = [
+        dict(zip(entry[::2], entry[1::2], strict=True)) if isinstance(entry, list) else entry for entry in noted
+    ]
+    return [(_text(each, "username"), _text(each, "object")) for each in told]
+
+
+def _text(entry: dict[Any, Any], name: str) -> str:
+    value = entry.get(name, entry.get(name.encode()))
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@pytest.mark.timeout(600)
+def test_trainers_and_workers_on_a_cluster_over_tls(
+    resources: Resources, cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
+) -> None:
+    """Every line is stored though a slot moves in the middle, and nobody tries what he may not."""
+    settings = resources.settings
+    addresses = {
+        user: cluster.url_of(user, user, [proxy.port for proxy in proxies], scheme="rediss") for user in USERS
+    }
+    env = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "SSL_CERT_FILE": str(tls.ca),
+    }
+    ours, theirs = ({**env, "STREAMS_URL": addresses[user]} for user in USERS)
+    slot = int(cluster.on_all("CLUSTER", "KEYSLOT", stream_key("logs", shard_of(JOBS[0], SHARDS)))[HOME])
+    some_arrive = partial(let_more_arrive, resources.engine, JOBS[0], lines=20)
+    with (
+        workers_running(settings, tmp_path, STREAMS_URL=addresses["worker"], SSL_CERT_FILE=str(tls.ca)),
+        trainers_running(resources.engine, JOBS, theirs) as trainers,
+    ):
+        for trainer in trainers.values():
+            trainer.tell()
+        let_more_arrive(resources.engine, *JOBS)
+        assert cluster.move_slot(slot, HOME, AWAY, some_arrive) >= len(KINDS) - 1
+        let_more_arrive(resources.engine, *JOBS)
+        said = ends_of(trainers)
+        for job in JOBS:
+            check_postgres(resources.engine, job, said[job])
+            check_command(job, ours)
+    assert all(proxy.handshakes for proxy in proxies)
+    assert not refused(cluster)
+
+
+SAYING = """
+from ingest import Run
+with Run(1) as run:
+    run.log("said")
+"""
+
+
+def test_a_trainer_does_not_trust_a_strange_cluster(
+    cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
+) -> None:
+    """Without the CA nothing is sent to it; the training ends well, and what it said is kept."""
+    url = cluster.url_of("trainer", "trainer", [proxy.port for proxy in proxies], scheme="rediss")
+    (tmp_path / "stranger2").mkdir()
+    strange = Authority(tmp_path / "stranger2")
+    for ca, is_sent in ((strange.path, False), (tls.ca, True)):
+        names = {"STREAMS_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0", "SSL_CERT_FILE": str(ca)}
+        done = subprocess.run(
+            [sys.executable, "-c", SAYING],
+            cwd=ROOT,
+            env=os.environ | names,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("certificate" in done.stderr) == (not is_sent), done.stderr
+        with redis.Redis.from_url(cluster.nodes[HOME].url) as client:
+            assert bool(client.xlen(stream_key("logs", shard_of(1, SHARDS)))) == is_sent
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("CLUSTER", "NODES"),
+        ("CLUSTER", "FAILOVER"),
+        ("CLUSTER", "RESET"),
+        ("CLUSTER", "FORGET", "0" * 40),
+        ("MIGRATE", "127.0.0.1", 1, stream_key("logs", 1), 0, 1),
+        ("XRANGE", stream_key("logs", 1), "-", "+"),
+        ("SET", SHARDS_KEY, 1),
+        ("HSET", acks_key(1), "0-a:logs", 9),
+    ],
+    ids=lambda command: f"{command[0]} {command[1]}",
+)
+def test_a_trainer_can_do_nothing_else(cluster: ValkeyCluster, command: tuple[Any, ...]) -> None:
+    """What it may on a cluster finds the servers, and changes nothing."""
+    client = redis.Redis(port=cluster.nodes[HOME].port, username="trainer", password="trainer")
+    with client, pytest.raises(NoPermissionError):
+        cast("Any", client).execute_command(*command)

@@ -1,0 +1,100 @@
+"""A primary of the cluster with the streams is killed; its replica takes over without what it never got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+
+from schemas.routes import shard_of, stream_key
+from tests.processes import Process, wait_until, workers_running
+from tests.talkers import (
+    check_command,
+    check_each_once,
+    check_postgres,
+    ends_of,
+    let_more_arrive,
+    trainers_running,
+)
+from tests.valkey_cluster import ValkeyCluster, role
+from workers.resources import Resources
+
+SHARDS = 4
+JOBS = (1, 2, 3, 4)
+VICTIM = 1
+"""It has the streams of jobs 1 and 2."""
+HIT = (1, 2)
+MANY = 100
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
+    """Three primaries with a replica each, which this test may hurt."""
+    with ValkeyCluster(tmp_path / "cluster", has_replicas=True) as cluster:
+        yield cluster
+
+
+def waiting(client: redis.Redis, job: int) -> int:
+    """Return how many messages with lines wait in the stream of a job."""
+    return int(client.xlen(stream_key("logs", shard_of(job, SHARDS))))
+
+
+def newest_id(client: redis.Redis, job: int) -> str:
+    """Return the id of the newest message with lines in the stream of a job."""
+    found = cast("list[tuple[bytes, Any]]", client.xrevrange(stream_key("logs", shard_of(job, SHARDS)), count=1))
+    return found[0][0].decode()
+
+
+def start_again(worker: Process) -> None:
+    """Start a killed worker and wait until it takes orders."""
+    before = worker.output.count(" ready.")
+    worker.start()
+    wait_until(lambda: worker.output.count(" ready.") > before, "the worker's start")
+
+
+@pytest.mark.timeout(600)
+def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
+    resources: Resources, cluster: ValkeyCluster, tmp_path: Path
+) -> None:
+    """Messages that Redis had taken and lost are found missing: every line is there once at the end."""
+    settings = resources.settings
+    env = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "STREAMS_URL": cluster.url,
+    }
+    primary, replica = cluster.nodes[VICTIM], cluster.replicas[VICTIM]
+    with (
+        workers_running(settings, tmp_path, workers=2, STREAMS_URL=cluster.url) as workers,
+        trainers_running(resources.engine, JOBS, env) as trainers,
+    ):
+        for trainer in trainers.values():
+            trainer.tell()
+        let_more_arrive(resources.engine, *JOBS)
+        cluster.cut_off(VICTIM)
+        let_more_arrive(resources.engine, *HIT)  # and are acked, which the replica will not know
+        for worker in workers:
+            worker.kill()
+        with cluster.client() as client:
+            wait_until(lambda: all(waiting(client, job) >= MANY for job in HIT), "messages that only Redis has")
+            taken = newest_id(client, HIT[0])
+        primary.kill()
+        wait_until(lambda: role(replica) == "master", "the replica to take over")
+        with redis.Redis.from_url(replica.url) as client:
+            assert not client.xrange(stream_key("logs", shard_of(HIT[0], SHARDS)), taken, taken), (
+                "nothing was lost"
+            )
+        for worker in workers:
+            start_again(worker)
+        let_more_arrive(resources.engine, *JOBS)
+        primary.start()
+        wait_until(lambda: role(primary) == "slave", "the old primary to follow")
+        let_more_arrive(resources.engine, *JOBS)
+        said = ends_of(trainers)
+        for job in JOBS:
+            check = check_each_once if job in HIT else check_postgres
+            check(resources.engine, job, said[job])
+            check_command(job, env)
