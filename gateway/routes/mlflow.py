@@ -102,6 +102,9 @@ def mlflow_metrics(
     )
 
 
+_decode_place = msgspec.json.Decoder(HistoryPlace).decode
+
+
 def _cursor(place: HistoryPlace | None) -> str | None:
     if place is None:
         return None
@@ -113,7 +116,7 @@ def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         data = base64.b64decode(padded, altchars=b"-_", validate=True)
-        place = msgspec.json.decode(data, type=HistoryPlace)
+        place = _decode_place(data)
     except (ValueError, msgspec.MsgspecError) as exc:
         raise wrong_value("cursor", cursor, "is no `next` of a page") from exc
     if place.name not in wanted:

@@ -233,10 +233,8 @@ class Store:
                 late.append((entry.ts_ns, cutoff_ns))
             else:
                 stored += stream.add(entry, metadata_counts=metadata_counts)
-        if (
-            stream.newest_ns is not None
-            and stream.newest_ns - stream.unwritten_from_ns > self.limits.max_chunk_span_ns
-        ):
+        stream.changed_ns = self.now_ns()
+        if (stream.newest_ns or 0) - stream.unwritten_from_ns > self.limits.max_chunk_span_ns:
             stream.write_down()
         self.counts.stored += stored
         self.counts.duplicates += len(entries) - len(late) - stored

@@ -45,14 +45,14 @@ LAYERS = [
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},
-    {"store", "streams", "changes", "cursors", "checkpoints", "loki"},
+    {"store", "job_rows", "source_rows", "streams", "changes", "cursors", "checkpoints", "loki"},
     {"loki_lines"},
     {"log_rows"},
     {"sinks", "base"},
     {"attempts"},
     {"jobs"},
     {"rows", "resources"},
-    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations", "away"},
+    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations", "away", "recordset"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 
