@@ -17,7 +17,7 @@ from redis.retry import Retry
 from schemas.routes import KINDS
 from schemas.stream_clients import open_streams
 from tests.processes import wait_until
-from trainwire.remembered import FILE_NAME, write_private
+from trainwire.remembered import FILE_NAME, free_port, write_private
 from trainwire.valkey import EmbeddedValkey
 
 NODES: Final = 3
@@ -36,6 +36,7 @@ class ValkeyCluster:
 
     def __init__(self, folder: Path, *, has_replicas: bool = False) -> None:
         self._password = secrets.token_urlsafe(24)
+        self._buses: dict[EmbeddedValkey, int] = {}
         self.nodes = [self._server(folder / f"node{number}") for number in range(NODES)]
         replicas = range(NODES if has_replicas else 0)
         self.replicas = [self._server(folder / f"replica{number}") for number in replicas]
@@ -43,7 +44,11 @@ class ValkeyCluster:
     def _server(self, data_dir: Path) -> EmbeddedValkey:
         data_dir.mkdir(parents=True)
         write_private(data_dir / FILE_NAME, json.dumps({"valkey_password": self._password}))
-        return EmbeddedValkey(data_dir, settings=SETTINGS | {"masterauth": self._password})
+        bus = free_port()  # the usual one, 10,000 above, may be the end of somebody's connection
+        own = {"masterauth": self._password, "cluster-port": str(bus)}
+        server = EmbeddedValkey(data_dir, settings=SETTINGS | own)
+        self._buses[server] = bus
+        return server
 
     @property
     def url(self) -> str:
@@ -131,7 +136,7 @@ class ValkeyCluster:
             client.execute_command("CLUSTER ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
         for node in (*self.nodes[1:], *self.replicas):
-            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port)
+            clients[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port, self._buses[node])
         servers = len(self.nodes) + len(self.replicas)
         for client in clients:
             wait_until(partial(is_whole, client, servers), "the cluster")
