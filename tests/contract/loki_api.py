@@ -17,7 +17,7 @@ SECOND_NS = 10**9
 MINUTE_NS = 60 * SECOND_NS
 HOUR_NS = 60 * MINUTE_NS
 DAY_NS = 24 * HOUR_NS
-TIMEOUT_S = 10
+TIMEOUT_S = 60  # a query that fails is tried again by Loki itself, for some seconds
 
 Entry = tuple[int, str] | tuple[int, str, Mapping[str, str]]
 

@@ -87,11 +87,11 @@ def crowd(client: redis.Redis, others: int) -> Iterator[int]:
 def test_hardly_any_connections_left(doctor: Doctor, client: redis.Redis) -> None:
     """Above four fifths of `maxclients` is a warning; the limit of open files is named where it looks like it."""
     assert doctor.look()["redis.clients"]["level"] == "ok"
-    with crowd(client, 60) as there, set_to(client, maxclients=there + 10):
+    with crowd(client, 120) as there, set_to(client, maxclients=there + 25):
         found = doctor.look()["redis.clients"]
     assert (found["level"], "open files" in found["says"]) == ("warning", False)
     assert "raise its limit of open files with it" in found["remedy"]
-    with crowd(client, 80), set_to(client, maxclients=128 - 32):
+    with crowd(client, 76), set_to(client, maxclients=128 - 32):
         found = doctor.look()["redis.clients"]
     assert "its limit of open files, 128, seems to set it" in found["says"]
 
