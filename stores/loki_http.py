@@ -22,22 +22,27 @@ QUERY_TIMEOUT_S: Final = 60
 """Loki's own `query_timeout`: a query over a week is an hour's query for each of its hours."""
 LONGEST_RETRY_AFTER_S: Final = 600.0
 CONNECTIONS: Final = 16
+RATE_LIMIT: Final = 429
 _SHOWN_ANSWER_CHARS: Final = 300
 _MEANING: Final = {
     260: " (ingestion is blocked)",
     401: " (check LOKI_USER and LOKI_PASSWORD)",
     403: " (check what the user or tenant may do)",
     404: " (is LOKI_URL the address of Loki itself?)",
-    429: " (rate limit)",
+    RATE_LIMIT: " (rate limit)",
 }
 
 
 class LokiUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """Loki did not answer, or not as Loki does; `retry_after_s` is what it asked for, if it did."""
+    """Loki did not answer, or not as Loki does; `retry_after_s` is what it asked for, if it did.
 
-    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+    `is_rate_limit` where it is well and has only had enough for this second.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False) -> None:
         super().__init__(text)
         self.retry_after_s = retry_after_s
+        self.is_rate_limit = is_rate_limit
 
 
 class LokiHttp:
@@ -105,7 +110,11 @@ def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
     """Return the error for an answer that is no proof of anything."""
     said = words_of(answer)[:_SHOWN_ANSWER_CHARS]
     meaning = _MEANING.get(answer.status, "")
-    return LokiUnavailable(f"Loki answered {answer.status}{meaning}: {said}", _retry_after_s(answer))
+    return LokiUnavailable(
+        f"Loki answered {answer.status}{meaning}: {said}",
+        _retry_after_s(answer),
+        is_rate_limit=answer.status == RATE_LIMIT,
+    )
 
 
 def words_of(answer: urllib3.BaseHTTPResponse) -> str:

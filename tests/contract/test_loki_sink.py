@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from stores.loki_http import LokiHttp, LokiUnavailable
+from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines
 from tests.contract.loki_api import LokiApi
 from workers.sinks.log_rows import LogRow
@@ -29,13 +29,7 @@ def deliver(loki: LokiApi, made: list[LogRow]) -> list[tuple[int, str]]:
     sink, newest_ns = LokiSink(LokiHttp(loki.url)), dict[str, int]()
     refused: list[tuple[int, str]] = []
     while made:
-        try:
-            delivered = sink.deliver_rows(int(loki.job_id), made, newest_ns)
-        except LokiUnavailable as exc:
-            if "429" not in str(exc):
-                raise
-            time.sleep(1)  # a Loki with its own rate limit has as much of the line as it took
-            continue
+        delivered = sink.deliver_rows(int(loki.job_id), made, newest_ns)
         refused += [(refusal.seq, refusal.reason) for refusal in delivered.refused]
         newest_ns = dict(delivered.newest_ns)
         made = [row for row in made if row.seq > delivered.confirmed_seq]

@@ -23,6 +23,10 @@ TOO_FAR_BEHIND: Final = "too far behind"
 """What Loki says of a line more than an hour behind its stream's newest."""
 NARROWING_S: Final = 5.0
 """How long one batch is halved for what Loki refuses of it; the rest waits for the job's next turn."""
+PATIENCE_S: Final = 15.0
+"""How long rows that were begun wait for Loki's rate limit. Left for later they would begin anew: a row of more
+than Loki takes at once (`ingestion_burst_size_mb`, 6 by default) would never end."""
+PAUSE_S: Final = 0.5
 
 
 class LokiSink:
@@ -35,7 +39,9 @@ class LokiSink:
         http: LokiHttp,
         now_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._http = http
         self._now_ns = now_ns
         self._clock = clock
@@ -108,12 +114,23 @@ class LokiSink:
 
     def _push_all(self, job_id: int, planned: Plan) -> str | None:
         """Push all of a plan; return Loki's words where it refuses some of it."""
-        for push in planned.pushes.values():
-            for chunk in push.chunks():
-                refusal = self._push(job_id, chunk)
-                if refusal is not None:
-                    return refusal
+        patience_s = 0.0
+        for chunk in (chunk for push in planned.pushes.values() for chunk in push.chunks()):
+            refusal = self._push_patiently(job_id, chunk, patience_s)
+            if refusal is not None:
+                return refusal
+            patience_s = PATIENCE_S
         return None
+
+    def _push_patiently(self, job_id: int, push: Push, patience_s: float) -> str | None:
+        deadline = self._clock() + patience_s
+        while True:
+            try:
+                return self._push(job_id, push)
+            except LokiUnavailable as exc:
+                if not exc.is_rate_limit or self._clock() >= deadline:
+                    raise
+            self._sleep(PAUSE_S)
 
     def _push(self, job_id: int, push: Push) -> str | None:
         refusal = self._post(job_id, push)

@@ -1,0 +1,53 @@
+"""The Loki sink where Loki has had enough for a second, on the twin."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from stores.loki_http import LokiHttp, LokiUnavailable
+from tests.twins.loki import LokiTwin
+from tests.twins.loki_faults import FOREVER, Fault
+from workers.sinks.log_rows import LogRow
+from workers.sinks.loki import PATIENCE_S, PAUSE_S, LokiSink
+
+MINUTE_NS = 60 * 10**9
+
+
+def long_row() -> LogRow:
+    """A row of several pushes."""
+    return LogRow(1, 1, None, "s", "stdout", None, time.time_ns() - MINUTE_NS, "0123456789" * 500_000)
+
+
+def test_a_row_that_is_begun_waits_for_the_rate_limit() -> None:
+    """A row of more than Loki takes at once ends; begun anew for each refusal it never would."""
+    with LokiTwin() as twin:
+        twin.faults.extend([Fault(kind="slow"), Fault(status=429, times=3)])
+        pauses: list[float] = []
+        delivered = LokiSink(LokiHttp(twin.url), sleep=pauses.append).deliver_rows(7, [long_row()], {})
+        assert (delivered.confirmed_seq, pauses) == (1, [PAUSE_S] * 3)
+        assert "".join(line.line for line in twin.lines(7)) == long_row().content
+
+
+def test_rows_that_are_not_begun_wait_for_another_turn() -> None:
+    """Where Loki takes nothing at all nobody waits here: other jobs do not, either."""
+    with LokiTwin() as twin:
+        twin.fail_with(429)
+        with pytest.raises(LokiUnavailable, match="rate limit"):
+            LokiSink(LokiHttp(twin.url), sleep=lambda _: pytest.fail("waited")).deliver_rows(7, [long_row()], {})
+
+
+def test_patience_ends() -> None:
+    """A limit that is never lifted is an outage in the end."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with LokiTwin() as twin:
+        twin.faults.extend([Fault(kind="slow"), Fault(status=429, times=FOREVER)])
+        sink = LokiSink(LokiHttp(twin.url), clock=lambda: now[0], sleep=sleep)
+        with pytest.raises(LokiUnavailable, match="rate limit"):
+            sink.deliver_rows(7, [long_row()], {})
+    assert now[0] == PATIENCE_S
