@@ -20,6 +20,7 @@ import msgspec
 from tests.twins.loki_core import NO_TENANT, Core, control
 from tests.twins.loki_faults import Fault
 from tests.twins.loki_query import BadQueryError, TooMuchError, parse_query, run_query
+from tests.twins.loki_rules import config
 from tests.twins.loki_store import Answer
 
 OPERATIONS = {"/loki/api/v1/push": "push", "/loki/api/v1/query_range": "query"}
@@ -173,6 +174,9 @@ class Handler(BaseHTTPRequestHandler):
         version = "3.7.6" if self.server.core.store.limits.metadata_tells_lines_apart else "3.6.15"
         return 200, msgspec.json.encode({"version": version, "revision": "twin", "branch": "twin"})
 
+    def _config(self, _body: bytes) -> tuple[int, bytes]:
+        return 200, config(self.server.core.store.limits).encode()
+
     def _ready(self, _body: bytes) -> tuple[int, bytes]:
         return 200, b"ready\n"
 
@@ -201,6 +205,7 @@ ROUTES: dict[tuple[str, str], Callable[[Handler, bytes], tuple[int, bytes]]] = {
     ("POST", "/flush"): Handler._flush,
     ("GET", "/loki/api/v1/labels"): Handler._labels,
     ("GET", "/loki/api/v1/status/buildinfo"): Handler._build,
+    ("GET", "/config"): Handler._config,
     ("GET", "/ready"): Handler._ready,
 }
 

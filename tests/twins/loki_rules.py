@@ -58,6 +58,16 @@ class Limits:
     metadata_tells_lines_apart: bool = True  # since 3.7.0 (grafana/loki#21039); before, equal lines merged
 
 
+def config(limits: Limits) -> str:
+    """Write what `/config` shows of them, as YAML."""
+    minutes, seconds = divmod(limits.unwritten_seen_ns // SECOND_NS, 60)
+    return (
+        f"ingester:\n  query_store_max_look_back_period: {minutes // 60}h{minutes % 60}m{seconds}s\n"
+        "schema_config:\n  configs:\n  - object_store: filesystem\n"
+        "limits_config:\n  allow_structured_metadata: true\n  unordered_writes: true\n"
+    )
+
+
 def label_text(labels: Labels) -> str:
     """Write labels as Loki does, sorted."""
     return "{" + ", ".join(f'{name}="{_quoted(labels[name])}"' for name in sorted(labels)) + "}"

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 
 from schemas.tables import dead_letters
 from stores.loki import lines_in_loki, without_newer
+from stores.loki_config import hidden_after, shown_config
 from stores.loki_http import LokiHttp
 from trainwire.commands.deliveries import known_sink
 from trainwire.commands.jobs import known_job
@@ -27,6 +28,10 @@ from workers.sinks.loki import LokiSink
 BATCH_BYTES: Final = 16 * 1024 * 1024
 BATCH_ROWS: Final = 1000
 EXIT_DIFFERS: Final = 1
+HIDDEN: Final = (
+    "This Loki finds a line that came over {} late half an hour after its delivery: "
+    "where those missing may be such, verify again before a replay"
+)
 
 
 def verify(job_id: JobId, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
@@ -36,10 +41,11 @@ def verify(job_id: JobId, sink: Sink, as_json: AsJson = False, data_dir: DataDir
     address = servers(data_dir)
     with reading(address) as connection, reading_loki(settings_for(address)) as http:
         found = _compared(connection, http, job_id, sink)
+        age = hidden_after(shown_config(http) or "") if found.missing else None
     if as_json:
-        write_json({"job_id": job_id, "sink": sink, **_document(found)})
+        write_json({"job_id": job_id, "sink": sink, **_document(found), "hidden_after": age})
     else:
-        for line in (found.line, *found.differences):
+        for line in (found.line, *found.differences, *([] if age is None else [HIDDEN.format(age)])):
             say(one_line(line))
     if not found.is_verified:
         raise typer.Exit(EXIT_DIFFERS)

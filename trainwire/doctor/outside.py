@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable
 from typing import Final
 
 from schemas.checkpoint_keys import S3Uri
+from stores.loki_config import hidden_after, setting, shown_config
 from stores.loki_http import LokiUnavailable, loki_http, words_of
 from stores.mlflow_http import MISSING, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from stores.s3 import NoSuchObject, NotAllowed, S3Store, StoreAway, open_s3
@@ -25,6 +25,7 @@ LIMITS: Final = {
     "unordered_writes": ("false", "unordered_writes: true, or lines of several ranks are refused"),
 }
 """Limits of Loki's configuration with the value that hurts, and what to set."""
+FILE_SYSTEM: Final = "filesystem"
 
 
 def look_at_loki(settings: Settings) -> Findings:
@@ -37,25 +38,37 @@ def look_at_loki(settings: Settings) -> Findings:
             yield LOKI.warning("ready", f"is not ready: {ready.status} {words_of(ready)[:200]}", remedy)
             return
         yield LOKI.ok("ready", "is ready")
-        config = http.get("/config", {})
+        config = shown_config(http)
     except LokiUnavailable as exc:
         yield LOKI.error("ready", str(exc), remedy)
         return
-    if config.status == 200:
-        yield from _limits(config.data.decode(errors="replace"))
-    else:
+    if config is None:
         yield LOKI.ok("limits", "does not show its limits")
+    else:
+        yield from _limits(config)
+        yield _late_lines(config)
 
 
 def _limits(config: str) -> Findings:
     bad = False
     for name, (hurts, remedy) in LIMITS.items():
-        found = re.search(rf"^\s*{name}:\s*(\S+)", config, flags=re.MULTILINE)
-        if found is not None and found[1] == hurts:
+        if setting(config, name) == hurts:
             bad = True
             yield LOKI.error("limits", f"{name} is {hurts}", f"in its limits_config: {remedy}")
     if not bad:
         yield LOKI.ok("limits", "its limits let our lines in")
+
+
+def _late_lines(config: str) -> Finding:
+    age = hidden_after(config)
+    if age is None:
+        return LOKI.ok("late-lines", "finds at once what comes late")
+    says = f"lines that come over {age} late are found half an hour after their delivery"
+    if setting(config, "object_store") != FILE_SYSTEM:
+        return LOKI.ok("late-lines", f"{says}: wait so long before `trainwire verify` or `replay` of such a job")
+    return LOKI.warning(
+        "late-lines", says, "in its configuration: ingester: query_store_max_look_back_period: -1ns"
+    )
 
 
 def look_at_mlflow(uri: str, experiment: str) -> Findings:

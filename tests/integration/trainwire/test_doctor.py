@@ -106,9 +106,15 @@ def test_a_sink_that_is_down_and_dead_letters(doctor: Doctor, engine: Engine, al
 
 
 def test_a_loki_that_is_ready(doctor: Doctor, loki: LokiTwin, alone: pytest.MonkeyPatch) -> None:
-    """A Loki that says it is ready is fine, though it shows no limits."""
+    """A Loki that says it is ready and shows its limits is fine, but for what it hides of what comes late."""
     alone.setenv("LOKI_ENABLED", "true")
-    assert doctor.look()["loki.ready"]["level"] == "ok"
+    found = doctor.look()
+    assert (found["loki.ready"]["level"], found["loki.limits"]["level"]) == ("ok", "ok")
+    assert found["loki.late-lines"]["level"] == "warning"
+    assert found["loki.late-lines"]["says"].startswith(
+        "lines that come over 2h41m0s late are found half an hour after"
+    )
+    assert "query_store_max_look_back_period: -1ns" in found["loki.late-lines"]["remedy"]
     assert loki.url
 
 

@@ -127,9 +127,12 @@ def test_every_difference_is_named(connected: Trainwire, delivered: Engine, loki
         "different in Loki: 2, 4",
         "in Loki, not in Postgres: 77",
         "in Loki without a number: 1",
+        "This Loki finds a line that came over 2h41m0s late half an hour after its delivery: "
+        "where those missing may be such, verify again before a replay",
     ]
     document = json.loads(connected("verify", "42", "--sink", "loki", "--json").out)
     assert (document["verified"], document["missing"]) == (False, {"count": 3, "ranges": [[6, 8]]})
+    assert document["hidden_after"] == "2h41m0s"
 
 
 def test_a_replay_repairs_a_loki_that_lost_everything(
