@@ -1,7 +1,7 @@
 """What trainers say over HTTP, put on the streams: numbered, appended and remembered in one step.
 
-The source has a random part that is born with its counters: a Redis that has lost them begins a new source, so
-no number is ever used twice.
+The source has a random part that is born with its counters: a Redis that has lost them, or went on from older
+ones, begins a new source, so no number is ever used twice.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import redis
 from redis.commands.core import Script
 
+from gateway.callback_script import SCRIPT
 from gateway.problems import ProblemError, problem
 from schemas.bells import Bells
 from schemas.checks import InvalidMessage, check_body
-from schemas.messages import KIND_OF_BODY, Body
+from schemas.messages import KIND_OF_BODY, Body, Logs
 from schemas.non_finite import shown_float
 from schemas.routes import (
     BELL_TTL_S,
@@ -29,13 +31,15 @@ from schemas.routes import (
     HOLD_KEY,
     SHARDS_KEY,
     Kind,
+    ack_field,
+    acks_key,
     bell_key,
     callback_answer_key,
     callback_counters_key,
     shard_of,
     stream_key,
 )
-from schemas.wire import MAX_FREE_BYTES, WIRE_VERSION
+from schemas.wire import MAX_FREE_BYTES
 
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 REMEMBERED_S: Final = 24 * 3600
@@ -43,39 +47,6 @@ REMEMBERED_S: Final = 24 * 3600
 RETRIED_S: Final = 120
 """Longer than the Redis client tries one request, which it sends again when only the answer was lost."""
 BELL_PATIENCE_S: Final = 1.0
-
-_SCRIPT: Final = """
-local counters, answer = KEYS[1], KEYS[2]
-local job, attempt, source, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local fingerprint, remembered, bell_ttl = ARGV[5], ARGV[6], ARGV[7]
-local seen = redis.call('GET', answer)
-if seen then return {seen == fingerprint and 'again' or 'other'} end
-if redis.call('HSETNX', counters, 'source', source) == 0 then source = redis.call('HGET', counters, 'source') end
-local told = {'new'}
-for number = 0, (#ARGV - 7) / 4 - 1 do
-  local kind, body, field, value = unpack(ARGV, 8 + 4 * number, 11 + 4 * number)
-  local stream, bell = KEYS[3 + 2 * number], KEYS[4 + 2 * number]
-  if field == '' or redis.call('HGET', counters, field) ~= value then
-    if field ~= '' then redis.call('HSET', counters, field, value) end
-    local seq = redis.call('HINCRBY', counters, kind, 1)
-    if kind == 'completions' then
-      local made = {}
-      for _, each in ipairs({'logs', 'metrics', 'checkpoints', 'completions'}) do
-        local count = redis.call('HGET', counters, each)
-        if count then made[#made + 1] = '"' .. each .. '":' .. count end
-      end
-      body = string.sub(body, 1, -2) .. ',"produced":{' .. table.concat(made, ',') .. '}}'
-    end
-    redis.call('XADD', stream, '*', 'v', '%(version)s', 'job', job, 'attempt', attempt, 'source', source,
-      'seq', seq, 'enc', 'json', 'body', body)
-    if redis.call('SET', bell, '1', 'NX', 'EX', bell_ttl) then told[#told + 1] = kind end
-  end
-end
-redis.call('EXPIRE', counters, ttl)
-redis.call('SET', answer, fingerprint, 'EX', remembered)
-return told
-""" % {"version": WIRE_VERSION}  # noqa: UP031 - Lua is full of braces
-"""All keys have the shard's hash tag. A Redis that is too full refuses the script before it has done anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +68,15 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a request: whether it was a repetition, and which bells are to be rung."""
+    """What became of a request: whether it was a repetition, its numbers, and which bells are to be rung."""
 
-    is_repeated: bool
-    bells: Sequence[Kind]
+    job_id: int
     shard: int
+    is_repeated: bool
+    source: str
+    numbers: Mapping[Kind, int]
+    """The last `seq` of each kind; empty for a repetition of what an older version took."""
+    bells: Sequence[Kind]
 
 
 class CallbackQueue:
@@ -121,23 +96,38 @@ class CallbackQueue:
         what redis-py raises.
         """
         shard = self._shard(job_id)
+        bodies = list(said)
         once = idempotency or Idempotency(secrets.token_hex(), "once", RETRIED_S)
+        ends = stream_key("completions", shard)
         keys = [
             callback_counters_key(shard, job_id, attempt),
             callback_answer_key(shard, job_id, _digest(once.key)),
+            *(ends, bell_key(ends)),
         ]
         source = f"callback-{secrets.token_hex(4)}"
         values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S]
         values += [once.fingerprint, once.remembered_s, BELL_TTL_S]
-        for message in said:
+        values += [time.time_ns(), _first_time(bodies[0].body)]
+        for message in bodies:
             kind = KIND_OF_BODY[type(message.body)]
             stream = stream_key(kind, shard)
             keys += [stream, bell_key(stream)]
             values += [kind, encode(message.body), *message.once]
-        outcome, *bells = [word.decode() for word in self._script(keys=keys, args=values)]
+        outcome, receipt, *bells = [word.decode() for word in self._script(keys=keys, args=values)]
         if outcome == "other":
             raise ProblemError(_KEY_TAKEN)
-        return Taken(outcome == "again" and idempotency is not None, bells, shard)
+        source, *numbered = receipt.split(" ")
+        numbers = {kind: int(seq) for kind, _, seq in (word.partition("=") for word in numbered)}
+        is_repeated = outcome == "again" and idempotency is not None
+        return Taken(job_id, shard, is_repeated, source, cast("dict[Kind, int]", numbers), bells)
+
+    def is_stored(self, taken: Taken) -> bool:
+        """Tell whether workers have acked all of a request: it is in Postgres. Raises what redis-py raises."""
+        if not taken.numbers:
+            return False
+        fields = [ack_field(taken.source, kind) for kind in taken.numbers]
+        acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
+        return all(int(last or 0) >= seq for last, seq in zip(acked, taken.numbers.values(), strict=True))
 
     def ring(self, taken: Taken) -> None:
         """Order the drains; nothing is lost where that fails, for beat looks as well."""
@@ -151,7 +141,7 @@ class CallbackQueue:
     @cached_property
     def _script(self) -> Script:
         # Not at the start: a client of a cluster looks for its servers with this, and they may be away.
-        return self._client.register_script(_SCRIPT)
+        return self._client.register_script(SCRIPT)
 
     def close(self) -> None:
         """Drop the connection of the bells."""
@@ -179,6 +169,11 @@ def encode(body: Body) -> bytes:
         if isinstance(exc, InvalidMessage):
             raise
         raise InvalidMessage("unencodable", f"a value has no form in JSON: {exc}") from exc
+
+
+def _first_time(body: Body) -> int:
+    """Return the earliest time that a body names, in nanoseconds: when its source began, where it is the first."""
+    return min(body.ts, default=time.time_ns()) if isinstance(body, Logs) else body.ts or time.time_ns()
 
 
 def _named(value: Any) -> Any:

@@ -216,6 +216,13 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["accepted"] = "accepted"
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said is committed in Postgres."""
+
+    job_id: int
+    status: Literal["stored"] = "stored"
+
+
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a token is asked for, and who asks; the role is null for who has no valid token.
 

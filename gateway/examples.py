@@ -125,6 +125,7 @@ DELIVERIES: Final = {
     ]
 }
 ACCEPTED: Final = {"status": "accepted", "job_id": 42}
+STORED: Final = {"status": "stored", "job_id": 42}
 SESSION: Final = {"auth": "on", "role": "viewer", "job_id": None, "flower_url": "http://127.0.0.1:5555"}
 MLFLOW_METRICS: Final = {
     "run_id": "1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c",

@@ -27,6 +27,9 @@ from stores.s3 import S3Store, open_s3
 
 STATEMENT_TIMEOUT_S = 20
 TOKEN_STATEMENT_TIMEOUT_S = 5
+READINESS_STATEMENT_TIMEOUT_S = 5
+READINESS_THREADS = 2
+"""And as many connections: readers that wait do not make a gateway unready."""
 CALLBACK_THREADS = 20
 """Besides the forty that AnyIO has for all who read."""
 
@@ -38,6 +41,7 @@ class Resources:
     settings: GatewaySettings
     engine: Engine
     token_engine: Engine
+    readiness_engine: Engine
     redis: Redis
     guard: Guard
     callbacks: CallbackQueue
@@ -45,6 +49,7 @@ class Resources:
     """Of the server that has the streams, if another than that of `redis`."""
     metric_names: MetricNames = field(default_factory=MetricNames)
     callback_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CALLBACK_THREADS))
+    readiness_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READINESS_THREADS))
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -78,6 +83,7 @@ class Resources:
         """Drop all connections."""
         self.engine.dispose()
         self.token_engine.dispose()
+        self.readiness_engine.dispose()
         self.callbacks.close()
         self.redis.close()
         if self.stream_client is not None:
@@ -95,10 +101,16 @@ def open_resources(settings: GatewaySettings) -> Resources:
     token_engine = open_engine(
         settings, name="trainwire-tokens", most=THREADS, statement_timeout_s=TOKEN_STATEMENT_TIMEOUT_S
     )
+    readiness_engine = open_engine(
+        settings,
+        name="trainwire-readiness",
+        most=READINESS_THREADS,
+        statement_timeout_s=READINESS_STATEMENT_TIMEOUT_S,
+    )
     guard = Guard(token_engine, is_on=settings.is_auth_on)
     client, streams = open_redis(settings), open_stream_client(settings)
     callbacks = CallbackQueue(streams or client, settings.redis_url.get_secret_value())
-    return Resources(settings, engine, token_engine, client, guard, callbacks, streams)
+    return Resources(settings, engine, token_engine, readiness_engine, client, guard, callbacks, streams)
 
 
 async def resources(request: Request) -> Resources:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any
 
+import anyio
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Header
+from fastapi import APIRouter, BackgroundTasks, Header, Query
 from starlette.responses import Response
 
 from gateway import examples
 from gateway.answers import described, json_answer
 from gateway.callback_bodies import CheckpointCallback, CompletionCallback, LogsCallback, ProgressCallback
 from gateway.callbacks import Idempotency, Taken
-from gateway.documents import Accepted
+from gateway.documents import Accepted, Stored
 from gateway.parameters import TRAINER, Found, JobId
 from gateway.resources import Resources
+from schemas.stream_clients import STREAM_ERRORS
 
 router = APIRouter(tags=["callbacks"], dependencies=TRAINER)
 
@@ -30,43 +32,74 @@ Key = Annotated[
         examples=["epoch-3"],
     ),
 ]
-_ACCEPTED: Any = described(Accepted, examples.ACCEPTED, 400, 413, status=202)
+WaitS = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=60,
+        description="How many seconds to wait for the commit in Postgres: once it is, the answer is 200.",
+    ),
+]
+_ANSWERS: Any = {
+    **described(Stored, examples.STORED),
+    **described(Accepted, examples.ACCEPTED, 400, 413, status=202),
+}
+_LOOK_S = 0.02
+_MOST_LOOK_S = 0.5
 
 
-@router.post("/jobs/{job_id}/callback/progress", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs/{job_id}/callback/progress", status_code=202, responses=_ANSWERS)
 async def progress(
-    found: Found, job_id: JobId, body: ProgressCallback, later: BackgroundTasks, key: Key = None
+    found: Found,
+    job_id: JobId,
+    body: ProgressCallback,
+    later: BackgroundTasks,
+    *,
+    key: Key = None,
+    wait_s: WaitS = 0,
 ) -> Response:
     """Say how far a training is, and its newest metrics. The first word of a job makes it."""
-    return await _take(found, job_id, body, later, key)
+    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
 
 
-@router.post("/jobs/{job_id}/callback/completion", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs/{job_id}/callback/completion", status_code=202, responses=_ANSWERS)
 async def completion(
-    found: Found, job_id: JobId, body: CompletionCallback, later: BackgroundTasks, key: Key = None
+    found: Found,
+    job_id: JobId,
+    body: CompletionCallback,
+    later: BackgroundTasks,
+    *,
+    key: Key = None,
+    wait_s: WaitS = 0,
 ) -> Response:
     """Say how a training ended."""
-    return await _take(found, job_id, body, later, key)
+    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
 
 
-@router.post("/jobs/{job_id}/callback/logs", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs/{job_id}/callback/logs", status_code=202, responses=_ANSWERS)
 async def logs(
-    found: Found, job_id: JobId, body: LogsCallback, later: BackgroundTasks, key: Key = None
+    found: Found, job_id: JobId, body: LogsCallback, later: BackgroundTasks, *, key: Key = None, wait_s: WaitS = 0
 ) -> Response:
     """Say log lines."""
-    return await _take(found, job_id, body, later, key)
+    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
 
 
-@router.post("/jobs/{job_id}/callback/checkpoint", status_code=202, responses=_ACCEPTED)
+@router.post("/jobs/{job_id}/callback/checkpoint", status_code=202, responses=_ANSWERS)
 async def checkpoint(
-    found: Found, job_id: JobId, body: CheckpointCallback, later: BackgroundTasks, key: Key = None
+    found: Found,
+    job_id: JobId,
+    body: CheckpointCallback,
+    later: BackgroundTasks,
+    *,
+    key: Key = None,
+    wait_s: WaitS = 0,
 ) -> Response:
     """Say that a checkpoint has been saved."""
-    return await _take(found, job_id, body, later, key)
+    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
 
 
 async def _take(
-    found: Resources, job_id: int, body: AnyCallback, later: BackgroundTasks, key: str | None
+    found: Resources, job_id: int, body: AnyCallback, later: BackgroundTasks, *, key: str | None, wait_s: float
 ) -> Response:
     """Put what was said on the streams, in threads of the callbacks' own: who reads much holds up no trainer."""
 
@@ -79,8 +112,28 @@ async def _take(
         await to_thread.run_sync(found.callbacks.ring, taken, limiter=found.callback_threads)
 
     taken = await to_thread.run_sync(put, limiter=found.callback_threads)
-    later.add_task(ring)
     headers = {"Idempotency-Replayed": "true"} if taken.is_repeated else None
+    if wait_s:
+        await ring()
+        if await _is_stored_within(found, taken, wait_s):
+            return json_answer(Stored(job_id=job_id), 200, headers)
+    else:
+        later.add_task(ring)
     answer = json_answer(Accepted(job_id=job_id), 202, headers)
     answer.background = later
     return answer
+
+
+async def _is_stored_within(found: Resources, taken: Taken, wait_s: float) -> bool:
+    """Tell whether the workers ack a request in time; a Redis that is away meanwhile is asked again."""
+    pause_s = _LOOK_S
+    with anyio.move_on_after(wait_s):
+        while True:
+            try:
+                if await to_thread.run_sync(found.callbacks.is_stored, taken, limiter=found.callback_threads):
+                    return True
+            except STREAM_ERRORS:
+                pause_s = _MOST_LOOK_S
+            await anyio.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _MOST_LOOK_S)
+    return False

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 import redis
 import structlog
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
@@ -52,14 +53,19 @@ async def healthz() -> Response:
 
 
 @router.get("/readyz", responses=described(Readiness, examples.READINESS))
-def readyz(found: Found) -> Response:
+async def readyz(found: Found) -> Response:
     """Say whether Postgres and Redis answer, and whether the tables are those of this version."""
+    checks = await to_thread.run_sync(_checks, found, limiter=found.readiness_threads)
+    is_ready = set(checks.values()) == {"ok"}
+    return json_answer(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
+
+
+def _checks(found: Resources) -> dict[str, str]:
     checks = {"postgres": _outcome(lambda: _ask_postgres(found)), "redis": _outcome(found.redis.ping)}
     streams = found.stream_client
     if streams is not None:
         checks["streams"] = _outcome(lambda: _ask_streams(streams))
-    is_ready = set(checks.values()) == {"ok"}
-    return json_answer(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
+    return checks
 
 
 @router.get(
@@ -81,7 +87,7 @@ def metrics(request: Request) -> Response:
 
 
 def _ask_postgres(found: Resources) -> None:
-    with found.reading() as connection:
+    with found.readiness_engine.connect() as connection:
         check_revision(connection)
 
 

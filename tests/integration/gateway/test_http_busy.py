@@ -16,7 +16,7 @@ THREADS = 40
 
 
 def test_callbacks_are_taken_while_all_reads_hang(database_url: str, redis_url: str, resources: Resources) -> None:
-    """A Postgres that answers nobody who reads keeps no trainer waiting, nor who is refused."""
+    """A Postgres that answers nobody who reads keeps no trainer waiting, nor who is refused, and is ready."""
     with resources.engine.begin() as connection:
         _, token = create_token(connection, "gpu", "admin")
     headers = {"Authorization": f"Bearer {token}"}
@@ -30,6 +30,7 @@ def test_callbacks_are_taken_while_all_reads_hang(database_url: str, redis_url: 
                 assert server.post(f"/jobs/1/callback/{kind}", said, headers=headers)["job_id"] == 1
             assert server.request("POST", "/jobs/1/callback/logs", json={"lines": ["a"]}).status_code == 401
             assert server.post("/jobs/1/callback/logs", {"lines": 1}, status=422, headers=headers)
+            assert server.get("/readyz")["ready"]
             assert not any(read.done() for read in reads)
         assert {read.result().status_code for read in reads} == {200}
 

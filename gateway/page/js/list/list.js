@@ -8,7 +8,7 @@ import { Feed } from "../socket.js";
 import { jobRow } from "./row.js";
 
 const STATUSES = ["running", "stalled", "lost", "failed", "completed", "pending"];
-const PAGE = 50;
+const PAGE = 200; // as many as the live snapshot has: the next page begins where it ends
 const TICK_MS = 5000;
 const COLUMNS = ["status", "id", "name", "progress", "last metrics", "", "time", "began"];
 

@@ -1,0 +1,125 @@
+"""A Redis that goes on from older data than it had confirmed: no number is used again, and 200 means stored."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from schemas.tables import training_logs
+from tests.factories import rows
+from tests.gateway_server import GatewayServer, gateway_settings
+from tests.integration.gateway.test_callbacks import drain_all
+from tests.processes import wait_until
+from trainwire.valkey import EmbeddedValkey
+from workers.resources import Resources
+from workers.settings import Settings
+
+JOB = 8_000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """A Valkey of this test alone."""
+    with EmbeddedValkey(tmp_path / "first") as running:
+        yield running
+
+
+@pytest.fixture
+def stored(server: EmbeddedValkey, settings: Settings, engine: Engine) -> Iterator[Resources]:
+    """What a worker has that drains this server."""
+    with redis.Redis.from_url(server.url) as client:
+        yield Resources(settings, engine, client)
+
+
+@pytest.fixture
+def own_gateway(server: EmbeddedValkey, database_url: str) -> Iterator[GatewayServer]:
+    """A gateway of this server."""
+    with GatewayServer(gateway_settings(database_url, server.url)) as running:
+        yield running
+
+
+def say(gateway: GatewayServer, line: str) -> None:
+    """Say one line."""
+    gateway.post(f"/jobs/{JOB}/callback/logs", {"lines": [line]})
+
+
+def test_a_restart_from_an_older_file_uses_no_number_again(
+    own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources, tmp_path: Path
+) -> None:
+    """Redis crashes, its newest second is not in its file, though stored: what is said then is stored as well."""
+    say(own_gateway, "1")
+    shutil.copytree(tmp_path / "first" / "valkey", tmp_path / "older")  # written before it answers
+    say(own_gateway, "2")
+    drain_all(stored, JOB)
+    server.kill()
+    shutil.rmtree(tmp_path / "first" / "valkey")
+    shutil.copytree(tmp_path / "older", tmp_path / "first" / "valkey")
+    server.start()
+    for line in ("3", "4"):
+        say(own_gateway, line)
+    own_gateway.post(f"/jobs/{JOB}/callback/completion", {"exit_code": 0})
+    drain_all(stored, JOB)
+    assert rows(stored.engine, training_logs, "content") == ["1", "2", "3", "4"]
+    told = own_gateway.get(f"/jobs/{JOB}/completeness")
+    assert told["state"] == "complete"
+    assert told["line"].count("ended without a completion: callback-")
+
+
+def test_a_primary_that_followed_an_older_one_uses_no_number_again(
+    own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources, tmp_path: Path
+) -> None:
+    """A replica that lacks a stored message was primary; the old one, never restarted, is primary again."""
+    say(own_gateway, "1")
+    password = server.url.split("@")[0].rpartition(":")[2]
+    first: redis.Redis = stored.redis
+    first.config_set("masterauth", password)
+    with EmbeddedValkey(tmp_path / "second") as other, redis.Redis.from_url(other.url) as second:
+        second.config_set("masterauth", password)
+        second.replicaof("127.0.0.1", server.port)
+        wait_until(lambda: second.info("replication").get("master_link_status") == "up", "the replica")
+        second.config_set("requirepass", password)
+        second.replicaof("NO", "ONE")
+        say(own_gateway, "2")
+        drain_all(stored, JOB)
+        first.replicaof("127.0.0.1", other.port)
+        wait_until(lambda: first.info("replication").get("master_link_status") == "up", "the old primary")
+        first.replicaof("NO", "ONE")
+    say(own_gateway, "3")
+    drain_all(stored, JOB)
+    assert rows(stored.engine, training_logs, "content") == ["1", "2", "3"]
+
+
+def test_late_words_after_a_restart_begin_no_attempt(
+    own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources
+) -> None:
+    """A job that has ended stays so, though its late words come from a new source."""
+    say(own_gateway, "1")
+    own_gateway.post(f"/jobs/{JOB}/callback/completion", {"exit_code": 0})
+    drain_all(stored, JOB)
+    server.restart()
+    say(own_gateway, "late")
+    drain_all(stored, JOB)
+    shown = own_gateway.get(f"/jobs/{JOB}")
+    assert (shown["status"], shown["attempt"]) == ("completed", 1)
+    assert rows(stored.engine, training_logs, "content") == ["1", "late"]
+
+
+def test_who_waits_hears_that_it_is_stored(own_gateway: GatewayServer, stored: Resources) -> None:
+    """202 while nobody has stored it, 200 once it is in Postgres; the same key asks for the same message."""
+    path, headers = f"/jobs/{JOB}/callback/logs", {"Idempotency-Key": "one"}
+    body = {"lines": ["a"]}
+    assert own_gateway.post(f"{path}?wait_s=0.1", body, headers=headers)["status"] == "accepted"
+    later = threading.Timer(0.5, drain_all, (stored, JOB))
+    later.start()
+    told = own_gateway.post(f"{path}?wait_s=30", body, status=200, headers=headers)
+    later.join()
+    assert told == {"status": "stored", "job_id": JOB}
+    assert rows(stored.engine, training_logs, "content") == ["a"]
+    refusal = own_gateway.post(f"{path}?wait_s=-1", body, status=422)
+    assert [error["field"] for error in refusal["errors"]] == ["wait_s"]
