@@ -11,23 +11,30 @@ from typing import Final
 from sqlalchemy import Connection, func, select
 
 from schemas.events import LogLine as EventLine
-from schemas.tables import training_logs
+from schemas.tables import delivery_cursors, training_jobs, training_logs
 from stores.logs import LogFilter, LogLine
 from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines, read_newest
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MARGIN_NS: Final = 10**9
-WITHOUT_ROWS: Final = timedelta(days=7)
-"""Where Postgres has no row to tell the time: Loki takes nothing that is older."""
+MAX_AGE: Final = timedelta(days=7)
+"""No sender of ours gives Loki a line that is older: `workers.sinks.loki_lines.MAX_AGE_NS`."""
+MAX_FUTURE: Final = timedelta(minutes=10)
+"""Nor one that is more ahead of the clock."""
 MAX_DIGITS: Final = 18
 UNNUMBERED: Final = 0
+FIRST_SEQ: Final = 1
 
 
 def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield what Loki has of a job, in the range of times that Postgres has of it, by time."""
+    """Yield what Loki has of a job, by time, in the range of times of the rows that Postgres has or has had.
+
+    Where rows are gone, all times are asked for that Loki can have had of the job. Postgres is asked together with
+    the first line.
+    """
     start_ns, end_ns = _range_ns(connection, job_id)
-    return read_lines(http, job_id, start_ns, end_ns, extra)
+    yield from read_lines(http, job_id, start_ns, end_ns, extra)
 
 
 def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[LogLine]:
@@ -42,8 +49,8 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
 
 def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[EventLine]:
     """Return the last lines that Loki has of a job, oldest first, as events carry them; split ones are joined."""
-    start_ns, end_ns = _range_ns(connection, job_id)
-    newest = read_newest(http, job_id, start_ns, end_ns, limit)
+    start_ns, _ = _range_ns(connection, job_id)
+    newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id), limit)
     return [_event_line(line, text) for line, text in whole_lines(newest)][-limit:]
 
 
@@ -68,6 +75,11 @@ def seq_of(line: LokiLine) -> int | None:
 def part_of(line: LokiLine) -> int:
     """Return which part of a split line this is; a whole line is its own first part."""
     return _number((line.label("part") or "").partition("/")[0]) or 1
+
+
+def parts_of(line: LokiLine) -> int:
+    """Return into how many parts the line was split, 1 for a whole line."""
+    return _number((line.label("part") or "").partition("/")[2]) or 1
 
 
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
@@ -113,12 +125,29 @@ def _log_line(line: LokiLine, content: str) -> LogLine:
 
 
 def _range_ns(connection: Connection, job_id: int) -> tuple[int, int]:
-    times = select(func.min(training_logs.c.logged_at), func.max(training_logs.c.logged_at))
-    first, last = connection.execute(times.where(training_logs.c.job_id == job_id)).one()
-    if first is None:
-        last = datetime.now(UTC)
-        first = last - WITHOUT_ROWS
+    jobs, rows = training_jobs.c, training_logs.c
+    times = select(func.min(rows.logged_at), func.max(rows.logged_at), func.min(rows.seq))
+    first, last, first_seq = connection.execute(times.where(rows.job_id == job_id)).one()
+    known = select(jobs.created_at).where(jobs.id == job_id)
+    now = datetime.now(UTC)
+    if first_seq != FIRST_SEQ:
+        # A row is delivered after its job began, with a time that Loki takes then.
+        began = connection.execute(known).scalar_one_or_none() or now
+        first = min(first or now, began - MAX_AGE)
+        last = max(last or now, now + MAX_FUTURE)
     return _ns(first) - MARGIN_NS, _ns(last) + MARGIN_NS
+
+
+def _newest_ns(connection: Connection, job_id: int) -> int:
+    """Return the time of the newest row that Postgres has or, where it has none, that Loki was sent."""
+    newest = select(func.max(training_logs.c.logged_at)).where(training_logs.c.job_id == job_id)
+    last = connection.execute(newest).scalar_one()
+    if last is not None:
+        return _ns(last) + MARGIN_NS
+    cursor = delivery_cursors.c
+    sent = select(cursor.newest_ns).where(cursor.sink == "loki", cursor.job_id == job_id)
+    times = connection.execute(sent).scalar_one_or_none() or {}
+    return max(times.values(), default=_ns(datetime.now(UTC) + MAX_FUTURE)) + MARGIN_NS
 
 
 def _ns(at: datetime) -> int:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from itertools import chain
 
 from stores.completeness import shown_ranges
 from stores.loki import part_of, seq_of
 from stores.loki_query import LokiLine
+from trainwire.removed_rows import MANY, Ranges, Removed, RemovedRows, count, ranges_of
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import entries_of
-
-MANY: Final = 255
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -36,11 +33,18 @@ class Comparison:
     """In Loki, not in Postgres."""
     unnumbered: int
     """In Loki without a `seq`: somebody else wrote them."""
+    lost: Ranges
+    """Not in Postgres, though the job had these rows and retention has not removed them."""
+    removed: Removed
 
     @property
     def is_verified(self) -> bool:
-        """Tell whether nothing differs; what waits for its delivery is no difference."""
-        return not (self.missing or self.twice or self.different or self.strangers)
+        """Tell whether nothing differs; what waits for its delivery is no difference, nor what retention removed.
+
+        But a removed row that Loki does not have either is.
+        """
+        faults = (self.missing, self.twice, self.different, self.strangers, self.lost, self.removed.gone)
+        return not any(faults)
 
     @property
     def strangers(self) -> int:
@@ -52,10 +56,12 @@ class Comparison:
         """The whole comparison in one line."""
         heading, equals = ("verified" if self.is_verified else "differs"), ("≠" if self.missing else "=")
         strangers = f", {self.strangers:,} not in Postgres" if self.strangers else ""
+        lost = f", {count(self.lost):,} lost from Postgres" if self.lost else ""
+        removed = f"; {self.removed.line}" if self.removed.rows else ""
         return (
             f"{heading}: {self.in_postgres:,} lines in Postgres {equals} {self.in_loki:,} in Loki + "
             f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting; {count(self.missing):,} missing, "
-            f"{count(self.twice):,} twice, {count(self.different):,} different{strangers}"
+            f"{count(self.twice):,} twice, {count(self.different):,} different{strangers}{lost}{removed}"
         )
 
     @property
@@ -66,21 +72,32 @@ class Comparison:
             ("twice in Loki", self.twice),
             ("different in Loki", self.different),
             ("in Loki, not in Postgres", self.unknown),
+            ("lost from Postgres", self.lost),
+            ("removed by retention, not in Loki", self.removed.gone),
         )
         lines = [f"{name}: {shown_ranges(ranges)}" for name, ranges in named if ranges]
         return [*lines, f"in Loki without a number: {self.unnumbered:,}"] if self.unnumbered else lines
 
 
 def compare(
-    rows: Iterable[LogRow], lines: Iterable[LokiLine], *, confirmed_seq: int, dead_lettered: Collection[int]
+    rows: Iterable[LogRow],
+    lines: Iterable[LokiLine],
+    *,
+    last_seq: int,
+    removed_seq: Callable[[], int],
+    confirmed_seq: int,
+    dead_lettered: Collection[int],
 ) -> Comparison:
     """Compare rows, which come by `seq`, with Loki's lines, which come in any order.
 
-    Rows after `confirmed_seq` that Loki does not have are waiting. 17 bytes are kept of a row, none of its text.
+    The job has had the rows 1 to `last_seq`. `removed_seq` tells up to which row retention has removed them,
+    called after the last row has come, for retention may be at work. Rows after `confirmed_seq` that Loki does not
+    have are waiting. 17 bytes are kept of a row, none of its text.
     """
     ledger = _Ledger()
     for row in rows:
         ledger.expect(row)
+    ledger.close(removed_seq(), last_seq)
     for line in lines:
         ledger.check(line)
     return ledger.sum_up(confirmed_seq, dead_lettered)
@@ -96,6 +113,8 @@ class _Ledger:
         self._different: set[int] = set()
         self._unknown = array("Q")
         self._unnumbered = 0
+        self._lost: Ranges = ()
+        self._removed = RemovedRows(())
 
     def expect(self, row: LogRow) -> None:
         """Enter what Loki must have of a row."""
@@ -103,6 +122,17 @@ class _Ledger:
             self._seqs.append(row.seq)
             self._digests.append(_digest(int(row.ts_ns), row.log_type, text))
             self._copies.append(0)
+
+    def close(self, removed_seq: int, last_seq: int) -> None:
+        """Find which rows up to `last_seq` have not been entered: removed up to `removed_seq`, lost after it."""
+        removed, lost, expected = [], [], 1
+        for seq in chain(self._seqs, (last_seq + 1,)):
+            if expected <= min(seq - 1, removed_seq):
+                removed.append((expected, min(seq - 1, removed_seq)))
+            if max(expected, removed_seq + 1) < seq:
+                lost.append((max(expected, removed_seq + 1), seq - 1))
+            expected = seq + 1
+        self._removed, self._lost = RemovedRows(tuple(removed)), tuple(lost)
 
     def check(self, line: LokiLine) -> None:
         """Tick off what Loki has."""
@@ -113,7 +143,8 @@ class _Ledger:
         first = bisect_left(self._seqs, seq)
         place = first + part_of(line) - 1
         if not self._is_of(first, seq):
-            self._unknown.append(seq)
+            if not self._removed.check(line):
+                self._unknown.append(seq)
         elif not self._is_of(place, seq):
             self._different.add(seq)
         else:
@@ -124,6 +155,7 @@ class _Ledger:
     def sum_up(self, confirmed_seq: int, dead_lettered: Collection[int]) -> Comparison:
         """Say where each row is."""
         rows = in_loki = dead = waiting = 0
+        removed = self._removed.sum_up(dead_lettered)
         missing, twice = array("Q"), array("Q")
         for seq, fewest, most in self._rows():
             rows += 1
@@ -143,10 +175,12 @@ class _Ledger:
             dead_lettered=dead,
             waiting=waiting,
             missing=ranges_of(missing),
-            twice=ranges_of(twice),
+            twice=removed.twice + ranges_of(twice),
             different=ranges_of(sorted(self._different)),
             unknown=ranges_of(sorted(set(self._unknown))),
             unnumbered=self._unnumbered,
+            lost=self._lost,
+            removed=removed,
         )
 
     def _is_of(self, place: int, seq: int) -> bool:
@@ -162,22 +196,6 @@ class _Ledger:
             copies = self._copies[begin:end]
             yield self._seqs[begin], min(copies), max(copies)
             begin = end
-
-
-def ranges_of(seqs: Iterable[int]) -> Ranges:
-    """Return ascending numbers as ranges."""
-    ranges: list[tuple[int, int]] = []
-    for seq in seqs:
-        if ranges and seq == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], seq)
-        else:
-            ranges.append((seq, seq))
-    return tuple(ranges)
-
-
-def count(ranges: Ranges) -> int:
-    """Return how many numbers are in ranges."""
-    return sum(last - first + 1 for first, last in ranges)
 
 
 def _digest(ts_ns: int, log_type: str, text: str) -> int:

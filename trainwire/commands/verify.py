@@ -8,7 +8,7 @@ from typing import Final
 import typer
 from sqlalchemy import Connection, select
 
-from schemas.tables import dead_letters
+from schemas.tables import dead_letters, training_jobs
 from stores.loki import lines_in_loki, without_newer
 from stores.loki_config import hidden_after, shown_config
 from stores.loki_http import LokiHttp
@@ -18,8 +18,9 @@ from trainwire.commands.options import AsJson, DataDir, JobId, Sink, servers, wr
 from trainwire.database import reading, settings_for
 from trainwire.errors import Problem
 from trainwire.loki import reading_loki
+from trainwire.removed_rows import Ranges, count
 from trainwire.terminal import one_line, say
-from trainwire.verification import Comparison, Ranges, compare, count
+from trainwire.verification import Comparison, compare
 from workers.cursors import read_cursors
 from workers.log_backlog import read_rows
 from workers.sinks.log_rows import LogRow
@@ -58,10 +59,13 @@ def _compared(connection: Connection, http: LokiHttp, job_id: int, sink: str) ->
     refused = select(dead_letters.c.seq).where(
         dead_letters.c.stream == f"sink:{sink}", dead_letters.c.job_id == job_id
     )
+    removed = select(training_jobs.c.removed_log_seq).where(training_jobs.c.id == job_id)
     lines = lines_in_loki(connection, http, job_id)
     return compare(
         _rows(connection, job_id, last_seq),
         without_newer(lines, last_seq, lambda: known_job(connection, job_id).last_log_seq),
+        last_seq=last_seq,
+        removed_seq=lambda: connection.execute(removed).scalar_one(),
         confirmed_seq=confirmed_seq,
         dead_lettered=set(connection.execute(refused).scalars()),
     )
@@ -87,6 +91,13 @@ def _document(found: Comparison) -> dict[str, object]:
         "different": _counted(found.different),
         "not_in_postgres": _counted(found.unknown),
         "without_number": found.unnumbered,
+        "lost_from_postgres": _counted(found.lost),
+        "removed_by_retention": {
+            "count": found.removed.rows,
+            "in_loki": found.removed.in_loki,
+            "dead_lettered": found.removed.dead_lettered,
+            "not_in_loki": _counted(found.removed.gone),
+        },
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
-from trainwire.verification import Comparison, compare, ranges_of
+from trainwire.removed_rows import ranges_of
+from trainwire.verification import Comparison, compare
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
 
@@ -31,9 +32,22 @@ def _in_loki(*rows: LogRow) -> list[LokiLine]:
 
 
 def _compared(
-    rows: Iterable[LogRow], lines: Iterable[LokiLine], confirmed_seq: int = 99, dead: Collection[int] = ()
+    rows: Sequence[LogRow],
+    lines: Iterable[LokiLine],
+    confirmed_seq: int = 99,
+    dead: Collection[int] = (),
+    *,
+    removed_seq: int = 0,
+    last_seq: int | None = None,
 ) -> Comparison:
-    return compare(rows, lines, confirmed_seq=confirmed_seq, dead_lettered=dead)
+    return compare(
+        rows,
+        lines,
+        last_seq=max((row.seq for row in rows), default=0) if last_seq is None else last_seq,
+        removed_seq=lambda: removed_seq,
+        confirmed_seq=confirmed_seq,
+        dead_lettered=dead,
+    )
 
 
 ROWS = [_row(seq) for seq in range(1, 11)]
@@ -102,6 +116,39 @@ def test_a_stored_dead_letter_is_in_loki() -> None:
     """A letter that stayed behind when its row was sent again is no reason to count the row twice."""
     found = _compared(ROWS, _in_loki(*ROWS), dead={3})
     assert (found.in_loki, found.dead_lettered, found.is_verified) == (10, 0, True)
+
+
+def test_removed_rows_are_counted_and_named() -> None:
+    """What retention removed is in Loki, dead-lettered, or named; it is neither missing nor unknown."""
+    found = _compared(ROWS[6:], _in_loki(*ROWS[1:]), dead={1}, removed_seq=6)
+    assert found.is_verified
+    assert found.line.endswith("0 different; 6 removed by retention = 5 in Loki + 1 dead-lettered")
+    found = _compared(ROWS[6:], _in_loki(*ROWS[1:3], *ROWS[4:], ROWS[5]), removed_seq=6)
+    assert found.line.startswith("differs: 4 lines in Postgres = 4 in Loki")
+    assert found.line.endswith("1 twice, 0 different; 6 removed by retention ≠ 4 in Loki + 0 dead-lettered")
+    assert found.differences == ["twice in Loki: 6", "removed by retention, not in Loki: 1, 4"]
+    assert _compared([], [], removed_seq=3, last_seq=3).differences == ["removed by retention, not in Loki: 1-3"]
+
+
+def test_a_removed_row_needs_all_its_parts() -> None:
+    """Of a line that was split for Loki, one part is not the line."""
+    lines = _in_loki(_row(1, "x" * MAX_LINE_BYTES * 2 + "end"), _row(2))
+    found = _compared([_row(2)], lines, removed_seq=1)
+    assert (found.is_verified, found.removed.in_loki) == (True, 1)
+    assert _compared([_row(2)], lines[1:], removed_seq=1).removed.gone == ((1, 1),)
+    assert _compared([_row(2)], [*lines, lines[1]], removed_seq=1).twice == ((1, 1),)
+
+
+def test_a_row_that_nobody_removed_is_lost() -> None:
+    """What Postgres had and retention did not remove is a loss, whether Loki has it or not."""
+    rows = [row for row in ROWS if row.seq not in {3, 6, 7, 10}]
+    found = _compared(rows, _in_loki(*ROWS[:6], *ROWS[7:]), removed_seq=4, last_seq=10)
+    assert not found.is_verified
+    assert found.removed.rows == 1
+    assert found.line.endswith(
+        "2 not in Postgres, 3 lost from Postgres; 1 removed by retention = 1 in Loki + 0 dead-lettered"
+    )
+    assert found.differences == ["in Loki, not in Postgres: 6, 10", "lost from Postgres: 6-7, 10"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=30), st.integers(0, 30), st.randoms())

@@ -1,0 +1,96 @@
+"""What Loki still has of rows that retention removed from Postgres: their number is known, not their text."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from stores.loki import part_of, parts_of, seq_of
+from stores.loki_query import LokiLine
+
+MANY: Final = 255
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Where the removed rows are; `gone` are those that are neither in Loki nor dead letters."""
+
+    rows: int = 0
+    in_loki: int = 0
+    dead_lettered: int = 0
+    gone: Ranges = ()
+    twice: Ranges = ()
+
+    @property
+    def line(self) -> str:
+        """The sum in one line."""
+        return (
+            f"{self.rows:,} removed by retention {'≠' if self.gone else '='} {self.in_loki:,} in Loki + "
+            f"{self.dead_lettered:,} dead-lettered"
+        )
+
+
+class RemovedRows:
+    """Counts the copies of each removed row, one byte a row; `ranges` are their numbers."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._copies = bytearray(ranges[-1][1] + 1 if ranges else 0)
+        self._parts: dict[int, bytearray] = {}
+
+    def check(self, line: LokiLine) -> bool:
+        """Tick off what Loki has; False where it is no removed row's."""
+        seq = seq_of(line) or 0
+        if not any(first <= seq <= last for first, last in self._ranges):
+            return False
+        number, parts = part_of(line), parts_of(line)
+        if number <= parts > 1:
+            copies, place = self._parts.setdefault(seq, bytearray(parts)), number - 1
+        else:
+            copies, place = self._copies, seq
+        if place < len(copies):
+            copies[place] = min(copies[place] + 1, MANY)
+        return True
+
+    def sum_up(self, dead_lettered: Collection[int]) -> Removed:
+        """Say where each row is."""
+        rows = in_loki = dead = 0
+        gone, twice = array("Q"), array("Q")
+        for seq, fewest, most in self._rows():
+            rows += 1
+            if most > 1:
+                twice.append(seq)
+            if fewest:
+                in_loki += 1
+            elif seq in dead_lettered:
+                dead += 1
+            else:
+                gone.append(seq)
+        return Removed(rows, in_loki, dead, ranges_of(gone), ranges_of(twice))
+
+    def _rows(self) -> Iterator[tuple[int, int, int]]:
+        """Yield each row with the fewest and the most copies that Loki has of one of its parts."""
+        for first, last in self._ranges:
+            for seq in range(first, last + 1):
+                parts, whole = self._parts.get(seq, b"\0"), self._copies[seq]
+                yield seq, max(min(parts), whole), max(*parts, whole)
+
+
+def ranges_of(seqs: Iterable[int]) -> Ranges:
+    """Return ascending numbers as ranges."""
+    ranges: list[tuple[int, int]] = []
+    for seq in seqs:
+        if ranges and seq == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], seq)
+        else:
+            ranges.append((seq, seq))
+    return tuple(ranges)
+
+
+def count(ranges: Ranges) -> int:
+    """Return how many numbers are in ranges."""
+    return sum(last - first + 1 for first, last in ranges)
