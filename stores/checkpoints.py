@@ -14,7 +14,8 @@ from schemas.tables import training_checkpoints
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"
 UNVERIFIED: Final = "not verified"
-"""What `verify_error` begins with, before a colon: what is wrong, or that it could not be found out."""
+NOT_SERVED: Final = "not served"
+"""What `verify_error` begins with, before a colon: what is wrong, that one cannot tell, or that nobody looks."""
 
 NOT_UPLOADED: Final = "not uploaded"
 DELETED: Final = "deleted"
@@ -50,7 +51,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
             return NOT_UPLOADED
         if self.overwritten_by is not None:
             return "overwritten"
-        if not self.uri.startswith(SCHEME):
+        if not self.uri.startswith(SCHEME) or (self.verify_error or "").startswith(NOT_SERVED):
             return "recorded"
         if self.verified_at is not None:
             return "verified"

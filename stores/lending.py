@@ -1,6 +1,8 @@
-"""Which checkpoint files are lent: whoever can send a message can name any address, in any bucket of ours."""
+"""Where checkpoint files are looked at and lent from: whoever can send a message can name any address."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from schemas.checkpoint_keys import SCHEME, S3Uri
 from stores.settings import StoreSettings
@@ -11,22 +13,30 @@ class NotLent(Exception):  # noqa: N818 - said as it stands
 
 
 def check_lendable(uri: S3Uri, settings: StoreSettings) -> None:
-    """Raise `NotLent` for an address outside of the checkpoints' own folder and of `CHECKPOINT_LEND_ALSO`.
+    """Raise `NotLent` for an address outside of the checkpoints' own folder and of `CHECKPOINT_LEND_ALSO`."""
+    places = lending_places(settings)
+    if not lies_in(uri, places):
+        raise NotLent(
+            f"{uri} was named by a trainer, and is lent from {shown_places(places)}. If all who may see the job "
+            f"may have bucket {uri.bucket!r}, name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/"
+        )
 
-    A key with the segments `.` or `..` is never lent: clients and proxies on the way make another one of it.
+
+def lies_in(uri: S3Uri, places: Sequence[str]) -> bool:
+    """Tell whether an object, or a folder, lies in one of these places.
+
+    A key with the segments `.` or `..` lies nowhere: clients and proxies on the way make another one of it.
     """
-    is_plain = not {".", ".."} & set(uri.key.split("/"))
-    if is_plain and any(str(uri).startswith(place) for place in lending_places(settings)):
-        return
-    places = ", ".join(lending_places(settings)) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
-    raise NotLent(
-        f"{uri} was named by a trainer, and is lent from {places}. If all who may see the job may have bucket "
-        f"{uri.bucket!r}, name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/"
-    )
+    return not {".", ".."} & set(uri.key.split("/")) and any(str(uri).startswith(place) for place in places)
+
+
+def shown_places(places: Sequence[str]) -> str:
+    """Return the places in words."""
+    return ", ".join(places) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
 
 
 def lending_places(settings: StoreSettings) -> list[str]:
-    """Return what the address of an object that is lent begins with, each with a slash at its end."""
+    """Return what the address of an object that is looked at or lent begins with, each with a slash at its end."""
     own, also = settings.trainwire_checkpoint_bucket, settings.checkpoint_lend_also
     places = [place.strip() for place in also.split(",") if place.strip()]
     if own:

@@ -53,7 +53,8 @@ class StoreSettings(BaseSettings):
     trainwire_checkpoint_prefix: str = "checkpoints"
     """What the keys of uploaded checkpoints begin with, before the job's number."""
     checkpoint_lend_also: str = ""
-    """Where else the gateway lends files from: `s3://bucket/` or `s3://bucket/folder/`, with commas in between."""
+    """Where else workers look at files and the gateway lends them from: `s3://bucket/` or `s3://bucket/folder/`,
+    with commas in between."""
 
     @field_validator("checkpoint_lend_also")
     @classmethod

@@ -40,6 +40,7 @@ from schemas.routes import (
     echo_key,
     stream_key,
 )
+from stores.lending import lending_places
 from stores.loki_http import loki_http
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
@@ -207,6 +208,7 @@ def verify_checkpoints() -> None:
         report = Verification(
             resources.engine,
             object_store,
+            lending_places(settings),
             slice_s=settings.delivery_slice_s,
             store_backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),
         ).run()

@@ -14,8 +14,9 @@ from typing import Final, Protocol
 from sqlalchemy import Engine
 
 from schemas.checkpoint_keys import ManifestFile, S3Uri
-from stores.checkpoints import DIFFERENT, MISSING, UNVERIFIED
+from stores.checkpoints import DIFFERENT, MISSING, NOT_SERVED, UNVERIFIED
 from stores.folders import Reader, WrongManifest, address_of, read_manifest
+from stores.lending import lies_in, shown_places
 from stores.s3 import NoSuchObject, NotAllowed, ObjectHead, StoreAway
 from workers import checkpoints, cursors
 from workers.backoff import Backoff
@@ -26,6 +27,9 @@ from workers.store import postgres_errors
 STORE: Final = "s3"
 """Its name in sink_states, where it is known whether it answers."""
 ROUND_FILES: Final = 32
+READ_FILES: Final = 500
+READS: Final = 20
+"""Files that Postgres is asked for at once, and how often where all of them lie where nobody looks."""
 FILES_AT_ONCE: Final = 8
 SHARDS_AT_ONCE: Final = 4
 """Of each folder that is being looked at."""
@@ -60,7 +64,7 @@ class VerificationReport:
         for finding in findings:
             if finding.error is None:
                 self.verified += not finding.file.is_overwritten
-            elif finding.error.startswith(UNVERIFIED):
+            elif finding.error.startswith((UNVERIFIED, NOT_SERVED)):
                 self.unknown += 1
             else:
                 self.wrong += 1
@@ -75,12 +79,17 @@ class TooSlow(Exception):  # noqa: N818 - said as it stands
 
 
 class Verification:
-    """Looks at what is due, several files at once, for about a time slice; one worker at a time does."""
+    """Looks at what is due, several files at once, for about a time slice; one worker at a time does.
+
+    `places` are what the addresses begin with that are looked at: whoever can send a message can name any other,
+    and would learn by our keys what is there.
+    """
 
     def __init__(
         self,
         engine: Engine,
         open_store: Callable[[], ObjectStore],
+        places: Sequence[str],
         *,
         slice_s: float,
         store_backoff: Backoff | None = None,
@@ -89,6 +98,7 @@ class Verification:
     ) -> None:
         self._engine = engine
         self._open_store = open_store
+        self._places = places
         self._slice_s = slice_s
         self._store_backoff = store_backoff or Backoff()
         self._file_backoff = file_backoff
@@ -122,8 +132,7 @@ class Verification:
 
     def _round(self, limit: int, report: VerificationReport) -> bool:
         """Look at the next files; False when none is due."""
-        with self._engine.begin() as connection:
-            files = checkpoints.due_files(connection, limit)
+        files = self._next_files(limit, report)
         if not files:
             return False
         findings, failure = self._look_at(files)
@@ -136,6 +145,30 @@ class Verification:
         if failure is not None:
             raise Unavailable(str(failure)) from failure
         return True
+
+    def _next_files(self, limit: int, report: VerificationReport) -> Sequence[UnverifiedFile]:
+        """Return the next files to look at, having set those aside that lie where nobody looks."""
+        for _ in range(READS):
+            with self._engine.begin() as connection:
+                due = checkpoints.due_files(connection, READ_FILES)
+                aside = [file for file in due if self._is_elsewhere(file)]
+                findings = [self._set_aside(file) for file in aside]
+                checkpoints.record(connection, findings)
+            report.count(findings)
+            if len(aside) < READ_FILES:
+                return [file for file in due if file not in aside][:limit]
+        return []
+
+    def _is_elsewhere(self, file: UnverifiedFile) -> bool:
+        try:
+            return not file.is_overwritten and not lies_in(S3Uri.parse(file.uri), self._places)
+        except ValueError:
+            return False  # no address at all: `find_fault` says so, and asks nobody
+
+    def _set_aside(self, file: UnverifiedFile) -> Finding:
+        places = shown_places(self._places)
+        said = f"{NOT_SERVED}: workers look in {places}; others are named in CHECKPOINT_LEND_ALSO"
+        return Finding(file, said, self._file_backoff.delay_s(file.attempts + 1))
 
     def _look_at(self, files: Sequence[UnverifiedFile]) -> tuple[list[Finding], StoreAway | None]:
         """Return what was found, and the failure of the store where it is away; then some were not looked at."""

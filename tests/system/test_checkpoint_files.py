@@ -71,12 +71,12 @@ def test_a_store_that_never_answers_holds_up_nobody(resources: Resources, sender
             worker.start()
             with _running(resources, tmp_path, url):
                 wait_until(worker.is_ready, "the worker's start")
-                sender.send(checkpoint(f"s3://{BUCKET}/a.pt"))
+                sender.send(checkpoint(f"s3://{BUCKET}/checkpoints/1/a.pt"))
                 silent.settimeout(30)
                 asked, _ = silent.accept()
                 with asked:
                     sender.send(logs("still here"))
-                    sender.send(checkpoint(f"s3://{BUCKET}/b.pt"))
+                    sender.send(checkpoint(f"s3://{BUCKET}/checkpoints/1/b.pt"))
                     sender.send(completion())
                     wait_until(lambda: rows(resources.engine, training_logs, "content") == ["still here"], "logs")
                     wait_until(lambda: len(verified(resources)) == 2, "checkpoints")

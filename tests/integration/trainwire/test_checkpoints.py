@@ -39,13 +39,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def record(resources: Resources, sender: Sender, bucket: Bucket) -> Record:
     """Give a function that stores checkpoints of job 42 and has them verified."""
-    assert bucket.name
 
     def record(*all_fields: dict[str, Any], attempt: int = 1) -> None:
         for fields in all_fields:
             sender.send(checkpoint(**{"kind": "last"} | fields), job=42, attempt=attempt)
         drain(resources, "checkpoints", 42)
-        Verification(resources.engine, open_s3, slice_s=0).run()
+        Verification(resources.engine, open_s3, [f"s3://{bucket.name}/"], slice_s=0).run()
 
     return record
 

@@ -28,7 +28,6 @@ Record = Callable[..., None]
 @pytest.fixture
 def record(resources: Resources, sender: Sender, bucket: Bucket) -> Record:
     """Give a function that stores checkpoints of a job, a second apart, and has them verified."""
-    assert bucket.name
     saved = 0
 
     def record(*all_fields: dict[str, Any], job: int = 1, attempt: int = 1) -> None:
@@ -39,7 +38,7 @@ def record(resources: Resources, sender: Sender, bucket: Bucket) -> Record:
             body.ts = NOW_NS + saved * SECOND_NS
             sender.send(body, job=job, attempt=attempt)
         drain(resources, "checkpoints", job)
-        Verification(resources.engine, open_s3, slice_s=0).run()
+        Verification(resources.engine, open_s3, [f"s3://{bucket.name}/"], slice_s=0).run()
 
     return record
 

@@ -13,7 +13,9 @@ from sqlalchemy import text
 
 from schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from schemas.tables import sink_states, training_checkpoints
-from stores.s3 import ObjectHead, S3Store, open_s3
+from stores.checkpoints import find_checkpoints, find_problems
+from stores.lending import lending_places
+from stores.s3 import ObjectHead, S3Store, StoreAway, open_s3
 from tests.factories import Sender, checkpoint, drain, one, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port, s3_client, s3_server
@@ -21,12 +23,19 @@ from workers import verify
 from workers.backoff import Backoff
 from workers.errors import Unavailable
 from workers.resources import Resources
+from workers.settings import load_settings
 from workers.verify import LOOKS, ObjectStore, Verification, VerificationReport
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef
 
 AT_ONCE = Backoff(first_s=0, cap_s=0)
+
+
+@pytest.fixture(autouse=True)
+def served(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers look into all of the test's bucket."""
+    monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/")
 
 
 @pytest.fixture
@@ -45,7 +54,11 @@ def verify_files(
     resources: Resources, store: Callable[[], ObjectStore] = open_s3, backoff: Backoff = AT_ONCE
 ) -> VerificationReport:
     """Run one verification as a worker does, but let no time pass before the next look."""
-    verification = Verification(resources.engine, store, slice_s=0, store_backoff=backoff, file_backoff=backoff)
+    urls = {name: getattr(resources.settings, name) for name in ("database_url", "redis_url")}
+    places = lending_places(load_settings(**urls))
+    verification = Verification(
+        resources.engine, store, places, slice_s=0, store_backoff=backoff, file_backoff=backoff
+    )
     return verification.run()
 
 
@@ -176,14 +189,69 @@ def test_what_is_not_in_s3_is_left_alone(
 
 
 def test_an_address_that_nothing_can_have_is_missing(
-    resources: Resources, record: Callable[..., None], bucket: Bucket
+    resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """URIs that S3 has no request for are said to be missing; they stop nothing."""
+    monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/, s3://no bucket:8/")
     record({"uri": "s3://"}, {"uri": "s3://bucket"}, {"uri": "s3://no bucket:8/x"}, bucket.put("c/a.pt"))
     report = verify_files(resources)
     assert [verified for verified, _ in found(resources)] == [False, False, False, True]
     assert all((error or "missing: ").startswith("missing: ") for _, error in found(resources))
     assert report.wrong == 3
+
+
+def test_no_address_is_probed_that_only_a_trainer_named(
+    resources: Resources,
+    record: Callable[..., None],
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another bucket, another folder, a way out of our own: recorded, not asked for, and it is said why."""
+    monkeypatch.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
+    monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
+    elsewhere = (
+        "salaries/2026.csv",
+        "checkpoints-of-others/1.pt",
+        "checkpoints/../salaries/2026.csv",
+        "salaries/",
+    )
+    uris = [f"s3://{bucket.name}/{key}" for key in elsewhere] + [f"s3://{bucket.name}-of-others/checkpoints/1.pt"]
+    record(*({"uri": uri} for uri in uris))
+    report = verify_files(resources, fails_when_asked)
+    why = f"not served: workers look in s3://{bucket.name}/checkpoints/; others are named in CHECKPOINT_LEND_ALSO"
+    assert found(resources) == [(False, why)] * len(uris)
+    assert (report.wrong, report.unknown) == (0, len(uris))
+    with resources.engine.connect() as connection:
+        files = find_checkpoints(connection, 1)
+        assert not find_problems(connection, 1)
+    assert {(file.state, file.reason) for file in files} == {("recorded", why.removeprefix("not served: "))}
+    record(bucket.put("checkpoints/1/1/epoch-1.pt"))
+    assert verify_files(resources).verified == 1, "who lies elsewhere does not stand before the others"
+    monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/salaries/")
+    bucket.put("salaries/2026.csv")
+    assert verify_files(resources).verified == 2, "what is named later is looked at in its next turn"
+    monkeypatch.delenv("TRAINWIRE_CHECKPOINT_BUCKET")
+    monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
+    record({"uri": "s3://b/x.pt"})
+    verify_files(resources, fails_when_asked)
+    assert "look in nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set" in str(found(resources)[-1][1])
+
+
+def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """A store that is away is probed with a file of its own."""
+    record(bucket.put("c/a.pt"))
+
+    def away() -> ObjectStore:
+        raise StoreAway("S3 does not answer")
+
+    with pytest.raises(Unavailable):
+        verify_files(resources, away)
+    record({"uri": "s3://elsewhere/a.pt"}, job=5)
+    with pytest.raises(Unavailable):
+        verify_files(resources, away)
+    assert one(resources.engine, sink_states, sink="s3")["attempts"] == 2
 
 
 def test_an_overwritten_file_is_not_an_error(
@@ -350,7 +418,9 @@ def test_a_folder_too_large_for_a_round_stops_nothing(
         with lock:
             return next(clock)
 
-    Verification(resources.engine, open_s3, slice_s=0, file_backoff=AT_ONCE, clock=tick).run()
+    Verification(
+        resources.engine, open_s3, [f"s3://{bucket.name}/"], slice_s=0, file_backoff=AT_ONCE, clock=tick
+    ).run()
     assert found(resources)[0] == (
         False,
         f"not verified: {folder['uri']} has 3 files, more than can be looked at in {verify.ROUND_S:.0f} s",
