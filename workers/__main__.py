@@ -128,7 +128,7 @@ def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
 
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:
-    from workers.tasks import order_notify  # noqa: PLC0415 - the checks above need no Celery
+    from workers.orders import order_notify  # noqa: PLC0415 - the checks above need no Celery
 
     drain_everything(resources, partial(order_notify, resources))
     return 0

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from typing import Any, Final
 
-import redis
 import structlog
-from kombu.exceptions import OperationalError
 
-from schemas.events import Event, decode_events
+from schemas.events import decode_events
 from schemas.routes import (
-    BELL_TTL_S,
-    CHECKPOINT_QUEUE,
-    DELIVER_QUEUE,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
     DRAIN_TASK,
     ECHO_TASK,
-    INGEST_QUEUE,
     LINK_TASK,
     LINK_TICK_TASK,
     LIVENESS_TASK,
     MLFLOW_QUEUE,
-    NOTIFY_QUEUE,
     NOTIFY_TASK,
-    ORDER_TTL_S,
     RETENTION_TASK,
     ROW_RETENTION_TASK,
     SWEEP_TASK,
     VERIFY_BELL_KEY,
     VERIFY_TASK,
     Kind,
-    bell_key,
     delivery_bell_key,
     echo_key,
-    stream_key,
 )
 from stores.lending import lending_places
 from stores.loki_http import loki_http
@@ -47,7 +37,6 @@ from stores.s3 import S3Store, open_s3
 from workers.app import app
 from workers.away import AwayNotes
 from workers.backoff import Backoff
-from workers.changes import Change
 from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.durations import timed_delivery
@@ -57,7 +46,16 @@ from workers.liveness import watch
 from workers.log_backlog import LogBacklog
 from workers.metric_backlog import MetricBacklog
 from workers.mlflow_links import link_runs
-from workers.notify import MAX_WAITING_ORDERS, events_of, payloads, publish, status_events
+from workers.notify import publish, status_events
+from workers.orders import (
+    announce,
+    order_deliveries,
+    order_delivery,
+    order_drain,
+    order_notify,
+    order_verification,
+    send_order,
+)
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.row_retention import RowRetention, keepings_of
@@ -73,13 +71,11 @@ log = structlog.get_logger("workers.tasks")
 REST_UNAVAILABLE_S = 2
 REST_HALTED_S = 30
 ECHO_TTL_S = 300
-DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_QUEUE}
 MLFLOW_LINGER_S: Final = 0.5
 """How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""
 LEAST_GAP_S: Final = 4.0
 LONGEST_GAP_SHARE: Final = 1 / 3
 """Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
-NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 _sweep_notes: Final = AwayNotes("sweep")
 _liveness_notes: Final = AwayNotes("liveness")
 
@@ -254,75 +250,10 @@ def echo(worker: str) -> None:
     process_resources().redis.set(echo_key(worker), 1, ex=ECHO_TTL_S)
 
 
-def order_drain(resources: Resources, kind: Kind, shard: int) -> None:
-    """Ring the bell of a stream and send the work order, unless one is on its way."""
-    _ring(resources.streams, bell_key(stream_key(kind, shard)), DRAIN_TASK, [kind, shard], INGEST_QUEUE)
-
-
-def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
-    """Order deliveries to all sinks that there are, or to those that take what a drain of this kind has stored."""
-    settings = resources.settings
-    if settings.loki_enabled and kind in {None, "logs", "completions"}:
-        order_delivery(resources, LokiSink.name)
-    if settings.mlflow_tracking_uri is not None and kind in {None, "metrics", "completions"}:
-        order_delivery(resources, MlflowSink.name)
-
-
-def order_delivery(resources: Resources, sink: str) -> None:
-    """Order a delivery to a sink, unless one is on its way."""
-    _ring(resources.redis, delivery_bell_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
-
-
 @cache
 def object_store() -> S3Store:
     """Return this process's own object store; raise `stores.s3.StoreAway` where the AWS variables lead to none."""
     return open_s3()
-
-
-def order_verification(resources: Resources) -> None:
-    """Order that new checkpoint files be verified, unless such an order is on its way."""
-    _ring(resources.redis, VERIFY_BELL_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
-
-
-def _ring(client: redis.Redis, bell: str, task: str, args: list[object], queue: str) -> None:
-    """Set a bell and send its order; who finds it set leaves the order to whoever set it."""
-    with redis_errors():
-        rang = client.set(bell, 1, nx=True, ex=BELL_TTL_S)
-    if rang:
-        send_order(task, args, queue)
-
-
-def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Order that a drain's commit be announced."""
-    announce(resources, partial(events_of, changes), len(changes))
-
-
-def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
-    """Order that what was committed be announced. Nothing that happens here reaches who committed it.
-
-    Who listens sees by the numbers of the next event what was not announced, and finds it in Postgres.
-    """
-    try:
-        with redis_errors():
-            waiting = resources.redis.llen(NOTIFY_QUEUE)
-        if waiting >= MAX_WAITING_ORDERS:
-            log.warning("notify.dropped", jobs=jobs, reason=f"{waiting} orders wait for a worker")
-            return
-        for payload in payloads(make_events()):
-            shown = f"events of {jobs:,} jobs, {len(payload):,} bytes"  # in Flower, in place of all of them
-            send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown)
-    except Unavailable as exc:
-        log.warning("notify.dropped", jobs=jobs, reason=str(exc))
-    except Exception:
-        log.exception("notify.failed", jobs=jobs)
-
-
-def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
-    """Send a work order that expires; raise `Unavailable` when Redis does not take it."""
-    try:
-        app.send_task(task, args=args, queue=queue, expires=ORDER_TTL_S, ignore_result=True, **options)
-    except OperationalError as exc:
-        raise Unavailable(f"Redis took no order: {exc}") from exc
 
 
 def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:

@@ -143,7 +143,7 @@ class WatchdogStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start looking; old echoes of a former life are thrown away."""
         del parent
-        from workers.tasks import send_order  # noqa: PLC0415 - the app is complete only now
+        from workers.orders import send_order  # noqa: PLC0415 - the app is complete only now
 
         self._watchdog = Watchdog(
             self.settings, self.worker, lambda: send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))

@@ -18,13 +18,14 @@ MAY_IMPORT = {
     "gateway": {"gateway", "schemas", "stores"},
     "trainwire": set(FOLDERS),
 }
-CELERY_SHELL = {"app", "beat", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "beat", "orders", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 LAYERS = [
     {"__main__"},
     {"watchdog", "beat", "flower"},
     {"tasks"},
+    {"orders"},
     {"app"},
     {"exporter"},
     {"measures"},
