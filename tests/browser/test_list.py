@@ -1,4 +1,4 @@
-"""The list of more jobs than the live snapshot has."""
+"""The list of jobs: more of them than the live snapshot has, and rows that change under the mouse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from tests.gateway_server import GatewayServer
 from workers.resources import Resources
 
 JOBS = 500
+TICK_MS = 5_000
+"""How often the list draws its running jobs anew."""
 
 
 def test_each_press_shows_older_jobs(chromium: Browser, gateway: GatewayServer, resources: Resources) -> None:
@@ -28,5 +30,32 @@ def test_each_press_shows_older_jobs(chromium: Browser, gateway: GatewayServer, 
                 page.get_by_role("button", name="Older jobs").click()
         ids = page.evaluate("[...document.querySelectorAll('tr.job')].map((row) => Number(row.dataset.id))")
         assert ids == list(range(JOBS, 0, -1))
+    finally:
+        page.close()
+
+
+def test_a_row_that_changes_while_it_is_pressed_still_opens(
+    chromium: Browser, gateway: GatewayServer, resources: Resources
+) -> None:
+    """Between the press and the release of a button no row is replaced: the click would be lost."""
+    with resources.engine.begin() as connection:
+        running = "INSERT INTO training_jobs (id, name, status, attempt) VALUES (7, 'busy', 'running', 1)"
+        connection.execute(text(running))
+    page = chromium.new_page()
+    try:
+        page.goto(gateway.url)
+        page.locator("#connection[data-state=live]").wait_for()
+        page.locator("tr.job a").hover()
+        page.mouse.down()
+        page.wait_for_timeout(TICK_MS * 1.5)
+        page.mouse.up()
+        expect(page.locator(".job-head h1")).to_have_text("busy")
+        page.go_back()
+        page.locator("tr.job a").hover()
+        page.mouse.down()
+        page.get_by_role("heading", name="Jobs").hover()
+        page.mouse.up()
+        page.locator("tr.job").evaluate("(row) => row.classList.add('before')")
+        expect(page.locator("tr.job.before")).to_have_count(0, timeout=3 * TICK_MS)
     finally:
         page.close()

@@ -29,6 +29,8 @@ class JobList {
     this.stale = new Set();
     this.next = null;
     this.isLoaded = false;
+    this.isPressed = false;
+    this.closing = new AbortController();
     this.draw = oncePerFrame(() => this.#draw());
     this.search = debounced(() => this.#load(), 200);
   }
@@ -51,6 +53,7 @@ class JobList {
 
   close() {
     this.feed.close();
+    this.closing.abort();
     this.search.cancel();
     this.abort?.abort();
     clearInterval(this.timer);
@@ -74,7 +77,7 @@ class JobList {
         status || "all",
       ),
     );
-    this.body = h("tbody");
+    this.body = h("tbody", { on: { pointerdown: () => this.#press() } });
     this.table = h(
       "table",
       { class: "jobs" },
@@ -169,7 +172,21 @@ class JobList {
     return [...this.jobs.values()].filter(fits).sort(byAge);
   }
 
+  // A row that is replaced between the press and the release of a button would get no click.
+  #press() {
+    this.isPressed = true;
+    const release = () => setTimeout(() => this.#release());
+    for (const end of ["pointerup", "pointercancel"])
+      window.addEventListener(end, release, { once: true, signal: this.closing.signal });
+  }
+
+  #release() {
+    this.isPressed = false;
+    this.draw();
+  }
+
   #draw() {
+    if (this.isPressed) return;
     const jobs = this.#shown();
     this.table.hidden = jobs.length === 0;
     this.more.hidden = this.next === null || this.next === undefined || Boolean(this.problem);
