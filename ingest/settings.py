@@ -222,7 +222,7 @@ def streams_url_of(environ: Mapping[str, str]) -> str | None:
     except ValueError as exc:
         shown = url.rpartition("@")[2]
         raise ValueError(
-            f"{STREAMS_URL_VARIABLE}={shown!r} is no Redis Cluster: say redis+cluster://host:port,host:port"
+            f"{STREAMS_URL_VARIABLE}={shown!r} {exc}: say redis+cluster://host:port,host:port"
         ) from exc
     return url
 

@@ -10,7 +10,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from schemas.stream_urls import cluster_nodes, is_cluster
+from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
 
 STREAM_ERRORS: Final = (redis.RedisError, RedisClusterException)
 """What a server that is away, or refuses, looks like; redis-py does not count the second among the first."""
@@ -31,15 +31,19 @@ class Cluster:
 
     def __init__(self, url: str, *, retry: Retry, **options: Any) -> None:
         self._nodes = cluster_nodes(url)
-        user, _, password = url.partition("://")[2].rpartition("@")[0].partition(":")
-        self._options = options | {
-            "username": unquote(user) or None,
-            "password": unquote(password) or None,
-            "ssl": url.startswith("rediss"),
-            "retry": retry,
-            # A server that is away is the trouble of its own shards alone.
-            "require_full_coverage": False,
-        }
+        user, _, password = url.partition("?")[0].partition("://")[2].rpartition("@")[0].partition(":")
+        self._options = (
+            options
+            | cluster_tls(url)
+            | {
+                "username": unquote(user) or None,
+                "password": unquote(password) or None,
+                "ssl": url.startswith("rediss"),
+                "retry": retry,
+                # A server that is away is the trouble of its own shards alone.
+                "require_full_coverage": False,
+            }
+        )
         self._client: RedisCluster | None = None
         self.resting: dict[str, tuple[float, str]] = {}
         """Servers that did not answer: until when they are left alone, and what the matter was."""

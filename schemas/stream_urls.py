@@ -1,12 +1,18 @@
-"""Addresses of a Redis Cluster: `redis+cluster://[user:password@]host:port[,host:port...]`, or `rediss+cluster://`."""
+"""Addresses of a Redis Cluster: `redis+cluster://[user:password@]host:port[,host:port...]`, or `rediss+cluster://`.
+
+The latter takes redis-py's parameters of TLS: `?ssl_ca_certs=/path/to/ca.pem`.
+"""
 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 DEFAULT_PORT: Final = 6379
+TLS_PARAMETERS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs")
+_NO: Final = frozenset({"0", "f", "false", "n", "no"})
+"""As redis-py reads them."""
 
 
 def is_cluster(url: str) -> bool:
@@ -15,15 +21,39 @@ def is_cluster(url: str) -> bool:
 
 
 def cluster_nodes(url: str) -> list[tuple[str, int]]:
-    """Return the hosts and ports; raise `ValueError` where one is none, or where a database is named."""
-    _, _, rest = url.partition("://")
+    """Return the hosts and ports; raise `ValueError` for what is none, a database, or an unknown parameter."""
+    cluster_tls(url)
+    _, _, rest = url.partition("?")[0].partition("://")
     hosts, _, database = rest.rpartition("@")[2].partition("/")
     found = []
     for host in hosts.split(","):
         parts = urlsplit(f"//{host}")
-        if not parts.hostname or parts.port == 0:
-            raise ValueError("names a host or a port that is none")
+        if not parts.hostname or not _has_port(parts):
+            raise ValueError(f"names {host!r}, which is no host:port")
         found.append((parts.hostname, parts.port or DEFAULT_PORT))
     if database not in ("", "0"):
         raise ValueError("names a database, which a Redis Cluster has not")
     return found
+
+
+def cluster_tls(url: str) -> dict[str, str | bool]:
+    """Return what the address says of TLS, by redis-py's names; raise `ValueError` for any other parameter."""
+    found: dict[str, str | bool] = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+    known = TLS_PARAMETERS if url.startswith("rediss") else ()
+    for name in found:
+        if name not in known:
+            takes = (
+                f"takes {', '.join(known)}" if known else "takes none without TLS: begin it with rediss+cluster://"
+            )
+            raise ValueError(f"has the parameter {name!r}, and {takes}")
+    if "ssl_check_hostname" in found:
+        found["ssl_check_hostname"] = str(found["ssl_check_hostname"]).lower() not in _NO
+    return found
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Tell whether what is said of a port, if anything, is one."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False

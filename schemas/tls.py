@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from schemas.stream_urls import DEFAULT_PORT, cluster_nodes, is_cluster
 
 REDIS_CA: Final = "in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem"
-CLUSTER_CA: Final = "with SSL_CERT_FILE"
-"""Its address has no parameters; this is OpenSSL's own variable."""
+CLUSTER_CA: Final = "in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"
 S3_CA: Final = "with AWS_CA_BUNDLE"
 
 

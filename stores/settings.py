@@ -12,7 +12,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from schemas.checkpoint_keys import SCHEME
-from schemas.stream_urls import cluster_nodes, is_cluster
+from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -131,7 +131,9 @@ class StoreSettings(BaseSettings):
         try:
             cluster_nodes(value.get_secret_value())
         except ValueError as exc:
-            raise ValueError("is not a URL like redis+cluster://host:6379,host:6379") from exc
+            raise ValueError(f"is not a URL like redis+cluster://host:6379,host:6379: it {exc}") from exc
+        if ca := cluster_tls(value.get_secret_value()).get("ssl_ca_certs"):
+            _check_readable(Path(str(ca)), "names ssl_ca_certs, which ")
         return value
 
     @property

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self, cast
+from urllib.parse import urlencode
 
 import redis
 from redis.backoff import NoBackoff
@@ -55,10 +56,17 @@ class ValkeyCluster:
         """What STREAMS_URL says of it."""
         return self.url_of("", self._password)
 
-    def url_of(self, user: str, password: str, ports: Sequence[int] | None = None, scheme: str = "redis") -> str:
+    def url_of(
+        self,
+        user: str,
+        password: str,
+        ports: Sequence[int] | None = None,
+        scheme: str = "redis",
+        **parameters: object,
+    ) -> str:
         """Return the address for one of its users, through other ports where these are said."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports or [node.port for node in self.nodes])
-        return f"{scheme}+cluster://{user}:{password}@{hosts}"
+        return f"{scheme}+cluster://{user}:{password}@{hosts}{'?' if parameters else ''}{urlencode(parameters)}"
 
     def on_all(self, *command: object) -> list[Any]:
         """Send a command to each primary as its administrator; return what they say."""

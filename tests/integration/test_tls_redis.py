@@ -184,10 +184,12 @@ def test_a_trainer_that_speaks_tls_where_nobody_does(
 
 
 def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) -> None:
-    """A trainer says so with the variable that helps: such an address has no parameters."""
+    """A trainer says so with the setting and the parameter that help, whether it knows no CA or another one."""
     proxy = tls.in_front_of(redis_url)
-    with pytest.raises(outage.Unavailable, match=re.escape(f"{UNTRUSTED} with SSL_CERT_FILE")):
-        StreamLink(f"rediss+cluster://127.0.0.1:{proxy.port}", JOB, "0-test").ask(["logs"])
+    remedy = f"{UNTRUSTED} in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"
+    for said in ("", f"?ssl_ca_certs={tls.stranger}"):
+        with pytest.raises(outage.Unavailable, match=re.escape(remedy)):
+            StreamLink(f"rediss+cluster://127.0.0.1:{proxy.port}{said}", JOB, "0-test").ask(["logs"])
 
 
 def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:

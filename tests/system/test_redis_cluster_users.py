@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,16 @@ def _text(entry: dict[Any, Any], name: str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def streams_tls(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what doctor finds of the TLS of the streams' servers."""
+    doctor = [sys.executable, "-m", "trainwire", "doctor", "--json"]
+    done = subprocess.run(
+        doctor, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=120, check=False
+    )
+    (found,) = [each for each in json.loads(done.stdout) if (each["part"], each["check"]) == ("streams", "tls")]
+    return cast("dict[str, str]", found)
+
+
 @pytest.mark.timeout(600)
 def test_trainers_and_workers_on_a_cluster_over_tls(
     resources: Resources, cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
@@ -87,18 +98,18 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
     """Every line is stored though a slot moves in the middle, and nobody tries what he may not."""
     settings = resources.settings
     addresses = {
-        user: cluster.url_of(user, user, [proxy.port for proxy in proxies], scheme="rediss") for user in USERS
+        user: cluster.url_of(user, user, [proxy.port for proxy in proxies], "rediss", ssl_ca_certs=tls.ca)
+        for user in USERS
     }
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "REDIS_URL": settings.redis_url.get_secret_value(),
-        "SSL_CERT_FILE": str(tls.ca),
     }
     ours, theirs = ({**env, "STREAMS_URL": addresses[user]} for user in USERS)
     slot = int(cluster.on_all("CLUSTER", "KEYSLOT", stream_key("logs", shard_of(JOBS[0], SHARDS)))[HOME])
     some_arrive = partial(let_more_arrive, resources.engine, JOBS[0], lines=20)
     with (
-        workers_running(settings, tmp_path, STREAMS_URL=addresses["worker"], SSL_CERT_FILE=str(tls.ca)),
+        workers_running(settings, tmp_path, STREAMS_URL=addresses["worker"]),
         trainers_running(resources.engine, JOBS, theirs) as trainers,
     ):
         for trainer in trainers.values():
@@ -110,6 +121,9 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
         for job in JOBS:
             check_postgres(resources.engine, job, said[job])
             check_command(job, ours)
+        assert streams_tls(ours)["level"] == "ok"
+        careless = f"{addresses['worker']}&ssl_cert_reqs=none"
+        assert "is not verified" in streams_tls(ours | {"STREAMS_URL": careless})["says"]
     assert all(proxy.handshakes for proxy in proxies)
     assert not refused(cluster)
 
@@ -125,11 +139,12 @@ def test_a_trainer_does_not_trust_a_strange_cluster(
     cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
 ) -> None:
     """Without the CA nothing is sent to it; the training ends well, and what it said is kept."""
-    url = cluster.url_of("trainer", "trainer", [proxy.port for proxy in proxies], scheme="rediss")
+    ports = [proxy.port for proxy in proxies]
     (tmp_path / "stranger2").mkdir()
     strange = Authority(tmp_path / "stranger2")
     for ca, is_sent in ((strange.path, False), (tls.ca, True)):
-        names = {"STREAMS_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0", "SSL_CERT_FILE": str(ca)}
+        url = cluster.url_of("trainer", "trainer", ports, "rediss", ssl_ca_certs=ca)
+        names = {"STREAMS_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"}
         done = subprocess.run(
             [sys.executable, "-c", SAYING],
             cwd=ROOT,

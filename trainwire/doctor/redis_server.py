@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Final
 
 import redis
@@ -10,7 +11,7 @@ import redis
 from schemas.broker import broker_at
 from schemas.routes import HOLD_KEY, SHARDS_KEY
 from schemas.stream_clients import STREAM_ERRORS, servers_of
-from schemas.stream_urls import is_cluster
+from schemas.stream_urls import cluster_tls, is_cluster
 from schemas.tls import redis_trouble
 from trainwire.doctor import redis_info
 from trainwire.doctor.finding import Finding, Findings, Part, clock
@@ -64,8 +65,7 @@ def _look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
         yield from _server(part, info, settings)
         if info.get("role") != "master" and not are_many:
             yield part.error("role", "is a replica, which takes no writes", "point STREAMS_URL to the primary")
-    if not are_many:
-        yield from _tls(STREAMS, settings.streams_address, "STREAMS_URL")
+    yield from _tls(STREAMS, settings.streams_address, "STREAMS_URL")
     try:
         yield from _what_trainers_read(STREAMS, _published(client), settings.ingest_shards)
     except STREAM_ERRORS as exc:
@@ -86,9 +86,16 @@ def _away(part: Part, exc: BaseException, setting: str, url: str) -> Finding:
     return part.error("answers", f"does not answer: {redis_trouble(exc, url)}", remedy)
 
 
+def _tls_of(url: str) -> Mapping[str, Any] | None:
+    """Return the parameters of TLS, None for an address without TLS."""
+    if not is_cluster(url):
+        return broker_at(url).ssl
+    return cluster_tls(url) if url.startswith("rediss") else None
+
+
 def _tls(part: Part, url: str, setting: str) -> Findings:
-    tls = broker_at(url).ssl
-    if tls is not None and tls["ssl_cert_reqs"] != "required":
+    tls = _tls_of(url)
+    if tls is not None and tls.get("ssl_cert_reqs", "required") != "required":
         says = "its certificate is not verified: anybody in between can read and change everything"
         yield part.warning("tls", says, f"take ssl_cert_reqs out of {setting}, and name its CA with ssl_ca_certs")
     elif tls is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
@@ -9,7 +12,7 @@ from redis.retry import Retry
 
 from ingest.settings import TrainerSettings, server_of, shown_host
 from schemas.stream_clients import STREAM_ERRORS, open_streams
-from schemas.stream_urls import cluster_nodes, is_cluster
+from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
 from stores.settings import WrongSettings
 from workers.settings import load_settings
 
@@ -20,6 +23,8 @@ WRONG = [
     "redis+cluster://one:7000,,two:7000",
     "redis+cluster://one:port",
     "redis+cluster://one:7000/3",
+    "redis+cluster://one:7000?ssl_ca_certs=/own-ca.pem",
+    "rediss+cluster://one:7000?db=1",
     "amqp://one",
 ]
 
@@ -29,6 +34,34 @@ def test_a_cluster_is_named_by_its_servers() -> None:
     assert cluster_nodes(CLUSTER) == [("one", 7000), ("two", 6379), ("::1", 7002)]
     assert is_cluster(CLUSTER)
     assert not is_cluster(BROKER)
+
+
+def test_a_cluster_is_told_its_ca(tmp_path: Path) -> None:
+    """An address with TLS takes redis-py's parameters; a file that is not there is said before anything starts."""
+    url = f"rediss+cluster://trainer:secret@one:7000,two/0?ssl_ca_certs={tmp_path}/ca.pem&ssl_check_hostname=false"
+    assert cluster_nodes(url) == [("one", 7000), ("two", 6379)]
+    assert cluster_tls(url) == {"ssl_ca_certs": f"{tmp_path}/ca.pem", "ssl_check_hostname": False}
+    assert cluster_tls(CLUSTER) == {}
+    assert shown_host(url) == "one:7000,two:6379"
+    with pytest.raises(WrongSettings, match="STREAMS_URL names ssl_ca_certs, which cannot be read: ") as caught:
+        load_settings(database_url="postgresql://host/db", redis_url=BROKER, streams_url=url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("rediss+cluster://one?ssl_ca=x", "has the parameter 'ssl_ca', and takes ssl_ca_certs, "),
+        ("redis+cluster://one?ssl_ca_certs=x", "takes none without TLS: begin it with rediss+cluster://"),
+        ("redis+cluster://one:x", "names 'one:x', which is no host:port"),
+    ],
+)
+def test_what_is_wrong_with_a_cluster_is_named(url: str, why: str) -> None:
+    """Trainers and workers say which part of the address is wrong."""
+    with pytest.raises(ValueError, match=re.escape(why)):
+        TrainerSettings.from_env({"STREAMS_URL": url})
+    with pytest.raises(WrongSettings, match=re.escape(why)):
+        load_settings(database_url="postgresql://host/db", redis_url=BROKER, streams_url=url)
 
 
 def test_trainers_send_to_the_streams_and_ring_at_the_broker() -> None:
