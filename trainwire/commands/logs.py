@@ -23,6 +23,7 @@ from trainwire.database import reading, settings_for
 from trainwire.errors import Problem
 from trainwire.locate import Address
 from trainwire.loki import reading_loki
+from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import local, safe, warn
 from workers.sinks.loki import LokiSink
 
@@ -39,8 +40,8 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with the lines that come.")] = False,
     log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
     grep: Annotated[str | None, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many of the newest lines.")] = 500,
-    attempt: Annotated[int | None, typer.Option(min=0, max=MAX_ATTEMPT, help="Only this attempt.")] = None,
+    limit: Annotated[int, whole_option(0, MOST_SHOWN, "How many of the newest lines.")] = 500,
+    attempt: Annotated[int | None, whole_option(0, MAX_ATTEMPT, "Only this attempt.")] = None,
     source: Annotated[
         str | None, typer.Option("--from", metavar="SINK", help="Read them back from loki, not from Postgres.")
     ] = None,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from stores.event_rows import LIFTED
 from stores.metrics import MetricRow, newest_metrics
 from trainwire.commands.jobs import known_job, shown_number
 from trainwire.commands.options import AsJson, DataDir, JobId, servers, write_json
 from trainwire.database import reading
+from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import cell, console, say, table
 
 SHOWN_EXTRAS = 12
@@ -20,7 +19,7 @@ SHOWN_EXTRAS = 12
 def metrics(
     job_id: JobId,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest points.")] = 500,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "How many of the newest points.")] = 500,
     data_dir: DataDir = None,
 ) -> None:
     """Print a job's newest points, oldest first."""
