@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from schemas.checks import MAX_ATTEMPT
 from stores.completeness import assess
-from stores.jobs import Job, find_job
+from stores.jobs import Job, find_job, removed_rows
 from stores.logs import LogFilter, LogLine, logs_after, newest_logs
 from stores.loki import find_lines
 from stores.positions import find_positions
@@ -80,7 +80,14 @@ def _print_from_loki(address: Address, wanted: LogFilter, limit: int, *, follow:
 
 def _print_lines(connection: Connection, wanted: LogFilter, limit: int, *, follow: bool) -> None:
     if not follow:
-        write_lines(newest_logs(connection, wanted, limit))
+        lines = newest_logs(connection, wanted, limit)
+        write_lines(lines)
+        removed = removed_rows(connection, wanted.job_id)["logs"]
+        if removed and len(lines) < limit:
+            warn(
+                f"lines 1 to {removed:,} of job {wanted.job_id} were removed by retention: "
+                f"`trainwire logs {wanted.job_id} --from loki` reads what Loki has of them"
+            )
         return
     # The end of the job's rows now: with a filter or limit 0 the lines shown do not tell it.
     last_seq = known_job(connection, wanted.job_id).last_log_seq

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from stores.event_rows import LIFTED
+from stores.jobs import removed_rows
 from stores.metrics import MetricRow, newest_metrics
 from trainwire.commands.jobs import known_job, shown_number
 from trainwire.commands.options import AsJson, DataDir, JobId, servers, write_json
 from trainwire.database import reading
 from trainwire.numbers import MOST_SHOWN, whole_option
-from trainwire.terminal import cell, console, say, table
+from trainwire.terminal import cell, console, say, table, warn
 
 SHOWN_EXTRAS = 12
 """More names than a table has room for are for --json."""
@@ -26,12 +27,15 @@ def metrics(
     with reading(servers(data_dir)) as connection:
         known_job(connection, job_id)
         rows = newest_metrics(connection, job_id, limit)
+        removed = removed_rows(connection, job_id)["metrics"]
     if as_json:
         write_json(rows)
     elif rows:
         _show_table(rows)
-    else:
+    elif not removed:
         say(f"no metrics of job {job_id} yet")
+    if removed and len(rows) < limit:
+        warn(f"points 1 to {removed:,} of job {job_id} were removed by retention")
 
 
 def _show_table(rows: list[MetricRow]) -> None:
