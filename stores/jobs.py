@@ -97,6 +97,13 @@ def find_job(connection: Connection, job_id: int) -> Job | None:
     return None if row is None else Job(**row)
 
 
+def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
+    """Return up to which row of each kind retention has removed a job's rows; 0 for none."""
+    removed = select(training_jobs.c.removed_log_seq, training_jobs.c.removed_metric_seq)
+    logs, metrics = connection.execute(removed.where(training_jobs.c.id == job_id)).one_or_none() or (0, 0)
+    return {"logs": logs, "metrics": metrics}
+
+
 def next_job_id(connection: Connection) -> int:
     """Return the first number after all jobs that exist."""
     return int(connection.execute(select(func.coalesce(func.max(training_jobs.c.id), 0) + 1)).scalar_one())

@@ -34,8 +34,13 @@ def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path |
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
     """Own the folder while the block runs; raise `Problem` with the pid of whoever does already."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise Problem(
+            f"{data_dir} cannot be a data folder: {exc.strerror}; choose another with --data-dir"
+        ) from exc
     try:
         if not _lock(descriptor):
             owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"

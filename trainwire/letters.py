@@ -26,9 +26,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
-def find_dead_letters(connection: Connection, *, limit: int | None = None) -> list[DeadLetter]:
-    """Return dead letters, the oldest first."""
-    wanted = select(*columns_of(DeadLetter, dead_letters)).order_by(dead_letters.c.id).limit(limit)
+def find_dead_letters(connection: Connection) -> list[DeadLetter]:
+    """Return all dead letters, the oldest first."""
+    wanted = select(*columns_of(DeadLetter, dead_letters)).order_by(dead_letters.c.id)
     return [DeadLetter(**row) for row in connection.execute(wanted).mappings()]
 
 

@@ -20,6 +20,7 @@ from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, w
 from trainwire.database import reading
 from trainwire.download import Advance, download, target_of
 from trainwire.errors import Problem
+from trainwire.numbers import whole_option
 from trainwire.terminal import cell, console, one_line, say, table, warn
 
 Which = Annotated[
@@ -34,10 +35,10 @@ def checkpoints(
     job_id: JobId,
     *,
     as_json: AsJson = False,
-    attempt: Annotated[int | None, typer.Option(min=1, max=MAX_ATTEMPT, help="Only of this attempt.")] = None,
+    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "Only of this attempt.")] = None,
     url: Lent = None,
     expires: Annotated[
-        int, typer.Option(min=1, max=LONGEST_LOAN_S, help="How many seconds the address is good for.")
+        int, whole_option(1, LONGEST_LOAN_S, "How many seconds the address is good for.", metavar="SECONDS")
     ] = 3600,
     which: Which = None,
     to: Annotated[

@@ -11,13 +11,14 @@ import msgspec
 import typer
 from sqlalchemy import Engine
 
-from schemas.checks import InvalidMessage
+from schemas.checks import MAX_ID, InvalidMessage
 from schemas.wire import open_envelope, plain_body
 from stores.connections import open_redis, open_stream_client
 from trainwire.commands.options import AsJson, DataDir, plain, servers, write_json
 from trainwire.database import open_database, reading, settings_for
 from trainwire.errors import Problem
 from trainwire.letters import DeadLetter, find_dead_letter, find_dead_letters
+from trainwire.numbers import whole
 from trainwire.terminal import cell, console, one_line, safe, say, table, warn
 from workers.dead_letters import SINK_PREFIX
 from workers.dead_letters import discard as discard_letter
@@ -27,7 +28,11 @@ from workers.settings import Settings
 
 SHOWN_CHARS = 4000
 
-LetterIds = Annotated[list[int] | None, typer.Argument(metavar="ID...", help="Numbers of dead letters.")]
+letter_number = whole(1, MAX_ID, "the number of a dead letter")
+LetterIds = Annotated[
+    list[int] | None, typer.Argument(parser=letter_number, metavar="ID...", help="Numbers of dead letters.")
+]
+LetterId = Annotated[int, typer.Argument(parser=letter_number, metavar="ID")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
 app = typer.Typer(no_args_is_help=True, help="Entries that could not be stored: look, send again, delete.")
@@ -47,7 +52,7 @@ def list_letters(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], data_dir: DataDir = None) -> None:
+def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
     """Show one dead letter with what it holds, as far as it can be read."""
     with reading(servers(data_dir)) as connection:
         found = find_dead_letter(connection, letter_id)

@@ -13,6 +13,7 @@ from trainwire.commands.jobs import known_job
 from trainwire.commands.options import AsJson, DataDir, JobId, Sink, plain, servers, write_json
 from trainwire.database import reading, settings_for, writing
 from trainwire.errors import Problem
+from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.resending import replay as send_again
 from trainwire.resending import retry_now
 from trainwire.terminal import cell, console, one_line, say, shown_clock, table
@@ -33,7 +34,7 @@ def known_sink(name: str) -> str:
 def deliveries(
     context: typer.Context,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 50,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     data_dir: DataDir = None,
 ) -> None:
     """Show how far each store besides Postgres is behind, the longest waiting job first."""
@@ -71,9 +72,7 @@ def retry(
 def replay(
     job_id: JobId,
     sink: Sink,
-    from_seq: Annotated[
-        int, typer.Option("--from", metavar="SEQ", min=1, max=MAX_ID, help="The first row to send again.")
-    ] = 1,
+    from_seq: Annotated[int, whole_option(1, MAX_ID, "The first row to send again.", "--from", metavar="SEQ")] = 1,
     data_dir: DataDir = None,
 ) -> None:
     """Send a job's rows to a store again, those that it had refused too; it keeps one of two that are the same."""

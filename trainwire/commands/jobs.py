@@ -25,6 +25,7 @@ from trainwire.database import reading
 from trainwire.errors import Problem
 from trainwire.halted import halted_streams
 from trainwire.locate import streams_url
+from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
@@ -32,7 +33,7 @@ STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "los
 
 def jobs(
     status: Annotated[str | None, typer.Option(help=f"Only {', '.join(get_args(Status))}.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs to show.")] = 50,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from schemas.checks import MAX_ATTEMPT
 from stores.completeness import assess
-from stores.jobs import Job, find_job
+from stores.jobs import Job, find_job, removed_rows
 from stores.logs import LogFilter, LogLine, logs_after, newest_logs
 from stores.loki import find_lines
 from stores.positions import find_positions
@@ -23,6 +23,7 @@ from trainwire.database import reading, settings_for
 from trainwire.errors import Problem
 from trainwire.locate import Address
 from trainwire.loki import reading_loki
+from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import local, safe, warn
 from workers.sinks.loki import LokiSink
 
@@ -39,8 +40,8 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with the lines that come.")] = False,
     log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
     grep: Annotated[str | None, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many of the newest lines.")] = 500,
-    attempt: Annotated[int | None, typer.Option(min=0, max=MAX_ATTEMPT, help="Only this attempt.")] = None,
+    limit: Annotated[int, whole_option(0, MOST_SHOWN, "How many of the newest lines.")] = 500,
+    attempt: Annotated[int | None, whole_option(0, MAX_ATTEMPT, "Only this attempt.")] = None,
     source: Annotated[
         str | None, typer.Option("--from", metavar="SINK", help="Read them back from loki, not from Postgres.")
     ] = None,
@@ -79,7 +80,14 @@ def _print_from_loki(address: Address, wanted: LogFilter, limit: int, *, follow:
 
 def _print_lines(connection: Connection, wanted: LogFilter, limit: int, *, follow: bool) -> None:
     if not follow:
-        write_lines(newest_logs(connection, wanted, limit))
+        lines = newest_logs(connection, wanted, limit)
+        write_lines(lines)
+        removed = removed_rows(connection, wanted.job_id)["logs"]
+        if removed and len(lines) < limit:
+            warn(
+                f"lines 1 to {removed:,} of job {wanted.job_id} were removed by retention: "
+                f"`trainwire logs {wanted.job_id} --from loki` reads what Loki has of them"
+            )
         return
     # The end of the job's rows now: with a filter or limit 0 the lines shown do not tell it.
     last_seq = known_job(connection, wanted.job_id).last_log_seq

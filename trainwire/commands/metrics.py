@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from stores.event_rows import LIFTED
+from stores.jobs import removed_rows
 from stores.metrics import MetricRow, newest_metrics
 from trainwire.commands.jobs import known_job, shown_number
 from trainwire.commands.options import AsJson, DataDir, JobId, servers, write_json
 from trainwire.database import reading
-from trainwire.terminal import cell, console, say, table
+from trainwire.numbers import MOST_SHOWN, whole_option
+from trainwire.terminal import cell, console, say, table, warn
 
 SHOWN_EXTRAS = 12
 """More names than a table has room for are for --json."""
@@ -20,19 +20,22 @@ SHOWN_EXTRAS = 12
 def metrics(
     job_id: JobId,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest points.")] = 500,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "How many of the newest points.")] = 500,
     data_dir: DataDir = None,
 ) -> None:
     """Print a job's newest points, oldest first."""
     with reading(servers(data_dir)) as connection:
         known_job(connection, job_id)
         rows = newest_metrics(connection, job_id, limit)
+        removed = removed_rows(connection, job_id)["metrics"]
     if as_json:
         write_json(rows)
     elif rows:
         _show_table(rows)
-    else:
+    elif not removed:
         say(f"no metrics of job {job_id} yet")
+    if removed and len(rows) < limit:
+        warn(f"points 1 to {removed:,} of job {job_id} were removed by retention")
 
 
 def _show_table(rows: list[MetricRow]) -> None:

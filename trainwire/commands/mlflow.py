@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
 from sqlalchemy import Connection
 
+from schemas.checks import MAX_ATTEMPT
 from stores.attempts import Attempt, find_attempts
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery
@@ -19,6 +19,7 @@ from trainwire.commands.jobs import known_job, shown_number, shown_time
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.database import reading, settings_for
 from trainwire.errors import Problem
+from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import cell, console, one_line, say, shown_clock, table
 
 COLUMNS = ("metric", "points", "last", "lowest", "highest")
@@ -26,8 +27,8 @@ COLUMNS = ("metric", "points", "last", "lowest", "highest")
 
 def mlflow(
     job_id: JobId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Not the newest attempt but this one.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most metrics to show.")] = 50,
+    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "Not the newest attempt but this one.")] = None,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most metrics to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:

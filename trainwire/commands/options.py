@@ -15,6 +15,7 @@ import typer
 from schemas.checks import MAX_ID
 from schemas.non_finite import shown_float
 from trainwire.locate import Address, locate
+from trainwire.numbers import whole
 
 DataDir = Annotated[
     Path | None,
@@ -22,17 +23,7 @@ DataDir = Annotated[
 ]
 
 
-def job_number(text: str | int) -> int:
-    """Return the number of a job; what is none is refused with what it was, which typer leaves out."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= MAX_ID:
-        raise typer.BadParameter(f"{text!r} is not the number of a job: a whole number from 1 to {MAX_ID}")
-    return number
-
-
+job_number = whole(1, MAX_ID, "the number of a job")
 JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
 Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help="The store besides Postgres: loki or mlflow.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -14,6 +14,7 @@ from schemas.checks import MAX_ATTEMPT
 from trainwire.commands.options import DataDir, job_number
 from trainwire.errors import Problem
 from trainwire.locate import locate
+from trainwire.numbers import seconds_option, whole_option
 from trainwire.terminal import warn
 
 
@@ -28,10 +29,10 @@ def run(
     ],
     name: Annotated[str | None, typer.Option(help="What people call the job.")] = None,
     attempt: Annotated[
-        int | None, typer.Option(min=0, max=MAX_ATTEMPT, help="Which try this is; default: the next one.")
+        int | None, whole_option(0, MAX_ATTEMPT, "Which try this is; default: the next one.")
     ] = None,
     finish_timeout_s: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long the last messages may take at the end.")
+        float, seconds_option(0, 86_400, "How long the last messages may take at the end.")
     ] = DEFAULT_FINISH_TIMEOUT_S,
     tty: Annotated[bool, typer.Option("--tty", help="Give it a terminal, so that progress bars behave.")] = False,
     fold_repeats: Annotated[

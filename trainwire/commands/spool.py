@@ -21,6 +21,7 @@ from trainwire.commands.options import AsJson, DataDir, JobId, write_json
 from trainwire.commands.run import known_redis_url
 from trainwire.errors import Problem
 from trainwire.locate import streams_url
+from trainwire.numbers import seconds_option
 from trainwire.terminal import cell, console, local, one_line, say, table, warn
 
 DEFAULT_TIMEOUT_S: Final = 600.0
@@ -60,7 +61,7 @@ def show(job_id: JobId, spool: SpoolDir = None) -> None:
 @app.command()
 def send(
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=1, metavar="SECONDS", help="How long one source may take.")
+        float, seconds_option(1, 86_400, "How long one source may take.", "--timeout")
     ] = DEFAULT_TIMEOUT_S,
     any_server: Annotated[
         bool, typer.Option("--any-server", help="Send what was meant for other Redis servers here, too.")

@@ -13,10 +13,12 @@ from trainwire.commands.jobs import shown_time
 from trainwire.commands.options import AsJson, DataDir, job_number, plain, servers, write_json
 from trainwire.database import reading, writing
 from trainwire.errors import Problem
+from trainwire.numbers import whole, whole_option
 from trainwire.terminal import cell, console, say, table
 
 MAX_DAYS = 36_500
 
+token_number = whole(1, MAX_ID, "the number of a token")
 app = typer.Typer(help="Tokens for the gateway: who may look, and which trainers may speak.")
 
 
@@ -27,9 +29,7 @@ def create(
     job: Annotated[
         int | None, typer.Option(parser=job_number, metavar="JOB", help="A trainer's only job.")
     ] = None,
-    days: Annotated[
-        int | None, typer.Option(min=1, max=MAX_DAYS, help="How long it is valid; default: until revoked.")
-    ] = None,
+    days: Annotated[int | None, whole_option(1, MAX_DAYS, "How long it is valid; default: until revoked.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Make a token and print it: it is shown once, and kept only as a hash."""
@@ -58,7 +58,7 @@ def list_all(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 
 @app.command()
 def revoke(
-    token_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID, help="Its number in the list.")],
+    token_id: Annotated[int, typer.Argument(parser=token_number, metavar="ID", help="Its number in the list.")],
     data_dir: DataDir = None,
 ) -> None:
     """Make a token useless, within a few seconds."""

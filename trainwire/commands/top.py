@@ -15,6 +15,7 @@ from stores.connections import open_engine, open_redis, open_stream_client
 from trainwire.commands.options import DataDir, servers
 from trainwire.database import settings_for
 from trainwire.errors import Problem
+from trainwire.numbers import seconds_option
 from trainwire.terminal import console
 from trainwire.top.snapshot import Snapshot, take
 from trainwire.top.view import render
@@ -27,7 +28,7 @@ Look = partial[Snapshot]
 
 def top(
     once: Annotated[bool, typer.Option("--once", help="Print it once, with rates over one second.")] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.5, max=3600, help="Seconds between two looks.")] = 2.0,
+    every_s: Annotated[float, seconds_option(0.5, 3600, "Seconds between two looks.", "--every")] = 2.0,
     data_dir: DataDir = None,
 ) -> None:
     """Show streams, sinks, workers and running jobs, anew every two seconds until ctrl-C."""

@@ -15,6 +15,7 @@ from trainwire.database import settings_for
 from trainwire.errors import KILLED_BY_CTRL_C, Problem
 from trainwire.folders import chosen_data_dir, default_data_dir, hold
 from trainwire.locate import streams_url
+from trainwire.numbers import whole_option
 from trainwire.spool_watch import SpoolWatch
 from trainwire.stack import Stack, StackOptions
 from trainwire.terminal import say
@@ -27,7 +28,7 @@ def up(
         typer.Option("--data-dir", help="Folder of the data; default: trainwire in ~/.local/share."),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Processes of the worker; default: its own choice.")
+        int | None, whole_option(1, 1024, "Processes of the worker; default: its own choice.")
     ] = None,
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
     no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Leave out the gateway.")] = False,

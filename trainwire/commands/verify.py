@@ -8,7 +8,8 @@ from typing import Final
 import typer
 from sqlalchemy import Connection, select
 
-from schemas.tables import dead_letters, training_jobs
+from schemas.tables import dead_letters
+from stores.jobs import removed_rows
 from stores.loki import lines_in_loki, without_newer
 from stores.loki_config import hidden_after, shown_config
 from stores.loki_http import LokiHttp
@@ -59,13 +60,12 @@ def _compared(connection: Connection, http: LokiHttp, job_id: int, sink: str) ->
     refused = select(dead_letters.c.seq).where(
         dead_letters.c.stream == f"sink:{sink}", dead_letters.c.job_id == job_id
     )
-    removed = select(training_jobs.c.removed_log_seq).where(training_jobs.c.id == job_id)
     lines = lines_in_loki(connection, http, job_id)
     return compare(
         _rows(connection, job_id, last_seq),
         without_newer(lines, last_seq, lambda: known_job(connection, job_id).last_log_seq),
         last_seq=last_seq,
-        removed_seq=lambda: connection.execute(removed).scalar_one(),
+        removed_seq=lambda: removed_rows(connection, job_id)["logs"],
         confirmed_seq=confirmed_seq,
         dead_lettered=set(connection.execute(refused).scalars()),
     )

@@ -9,11 +9,13 @@ from typing import Final
 
 import redis
 from kombu.exceptions import OperationalError
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.metric_names import Metric
 from schemas.stream_clients import STREAM_ERRORS
+from schemas.tls import redis_trouble
+from stores.connections import postgres_trouble
 from stores.jobs import Job, find_jobs
 from trainwire.answering import answering_workers
 from workers.measures import Sample, postgres_samples, redis_samples, shards_away
@@ -21,6 +23,8 @@ from workers.settings import Settings
 
 ANSWER_WITHIN_S: Final = 0.7
 MOST_JOBS: Final = 12
+TROUBLED_JOBS: Final = 4
+"""So many of them may take the place of running ones."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,22 @@ def take(
             away.append(f"{server} does not answer: it has the streams of shard {', '.join(shards)}")
         workers = answering_workers(settings, ANSWER_WITHIN_S)
     except (*STREAM_ERRORS, OperationalError) as exc:
-        away.append(f"Redis does not answer: {exc}")
+        away.append(f"Redis does not answer: {redis_trouble(exc, settings.redis_url.get_secret_value())}")
     at_s = clock()
     try:
         with engine.connect() as connection:
             samples += postgres_samples(connection, sinks)
-            for status in ("running", "stalled", "lost"):
-                jobs += find_jobs(connection, status=status, limit=MOST_JOBS)
+            jobs = _jobs(connection)
     except SQLAlchemyError as exc:
-        said = str(getattr(exc, "orig", None) or exc).strip().splitlines()[-1]
-        away.append(f"Postgres does not answer: {said.strip()}")
-    return Snapshot(at_s, tuple(samples), tuple(jobs[:MOST_JOBS]), workers, tuple(away))
+        away.append(f"Postgres does not answer: {postgres_trouble(exc)}")
+    return Snapshot(at_s, tuple(samples), tuple(jobs), workers, tuple(away))
+
+
+def _jobs(connection: Connection) -> list[Job]:
+    """Return running jobs, and behind them those that have stalled or are lost, which have room in any case."""
+    running, stalled, lost = (
+        find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
+    )
+    troubled = stalled + lost
+    most_running = MOST_JOBS - min(len(troubled), TROUBLED_JOBS)
+    return [*running[:most_running], *troubled][:MOST_JOBS]

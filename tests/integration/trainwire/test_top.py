@@ -64,6 +64,21 @@ def test_a_redis_that_is_away_is_shown(trainwire: Trainwire, alone: pytest.Monke
     assert row(done.out, "loki")[:2] == ["loki", "0"]
 
 
+def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, engine: Engine) -> None:
+    """A crowd of running jobs hides none that has just been lost; nor do lost ones of old hide what runs."""
+    statuses = {1: "lost", 2: "stalled"} | dict.fromkeys(range(3, 30), "running")
+    with engine.begin() as connection:
+        for job, status in statuses.items():
+            statement = text("INSERT INTO training_jobs (id, status) VALUES (:job, :status)")
+            connection.execute(statement, {"job": job, "status": status})
+    shown = [job.status for job in take(resources.redis, engine, resources.settings).jobs]
+    assert shown == ["running"] * 10 + ["stalled", "lost"]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET status = 'lost' WHERE id > 20"))
+    shown = [job.status for job in take(resources.redis, engine, resources.settings).jobs]
+    assert shown == ["running"] * 8 + ["stalled"] + ["lost"] * 3
+
+
 @pytest.mark.usefixtures("known")
 def test_a_pipe_is_told_of_once(trainwire: Trainwire) -> None:
     """Without a terminal there is no live view, and a sentence says what there is instead."""

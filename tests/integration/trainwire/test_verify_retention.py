@@ -135,7 +135,21 @@ def test_removed_lines_are_read_from_loki(connected: Trainwire) -> None:
     """`logs --from loki` has what Postgres no longer has."""
     shown = connected("logs", "42", "--from", "loki").out
     assert [line.split()[-1][:6] for line in shown.splitlines()] == ["a", "b", "c", "xxxxxx", "d", "new", "newest"]
-    assert [line.split()[-1] for line in connected("logs", "42").out.splitlines()] == ["new", "newest"]
+    ours = connected("logs", "42")
+    assert [line.split()[-1] for line in ours.out.splitlines()] == ["new", "newest"]
+    assert "lines 1 to 6 of job 42 were removed by retention: `trainwire logs 42 --from loki`" in ours.err
+    assert connected("logs", "42", "--limit", "2").err == ""
+
+
+def test_removed_points_are_said(connected: Trainwire, removed: Engine) -> None:
+    """A job whose points retention has removed is not one that has none yet."""
+    assert connected("metrics", "42").out == "no metrics of job 42 yet\n"
+    _run(removed, "UPDATE training_jobs SET last_metric_seq = 1200, removed_metric_seq = 1200")
+    shown = connected("metrics", "42")
+    assert (shown.out, shown.err) == (
+        "",
+        "trainwire: points 1 to 1,200 of job 42 were removed by retention\n",
+    )
 
 
 def test_the_newest_lines_of_a_job_without_rows(removed: Engine, loki: LokiTwin) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,7 @@ def test_ctrl_c_during_the_imports_is_quiet(package: str) -> None:
     done = _python(
         f"""
 import sys
+from pathlib import Path
 class CtrlC:
     def find_spec(self, name, *_):
         if name == {package!r}:
@@ -104,3 +106,55 @@ def test_a_job_that_is_no_number_is_named(
         main()
     assert caught.value.code == 2
     assert f"{job!r} is not the number of a job: a whole number from 1 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "allowed"),
+    [
+        ("jobs --limit", ["0", "-1", "abc", "99999999999999999999"], "a whole number from 1 to 10000000"),
+        ("logs 1 --limit", ["-1", "1.5", "nan"], "a whole number from 0 to 10000000"),
+        ("metrics 1 --limit", ["0", ""], "a whole number from 1 to 10000000"),
+        ("mlflow 1 --limit", ["0"], "a whole number from 1 to 10000000"),
+        ("mlflow 1 --attempt", ["0", "2147483648"], "a whole number from 1 to 2147483647"),
+        ("deliveries --limit", ["0"], "a whole number from 1 to 10000000"),
+        ("replay 1 --sink loki --from", ["0", "first"], "a whole number from 1 to 9223372036854775807"),
+        ("checkpoints 1 --expires", ["0", "1h"], "a whole number from 1 to 604800"),
+        ("dead-letters show", ["0", "x", "9223372036854775808"], "the number of a dead letter: a whole number"),
+        ("dead-letters discard 1", ["0", "x"], "the number of a dead letter: a whole number"),
+        ("token create --name me --role viewer --days", ["0", "x"], "a whole number from 1 to 36500"),
+        ("token revoke", ["0", "x"], "the number of a token: a whole number from 1 to"),
+        ("up --concurrency", ["0", "x"], "a whole number from 1 to 1024"),
+        ("run --job-id 1 --attempt", ["-1", "x"], "a whole number from 0 to 2147483647"),
+        ("run --job-id 1 --finish-timeout-s", ["-1", "nan", "x"], "a number of seconds from 0 to 86400"),
+        ("top --every", ["0", "nan", "inf", "x"], "a number of seconds from 0.5 to 3600"),
+        ("spool send --timeout", ["0", "-1", "x"], "a number of seconds from 1 to 86400"),
+    ],
+)
+def test_a_number_that_cannot_be_is_named(
+    command: str,
+    wrong: list[str],
+    allowed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The error says what was said, and what is allowed; nothing has happened."""
+    for value in wrong:
+        monkeypatch.setattr(sys, "argv", ["trainwire", *command.split(), value])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == 2
+        assert f"{value!r} is not {allowed}" in capsys.readouterr().err
+
+
+def test_a_data_folder_that_cannot_be_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`trainwire up` in a place that takes no folder is a sentence with the place and the option."""
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "data"
+    monkeypatch.setattr(sys, "argv", ["trainwire", "up", "--data-dir", str(folder)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    said = f"trainwire: {folder} cannot be a data folder: Not a directory; choose another with --data-dir\n"
+    assert capsys.readouterr().err == said

@@ -87,6 +87,15 @@ def test_one_rank_of_many_does_not_complete_the_job() -> None:
     assert folded(logs("a"), completion(rank=0)).status == "completed"
 
 
+def test_of_several_launchers_one_failure_is_the_jobs() -> None:
+    """The first that ends with 0 completes the job, any other code fails it, before or after it."""
+    well, killed = completion(exit_code=0), completion(exit_code=137, error_message="signal 9")
+    assert folded(logs("a"), well, logs("another machine's")).status == "completed"
+    for said in ((well, killed), (killed, well), (well, killed, well)):
+        job = folded(logs("a"), *said)
+        assert (job.status, job.exit_code, job.error_message) == ("failed", 137, "signal 9")
+
+
 def test_the_end_of_a_source_says_nothing_of_the_job() -> None:
     """A forked child that ends, or the leftovers of a killed trainer, change no status and revive no lost job."""
     assert folded(completion("ended")).status == "running"
