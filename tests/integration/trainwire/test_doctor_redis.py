@@ -12,6 +12,7 @@ import redis
 
 from schemas.routes import DEFAULT_SHARDS, SHARDS_KEY
 from tests.integration.trainwire.conftest import Doctor
+from tests.processes import wait_until
 from tests.valkey_cluster import NODES, ValkeyCluster
 from trainwire.valkey import EmbeddedValkey
 
@@ -81,7 +82,13 @@ def crowd(client: redis.Redis, others: int) -> Iterator[int]:
     with ExitStack() as stack:
         for _ in range(others):
             stack.enter_context(socket.create_connection((where["host"], where["port"]), timeout=10))
-        yield int(client.info("clients")["connected_clients"])
+        # A connection stands before the server has accepted it, and only then it counts.
+        wait_until(lambda: _connected(client) > others, "the server to accept them all")
+        yield _connected(client)
+
+
+def _connected(client: redis.Redis) -> int:
+    return int(client.info("clients")["connected_clients"])
 
 
 def test_hardly_any_connections_left(doctor: Doctor, client: redis.Redis) -> None:
