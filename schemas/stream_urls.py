@@ -38,7 +38,11 @@ def cluster_nodes(url: str) -> list[tuple[str, int]]:
 
 def cluster_tls(url: str) -> dict[str, str | bool]:
     """Return what the address says of TLS, by redis-py's names; raise `ValueError` for any other parameter."""
-    found: dict[str, str | bool] = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+    address, _, query = url.partition("?")
+    if "@" in query and "@" not in address:
+        # Part of a password, which no error may repeat.
+        raise ValueError("has a ? before its @: write %3F for it in the password, and %40 for an @ behind a ?")
+    found: dict[str, str | bool] = dict(parse_qsl(query, keep_blank_values=True))
     known = TLS_PARAMETERS if url.startswith("rediss") else ()
     for name in found:
         if name not in known:

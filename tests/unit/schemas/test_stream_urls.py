@@ -64,6 +64,17 @@ def test_what_is_wrong_with_a_cluster_is_named(url: str, why: str) -> None:
         load_settings(database_url="postgresql://host/db", redis_url=BROKER, streams_url=url)
 
 
+@pytest.mark.parametrize("password", ["x?secret", "secret?x", "x?secret=secret", "x?ssl_ca_certs=secret"])
+def test_a_password_with_a_question_mark_is_not_repeated(password: str) -> None:
+    """What stands behind an unescaped `?` is no parameter, and no error names it, nor what stands before it."""
+    url = f"rediss+cluster://user:{password}@one:7000"
+    with pytest.raises(ValueError, match=re.escape("write %3F")) as trainers:
+        TrainerSettings.from_env({"STREAMS_URL": url})
+    with pytest.raises(WrongSettings, match=re.escape("write %3F")) as workers:
+        load_settings(database_url="postgresql://host/db", redis_url=BROKER, streams_url=url)
+    assert "secret" not in f"{trainers.value} {workers.value}"
+
+
 def test_trainers_send_to_the_streams_and_ring_at_the_broker() -> None:
     """STREAMS_URL is where messages go and what the spool remembers; without it that is REDIS_URL."""
     both = TrainerSettings.from_env({"REDIS_URL": BROKER, "STREAMS_URL": CLUSTER})
