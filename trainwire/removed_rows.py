@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from stores.loki import part_of, parts_of, seq_of
 from stores.loki_query import LokiLine
+from trainwire.row_sums import Ranges, sum_up
 
 MANY: Final = 255
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,8 @@ class RemovedRows:
 
     def sum_up(self, dead_lettered: Collection[int]) -> Removed:
         """Say where each row is."""
-        rows = in_loki = dead = 0
-        gone, twice = array("Q"), array("Q")
-        for seq, fewest, most in self._rows():
-            rows += 1
-            if most > 1:
-                twice.append(seq)
-            if fewest:
-                in_loki += 1
-            elif seq in dead_lettered:
-                dead += 1
-            else:
-                gone.append(seq)
-        return Removed(rows, in_loki, dead, ranges_of(gone), ranges_of(twice))
+        found = sum_up(self._rows(), dead_lettered)
+        return Removed(found.rows, found.in_loki, found.dead_lettered, found.missing, found.twice)
 
     def _rows(self) -> Iterator[tuple[int, int, int]]:
         """Yield each row with the fewest and the most copies that Loki has of one of its parts."""
@@ -78,19 +65,3 @@ class RemovedRows:
             for seq in range(first, last + 1):
                 parts, whole = self._parts.get(seq, b"\0"), self._copies[seq]
                 yield seq, max(min(parts), whole), max(*parts, whole)
-
-
-def ranges_of(seqs: Iterable[int]) -> Ranges:
-    """Return ascending numbers as ranges."""
-    ranges: list[tuple[int, int]] = []
-    for seq in seqs:
-        if ranges and seq == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], seq)
-        else:
-            ranges.append((seq, seq))
-    return tuple(ranges)
-
-
-def count(ranges: Ranges) -> int:
-    """Return how many numbers are in ranges."""
-    return sum(last - first + 1 for first, last in ranges)

@@ -12,7 +12,8 @@ from itertools import chain
 from stores.completeness import shown_ranges
 from stores.loki import part_of, seq_of
 from stores.loki_query import LokiLine
-from trainwire.removed_rows import MANY, Ranges, Removed, RemovedRows, count, ranges_of
+from trainwire.removed_rows import MANY, Removed, RemovedRows
+from trainwire.row_sums import Ranges, count, ranges_of, sum_up
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import entries_of
 
@@ -154,28 +155,15 @@ class _Ledger:
 
     def sum_up(self, confirmed_seq: int, dead_lettered: Collection[int]) -> Comparison:
         """Say where each row is."""
-        rows = in_loki = dead = waiting = 0
+        found = sum_up(self._rows(), dead_lettered, confirmed_seq)
         removed = self._removed.sum_up(dead_lettered)
-        missing, twice = array("Q"), array("Q")
-        for seq, fewest, most in self._rows():
-            rows += 1
-            if most > 1:
-                twice.append(seq)
-            if fewest:
-                in_loki += 1
-            elif seq in dead_lettered:
-                dead += 1
-            elif seq > confirmed_seq:
-                waiting += 1
-            else:
-                missing.append(seq)
         return Comparison(
-            in_postgres=rows,
-            in_loki=in_loki,
-            dead_lettered=dead,
-            waiting=waiting,
-            missing=ranges_of(missing),
-            twice=removed.twice + ranges_of(twice),
+            in_postgres=found.rows,
+            in_loki=found.in_loki,
+            dead_lettered=found.dead_lettered,
+            waiting=found.waiting,
+            missing=found.missing,
+            twice=removed.twice + found.twice,
             different=ranges_of(sorted(self._different)),
             unknown=ranges_of(sorted(set(self._unknown))),
             unnumbered=self._unnumbered,

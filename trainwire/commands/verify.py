@@ -19,7 +19,7 @@ from trainwire.commands.options import AsJson, DataDir, JobId, Sink, servers, wr
 from trainwire.database import reading, settings_for
 from trainwire.errors import Problem
 from trainwire.loki import reading_loki
-from trainwire.removed_rows import Ranges, count
+from trainwire.row_sums import Ranges, count
 from trainwire.terminal import one_line, say
 from trainwire.verification import Comparison, compare
 from workers.cursors import read_cursors

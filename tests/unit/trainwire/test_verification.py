@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
-from trainwire.removed_rows import ranges_of
+from trainwire.row_sums import ranges_of
 from trainwire.verification import Comparison, compare
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
