@@ -6,22 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
 from schemas.events import LogLine as EventLine
 from schemas.tables import delivery_cursors, training_jobs, training_logs
 from stores.logs import LogFilter, LogLine
+from stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
 from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines, read_newest
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MARGIN_NS: Final = 10**9
-MAX_AGE: Final = timedelta(days=7)
-"""No sender of ours gives Loki a line that is older: `workers.sinks.loki_lines.MAX_AGE_NS`."""
-MAX_FUTURE: Final = timedelta(minutes=10)
-"""Nor one that is more ahead of the clock."""
 MAX_DIGITS: Final = 18
 UNNUMBERED: Final = 0
 FIRST_SEQ: Final = 1
@@ -33,7 +30,7 @@ def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: st
     Where rows are gone, all times are asked for that Loki can have had of the job. Postgres is asked together with
     the first line.
     """
-    start_ns, end_ns = _range_ns(connection, job_id)
+    start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
 
 
@@ -49,8 +46,9 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
 
 def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[EventLine]:
     """Return the last lines that Loki has of a job, oldest first, as events carry them; split ones are joined."""
-    start_ns, _ = _range_ns(connection, job_id)
-    newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id), limit)
+    times = _row_times(connection, job_id)
+    start_ns, _ = _range_ns(connection, job_id, times)
+    newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id, times), limit)
     return [_event_line(line, text) for line, text in whole_lines(newest)][-limit:]
 
 
@@ -124,30 +122,39 @@ def _log_line(line: LokiLine, content: str) -> LogLine:
     )
 
 
-def _range_ns(connection: Connection, job_id: int) -> tuple[int, int]:
-    jobs, rows = training_jobs.c, training_logs.c
+class _RowTimes(NamedTuple):
+    """The first and the last time of the rows that Postgres has of a job, and their first number."""
+
+    first: datetime | None
+    last: datetime | None
+    first_seq: int | None
+
+
+def _row_times(connection: Connection, job_id: int) -> _RowTimes:
+    rows = training_logs.c
     times = select(func.min(rows.logged_at), func.max(rows.logged_at), func.min(rows.seq))
-    first, last, first_seq = connection.execute(times.where(rows.job_id == job_id)).one()
-    known = select(jobs.created_at).where(jobs.id == job_id)
+    return _RowTimes(*connection.execute(times.where(rows.job_id == job_id)).one())
+
+
+def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[int, int]:
     now = datetime.now(UTC)
-    if first_seq != FIRST_SEQ:
+    start_ns, end_ns = _ns(times.first or now), _ns(times.last or now)
+    if times.first_seq != FIRST_SEQ:
         # A row is delivered after its job began, with a time that Loki takes then.
+        known = select(training_jobs.c.created_at).where(training_jobs.c.id == job_id)
         began = connection.execute(known).scalar_one_or_none() or now
-        first = min(first or now, began - MAX_AGE)
-        last = max(last or now, now + MAX_FUTURE)
-    return _ns(first) - MARGIN_NS, _ns(last) + MARGIN_NS
+        start_ns, end_ns = min(start_ns, _ns(began) - MAX_AGE_NS), max(end_ns, _ns(now) + MAX_FUTURE_NS)
+    return start_ns - MARGIN_NS, end_ns + MARGIN_NS
 
 
-def _newest_ns(connection: Connection, job_id: int) -> int:
+def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
     """Return the time of the newest row that Postgres has or, where it has none, that Loki was sent."""
-    newest = select(func.max(training_logs.c.logged_at)).where(training_logs.c.job_id == job_id)
-    last = connection.execute(newest).scalar_one()
-    if last is not None:
-        return _ns(last) + MARGIN_NS
+    if times.last is not None:
+        return _ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c
     sent = select(cursor.newest_ns).where(cursor.sink == "loki", cursor.job_id == job_id)
-    times = connection.execute(sent).scalar_one_or_none() or {}
-    return max(times.values(), default=_ns(datetime.now(UTC) + MAX_FUTURE)) + MARGIN_NS
+    newest = connection.execute(sent).scalar_one_or_none() or {}
+    return max(newest.values(), default=_ns(datetime.now(UTC)) + MAX_FUTURE_NS) + MARGIN_NS
 
 
 def _ns(at: datetime) -> int:

@@ -1,4 +1,4 @@
-"""What Loki shows of its own configuration, and what follows from it."""
+"""Loki's configuration: limits that it has by default, what it shows of it, and what follows from that."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from stores.loki_http import LokiHttp
 
 OK: Final = 200
 NO_LIMIT: Final = "0s"
+MAX_AGE_NS: Final = 7 * 24 * 3600 * 10**9
+"""Loki's `reject_old_samples_max_age` by default: it takes nothing older."""
+MAX_FUTURE_NS: Final = 600 * 10**9
+"""Loki's `creation_grace_period` by default: nor what is more ahead of its clock."""
 
 
 def shown_config(http: LokiHttp) -> str | None:

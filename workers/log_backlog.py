@@ -11,12 +11,12 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
+from stores.loki_config import MAX_FUTURE_NS
 from workers import cursors
 from workers.cursors import DeliveryCursor
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
 from workers.sinks.loki_lines import (
     ENTRY_OVERHEAD_BYTES,
-    MAX_FUTURE_NS,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
     MAX_PUSH_BYTES,

@@ -151,12 +151,15 @@ class Verification:
         for _ in range(READS):
             with self._engine.begin() as connection:
                 due = checkpoints.due_files(connection, READ_FILES)
-                aside = [file for file in due if self._is_elsewhere(file)]
-                findings = [self._set_aside(file) for file in aside]
+                ours: list[UnverifiedFile] = []
+                elsewhere: list[UnverifiedFile] = []
+                for file in due:
+                    (elsewhere if self._is_elsewhere(file) else ours).append(file)
+                findings = [self._set_aside(file) for file in elsewhere]
                 checkpoints.record(connection, findings)
             report.count(findings)
-            if len(aside) < READ_FILES:
-                return [file for file in due if file not in aside][:limit]
+            if len(elsewhere) < READ_FILES:
+                return ours[:limit]
         return []
 
     def _is_elsewhere(self, file: UnverifiedFile) -> bool:

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
 from workers.sinks.base import RefusedRow
 from workers.sinks.log_rows import LogRow, PackedLines
 
 SECOND_NS: Final = 10**9
 MINUTE_NS: Final = 60 * SECOND_NS
-MAX_AGE_NS: Final = 7 * 24 * 60 * MINUTE_NS
-MAX_FUTURE_NS: Final = 10 * MINUTE_NS
 WINDOW_NS: Final = 50 * MINUTE_NS
 LATE_AFTER_NS: Final = 54 * MINUTE_NS
 SPAN_NS: Final = 58 * MINUTE_NS
