@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Header, Query
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query
 from starlette.responses import Response
 
 from gateway import examples
@@ -48,64 +49,56 @@ _LOOK_S = 0.02
 _MOST_LOOK_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What every callback comes with, besides its body."""
+
+    found: Resources
+    job_id: int
+    later: BackgroundTasks
+    key: str | None
+    wait_s: float
+
+
+async def _call(found: Found, job_id: JobId, later: BackgroundTasks, key: Key = None, wait_s: WaitS = 0) -> Call:
+    # Async, for FastAPI runs others in the readers' threads, which may all be waiting.
+    return Call(found, job_id, later, key, wait_s)
+
+
+Called = Annotated[Call, Depends(_call)]
+
+
 @router.post("/jobs/{job_id}/callback/progress", status_code=202, responses=_ANSWERS)
-async def progress(
-    found: Found,
-    job_id: JobId,
-    body: ProgressCallback,
-    later: BackgroundTasks,
-    *,
-    key: Key = None,
-    wait_s: WaitS = 0,
-) -> Response:
+async def progress(call: Called, body: ProgressCallback) -> Response:
     """Say how far a training is, and its newest metrics. The first word of a job makes it."""
-    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
+    return await _take(call, body)
 
 
 @router.post("/jobs/{job_id}/callback/completion", status_code=202, responses=_ANSWERS)
-async def completion(
-    found: Found,
-    job_id: JobId,
-    body: CompletionCallback,
-    later: BackgroundTasks,
-    *,
-    key: Key = None,
-    wait_s: WaitS = 0,
-) -> Response:
+async def completion(call: Called, body: CompletionCallback) -> Response:
     """Say how a training ended."""
-    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
+    return await _take(call, body)
 
 
 @router.post("/jobs/{job_id}/callback/logs", status_code=202, responses=_ANSWERS)
-async def logs(
-    found: Found, job_id: JobId, body: LogsCallback, later: BackgroundTasks, *, key: Key = None, wait_s: WaitS = 0
-) -> Response:
+async def logs(call: Called, body: LogsCallback) -> Response:
     """Say log lines."""
-    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
+    return await _take(call, body)
 
 
 @router.post("/jobs/{job_id}/callback/checkpoint", status_code=202, responses=_ANSWERS)
-async def checkpoint(
-    found: Found,
-    job_id: JobId,
-    body: CheckpointCallback,
-    later: BackgroundTasks,
-    *,
-    key: Key = None,
-    wait_s: WaitS = 0,
-) -> Response:
+async def checkpoint(call: Called, body: CheckpointCallback) -> Response:
     """Say that a checkpoint has been saved."""
-    return await _take(found, job_id, body, later, key=key, wait_s=wait_s)
+    return await _take(call, body)
 
 
-async def _take(
-    found: Resources, job_id: int, body: AnyCallback, later: BackgroundTasks, *, key: str | None, wait_s: float
-) -> Response:
+async def _take(call: Call, body: AnyCallback) -> Response:
     """Put what was said on the streams, in threads of the callbacks' own: who reads much holds up no trainer."""
+    found, job_id = call.found, call.job_id
 
     def put() -> Taken:
         said = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
-        once = None if key is None else Idempotency(key, hashlib.sha256(said).hexdigest())
+        once = None if call.key is None else Idempotency(call.key, hashlib.sha256(said).hexdigest())
         return found.callbacks.put(job_id, body.attempt, body.messages(), once)
 
     async def ring() -> None:
@@ -113,14 +106,14 @@ async def _take(
 
     taken = await to_thread.run_sync(put, limiter=found.callback_threads)
     headers = {"Idempotency-Replayed": "true"} if taken.is_repeated else None
-    if wait_s:
+    if call.wait_s:
         await ring()
-        if await _is_stored_within(found, taken, wait_s):
+        if await _is_stored_within(found, taken, call.wait_s):
             return json_answer(Stored(job_id=job_id), 200, headers)
     else:
-        later.add_task(ring)
+        call.later.add_task(ring)
     answer = json_answer(Accepted(job_id=job_id), 202, headers)
-    answer.background = later
+    answer.background = call.later
     return answer
 
 

@@ -42,6 +42,9 @@ class JobList {
     this.feed = new Feed("/jobs/ws", { onEvent, onState });
     this.connection.onRetry = () => this.feed.wake();
     this.feed.open();
+    const onEnd = () => setTimeout(() => this.#release()); // after the click, which comes with it
+    for (const end of ["pointerup", "pointercancel"])
+      window.addEventListener(end, onEnd, { signal: this.closing.signal });
     this.timer = setInterval(() => this.#refreshAll(), TICK_MS);
     this.unbind = bindKeys({
       "/": ["search", () => this.name.focus()],
@@ -77,7 +80,7 @@ class JobList {
         status || "all",
       ),
     );
-    this.body = h("tbody", { on: { pointerdown: () => this.#press() } });
+    this.body = h("tbody", { on: { pointerdown: () => (this.isPressed = true) } });
     this.table = h(
       "table",
       { class: "jobs" },
@@ -172,21 +175,13 @@ class JobList {
     return [...this.jobs.values()].filter(fits).sort(byAge);
   }
 
-  // A row that is replaced between the press and the release of a button would get no click.
-  #press() {
-    this.isPressed = true;
-    const release = () => setTimeout(() => this.#release());
-    for (const end of ["pointerup", "pointercancel"])
-      window.addEventListener(end, release, { once: true, signal: this.closing.signal });
-  }
-
   #release() {
     this.isPressed = false;
     this.draw();
   }
 
   #draw() {
-    if (this.isPressed) return;
+    if (this.isPressed) return; // a row that is replaced between the press and the release would get no click
     const jobs = this.#shown();
     this.table.hidden = jobs.length === 0;
     this.more.hidden = this.next === null || this.next === undefined || Boolean(this.problem);
