@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import IO, Final, TextIO
+from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from ingest.batches import LogType
 from ingest.lines import LineCutter
 from ingest.repeats import RepeatFolder
-from ingest.run import Run
+
+if TYPE_CHECKING:
+    from ingest.run import Run
 
 CHUNK_BYTES: Final = 64 * 1024
 _GLANCE_S: Final = 0.05
@@ -71,6 +73,10 @@ class OutputPipe:
                 self._take_last()
                 if not self.has_ended:
                     _swallow(self._pipe)
+
+    def abandon(self) -> None:
+        """Close the pipe in a forked child, which has no thread to read it."""
+        self._pipe.close()
 
     def _read(self) -> None:
         with self._pipe:

@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from signal import SIGTERM
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from ingest.batches import LogType
-from ingest.capture import Capture, NoCapture
 from ingest.checkpoints import checkpoint_at
 from ingest.completion import Ending, completion, ending, ending_at_exit
 from ingest.exits import TERMINATED, finish_with_multiprocessing, note_exits, terminations
@@ -28,6 +27,9 @@ from ingest.strict import NotStored
 from ingest.uploads import UploadChoice
 from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS
 from schemas.messages import Metrics, Point, Progress
+
+if TYPE_CHECKING:
+    from ingest.capture import Capture
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
@@ -75,7 +77,8 @@ class Run:
         self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         self.rank = settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT)
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
-        self._is_captured = settings.is_captured
+        # A launcher captures for its own job only.
+        self._is_captured = settings.is_captured and settings.job_id in (None, self.job_id)
         self._is_strict = settings.strict
         self._capture: Capture | None = None
         self._history = History(epochs)
@@ -188,10 +191,15 @@ class Run:
         self._session.take_checkpoint(described, _checked_choice(upload))
 
     def capture_output(self) -> Capture:
-        """Take what this process prints as log lines too, until the run or the returned block ends."""
+        """Log the output of this process and its subprocesses too, until the run or the returned block ends.
+
+        Everything that is written to stdout and stderr is logged, by C code and subprocesses as well, and shown as
+        before (docs/capture.md). Under `trainwire run` it does nothing: the launcher logs the same lines.
+        """
         if self._capture is None:
-            # Under the launcher the same lines arrive through its pipes.
-            self._capture = NoCapture() if self._is_captured else Capture(self._session.take_printed)
+            from ingest.capture import Capture, NoCapture  # noqa: PLC0415 - ctypes and subprocess cost 20 ms
+
+            self._capture = NoCapture() if self._is_captured else Capture(self)
             renew_in_children(self._capture)
         return self._capture
 

@@ -186,7 +186,7 @@ from ingest import Run
 with Run(42) as run:
     run.log("parent")
     run.capture_output()
-    print("unfinished", end="")
+    print("unfinished", end="", flush=True)
     child = os.fork()
     if child == 0:
         run.log("child")

@@ -1,7 +1,8 @@
-"""A process's own output as log lines."""
+"""Streams of Python's own as log lines, where they have no descriptor: pytest replaces them, as notebooks do."""
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from ingest import TrainerSettings
-from ingest.capture import Tee
+from ingest.tee import Tee
 
 
 def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,9 +22,9 @@ def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.Capt
         sys.stderr.write("oops\n")
         print("tail", end="")
     print("not taken")
-    assert [(body.log_type, body.lines) for body in told.bodies("logs")] == [
-        ("stdout", ["hello"]),
+    assert sorted((body.log_type, body.lines) for body in told.bodies("logs")) == [
         ("stderr", ["oops"]),
+        ("stdout", ["hello"]),
         ("stdout", ["tail"]),
     ]
     assert capsys.readouterr() == ("hello\ntailnot taken\n", "oops\n")
@@ -36,27 +37,38 @@ def test_printed_levels_are_read(tell: Callable[..., Any]) -> None:
         print("INFO:root:hello\nplain")
     told.run.log("INFO:root:hello", level="DEBUG")
     told.run.log("INFO:root:hello")
-    (body,) = told.bodies("logs")
-    assert body.levels == ["INFO", None, "DEBUG", None]
+    levels = [level for body in told.bodies("logs") for level in body.levels or [None] * len(body.lines)]
+    assert levels == ["INFO", None, "DEBUG", None]
+
+
+def test_a_handler_that_was_made_before_is_captured(tell: Callable[..., Any]) -> None:
+    """The stream stays the same object, so whoever holds it from before the capture is captured too."""
+    told = tell()
+    handler = logging.StreamHandler(sys.stderr)
+    with told.run.capture_output():
+        handler.handle(logging.LogRecord("train", logging.INFO, "", 0, "made before", None, None))
+    handler.handle(logging.LogRecord("train", logging.INFO, "", 0, "after the end", None, None))
+    assert told.lines() == ["made before"]
 
 
 def test_finish_restores_the_streams(tell: Callable[..., Any]) -> None:
-    """After the run the process has its own streams again."""
-    before = sys.stdout, sys.stderr
+    """After the run the process has its own streams again, with their own methods."""
+    before = sys.stdout, sys.stderr, sys.stdout.write
     told = tell()
     told.run.capture_output()
-    assert isinstance(sys.stdout, Tee)
-    assert sys.stdout.encoding == before[0].encoding
+    assert sys.stdout.write != before[2]
     told.run.finish(timeout_s=0)
-    assert (sys.stdout, sys.stderr) == before
+    assert (sys.stdout, sys.stderr, sys.stdout.write) == before
 
 
 def test_under_the_launcher_nothing_is_taken_twice(tell: Callable[..., Any]) -> None:
-    """Where the launcher captures, capture_output leaves the streams alone."""
-    settings = TrainerSettings(redis_url="redis://127.0.0.1:1/0", is_captured=True)
-    before = sys.stdout
-    with tell(settings=settings).run.capture_output():
-        assert sys.stdout is before
+    """Where the launcher captures for this job, capture_output does nothing; another job's output is its own."""
+    settings = TrainerSettings(redis_url="redis://127.0.0.1:1/0", is_captured=True, job_id=42)
+    same, other = tell(settings=settings), tell(job_id=43, settings=settings)
+    with same.run.capture_output(), other.run.capture_output():
+        print("hello")
+    assert same.lines() == []
+    assert other.lines() == ["hello"]
 
 
 def test_a_taker_that_prints_does_not_recurse(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,12 +77,35 @@ def test_a_taker_that_prints_does_not_recurse(capsys: pytest.CaptureFixture[str]
 
     def take(lines: Any, _log_type: Any, _ts: int) -> None:
         taken.extend(lines)
-        tee.write("from within\n")
+        print("from within")
 
-    tee = Tee(sys.stdout, "stdout", take)
-    tee.write("hello\n")
+    tee = Tee("stdout", take)
+    print("hello")
+    tee.stop()
     assert taken == ["hello"]
     assert capsys.readouterr().out == "hello\nfrom within\n"
+
+
+def test_a_stream_that_cannot_be_changed_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object with slots takes no new method: another stream stands in sys until the end."""
+
+    class Slotted:
+        __slots__ = ("text",)
+
+        def __init__(self) -> None:
+            self.text = io.StringIO()
+
+        def write(self, text: str) -> int:
+            return self.text.write(text)
+
+    stream, taken = Slotted(), list[str]()
+    monkeypatch.setattr(sys, "stdout", stream)
+    tee = Tee("stdout", lambda lines, _log_type, _ts: taken.extend(lines))
+    print("hello")
+    assert vars(sys)["stdout"] is tee
+    tee.stop()
+    assert vars(sys)["stdout"] is stream
+    assert (taken, stream.text.getvalue()) == (["hello"], "hello\n")
 
 
 def test_our_own_warnings_do_not_recurse(tell: Callable[..., Any]) -> None:
