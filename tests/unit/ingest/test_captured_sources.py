@@ -8,7 +8,7 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -68,10 +68,8 @@ class Ended:
         command = [sys.executable, "-c", BEGIN + script, str(result)]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        self.process: Any = subprocess.run(
-            command, env=environment, timeout=TIMEOUT_S, check=False, **options
-        )
-        self.shown: tuple[bytes, bytes] = self.process.stdout, self.process.stderr
+        self.process: Any = subprocess.run(command, env=environment, timeout=TIMEOUT_S, check=False, **options)
+        self.shown = cast("tuple[bytes, bytes]", (self.process.stdout, self.process.stderr))
         self.lines = [tuple(line) for line in json.loads(result.read_text())] if result.exists() else []
 
 
