@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from schemas.messages import Logs, Message, Metrics
 from workers import store
 from workers.batch import Arrival, Batch
 from workers.changes import Change
@@ -17,10 +16,10 @@ from workers.decoding import RawEntry, decode
 from workers.errors import MostlyInvalid, Refused, Unavailable, WrongPooler
 from workers.settings import Settings
 from workers.streams import IngestStream
+from workers.weights import weight_of
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
-_ROW_OVERHEAD_BYTES = 100
 _SMALLEST_READ_BYTES = 64 * 1024
 
 
@@ -116,26 +115,15 @@ class Drain:
         return at_end and len(arrivals) == len(entries)
 
     def _decode(self, entries: Sequence[RawEntry]) -> list[Arrival]:
-        """Decode up to the batch's bytes, now uncompressed; what is beyond is read again next time."""
+        """Decode up to the batch's bytes of memory; what is beyond is read again next time."""
         arrivals: list[Arrival] = []
         room = self._settings.drain_batch_bytes
         for entry in entries:
             if room <= 0:
-                self._read_bytes = max(sum(arrival.raw.size_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
+                self._read_bytes = max(sum(arrival.raw.held_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
                 return arrivals
-            content = decode(self._stream.kind, entry)
+            content, plain_bytes = decode(self._stream.kind, entry)
             arrivals.append(Arrival(entry, content))
-            room -= _weight(content) if isinstance(content, Message) else entry.size_bytes
+            room -= weight_of(content, plain_bytes)
         self._read_bytes = min(self._read_bytes * 2, self._settings.drain_batch_bytes)
         return arrivals
-
-
-def _weight(message: Message) -> int:
-    """About how many bytes the rows of a message take."""
-    match message.body:
-        case Logs(lines=lines):
-            return sum(map(len, lines)) + _ROW_OVERHEAD_BYTES * len(lines)
-        case Metrics(points=points):
-            return sum(_ROW_OVERHEAD_BYTES + 30 * len(point.values) for point in points)
-        case _:
-            return _ROW_OVERHEAD_BYTES

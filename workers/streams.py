@@ -62,7 +62,7 @@ class IngestStream:
             entries.extend(page)
             if len(page) < count:
                 return entries, True
-            size += sum(entry.size_bytes for entry in page)
+            size += sum(entry.held_bytes for entry in page)
             start = f"({page[-1].entry_id}"
             fitting = (max_bytes - size) * len(entries) // max(size, 1) + 1
             count = min(max(fitting, 1), count * 8, _LARGEST_PAGE)
