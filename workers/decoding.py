@@ -76,11 +76,12 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Rejected, int]:
     size_bytes = 0
     try:
         envelope = open_envelope(raw.fields)
-        size_bytes = MAX_BODY_BYTES  # where it is found to be larger
         plain = plain_body(envelope)
         size_bytes = len(plain)
         body = _body(kind, envelope.encoding, plain)
     except InvalidMessage as exc:
+        if exc.reason == "too-large":
+            size_bytes = size_bytes or MAX_BODY_BYTES  # it was decompressed so far
         return _rejected(raw, envelope, exc.reason, str(exc)), size_bytes
     except _OF_THE_ENTRY as exc:
         # Nobody thought of this one; as an exception it would stop its stream.
