@@ -90,6 +90,14 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Rejected, int]:
     return Message(kind, envelope.job_id, envelope.attempt, envelope.source, envelope.seq, body), size_bytes
 
 
+def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
+    """Return the entry as one that is not to be decoded, with its envelope where that can be read."""
+    try:
+        return _rejected(raw, open_envelope(raw.fields), reason, detail)
+    except InvalidMessage:
+        return _rejected(raw, None, reason, detail)
+
+
 def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str) -> Rejected:
     detail = detail[:MAX_DETAIL_CHARS]
     if envelope is None:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import structlog
 from sqlalchemy import Engine
 
 from workers import store
 from workers.batch import Arrival, Batch
 from workers.changes import Change
-from workers.decoding import RawEntry, decode
+from workers.decoding import RawEntry, Rejected, decode, rejected
 from workers.errors import MostlyInvalid, Refused, Unavailable, WrongPooler
+from workers.examination import examine
 from workers.settings import Settings
 from workers.streams import IngestStream
+from workers.trials import MAX_CONVICTS, Caution, Trials
 from workers.weights import weight_of
+
+log = structlog.get_logger("workers.drain")
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
 _SMALLEST_READ_BYTES = 64 * 1024
+_MAX_CRASHES = 40
+"""Of one run: more than it takes to find one entry after the other that crashes its drain."""
 
 
 @dataclass(slots=True)
@@ -55,13 +62,30 @@ class Drain:
         self._clock = clock
         self._on_commit = on_commit
         self._read_bytes = settings.drain_batch_bytes
+        self._trials = Trials(stream.client, stream.key)
+        self._last_crash: Exception | None = None
 
     def run(self) -> Drained:
-        """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage."""
+        """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage.
+
+        A crash is tried again with ever fewer entries, until the one that causes it is found (`workers.trials`).
+        """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
+        crashes = 0
         while True:
-            at_end = self._transaction(total)
+            try:
+                at_end = self._transaction(total)
+            except (Unavailable, MostlyInvalid):
+                raise
+            except Exception as exc:
+                crashes += 1
+                if crashes >= _MAX_CRASHES or self._clock() >= deadline:  # a time limit of the task, for one
+                    raise
+                if self._last_crash is None:
+                    log.exception("drain.crashed", stream=self._stream.key)
+                self._last_crash = exc
+                continue
             # Whoever rang while we held the lease found it taken, so their news is ours to read.
             if total.leased_elsewhere or (at_end and not self._stream.bell_rang()):
                 return total
@@ -73,10 +97,9 @@ class Drain:
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try_transaction(total)
-            except WrongPooler:
-                raise
-            except Unavailable:
-                if attempt == _TRIES:
+            except Unavailable as exc:
+                self._trials.pause()
+                if attempt == _TRIES or isinstance(exc, WrongPooler):
                     raise
             except MostlyInvalid as exc:
                 with suppress(Unavailable):  # a full Redis; the reason is logged all the same
@@ -94,18 +117,27 @@ class Drain:
                 return True
             began = self._clock()
             self._stream.silence_bell()
-            entries, at_end = self._stream.read(self._read_bytes)
-            arrivals = self._decode(entries)
+            caution = self._trials.begin()
+            entries, at_end = self._stream.read(self._read_bytes, caution.most)
+            examined, verdicts = self._examined(caution, entries)
+            arrivals = self._decode(examined, verdicts)
             if not arrivals:
+                self._trials.forget()
                 return True
             batch = Batch(connection, self._stream.kind, arrivals)
-            batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            try:
+                batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            except MostlyInvalid:
+                self._trials.forget()
+                raise
+            self._check_convicts(caution, len(arrivals))
             through_id = arrivals[-1].raw.entry_id
             size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
             seconds = self._clock() - began
             taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
             store.move_cursor(connection, self._stream.key, through_id, taken)
         self._stream.settle(batch.acks(), through_id)
+        self._trials.succeed(len(arrivals), found_one=bool(verdicts))
         total.entries += len(arrivals)
         total.stored += batch.stored
         total.duplicates += batch.duplicates
@@ -114,7 +146,49 @@ class Drain:
             self._on_commit(batch.changes())
         return at_end and len(arrivals) == len(entries)
 
-    def _decode(self, entries: Sequence[RawEntry]) -> list[Arrival]:
+    def _examined(
+        self, caution: Caution, entries: Sequence[RawEntry]
+    ) -> tuple[Sequence[RawEntry], dict[str, Rejected]]:
+        """Return the entries to take, and by their ids those of them that end their drains.
+
+        The last to be taken is the one that the examination finds: what follows was not examined.
+        """
+        others = [entry for entry in entries if entry.entry_id not in caution.convicts]
+        if caution.is_last_straw and others:
+            self._trials.convict(others.pop(0).entry_id)
+        verdicts = {
+            entry.entry_id: rejected(entry, "ends-drain", self._detail())
+            for entry in entries
+            if entry.entry_id in caution.convicts
+        }
+        culprit = examine(self._stream.kind, others) if caution.examine and others else None
+        if culprit is None:
+            return entries, verdicts
+        entry = others[culprit.index]
+        log.error("drain.culprit", stream=self._stream.key, entry_id=entry.entry_id, reason=culprit.reason)
+        verdicts[entry.entry_id] = rejected(entry, culprit.reason, culprit.detail)
+        return entries[: entries.index(entry) + 1], verdicts
+
+    def _detail(self) -> str:
+        crash = self._last_crash
+        how = "was killed or timed out" if crash is None else f"failed with {type(crash).__name__}: {crash}"
+        return f"each drain of this entry alone {how}"
+
+    def _check_convicts(self, caution: Caution, arrivals: int) -> None:
+        """Raise `MostlyInvalid` where nothing shows that it is the fault of the entries and not ours."""
+        if not caution.convicts or arrivals > len(caution.convicts):
+            return
+        if len(caution.convicts) >= MAX_CONVICTS:
+            self._trials.forget()
+        else:
+            self._trials.pause()
+        raise MostlyInvalid(
+            f"{len(caution.convicts)} entries of {self._stream.key} end their drains, the first "
+            f"({caution.convicts[0]}): {self._detail()}. Nothing was taken from the stream: they become dead letters "
+            "once another entry can be stored"
+        ) from self._last_crash
+
+    def _decode(self, entries: Sequence[RawEntry], verdicts: Mapping[str, Rejected]) -> list[Arrival]:
         """Decode up to the batch's bytes of memory; what is beyond is read again next time."""
         arrivals: list[Arrival] = []
         room = self._settings.drain_batch_bytes
@@ -122,6 +196,9 @@ class Drain:
             if room <= 0:
                 self._read_bytes = max(sum(arrival.raw.held_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
                 return arrivals
+            if known := verdicts.get(entry.entry_id):
+                arrivals.append(Arrival(entry, known))
+                continue
             content, plain_bytes = decode(self._stream.kind, entry)
             arrivals.append(Arrival(entry, content))
             room -= weight_of(content, plain_bytes)

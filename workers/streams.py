@@ -42,13 +42,15 @@ class IngestStream:
     """One stream of one kind and shard."""
 
     def __init__(self, client: redis.Redis, kind: Kind, shard: int) -> None:
-        self._client = client
+        self.client = self._client = client
         self.kind = kind
         self.shard = shard
         self.key = stream_key(kind, shard)
 
-    def read(self, max_bytes: int) -> tuple[list[RawEntry], bool]:
+    def read(self, max_bytes: int, most: int | None = None) -> tuple[list[RawEntry], bool]:
         """Return the oldest entries, about as many as fit into `max_bytes`, and whether these are all.
+
+        There are at most `most` of them.
 
         Always from the start: what is committed has been trimmed, so what is here is news, or a resend that
         the positions know. That holds too for a stream born anew with ids below the cursor.
@@ -57,7 +59,8 @@ class IngestStream:
         size = 0
         count = _FIRST_PAGE
         start = "-"
-        while size < max_bytes:
+        while size < max_bytes and (most is None or len(entries) < most):
+            count = count if most is None else min(count, most - len(entries))
             page = self._page(start, count)
             entries.extend(page)
             if len(page) < count:
