@@ -120,6 +120,8 @@ class Drain:
             caution = self._trials.begin()
             entries, at_end = self._stream.read(self._read_bytes, caution.most)
             examined, verdicts = self._examined(caution, entries)
+            if len(caution.convicts) >= MAX_CONVICTS:
+                self._check_convicts(caution, 0)
             arrivals = self._decode(examined, verdicts)
             if not arrivals:
                 self._trials.forget()
@@ -137,14 +139,15 @@ class Drain:
             taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
             store.move_cursor(connection, self._stream.key, through_id, taken)
         self._stream.settle(batch.acks(), through_id)
-        self._trials.succeed(len(arrivals), found_one=bool(verdicts))
+        is_all = at_end and len(arrivals) == len(entries)
+        self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
         total.entries += len(arrivals)
         total.stored += batch.stored
         total.duplicates += batch.duplicates
         total.dead_lettered += len(batch.letters)
         if self._on_commit is not None and batch.stored:
             self._on_commit(batch.changes())
-        return at_end and len(arrivals) == len(entries)
+        return is_all
 
     def _examined(
         self, caution: Caution, entries: Sequence[RawEntry]

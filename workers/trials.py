@@ -90,15 +90,18 @@ class Trials:
         self._caution.convicts.append(entry_id)
         self._note(begun=1, convicts=",".join(self._caution.convicts))
 
-    def succeed(self, entries: int, *, found_one: bool) -> None:
-        """Note the commit of a transaction with so many entries; `found_one`: the examination found a culprit."""
+    def succeed(self, entries: int, *, found_one: bool, is_all: bool) -> None:
+        """Note the commit of a transaction with so many entries.
+
+        `found_one`: one of them ended its drains; `is_all`: the stream had no others.
+        """
         left = self._left - entries
         self._is_begun = False
-        if self._caution.most is not None and left > 0 and not self._caution.convicts:
+        if self._caution.most is not None and left > 0 and not found_one and not is_all:
             self._note(begun=0, left=left)
         else:
             self.forget()
-            if found_one:
+            if found_one and not is_all:
                 self._note(begun=1)  # there may be another one: it is looked for before it does harm
 
     def pause(self) -> None:
