@@ -51,12 +51,14 @@ _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
 def encode_entry(message: Message) -> Entry:
     """Return the fields of one XADD for `message`: msgpack, compressed where the body is worth it.
 
-    Raises `InvalidMessage` where a text or a number has no msgpack form (a lone surrogate, 2**64).
+    Raises `InvalidMessage` where a text or a number has no msgpack form (a lone surrogate, 2**64), and where the
+    body is larger than workers take it.
     """
     try:
         body = _encode_msgpack(message.body)
     except (UnicodeEncodeError, OverflowError, TypeError) as exc:
         raise InvalidMessage("unencodable", f"{message.kind} of job {message.job_id}: {exc}") from exc
+    _check_amount("body", "bytes", len(body), MAX_BODY_BYTES)
     encoding: Encoding = "msgpack"
     if len(body) > COMPRESS_OVER_BYTES:
         body, encoding = zstandard.compress(body, 1), "msgpack+zstd"
@@ -147,9 +149,7 @@ _undecoded: Final[dict[Kind, type[msgspec.Struct]]] = {
 _split_msgpack: Final = {kind: msgspec.msgpack.Decoder(split).decode for kind, split in _undecoded.items()}
 _split_json: Final = {kind: msgspec.json.Decoder(split).decode for kind, split in _undecoded.items()}
 _field_decoders: Final[dict[Kind, dict[str, Callable[[msgspec.Raw], Any]]]] = {
-    kind: {
-        field.name: msgspec.msgpack.Decoder(field.type).decode for field in msgspec.structs.fields(body_type)
-    }
+    kind: {field.name: msgspec.msgpack.Decoder(field.type).decode for field in msgspec.structs.fields(body_type)}
     for kind, body_type in BODY_TYPES.items()
 }
 _required: Final[dict[Kind, list[str]]] = {
@@ -196,7 +196,9 @@ def _check_msgpack(name: str, value: memoryview) -> None:
         values = [memoryview(point.values) for point in _split_points(value)]
         _check_amount("values of all points", "items", sum(map(msgpack_length, values)), MAX_VALUES)
         # What a point has besides, for instance `values` a second time, is built as well.
-        _check_amount("points without their values", "bytes", len(value) - sum(map(len, values)), MAX_BODY_BYTES // 4)
+        _check_amount(
+            "points without their values", "bytes", len(value) - sum(map(len, values)), MAX_BODY_BYTES // 4
+        )
 
 
 def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:

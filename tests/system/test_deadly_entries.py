@@ -36,11 +36,15 @@ def test_entries_that_kill_the_pool_stop_no_stream(resources: Resources, sender:
             sender.send(logs("kills the decoder"), job=5)
     with workers_running(resources.settings, tmp_path, PYTHONPATH=str(folder)):
         wait_until(
-            lambda: len(rows(resources.engine, training_logs, "seq")) == len(honest), "the honest rows", timeout_s=30
+            lambda: len(rows(resources.engine, training_logs, "seq")) == len(honest),
+            "the honest rows",
+            timeout_s=30,
         )
         sender.send(logs("after it"))
         wait_until(
-            lambda: rows(resources.engine, training_logs, "content")[-1] == "after it", "the next row", timeout_s=10
+            lambda: rows(resources.engine, training_logs, "content")[-1] == "after it",
+            "the next row",
+            timeout_s=10,
         )
     assert rows(resources.engine, training_logs, "content") == [*honest, "after it"]
     assert rows(resources.engine, dead_letters, "reason", order=["id"]) == ["kills-decoder"] * 5
