@@ -8,13 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
+from schemas.messages import Message
 from workers import store
+from workers.ahead import Ahead, heavy_jobs, job_of
 from workers.batch import Arrival, Batch
 from workers.changes import Change
 from workers.decoding import RawEntry, Rejected, decode, rejected
-from workers.errors import MostlyInvalid, Refused, Unavailable, WrongPooler
+from workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
 from workers.examination import examine
 from workers.settings import Settings
 from workers.streams import IngestStream
@@ -63,6 +65,7 @@ class Drain:
         self._on_commit = on_commit
         self._read_bytes = settings.drain_batch_bytes
         self._trials = Trials(stream.client, stream.key)
+        self._ahead = Ahead(stream.client, stream)
         self._last_crash: Exception | None = None
 
     def run(self) -> Drained:
@@ -102,6 +105,8 @@ class Drain:
                 if attempt == _TRIES or isinstance(exc, WrongPooler):
                     raise
             except MostlyInvalid as exc:
+                if not isinstance(exc, DrainsEnd):
+                    self._store_others(total)
                 with suppress(Unavailable):  # a full Redis; the reason is logged all the same
                     self._stream.halt(str(exc))
                 raise
@@ -126,7 +131,9 @@ class Drain:
             if not arrivals:
                 self._trials.forget()
                 return True
-            batch = Batch(connection, self._stream.kind, arrivals)
+            is_all = at_end and len(arrivals) == len(entries)
+            others = [] if is_all or caution.examine else self._others(arrivals)
+            batch = Batch(connection, self._stream.kind, [*arrivals, *others])
             try:
                 batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
             except MostlyInvalid:
@@ -134,20 +141,69 @@ class Drain:
                 raise
             self._check_convicts(caution, len(arrivals))
             through_id = arrivals[-1].raw.entry_id
-            size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
-            seconds = self._clock() - began
-            taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
-            store.move_cursor(connection, self._stream.key, through_id, taken)
+            self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
         self._stream.settle(batch.acks(), through_id)
-        is_all = at_end and len(arrivals) == len(entries)
+        if others:
+            self._ahead.keep(other.raw for other in others)
         self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
-        total.entries += len(arrivals)
+        self._count(total, batch, len(arrivals) + len(others))
+        return is_all
+
+    def _others(self, head: Sequence[Arrival]) -> list[Arrival]:
+        """Return messages of other jobs from behind the head of a backlog that a few jobs fill."""
+        raws = [arrival.raw for arrival in head]
+        heavy = heavy_jobs(raws)
+        if not heavy:
+            return []
+        entry_bytes = sum(raw.held_bytes for raw in raws) // len(raws)
+        return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy, entry_bytes))
+
+    def _store_others(self, total: Drained) -> None:
+        """Store the valid messages of a stream whose head is garbage, of jobs that have no invalid ones."""
+        with suppress(Unavailable, MostlyInvalid), store.postgres_errors(), self._engine.begin() as connection:
+            if not store.take_lease(connection, self._stream.key):
+                return
+            began = self._clock()
+            entries, _ = self._stream.read(self._read_bytes)
+            arrivals = self._decode(entries, {})
+            guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
+            found = self._ahead.look("0-0", guilty, 1024)
+            others = [other for other in self._decoded_ahead(found) if isinstance(other.content, Message)]
+            if not others:
+                return
+            batch = Batch(connection, self._stream.kind, others)
+            batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            last_id = store.last_id_of(connection, self._stream.key)
+            self._move_cursor(connection, last_id, others, batch, began)
+        self._stream.acknowledge(batch.acks())
+        self._ahead.keep(other.raw for other in others)
+        self._count(total, batch, len(others))
+
+    def _decoded_ahead(self, found: Sequence[RawEntry]) -> list[Arrival]:
+        """Decode what was found ahead, as much as a batch may hold; leave the rest, and jobs with invalid entries."""
+        arrivals = self._decode(found, {}, adapt=False)
+        guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
+        kept = [arrival for arrival in arrivals if job_of(arrival.raw) not in guilty]
+        self._ahead.leave([raw for raw in found[: len(arrivals)] if job_of(raw) in guilty])
+        self._ahead.leave(found[len(arrivals) :])
+        return kept
+
+    def _move_cursor(
+        self, connection: Connection, last_id: str, arrivals: Sequence[Arrival], batch: Batch, began: float
+    ) -> None:
+        size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
+        seconds = self._clock() - began
+        taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
+        store.move_cursor(connection, self._stream.key, last_id, taken)
+
+    def _count(self, total: Drained, batch: Batch, entries: int) -> None:
+        """Add up what a committed transaction did, and announce it."""
+        total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
         total.dead_lettered += len(batch.letters)
         if self._on_commit is not None and batch.stored:
             self._on_commit(batch.changes())
-        return is_all
 
     def _examined(
         self, caution: Caution, entries: Sequence[RawEntry]
@@ -178,25 +234,29 @@ class Drain:
         return f"each drain of this entry alone {how}"
 
     def _check_convicts(self, caution: Caution, arrivals: int) -> None:
-        """Raise `MostlyInvalid` where nothing shows that it is the fault of the entries and not ours."""
+        """Raise `DrainsEnd` where nothing shows that it is the fault of the entries and not ours."""
         if not caution.convicts or arrivals > len(caution.convicts):
             return
         if len(caution.convicts) >= MAX_CONVICTS:
             self._trials.forget()
         else:
             self._trials.pause()
-        raise MostlyInvalid(
+        raise DrainsEnd(
             f"{len(caution.convicts)} entries of {self._stream.key} end their drains, the first "
             f"({caution.convicts[0]}): {self._detail()}. Nothing was taken from the stream: they become dead letters "
             "once another entry can be stored"
         ) from self._last_crash
 
-    def _decode(self, entries: Sequence[RawEntry], verdicts: Mapping[str, Rejected]) -> list[Arrival]:
+    def _decode(
+        self, entries: Sequence[RawEntry], verdicts: Mapping[str, Rejected], *, adapt: bool = True
+    ) -> list[Arrival]:
         """Decode up to the batch's bytes of memory; what is beyond is read again next time."""
         arrivals: list[Arrival] = []
         room = self._settings.drain_batch_bytes
         for entry in entries:
             if room <= 0:
+                if not adapt:
+                    return arrivals
                 self._read_bytes = max(sum(arrival.raw.held_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
                 return arrivals
             if known := verdicts.get(entry.entry_id):
@@ -205,5 +265,6 @@ class Drain:
             content, plain_bytes = decode(self._stream.kind, entry)
             arrivals.append(Arrival(entry, content))
             room -= weight_of(content, plain_bytes)
-        self._read_bytes = min(self._read_bytes * 2, self._settings.drain_batch_bytes)
+        if adapt:
+            self._read_bytes = min(self._read_bytes * 2, self._settings.drain_batch_bytes)
         return arrivals

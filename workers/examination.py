@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 from schemas.routes import Kind
@@ -79,13 +80,12 @@ def _decode_all(kind: Kind, entries: Sequence[RawEntry], progress: int) -> NoRet
             weight_of(*decode(kind, entry))
             os.write(progress, b".")
         os._exit(0)
-    except BaseException:  # noqa: BLE001 - the exit code tells
+    except BaseException:  # noqa: BLE001 - shown by the exit code
         os._exit(_RAISED)
 
 
 def _address_space_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - no imports in a forked child
-        return int(statm.read().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _verdict(status: int) -> tuple[str, str]:

@@ -69,7 +69,8 @@ from workers.verify import Verification
 log = structlog.get_logger("workers.tasks")
 
 REST_UNAVAILABLE_S = 2
-REST_HALTED_S = 30
+REST_HALTED_S = 3
+"""Meanwhile valid messages of other jobs wait; those go through with each try."""
 REST_CRASHED_S = 2
 """The next drain looks for the entry that did it."""
 DRAIN_SOFT_LIMIT_S: Final = 60

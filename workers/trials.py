@@ -1,7 +1,7 @@
 """Finds the entry that ends its drains: by a kill, a time limit or a crash, whatever the cause.
 
-A drain that ends in good order says so here; one that does not is noticed by the next. That one first decodes the batch
-in a child process (`workers.examination`), then stores it in ever smaller pieces, until one entry stands alone.
+A drain that ends in good order is noted here; one that does not is noticed by the next. That one first decodes the
+batch in a child process (`workers.examination`), then stores it in ever smaller pieces, until one entry is alone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _TTL_S: Final = 24 * 3600
 class Caution:
     """How the next transaction is to proceed.
 
-    `most` bounds its entries; `convicts` are the ids of entries that ended their drains when they stood alone. With
-    `is_last_straw` the first other entry becomes one of them.
+    `most` bounds its entries; `convicts` are the ids of entries that ended their drains when they stood alone.
+    With `is_last_straw` the first other entry becomes one of them.
     """
 
     examine: bool = False

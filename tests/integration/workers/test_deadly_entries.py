@@ -110,7 +110,7 @@ def test_an_entry_that_takes_all_memory(
     monkeypatch.setattr(examination, "TRIAL_MEMORY_BYTES", 64 * 1024**2)
 
     def take_memory() -> None:
-        if len(bytearray(200 * 1024**2)):
+        if bytearray(200 * 1024**2):
             raise MemoryError
 
     kill_decoder(monkeypatch, take_memory)
