@@ -92,7 +92,7 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
 
 
 def decode_body(kind: Kind, envelope: Envelope) -> Body:
-    """Decode the body strictly; raise `InvalidMessage`, for instance `undecodable`, `wrong-fields`, `too-large`."""
+    """Decode the body strictly; raise `InvalidMessage`, with a reason such as `undecodable` or `too-large`."""
     return decode_plain(kind, envelope.encoding, plain_body(envelope))
 
 

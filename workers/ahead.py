@@ -1,12 +1,13 @@
 """Reads ahead of a backlog that a few jobs fill, so that the messages of other jobs need not wait for its end.
 
-The entries behind the head of a stream are looked through in order, each once. A job's entries are taken, all that are
-there, or from one of them on they are left, until the head of the stream has passed the last that was left: so the
-messages of a source never change their order.
+The entries behind the head of a stream are looked through in order, each once. A job's entries are taken, all that
+are there, or from one of them on they are left, until the head of the stream has passed the last that was left: so
+the messages of a source never change their order.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -27,7 +28,10 @@ HEAVY_SHARE: Final = 1 / 8
 """A job that has more of a batch, in entries or bytes, is left: it is what the others wait for."""
 MAX_TAKEN_BYTES: Final = 1024 * 1024
 MAX_TAKEN_OF_A_JOB: Final = 256 * 1024
-MAX_SEEN: Final = 50_000
+MAX_SEEN: Final = 200_000
+MAX_LOOK_S: Final = 0.5
+MAX_LOOK_HALTED_S: Final = 2.0
+"""Where nothing else is done in between."""
 MAX_LEFT: Final = 1000
 """Jobs; where so many fill the backlog nobody goes before another."""
 _PAGE: Final = 1000
@@ -71,27 +75,35 @@ class Ahead:
         self._key = ahead_key(stream.key)
         self._state = State()
 
-    def look(self, through_id: str, heavy: Iterable[JobField], entry_bytes: int) -> list[RawEntry]:
+    def look(
+        self, through_id: str, heavy: Iterable[JobField], entry_bytes: int, most_s: float = MAX_LOOK_S
+    ) -> list[RawEntry]:
         """Return entries behind `through_id` of jobs that are neither heavy nor left, oldest first.
 
-        `entry_bytes` is about the size of an entry here, by which the pages are made.
+        `entry_bytes` is about the size of an entry here, by which the pages are made; the look ends after `most_s` seconds.
         """
         state = self._state = self._loaded()
         head = _number(through_id)
         state.left = {job: last for job, last in state.left.items() if _number(last) > head}
         if _number(state.seen) < head:
             state.seen = through_id
-        heavy = {_name(job) for job in heavy}
+        names = {_name(job) for job in heavy}
         taken: list[RawEntry] = []
         sizes: Counter[str] = Counter()
         looked, page_size = 0, max(1, min(_PAGE, _PAGE_BYTES // max(1, entry_bytes)))
-        while looked < MAX_SEEN and len(state.left) < MAX_LEFT and sizes.total() < MAX_TAKEN_BYTES:
+        began = time.monotonic()
+        while (
+            time.monotonic() - began < most_s
+            and looked < MAX_SEEN
+            and len(state.left) < MAX_LEFT
+            and sizes.total() < MAX_TAKEN_BYTES
+        ):
             page = self._stream.page(f"({state.seen}", page_size)
             looked += len(page)
             for entry in page:
                 job = _name(job_of(entry))
                 state.seen = entry.entry_id
-                if job in heavy or job in state.left or sizes[job] > MAX_TAKEN_OF_A_JOB:
+                if job in names or job in state.left or sizes[job] > MAX_TAKEN_OF_A_JOB:
                     state.left[job] = entry.entry_id
                     continue
                 sizes[job] += entry.held_bytes

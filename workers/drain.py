@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from schemas.messages import Message
 from workers import store
-from workers.ahead import Ahead, heavy_jobs, job_of
+from workers.ahead import MAX_LOOK_HALTED_S, Ahead, heavy_jobs, job_of
 from workers.batch import Arrival, Batch
 from workers.changes import Change
 from workers.decoding import RawEntry, Rejected, decode, rejected
@@ -27,6 +27,7 @@ log = structlog.get_logger("workers.drain")
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
+LONGEST_BATCH_S = 1.0
 _SMALLEST_READ_BYTES = 64 * 1024
 _MAX_CRASHES = 40
 """Of one run: more than it takes to find one entry after the other that crashes its drain."""
@@ -63,7 +64,8 @@ class Drain:
         self._settings = settings
         self._clock = clock
         self._on_commit = on_commit
-        self._read_bytes = settings.drain_batch_bytes
+        self._most_bytes = max(1024, settings.drain_batch_bytes // 4)
+        self._read_bytes = self._most_bytes
         self._trials = Trials(stream.client, stream.key)
         self._ahead = Ahead(stream.client, stream)
         self._last_crash: Exception | None = None
@@ -147,7 +149,16 @@ class Drain:
             self._ahead.keep(other.raw for other in others)
         self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
         self._count(total, batch, len(arrivals) + len(others))
+        self._adapt(self._clock() - began)
         return is_all
+
+    def _adapt(self, seconds: float) -> None:
+        """Bound the next batch by how long this one took: meanwhile all others of the stream wait."""
+        most_bytes = self._settings.drain_batch_bytes
+        if seconds > LONGEST_BATCH_S:
+            self._most_bytes = max(min(_SMALLEST_READ_BYTES, most_bytes), self._most_bytes // 2)
+        elif seconds < LONGEST_BATCH_S / 3:
+            self._most_bytes = min(most_bytes, self._most_bytes * 2)
 
     def _others(self, head: Sequence[Arrival]) -> list[Arrival]:
         """Return messages of other jobs from behind the head of a backlog that a few jobs fill."""
@@ -167,7 +178,7 @@ class Drain:
             entries, _ = self._stream.read(self._read_bytes)
             arrivals = self._decode(entries, {})
             guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
-            found = self._ahead.look("0-0", guilty, 1024)
+            found = self._ahead.look("0-0", guilty, 1024, MAX_LOOK_HALTED_S)
             others = [other for other in self._decoded_ahead(found) if isinstance(other.content, Message)]
             if not others:
                 return
@@ -180,7 +191,7 @@ class Drain:
         self._count(total, batch, len(others))
 
     def _decoded_ahead(self, found: Sequence[RawEntry]) -> list[Arrival]:
-        """Decode what was found ahead, as much as a batch may hold; leave the rest, and jobs with invalid entries."""
+        """Decode what was found ahead, as much as a batch may hold; leave the rest, and jobs with invalid ones."""
         arrivals = self._decode(found, {}, adapt=False)
         guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
         kept = [arrival for arrival in arrivals if job_of(arrival.raw) not in guilty]
@@ -243,8 +254,8 @@ class Drain:
             self._trials.pause()
         raise DrainsEnd(
             f"{len(caution.convicts)} entries of {self._stream.key} end their drains, the first "
-            f"({caution.convicts[0]}): {self._detail()}. Nothing was taken from the stream: they become dead letters "
-            "once another entry can be stored"
+            f"({caution.convicts[0]}): {self._detail()}. Nothing was taken from the stream: they become dead "
+            "letters once another entry can be stored"
         ) from self._last_crash
 
     def _decode(
@@ -252,7 +263,7 @@ class Drain:
     ) -> list[Arrival]:
         """Decode up to the batch's bytes of memory; what is beyond is read again next time."""
         arrivals: list[Arrival] = []
-        room = self._settings.drain_batch_bytes
+        room = self._most_bytes
         for entry in entries:
             if room <= 0:
                 if not adapt:
@@ -266,5 +277,5 @@ class Drain:
             arrivals.append(Arrival(entry, content))
             room -= weight_of(content, plain_bytes)
         if adapt:
-            self._read_bytes = min(self._read_bytes * 2, self._settings.drain_batch_bytes)
+            self._read_bytes = min(self._read_bytes * 2, self._most_bytes)
         return arrivals

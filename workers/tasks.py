@@ -69,13 +69,13 @@ from workers.verify import Verification
 log = structlog.get_logger("workers.tasks")
 
 REST_UNAVAILABLE_S = 2
-REST_HALTED_S = 3
+REST_HALTED_S = 2
 """Meanwhile valid messages of other jobs wait; those go through with each try."""
 REST_CRASHED_S = 2
 """The next drain looks for the entry that did it."""
-DRAIN_SOFT_LIMIT_S: Final = 60
-DRAIN_HARD_LIMIT_S: Final = 75
-"""Twice the longest time slice, and time for an examination."""
+DRAIN_SOFT_LIMIT_S: Final = 75
+DRAIN_HARD_LIMIT_S: Final = 90
+"""More than the longest examination takes (`workers.examination`)."""
 ECHO_TTL_S = 300
 MLFLOW_LINGER_S: Final = 0.5
 """How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""

@@ -60,7 +60,7 @@ class Trials:
             pipeline.hincrby(self._key, "begun", 1)
             pipeline.expire(self._key, _TTL_S)
             pipeline.hgetall(self._key)
-            state = cast("list[Any]", pipeline.execute())[-1]
+            state = pipeline.execute()[-1]
         self._caution = self._next(
             int(state.get(b"begun", 1)),
             int(state.get(b"piece", 0)),

@@ -25,7 +25,7 @@ workers.decoding.decode_plain = decode_plain
 
 
 def test_entries_that_kill_the_pool_stop_no_stream(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Five entries, each of which kills the process that decodes it: all others are stored within half a minute."""
+    """Five entries, each of which kills the process that decodes it: all others are stored within seconds."""
     folder = tmp_path / "plug"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(PLUG)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import workers.decoding
+from schemas import wire
 from schemas.routes import HALTED_KEY, stream_key, trials_key
 from schemas.tables import dead_letters, training_logs
 from tests.factories import Sender, drain, logs, rows
@@ -41,7 +42,7 @@ def drain_patiently(resources: Resources) -> Drained:
 
 def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
     """Have the decoder end by `by` where a body has the word `deadly`."""
-    original = workers.decoding.decode_plain
+    original = wire.decode_plain
 
     def decode_plain(kind: Any, encoding: str, plain: bytes) -> Any:
         if b"deadly" in plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import pytest
 
@@ -12,11 +13,11 @@ from ingest.intake import Intake
 from ingest.outbox import Origin, Outbox
 from schemas.checks import check_body
 from schemas.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
-from schemas.messages import Checkpoint, Completion, Logs, Metrics, Point
+from schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point
 from schemas.wire import decode_body, open_envelope
 from tests.factories import NOW_NS
 
-TOO_LARGE = {
+TOO_LARGE: dict[str, Body] = {
     "params": Metrics(name="run", params={"lr": 0.1, "blob": "x" * 2**21, "rows": [[]] * 200_000}),
     "tags": Metrics(tags={f"tag{n}": ["y" * 1000] * 10 for n in range(200)}),
     "many params": Metrics(params={f"p{n}": n for n in range(150_000)}),
@@ -81,8 +82,6 @@ def test_a_line_of_forty_megabytes_is_split() -> None:
 
 def test_one_warning_names_it_and_the_message_goes_out(caplog: pytest.LogCaptureFixture) -> None:
     """The outbox sends the rest, counts what is missing, and warns once."""
-    import threading
-
     intake = Intake(2**30, threading.Event())
     outbox = Outbox(Origin(1, 1, "0-test", None), intake)
     with caplog.at_level(logging.WARNING, "trainwire.ingest"):
