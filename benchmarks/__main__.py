@@ -7,11 +7,26 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import psutil
+import zstandard
 from sqlalchemy import text
 
-from benchmarks import baselines, capture, deliveries, events, feed, latency, load, many_jobs, mlflow, trainer
+from benchmarks import (
+    baselines,
+    capture,
+    deliveries,
+    events,
+    feed,
+    hostile,
+    latency,
+    load,
+    many_jobs,
+    mlflow,
+    quiet,
+    trainer,
+)
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
 from schemas.routes import DEFAULT_SHARDS, shard_of
@@ -47,6 +62,8 @@ def main() -> int:
             "mlflow",
             "trainer",
             "capture",
+            "hostile",
+            "quiet",
         ],
         default=None,
     )
@@ -66,6 +83,8 @@ def main() -> int:
             ("mlflow", mirror),
             ("trainer", never_hurt),
             ("capture", storms),
+            ("hostile", hostile_entries),
+            ("quiet", quiet_beside_flood),
         ):
             if options.only in {None, name}:
                 bench(resources, options.scale)
@@ -329,6 +348,29 @@ def storms(resources: Resources, scale: float) -> None:
         say(
             f"| {case.what} | {megabytes:,.0f} | {lines:,} | {took.plain_s:.2f} | {took.seconds:.2f} | "
             f"{megabytes / took.seconds:,.0f} | {lines / took.seconds:,.0f} | {took.left_out / lines:.1%} |"
+        )
+
+
+def hostile_entries(resources: Resources, scale: float) -> None:
+    """What entries cost that are made to cost much."""
+    del scale
+    say("\n| entry | bytes in Redis | peak RSS, MB | CPU, s | becomes |")
+    say("|---|---|---|---|---|")
+    for name, kind, encoding, body in hostile.cases():
+        wire = len(zstandard.compress(body, 3)) if encoding.endswith("+zstd") else len(body)
+        cost = hostile.cost(resources, kind, encoding, body)
+        say(f"| {name} | {wire:,} | {cost.peak_mb:.0f} | {cost.cpu_s:.2f} | {cost.outcome} |")
+
+
+def quiet_beside_flood(resources: Resources, scale: float) -> None:
+    """How long a quiet job's lines take beside a job that floods its shard."""
+    say("\n| flood, messages/s | of them came | quiet lines | stored | median, s | p95, s | backlog at the end |")
+    say("|---|---|---|---|---|---|---|")
+    for flood, per_s in (("nothing", 1), ("valid", int(40_000 * scale)), ("invalid", int(40_000 * scale))):
+        found = quiet.delays(resources, cast("quiet.Flood", flood), per_s)
+        say(
+            f"| {flood}, {per_s:,} | {found.flood_per_s:,.0f}/s | {found.sent} | "
+            f"{found.stored} | {found.median:.2f} | {found.p95:.2f} | {found.backlog:,} |"
         )
 
 

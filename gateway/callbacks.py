@@ -23,6 +23,7 @@ from gateway.callback_script import SCRIPT
 from gateway.problems import ProblemError, problem
 from schemas.bells import Bells
 from schemas.checks import InvalidMessage, check_body
+from schemas.limits import MAX_FREE_BYTES
 from schemas.messages import KIND_OF_BODY, Body, Logs
 from schemas.non_finite import shown_float
 from schemas.routes import (
@@ -39,7 +40,6 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
-from schemas.wire import MAX_FREE_BYTES
 
 COUNTERS_TTL_S: Final = 30 * 24 * 3600
 REMEMBERED_S: Final = 24 * 3600

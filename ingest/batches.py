@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from ingest.fitting import line_pieces
 from schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 
 LogType: TypeAlias = Literal["stdout", "stderr"]
@@ -15,6 +16,9 @@ LogType: TypeAlias = Literal["stdout", "stderr"]
 MAX_ITEMS: Final = 1000
 MAX_BATCH_BYTES: Final = 256 * 1024
 """A single line or point may be larger: then it travels alone."""
+
+LONGEST_WHOLE_BYTES: Final = 4 * 1024 * 1024
+"""A longer line may be more than a message can carry."""
 
 LINE_OVERHEAD_BYTES: Final = 150
 POINT_BYTES: Final = 300
@@ -91,6 +95,11 @@ def log_bodies(lines: Iterable[Line], rank: int | None) -> Iterator[tuple[Logs, 
         if batch and (is_full or line.log_type != batch[0].log_type):
             yield _logs(batch, rank), size
             batch, size = [], 0
+        if cost > LONGEST_WHOLE_BYTES and len(pieces := line_pieces(line.text)) > 1:
+            for number, piece in enumerate(pieces):
+                part = line._replace(text=piece, ts=line.ts + number)
+                yield _logs([part], rank), 0 if number else cost
+            continue
         batch.append(line)
         size += cost
     if batch:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from ingest.fitting import fitted
 from ingest.heartbeat import Backlog
 from ingest.intake import Intake
 from ingest.lane import Held, Lane, Range
@@ -70,6 +71,7 @@ class Outbox:
         self._lanes: dict[Kind, Lane] = {kind: Lane(partial(self._read, kind)) for kind in KINDS}
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
+        self._cut_kinds: set[Kind] = set()
         self._is_resumed = False
         self.words = 0
         """How many bodies said something of the training, not of the machine alone."""
@@ -305,6 +307,7 @@ class Outbox:
 
     def _encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:
         """Encode the body, or what of it can be sent; None when it has no form on the wire at all."""
+        body = self._fitted(kind, body)
         entry = self._encoded(kind, seq, body)
         if entry is not None:
             return entry
@@ -316,6 +319,22 @@ class Outbox:
             self._intake.count_dropped(kind, dropped)
             logger.warning("job %s: %s of %s cannot be sent: dropped", self.origin.job_id, dropped, kind)
         return entry
+
+    def _fitted(self, kind: Kind, body: Body) -> Body:
+        """Return the body within the limits of the wire format; warn once of each kind of what is not."""
+        try:
+            body, cuts = fitted(body)
+        except Exception:
+            logger.debug("%s of job %s cannot be measured", kind, self.origin.job_id, exc_info=True)
+            return body
+        if cuts and kind not in self._cut_kinds:
+            self._cut_kinds.add(kind)
+            logger.warning(
+                "job %s: %s too large: %s (docs/wire-format.md)", self.origin.job_id, kind, "; ".join(cuts[:10])
+            )
+        if cuts:
+            self._intake.count_dropped("values", len(cuts))
+        return body
 
     def _encoded(self, kind: Kind, seq: int, body: Body) -> Entry | None:
         origin = self.origin

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from schemas.messages import Body, Checkpoint, Completion, Logs, Metrics
+from schemas.limits import (
+    MAX_FREE_DEPTH,
+    MAX_FREE_ELEMENTS,
+    MAX_ITEMS,
+    MAX_LEVEL_CHARS,
+    MAX_LINE_CHARS,
+    MAX_METRIC_NAME_CHARS,
+    MAX_TEXT_CHARS,
+    MAX_VALUES,
+)
+from schemas.messages import BODY_TYPES, Body, Checkpoint, Completion, Logs, Metrics, Point
 
 MAX_ID: Final = 2**63 - 1
 """Largest job id and seq: a Postgres BIGINT."""
 MAX_ATTEMPT: Final = 2**31 - 1
-MAX_FREE_DEPTH: Final = 50
 
 MIN_TIME_NS: Final = -62_135_596_800 * 10**9
 MAX_TIME_NS: Final = 253_402_300_800 * 10**9 - 1
@@ -24,29 +34,88 @@ class InvalidMessage(ValueError):  # noqa: N818 - the word the whole project use
         self.reason = reason
 
 
+_TEXTS: Final = {
+    body_type: [(name, MAX_TEXT_CHARS[name]) for name in body_type.__struct_fields__ if name in MAX_TEXT_CHARS]
+    for body_type in BODY_TYPES.values()
+}
+
+
 def check_body(body: Body) -> None:
-    """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables."""
+    """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables.
+
+    A part beyond its limit (`schemas.limits`) has the reason `too-large`.
+    """
     if body.started_at is not None:
         _check_time(body.started_at)
+    for name, most in _TEXTS[type(body)]:
+        _check_text(name, getattr(body, name), most)
     if isinstance(body, Logs):
         _check_logs(body)
     elif isinstance(body, Metrics):
-        for point in body.points:
-            _check_time(point.ts)
-            _check_counts(epoch=point.epoch, step=point.step)
-        if body.ts is not None:
-            _check_time(body.ts)
-        _check_depth(body.params)
-        _check_depth(body.tags)
-        if body.progress is not None:
-            progress = body.progress
-            _check_counts(current_epoch=progress.current_epoch, total_epochs=progress.total_epochs)
+        _check_metrics(body)
     elif isinstance(body, Checkpoint):
         _check_time(body.ts)
         _check_counts(epoch=body.epoch, step=body.step, size_bytes=body.size_bytes)
+        _check_numbers("metrics", body.metrics)
     else:
         _check_completion(body)
     _check_counts(rank=getattr(body, "rank", None), most=MAX_ATTEMPT)
+
+
+def free_elements(value: object) -> int:
+    """Return how many names and values `value` holds, itself included."""
+    if isinstance(value, Mapping):
+        return 1 + len(value) + sum(map(free_elements, value.values()))
+    if isinstance(value, (list, tuple)):
+        return 1 + sum(map(free_elements, value))
+    return 1
+
+
+def _check_metrics(body: Metrics) -> None:
+    _check_amount("points", len(body.points), MAX_ITEMS)
+    for point in body.points:
+        _check_time(point.ts)
+        _check_counts(epoch=point.epoch, step=point.step)
+        _check_text("checkpoint_path", point.checkpoint_path, MAX_TEXT_CHARS["checkpoint_path"])
+    _check_values(body.points)
+    if body.ts is not None:
+        _check_time(body.ts)
+    for name, free in (("params", body.params), ("tags", body.tags)):
+        _check_depth(free)
+        if free:
+            _check_amount(name, free_elements(free), MAX_FREE_ELEMENTS, "elements")
+    if body.progress is not None:
+        progress = body.progress
+        _check_counts(current_epoch=progress.current_epoch, total_epochs=progress.total_epochs)
+
+
+def _check_values(points: Iterable[Point]) -> None:
+    values = [point.values for point in points]
+    counts = list(map(len, values))
+    _check_amount("values of a point", max(counts, default=0), MAX_ITEMS)
+    _check_amount("values of all points", sum(counts), MAX_VALUES)
+    _check_names(set().union(*values))
+
+
+def _check_numbers(name: str, numbers: Mapping[str, Any] | None) -> None:
+    if numbers:
+        _check_amount(name, len(numbers), MAX_ITEMS)
+        _check_names(numbers)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    longest = max(map(len, names), default=0)
+    _check_amount("name of a value", longest, MAX_METRIC_NAME_CHARS, "characters")
+
+
+def _check_text(name: str, text: str | None, most: int) -> None:
+    if text is not None and len(text) > most:
+        raise InvalidMessage("too-large", f"{name}: {len(text):,} characters, at most {most:,} are allowed")
+
+
+def _check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
+    if amount > most:
+        raise InvalidMessage("too-large", f"{name}: {amount:,} {unit}, at most {most:,} are allowed")
 
 
 def _check_depth(value: object, depth: int = 0) -> None:
@@ -66,15 +135,21 @@ def _check_logs(body: Logs) -> None:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.ts)} times")
     if body.levels is not None and len(body.levels) != count:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.levels)} levels")
+    _check_amount("lines", count, MAX_ITEMS)
     if count:
         _check_time(min(body.ts))
         _check_time(max(body.ts))
+        _check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
+    if body.levels:
+        _check_amount("level", max(map(len, filter(None, body.levels)), default=0), MAX_LEVEL_CHARS, "characters")
 
 
 def _check_completion(body: Completion) -> None:
     _check_time(body.ts)
     _check_counts(total_epochs_completed=body.total_epochs_completed, best_epoch=body.best_epoch)
     _check_counts(exit_code=body.exit_code, most=MAX_ATTEMPT)
+    _check_numbers("final_metrics", body.final_metrics)
+    _check_numbers("best_metrics", body.best_metrics)
     for counts in (body.produced, body.dropped):
         for kind, count in (counts or {}).items():
             if not 0 <= count <= MAX_ID:

@@ -78,6 +78,16 @@ def bell_key(stream: str) -> str:
     return f"{stream}:bell"
 
 
+def trials_key(stream: str) -> str:
+    """Return the hash of how the drains of `stream` end: under a name that trainers may not write."""
+    return f"drains:{stream.removeprefix('ingest:')}"
+
+
+def ahead_key(stream: str) -> str:
+    """Return the key of how far a backlog was looked through: under a name that trainers may not write."""
+    return f"{trials_key(stream)}:ahead"
+
+
 def acks_key(job_id: int) -> str:
     """Return the hash in which the drain tells a job's trainers what is committed in Postgres."""
     return f"ingest:acks:{job_id}"

@@ -9,16 +9,21 @@ import msgspec
 import zstandard
 
 from schemas.checks import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
+from schemas.limits import (
+    MAX_BODY_BYTES,
+    MAX_FREE_BYTES,
+    MAX_FREE_ELEMENTS,
+    MAX_ITEMS,
+    MAX_VALUES,
+    UNCOUNTED_BYTES,
+)
 from schemas.messages import BODY_TYPES, Body, Message
 from schemas.non_finite import with_floats
 from schemas.routes import Kind
+from schemas.structure import json_elements, msgpack_elements, msgpack_length
 
 WIRE_VERSION: Final = 1
 MAX_SOURCE_CHARS: Final = 200
-MAX_BODY_BYTES: Final = 32 * 1024 * 1024
-"""Largest body after decompression: what stands between a small compressed entry and all our memory."""
-MAX_FREE_BYTES: Final = 1024 * 1024
-"""Largest params and tags, each: values of any shape, of which a byte can become a hundred in memory."""
 COMPRESS_OVER_BYTES: Final = 2048
 
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
@@ -46,12 +51,14 @@ _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
 def encode_entry(message: Message) -> Entry:
     """Return the fields of one XADD for `message`: msgpack, compressed where the body is worth it.
 
-    Raises `InvalidMessage` where a text or a number has no msgpack form (a lone surrogate, 2**64).
+    Raises `InvalidMessage` where a text or a number has no msgpack form (a lone surrogate, 2**64), and where the
+    body is larger than workers take it.
     """
     try:
         body = _encode_msgpack(message.body)
     except (UnicodeEncodeError, OverflowError, TypeError) as exc:
         raise InvalidMessage("unencodable", f"{message.kind} of job {message.job_id}: {exc}") from exc
+    _check_amount("body", "bytes", len(body), MAX_BODY_BYTES)
     encoding: Encoding = "msgpack"
     if len(body) > COMPRESS_OVER_BYTES:
         body, encoding = zstandard.compress(body, 1), "msgpack+zstd"
@@ -85,23 +92,21 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
 
 
 def decode_body(kind: Kind, envelope: Envelope) -> Body:
-    """Decode the body strictly; raise `InvalidMessage` with reason `undecodable` or `wrong-fields`."""
-    raw = plain_body(envelope)
-    if envelope.encoding.startswith("json"):
-        try:
-            return body_from_object(kind, _known_json(kind, raw))
-        except msgspec.ValidationError as exc:
-            raise InvalidMessage("wrong-fields", f"{kind} body: {exc}") from exc
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise InvalidMessage("undecodable", f"body is not JSON: {exc}") from exc
+    """Decode the body strictly; raise `InvalidMessage`, with a reason such as `undecodable` or `too-large`."""
+    return decode_plain(kind, envelope.encoding, plain_body(envelope))
+
+
+def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
+    """Decode a body that is not compressed (any more), as `decode_body` does."""
+    is_json = encoding.startswith("json")
     try:
-        if kind == "metrics" and len(raw) > MAX_FREE_BYTES:
-            _check_free_size(_probe_free(raw))
-        body = _strict_decoders[kind](raw)
+        if is_json:
+            return body_from_object(kind, _known_json(kind, raw))
+        body = _strict_decoders[kind](raw) if len(raw) <= UNCOUNTED_BYTES else _counted(kind, raw)
     except msgspec.ValidationError as exc:
         raise InvalidMessage("wrong-fields", f"{kind} body: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidMessage("undecodable", f"body is not msgpack: {exc}") from exc
+        raise InvalidMessage("undecodable", f"body is not {'JSON' if is_json else 'msgpack'}: {exc}") from exc
     check_body(body)
     return body
 
@@ -117,9 +122,10 @@ def body_from_object(kind: Kind, value: object) -> Body:
 
 
 def plain_body(envelope: Envelope) -> bytes:
-    """Return the body's msgpack or JSON bytes, decompressed up to `MAX_BODY_BYTES`."""
+    """Return the body's msgpack or JSON bytes, up to `MAX_BODY_BYTES` of them."""
     match envelope.encoding:
         case "msgpack" | "json":
+            _check_amount("body", "bytes", len(envelope.body), MAX_BODY_BYTES)
             return envelope.body
         case "msgpack+zstd" | "json+zstd":
             return _decompress(envelope.body)
@@ -127,40 +133,101 @@ def plain_body(envelope: Envelope) -> bytes:
             raise InvalidMessage("unknown-encoding", f"encoding {unknown!r} is not msgpack or json, or +zstd")
 
 
-class _Free(msgspec.Struct):
-    """The values of any shape in a metrics body, not decoded."""
+_JSON_ELEMENTS_A_VALUE: Final = 4
+"""A point of one value has five commas and brackets, a further value has one."""
+_LISTS: Final = ("lines", "ts", "levels")
+_FREE: Final = ("params", "tags")
+_NUMBER_MAPS: Final = ("metrics", "final_metrics", "best_metrics", "produced", "dropped")
 
-    params: msgspec.Raw = msgspec.Raw()
-    tags: msgspec.Raw = msgspec.Raw()
-
-
-_probe_free = msgspec.msgpack.Decoder(_Free).decode
-
-
-_find_known: Final[dict[Kind, Callable[[bytes], msgspec.Struct]]] = {
-    kind: msgspec.json.Decoder(
-        msgspec.defstruct(
-            f"Known{body_type.__name__}",
-            [(field.name, msgspec.Raw, msgspec.Raw()) for field in msgspec.structs.fields(body_type)],
-        )
-    ).decode
+_undecoded: Final[dict[Kind, type[msgspec.Struct]]] = {
+    kind: msgspec.defstruct(
+        f"Undecoded{body_type.__name__}",
+        [(field.name, msgspec.Raw, msgspec.Raw()) for field in msgspec.structs.fields(body_type)],
+    )
+    for kind, body_type in BODY_TYPES.items()
+}
+_split_msgpack: Final = {kind: msgspec.msgpack.Decoder(split).decode for kind, split in _undecoded.items()}
+_split_json: Final = {kind: msgspec.json.Decoder(split).decode for kind, split in _undecoded.items()}
+_field_decoders: Final[dict[Kind, dict[str, Callable[[msgspec.Raw], Any]]]] = {
+    kind: {field.name: msgspec.msgpack.Decoder(field.type).decode for field in msgspec.structs.fields(body_type)}
+    for kind, body_type in BODY_TYPES.items()
+}
+_required: Final[dict[Kind, list[str]]] = {
+    kind: [field.name for field in msgspec.structs.fields(body_type) if field.required]
     for kind, body_type in BODY_TYPES.items()
 }
 
 
+class _UndecodedPoint(msgspec.Struct):
+    values: msgspec.Raw = msgspec.Raw()
+
+
+_split_points: Final = msgspec.msgpack.Decoder(list[_UndecodedPoint]).decode
+
+
+def _counted(kind: Kind, raw: bytes) -> Body:
+    """Decode a large msgpack body field by field, each only once it is known to be within its limits.
+
+    A field that comes twice is built once: the last counts.
+    """
+    fields = _said(_split_msgpack[kind](raw))
+    for name in _required[kind]:
+        if name not in fields:
+            raise InvalidMessage("wrong-fields", f"{kind} body: Object missing required field `{name}`")
+    decoders = _field_decoders[kind]
+    built: dict[str, Any] = {}
+    for name, value in fields.items():
+        _check_msgpack(name, memoryview(value))
+        try:
+            built[name] = decoders[name](value)
+        except msgspec.ValidationError as exc:
+            raise InvalidMessage("wrong-fields", f"{kind} body: {name}: {exc}") from exc
+    return BODY_TYPES[kind](**built)
+
+
+def _check_msgpack(name: str, value: memoryview) -> None:
+    if name in _LISTS or name in _NUMBER_MAPS:
+        _check_amount(name, "items", msgpack_length(value), MAX_ITEMS)
+    elif name in _FREE:
+        _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
+        _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)
+    elif name == "points":
+        _check_amount(name, "items", msgpack_length(value), MAX_ITEMS)
+        values = [memoryview(point.values) for point in _split_points(value)]
+        _check_amount("values of all points", "items", sum(map(msgpack_length, values)), MAX_VALUES)
+        # What a point has besides, for instance `values` a second time, is built as well.
+        _check_amount(
+            "points without their values", "bytes", len(value) - sum(map(len, values)), MAX_BODY_BYTES // 4
+        )
+
+
 def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
-    """Decode the fields that a body has, as far as they were said; nothing is built of any others."""
-    known = msgspec.structs.asdict(_find_known[kind](raw))
-    said = {name: value for name, value in known.items() if memoryview(value).nbytes}
-    if kind == "metrics":
-        _check_free_size(_Free(**{name: said[name] for name in _Free.__struct_fields__ if name in said}))
-    return {name: msgspec.json.decode(value) for name, value in said.items()}
+    """Decode the fields that a body has, as far as they are there; nothing is built of any others."""
+    fields = {name: bytes(value) for name, value in _said(_split_json[kind](raw)).items()}
+    for name, value in fields.items():
+        if name in _FREE:
+            _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
+        if len(value) > UNCOUNTED_BYTES:
+            most = MAX_FREE_ELEMENTS if name in _FREE else MAX_ITEMS
+            most = most if name != "points" else _JSON_ELEMENTS_A_VALUE * MAX_VALUES
+            _check_elements(name, json_elements(value, most), most)
+    return {name: msgspec.json.decode(value) for name, value in fields.items()}
 
 
-def _check_free_size(free: _Free) -> None:
-    for name, value in (("params", free.params), ("tags", free.tags)):
-        if len(memoryview(value)) > MAX_FREE_BYTES:
-            raise InvalidMessage("too-large", f"{name} are over {MAX_FREE_BYTES} bytes")
+def _said(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
+    """Return the fields that are there."""
+    fields = msgspec.structs.asdict(undecoded)
+    return {name: value for name, value in fields.items() if memoryview(value).nbytes}
+
+
+def _check_amount(what: str, unit: str, amount: int, most: int) -> None:
+    if amount > most:
+        raise InvalidMessage("too-large", f"{what}: {amount:,} {unit}, at most {most:,} are allowed")
+
+
+def _check_elements(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidMessage("too-large", f"{what}: more than the {most:,} elements that are allowed")
 
 
 def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
@@ -193,9 +260,12 @@ def _source(fields: Mapping[bytes, bytes]) -> str:
 
 def _decompress(body: bytes) -> bytes:
     try:
-        plain = zstandard.ZstdDecompressor().stream_reader(body).read(MAX_BODY_BYTES + 1)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_BODY_BYTES)
+        plain = decompressor.stream_reader(body).read(MAX_BODY_BYTES + 1)
     except zstandard.ZstdError as exc:
         raise InvalidMessage("undecodable", f"body is not zstd: {exc}") from exc
     if len(plain) > MAX_BODY_BYTES:
-        raise InvalidMessage("too-large", f"body is over {MAX_BODY_BYTES} bytes when decompressed")
+        raise InvalidMessage(
+            "too-large", f"body: more than the {MAX_BODY_BYTES:,} bytes that are allowed, when decompressed"
+        )
     return plain

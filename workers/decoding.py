@@ -8,20 +8,31 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgpack
+import msgspec
 import structlog
+import zstandard
 
 from schemas.checks import InvalidMessage
+from schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
 from schemas.messages import Body, Message
 from schemas.routes import Kind
-from schemas.wire import Envelope, body_from_object, decode_body, open_envelope, plain_body
+from schemas.structure import json_elements, msgpack_elements
+from schemas.wire import Envelope, body_from_object, decode_plain, open_envelope, plain_body
 
 log = structlog.get_logger("workers.decoding")
 
 NUL_SHOWN: Final = "\u2400"
 BROKEN_SHOWN: Final = "\ufffd"
 MAX_DETAIL_CHARS: Final = 2000
+_FIELDS: Final = 7
+_FIELD_BYTES: Final = 100
 MAX_REPAIRED_BYTES: Final = 16 * 1024 * 1024
-"""The tolerant decoders build everything before it is checked; a larger body is buried instead."""
+"""The tolerant decoders build everything before it is checked; a larger body is dead-lettered instead."""
+_OF_THE_ENTRY: Final = (
+    *(ArithmeticError, AssertionError, AttributeError, BufferError, LookupError),
+    *(RuntimeError, TypeError, ValueError, msgspec.MsgspecError, msgpack.UnpackException, zstandard.ZstdError),
+)
+"""What a decoder raises because of its input. Others, such as a time limit or a lack of memory, are no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,12 @@ class RawEntry:
     def size_bytes(self) -> int:
         """Bytes of all values."""
         return sum(map(len, self.fields.values()))
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory it takes: names count too, and each field beyond those of a message."""
+        extra = max(0, len(self.fields) - _FIELDS)
+        return self.size_bytes + sum(map(len, self.fields)) + _FIELD_BYTES * (1 + extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +67,35 @@ class Rejected:
     seq: int | None = None
 
 
-def decode(kind: Kind, raw: RawEntry) -> Message | Rejected:
-    """Return the entry's message, or why there can be none."""
+def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Rejected, int]:
+    """Return the entry's message, or why there can be none; and the bytes of its body after decompression.
+
+    Raises what is no fault of the entry as far as can be seen here: a time limit, a lack of memory.
+    """
     envelope: Envelope | None = None
+    size_bytes = 0
     try:
         envelope = open_envelope(raw.fields)
-        body = _body(kind, envelope)
+        plain = plain_body(envelope)
+        size_bytes = len(plain)
+        body = _body(kind, envelope.encoding, plain)
     except InvalidMessage as exc:
-        return _rejected(raw, envelope, exc.reason, str(exc))
-    except Exception as exc:
-        # Nobody thought of this one; as an exception it would stop its stream for ever.
+        if exc.reason == "too-large":
+            size_bytes = size_bytes or MAX_BODY_BYTES  # it was decompressed so far
+        return _rejected(raw, envelope, exc.reason, str(exc)), size_bytes
+    except _OF_THE_ENTRY as exc:
+        # Nobody thought of this one; as an exception it would stop its stream.
         log.exception("decoding.failed", entry_id=raw.entry_id, kind=kind)
-        return _rejected(raw, envelope, "undecodable", f"{type(exc).__name__}: {exc}")
-    return Message(kind, envelope.job_id, envelope.attempt, envelope.source, envelope.seq, body)
+        return _rejected(raw, envelope, "undecodable", f"{type(exc).__name__}: {exc}"), size_bytes
+    return Message(kind, envelope.job_id, envelope.attempt, envelope.source, envelope.seq, body), size_bytes
+
+
+def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
+    """Return the entry as one that is not to be decoded, with its envelope where that can be read."""
+    try:
+        return _rejected(raw, open_envelope(raw.fields), reason, detail)
+    except InvalidMessage:
+        return _rejected(raw, None, reason, detail)
 
 
 def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str) -> Rejected:
@@ -83,11 +116,11 @@ def visible(text: str) -> str:
     return text
 
 
-def _body(kind: Kind, envelope: Envelope) -> Body:
+def _body(kind: Kind, encoding: str, plain: bytes) -> Body:
     try:
-        return decode_body(kind, envelope)
+        return decode_plain(kind, encoding, plain)
     except InvalidMessage as strict:
-        repaired = None if strict.reason == "too-large" else _repaired(envelope)
+        repaired = None if strict.reason == "too-large" else _repaired(encoding, plain)
         if repaired is None:
             raise
         try:
@@ -96,16 +129,20 @@ def _body(kind: Kind, envelope: Envelope) -> Body:
             raise strict from None
 
 
-def _repaired(envelope: Envelope) -> object | None:
+def _repaired(encoding: str, plain: bytes) -> object | None:
     """Decode with tolerance for broken text only; None where the structure itself cannot be read."""
-    try:
-        raw = plain_body(envelope)
-        if len(raw) > MAX_REPAIRED_BYTES:
+    if len(plain) > MAX_REPAIRED_BYTES:
+        return None
+    is_json = encoding.startswith("json")
+    if len(plain) > UNCOUNTED_BYTES:
+        count = (json_elements if is_json else msgpack_elements)(plain, MAX_REPAIRED_ELEMENTS)
+        if count > MAX_REPAIRED_ELEMENTS:
             return None
-        if envelope.encoding.startswith("json"):
-            return _text_of(json.loads(raw.decode("utf-8", "replace")))
-        return _text_of(msgpack.unpackb(raw, unicode_errors="surrogateescape", strict_map_key=False))
-    except (InvalidMessage, ValueError, TypeError, RecursionError, msgpack.UnpackException):
+    try:
+        if is_json:
+            return _text_of(json.loads(plain.decode("utf-8", "replace")))
+        return _text_of(msgpack.unpackb(plain, unicode_errors="surrogateescape", strict_map_key=False))
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
         return None
 
 

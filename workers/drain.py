@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+import structlog
+from sqlalchemy import Connection, Engine
 
-from schemas.messages import Logs, Message, Metrics
+from schemas.messages import Message
 from workers import store
+from workers.ahead import MAX_LOOK_HALTED_S, Ahead, heavy_jobs, job_of
 from workers.batch import Arrival, Batch
 from workers.changes import Change
-from workers.decoding import RawEntry, decode
-from workers.errors import MostlyInvalid, Refused, Unavailable, WrongPooler
+from workers.decoding import RawEntry, Rejected, decode, rejected
+from workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
+from workers.examination import examine
 from workers.settings import Settings
 from workers.streams import IngestStream
+from workers.trials import MAX_CONVICTS, Caution, Trials
+from workers.weights import weight_of
+
+log = structlog.get_logger("workers.drain")
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
-_ROW_OVERHEAD_BYTES = 100
+LONGEST_BATCH_S = 1.0
 _SMALLEST_READ_BYTES = 64 * 1024
+_MAX_CRASHES = 40
+"""Of one run: more than it takes to find one entry after the other that crashes its drain."""
 
 
 @dataclass(slots=True)
@@ -55,14 +64,33 @@ class Drain:
         self._settings = settings
         self._clock = clock
         self._on_commit = on_commit
-        self._read_bytes = settings.drain_batch_bytes
+        self._most_bytes = max(1024, settings.drain_batch_bytes // 4)
+        self._read_bytes = self._most_bytes
+        self._trials = Trials(stream.client, stream.key)
+        self._ahead = Ahead(stream.client, stream)
+        self._last_crash: Exception | None = None
 
     def run(self) -> Drained:
-        """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage."""
+        """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage.
+
+        A crash is tried again with ever fewer entries, until the one that causes it is found (`workers.trials`).
+        """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
+        crashes = 0
         while True:
-            at_end = self._transaction(total)
+            try:
+                at_end = self._transaction(total)
+            except (Unavailable, MostlyInvalid):
+                raise
+            except Exception as exc:
+                crashes += 1
+                if crashes >= _MAX_CRASHES or self._clock() >= deadline:  # a time limit of the task, for one
+                    raise
+                if self._last_crash is None:
+                    log.exception("drain.crashed", stream=self._stream.key)
+                self._last_crash = exc
+                continue
             # Whoever rang while we held the lease found it taken, so their news is ours to read.
             if total.leased_elsewhere or (at_end and not self._stream.bell_rang()):
                 return total
@@ -74,12 +102,13 @@ class Drain:
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try_transaction(total)
-            except WrongPooler:
-                raise
-            except Unavailable:
-                if attempt == _TRIES:
+            except Unavailable as exc:
+                self._trials.pause()
+                if attempt == _TRIES or isinstance(exc, WrongPooler):
                     raise
             except MostlyInvalid as exc:
+                if not isinstance(exc, DrainsEnd):
+                    self._store_others(total)
                 with suppress(Unavailable):  # a full Redis; the reason is logged all the same
                     self._stream.halt(str(exc))
                 raise
@@ -95,47 +124,158 @@ class Drain:
                 return True
             began = self._clock()
             self._stream.silence_bell()
-            entries, at_end = self._stream.read(self._read_bytes)
-            arrivals = self._decode(entries)
+            caution = self._trials.begin()
+            entries, at_end = self._stream.read(self._read_bytes, caution.most)
+            examined, verdicts = self._examined(caution, entries)
+            if len(caution.convicts) >= MAX_CONVICTS:
+                self._check_convicts(caution, 0)
+            arrivals = self._decode(examined, verdicts)
             if not arrivals:
+                self._trials.forget()
                 return True
-            batch = Batch(connection, self._stream.kind, arrivals)
-            batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            is_all = at_end and len(arrivals) == len(entries)
+            others = [] if is_all or caution.examine else self._others(arrivals)
+            batch = Batch(connection, self._stream.kind, [*arrivals, *others])
+            try:
+                batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            except MostlyInvalid:
+                self._trials.forget()
+                raise
+            self._check_convicts(caution, len(arrivals))
             through_id = arrivals[-1].raw.entry_id
-            size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
-            seconds = self._clock() - began
-            taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
-            store.move_cursor(connection, self._stream.key, through_id, taken)
+            self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
         self._stream.settle(batch.acks(), through_id)
-        total.entries += len(arrivals)
+        if others:
+            self._ahead.keep(other.raw for other in others)
+        self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
+        self._count(total, batch, len(arrivals) + len(others))
+        self._adapt(self._clock() - began)
+        return is_all
+
+    def _adapt(self, seconds: float) -> None:
+        """Bound the next batch by how long this one took: meanwhile all others of the stream wait."""
+        most_bytes = self._settings.drain_batch_bytes
+        if seconds > LONGEST_BATCH_S:
+            self._most_bytes = max(min(_SMALLEST_READ_BYTES, most_bytes), self._most_bytes // 2)
+        elif seconds < LONGEST_BATCH_S / 3:
+            self._most_bytes = min(most_bytes, self._most_bytes * 2)
+
+    def _others(self, head: Sequence[Arrival]) -> list[Arrival]:
+        """Return messages of other jobs from behind the head of a backlog that a few jobs fill."""
+        raws = [arrival.raw for arrival in head]
+        heavy = heavy_jobs(raws)
+        if not heavy:
+            return []
+        entry_bytes = sum(raw.held_bytes for raw in raws) // len(raws)
+        return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy, entry_bytes))
+
+    def _store_others(self, total: Drained) -> None:
+        """Store the valid messages of a stream whose head is garbage, of jobs that have no invalid ones."""
+        with suppress(Unavailable, MostlyInvalid), store.postgres_errors(), self._engine.begin() as connection:
+            if not store.take_lease(connection, self._stream.key):
+                return
+            began = self._clock()
+            entries, _ = self._stream.read(self._read_bytes)
+            arrivals = self._decode(entries, {})
+            guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
+            found = self._ahead.look("0-0", guilty, 1024, MAX_LOOK_HALTED_S)
+            others = [other for other in self._decoded_ahead(found) if isinstance(other.content, Message)]
+            if not others:
+                return
+            batch = Batch(connection, self._stream.kind, others)
+            batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            last_id = store.last_id_of(connection, self._stream.key)
+            self._move_cursor(connection, last_id, others, batch, began)
+        self._stream.acknowledge(batch.acks())
+        self._ahead.keep(other.raw for other in others)
+        self._count(total, batch, len(others))
+
+    def _decoded_ahead(self, found: Sequence[RawEntry]) -> list[Arrival]:
+        """Decode what was found ahead, as much as a batch may hold; leave the rest, and jobs with invalid ones."""
+        arrivals = self._decode(found, {}, adapt=False)
+        guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
+        kept = [arrival for arrival in arrivals if job_of(arrival.raw) not in guilty]
+        self._ahead.leave([raw for raw in found[: len(arrivals)] if job_of(raw) in guilty])
+        self._ahead.leave(found[len(arrivals) :])
+        return kept
+
+    def _move_cursor(
+        self, connection: Connection, last_id: str, arrivals: Sequence[Arrival], batch: Batch, began: float
+    ) -> None:
+        size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
+        seconds = self._clock() - began
+        taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
+        store.move_cursor(connection, self._stream.key, last_id, taken)
+
+    def _count(self, total: Drained, batch: Batch, entries: int) -> None:
+        """Add up what a committed transaction did, and announce it."""
+        total.entries += entries
         total.stored += batch.stored
         total.duplicates += batch.duplicates
         total.dead_lettered += len(batch.letters)
         if self._on_commit is not None and batch.stored:
             self._on_commit(batch.changes())
-        return at_end and len(arrivals) == len(entries)
 
-    def _decode(self, entries: Sequence[RawEntry]) -> list[Arrival]:
-        """Decode up to the batch's bytes, now uncompressed; what is beyond is read again next time."""
+    def _examined(
+        self, caution: Caution, entries: Sequence[RawEntry]
+    ) -> tuple[Sequence[RawEntry], dict[str, Rejected]]:
+        """Return the entries to take, and by their ids those of them that end their drains.
+
+        The last to be taken is the one that the examination finds: what follows was not examined.
+        """
+        others = [entry for entry in entries if entry.entry_id not in caution.convicts]
+        if caution.is_last_straw and others:
+            self._trials.convict(others.pop(0).entry_id)
+        verdicts = {
+            entry.entry_id: rejected(entry, "ends-drain", self._detail())
+            for entry in entries
+            if entry.entry_id in caution.convicts
+        }
+        culprit = examine(self._stream.kind, others) if caution.examine and others else None
+        if culprit is None:
+            return entries, verdicts
+        entry = others[culprit.index]
+        log.error("drain.culprit", stream=self._stream.key, entry_id=entry.entry_id, reason=culprit.reason)
+        verdicts[entry.entry_id] = rejected(entry, culprit.reason, culprit.detail)
+        return entries[: entries.index(entry) + 1], verdicts
+
+    def _detail(self) -> str:
+        crash = self._last_crash
+        how = "was killed or timed out" if crash is None else f"failed with {type(crash).__name__}: {crash}"
+        return f"each drain of this entry alone {how}"
+
+    def _check_convicts(self, caution: Caution, arrivals: int) -> None:
+        """Raise `DrainsEnd` where nothing shows that it is the fault of the entries and not ours."""
+        if not caution.convicts or arrivals > len(caution.convicts):
+            return
+        if len(caution.convicts) >= MAX_CONVICTS:
+            self._trials.forget()
+        else:
+            self._trials.pause()
+        raise DrainsEnd(
+            f"{len(caution.convicts)} entries of {self._stream.key} end their drains, the first "
+            f"({caution.convicts[0]}): {self._detail()}. Nothing was taken from the stream: they become dead "
+            "letters once another entry can be stored"
+        ) from self._last_crash
+
+    def _decode(
+        self, entries: Sequence[RawEntry], verdicts: Mapping[str, Rejected], *, adapt: bool = True
+    ) -> list[Arrival]:
+        """Decode up to the batch's bytes of memory; what is beyond is read again next time."""
         arrivals: list[Arrival] = []
-        room = self._settings.drain_batch_bytes
+        room = self._most_bytes
         for entry in entries:
             if room <= 0:
-                self._read_bytes = max(sum(arrival.raw.size_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
+                if not adapt:
+                    return arrivals
+                self._read_bytes = max(sum(arrival.raw.held_bytes for arrival in arrivals), _SMALLEST_READ_BYTES)
                 return arrivals
-            content = decode(self._stream.kind, entry)
+            if known := verdicts.get(entry.entry_id):
+                arrivals.append(Arrival(entry, known))
+                continue
+            content, plain_bytes = decode(self._stream.kind, entry)
             arrivals.append(Arrival(entry, content))
-            room -= _weight(content) if isinstance(content, Message) else entry.size_bytes
-        self._read_bytes = min(self._read_bytes * 2, self._settings.drain_batch_bytes)
+            room -= weight_of(content, plain_bytes)
+        if adapt:
+            self._read_bytes = min(self._read_bytes * 2, self._most_bytes)
         return arrivals
-
-
-def _weight(message: Message) -> int:
-    """About how many bytes the rows of a message take."""
-    match message.body:
-        case Logs(lines=lines):
-            return sum(map(len, lines)) + _ROW_OVERHEAD_BYTES * len(lines)
-        case Metrics(points=points):
-            return sum(_ROW_OVERHEAD_BYTES + 30 * len(point.values) for point in points)
-        case _:
-            return _ROW_OVERHEAD_BYTES

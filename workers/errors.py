@@ -20,3 +20,7 @@ class Refused(Exception):  # noqa: N818 - the word the whole project uses
 
 class MostlyInvalid(Exception):  # noqa: N818 - a state of the stream, said to operators as it stands
     """Nearly all entries of a stream are invalid: a bad deploy, not bad data, so the drain stops."""
+
+
+class DrainsEnd(MostlyInvalid):
+    """Entries end their drains, and no other entry shows yet whether that is their fault."""

@@ -86,6 +86,12 @@ def move_cursor(connection: Connection, stream: str, last_id: str, taken: Taken)
     connection.execute(_MOVE_CURSOR, values)
 
 
+def last_id_of(connection: Connection, stream: str) -> str:
+    """Return how far the stream is committed."""
+    known = text("SELECT last_id FROM ingest_cursors WHERE stream = :stream")
+    return str(connection.execute(known, {"stream": stream}).scalar_one())
+
+
 _MOVE_CURSOR: Final = text(
     "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
     "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :bytes, "

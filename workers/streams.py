@@ -42,13 +42,15 @@ class IngestStream:
     """One stream of one kind and shard."""
 
     def __init__(self, client: redis.Redis, kind: Kind, shard: int) -> None:
-        self._client = client
+        self.client = self._client = client
         self.kind = kind
         self.shard = shard
         self.key = stream_key(kind, shard)
 
-    def read(self, max_bytes: int) -> tuple[list[RawEntry], bool]:
+    def read(self, max_bytes: int, most: int | None = None) -> tuple[list[RawEntry], bool]:
         """Return the oldest entries, about as many as fit into `max_bytes`, and whether these are all.
+
+        There are at most `most` of them.
 
         Always from the start: what is committed has been trimmed, so what is here is news, or a resend that
         the positions know. That holds too for a stream born anew with ids below the cursor.
@@ -57,18 +59,20 @@ class IngestStream:
         size = 0
         count = _FIRST_PAGE
         start = "-"
-        while size < max_bytes:
-            page = self._page(start, count)
+        while size < max_bytes and (most is None or len(entries) < most):
+            count = count if most is None else min(count, most - len(entries))
+            page = self.page(start, count)
             entries.extend(page)
             if len(page) < count:
                 return entries, True
-            size += sum(entry.size_bytes for entry in page)
+            size += sum(entry.held_bytes for entry in page)
             start = f"({page[-1].entry_id}"
             fitting = (max_bytes - size) * len(entries) // max(size, 1) + 1
             count = min(max(fitting, 1), count * 8, _LARGEST_PAGE)
         return entries, False
 
-    def _page(self, start: str, count: int) -> list[RawEntry]:
+    def page(self, start: str, count: int) -> list[RawEntry]:
+        """Return up to `count` entries from an id on, or behind it where a bracket stands before."""
         with redis_errors():
             page = cast("list[Any]", self._client.xrange(self.key, start, "+", count))
         return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
@@ -102,10 +106,10 @@ class IngestStream:
         acks = list(acks)
         with redis_errors():
             try:
-                self._acknowledge(acks)
+                self._acknowledge(acks, is_drained=True)
             except OutOfMemoryError:
                 self._trim(through_id)
-                self._acknowledge(acks)
+                self._acknowledge(acks, is_drained=True)
             except STREAM_ERRORS:
                 self._trim(through_id)
                 raise
@@ -117,9 +121,15 @@ class IngestStream:
         with redis_errors():
             self._client.hset(HALTED_KEY, self.key, why[:_MAX_WHY_CHARS])
 
-    def _acknowledge(self, acks: list[Ack]) -> None:
+    def acknowledge(self, acks: Iterable[Ack]) -> None:
+        """Tell the trainers what is committed; the stream stays halted where it is."""
+        with redis_errors():
+            self._acknowledge(list(acks), is_drained=False)
+
+    def _acknowledge(self, acks: list[Ack], *, is_drained: bool) -> None:
         pipeline = self._client.pipeline(transaction=False)
-        pipeline.hdel(HALTED_KEY, self.key)
+        if is_drained:
+            pipeline.hdel(HALTED_KEY, self.key)
         for job_id, source, kind, position in acks:
             key, missing = acks_key(job_id), missing_field(source, kind)
             fields: Mapping[str | bytes, int | str] = {ack_field(source, kind): position.contiguous}

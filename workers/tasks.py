@@ -69,7 +69,13 @@ from workers.verify import Verification
 log = structlog.get_logger("workers.tasks")
 
 REST_UNAVAILABLE_S = 2
-REST_HALTED_S = 30
+REST_HALTED_S = 2
+"""Meanwhile valid messages of other jobs wait; those go through with each try."""
+REST_CRASHED_S = 2
+"""The next drain looks for the entry that did it."""
+DRAIN_SOFT_LIMIT_S: Final = 75
+DRAIN_HARD_LIMIT_S: Final = 90
+"""More than the longest examination takes (`workers.examination`)."""
 ECHO_TTL_S = 300
 MLFLOW_LINGER_S: Final = 0.5
 """How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""
@@ -89,7 +95,7 @@ def unavailable_is_logged(task: str, **fields: str) -> Iterator[None]:
         log.warning(f"{task}.unavailable", reason=str(exc), **fields)
 
 
-@app.task(name=DRAIN_TASK)
+@app.task(name=DRAIN_TASK, soft_time_limit=DRAIN_SOFT_LIMIT_S, time_limit=DRAIN_HARD_LIMIT_S)
 def drain(kind: Kind, shard: int) -> None:
     """Drain one stream, and order the rest if the time slice was too short for it."""
     resources = process_resources()
@@ -112,10 +118,10 @@ def drain(kind: Kind, shard: int) -> None:
         log.error("drain.halted", stream=stream.key, reason=str(exc), next_try_s=REST_HALTED_S)  # noqa: TRY400
         _rest(stream, REST_HALTED_S)
     except Exception as exc:
-        # Our own mistake, and it will come again: loud in the log, and where operators look.
+        # Our own mistake, or an entry that causes it: loud in the log, and where operators look.
         with suppress(Unavailable):
             stream.halt(f"its drain fails with {type(exc).__name__}: {exc}")
-        _rest(stream, REST_HALTED_S)
+        _rest(stream, REST_CRASHED_S)
         raise
 
 

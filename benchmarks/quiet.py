@@ -1,0 +1,115 @@
+"""A quiet job beside one that floods its shard: how long its lines take from XADD to the committed row."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import statistics
+import time
+from dataclasses import dataclass
+from multiprocessing.synchronize import Event
+from typing import Any, Final, Literal, cast
+
+import redis
+from sqlalchemy import text
+
+from benchmarks.load import LINE
+from benchmarks.processes import running
+from benchmarks.stores import empty
+from schemas.messages import Logs, Message
+from schemas.routes import stream_key
+from schemas.wire import encode_entry
+from workers.resources import Resources
+
+Flood = Literal["nothing", "valid", "invalid"]
+FLOODING, QUIET, SHARD = 4, 8, 0
+"""Two jobs of one shard of four."""
+SECONDS: Final = 30
+EVERY_S: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Of the quiet job's lines, in seconds; how many there were and came; messages/s of the flood, its backlog."""
+
+    median: float
+    p95: float
+    sent: int
+    stored: int
+    flood_per_s: float
+    backlog: int
+
+
+def delays(resources: Resources, flood: Flood, per_s: int) -> Delays:
+    """Run a real worker, a flood of `per_s` messages a second and a quiet job for half a minute."""
+    empty(resources)
+    stop = multiprocessing.Event()
+    url = resources.settings.redis_url.get_secret_value()
+    flooding = multiprocessing.Process(target=_flood, args=(url, flood, per_s, stop), daemon=True)
+    with (
+        running(resources, "workers", "worker", "--concurrency", "2", DRAIN_SLICE_S="5"),
+        running(resources, "workers", "beat", ready="beat"),
+    ):
+        flooding.start()
+        sent: dict[int, float] = {}
+        taken: dict[int, float] = {}
+        began = time.time()
+        for number in itertools.count(1):
+            if time.time() - began > SECONDS:
+                break
+            sent[number] = time.time()
+            _publish(resources.redis, number)
+            while time.time() < sent[number] + EVERY_S:
+                _look(resources, taken)
+                time.sleep(0.02)
+        deadline = time.time() + 30
+        while len(taken) < len(sent) and time.time() < deadline:
+            _look(resources, taken)
+            time.sleep(0.02)
+        stop.set()
+        flooding.join(10)
+        backlog = resources.redis.xlen(stream_key("logs", SHARD))
+        flooded = int(resources.redis.get("benchmark:flood") or 0)
+    now = time.time()
+    waited = sorted(taken.get(number, now) - at for number, at in sent.items())
+    return Delays(
+        statistics.median(waited),
+        statistics.quantiles(waited, n=20)[-1],
+        len(sent),
+        len(taken),
+        flooded / SECONDS,
+        backlog,
+    )
+
+
+def _publish(client: redis.Redis, number: int) -> None:
+    body = Logs(log_type="stdout", lines=[f"line {number}"], ts=[time.time_ns()])
+    client.xadd(
+        stream_key("logs", SHARD), cast("Any", encode_entry(Message("logs", QUIET, 1, "0-quiet", number, body)))
+    )
+
+
+def _look(resources: Resources, taken: dict[int, float]) -> None:
+    """Note which lines are committed by now."""
+    with resources.engine.connect() as connection:
+        last = connection.execute(text(f"SELECT last_log_seq FROM training_jobs WHERE id = {QUIET}")).scalar() or 0
+    now = time.time()
+    for number in range(len(taken) + 1, last + 1):
+        taken[number] = now
+
+
+def _flood(url: str, flood: Flood, per_s: int, stop: Event) -> None:
+    client = redis.Redis.from_url(url)
+    body = Logs(log_type="stdout", lines=[LINE], ts=[time.time_ns()])
+    began, seq = time.time(), 0
+    while flood != "nothing" and not stop.is_set():
+        pipeline = client.pipeline(transaction=False)
+        for _ in range(min(1000, max(1, per_s // 20))):
+            seq += 1
+            entry = encode_entry(Message("logs", FLOODING, 1, "0-flood", seq, body))
+            pipeline.xadd(
+                stream_key("logs", SHARD), cast("Any", entry | ({"enc": "x"} if flood == "invalid" else {}))
+            )
+        pipeline.set("benchmark:flood", seq)
+        pipeline.execute()
+        time.sleep(max(0.0, began + seq / per_s - time.time()))

@@ -1,0 +1,205 @@
+"""Entries that end their drains, by means that the workers know nothing of: found, isolated, dead-lettered."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+import workers.decoding
+from schemas import wire
+from schemas.routes import HALTED_KEY, stream_key, trials_key
+from schemas.tables import dead_letters, training_logs
+from tests.factories import Sender, drain, logs, rows
+from workers import examination
+from workers.batch import Batch
+from workers.drain import Drain, Drained
+from workers.errors import MostlyInvalid
+from workers.resources import Resources
+from workers.streams import IngestStream
+from workers.trials import Trials
+
+STREAM = stream_key("logs", 1)
+
+
+def drain_in_a_child(resources: Resources) -> int:
+    """Drain in a process that may be killed; return its exit code."""
+    pid = os.fork()
+    if not pid:
+        resources.engine.dispose(close=False)
+        os._exit(0 if drain(resources).entries >= 0 else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def drain_patiently(resources: Resources) -> Drained:
+    """Drain with a time slice that lasts on a busy machine too."""
+    patient = resources.settings.model_copy(update={"drain_slice_s": 30.0})
+    return Drain(resources.engine, IngestStream(resources.streams, "logs", 1), patient).run()
+
+
+def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
+    """Have the decoder end by `by` where a body has the word `deadly`."""
+    original = wire.decode_plain
+
+    def decode_plain(kind: Any, encoding: str, plain: bytes) -> Any:
+        if b"deadly" in plain:
+            by()
+        return original(kind, encoding, plain)
+
+    monkeypatch.setattr(workers.decoding, "decode_plain", decode_plain)
+
+
+def crash_store(monkeypatch: pytest.MonkeyPatch, word: str, by: Any) -> None:
+    """Have the storing of a batch end by `by` where a line has this word."""
+    original = Batch._write
+
+    def write(self: Batch, messages: Any) -> None:
+        if any(word in line for message in messages for line in message.body.lines):
+            by()
+        original(self, messages)
+
+    monkeypatch.setattr(Batch, "_write", write)
+
+
+def kill_self() -> None:
+    """End like a process that ran out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash() -> None:
+    """Fail as nobody thought of."""
+    raise OSError("of nobody's making")
+
+
+def test_an_entry_that_kills_its_decoder(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second drain finds it in a child process, and stores everything before and after it."""
+    kill_decoder(monkeypatch, kill_self)
+    for line in ("a", "deadly 1", "b", "deadly 2", "c"):
+        sender.send(logs(line))
+    assert drain_in_a_child(resources) == -signal.SIGKILL
+    drained = drain(resources)
+    assert (drained.stored, drained.dead_lettered) == (3, 2)
+    assert rows(resources.engine, training_logs, "content") == ["a", "b", "c"]
+    found = rows(resources.engine, dead_letters, "seq", "reason", "detail", order=["seq"])
+    assert [(seq, reason) for seq, reason, _ in found] == [(2, "kills-decoder"), (4, "kills-decoder")]
+    assert "SIGKILL" in found[0][2]
+    assert not sender.client.exists(trials_key(STREAM))
+
+
+def test_an_entry_that_hangs_its_decoder(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that does not come back is ended by its alarm, twice."""
+    monkeypatch.setattr(examination, "TRIAL_S", 1)
+    kill_decoder(monkeypatch, lambda: time.sleep(60))
+    for line in ("a", "deadly", "b"):
+        sender.send(logs(line))
+    Trials(sender.client, STREAM).begin()  # of a drain that was ended by its time limit
+    assert drain(resources).stored == 2
+    assert rows(resources.engine, dead_letters, "seq", "reason", order=["seq"]) == [(2, "timed-out")]
+
+
+def test_an_entry_that_takes_all_memory(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that lacks memory is no verdict at first; the examination makes it one."""
+    monkeypatch.setattr(examination, "TRIAL_MEMORY_BYTES", 64 * 1024**2)
+
+    def take_memory() -> None:
+        if bytearray(200 * 1024**2):
+            raise MemoryError
+
+    kill_decoder(monkeypatch, take_memory)
+    for line in ("a", "deadly", "b"):
+        sender.send(logs(line))
+    assert drain(resources).stored == 2
+    assert rows(resources.engine, dead_letters, "seq", "reason", order=["seq"]) == [(2, "crashes-decoder")]
+
+
+def test_an_entry_that_crashes_the_store(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails only while it is stored is found by ever smaller pieces, within one run of the drain."""
+    crash_store(monkeypatch, "deadly", crash)
+    for number in range(500):
+        sender.send(logs("deadly" if number == 333 else f"{number}"))
+    drained = drain_patiently(resources)
+    assert (drained.stored, drained.dead_lettered) == (499, 1)
+    assert rows(resources.engine, training_logs, "content") == [f"{n}" for n in range(500) if n != 333]
+    ((seq, reason, detail),) = rows(resources.engine, dead_letters, "seq", "reason", "detail", order=["seq"])
+    assert (seq, reason) == (334, "ends-drain")
+    assert "OSError: of nobody's making" in detail
+
+
+def test_an_entry_that_kills_the_store(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each drain is killed while it stores a batch with this entry: a dozen drains later it stands alone."""
+    crash_store(monkeypatch, "deadly", kill_self)
+    for number in range(100):
+        sender.send(logs("deadly" if number == 70 else f"{number}"))
+    deaths = 0
+    while drain_in_a_child(resources):
+        deaths += 1
+        assert deaths < 15
+    assert rows(resources.engine, training_logs, "content") == [f"{n}" for n in range(100) if n != 70]
+    assert rows(resources.engine, dead_letters, "seq", "reason", order=["seq"]) == [(71, "ends-drain")]
+
+
+def test_a_fault_of_ours_makes_no_dead_letters(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every entry fails the drain stops and says why; once that is mended everything is stored."""
+    with monkeypatch.context() as broken:
+        crash_store(broken, "", crash)
+        for number in range(20):
+            sender.send(logs(f"{number}"))
+        with pytest.raises(MostlyInvalid, match="OSError: of nobody's making"):
+            drain_patiently(resources)
+        assert b"Nothing was taken" in (sender.client.hget(HALTED_KEY, STREAM) or b"")
+    assert rows(resources.engine, dead_letters, "seq", order=["seq"]) == []
+    assert drain(resources).stored == 20
+    assert not sender.client.hexists(HALTED_KEY, STREAM)
+
+
+def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, sender: Sender) -> None:
+    """Drains are killed up to six times in a row: honest entries are stored, all of them."""
+    trials = Trials(sender.client, STREAM)
+    for deaths in range(1, 7):
+        sender.send(logs(f"after {deaths}"))
+        for _ in range(deaths):
+            trials.begin()
+        assert drain(resources).stored == 1
+    assert rows(resources.engine, dead_letters, "seq", order=["seq"]) == []
+
+
+def test_an_entry_that_ends_the_trial_once(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child process that somebody else killed is no verdict."""
+    original = examination._trial
+    killed: list[int] = []
+
+    def trial(kind: Any, entries: Any) -> tuple[int, int]:
+        if killed:
+            return original(kind, entries)
+        killed.append(1)
+        return 1, signal.SIGKILL
+
+    monkeypatch.setattr(examination, "_trial", trial)
+    for line in ("a", "b", "c"):
+        sender.send(logs(line))
+    Trials(sender.client, STREAM).begin()
+    assert drain(resources).stored == 3
+
+
+def test_a_drain_of_a_redis_without_trials(resources: Resources, sender: Sender) -> None:
+    """A hash that cannot be written, as in a full Redis, stops no drain."""
+    sender.client.set(trials_key(STREAM), "no hash")
+    sender.send(logs("a"))
+    assert Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run().stored == 1

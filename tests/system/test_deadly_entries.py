@@ -1,0 +1,50 @@
+"""Real workers and entries that end them, by a means that only the test knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from schemas.tables import dead_letters, training_logs
+from tests.factories import Sender, logs, rows
+from tests.processes import wait_until, workers_running
+from workers.resources import Resources
+
+PLUG = '''
+"""Read by every Python process that has this folder on its path."""
+import os, signal
+import workers.decoding
+original = workers.decoding.decode_plain
+
+def decode_plain(kind, encoding, plain):
+    if b"kills the decoder" in plain:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(kind, encoding, plain)
+
+workers.decoding.decode_plain = decode_plain
+'''
+
+
+def test_entries_that_kill_the_pool_stop_no_stream(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """Five entries, each of which kills the process that decodes it: all others are stored within seconds."""
+    folder = tmp_path / "plug"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(PLUG)
+    honest = [f"line {number}" for number in range(50)]
+    for number, line in enumerate(honest):
+        sender.send(logs(line))
+        if number % 10 == 5:
+            sender.send(logs("kills the decoder"), job=5)
+    with workers_running(resources.settings, tmp_path, PYTHONPATH=str(folder)):
+        wait_until(
+            lambda: len(rows(resources.engine, training_logs, "seq")) == len(honest),
+            "the honest rows",
+            timeout_s=30,
+        )
+        sender.send(logs("after it"))
+        wait_until(
+            lambda: rows(resources.engine, training_logs, "content")[-1] == "after it",
+            "the next row",
+            timeout_s=10,
+        )
+    assert rows(resources.engine, training_logs, "content") == [*honest, "after it"]
+    assert rows(resources.engine, dead_letters, "reason", order=["id"]) == ["kills-decoder"] * 5

@@ -1,0 +1,61 @@
+"""How much memory a decoded entry takes, by which a drain bounds its batch."""
+
+from __future__ import annotations
+
+from sys import getsizeof
+from typing import Final
+
+import msgspec
+
+from schemas.checks import free_elements
+from schemas.messages import Logs, Message, Metrics
+from workers.decoding import Rejected
+
+_ROW_BYTES: Final = 100
+_POINT_BYTES: Final = 250
+_VALUE_BYTES: Final = 60
+"""Without its name, which msgspec makes once where it is short and comes again."""
+_ELEMENT_BYTES: Final = 80
+
+
+def weight_of(content: Message | Rejected, plain_bytes: int) -> int:
+    """Return about how many bytes a message takes until its commit, and no less than its decoding took.
+
+    `plain_bytes` is the size of its body after decompression, which is all that a rejected one has.
+    """
+    held = content.raw.held_bytes if isinstance(content, Rejected) else _message_bytes(content)
+    return _ROW_BYTES + max(held, plain_bytes)
+
+
+def _message_bytes(message: Message) -> int:
+    match message.body:
+        case Logs(lines=lines) as body:
+            # The sizes as Python has them: one character beyond Unicode's first plane makes each four bytes.
+            return sum(map(getsizeof, lines)) + (110 if body.levels else 50) * len(lines)
+        case Metrics() as body:
+            values = [point.values for point in body.points]
+            points = _POINT_BYTES * len(values) + _VALUE_BYTES * sum(map(len, values))
+            names: set[str] = set().union(*values)
+            paths = sum(getsizeof(point.checkpoint_path) for point in body.points if point.checkpoint_path)
+            texts = paths + sum(map(getsizeof, names))
+            return points + texts + _free_bytes(body.params) + _free_bytes(body.tags)
+        case body:
+            return sum(map(_field_bytes, msgspec.structs.astuple(body)))
+
+
+def _free_bytes(value: object) -> int:
+    return _ELEMENT_BYTES * free_elements(value) + _text_bytes(value) if value else 0
+
+
+def _text_bytes(value: object) -> int:
+    if isinstance(value, dict):
+        return sum(map(_text_bytes, value)) + sum(map(_text_bytes, value.values()))
+    if isinstance(value, list):
+        return sum(map(_text_bytes, value))
+    return getsizeof(value) if isinstance(value, (str, bytes)) else 0
+
+
+def _field_bytes(value: object) -> int:
+    if isinstance(value, dict):
+        return _VALUE_BYTES * len(value) + sum(map(getsizeof, value))
+    return getsizeof(value) if isinstance(value, str) else 0
