@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import OutOfMemoryError
 
 from schemas.migrations import WrongSchemaRevision, check_revision
-from schemas.routes import QUEUES, SHARDS_KEY, echo_queue
+from schemas.routes import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from stores.settings import WrongSettings
 from workers.errors import Unavailable
 from workers.lease import BeatLease
@@ -98,6 +98,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
         resources.redis.delete(echo_queue(name))
     resources.engine.dispose()  # the pool's children make their own connections
     WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
+    WatchdogStep.takes_drains = INGEST_QUEUE in options.queues.split(",")
     app.steps["worker"].add(WatchdogStep)
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)

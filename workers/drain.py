@@ -61,10 +61,12 @@ class Drain:
         """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage."""
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
+        if not self._stream.has_entries() and self._stream.finish():
+            return total
         while True:
             at_end = self._transaction(total)
-            # Whoever rang while we held the lease found it taken, so their news is ours to read.
-            if total.leased_elsewhere or (at_end and not self._stream.bell_rang()):
+            # An order that was sent while we held the lease found it taken, so its entries are ours to read.
+            if total.leased_elsewhere or (at_end and self._stream.finish()):
                 return total
             if self._clock() >= deadline:
                 total.more = True
@@ -94,7 +96,7 @@ class Drain:
                 total.leased_elsewhere = True
                 return True
             began = self._clock()
-            self._stream.silence_bell()
+            self._stream.keep_ordered()
             entries, at_end = self._stream.read(self._read_bytes)
             arrivals = self._decode(entries)
             if not arrivals:
