@@ -131,7 +131,7 @@ class HostileClient:
         name = str(command[0])
         self.report.tried[name] += 1
         try:
-            reply = self._client.execute_command(*command)
+            reply = self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except redis.RedisError as exc:
             self.report.refused[str(exc).partition(" ")[0] if str(exc) else type(exc).__name__] += 1
             return None
@@ -142,7 +142,7 @@ class HostileClient:
         """Send a command that the user has no right to; remember it where the server takes it."""
         self.report.tried[f"forbidden {command[0]}"] += 1
         try:
-            self._client.execute_command(*command)
+            self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except NoPermissionError:
             self.report.refused["NOPERM"] += 1
         except redis.ConnectionError:

@@ -66,7 +66,8 @@ def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
 
 def repair_key(client: redis.Redis, key: str, kind: str) -> None:
     """Repair one key."""
-    if done := client.execute_command(*_command(key, kind)):
+    done: Any = client.eval(*_command(key, kind)[1:])
+    if done:
         note_repair(client, key, _text(done))
 
 

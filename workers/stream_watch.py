@@ -131,7 +131,7 @@ class Watcher:
             self._leave_wrong_types(keys)
             return []
         pairs = found.items() if isinstance(found, dict) else cast("list[Any]", found or [])
-        return [(key.decode(), _size_bytes(entries)) for key, entries in pairs]
+        return [(cast("bytes", key).decode(), _size_bytes(entries)) for key, entries in pairs]
 
     def _leave_wrong_types(self, keys: Collection[str]) -> None:
         """Leave out for a while what is not a stream, until somebody has repaired it."""

@@ -34,6 +34,11 @@ _MAX_WHY_CHARS: Final = 2000
 _LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 """Nothing can be appended after it."""
 _DELETED_AT_ONCE: Final = 1000
+_DELETE_IF_EMPTY: Final = """
+if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
+"""
 
 Ack = tuple[int, str, Kind, Position]
 """Job, source, kind, and how far it is committed."""
@@ -113,6 +118,11 @@ class IngestStream:
         """Tell whether anything waits."""
         with redis_errors():
             return bool(self._client.xlen(self.key))
+
+    def delete_if_empty(self) -> bool:
+        """Delete the key of an empty stream; return whether it is gone."""
+        with redis_errors():
+            return bool(self._client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
         """After the commit: tell the trainers what is committed, and trim it.

@@ -23,6 +23,7 @@ from schemas.routes import (
     NOTIFY_TASK,
     RETENTION_TASK,
     ROW_RETENTION_TASK,
+    STRAYS_TASK,
     SWEEP_TASK,
     VERIFY_ORDERED_KEY,
     VERIFY_TASK,
@@ -63,6 +64,7 @@ from workers.row_retention import RowRetention, keepings_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
+from workers.strays import tend_strays
 from workers.streams import IngestStream, redis_errors
 from workers.sweep import overdue, publish_hold, publish_shards
 from workers.verify import Verification
@@ -133,6 +135,14 @@ def sweep() -> None:
         _sweep_notes.note(found.away)
         for kind, shard in found.streams:
             order_drain(resources.streams, kind, shard)
+
+
+@app.task(name=STRAYS_TASK)
+def drain_strays() -> None:
+    """Drain streams that no shard has; give claims that have none an expiry."""
+    resources = process_resources()
+    with unavailable_is_logged("strays"):
+        tend_strays(resources, partial(order_notify, resources))
 
 
 @app.task(name=LIVENESS_TASK)
