@@ -118,6 +118,7 @@ class _Properties(msgspec.Struct, forbid_unknown_fields=True):
     correlation_id: Name | None = None
     reply_to: Name | None = None
     delivery_mode: Literal[1, 2] | None = None
+    expiration: Name | None = None
     priority: Annotated[int, Meta(ge=0, le=255)] | None = None
 
 

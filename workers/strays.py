@@ -1,7 +1,7 @@
 """Drains streams of shards that do not exist, and limits claims: what trainers can leave where no worker looks.
 
-A client that takes another number of shards for the right one (INGEST_SHARDS was changed, FLUSHALL) appends to such
-streams. Its messages are valid wherever they are.
+A client that takes another number of shards for the right one (INGEST_SHARDS was changed, FLUSHALL) appends to
+such streams. Its messages are valid wherever they are.
 """
 
 from __future__ import annotations
