@@ -36,7 +36,7 @@ def metric_bodies(points: int, values: int, per_message: int) -> Iterator[Metric
 
 
 def publish(client: redis.Redis, bodies: Iterator[Body]) -> int:
-    """Fill the stream of job 1 as trainers do, without bells; return the number of messages."""
+    """Fill the stream of job 1 as trainers do; return the number of messages."""
     pipeline = client.pipeline(transaction=False)
     count = 0
     for count, body in enumerate(bodies, 1):

@@ -15,8 +15,7 @@ from tempfile import TemporaryDirectory
 import psutil
 from sqlalchemy import text
 
-from schemas.bells import Bells
-from schemas.routes import Kind, stream_key
+from schemas.routes import Kind, ordered_key, stream_key
 from workers.resources import Resources
 
 ROOT = Path(__file__).parents[1]
@@ -61,15 +60,16 @@ def running(resources: Resources, *command: str, ready: str = " ready.", **env: 
 
 
 def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str) -> Drained:
-    """Order one drain of a full stream from a real worker with one pool process; time it to the last commit."""
+    """Let a real worker with one pool process drain a full stream; time it to the last commit."""
     key = stream_key(kind, shard)
+    resources.redis.set(ordered_key(key), 1, ex=DEADLINE_S)  # until the worker is ready
     with running(resources, "workers", "worker", "--concurrency", "1") as worker:
         (pool,) = worker.children()
         column = {"training_logs": "last_log_seq", "training_metrics": "last_metric_seq"}[table]
         progress = text(f"SELECT coalesce(sum({column}), 0) FROM training_jobs")
         result = Drained(0, 0)
         began = time.perf_counter()
-        Bells(resources.settings.redis_url.get_secret_value()).ring(kind, shard)
+        resources.redis.delete(ordered_key(key))
         while resources.redis.xlen(key):
             result.seconds = time.perf_counter() - began
             result.peak_mb = max(result.peak_mb, pool.memory_info().rss / 2**20)

@@ -13,8 +13,8 @@ from typing import Final
 from schemas.wire import WIRE_VERSION
 
 SCRIPT: Final = """
-local counters, answer, ends, ends_bell = unpack(KEYS, 1, 4)
-local job, attempt, source, ttl, fingerprint, remembered, bell_ttl, now, began = unpack(ARGV, 1, 9)
+local counters, answer, ends = unpack(KEYS, 1, 3)
+local job, attempt, source, ttl, fingerprint, remembered, now, began = unpack(ARGV, 1, 8)
 local seen = redis.call('GET', answer)
 if seen then
   local whose, receipt = string.match(seen, '^(%%S+) ?(.*)$')
@@ -22,10 +22,9 @@ if seen then
 end
 local told = {'new', ''}
 
-local function append(whose, kind, stream, bell, seq, body)
+local function append(whose, stream, seq, body)
   redis.call('XADD', stream, '*', 'v', '%(version)s', 'job', job, 'attempt', attempt, 'source', whose,
     'seq', seq, 'enc', 'json', 'body', string.sub(body, 1, -2) .. ',"started_at":' .. began .. '}')
-  if redis.call('SET', bell, '1', 'NX', 'EX', bell_ttl) then told[#told + 1] = kind end
 end
 
 local function counted(kinds)
@@ -46,7 +45,7 @@ else
   local produced = counted({'logs', 'metrics', 'checkpoints'})
   if #produced > 0 and redis.call('HEXISTS', counters, 'completions') == 0 then
     produced[#produced + 1] = '"completions":0'
-    append(known[1], 'completions', ends, ends_bell, 1,
+    append(known[1], ends, 1,
       '{"ts":' .. now .. ',"status":"ended","produced":{' .. table.concat(produced, ',') .. '}}')
   end
   redis.call('HDEL', counters, 'logs', 'metrics', 'checkpoints', 'completions')
@@ -54,9 +53,9 @@ else
 end
 
 local receipt = source
-for number = 0, (#ARGV - 9) / 4 - 1 do
-  local kind, body, field, value = unpack(ARGV, 10 + 4 * number, 13 + 4 * number)
-  local stream, bell = KEYS[5 + 2 * number], KEYS[6 + 2 * number]
+for number = 0, (#ARGV - 8) / 4 - 1 do
+  local kind, body, field, value = unpack(ARGV, 9 + 4 * number, 12 + 4 * number)
+  local stream = KEYS[4 + number]
   if field == '' or redis.call('HGET', counters, field) ~= value then
     if field ~= '' then redis.call('HSET', counters, field, value) end
     local seq = redis.call('HINCRBY', counters, kind, 1)
@@ -64,7 +63,7 @@ for number = 0, (#ARGV - 9) / 4 - 1 do
       local all = counted({'logs', 'metrics', 'checkpoints', 'completions'})
       body = string.sub(body, 1, -2) .. ',"produced":{' .. table.concat(all, ',') .. '}}'
     end
-    append(source, kind, stream, bell, seq, body)
+    append(source, stream, seq, body)
     receipt = receipt .. ' ' .. kind .. '=' .. seq
   end
 end

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, cast
@@ -21,20 +20,17 @@ from redis.commands.core import Script
 
 from gateway.callback_script import SCRIPT
 from gateway.problems import ProblemError, problem
-from schemas.bells import Bells
 from schemas.checks import InvalidMessage, check_body
 from schemas.limits import MAX_FREE_BYTES
 from schemas.messages import KIND_OF_BODY, Body, Logs
 from schemas.non_finite import shown_float
 from schemas.routes import (
-    BELL_TTL_S,
     DEFAULT_SHARDS,
     HOLD_KEY,
     SHARDS_KEY,
     Kind,
     ack_field,
     acks_key,
-    bell_key,
     callback_answer_key,
     callback_counters_key,
     shard_of,
@@ -46,7 +42,8 @@ REMEMBERED_S: Final = 24 * 3600
 """How long an idempotency key is known."""
 RETRIED_S: Final = 120
 """Longer than the Redis client tries one request, which it sends again when only the answer was lost."""
-BELL_PATIENCE_S: Final = 1.0
+SOURCE_BYTES: Final = 12
+"""Random bytes of a source's name, as trainers have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +65,20 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of a request: whether it was a repetition, its numbers, and which bells are to be rung."""
+    """Whether a request was a repetition, and its numbers."""
 
     job_id: int
-    shard: int
     is_repeated: bool
     source: str
     numbers: Mapping[Kind, int]
     """The last `seq` of each kind; empty for a repetition of what an older version took."""
-    bells: Sequence[Kind]
 
 
 class CallbackQueue:
     """Puts messages on the streams; safe to use from several threads."""
 
-    def __init__(self, client: redis.Redis, bells_url: str) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._bells = Bells(bells_url)
-        self._ringing = threading.Lock()
 
     def put(
         self, job_id: int, attempt: int, said: Iterable[Said], idempotency: Idempotency | None = None
@@ -98,28 +91,26 @@ class CallbackQueue:
         shard = self._shard(job_id)
         bodies = list(said)
         once = idempotency or Idempotency(secrets.token_hex(), "once", RETRIED_S)
-        ends = stream_key("completions", shard)
         keys = [
             callback_counters_key(shard, job_id, attempt),
             callback_answer_key(shard, job_id, _digest(once.key)),
-            *(ends, bell_key(ends)),
+            stream_key("completions", shard),
         ]
-        source = f"callback-{secrets.token_hex(4)}"
+        source = f"callback-{secrets.token_hex(SOURCE_BYTES)}"
         values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S]
-        values += [once.fingerprint, once.remembered_s, BELL_TTL_S]
+        values += [once.fingerprint, once.remembered_s]
         values += [time.time_ns(), _first_time(bodies[0].body)]
         for message in bodies:
             kind = KIND_OF_BODY[type(message.body)]
-            stream = stream_key(kind, shard)
-            keys += [stream, bell_key(stream)]
+            keys.append(stream_key(kind, shard))
             values += [kind, encode(message.body), *message.once]
-        outcome, receipt, *bells = [word.decode() for word in self._script(keys=keys, args=values)]
+        outcome, receipt = [word.decode() for word in self._script(keys=keys, args=values)]
         if outcome == "other":
             raise ProblemError(_KEY_TAKEN)
         source, *numbered = receipt.split(" ")
         numbers = {kind: int(seq) for kind, _, seq in (word.partition("=") for word in numbered)}
         is_repeated = outcome == "again" and idempotency is not None
-        return Taken(job_id, shard, is_repeated, source, cast("dict[Kind, int]", numbers), bells)
+        return Taken(job_id, is_repeated, source, cast("dict[Kind, int]", numbers))
 
     def is_stored(self, taken: Taken) -> bool:
         """Tell whether workers have acked all of a request: it is in Postgres. Raises what redis-py raises."""
@@ -129,23 +120,10 @@ class CallbackQueue:
         acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
         return all(int(last or 0) >= seq for last, seq in zip(acked, taken.numbers.values(), strict=True))
 
-    def ring(self, taken: Taken) -> None:
-        """Order the drains; nothing is lost where that fails, for beat looks as well."""
-        if taken.bells and self._ringing.acquire(timeout=BELL_PATIENCE_S):
-            try:
-                for kind in taken.bells:
-                    self._bells.ring(kind, taken.shard)
-            finally:
-                self._ringing.release()
-
     @cached_property
     def _script(self) -> Script:
         # Not at the start: a client of a cluster looks for its servers with this, and they may be away.
         return self._client.register_script(SCRIPT)
-
-    def close(self) -> None:
-        """Drop the connection of the bells."""
-        self._bells.close()
 
     def _shard(self, job_id: int) -> int:
         with self._client.pipeline(transaction=False) as pipe:

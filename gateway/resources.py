@@ -84,7 +84,6 @@ class Resources:
         self.engine.dispose()
         self.token_engine.dispose()
         self.readiness_engine.dispose()
-        self.callbacks.close()
         self.redis.close()
         if self.stream_client is not None:
             self.stream_client.close()
@@ -109,7 +108,7 @@ def open_resources(settings: GatewaySettings) -> Resources:
     )
     guard = Guard(token_engine, is_on=settings.is_auth_on)
     client, streams = open_redis(settings), open_stream_client(settings)
-    callbacks = CallbackQueue(streams or client, settings.redis_url.get_secret_value())
+    callbacks = CallbackQueue(streams or client)
     return Resources(settings, engine, token_engine, readiness_engine, client, guard, callbacks, streams)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -103,6 +104,8 @@ class Heart:
         self.launcher = f"{os.uname().nodename}/{vitals.launcher}" if vitals.is_launcher else ""
         """Which launcher this is; empty for a trainer. Launchers and trainers are no rivals of each other."""
         self.may_claim = may_claim
+        self.claimant = hashlib.sha256(origin.source.encode()).hexdigest()
+        """Stands for the source in claims, which all trainers may read: its name would let them write under it."""
         self._vitals = vitals
         self._words = words
         self._backlog = backlog
@@ -150,13 +153,27 @@ class Heart:
             **(backlog._asdict() if backlog is not None else {}),
         )
 
+    def claim(self, at_ms: int) -> Heartbeat:
+        """Return the heartbeat that claims the rank at this time of Redis's clock."""
+        return Heartbeat(
+            job=self.origin.job_id,
+            source=self.claimant,
+            at=at_ms,
+            attempt=self.origin.attempt,
+            rank=self.origin.rank,
+            host=os.uname().nodename or None,
+            pid=os.getpid(),
+            since=self._since,
+            every_s=self._vitals.interval_s,
+        )
+
     def may_take(self, claim: bytes | None) -> bool:
         """Tell whether the claim found in Redis is ours to set; warn once where a live process holds it.
 
         That it lives is seen by its next heartbeat: what a killed one has left expires.
         """
         holder = read_claim(claim)
-        if holder is None or holder.source == self.origin.source:
+        if holder is None or holder.source == self.claimant:
             return True
         seen, self._rival = self._rival, holder
         is_alive = seen is not None and seen.source == holder.source and holder.at > seen.at

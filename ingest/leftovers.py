@@ -44,11 +44,8 @@ def send_leftovers(
     *,
     any_server: bool = False,
     stop: threading.Event | None = None,
-    bells_url: str | None = None,
 ) -> Iterator[Leftover]:
     """Send what is left for this server, the oldest source first, each for at most `timeout_s`.
-
-    `redis_url` has the streams; `bells_url` is the broker where that is another server.
 
     Living sources are let alone, and what was meant for another server, unless `any_server`. What cannot be read
     is said, and stays. Ends at `stop`, and after the first source that could not be sent: the others would not
@@ -64,7 +61,7 @@ def send_leftovers(
             continue
         try:
             folder = SourceFolder.claim(path)
-            leftover = None if folder is None else _send(folder, redis_url, patient, timeout_s, bells_url)
+            leftover = None if folder is None else _send(folder, redis_url, patient, timeout_s)
         except OSError as exc:
             logger.warning("%s cannot be sent, and stays: %s", path, exc)
             continue
@@ -77,11 +74,9 @@ def send_leftovers(
             patient = timing
 
 
-def _send(
-    folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float, bells_url: str | None
-) -> Leftover:
+def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:
     outbox = Outbox.resumed(Spool(folder, NO_LIMIT))
-    publisher = Publisher(outbox, redis_url, timing, threading.Event(), bells_url=bells_url)
+    publisher = Publisher(outbox, redis_url, timing, threading.Event())
     publisher.start()
     publisher.finish(timeout_s)
     receipt = outbox.receipt()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email.parser  # noqa: F401 - as the next one: redis-py reads its own version when it connects
 import encodings.idna  # noqa: F401 - Python imports it with the first host name: see ingest.forks
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +18,6 @@ from ingest.lane import Held
 from ingest.outage import Unavailable
 from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.routes import (
-    BELL_TTL_S,
     DEFAULT_SHARDS,
     HOLD_KEY,
     SHARDS_KEY,
@@ -28,7 +26,6 @@ from schemas.routes import (
     acks_key,
     alive_field,
     alive_key,
-    bell_key,
     claim_key,
     missing_field,
     shard_of,
@@ -61,10 +58,9 @@ class Claim:
 
 @dataclass
 class Sent:
-    """What one round trip did: which messages Redis took, which bells it set, and the first refusal."""
+    """Which messages Redis took in one round trip, and the first refusal."""
 
     seqs: dict[Kind, list[int]] = field(default_factory=dict)
-    bells: list[Kind] = field(default_factory=list)
     refusal: Unavailable | None = None
 
 
@@ -77,8 +73,6 @@ class StreamLink:
         self._redis_url = redis_url
         self._has_answered = False
         self._shards: int | None = None
-        self.ahead_s = 0.0
-        """How far the clock of Redis was ahead of ours when it was last asked."""
         self._client = open_streams(
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
@@ -107,8 +101,8 @@ class StreamLink:
         values = iter(found[0] if found else ())
         return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
 
-    def send(self, batches: Mapping[Kind, Sequence[Held]], *, must_ring: bool = False) -> Sent:
-        """Append the batches to their streams, each followed by its bell, `must_ring` or not yet ringing."""
+    def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:
+        """Append the batches to their streams."""
         shard = self.shard
         pipe = self._pipeline()
         for kind, batch in batches.items():
@@ -116,13 +110,10 @@ class StreamLink:
             for held in batch:
                 fields: dict[Any, Any] = dict(held.entry)
                 pipe.xadd(stream, fields)
-            pipe.set(bell_key(stream), 1, nx=not must_ring, ex=BELL_TTL_S)
         replies = iter(self._execute(pipe, raise_on_error=False))
         sent = Sent()
         for kind, batch in batches.items():
             sent.seqs[kind] = _taken(batch, list(islice(replies, len(batch))), sent)
-            if next(replies) is True:
-                sent.bells.append(kind)
         return sent
 
     def beat(self, heart: Heart) -> None:
@@ -136,11 +127,11 @@ class StreamLink:
             heart.note_outcome(is_taken=False)
             return
         seconds, micros = now
-        self.ahead_s = seconds + micros / 1e6 - time.time()
-        heartbeat = encode_heartbeat(heart.heartbeat(seconds * 1000 + micros // 1000))
+        now_ms = seconds * 1000 + micros // 1000
+        heartbeat = encode_heartbeat(heart.heartbeat(now_ms))
         pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
         if heart.may_claim and heart.may_take(claim):
-            pipe.set(key, heartbeat, px=heart.claim_ttl_ms)
+            pipe.set(key, encode_heartbeat(heart.claim(now_ms)), px=heart.claim_ttl_ms)
         replies = self._execute(pipe, raise_on_error=False)
         heart.note_outcome(is_taken=not isinstance(replies[0], Exception))
 
@@ -152,10 +143,10 @@ class StreamLink:
         ((seconds, micros),) = self._execute(pipe)
         now_ms = seconds * 1000 + micros // 1000
         pipe = self._pipeline()
-        pipe.set(key, encode_heartbeat(heart.heartbeat(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
+        pipe.set(key, encode_heartbeat(heart.claim(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
         pipe.get(key)
         holder = read_claim(self._execute(pipe)[1])
-        if holder is None or holder.source == heart.origin.source:
+        if holder is None or holder.source == heart.claimant:
             return None
         return Claim(holder, (now_ms - holder.at) / 1000)
 
@@ -166,7 +157,7 @@ class StreamLink:
         pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
         pipe.get(key)
         holder = read_claim(self._execute(pipe)[1])
-        if holder is not None and holder.source == heart.origin.source:
+        if holder is not None and holder.source == heart.claimant:
             pipe.set(key, b"", px=1)
             self._execute(pipe)
 

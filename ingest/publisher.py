@@ -19,7 +19,6 @@ from schemas.routes import KINDS, Kind
 if TYPE_CHECKING:
     from ingest.heartbeat import Heart
     from ingest.link import StreamLink
-    from schemas.bells import Bells
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -36,8 +35,7 @@ LOOK_EVERY_S: Final = 0.05
 class Publisher:
     """Sends what the outbox holds; start, wake and finish may be called from any thread.
 
-    `redis_url` has the streams; `bells_url` is the Celery workers' broker where that is another server.
-    Without a `heart` it says nothing of its process: it sends what another one has left.
+    Without a `heart` it sends no heartbeats: it sends what another process has left.
     """
 
     def __init__(
@@ -47,18 +45,14 @@ class Publisher:
         timing: Timing,
         wake: threading.Event,
         heart: Heart | None = None,
-        *,
-        bells_url: str | None = None,
     ) -> None:
         self._outbox = outbox
         self._heart = heart
         self._redis_url = redis_url
-        self._bells_url = bells_url or redis_url
         self._timing = timing
         self._wake = wake
         self._outage = Outage(timing, shown_host(redis_url))
         self._link: StreamLink | None = None
-        self._bells: Bells | None = None
         self._watches = {kind: AckWatch(timing, time.monotonic()) for kind in KINDS}
         self._failed_at = 0.0
         self._backoff_s = 0.0
@@ -192,8 +186,7 @@ class Publisher:
         """Say that the process lives, when it is time to; also while messages are to be held back."""
         if self._heart is None or not self._heart.is_due:
             return
-        link, _ = self._connected()
-        link.beat(self._heart)
+        self._connected().beat(self._heart)
         if self._outbox.is_all_sent and not self._outbox.awaited():
             self._outage.note_success()
 
@@ -209,7 +202,7 @@ class Publisher:
         awaited = self._outbox.awaited()
         if not batches and not (awaited and self._is_time_to_ask()):
             return False
-        link, bells = self._connected()
+        link = self._connected()
         standing = link.ask(list(awaited) if self._is_time_to_ask() else [])
         self._has_answered = True
         self._take_reports(standing.reports)
@@ -217,12 +210,9 @@ class Publisher:
             raise Unavailable("it is nearly full and asks trainers to hold back")
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
         if batches:
-            # Of a killed trainer: its bell may still be there, and the order that it stood for was never sent.
-            sent = link.send(batches, must_ring=self._heart is None)
+            sent = link.send(batches)
             for kind, seqs in sent.seqs.items():
                 self._outbox.mark_sent(kind, seqs)
-            for kind in sent.bells:
-                bells.ring(kind, link.shard, link.ahead_s)
             if sent.refusal is not None:
                 raise sent.refusal
         self._outage.note_success()
@@ -243,16 +233,14 @@ class Publisher:
             ranges = self._watches[kind].overdue(report, awaited.get(kind), time.monotonic())
             self._outbox.send_again(kind, ranges)
 
-    def _connected(self) -> tuple[StreamLink, Bells]:
-        if self._link is None or self._bells is None:
-            with importing():  # here, not at the top: redis and kombu cost the trainer's start 150 ms
+    def _connected(self) -> StreamLink:
+        if self._link is None:
+            with importing():  # here, not at the top: redis costs the trainer's start 100 ms
                 from ingest.link import StreamLink  # noqa: PLC0415
-                from schemas.bells import Bells  # noqa: PLC0415
 
                 origin = self._outbox.origin
                 self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more
-                self._bells = Bells(self._bells_url)
-        return self._link, self._bells
+        return self._link
 
     def _pause_s(self) -> float:
         # In an outage too: what is said is on the disk a moment later, whether or not it can be sent.
@@ -265,9 +253,8 @@ class Publisher:
                 self._all_acked.set()
 
     def _disconnect(self) -> None:
-        for connection in (self._link, self._bells):
-            if connection is not None:
-                connection.close()
+        if self._link is not None:
+            self._link.close()
 
     def _end(self) -> None:
         """Let `finish` return at once: nobody sends any more."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trainwire.ingest")
 
+SOURCE_BYTES: Final = 12
+"""Random bytes of a source's name, which nobody else can guess: who knows it can write under it."""
 LEFTOVERS_AFTER_S: Final = 5.0
 LEFTOVERS_TIMEOUT_S: Final = 600.0
 """How long one source's leftovers may take before the next one's turn."""
@@ -73,7 +75,7 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        source = f"{self._rank or 0}-{os.urandom(4).hex()}"
+        source = f"{self._rank or 0}-{os.urandom(SOURCE_BYTES).hex()}"
         wake = threading.Event()
         spool = self._settings.spool
         self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
@@ -94,9 +96,7 @@ class Session:
         timing = self._settings.timing
         if self._settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for the acks, up to its deadline
-        self._publisher = Publisher(
-            outbox, self._settings.streams, timing, wake, self._heart, bells_url=self._settings.redis_url
-        )
+        self._publisher = Publisher(outbox, self._settings.streams, timing, wake, self._heart)
         rate = self._settings.log_lines_per_s
         self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
@@ -257,11 +257,9 @@ class Session:
             return
         with importing():
             from ingest.leftovers import send_leftovers  # noqa: PLC0415
-        url, timing, bells_url = self._settings.streams, self._settings.timing, self._settings.redis_url
+        url, timing = self._settings.streams, self._settings.timing
         try:
-            for leftover in send_leftovers(
-                folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished, bells_url=bells_url
-            ):
+            for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
                 logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)
         except Exception:
             logger.debug("leftovers stay in the spool", exc_info=True)

@@ -17,9 +17,15 @@ HOLD_KEY: Final = "ingest:hold"
 HALTED_KEY: Final = "ingest:halted"
 """Hash stream -> why its drain refuses to go on (nearly all entries invalid)."""
 
-BELL_TTL_S: Final = 5
+ORDERED_TTL_S: Final = 5
+"""How long nobody orders again a delivery or verification that is ordered already."""
+DRAIN_ORDERED_TTL_MS: Final = 1000
+"""The same of a drain, which renews it while it is at work: the longest that a lost order delays a message."""
 ORDER_TTL_S: Final = 30
 """A work order nobody took for this long is dropped: stopped workers come back to news, not to old orders."""
+
+REPAIRS_KEY: Final = "ingest:repairs"
+"""Hash key -> time and kind of the last repair of a key that workers could not go on with."""
 
 INGEST_QUEUE: Final = "ingest"
 NOTIFY_QUEUE: Final = "notify"
@@ -47,11 +53,12 @@ ROW_RETENTION_TASK: Final = "trainwire.retain_rows"
 LINK_TASK: Final = "trainwire.link_mlflow_runs"
 LINK_TICK_TASK: Final = "trainwire.link_mlflow_runs_now"
 SWEEP_TASK: Final = "trainwire.sweep"
+STRAYS_TASK: Final = "trainwire.drain_strays"
 LIVENESS_TASK: Final = "trainwire.watch_trainers"
 ECHO_TASK: Final = "trainwire.echo"
 
 
-VERIFY_BELL_KEY: Final = "verify:bell"
+VERIFY_ORDERED_KEY: Final = "verify:ordered"
 """Exists while an order to verify checkpoint files is on its way."""
 
 BEAT_LEASE_KEY: Final = "{beat}:lease"
@@ -73,9 +80,9 @@ def stream_key(kind: Kind, shard: int) -> str:
     return f"ingest:{{{shard}}}:{kind}"
 
 
-def bell_key(stream: str) -> str:
-    """Return the key that exists while a work order for `stream` is on its way."""
-    return f"{stream}:bell"
+def ordered_key(stream: str) -> str:
+    """Return the key that exists while a drain of `stream` is ordered or at work; only workers write it."""
+    return f"{stream}:ordered"
 
 
 def trials_key(stream: str) -> str:
@@ -133,9 +140,9 @@ def callback_answer_key(shard: int, job_id: int, digest: str) -> str:
     return f"ingest:{{{shard}}}:callback:{job_id}:{digest}"
 
 
-def delivery_bell_key(sink: str) -> str:
+def delivery_ordered_key(sink: str) -> str:
     """Return the key that exists while an order to deliver to `sink` is on its way."""
-    return f"deliver:{sink}:bell"
+    return f"deliver:{sink}:ordered"
 
 
 def events_channel(job_id: int) -> str:

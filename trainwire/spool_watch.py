@@ -17,12 +17,9 @@ SOURCE_TIMEOUT_S: Final = 600.0
 class SpoolWatch:
     """Looks into the spool every ten seconds, and says a line for each source that is sent."""
 
-    def __init__(
-        self, spool: Path, redis_url: str, say: Callable[[str], None], bells_url: str | None = None
-    ) -> None:
+    def __init__(self, spool: Path, redis_url: str, say: Callable[[str], None]) -> None:
         self._spool = spool
         self._redis_url = redis_url
-        self._bells_url = bells_url
         self._say = say
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool-watch", daemon=True)
@@ -43,7 +40,6 @@ class SpoolWatch:
                 Timing(),
                 SOURCE_TIMEOUT_S,
                 stop=self._stop,
-                bells_url=self._bells_url,
             )
             for leftover in found:
                 about = leftover.about

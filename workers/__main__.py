@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import OutOfMemoryError
 
 from schemas.migrations import WrongSchemaRevision, check_revision
-from schemas.routes import QUEUES, SHARDS_KEY, echo_queue
+from schemas.routes import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from stores.settings import WrongSettings
 from workers.errors import Unavailable
 from workers.lease import BeatLease
@@ -32,6 +32,7 @@ log = structlog.get_logger("workers")
 
 ALL_QUEUES = ",".join(QUEUES)
 EXIT_NOT_READY = 78
+EXIT_FAULT = 1
 NOTICE_TENTHS_S = 20
 _PR_SET_PDEATHSIG = 1
 
@@ -84,9 +85,10 @@ def _publish_shards(resources: Resources) -> None:
         resources.streams.set(SHARDS_KEY, resources.settings.ingest_shards)
 
 
-def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
+def _worker(resources: Resources, options: argparse.Namespace) -> int:
     from billiard import pool  # noqa: PLC0415 - the checks above need no Celery
     from celery import signals  # noqa: PLC0415 - as above
+    from celery.bin.celery import celery  # noqa: PLC0415 - as above
 
     from workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
     from workers.watchdog import WatchdogStep  # noqa: PLC0415
@@ -98,7 +100,9 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
         resources.redis.delete(echo_queue(name))
     resources.engine.dispose()  # the pool's children make their own connections
     WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
+    WatchdogStep.takes_drains = INGEST_QUEUE in options.queues.split(",")
     app.steps["worker"].add(WatchdogStep)
+    app.conf.broker_transport = "workers.broker_transport:Transport"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
     # A pool process waits for the worker to take note of its last order, which one that ends may never do: for
@@ -106,7 +110,11 @@ def _worker(resources: Resources, options: argparse.Namespace) -> NoReturn:
     pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = NOTICE_TENTHS_S
     queues = f"{options.queues},{echo_queue(name)}"
     arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", queues]
-    app.worker_main(["worker", *arguments, "--without-gossip", "--without-mingle", "--loglevel", "INFO"])
+    arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
+    celery.params[0].default = app
+    # Not by app.worker_main, which drops the exit code; None is that of a worker that was terminated.
+    code = celery.main(args=["worker", *arguments], standalone_mode=False)
+    return EXIT_FAULT if code is None else int(code)
 
 
 def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:

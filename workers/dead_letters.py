@@ -8,7 +8,7 @@ import msgspec
 import redis
 from sqlalchemy import Connection, Engine, RowMapping, delete
 
-from schemas.routes import bell_key
+from schemas.routes import ordered_key
 from schemas.tables import dead_letters
 from workers import job_rows, source_rows, store
 from workers.streams import redis_errors
@@ -34,8 +34,8 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
         with redis_errors():
             client.xadd(letter["stream"], cast("Any", fields))
     with redis_errors():
-        # No bell: beat finds the stream within a second. A resting (halted) stream is to be tried at once.
-        client.delete(bell_key(letter["stream"]))
+        # A drain is ordered at once then, that of a resting (halted) stream too.
+        client.delete(ordered_key(letter["stream"]))
 
 
 def discard(engine: Engine, letter_id: int) -> None:

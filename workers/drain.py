@@ -77,6 +77,8 @@ class Drain:
         """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
+        if not self._stream.has_entries() and self._stream.finish():
+            return total
         crashes = 0
         while True:
             try:
@@ -91,8 +93,8 @@ class Drain:
                     log.exception("drain.crashed", stream=self._stream.key)
                 self._last_crash = exc
                 continue
-            # Whoever rang while we held the lease found it taken, so their news is ours to read.
-            if total.leased_elsewhere or (at_end and not self._stream.bell_rang()):
+            # An order that was sent while we held the lease found it taken, so its entries are ours to read.
+            if total.leased_elsewhere or (at_end and self._stream.finish()):
                 return total
             if self._clock() >= deadline:
                 total.more = True
@@ -123,7 +125,7 @@ class Drain:
                 total.leased_elsewhere = True
                 return True
             began = self._clock()
-            self._stream.silence_bell()
+            self._stream.keep_ordered()
             caution = self._trials.begin()
             entries, at_end = self._stream.read(self._read_bytes, caution.most)
             examined, verdicts = self._examined(caution, entries)

@@ -1,6 +1,6 @@
-"""Work orders: a bell that says that one is on its way, and the order itself.
+"""Work orders, and the keys that exist while one is on its way, so that nobody sends another.
 
-What nobody could order beat orders, which looks every few seconds.
+An order that could not be sent is sent by beat, which looks for overdue work every second.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from kombu.exceptions import OperationalError
 
 from schemas.events import Event
 from schemas.routes import (
-    BELL_TTL_S,
     CHECKPOINT_QUEUE,
     DELIVER_QUEUE,
     DELIVER_TASK,
+    DRAIN_ORDERED_TTL_MS,
     DRAIN_TASK,
     INGEST_QUEUE,
     MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
     ORDER_TTL_S,
-    VERIFY_BELL_KEY,
+    ORDERED_TTL_S,
+    VERIFY_ORDERED_KEY,
     VERIFY_TASK,
     Kind,
-    bell_key,
-    delivery_bell_key,
+    delivery_ordered_key,
+    ordered_key,
     stream_key,
 )
 from workers.app import app
@@ -47,9 +48,17 @@ DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
-def order_drain(resources: Resources, kind: Kind, shard: int) -> None:
-    """Ring the bell of a stream and send the work order, unless one is on its way."""
-    _ring(resources.streams, bell_key(stream_key(kind, shard)), DRAIN_TASK, [kind, shard], INGEST_QUEUE)
+def order_drain(streams: redis.Redis, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
+    """Order the drain of a stream, unless it is ordered or at work; return whether an order was sent.
+
+    `is_rest`: the caller is the drain itself, which leaves the rest of the stream to the next one.
+    """
+    with redis_errors():
+        key = ordered_key(stream_key(kind, shard))
+        if not streams.set(key, 1, nx=not is_rest, px=DRAIN_ORDERED_TTL_MS):
+            return False
+    send_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE)
+    return True
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
@@ -63,19 +72,19 @@ def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
 
 def order_delivery(resources: Resources, sink: str) -> None:
     """Order a delivery to a sink, unless one is on its way."""
-    _ring(resources.redis, delivery_bell_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
+    _order_once(resources.redis, delivery_ordered_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
 
 
 def order_verification(resources: Resources) -> None:
     """Order that new checkpoint files be verified, unless such an order is on its way."""
-    _ring(resources.redis, VERIFY_BELL_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
+    _order_once(resources.redis, VERIFY_ORDERED_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
 
 
-def _ring(client: redis.Redis, bell: str, task: str, args: list[object], queue: str) -> None:
-    """Set a bell and send its order; who finds it set leaves the order to whoever set it."""
+def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
+    """Send an order, unless its key shows that one is on its way."""
     with redis_errors():
-        rang = client.set(bell, 1, nx=True, ex=BELL_TTL_S)
-    if rang:
+        is_first = client.set(key, 1, nx=True, ex=ORDERED_TTL_S)
+    if is_first:
         send_order(task, args, queue)
 
 

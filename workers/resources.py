@@ -26,7 +26,7 @@ class Resources:
 
     @property
     def streams(self) -> Redis:
-        """Return the client of the server that has the streams, their bells, acks and heartbeats."""
+        """Return the client of the server that has the streams, its acks and heartbeats."""
         return self.redis if self.stream_client is None else self.stream_client
 
 

@@ -8,10 +8,12 @@ from schemas.routes import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
     DELIVER_TICK_TASK,
+    INGEST_QUEUE,
     LINK_TICK_TASK,
     LIVENESS_TASK,
     RETENTION_TASK,
     ROW_RETENTION_TASK,
+    STRAYS_TASK,
     SWEEP_TASK,
     VERIFY_TASK,
 )
@@ -26,7 +28,8 @@ def _tick(task: str, queue: str, every_s: float, expires_s: int) -> dict[str, An
 
 
 SCHEDULE: Final = {
-    "ring-for-overdue-streams": _tick(SWEEP_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
+    "order-overdue-drains": _tick(SWEEP_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
+    "drain-stray-streams": _tick(STRAYS_TASK, INGEST_QUEUE, every_s=10.0, expires_s=10),
     "wake-due-deliveries": _tick(DELIVER_TICK_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
     "watch-trainers": _tick(LIVENESS_TASK, BEAT_QUEUE, every_s=2.0, expires_s=6),
     "link-mlflow-runs": _tick(LINK_TICK_TASK, BEAT_QUEUE, every_s=30.0, expires_s=20),

@@ -1,26 +1,44 @@
-"""The Redis side of one ingest stream: read, bell, acks, trim."""
+"""The Redis side of one ingest stream: entries, acks, trim, and whether a drain is ordered."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from schemas.routes import HALTED_KEY, Kind, ack_field, acks_key, bell_key, missing_field, stream_key
+from schemas.routes import (
+    DRAIN_ORDERED_TTL_MS,
+    HALTED_KEY,
+    Kind,
+    ack_field,
+    acks_key,
+    missing_field,
+    ordered_key,
+    stream_key,
+)
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.tls import redis_trouble
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
 from workers.positions import Position
+from workers.repairs import is_ahead, repair_key
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
 _FIRST_PAGE: Final = 1
 """An entry can be large; how large they are here is not known before the first."""
 _LARGEST_PAGE: Final = 5000
 _MAX_WHY_CHARS: Final = 2000
+_LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
+"""Nothing can be appended after it."""
+_DELETED_AT_ONCE: Final = 1000
+_DELETE_IF_EMPTY: Final = """
+if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
+"""
 
 Ack = tuple[int, str, Kind, Position]
 """Job, source, kind, and how far it is committed."""
@@ -41,11 +59,12 @@ def redis_errors(url: str = "") -> Iterator[None]:
 class IngestStream:
     """One stream of one kind and shard."""
 
-    def __init__(self, client: redis.Redis, kind: Kind, shard: int) -> None:
+    def __init__(self, client: redis.Redis, kind: Kind, shard: int, key: str | None = None) -> None:
         self.client = self._client = client
         self.kind = kind
         self.shard = shard
-        self.key = stream_key(kind, shard)
+        self.key = key or stream_key(kind, shard)
+        self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, most: int | None = None) -> tuple[list[RawEntry], bool]:
         """Return the oldest entries, about as many as fit into `max_bytes`, and whether these are all.
@@ -63,7 +82,8 @@ class IngestStream:
             count = count if most is None else min(count, most - len(entries))
             page = self.page(start, count)
             entries.extend(page)
-            if len(page) < count:
+            self._read_ids = [entry.entry_id for entry in entries]
+            if len(page) < count or page[-1].entry_id == _LAST_ID:
                 return entries, True
             size += sum(entry.held_bytes for entry in page)
             start = f"({page[-1].entry_id}"
@@ -77,25 +97,36 @@ class IngestStream:
             page = cast("list[Any]", self._client.xrange(self.key, start, "+", count))
         return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
 
-    def silence_bell(self) -> None:
-        """Delete the bell: whoever publishes from now on rings anew."""
-        with redis_errors():
-            self._client.delete(bell_key(self.key))
+    def keep_ordered(self) -> None:
+        """Keep others from ordering a drain while one is at work."""
+        with redis_errors(), suppress(OutOfMemoryError):  # full: another order would find the lease taken
+            self._client.set(ordered_key(self.key), 1, px=DRAIN_ORDERED_TTL_MS)
 
-    def bell_rang(self) -> bool:
-        """Tell whether someone published since the bell was silenced."""
+    def finish(self) -> bool:
+        """Let others order drains again; return whether the stream is empty.
+
+        The order of the two commands matters: for an entry that is appended after the count a drain is ordered.
+        """
         with redis_errors():
-            return bool(self._client.exists(bell_key(self.key)))
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.delete(ordered_key(self.key))
+            pipeline.xlen(self.key)
+            return not pipeline.execute()[1]
 
     def rest(self, seconds: int) -> None:
-        """Keep the bell ringing for a while, so that nobody orders another drain in vain."""
+        """Keep others from ordering a drain for a while, because it would fail."""
         with redis_errors():
-            self._client.set(bell_key(self.key), 1, ex=seconds)
+            self._client.set(ordered_key(self.key), 1, ex=seconds)
 
     def has_entries(self) -> bool:
         """Tell whether anything waits."""
         with redis_errors():
             return bool(self._client.xlen(self.key))
+
+    def delete_if_empty(self) -> bool:
+        """Delete the key of an empty stream; return whether it is gone."""
+        with redis_errors():
+            return bool(self._client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
         """After the commit: tell the trainers what is committed, and trim it.
@@ -142,5 +173,18 @@ class IngestStream:
         pipeline.execute()
 
     def _trim(self, through_id: str) -> None:
+        if is_ahead(through_id):
+            self._delete_read(through_id)
+            return
         millis, _, number = through_id.partition("-")
         self._client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
+
+    def _delete_read(self, through_id: str) -> None:
+        """Delete what was read, and start the stream anew if nothing else is in it.
+
+        Not by XTRIM: where another worker has started the stream anew meanwhile, that would delete all of it.
+        """
+        ids = self._read_ids[: self._read_ids.index(through_id) + 1]
+        for first in range(0, len(ids), _DELETED_AT_ONCE):
+            self._client.xdel(self.key, *ids[first : first + _DELETED_AT_ONCE])
+        repair_key(self._client, self.key, "stream")

@@ -1,4 +1,4 @@
-"""The safety net below the bells: which streams have news that nobody ordered to be drained."""
+"""The net below the stream watch: streams with entries of which nobody has ordered a drain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import redis
 import structlog
 
-from schemas.routes import HOLD_KEY, KINDS, Kind, bell_key, stream_key
+from schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, Kind, ordered_key, stream_key
 from schemas.stream_servers import ask_each, fullest_memory
 from workers.changes import Change
 from workers.drain import Drain
@@ -39,15 +39,21 @@ class Overdue:
 
 
 def overdue(client: redis.Redis, shards: int) -> Overdue:
-    """Return the streams that have entries and no bell: their publisher died in between, or has no Celery."""
+    """Return the streams that have entries and no ordered drain."""
     questions = {}
     for kind, shard in all_streams(shards):
         key = stream_key(kind, shard)
-        questions[kind, shard] = [("XLEN", key), ("EXISTS", bell_key(key))]
+        questions[kind, shard] = [("XLEN", key), ("EXISTS", ordered_key(key))]
     with redis_errors():
         found = ask_each(client, questions)
-    waiting = {stream for stream, (length, bell) in found.replies.items() if length and not bell}
+    waiting = {stream for stream, (length, ordered) in found.replies.items() if length and not ordered}
     return Overdue([stream for stream in questions if stream in waiting], found.away)
+
+
+def publish_shards(client: redis.Redis, shards: int) -> None:
+    """Publish the number of shards where it is not (FLUSHALL): trainers that do not find it take the default."""
+    with redis_errors(), suppress(redis.OutOfMemoryError):
+        client.set(SHARDS_KEY, shards, nx=True)
 
 
 def publish_hold(client: redis.Redis, high_water: float) -> None:

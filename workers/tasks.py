@@ -23,11 +23,12 @@ from schemas.routes import (
     NOTIFY_TASK,
     RETENTION_TASK,
     ROW_RETENTION_TASK,
+    STRAYS_TASK,
     SWEEP_TASK,
-    VERIFY_BELL_KEY,
+    VERIFY_ORDERED_KEY,
     VERIFY_TASK,
     Kind,
-    delivery_bell_key,
+    delivery_ordered_key,
     echo_key,
 )
 from stores.lending import lending_places
@@ -56,14 +57,16 @@ from workers.orders import (
     order_verification,
     send_order,
 )
+from workers.repairs import repair
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.row_retention import RowRetention, keepings_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
+from workers.strays import tend_strays
 from workers.streams import IngestStream, redis_errors
-from workers.sweep import overdue, publish_hold
+from workers.sweep import overdue, publish_hold, publish_shards
 from workers.verify import Verification
 
 log = structlog.get_logger("workers.tasks")
@@ -106,7 +109,7 @@ def drain(kind: Kind, shard: int) -> None:
         if drained.dead_lettered:
             log.warning("drain.dead_lettered", stream=stream.key, entries=drained.dead_lettered)
         if drained.more:
-            order_drain(resources, kind, shard)
+            order_drain(resources.streams, kind, shard, is_rest=True)
         if drained.stored:
             order_deliveries(resources, kind)
         if drained.stored and kind == "checkpoints":
@@ -127,14 +130,25 @@ def drain(kind: Kind, shard: int) -> None:
 
 @app.task(name=SWEEP_TASK)
 def sweep() -> None:
-    """Order a drain of every stream that has news and no bell; tell trainers whether Redis has room."""
+    """Order overdue drains; publish what trainers read first: the number of shards, whether Redis has room."""
     resources = process_resources()
     with unavailable_is_logged("sweep"):
+        publish_shards(resources.streams, resources.settings.ingest_shards)
         publish_hold(resources.streams, resources.settings.redis_high_water)
+        with redis_errors():
+            repair(resources.streams, resources.settings.ingest_shards)
         found = overdue(resources.streams, resources.settings.ingest_shards)
         _sweep_notes.note(found.away)
         for kind, shard in found.streams:
-            order_drain(resources, kind, shard)
+            order_drain(resources.streams, kind, shard)
+
+
+@app.task(name=STRAYS_TASK)
+def drain_strays() -> None:
+    """Drain streams that no shard has; give claims that have none an expiry."""
+    resources = process_resources()
+    with unavailable_is_logged("strays"):
+        tend_strays(resources, partial(order_notify, resources))
 
 
 @app.task(name=LIVENESS_TASK)
@@ -163,11 +177,11 @@ def deliver_what_is_due() -> None:
 def deliver(sink: str) -> None:
     """Deliver what a sink has not confirmed, and order the rest if the time slice was too short for it."""
     resources = process_resources()
-    # Gathers rows: while the bell is there nobody orders again.
+    # Gathers rows: while the key is there nobody orders again.
     time.sleep(resources.settings.loki_linger_s if sink == LokiSink.name else MLFLOW_LINGER_S)
     with unavailable_is_logged("delivery", sink=sink):
         with redis_errors():
-            resources.redis.delete(delivery_bell_key(sink))
+            resources.redis.delete(delivery_ordered_key(sink))
         with timed_delivery(resources.engine, sink):
             report = _delivery(resources, sink).run()
         if report.refused:
@@ -206,7 +220,7 @@ def verify_checkpoints() -> None:
     settings = resources.settings
     with unavailable_is_logged("verification"):
         with redis_errors():
-            resources.redis.delete(VERIFY_BELL_KEY)
+            resources.redis.delete(VERIFY_ORDERED_KEY)
         report = Verification(
             resources.engine,
             object_store,

@@ -18,13 +18,14 @@ import redis
 import structlog
 from celery import bootsteps
 
-from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
+from schemas.routes import ECHO_TASK, HALTED_KEY, Kind, echo_key, echo_queue, stream_key
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
 from workers.settings import Settings
-from workers.sweep import all_streams, publish_hold
+from workers.stream_watch import StreamWatch
+from workers.sweep import all_streams, publish_hold, publish_shards
 
 log = structlog.get_logger("workers.watchdog")
 
@@ -95,6 +96,7 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
+                publish_shards(self._streams, self._settings.ingest_shards)
                 publish_hold(self._streams, self._settings.redis_high_water)
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
@@ -131,27 +133,36 @@ class Watchdog:
 
 
 class WatchdogStep(bootsteps.StartStopStep):
-    """Starts the watchdog with the worker."""
+    """Starts the watchdog with the worker, and the stream watch where the worker takes the orders to drain."""
 
     worker: str
     settings: Settings
+    takes_drains: bool
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._watchdog: Watchdog | None = None
+        self._watches: list[Watchdog | StreamWatch] = []
 
     def start(self, parent: Any) -> None:
-        """Start looking; old echoes of a former life are thrown away."""
+        """Start the threads."""
         del parent
-        from workers.orders import send_order  # noqa: PLC0415 - the app is complete only now
+        from workers.orders import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
 
-        self._watchdog = Watchdog(
-            self.settings, self.worker, lambda: send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
-        )
-        self._watchdog.start()
+        def send_echo() -> None:
+            send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
+
+        def order(client: redis.Redis, kind: Kind, shard: int) -> bool:
+            with _sending:
+                return order_drain(client, kind, shard)
+
+        self._watches = [Watchdog(self.settings, self.worker, send_echo)]
+        if self.takes_drains:
+            self._watches.append(StreamWatch(self.settings, order))
+        for watch in self._watches:
+            watch.start()
 
     def stop(self, parent: Any) -> None:
-        """Stop looking."""
+        """Stop the threads."""
         del parent
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        for watch in self._watches:
+            watch.stop()

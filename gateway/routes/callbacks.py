@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
 from gateway import examples
@@ -55,14 +55,13 @@ class Call:
 
     found: Resources
     job_id: int
-    later: BackgroundTasks
     key: str | None
     wait_s: float
 
 
-async def _call(found: Found, job_id: JobId, later: BackgroundTasks, key: Key = None, wait_s: WaitS = 0) -> Call:
+async def _call(found: Found, job_id: JobId, key: Key = None, wait_s: WaitS = 0) -> Call:
     # Async, for FastAPI runs others in the readers' threads, which may all be waiting.
-    return Call(found, job_id, later, key, wait_s)
+    return Call(found, job_id, key, wait_s)
 
 
 Called = Annotated[Call, Depends(_call)]
@@ -101,20 +100,11 @@ async def _take(call: Call, body: AnyCallback) -> Response:
         once = None if call.key is None else Idempotency(call.key, hashlib.sha256(said).hexdigest())
         return found.callbacks.put(job_id, body.attempt, body.messages(), once)
 
-    async def ring() -> None:
-        await to_thread.run_sync(found.callbacks.ring, taken, limiter=found.callback_threads)
-
     taken = await to_thread.run_sync(put, limiter=found.callback_threads)
     headers = {"Idempotency-Replayed": "true"} if taken.is_repeated else None
-    if call.wait_s:
-        await ring()
-        if await _is_stored_within(found, taken, call.wait_s):
-            return json_answer(Stored(job_id=job_id), 200, headers)
-    else:
-        call.later.add_task(ring)
-    answer = json_answer(Accepted(job_id=job_id), 202, headers)
-    answer.background = call.later
-    return answer
+    if call.wait_s and await _is_stored_within(found, taken, call.wait_s):
+        return json_answer(Stored(job_id=job_id), 200, headers)
+    return json_answer(Accepted(job_id=job_id), 202, headers)
 
 
 async def _is_stored_within(found: Resources, taken: Taken, wait_s: float) -> bool:

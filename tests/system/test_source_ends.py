@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from schemas.routes import bell_key, stream_key
 from schemas.tables import training_logs
 from stores.completeness import Completeness, assess
 from stores.jobs import find_job
@@ -149,11 +148,9 @@ def test_what_a_killed_trainer_dropped_is_counted(working: Resources, tmp_path: 
 
 
 def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path: Path) -> None:
-    """Its bells may ring with no order on the way: who sends its leftovers orders all the same."""
+    """`trainwire spool send` sends all of it, and its folder is gone."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_JOB_ID": "4"}
     assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL
-    for kind in ("logs", "metrics", "completions"):
-        working.redis.set(bell_key(stream_key(kind, 0)), 1, ex=3600)
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert sum_of(working, 4).state == "complete"

@@ -17,7 +17,6 @@ import redis
 import sqlalchemy
 from sqlalchemy import Engine, text
 
-from schemas.bells import Bells
 from schemas.migrations import upgrade
 from schemas.routes import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
 from stores.connections import open_engine, open_redis
@@ -135,11 +134,10 @@ def test_the_lease_of_a_killed_worker_is_free_at_once(
 ) -> None:
     """A worker killed inside its transaction: the next drain takes over within a second."""
     with workers_running(resources.settings, tmp_path, beat=False) as (worker,):
-        sender.send(logs("before"))
         # The drain has to wait for this job's row, so that it is surely in its transaction when it dies.
         with resources.engine.connect() as blocker:
             blocker.execute(text("INSERT INTO training_jobs (id) VALUES (1)"))
-            Bells(resources.settings.redis_url.get_secret_value()).ring("logs", 1)
+            sender.send(logs("before"))
             waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
             wait_until(lambda: count(resources.engine, waiting) == 1, "the drain's transaction")
             assert drain(resources).leased_elsewhere

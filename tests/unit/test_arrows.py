@@ -18,13 +18,13 @@ MAY_IMPORT = {
     "gateway": {"gateway", "schemas", "stores"},
     "trainwire": set(FOLDERS),
 }
-CELERY_SHELL = {"app", "beat", "orders", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "beat", "broker_transport", "orders", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 LAYERS = [
     {"__main__"},
     {"watchdog", "beat", "flower"},
-    {"tasks"},
+    {"tasks", "stream_watch", "broker_transport"},
     {"orders"},
     {"app"},
     {"exporter"},
@@ -53,7 +53,18 @@ LAYERS = [
     {"attempts"},
     {"jobs"},
     {"rows", "resources"},
-    {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations", "away", "recordset"},
+    {"order_checks", "repairs"},
+    {
+        "positions",
+        "decoding",
+        "errors",
+        "settings",
+        "logs",
+        "backoff",
+        "durations",
+        "away",
+        "recordset",
+    },
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 

@@ -70,12 +70,9 @@ def send(
     data_dir: DataDir = None,
 ) -> None:
     """Send what processes that are gone have left; exit code 1 while anything is left of it."""
-    bells_url = known_redis_url(data_dir)
-    redis_url = streams_url(bells_url, os.environ)
+    redis_url = streams_url(known_redis_url(data_dir), os.environ)
     folder = _folder(spool)
-    for leftover in send_leftovers(
-        folder, redis_url, Timing(), timeout_s, any_server=any_server, bells_url=bells_url
-    ):
+    for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, any_server=any_server):
         say(_told(leftover, redis_url))
     found, has_more = _looked_into(folder)
     left = [source for source in found if not source.is_live]

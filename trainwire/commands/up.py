@@ -56,7 +56,7 @@ def run_stack(stack: Stack, folder: Path) -> None:
             _say_ready(stack, folder)
             redis_url = stack.address.need_redis_url()
             streams = streams_url(redis_url, os.environ)
-            spool = SpoolWatch(default_spool_dir(os.environ), streams, say, redis_url)
+            spool = SpoolWatch(default_spool_dir(os.environ), streams, say)
             spool.start()
         stack.watch()
     except Problem:

@@ -11,11 +11,10 @@ import redis
 
 from gateway.callback_bodies import LogsCallback
 from gateway.resources import open_resources
-from schemas.routes import HOLD_KEY, INGEST_QUEUE, KINDS, bell_key, callback_counters_key, shard_of, stream_key
+from schemas.routes import HOLD_KEY, KINDS, callback_counters_key, shard_of, stream_key
 from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
 from tests.factories import drain, one, rows
 from tests.gateway_server import GatewayServer, gateway_settings
-from tests.processes import wait_until
 from workers.resources import Resources
 
 _jobs = count(9_000)
@@ -179,13 +178,6 @@ def test_a_path_is_a_checkpoint_once(gateway: GatewayServer, resources: Resource
         gateway.post(f"/jobs/{job}/callback/progress", {"best_checkpoint_path": path})
     drain_all(resources, job)
     assert rows(resources.engine, training_checkpoints, "uri") == ["s3://b/1.pt", "s3://b/2.pt"]
-
-
-def test_workers_are_told(gateway: GatewayServer, client: redis.Redis, job: int) -> None:
-    """A callback rings the bell of its stream and orders a drain."""
-    gateway.post(f"/jobs/{job}/callback/logs", {"lines": ["a"]})
-    assert client.exists(bell_key(stream_key("logs", shard_of(job, 4))))
-    wait_until(lambda: client.llen(INGEST_QUEUE) == 1, "the order", 30)
 
 
 def test_trainers_are_asked_to_hold_back(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 
 from ingest import Run, TrainerSettings
 from schemas.messages import Logs, Metrics
-from schemas.routes import DRAIN_TASK, HOLD_KEY, INGEST_QUEUE, SHARDS_KEY, bell_key, stream_key
+from schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, alive_key, stream_key
 
 Until = Callable[..., None]
 SHARD = 2  # of job 42, with the default number of shards
@@ -65,33 +63,19 @@ def test_the_job_exists_before_anything_is_logged(valkey: Any, settings: Trainer
     run.finish()
 
 
-def test_a_bell_sends_one_order(valkey: Any, settings: TrainerSettings, until: Until) -> None:
-    """News on a stream sets its bell and puts one Celery order for it into the queue."""
-    run = Run(42, settings=settings)
-    until(lambda: valkey.client.llen(INGEST_QUEUE))
-    assert valkey.client.ttl(bell_key(stream_key("metrics", 2))) in range(6)
-    order = json.loads(valkey.client.lindex(INGEST_QUEUE, 0))
-    assert order["headers"]["task"] == DRAIN_TASK
-    assert order["headers"]["argsrepr"] == "['metrics', 2]"
-    run.metric(loss=1)
-    until(lambda: len(valkey.entries("metrics")) == 2)
-    assert valkey.client.llen(INGEST_QUEUE) == 1
-    run.finish()
-
-
-@pytest.mark.parametrize("ahead_s", [3600, -3600])
-def test_an_order_expires_by_the_clock_of_redis(
-    valkey: Any, settings: TrainerSettings, until: Until, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+def test_a_trainer_writes_only_what_it_has_a_right_to(
+    valkey: Any, settings: TrainerSettings, until: Until
 ) -> None:
-    """A trainer whose clock is an hour wrong sends no orders that are too old, nor any that stay too long."""
-    right = time.time
-    monkeypatch.setattr(time, "time", lambda: right() + ahead_s)
+    """A run makes streams, its heartbeat and its claim; no key of Celery's broker is among them."""
     run = Run(42, settings=settings)
-    until(lambda: valkey.client.llen(INGEST_QUEUE))
-    order = json.loads(valkey.client.lindex(INGEST_QUEUE, 0))
-    left_s = datetime.fromisoformat(order["headers"]["expires"]).timestamp() - right()
-    assert abs(left_s) < 600
+    run.log("said")
+    run.metric(loss=1)
+    run.checkpoint("last.pt")
+    until(lambda: valkey.entries("logs") and list(valkey.client.scan_iter("ingest:claims:42:*")))
+    made = {key.decode() for key in valkey.client.scan_iter()}
     run.finish()
+    made = {key for key in made if not key.startswith("ingest:claims:42:")}
+    assert made <= {alive_key(2), *(stream_key(kind, 2) for kind in KINDS)}
 
 
 def test_the_published_number_of_shards_is_used(valkey: Any, settings: TrainerSettings, until: Until) -> None:
@@ -230,7 +214,7 @@ print(late)
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_the_sender_imports_nothing_while_a_fork_may_happen(valkey: Any, host: str) -> None:
-    """All that a session with Redis needs is imported under the lock that forks wait for, kombu's orders too."""
+    """All that a session with Redis needs is imported under the lock that forks wait for."""
     url = valkey.url.replace("127.0.0.1", host)
     environment = {**os.environ, "REDIS_URL": url, "TRAINWIRE_SETTLE_S": "0.1"}
     root = Path(__file__).parents[3]
@@ -239,43 +223,7 @@ def test_the_sender_imports_nothing_while_a_fork_may_happen(valkey: Any, host: s
         command, cwd=root, env=environment, check=True, timeout=60, stdout=subprocess.PIPE, text=True
     )
     assert valkey.lines("stdout") == ["first"]
-    assert valkey.client.llen("ingest") > 0, "no order was sent"
     assert done.stdout.strip() == "[]"
-
-
-FORKING_WHILE_RINGING = """
-import multiprocessing, os, threading, time
-from ingest import Run
-run = Run(42)
-bells = None
-while bells is None or bells._producer is None:
-    bells = run._session._publisher._bells
-    time.sleep(0.01)
-pool, is_held = bells._producer.channel.pool, threading.Event()
-def hold():
-    with pool._lock:
-        is_held.set()
-        time.sleep(60)
-threading.Thread(target=hold, daemon=True).start()
-is_held.wait()
-child = multiprocessing.get_context("fork").Process(target=run.log, args=("child",))
-child.start()
-child.join(40)
-print(child.exitcode, flush=True)
-child.kill()
-os._exit(0)
-"""
-
-
-def test_a_child_of_multiprocessing_waits_for_no_lock_of_its_parent(valkey: Any) -> None:
-    """Forked while the sender orders a drain: the child neither hangs in kombu nor fails."""
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "REDIS_URL": valkey.url}
-    command = [sys.executable, "-c", FORKING_WHILE_RINGING]
-    forked = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=90, check=True
-    )
-    assert forked.stdout == "0\n"
 
 
 def test_a_sender_that_stumbles_says_why_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:

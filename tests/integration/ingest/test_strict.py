@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_the_rank_of_one_that_ended_or_died_is_free(valkey: Any, beating: Traine
     killed.communicate(timeout=10)
     assert claims(valkey)
     run = Run(42, strict=True, settings=beating)
-    assert [run.source.encode() in claim for claim in claims(valkey)] == [True]
+    assert [sha256(run.source.encode()).hexdigest().encode() in claim for claim in claims(valkey)] == [True]
     with pytest.raises(NotStored):
         run.finish(timeout_s=0.1)
 

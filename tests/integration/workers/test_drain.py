@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from schemas.messages import Metrics, Point
-from schemas.routes import HALTED_KEY, acks_key, bell_key, stream_key
+from schemas.routes import HALTED_KEY, acks_key, ordered_key, stream_key
 from schemas.tables import (
     dead_letters,
     ingest_cursors,
@@ -82,13 +82,13 @@ def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Res
 
 
 def test_what_is_committed_is_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
-    """After a drain the stream is empty, the bell is silent, the trainer knows what it may forget."""
+    """After a drain the stream is empty, a drain can be ordered again, the trainer knows what it may forget."""
     for number in range(50):
         sender.send(logs(f"{number}"))
-    sender.client.set(bell_key(STREAM), 1)
+    sender.client.set(ordered_key(STREAM), 1)
     drain(resources)
     assert sender.client.xlen(STREAM) == 0
-    assert not sender.client.exists(bell_key(STREAM))
+    assert not sender.client.exists(ordered_key(STREAM))
     assert sender.client.hget(acks_key(1), "0-test:logs") == b"50"
 
 
@@ -118,22 +118,22 @@ def test_a_stream_born_anew_is_read_from_its_start(resources: Resources, sender:
 
 
 def test_two_drains_of_one_stream(resources: Resources, sender: Sender) -> None:
-    """While one drain has the lease, another returns at once and leaves the bell for the first."""
+    """While one drain has the lease, another returns at once, and nobody orders one until the first is done."""
     sender.send(logs("a"))
-    sender.client.set(bell_key(STREAM), 1)
+    sender.client.set(ordered_key(STREAM), 1)
     with resources.engine.begin() as holder:
         assert store.take_lease(holder, STREAM)
     with resources.engine.begin() as holder:
         assert store.take_lease(holder, STREAM)
         drained = drain(resources)
         assert drained.leased_elsewhere
-        assert sender.client.exists(bell_key(STREAM))
+        assert sender.client.exists(ordered_key(STREAM))
         assert rows(resources.engine, training_logs, "content") == []
     assert drain(resources).stored == 1
 
 
 def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender) -> None:
-    """A publisher whose order found the lease taken rings the bell, and the drain that has it reads on."""
+    """What is appended during a drain, whose order found the lease taken, is read by that drain."""
     sender.send(logs("first"))
     stream = IngestStream(sender.client, "logs", 1)
     drain_once = Drain(resources.engine, stream, resources.settings)
@@ -145,7 +145,7 @@ def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender)
         if not rang:
             rang.append(True)
             sender.send(logs("second"))
-            sender.client.set(bell_key(STREAM), 1)
+            sender.client.set(ordered_key(STREAM), 1)
 
     stream.settle = settle_and_publish  # type: ignore[method-assign]
     drain_once.run()

@@ -16,7 +16,7 @@ from ingest.link import StreamLink
 from ingest.outbox import Origin
 from schemas import stream_servers
 from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.routes import BELL_TTL_S, alive_field, alive_key, bell_key, claim_key, stream_key
+from schemas.routes import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
 from schemas.tables import training_jobs
 from stores.connections import open_stream_client
 from tests.factories import Sender, logs, one
@@ -85,7 +85,7 @@ def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCl
     for job in (*AWAY, *OTHERS):
         sender.send(logs("a"), job=job)
     assert overdue(split.streams, SHARDS).streams == [("logs", 0), ("logs", 1), ("logs", 2), ("logs", 3)]
-    split.streams.set(bell_key(stream_key("logs", 3)), 1, ex=10 * BELL_TTL_S)
+    split.streams.set(ordered_key(stream_key("logs", 3)), 1, ex=10 * ORDERED_TTL_S)
     now_s = 0.0
     stuck = StuckStreams(split.streams, SHARDS, lambda: now_s)
     cluster.nodes[VICTIM].kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import msgspec
@@ -32,8 +33,13 @@ class Process:
         self.words += words
         return self.heart.heartbeat(int(self.now * 1000))
 
+    def claim(self) -> Heartbeat:
+        """Return the claim of the process, ten seconds later."""
+        self.now += 10
+        return self.heart.claim(int(self.now * 1000))
+
     def finds(self, other: Heartbeat | None) -> bool:
-        """Tell whether the process may claim its rank where it finds this claim."""
+        """Tell whether the process may take its rank where it finds this claim."""
         return self.heart.may_take(None if other is None else encode_heartbeat(other))
 
 
@@ -90,26 +96,33 @@ def test_a_rival_that_lives_is_named_once(caplog: pytest.LogCaptureFixture) -> N
     """The second time its claim is newer: one warning with both processes and the remedy, and no claim."""
     first, second = Process("0-a"), Process("0-b")
     with caplog.at_level(logging.WARNING):
-        assert not second.finds(first.beat())
+        assert not second.finds(first.claim())
         assert not caplog.records
         for _ in range(3):
-            assert not second.finds(first.beat())
+            assert not second.finds(first.claim())
     (record,) = caplog.records
     said = record.getMessage()
     assert "two live trainers are job 42 attempt 1 rank 3: this one (host " in said
     assert "TRAINWIRE_RANK" in said
     assert said.count("pid ") == 2
-    assert first.finds(first.beat())
+    assert first.finds(first.claim())
 
 
 def test_what_a_killed_process_left_warns_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """A claim that is not renewed is waited for until it has expired; one that cannot be read is nobody's."""
-    left = Process("0-a").beat()
+    left = Process("0-a").claim()
     second = Process("0-b")
     assert [second.finds(left) for _ in range(5)] == [False] * 5
     assert second.finds(None)
     assert second.heart.may_take(b"garbage")
     assert not caplog.records
+
+
+def test_a_claim_does_not_contain_the_name_of_the_source() -> None:
+    """All trainers may read claims; whoever knows a source's name can write messages under it."""
+    claim = Process("0-a1b2c3d4e5f6a7b8c9d0e1f2").claim()
+    assert b"a1b2c3d4e5f6" not in encode_heartbeat(claim)
+    assert (claim.job, claim.attempt, claim.rank, claim.pid) == (42, 1, 3, os.getpid())
 
 
 def test_a_heartbeat_of_others_may_say_little() -> None:

@@ -1,0 +1,98 @@
+"""Streams that a client has jammed or emptied, and keys of the wrong type, are mended without a person."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from schemas.routes import KINDS, acks_key, alive_key, stream_key
+from schemas.tables import dead_letters, training_logs
+from tests.factories import Sender, drain, logs, rows
+from workers.heartbeats import listen
+from workers.repairs import recent_repairs, repair
+from workers.resources import Resources
+from workers.streams import IngestStream
+
+LAST = 2**64 - 1
+STREAM = stream_key("logs", 1)
+JAMS = [f"{LAST}-{LAST}", f"{LAST}-0", f"{LAST - 1}-{LAST}", "9999999999999-0"]
+
+
+@pytest.mark.parametrize("entry_id", JAMS)
+def test_a_jammed_stream_is_drained_and_started_anew(resources: Resources, sender: Sender, entry_id: str) -> None:
+    """What came before is stored, the entry that jams it dead-lettered, and trainers can append again."""
+    sender.send(logs("before"))
+    sender.client.xadd(STREAM, {"v": "1"}, id=entry_id)
+    drain(resources)
+    assert not sender.client.exists(STREAM)
+    sender.send(logs("after"))
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["before", "after"]
+    assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 1
+    assert sender.client.hget(acks_key(1), "0-test:logs") == b"2"
+    assert recent_repairs(sender.client, 60) == {STREAM: f"jammed at id {entry_id}: started anew"}
+
+
+@pytest.mark.parametrize("trim", [("MAXLEN", 0), ("MINID", LAST)])
+@pytest.mark.parametrize("entry_id", JAMS)
+def test_a_stream_that_is_jammed_and_empty_is_started_anew(
+    resources: Resources, sender: Sender, entry_id: str, trim: tuple[object, ...]
+) -> None:
+    """One command can do both, and then no drain finds anything."""
+    sender.client.execute_command("XADD", STREAM, *trim, entry_id, "v", 1)  # type: ignore[no-untyped-call]
+    sender.client.xtrim(STREAM, maxlen=0)
+    assert list(repair(sender.client, 4)) == [STREAM]
+    assert not repair(sender.client, 4)
+    sender.send(logs("after"))
+    assert drain(resources).stored == 1
+
+
+def test_a_settle_that_comes_late_deletes_nothing_of_the_new_stream(resources: Resources, sender: Sender) -> None:
+    """Two drains read a jammed stream; what is appended after the first has started it anew stays for the next."""
+    sender.send(logs("before"))
+    sender.client.xadd(STREAM, {"v": "1"}, id=JAMS[0])
+    late = IngestStream(sender.client, "logs", 1)
+    entries, _ = late.read(10**6)
+    drain(resources)
+    sender.send(logs("after"))
+    late.settle([], entries[-1].entry_id)
+    assert drain(resources).stored == 1
+    assert rows(resources.engine, training_logs, "content") == ["before", "after"]
+
+
+def test_streams_that_are_in_order_are_left_alone(resources: Resources, sender: Sender) -> None:
+    """Neither a stream with entries nor an empty one whose last id is of today is touched."""
+    sender.send(logs("a"))
+    assert not repair(sender.client, 4)
+    drain(resources)
+    assert not repair(sender.client, 4)
+    assert sender.client.exists(STREAM)
+
+
+def test_keys_of_the_wrong_type_are_set_aside(resources: Resources, sender: Sender) -> None:
+    """Where an operator or another application has put something else, it is renamed, and work goes on."""
+    for shard in range(4):
+        for kind in KINDS:
+            sender.client.set(stream_key(kind, shard), "a typo")
+        sender.client.lpush(alive_key(shard), "a typo")
+    assert len(repair(sender.client, 4)) == 20
+    sender.send(logs("a"))
+    assert drain(resources).stored == 1
+    assert listen(sender.client, 4, 60).now_ms
+    assert sender.client.get(f"{STREAM}:set-aside") == b"a typo"
+    assert 0 < sender.client.ttl(f"{STREAM}:set-aside") <= 7 * 24 * 3600
+
+
+def test_a_full_redis_does_not_keep_a_drain_from_starting(resources: Resources, client: redis.Redis) -> None:
+    """At `maxmemory` the key that others look at is refused; the drain goes on without it."""
+    sender = Sender(client)
+    sender.send(logs("a"))
+    limit = client.config_get("maxmemory")["maxmemory"]
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            client.set("x", 1)
+        drain(resources)
+    finally:
+        client.config_set("maxmemory", limit)
+    assert rows(resources.engine, training_logs, "content") == ["a"]

@@ -1,0 +1,109 @@
+"""The watch orders a drain as soon as a stream has entries, whatever became of the stream."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from schemas.routes import SHARDS_KEY, Kind, ordered_key, stream_key
+from stores.connections import open_redis
+from tests.factories import Sender, logs
+from tests.processes import wait_until
+from workers import stream_watch
+from workers.settings import Settings
+from workers.stream_watch import Watcher
+from workers.sweep import all_streams, publish_shards
+
+Order = Callable[[redis.Redis, Kind, int], bool]
+
+
+class Orders:
+    """Remembers what was ordered; refuses while a drain is ordered, as `order_drain` does."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Kind, int]] = []
+
+    def __call__(self, client: redis.Redis, kind: Kind, shard: int) -> bool:
+        """Order a drain."""
+        if not client.set(ordered_key(stream_key(kind, shard)), 1, nx=True, px=200):
+            return False
+        self.sent.append((kind, shard))
+        return True
+
+
+@pytest.fixture
+def orders() -> Orders:
+    """Nothing is ordered yet."""
+    return Orders()
+
+
+@pytest.fixture
+def watcher(settings: Settings, client: redis.Redis, orders: Orders) -> Watcher:
+    """Watches the streams of four shards."""
+    del client  # empty
+    return Watcher(open_redis(settings), all_streams(4), orders)
+
+
+def test_entries_are_ordered_at_once(watcher: Watcher, sender: Sender, orders: Orders) -> None:
+    """One order for each stream that has any, and none for the others."""
+    sender.send(logs("a"), job=1)
+    sender.send(logs("b"), job=2)
+    watcher.look()
+    assert sorted(orders.sent) == [("logs", 1), ("logs", 2)]
+
+
+def test_a_stream_that_is_not_drained_is_ordered_again(watcher: Watcher, sender: Sender, orders: Orders) -> None:
+    """A lost order costs no more than the time for which nobody else orders; until then none is sent."""
+    sender.send(logs("a"))
+    deadline = time.monotonic() + 5
+    while len(orders.sent) < 3 and time.monotonic() < deadline:
+        watcher.look()
+    assert orders.sent == [("logs", 1)] * 3
+    assert time.monotonic() > deadline - 5 + 0.4
+
+
+def test_a_stream_born_anew_is_noticed(watcher: Watcher, sender: Sender, orders: Orders) -> None:
+    """FLUSHALL and a clock set back: ids below those that were seen before are news all the same."""
+    sender.send(logs("a"))
+    watcher.look()
+    sender.client.flushdb()
+    time.sleep(0.02)
+    sender.send(logs("b"), entry_id="5-1")
+    watcher.look()
+    assert orders.sent == [("logs", 1), ("logs", 1)]
+
+
+def test_a_key_of_the_wrong_type_leaves_the_others_watched(
+    watcher: Watcher, sender: Sender, orders: Orders
+) -> None:
+    """The blocking read of all streams fails for one of them; the next reads the rest."""
+    sender.client.set(stream_key("logs", 0), "a typo")
+    sender.send(logs("a"), job=1)
+    wait_until(lambda: watcher.look() or orders.sent, "the order", 5)
+    assert orders.sent == [("logs", 1)]
+
+
+def test_large_entries_are_read_seldom(watcher: Watcher, sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A blocking read returns an entry: one of 8 MB is read once a second at most."""
+    reads: list[list[tuple[str, int]]] = []
+    read = watcher._read
+    monkeypatch.setattr(watcher, "_read", lambda *args: reads.append(read(*args)) or reads[-1])
+    sender.client.xadd(stream_key("logs", 1), {"body": "x" * 8 * 1024 * 1024})
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        watcher.look()
+    assert 1 <= len([found for found in reads if found]) <= 3
+    assert stream_watch.MOST_PAUSE_S < 1
+
+
+def test_the_number_of_shards_comes_back(client: redis.Redis) -> None:
+    """After FLUSHALL it is published again; the number of another worker is not overwritten."""
+    client.set(SHARDS_KEY, 8)
+    publish_shards(client, 2)
+    assert client.get(SHARDS_KEY) == b"8"
+    client.flushdb()
+    publish_shards(client, 2)
+    assert client.get(SHARDS_KEY) == b"2"

@@ -1,0 +1,202 @@
+"""Which work orders a worker takes from which queue, and with which arguments. All others are dropped.
+
+All that kombu and Celery read of a message before the task runs is checked: an order that passes can neither end
+the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from schemas.routes import (
+    BEAT_QUEUE,
+    CHECKPOINT_QUEUE,
+    DELIVER_QUEUE,
+    DELIVER_TASK,
+    DELIVER_TICK_TASK,
+    DRAIN_TASK,
+    ECHO_TASK,
+    INGEST_QUEUE,
+    LINK_TASK,
+    LINK_TICK_TASK,
+    LIVENESS_TASK,
+    LOKI_SINK,
+    MLFLOW_QUEUE,
+    MLFLOW_SINK,
+    NOTIFY_QUEUE,
+    NOTIFY_TASK,
+    RETENTION_TASK,
+    ROW_RETENTION_TASK,
+    STRAYS_TASK,
+    SWEEP_TASK,
+    VERIFY_TASK,
+    Kind,
+    echo_queue,
+)
+
+MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
+MAX_SHARD: Final = 2**31 - 1
+_YEARS: Final = range(2000, 2101)
+"""Of an expiry: beyond them, arithmetic with time zones overflows."""
+
+Name: TypeAlias = Annotated[str, Meta(max_length=1000)]
+
+
+class WrongOrder(ValueError):  # noqa: N818 - part of a log line
+    """A message is no order of its queue; the text tells why."""
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The queues that an order may come from, and the types of its arguments."""
+
+    queues: Collection[str]
+    arguments: Any = tuple[()]
+
+
+_ORDERS: Final = {
+    DRAIN_TASK: _Order({INGEST_QUEUE}, tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]]),
+    STRAYS_TASK: _Order({INGEST_QUEUE}),
+    NOTIFY_TASK: _Order({NOTIFY_QUEUE}, tuple[str]),
+    SWEEP_TASK: _Order({BEAT_QUEUE}),
+    LIVENESS_TASK: _Order({BEAT_QUEUE}),
+    DELIVER_TICK_TASK: _Order({BEAT_QUEUE}),
+    LINK_TICK_TASK: _Order({BEAT_QUEUE}),
+    LINK_TASK: _Order({MLFLOW_QUEUE}),
+    VERIFY_TASK: _Order({CHECKPOINT_QUEUE}),
+    RETENTION_TASK: _Order({CHECKPOINT_QUEUE}),
+    ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}),
+}
+_DELIVERIES: Final = {DELIVER_QUEUE: tuple[Literal["loki"]], MLFLOW_QUEUE: tuple[Literal["mlflow"]]}
+assert (LOKI_SINK, MLFLOW_SINK) == ("loki", "mlflow")  # noqa: S101 - a Literal takes no names
+
+
+class _Headers(msgspec.Struct, forbid_unknown_fields=True):
+    """Those of Celery's message protocol 2, as our processes send them: no eta, no retries, no time limits."""
+
+    task: Name
+    id: Annotated[str, Meta(min_length=1, max_length=1000)]
+    lang: Literal["py"] = "py"
+    root_id: Name | None = None
+    parent_id: Name | None = None
+    group: None = None
+    group_index: None = None
+    shadow: None = None
+    eta: None = None
+    expires: Name | None = None
+    retries: Literal[0] = 0
+    timelimit: tuple[None, None] | None = None
+    argsrepr: str | None = None
+    kwargsrepr: Name | None = None
+    origin: Name | None = None
+    ignore_result: bool | None = None
+    replaced_task_nesting: Literal[0] = 0
+    stamped_headers: None = None
+    stamps: Annotated[dict[str, str], Meta(max_length=0)] | None = None
+    periodic_task_name: Name | None = None
+    redelivered: bool | None = None
+
+
+class _DeliveryInfo(msgspec.Struct, forbid_unknown_fields=True):
+    exchange: Name
+    routing_key: Name
+    redelivered: bool | None = None
+
+
+class _Properties(msgspec.Struct, forbid_unknown_fields=True):
+    delivery_tag: Annotated[str, Meta(min_length=1, max_length=1000)]
+    body_encoding: Literal["base64"]
+    delivery_info: _DeliveryInfo
+    correlation_id: Name | None = None
+    reply_to: Name | None = None
+    delivery_mode: Literal[1, 2] | None = None
+    expiration: Name | None = None
+    priority: Annotated[int, Meta(ge=0, le=255)] | None = None
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
+    body: str
+    content_encoding: Literal["utf-8"]
+    content_type: Literal["application/json"]
+    headers: _Headers
+    properties: _Properties
+
+
+class _Embedded(msgspec.Struct, forbid_unknown_fields=True):
+    callbacks: None = None
+    errbacks: None = None
+    chain: None = None
+    chord: None = None
+
+
+class _NoNames(msgspec.Struct, forbid_unknown_fields=True):
+    """No keyword arguments."""
+
+
+class _Sender(msgspec.Struct):
+    """As much of a wrong order as may tell where it comes from."""
+
+    origin: Any = None
+    task: Any = None
+
+
+class _Sent(msgspec.Struct):
+    headers: _Sender | UnsetType = UNSET
+
+
+_decode: Final = msgspec.json.Decoder(_Envelope).decode
+
+
+def check_order(raw: bytes, queue: str) -> None:
+    """Raise `WrongOrder` unless this message is an order that a worker takes from this queue."""
+    if len(raw) > MAX_ORDER_BYTES:
+        raise WrongOrder(f"it has {len(raw):,} bytes, more than {MAX_ORDER_BYTES:,}")
+    try:
+        envelope = _decode(raw)
+        types: Any = (_arguments_of(envelope.headers.task, queue), _NoNames, _Embedded)
+        body = base64.b64decode(envelope.body, validate=True)
+        arguments, _, _ = msgspec.json.decode(body, type=tuple.__class_getitem__(types))
+        _check_expiry(envelope.headers.expires)
+    except (msgspec.DecodeError, binascii.Error, UnicodeError, ValueError, RecursionError) as exc:
+        raise WrongOrder(str(exc)) from exc
+    if envelope.headers.task == ECHO_TASK and echo_queue(arguments[0]) != queue:
+        raise WrongOrder(f"an echo for {arguments[0]!r:.200}")
+
+
+def sender_of(raw: bytes) -> dict[str, str]:
+    """Return what a wrong order contains of its sender and its task, shortened."""
+    try:
+        headers = msgspec.json.decode(raw[:MAX_ORDER_BYTES], type=_Sent).headers
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return {}
+    if headers is UNSET:
+        return {}
+    return {"sender": f"{headers.origin!s:.200}", "task": f"{headers.task!s:.200}"}
+
+
+def _arguments_of(task: str, queue: str) -> Any:
+    """Return the types of an order's arguments; raise `WrongOrder` where it does not belong into the queue."""
+    if task == DELIVER_TASK and queue in _DELIVERIES:
+        return _DELIVERIES[queue]
+    if task == ECHO_TASK and queue not in _ALL_QUEUES:
+        return tuple[Name]
+    known = _ORDERS.get(task)
+    if known is None or queue not in known.queues:
+        raise WrongOrder(f"the task {task!r:.200} does not belong into the queue {queue}")
+    return known.arguments
+
+
+def _check_expiry(expires: str | None) -> None:
+    if expires is not None and datetime.fromisoformat(expires).year not in _YEARS:
+        raise WrongOrder(f"it expires at {expires!r:.200}")
+
+
+_ALL_QUEUES: Final = {queue for order in _ORDERS.values() for queue in order.queues} | set(_DELIVERIES)

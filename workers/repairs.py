@@ -1,0 +1,105 @@
+"""Repairs keys of Redis that workers cannot go on with: jammed streams, keys of the wrong type.
+
+A stream whose last id lies in the future is jammed: at the highest id Redis refuses every XADD, and trainers can
+neither see nor mend that. It is started anew once it is empty. Trainers send again what is not acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import redis
+import structlog
+
+from schemas.routes import KINDS, REPAIRS_KEY, alive_key, listening_key, stream_key
+from schemas.stream_clients import STREAM_ERRORS
+from schemas.stream_servers import Commands, ask_each
+
+log = structlog.get_logger("workers.repairs")
+
+AHEAD_MS: Final = 24 * 3600 * 1000
+"""An id this far ahead of the clock was chosen by a client, or by a clock that was wrong by a day."""
+KEPT_S: Final = 7 * 24 * 3600
+RESTARTED: Final = "restarted"
+SET_ASIDE: Final = "set aside"
+_REPAIR: Final = """
+local found = redis.call('TYPE', KEYS[1]).ok
+if found == 'none' then return false end
+if found ~= ARGV[1] then
+  redis.call('RENAME', KEYS[1], KEYS[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[3])
+  return {'set aside', 'a ' .. found}
+end
+if found ~= 'stream' or redis.call('XLEN', KEYS[1]) > 0 then return false end
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for at = 1, #info, 2 do
+  if info[at] == 'last-generated-id' and tonumber(string.match(info[at + 1], '^%d+')) > tonumber(ARGV[2]) then
+    redis.call('DEL', KEYS[1])
+    return {'restarted', info[at + 1]}
+  end
+end
+return false
+"""
+"""Keys: the one to repair, its name when set aside. Arguments: its type, the latest time of a last id, a TTL."""
+
+
+def is_ahead(entry_id: str) -> bool:
+    """Tell whether an entry's id lies so far in the future that its stream is to be started anew."""
+    return int(entry_id.partition("-")[0]) > _latest_ms()
+
+
+def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
+    """Repair the keys of all shards; return those that were repaired, and how. Raises what redis-py raises."""
+    wanted = {stream_key(kind, shard): "stream" for kind in KINDS for shard in range(shards)}
+    wanted |= {key: "hash" for shard in range(shards) for key in (alive_key(shard), listening_key(shard))}
+    # TYPE is there for its key, by which the server is found.
+    questions: dict[str, Commands] = {key: [("TYPE", key), _command(key, kind)] for key, kind in wanted.items()}
+    found = ask_each(client, questions).replies
+    repaired = {key: _text(done) for key, (_, done) in found.items() if done}
+    for key, how in repaired.items():
+        note_repair(client, key, how)
+    return repaired
+
+
+def repair_key(client: redis.Redis, key: str, kind: str) -> None:
+    """Repair one key."""
+    done: Any = client.eval(*_command(key, kind)[1:])
+    if done:
+        note_repair(client, key, _text(done))
+
+
+def recent_repairs(client: redis.Redis, within_s: float) -> dict[str, str]:
+    """Return the keys that were repaired not long ago, and how."""
+    found = cast("dict[bytes, bytes]", client.hgetall(REPAIRS_KEY))
+    notes = {key.decode(errors="replace"): json.loads(note) for key, note in found.items()}
+    return {key: note["how"] for key, note in notes.items() if time.time() - note["at"] < within_s}
+
+
+def note_repair(client: redis.Redis, key: str, how: str) -> None:
+    """Log a repair, and note it where operators look."""
+    log.warning("stream.repaired", key=key, how=how)
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hset(REPAIRS_KEY, key, json.dumps({"at": time.time(), "how": how}))
+    pipeline.expire(REPAIRS_KEY, KEPT_S)
+    try:
+        pipeline.execute()
+    except STREAM_ERRORS as exc:  # a full Redis, a server that is away: the log has it
+        log.warning("stream.repair_not_noted", key=key, reason=str(exc))
+
+
+def _command(key: str, kind: str) -> tuple[Any, ...]:
+    return ("EVAL", _REPAIR, 2, key, f"{key}:set-aside", kind, _latest_ms(), KEPT_S)
+
+
+def _latest_ms() -> int:
+    return int(time.time() * 1000) + AHEAD_MS
+
+
+def _text(done: list[bytes]) -> str:
+    how, what = (part.decode() for part in done)
+    if how == RESTARTED:
+        return f"jammed at id {what}: started anew"
+    return f"{what}, not what belongs there: renamed, and kept for {KEPT_S // 86400} days"
