@@ -93,6 +93,11 @@ def missing_field(source: str, kind: Kind) -> str:
     return f"{source}:{kind}:missing"
 
 
+def lost_field(source: str, kind: Kind) -> str:
+    """Return the field of how many `seq` the source has declared lost; absent where it is none."""
+    return f"{source}:{kind}:lost"
+
+
 def alive_key(shard: int) -> str:
     """Return the hash of the newest heartbeat of each trainer of one shard."""
     return f"ingest:{{{shard}}}:alive"

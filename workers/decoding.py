@@ -13,7 +13,7 @@ import structlog
 from schemas.checks import InvalidMessage
 from schemas.messages import Body, Message
 from schemas.routes import Kind
-from schemas.wire import Envelope, body_from_object, decode_body, open_envelope, plain_body
+from schemas.wire import LOST, Envelope, body_from_object, decode_body, decode_loss, open_envelope, plain_body
 
 log = structlog.get_logger("workers.decoding")
 
@@ -50,11 +50,26 @@ class Rejected:
     seq: int | None = None
 
 
-def decode(kind: Kind, raw: RawEntry) -> Message | Rejected:
-    """Return the entry's message, or why there can be none."""
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An entry by which a source declares the numbers `seq` to `last` lost."""
+
+    job_id: int
+    attempt: int
+    source: str
+    seq: int
+    last: int
+    reason: str
+    began_ns: int | None
+
+
+def decode(kind: Kind, raw: RawEntry) -> Message | Lost | Rejected:
+    """Return the entry's message or its statement of loss, or the reason why there can be none."""
     envelope: Envelope | None = None
     try:
         envelope = open_envelope(raw.fields)
+        if envelope.encoding == LOST:
+            return _lost(envelope)
         body = _body(kind, envelope)
     except InvalidMessage as exc:
         return _rejected(raw, envelope, exc.reason, str(exc))
@@ -63,6 +78,12 @@ def decode(kind: Kind, raw: RawEntry) -> Message | Rejected:
         log.exception("decoding.failed", entry_id=raw.entry_id, kind=kind)
         return _rejected(raw, envelope, "undecodable", f"{type(exc).__name__}: {exc}")
     return Message(kind, envelope.job_id, envelope.attempt, envelope.source, envelope.seq, body)
+
+
+def _lost(envelope: Envelope) -> Lost:
+    loss = decode_loss(envelope)
+    origin = (envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
+    return Lost(*origin, loss.last, loss.reason, loss.started_at)
 
 
 def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str) -> Rejected:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from schemas.routes import HALTED_KEY, Kind, ack_field, acks_key, bell_key, missing_field, stream_key
+from schemas.routes import HALTED_KEY, Kind, ack_field, acks_key, bell_key, lost_field, missing_field, stream_key
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.tls import redis_trouble
 from workers.decoding import RawEntry
@@ -24,6 +25,13 @@ _MAX_WHY_CHARS: Final = 2000
 
 Ack = tuple[int, str, Kind, Position]
 """Job, source, kind, and how far it is committed."""
+
+
+def _by_job(acks: Iterable[Ack]) -> dict[int, list[tuple[str, Kind, Position]]]:
+    found: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
+    for job_id, source, kind, position in acks:
+        found[job_id].append((source, kind, position))
+    return found
 
 
 @contextmanager
@@ -120,14 +128,18 @@ class IngestStream:
     def _acknowledge(self, acks: list[Ack]) -> None:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hdel(HALTED_KEY, self.key)
-        for job_id, source, kind, position in acks:
-            key, missing = acks_key(job_id), missing_field(source, kind)
-            fields: Mapping[str | bytes, int | str] = {ack_field(source, kind): position.contiguous}
-            pipeline.hset(key, mapping=cast("Any", fields))
-            if position.missing:
-                pipeline.hset(key, missing, position.missing_text())
-            else:
-                pipeline.hdel(key, missing)
+        for job_id, positions in _by_job(acks).items():
+            key = acks_key(job_id)
+            fields: dict[str, int | str | None] = {}
+            for source, kind, position in positions:
+                fields[ack_field(source, kind)] = position.contiguous
+                fields[missing_field(source, kind)] = position.missing_text() or None
+                fields[lost_field(source, kind)] = position.lost_count or None
+            # In one command: a trainer that sees its completion acknowledged sees the other kinds of then, too.
+            present = {name: value for name, value in fields.items() if value is not None}
+            pipeline.hset(key, mapping=cast("Any", present))
+            if absent := fields.keys() - present.keys():
+                pipeline.hdel(key, *absent)
             pipeline.expire(key, ACKS_TTL_S)
         pipeline.execute()
 
