@@ -32,8 +32,8 @@ class Leftover:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether everything is committed in Postgres, and the folder is gone."""
-        return self.receipt.stored == self.receipt.produced
+        """Tell whether everything is committed in Postgres, or declared lost, and the folder is gone."""
+        return not self.receipt.unsettled
 
 
 def send_leftovers(

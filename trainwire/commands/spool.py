@@ -119,20 +119,20 @@ def _lines(source: Spooled) -> Iterator[str]:
     span = spool.spans().get("logs")
     seq = span.first if span else 1
     while span and seq <= span.last:
-        for number, entry in spool.read("logs", seq).items():
+        found = spool.read("logs", seq)
+        if (following := min(found, default=span.last + 1)) > seq:
+            yield f"[messages {seq} to {following - 1} are damaged]"
+            seq = following
+        for number, entry in found.items():
             fields = {name.encode(): str(value).encode() for name, value in entry.items() if name != "body"}
             body = entry["body"]
             assert isinstance(body, bytes)  # noqa: S101 - as the spool has it
-            yield from _text("logs", fields | {b"body": body}, number)
+            yield from _text("logs", fields | {b"body": body})
             seq = number + 1
 
 
-def _text(kind: Kind, fields: dict[bytes, bytes], seq: int) -> Iterator[str]:
-    envelope = open_envelope(fields)
-    if envelope.encoding == "lost":
-        yield f"[message {seq} is damaged]"
-        return
-    body = decode_body(kind, envelope)
+def _text(kind: Kind, fields: dict[bytes, bytes]) -> Iterator[str]:
+    body = decode_body(kind, open_envelope(fields))
     if isinstance(body, Logs):
         yield from body.lines
 
