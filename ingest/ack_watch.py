@@ -42,7 +42,7 @@ class AckWatch:
     ) -> tuple[Range, ...]:
         """Return the ranges to send again now; `awaited` is the newest seq that is sent and not acked.
 
-        `went_back` tells that the report is below what was acked before: a probe finds out at once what is missing.
+        `went_back` tells that the report is below what was acked before: a probe shows at once what is missing.
         """
         if report != self._report:
             self._note_news(report, now)
@@ -50,7 +50,9 @@ class AckWatch:
             self._quiet_since = now - self._probe_wait_s
         if awaited is None:
             return ()
-        if awaited != self._awaited and not went_back:  # what was just sent makes a gap visible by itself: no probe needed
+        if (
+            awaited != self._awaited and not went_back
+        ):  # what was just sent makes a gap visible by itself: no probe needed
             self._awaited = awaited
             self._quiet_since = now
         if report.missing:

@@ -17,7 +17,7 @@ ENTRY_OVERHEAD_BYTES: Final = 600
 """What the dictionary around a body takes in memory, measured on CPython 3.11."""
 
 RESTORED: Final = "restored"
-"""The reason of a loss: the message was acked and deleted here, and then Postgres was restored to an older state."""
+"""The reason of a loss: the message was acked and deleted, and then Postgres was restored to an older state."""
 DAMAGED: Final = "damaged"
 """The reason of a loss: the message cannot be read from the spool."""
 

@@ -139,8 +139,8 @@ class Outbox:
             is_below = self._lanes[kind].step_back(acked)
         if is_below:
             logger.info(
-                "job %s: the workers have %s up to message %s only, though more was acknowledged: Postgres or Redis "
-                "was restored to an older state",
+                "job %s: the workers have %s up to message %s only, though more was acknowledged: Postgres or "
+                "Redis was restored to an older state",
                 *(self.origin.job_id, kind, acked),
             )
         return is_below
@@ -293,8 +293,8 @@ class Outbox:
         if (kind, first) not in self._declared and len(self._declared) < NAMED_LOSSES:
             self._declared.add((kind, first))
             logger.warning(
-                "job %s: messages %s to %s of its %s cannot be sent any more (%s): those that Postgres has not count "
-                "as lost",
+                "job %s: messages %s to %s of its %s cannot be sent any more (%s): those that Postgres has not "
+                "count as lost",
                 *(origin.job_id, first, last, kind, reason),
             )
         loss = Loss(last=last, reason=reason, started_at=origin.since_ns)

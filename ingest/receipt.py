@@ -12,8 +12,8 @@ class Receipt:
     """How far the messages of one source came; each mapping holds counts by kind.
 
     `produced`, `stored` (committed in Postgres), `lost` (Postgres has lost them again, or the spool could not be
-    read, and they cannot be sent any more), `sent` (Redis has or had them), `unsent` and `spooled` (not stored, and
-    on the disk, from where they are sent later) count messages.
+    read, and they cannot be sent any more), `sent` (Redis has or had them), `unsent` and `spooled` (not stored,
+    and on the disk, from where they are sent later) count messages.
     `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
     """
 

@@ -219,9 +219,7 @@ source_positions = Table(
     Column("attempt", Integer, nullable=False),
     _count("last_seq"),
     Column("missing", JSONB, nullable=False, server_default="[]", comment="[[first, last], ...] below last_seq"),
-    Column(
-        "lost", JSONB, nullable=False, server_default="[]", comment="[[first, last, reason], ...]: gone"
-    ),
+    Column("lost", JSONB, nullable=False, server_default="[]", comment="[[first, last, reason], ...]: gone"),
     _count("dead_lettered"),
     Column("produced", BigInteger, comment="last seq the source says it made; null until its completion"),
     Column("dropped", BigInteger, comment="messages the source says it gave up; null until its completion"),

@@ -320,7 +320,7 @@ def test_acks_that_go_back_bring_back_what_is_on_the_disk(tmp_path: Path) -> Non
 
 
 def test_without_a_spool_all_that_was_acked_is_declared_lost() -> None:
-    """Messages that are still in memory are sent again; the others are one range, and are named once in the log."""
+    """Messages that are still in memory are sent again; the others are one range."""
     intake = Intake(1 << 30, threading.Event())
     outbox = Outbox(ORIGIN, intake)
     say(intake, outbox, range(10))
