@@ -46,15 +46,13 @@ class AckWatch:
         """
         if report != self._report:
             self._note_news(report, now)
-        if went_back:
-            self._quiet_since = now - self._probe_wait_s
         if awaited is None:
             return ()
-        if (
-            awaited != self._awaited and not went_back
-        ):  # what was just sent makes a gap visible by itself: no probe needed
+        if awaited != self._awaited:  # what was just sent makes a gap visible by itself: no probe needed
             self._awaited = awaited
             self._quiet_since = now
+        if went_back:
+            self._quiet_since = now - self._probe_wait_s
         if report.missing:
             return self._missing(report, now)
         return self._probe(awaited, now)
