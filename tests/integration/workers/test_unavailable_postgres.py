@@ -167,7 +167,7 @@ def test_workers_outlast_a_read_only_server(resources: Resources, sender: Sender
         resources.engine.dispose()
         wait_until(lambda: len(rows(resources.engine, training_logs, "content")) == 2, "the line of meanwhile")
         failed = worker.output.count("drain.unavailable")
-        for number in range(30):
+        for number in range(10):
             sender.send(logs("more"))
             wait_until(
                 lambda number=number: len(rows(resources.engine, training_logs, "seq")) == 3 + number, "more"
@@ -184,7 +184,7 @@ def test_workers_outlast_a_read_only_server(resources: Resources, sender: Sender
                 )
             sender.send(logs("after"))
             time.sleep(0.2)
-        wait_until(lambda: len(rows(resources.engine, training_logs, "content")) == 37, "the lines of after")
+        wait_until(lambda: len(rows(resources.engine, training_logs, "content")) == 17, "the lines of after")
         assert "Traceback" not in worker.output
 
 
