@@ -20,7 +20,7 @@ from workers.errors import Unavailable
 from workers.settings import load_settings
 from workers.store import postgres_errors
 
-USER: Final = "both"
+USER: Final = "failover"
 PASSWORD: Final = "verysecret"
 
 
