@@ -78,9 +78,12 @@ def bell_key(stream: str) -> str:
     return f"{stream}:bell"
 
 
+ACKS_PREFIX: Final = "ingest:acks:"
+
+
 def acks_key(job_id: int) -> str:
     """Return the hash in which the drain tells a job's trainers what is committed in Postgres."""
-    return f"ingest:acks:{job_id}"
+    return f"{ACKS_PREFIX}{job_id}"
 
 
 def ack_field(source: str, kind: Kind) -> str:

@@ -35,13 +35,17 @@ class Position:
 
     def lose(self, first: int, last: int, reason: str) -> int:
         """Take note that of `first` to `last` those that are missing will never come; return their number."""
-        if last > self.last_seq:
-            self.missing.append((self.last_seq + 1, last))
-            self.last_seq = last
-        gone = [(max(first, a), min(last, b)) for a, b in self.missing if a <= last and b >= first]
+        gone = [(max(first, a), b) for a, b in self.expect(last) if b >= first]
         self.missing = [part for gap in self.missing for part in _outside(gap, first, last)]
         self.lost = _merged([*self.lost, *((a, b, reason) for a, b in gone)])
         return sum(b - a + 1 for a, b in gone)
+
+    def expect(self, last: int) -> list[tuple[int, int]]:
+        """Take note that there are numbers up to `last`; return the ranges up to there that are missing."""
+        if last > self.last_seq:
+            self.missing.append((self.last_seq + 1, last))
+            self.last_seq = last
+        return [(first, min(end, last)) for first, end in self.missing if first <= last]
 
     def reopen(self, seq: int) -> None:
         """Forget that `seq` arrived, so that it may come again."""

@@ -27,6 +27,23 @@ Ack = tuple[int, str, Kind, Position]
 """Job, source, kind, and how far it is committed."""
 
 
+def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
+    """Add to a pipeline what tells trainers how far they are committed."""
+    for job_id, positions in _by_job(acks).items():
+        key = acks_key(job_id)
+        fields: dict[str, int | str | None] = {}
+        for source, kind, position in positions:
+            fields[ack_field(source, kind)] = position.contiguous
+            fields[missing_field(source, kind)] = position.missing_text() or None
+            fields[lost_field(source, kind)] = position.lost_count or None
+        # In one command: a trainer that sees its completion acknowledged sees the other kinds of then, too.
+        present = {name: value for name, value in fields.items() if value is not None}
+        pipeline.hset(key, mapping=present)
+        if absent := fields.keys() - present.keys():
+            pipeline.hdel(key, *absent)
+        pipeline.expire(key, ACKS_TTL_S)
+
+
 def _by_job(acks: Iterable[Ack]) -> dict[int, list[tuple[str, Kind, Position]]]:
     found: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
     for job_id, source, kind, position in acks:
@@ -128,19 +145,7 @@ class IngestStream:
     def _acknowledge(self, acks: list[Ack]) -> None:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.hdel(HALTED_KEY, self.key)
-        for job_id, positions in _by_job(acks).items():
-            key = acks_key(job_id)
-            fields: dict[str, int | str | None] = {}
-            for source, kind, position in positions:
-                fields[ack_field(source, kind)] = position.contiguous
-                fields[missing_field(source, kind)] = position.missing_text() or None
-                fields[lost_field(source, kind)] = position.lost_count or None
-            # In one command: a trainer that sees its completion acknowledged sees the other kinds of then, too.
-            present = {name: value for name, value in fields.items() if value is not None}
-            pipeline.hset(key, mapping=cast("Any", present))
-            if absent := fields.keys() - present.keys():
-                pipeline.hdel(key, *absent)
-            pipeline.expire(key, ACKS_TTL_S)
+        write_acks(pipeline, acks)
         pipeline.execute()
 
     def _trim(self, through_id: str) -> None:

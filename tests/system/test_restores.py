@@ -30,9 +30,11 @@ import json, os, select, sys, time
 from ingest import Run
 run = Run(job_id=1, name="restored")
 said = 0
+most = int(os.environ.get("MOST_LINES", sys.maxsize))
 while not select.select([sys.stdin], [], [], 0.004)[0]:
-    run.log(f"line {said} {os.urandom(4000).hex()}")
-    said += 1
+    if said < most:
+        run.log(f"line {said} {os.urandom(4000).hex()}")
+        said += 1
 receipt = run.finish(timeout_s=60)
 print(json.dumps({"lines": said, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
 """
@@ -159,7 +161,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
     """A Postgres and a Redis of this test alone, with workers."""
     stores = Stores(tmp_path)
     try:
-        with workers_running(stores.settings, tmp_path):
+        with workers_running(stores.settings, tmp_path, LOST_AFTER_S="15"):
             yield stores
     finally:
         stores.close()
@@ -286,3 +288,23 @@ def test_both_go_back(stores: Stores) -> None:
         stores.restore(dump)
         stores.more_arrive(1000)
         check_sum(stores, end(trainer))
+
+
+@pytest.mark.timeout(400)
+def test_a_trainer_that_is_quiet_and_one_that_has_ended(stores: Stores) -> None:
+    """`trainwire reconcile` names what is gone; a living trainer repairs it, of one that has ended it stays."""
+    with trainer_running(stores, MOST_LINES="1500") as trainer:
+        dump = stores.dump()
+        wait_until(lambda: stores.lines == 1500, "all lines", 60)
+        stores.restore(dump)
+        reconciled = trainwire(stores, "reconcile")
+        assert " acknowledged messages are missing in Postgres" in reconciled.stdout, reconciled.stderr
+        wait_until(lambda: stores.lost and not stores.missing(), "the lost range", 60)
+        check_sum(stores, end(trainer))
+    stores.restore(dump)
+    reconciled = trainwire(stores, "reconcile")
+    assert "job 1, completions of 0-" in reconciled.stdout
+    assert "nothing is missing in Postgres" in trainwire(stores, "reconcile").stdout
+    shown = stores.status()
+    assert "; missing: completions of 0-" in shown
+    wait_until(lambda: "lost, attempt 1" in stores.status(), "the loss of the job", 120)
