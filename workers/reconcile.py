@@ -18,9 +18,9 @@ from workers.streams import Ack, redis_errors, write_acks
 _SCAN_COUNT = 1000
 _WATCH = text(
     "UPDATE training_jobs SET status = 'running', watched_attempt = attempt, last_seen_at = now() "
-    "WHERE id = :job AND status = 'pending' AND last_seen_at IS NULL"
+    "WHERE id = :job AND (status = 'pending' OR (status = 'running' AND :has_ended))"
 )
-"""A job that only Redis knows counts as running: it becomes lost like any other that is silent."""
+"""A job that only Redis knows, or that ended after the backup, becomes lost where no heartbeat of it is found."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,6 @@ def _missing(
     if not any(_of(known, job_id, *key).position.contiguous < last for key, last in acked.items()):
         return [], []
     attempt = job_rows.lock_jobs(connection, [job_id])[job_id].attempt
-    connection.execute(_WATCH, {"job": job_id})
     known = source_rows.load_positions(connection, sources)
     attempts = {source: row.attempt for (_, source, _), row in known.items()}
     gone, changed = [], {}
@@ -94,6 +93,7 @@ def _missing(
             gone.append(Gone(job_id, source, kind, tuple(missing)))
             changed[job_id, source, kind] = row
     source_rows.save_positions(connection, changed)
+    connection.execute(_WATCH, {"job": job_id, "has_ended": any(each.kind == "completions" for each in gone)})
     return gone, [(*key, row.position) for key, row in changed.items()]
 
 

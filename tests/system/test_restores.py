@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine, make_url, text
 
 from schemas.migrations import upgrade
-from schemas.tables import source_positions, training_logs
+from schemas.tables import source_positions, training_jobs, training_logs
 from stores.connections import open_engine
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
@@ -161,7 +161,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
     """A Postgres and a Redis of this test alone, with workers."""
     stores = Stores(tmp_path)
     try:
-        with workers_running(stores.settings, tmp_path, LOST_AFTER_S="15"):
+        with workers_running(stores.settings, tmp_path, LOST_AFTER_S="30"):
             yield stores
     finally:
         stores.close()
@@ -307,4 +307,6 @@ def test_a_trainer_that_is_quiet_and_one_that_has_ended(stores: Stores) -> None:
     assert "nothing is missing in Postgres" in trainwire(stores, "reconcile").stdout
     shown = stores.status()
     assert "; missing: completions of 0-" in shown
-    wait_until(lambda: "lost, attempt 1" in stores.status(), "the loss of the job", 120)
+    wait_until(
+        lambda: rows(stores.engine, training_jobs, "status", order=("id",)) == ["lost"], "the loss of the job", 150
+    )

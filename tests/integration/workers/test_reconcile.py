@@ -40,6 +40,7 @@ def test_a_trainer_that_has_ended(resources: Resources, sender: Sender) -> None:
         connection.execute(text("UPDATE training_jobs SET status = 'running', last_log_seq = 1"))
     found = {(gone.kind, gone.ranges) for gone in reconcile(resources.engine, resources.redis)}
     assert found == {("logs", ((2, 4),)), ("completions", ((1, 1),))}
+    assert one(resources.engine, training_jobs, id=1)["watched_attempt"] == 1
     with resources.engine.connect() as connection:
         sum_of_all = assess(find_positions(connection, 1), 1)
     assert sum_of_all.missing == 4
