@@ -27,6 +27,7 @@ from schemas.messages import KIND_OF_BODY, Body, Logs
 from schemas.non_finite import shown_float
 from schemas.routes import (
     BELL_TTL_S,
+    CALLBACK_SOURCE,
     DEFAULT_SHARDS,
     HOLD_KEY,
     SHARDS_KEY,
@@ -104,7 +105,7 @@ class CallbackQueue:
             callback_answer_key(shard, job_id, _digest(once.key)),
             *(ends, bell_key(ends)),
         ]
-        source = f"callback-{secrets.token_hex(4)}"
+        source = f"{CALLBACK_SOURCE}{secrets.token_hex(4)}"
         values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S]
         values += [once.fingerprint, once.remembered_s, BELL_TTL_S]
         values += [time.time_ns(), _first_time(bodies[0].body)]

@@ -79,6 +79,8 @@ def bell_key(stream: str) -> str:
 
 
 ACKS_PREFIX: Final = "ingest:acks:"
+CALLBACK_SOURCE: Final = "callback-"
+"""What the sources of the gateway's callbacks begin with: nobody keeps their messages once Redis has them."""
 
 
 def acks_key(job_id: int) -> str:

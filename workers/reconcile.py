@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import Connection, Engine, text
 
 from schemas.checks import MAX_ID
-from schemas.routes import ACKS_PREFIX, KINDS, Kind
+from schemas.routes import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
 from workers import job_rows, source_rows, store
 from workers.positions import Position
 from workers.source_rows import SourceRow
@@ -41,8 +41,9 @@ class Gone:
 def reconcile(engine: Engine, client: redis.Redis) -> Iterator[Gone]:
     """Compare all acknowledgements in Redis with Postgres; record and yield the messages that Postgres has lost.
 
-    They become missing: a trainer that lives sends them again, or declares them lost. Where nothing was restored
-    nothing changes, for acknowledgements are written after the commit. Raises `Unavailable` where a store is away.
+    They become missing: a trainer that lives sends them again, or declares them lost. Those of callbacks are lost at
+    once, for nobody keeps them. Where nothing was restored nothing changes: acknowledgements are written after the
+    commit. Raises `Unavailable` where a store is away.
     """
     for job_id, acked in _acknowledged(client):
         with store.postgres_errors(), engine.begin() as connection:
@@ -92,6 +93,8 @@ def _missing(
         if missing := row.position.expect(last):
             gone.append(Gone(job_id, source, kind, tuple(missing)))
             changed[job_id, source, kind] = row
+            for first, end in missing if source.startswith(CALLBACK_SOURCE) else ():
+                row.position.lose(first, end, "restored")
     source_rows.save_positions(connection, changed)
     connection.execute(_WATCH, {"job": job_id, "has_ended": any(each.kind == "completions" for each in gone)})
     return gone, [(*key, row.position) for key, row in changed.items()]

@@ -70,6 +70,17 @@ def test_a_job_that_postgres_does_not_know(resources: Resources, sender: Sender)
     assert one(resources.engine, source_positions, source="0-test")["attempt"] == 1
 
 
+def test_callbacks_go_on_after_a_restore(resources: Resources, sender: Sender) -> None:
+    """What the gateway took is lost at once, and the acknowledgements of its source go on."""
+    sender.send(logs("a"), source="callback-ab12")
+    drain(resources)
+    resources.redis.hset(acks_key(1), "callback-ab12:logs", 4)
+    assert [gone.ranges for gone in reconcile(resources.engine, resources.redis)] == [((2, 4),)]
+    sender.send(logs("e"), source="callback-ab12", seq=5)
+    drain(resources)
+    assert acks(resources) == {"callback-ab12:logs": "5", "callback-ab12:logs:lost": "3"}
+
+
 @pytest.mark.parametrize("restored", [False, True])
 def test_where_nothing_was_restored_nothing_changes(resources: Resources, sender: Sender, restored: bool) -> None:
     """Postgres that is ahead of Redis, gaps that trainers know, and a Redis of yesterday are as they should be."""
