@@ -25,6 +25,7 @@ from schemas.limits import MAX_FREE_BYTES
 from schemas.messages import KIND_OF_BODY, Body, Logs
 from schemas.non_finite import shown_float
 from schemas.routes import (
+    CALLBACK_SOURCE,
     DEFAULT_SHARDS,
     HOLD_KEY,
     SHARDS_KEY,
@@ -96,7 +97,7 @@ class CallbackQueue:
             callback_answer_key(shard, job_id, _digest(once.key)),
             stream_key("completions", shard),
         ]
-        source = f"callback-{secrets.token_hex(SOURCE_BYTES)}"
+        source = f"{CALLBACK_SOURCE}{secrets.token_hex(SOURCE_BYTES)}"
         values: list[Any] = [job_id, attempt, source, COUNTERS_TTL_S]
         values += [once.fingerprint, once.remembered_s]
         values += [time.time_ns(), _first_time(bodies[0].body)]

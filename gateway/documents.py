@@ -174,8 +174,19 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     ranges: list[tuple[int, int]]
 
 
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages of one source and kind that it cannot send again: first, last and the reason of each range."""
+
+    source: str
+    kind: str
+    ranges: list[tuple[int, int, str]]
+
+
 class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
-    """produced = stored + dead_lettered + missing + dropped, in messages; `line` says it in words."""
+    """produced = stored + dead_lettered + missing + all of lost + dropped, in messages; `line` has it in words.
+
+    `lost` counts by reason.
+    """
 
     state: State
     line: str
@@ -183,8 +194,10 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     stored: int
     dead_lettered: int
     missing: int
+    lost: dict[str, int]
     dropped: int
     gaps: list[Gap]
+    losses: list[Loss]
     open_sources: list[str]
     silent_sources: list[str]
 

@@ -104,8 +104,10 @@ COMPLETENESS: Final = {
     "stored": 12,
     "dead_lettered": 0,
     "missing": 0,
+    "lost": {},
     "dropped": 0,
     "gaps": [],
+    "losses": [],
     "open_sources": ["0-7f3a91c2"],
     "silent_sources": [],
 }

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import structlog
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import Engine
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from gateway.tokens import KnownToken, find_token, hash_of, note_use
@@ -29,7 +29,7 @@ MOST_REMEMBERED: Final = 1000
 """Of valid tokens, and as many of others: whoever makes up tokens pushes out no valid one."""
 THREADS: Final = 2
 """Their own, as their connections are: who reads much keeps nobody from coming in."""
-AWAY: Final = (OperationalError, InterfaceError, NoConnectionLeft, TimeoutError)
+AWAY: Final = (OperationalError, InterfaceError, InternalError, NoConnectionLeft, TimeoutError)
 
 V = TypeVar("V")
 log = structlog.get_logger("gateway.known_tokens")

@@ -21,7 +21,7 @@ from gateway.auth import Forbidden, Unauthorized
 from schemas.checks import InvalidMessage
 from schemas.migrations import WrongSchemaRevision
 from schemas.tls import redis_trouble
-from stores.connections import has_lost_statements, postgres_trouble
+from stores.connections import has_lost_statements, is_unavailable, postgres_trouble
 from stores.lending import NotLent
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
@@ -147,8 +147,8 @@ def _of_postgres(exc: DBAPIError) -> Problem:
         return problem(
             503, "not-migrated", "The database is not at our revision", "run `trainwire migrate`, then try again"
         )
-    if isinstance(exc, OperationalError) or has_lost_statements(exc):
-        said = "took too long" if code == "57014" else "does not answer"
+    if isinstance(exc, OperationalError) or is_unavailable(exc) or has_lost_statements(exc):
+        said = {"57014": "took too long", "25006": "is read-only"}.get(code or "", "does not answer")
         log.warning("postgres.away", reason=postgres_trouble(exc))
         return problem(503, "postgres-away", "Postgres is away", f"Postgres {said} (DATABASE_URL): try again")
     log.error("request.failed", exc_info=exc)

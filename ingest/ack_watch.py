@@ -10,15 +10,19 @@ from ingest.settings import Timing
 
 @dataclass(frozen=True)
 class Report:
-    """What the workers say of one kind: committed up to `acked`, and which ranges never arrived."""
+    """What the workers report of one kind: committed up to `acked`, `lost` of these; ranges that never arrived.
 
-    acked: int = 0
+    Without an `acked` they have not reported, or Redis has lost it.
+    """
+
+    acked: int | None = None
     missing: tuple[Range, ...] = ()
+    lost: int = 0
 
 
-def parse_report(acked: bytes | None, missing: bytes | None) -> Report:
-    """Read the two hash fields; what is absent or cannot be read says nothing."""
-    return Report(_whole(acked) or 0, tuple(_ranges(missing or b"")))
+def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None = None) -> Report:
+    """Read the three hash fields; one that is absent or cannot be read counts as not reported."""
+    return Report(_whole(acked), tuple(_ranges(missing or b"")), _whole(lost) or 0)
 
 
 class AckWatch:
@@ -33,8 +37,13 @@ class AckWatch:
         self._resend_due = now
         self._resend_wait_s = timing.resend_after_s
 
-    def overdue(self, report: Report, awaited: int | None, now: float) -> tuple[Range, ...]:
-        """Return the ranges to send again now; `awaited` is the newest seq that is sent and not acked."""
+    def overdue(
+        self, report: Report, awaited: int | None, now: float, *, went_back: bool = False
+    ) -> tuple[Range, ...]:
+        """Return the ranges to send again now; `awaited` is the newest seq that is sent and not acked.
+
+        `went_back` tells that the report is below what was acked before: a probe shows at once what is missing.
+        """
         if report != self._report:
             self._note_news(report, now)
         if awaited is None:
@@ -42,6 +51,8 @@ class AckWatch:
         if awaited != self._awaited:  # what was just sent makes a gap visible by itself: no probe needed
             self._awaited = awaited
             self._quiet_since = now
+        if went_back:
+            self._quiet_since = now - self._probe_wait_s
         if report.missing:
             return self._missing(report, now)
         return self._probe(awaited, now)

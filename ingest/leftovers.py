@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,11 +29,12 @@ class Leftover:
 
     about: About
     receipt: Receipt
+    path: Path
 
     @property
     def is_done(self) -> bool:
-        """Tell whether everything is committed in Postgres, and the folder is gone."""
-        return self.receipt.stored == self.receipt.produced
+        """Tell whether everything is committed in Postgres, or declared lost, and the folder is gone."""
+        return not self.receipt.unsettled
 
 
 def send_leftovers(
@@ -44,12 +45,13 @@ def send_leftovers(
     *,
     any_server: bool = False,
     stop: threading.Event | None = None,
+    is_due: Callable[[Path], bool] = lambda _path: True,
 ) -> Iterator[Leftover]:
     """Send what is left for this server, the oldest source first, each for at most `timeout_s`.
 
-    Living sources are let alone, and what was meant for another server, unless `any_server`. What cannot be read
-    is said, and stays. Ends at `stop`, and after the first source that could not be sent: the others would not
-    fare better.
+    Folders for which `is_due` returns False are left for another time. Living sources are let alone, and what was
+    meant for another server, unless `any_server`. What cannot be read is logged, and stays. Ends at `stop`, and
+    after the first source that could not be sent: the others would not fare better.
     """
     server = server_of(redis_url)
     patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
@@ -57,7 +59,7 @@ def send_leftovers(
         if stop is not None and stop.is_set():
             return
         about = read_about(path)
-        if about is None or not (any_server or about.server == server):
+        if about is None or not (any_server or about.server == server) or not is_due(path):
             continue
         try:
             folder = SourceFolder.claim(path)
@@ -81,4 +83,4 @@ def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float
     publisher.finish(timeout_s)
     receipt = outbox.receipt()
     outbox.close()
-    return Leftover(folder.about, receipt)
+    return Leftover(folder.about, receipt, folder.path)

@@ -27,6 +27,7 @@ from schemas.routes import (
     alive_field,
     alive_key,
     claim_key,
+    lost_field,
     missing_field,
     shard_of,
     stream_key,
@@ -94,12 +95,13 @@ class StreamLink:
         """Return whether to hold back, and what the workers report of `kinds`."""
         pipe = self._pipeline()
         pipe.exists(HOLD_KEY)
-        names = [name(self._source, kind) for kind in kinds for name in (ack_field, missing_field)]
+        fields = (ack_field, missing_field, lost_field)
+        names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
             pipe.hmget(acks_key(self._job_id), names)
         held, *found = self._execute(pipe)
         values = iter(found[0] if found else ())
-        return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
+        return Standing(bool(held), {kind: parse_report(*islice(values, len(fields))) for kind in kinds})
 
     def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:
         """Append the batches to their streams."""

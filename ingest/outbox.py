@@ -21,7 +21,7 @@ from ingest.settings import FullPolicy
 from schemas.heartbeats import says_progress
 from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion, Message
 from schemas.routes import KINDS, Kind
-from schemas.wire import Entry, encode_entry
+from schemas.wire import Entry, Loss, encode_entry, encode_loss
 
 if TYPE_CHECKING:
     from ingest.spool.spool import Spool  # opened by the sender's thread: its imports cost a trainer's start
@@ -32,6 +32,8 @@ BODIES_PER_CUT: Final = 64
 """Keeps one hold of the lock short, however much is waiting."""
 MEMORY_BYTES: Final = 32 * 1024 * 1024
 """Messages beyond this are read back from the spool when they are sent."""
+NAMED_LOSSES: Final = 20
+"""So many lost ranges are named in the log; `trainwire status` names them all."""
 DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
 """What goes first when the spool is full; checkpoints and completions never do."""
 
@@ -68,11 +70,14 @@ class Outbox:
         self._spool: Spool | None = None
         self._policy = policy
         self._lock = threading.Lock()  # taken before the intake's, never after it
-        self._lanes: dict[Kind, Lane] = {kind: Lane(partial(self._read, kind)) for kind in KINDS}
+        self._lanes: dict[Kind, Lane] = {
+            kind: Lane(partial(self._read, kind), partial(self._declare_lost, kind)) for kind in KINDS
+        }
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
         self._cut_kinds: set[Kind] = set()
         self._is_resumed = False
+        self._declared: set[tuple[Kind, int]] = set()
         self.words = 0
         """How many bodies said something of the training, not of the machine alone."""
 
@@ -111,22 +116,46 @@ class Outbox:
         with self._lock:
             self._lanes[kind].mark_sent(seqs)
 
-    def release(self, kind: Kind, acked: int) -> bool:
-        """Let go of the messages that are committed in Postgres: all up to `acked`; return whether it was news."""
+    def release(self, kind: Kind, acked: int, lost: int = 0) -> bool:
+        """Let go of the messages that are committed in Postgres: all up to `acked`; return whether it was news.
+
+        `lost` of them the workers count as lost, as this process or an earlier one has declared.
+        """
         with self._lock:
-            before = self._lanes[kind].acked
-            freed_bytes = self._lanes[kind].release(acked)
-            is_news = self._lanes[kind].acked > before
+            lane = self._lanes[kind]
+            before = lane.acked
+            freed_bytes = lane.release(acked)
+            lane.lost = lost
             if self._spool is not None:
                 with suppress(OSError):  # a file that cannot be removed is sent once more by who finds it
-                    self._spool.release(kind, acked)
+                    self._spool.release(kind, lane.acked)
         self._intake.note_held(0, -freed_bytes)
-        return is_news
+        return lane.acked > before
+
+    def step_back(self, kind: Kind, acked: int) -> bool:
+        """Wait for acks from `acked` on again, where that is below what was acked; return whether it is.
+
+        So it is after a restore of Postgres, or of Redis: what is still held can be sent again.
+        """
+        with self._lock:
+            is_below = self._lanes[kind].step_back(acked)
+        if is_below:
+            logger.info(
+                "job %s: the workers have %s up to message %s only, though more was acknowledged: Postgres or "
+                "Redis was restored to an older state",
+                *(self.origin.job_id, kind, acked),
+            )
+        return is_below
 
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
         """Queue messages once more that Redis has lost."""
         with self._lock:
             self._lanes[kind].send_again(ranges)
+
+    def sent_kinds(self) -> list[Kind]:
+        """Return the kinds of which this process has sent messages."""
+        with self._lock:
+            return [kind for kind, lane in self._lanes.items() if lane.has_sent]
 
     def awaited(self) -> dict[Kind, int]:
         """Return, for each kind with sent messages that are not acked, the newest of them."""
@@ -155,7 +184,8 @@ class Outbox:
             lanes = {kind: lane for kind, lane in self._lanes.items() if lane.last}
             return Receipt(
                 produced={kind: lane.last for kind, lane in lanes.items()},
-                stored={kind: lane.acked for kind, lane in lanes.items()},
+                stored={kind: max(lane.acked - lane.lost, 0) for kind, lane in lanes.items()},
+                lost={kind: lane.lost for kind, lane in lanes.items() if lane.lost},
                 sent={kind: lane.sent for kind, lane in lanes.items()},
                 unsent={kind: lane.last - lane.sent for kind, lane in lanes.items()},
                 spooled={
@@ -257,8 +287,20 @@ class Outbox:
         return self._spool
 
     def _read(self, kind: Kind, seq: int) -> Mapping[int, Entry]:
-        assert self._spool is not None  # noqa: S101 - else everything is in memory
-        return self._spool.read(kind, seq)
+        return {} if self._spool is None else self._spool.read(kind, seq)
+
+    def _declare_lost(self, kind: Kind, first: int, last: int, reason: str) -> Entry:
+        """Return the entry by which the workers know that these messages will never come."""
+        origin = self.origin
+        if (kind, first) not in self._declared and len(self._declared) < NAMED_LOSSES:
+            self._declared.add((kind, first))
+            logger.warning(
+                "job %s: messages %s to %s of its %s cannot be sent any more (%s): those that Postgres has not "
+                "count as lost",
+                *(origin.job_id, first, last, kind, reason),
+            )
+        loss = Loss(last=last, reason=reason, started_at=origin.since_ns)
+        return encode_loss(origin.job_id, origin.attempt, origin.source, first, loss)
 
     def _has_room(self) -> bool:
         """Make room in a full spool as the policy wants it; False where what is new has to go."""

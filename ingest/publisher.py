@@ -199,11 +199,10 @@ class Publisher:
     def _exchange(self) -> bool:
         """Ask how things stand, then send; return whether there is more to send at once."""
         batches = self._outbox.to_send(ROUND_TRIP_BYTES)
-        awaited = self._outbox.awaited()
-        if not batches and not (awaited and self._is_time_to_ask()):
+        if not batches and not self._is_time_to_ask():
             return False
         link = self._connected()
-        standing = link.ask(list(awaited) if self._is_time_to_ask() else [])
+        standing = link.ask(self._outbox.sent_kinds() if self._is_time_to_ask() else [])
         self._has_answered = True
         self._take_reports(standing.reports)
         if standing.must_hold:
@@ -219,18 +218,27 @@ class Publisher:
         return bool(batches)
 
     def _is_time_to_ask(self) -> bool:
+        if not self._outbox.sent_kinds():
+            return False
         interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.ack_interval_s
+        if not self._outbox.awaited():
+            interval_s = max(interval_s, self._timing.idle_ask_interval_s)
         return time.monotonic() - self._asked_at >= interval_s
 
     def _take_reports(self, reports: dict[Kind, Report]) -> None:
         if reports:
             self._asked_at = time.monotonic()
+        went_back = set()
         for kind, report in reports.items():
-            if self._outbox.release(kind, report.acked):
+            if report.acked is None:
+                continue
+            if self._outbox.step_back(kind, report.acked):
+                went_back.add(kind)
+            elif self._outbox.release(kind, report.acked, report.lost):
                 self._heard_at = time.monotonic()
-        awaited = self._outbox.awaited()
+        awaited, now = self._outbox.awaited(), time.monotonic()
         for kind, report in reports.items():
-            ranges = self._watches[kind].overdue(report, awaited.get(kind), time.monotonic())
+            ranges = self._watches[kind].overdue(report, awaited.get(kind), now, went_back=kind in went_back)
             self._outbox.send_again(kind, ranges)
 
     def _connected(self) -> StreamLink:

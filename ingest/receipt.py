@@ -11,8 +11,9 @@ from schemas.routes import Kind
 class Receipt:
     """How far the messages of one source came; each mapping holds counts by kind.
 
-    `produced`, `stored` (committed in Postgres), `sent` (Redis has or had them), `unsent` and `spooled` (not
-    stored, and on the disk, from where they are sent later) count messages.
+    `produced`, `stored` (committed in Postgres), `lost` (Postgres has lost them again, or the spool could not be
+    read, and they cannot be sent any more), `sent` (Redis has or had them), `unsent` and `spooled` (not stored,
+    and on the disk, from where they are sent later) count messages.
     `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
     """
 
@@ -22,6 +23,13 @@ class Receipt:
     unsent: dict[Kind, int] = field(default_factory=dict)
     spooled: dict[Kind, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
+    lost: dict[Kind, int] = field(default_factory=dict)
+
+    @property
+    def unsettled(self) -> int:
+        """How many messages are neither stored nor lost: they wait for their ack."""
+        settled = sum(self.stored.values()) + sum(self.lost.values())
+        return sum(self.produced.values()) - settled
 
     @property
     def complete(self) -> bool:

@@ -39,6 +39,8 @@ class Timing:
 
     flush_interval_s: float = 0.05
     ack_interval_s: float = 0.2
+    idle_ask_interval_s: float = 10.0
+    """How often the acks are read while none is awaited: a restore of Postgres takes back those of before."""
     resend_after_s: float = 2.0
     """Messages reported missing are sent again at most this often; doubles while nothing changes."""
     probe_after_s: float = 15.0

@@ -36,12 +36,14 @@ class NotStored(StrictError):  # noqa: N818
 
     def __init__(self, job_id: int, receipt: Receipt) -> None:
         self.receipt = receipt
-        left = sum(receipt.produced.values()) - sum(receipt.stored.values())
+        left, lost = receipt.unsettled, sum(receipt.lost.values())
         spooled = sum(receipt.spooled.values())
         kept = f"{spooled:,} of them are in the spool and are sent later" if spooled else "nothing keeps them"
         super().__init__(
             f"job {job_id}: {left:,} messages are not stored; {kept}. Look at Redis and the workers, or give "
             "finish() a longer timeout_s"
+            if left
+            else f"job {job_id}: {lost:,} messages are lost: `trainwire status {job_id}` names them and the reason"
         )
 
 

@@ -96,6 +96,9 @@ DRAIN_SECONDS: Final = Metric(
 MISSING_MESSAGES: Final = Metric(
     "trainwire_missing_messages", "gauge", "Messages below a later one of their source that never came", ("kind",)
 )
+LOST_MESSAGES: Final = Metric(
+    "trainwire_lost_messages", "gauge", "Messages that their trainers have declared lost for good", ("kind",)
+)
 DEAD_LETTERS: Final = Metric(
     "trainwire_dead_letters", "gauge", "Dead letters that nobody has replayed or discarded", ("stream", "reason")
 )
@@ -138,7 +141,7 @@ WORKERS_METRICS: Final = (
     *(REDIS_USED_BYTES, REDIS_LIMIT_BYTES, REDIS_HOLD),
     *(TRAINERS, UNSENT_MESSAGES, SPOOL_BYTES, SPOOL_LARGEST_BYTES, TRAINER_DROPPED_ITEMS),
     *(INGEST_ENTRIES, INGEST_ROWS, INGEST_BYTES, INGEST_DUPLICATES, DRAIN_SECONDS),
-    *(MISSING_MESSAGES, DEAD_LETTERS),
+    *(MISSING_MESSAGES, LOST_MESSAGES, DEAD_LETTERS),
     *(SINK_LAG_ROWS, SINK_LAG_SECONDS, SINK_DOWN_SECONDS, SINK_CONFIRMED_ROWS, DELIVERY_SECONDS),
     *(JOBS, TRAINING_VALUE, TRAINING_LEFT_OUT),
 )

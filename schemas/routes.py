@@ -95,9 +95,14 @@ def ahead_key(stream: str) -> str:
     return f"{trials_key(stream)}:ahead"
 
 
+ACKS_PREFIX: Final = "ingest:acks:"
+CALLBACK_SOURCE: Final = "callback-"
+"""What the sources of the gateway's callbacks begin with: nobody keeps their messages once Redis has them."""
+
+
 def acks_key(job_id: int) -> str:
     """Return the hash in which the drain tells a job's trainers what is committed in Postgres."""
-    return f"ingest:acks:{job_id}"
+    return f"{ACKS_PREFIX}{job_id}"
 
 
 def ack_field(source: str, kind: Kind) -> str:
@@ -108,6 +113,11 @@ def ack_field(source: str, kind: Kind) -> str:
 def missing_field(source: str, kind: Kind) -> str:
     """Return the field of the `seq` ranges that never arrived (`3-5,9-9`); absent when there are none."""
     return f"{source}:{kind}:missing"
+
+
+def lost_field(source: str, kind: Kind) -> str:
+    """Return the field of how many `seq` the source has declared lost; absent where it is none."""
+    return f"{source}:{kind}:lost"
 
 
 def alive_key(shard: int) -> str:

@@ -219,12 +219,14 @@ source_positions = Table(
     Column("attempt", Integer, nullable=False),
     _count("last_seq"),
     Column("missing", JSONB, nullable=False, server_default="[]", comment="[[first, last], ...] below last_seq"),
+    Column("lost", JSONB, nullable=False, server_default="[]", comment="[[first, last, reason], ...]: gone"),
     _count("dead_lettered"),
     Column("produced", BigInteger, comment="last seq the source says it made; null until its completion"),
     Column("dropped", BigInteger, comment="messages the source says it gave up; null until its completion"),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     # What operators watch: without it they would read every source there ever was.
     Index("source_positions_missing_idx", "kind", postgresql_where=text("missing <> '[]' OR produced > last_seq")),
+    Index("source_positions_lost_idx", "kind", postgresql_where=text("lost <> '[]'")),
 )
 
 dead_letters = Table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias
 
@@ -26,6 +27,14 @@ WIRE_VERSION: Final = 1
 MAX_SOURCE_CHARS: Final = 200
 COMPRESS_OVER_BYTES: Final = 2048
 
+LOST: Final = "lost"
+"""The encoding of an entry that states which numbers will never be sent; its body is a `Loss`."""
+MAX_LOST: Final = 10**9
+"""Most numbers that one entry may declare lost."""
+MAX_LOSS_BYTES: Final = 1024
+_LOST_ONE: Final = b"damaged in the spool of its trainer"
+"""The body that trainers sent in the place of each damaged message before they declared ranges."""
+
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
 
 
@@ -40,9 +49,22 @@ class Envelope(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
+    """States that the numbers from the entry's `seq` to `last` will never be sent.
+
+    `reason` is a short word to count by. `started_at`, as in messages, is when the source began.
+    """
+
+    last: int
+    reason: str
+    started_at: int | None = None
+
+
 Entry: TypeAlias = dict[str, str | int | bytes]
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
+_decode_loss = msgspec.msgpack.Decoder(Loss).decode
+_is_reason = re.compile(r"[a-z-]{1,40}").fullmatch
 _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
     kind: msgspec.msgpack.Decoder(body_type).decode for kind, body_type in BODY_TYPES.items()
 }
@@ -71,6 +93,38 @@ def encode_entry(message: Message) -> Entry:
         "enc": encoding,
         "body": body,
     }
+
+
+def encode_loss(job_id: int, attempt: int, source: str, first: int, loss: Loss) -> Entry:
+    """Return the fields of one XADD that declares the numbers `first` to `loss.last` lost."""
+    return {
+        "v": WIRE_VERSION,
+        "job": job_id,
+        "attempt": attempt,
+        "source": source,
+        "seq": first,
+        "enc": LOST,
+        "body": _encode_msgpack(loss),
+    }
+
+
+def decode_loss(envelope: Envelope) -> Loss:
+    """Decode the body of an entry with the encoding `lost`; raise `InvalidMessage` where it breaks the rules."""
+    if envelope.body == _LOST_ONE:
+        return Loss(last=envelope.seq, reason="damaged")
+    if len(envelope.body) > MAX_LOSS_BYTES:
+        raise InvalidMessage("too-large", f"body of a loss: {len(envelope.body):,} bytes, over {MAX_LOSS_BYTES}")
+    try:
+        loss = _decode_loss(envelope.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidMessage("wrong-fields", f"body of a loss: {exc}") from exc
+    if not 0 <= loss.last - envelope.seq < MAX_LOST or loss.last > MAX_ID:
+        raise InvalidMessage(
+            "out-of-range", f"numbers {envelope.seq} to {loss.last} are not 1 to {MAX_LOST:,} lost messages"
+        )
+    if not _is_reason(loss.reason):
+        raise InvalidMessage("wrong-fields", f"reason {loss.reason[:40]!r} is not 1 to 40 letters a-z and hyphens")
+    return loss
 
 
 def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:

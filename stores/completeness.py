@@ -1,9 +1,10 @@
-"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + dropped."""
+"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + lost + dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 State = Literal["so far", "complete", "incomplete"]
@@ -23,6 +24,8 @@ class Position:
     dead_lettered: int = 0
     produced: int | None = None
     dropped: int | None = None
+    lost: tuple[tuple[int, int, str], ...] = ()
+    """Numbers that the source has declared lost: first, last and the reason of each range."""
 
     @property
     def made(self) -> int:
@@ -36,11 +39,17 @@ class Position:
         return _joined(self.missing + tail)
 
     @property
+    def lost_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The numbers that will never come, as ranges."""
+        return tuple((first, last) for first, last, _ in self.lost)
+
+    @property
     def ends_source(self) -> bool:
         """Tell whether this row shows that the source's completion came."""
         if self.produced is not None:
             return True
-        return self.kind == "completions" and self.last_seq - _count(self.missing) > self.dead_lettered
+        absent = _count(self.missing) + _count(self.lost_ranges)
+        return self.kind == "completions" and self.last_seq - absent > self.dead_lettered
 
     @property
     def is_of_killed(self) -> bool:
@@ -61,6 +70,10 @@ class Completeness:
     open_sources: tuple[str, ...]
     silent_sources: tuple[str, ...]
     """Sources that ended without a completion of their own: what they made beyond this is unknown."""
+    lost: int = 0
+    """Messages that their trainers cannot send again, for example after a restore of Postgres."""
+    lost_by_reason: Mapping[str, int] = field(default_factory=dict)
+    losses: tuple[Position, ...] = ()
 
     @property
     def state(self) -> State:
@@ -74,18 +87,27 @@ class Completeness:
         """The whole sum in one line, with the gaps by number."""
         total = (
             f"{self.produced:,} messages produced = {self.stored:,} stored + "
-            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self.dropped:,} dropped"
+            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self._named_lost()}"
+            f"{self.dropped:,} dropped"
         )
-        return f"{self._heading()}: {total}{self._named_gaps()}{self._named_silent()}"
+        return f"{self._heading()}: {total}{self._named_gaps()}{self._named_losses()}{self._named_silent()}"
 
     def _heading(self) -> str:
-        lost = [("dead-lettered", self.dead_lettered), ("dropped", self.dropped)]
-        named = " and ".join(f"{count:,} {word}" for word, count in lost if count)
+        exceptions = [("dead-lettered", self.dead_lettered), ("lost", self.lost), ("dropped", self.dropped)]
+        named = " and ".join(f"{count:,} {word}" for word, count in exceptions if count)
         return f"complete but for {named}" if named and self.state == "complete" else self.state
 
     def _named_gaps(self) -> str:
         named = [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps]
         return f"; missing: {_listed(named, '; ')}" if named else ""
+
+    def _named_lost(self) -> str:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
+        return f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
+
+    def _named_losses(self) -> str:
+        named = [f"{row.kind} of {row.source}: {shown_ranges(row.lost_ranges)}" for row in self.losses]
+        return f"; lost: {_listed(named, '; ')}" if named else ""
 
     def _named_silent(self) -> str:
         if not self.silent_sources:
@@ -103,13 +125,21 @@ def assess(positions: Iterable[Position], attempt: int) -> Completeness:
     missing = sum(_count(row.gaps) for row in rows)
     dead_lettered = sum(row.dead_lettered for row in rows)
     dropped = sum(row.dropped or 0 for row in rows)
+    lost_by_reason = Counter[str]()
+    for row in rows:
+        for first, last, reason in row.lost:
+            lost_by_reason[reason] += last - first + 1
+    lost = lost_by_reason.total()
     return Completeness(
         # What a trainer drops it drops before it is numbered, so it comes on top of the numbers.
         produced=made + dropped,
-        stored=made - missing - dead_lettered,
+        stored=made - missing - dead_lettered - lost,
         dead_lettered=dead_lettered,
         missing=missing,
         dropped=dropped,
+        lost=lost,
+        lost_by_reason=lost_by_reason,
+        losses=tuple(row for row in rows if row.lost),
         gaps=tuple(row for row in rows if row.gaps),
         open_sources=tuple(source for source, of in quiet.items() if of >= attempt),
         silent_sources=killed + tuple(source for source, of in quiet.items() if of < attempt),

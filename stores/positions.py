@@ -11,11 +11,11 @@ from stores.completeness import Position
 def find_positions(connection: Connection, job_id: int) -> list[Position]:
     """Return how far each source of a job has come with each kind."""
     table = source_positions
-    columns = (table.c.source, table.c.kind, table.c.attempt, table.c.last_seq, table.c.missing)
+    columns = (table.c.source, table.c.kind, table.c.attempt, table.c.last_seq, table.c.missing, table.c.lost)
     wanted = select(*columns, table.c.dead_lettered, table.c.produced, table.c.dropped).where(
         table.c.job_id == job_id
     )
     return [
-        Position(**{**row, "missing": tuple((first, last) for first, last in row["missing"])})
-        for row in connection.execute(wanted).mappings()
+        Position(**row | {"missing": tuple(map(tuple, row["missing"])), "lost": tuple(map(tuple, row["lost"]))})
+        for row in map(dict, connection.execute(wanted).mappings())
     ]

@@ -8,11 +8,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
 from schemas.checkpoint_keys import SCHEME
 from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
+from stores.postgres_urls import parse_postgres_url
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -25,7 +26,8 @@ class StoreSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     database_url: SecretStr
-    """Postgres, `postgresql://user:password@host:port/database`."""
+    """Postgres, `postgresql://user:password@host:port/database`, or several servers of which one takes writes,
+    `postgresql://user:password@h1:5432,h2:5432/database?target_session_attrs=read-write`."""
     database_prepared_statements: bool = True
     """False: nothing is prepared on the server, for a pooler that gives each transaction another connection."""
     redis_url: SecretStr
@@ -94,10 +96,10 @@ class StoreSettings(BaseSettings):
     @classmethod
     def _is_postgres(cls, value: SecretStr) -> SecretStr:
         try:
-            url = make_url(value.get_secret_value())
+            url = parse_postgres_url(value.get_secret_value())
         except (ArgumentError, ValueError) as exc:
             raise ValueError("is not a URL like postgresql://user:password@host:5432/database") from exc
-        if url.get_backend_name() not in {"postgresql", "postgres"}:
+        if url.get_backend_name() != "postgresql":
             raise ValueError(f"starts with {url.drivername}://, but only postgresql:// is understood")
         return value
 
@@ -143,7 +145,7 @@ class StoreSettings(BaseSettings):
 
     def sqlalchemy_url(self) -> URL:
         """Return the Postgres URL with the driver that we use."""
-        return make_url(self.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+        return parse_postgres_url(self.database_url.get_secret_value())
 
 
 def _check_readable(path: Path, which: str = "") -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, RowMapping, Table, select
 
 from schemas.messages import KIND_OF_BODY, Body, Checkpoint, Completion, Logs, Message, Metrics, Point
 from schemas.routes import DEFAULT_SHARDS, Kind, shard_of, stream_key
-from schemas.wire import Entry, encode_entry
+from schemas.wire import Entry, Loss, encode_entry, encode_loss
 from workers.drain import Drain, Drained
 from workers.resources import Resources
 from workers.streams import IngestStream
@@ -66,6 +66,12 @@ class Sender:
             self._last[job, source, kind] += 1
             seq = self._last[job, source, kind]
         return self.send_raw(kind, job, encode_entry(Message(kind, job, attempt, source, seq, body)), entry_id)
+
+    def lose(
+        self, first: int, last: int, reason: str = "restored", kind: Kind = "logs", source: str = "0-test"
+    ) -> str:
+        """Declare the numbers `first` to `last` of job 1 lost; return the entry's id."""
+        return self.send_raw(kind, 1, encode_loss(1, 1, source, first, Loss(last=last, reason=reason)))
 
     def send_raw(self, kind: Kind, job: int, fields: Entry | Mapping[Any, Any], entry_id: str = "*") -> str:
         """Publish any fields; return the entry id."""

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "checkpoints": "trainwire.commands.checkpoints:checkpoints",
     "retention": "trainwire.commands.retention:retention",
     "deliveries": "trainwire.commands.deliveries:app",
+    "reconcile": "trainwire.commands.reconcile:reconcile",
     "replay": "trainwire.commands.deliveries:replay",
     "verify": "trainwire.commands.verify:verify",
     "spool": "trainwire.commands.spool:app",

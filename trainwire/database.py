@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from ingest.settings import DEFAULT_REDIS_URL
 from schemas.migrations import WrongSchemaRevision, check_revision, upgrade
 from stores.connections import open_engine, postgres_trouble
+from stores.postgres_urls import shown_servers
 from stores.settings import WrongSettings
 from trainwire.errors import Problem
 from trainwire.locate import Address
@@ -70,8 +71,7 @@ def migrate(address: Address) -> None:
 
 def _server(settings: Settings) -> str:
     url = settings.sqlalchemy_url()
-    named = f"{url.host or 'localhost'}:{url.port or 5432}"
-    return f"Postgres at {named}, database {url.database!r}, user {url.username!r}"
+    return f"Postgres at {shown_servers(url)}, database {url.database!r}, user {url.username!r}"
 
 
 def _sentence(exc: DBAPIError) -> str:

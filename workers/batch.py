@@ -16,7 +16,7 @@ from schemas.routes import KINDS, Kind
 from workers import job_rows, rows, source_rows, store
 from workers.attempts import EarlierAttempts, has_changed
 from workers.changes import Change, log_lines
-from workers.decoding import RawEntry, Rejected
+from workers.decoding import Lost, RawEntry, Rejected
 from workers.errors import MostlyInvalid, Refused
 from workers.jobs import SEQ_COLUMN, JobState
 from workers.positions import Position
@@ -34,7 +34,7 @@ class Arrival:
     """One entry and what it was decoded to."""
 
     raw: RawEntry
-    content: Message | Rejected
+    content: Message | Lost | Rejected
 
 
 class Batch:
@@ -74,12 +74,12 @@ class Batch:
         source_rows.save_positions(self._connection, self._settled_positions())
 
     def acks(self) -> list[Ack]:
-        """Return how far each source of this batch is committed, once the caller has committed."""
-        return [
-            (job_id, source, kind, self._sources[job_id, source, kind].position)
-            for job_id, source, kind in self._changed
-            if kind == self._kind
-        ]
+        """Return how far each source of this batch is committed, once the caller has committed.
+
+        A completion states how much there is of each kind. Their acks are published too: Postgres may have been
+        restored to an older state since the last message of a kind, and then its trainer has to know.
+        """
+        return [(*key, self._sources[key].position) for key in self._changed]
 
     @property
     def rows_written(self) -> int:
@@ -110,7 +110,9 @@ class Batch:
                 self.letters.append(said)
                 continue
             row = self._source_row(said.job_id, said.source, self._kind)
-            if said.seq > row.position.last_seq + MAX_JUMP:
+            if isinstance(said, Lost):
+                self._lose(arrival, said, row)
+            elif said.seq > row.position.last_seq + MAX_JUMP:
                 self.letters.append(_jumped(arrival, row.position.last_seq))
             elif not row.position.accept(said.seq):
                 self.duplicates += 1
@@ -119,6 +121,16 @@ class Batch:
             else:
                 new.append(arrival)
         return new
+
+    def _lose(self, arrival: Arrival, lost: Lost, row: SourceRow) -> None:
+        """Count what will never come; a number that has arrived stays stored."""
+        if lost.last > row.position.last_seq + MAX_JUMP:
+            self.letters.append(_jumped(arrival, row.position.last_seq))
+        elif not row.position.lose(lost.seq, lost.last, lost.reason):
+            self.duplicates += 1
+        source = (lost.job_id, lost.source)
+        job = self._jobs[lost.job_id]
+        self._attempts[source] = job.attempt_of_source(lost.attempt, self._attempts.get(source), lost.began_ns)
 
     def _source_row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
         key = (job_id, source, kind)

@@ -17,7 +17,7 @@ from schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTE
 from schemas.messages import Body, Message
 from schemas.routes import Kind
 from schemas.structure import json_elements, msgpack_elements
-from schemas.wire import Envelope, body_from_object, decode_plain, open_envelope, plain_body
+from schemas.wire import LOST, Envelope, body_from_object, decode_loss, decode_plain, open_envelope, plain_body
 
 log = structlog.get_logger("workers.decoding")
 
@@ -67,15 +67,31 @@ class Rejected:
     seq: int | None = None
 
 
-def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Rejected, int]:
-    """Return the entry's message, or why there can be none; and the bytes of its body after decompression.
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An entry by which a source declares the numbers `seq` to `last` lost."""
 
-    Raises what is no fault of the entry as far as can be seen here: a time limit, a lack of memory.
+    job_id: int
+    attempt: int
+    source: str
+    seq: int
+    last: int
+    reason: str
+    began_ns: int | None
+
+
+def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Lost | Rejected, int]:
+    """Return the entry's message or its statement of loss, or the reason why there can be none.
+
+    The second value is the size in bytes of its body after decompression. Raises what is no fault of the entry as
+    far as can be seen here: a time limit, a lack of memory.
     """
     envelope: Envelope | None = None
     size_bytes = 0
     try:
         envelope = open_envelope(raw.fields)
+        if envelope.encoding == LOST:
+            return _lost(envelope), len(envelope.body)
         plain = plain_body(envelope)
         size_bytes = len(plain)
         body = _body(kind, envelope.encoding, plain)
@@ -96,6 +112,12 @@ def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
         return _rejected(raw, open_envelope(raw.fields), reason, detail)
     except InvalidMessage:
         return _rejected(raw, None, reason, detail)
+
+
+def _lost(envelope: Envelope) -> Lost:
+    loss = decode_loss(envelope)
+    origin = (envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
+    return Lost(*origin, loss.last, loss.reason, loss.started_at)
 
 
 def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str) -> Rejected:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Connection, Engine
 
-from schemas.messages import Message
 from workers import store
 from workers.ahead import MAX_LOOK_HALTED_S, Ahead, heavy_jobs, job_of
 from workers.batch import Arrival, Batch
@@ -181,7 +180,7 @@ class Drain:
             arrivals = self._decode(entries, {})
             guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
             found = self._ahead.look("0-0", guilty, 1024, MAX_LOOK_HALTED_S)
-            others = [other for other in self._decoded_ahead(found) if isinstance(other.content, Message)]
+            others = [other for other in self._decoded_ahead(found) if not isinstance(other.content, Rejected)]
             if not others:
                 return
             batch = Batch(connection, self._stream.kind, others)

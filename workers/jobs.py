@@ -62,19 +62,24 @@ class JobState:
         return self.status in FINISHED
 
     def attempt_of(self, message: Message, known: int | None) -> int:
-        """Return the attempt that a message belongs to; where the trainer does not say, it is decided here.
+        """Return the attempt that a message belongs to: `known` is the one that its source got before."""
+        return self.attempt_of_source(message.attempt, known, began_at(message.body))
+
+    def attempt_of_source(self, attempt: int, known: int | None, began_ns: int | None) -> int:
+        """Return the attempt that a source belongs to; where its trainer does not set one, it is decided here.
 
         A source keeps the attempt it once got (`known`). A new one belongs to the attempt that was running
         when it began: the current one, or the next where the current one had ended before that.
         """
-        if message.attempt:
-            return message.attempt
+        if attempt:
+            return attempt
         if known:
             return known
         if not self.is_finished or self.completed_at is None:
             return self.attempt
-        began = began_at(message.body)
-        return self.attempt if began is None or to_datetime(began) <= self.completed_at else self._next_attempt
+        if began_ns is None or to_datetime(began_ns) <= self.completed_at:
+            return self.attempt
+        return self._next_attempt
 
     @property
     def _next_attempt(self) -> int:

@@ -112,6 +112,7 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
         yield Sample(names.DRAIN_SECONDS, labels, busy_s, tuple(counts))
     for metric, query in (
         (names.MISSING_MESSAGES, _MISSING),
+        (names.LOST_MESSAGES, _LOST),
         (names.DEAD_LETTERS, _DEAD_LETTERS),
         (names.JOBS, _JOBS),
     ):
@@ -168,6 +169,10 @@ _MISSING: Final = text(
     "SELECT kind, sum(greatest(coalesce(produced, 0) - last_seq, 0) + (SELECT coalesce(sum("
     "CAST(gap->>1 AS bigint) - CAST(gap->>0 AS bigint) + 1), 0) FROM jsonb_array_elements(missing) AS gap)) "
     "FROM source_positions WHERE missing <> '[]' OR produced > last_seq GROUP BY kind"
+)
+_LOST: Final = text(
+    "SELECT kind, sum((SELECT sum(CAST(gone->>1 AS bigint) - CAST(gone->>0 AS bigint) + 1) "
+    "FROM jsonb_array_elements(lost) AS gone)) FROM source_positions WHERE lost <> '[]' GROUP BY kind"
 )
 _DEAD_LETTERS: Final = text(
     "SELECT CASE WHEN stream LIKE 'sink:%' THEN stream ELSE kind END AS stream, reason, count(*) "

@@ -33,7 +33,7 @@ def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -
     pairs = sorted(set(sources))
     found = connection.execute(
         text(
-            "SELECT job_id, source, kind, attempt, last_seq, missing, dead_lettered, produced, dropped "
+            "SELECT job_id, source, kind, attempt, last_seq, missing, lost, dead_lettered, produced, dropped "
             "FROM source_positions JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
             "AS wanted(job_id, source) USING (job_id, source)"
         ),
@@ -42,7 +42,11 @@ def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -
     return {
         (row.job_id, row.source, row.kind): SourceRow(
             row.attempt,
-            Position(row.last_seq, [(first, last) for first, last in row.missing]),
+            Position(
+                row.last_seq,
+                [(first, last) for first, last in row.missing],
+                [(first, last, reason) for first, last, reason in row.lost],
+            ),
             row.dead_lettered,
             row.produced,
             row.dropped,
@@ -59,8 +63,9 @@ def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) 
 
 def _values(key: SourceKey, row: SourceRow) -> dict[str, Any]:
     position = row.position
-    said = (*key, row.attempt, position.last_seq, position.missing, row.dead_lettered, row.produced, row.dropped)
-    return dict(zip(_COLUMNS, said, strict=True))
+    numbers = (position.last_seq, position.missing, position.lost)
+    values = (*key, row.attempt, *numbers, row.dead_lettered, row.produced, row.dropped)
+    return dict(zip(_COLUMNS, values, strict=True))
 
 
 _COLUMNS: Final = (
@@ -70,6 +75,7 @@ _COLUMNS: Final = (
     "attempt",
     "last_seq",
     "missing",
+    "lost",
     "dead_lettered",
     "produced",
     "dropped",
@@ -78,6 +84,7 @@ _SAVE: Final = text(
     f"INSERT INTO source_positions ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
     f"SELECT {', '.join(_COLUMNS)} FROM {recordset(source_positions, _COLUMNS)} "
     "ON CONFLICT (job_id, source, kind) DO UPDATE SET attempt = excluded.attempt, "
-    "last_seq = excluded.last_seq, missing = excluded.missing, dead_lettered = excluded.dead_lettered, "
-    "produced = excluded.produced, dropped = excluded.dropped, updated_at = now()"
+    "last_seq = excluded.last_seq, missing = excluded.missing, lost = excluded.lost, "
+    "dead_lettered = excluded.dead_lettered, produced = excluded.produced, "
+    "dropped = excluded.dropped, updated_at = now()"
 )

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from schemas.routes import Kind
 from schemas.tables import dead_letters, ingest_cursors
-from stores.connections import has_lost_statements, postgres_trouble
+from stores.connections import ends_session, has_lost_statements, is_unavailable, postgres_trouble
 from workers import rows
 from workers.decoding import Rejected, visible
 from workers.durations import bucket_of
@@ -24,8 +24,6 @@ from workers.errors import Refused, Unavailable, WrongPooler
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
-_PASSING_CLASSES: Final = ("08", "40", "53", "55", "57")
-"""Connection, rollback (deadlock, serialization), resources (disk, memory), lock, operator intervention."""
 
 
 @contextmanager
@@ -40,8 +38,7 @@ def postgres_errors() -> Iterator[None]:
             raise Refused(_first_line(cause)) from exc
         if has_lost_statements(exc):
             raise WrongPooler(f"Postgres: {postgres_trouble(exc)}") from exc
-        lost = isinstance(cause, psycopg.OperationalError) and not state
-        if lost or state[:2] in _PASSING_CLASSES:
+        if is_unavailable(exc):
             raise Unavailable(f"Postgres: {postgres_trouble(exc)}") from exc
         raise
 
@@ -119,9 +116,20 @@ def copying(
     """
     statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN WITH (FORMAT BINARY)"
     driver: Any = connection.connection.driver_connection
-    with postgres_errors(), driver.cursor() as cursor, cursor.copy(statement) as copy:
+    with postgres_errors(), _known_to_pool(connection), driver.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types(list(columns.values()))
         yield copy.write_row
+
+
+@contextmanager
+def _known_to_pool(connection: Connection) -> Iterator[None]:
+    """Close the session where the driver itself has an error after which it is of no use."""
+    try:
+        yield
+    except psycopg.Error as exc:
+        if ends_session(exc):
+            connection.invalidate(exc)
+        raise
 
 
 def _first_line(cause: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, cast
 
@@ -15,6 +16,7 @@ from schemas.routes import (
     Kind,
     ack_field,
     acks_key,
+    lost_field,
     missing_field,
     ordered_key,
     stream_key,
@@ -42,6 +44,30 @@ return 1
 
 Ack = tuple[int, str, Kind, Position]
 """Job, source, kind, and how far it is committed."""
+
+
+def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
+    """Add to a pipeline what tells trainers how far they are committed."""
+    for job_id, positions in _by_job(acks).items():
+        key = acks_key(job_id)
+        fields: dict[str, int | str | None] = {}
+        for source, kind, position in positions:
+            fields[ack_field(source, kind)] = position.contiguous
+            fields[missing_field(source, kind)] = position.missing_text() or None
+            fields[lost_field(source, kind)] = position.lost_count or None
+        # In one command: a trainer that sees its completion acknowledged sees the other kinds of then, too.
+        present = {name: value for name, value in fields.items() if value is not None}
+        pipeline.hset(key, mapping=present)
+        if absent := fields.keys() - present.keys():
+            pipeline.hdel(key, *absent)
+        pipeline.expire(key, ACKS_TTL_S)
+
+
+def _by_job(acks: Iterable[Ack]) -> dict[int, list[tuple[str, Kind, Position]]]:
+    found: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
+    for job_id, source, kind, position in acks:
+        found[job_id].append((source, kind, position))
+    return found
 
 
 @contextmanager
@@ -161,15 +187,7 @@ class IngestStream:
         pipeline = self._client.pipeline(transaction=False)
         if is_drained:
             pipeline.hdel(HALTED_KEY, self.key)
-        for job_id, source, kind, position in acks:
-            key, missing = acks_key(job_id), missing_field(source, kind)
-            fields: Mapping[str | bytes, int | str] = {ack_field(source, kind): position.contiguous}
-            pipeline.hset(key, mapping=cast("Any", fields))
-            if position.missing:
-                pipeline.hset(key, missing, position.missing_text())
-            else:
-                pipeline.hdel(key, missing)
-            pipeline.expire(key, ACKS_TTL_S)
+        write_acks(pipeline, acks)
         pipeline.execute()
 
     def _trim(self, through_id: str) -> None:

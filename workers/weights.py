@@ -9,7 +9,7 @@ import msgspec
 
 from schemas.checks import free_elements
 from schemas.messages import Logs, Message, Metrics
-from workers.decoding import Rejected
+from workers.decoding import Lost, Rejected
 
 _ROW_BYTES: Final = 100
 _POINT_BYTES: Final = 250
@@ -18,12 +18,18 @@ _VALUE_BYTES: Final = 60
 _ELEMENT_BYTES: Final = 80
 
 
-def weight_of(content: Message | Rejected, plain_bytes: int) -> int:
+def weight_of(content: Message | Lost | Rejected, plain_bytes: int) -> int:
     """Return about how many bytes a message takes until its commit, and no less than its decoding took.
 
     `plain_bytes` is the size of its body after decompression, which is all that a rejected one has.
     """
-    held = content.raw.held_bytes if isinstance(content, Rejected) else _message_bytes(content)
+    match content:
+        case Rejected(raw=raw):
+            held = raw.held_bytes
+        case Lost():
+            held = 0
+        case message:
+            held = _message_bytes(message)
     return _ROW_BYTES + max(held, plain_bytes)
 
 

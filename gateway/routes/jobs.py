@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway import examples
 from gateway.answers import described, json_answer
-from gateway.documents import CompletenessReport, Deliveries, DeliveryItem, Gap, JobDetail, JobPage
+from gateway.documents import CompletenessReport, Deliveries, DeliveryItem, Gap, JobDetail, JobPage, Loss
 from gateway.job_documents import job_detail, job_items
 from gateway.parameters import VIEWER, Found, JobId, Text
 from gateway.problems import unknown_job, wrong_value
@@ -61,6 +61,7 @@ def completeness(found: Found, job_id: JobId) -> Response:
     with found.reading() as connection:
         sum_of_all = assess(find_positions(connection, job_id), known_job(connection, job_id).attempt)
     gaps = [Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in sum_of_all.gaps]
+    losses = [Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in sum_of_all.losses]
     return json_answer(
         CompletenessReport(
             state=sum_of_all.state,
@@ -69,8 +70,10 @@ def completeness(found: Found, job_id: JobId) -> Response:
             stored=sum_of_all.stored,
             dead_lettered=sum_of_all.dead_lettered,
             missing=sum_of_all.missing,
+            lost=dict(sum_of_all.lost_by_reason),
             dropped=sum_of_all.dropped,
             gaps=gaps,
+            losses=losses,
             open_sources=list(sum_of_all.open_sources),
             silent_sources=list(sum_of_all.silent_sources),
         )

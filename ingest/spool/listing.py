@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +25,16 @@ class Spooled:
     size_bytes: int
     messages: dict[Kind, int]
 
+    @property
+    def count(self) -> int:
+        """How many messages of all kinds are on the disk."""
+        return sum(self.messages.values())
+
+    @property
+    def is_being_sent(self) -> bool:
+        """Tell whether another process than the one that wrote it has it: it sends what is left."""
+        return self.is_live and self.about.host == socket.gethostname() and not _is_alive(self.about.pid)
+
 
 def list_spool(spool: Path) -> Iterator[Spooled]:
     """Yield what every source has in the spool, the oldest first."""
@@ -33,6 +45,16 @@ def list_spool(spool: Path) -> Iterator[Spooled]:
             continue
         if found is not None:
             yield found
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _looked_at(path: Path) -> Spooled | None:

@@ -100,14 +100,13 @@ class Segments:
         self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
-        """Return the messages from `seq` to the end of its file; empty where it is in none, or none is left."""
+        """Return the messages from `seq` on that its file has, or the next file with any; empty where none has."""
         at = bisect_right(self._segments, seq, key=lambda segment: segment.first) - 1
-        if at < 0 or seq > self._segments[at].last:
-            return []
-        try:
-            return [record for record in _records(self._segments[at].path) if record.seq >= seq]
-        except FileNotFoundError:
-            return []
+        for segment in self._segments[max(at, 0) :]:
+            with suppress(FileNotFoundError):
+                if found := [record for record in _records(segment.path) if record.seq >= seq]:
+                    return found
+        return []
 
     def release(self, acked: int) -> None:
         """Remove the files that hold nothing above `acked`; the one that is written to stays."""

@@ -20,9 +20,6 @@ from schemas.wire import WIRE_VERSION, Entry
 
 RecordT = TypeVar("RecordT")
 
-LOST: Final = "lost"
-"""The encoding of a message whose bytes are damaged: workers know none of that name and keep a dead letter."""
-_LOSS: Final = b"damaged in the spool of its trainer"
 _EMPTY: Final[Mapping[Kind, bytes]] = {
     "logs": msgspec.msgpack.encode(Logs(log_type="stdout", lines=[], ts=[])),
     "metrics": msgspec.msgpack.encode(Metrics()),
@@ -90,19 +87,16 @@ class Spool:
         self._segments[kind].append(Record(seq, items, encoding, body))
 
     def read(self, kind: Kind, seq: int) -> dict[int, Entry]:
-        """Return message `seq` of a kind, and those that follow it in the same file.
+        """Return message `seq` of a kind, and some that follow it; one that is damaged or deleted is left out.
 
-        In the place of a dropped message there is an empty one, in the place of a damaged one its loss: nothing
-        that had a number is passed over in silence.
+        In the place of a dropped message there is an empty one.
         """
         for gone in self._dropped:
             if gone.kind == kind and gone.first <= seq <= gone.last:
                 encoding, body = "msgpack", _EMPTY[kind]
                 return {number: self._entry(number, encoding, body) for number in range(seq, gone.last + 1)}
         records = self._segments[kind].read(seq)
-        last = records[-1].seq if records else seq
-        found = {number: self._entry(number, LOST, _LOSS) for number in range(seq, last + 1)}
-        return found | {record.seq: self._entry(record.seq, record.encoding, record.body) for record in records}
+        return {record.seq: self._entry(record.seq, record.encoding, record.body) for record in records}
 
     def release(self, kind: Kind, acked: int) -> None:
         """Remove what is committed in Postgres: all of a kind up to `acked`."""

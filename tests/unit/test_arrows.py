@@ -34,6 +34,7 @@ LAYERS = [
         "sweep",
         "liveness",
         "dead_letters",
+        "reconcile",
         "mlflow_links",
         "notify",
         "deliver",

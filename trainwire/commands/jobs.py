@@ -112,8 +112,12 @@ def _status_document(
             "stored": completeness.stored,
             "dead_lettered": completeness.dead_lettered,
             "missing": completeness.missing,
+            "lost": completeness.lost_by_reason,
             "dropped": completeness.dropped,
             "gaps": [{"source": row.source, "kind": row.kind, "ranges": row.gaps} for row in completeness.gaps],
+            "losses": [
+                {"source": row.source, "kind": row.kind, "ranges": row.lost} for row in completeness.losses
+            ],
             "open_sources": completeness.open_sources,
             "silent_sources": completeness.silent_sources,
         },

@@ -11,13 +11,13 @@ import typer
 
 from ingest.leftovers import NO_LIMIT, Leftover, send_leftovers
 from ingest.settings import Timing, default_spool_dir, server_of, shown_host
-from ingest.spool.folder import SourceFolder, source_folders
+from ingest.spool.folder import About, SourceFolder, source_folders
 from ingest.spool.listing import Spooled, list_spool
 from ingest.spool.spool import Spool
 from schemas.messages import Logs
 from schemas.routes import KINDS, Kind
 from schemas.wire import decode_body, open_envelope
-from trainwire.commands.options import AsJson, DataDir, JobId, write_json
+from trainwire.commands.options import AsJson, DataDir, JobId, job_number, write_json
 from trainwire.commands.run import known_redis_url
 from trainwire.errors import Problem
 from trainwire.locate import streams_url
@@ -31,7 +31,7 @@ SpoolDir = Annotated[
     Path | None, typer.Option("--spool", metavar="DIR", help="The folder; default: TRAINWIRE_SPOOL_DIR, or yours.")
 ]
 
-app = typer.Typer(no_args_is_help=True, help="What trainers could not send yet: look, and send it.")
+app = typer.Typer(no_args_is_help=True, help="What trainers could not send yet: look, send or discard it.")
 
 
 @app.command("list")
@@ -75,13 +75,63 @@ def send(
     for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, any_server=any_server):
         say(_told(leftover, redis_url))
     found, has_more = _looked_into(folder)
-    left = [source for source in found if not source.is_live]
+    left = [source for source in found if not source.is_live or source.is_being_sent]
+    for source in left:
+        if source.is_being_sent:
+            say(f"{_name(source.about)}: another process sends its {source.count:,} messages now")
     others = sorted({source.about.server for source in left} - {server_of(redis_url)})
     if others and not any_server:
         say(f"left for {', '.join(others)}: name that server in REDIS_URL, or send it here with --any-server")
     if has_more or left:
         raise typer.Exit(EXIT_LEFT)
-    say(f"nothing is left in {folder}")
+    if living := [source for source in found if source.is_live]:
+        count = sum(source.count for source in living)
+        say(f"{folder} has {count:,} messages of {len(living):,} living processes, which send them themselves")
+    else:
+        say(f"nothing is left in {folder}")
+
+
+@app.command()
+def discard(
+    job_id: Annotated[
+        int | None, typer.Argument(metavar="[JOB]", parser=job_number, help="The job's number.")
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Of this source alone.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Of all jobs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it they are only listed.")] = False,
+    spool: SpoolDir = None,
+) -> None:
+    """Delete what processes that are gone have left and nobody wants; without --yes it is only listed."""
+    if (job_id is None and source is None) != every:
+        raise Problem("name the job, or its --source, or all of them with --all")
+    folder = _folder(spool)
+    found, _ = _looked_into(folder)
+    wanted = [
+        each for each in found if job_id in {None, each.about.job_id} and source in {None, each.about.source}
+    ]
+    if not wanted:
+        raise Problem(f"nothing of that in {folder}: `trainwire spool list` shows what there is")
+    for each in wanted:
+        _discard(each, is_meant=yes)
+    if not yes:
+        say("nothing was deleted: add --yes to delete them for good")
+
+
+def _discard(source: Spooled, *, is_meant: bool) -> None:
+    name = f"{_name(source.about)}: {source.count:,} messages, {source.size_bytes / 1e6:,.1f} MB"
+    if source.is_live:
+        say(f"{name}: in use, stays")
+    elif not is_meant:
+        say(name)
+    elif (claimed := SourceFolder.claim(source.path)) is None:
+        say(f"{name}: in use since a moment, stays")
+    else:
+        claimed.remove()
+        say(f"{name}: {'cannot be deleted' if source.path.exists() else 'deleted'}")
+
+
+def _name(about: About) -> str:
+    return f"job {about.job_id}, source {about.source}"
 
 
 def _folder(spool: Path | None) -> Path:
@@ -101,11 +151,13 @@ def _looked_into(folder: Path) -> tuple[list[Spooled], bool]:
 
 
 def _told(leftover: Leftover, redis_url: str) -> str:
-    about, receipt = leftover.about, leftover.receipt
-    name = f"job {about.job_id}, source {about.source}"
+    name, receipt = _name(leftover.about), leftover.receipt
+    if leftover.is_done and receipt.lost:
+        lost = sum(receipt.lost.values())
+        return f"{name}: {sum(receipt.stored.values()):,} messages are stored, {lost:,} are lost for good"
     if leftover.is_done:
         return f"{name}: all {sum(receipt.produced.values()):,} messages are stored"
-    unsent, unstored = sum(receipt.unsent.values()), sum(receipt.produced.values()) - sum(receipt.stored.values())
+    unsent, unstored = sum(receipt.unsent.values()), receipt.unsettled
     if unsent:
         return f"{name}: {unsent:,} messages are not sent: Redis at {shown_host(redis_url)} does not take them"
     return f"{name}: all is sent, {unstored:,} messages wait for a worker; send again when one runs"
@@ -116,20 +168,20 @@ def _lines(source: Spooled) -> Iterator[str]:
     span = spool.spans().get("logs")
     seq = span.first if span else 1
     while span and seq <= span.last:
-        for number, entry in spool.read("logs", seq).items():
+        found = spool.read("logs", seq)
+        if (following := min(found, default=span.last + 1)) > seq:
+            yield f"[messages {seq} to {following - 1} are damaged]"
+            seq = following
+        for number, entry in found.items():
             fields = {name.encode(): str(value).encode() for name, value in entry.items() if name != "body"}
             body = entry["body"]
             assert isinstance(body, bytes)  # noqa: S101 - as the spool has it
-            yield from _text("logs", fields | {b"body": body}, number)
+            yield from _text("logs", fields | {b"body": body})
             seq = number + 1
 
 
-def _text(kind: Kind, fields: dict[bytes, bytes], seq: int) -> Iterator[str]:
-    envelope = open_envelope(fields)
-    if envelope.encoding == "lost":
-        yield f"[message {seq} is damaged]"
-        return
-    body = decode_body(kind, envelope)
+def _text(kind: Kind, fields: dict[bytes, bytes]) -> Iterator[str]:
+    body = decode_body(kind, open_envelope(fields))
     if isinstance(body, Logs):
         yield from body.lines
 

@@ -52,7 +52,12 @@ def _server(connection: Connection) -> Findings:
         says = f"the database's encoding is {asked['encoding']}"
         yield PART.error("encoding", says, "create the database anew with ENCODING 'UTF8'")
     if asked["in_recovery"]:
-        yield PART.error("role", "is a standby, which takes no writes", "point DATABASE_URL to the primary")
+        says = "is read-only: it is a standby, which takes no writes"
+        remedy = "point DATABASE_URL to the primary, or name both servers and target_session_attrs=read-write"
+        yield PART.error("role", says, remedy)
+    elif asked["read_only"] == "on":
+        says = "is read-only: default_transaction_read_only is on, for the server, the database or the role"
+        yield PART.error("role", says, "set it to off where it is on: workers go on by themselves")
     says = f"{asked['used']} of {asked['most']} connections are in use"
     if asked["used"] > BUSY * asked["most"]:
         yield PART.warning("connections", says, "raise max_connections, or put PgBouncer in front")
@@ -72,6 +77,7 @@ _ASKED: Final = text(
     "SELECT CAST(current_setting('server_version_num') AS integer) AS version, current_setting('fsync') AS fsync, "
     "(SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit, "
     "current_setting('full_page_writes') AS full_page_writes, current_setting('server_encoding') AS encoding, "
-    "pg_is_in_recovery() AS in_recovery, (SELECT count(*) FROM pg_stat_activity WHERE backend_type = "
+    "pg_is_in_recovery() AS in_recovery, current_setting('transaction_read_only') AS read_only, "
+    "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = "
     "'client backend') AS used, CAST(current_setting('max_connections') AS integer) AS most"
 )

@@ -43,6 +43,19 @@ def test_a_postgres_whose_commits_do_not_last(doctor: Doctor, engine: Engine) ->
     assert "synchronous_commit is off" in found["postgres.durability"]["says"]
 
 
+def test_a_postgres_that_is_read_only(doctor: Doctor, engine: Engine) -> None:
+    """default_transaction_read_only, set for the role, is an error that names the remedy."""
+    with engine.begin() as connection:
+        connection.execute(text("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on"))
+    try:
+        found = doctor.look()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("ALTER ROLE CURRENT_USER RESET default_transaction_read_only"))
+    assert found["postgres.role"]["level"] == "error"
+    assert "is read-only" in found["postgres.role"]["says"]
+
+
 def test_a_database_of_another_revision(doctor: Doctor, engine: Engine) -> None:
     """The remedy is `trainwire migrate`, and no table is read that may not be there."""
     with engine.begin() as connection:

@@ -71,6 +71,7 @@ def something_of_everything(resources: Resources, sender: Sender) -> None:
     sender.send(logs("a", "b"), seq=1)
     sender.send(logs("c"), seq=4)
     sender.send_raw("logs", 1, {"v": "nonsense"})
+    sender.lose(1, 7, source="0-lost")
     sender.send(metrics(loss=0.5))
     drain(resources)
     drain(resources, "metrics")
@@ -168,6 +169,7 @@ def test_gaps_dead_letters_and_jobs(resources: Resources, sender: Sender) -> Non
     something_of_everything(resources, sender)
     scrape = Scrape(resources)
     assert scrape.named("trainwire_missing_messages") == {"logs": 2}
+    assert scrape.named("trainwire_lost_messages") == {"logs": 7}
     assert sum(scrape.named("trainwire_dead_letters").values()) == 1
     assert scrape.value("trainwire_jobs", status="running") == 1
 

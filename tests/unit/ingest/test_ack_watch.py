@@ -43,6 +43,15 @@ def test_a_busy_sender_needs_no_probe() -> None:
     assert not any(watch.overdue(Report(), awaited, float(awaited)) for awaited in range(1, 100))
 
 
+def test_acks_that_go_back_are_probed_at_once() -> None:
+    """After a restore of Postgres the newest message shows what is missing, though more is sent meanwhile."""
+    watch = AckWatch(Timing(), now=0.0)
+    assert not watch.overdue(Report(90), None, 1.0)
+    assert watch.overdue(Report(40), 91, 2.0, went_back=True) == ((91, 91),)
+    assert not watch.overdue(Report(40), 91, 3.0)
+    assert watch.overdue(Report(40, ((41, 90),)), 91, 4.0) == ((41, 90),)
+
+
 def test_nothing_is_sent_when_nothing_is_awaited() -> None:
     """A run whose messages are all acked is silent."""
     watch = AckWatch(Timing(), now=0.0)

@@ -18,7 +18,7 @@ from ingest.spool.folder import About, SourceFolder
 from ingest.spool.spool import Spool
 from schemas.messages import Checkpoint, Completion, Logs, Point
 from schemas.routes import Kind
-from schemas.wire import decode_body, open_envelope
+from schemas.wire import LOST, decode_body, decode_loss, open_envelope
 
 ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)
 NO_LIMIT = 1 << 40
@@ -279,3 +279,80 @@ def test_without_a_place_for_it_there_is_no_spool(caplog: pytest.LogCaptureFixtu
     outbox.close()
     assert len(caplog.records) == 1
     assert "there is no spool (No such file or directory)" in caplog.text
+
+
+def losses(outbox: Outbox) -> list[tuple[int, int, str]]:
+    """Return which messages would be declared lost next: first, last and the reason."""
+    found = []
+    for held in outbox.to_send(NO_LIMIT).get("logs", []):
+        if held.entry["enc"] == LOST:
+            envelope = open_envelope({str(name).encode(): _raw(value) for name, value in held.entry.items()})
+            loss = decode_loss(envelope)
+            assert loss.last == held.seq
+            assert loss.started_at == ORIGIN.since_ns
+            found.append((envelope.seq, loss.last, loss.reason))
+    return found
+
+
+def test_acks_that_go_back_bring_back_what_is_on_the_disk(tmp_path: Path) -> None:
+    """Of messages that Postgres has lost the spool's are sent again; one entry declares the deleted ones lost."""
+    intake, outbox = make(open_spool(tmp_path))
+    say(intake, outbox, range(50))
+    outbox.mark_sent("logs", range(1, 51))
+    outbox.release("logs", 50)
+    kept = min(int(path.stem.partition("-")[2]) for path in tmp_path.glob("*/logs-*.seg"))
+    assert 10 < kept < 50
+    assert outbox.step_back("logs", 7)
+    assert outbox.awaited() == {"logs": 50}
+    outbox.send_again("logs", [(8, 50)])
+    assert losses(outbox) == [(8, kept - 1, "restored")]
+    sent = [held.seq for held in outbox.to_send(NO_LIMIT)["logs"]]
+    assert sent == list(range(kept - 1, 51))
+    outbox.mark_sent("logs", sent)
+    assert outbox.is_all_sent
+    assert not outbox.step_back("logs", 7)
+    outbox.release("logs", 50, lost=kept - 8)
+    receipt = outbox.receipt()
+    assert (receipt.stored, receipt.lost) == ({"logs": 50 - (kept - 8)}, {"logs": kept - 8})
+    assert outbox.is_all_acked
+    assert not receipt.unsettled
+    assert not receipt.complete
+
+
+def test_without_a_spool_all_that_was_acked_is_declared_lost() -> None:
+    """Messages that are still in memory are sent again; the others are one range."""
+    intake = Intake(1 << 30, threading.Event())
+    outbox = Outbox(ORIGIN, intake)
+    say(intake, outbox, range(10))
+    outbox.mark_sent("logs", range(1, 11))
+    outbox.release("logs", 8)
+    outbox.step_back("logs", 2)
+    outbox.send_again("logs", [(3, 10)])
+    assert losses(outbox) == [(3, 8, "restored")]
+    assert [held.seq for held in outbox.to_send(NO_LIMIT)["logs"]] == [8, 9, 10]
+
+
+def test_damaged_messages_are_declared_lost_by_the_process_that_sends_the_rest(tmp_path: Path) -> None:
+    """A spool with a file of zeros: one entry for all of its messages, and then the readable ones."""
+    intake, outbox = make(open_spool(tmp_path))
+    say(intake, outbox, range(30))
+    outbox.close()
+    first, second, *_ = sorted(tmp_path.glob("*/logs-*.seg"))
+    first.write_bytes(bytes(first.stat().st_size))
+    readable = int(second.stem.partition("-")[2])
+    resumed = resumed_from(tmp_path)
+    assert losses(resumed) == [(1, readable - 1, "damaged")]
+    assert [held.seq for held in resumed.to_send(NO_LIMIT)["logs"]] == list(range(readable - 1, 31))
+
+
+def test_an_ack_of_before_a_restore_releases_nothing_unsent(tmp_path: Path) -> None:
+    """A process that sends a leftover sends all of it, though Redis has an old ack that covers it."""
+    intake, outbox = make(open_spool(tmp_path))
+    say(intake, outbox, range(3))
+    outbox.close()
+    resumed = resumed_from(tmp_path)
+    assert resumed.sent_kinds() == []
+    resumed.release("logs", 3)
+    assert [held.seq for held in resumed.to_send(NO_LIMIT)["logs"]] == [1, 2, 3]
+    resumed.mark_sent("logs", [1, 2, 3])
+    assert resumed.sent_kinds() == ["logs"]

@@ -24,6 +24,27 @@ def test_a_position_is_a_set_of_numbers(seqs: list[int]) -> None:
     assert position.missing == sorted(position.missing)
 
 
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9), st.sampled_from(["", "a", "b"])), max_size=60))
+def test_lost_numbers_are_neither_here_nor_missing(steps: list[tuple[int, int, str]]) -> None:
+    """Arrivals and losses in any order: a number that is here is never lost, one that comes after all is here."""
+    position, here, lost = Position(), set[int](), dict[int, str]()
+    for first, more, reason in steps:
+        if not reason:
+            assert position.accept(first) is (first not in here)
+            here.add(first)
+            lost.pop(first, None)
+            continue
+        new = set(range(first, first + more + 1)) - here - lost.keys()
+        assert position.lose(first, first + more, reason) == len(new)
+        lost |= dict.fromkeys(new, reason)
+    missing = {number for first, last in position.missing for number in range(first, last + 1)}
+    assert missing == set(range(1, max([*here, *lost], default=0) + 1)) - here - lost.keys()
+    assert {n: reason for first, last, reason in position.lost for n in range(first, last + 1)} == lost
+    assert (position.received, position.lost_count) == (len(here), len(lost))
+    assert position.missing == sorted(position.missing)
+    assert position.lost == sorted(position.lost)
+
+
 @given(SEQS, st.integers(1, 40))
 def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
     """A number that was taken back is missing, and new when it arrives."""

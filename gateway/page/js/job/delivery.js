@@ -45,12 +45,13 @@ function sumWords(sum) {
     ["stored", sum.stored],
     ["dead-lettered", sum.dead_lettered],
     ["missing", sum.missing],
+    ["lost", Object.values(sum.lost ?? {}).reduce((total, number) => total + number, 0)],
     ["dropped", sum.dropped],
   ];
   const tiles = numbers.map(([name, number]) =>
     h(
       "span",
-      { class: `tile${number && ["missing", "dead-lettered"].includes(name) ? " tone-bad" : ""}` },
+      { class: `tile${number && ["missing", "lost", "dead-lettered"].includes(name) ? " tone-bad" : ""}` },
       h("b", { class: "num" }, count(number)),
       h("span", { class: "quiet" }, name),
     ),

@@ -18,8 +18,7 @@ from ingest.spool.folder import About, SourceFolder, source_folders
 from ingest.spool.listing import list_spool
 from ingest.spool.records import MAGIC, Damage, framed, unframed
 from ingest.spool.segments import SEGMENT_BYTES
-from ingest.spool.spool import LOST, Span, Spool
-from schemas.checks import InvalidMessage
+from ingest.spool.spool import Span, Spool
 from schemas.messages import Logs, Message
 from schemas.routes import Kind
 from schemas.wire import decode_body, encode_entry, open_envelope
@@ -43,25 +42,24 @@ def write(spool: Spool, *seqs: int, kind: Kind = "logs", line: str = "line {}") 
 
 
 def lines(spool: Spool, first: int, last: int, kind: Kind = "logs") -> list[str]:
-    """Read messages back, one line for each; a lost or an empty one says so."""
+    """Read messages back, one line for each; an empty one and one that is gone are named."""
     found: list[str] = []
     seq = first
     while seq <= last:
-        for number, entry in sorted(spool.read(kind, seq).items()):
+        entries = spool.read(kind, seq) or {last + 1: {}}
+        found += ["gone"] * (min(*entries, last + 1) - seq)
+        seq = min(*entries, last + 1)
+        for number, entry in sorted(entries.items()):
             if number > last:
                 break
             assert number >= seq
+            found += ["gone"] * (number - seq)
             fields = {str(name).encode(): _raw(value) for name, value in entry.items()}
             envelope = open_envelope(fields)
             assert (envelope.job_id, envelope.source, envelope.seq) == (7, "0-test", number)
-            if envelope.encoding == LOST:
-                with pytest.raises(InvalidMessage, match="encoding 'lost' is not"):
-                    decode_body("logs", envelope)
-                found.append("lost")
-            else:
-                body = decode_body("logs", envelope)
-                assert isinstance(body, Logs)
-                found += body.lines or ["empty"]
+            body = decode_body("logs", envelope)
+            assert isinstance(body, Logs)
+            found += body.lines or ["empty"]
             seq = number + 1
     return found
 
@@ -119,7 +117,7 @@ def test_acked_files_are_removed(folder: SourceFolder) -> None:
 
 
 def test_a_flipped_bit_costs_its_message_and_no_other(folder: SourceFolder) -> None:
-    """The damaged message is reported as lost under its own number."""
+    """The damaged message is left out; those before and after it are read."""
     spool = Spool(folder, LIMIT)
     write(spool, 1, 2, 3)
     spool.close()
@@ -127,7 +125,7 @@ def test_a_flipped_bit_costs_its_message_and_no_other(folder: SourceFolder) -> N
     data = bytearray(path.read_bytes())
     data[data.index(b"line 2")] ^= 1
     path.write_bytes(data)
-    assert lines(Spool(folder, LIMIT), 1, 3) == ["line 1", "lost", "line 3"]
+    assert lines(Spool(folder, LIMIT), 1, 3) == ["line 1", "gone", "line 3"]
 
 
 def test_a_torn_tail_costs_the_torn_message(folder: SourceFolder) -> None:
@@ -143,7 +141,7 @@ def test_a_torn_tail_costs_the_torn_message(folder: SourceFolder) -> None:
 
 
 def test_an_unreadable_file_is_no_obstacle(folder: SourceFolder) -> None:
-    """Of a file of zeros, as a crash of the machine may leave, each message is lost; what lies behind is sent."""
+    """Of a file of zeros, as a crash of the machine may leave, each message is gone; what lies behind is sent."""
     spool = Spool(folder, LIMIT)
     write(spool, *range(1, 12), line="x" * 10 + os.urandom(150_000).hex() + " {}")
     spool.close()
@@ -152,10 +150,10 @@ def test_an_unreadable_file_is_no_obstacle(folder: SourceFolder) -> None:
     again = Spool(folder, LIMIT)
     assert again.spans()["logs"] == Span(1, 11)
     found = lines(again, 1, 11)
-    lost = found.count("lost")
-    assert lost > 1
-    assert found[:lost] == ["lost"] * lost
-    assert [line.rpartition(" ")[2] for line in found[lost:]] == [f"{n}" for n in range(lost + 1, 12)]
+    gone = found.count("gone")
+    assert gone > 1
+    assert found[:gone] == ["gone"] * gone
+    assert [line.rpartition(" ")[2] for line in found[gone:]] == [f"{n}" for n in range(gone + 1, 12)]
 
 
 def test_records_of_another_version_are_no_obstacle(folder: SourceFolder) -> None:
@@ -172,13 +170,13 @@ def test_records_of_another_version_are_no_obstacle(folder: SourceFolder) -> Non
 
 
 def test_a_file_that_somebody_deleted_is_no_obstacle(folder: SourceFolder) -> None:
-    """What is gone under a living process is lost by its number; the rest goes on."""
+    """What is deleted under a living process is left out; the rest is read."""
     spool = Spool(folder, LIMIT)
     write(spool, *range(1, 12), line="x" * 10 + os.urandom(150_000).hex() + " {}")
     first, *_ = sorted(folder.path.glob("logs-*.seg"))
     first.unlink()
     found = lines(spool, 1, 11)
-    assert found[0] == "lost"
+    assert found[0] == "gone"
     assert found[-1].endswith(" 11")
 
 

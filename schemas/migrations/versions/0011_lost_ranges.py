@@ -1,0 +1,29 @@
+"""Which numbers of a source will never come, as its trainer declared them."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0011"
+down_revision = "0009"
+
+
+def upgrade() -> None:
+    op.add_column(
+        "source_positions",
+        sa.Column(
+            "lost",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default="[]",
+            nullable=False,
+            comment="[[first, last, reason], ...]: gone",
+        ),
+    )
+    op.create_index(
+        "source_positions_lost_idx", "source_positions", ["kind"], postgresql_where=sa.text("lost <> '[]'")
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("source_positions_lost_idx", "source_positions")
+    op.drop_column("source_positions", "lost")

@@ -1,0 +1,141 @@
+"""Ranges that a trainer declares lost: counted once, and never for a message that is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.messages import Message
+from schemas.routes import acks_key
+from schemas.tables import dead_letters, source_positions, training_jobs, training_logs
+from schemas.wire import Loss, encode_entry, encode_loss
+from stores.completeness import assess
+from stores.positions import find_positions
+from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
+from workers.resources import Resources
+
+
+def acks(resources: Resources) -> dict[str, str]:
+    """Return what the trainers of job 1 read."""
+    found: Any = resources.redis.hgetall(acks_key(1))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def line(resources: Resources) -> str:
+    """Return the sum of job 1."""
+    with resources.engine.connect() as connection:
+        return assess(find_positions(connection, 1), 1).line
+
+
+def test_a_lost_range_closes_the_gap(resources: Resources, sender: Sender) -> None:
+    """The ack goes on to the newest message, and the sum counts and names the range by its reason."""
+    sender.send(logs("a"))
+    sender.send(logs("e"), seq=5)
+    drain(resources)
+    assert acks(resources) == {"0-test:logs": "1", "0-test:logs:missing": "2-4"}
+    sender.lose(2, 4)
+    drain(resources)
+    assert acks(resources) == {"0-test:logs": "5", "0-test:logs:lost": "3"}
+    sender.send(completion(produced={"logs": 5, "completions": 1}))
+    drain(resources, "completions")
+    assert line(resources) == (
+        "complete but for 3 lost: 6 messages produced = 3 stored + 0 dead-lettered + 0 missing + "
+        "3 lost (3 restored) + 0 dropped; lost: logs of 0-test: 2-4"
+    )
+    assert not rows(resources.engine, dead_letters, "id", order=("id",))
+
+
+def test_what_is_stored_is_never_lost(resources: Resources, sender: Sender) -> None:
+    """A statement that covers stored messages, or comes twice, marks only those that are missing."""
+    for seq in (1, 2, 6):
+        sender.send(logs(f"line {seq}"), seq=seq)
+    for _ in range(2):
+        sender.lose(1, 8)
+        drained = drain(resources)
+    assert drained.duplicates == 1
+    row = one(resources.engine, source_positions, source="0-test")
+    assert (row["last_seq"], row["missing"], row["lost"]) == (8, [], [[3, 5, "restored"], [7, 8, "restored"]])
+    assert rows(resources.engine, training_logs, "content") == ["line 1", "line 2", "line 6"]
+
+
+def test_a_lost_message_that_comes_after_all_is_stored(resources: Resources, sender: Sender) -> None:
+    """A copy of it in another spool, sent later, becomes a row, and the sum counts it as stored."""
+    sender.lose(1, 3, "damaged")
+    sender.send(logs("two"), seq=2)
+    drain(resources)
+    assert one(resources.engine, source_positions, source="0-test")["lost"] == [
+        [1, 1, "damaged"],
+        [3, 3, "damaged"],
+    ]
+    assert rows(resources.engine, training_logs, "content") == ["two"]
+    assert acks(resources)["0-test:logs"] == "3"
+
+
+def test_losses_do_not_halt_a_stream(resources: Resources, sender: Sender) -> None:
+    """A thousand lost messages, declared one by one as trainers once did, are no sign of a bad deploy."""
+    for seq in range(1, 1501):
+        good = encode_entry(Message("logs", 1, 1, "0-test", seq, logs("x")))
+        sender.send_raw("logs", 1, good | {"enc": "lost", "body": b"damaged in the spool of its trainer"})
+    sender.send(logs("good"), seq=1501)
+    drained = drain(resources)
+    assert (drained.stored, drained.dead_lettered) == (1, 0)
+    assert one(resources.engine, source_positions, source="0-test")["lost"] == [[1, 1500, "damaged"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"\xc1", "wrong-fields"),
+        (msgspec.msgpack.encode({"last": 2, "reason": "restored"}), "out-of-range"),
+        (msgspec.msgpack.encode({"last": 2 * 10**9, "reason": "restored"}), "out-of-range"),
+        (msgspec.msgpack.encode({"last": 10**9 + 2, "reason": "restored"}), "seq-jump"),
+        (msgspec.msgpack.encode({"last": 2**63, "reason": "restored"}), "out-of-range"),
+        (msgspec.msgpack.encode({"last": 3, "reason": "\x1b[2J"}), "wrong-fields"),
+        (msgspec.msgpack.encode({"last": 3, "reason": ""}), "wrong-fields"),
+        (msgspec.msgpack.encode({"last": "3", "reason": "restored"}), "wrong-fields"),
+        (msgspec.msgpack.encode({"reason": "restored"}), "wrong-fields"),
+        (msgspec.msgpack.encode({"last": 3, "reason": "restored", "started_at": "now"}), "wrong-fields"),
+    ],
+)
+def test_a_wrong_statement_is_dead_lettered(
+    resources: Resources, sender: Sender, body: bytes, reason: str
+) -> None:
+    """What is no statement of loss, or covers more than any trainer can lose, declares nothing."""
+    sender.send_raw("logs", 1, encode_loss(1, 1, "0-test", 3, Loss(last=3, reason="x")) | {"body": body})
+    drain(resources)
+    assert one(resources.engine, source_positions, source="0-test")["lost"] == []
+    assert rows(resources.engine, dead_letters, "reason", order=("id",)) == [reason]
+
+
+def test_a_completion_publishes_how_far_the_other_kinds_are(resources: Resources, sender: Sender) -> None:
+    """After a restore of Postgres the trainer learns with its completion's ack that older messages are gone."""
+    sender.send(logs("a"))
+    drain(resources)
+    resources.redis.hset(acks_key(1), "0-test:logs", 7)  # as before the restore
+    sender.send(completion(produced={"logs": 7, "metrics": 2, "completions": 1}))
+    drain(resources, "completions")
+    assert acks(resources) == {"0-test:logs": "1", "0-test:metrics": "0", "0-test:completions": "1"}
+
+
+def test_a_source_that_begins_with_a_loss_gets_its_own_attempt(resources: Resources, sender: Sender) -> None:
+    """A source that does not set its attempt and began after the end of attempt 1 is of attempt 2 all the same."""
+    sender.send(completion(), source="0-first")
+    drain(resources, "completions")
+    began = NOW_NS + 2 * SECOND_NS
+    sender.send_raw("logs", 1, encode_loss(1, 0, "0-second", 1, Loss(last=3, reason="damaged", started_at=began)))
+    drain(resources)
+    assert one(resources.engine, source_positions, source="0-second")["attempt"] == 2
+    sender.send(logs("four", started_at=began), source="0-second", seq=4, attempt=0)
+    drain(resources)
+    assert one(resources.engine, training_jobs, id=1)["attempt"] == 2
+
+
+def test_a_lost_completion_ends_nothing(resources: Resources, sender: Sender) -> None:
+    """A source whose completion is gone has not ended."""
+    sender.send(logs("a"))
+    drain(resources)
+    sender.lose(1, 1, kind="completions")
+    drain(resources, "completions")
+    assert line(resources).startswith("so far: 2 messages produced = 1 stored")

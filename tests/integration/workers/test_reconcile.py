@@ -1,0 +1,96 @@
+"""After a restore of Postgres, what was acknowledged and is gone is named, for trainers that have ended too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from schemas.routes import acks_key
+from schemas.tables import source_positions, training_jobs
+from stores.completeness import assess
+from stores.positions import find_positions
+from tests.factories import Sender, completion, drain, logs, one
+from workers.reconcile import reconcile
+from workers.resources import Resources
+
+
+def acks(resources: Resources) -> dict[str, str]:
+    """Return what the trainers of job 1 read."""
+    found: Any = resources.redis.hgetall(acks_key(1))
+    return {name.decode(): value.decode() for name, value in found.items()}
+
+
+def test_a_trainer_that_has_ended(resources: Resources, sender: Sender) -> None:
+    """Postgres goes back behind its last lines and its completion: the sum names both, once."""
+    sender.send(logs("a"))
+    drain(resources)
+    with resources.engine.connect() as connection:
+        position = connection.execute(text("SELECT * FROM source_positions")).mappings().one()
+    for line in "bcd":
+        sender.send(logs(line))
+    sender.send(completion(produced={"logs": 4, "completions": 1}))
+    drain(resources)
+    drain(resources, "completions")
+    with resources.engine.begin() as connection:  # as a dump of then has it
+        connection.execute(text("DELETE FROM training_logs WHERE seq > 1"))
+        connection.execute(text("DELETE FROM source_positions"))
+        connection.execute(source_positions.insert().values(**{**position, "missing": [], "lost": []}))
+        connection.execute(text("UPDATE training_jobs SET status = 'running', last_log_seq = 1"))
+    found = {(gone.kind, gone.ranges) for gone in reconcile(resources.engine, resources.redis)}
+    assert found == {("logs", ((2, 4),)), ("completions", ((1, 1),))}
+    assert one(resources.engine, training_jobs, id=1)["watched_attempt"] == 1
+    with resources.engine.connect() as connection:
+        sum_of_all = assess(find_positions(connection, 1), 1)
+    assert sum_of_all.missing == 4
+    assert sum_of_all.line.endswith("; missing: completions of 0-test: 1; logs of 0-test: 2-4")
+    assert acks(resources) == {
+        "0-test:logs": "1",
+        "0-test:logs:missing": "2-4",
+        "0-test:completions": "0",
+        "0-test:completions:missing": "1-1",
+    }
+    assert not list(reconcile(resources.engine, resources.redis))
+    sender.send(logs("b"), seq=2)
+    drain(resources)
+    assert acks(resources)["0-test:logs:missing"] == "3-4"
+
+
+def test_a_job_that_postgres_does_not_know(resources: Resources, sender: Sender) -> None:
+    """A job that was born after the dump is there again, running until the liveness finds no heartbeat."""
+    sender.send(logs("a"))
+    drain(resources)
+    with resources.engine.begin() as connection:
+        connection.execute(text("TRUNCATE training_jobs, training_logs, source_positions"))
+    (gone,) = reconcile(resources.engine, resources.redis)
+    assert (gone.job_id, gone.source, gone.ranges) == (1, "0-test", ((1, 1),))
+    job = one(resources.engine, training_jobs, id=1)
+    assert (job["status"], job["watched_attempt"]) == ("running", 1)
+    assert one(resources.engine, source_positions, source="0-test")["attempt"] == 1
+
+
+def test_callbacks_go_on_after_a_restore(resources: Resources, sender: Sender) -> None:
+    """What the gateway took is lost at once, and the acknowledgements of its source go on."""
+    sender.send(logs("a"), source="callback-ab12")
+    drain(resources)
+    resources.redis.hset(acks_key(1), "callback-ab12:logs", 4)
+    assert [gone.ranges for gone in reconcile(resources.engine, resources.redis)] == [((2, 4),)]
+    sender.send(logs("e"), source="callback-ab12", seq=5)
+    drain(resources)
+    assert acks(resources) == {"callback-ab12:logs": "5", "callback-ab12:logs:lost": "3"}
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_where_nothing_was_restored_nothing_changes(resources: Resources, sender: Sender, restored: bool) -> None:
+    """Postgres that is ahead of Redis, gaps that trainers know, and a Redis of yesterday are as they should be."""
+    sender.send(logs("a"))
+    sender.send(logs("c"), seq=3)
+    drain(resources)
+    if restored:
+        resources.redis.hset(acks_key(1), "0-test:logs", 0)
+    resources.redis.hset(acks_key(1), "odd", "x")
+    resources.redis.hset("ingest:acks:nonsense", "0-test:logs", 9)
+    before = one(resources.engine, source_positions, source="0-test")
+    assert not list(reconcile(resources.engine, resources.redis))
+    assert one(resources.engine, source_positions, source="0-test") == before

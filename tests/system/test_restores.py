@@ -1,0 +1,312 @@
+"""Postgres, Redis or both are restored to an older state while a trainer goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, make_url, text
+
+from schemas.migrations import upgrade
+from schemas.tables import source_positions, training_jobs, training_logs
+from stores.connections import open_engine
+from tests.factories import rows
+from tests.processes import ROOT, wait_until, workers_running
+from trainwire.postgres import EmbeddedPostgres, binary
+from trainwire.valkey import EmbeddedValkey
+from workers.settings import Settings, load_settings
+
+TRAINER = """
+import json, os, select, sys, time
+from ingest import Run
+run = Run(job_id=1, name="restored")
+said = 0
+most = int(os.environ.get("MOST_LINES", sys.maxsize))
+while not select.select([sys.stdin], [], [], 0.004)[0]:
+    if said < most:
+        run.log(f"line {said} {os.urandom(4000).hex()}")
+        said += 1
+receipt = run.finish(timeout_s=60)
+print(json.dumps({"lines": said, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
+"""
+"""Says a line of 8 kB every 4 ms: the spool deletes a file of acknowledged messages every second."""
+
+
+class Stores:
+    """Servers of this test alone, which it may restore."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.postgres = EmbeddedPostgres(folder / "postgres-data")
+        self.valkey = EmbeddedValkey(folder / "valkey-data")
+        self.postgres.start()
+        self.valkey.start()
+        self.settings: Settings = load_settings(database_url=self.postgres.url, redis_url=self.valkey.url)
+        self.engine: Engine = open_engine(self.settings, name="tests")
+        with self.engine.begin() as connection:
+            upgrade(connection)
+
+    def close(self) -> None:
+        """Stop the servers."""
+        self.engine.dispose()
+        self.valkey.stop()
+        self.postgres.stop()
+
+    def dump(self) -> Path:
+        """Dump the database, as a backup does."""
+        path = self.folder / "trainwire.dump"
+        _program("pg_dump", "--format=custom", "--file", str(path), self.postgres.url)
+        return path
+
+    def restore(self, dump: Path) -> None:
+        """Restore the dump beside the database, and put it in its place: all sessions end."""
+        server = make_url(self.postgres.url)
+        url = server.set(database="restored").render_as_string(hide_password=False)
+        with psycopg.connect(
+            server.set(database="postgres").render_as_string(hide_password=False), autocommit=True
+        ) as admin:
+            admin.execute("CREATE DATABASE restored")
+            _program("pg_restore", "--exit-on-error", "--dbname", url, str(dump))
+            admin.execute("ALTER DATABASE trainwire ALLOW_CONNECTIONS false")
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'trainwire'")
+            admin.execute("DROP DATABASE trainwire WITH (FORCE)")
+            admin.execute("ALTER DATABASE restored RENAME TO trainwire")
+        self.engine.dispose()
+
+    @property
+    def valkey_files(self) -> Path:
+        """The folder of Redis' append-only file."""
+        return self.folder / "valkey-data" / "valkey"
+
+    def copy_redis(self) -> Path:
+        """Copy the files of Redis, as a backup does that stops it for a moment."""
+        path = self.folder / "valkey-copy"
+        self.valkey.stop()
+        shutil.copytree(self.valkey_files, path)
+        self.valkey.start()
+        return path
+
+    def restore_redis(self, copy: Path) -> None:
+        """Put the copied files in the place of those of Redis."""
+        self.valkey.kill()
+        shutil.rmtree(self.valkey_files)
+        shutil.copytree(copy, self.valkey_files)
+        self.valkey.start()
+
+    @property
+    def lines(self) -> int:
+        """How many lines are stored."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM training_logs")).scalar_one())
+
+    @property
+    def duplicates(self) -> int:
+        """How many entries came that were known."""
+        with self.engine.connect() as connection:
+            return int(connection.execute(text("SELECT sum(duplicates) FROM ingest_cursors")).scalar_one())
+
+    @property
+    def lost(self) -> list[tuple[int, int, str]]:
+        """The ranges of log messages that count as lost."""
+        return [
+            tuple(gone)
+            for kind, lost in rows(self.engine, source_positions, "kind", "lost", order=("kind",))
+            if kind == "logs"
+            for gone in lost
+        ]
+
+    def missing(self) -> list[Any]:
+        """The ranges that neither came nor count as lost."""
+        return [gap for gaps in rows(self.engine, source_positions, "missing", order=("kind",)) for gap in gaps]
+
+    def more_arrive(self, lines: int = 500) -> None:
+        """Wait until so many more lines are stored."""
+        before = self.lines
+        wait_until(lambda: self.lines >= before + lines, f"{lines} more lines", 120)
+
+    def status(self) -> str:
+        """Return what `trainwire status 1` prints."""
+        return trainwire(self, "status", "1").stdout
+
+
+def _program(name: str, *arguments: str) -> None:
+    subprocess.run([str(binary(name)), *arguments], check=True, capture_output=True, timeout=120)
+
+
+def trainwire(stores: Stores, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    env = {"DATABASE_URL": stores.postgres.url, "REDIS_URL": stores.valkey.url, "LOKI_ENABLED": "false"}
+    return subprocess.run(
+        [sys.executable, "-m", "trainwire", *arguments],
+        cwd=ROOT,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    """A Postgres and a Redis of this test alone, with workers."""
+    stores = Stores(tmp_path)
+    try:
+        with workers_running(stores.settings, tmp_path, LOST_AFTER_S="30"):
+            yield stores
+    finally:
+        stores.close()
+
+
+@contextmanager
+def trainer_running(stores: Stores, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a trainer; its first lines are stored."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER],
+        cwd=ROOT,
+        env=os.environ | {"REDIS_URL": stores.valkey.url, "TRAINWIRE_SETTLE_S": "60", **env},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        stores.more_arrive(200)
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def end(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Let the trainer end; return what it reports."""
+    output, _ = process.communicate("\n", timeout=120)
+    return dict(json.loads(output))
+
+
+def stored_numbers(stores: Stores) -> list[int]:
+    """Return the numbers of the stored lines, in order; each is there once."""
+    found = [int(line.split()[1]) for line in rows(stores.engine, training_logs, "content")]
+    assert len(found) == len(set(found))
+    return sorted(found)
+
+
+def check_sum(stores: Stores, told: dict[str, Any]) -> None:
+    """What the trainer made is stored or lost, as the trainer itself knows, and the status names the ranges."""
+    wait_until(lambda: not stores.missing(), "no gap")
+    lost = sum(last - first + 1 for first, last, _ in stores.lost)
+    assert told["stored"]["logs"] + lost == told["produced"]["logs"]
+    assert told["lost"] == ({"logs": lost} if lost else {})
+    shown = stores.status()
+    if not lost:
+        assert "\ncomplete: " in shown
+        assert stored_numbers(stores) == list(range(told["lines"]))
+        return
+    assert f"\ncomplete but for {lost:,} lost: " in shown
+    assert f" + 0 missing + {lost:,} lost ({lost:,} restored) + 0 dropped" in shown
+    assert "; lost: logs of " in shown
+    assert told["lines"] - len(stored_numbers(stores)) > 0
+
+
+@pytest.mark.timeout(400)
+def test_postgres_goes_back_under_a_trainer(stores: Stores) -> None:
+    """The trainer sends what it has, declares the rest lost, and its acks go on; nothing is sent over and over."""
+    with trainer_running(stores) as trainer:
+        dump = stores.dump()
+        stores.more_arrive(2000)
+        stores.restore(dump)
+        stores.more_arrive(1000)
+        wait_until(lambda: stores.lost and not stores.missing(), "the lost range")
+        before = stores.duplicates
+        stores.more_arrive(1000)
+        assert stores.duplicates - before < 20
+        check_sum(stores, end(trainer))
+        assert stores.lost
+        assert not list((stores.folder / "spool").iterdir())
+
+
+@pytest.mark.timeout(400)
+def test_postgres_goes_back_under_a_trainer_that_then_ends(stores: Stores) -> None:
+    """A trainer whose last word is its completion still learns what Postgres has lost."""
+    with trainer_running(stores) as trainer:
+        dump = stores.dump()
+        stores.more_arrive(1500)
+        stores.restore(dump)
+        check_sum(stores, end(trainer))
+
+
+@pytest.mark.timeout(400)
+def test_a_small_spool_and_a_killed_trainer(stores: Stores) -> None:
+    """What a killed trainer has left is sent and the rest declared lost; then nothing is left."""
+    with trainer_running(stores, TRAINWIRE_SPOOL_BYTES="4194304") as trainer:
+        dump = stores.dump()
+        stores.more_arrive(2000)
+        stores.restore(dump)
+        stores.more_arrive(100)
+        trainer.kill()
+        trainer.wait(10)
+    sent = trainwire(stores, "spool", "send", "--timeout", "60")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert "nothing is left in" in sent.stdout
+    assert not stores.missing()
+    assert sum(last - first + 1 for first, last, _ in stores.lost)
+    assert "\ncomplete but for " in stores.status()
+
+
+@pytest.mark.timeout(400)
+def test_redis_goes_back_to_yesterday(stores: Stores) -> None:
+    """Old entries and old acks come again: each line is there once, and the resends end."""
+    with trainer_running(stores) as trainer:
+        copy = stores.copy_redis()
+        stores.more_arrive(1000)
+        stores.restore_redis(copy)
+        stores.more_arrive(1000)
+        before = stores.duplicates
+        stores.more_arrive(1000)
+        assert stores.duplicates - before < 20
+        check_sum(stores, end(trainer))
+        assert not stores.lost
+
+
+@pytest.mark.timeout(400)
+def test_both_go_back(stores: Stores) -> None:
+    """Postgres and Redis are restored to backups of different times: the sum names what is gone."""
+    with trainer_running(stores) as trainer:
+        copy = stores.copy_redis()
+        stores.more_arrive(500)
+        dump = stores.dump()
+        stores.more_arrive(1500)
+        stores.restore_redis(copy)
+        stores.restore(dump)
+        stores.more_arrive(1000)
+        check_sum(stores, end(trainer))
+
+
+@pytest.mark.timeout(400)
+def test_a_trainer_that_is_quiet_and_one_that_has_ended(stores: Stores) -> None:
+    """`trainwire reconcile` names what is gone; a living trainer repairs it, of one that has ended it stays."""
+    with trainer_running(stores, MOST_LINES="1500") as trainer:
+        dump = stores.dump()
+        wait_until(lambda: stores.lines == 1500, "all lines", 60)
+        stores.restore(dump)
+        reconciled = trainwire(stores, "reconcile")
+        assert " acknowledged messages are missing in Postgres" in reconciled.stdout, reconciled.stderr
+        wait_until(lambda: stores.lost and not stores.missing(), "the lost range", 60)
+        check_sum(stores, end(trainer))
+    stores.restore(dump)
+    reconciled = trainwire(stores, "reconcile")
+    assert "job 1, completions of 0-" in reconciled.stdout
+    assert "nothing is missing in Postgres" in trainwire(stores, "reconcile").stdout
+    shown = stores.status()
+    assert "; missing: completions of 0-" in shown
+    wait_until(
+        lambda: rows(stores.engine, training_jobs, "status", order=("id",)) == ["lost"], "the loss of the job", 150
+    )
