@@ -174,10 +174,22 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     ranges: list[tuple[int, int]]
 
 
+class RankGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Ranks of one attempt that have not reported: first and last rank of each range."""
+
+    attempt: int
+    world_size: int
+    ranges: list[tuple[int, int]]
+
+
 class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
-    """produced = stored + dead_lettered + missing + dropped, in messages; `line` says it in words."""
+    """produced = stored + dead_lettered + missing + dropped, in messages; `line` has it as one sentence.
+
+    `state` is one word (docs/concepts.md), which takes the job's `status` into account.
+    """
 
     state: State
+    status: Status
     line: str
     produced: int
     stored: int
@@ -187,6 +199,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     gaps: list[Gap]
     open_sources: list[str]
     silent_sources: list[str]
+    absent_ranks: list[RankGap]
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -126,8 +126,8 @@ def _logs(batch: list[Line], rank: int | None) -> Logs:
 
 
 def _merge(body: Metrics, header: Metrics) -> None:
-    for name in ("ts", "name", "params", "tags", "mlflow_run_id"):
-        if getattr(header, name) is not None:
+    for name in ("ts", "name", "params", "tags", "mlflow_run_id", "world_size", "launcher", "heartbeat_s"):
+        if getattr(header, name) not in (None, False):
             setattr(body, name, getattr(header, name))
     if header.progress is None:
         return

@@ -15,9 +15,9 @@ import pytest
 
 from schemas.routes import bell_key, stream_key
 from schemas.tables import training_logs
-from stores.completeness import Completeness, assess
+from stores.completeness import Completeness
 from stores.jobs import find_job
-from stores.positions import find_positions
+from stores.positions import find_completeness
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
 from workers.resources import Resources
@@ -91,7 +91,8 @@ def sum_of(resources: Resources, job: int) -> Completeness:
     """Return where the messages of a job are, as `trainwire status` says it."""
     with resources.engine.connect() as connection:
         found = find_job(connection, job)
-        return assess(find_positions(connection, job), found.attempt if found else 1)
+        assert found is not None
+        return find_completeness(connection, found)
 
 
 def send(resources: Resources, spool: Path) -> subprocess.CompletedProcess[str]:
@@ -118,16 +119,16 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
 
 
 def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
-    """`so far` until its leftovers are sent; then all of it is there, and its end is named."""
+    """`open` until its leftovers are sent; then all that is known of it is there, and its end is named."""
     run = python(
         "-m", "ingest", "--job-id", "2", "--", sys.executable, "-c", KILLED_SCRIPT, REDIS_URL=url_of(working)
     )
     assert run.returncode == 128 + signal.SIGKILL
-    assert sum_of(working, 2).state == "so far"
+    assert sum_of(working, 2).state == "open"
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     found = sum_of(working, 2)
-    assert found.state == "complete"
+    assert (found.state, found.missing) == ("unproven", 0)
     assert len(found.silent_sources) == 1
     followed = python("-m", "trainwire", "logs", "2", "-f", **addresses(working))
     assert followed.stderr == ""
@@ -145,7 +146,8 @@ def test_what_a_killed_trainer_dropped_is_counted(working: Resources, tmp_path: 
     stored = len(rows(working.engine, training_logs, "seq"))
     assert told["dropped"] > 0
     assert stored + told["dropped"] == 400
-    assert told["line"].startswith(f"complete but for {told['dropped']:,} dropped: ")
+    assert (told["state"], told["missing"]) == ("open", 0)
+    assert f" + {told['dropped']:,} dropped; ended without a completion: " in told["line"]
 
 
 def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path: Path) -> None:
@@ -156,7 +158,8 @@ def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path:
         working.redis.set(bell_key(stream_key(kind, 0)), 1, ex=3600)
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    assert sum_of(working, 4).state == "complete"
+    assert sum_of(working, 4).missing == 0 < sum_of(working, 4).stored
+    assert len(sum_of(working, 4).silent_sources) == 1
     assert not list((tmp_path / "spool").iterdir())
 
 
