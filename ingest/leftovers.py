@@ -86,9 +86,7 @@ def _send(
     if outbox.inferred_end is not None:
         # First: once the messages are acked, the spool no longer shows how many there were.
         outboxes.insert(0, Outbox.of_inferred_end(outbox.origin, outbox.inferred_end))
-    publishers = [
-        Publisher(each, redis_url, timing, threading.Event(), bells_url=bells_url) for each in outboxes
-    ]
+    publishers = [Publisher(each, redis_url, timing, threading.Event(), bells_url=bells_url) for each in outboxes]
     deadline = time.monotonic() + timeout_s
     for publisher in publishers:
         publisher.start()

@@ -19,7 +19,7 @@ _LAUNCHERS: Final = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )
-"""Rank and size of each launcher, the innermost first: torchrun and mpirun run inside a Slurm job, not around it."""
+"""Rank and size of each launcher, the innermost first: torchrun and mpirun run inside a Slurm step."""
 _warned: set[str] = set()
 
 
@@ -80,7 +80,7 @@ def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int
     text = environ.get(name, "").strip()
     if not text:
         return None
-    if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:  # noqa: PLR2004
+    if text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most:
         return int(text)
     _warn_once(
         f"{name}={text[:100]!r} is not a number from {least} to {most}: ignored; "

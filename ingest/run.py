@@ -51,9 +51,9 @@ class Run:
     `NotStored` where not everything is committed by its deadline (docs/strict.md).
 
     `stall_after_s` promises that the training says something at least that often: a job that is quiet for longer
-    is shown as stalled (docs/liveness.md). `world_size` is how many ranks use trainwire, where the environment does
-    not give it or gives another number: the job is not complete without them. `mlflow_run_id` is for a training that logs to MLflow itself: see
-    `link_mlflow`.
+    is shown as stalled (docs/liveness.md). `world_size` is how many ranks use trainwire, where the environment
+    does not have it or has another number: the job is not complete without them. `mlflow_run_id` is for a training that
+    logs to MLflow itself: see `link_mlflow`.
     """
 
     def __init__(

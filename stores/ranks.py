@@ -6,27 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from stores.completeness import Position
 
 SHOWN_RANGES: Final = 10
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
-
-
-class Placed(Protocol):
-    """What is known of a source's place: its rank, and the number of ranks that it stated."""
-
-    @property
-    def source(self) -> str: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def rank(self) -> int | None: ...
-    @property
-    def world_size(self) -> int | None: ...
-    @property
-    def is_launcher(self) -> bool: ...
-    @property
-    def began_at(self) -> datetime | None: ...
 
 
 @dataclass(frozen=True)
@@ -47,9 +33,9 @@ class AbsentRanks:
         return f"{noun} {', '.join(named[:SHOWN_RANGES])}{more} of {self.world_size:,}{of_attempt}"
 
 
-def absent_ranks(rows: Iterable[Placed]) -> tuple[AbsentRanks, ...]:
+def absent_ranks(rows: Iterable[Position]) -> tuple[AbsentRanks, ...]:
     """Return the absent ranks of each attempt that has any, the first attempt first."""
-    by_attempt: dict[int, list[Placed]] = defaultdict(list)
+    by_attempt: dict[int, list[Position]] = defaultdict(list)
     for row in rows:
         by_attempt[row.attempt].append(row)
     found = ((attempt, *_expected(by_attempt[attempt])) for attempt in sorted(by_attempt))
@@ -57,7 +43,7 @@ def absent_ranks(rows: Iterable[Placed]) -> tuple[AbsentRanks, ...]:
     return tuple(ranks for ranks in absent if ranks.ranges)
 
 
-def _expected(rows: Iterable[Placed]) -> tuple[int, set[int]]:
+def _expected(rows: Iterable[Position]) -> tuple[int, set[int]]:
     """Return how many ranks an attempt has, 0 where nobody stated that, and which of them have reported.
 
     The newest source of the attempt decides, for the world of an elastic training grows and shrinks; trainers go
@@ -74,7 +60,7 @@ def _expected(rows: Iterable[Placed]) -> tuple[int, set[int]]:
     return size, stated | {row.rank for row in rows if row.rank is not None and row.source not in statements}
 
 
-def _age(row: Placed) -> tuple[datetime, str]:
+def _age(row: Position) -> tuple[datetime, str]:
     return row.began_at or _EARLIEST, row.source
 
 

@@ -18,7 +18,7 @@ from workers.heartbeats import Heard
 
 _SHOWN_RANKS: Final = 8
 _UNREAD_SHARE: Final = 1 / 3
-"""Of the time after which a job is lost: for how long a message of its shard may wait while it has no heartbeat."""
+"""Of the time after which a job is lost: for how long messages of its shard may wait if it has no heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _read_s(
 ) -> float:
     """Return for how long nothing came after the last heartbeat, in what has been read of the job's shard.
 
-    Its last message may be in what is unread. Without a heartbeat (a trainer deletes its own when it ends) that may
+    Its last message may be in what is unread. Without a heartbeat (a trainer that ends deletes its own) it may
     have been sent at any time: then the shard has to be read almost to its end.
     """
     unread_s = heard.unread_s(job.id)

@@ -23,8 +23,8 @@ from ingest.leftovers import send_leftovers
 from schemas.migrations import upgrade
 from schemas.tables import training_jobs, training_logs, training_metrics
 from stores.completeness import Completeness
-from stores.jobs import find_jobs
 from stores.connections import open_engine
+from stores.jobs import find_jobs
 from stores.positions import find_completeness
 from tests.chaos.blows import World
 from tests.chaos.mortals import Mortals

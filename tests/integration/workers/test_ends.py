@@ -1,6 +1,8 @@
-"""The end that others infer for a source, and the completion of its own: the latter counts, whichever comes first."""
+"""An end that others infer for a source, and its own completion: the latter counts, whichever comes first."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ def inferred(of: str = SOURCE, logs: int = 1, dropped: int = 0) -> Completion:
     return Completion(ts=NOW_NS, status="ended", of=of, produced={"logs": logs}, dropped=counts, started_at=NOW_NS)
 
 
-def own(logs: int = 2, **more: object) -> Completion:
+def own(logs: int = 2, **more: Any) -> Completion:
     """The completion of the source itself."""
     return completion(produced={"logs": logs, "completions": 1}, started_at=NOW_NS, **more)
 
@@ -74,7 +76,7 @@ def test_an_inferred_end_leaves_a_running_job_open(resources: Resources, sender:
 
 
 def test_the_highest_of_several_inferred_ends_counts(resources: Resources, sender: Sender) -> None:
-    """A copy is sent twice, and what the killed trainer left itself after it: in any order, nothing is forgotten."""
+    """A copy is sent twice, after what the killed trainer left itself: in any order, nothing is forgotten."""
     for end in (inferred(logs=3, dropped=7), inferred(logs=1, dropped=2), inferred(logs=3, dropped=7)):
         send(sender, end)
         drain(resources, "completions")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from schemas.messages import Status
@@ -13,7 +15,7 @@ def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, 
     return Position(source=source, kind=kind, last_seq=last_seq, **fields)  # type: ignore[arg-type]
 
 
-def _source(*logs: int, source: str = "0-ab12cd34", **more: object) -> list[Position]:
+def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[Position]:
     """A source that made so many lines (the second number: so many arrived) and has ended."""
     produced, arrived = logs[0], logs[-1]
     return [
@@ -42,9 +44,7 @@ def test_gaps_are_named_by_number() -> None:
 
 def test_no_completion_yet_is_open() -> None:
     """Without a completion nobody knows how much was made."""
-    assert _assess(_position(last_seq=3), status="running").line.startswith(
-        "open: 3 messages produced = 3 stored"
-    )
+    assert _assess(_position(last_seq=3), status="running").line.startswith("open: 3 messages produced = 3 stored")
     assert _assess(status="pending").line.startswith("open: 0 messages")
 
 

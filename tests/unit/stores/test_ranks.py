@@ -64,7 +64,7 @@ def test_each_attempt_has_a_world_of_its_own() -> None:
 
 
 def test_launchers_count_machines_where_trainers_count_processes() -> None:
-    """Two launchers, of which one started four of eight trainers: the trainers' statement is the one that counts."""
+    """Two launchers, of which one started four of eight trainers: the trainers' statement counts."""
     launchers = [_rank(node, 2, began_s=90, is_launcher=True) for node in range(2)]
     assert _ranges(*launchers, *(_rank(rank, 8) for rank in range(4))) == ((4, 7),)
 
