@@ -52,8 +52,8 @@ class Run:
 
     `stall_after_s` promises that the training says something at least that often: a job that is quiet for longer
     is shown as stalled (docs/liveness.md). `world_size` is how many ranks use trainwire, where the environment
-    does not have it or has another number: the job is not complete without them. `mlflow_run_id` is for a training that
-    logs to MLflow itself: see `link_mlflow`.
+    lacks it or has another number: without all of them the job is not complete. `mlflow_run_id` is for a training
+    that logs to MLflow itself: see `link_mlflow`.
     """
 
     def __init__(
