@@ -70,7 +70,7 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
     if completeness.absent_ranks:
-        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number (docs/concepts.md)")
+        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
     if problems:
         warn(one_line(_shown_problems(job_id, problems)))
     for stream, reason in halted.items():
