@@ -86,7 +86,7 @@ class Run:
         self._place: dict[str, Any] = {
             "rank": place.rank,
             "world_size": place.world_size,
-            "launcher": settings.vitals.is_launcher,
+            "launcher": settings.vitals.is_launcher or None,
         }
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         self._is_captured = settings.is_captured

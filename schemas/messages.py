@@ -71,7 +71,7 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     mlflow_run_id: str | None = None
     rank: int | None = None
     world_size: WorldSize | None = None
-    launcher: bool = False
+    launcher: bool | None = None
     heartbeat_s: Annotated[float, Meta(gt=0)] | None = None
     ts: int | None = None
     started_at: int | None = None
@@ -125,7 +125,7 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     dropped: dict[str, int] | None = None
     rank: int | None = None
     world_size: WorldSize | None = None
-    launcher: bool = False
+    launcher: bool | None = None
     of: SourceName | None = None
     started_at: int | None = None
 

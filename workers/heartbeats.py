@@ -16,6 +16,9 @@ from schemas.routes import KINDS, alive_key, listening_key, shard_of, stream_key
 from schemas.stream_servers import Commands, ask_each
 from workers.streams import redis_errors
 
+LEAST_GAP_S: Final = 4.0
+LONGEST_GAP_SHARE: Final = 1 / 3
+"""Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
 FORGET_AFTER_S: Final = 3600
 """A heartbeat that is older is dropped; that its trainer once had one is known in Postgres."""
 _LOOKED_AT: Final = "looked_at"
@@ -86,6 +89,24 @@ def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
     since = [since_ms[shard] if shard in now_ms else 0 for shard in every]
     unread = [unread_ms.get(shard, 0) for shard in every]
     return Heard([now_ms.get(shard, 0) for shard in every], since, beats, before.away | heard.away, unread)
+
+
+def note_look(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
+    """Note that heartbeats can be written now, for a `listen` that comes late because all processes are busy."""
+    with redis_errors():
+        found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})
+        ask_each(
+            client,
+            {
+                shard: _note(shard, now_ms, _since_ms(found.replies[shard], now_ms, int(longest_gap_s * 1000)))[:1]
+                for shard, now_ms in found.now_ms.items()
+            },
+        )
+
+
+def longest_gap_s(lost_after_s: float) -> float:
+    """Return how far apart two looks may be where a job is lost after so long."""
+    return max(LEAST_GAP_S, lost_after_s * LONGEST_GAP_SHARE)
 
 
 def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:

@@ -41,7 +41,7 @@ class SourceRow:
         self.rank = self.rank if body.rank is None else body.rank
         if isinstance(body, Metrics | Completion) and body.world_size is not None:
             began_ns = began_at(body)
-            self.world_size, self.is_launcher = body.world_size, body.launcher
+            self.world_size, self.is_launcher = body.world_size, bool(body.launcher)
             self.began_at = None if began_ns is None else to_datetime(began_ns)
 
 

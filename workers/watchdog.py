@@ -23,6 +23,7 @@ from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
+from workers.heartbeats import longest_gap_s, note_look
 from workers.settings import Settings
 from workers.sweep import all_streams, publish_hold
 
@@ -96,6 +97,7 @@ class Watchdog:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
                 publish_hold(self._streams, self._settings.redis_high_water)
+                note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile

@@ -28,7 +28,7 @@ from tests.processes import ROOT, wait_until
 from trainwire.valkey import EmbeddedValkey
 from workers.changes import StatusChange
 from workers.errors import Unavailable
-from workers.heartbeats import FORGET_AFTER_S, listen
+from workers.heartbeats import FORGET_AFTER_S, listen, note_look
 from workers.liveness import watch
 from workers.notify import status_events
 from workers.resources import Resources
@@ -352,6 +352,20 @@ def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
     wait_until(lambda: listened() > 0.1, "a while of looks")
     client.delete(listening_key(1))
     assert listened() == 0
+
+
+def test_a_look_that_is_late_begins_nothing_anew(watching: Watch) -> None:
+    """While all processes are busy with drains, the main process of each worker notes that Redis takes writes."""
+    client = watching.resources.redis
+    listen(client, SHARDS, GAP_S)
+    deadline = time.monotonic() + 3 * GAP_S
+    while time.monotonic() < deadline:
+        note_look(client, SHARDS, GAP_S)
+        time.sleep(0.05)
+    assert _listened_s(client) > 2 * GAP_S
+    time.sleep(1.5 * GAP_S)
+    note_look(client, SHARDS, GAP_S)
+    assert _listened_s(client) < GAP_S
 
 
 def _listened_s(client: redis.Redis) -> float:

@@ -75,7 +75,9 @@ function verdict(sum) {
     case "accounted":
       return "Accounted: no message is missing, but some were dead-lettered or dropped.";
     case "unproven":
-      return "Unproven: no known message is missing, but a process did not report its end, or a rank did not report at all.";
+      return sum.absent_ranks.length
+        ? "Unproven: no known message is missing, but not all ranks have reported."
+        : "Unproven: no known message is missing, but a process did not report its end.";
     case "incomplete":
       return `Incomplete: ${counted(sum.missing, "message")} did not arrive.`;
     default:
