@@ -14,10 +14,9 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from stores.completeness import assess
 from stores.jobs import Job, find_job, next_job_id
 from stores.metrics import last_metrics
-from stores.positions import find_positions
+from stores.positions import find_completeness
 from trainwire.commands.jobs import shown_values
 from trainwire.commands.logs import has_ended
 from trainwire.database import reading
@@ -185,7 +184,7 @@ def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
         ("last metrics", shown_values(last_metrics(connection, job.id))),
         ("best checkpoint", str(job.best_checkpoint_path)),
         ("last checkpoint", str(job.last_checkpoint_path)),
-        ("every message", assess(find_positions(connection, job.id), job.attempt).line),
+        ("every message", find_completeness(connection, job).line),
     ]
 
 

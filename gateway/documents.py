@@ -182,13 +182,22 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     ranges: list[tuple[int, int, str]]
 
 
-class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
-    """produced = stored + dead_lettered + missing + all of lost + dropped, in messages; `line` has it in words.
+class RankGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Ranks of one attempt that have not reported: first and last rank of each range."""
 
-    `lost` counts by reason.
+    attempt: int
+    world_size: int
+    ranges: list[tuple[int, int]]
+
+
+class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
+    """produced = stored + dead_lettered + missing + all of lost + dropped, in messages; `line` is one sentence.
+
+    `state` is one word (docs/concepts.md), which takes the job's `status` into account. `lost` counts by reason.
     """
 
     state: State
+    status: Status
     line: str
     produced: int
     stored: int
@@ -200,6 +209,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[Loss]
     open_sources: list[str]
     silent_sources: list[str]
+    absent_ranks: list[RankGap]
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):

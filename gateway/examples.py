@@ -98,8 +98,9 @@ CHECKPOINT_PAGE: Final = {
 }
 LOAN: Final = {"url": "https://models.s3.amazonaws.com/42/best.pt?X-Amz-Signature=0", "expires_at": _AT}
 COMPLETENESS: Final = {
-    "state": "so far",
-    "line": "so far: 12 messages produced = 12 stored + 0 dead-lettered + 0 missing + 0 dropped",
+    "state": "open",
+    "status": "running",
+    "line": "open: 12 messages produced = 12 stored + 0 dead-lettered + 0 missing + 0 dropped",
     "produced": 12,
     "stored": 12,
     "dead_lettered": 0,
@@ -110,6 +111,7 @@ COMPLETENESS: Final = {
     "losses": [],
     "open_sources": ["0-7f3a91c2"],
     "silent_sources": [],
+    "absent_ranks": [],
 }
 DELIVERIES: Final = {
     "items": [

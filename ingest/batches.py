@@ -135,7 +135,7 @@ def _logs(batch: list[Line], rank: int | None) -> Logs:
 
 
 def _merge(body: Metrics, header: Metrics) -> None:
-    for name in ("ts", "name", "params", "tags", "mlflow_run_id"):
+    for name in ("ts", "name", "params", "tags", "mlflow_run_id", "world_size", "launcher", "heartbeat_s"):
         if getattr(header, name) is not None:
             setattr(body, name, getattr(header, name))
     if header.progress is None:

@@ -50,9 +50,12 @@ def ending_at_exit() -> Ending:
 
 
 def completion(
-    end: Ending, history: History, started_at: int, rank: int | None, said: Mapping[str, Any]
+    end: Ending, history: History, started_at: int, place: Mapping[str, Any], said: Mapping[str, Any]
 ) -> Completion:
-    """Build the completion from the run's history; `said` holds what the caller of `finish` knows better."""
+    """Build the completion from the run's history; `said` holds values of the caller of `finish`, which go first.
+
+    `place` is what a source states of itself: `rank`, `world_size`, `launcher`.
+    """
     best_epoch = said.get("best_epoch")
     return Completion(
         ts=time.time_ns(),
@@ -67,7 +70,7 @@ def completion(
         last_checkpoint_path=history.last_checkpoint_path,
         error_message=end.error_message,
         traceback=end.traceback,
-        rank=rank,
+        **place,
         started_at=started_at,
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
@@ -78,9 +79,28 @@ def send_leftovers(
 
 def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:
     outbox = Outbox.resumed(Spool(folder, NO_LIMIT))
-    publisher = Publisher(outbox, redis_url, timing, threading.Event())
-    publisher.start()
-    publisher.finish(timeout_s)
-    receipt = outbox.receipt()
-    outbox.close()
+    outboxes = [outbox]
+    if outbox.inferred_end is not None:
+        # First: once the messages are acked, the spool no longer shows how many there were.
+        outboxes.insert(0, Outbox.of_inferred_end(outbox.origin, outbox.inferred_end))
+    publishers = [Publisher(each, redis_url, timing, threading.Event()) for each in outboxes]
+    deadline = time.monotonic() + timeout_s
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.finish(max(0.0, deadline - time.monotonic()))
+    receipt = _joined([each.receipt() for each in outboxes])
+    if all(each.is_all_acked for each in outboxes):
+        outbox.close()
+    else:
+        outbox.forget()
     return Leftover(folder.about, receipt, folder.path)
+
+
+def _joined(receipts: Sequence[Receipt]) -> Receipt:
+    """Return one receipt of outboxes that have no kind in common."""
+    merged: dict[str, dict[str, int]] = {field.name: {} for field in fields(Receipt)}
+    for receipt in receipts:
+        for name, counts in merged.items():
+            counts.update(getattr(receipt, name))
+    return Receipt(**merged)  # type: ignore[arg-type]

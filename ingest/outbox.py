@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -76,8 +77,9 @@ class Outbox:
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
         self._cut_kinds: set[Kind] = set()
-        self._is_resumed = False
         self._declared: set[tuple[Kind, int]] = set()
+        self.inferred_end: Completion | None = None
+        """For a source that was killed: that it has ended, and what it made, as far as its spool shows."""
         self.words = 0
         """How many bodies said something of the training, not of the machine alone."""
 
@@ -85,16 +87,27 @@ class Outbox:
     def resumed(cls, spool: Spool) -> Outbox:
         """Return an outbox of what another process has left in its spool.
 
-        Where that one was killed before its end, the end is told for it: what it made, as far as the spool knows.
+        Where that one was killed before its completion, `inferred_end` is the end to send for it, as a message of
+        a source of its own (`Outbox.of_inferred_end`): the number of the completion stays free.
         """
         about = spool.folder.about
         intake = Intake(0, threading.Event())
         intake.close(None)
         origin = Origin(about.job_id, about.attempt, about.source, about.rank, about.since_ns)
         outbox = cls(origin, intake, lambda: spool)
-        outbox._is_resumed = True
         outbox._resume()
         return outbox
+
+    @classmethod
+    def of_inferred_end(cls, origin: Origin, end: Completion) -> Outbox:
+        """Return an outbox of one message: the inferred end of the source `origin`.
+
+        Its source is named after what the end contains, so that sending the same leftovers twice resends it.
+        """
+        digest = zlib.crc32(repr((end.produced, end.dropped)).encode())
+        intake = Intake(0, threading.Event())
+        intake.close(end)
+        return cls(replace(origin, source=f"{origin.source}~end-{digest:08x}"), intake)
 
     def cut(self) -> bool:
         """Number and encode some of what is waiting; return whether there may be more."""
@@ -253,7 +266,7 @@ class Outbox:
             self._intake.count_dropped(kind, item_count(body))
             self._intake.note_held(waited_bytes, 0)
             return
-        if isinstance(body, Completion):
+        if isinstance(body, Completion) and body.of is None:
             self._sum_up(body)
         if self.origin.attempt == ATTEMPT_UNSAID or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
@@ -274,7 +287,15 @@ class Outbox:
             self._lanes[kind].resume(span.first, span.last)
         self._intake.recall_dropped(spool.drops)
         if "completions" not in spans and (spans or spool.drops):
-            self._hold(Completion(ts=time.time_ns(), status="ended"), 0)
+            self.inferred_end = Completion(
+                ts=time.time_ns(),
+                status="ended",
+                of=self.origin.source,
+                rank=self.origin.rank,
+                produced={kind: lane.last for kind, lane in self._lanes.items() if lane.last},
+                dropped=self._intake.dropped or None,
+                started_at=self.origin.since_ns,
+            )
 
     def _opened(self) -> Spool | None:
         """Return the spool, opened where it is not yet; None where there is none, or the disk has none to give."""
@@ -341,10 +362,9 @@ class Outbox:
             logger.warning("job %s: %s (%s): messages are kept in memory", self.origin.job_id, what, why)
 
     def _sum_up(self, completion: Completion) -> None:
-        """Say how much there is of each kind, this completion included: it is the last to be cut."""
+        """Count the messages of each kind in the completion, itself included: it is the last to be cut."""
         produced: dict[str, int] = {kind: lane.last for kind, lane in self._lanes.items() if lane.last}
-        own = 0 if self._is_resumed else self._lanes["completions"].last + 1
-        completion.produced = produced | {"completions": own}
+        completion.produced = produced | {"completions": self._lanes["completions"].last + 1}
         completion.dropped = self._intake.dropped or None
 
     def _encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:

@@ -20,13 +20,14 @@ from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
 from ingest.plain import count, exit_status, level_name, number, path_text, plain_mapping, plain_text
+from ingest.ranks import checked_place
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
 from ingest.strict import NotStored
 from ingest.uploads import UploadChoice
 from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS
-from schemas.messages import Metrics, Point, Progress
+from schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
 
 if TYPE_CHECKING:
     from ingest.capture import Capture
@@ -52,8 +53,9 @@ class Run:
     `NotStored` where not everything is committed by its deadline (docs/strict.md).
 
     `stall_after_s` promises that the training says something at least that often: a job that is quiet for longer
-    is shown as stalled (docs/liveness.md). `mlflow_run_id` is for a training that logs to MLflow itself: see
-    `link_mlflow`.
+    is shown as stalled (docs/liveness.md). `world_size` is how many ranks use trainwire, where the environment
+    lacks it or has another number: without all of them the job is not complete. `mlflow_run_id` is for a training
+    that logs to MLflow itself: see `link_mlflow`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Run:
         tags: Mapping[str, Any] | None = None,
         attempt: int | None = None,
         rank: int | None = None,
+        world_size: int | None = None,
         stall_after_s: float | None = None,
         mlflow_run_id: str | None = None,
         strict: bool | None = None,
@@ -75,7 +78,18 @@ class Run:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
         self.job_id = whole_number("job_id", job_id, 1, MAX_ID)
         self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
-        self.rank = settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT)
+        place = checked_place(
+            settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
+            settings.world_size
+            if world_size is None
+            else whole_number("world_size", world_size, 1, MAX_WORLD_SIZE),
+        )
+        self.rank = place.rank
+        self._place: dict[str, Any] = {
+            "rank": place.rank,
+            "world_size": place.world_size,
+            "launcher": settings.vitals.is_launcher or None,
+        }
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         # A launcher captures for its own job only.
         self._is_captured = settings.is_captured and settings.job_id in (None, self.job_id)
@@ -93,6 +107,8 @@ class Run:
                 params=None if params is None else plain_mapping("params", params),
                 tags=None if tags is None else plain_mapping("tags", tags),
                 mlflow_run_id=None if mlflow_run_id is None else _checked_run_id(mlflow_run_id),
+                heartbeat_s=settings.vitals.interval_s,
+                **self._place,
             )
         )
         atexit.register(self._finish_at_exit)
@@ -291,7 +307,7 @@ class Run:
             left_s = self._finish_uploads(timeout_s)
         finally:
             receipt = self._session.finish(
-                lambda: completion(end, self._history, self._started_at, self.rank, said), left_s
+                lambda: completion(end, self._history, self._started_at, self._place, said), left_s
             )
         return receipt
 

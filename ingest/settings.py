@@ -11,8 +11,9 @@ from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ingest.heartbeat import Vitals
+from ingest.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
 from schemas.checks import MAX_ATTEMPT, MAX_ID
-from schemas.messages import ATTEMPT_UNSAID
+from schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
 from schemas.stream_urls import cluster_nodes, is_cluster
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
@@ -128,6 +129,8 @@ class TrainerSettings:
     job_id: int | None = None
     attempt: int = ATTEMPT_UNSAID
     rank: int | None = None
+    world_size: int | None = None
+    """How many ranks the attempt has that use trainwire; None where that is not known."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
     log_lines_per_s: int | None = None
@@ -142,12 +145,18 @@ class TrainerSettings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
         """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
+        place = find_place(
+            environ,
+            _optional_whole(environ, RANK_VARIABLE, 0, MAX_ATTEMPT),
+            _optional_whole(environ, WORLD_SIZE_VARIABLE, 1, MAX_WORLD_SIZE),
+        )
         return cls(
             redis_url=checked_redis_url(environ.get(REDIS_URL_VARIABLE) or DEFAULT_REDIS_URL),
             streams_url=streams_url_of(environ),
             job_id=_optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
             attempt=_attempt(environ),
-            rank=_rank(environ),
+            rank=place.rank,
+            world_size=place.world_size,
             buffer_bytes=_optional_whole(environ, "TRAINWIRE_BUFFER_BYTES", LEAST_BUFFER_BYTES, MAX_ID)
             or DEFAULT_BUFFER_BYTES,
             log_lines_per_s=_optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
@@ -263,16 +272,6 @@ def _optional_whole(environ: Mapping[str, str], name: str, least: int, most: int
 def _attempt(environ: Mapping[str, str]) -> int:
     said = _optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
     return ATTEMPT_UNSAID if said is None else said
-
-
-def _rank(environ: Mapping[str, str]) -> int | None:
-    ours = _optional_whole(environ, "TRAINWIRE_RANK", 0, MAX_ATTEMPT)
-    if ours is not None:
-        return ours
-    try:
-        return _optional_whole(environ, "RANK", 0, MAX_ATTEMPT)
-    except ValueError:  # the name is everybody's: it may mean something else here
-        return None
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from schemas.routes import Kind
 
 ATTEMPT_UNSAID: Final = 0
 """A trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""
+
+MAX_WORLD_SIZE: Final = 1_000_000
+WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
+"""How many ranks an attempt has."""
+SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 Status = Literal["pending", "running", "completed", "failed", "stalled", "lost"]
 FINISHED: Final = ("completed", "failed")
@@ -50,7 +56,12 @@ class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Points, progress and what the run is called; every part may be absent or empty."""
+    """Points, progress and what the run is called; every part may be absent or empty.
+
+    At its start a source states `world_size`, how many ranks the attempt has, where it knows that, and
+    `heartbeat_s`, how often it sends heartbeats. `launcher`: it runs the trainers of its machine, and its rank
+    counts machines where theirs counts processes.
+    """
 
     points: list[Point] = []
     progress: Progress | None = None
@@ -59,6 +70,9 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     tags: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
     rank: int | None = None
+    world_size: WorldSize | None = None
+    launcher: bool | None = None
+    heartbeat_s: Annotated[float, Meta(gt=0)] | None = None
     ts: int | None = None
     started_at: int | None = None
 
@@ -88,8 +102,10 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The end of one source; with an exit code the status follows it.
 
-    `ended` says nothing of the job: a forked child has ended, or somebody else tells of a source that was killed.
-    That one made no completion itself: its `produced` says `{"completions": 0}`.
+    `ended` leaves the job's status alone: a forked child has ended. With `of` it is an inferred end: this source
+    sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count the
+    messages of `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and `launcher`
+    repeat the source's first statement.
     """
 
     ts: int
@@ -108,6 +124,9 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     produced: dict[str, int] | None = None
     dropped: dict[str, int] | None = None
     rank: int | None = None
+    world_size: WorldSize | None = None
+    launcher: bool | None = None
+    of: SourceName | None = None
     started_at: int | None = None
 
     @property
@@ -118,8 +137,8 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def is_of_job(self) -> bool:
-        """Tell whether it says how the job ended, and not only that its source did."""
-        return self.status != "ended"
+        """Tell whether it sets the job's status, and does not only end a source."""
+        return self.status != "ended" and self.of is None
 
 
 Body: TypeAlias = Logs | Metrics | Checkpoint | Completion

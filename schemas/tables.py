@@ -223,6 +223,12 @@ source_positions = Table(
     _count("dead_lettered"),
     Column("produced", BigInteger, comment="last seq the source says it made; null until its completion"),
     Column("dropped", BigInteger, comment="messages the source says it gave up; null until its completion"),
+    Column("rank", Integer),
+    Column("world_size", Integer, comment="number of ranks of the attempt, as the source stated it"),
+    Column("is_launcher", Boolean, nullable=False, server_default=text("false")),
+    Column(
+        "began_at", DateTime(timezone=True), comment="start of the source that stated world_size, by its clock"
+    ),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     # What operators watch: without it they would read every source there ever was.
     Index("source_positions_missing_idx", "kind", postgresql_where=text("missing <> '[]' OR produced > last_seq")),

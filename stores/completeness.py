@@ -1,13 +1,20 @@
-"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + lost + dropped."""
+"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + lost + dropped.
+
+One word for its state, the same everywhere: docs/concepts.md has the table.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Literal
 
-State = Literal["so far", "complete", "incomplete"]
+from schemas.messages import FINISHED, Status
+from stores.ranks import AbsentRanks, absent_ranks
+
+State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
 SHOWN_RANGES: Final = 10
 SHOWN_SOURCES: Final = 5
 
@@ -26,6 +33,10 @@ class Position:
     dropped: int | None = None
     lost: tuple[tuple[int, int, str], ...] = ()
     """Numbers that the source has declared lost: first, last and the reason of each range."""
+    rank: int | None = None
+    world_size: int | None = None
+    is_launcher: bool = False
+    began_at: datetime | None = None
 
     @property
     def made(self) -> int:
@@ -44,22 +55,18 @@ class Position:
         return tuple((first, last) for first, last, _ in self.lost)
 
     @property
-    def ends_source(self) -> bool:
-        """Tell whether this row shows that the source's completion came."""
-        if self.produced is not None:
-            return True
-        absent = _count(self.missing) + _count(self.lost_ranges)
-        return self.kind == "completions" and self.last_seq - absent > self.dead_lettered
+    def has_completion(self) -> bool:
+        """Return whether a completion of the source itself is stored.
 
-    @property
-    def is_of_killed(self) -> bool:
-        """Tell whether the source was killed, and another one told how much it had made."""
-        return self.kind == "completions" and self.produced == 0
+        One whose `produced` counts no completion was made up for it (docs/wire-format.md).
+        """
+        stored = self.last_seq - _count(self.missing) - _count(self.lost_ranges) - self.dead_lettered
+        return self.kind == "completions" and stored > 0 and self.produced != 0
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """Where all messages of a job are; `open_sources` have not said yet how many they make."""
+    """Where all messages of a job are, and of which of its processes that is not known."""
 
     produced: int
     stored: int
@@ -67,20 +74,40 @@ class Completeness:
     missing: int
     dropped: int
     gaps: tuple[Position, ...]
+    status: Status
+    attempt: int
     open_sources: tuple[str, ...]
+    """Sources of the newest attempt that have not ended: more may come of them."""
     silent_sources: tuple[str, ...]
     """Sources that ended without a completion of their own: what they made beyond this is unknown."""
     lost: int = 0
     """Messages that their trainers cannot send again, for example after a restore of Postgres."""
     lost_by_reason: Mapping[str, int] = field(default_factory=dict)
     losses: tuple[Position, ...] = ()
+    absent_ranks: tuple[AbsentRanks, ...] = ()
+    """Ranks that have not reported: whether they made anything is unknown."""
 
     @property
     def state(self) -> State:
-        """`so far` until all sources of the attempt have ended; then whether a message is missing."""
-        if self.open_sources or not self.produced:
-            return "so far"
-        return "incomplete" if self.missing else "complete"
+        """Return the one word for it, the first that is true.
+
+        `open`: more messages may come. `incomplete`: numbered messages have not arrived. `unproven`: all of them
+        have, but nobody knows whether there are more. `accounted`: there are none, and some of them are counted as
+        dead-lettered, lost or dropped. `complete`: all are stored.
+        """
+        is_over = self.status == "lost" or (self.status in FINISHED and not self.open_sources)
+        if not is_over or not self.produced:
+            return "open"
+        if self.missing:
+            return "incomplete"
+        if self.silent_sources or self.absent_ranks or self.status == "lost":
+            return "unproven"
+        return "accounted" if self.dead_lettered or self.lost or self.dropped else "complete"
+
+    @property
+    def may_grow(self) -> bool:
+        """Return whether more rows may come: `trainwire logs -f` waits for them."""
+        return self.state in ("open", "incomplete") or bool(self.absent_ranks)
 
     @property
     def line(self) -> str:
@@ -90,12 +117,8 @@ class Completeness:
             f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self._named_lost()}"
             f"{self.dropped:,} dropped"
         )
-        return f"{self._heading()}: {total}{self._named_gaps()}{self._named_losses()}{self._named_silent()}"
-
-    def _heading(self) -> str:
-        exceptions = [("dead-lettered", self.dead_lettered), ("lost", self.lost), ("dropped", self.dropped)]
-        named = " and ".join(f"{count:,} {word}" for word, count in exceptions if count)
-        return f"complete but for {named}" if named and self.state == "complete" else self.state
+        named = f"{self._named_gaps()}{self._named_losses()}{self._named_silent()}{self._named_ranks()}"
+        return f"{self.state}: {total}{named}"
 
     def _named_gaps(self) -> str:
         named = [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps]
@@ -114,13 +137,22 @@ class Completeness:
             return ""
         return f"; ended without a completion: {_listed(list(self.silent_sources), ', ')}"
 
+    def _named_ranks(self) -> str:
+        if not self.absent_ranks:
+            return ""
+        named = [ranks.shown(self.attempt) for ranks in self.absent_ranks]
+        return f"; not reported: {_listed(named, '; ')}"
 
-def assess(positions: Iterable[Position], attempt: int) -> Completeness:
-    """Add up the positions of a job that is in `attempt`."""
+
+def assess(positions: Iterable[Position], attempt: int, status: Status) -> Completeness:
+    """Add up the positions of a job whose newest attempt is `attempt`, and has this status."""
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
-    ended = {row.source for row in rows if row.ends_source}
-    killed = tuple(row.source for row in rows if row.is_of_killed)
-    quiet = {row.source: row.attempt for row in rows if row.source not in ended}
+    ended = {row.source for row in rows if row.has_completion}
+    # Their end was inferred by whoever sent their leftovers.
+    killed = {row.source for row in rows if row.produced is not None} - ended
+    quiet = {row.source for row in rows} - ended - killed
+    # A lost attempt is given up, and so is one that another has followed.
+    open_sources = {row.source for row in rows if row.attempt >= attempt} & quiet if status != "lost" else set()
     made = sum(row.made for row in rows)
     missing = sum(_count(row.gaps) for row in rows)
     dead_lettered = sum(row.dead_lettered for row in rows)
@@ -141,8 +173,11 @@ def assess(positions: Iterable[Position], attempt: int) -> Completeness:
         lost_by_reason=lost_by_reason,
         losses=tuple(row for row in rows if row.lost),
         gaps=tuple(row for row in rows if row.gaps),
-        open_sources=tuple(source for source, of in quiet.items() if of >= attempt),
-        silent_sources=killed + tuple(source for source, of in quiet.items() if of < attempt),
+        status=status,
+        attempt=attempt,
+        open_sources=tuple(sorted(open_sources)),
+        silent_sources=tuple(sorted(killed | quiet - open_sources)),
+        absent_ranks=absent_ranks(rows),
     )
 
 

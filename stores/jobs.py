@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, func, select, tuple_
 
-from schemas.messages import FINISHED
+from schemas.messages import FINISHED, Status
 from schemas.tables import training_jobs
 from stores.columns import columns_of
 
@@ -19,7 +19,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     name: str | None
-    status: str
+    status: Status
     attempt: int
     created_at: datetime
     started_at: datetime | None

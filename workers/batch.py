@@ -16,7 +16,7 @@ from schemas.routes import KINDS, Kind
 from workers import job_rows, rows, source_rows, store
 from workers.attempts import EarlierAttempts, has_changed
 from workers.changes import Change, log_lines
-from workers.decoding import Lost, RawEntry, Rejected
+from workers.decoding import Lost, RawEntry, Rejected, visible
 from workers.errors import MostlyInvalid, Refused
 from workers.jobs import SEQ_COLUMN, JobState
 from workers.positions import Position
@@ -48,7 +48,7 @@ class Batch:
         sources = {(said.job_id, said.source) for said in contents if said.job_id and said.source}
         self._jobs = job_rows.lock_jobs(connection, {job_id for job_id, _ in sources})
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
-        self._sources = source_rows.load_positions(connection, sources)
+        self._sources = source_rows.load_positions(connection, sources | _ended_by_others(contents))
         self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
         self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
         self.duplicates = 0
@@ -179,24 +179,39 @@ class Batch:
     def _fold(self, message: Message, earlier: EarlierAttempts) -> Iterable[rows.Row]:
         """Fold one message into its job; return its rows."""
         body, job = message.body, self._jobs[message.job_id]
-        attempt = job.attempt_of(message, self._attempts.get((message.job_id, message.source)))
-        self._attempts[message.job_id, message.source] = attempt
+        source = message.source if not isinstance(body, Completion) or body.of is None else visible(body.of)
+        attempt = job.attempt_of(message, self._attempts.get((message.job_id, source)))
+        self._attempts[message.job_id, message.source] = self._attempts[message.job_id, source] = attempt
+        self._source_row(message.job_id, message.source, self._kind).note_place(body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
         origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))
         if isinstance(body, Completion):
-            return self._completion_rows(job, origin, body)
+            self._note_counts(origin.job_id, source, body)
+            return self._traceback_rows(job, origin, body)
         return _rows(job, origin, self._kind, body)
 
-    def _completion_rows(self, job: JobState, origin: rows.Origin, body: Completion) -> Iterable[rows.Row]:
-        """Note what the source says it made; return the log row of its traceback."""
+    def _note_counts(self, job_id: int, source: str, body: Completion) -> None:
+        """Note how many messages a source made: its own counts, or without these the highest of inferred ends."""
+        is_inferred = body.of is not None
+        if is_inferred and self._has_own_end(job_id, source):
+            return
         for kind in KINDS:
             produced, dropped = (body.produced or {}).get(kind), (body.dropped or {}).get(kind)
             if produced is None and dropped is None:
                 continue
-            row = self._source_row(origin.job_id, origin.source, kind)
+            row = self._source_row(job_id, source, kind)
+            if is_inferred:
+                produced, dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
             row.produced, row.dropped = produced, dropped
-            self._changed.add((origin.job_id, origin.source, kind))
+            self._changed.add((job_id, source, kind))
+
+    def _has_own_end(self, job_id: int, source: str) -> bool:
+        """Return whether a completion of the source itself is stored."""
+        row = self._sources.get((job_id, source, "completions"))
+        return row is not None and row.position.received > row.dead_lettered
+
+    def _traceback_rows(self, job: JobState, origin: rows.Origin, body: Completion) -> Iterable[rows.Row]:
         traceback = log_lines(body)
         return [] if traceback is None else _rows(job, origin, "logs", traceback)
 
@@ -232,6 +247,19 @@ def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
     said = arrival.content
     detail = f"seq {said.seq} after {last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
     return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
+
+
+def _ended_by_others(contents: Iterable[Message | Rejected]) -> set[tuple[int, str]]:
+    """Return the sources of which these messages infer that they have ended."""
+    return {
+        (said.job_id, visible(said.body.of))
+        for said in contents
+        if isinstance(said, Message) and isinstance(said.body, Completion) and said.body.of is not None
+    }
+
+
+def _highest(*counts: int | None) -> int | None:
+    return max((count for count in counts if count is not None), default=None)
 
 
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:

@@ -16,6 +16,9 @@ from schemas.routes import KINDS, alive_key, listening_key, shard_of, stream_key
 from schemas.stream_servers import Commands, ask_each
 from workers.streams import redis_errors
 
+LEAST_GAP_S: Final = 4.0
+LONGEST_GAP_SHARE: Final = 1 / 3
+"""Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
 FORGET_AFTER_S: Final = 3600
 """A heartbeat that is older is dropped; that its trainer once had one is known in Postgres."""
 _LOOKED_AT: Final = "looked_at"
@@ -33,6 +36,8 @@ class Heard:
     since_ms: Sequence[int]
     beats: Mapping[int, Sequence[Heartbeat]]
     away: Mapping[str, str] = field(default_factory=dict)
+    unread_ms: Sequence[int] = ()
+    """Per shard: for how long its oldest message has waited for a drain."""
 
     def age_s(self, beat: Heartbeat) -> float:
         """Return how old a heartbeat is; one from the future (the clock was set back) as old as the listening."""
@@ -50,6 +55,10 @@ class Heard:
         shard = self._shard(job_id)
         return (self.now_ms[shard] - self.since_ms[shard]) / 1000
 
+    def unread_s(self, job_id: int) -> float:
+        """Return for how long a message of this job may have waited for a drain."""
+        return self.unread_ms[self._shard(job_id)] / 1000 if self.unread_ms else 0.0
+
     def _shard(self, job_id: int) -> int:
         return shard_of(job_id, len(self.since_ms))
 
@@ -58,8 +67,7 @@ def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
     """Return what is heard now, and take note of it, shard by shard.
 
     A look that comes more than `longest_gap_s` after the last one begins anew, for whatever was down between them:
-    Redis, the workers or beat. So does a Redis that has forgotten the last look or set its clock back, and so
-    does a shard of which a message has waited for that long: a trainer's last word may be in what nobody has read.
+    Redis, the workers or beat. So does a Redis that has forgotten the last look or set its clock back.
     """
     gap_ms = int(longest_gap_s * 1000)
     with redis_errors():
@@ -67,18 +75,38 @@ def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
         since_ms = {shard: _since_ms(said, before.now_ms[shard], gap_ms) for shard, said in before.replies.items()}
         # A Redis too full for this refuses heartbeats too: then nothing was heard.
         notes = {shard: _note(shard, before.now_ms[shard], since) for shard, since in since_ms.items()}
+        unread_ms = {shard: _unread_ms(said, before.now_ms[shard]) for shard, said in before.replies.items()}
         heard = ask_each(client, notes)
         now_ms = {shard: before.now_ms[shard] for shard in heard.replies}
         beats: dict[int, list[Heartbeat]] = defaultdict(list)
         for shard, (_, found) in heard.replies.items():
-            kept, past = _sorted_out(found, shard, shards, now_ms[shard])
+            kept, past = _sorted_out(found, now_ms[shard])
             for beat in kept:
                 beats[beat.job].append(beat)
             if past:
                 ask_each(client, {shard: [("HDEL", alive_key(shard), *past)]})
     every = range(shards)
     since = [since_ms[shard] if shard in now_ms else 0 for shard in every]
-    return Heard([now_ms.get(shard, 0) for shard in every], since, beats, before.away | heard.away)
+    unread = [unread_ms.get(shard, 0) for shard in every]
+    return Heard([now_ms.get(shard, 0) for shard in every], since, beats, before.away | heard.away, unread)
+
+
+def note_look(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
+    """Note that heartbeats can be written now, for a `listen` that comes late because all processes are busy."""
+    with redis_errors():
+        found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})
+        ask_each(
+            client,
+            {
+                shard: _note(shard, now_ms, _since_ms(found.replies[shard], now_ms, int(longest_gap_s * 1000)))[:1]
+                for shard, now_ms in found.now_ms.items()
+            },
+        )
+
+
+def longest_gap_s(lost_after_s: float) -> float:
+    """Return how far apart two looks may be where a job is lost after so long."""
+    return max(LEAST_GAP_S, lost_after_s * LONGEST_GAP_SHARE)
 
 
 def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:
@@ -101,12 +129,18 @@ def _how_it_stands(shard: int) -> Commands:
 
 def _since_ms(said: Sequence[Any], now_ms: int, gap_ms: int) -> int:
     """Return since when a shard has been listened to without a break."""
-    noted, *firsts = said
+    noted, *_ = said
     known = {name.decode(): int(value) for name, value in noted.items()}
     looked_at = known.get(_LOOKED_AT)
-    oldest_ms = min((int(found[0][0].partition(b"-")[0]) for found in firsts if found), default=now_ms)
     has_gap = looked_at is None or not 0 <= now_ms - looked_at <= gap_ms
-    return now_ms if has_gap or now_ms - oldest_ms > gap_ms else known.get(_SINCE, now_ms)
+    return now_ms if has_gap else known.get(_SINCE, now_ms)
+
+
+def _unread_ms(said: Sequence[Any], now_ms: int) -> int:
+    """Return for how long the oldest message of a shard has waited."""
+    _, *firsts = said
+    oldest_ms = min((int(found[0][0].partition(b"-")[0]) for found in firsts if found), default=now_ms)
+    return max(0, now_ms - oldest_ms)
 
 
 def _note(shard: int, now_ms: int, since_ms: int) -> Commands:
@@ -115,16 +149,17 @@ def _note(shard: int, now_ms: int, since_ms: int) -> Commands:
     return [("HSET", key, _LOOKED_AT, now_ms, _SINCE, since_ms), ("HGETALL", alive_key(shard))]
 
 
-def _sorted_out(
-    found: Mapping[bytes, bytes], shard: int, shards: int, now_ms: int
-) -> tuple[list[Heartbeat], list[bytes]]:
-    """Return the heartbeats of a shard's jobs, and the fields of what is none or too old to keep."""
+def _sorted_out(found: Mapping[bytes, bytes], now_ms: int) -> tuple[list[Heartbeat], list[bytes]]:
+    """Return the heartbeats of a shard's hash, and the fields of what is none or too old to keep.
+
+    A trainer that was started when there was another number of shards writes into another hash than its job's.
+    """
     kept, past = [], []
     for name, data in found.items():
         beat = _read(data)
         if beat is None or now_ms - beat.at > FORGET_AFTER_S * 1000:
             past.append(name)
-        elif shard_of(beat.job, shards) == shard:
+        else:
             kept.append(beat)
     return kept, past
 

@@ -50,6 +50,7 @@ class JobState:
     error_message: str | None = None
     quiet_since: datetime | None = None
     status_reason: str | None = None
+    watched_attempt: int | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
     last_log_seq: int = 0
@@ -91,6 +92,8 @@ class JobState:
             return
         if attempt > self.attempt or self.status == "pending":
             self._begin(attempt, began_at(body))
+        if isinstance(body, Metrics) and body.heartbeat_s is not None:
+            self.watched_attempt = attempt
         if isinstance(body, Completion) and not body.is_of_job:
             return
         if self.status == "lost" or (self.status == "stalled" and says_progress(body)):

@@ -17,6 +17,8 @@ from workers.decoding import visible
 from workers.heartbeats import Heard
 
 _SHOWN_RANKS: Final = 8
+_UNREAD_SHARE: Final = 1 / 3
+"""Of the time after which a job is lost: for how long messages of its shard may wait if it has no heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,13 @@ class Verdict:
 def watch(engine: Engine, heard: Heard, lost_after_s: float) -> list[StatusChange]:
     """Give every unfinished job the status that its heartbeats show; return what changed, once committed.
 
-    Only an attempt of which a heartbeat was heard is ever lost: a trainer that sends none is not missed.
+    Only an attempt that is watched is ever lost: one whose trainer stated that it sends heartbeats, or of which
+    one is here, however old: it may have been written and its trainer killed while no worker ran.
     """
-    alive = [job_id for job_id, beats in heard.beats.items() if _fresh(beats, heard, lost_after_s)]
     with store.postgres_errors(), engine.begin() as connection:
-        jobs = _read_jobs(connection, alive)
+        jobs = _read_jobs(connection, list(heard.beats))
         unwatched = [job for job in jobs if job.watched_attempt != job.attempt]
-        if new := [job.id for job in unwatched if _fresh(_beats_of(job, heard), heard, lost_after_s)]:
+        if new := [job.id for job in unwatched if _sends_heartbeats(job, heard, lost_after_s)]:
             connection.execute(_WATCH, {"jobs": new})
     changed = [job.id for job in jobs if judge(job, heard, lost_after_s).status != job.status]
     return _change(engine, changed, heard, lost_after_s) if changed else []
@@ -61,11 +63,25 @@ def judge(job: WatchedJob, heard: Heard, lost_after_s: float) -> Verdict:
     if fresh:
         return _stalled(job, beats, fresh, heard) or Verdict("running", reason="heard of again")
     unheard_s = min((heard.age_s(beat) for beat in beats), default=job.unseen_s)
-    silent_s = min(heard.listened_s(job.id), unheard_s, job.unseen_s)
+    silent_s = min(heard.listened_s(job.id), _read_s(job, beats, unheard_s, heard, lost_after_s), job.unseen_s)
     if job.watched_attempt != job.attempt or job.status == "lost" or silent_s <= lost_after_s:
         return Verdict(job.status)
     last = f"; the last: {_shown(max(beats, key=lambda beat: beat.at))}" if beats else ""
     return Verdict("lost", min(unheard_s, job.unseen_s), f"no heartbeat for {lost_after_s:g} s{last}")
+
+
+def _read_s(
+    job: WatchedJob, beats: Sequence[Heartbeat], unheard_s: float, heard: Heard, lost_after_s: float
+) -> float:
+    """Return for how long nothing came after the last heartbeat, in what has been read of the job's shard.
+
+    Its last message may be in what is unread. Without a heartbeat (a trainer that ends deletes its own) it may
+    have been sent at any time: then the shard has to be read almost to its end.
+    """
+    unread_s = heard.unread_s(job.id)
+    if beats:
+        return unheard_s - unread_s
+    return unheard_s if unread_s <= _UNREAD_SHARE * lost_after_s else 0.0
 
 
 def _stalled(
@@ -105,13 +121,25 @@ def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: 
     return changes
 
 
-def _read_jobs(connection: Connection, alive: Sequence[int]) -> list[WatchedJob]:
-    return [WatchedJob(*row) for row in connection.execute(_UNFINISHED, {"alive": alive})]
+def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[WatchedJob]:
+    return [WatchedJob(*row) for row in connection.execute(_UNFINISHED, {"with_beats": with_beats})]
 
 
 def _beats_of(job: WatchedJob, heard: Heard) -> list[Heartbeat]:
     """Return the heartbeats of the job's attempt; who does not say an attempt is in the newest."""
     return [beat for beat in heard.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNSAID, job.attempt)]
+
+
+def _sends_heartbeats(job: WatchedJob, heard: Heard, lost_after_s: float) -> bool:
+    """Return whether there is a heartbeat that is surely of the job's attempt.
+
+    An old one without an attempt may be of the attempt before, unless there is none before.
+    """
+    beats = _beats_of(job, heard)
+    is_first = job.attempt <= 1
+    return any(is_first or beat.attempt == job.attempt for beat in beats) or bool(
+        _fresh(beats, heard, lost_after_s)
+    )
 
 
 def _fresh(beats: Iterable[Heartbeat], heard: Heard, lost_after_s: float) -> list[Heartbeat]:
@@ -136,7 +164,7 @@ _UNFINISHED: Final = text(
         CAST(extract(epoch FROM now() - coalesce(last_seen_at, created_at)) AS double precision)
     FROM training_jobs
     WHERE (status IN ('running', 'stalled') AND watched_attempt = attempt)
-        OR (status IN ('running', 'stalled', 'lost') AND id = ANY(CAST(:alive AS bigint[])))
+        OR (status IN ('running', 'stalled', 'lost') AND id = ANY(CAST(:with_beats AS bigint[])))
     ORDER BY id
     """
 )

@@ -42,7 +42,7 @@ from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.durations import timed_delivery
 from workers.errors import MostlyInvalid, Unavailable
-from workers.heartbeats import listen
+from workers.heartbeats import listen, longest_gap_s
 from workers.liveness import watch
 from workers.log_backlog import LogBacklog
 from workers.metric_backlog import MetricBacklog
@@ -82,9 +82,6 @@ DRAIN_HARD_LIMIT_S: Final = 90
 ECHO_TTL_S = 300
 MLFLOW_LINGER_S: Final = 0.5
 """How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""
-LEAST_GAP_S: Final = 4.0
-LONGEST_GAP_SHARE: Final = 1 / 3
-"""Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
 _sweep_notes: Final = AwayNotes("sweep")
 _liveness_notes: Final = AwayNotes("liveness")
 
@@ -157,8 +154,7 @@ def watch_trainers() -> None:
     resources = process_resources()
     settings = resources.settings
     with unavailable_is_logged("liveness"):
-        longest_gap_s = max(LEAST_GAP_S, settings.lost_after_s * LONGEST_GAP_SHARE)
-        heard = listen(resources.streams, settings.ingest_shards, longest_gap_s)
+        heard = listen(resources.streams, settings.ingest_shards, longest_gap_s(settings.lost_after_s))
         _liveness_notes.note(heard.away)
         changes = watch(resources.engine, heard, settings.lost_after_s)
         for change in changes:

@@ -23,6 +23,7 @@ from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
+from workers.heartbeats import longest_gap_s, note_look
 from workers.settings import Settings
 from workers.stream_watch import StreamWatch
 from workers.sweep import all_streams, publish_hold, publish_shards
@@ -98,6 +99,7 @@ class Watchdog:
             try:
                 publish_shards(self._streams, self._settings.ingest_shards)
                 publish_hold(self._streams, self._settings.redis_high_water)
+                note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile

@@ -12,18 +12,26 @@ from starlette.responses import Response
 
 from gateway import examples
 from gateway.answers import described, json_answer
-from gateway.documents import CompletenessReport, Deliveries, DeliveryItem, Gap, JobDetail, JobPage, Loss
+from gateway.documents import (
+    CompletenessReport,
+    Deliveries,
+    DeliveryItem,
+    Gap,
+    JobDetail,
+    JobPage,
+    Loss,
+    RankGap,
+)
 from gateway.job_documents import job_detail, job_items
 from gateway.parameters import VIEWER, Found, JobId, Text
 from gateway.problems import unknown_job, wrong_value
 from gateway.resources import known_job
 from schemas.checks import MAX_ID
 from schemas.messages import Status
-from stores.completeness import assess
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery
 from stores.jobs import Job, JobFilter, Place, find_page
-from stores.positions import find_positions
+from stores.positions import find_completeness
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
@@ -57,14 +65,15 @@ def job(found: Found, job_id: JobId) -> Response:
 
 @router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, examples.COMPLETENESS, 404))
 def completeness(found: Found, job_id: JobId) -> Response:
-    """Say whether everything that the trainers said has arrived, and what has not."""
+    """Show whether all messages have arrived, and which have not."""
     with found.reading() as connection:
-        sum_of_all = assess(find_positions(connection, job_id), known_job(connection, job_id).attempt)
+        sum_of_all = find_completeness(connection, known_job(connection, job_id))
     gaps = [Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in sum_of_all.gaps]
     losses = [Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in sum_of_all.losses]
     return json_answer(
         CompletenessReport(
             state=sum_of_all.state,
+            status=sum_of_all.status,
             line=sum_of_all.line,
             produced=sum_of_all.produced,
             stored=sum_of_all.stored,
@@ -76,6 +85,10 @@ def completeness(found: Found, job_id: JobId) -> Response:
             losses=losses,
             open_sources=list(sum_of_all.open_sources),
             silent_sources=list(sum_of_all.silent_sources),
+            absent_ranks=[
+                RankGap(attempt=ranks.attempt, world_size=ranks.world_size, ranges=list(ranks.ranges))
+                for ranks in sum_of_all.absent_ranks
+            ],
         )
     )
 

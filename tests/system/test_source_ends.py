@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from ingest.spool.folder import read_about
 from schemas.tables import training_logs
-from stores.completeness import Completeness, assess
+from stores.completeness import Completeness
 from stores.jobs import find_job
-from stores.positions import find_positions
+from stores.positions import find_completeness
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
+from tests.tcp_proxy import TcpProxy
 from workers.resources import Resources
 
 CHILDREN = """
@@ -90,7 +94,8 @@ def sum_of(resources: Resources, job: int) -> Completeness:
     """Return where the messages of a job are, as `trainwire status` says it."""
     with resources.engine.connect() as connection:
         found = find_job(connection, job)
-        return assess(find_positions(connection, job), found.attempt if found else 1)
+        assert found is not None
+        return find_completeness(connection, found)
 
 
 def send(resources: Resources, spool: Path) -> subprocess.CompletedProcess[str]:
@@ -117,16 +122,16 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
 
 
 def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
-    """`so far` until its leftovers are sent; then all of it is there, and its end is named."""
+    """`open` until its leftovers are sent; then all that is known of it is there, and its end is named."""
     run = python(
         "-m", "ingest", "--job-id", "2", "--", sys.executable, "-c", KILLED_SCRIPT, REDIS_URL=url_of(working)
     )
     assert run.returncode == 128 + signal.SIGKILL
-    assert sum_of(working, 2).state == "so far"
+    assert sum_of(working, 2).state == "open"
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     found = sum_of(working, 2)
-    assert found.state == "complete"
+    assert (found.state, found.missing) == ("unproven", 0)
     assert len(found.silent_sources) == 1
     followed = python("-m", "trainwire", "logs", "2", "-f", **addresses(working))
     assert followed.stderr == ""
@@ -144,7 +149,8 @@ def test_what_a_killed_trainer_dropped_is_counted(working: Resources, tmp_path: 
     stored = len(rows(working.engine, training_logs, "seq"))
     assert told["dropped"] > 0
     assert stored + told["dropped"] == 400
-    assert told["line"].startswith(f"complete but for {told['dropped']:,} dropped: ")
+    assert (told["state"], told["missing"]) == ("open", 0)
+    assert f" + {told['dropped']:,} dropped; ended without a completion: " in told["line"]
 
 
 def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path: Path) -> None:
@@ -153,10 +159,82 @@ def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path:
     assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    assert sum_of(working, 4).state == "complete"
+    assert sum_of(working, 4).missing == 0 < sum_of(working, 4).stored
+    assert len(sum_of(working, 4).silent_sources) == 1
     assert not list((tmp_path / "spool").iterdir())
 
 
 def addresses(resources: Resources) -> dict[str, str]:
     """Return the variables that name the test's servers."""
     return {"REDIS_URL": url_of(resources), "DATABASE_URL": resources.settings.database_url.get_secret_value()}
+
+
+COPIED = """
+import os, sys, time
+from ingest import Run
+run = Run(job_id=5)
+run.log("before the copy")
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+run.log("after the copy")
+print(run.finish())
+"""
+RANKS = """
+import sys
+from ingest import Run
+with Run(job_id=6) as run:
+    for number in range(20):
+        run.log(f"line {number}")
+"""
+
+
+def test_a_copied_spool_takes_nothing_from_its_living_trainer(working: Resources, tmp_path: Path) -> None:
+    """Sent twice while the trainer lives: its own completion counts, and its receipt is true."""
+    spool, flag = tmp_path / "spool", tmp_path / "flag"
+    server = urlsplit(url_of(working)).netloc.rpartition("@")[2]
+    with TcpProxy(server) as proxy:
+        proxy.cut()
+        url = url_of(working).replace(server, proxy.url.removeprefix("http://"))
+        env = os.environ | {"REDIS_URL": url, "TRAINWIRE_SPOOL_DIR": str(spool)}
+        command = [sys.executable, "-c", COPIED, str(flag)]
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as trainer:
+            try:
+                wait_until(lambda: list(spool.glob("*/logs*")), "the first line on the disk")
+                for copy in (tmp_path / "first", tmp_path / "second"):
+                    shutil.copytree(spool, copy)
+                    sent = send(working, copy)
+                    assert sent.returncode == 0, sent.stdout + sent.stderr
+                (folder,) = spool.iterdir()
+                about = read_about(folder)
+                found = sum_of(working, 5)
+                assert about is not None
+                assert (found.state, found.silent_sources) == ("open", (about.source,))
+                proxy.mend()
+                flag.touch()
+                receipt = trainer.communicate(timeout=60)[0]
+            finally:
+                trainer.kill()
+    assert "stored={'logs': 2, 'metrics': 1, 'completions': 1}" in receipt
+    assert (sum_of(working, 5).state, sum_of(working, 5).status) == ("complete", "completed")
+    assert sorted(rows(working.engine, training_logs, "content")) == ["after the copy", "before the copy"]
+
+
+def test_a_rank_without_a_way_to_redis_is_named_until_its_spool_is_sent(
+    working: Resources, tmp_path: Path
+) -> None:
+    """Two ranks, one of which sent nothing: not complete; status and its JSON name it, then it is."""
+    spool = str(tmp_path / "spool")
+    for rank, url in (("1", "redis://127.0.0.1:9/0"), ("0", url_of(working))):
+        env = {"REDIS_URL": url, "RANK": rank, "WORLD_SIZE": "2", "TRAINWIRE_SPOOL_DIR": spool}
+        ended = python("-c", RANKS, **env)
+        assert ended.returncode == 0, ended.stderr
+    wait_until(lambda: sum_of(working, 6).status == "completed", "rank 0")
+    status = python("-m", "trainwire", "status", "6", **addresses(working))
+    assert "unproven: " in status.stdout
+    assert "; not reported: rank 1 of 2\n" in status.stdout
+    shown = json.loads(python("-m", "trainwire", "status", "6", "--json", **addresses(working)).stdout)
+    assert shown["completeness"]["state"] == "unproven"
+    assert shown["completeness"]["absent_ranks"] == [{"attempt": 1, "world_size": 2, "ranges": [[1, 1]]}]
+    sent = send(working, tmp_path / "spool")
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert sum_of(working, 6).state == "complete"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import GatewaySettings
+from ingest import ranks as ingest_ranks
 from ingest import settings as ingest_settings
 from workers.settings import Settings
 
@@ -29,8 +30,9 @@ def test_every_setting_is_documented() -> None:
     """Each variable of workers, gateway and trainers has its line in docs/settings.md, and no other has."""
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
     workers = {name.upper() for name in (*Settings.model_fields, *GatewaySettings.model_fields)}
-    source = Path(str(ingest_settings.__file__)).read_text()
-    trainers = set(re.findall(r'"((?:TRAINWIRE|REDIS|STREAMS|RANK)[A-Z_]*)"', source))
+    source = "".join(Path(str(module.__file__)).read_text() for module in (ingest_settings, ingest_ranks))
+    names = "TRAINWIRE|REDIS|STREAMS|RANK|WORLD_SIZE|OMPI|PMI|SLURM"
+    trainers = set(re.findall(rf'"((?:{names})[A-Z_]*)"', source))
     others = {"TRAINWIRE_DATA_DIR", "FLOWER_USER", "FLOWER_PASSWORD"}
     assert workers | trainers | others == documented
 

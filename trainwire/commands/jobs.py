@@ -14,12 +14,12 @@ from sqlalchemy import Connection
 from schemas.events import Number
 from schemas.messages import Status
 from stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
-from stores.completeness import Completeness, assess
+from stores.completeness import Completeness
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery
 from stores.jobs import Job, find_job, find_jobs
 from stores.metrics import last_metrics
-from stores.positions import find_positions
+from stores.positions import find_completeness
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.database import reading
 from trainwire.errors import Problem
@@ -56,7 +56,7 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
     with reading(address) as connection:
         job = known_job(connection, job_id)
         metrics = last_metrics(connection, job_id)
-        completeness = assess(find_positions(connection, job_id), job.attempt)
+        completeness = find_completeness(connection, job)
         checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)
         problems = find_problems(connection, job_id)
@@ -69,6 +69,8 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
     for name, value in _status_lines(job, metrics, checkpoint) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
+    if completeness.absent_ranks:
+        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
     if problems:
         warn(one_line(_shown_problems(job_id, problems)))
     for stream, reason in halted.items():
@@ -120,6 +122,10 @@ def _status_document(
             ],
             "open_sources": completeness.open_sources,
             "silent_sources": completeness.silent_sources,
+            "absent_ranks": [
+                {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
+                for ranks in completeness.absent_ranks
+            ],
         },
     }
 

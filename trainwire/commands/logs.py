@@ -12,11 +12,10 @@ import typer
 from sqlalchemy import Connection
 
 from schemas.checks import MAX_ATTEMPT
-from stores.completeness import assess
 from stores.jobs import Job, find_job, removed_rows
 from stores.logs import LogFilter, LogLine, logs_after, newest_logs
 from stores.loki import find_lines
-from stores.positions import find_positions
+from stores.positions import find_completeness
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import DataDir, JobId, servers
 from trainwire.database import reading, settings_for
@@ -49,8 +48,8 @@ def logs(
 ) -> None:
     """Print a job's newest lines, oldest first.
 
-    With -f it goes on until ctrl-C, or until the job has finished and every message of it has arrived, or no new
-    row came for 10 s.
+    With -f it goes on until ctrl-C, or until the job has finished and either all its messages have arrived or no
+    new row came for 10 s.
     """
     if log_type not in (None, *LOG_TYPES):
         raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
@@ -132,17 +131,17 @@ class Quiet:
 
 
 def has_ended(connection: Connection, job_id: int) -> bool:
-    """Tell whether the job has finished and none of its messages is still on the way."""
+    """Return whether the job has finished and no more rows of it are expected."""
     job = find_job(connection, job_id)
     if job is None or not job.is_finished:
         return False
-    return assess(find_positions(connection, job_id), job.attempt).state == "complete"
+    return not find_completeness(connection, job).may_grow
 
 
 def _given_up(job_id: int) -> str:
     return (
-        f"job {job_id} has finished and no new row came for {QUIET_S:.0f} s, though not all of its messages are "
-        f"here: see `trainwire status {job_id}`"
+        f"job {job_id} has finished and no new row came for {QUIET_S:.0f} s, though messages of it may still "
+        f"come: see `trainwire status {job_id}`"
     )
 
 

@@ -273,9 +273,11 @@ def test_a_wrong_address_does_not_stop_the_training() -> None:
 
 
 def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
-    """A RANK that is no number is nothing to speak of: the run is reported without a rank."""
+    """A RANK that is no number is named once: the run is reported without a rank."""
     code, output, errors = launch(valkey, "echo", "trained", RANK="x")
-    assert (code, output, errors) == (0, b"trained\n", b"")
+    assert (code, output) == (0, b"trained\n")
+    assert errors.startswith(b"RANK='x' is not a number from 0 to ")
+    assert errors.count(b"\n") == 1
     assert valkey.completions()[0].rank is None
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import RowMapping
 
 from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.messages import Metrics, Point
-from schemas.routes import alive_field, alive_key, listening_key
+from schemas.routes import alive_field, alive_key, listening_key, stream_key
 from schemas.tables import training_attempts, training_jobs
 from stores.connections import open_redis
 from tests.factories import NOW_NS, Sender, completion, drain, logs, metrics, one
@@ -28,7 +28,7 @@ from tests.processes import ROOT, wait_until
 from trainwire.valkey import EmbeddedValkey
 from workers.changes import StatusChange
 from workers.errors import Unavailable
-from workers.heartbeats import FORGET_AFTER_S, listen
+from workers.heartbeats import FORGET_AFTER_S, listen, note_look
 from workers.liveness import watch
 from workers.notify import status_events
 from workers.resources import Resources
@@ -213,6 +213,61 @@ def test_a_last_word_that_nobody_has_read_is_waited_for(watching: Watch, monkeyp
     watching.becomes("completed")
 
 
+def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: Watch) -> None:
+    """Messages of its shard always wait for longer than two looks may be apart: those after its end are read."""
+    client = watching.resources.redis
+    Sender(client).send(logs("a"))
+    say(client)
+    watching.becomes("running")
+    key = stream_key("checkpoints", 1)
+
+    def look_in_a_flood() -> bool:
+        now_ms = listen(client, SHARDS, GAP_S).now_ms[1]
+        client.xadd(key, {"flood": 1}, id=f"{now_ms}-*")
+        client.xtrim(key, minid=f"{now_ms - 2000 * GAP_S:.0f}", approximate=False)
+        heard = listen(client, SHARDS, GAP_S)
+        watch(watching.resources.engine, heard, LOST_AFTER_S)
+        return bool(watching.job()["status"] == "lost" and heard.unread_s(1) > GAP_S)
+
+    wait_until(look_in_a_flood, "the loss", timeout_s=6 * LOST_AFTER_S)
+
+
+def test_a_trainer_that_died_before_anybody_looked_is_lost(watching: Watch) -> None:
+    """Its only heartbeat was old when the workers came back; one of another attempt does not count."""
+    client = watching.resources.redis
+    sender = Sender(client)
+    sender.send(logs("a"), job=1)
+    sender.send(logs("a"), job=2, attempt=2)
+    say(client, ago_s=10 * LOST_AFTER_S)
+    say(client, ago_s=10 * LOST_AFTER_S, job=2)
+    say(client, ago_s=10 * LOST_AFTER_S, job=2, source="0-first", attempt=1)
+    watching.becomes("lost", 1)
+    watching.becomes("running", 2)
+    say(client, ago_s=10 * LOST_AFTER_S, job=2, source="0-second", attempt=2)
+    watching.becomes("lost", 2)
+
+
+def test_a_trainer_whose_heartbeats_nobody_has_is_lost(watching: Watch) -> None:
+    """Killed while Redis was away, or forgotten by it: its first message states that it sends heartbeats."""
+    Sender(watching.resources.redis).send(Metrics(ts=NOW_NS, heartbeat_s=0.1), job=1)
+    Sender(watching.resources.redis).send(Metrics(ts=NOW_NS), job=2)
+    watching.becomes("running", 2)
+    watching.becomes("lost", 1)
+    assert watching.job(1)["status_reason"] == f"no heartbeat for {LOST_AFTER_S:.0f} s"
+    assert watching.status(2) == "running"
+
+
+def test_a_heartbeat_is_heard_in_any_shard(watching: Watch) -> None:
+    """Its trainer was started when there was another number of shards."""
+    client = watching.resources.redis
+    Sender(client).send(Metrics(ts=NOW_NS, heartbeat_s=0.1))
+    watching.becomes("running")
+    beat = Heartbeat(job=1, source="0-test", at=watching._now_ms() + 60_000)
+    client.hset(alive_key(3), alive_field(1, "0-test"), encode_heartbeat(beat))
+    watching.stays("running", [1], 0.5)
+    assert [found.source for found in listen(client, SHARDS, GAP_S).beats[1]] == ["0-test"]
+
+
 def test_a_redis_that_takes_no_writes_hears_nobody(watching: Watch) -> None:
     """A Redis too full for a heartbeat is too full for the note that one looked."""
     client = watching.resources.redis
@@ -297,6 +352,20 @@ def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
     wait_until(lambda: listened() > 0.1, "a while of looks")
     client.delete(listening_key(1))
     assert listened() == 0
+
+
+def test_a_look_that_is_late_begins_nothing_anew(watching: Watch) -> None:
+    """While all processes are busy with drains, the main process of each worker notes that Redis takes writes."""
+    client = watching.resources.redis
+    listen(client, SHARDS, GAP_S)
+    deadline = time.monotonic() + 3 * GAP_S
+    while time.monotonic() < deadline:
+        note_look(client, SHARDS, GAP_S)
+        time.sleep(0.05)
+    assert _listened_s(client) > 2 * GAP_S
+    time.sleep(1.5 * GAP_S)
+    note_look(client, SHARDS, GAP_S)
+    assert _listened_s(client) < GAP_S
 
 
 def _listened_s(client: redis.Redis) -> float:

@@ -61,17 +61,6 @@ def test_checkpoints_stay_where_they_are_unless_a_bucket_is_named() -> None:
     assert said.checkpoints == CheckpointSettings("mine", "a/b", "none", "link", Path("/fast"), 60.0, 0.0)
 
 
-def test_our_rank_goes_before_the_common_one() -> None:
-    """TRAINWIRE_RANK wins over RANK."""
-    assert TrainerSettings.from_env({"RANK": "7", "TRAINWIRE_RANK": "0"}).rank == 0
-
-
-@pytest.mark.parametrize("rank", ["x", "1.5", "-1", "", str(2**40)])
-def test_a_rank_of_others_is_ignored(rank: str) -> None:
-    """RANK belongs to everybody: where it is no rank, there is none."""
-    assert TrainerSettings.from_env({"RANK": rank}).rank is None
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -80,6 +69,8 @@ def test_a_rank_of_others_is_ignored(rank: str) -> None:
         ("TRAINWIRE_JOB_ID", str(2**63)),
         ("TRAINWIRE_ATTEMPT", "-1"),
         ("TRAINWIRE_RANK", "1.5"),
+        ("TRAINWIRE_WORLD_SIZE", "0"),
+        ("TRAINWIRE_WORLD_SIZE", str(2**31)),
         ("TRAINWIRE_FLUSH_INTERVAL_S", "0"),
         ("TRAINWIRE_FLUSH_INTERVAL_S", "nan"),
         ("TRAINWIRE_SETTLE_S", "-1"),

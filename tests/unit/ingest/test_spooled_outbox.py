@@ -133,24 +133,49 @@ def resumed_from(path: Path) -> Outbox:
     return Outbox.resumed(Spool(claimed, NO_LIMIT))
 
 
-def test_the_end_of_a_killed_source_is_told_for_it(tmp_path: Path) -> None:
-    """How much it made and dropped; that it made no completion itself, and that it began when it did."""
+def ended(resumed: Outbox) -> Outbox:
+    """Return the outbox of the end that is inferred of a source."""
+    assert resumed.inferred_end is not None
+    outbox = Outbox.of_inferred_end(resumed.origin, resumed.inferred_end)
+    outbox.cut()
+    return outbox
+
+
+def test_the_end_of_a_killed_source_is_inferred(tmp_path: Path) -> None:
+    """How much it made and dropped, and when it began, under a name that leaves the completion's number free."""
     leave(tmp_path, dropped=3)
     outbox = resumed_from(tmp_path)
-    (end,) = said(outbox, "completions")
-    assert (end.status, end.is_of_job) == ("ended", False)
-    assert end.produced == {"logs": 1, "completions": 0}
+    assert "completions" not in outbox.to_send(NO_LIMIT)
+    end_outbox = ended(outbox)
+    (end,) = said(end_outbox, "completions")
+    assert (end.status, end.of, end.is_of_job) == ("ended", ORIGIN.source, False)
+    assert end.produced == {"logs": 1}
     assert end.dropped == outbox.receipt().dropped == {"logs": 3}
-    assert end.started_at == 5
+    assert (end.started_at, end.rank) == (5, ORIGIN.rank)
+    assert end_outbox.origin.source.startswith("0-test~end-")
 
 
-def test_the_end_of_a_killed_source_is_told_once(tmp_path: Path) -> None:
-    """Who sends the rest another time sends the same end."""
+def test_the_same_leftovers_have_the_same_end(tmp_path: Path) -> None:
+    """Sent twice it is a resend; that of a later copy is another message."""
     leave(tmp_path)
-    first = resumed_from(tmp_path)
-    (end,) = said(first, "completions")
-    first.close()
-    assert said(resumed_from(tmp_path), "completions") == [end]
+    names = []
+    for _ in range(2):
+        outbox = resumed_from(tmp_path)
+        names.append(ended(outbox).origin.source)
+        outbox.forget()
+    assert names[0] == names[1]
+    assert outbox.inferred_end is not None
+    outbox.inferred_end.produced = {"logs": 2}
+    assert ended(outbox).origin.source != names[0]
+
+
+def test_of_a_source_that_left_its_completion_no_end_is_inferred(tmp_path: Path) -> None:
+    """It counted itself."""
+    intake, outbox = make(open_spool(tmp_path))
+    intake.close(Completion(ts=1, status="completed"))
+    outbox.cut()
+    outbox.forget()
+    assert resumed_from(tmp_path).inferred_end is None
 
 
 def test_of_a_source_that_said_nothing_there_is_no_end(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
-"""The sum that proves that nothing is lost, and its wording."""
+"""The sum that proves that nothing is lost, its one word for the state, and its wording."""
 
 from __future__ import annotations
 
-from stores.completeness import Position, assess, shown_ranges
+from typing import Any
+
+import pytest
+
+from schemas.messages import Status
+from stores.completeness import Completeness, Position, State, assess, shown_ranges
 
 
 def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> Position:
@@ -10,88 +15,134 @@ def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, 
     return Position(source=source, kind=kind, last_seq=last_seq, **fields)  # type: ignore[arg-type]
 
 
+def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[Position]:
+    """A source that made so many lines (the second number: so many arrived) and has ended."""
+    produced, arrived = logs[0], logs[-1]
+    return [
+        _position(source=source, last_seq=arrived, produced=produced, **more),
+        _position("completions", source=source, last_seq=1, produced=1, attempt=more.get("attempt", 1)),
+    ]
+
+
+def _assess(*rows: Position, attempt: int = 1, status: Status = "completed") -> Completeness:
+    return assess(rows, attempt, status)
+
+
 def test_everything_stored_is_complete() -> None:
-    """All numbers there and the completion seen: complete, with the sum in one line."""
-    line = assess(
-        [_position(last_seq=1200, produced=1200), _position("metrics", last_seq=34, produced=34)], 1
-    ).line
+    """All numbers there and the completion stored: complete, with the sum in one line."""
+    line = _assess(*_source(1200), _position("metrics", last_seq=33, produced=33)).line
     assert line == ("complete: 1,234 messages produced = 1,234 stored + 0 dead-lettered + 0 missing + 0 dropped")
 
 
 def test_gaps_are_named_by_number() -> None:
     """Holes and a tail that never came are counted and named."""
-    found = assess([_position(last_seq=10, missing=((7, 7), (9, 9)), produced=12)], 1)
-    assert found.line == (
-        "incomplete: 12 messages produced = 8 stored + 0 dead-lettered + 4 missing + 0 dropped"
+    assert _assess(*_source(12, 10, missing=((7, 7), (9, 9)))).line == (
+        "incomplete: 13 messages produced = 9 stored + 0 dead-lettered + 4 missing + 0 dropped"
         "; missing: logs of 0-ab12cd34: 7, 9, 11-12"
     )
 
 
-def test_no_completion_yet_is_so_far() -> None:
-    """Without a completion nobody knows how much was made, so the line says so."""
-    assert assess([_position(last_seq=3)], 1).line.startswith("so far: 3 messages produced = 3 stored")
-    assert assess([], 1).line.startswith("so far: 0 messages")
+def test_no_completion_yet_is_open() -> None:
+    """Without a completion nobody knows how much was made."""
+    assert _assess(_position(last_seq=3), status="running").line.startswith("open: 3 messages produced = 3 stored")
+    assert _assess(status="pending").line.startswith("open: 0 messages")
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("pending", "open"),
+        ("running", "open"),
+        ("stalled", "open"),
+        ("lost", "unproven"),
+        ("failed", "complete"),
+        ("completed", "complete"),
+    ],
+)
+def test_the_state_follows_the_status(status: Status, state: State) -> None:
+    """Everything that is known is stored; only of a job that reported its end it is complete."""
+    assert _assess(*_source(3), status=status).state == state
 
 
 def test_a_completion_without_counts_ends_its_source() -> None:
-    """A trainer in another language may complete without saying `produced`."""
-    rows = [_position(last_seq=3), _position("completions", last_seq=1)]
-    assert assess(rows, 1).state == "complete"
+    """A trainer in another language may complete without `produced`."""
+    assert _assess(_position(last_seq=3), _position("completions", last_seq=1)).state == "complete"
 
 
 def test_a_dead_lettered_completion_ends_nothing() -> None:
     """A completion that could not be read is no completion."""
-    rows = [_position(last_seq=3), _position("completions", last_seq=1, dead_lettered=1)]
-    found = assess(rows, 1)
-    assert found.state == "so far"
+    found = _assess(_position(last_seq=3), _position("completions", last_seq=1, dead_lettered=1))
+    assert (found.state, found.may_grow) == ("open", True)
     assert (found.produced, found.stored, found.dead_lettered) == (4, 3, 1)
 
 
-def test_one_of_two_ranks_still_running_is_so_far() -> None:
+def test_one_of_two_ranks_still_running_is_open() -> None:
     """A job is complete when every source of the attempt has completed."""
-    rows = [_position(last_seq=3, produced=3), _position(source="1-ffff0000", last_seq=2)]
-    found = assess(rows, 1)
-    assert (found.state, found.open_sources) == ("so far", ("1-ffff0000",))
+    found = _assess(*_source(3), _position(source="1-ffff0000", last_seq=2))
+    assert (found.state, found.open_sources) == ("open", ("1-ffff0000",))
 
 
 def test_a_crashed_earlier_attempt_is_named() -> None:
-    """A source of an earlier attempt that never completed does not hold the verdict up, but is named."""
-    rows = [
-        _position(source="0-dead", last_seq=5),
-        _position(source="0-live", last_seq=2, produced=2, attempt=2),
-    ]
-    found = assess(rows, 2)
-    assert found.state == "complete"
+    """A source of an earlier attempt that never completed does not keep the job open; nothing is proven of it."""
+    found = _assess(_position(source="0-dead", last_seq=5), *_source(2, source="0-live", attempt=2), attempt=2)
+    assert (found.state, found.may_grow) == ("unproven", False)
     assert found.line.endswith("; ended without a completion: 0-dead")
 
 
-def test_a_killed_source_is_complete_and_named() -> None:
-    """Who sent its leftovers has told how much it made; that it never said so itself is in the line."""
-    rows = [
-        _position(last_seq=5, produced=5, dropped=2),
-        _position("completions", last_seq=1, produced=0),
-        _position(source="0-launcher", last_seq=7, produced=7),
-        _position("completions", source="0-launcher", last_seq=1, produced=1),
-    ]
-    assert assess(rows, 1).line == (
-        "complete but for 2 dropped: 16 messages produced = 14 stored + 0 dead-lettered + 0 missing + 2 dropped"
+def test_a_killed_source_is_unproven_and_named() -> None:
+    """Who sent its leftovers counted them; whether it made more is not known."""
+    killed = _position(last_seq=5, produced=5, dropped=2)
+    end = _position("completions", source="0-ab12cd34~end-00000000", last_seq=1)
+    assert _assess(killed, end, *_source(7, source="0-launcher")).line == (
+        "unproven: 16 messages produced = 14 stored + 0 dead-lettered + 0 missing + 2 dropped"
         "; ended without a completion: 0-ab12cd34"
     )
 
 
-def test_losses_the_user_chose_are_in_the_heading() -> None:
-    """Dropped and dead-lettered messages are accounted for, and not called complete without saying so."""
-    found = assess([_position(last_seq=10, produced=10, dead_lettered=1, dropped=5)], 1)
-    assert found.line == (
-        "complete but for 1 dead-lettered and 5 dropped: "
-        "15 messages produced = 9 stored + 1 dead-lettered + 0 missing + 5 dropped"
-    )
+def test_an_end_that_the_gateway_made_up_is_none_of_the_source() -> None:
+    """`produced` that counts no completion marks it, though it has the completion's number."""
+    found = _assess(_position(last_seq=5, produced=5), _position("completions", last_seq=1, produced=0))
+    assert (found.state, found.silent_sources) == ("unproven", ("0-ab12cd34",))
+
+
+def test_a_killed_source_of_a_running_job_is_open() -> None:
+    """Its end was inferred from a copy of its spool, and it may be alive."""
+    assert _assess(_position(last_seq=5, produced=5), status="running").state == "open"
+
+
+def test_all_sources_of_a_lost_job_are_silent() -> None:
+    """A lost job has no open sources: nobody waits for them any more."""
+    found = _assess(_position(last_seq=5), status="lost")
+    assert (found.state, found.open_sources, found.silent_sources) == ("unproven", (), ("0-ab12cd34",))
+
+
+def test_losses_the_user_chose_are_accounted() -> None:
+    """Dropped and dead-lettered messages are counted, and never called complete."""
+    found = _assess(*_source(9, dead_lettered=1, dropped=5))
+    assert found.line == "accounted: 15 messages produced = 9 stored + 1 dead-lettered + 0 missing + 5 dropped"
+    assert not found.may_grow
 
 
 def test_more_came_than_was_announced() -> None:
     """A source that goes on after its completion is counted by what came."""
-    found = assess([_position(last_seq=12, produced=10)], 1)
+    found = _assess(_position(last_seq=12, produced=10))
     assert (found.produced, found.stored, found.missing) == (12, 12, 0)
+
+
+def test_ranks_that_have_not_reported_are_named() -> None:
+    """Two of four ranks sent nothing: all that is known is stored, and the job is not complete."""
+    rows = [*_source(3, rank=0, world_size=4), *_source(3, source="2-ffff0000", rank=2, world_size=4)]
+    found = _assess(*rows)
+    assert (found.state, found.may_grow) == ("unproven", True)
+    assert found.line.endswith(" + 0 dropped; not reported: ranks 1, 3 of 4")
+
+
+def test_ranks_of_an_earlier_attempt_are_named_with_it() -> None:
+    """Their messages may lie in a spool as well."""
+    early = _source(3, rank=0, world_size=2)
+    assert _assess(*early, *_source(3, source="0-late", attempt=2), attempt=2).line.endswith(
+        "; not reported: rank 1 of 2 in attempt 1"
+    )
 
 
 def test_many_ranges_are_cut() -> None:

@@ -27,9 +27,11 @@ def judged(
     watched: int | None = 1,
     unseen_s: float = LONG_S,
     listened_s: float = LONG_S,
+    unread_s: float = 0.0,
 ) -> Verdict:
     """Return the verdict on job 1, attempt 1, with these heartbeats."""
-    heard = Heard([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats})
+    unread_ms = [int(unread_s * 1000)]
+    heard = Heard([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
     return judge(WatchedJob(1, 1, status, watched, unseen_s), heard, LOST_AFTER_S)
 
 
@@ -55,6 +57,14 @@ def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
     """Nobody is lost who could not be heard, of whom messages arrive, or who sends no heartbeats."""
     assert judged(beat(61), **why) == Verdict("running")
     assert judged(**why) == Verdict("running")
+
+
+def test_a_backlog_delays_the_loss_and_does_not_prevent_it() -> None:
+    """What came within 60 s after the last heartbeat has to be read; without a heartbeat, almost everything."""
+    assert judged(beat(1000), unread_s=939).status == "lost"
+    assert judged(beat(1000), unread_s=941).status == "running"
+    assert judged(unread_s=19).status == "lost"
+    assert judged(unread_s=21).status == "running"
 
 
 def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:

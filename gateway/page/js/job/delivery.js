@@ -1,4 +1,4 @@
-// Whether everything the training said has arrived, and how far the sinks have it.
+// Whether all messages of the training have arrived, and how far the sinks have them.
 
 import { get } from "../api.js";
 import { h, setText } from "../dom.js";
@@ -58,19 +58,32 @@ function sumWords(sum) {
   );
   return [
     h("h2", null, "Every message"),
-    h("p", { class: `tone-${{ complete: "good", incomplete: "bad" }[sum.state] ?? "quiet"}` }, verdict(sum)),
+    h("p", { class: `tone-${toneOf(sum.state)}` }, verdict(sum)),
     h("div", { class: "tiles" }, tiles),
     h("p", { class: "quiet small" }, sum.line),
   ];
 }
 
+/** The colour of each state of a sum (docs/concepts.md). */
+export function toneOf(state) {
+  return { complete: "good", incomplete: "bad", unproven: "bad" }[state] ?? "quiet";
+}
+
 function verdict(sum) {
-  if (sum.state === "complete")
-    return "Complete: everything that the training said is in Postgres or accounted for.";
-  if (sum.state === "incomplete") return `Incomplete: ${counted(sum.missing, "message")} never arrived.`;
-  const open = sum.open_sources?.length ?? 0;
-  if (!open) return "So far: nothing final can be said yet.";
-  return `So far: ${open === 1 ? "one process has" : `${count(open)} processes have`} not said yet how much there will be.`;
+  switch (sum.state) {
+    case "complete":
+      return "Complete: every message is in Postgres.";
+    case "accounted":
+      return "Accounted: no message is missing, but some were dead-lettered or dropped.";
+    case "unproven":
+      return sum.absent_ranks.length
+        ? "Unproven: no known message is missing, but not all ranks have reported."
+        : "Unproven: no known message is missing, but a process did not report its end.";
+    case "incomplete":
+      return `Incomplete: ${counted(sum.missing, "message")} did not arrive.`;
+    default:
+      return "Open: more messages may come.";
+  }
 }
 
 function sinkWords(items) {

@@ -10,7 +10,7 @@ import { LogPanel } from "../log/panel.js";
 import { Feed } from "../socket.js";
 import { hasEnded, jobName } from "../words.js";
 import { Checkpoints } from "./checkpoints.js";
-import { Delivery } from "./delivery.js";
+import { Delivery, toneOf } from "./delivery.js";
 import { Facts } from "./facts.js";
 import { JobHeader } from "./header.js";
 import { splitter } from "./splitter.js";
@@ -205,14 +205,12 @@ class JobPage {
   // What has ended is looked at until its last message has come.
   #needsDelivery() {
     if (this.job === null || document.visibilityState !== "visible") return false;
-    return this.tabs.current === "delivery" || (hasEnded(this.job) && this.completeness === "so far");
+    const isFinal = ["complete", "accounted"].includes(this.completeness);
+    return this.tabs.current === "delivery" || (hasEnded(this.job) && !isFinal);
   }
 
   #noteDelivery(state) {
     this.completeness = state;
-    const [words, tone] = { complete: ["complete", "tone-good"], incomplete: ["incomplete", "tone-bad"] }[
-      state
-    ] ?? ["", ""];
-    this.tabs.note("delivery", words, tone);
+    this.tabs.note("delivery", state === "open" ? "" : state, `tone-${toneOf(state)}`);
   }
 }

@@ -1,0 +1,161 @@
+"""An end that others infer for a source, and its own completion: the latter counts, whichever comes first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.messages import Body, Completion, Metrics, Progress
+from schemas.tables import dead_letters, training_jobs
+from stores.completeness import Completeness
+from stores.jobs import find_job
+from stores.positions import find_completeness
+from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
+from workers.resources import Resources
+
+SOURCE = "0-ab12cd34"
+
+
+def inferred(of: str = SOURCE, logs: int = 1, dropped: int = 0) -> Completion:
+    """The end that who sends a spool infers for its source."""
+    counts = {"logs": dropped} if dropped else None
+    return Completion(ts=NOW_NS, status="ended", of=of, produced={"logs": logs}, dropped=counts, started_at=NOW_NS)
+
+
+def own(logs: int = 2, **more: Any) -> Completion:
+    """The completion of the source itself."""
+    return completion(produced={"logs": logs, "completions": 1}, started_at=NOW_NS, **more)
+
+
+def sum_of(resources: Resources) -> Completeness:
+    """Return the sum of job 1."""
+    with resources.engine.connect() as connection:
+        job = find_job(connection, 1)
+        assert job is not None
+        return find_completeness(connection, job)
+
+
+def send(sender: Sender, *bodies: Body) -> None:
+    """Send each body as its source would: an inferred end has a source of its own."""
+    for body in bodies:
+        is_inferred = isinstance(body, Completion) and body.of is not None
+        source = f"{SOURCE}~end-{body.produced}" if is_inferred and isinstance(body, Completion) else SOURCE
+        sender.send(body, source=source, attempt=0)
+
+
+@pytest.mark.parametrize("is_own_first", [True, False])
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_the_own_completion_counts(
+    resources: Resources, sender: Sender, *, is_own_first: bool, is_in_one_batch: bool
+) -> None:
+    """A spool that was copied while its trainer lived is sent before or after the end of the trainer."""
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    for body in (own(), inferred()) if is_own_first else (inferred(), own()):
+        send(sender, body)
+        if not is_in_one_batch:
+            drain(resources, "completions")
+    drain(resources, "completions")
+    found = sum_of(resources)
+    assert (found.state, found.status, found.silent_sources) == ("complete", "completed", ())
+    assert found.produced == found.stored == 4
+
+
+def test_an_inferred_end_leaves_a_running_job_open(resources: Resources, sender: Sender) -> None:
+    """The trainer of a copied spool lives: its job runs, and its next lines are stored."""
+    send(sender, logs("a"), inferred())
+    drain(resources)
+    drain(resources, "completions")
+    assert (sum_of(resources).state, sum_of(resources).status) == ("open", "running")
+    send(sender, logs("b"))
+    drain(resources)
+    send(sender, own())
+    drain(resources, "completions")
+    assert sum_of(resources).state == "complete"
+
+
+def test_the_highest_of_several_inferred_ends_counts(resources: Resources, sender: Sender) -> None:
+    """A copy is sent twice, after what the killed trainer left itself: in any order, nothing is forgotten."""
+    for end in (inferred(logs=3, dropped=7), inferred(logs=1, dropped=2), inferred(logs=3, dropped=7)):
+        send(sender, end)
+        drain(resources, "completions")
+    send(sender, logs("a"))
+    drain(resources)
+    found = sum_of(resources)
+    assert (found.missing, found.dropped, found.silent_sources) == (2, 7, (SOURCE,))
+
+
+def test_a_resend_of_an_inferred_end_is_a_duplicate(resources: Resources, sender: Sender) -> None:
+    """Under its own name it is stored once."""
+    for _ in range(2):
+        sender.send(inferred(), source=f"{SOURCE}~end-1", seq=1)
+    assert drain(resources, "completions").duplicates == 1
+
+
+@pytest.mark.parametrize("is_own_first", [True, False])
+def test_a_completion_that_is_dead_lettered_proves_nothing(
+    resources: Resources, sender: Sender, *, is_own_first: bool
+) -> None:
+    """The end that others inferred is all that is known then."""
+    send(sender, logs("a"))
+    drain(resources)
+    broken = own(exit_code=2**31)
+    for body in (broken, inferred()) if is_own_first else (inferred(), broken):
+        send(sender, body)
+        drain(resources, "completions")
+    found = sum_of(resources)
+    assert rows(resources.engine, dead_letters, "reason", order=["id"]) == ["out-of-range"]
+    assert (found.dead_lettered, found.silent_sources, found.open_sources) == (1, (SOURCE,), ())
+
+
+def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resources, sender: Sender) -> None:
+    """Sent after the job began its second attempt."""
+    send(sender, logs("a"))
+    drain(resources)
+    sender.send(completion("failed", ts=NOW_NS + 1, started_at=NOW_NS), source="0-launcher", attempt=0)
+    drain(resources, "completions")
+    sender.send(logs("b", ts=NOW_NS + 9_000, started_at=NOW_NS + 9_000), source="0-second", attempt=0)
+    drain(resources)
+    assert one(resources.engine, training_jobs, id=1)["attempt"] == 2
+    send(sender, inferred())
+    drain(resources, "completions")
+    found = sum_of(resources)
+    assert (found.attempt, found.open_sources, found.silent_sources) == (2, ("0-second",), (SOURCE,))
+    assert one(resources.engine, training_jobs, id=1)["attempt"] == 2
+
+
+def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Sender) -> None:
+    """Its messages are missing until they come; a name with a NUL is stored visibly."""
+    sender.send(inferred(of="\x00", logs=1), source="x~end", attempt=0)
+    drain(resources, "completions")
+    assert (sum_of(resources).missing, sum_of(resources).silent_sources) == (1, ("\u2400",))
+
+
+@pytest.mark.parametrize(
+    "size", [0, -1, 1_000_001, 2**31, 2**63], ids=["none", "negative", "over", "beyond-int", "beyond-bigint"]
+)
+def test_a_world_size_out_of_bounds_is_dead_lettered(resources: Resources, sender: Sender, size: int) -> None:
+    """From 1 to 1,000,000."""
+    sender.send(Metrics(ts=NOW_NS, progress=Progress(status="running"), world_size=size, rank=0))
+    sender.send(logs("a"))
+    drain(resources, "metrics")
+    drain(resources)
+    (detail,) = rows(resources.engine, dead_letters, "detail", order=["id"])
+    assert "$.world_size" in detail
+    assert sum_of(resources).absent_ranks == ()
+
+
+def test_a_world_of_ranks_is_stored(resources: Resources, sender: Sender) -> None:
+    """Rank 0 of three says so at its start; rank 1, of another language, sends its rank alone."""
+    sender.send(Metrics(ts=NOW_NS, progress=Progress(status="running"), world_size=3, rank=0))
+    sender.send(own(logs=0, rank=0))
+    lines = logs("a")
+    lines.rank = 1
+    sender.send(lines, source="1-other")
+    sender.send(completion(rank=1), source="1-other")
+    for kind in ("metrics", "logs", "completions"):
+        drain(resources, kind)
+    found = sum_of(resources)
+    assert found.line.endswith("; not reported: rank 2 of 3")
+    assert (found.state, found.status) == ("unproven", "completed")
