@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from schemas.routes import HALTED_KEY, Kind, ack_field, acks_key, bell_key, missing_field, stream_key
+from schemas.routes import (
+    HALTED_KEY,
+    JOB_DELETED_FIELD,
+    Kind,
+    ack_field,
+    acks_key,
+    bell_key,
+    missing_field,
+    stream_key,
+)
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.tls import redis_trouble
 from workers.decoding import RawEntry
@@ -122,7 +131,9 @@ class IngestStream:
         pipeline.hdel(HALTED_KEY, self.key)
         for job_id, source, kind, position in acks:
             key, missing = acks_key(job_id), missing_field(source, kind)
-            fields: Mapping[str | bytes, int | str] = {ack_field(source, kind): position.contiguous}
+            fields: dict[str | bytes, int | str] = {ack_field(source, kind): position.contiguous}
+            if position.is_discarded:
+                fields[JOB_DELETED_FIELD] = 1
             pipeline.hset(key, mapping=cast("Any", fields))
             if position.missing:
                 pipeline.hset(key, missing, position.missing_text())
