@@ -72,9 +72,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     deleted: int = 0
     notes: list[str] = []
 
-    def noted(self, note: str) -> Part:
-        """Return the part with one more note, unless it has it already."""
-        if note in self.notes or len(self.notes) > MAX_NOTES:
+    def noted(self, note: str | None) -> Part:
+        """Return the part with one more note, unless there is none or it has it already."""
+        if note is None or note in self.notes or len(self.notes) > MAX_NOTES:
             return self
         return replace(self, notes=[*self.notes, note if len(self.notes) < MAX_NOTES else "… and more"])
 
@@ -295,14 +295,17 @@ _COUNTED: Final = (
     "delivery_cursors",
 )
 _COUNTS: Final = ", ".join(
-    f"(SELECT count(*) FROM {table} WHERE job_id = :job_id) AS {table}" for table in _COUNTED
-)  # noqa: S608 - our own names
+    f"(SELECT count(*) FROM {table} WHERE job_id = :job_id) AS {table}"  # noqa: S608 - our own names
+    for table in _COUNTED
+)
 _PLAN: Final = text(
     f"""
     SELECT id AS job_id, name, status, attempt, created_at, last_log_seq AS log_rows,
         last_log_seq - removed_log_seq AS training_logs, last_metric_seq - removed_metric_seq AS training_metrics,
         {_COUNTS},
-        coalesce((SELECT confirmed_seq FROM delivery_cursors WHERE sink = 'loki' AND job_id = id), 0) AS loki_lines,
+        coalesce(
+            (SELECT confirmed_seq FROM delivery_cursors WHERE sink = 'loki' AND job_id = id), 0
+        ) AS loki_lines,
         ARRAY(
             SELECT mirror_run_id FROM training_attempts WHERE job_id = id AND mirror_run_id IS NOT NULL
             ORDER BY training_attempts.attempt

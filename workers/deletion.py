@@ -177,8 +177,7 @@ class JobDeleter:
                     return part
                 outcome = files.delete(file, is_shared=file.uri in shared)
                 is_left |= outcome.is_left
-                part = part if outcome.note is None else part.noted(outcome.note)
-                part = replace(part, deleted=part.deleted + outcome.is_deleted)
+                part = replace(part, deleted=part.deleted + outcome.is_deleted).noted(outcome.note)
                 with self._engine.begin() as connection:
                     if not outcome.is_left:
                         files.forget(connection, file)

@@ -47,6 +47,15 @@ class NotSetUp(Exception):  # noqa: N818 - said as it stands
     """A store that has something of the job is not named by the settings of this process."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run or file; the rows that name it stay while it `is_left`."""
+
+    is_deleted: bool = False
+    is_left: bool = False
+    note: str | None = None
+
+
 def delete_keys(resources: Resources, deletion: Deletion) -> Part:
     """Remove what Redis has of the job, and publish that it was deleted; raise `Unavailable`.
 
@@ -80,10 +89,8 @@ def delete_lines(settings: Settings, deletion: Deletion, newest_ns: int) -> Part
             raise NotSetUp("LOKI_ENABLED is false here")
         return replace(part, state="done")
     if newest_ns >= time.time_ns():
-        at = datetime.fromtimestamp(newest_ns // 10**9, UTC)
-        raise LokiUnavailable(
-            f"Loki deletes lines of the past only, and the newest is of {at:%Y-%m-%d %H:%M:%S} UTC"
-        )
+        at = f"{datetime.fromtimestamp(newest_ns // 10**9, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        raise LokiUnavailable(f"Loki deletes lines of the past only, and the newest one is of {at}")
     start_ns = int(deletion.job_created_at.timestamp()) * 10**9 - MAX_AGE_NS
     try:
         request_deletion(loki_http(settings), deletion.job_id, start_ns)
@@ -114,23 +121,25 @@ def delete_runs(settings: Settings, deletion: Deletion, mirrors: list[str], own_
         if mirrors or part.planned:
             raise
         return replace(part, state="done").noted(f"{exc}; no run of this job is known")
-    is_left = False
-    for run_id in [*mirrors, *unknown]:
-        run = get_run(api, run_id)
-        if run is None or run.is_deleted:
-            continue
-        if not run.is_mirror or run.tags.get(JOB_TAG) != str(deletion.job_id):
-            part = part.noted(f"run {run_id} is not tagged as one that trainwire made for this job: it stays")
-            continue
-        try:
-            delete_run(api, run_id)
-        except MlflowRefused as exc:
-            is_left, part = True, part.noted(str(exc))
-        else:
-            part = replace(part, deleted=part.deleted + 1)
+    outcomes = [_delete_run(api, deletion.job_id, run_id) for run_id in [*mirrors, *unknown]]
+    for outcome in outcomes:
+        part = replace(part, deleted=part.deleted + outcome.is_deleted).noted(outcome.note)
     if part.deleted:
         part = part.noted("MLflow keeps deleted runs until `mlflow gc` removes them")
-    return replace(part, state="left" if is_left else "done")
+    return replace(part, state="left" if any(outcome.is_left for outcome in outcomes) else "done")
+
+
+def _delete_run(api: MlflowApi, job_id: int, run_id: str) -> Outcome:
+    run = get_run(api, run_id)
+    if run is None or run.is_deleted:
+        return Outcome()
+    if not run.is_mirror or run.tags.get(JOB_TAG) != str(job_id):
+        return Outcome(note=f"run {run_id} is not tagged as one that trainwire made for this job: it stays")
+    try:
+        delete_run(api, run_id)
+    except MlflowRefused as exc:
+        return Outcome(is_left=True, note=str(exc))
+    return Outcome(is_deleted=True)
 
 
 def _runs_of(api: MlflowApi, deletion: Deletion) -> Iterator[str]:
@@ -147,15 +156,6 @@ class JobFile:
     uri: str
     sha256: str | None
     is_deleted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FileOutcome:
-    """What became of a file; its rows stay while it `is_left`."""
-
-    is_deleted: bool = False
-    is_left: bool = False
-    note: str | None = None
 
 
 class JobFiles:
@@ -178,39 +178,41 @@ class JobFiles:
         names = {"job_id": self._job_id, "uris": [file.uri for file in files]}
         return set(connection.execute(_SHARED, names).scalars())
 
-    def delete(self, file: JobFile, *, is_shared: bool) -> FileOutcome:
+    def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
         """Delete a file, or say why not; raise `stores.s3.StoreAway`."""
         if file.is_deleted:
-            return FileOutcome()
-        if not file.uri.startswith(SCHEME):
-            return FileOutcome(note=f"{file.uri} is on the trainer's machine: it stays")
-        if is_shared:
-            return FileOutcome(note=f"{file.uri} is a checkpoint of another job too: it stays")
-        try:
-            uri = S3Uri.parse(file.uri)
-        except ValueError as exc:
-            return FileOutcome(note=f"{file.uri} is no address of a file ({exc}): it stays")
-        if self._is_of_another(file.uri):
-            return FileOutcome(note=f"{file.uri} lies in the folder of another job: it stays")
+            return Outcome()
+        if why := self._why_it_stays(file.uri, is_shared=is_shared):
+            return Outcome(note=f"{file.uri} {why}: it stays")
+        uri = S3Uri.parse(file.uri)
         if not lies_in(uri, self._places):
             remedy = f"name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/ if it is to be deleted"
-            return FileOutcome(is_left=True, note=f"{file.uri} lies where trainwire touches nothing: {remedy}")
+            return Outcome(is_left=True, note=f"{uri} lies where trainwire touches nothing: {remedy}")
         try:
             delete_objects(self._open_store(), file.uri, file.sha256)
         except NoSuchObject:
-            return FileOutcome()
+            return Outcome()
         except (NotAllowed, WrongManifest) as exc:
-            return FileOutcome(is_left=True, note=str(exc))
-        return FileOutcome(is_deleted=True)
+            return Outcome(is_left=True, note=str(exc))
+        return Outcome(is_deleted=True)
 
     def forget(self, connection: Connection, file: JobFile) -> int:
         """Remove the rows that name a file; return how many."""
         return connection.execute(_FORGET, {"job_id": self._job_id, "uri": file.uri}).rowcount
 
-    def _is_of_another(self, uri: str) -> bool:
-        """Tell whether a file lies in the folder that trainwire gives to the job of another number."""
+    def _why_it_stays(self, uri: str, *, is_shared: bool) -> str | None:
+        if not uri.startswith(SCHEME):
+            return "is on the trainer's machine"
+        if is_shared:
+            return "is a checkpoint of another job too"
+        try:
+            S3Uri.parse(uri)
+        except ValueError as exc:
+            return f"is no address of a file ({exc})"
+        # The folder that trainwire gives to the job of another number.
         folder = uri.removeprefix(self._root).partition("/")[0] if uri.startswith(self._root) else ""
-        return folder.isdecimal() and folder != str(self._job_id)
+        is_of_another = folder.isdecimal() and folder != str(self._job_id)
+        return "lies in the folder of another job" if is_of_another else None
 
 
 def newest_line_ns(connection: Connection, job_id: int) -> int:

@@ -163,7 +163,8 @@ def _number(value: Any) -> float:
 
 
 _CURSORS: Final = text(
-    "SELECT stream, entries, duplicates, discarded, rows_in, bytes_in, drain_counts, drain_seconds FROM ingest_cursors"
+    "SELECT stream, entries, duplicates, discarded, rows_in, bytes_in, drain_counts, drain_seconds "
+    "FROM ingest_cursors"
 )
 _MISSING: Final = text(
     "SELECT kind, sum(greatest(coalesce(produced, 0) - last_seq, 0) + (SELECT coalesce(sum("
