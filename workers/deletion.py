@@ -198,9 +198,10 @@ class JobDeleter:
                     rows = _delete_batch(connection, table, job_id, self._batch_rows)
                     part = replace(part, deleted=part.deleted + rows)
                     save_part(connection, job_id, "postgres", part)
-                if not rows:
+                if rows:
+                    run.on_progress(self._read(job_id))
+                if rows < self._batch_rows:
                     break
-                run.on_progress(self._read(job_id))
         if "open" in needed.values():
             return part
         if not needed:
