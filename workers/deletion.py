@@ -59,7 +59,7 @@ class Run:
 class JobDeleter:
     """Deletes what is left of jobs that have a tombstone; of one job, one process at a time does.
 
-    `decides` is false for a process whose settings may lack a store that the workers know: it leaves that to them.
+    A command is no worker: it logs nothing, and leaves stores that its settings do not name to the workers.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class JobDeleter:
         resources: Resources,
         open_store: Callable[[], ObjectStore],
         *,
-        decides: bool = True,
+        is_worker: bool = True,
         batch_rows: int = BATCH_ROWS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resources = resources
         self._engine: Engine = resources.engine
         self._open_store = open_store
-        self._decides = decides
+        self._is_worker = is_worker
         self._batch_rows = batch_rows
         self._clock = clock
         self._backoff = Backoff(first_s=5, cap_s=300)
@@ -136,11 +136,12 @@ class JobDeleter:
         except (NotSetUp, Unavailable) as exc:
             if isinstance(exc, Unavailable) and name == "postgres":
                 raise
-            is_final = isinstance(exc, NotSetUp) and self._decides
+            is_final = isinstance(exc, NotSetUp) and self._is_worker
             known = _begun(self._read(job_id).parts[name])
             part = replace(known, state="left" if is_final else "open")
             part = part.noted(str(exc) if is_final else f"{exc}{_TRIED_AGAIN}")
-            log.warning("deletion.unavailable", job_id=job_id, store=name, reason=str(exc))
+            if self._is_worker:
+                log.warning("deletion.unavailable", job_id=job_id, store=name, reason=str(exc))
         with self._engine.begin() as connection:
             save_part(connection, job_id, name, part)
         run.on_progress(self._read(job_id))
@@ -220,7 +221,7 @@ class JobDeleter:
             finished = connection.execute(
                 _FINISH, {"job_id": job_id, "delay_s": delay_s, "failures": int(has_failed)}
             ).scalar_one()
-        if finished:
+        if finished and self._is_worker:
             parts = {name: f"{part.state}, {part.deleted:,} deleted" for name, part in deletion.parts.items()}
             log.info("deletion.finished", job_id=job_id, **parts)
 

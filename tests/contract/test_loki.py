@@ -309,7 +309,7 @@ class TestDelete:
         return loki
 
     def test_answers_404_where_it_is_off(self, loki: LokiApi) -> None:
-        """Without retention_enabled there is no such path; with it a request is accepted with 204, without a body."""
+        """Without retention_enabled there is no such path; with it the answer is 204 without a body."""
         is_on = setting(loki.get("/config").text, "retention_enabled") == "true"
         answer = loki.delete()
         assert (answer.status_code, answer.content == b"") == ((204, True) if is_on else (404, False))

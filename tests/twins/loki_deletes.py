@@ -1,6 +1,6 @@
 """How a twin of Loki takes requests to delete lines: pkg/compactor/deletion/request_handler.go of Loki 3.
 
-Loki hides the lines from queries once it has read the request, and deletes them a day later; the twin deletes at once.
+Loki hides the lines from queries soon after the request, and deletes them a day later; the twin deletes at once.
 """
 
 from __future__ import annotations
@@ -17,36 +17,40 @@ from tests.twins.loki_store import Answer, Store
 SECONDS_DIGITS = 10
 
 
-class WrongTimeError(Exception):
-    """A time that Loki answers with 400."""
+class WrongRequestError(Exception):
+    """A request that Loki answers with 400."""
 
 
 def delete(store: Store, tenant: str, arguments: Mapping[str, str]) -> Answer:
     """Take a request to delete; answer as Loki does."""
     if refusal := _refusal(store):
         return refusal
-    if not arguments.get("query"):
-        return Answer(400, "query not set")
-    if not arguments.get("start"):
-        return Answer(400, "start time not set")
     try:
+        start_ns, end_ns = _range(arguments, store.now_ns())
         matchers = parse_selector(arguments["query"])
-        start_ns = _time(arguments["start"], "start")
-        end_ns = _time(arguments["end"], "end") if arguments.get("end") else store.now_ns()
     except BadQueryError as error:
         return Answer(400, f"invalid query expression: {error}")
-    except WrongTimeError as error:
+    except WrongRequestError as error:
         return Answer(400, str(error))
-    if end_ns > store.now_ns():
-        return Answer(400, "deletes in the future are not allowed")
-    if start_ns > end_ns:
-        return Answer(400, "start time can't be greater than end time")
     with store.lock:
         store.deletes.append((tenant, arguments["query"]))
         for stream in store.streams(tenant):
             if all(matcher.matches(stream.labels) for matcher in matchers):
                 stream.remove(start_ns, end_ns)
     return Answer(204)
+
+
+def _range(arguments: Mapping[str, str], now_ns: int) -> tuple[int, int]:
+    for name, words in (("query", "query not set"), ("start", "start time not set")):
+        if not arguments.get(name):
+            raise WrongRequestError(words)
+    start_ns = _time(arguments["start"], "start")
+    end_ns = _time(arguments["end"], "end") if arguments.get("end") else now_ns
+    if end_ns > now_ns:
+        raise WrongRequestError("deletes in the future are not allowed")
+    if start_ns > end_ns:
+        raise WrongRequestError("start time can't be greater than end time")
+    return start_ns, end_ns
 
 
 def list_deletes(store: Store, tenant: str) -> Answer:
@@ -73,5 +77,5 @@ def _time(text: str, name: str) -> int:
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
-        raise WrongTimeError(f"invalid {name} time: require unix seconds or RFC3339 format")
+        raise WrongRequestError(f"invalid {name} time: require unix seconds or RFC3339 format")
     return int(at.timestamp()) * SECOND_NS

@@ -546,7 +546,7 @@ def test_a_store_that_is_not_named_here_is_left_to_the_workers(resources: Resour
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_attempts SET mirror_run_id = 'abc'"))
     begin(resources)
-    JobDeleter(configured, open_s3, decides=False).run(1)
+    JobDeleter(configured, open_s3, is_worker=False).run(1)
     assert (tombstone(resources).parts["mlflow"].state, tombstone(resources).is_finished) == ("open", False)
     JobDeleter(configured, open_s3).run(1)
     part = tombstone(resources).parts["mlflow"]
