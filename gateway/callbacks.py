@@ -29,6 +29,7 @@ from schemas.routes import (
     BELL_TTL_S,
     DEFAULT_SHARDS,
     HOLD_KEY,
+    JOB_DELETED_FIELD,
     SHARDS_KEY,
     Kind,
     ack_field,
@@ -92,8 +93,8 @@ class CallbackQueue:
     ) -> Taken:
         """Append messages to their streams, all of them or none.
 
-        Raises `InvalidMessage`, a `ProblemError` (Redis is nearly full; the key belongs to another request), and
-        what redis-py raises.
+        Raises `InvalidMessage`, a `ProblemError` (Redis is nearly full; the key belongs to another request; the
+        job was deleted), and what redis-py raises.
         """
         shard = self._shard(job_id)
         bodies = list(said)
@@ -122,11 +123,16 @@ class CallbackQueue:
         return Taken(job_id, shard, is_repeated, source, cast("dict[Kind, int]", numbers), bells)
 
     def is_stored(self, taken: Taken) -> bool:
-        """Tell whether workers have acked all of a request: it is in Postgres. Raises what redis-py raises."""
+        """Tell whether workers have acked all of a request: it is in Postgres. Raises what redis-py raises.
+
+        A `ProblemError` where the job was deleted meanwhile.
+        """
         if not taken.numbers:
             return False
-        fields = [ack_field(taken.source, kind) for kind in taken.numbers]
-        acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
+        fields = [JOB_DELETED_FIELD, *(ack_field(taken.source, kind) for kind in taken.numbers)]
+        is_deleted, *acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
+        if is_deleted:
+            raise ProblemError(_DELETED)
         return all(int(last or 0) >= seq for last, seq in zip(acked, taken.numbers.values(), strict=True))
 
     def ring(self, taken: Taken) -> None:
@@ -151,7 +157,10 @@ class CallbackQueue:
         with self._client.pipeline(transaction=False) as pipe:
             pipe.exists(HOLD_KEY)
             pipe.get(SHARDS_KEY)
-            must_hold, shards = pipe.execute()
+            pipe.hexists(acks_key(job_id), JOB_DELETED_FIELD)
+            must_hold, shards, is_deleted = pipe.execute()
+        if is_deleted:
+            raise ProblemError(_DELETED)
         if must_hold:
             raise ProblemError(_HOLD)
         return shard_of(job_id, int(shards) if shards and shards.isdigit() and int(shards) else DEFAULT_SHARDS)
@@ -190,6 +199,9 @@ def _digest(key: str) -> str:
 
 _HOLD: Final = problem(
     503, "hold", "Redis is nearly full", "trainers are asked to hold back: keep it and try again in a moment"
+)
+_DELETED: Final = problem(
+    410, "job-deleted", "The job was deleted", "nothing more of it is stored: choose another number for a new job"
 )
 _KEY_TAKEN: Final = problem(
     422, "key-taken", "This Idempotency-Key belongs to another request", "choose a new key for a new request"

@@ -60,7 +60,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
         return {"loki": self.keep_loki, "mlflow": self.keep_mlflow, "s3": not self.with_files}.get(part, False)
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of a job in one store; `planned` and `deleted` count rows, lines, runs or files.
 
     `open`: to be deleted, or tried again; `requested`: Loki has accepted it, and deletes the lines later;
@@ -72,14 +72,14 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     deleted: int = 0
     notes: list[str] = []
 
-    def noted(self, note: str | None) -> Part:
+    def noted(self, note: str | None) -> DeletionPart:
         """Return the part with one more note, unless there is none or it has it already."""
         if note is None or note in self.notes or len(self.notes) > MAX_NOTES:
             return self
         return replace(self, notes=[*self.notes, note if len(self.notes) < MAX_NOTES else "… and more"])
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What there is of a job. `own_runs` are MLflow runs that its trainer made itself: they are not deleted."""
 
     job_id: int
@@ -116,7 +116,7 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
     deleted_at: datetime
     deleted_by: str
     reason: str | None
-    parts: dict[PartName, Part]
+    parts: dict[PartName, DeletionPart]
     discarded_messages: int
     discarded_at: datetime | None
     attempts: int
@@ -134,14 +134,14 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
         return self.is_finished and not any(part.state == "left" for part in self.parts.values())
 
 
-def plan_deletion(connection: Connection, job_id: int) -> Plan | None:
+def plan_deletion(connection: Connection, job_id: int) -> DeletionPlan | None:
     """Return what there is of a job; None where there is no such job. Rows are counted by their numbers."""
     row = connection.execute(_PLAN, {"job_id": job_id}).mappings().one_or_none()
     if row is None:
         return None
     counts = {table: row[table] for table in TABLES}
-    fields = {name: row[name] for name in Plan.__struct_fields__ if name != "rows"}
-    return Plan(**fields, rows=counts)
+    fields = {name: row[name] for name in DeletionPlan.__struct_fields__ if name != "rows"}
+    return DeletionPlan(**fields, rows=counts)
 
 
 def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
@@ -153,7 +153,7 @@ def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
 
 def deletion_of(row: Mapping[Any, Any]) -> Deletion:
     """Return a tombstone from its row."""
-    parts = msgspec.convert(row["parts"], dict[PartName, Part])
+    parts = msgspec.convert(row["parts"], dict[PartName, DeletionPart])
     return Deletion(**{**row, "parts": parts})
 
 
@@ -218,13 +218,13 @@ def forget_acks(streams: redis.Redis, job_id: int) -> None:
     streams.delete(acks_key(job_id))
 
 
-def save_part(connection: Connection, job_id: int, name: PartName, part: Part) -> None:
+def save_part(connection: Connection, job_id: int, name: PartName, part: DeletionPart) -> None:
     """Write how far the deletion is in one store; the other parts may be changed meanwhile."""
     values = {"job_id": job_id, "name": name, "part": msgspec.json.encode(part).decode()}
     connection.execute(_SAVE, values)
 
 
-def _first_parts(plan: Plan, choice: Choice) -> dict[PartName, Part]:
+def _first_parts(plan: DeletionPlan, choice: Choice) -> dict[PartName, DeletionPart]:
     planned = {
         "loki": plan.loki_lines,
         "mlflow": len(plan.mlflow_runs),
@@ -232,10 +232,11 @@ def _first_parts(plan: Plan, choice: Choice) -> dict[PartName, Part]:
         "postgres": sum(plan.rows.values()),
     }
     parts = {
-        name: Part(state="kept" if choice.keeps(name) else "open", planned=planned.get(name, 0)) for name in PARTS
+        name: DeletionPart(state="kept" if choice.keeps(name) else "open", planned=planned.get(name, 0))
+        for name in PARTS
     }
     if not plan.log_rows:
-        parts["loki"] = Part(state="done")
+        parts["loki"] = DeletionPart(state="done")
     return parts
 
 
@@ -251,7 +252,7 @@ def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
     return _known(connection, job_id)
 
 
-def _reopened(name: PartName, part: Part, choice: Choice) -> Part:
+def _reopened(name: PartName, part: DeletionPart, choice: Choice) -> DeletionPart:
     """Return a part that is to be tried again; of files that were kept nothing is known any more."""
     was_kept = part.state == "kept" and name != "s3" and not choice.keeps(name)
     return replace(part, state="open", notes=[]) if part.state == "left" or was_kept else part
@@ -263,7 +264,7 @@ def _known(connection: Connection, job_id: int) -> Deletion:
     return known
 
 
-def _json(parts: Mapping[PartName, Part]) -> str:
+def _json(parts: Mapping[PartName, DeletionPart]) -> str:
     return msgspec.json.encode(parts).decode()
 
 

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, text
 
 from schemas.routes import LOKI_SINK, MLFLOW_SINK
-from stores.deletion import TABLES, Deletion, Part, PartName, find_deletion, save_part
+from stores.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import StoreAway
@@ -116,7 +116,7 @@ class JobDeleter:
             self._finish(job_id, has_failed=has_failed)
         return True
 
-    def _steps(self) -> dict[PartName, Callable[[Deletion, Run], Part]]:
+    def _steps(self) -> dict[PartName, Callable[[Deletion, Run], DeletionPart]]:
         return {
             "redis": lambda deletion, _: deletion_parts.delete_keys(self._resources, deletion),
             "loki": self._delete_lines,
@@ -125,7 +125,9 @@ class JobDeleter:
             "postgres": self._delete_rows,
         }
 
-    def _delete_part(self, job_id: int, name: PartName, delete: Callable[[Deletion, Run], Part], run: Run) -> bool:
+    def _delete_part(
+        self, job_id: int, name: PartName, delete: Callable[[Deletion, Run], DeletionPart], run: Run
+    ) -> bool:
         """Delete what one store has; return whether it has to be tried again later."""
         deletion = self._read(job_id)
         if deletion.parts[name].state != "open":
@@ -153,17 +155,17 @@ class JobDeleter:
             for sink in (LOKI_SINK, MLFLOW_SINK):
                 cursors.await_lease(connection, sink, job_id)
 
-    def _delete_lines(self, deletion: Deletion, _run: Run) -> Part:
+    def _delete_lines(self, deletion: Deletion, _run: Run) -> DeletionPart:
         with self._engine.begin() as connection:
             newest_ns = deletion_parts.newest_line_ns(connection, deletion.job_id)
         return deletion_parts.delete_lines(self._resources.settings, deletion, newest_ns)
 
-    def _delete_runs(self, deletion: Deletion, _run: Run) -> Part:
+    def _delete_runs(self, deletion: Deletion, _run: Run) -> DeletionPart:
         with self._engine.begin() as connection:
             mirrors, own_runs = deletion_parts.runs_of_attempts(connection, deletion.job_id)
         return deletion_parts.delete_runs(self._resources.settings, deletion, mirrors, own_runs)
 
-    def _delete_files(self, deletion: Deletion, run: Run) -> Part:
+    def _delete_files(self, deletion: Deletion, run: Run) -> DeletionPart:
         """Delete the files, each with the rows that name it; rows of a file that cannot be deleted stay."""
         files = JobFiles(self._resources.settings, deletion.job_id, self._open_store)
         part, is_left, after = deletion.parts["s3"], False, ""
@@ -186,7 +188,7 @@ class JobDeleter:
             after = page[-1].uri
             run.on_progress(self._read(deletion.job_id))
 
-    def _delete_rows(self, deletion: Deletion, run: Run) -> Part:
+    def _delete_rows(self, deletion: Deletion, run: Run) -> DeletionPart:
         """Delete the rows of all tables in batches, but those that say what other stores still have."""
         part, job_id = deletion.parts["postgres"], deletion.job_id
         states = [(table, deletion.parts[_WORKLISTS[table]].state) for table in TABLES if table in _WORKLISTS]
@@ -233,7 +235,7 @@ class JobDeleter:
         return found
 
 
-def _begun(part: Part) -> Part:
+def _begun(part: DeletionPart) -> DeletionPart:
     """Return a part without the reasons why earlier tries failed."""
     return replace(part, notes=[note for note in part.notes if not note.endswith(_TRIED_AGAIN)])
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from schemas.checkpoint_keys import SCHEME, S3Uri
 from schemas.routes import JOB_DELETED_FIELD, LOKI_SINK, acks_key, alive_key, keys_of_job, shard_of
-from stores.deletion import Deletion, Part, announce_deletion
+from stores.deletion import Deletion, DeletionPart, announce_deletion
 from stores.folders import WrongManifest
 from stores.lending import lending_places, lies_in
 from stores.loki_config import MAX_AGE_NS
@@ -56,7 +56,7 @@ class Outcome:
     note: str | None = None
 
 
-def delete_keys(resources: Resources, deletion: Deletion) -> Part:
+def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
     """Remove what Redis has of the job, and publish that it was deleted; raise `Unavailable`.
 
     Entries in the streams stay until their drain, which discards them.
@@ -75,10 +75,10 @@ def delete_keys(resources: Resources, deletion: Deletion) -> Part:
         client.hset(acks, JOB_DELETED_FIELD, 1)
         client.expire(acks, ACKS_TTL_S)
         announce_deletion(resources.redis, deletion)
-    return Part(state="done", deleted=deleted)
+    return DeletionPart(state="done", deleted=deleted)
 
 
-def delete_lines(settings: Settings, deletion: Deletion, newest_ns: int) -> Part:
+def delete_lines(settings: Settings, deletion: Deletion, newest_ns: int) -> DeletionPart:
     """Have Loki delete the job's lines; raise `NotSetUp` or `LokiUnavailable`.
 
     `newest_ns` is the time of the newest line that Loki was sent.
@@ -104,7 +104,7 @@ def delete_lines(settings: Settings, deletion: Deletion, newest_ns: int) -> Part
     return replace(part, state="requested", deleted=part.planned).noted(note)
 
 
-def delete_runs(settings: Settings, deletion: Deletion, mirrors: list[str], own_runs: list[str]) -> Part:
+def delete_runs(settings: Settings, deletion: Deletion, mirrors: list[str], own_runs: list[str]) -> DeletionPart:
     """Mark the runs that workers made as deleted in MLflow; raise `NotSetUp` or `MlflowUnavailable`."""
     part = deletion.parts["mlflow"]
     for run_id in own_runs:

@@ -20,8 +20,8 @@ from stores.connections import open_redis, open_stream_client
 from stores.deletion import (
     Choice,
     Deletion,
-    Part,
-    Plan,
+    DeletionPart,
+    DeletionPlan,
     StillAtWork,
     StillDeleting,
     UnknownJob,
@@ -119,7 +119,7 @@ def _to_stderr(line: str) -> None:
     sys.stderr.flush()
 
 
-def _plan_lines(plan: Plan, choice: Choice) -> list[str]:
+def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
     named = f" ({plan.name})" if plan.name else ""
     rows = ", ".join(f"{count:,} {table}" for table, count in plan.rows.items() if count) or "none"
     lines = [
@@ -155,7 +155,7 @@ def _deletion_lines(known: Deletion | None) -> list[str]:
     return lines + [f"  {_part_line(name, part)}" for name, part in known.parts.items()]
 
 
-def _part_line(name: str, part: Part) -> str:
+def _part_line(name: str, part: DeletionPart) -> str:
     state = {
         "open": "not done yet",
         "done": "done",

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy
@@ -350,7 +350,8 @@ def test_redis_keeps_only_why_nothing_is_stored(resources: Resources, sender: Se
         client.hset(callback_counters_key(shard, job, 1), "source", "x")
         client.set(callback_answer_key(shard, job, "abc"), b"x")
         client.hset(acks_key(job), "old", 1)
-    with client.pubsub(ignore_subscribe_messages=True) as heard:
+    heard: Any
+    with cast("Any", client).pubsub(ignore_subscribe_messages=True) as heard:
         heard.subscribe(JOBS_CHANNEL)
         heard.get_message(timeout=5)
         delete(resources)
@@ -460,12 +461,14 @@ def test_a_delivery_under_way_writes_no_cursor_of_a_deleted_job(resources: Resou
         def deliver(self, _job_id: int, _batch: Any) -> Iterator[Any]:
             is_sending.set()
             may_end.wait(20)
+            yield from self._fail()
+
+        def _fail(self) -> Iterator[Any]:
             raise SinkUnavailable("it hung")
-            yield
 
     def deliver() -> None:
         with pytest.raises(SinkUnavailable):
-            Delivery(resources.engine, LogBacklog(resources.engine, "loki"), SlowSink(), slice_s=1).run()  # type: ignore[type-var]
+            Delivery(resources.engine, LogBacklog(resources.engine, "loki"), SlowSink(), slice_s=1).run()
 
     sending = threading.Thread(target=deliver)
     sending.start()
