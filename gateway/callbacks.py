@@ -20,7 +20,7 @@ import redis
 from redis.commands.core import Script
 
 from gateway.callback_script import SCRIPT
-from gateway.problems import ProblemError, problem
+from gateway.problems import ProblemError, deleted_job, problem
 from schemas.bells import Bells
 from schemas.checks import InvalidMessage, check_body
 from schemas.messages import KIND_OF_BODY, Body, Logs
@@ -132,7 +132,7 @@ class CallbackQueue:
         fields = [JOB_DELETED_FIELD, *(ack_field(taken.source, kind) for kind in taken.numbers)]
         is_deleted, *acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
         if is_deleted:
-            raise ProblemError(_DELETED)
+            raise deleted_job(taken.job_id)
         return all(int(last or 0) >= seq for last, seq in zip(acked, taken.numbers.values(), strict=True))
 
     def ring(self, taken: Taken) -> None:
@@ -160,7 +160,7 @@ class CallbackQueue:
             pipe.hexists(acks_key(job_id), JOB_DELETED_FIELD)
             must_hold, shards, is_deleted = pipe.execute()
         if is_deleted:
-            raise ProblemError(_DELETED)
+            raise deleted_job(job_id)
         if must_hold:
             raise ProblemError(_HOLD)
         return shard_of(job_id, int(shards) if shards and shards.isdigit() and int(shards) else DEFAULT_SHARDS)
@@ -199,9 +199,6 @@ def _digest(key: str) -> str:
 
 _HOLD: Final = problem(
     503, "hold", "Redis is nearly full", "trainers are asked to hold back: keep it and try again in a moment"
-)
-_DELETED: Final = problem(
-    410, "job-deleted", "The job was deleted", "nothing more of it is stored: choose another number for a new job"
 )
 _KEY_TAKEN: Final = problem(
     422, "key-taken", "This Idempotency-Key belongs to another request", "choose a new key for a new request"

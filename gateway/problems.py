@@ -83,6 +83,12 @@ def unknown_job(job_id: int) -> ProblemError:
     return ProblemError(problem(404, "unknown-job", "There is no such job", f"no job {job_id} in the database"))
 
 
+def deleted_job(job_id: int) -> ProblemError:
+    """Return the error for a job that was deleted."""
+    detail = f"job {job_id} was deleted: nothing more of it is stored (GET /jobs/{job_id}/deletion)"
+    return ProblemError(problem(410, "job-deleted", "The job was deleted", detail))
+
+
 def not_there(detail: str) -> ProblemError:
     """Return the error for something else that is not there."""
     return ProblemError(problem(404, "not-found", "There is no such thing here", detail))
