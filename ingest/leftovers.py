@@ -32,8 +32,13 @@ class Leftover:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether everything is committed in Postgres, and the folder is gone."""
-        return self.receipt.stored == self.receipt.produced
+        """Tell whether the folder is gone: everything is committed in Postgres, or was discarded."""
+        return self.receipt.stored == self.receipt.produced or self.is_discarded
+
+    @property
+    def is_discarded(self) -> bool:
+        """Tell whether the workers took everything and stored nothing, because the job was deleted."""
+        return self.receipt.is_job_deleted and not any(self.receipt.spooled.values())
 
 
 def send_leftovers(

@@ -22,6 +22,7 @@ from schemas.routes import (
     BELL_TTL_S,
     DEFAULT_SHARDS,
     HOLD_KEY,
+    JOB_DELETED_FIELD,
     SHARDS_KEY,
     Kind,
     ack_field,
@@ -49,6 +50,7 @@ class Standing:
 
     must_hold: bool
     reports: dict[Kind, Report]
+    is_job_deleted: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,11 @@ class StreamLink:
         pipe.exists(HOLD_KEY)
         names = [name(self._source, kind) for kind in kinds for name in (ack_field, missing_field)]
         if names:
-            pipe.hmget(acks_key(self._job_id), names)
+            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, *names])
         held, *found = self._execute(pipe)
-        values = iter(found[0] if found else ())
-        return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
+        values = iter(found[0] if found else [None])
+        is_deleted = next(values) is not None
+        return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds}, is_deleted)
 
     def send(self, batches: Mapping[Kind, Sequence[Held]], *, must_ring: bool = False) -> Sent:
         """Append the batches to their streams, each followed by its bell, `must_ring` or not yet ringing."""

@@ -71,6 +71,7 @@ class Outbox:
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
         self._is_resumed = False
+        self._is_job_deleted = False
         self.words = 0
         """How many bodies said something of the training, not of the machine alone."""
 
@@ -121,6 +122,12 @@ class Outbox:
         self._intake.note_held(0, -freed_bytes)
         return is_news
 
+    def note_job_deleted(self) -> None:
+        """Note that the job was deleted: workers acknowledge its messages and store none of them."""
+        if not self._is_job_deleted:
+            self._is_job_deleted = True
+            logger.warning("job %s was deleted: nothing more of it is stored", self.origin.job_id)
+
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
         """Queue messages once more that Redis has lost."""
         with self._lock:
@@ -153,7 +160,7 @@ class Outbox:
             lanes = {kind: lane for kind, lane in self._lanes.items() if lane.last}
             return Receipt(
                 produced={kind: lane.last for kind, lane in lanes.items()},
-                stored={kind: lane.acked for kind, lane in lanes.items()},
+                stored={kind: 0 if self._is_job_deleted else lane.acked for kind, lane in lanes.items()},
                 sent={kind: lane.sent for kind, lane in lanes.items()},
                 unsent={kind: lane.last - lane.sent for kind, lane in lanes.items()},
                 spooled={
@@ -161,6 +168,7 @@ class Outbox:
                     for kind, lane in lanes.items()
                 },
                 dropped=self._intake.dropped,
+                is_job_deleted=self._is_job_deleted,
             )
 
     def backlog(self) -> Backlog:

@@ -106,6 +106,8 @@ def _looked_into(folder: Path) -> tuple[list[Spooled], bool]:
 def _told(leftover: Leftover, redis_url: str) -> str:
     about, receipt = leftover.about, leftover.receipt
     name = f"job {about.job_id}, source {about.source}"
+    if leftover.is_discarded:
+        return f"{name}: the job was deleted: {sum(receipt.produced.values()):,} messages are discarded"
     if leftover.is_done:
         return f"{name}: all {sum(receipt.produced.values()):,} messages are stored"
     unsent, unstored = sum(receipt.unsent.values()), sum(receipt.produced.values()) - sum(receipt.stored.values())
