@@ -40,6 +40,8 @@ from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
+EVERYTHING: Final = 2**63 - 1
+"""As an acknowledged seq: nothing of a deleted job needs to be sent."""
 
 _REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
 
@@ -51,6 +53,7 @@ class Standing:
     must_hold: bool
     reports: dict[Kind, Report]
     is_job_deleted: bool = False
+    """Then everything counts as acknowledged, for nothing of the job is stored."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class StreamLink:
         held, *found = self._execute(pipe)
         values = iter(found[0] if found else [None])
         is_deleted = next(values) is not None
-        return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds}, is_deleted)
+        if is_deleted:
+            return Standing(bool(held), dict.fromkeys(kinds, Report(EVERYTHING)), is_deleted)
+        return Standing(bool(held), {kind: parse_report(next(values), next(values)) for kind in kinds})
 
     def send(self, batches: Mapping[Kind, Sequence[Held]], *, must_ring: bool = False) -> Sent:
         """Append the batches to their streams, each followed by its bell, `must_ring` or not yet ringing."""

@@ -119,16 +119,16 @@ def test_an_outage_is_told_once(
 def test_a_deleted_job_is_not_called_stored(
     valkey: Any, settings: TrainerSettings, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The training goes on with one warning, nothing waits or is kept, and the receipt says why."""
+    """The training goes on with one warning, nothing waits for an ack or is kept, and the receipt says why."""
     run = Run(42, settings=settings)
     say_lines(run, valkey, until, ["a"])
     for kind in KINDS:
         valkey.ack(run.source, kind, 1)
     valkey.client.hset(acks_key(42), JOB_DELETED_FIELD, 1)
     run.log("b")
-    until(lambda: "b" in valkey.lines("stdout"))
-    valkey.ack(run.source, "logs", 2)
+    before = time.monotonic()
     receipt = run.finish(timeout_s=60)
+    assert time.monotonic() - before < 30
     assert receipt.is_job_deleted
     assert not receipt.complete
     assert set(receipt.stored.values()) == {0}
