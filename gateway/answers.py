@@ -20,6 +20,8 @@ _PROBLEMS: Final = {
     401: "no token, or none that is valid",
     403: "not with this token, not from this page, not this file",
     404: "there is no such thing",
+    409: "not as the job stands now",
+    410: "the job was deleted",
     413: "the body is too large",
     422: "a value is not as it should be",
     429: "too many requests",

@@ -21,7 +21,18 @@ from gateway.heads import Heads
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
 from gateway.resources import open_resources
-from gateway.routes import callbacks, checkpoints, comparison, health, jobs, logs, metrics, mlflow, session
+from gateway.routes import (
+    callbacks,
+    checkpoints,
+    comparison,
+    deletion,
+    health,
+    jobs,
+    logs,
+    metrics,
+    mlflow,
+    session,
+)
 from gateway.settings import GatewaySettings
 from gateway.telemetry import Telemetry
 
@@ -30,6 +41,7 @@ ROUTERS: Final = (
     feed_router,  # these two before /jobs/{job_id}: `events` and `compare` are no numbers
     comparison.router,
     jobs.router,
+    deletion.router,
     logs.router,
     metrics.router,
     checkpoints.router,

@@ -16,10 +16,11 @@ from gateway.tokens import MAX_TOKEN_CHARS, Role
 COOKIE: Final = "trainwire_session"
 SUBPROTOCOL: Final = "trainwire.v1"
 BEARER_SUBPROTOCOL: Final = "trainwire.bearer."
-Need = Literal["viewer", "trainer"]
+Need = Literal["viewer", "trainer", "admin"]
 _ALLOWED: Final[dict[Need, frozenset[Role]]] = {
     "viewer": frozenset({"viewer", "admin"}),
     "trainer": frozenset({"trainer", "admin"}),
+    "admin": frozenset({"admin"}),
 }
 
 
@@ -37,11 +38,12 @@ class Identity:
 
     role: Role
     job_id: int | None = None
+    token_id: int | None = None
 
     def check(self, need: Need, job_id: int | None = None) -> None:
         """Raise `Forbidden` unless the role, and for a trainer the job, allows what is asked."""
         if self.role not in _ALLOWED[need]:
-            raise Forbidden(f"a token with the role {self.role} may not do this: it takes a {need}'s")
+            raise Forbidden(f"a token with the role {self.role} may not do this: it takes the role {need}")
         if self.job_id is not None and job_id != self.job_id:
             raise Forbidden(f"this token is for job {self.job_id} alone")
 
@@ -64,7 +66,7 @@ class Guard:
         if len(token) > MAX_TOKEN_CHARS:
             return None
         known = await self._tokens.find(token, may_outlast_postgres=need == "trainer")
-        return None if known is None else Identity(known.role, known.job_id)
+        return None if known is None else Identity(known.role, known.job_id, known.id)
 
     async def authorize(self, connection: HTTPConnection, need: Need, job_id: int | None = None) -> Identity:
         """Return who asks; raise `Unauthorized` or `Forbidden`."""

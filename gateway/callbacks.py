@@ -19,7 +19,7 @@ import redis
 from redis.commands.core import Script
 
 from gateway.callback_script import SCRIPT
-from gateway.problems import ProblemError, problem
+from gateway.problems import ProblemError, deleted_job, problem
 from schemas.checks import InvalidMessage, check_body
 from schemas.limits import MAX_FREE_BYTES
 from schemas.messages import KIND_OF_BODY, Body, Logs
@@ -28,6 +28,7 @@ from schemas.routes import (
     CALLBACK_SOURCE,
     DEFAULT_SHARDS,
     HOLD_KEY,
+    JOB_DELETED_FIELD,
     SHARDS_KEY,
     Kind,
     ack_field,
@@ -86,8 +87,8 @@ class CallbackQueue:
     ) -> Taken:
         """Append messages to their streams, all of them or none.
 
-        Raises `InvalidMessage`, a `ProblemError` (Redis is nearly full; the key belongs to another request), and
-        what redis-py raises.
+        Raises `InvalidMessage`, a `ProblemError` (Redis is nearly full; the key belongs to another request; the
+        job was deleted), and what redis-py raises.
         """
         shard = self._shard(job_id)
         bodies = list(said)
@@ -114,11 +115,16 @@ class CallbackQueue:
         return Taken(job_id, is_repeated, source, cast("dict[Kind, int]", numbers))
 
     def is_stored(self, taken: Taken) -> bool:
-        """Tell whether workers have acked all of a request: it is in Postgres. Raises what redis-py raises."""
+        """Tell whether workers have acked all of a request: it is in Postgres. Raises what redis-py raises.
+
+        A `ProblemError` where the job was deleted meanwhile.
+        """
         if not taken.numbers:
             return False
-        fields = [ack_field(taken.source, kind) for kind in taken.numbers]
-        acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
+        fields = [JOB_DELETED_FIELD, *(ack_field(taken.source, kind) for kind in taken.numbers)]
+        is_deleted, *acked = cast("list[bytes | None]", self._client.hmget(acks_key(taken.job_id), fields))
+        if is_deleted:
+            raise deleted_job(taken.job_id)
         return all(int(last or 0) >= seq for last, seq in zip(acked, taken.numbers.values(), strict=True))
 
     @cached_property
@@ -130,7 +136,10 @@ class CallbackQueue:
         with self._client.pipeline(transaction=False) as pipe:
             pipe.exists(HOLD_KEY)
             pipe.get(SHARDS_KEY)
-            must_hold, shards = pipe.execute()
+            pipe.hexists(acks_key(job_id), JOB_DELETED_FIELD)
+            must_hold, shards, is_deleted = pipe.execute()
+        if is_deleted:
+            raise deleted_job(job_id)
         if must_hold:
             raise ProblemError(_HOLD)
         return shard_of(job_id, int(shards) if shards and shards.isdigit() and int(shards) else DEFAULT_SHARDS)

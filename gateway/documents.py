@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import msgspec
 from schemas.events import LogLine, Number, SavedCheckpoint
 from schemas.messages import Status
 from stores.completeness import State
+from stores.deletion import DeletionPart, DeletionPlan, PartName
 
 Numbers = dict[str, Number]
 
@@ -244,6 +246,24 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
     job_id: int
     status: Literal["stored"] = "stored"
+
+
+class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's deletion, store by store.
+
+    `state` is planned (a dry run: only `plan` is there), deleting, deleted, or left: something cannot be deleted.
+    """
+
+    job_id: int
+    name: str | None
+    state: Literal["planned", "deleting", "deleted", "left"]
+    plan: DeletionPlan | None = None
+    deleted_at: datetime | None = None
+    deleted_by: str | None = None
+    reason: str | None = None
+    finished_at: datetime | None = None
+    discarded_messages: int = 0
+    parts: Mapping[PartName, DeletionPart] = {}
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):

@@ -153,3 +153,48 @@ MLFLOW_SUMMARY: Final = {
 }
 HEALTH: Final = {"status": "ok"}
 READINESS: Final = {"ready": True, "checks": {"postgres": "ok", "redis": "ok"}}
+_NO_DELETION: Final = {
+    "job_id": 42,
+    "name": "digits",
+    "plan": None,
+    "deleted_at": None,
+    "deleted_by": None,
+    "reason": None,
+    "finished_at": None,
+    "discarded_messages": 0,
+    "parts": {},
+}
+DELETION_PLAN: Final = _NO_DELETION | {
+    "state": "planned",
+    "plan": {
+        "job_id": 42,
+        "name": "digits",
+        "status": "completed",
+        "attempt": 1,
+        "created_at": _AT,
+        "rows": {"training_logs": 120, "training_metrics": 10},
+        "log_rows": 120,
+        "loki_lines": 120,
+        "mlflow_runs": ["1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c"],
+        "own_runs": [],
+        "files": ["s3://bucket/checkpoints/42/1/best.pt"],
+        "file_count": 1,
+        "file_bytes": 1_048_576,
+        "tokens": 0,
+    },
+}
+DELETION: Final = _NO_DELETION | {
+    "state": "deleting",
+    "deleted_at": _AT,
+    "deleted_by": "gateway, token 3",
+    "reason": "personal data",
+    "parts": {
+        "loki": {
+            "state": "requested",
+            "planned": 120,
+            "deleted": 120,
+            "notes": ["Loki hides the lines within minutes"],
+        },
+        "postgres": {"state": "open", "planned": 130, "deleted": 0, "notes": []},
+    },
+}

@@ -22,6 +22,7 @@ from schemas.checks import InvalidMessage
 from schemas.migrations import WrongSchemaRevision
 from schemas.tls import redis_trouble
 from stores.connections import has_lost_statements, is_unavailable, postgres_trouble
+from stores.deletion import StillAtWork, StillDeleting
 from stores.lending import NotLent
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
@@ -80,6 +81,12 @@ def problem(status: int, name: str, title: str, detail: str) -> Problem:
 def unknown_job(job_id: int) -> ProblemError:
     """Return the error for a job of which no message has been stored."""
     return ProblemError(problem(404, "unknown-job", "There is no such job", f"no job {job_id} in the database"))
+
+
+def deleted_job(job_id: int) -> ProblemError:
+    """Return the error for a job that was deleted."""
+    detail = f"job {job_id} was deleted: nothing more of it is stored (GET /jobs/{job_id}/deletion)"
+    return ProblemError(problem(410, "job-deleted", "The job was deleted", detail))
 
 
 def not_there(detail: str) -> ProblemError:
@@ -183,6 +190,8 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     MlflowRefused: (502, "mlflow-refused", "MLflow refuses this", " (MLFLOW_TRACKING_URI)"),
     StoreAway: (502, "s3-away", "The object store is away", " (AWS_ENDPOINT_URL)"),
     NotAllowed: (502, "s3-refused", "The object store refuses this", " (AWS_ACCESS_KEY_ID)"),
+    StillAtWork: (409, "still-at-work", "The job has not ended", " (?force=true)"),
+    StillDeleting: (409, "still-deleting", "The job is not deleted completely", ""),
     NotLent: (403, "not-lent", "The gateway does not lend this", ""),
     NoSuchObject: (404, "not-found", "There is no such thing here", ""),
 }

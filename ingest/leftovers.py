@@ -34,8 +34,13 @@ class Leftover:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether everything is committed in Postgres, or declared lost, and the folder is gone."""
-        return not self.receipt.unsettled
+        """Return whether the folder is gone: everything is stored or declared lost, or was discarded."""
+        return not self.receipt.unsettled or self.is_discarded
+
+    @property
+    def is_discarded(self) -> bool:
+        """Return whether the workers took everything and stored nothing, because the job was deleted."""
+        return self.receipt.is_job_deleted and not any(self.receipt.spooled.values())
 
 
 def send_leftovers(

@@ -20,6 +20,7 @@ from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.routes import (
     DEFAULT_SHARDS,
     HOLD_KEY,
+    JOB_DELETED_FIELD,
     SHARDS_KEY,
     Kind,
     ack_field,
@@ -37,6 +38,8 @@ from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
+EVERYTHING: Final = 2**63 - 1
+"""As an acknowledged seq: nothing of a deleted job needs to be sent."""
 
 _REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
 
@@ -47,6 +50,8 @@ class Standing:
 
     must_hold: bool
     reports: dict[Kind, Report]
+    is_job_deleted: bool = False
+    """Then everything counts as acknowledged, for nothing of the job is stored."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,12 @@ class StreamLink:
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
-            pipe.hmget(acks_key(self._job_id), names)
+            pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, *names])
         held, *found = self._execute(pipe)
-        values = iter(found[0] if found else ())
+        values = iter(found[0] if found else [None])
+        is_deleted = next(values) is not None
+        if is_deleted:
+            return Standing(bool(held), dict.fromkeys(kinds, Report(EVERYTHING)), is_deleted)
         return Standing(bool(held), {kind: parse_report(*islice(values, len(fields))) for kind in kinds})
 
     def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:

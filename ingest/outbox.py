@@ -78,6 +78,7 @@ class Outbox:
         self._has_warned = False
         self._cut_kinds: set[Kind] = set()
         self._declared: set[tuple[Kind, int]] = set()
+        self._is_job_deleted = False
         self.inferred_end: Completion | None = None
         """For a source that was killed: that it has ended, and what it made, as far as its spool shows."""
         self.words = 0
@@ -160,6 +161,12 @@ class Outbox:
             )
         return is_below
 
+    def note_job_deleted(self) -> None:
+        """Note that the job was deleted: workers acknowledge its messages and store none of them."""
+        if not self._is_job_deleted:
+            self._is_job_deleted = True
+            logger.warning("job %s was deleted: nothing more of it is stored", self.origin.job_id)
+
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
         """Queue messages once more that Redis has lost."""
         with self._lock:
@@ -197,7 +204,10 @@ class Outbox:
             lanes = {kind: lane for kind, lane in self._lanes.items() if lane.last}
             return Receipt(
                 produced={kind: lane.last for kind, lane in lanes.items()},
-                stored={kind: max(lane.acked - lane.lost, 0) for kind, lane in lanes.items()},
+                stored={
+                    kind: 0 if self._is_job_deleted else max(lane.acked - lane.lost, 0)
+                    for kind, lane in lanes.items()
+                },
                 lost={kind: lane.lost for kind, lane in lanes.items() if lane.lost},
                 sent={kind: lane.sent for kind, lane in lanes.items()},
                 unsent={kind: lane.last - lane.sent for kind, lane in lanes.items()},
@@ -206,6 +216,7 @@ class Outbox:
                     for kind, lane in lanes.items()
                 },
                 dropped=self._intake.dropped,
+                is_job_deleted=self._is_job_deleted,
             )
 
     def backlog(self) -> Backlog:

@@ -204,6 +204,8 @@ class Publisher:
         link = self._connected()
         standing = link.ask(self._outbox.sent_kinds() if self._is_time_to_ask() else [])
         self._has_answered = True
+        if standing.is_job_deleted:
+            self._outbox.note_job_deleted()
         self._take_reports(standing.reports)
         if standing.must_hold:
             raise Unavailable("it is nearly full and asks trainers to hold back")

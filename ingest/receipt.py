@@ -15,6 +15,7 @@ class Receipt:
     read, and they cannot be sent any more), `sent` (Redis has or had them), `unsent` and `spooled` (not stored,
     and on the disk, from where they are sent later) count messages.
     `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
+    With `is_job_deleted` somebody deleted the job meanwhile: the workers took its messages and stored none.
     """
 
     produced: dict[Kind, int] = field(default_factory=dict)
@@ -24,6 +25,7 @@ class Receipt:
     spooled: dict[Kind, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     lost: dict[Kind, int] = field(default_factory=dict)
+    is_job_deleted: bool = False
 
     @property
     def unsettled(self) -> int:

@@ -38,6 +38,9 @@ class NotStored(StrictError):  # noqa: N818
         self.receipt = receipt
         left, lost = receipt.unsettled, sum(receipt.lost.values())
         spooled = sum(receipt.spooled.values())
+        if receipt.is_job_deleted:
+            super().__init__(f"job {job_id} was deleted: its messages are not stored")
+            return
         kept = f"{spooled:,} of them are in the spool and are sent later" if spooled else "nothing keeps them"
         super().__init__(
             f"job {job_id}: {left:,} messages are not stored; {kept}. Look at Redis and the workers, or give "

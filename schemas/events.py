@@ -131,8 +131,18 @@ class TrainingError(_Ended, frozen=True, kw_only=True, tag="training_error"):
     """The job's attempt has failed; takes the place of training_complete."""
 
 
+class TrainingDeleted(_Event, frozen=True, kw_only=True, tag="training_deleted"):
+    """The job was deleted: it is in no list any more, and nothing more of it is stored."""
+
+
 Event: TypeAlias = (
-    TrainingLog | TrainingProgress | TrainingCheckpoint | TrainingStatus | TrainingComplete | TrainingError
+    TrainingLog
+    | TrainingProgress
+    | TrainingCheckpoint
+    | TrainingStatus
+    | TrainingComplete
+    | TrainingError
+    | TrainingDeleted
 )
 
 _encode = msgspec.json.Encoder().encode

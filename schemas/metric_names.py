@@ -87,6 +87,12 @@ INGEST_BYTES: Final = Metric(
 INGEST_DUPLICATES: Final = Metric(
     "trainwire_ingest_duplicate_entries_total", "counter", "Entries that had been stored before", ("kind", "shard")
 )
+INGEST_DISCARDED: Final = Metric(
+    "trainwire_ingest_discarded_entries_total",
+    "counter",
+    "Entries of deleted jobs, acknowledged and not stored",
+    ("kind", "shard"),
+)
 DRAIN_SECONDS: Final = Metric(
     "trainwire_drain_duration_seconds",
     "histogram",
@@ -140,7 +146,7 @@ WORKERS_METRICS: Final = (
     *(STREAM_LAG_ENTRIES, STREAM_LAG_SECONDS, STREAM_HALTED, QUEUE_ORDERS, BEAT_AGE_SECONDS),
     *(REDIS_USED_BYTES, REDIS_LIMIT_BYTES, REDIS_HOLD),
     *(TRAINERS, UNSENT_MESSAGES, SPOOL_BYTES, SPOOL_LARGEST_BYTES, TRAINER_DROPPED_ITEMS),
-    *(INGEST_ENTRIES, INGEST_ROWS, INGEST_BYTES, INGEST_DUPLICATES, DRAIN_SECONDS),
+    *(INGEST_ENTRIES, INGEST_ROWS, INGEST_BYTES, INGEST_DUPLICATES, INGEST_DISCARDED, DRAIN_SECONDS),
     *(MISSING_MESSAGES, LOST_MESSAGES, DEAD_LETTERS),
     *(SINK_LAG_ROWS, SINK_LAG_SECONDS, SINK_DOWN_SECONDS, SINK_CONFIRMED_ROWS, DELIVERY_SECONDS),
     *(JOBS, TRAINING_VALUE, TRAINING_LEFT_OUT),

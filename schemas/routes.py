@@ -50,6 +50,7 @@ DELIVER_TICK_TASK: Final = "trainwire.deliver_what_is_due"
 VERIFY_TASK: Final = "trainwire.verify_checkpoints"
 RETENTION_TASK: Final = "trainwire.retain_checkpoints"
 ROW_RETENTION_TASK: Final = "trainwire.retain_rows"
+DELETE_TASK: Final = "trainwire.delete_jobs"
 LINK_TASK: Final = "trainwire.link_mlflow_runs"
 LINK_TICK_TASK: Final = "trainwire.link_mlflow_runs_now"
 SWEEP_TASK: Final = "trainwire.sweep"
@@ -118,6 +119,16 @@ def missing_field(source: str, kind: Kind) -> str:
 def lost_field(source: str, kind: Kind) -> str:
     """Return the field of how many `seq` the source has declared lost; absent where it is none."""
     return f"{source}:{kind}:lost"
+
+
+JOB_DELETED_FIELD: Final = "deleted"
+"""Field of the acks hash that exists once the job was deleted: its messages are acked and not stored."""
+
+
+def keys_of_job(job_id: int) -> tuple[str, ...]:
+    """Return the patterns (SCAN MATCH) of all keys of one job but its acks and its heartbeats."""
+    callbacks = (f"ingest:{{*}}:callbacks:{job_id}:*", f"ingest:{{*}}:callback:{job_id}:*")
+    return (f"ingest:claims:{job_id}:*", *callbacks)
 
 
 def alive_key(shard: int) -> str:

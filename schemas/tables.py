@@ -196,6 +196,7 @@ ingest_cursors = Table(
     Column("last_id", Text, nullable=False, server_default="0-0"),
     _count("entries"),
     _count("duplicates"),
+    _count("discarded"),
     _count("rows_in"),
     _count("bytes_in"),
     Column(
@@ -292,6 +293,26 @@ delivery_times = Table(
     Column("counts", ARRAY(BigInteger), nullable=False, comment="work orders by their time: workers/durations.py"),
     Column("seconds", Double, nullable=False),
     comment="How long work orders to deliver took.",
+)
+
+deleted_jobs = Table(
+    "deleted_jobs",
+    metadata,
+    Column("job_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", Text),
+    Column("attempt", Integer, nullable=False),
+    _at("job_created_at", required=True),
+    Column("deleted_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("deleted_by", Text, nullable=False),
+    Column("reason", Text),
+    Column("parts", JSONB, nullable=False, comment="what is deleted, kept or left of each store"),
+    _count("discarded_messages"),
+    _at("discarded_at"),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    _at("next_attempt_at"),
+    Column("finished_at", DateTime(timezone=True), comment="null while workers have something to delete"),
+    Index("deleted_jobs_unfinished_idx", "next_attempt_at", postgresql_where=text("finished_at IS NULL")),
+    comment="Tombstones: messages of these jobs are acknowledged and not stored.",
 )
 
 gateway_tokens = Table(

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, func, select, tuple_
 
 from schemas.messages import FINISHED, Status
-from schemas.tables import training_jobs
+from schemas.tables import deleted_jobs, training_jobs
 from stores.columns import columns_of
 
 
@@ -105,5 +105,9 @@ def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
 
 
 def next_job_id(connection: Connection) -> int:
-    """Return the first number after all jobs that exist."""
-    return int(connection.execute(select(func.coalesce(func.max(training_jobs.c.id), 0) + 1)).scalar_one())
+    """Return the first number after all jobs that exist or were deleted."""
+    last = func.greatest(
+        select(func.max(training_jobs.c.id)).scalar_subquery(),
+        select(func.max(deleted_jobs.c.job_id)).scalar_subquery(),
+    )
+    return int(connection.execute(select(func.coalesce(last, 0) + 1)).scalar_one())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -83,6 +83,10 @@ class LokiHttp:
         if self._compresses:
             body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}
         return self._request("POST", path, body=body, headers=headers)
+
+    def post_empty(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send a request whose parameters are all in its address."""
+        return self._request("POST", f"{path}?{urlencode(parameters)}", headers=self._headers)
 
     def get(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """Ask for something."""

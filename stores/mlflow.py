@@ -150,6 +150,16 @@ def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit
     return [_run(run) for run in found.get("runs", [])]
 
 
+def delete_run(api: MlflowApi, run_id: str) -> None:
+    """Mark a run as deleted, for `mlflow gc` to remove; no error where it is marked, or gone, already."""
+    try:
+        api.post("runs/delete", run_id=run_id)
+    except MlflowRefused as exc:
+        run = get_run(api, run_id)
+        if run is not None and not run.is_deleted:
+            raise MlflowRefused(exc.code, f"MLflow refuses to delete run {run_id}: {exc}") from exc
+
+
 def tag_filter(tags: Mapping[str, str]) -> str:
     """Return the filter for runs with all of these tags; the values have no quotes."""
     return " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())

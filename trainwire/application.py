@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "metrics": "trainwire.commands.metrics:metrics",
     "mlflow": "trainwire.commands.mlflow:mlflow",
     "checkpoints": "trainwire.commands.checkpoints:checkpoints",
+    "delete": "trainwire.commands.delete:delete",
     "retention": "trainwire.commands.retention:retention",
     "deliveries": "trainwire.commands.deliveries:app",
     "reconcile": "trainwire.commands.reconcile:reconcile",

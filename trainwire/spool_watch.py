@@ -51,7 +51,11 @@ class SpoolWatch:
             for leftover in found:
                 about = leftover.about
                 self._note(leftover)
-                if leftover.is_done:
+                if leftover.is_discarded:
+                    self._say(
+                        f"spool: job {about.job_id} was deleted: what source {about.source} had left is gone"
+                    )
+                elif leftover.is_done:
                     self._say(f"spool: sent what source {about.source} of job {about.job_id} had left")
             self._stop.wait(LOOK_EVERY_S)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -43,10 +43,13 @@ class Batch:
     def __init__(self, connection: Connection, kind: Kind, arrivals: Sequence[Arrival]) -> None:
         self._connection = connection
         self._kind = kind
-        self._arrivals = in_order(arrivals)
         contents = [arrival.content for arrival in arrivals]
         sources = {(said.job_id, said.source) for said in contents if said.job_id and said.source}
         self._jobs = job_rows.lock_jobs(connection, {job_id for job_id, _ in sources})
+        deleted = {job_id for job_id, _ in sources} - self._jobs.keys()
+        self._discarded = [said for said in contents if said.job_id in deleted]
+        self._arrivals = in_order([arrival for arrival in arrivals if arrival.content.job_id not in deleted])
+        sources = {source for source in sources if source[0] not in deleted}
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
         self._sources = source_rows.load_positions(connection, sources | _ended_by_others(contents))
         self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
@@ -72,14 +75,29 @@ class Batch:
             )
         store.save_dead_letters(self._connection, stream, self._kind, self.letters)
         source_rows.save_positions(self._connection, self._settled_positions())
+        discarded = Counter(said.job_id for said in self._discarded if said.job_id is not None)
+        job_rows.note_discarded(self._connection, stream, discarded)
 
     def acks(self) -> list[Ack]:
         """Return how far each source of this batch is committed, once the caller has committed.
 
         A completion states how much there is of each kind. Their acks are published too: Postgres may have been
-        restored to an older state since the last message of a kind, and then its trainer has to know.
+        restored to an older state since the last message of a kind, and then its trainer has to know. Messages of
+        deleted jobs are acknowledged too, so that their senders stop to send them.
         """
-        return [(*key, self._sources[key].position) for key in self._changed]
+        return [(*key, self._sources[key].position) for key in self._changed] + self._acks_of_deleted()
+
+    def _acks_of_deleted(self) -> list[Ack]:
+        last_seqs: dict[tuple[int, str], int] = defaultdict(int)
+        for said in self._discarded:
+            if said.job_id is not None and said.source is not None:
+                source = said.job_id, said.source
+                last_seq = said.last if isinstance(said, Lost) else said.seq or 0
+                last_seqs[source] = max(last_seqs[source], last_seq)
+        return [
+            (job_id, source, self._kind, Position(last_seq, is_discarded=True))
+            for (job_id, source), last_seq in last_seqs.items()
+        ]
 
     @property
     def rows_written(self) -> int:
@@ -249,7 +267,7 @@ def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
     return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
 
 
-def _ended_by_others(contents: Iterable[Message | Rejected]) -> set[tuple[int, str]]:
+def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:
     """Return the sources of which these messages infer that they have ended."""
     return {
         (said.job_id, visible(said.body.of))

@@ -46,10 +46,14 @@ def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> l
     """Return those of the jobs that nobody else delivers now; they are ours until this transaction ends.
 
     Advisory locks, not row locks: the cursors are written in other transactions while these are held.
+    Jobs that do not exist (any more) are left out, so that nobody writes a cursor of a deleted job.
     """
     ids = "unnest(CAST(:ids AS bigint[])) AS id"
     leased = text(f"SELECT id FROM {ids} WHERE pg_try_advisory_xact_lock({_LEASE}) ORDER BY id")  # noqa: S608
-    return list(connection.execute(leased, {"ids": sorted(job_ids), "sink": sink}).scalars())
+    found = list(connection.execute(leased, {"ids": sorted(job_ids), "sink": sink}).scalars())
+    # A statement of its own: it sees what was committed before the locks were taken.
+    existing = text("SELECT id FROM training_jobs WHERE id = ANY(:ids) ORDER BY id")
+    return list(connection.execute(existing, {"ids": found}).scalars()) if found else []
 
 
 def await_lease(connection: Connection, sink: str, job_id: int) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from schemas.tables import training_attempts, training_jobs
 from workers import rows
 from workers.attempts import FIELDS, AttemptKey
+from workers.errors import Unavailable
 from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, JobState
 from workers.recordset import encoded, recordset
 
@@ -19,20 +20,34 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     """Create what is missing of these jobs and lock them all, always in the order of their ids.
 
     First all inserts, then all locks: drains that share jobs wait for one another and never in a circle.
+    Deleted jobs are neither created nor returned.
     """
     ids = sorted(set(job_ids))
-    connection.execute(
-        text(
-            "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id ORDER BY id "
-            "ON CONFLICT DO NOTHING"
-        ),
-        {"ids": ids},
-    )
-    found = connection.execute(
-        text(f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"),  # noqa: S608 - our own column names
-        {"ids": ids},
-    )
-    return {row["id"]: JobState(**row) for row in found.mappings()}
+    connection.execute(_CREATE, {"ids": ids})
+    found = connection.execute(_LOCK, {"ids": ids})
+    jobs = {row["id"]: JobState(**row) for row in found.mappings()}
+    if len(jobs) < len(ids):
+        _check_deleted(connection, [job_id for job_id in ids if job_id not in jobs])
+    return jobs
+
+
+def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
+    """Count messages of deleted jobs, given by job, that were acknowledged and not stored."""
+    if messages:
+        jobs = {"jobs": list(messages), "counts": list(messages.values())}
+        connection.execute(_COUNT_OF_JOBS, jobs)
+        connection.execute(_COUNT_OF_STREAM, {"stream": stream, "count": sum(messages.values())})
+
+
+def _check_deleted(connection: Connection, missing: list[int]) -> None:
+    """Raise `Unavailable` unless all of these jobs have a tombstone; remove what `_CREATE` made of them.
+
+    A job that was deleted between the two statements of `lock_jobs` has been created anew by the first one.
+    """
+    deleted = set(connection.execute(_TOMBSTONES, {"ids": missing}).scalars())
+    if gone := set(missing) - deleted:
+        raise Unavailable(f"the rows of jobs {sorted(gone)} were removed by someone else: try again")
+    connection.execute(_REMOVE, {"ids": missing})
 
 
 def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState]) -> None:
@@ -95,6 +110,26 @@ def _assignments() -> str:
     return ", ".join(f"{name} = {kept.get(name, f'said.{name}')}" for name in COLUMNS if name != "id")
 
 
+_IS_DELETED: Final = "EXISTS (SELECT FROM deleted_jobs WHERE deleted_jobs.job_id = id)"
+_CREATE: Final = text(
+    "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id "  # noqa: S608 - our own condition
+    f"WHERE NOT {_IS_DELETED} ORDER BY id ON CONFLICT DO NOTHING"
+)
+_LOCK: Final = text(
+    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) AND NOT {_IS_DELETED} "  # noqa: S608 - our own column names
+    "ORDER BY id FOR UPDATE"
+)
+_TOMBSTONES: Final = text("SELECT job_id FROM deleted_jobs WHERE job_id = ANY(:ids)")
+_REMOVE: Final = text("DELETE FROM training_jobs WHERE id = ANY(:ids)")
+# Locked in order, so that two drains with messages of the same jobs do not wait for each other.
+_COUNT_OF_JOBS: Final = text(
+    "WITH locked AS (SELECT job_id FROM deleted_jobs WHERE job_id = ANY(CAST(:jobs AS bigint[])) "
+    "ORDER BY job_id FOR UPDATE) "
+    "UPDATE deleted_jobs AS tombstone SET discarded_messages = discarded_messages + counted.messages, "
+    "discarded_at = now() FROM locked JOIN unnest(CAST(:jobs AS bigint[]), CAST(:counts AS bigint[])) "
+    "AS counted(job_id, messages) USING (job_id) WHERE tombstone.job_id = locked.job_id"
+)
+_COUNT_OF_STREAM: Final = text("UPDATE ingest_cursors SET discarded = discarded + :count WHERE stream = :stream")
 _SAVE_JOBS: Final = text(
     f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), logs_settled = false, "  # noqa: S608 - our own column names
     "metrics_settled = false "

@@ -103,10 +103,11 @@ def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterat
 
 def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:
     """Yield what Postgres knows: what was taken in, gaps, dead letters, how far the sinks are, jobs."""
-    for stream, entries, duplicates, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
+    for stream, entries, duplicates, discarded, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
         labels = _stream_labels(stream)
         yield Sample(names.INGEST_ENTRIES, labels, entries)
         yield Sample(names.INGEST_DUPLICATES, labels, duplicates)
+        yield Sample(names.INGEST_DISCARDED, labels, discarded)
         yield Sample(names.INGEST_ROWS, labels, rows)
         yield Sample(names.INGEST_BYTES, labels, size_bytes)
         yield Sample(names.DRAIN_SECONDS, labels, busy_s, tuple(counts))
@@ -163,7 +164,8 @@ def _number(value: Any) -> float:
 
 
 _CURSORS: Final = text(
-    "SELECT stream, entries, duplicates, rows_in, bytes_in, drain_counts, drain_seconds FROM ingest_cursors"
+    "SELECT stream, entries, duplicates, discarded, rows_in, bytes_in, drain_counts, drain_seconds "
+    "FROM ingest_cursors"
 )
 _MISSING: Final = text(
     "SELECT kind, sum(greatest(coalesce(produced, 0) - last_seq, 0) + (SELECT coalesce(sum("

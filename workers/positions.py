@@ -21,6 +21,8 @@ class Position:
     last_seq: int = 0
     missing: list[tuple[int, int]] = field(default_factory=list)
     lost: list[LostRange] = field(default_factory=list)
+    is_discarded: bool = False
+    """The job was deleted: messages are acknowledged and not stored."""
 
     def accept(self, seq: int) -> bool:
         """Take note that `seq` arrived; return False when it had arrived before (a resend)."""

@@ -140,7 +140,7 @@ class Retention:
         """Delete one checkpoint and stamp it; False where it has to stay."""
         where = {"job_id": surplus.job_id, "seq": surplus.seq, "uri": surplus.uri}
         try:
-            _delete_objects(store, surplus)
+            delete_objects(store, surplus.uri, surplus.sha256)
         except NotAllowed as exc:
             log.warning("retention.not_allowed", **where, reason=str(exc))
             return False
@@ -156,14 +156,14 @@ class Retention:
         return True
 
 
-def _delete_objects(store: ObjectStore, surplus: Surplus) -> None:
+def delete_objects(store: ObjectStore, address: str, sha256: str | None) -> None:
     """Delete a file, or a folder with its manifest last: while there is one, a later run knows what is left."""
-    uri = S3Uri.parse(surplus.uri)
+    uri = S3Uri.parse(address)
     if not uri.is_folder:
         store.delete(uri)
         return
     try:
-        shards = read_manifest(store, uri, surplus.sha256)
+        shards = read_manifest(store, uri, sha256)
     except NoSuchObject:
         return  # a run before us came so far, and no further
     with ThreadPoolExecutor(DELETES_AT_ONCE) as pool:

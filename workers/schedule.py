@@ -7,6 +7,7 @@ from typing import Any, Final
 from schemas.routes import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
+    DELETE_TASK,
     DELIVER_TICK_TASK,
     INGEST_QUEUE,
     LINK_TICK_TASK,
@@ -35,5 +36,6 @@ SCHEDULE: Final = {
     "link-mlflow-runs": _tick(LINK_TICK_TASK, BEAT_QUEUE, every_s=30.0, expires_s=20),
     "verify-due-checkpoints": _tick(VERIFY_TASK, CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
     "retain-checkpoints": _tick(RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
+    "delete-jobs": _tick(DELETE_TASK, CHECKPOINT_QUEUE, every_s=2.0, expires_s=6),
     "retain-rows": _tick(ROW_RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
 }

@@ -13,6 +13,7 @@ from redis.exceptions import OutOfMemoryError
 from schemas.routes import (
     DRAIN_ORDERED_TTL_MS,
     HALTED_KEY,
+    JOB_DELETED_FIELD,
     Kind,
     ack_field,
     acks_key,
@@ -55,6 +56,8 @@ def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
             fields[ack_field(source, kind)] = position.contiguous
             fields[missing_field(source, kind)] = position.missing_text() or None
             fields[lost_field(source, kind)] = position.lost_count or None
+            if position.is_discarded:
+                fields[JOB_DELETED_FIELD] = 1
         # In one command: a trainer that sees its completion acknowledged sees the other kinds of then, too.
         present = {name: value for name, value in fields.items() if value is not None}
         pipeline.hset(key, mapping=present)

@@ -12,6 +12,7 @@ import structlog
 
 from schemas.events import decode_events
 from schemas.routes import (
+    DELETE_TASK,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
     DRAIN_TASK,
@@ -38,6 +39,7 @@ from stores.s3 import S3Store, open_s3
 from workers.app import app
 from workers.away import AwayNotes
 from workers.backoff import Backoff
+from workers.deletion import JobDeleter
 from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.durations import timed_delivery
@@ -251,6 +253,13 @@ def retain_rows() -> None:
             RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
     except Unavailable as exc:
         log.warning("row_retention.unavailable", reason=str(exc))
+
+
+@app.task(name=DELETE_TASK)
+def delete_jobs() -> None:
+    """Go on with the deletions of jobs."""
+    with unavailable_is_logged("deletion"):
+        JobDeleter(process_resources(), object_store).run_due()
 
 
 @app.task(name=NOTIFY_TASK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, Select, Table, select
@@ -13,7 +13,7 @@ from gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
 from gateway.feed.standing import Standing
 from schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from schemas.non_finite import shown_float
-from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
+from schemas.tables import deleted_jobs, training_checkpoints, training_jobs, training_logs, training_metrics
 from stores.event_rows import log_line, select_lines, ts_of, values_of
 
 MAX_READ_BYTES: Final = 1024 * 1024
@@ -59,6 +59,20 @@ class UnknownJob(LookupError):  # noqa: N818 - said to clients as it stands
         super().__init__(f"no job {job_id} in the database")
 
 
+class DeletedJob(UnknownJob):
+    """The job was deleted."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(job_id)
+        self.args = (f"job {job_id} was deleted",)
+
+
+def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
+    """Return those of the jobs that were deleted."""
+    tombstones = deleted_jobs.c
+    return list(connection.execute(select(tombstones.job_id).where(tombstones.job_id.in_(job_ids))).scalars())
+
+
 def read_looks(connection: Connection, heard: Mapping[int, int]) -> dict[int, Look]:
     """Return how these jobs stand; `heard` is how much had been heard of each before."""
     jobs = training_jobs.c
@@ -96,10 +110,10 @@ def read_marks(connection: Connection) -> dict[int, Mark]:
 
 
 def read_look(connection: Connection, job_id: int, heard: int) -> Look:
-    """Return how one job stands; raise `UnknownJob`."""
+    """Return how one job stands; raise `UnknownJob`, `DeletedJob` where it was deleted."""
     look = read_looks(connection, {job_id: heard}).get(job_id)
     if look is None:
-        raise UnknownJob(job_id)
+        raise DeletedJob(job_id) if read_deleted(connection, [job_id]) else UnknownJob(job_id)
     return look
 
 

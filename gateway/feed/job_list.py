@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 from msgspec.structs import replace
 
-from gateway.feed.fills import Mark, read_marks
+from gateway.feed.fills import Mark, read_deleted, read_marks
 from gateway.feed.frames import Bundle, Frame, own_frame, tag_of
 from gateway.feed.outlets import Outlet
 from gateway.feed.reading import Documents, PostgresAway, Reader, Shared
 from gateway.feed.rows import ITEMS
-from schemas.events import Event, TrainingProgress, encode_event
+from schemas.events import Event, TrainingDeleted, TrainingProgress, encode_event
 
 PAUSE_S: Final = 0.25
 """Frames leave this far apart, and of what was said in between the last of each type and job."""
@@ -116,21 +116,29 @@ class JobList:
         if not self._clients:
             return
         frames = []
-        if must_compare or any(event.job_id not in self._marks for event in heard.values()):
+        if must_compare or any(map(self._is_unforeseen, heard.values())):
             frames += await self._changed()
         frames += [
-            Frame(tag, encode_event(event)) for (job_id, tag), event in heard.items() if job_id in self._marks
+            Frame(tag, encode_event(event))
+            for (job_id, tag), event in heard.items()
+            if job_id in self._marks and not isinstance(event, TrainingDeleted)
         ]
         if frames:
             self._send(Bundle(frames))
 
+    def _is_unforeseen(self, event: Event) -> bool:
+        """Tell whether an event shows that there are other jobs than at the last comparison."""
+        return isinstance(event, TrainingDeleted) or event.job_id not in self._marks
+
     async def _changed(self) -> list[Frame]:
-        """Return a frame for each job that is not as it was at the last comparison, new ones among them."""
+        """Return a frame for each job that is not as it was at the last comparison, new and deleted ones too."""
         marks = await self._read(read_marks)
         changed = [job_id for job_id, mark in marks.items() if self._marks.get(job_id) != mark]
         items = await self._read(self._documents.items, changed) if changed else ()
+        gone = self._marks.keys() - marks.keys()
+        deleted = await self._read(read_deleted, gone) if gone else []
         self._marks = marks
-        return [_job_frame(item) for item in items]
+        return [_job_frame(item) for item in items] + [_deleted_frame(job_id) for job_id in deleted]
 
     def _send(self, bundle: Bundle) -> None:
         self._said += 1
@@ -150,6 +158,11 @@ class JobList:
     def _read_all(self, connection: Any) -> tuple[dict[int, Mark], Sequence[object]]:
         marks = read_marks(connection)
         return marks, self._documents.items(connection, list(marks))
+
+
+def _deleted_frame(job_id: int) -> Frame:
+    event = TrainingDeleted(job_id=job_id, attempt=0)
+    return Frame(tag_of(event), encode_event(event))
 
 
 def _job_frame(item: object) -> Frame:

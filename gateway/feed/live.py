@@ -21,7 +21,7 @@ from gateway.feed.reading import Documents, PostgresAway, Reader
 from gateway.feed.subscription import Subscription
 from gateway.feed.watch import Watch
 from schemas.checks import InvalidMessage
-from schemas.events import decode_event
+from schemas.events import TrainingDeleted, decode_event
 from schemas.routes import JOBS_CHANNEL, events_channel
 
 LOOK_EVERY_S: Final = 2.0
@@ -112,6 +112,8 @@ class Feed:
         if channel == JOBS_CHANNEL:
             self.jobs.hear(event)
             return
+        if isinstance(event, TrainingDeleted):
+            self._look_now.set()  # ends the watch
         watch = self._watches.get(event.job_id)
         if watch is not None and channel == events_channel(event.job_id):
             watch.hear(event)
@@ -141,7 +143,7 @@ class Feed:
             if look is not None and not position.is_beyond(look.position):
                 watch.learn(look)
             elif self._watches.get(watch.job_id) is watch:
-                # Another database, or an older copy of it: what clients have is no longer so.
+                # It was deleted, or another database, or an older copy of it: clients have what is no longer so.
                 log.warning("feed.rows_are_gone", job_id=watch.job_id)
                 self._runs[watch.job_id].cancel()
 

@@ -13,14 +13,14 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.auth import authorize_connection
 from gateway.feed.admission import until_refused
-from gateway.feed.fills import UnknownJob
+from gateway.feed.fills import DeletedJob, UnknownJob
 from gateway.feed.frames import Bundle
 from gateway.feed.live import Feed
 from gateway.feed.outlets import MustComeAgain, Outlet, QueueOutlet
 from gateway.feed.positions import BadPosition, read_position
 from gateway.feed.reading import PostgresAway
 from gateway.feed.watch import First, Watch
-from gateway.problems import ProblemError, problem, unknown_job, wrong_value
+from gateway.problems import ProblemError, deleted_job, problem, unknown_job, wrong_value
 from schemas.checks import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
@@ -130,6 +130,8 @@ async def _first(feed: Feed, job_id: int, written: str | None) -> tuple[Watch, F
             raise
     except BadPosition as exc:
         raise wrong_value("after", written, str(exc)) from exc
+    except DeletedJob as exc:
+        raise deleted_job(job_id) from exc
     except UnknownJob as exc:
         raise unknown_job(job_id) from exc
     except PostgresAway as exc:

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.auth import SUBPROTOCOL, Forbidden, Unauthorized, authorize_connection
 from gateway.feed.admission import until_refused
-from gateway.feed.fills import UnknownJob
+from gateway.feed.fills import DeletedJob, UnknownJob
 from gateway.feed.live import Feed
 from gateway.feed.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet, SocketOutlet
 from gateway.feed.positions import BadPosition, read_position
@@ -29,6 +29,7 @@ _CODES: Final[dict[type[Exception], int]] = {
     BadPosition: 4400,
     Unauthorized: 4401,
     Forbidden: 4403,
+    DeletedJob: 4410,  # before UnknownJob, of which it is one
     UnknownJob: 4404,
     PostgresAway: TRY_AGAIN_LATER,
     SQLAlchemyError: TRY_AGAIN_LATER,

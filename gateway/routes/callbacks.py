@@ -43,7 +43,7 @@ WaitS = Annotated[
 ]
 _ANSWERS: Any = {
     **described(Stored, examples.STORED),
-    **described(Accepted, examples.ACCEPTED, 400, 413, status=202),
+    **described(Accepted, examples.ACCEPTED, 400, 410, 413, status=202),
 }
 _LOOK_S = 0.02
 _MOST_LOOK_S = 0.5

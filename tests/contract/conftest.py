@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from tests.contract.loki_api import LokiApi
-from tests.twins.loki import LokiTwin
+from tests.twins.loki import Limits, LokiTwin
 
 LOKI_IMAGE = "grafana/loki:3.7.6"
 LOKI_COMMAND = "-config.file=/etc/loki/local-config.yaml -reporting.enabled=false"
@@ -26,7 +26,7 @@ LOKI_START_S = 60
 def loki_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The twin of Loki, then a real one: that of TEST_LOKI_URL, or a container's."""
     if request.param == "twin":
-        with LokiTwin() as twin:
+        with LokiTwin(limits=Limits(deletion="filter-and-delete")) as twin:
             yield twin.url
     elif given := os.environ.get("TEST_LOKI_URL"):
         if not _is_ready(given, time.monotonic() + LOKI_START_S):

@@ -100,6 +100,15 @@ class LokiApi:
         wait_until(lambda: self._has(lines), f"the lines {sorted(lines)} of job {self.job_id}", timeout_s=10)
         return self.find()
 
+    def delete(self, **parameters: str | int) -> requests.Response:
+        """Ask Loki to delete this job's lines of the last ten minutes, unless told otherwise."""
+        asked: dict[str, str | int] = {
+            "query": f'{{job_id="{self.job_id}"}}',
+            "start": (self.now_ns - 10 * MINUTE_NS) // SECOND_NS,
+        }
+        wanted = {name: value for name, value in (asked | parameters).items() if value != ""}
+        return requests.post(f"{self.url}/loki/api/v1/delete", params=wanted, timeout=TIMEOUT_S)
+
     def flush(self) -> None:
         """Have Loki write to its store what it has, which it does by itself half an hour after the last push."""
         assert requests.post(f"{self.url}/flush", timeout=TIMEOUT_S).status_code == 204

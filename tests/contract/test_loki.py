@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from stores.loki_config import hidden_after
+from stores.loki_config import hidden_after, setting
 from tests.contract.loki_api import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Found, LokiApi
 from tests.processes import wait_until
 
@@ -296,6 +296,45 @@ class TestQueryRange:
         loki.push((loki.now_ns, "x"))
         loki.await_lines("x")
         assert {"job", "job_id", "log_type", "source"} <= set(loki.get("/loki/api/v1/labels").json()["data"])
+
+
+class TestDelete:
+    """How requests to delete lines are answered."""
+
+    @pytest.fixture
+    def deleting(self, loki: LokiApi) -> LokiApi:
+        """A Loki whose delete API is on."""
+        if setting(loki.get("/config").text, "retention_enabled") != "true":
+            pytest.skip("this Loki's compactor has no retention_enabled, and so no delete API")
+        return loki
+
+    def test_answers_404_where_it_is_off(self, loki: LokiApi) -> None:
+        """Without retention_enabled there is no such path; with it the answer is 204 without a body."""
+        is_on = setting(loki.get("/config").text, "retention_enabled") == "true"
+        answer = loki.delete()
+        assert (answer.status_code, answer.content == b"") == ((204, True) if is_on else (404, False))
+
+    def test_lists_what_was_accepted(self, deleting: LokiApi) -> None:
+        """An accepted request is listed with its query: it is carried out later."""
+        assert deleting.delete().status_code == 204
+        listed = deleting.get("/loki/api/v1/delete").json()
+        assert f'{{job_id="{deleting.job_id}"}}' in [each["query"] for each in listed]
+
+    @pytest.mark.parametrize(
+        ("parameters", "words"),
+        [
+            ({"query": ""}, "query not set"),
+            ({"start": ""}, "start time not set"),
+            ({"start": "0"}, "invalid start time"),
+            ({"start": "2000000000000000000"}, "invalid start time"),
+            ({"end": "4000000000"}, "deletes in the future are not allowed"),
+            ({"start": "1500000000", "end": "1400000000"}, "start time can't be greater than end time"),
+        ],
+    )
+    def test_refuses_with_400(self, deleting: LokiApi, parameters: dict[str, str], words: str) -> None:
+        """Seconds have ten digits, nothing is deleted of the future, and a query and a start are needed."""
+        answer = deleting.delete(**parameters)
+        assert (answer.status_code, words in answer.text) == (400, True)
 
 
 def _pages(loki: LokiApi, limit: int) -> dict[str, str]:

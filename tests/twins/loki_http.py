@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from tests.twins.loki_core import NO_TENANT, Core, control
+from tests.twins.loki_deletes import delete, list_deletes
 from tests.twins.loki_faults import Fault
 from tests.twins.loki_query import BadQueryError, TooMuchError, parse_query, run_query
 from tests.twins.loki_rules import config
@@ -161,6 +162,13 @@ class Handler(BaseHTTPRequestHandler):
             return 500, str(error).encode()
         return 200, msgspec.json.encode(found)
 
+    def _delete(self, _body: bytes) -> tuple[int, bytes]:
+        return _text(delete(self.server.core.store, self._tenant, dict(parse_qsl(urlsplit(self.path).query))))
+
+    def _deletes(self, _body: bytes) -> tuple[int, bytes]:
+        answer = list_deletes(self.server.core.store, self._tenant)
+        return (answer.status, answer.text.encode()) if answer.status == 200 else _text(answer)
+
     def _flush(self, _body: bytes) -> tuple[int, bytes]:
         self.server.core.store.flush()
         return 204, b""
@@ -202,6 +210,8 @@ class Handler(BaseHTTPRequestHandler):
 ROUTES: dict[tuple[str, str], Callable[[Handler, bytes], tuple[int, bytes]]] = {
     ("POST", "/loki/api/v1/push"): Handler._push,
     ("GET", "/loki/api/v1/query_range"): Handler._query_range,
+    ("POST", "/loki/api/v1/delete"): Handler._delete,
+    ("GET", "/loki/api/v1/delete"): Handler._deletes,
     ("POST", "/flush"): Handler._flush,
     ("GET", "/loki/api/v1/labels"): Handler._labels,
     ("GET", "/loki/api/v1/status/buildinfo"): Handler._build,

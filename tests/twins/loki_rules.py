@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 SECOND_NS = 10**9
 HOUR_NS = 3600 * SECOND_NS
@@ -53,6 +54,8 @@ class Limits:
     max_chunk_span_ns: int = 2 * HOUR_NS  # max_chunk_age
     max_chunk_idle_ns: int = 1800 * SECOND_NS  # chunk_idle_period
     unwritten_seen_ns: int = 9660 * SECOND_NS  # query_store_max_look_back_period, as a single binary derives it
+    deletion: Literal["off", "disabled", "filter-and-delete"] = "off"
+    """off: the compactor has no retention_enabled, and so no delete API; else the tenant's deletion_mode."""
     discovers_service_name: bool = True
     discovers_level: bool = True
     metadata_tells_lines_apart: bool = True  # since 3.7.0 (grafana/loki#21039); before, equal lines merged
@@ -64,6 +67,7 @@ def config(limits: Limits) -> str:
     return (
         f"ingester:\n  query_store_max_look_back_period: {minutes // 60}h{minutes % 60}m{seconds}s\n"
         "schema_config:\n  configs:\n  - object_store: filesystem\n"
+        f"compactor:\n  retention_enabled: {str(limits.deletion != 'off').lower()}\n"
         "limits_config:\n  allow_structured_metadata: true\n  unordered_writes: true\n"
     )
 

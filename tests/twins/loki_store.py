@@ -115,6 +115,13 @@ class Stream:
             else self.entries[max(start, end - limit) : end]
         )
 
+    def remove(self, start_ns: int, end_ns: int) -> None:
+        """Remove the lines of [start, end]."""
+        self.entries = [entry for entry in self.entries if not start_ns <= entry.ts_ns <= end_ns]
+        for entries in (self.firsts, self.others):
+            for ts_ns in [ts_ns for ts_ns in entries if start_ns <= ts_ns <= end_ns]:
+                del entries[ts_ns]
+
     def add(self, entry: Entry, *, metadata_counts: bool) -> bool:
         """Store a line; tell whether it is a new one."""
         first = self.firsts.setdefault(entry.ts_ns, entry)
@@ -141,6 +148,7 @@ class Store:
         self.now_ns = now_ns
         self.lock = threading.Lock()
         self.counts = Counts()
+        self.deletes: list[tuple[str, str]] = []
         self._tenants: dict[str, dict[str, Stream]] = {}
 
     def streams(self, tenant: str) -> list[Stream]:

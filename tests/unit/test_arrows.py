@@ -30,6 +30,8 @@ LAYERS = [
     {"exporter"},
     {"measures"},
     {"schedule"},
+    {"deletion"},
+    {"deletion_parts"},
     {
         "sweep",
         "liveness",

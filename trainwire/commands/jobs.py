@@ -15,6 +15,7 @@ from schemas.events import Number
 from schemas.messages import Status
 from stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from stores.completeness import Completeness
+from stores.deletion import find_deletion
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery
 from stores.jobs import Job, find_job, find_jobs
@@ -87,9 +88,12 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
 def known_job(connection: Connection, job_id: int) -> Job:
     """Return the job; raise `Problem` where nothing of it has been stored."""
     job = find_job(connection, job_id)
-    if job is None:
-        raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
-    return job
+    if job is not None:
+        return job
+    if (deletion := find_deletion(connection, job_id)) is not None:
+        at, by = shown_time(deletion.deleted_at), deletion.deleted_by
+        raise Problem(f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` says more")
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
 
 
 def job_document(job: Job) -> dict[str, Any]:

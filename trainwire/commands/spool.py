@@ -152,6 +152,8 @@ def _looked_into(folder: Path) -> tuple[list[Spooled], bool]:
 
 def _told(leftover: Leftover, redis_url: str) -> str:
     name, receipt = _name(leftover.about), leftover.receipt
+    if leftover.is_discarded:
+        return f"{name}: the job was deleted: {sum(receipt.produced.values()):,} messages are discarded"
     if leftover.is_done and receipt.lost:
         lost = sum(receipt.lost.values())
         return f"{name}: {sum(receipt.stored.values()):,} messages are stored, {lost:,} are lost for good"

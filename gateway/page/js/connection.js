@@ -31,7 +31,12 @@ export class Connection {
     else
       this.#set(
         state.name,
-        { connecting: "connecting …", unknown: "waiting for the job", refused: "not allowed" }[state.name],
+        {
+          connecting: "connecting …",
+          unknown: "waiting for the job",
+          refused: "not allowed",
+          deleted: "the job was deleted",
+        }[state.name],
       );
   }
 

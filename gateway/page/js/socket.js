@@ -4,9 +4,9 @@ import { address, denied, get, parse } from "./api.js";
 
 const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 8000;
-const CODES = { badPosition: 4400, noToken: 4401, notAllowed: 4403, unknown: 4404, resync: 4008 };
+const CODES = { badPosition: 4400, noToken: 4401, notAllowed: 4403, unknown: 4404, deleted: 4410, resync: 4008 };
 
-/** The events of one WebSocket path. `onState({name, retryAt, wasLost})`: connecting, live, waiting, unknown, refused. */
+/** The events of one WebSocket path. `onState({name, retryAt, wasLost})`: connecting, live, waiting, unknown, refused, deleted. */
 export class Feed {
   constructor(path, { onEvent, onState }) {
     this.path = path;
@@ -61,6 +61,7 @@ export class Feed {
     if (this.isClosed) return;
     this.socket = null;
     if (code === CODES.noToken) return denied();
+    if (code === CODES.deleted) return this.onState({ name: "deleted" });
     if (code === CODES.notAllowed) return this.onState({ name: "refused" });
     if (code === CODES.badPosition) this.position = null;
     if (code === CODES.unknown) this.onState({ name: "unknown" });

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ingest import Run, TrainerSettings
-from schemas.routes import KINDS
+from ingest.strict import NotStored
+from schemas.routes import JOB_DELETED_FIELD, KINDS, acks_key
 
 Until = Callable[..., None]
 
@@ -113,3 +114,34 @@ def test_an_outage_is_told_once(
     assert len(warnings) == 1
     assert f"127.0.0.1:{valkey.port}" in warnings[0]
     assert messages[-1].endswith("takes messages again")
+
+
+def test_a_deleted_job_is_not_called_stored(
+    valkey: Any, settings: TrainerSettings, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The training goes on with one warning, nothing waits for an ack or is kept, and the receipt says why."""
+    run = Run(42, settings=settings)
+    say_lines(run, valkey, until, ["a"])
+    for kind in KINDS:
+        valkey.ack(run.source, kind, 1)
+    valkey.client.hset(acks_key(42), JOB_DELETED_FIELD, 1)
+    run.log("b")
+    before = time.monotonic()
+    receipt = run.finish(timeout_s=60)
+    assert time.monotonic() - before < 30
+    assert receipt.is_job_deleted
+    assert not receipt.complete
+    assert set(receipt.stored.values()) == {0}
+    assert (set(receipt.spooled.values()), set(receipt.unsent.values())) == ({0}, {0})
+    warnings = [record.getMessage() for record in caplog.records if "deleted" in record.getMessage()]
+    assert warnings == ["job 42 was deleted: nothing more of it is stored"]
+
+
+def test_a_strict_run_says_that_its_job_was_deleted(valkey: Any, settings: TrainerSettings) -> None:
+    """It raises, and names the cause instead of Redis and the workers."""
+    run = Run(42, settings=replace(settings, strict=True))
+    for kind in KINDS:
+        valkey.ack(run.source, kind, 1)
+    valkey.client.hset(acks_key(42), JOB_DELETED_FIELD, 1)
+    with pytest.raises(NotStored, match="job 42 was deleted: its messages are not stored"):
+        run.finish(timeout_s=60)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import requests
@@ -205,3 +206,28 @@ def test_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
             assert requests.get(f"{url}/twin/stats", timeout=5).json()["pushes"] == 2
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(("deletion", "status"), [("off", 404), ("disabled", 403)])
+def test_does_not_delete_unless_it_is_configured(deletion: Literal["off", "disabled"], status: int) -> None:
+    """Without a compactor that deletes there is no such path; a tenant may be excluded."""
+    with LokiTwin(limits=Limits(deletion=deletion)) as twin:
+        push(twin.url, "a")
+        asked = {"query": '{job_id="1"}', "start": "1500000000"}
+        answer = requests.post(f"{twin.url}/loki/api/v1/delete", params=asked, timeout=5)
+        assert (answer.status_code, texts(twin)) == (status, ["a"])
+
+
+def test_deletes_the_lines_of_a_range() -> None:
+    """Matching lines go, and may come again; later lines and other streams stay."""
+    now_ns = time.time_ns() // SECOND_NS * SECOND_NS
+    with LokiTwin(limits=Limits(deletion="filter-and-delete")) as twin:
+        push(twin.url, "a", ts_ns=now_ns - 20 * SECOND_NS)
+        push(twin.url, "b", ts_ns=now_ns - 10 * SECOND_NS)
+        push(twin.url, "other", ts_ns=now_ns - 20 * SECOND_NS, labels={"job_id": "10"})
+        start, end = (str(now_ns // SECOND_NS - age) for age in (60, 15))
+        asked = {"query": '{job_id="1"}', "start": start, "end": end}
+        assert requests.post(f"{twin.url}/loki/api/v1/delete", params=asked, timeout=5).status_code == 204
+        assert (texts(twin), len(twin.lines())) == (["b"], 2)
+        push(twin.url, "a", ts_ns=now_ns - 20 * SECOND_NS)
+        assert texts(twin) == ["a", "b"]

@@ -127,6 +127,7 @@ class JobPage {
   #connected(state) {
     this.connection.show(state);
     if (state.name === "unknown" && !this.job) this.#sayUnknown();
+    if (state.name === "deleted") this.#sayDeleted();
     if (state.name === "refused") setText(this.waiting, "This token may not look at this job.");
     if (state.name === "waiting" && !this.job)
       setText(this.waiting, "The gateway does not answer. Trying again …");
@@ -145,9 +146,22 @@ class JobPage {
     );
   }
 
+  #sayDeleted() {
+    this.job = null;
+    document.title = `job ${this.id} · trainwire`;
+    this.content.replaceChildren(
+      h(
+        "div",
+        { class: "empty", role: "status" },
+        h("h2", null, `Job ${this.id} was deleted`),
+        h("p", null, "Nothing more of it is stored, whatever its trainer still sends."),
+      ),
+    );
+  }
+
   #take(event) {
     if (event.type === "snapshot" || event.type === "resumed") return this.#begin(event);
-    if (!this.job) return;
+    if (!this.job || event.type === "training_deleted") return; // the connection ends, and comes back with the reason
     applyEvent(this.job, event);
     if (event.type === "training_log") this.#takeLines(event);
     else if (event.type === "training_progress" && event.points) this.charts.add(event.points);

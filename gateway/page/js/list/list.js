@@ -147,6 +147,7 @@ class JobList {
   #take(event) {
     if (event.type === "snapshot") this.#takeSnapshot(event.jobs);
     else if (event.type === "job") this.#put(event.job);
+    else if (event.type === "training_deleted") this.#remove(String(event.job_id));
     else if (this.jobs.has(String(event.job_id))) {
       applyEvent(this.jobs.get(String(event.job_id)), event);
       this.stale.add(String(event.job_id));
@@ -155,11 +156,25 @@ class JobList {
   }
 
   #takeSnapshot(jobs) {
+    this.#removeDeleted(jobs);
     for (const job of jobs) this.#put(job);
     const hadProblem = this.problem;
     this.isLoaded = true;
     this.problem = null;
     if (hadProblem) this.#load();
+  }
+
+  // A snapshot has the newest jobs: what is as new, and not in it, was deleted while nobody listened.
+  #removeDeleted(jobs) {
+    const there = new Set(jobs.map((job) => String(job.id)));
+    const oldest = jobs.length < PAGE ? -Infinity : Math.min(...jobs.map((job) => Date.parse(job.created_at)));
+    for (const [id, job] of this.jobs)
+      if (!there.has(id) && Date.parse(job.created_at) > oldest) this.#remove(id);
+  }
+
+  #remove(id) {
+    this.jobs.delete(id);
+    this.rows.delete(id);
   }
 
   #put(job) {

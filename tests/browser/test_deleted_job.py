@@ -1,0 +1,37 @@
+"""A job that is deleted while people look at it: it leaves the list, and its page says what happened."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Browser, expect
+from sqlalchemy import text
+
+from stores.deletion import Choice, announce_deletion, begin_deletion
+from tests.gateway_server import GatewayServer
+from workers.resources import Resources
+
+WITHIN_MS = 15_000
+
+
+def test_a_deleted_job_leaves_the_pages(chromium: Browser, gateway: GatewayServer, resources: Resources) -> None:
+    """The other job stays in the list; the job's own page, and a reload of it, say that it was deleted."""
+    with resources.engine.begin() as connection:
+        made = "INSERT INTO training_jobs (id, name, status, attempt) VALUES "
+        connection.execute(text(f"{made}(7, 'secret', 'completed', 1), (8, 'other', 'completed', 1)"))
+    listed, page = chromium.new_page(), chromium.new_page()
+    try:
+        listed.goto(gateway.url)
+        expect(listed.locator("tr.job")).to_have_count(2, timeout=WITHIN_MS)
+        page.goto(f"{gateway.url}/#/jobs/7")
+        expect(page.locator(".job-head h1")).to_have_text("secret", timeout=WITHIN_MS)
+        with resources.engine.begin() as connection:
+            deletion = begin_deletion(connection, 7, Choice(), by="a test")
+        announce_deletion(resources.redis, deletion)
+        expect(listed.locator("tr.job")).to_have_count(1, timeout=WITHIN_MS)
+        expect(listed.locator("tr.job .name")).to_have_text("other")
+        said = page.get_by_role("heading", name="Job 7 was deleted")
+        expect(said).to_be_visible(timeout=WITHIN_MS)
+        page.reload()
+        expect(said).to_be_visible(timeout=WITHIN_MS)
+    finally:
+        listed.close()
+        page.close()

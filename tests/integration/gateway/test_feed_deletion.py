@@ -1,0 +1,54 @@
+"""What listeners see of a deletion: it is announced, found without its event, and named to whoever comes back."""
+
+from __future__ import annotations
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from stores.deletion import Choice, announce_deletion, begin_deletion
+from tests.factories import logs
+from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
+from workers.resources import Resources
+
+
+def delete(resources: Resources, job_id: int, *, announced: bool) -> None:
+    """Delete a job as the gateway does, its event lost or not."""
+    with resources.engine.begin() as connection:
+        deletion = begin_deletion(connection, job_id, Choice(), by="a test", force=True)
+    if announced:
+        announce_deletion(resources.redis, deletion)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_the_list_loses_the_job(
+    feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources, announced: bool
+) -> None:
+    """Its event says so, in time or with the next comparison."""
+    trainer.say(logs("one"))
+    with WebSocketClient(feed_gateway, "/jobs/ws") as client:
+        listed = [job["id"] for job in client.take()["jobs"]]
+        assert trainer.job_id in listed or client.until_type("job")["job"]["id"] == trainer.job_id
+        delete(resources, trainer.job_id, announced=announced)
+        assert client.until_type("training_deleted")["job_id"] == trainer.job_id
+    with WebSocketClient(feed_gateway, "/jobs/ws") as client:
+        # A snapshot of half a second ago is followed by what was said since.
+        assert client.take()["jobs"] == [] or client.until_type("training_deleted")["job_id"] == trainer.job_id
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_who_follows_the_job_is_told(
+    feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources, announced: bool
+) -> None:
+    """The connection ends; who comes again gets 4410, as long as it comes."""
+    trainer.say(logs("one"))
+    path = f"/jobs/{trainer.job_id}/ws"
+    with WebSocketClient(feed_gateway, path) as client:
+        client.take()
+        delete(resources, trainer.job_id, announced=announced)
+        with pytest.raises(ConnectionClosed):
+            client.until("logs", 2)
+        client.connect()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.take()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4410, f"job {trainer.job_id} was deleted")

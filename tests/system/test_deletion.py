@@ -1,0 +1,178 @@
+"""Deleting a job with real processes: a living trainer, a leftover, and SIGKILL in the middle of the deletion."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import text
+
+from schemas.tables import deleted_jobs, training_jobs, training_logs
+from stores.deletion import Choice, begin_deletion
+from tests.factories import one, rows
+from tests.processes import ROOT, wait_until, workers_running
+from workers.resources import Resources
+
+TALKER = """
+import dataclasses, json, pathlib, sys, time
+from ingest import Run
+run = Run(job_id=int(sys.argv[1]))
+number = 0
+while not pathlib.Path(sys.argv[2]).exists():
+    run.log(f"line {number}")
+    if number % 100 == 0:
+        print(number, flush=True)
+    number += 1
+    time.sleep(0.002)
+print(json.dumps(dataclasses.asdict(run.finish(timeout_s=60)) | {"lines": number}), flush=True)
+"""
+ROWS = 400_000
+
+
+def trainer(resources: Resources, job: int, end: Path) -> subprocess.Popen[str]:
+    """Start a trainer that ends once a file exists."""
+    return subprocess.Popen(
+        [sys.executable, "-c", TALKER, str(job), str(end)],
+        cwd=ROOT,
+        env=os.environ | {"REDIS_URL": resources.settings.redis_url.get_secret_value()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(resources: Resources, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command."""
+    settings = resources.settings
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainwire", *arguments],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "REDIS_URL": settings.redis_url.get_secret_value(),
+            "DATABASE_URL": settings.database_url.get_secret_value(),
+            "LOKI_ENABLED": "false",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def done(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for a process; return its exit code and what it said."""
+    said, _ = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+def read_until(process: subprocess.Popen[str], line: str) -> None:
+    """Read a trainer's output up to a line."""
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != line:
+        assert process.poll() is None
+
+
+def stored(resources: Resources) -> list[int]:
+    """Return the jobs that have log rows."""
+    return sorted(set(rows(resources.engine, training_logs, "job_id")))
+
+
+def test_nobody_brings_a_deleted_job_back(resources: Resources, tmp_path: Path) -> None:
+    """Neither the living trainer nor a killed one's spool; both end in peace, and another job loses nothing."""
+    spool, end = tmp_path / "spool", tmp_path / "end"
+    with workers_running(resources.settings, tmp_path):
+        killed, living, other = (trainer(resources, job, end) for job in (1, 1, 2))
+        for process in (killed, living, other):
+            read_until(process, "200")
+        wait_until(lambda: stored(resources) == [1, 2], "lines of both jobs")
+        killed.kill()
+        done(killed)
+        refused = done(command(resources, "delete", "1", "--yes"))
+        assert (refused[0], "job 1 is running" in refused[1]) == (1, True)
+        code, said = done(command(resources, "delete", "1", "--yes", "--force"))
+        assert (code, "job 1 is deleted" in said) == (0, True)
+        at_deletion = one(resources.engine, deleted_jobs, job_id=1)["discarded_messages"]
+        wait_until(
+            lambda: one(resources.engine, deleted_jobs, job_id=1)["discarded_messages"] > at_deletion + 10,
+            "the living trainer goes on",
+        )
+        end.touch()
+        code, said = done(living)
+        receipt = json.loads(said.splitlines()[-1])
+        assert (code, receipt["is_job_deleted"], receipt["stored"]["logs"]) == (0, True, 0)
+        _, said = done(other)
+        lines = json.loads(said.splitlines()[-1])["lines"]
+        code, said = done(command(resources, "spool", "send", "--spool", str(spool)))
+        assert code == 0, said
+        assert not list(spool.iterdir())
+        wait_until(lambda: stored(resources) == [2], "the lines of the other job")
+        wait_until(lambda: one(resources.engine, training_jobs, id=2)["last_log_seq"] == lines, "all of them")
+        assert rows(resources.engine, training_jobs, "id", order=["id"]) == [2]
+        with resources.engine.connect() as connection:
+            letters = connection.execute(text("SELECT count(*) FROM dead_letters")).scalar_one()
+            positions = connection.execute(text("SELECT DISTINCT job_id FROM source_positions")).scalars().all()
+        assert (letters, positions) == (0, [2])
+
+
+def test_killed_again_and_again_a_deletion_ends(resources: Resources, tmp_path: Path) -> None:
+    """SIGKILL of the command in the middle, and of the workers that go on with it; the counts stay exact."""
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO training_jobs (id, status, last_log_seq) VALUES (1, 'completed', :rows)"),
+            {"rows": ROWS},
+        )
+        connection.execute(
+            text(
+                "INSERT INTO training_logs "
+                "(job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
+                "SELECT 1, n, now(), 1, 0, 's', 'stdout', 'line' FROM generate_series(1, :rows) AS n"
+            ),
+            {"rows": ROWS},
+        )
+    deleting = command(resources, "delete", "1", "--yes")
+    wait_until(lambda: 0 < deleted(resources) < ROWS, "the first rows are deleted", 60)
+    deleting.send_signal(signal.SIGKILL)
+    done(deleting)
+    at_kill = deleted(resources)
+    assert at_kill < ROWS
+    with workers_running(resources.settings, tmp_path) as workers:
+        for _ in range(2):
+            wait_until(partial(has_moved, resources, deleted(resources)), "progress", 60)
+            os.killpg(workers[0].process.pid, signal.SIGKILL)
+            workers[0].process.wait(10)
+            workers[0].start()
+        wait_until(lambda: is_finished(resources), "the end of the deletion", 90)
+    assert deleted(resources) == ROWS
+    assert stored(resources) == []
+
+
+def has_moved(resources: Resources, since: int) -> bool:
+    """Tell whether rows were deleted since, or all are."""
+    return deleted(resources) > since or is_finished(resources)
+
+
+def deleted(resources: Resources) -> int:
+    """Return how many rows the tombstone counts."""
+    found: list[dict[str, dict[str, int]]] = rows(resources.engine, deleted_jobs, "parts", order=["job_id"])
+    return found[0]["postgres"]["deleted"] if found else 0
+
+
+def is_finished(resources: Resources) -> bool:
+    """Tell whether workers have nothing more to do."""
+    return rows(resources.engine, deleted_jobs, "finished_at", order=["job_id"]) != [None]
+
+
+def test_workers_carry_out_what_the_gateway_has_begun(resources: Resources, tmp_path: Path) -> None:
+    """A tombstone alone is order enough: within seconds the rows are gone."""
+    with resources.engine.begin() as connection:
+        connection.execute(text("INSERT INTO training_jobs (id, status) VALUES (1, 'completed')"))
+        begin_deletion(connection, 1, Choice(), by="a test")
+    with workers_running(resources.settings, tmp_path):
+        began = time.monotonic()
+        wait_until(lambda: is_finished(resources), "the end of the deletion")
+        assert time.monotonic() - began < 30
