@@ -20,6 +20,7 @@ from gateway.feed.routes import feed_router
 from gateway.heads import Heads
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
+from gateway.proxies import TrustedProxies
 from gateway.resources import open_resources
 from gateway.routes import callbacks, checkpoints, comparison, health, jobs, logs, metrics, mlflow, session
 from gateway.settings import GatewaySettings
@@ -77,6 +78,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         docs_url=None,  # its pages load their scripts from elsewhere
         redoc_url=None,
         middleware=[
+            Middleware(TrustedProxies, trusted=settings.trusted_proxies),
             Middleware(SecurityHeaders),
             Middleware(telemetry.middleware),
             Middleware(Origins, loopback_only=not settings.is_auth_on),

@@ -1,0 +1,71 @@
+"""Client addresses behind trusted proxies. Pure ASGI, before the rate limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+SECURE: Final = {"http": "https", "ws": "wss"}
+
+
+class TrustedProxies:
+    """Replaces client address and scheme of a request by those that a trusted proxy has forwarded.
+
+    Each proxy appends the address of its peer to X-Forwarded-For, so the header is read from its right end: the
+    client is the first address that belongs to no trusted proxy. Addresses to the left of it come from the client
+    itself and are ignored, as are all headers of a peer that is no trusted proxy.
+    """
+
+    def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:
+        self._app = app
+        self._trusted = trusted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request."""
+        peer = parse_address(str((scope.get("client") or ("",))[0]))
+        if scope["type"] in {"http", "websocket"} and peer is not None and self._is_trusted(peer):
+            headers = HTTPConnection(scope).headers
+            client = self._client(peer, headers.getlist("x-forwarded-for"))
+            scope = {**scope, "client": (str(client), 0)}
+            if [proto.strip() for proto in headers.getlist("x-forwarded-proto")] in (["https"], ["wss"]):
+                scope["scheme"] = SECURE.get(scope["scheme"], scope["scheme"])
+        await self._app(scope, receive, send)
+
+    def _client(self, peer: Address, forwarded: Sequence[str]) -> Address:
+        """Return the last address of the chain that a trusted proxy vouches for."""
+        client = peer
+        for text in reversed(",".join(forwarded).split(",")):
+            address = parse_address(text)
+            if address is None:
+                break  # no address, so nothing further left can be attributed
+            client = address
+            if not self._is_trusted(address):
+                break
+        return client
+
+    def _is_trusted(self, address: Address) -> bool:
+        return any(address in network for network in self._trusted)
+
+
+def parse_address(text: str) -> Address | None:
+    """Return the address in `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1` or `[2001:db8::1]:443`; else None.
+
+    An IPv4 address that is written as IPv6 (`::ffff:192.0.2.1`) is returned as IPv4.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
