@@ -20,7 +20,7 @@ from gateway.feed.routes import feed_router
 from gateway.heads import Heads
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
-from gateway.proxies import TrustedProxies
+from gateway.proxies import RootPath, TrustedProxies
 from gateway.resources import open_resources
 from gateway.routes import callbacks, checkpoints, comparison, health, jobs, logs, metrics, mlflow, session
 from gateway.settings import GatewaySettings
@@ -77,7 +77,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its pages load their scripts from elsewhere
         redoc_url=None,
+        servers=[{"url": "./"}],  # relative to /openapi.json, which a proxy may serve below a path of its own
         middleware=[
+            Middleware(RootPath, root_path=settings.gateway_root_path),
             Middleware(TrustedProxies, trusted=settings.trusted_proxies),
             Middleware(SecurityHeaders),
             Middleware(telemetry.middleware),

@@ -1,13 +1,15 @@
-"""Client addresses behind trusted proxies. Pure ASGI, before the rate limit."""
+"""The gateway behind proxies: their path, and the addresses of their clients. Pure ASGI, before all else."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -52,6 +54,44 @@ class TrustedProxies:
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
+
+
+class RootPath:
+    """Removes the path below which a proxy serves the gateway from requests, and the host from redirects.
+
+    Redirects only add or remove a slash at the end; a relative one is right wherever a proxy serves us.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve the request."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        if self._root_path and f"{path}/".startswith(f"{self._root_path}/"):
+            path = path.removeprefix(self._root_path) or "/"
+            raw_path = scope.get("raw_path", b"").removeprefix(self._root_path.encode())
+            scope = {**scope, "path": path, "raw_path": raw_path or b"/"}
+
+        async def redirected(message: Message) -> None:
+            if message["type"] == "http.response.start" and "location" in (
+                headers := MutableHeaders(scope=message)
+            ):
+                headers["location"] = _relative(headers["location"], path)
+            await send(message)
+
+        await self._app(scope, receive, redirected)
+
+
+def _relative(location: str, path: str) -> str:
+    target = urlsplit(location)
+    name = target.path.rstrip("/").rpartition("/")[2]
+    query = f"?{target.query}" if target.query else ""
+    return f"../{name}{query}" if path.endswith("/") else f"./{name}/{query}"
 
 
 def parse_address(text: str) -> Address | None:

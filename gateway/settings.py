@@ -21,6 +21,8 @@ class GatewaySettings(StoreSettings):
     """The address to listen on."""
     gateway_port: Annotated[int, Field(ge=0, le=65_535)] = 8800
     """The port to listen on; 0 is any free one."""
+    gateway_root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
+    """The path below which a proxy serves the gateway, where it does not remove it from requests: `/trainwire`."""
     gateway_auth: Literal["auto", "on"] = "auto"
     """auto: whoever can reach the gateway may use it, as long as it listens on a loopback address only."""
     gateway_requests_per_s: Annotated[float, Field(gt=0)] = 100.0
