@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from trainwire.errors import PartEnded, Problem
 
@@ -81,6 +82,16 @@ def remembered_password(data_dir: Path, part: str) -> str | None:
     """Return the password of `part`, None when the folder has none."""
     value = _read(data_dir).get(f"{part}_password")
     return None if value is None else str(value)
+
+
+def is_own_address(data_dir: Path, part: str, url: str) -> bool:
+    """Tell whether `url` is that of a folder's own server: only it has this random password, on whatever port."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    own = remembered_password(data_dir, part)
+    return own is not None and (parts.hostname, parts.password) == ("127.0.0.1", own)
 
 
 def new_password(data_dir: Path, part: str) -> str:

@@ -16,10 +16,10 @@ from schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, DELIVER_QUEUE, INGEST_Q
 from trainwire.child import Child, stop_leftover
 from trainwire.database import migrate
 from trainwire.errors import PartFailed
-from trainwire.folders import publish, withdraw
+from trainwire.folders import chosen_data_dir, publish, withdraw
 from trainwire.locate import Address
 from trainwire.postgres import EmbeddedPostgres
-from trainwire.remembered import Port
+from trainwire.remembered import Port, is_own_address
 from trainwire.supervisor import CommandPart, Say, Supervisor
 from trainwire.valkey import EmbeddedValkey
 
@@ -137,20 +137,31 @@ class Stack:
         self._supervisor.kill()
 
     def _start_postgres(self) -> str:
-        if url := self._environ.get("DATABASE_URL"):
-            self._say("postgres: using the server that DATABASE_URL names")
+        if url := self._given("DATABASE_URL", EmbeddedPostgres.name):
             return url
         server = EmbeddedPostgres(self._options.data_dir)
         self._supervisor.start(server)
         return server.url
 
     def _start_valkey(self) -> str:
-        if url := self._environ.get("REDIS_URL"):
-            self._say("valkey: using the server that REDIS_URL names")
+        if url := self._given("REDIS_URL", EmbeddedValkey.name):
             return url
         server = EmbeddedValkey(self._options.data_dir)
         self._supervisor.start(server)
         return server.url
+
+    def _given(self, variable: str, part: str) -> str | None:
+        """Return the address of a server of the user's own; an exported one of an embedded server is none."""
+        url = self._environ.get(variable)
+        if not url:
+            return None
+        exported_by = chosen_data_dir(None, self._environ) or self._options.data_dir
+        for folder in {self._options.data_dir, exported_by}:
+            if is_own_address(folder, part, url):
+                self._say(f"{part}: {variable} is from `trainwire env` of {folder}: starting our own server")
+                return None
+        self._say(f"{part}: using the server that {variable} names")
+        return url
 
     def _start_workers(self, env: Mapping[str, str]) -> None:
         chosen = self._options.concurrency

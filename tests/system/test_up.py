@@ -245,6 +245,23 @@ def test_a_second_up_is_refused(terminal: Terminal) -> None:
     assert first.poll() is None
 
 
+def test_up_starts_again_in_a_shell_with_its_exports(terminal: Terminal) -> None:
+    """After `eval "$(trainwire env)"` and the end of that stack, `up` in that shell starts it with its data."""
+    first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+    ran = terminal.run("run", "--job-id", "7", "--", sys.executable, "-c", "print('before')")
+    assert ran.returncode == 0
+    exports = re.findall(r"export (\w+)=(\S+)", terminal.run("env").stdout)
+    terminal.wait_for(lambda: (terminal.document("status", "7") or {}).get("status") == "completed")
+    first.kill()
+    first.wait()
+    terminal.env |= {name: value.strip("'") for name, value in exports}
+    terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+    for part, variable in (("postgres", "DATABASE_URL"), ("valkey", "REDIS_URL")):
+        said = f"{part}: {variable} is from `trainwire env` of {terminal.data_dir}: starting our own server\n"
+        assert said in terminal.said()
+    assert [job["id"] for job in terminal.document("jobs")] == [7]
+
+
 def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
     """Who cannot wait for the clean stop asks again: everything is killed, nothing is left."""
     up = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
