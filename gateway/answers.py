@@ -61,7 +61,11 @@ def describe(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                servers=app.servers,
             )
             _, components = msgspec.json.schema_components(_described.values(), ref_template=_REFERENCE)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)

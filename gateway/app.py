@@ -20,6 +20,7 @@ from gateway.feed.routes import feed_router
 from gateway.heads import Heads
 from gateway.limits import BodyLimit, RateLimit
 from gateway.origins import Origins, SecurityHeaders
+from gateway.proxies import RootPath, TrustedProxies
 from gateway.resources import open_resources
 from gateway.routes import (
     callbacks,
@@ -88,7 +89,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # its pages load their scripts from elsewhere
         redoc_url=None,
+        servers=[{"url": "./"}],  # relative to /openapi.json, which a proxy may serve below a path of its own
         middleware=[
+            Middleware(RootPath, root_path=settings.gateway_root_path),
+            Middleware(TrustedProxies, trusted=settings.trusted_proxies),
             Middleware(SecurityHeaders),
             Middleware(telemetry.middleware),
             Middleware(Origins, loopback_only=not settings.is_auth_on),

@@ -14,12 +14,13 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, Literal, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gateway.problems import answer, problem
+from gateway.problems import Problem, answer, problem, shown
 
 Cut = Literal["slow_head", "slow_body", "deaf", "behind"]
 """Why a connection was ended: its request came too slowly, its answer was not taken, it fell behind the feed."""
@@ -48,6 +49,7 @@ class PatientProtocol(H11Protocol):
 
     def __init__(self, *args: Any, on_cut: Callable[[Cut], None], patience: Patience, **more: Any) -> None:
         super().__init__(*args, **more)
+        self.conn = self._parser = StrictConnection(h11.SERVER)
         self._on_cut = on_cut
         self._patience = patience
         self._waits_for: Literal["head", "body"] | None = None
@@ -105,18 +107,55 @@ class PatientProtocol(H11Protocol):
             return
         self._on_cut("slow_head" if self._waits_for == "head" else "slow_body")
         if self._waits_for == "body" or self._received:  # a browser opens spare connections and says nothing
-            self._refuse()
+            self._refuse(_TOO_SLOW)
         self.transport.close()
 
-    def _refuse(self) -> None:
-        """Answer 408, unless an answer is under way."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same sentence for every request
+        """Answer a request that is not HTTP with a problem document, and close: its end is not known."""
+        self._refuse(self._parser.refusal)
+        self.transport.close()
+
+    def _refuse(self, response: bytes) -> None:
+        """Write a whole response, unless another is under way."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_TOO_SLOW)
+            self.transport.write(response)
 
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class StrictConnection(h11.Connection):
+    """h11's parser that refuses a request whose length a proxy in front may see otherwise (request smuggling).
+
+    RFC 9112, 6.1 and 6.3: Content-Length beside Transfer-Encoding, and Transfer-Encoding in HTTP/1.0, are faulty
+    framing. h11 itself refuses lengths that differ or are no digits, codings other than chunked, two Hosts.
+    """
+
+    refusal = b""
+    """The response to the request that was refused last."""
+
+    def next_event(self) -> Any:
+        """Return the next event; raise h11's `RemoteProtocolError` for a request that is refused."""
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                _check_framing(event)
+        except h11.RemoteProtocolError as exc:
+            self.refusal = _closing(problem(400, "not-http", "This is not a valid HTTP request", shown(str(exc))))
+            raise
+        return event
+
+
+def _check_framing(request: h11.Request) -> None:
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" not in names:
+        return
+    if b"content-length" in names:
+        raise h11.RemoteProtocolError("it has both Content-Length and Transfer-Encoding: send one of them")
+    if request.http_version < b"1.1":
+        raise h11.RemoteProtocolError("HTTP/1.0 has no Transfer-Encoding: send Content-Length, or use HTTP/1.1")
 
 
 class WatchedTransport:
@@ -189,12 +228,20 @@ def unsent_bytes(sock: socket.socket) -> int:
     return int(unsent)
 
 
-def _too_slow() -> bytes:
-    detail = "the request did not come in time: send it in one go, or in smaller pieces"
-    said = answer(problem(408, "too-slow", "The request is too slow", detail))
-    headers = [(b"connection", b"close"), *said.raw_headers]
-    lines = [b"HTTP/1.1 408 Request Timeout", *(b": ".join(header) for header in headers)]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(said.body)
+def _closing(said: Problem) -> bytes:
+    """Return a whole response that carries a problem and ends its connection."""
+    response = answer(said)
+    headers = [(b"connection", b"close"), *response.raw_headers]
+    phrase = HTTPStatus(said.status).phrase.encode()
+    lines = [b"HTTP/1.1 %d %s" % (said.status, phrase), *(b": ".join(header) for header in headers)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body)
 
 
-_TOO_SLOW: Final = _too_slow()
+_TOO_SLOW: Final = _closing(
+    problem(
+        408,
+        "too-slow",
+        "The request is too slow",
+        "the request did not come in time: send it in one go, or in smaller pieces",
+    )
+)

@@ -72,14 +72,26 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobDetail(JobItem, frozen=True, kw_only=True):
-    """A job as its own page shows it."""
+    """A job as its own page shows it; not `metric_names_complete`: `/jobs/{id}/metrics/names` has more."""
 
     params: dict[str, Any] | None
     tags: dict[str, Any] | None
     mlflow_url: str | None
     attempts: list[AttemptItem]
     metric_names: list[str]
+    metric_names_complete: bool
     traceback: str | None
+
+
+class NamePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Names of metrics in their order; `next` is the `after` of the following page, null at the end.
+
+    Not `complete`: older rows of a job with millions are not read yet; ask again.
+    """
+
+    items: list[str]
+    next: str | None
+    complete: bool
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):

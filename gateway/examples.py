@@ -49,8 +49,10 @@ JOB_DETAIL: Final = JOB | {
         }
     ],
     "metric_names": ["accuracy", "grad_norm", "loss"],
+    "metric_names_complete": True,
     "traceback": None,
 }
+NAME_PAGE: Final = {"items": ["accuracy", "grad_norm", "loss"], "next": None, "complete": True}
 LOG_PAGE: Final = {
     "items": [
         {"seq": 119, "attempt": 1, "ts": _TS, "log_type": "stdout", "text": "epoch 3"},

@@ -20,6 +20,8 @@ LAST_ROWS: Final = 100
 """The newest values are gathered from so many rows: a loss every step, an accuracy every epoch."""
 MAX_TRACEBACK_CHARS: Final = 100_000
 _LATEST_LINES: Final = 2000
+MOST_NAMES: Final = 5000
+"""Names of metrics in one document; a feed sends it to each client."""
 """A traceback is a row of the end: it is looked for among so many."""
 _COMPUTED: Final = frozenset({"rows", "last_metrics", "sparkline"})
 _COPIED: Final = tuple(name for name in JobItem.__struct_fields__ if name not in _COMPUTED)
@@ -45,13 +47,15 @@ def job_detail(
         return None
     attempts = find_attempts(connection, job_id)
     (fields,) = _items(connection, [job], LAST_ROWS)
+    known = names.of(connection, job_id, job.last_metric_seq)
     return JobDetail(
         **fields,
         params=job.params,
         tags=job.tags,
         mlflow_url=mlflow_url(mlflow_uri, job, attempts),
         attempts=[_attempt(attempt) for attempt in attempts],
-        metric_names=names.of(connection, job_id, job.last_metric_seq),
+        metric_names=sorted(known.names)[:MOST_NAMES],
+        metric_names_complete=known.is_complete(job.last_metric_seq) and len(known.names) <= MOST_NAMES,
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )
 

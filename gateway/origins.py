@@ -80,7 +80,10 @@ class Origins:
         scheme = urlsplit(origin).scheme if _is_url(origin) else ""
         if _host_of(origin) == _host_of(f"{scheme}://{host}") and scheme:
             return None
-        return f"a page of {shown(origin)} may not do this on {shown(host)}"
+        return (
+            f"a page of {shown(origin)} may not do this on {shown(host)}, which is the Host header; "
+            "a proxy must pass that on as the browser sent it (nginx: proxy_set_header Host $http_host)"
+        )
 
 
 def _is_url(text: str) -> bool:

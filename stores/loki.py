@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from schemas.events import LogLine as EventLine
 from schemas.tables import delivery_cursors, training_jobs, training_logs
 from stores.logs import LogFilter, LogLine
-from stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
+from stores.loki_config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines, read_newest
 
@@ -91,6 +91,15 @@ def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable
             yield line
 
 
+def _trainers_ns(line: LokiLine) -> int:
+    """Return the trainer's time: Loki's, unless its clock was so far ahead that the line was sent with another."""
+    whole, _, fraction = (line.label("logged_at") or "").removesuffix("Z").partition(".")
+    try:
+        return _ns(datetime.fromisoformat(whole).replace(tzinfo=UTC)) + int(f"{fraction:0<9}"[:9])
+    except ValueError:
+        return line.ts_ns
+
+
 def _place(line: LokiLine) -> tuple[int, int]:
     return seq_of(line) or UNNUMBERED, part_of(line)
 
@@ -103,7 +112,7 @@ def _event_line(line: LokiLine, text: str) -> EventLine:
     return EventLine(
         seq=seq_of(line) or UNNUMBERED,
         attempt=_number(line.label("attempt")) or UNNUMBERED,
-        ts=line.ts_ns,
+        ts=_trainers_ns(line),
         log_type="stderr" if line.label("log_type") == "stderr" else "stdout",
         text=text,
         level=line.label("level"),
@@ -114,7 +123,7 @@ def _event_line(line: LokiLine, text: str) -> EventLine:
 def _log_line(line: LokiLine, content: str) -> LogLine:
     return LogLine(
         seq=seq_of(line) or UNNUMBERED,
-        logged_at=EPOCH + timedelta(microseconds=line.ts_ns // 1000),
+        logged_at=EPOCH + timedelta(microseconds=_trainers_ns(line) // 1000),
         log_type=line.label("log_type") or "",
         level=line.label("level"),
         rank=_number(line.label("rank")),
@@ -123,7 +132,7 @@ def _log_line(line: LokiLine, content: str) -> LogLine:
 
 
 class _RowTimes(NamedTuple):
-    """The first and the last time of the rows that Postgres has of a job, and their first number."""
+    """The first and the last time that rows in Postgres have in Loki, of a job, and their first number."""
 
     first: datetime | None
     last: datetime | None
@@ -132,7 +141,8 @@ class _RowTimes(NamedTuple):
 
 def _row_times(connection: Connection, job_id: int) -> _RowTimes:
     rows = training_logs.c
-    times = select(func.min(rows.logged_at), func.max(rows.logged_at), func.min(rows.seq))
+    sent_at = func.least(rows.logged_at, rows.created_at + timedelta(microseconds=MAX_AHEAD_NS // 1000))
+    times = select(func.min(sent_at), func.max(sent_at), func.min(rows.seq))
     return _RowTimes(*connection.execute(times.where(rows.job_id == job_id)).one())
 
 

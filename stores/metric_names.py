@@ -1,17 +1,23 @@
-"""The names of a job's metrics: read once from all of its rows, then from those that are new."""
+"""The names of a job's metrics: each row is read once, a bounded number of them for each question."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
 from sqlalchemy import Connection, text
 
 MOST_JOBS: Final = 1000
-MOST_NAMES: Final = 2000
-MOST_ROWS: Final = 500_000
-"""Beyond so many, the newest are read: half a second of Postgres."""
+MOST_NAMES: Final = 100_000
+"""Of one job; more are no metrics."""
+MOST_NAMES_OF_ALL: Final = 1_000_000
+SLICE_ROWS: Final = 20_000
+MOST_S: Final = 0.5
+"""How long one question may take; the next one goes on."""
 
 _NAMES: Final = text(
     "SELECT DISTINCT jsonb_object_keys(extra_metrics) FROM training_metrics "
@@ -23,27 +29,63 @@ _LIFTED: Final = text(
 )
 
 
-class MetricNames:
-    """Remembers for each job up to which row its names are known; safe to use from several threads."""
+@dataclass(frozen=True, slots=True)
+class JobNames:
+    """The names in the rows after `after` and up to `last`, which a job has read so far."""
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[int, tuple[int, frozenset[str]]] = OrderedDict()
+    after: int
+    last: int
+    names: frozenset[str] = frozenset()
+
+    def is_complete(self, last_seq: int) -> bool:
+        """Tell whether these are the names of all rows up to `last_seq`."""
+        return self.after == 0 and self.last == last_seq and len(self.names) < MOST_NAMES
+
+    def next_slice(self, last_seq: int) -> tuple[int, int] | None:
+        """Return the next rows to read: those that are new, then older ones, the newest first."""
+        if self.last < last_seq:
+            return self.last, min(self.last + SLICE_ROWS, last_seq)
+        return (max(0, self.after - SLICE_ROWS), self.after) if self.after else None
+
+
+class MetricNames:
+    """Remembers for each job in which rows its names are known; safe to use from several threads."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: OrderedDict[int, JobNames] = OrderedDict()
         self._lock = Lock()
 
-    def of(self, connection: Connection, job_id: int, last_seq: int) -> list[str]:
-        """Return the names in the rows of a job up to `last_seq`, in their order."""
+    def of(self, connection: Connection, job_id: int, last_seq: int) -> JobNames:
+        """Return the names in the rows of a job up to `last_seq`.
+
+        Of a job with millions of rows that nobody has asked for yet, those of the newest rows come first; each
+        further question reads older ones, until `is_complete`.
+        """
         with self._lock:
-            upto, names = self._known.get(job_id, (0, frozenset[str]()))
-        if last_seq < upto:  # the job is another one: its rows were deleted
-            upto, names = 0, frozenset()
-        if upto < last_seq:
-            names |= _read(connection, job_id, max(upto, last_seq - MOST_ROWS), last_seq)
+            known = self._known.get(job_id)
+        if known is None or last_seq < known.last:  # the job is another one: its rows were deleted
+            known = JobNames(last_seq, last_seq)
+        known = self._read_on(connection, job_id, known, last_seq)
         with self._lock:
-            self._known[job_id] = (last_seq, names)
+            self._known[job_id] = known
             self._known.move_to_end(job_id)
-            if len(self._known) > MOST_JOBS:
+            while len(self._known) > MOST_JOBS or self._is_too_much():
                 self._known.popitem(last=False)
-        return sorted(names)
+        return known
+
+    def _read_on(self, connection: Connection, job_id: int, known: JobNames, last_seq: int) -> JobNames:
+        deadline = self._clock() + MOST_S
+        after, last, names = known.after, known.last, set(known.names)
+        while (wanted := JobNames(after, last).next_slice(last_seq)) is not None and len(names) < MOST_NAMES:
+            names |= _read(connection, job_id, *wanted)
+            after, last = min(after, wanted[0]), max(last, wanted[1])
+            if self._clock() >= deadline:
+                break
+        return JobNames(after, last, frozenset(sorted(names)[:MOST_NAMES]))
+
+    def _is_too_much(self) -> bool:
+        return len(self._known) > 1 and sum(len(one.names) for one in self._known.values()) > MOST_NAMES_OF_ALL
 
 
 def _read(connection: Connection, job_id: int, after: int, last: int) -> frozenset[str]:

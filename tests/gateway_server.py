@@ -39,6 +39,7 @@ class GatewayServer:
                 self.app,
                 port=port,
                 log_config=None,
+                proxy_headers=False,
                 http=http_protocol(self.app.state.telemetry.count_cut, patience),
                 ws=FrameProtocol,
                 ws_per_message_deflate=False,

@@ -13,7 +13,7 @@ from typing import IO, Final
 
 import psutil
 
-from trainwire.errors import PartFailed
+from trainwire.errors import PartEnded, PartFailed
 from trainwire.remembered import write_private
 
 POLL_S: Final = 0.02
@@ -87,7 +87,7 @@ class Child:
         while not is_ready():
             code = self.exit_code()
             if code is not None:
-                raise PartFailed(f"{self.name} ended at once, {shown_exit(code)}{self.log_tail()}")
+                raise PartEnded(f"{self.name} ended at once, {shown_exit(code)}{self.log_tail()}")
             if self._waiting_is_over:
                 raise PartFailed(f"{self.name} was not waited for")
             if time.monotonic() > deadline:

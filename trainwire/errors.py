@@ -14,3 +14,7 @@ class Problem(Exception):  # noqa: N818 - said to people as it stands
 
 class PartFailed(Problem):
     """A part of the stack did not come up, or went down while it was waited for."""
+
+
+class PartEnded(PartFailed):
+    """The process of a part ended while it was waited for."""

@@ -70,6 +70,8 @@ class EmbeddedPostgres(EmbeddedServer):
         return unprivileged(command)
 
     def _is_ready(self) -> bool:
+        if not self._has_bound():
+            return False
         try:
             with psycopg.connect(self._url("postgres"), connect_timeout=5, autocommit=True) as connection:
                 if not _has_database(connection):
@@ -83,6 +85,17 @@ class EmbeddedPostgres(EmbeddedServer):
                 ) from exc
             return False
         return True
+
+    def _has_bound(self) -> bool:
+        """Tell whether our child has its port: it writes `ready` into postmaster.pid then, which pg_ctl reads too.
+
+        Until then another server may answer there, of another folder with the same password.
+        """
+        try:
+            lines = (self._cluster / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[0] == str(self.child.pid) and lines[7].strip() == "ready"
 
     def _check_cluster(self) -> None:
         version_path = self._cluster / "PG_VERSION"

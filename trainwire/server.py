@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self
 
 from trainwire.child import Child
 from trainwire.errors import PartFailed
-from trainwire.remembered import usable_port
+from trainwire.remembered import Port
 
 READY_TIMEOUT_S: Final = 120
 """Long enough for the recovery of 4 GB of WAL, or an append-only file of some gigabytes, after a crash."""
@@ -27,7 +27,7 @@ class EmbeddedServer(ABC):
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir.absolute()
-        self._port: int | None = None
+        self._port = Port(self._data_dir, self.name)
         self.child = Child(
             self.name, self._data_dir, stop_signal=self.stop_signal, stop_timeout_s=self.stop_timeout_s
         )
@@ -39,13 +39,17 @@ class EmbeddedServer(ABC):
 
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1; chosen at the first call, then the same for the life of this object."""
-        if self._port is None:
-            self._port = usable_port(self._data_dir, self.name)
-        return self._port
+        """The port on 127.0.0.1; the same for the life of this object once the server has been ready."""
+        return self._port.number
 
     def start(self) -> None:
-        """Start the server, making its files on first use; return when it answers."""
+        """Start the server, making its files on first use; return when it answers.
+
+        A port that another process has taken in the meantime is replaced (`Port.start`).
+        """
+        self._port.start(self._start_once)
+
+    def _start_once(self) -> None:
         self._prepare()
         self.child.start(self._command())
         try:
@@ -86,4 +90,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Tell whether the server takes connections; raise `PartFailed` where it never will."""
+        """Tell whether our child, and no other process on its port, takes connections.
+
+        Raises `PartFailed` where it never will.
+        """

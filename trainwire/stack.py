@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE
 from trainwire.child import Child, stop_leftover
 from trainwire.database import migrate
 from trainwire.errors import PartFailed
-from trainwire.folders import publish, withdraw
+from trainwire.folders import chosen_data_dir, publish, withdraw
 from trainwire.locate import Address
 from trainwire.postgres import EmbeddedPostgres
-from trainwire.remembered import usable_port
+from trainwire.remembered import Port, is_own_address
 from trainwire.supervisor import CommandPart, Say, Supervisor
 from trainwire.valkey import EmbeddedValkey
 
 WORKER_STOP_TIMEOUT_S: Final = 10.0
-WEB_READY_TIMEOUT_S: Final = 30.0
+WEB_READY_TIMEOUT_S: Final = 60.0
+"""On a busy machine the imports alone take half a minute; what takes longer is announced when it is ready."""
 WEB_STOP_TIMEOUT_S: Final = 2.0
 """They only show what others hold: killing them loses nothing."""
 GATEWAY_PORT: Final = 8800
@@ -48,37 +50,38 @@ class StackOptions:
     with_metrics: bool = True
 
 
+Launch = Callable[[int], tuple[Sequence[str], Mapping[str, str]]]
+"""Returns command and environment of a server that is to listen on this port."""
+
+
 class WebPart:
-    """A server with a port of its own, by default on 127.0.0.1; ready when it listens there."""
+    """A server with a port of its own; ready when its process, and no other, listens there."""
 
     is_store: Final = False
 
-    def __init__(
-        self,
-        name: str,
-        data_dir: Path,
-        *,
-        port: int,
-        command: list[str],
-        env: Mapping[str, str],
-        host: str = "127.0.0.1",
-    ) -> None:
+    def __init__(self, name: str, data_dir: Path, port: Port, launch: Launch, host: str = "127.0.0.1") -> None:
         self.name = name
         self.child = Child(name, data_dir, stop_timeout_s=WEB_STOP_TIMEOUT_S)
-        self.port = port
-        self.host = "127.0.0.1" if host in EVERY_ADDRESS else host
-        self._command = command
-        self._env = env
+        self._host = "127.0.0.1" if host in EVERY_ADDRESS else host
+        self._port = port
+        self._launch = launch
 
     @property
     def url(self) -> str:
         """Where a browser finds it."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port.number}"
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        self.child.start(self._command, self._env)
-        self.child.wait_ready(lambda: self.child.listens_on(self.port), WEB_READY_TIMEOUT_S)
+        self._port.start(self._start_once)
+
+    def is_ready(self) -> bool:
+        """Tell whether it takes connections."""
+        return self.child.listens_on(self._port.number)
+
+    def _start_once(self) -> None:
+        self.child.start(*self._launch(self._port.number))
+        self.child.wait_ready(self.is_ready, WEB_READY_TIMEOUT_S)
 
 
 class Stack:
@@ -89,6 +92,7 @@ class Stack:
         self._environ = environ
         self._say = say
         self._supervisor = Supervisor(say)
+        self._late: dict[str, WebPart] = {}
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
@@ -102,17 +106,21 @@ class Stack:
         self._say("postgres: tables are at the newest schema revision")
         env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
         self._start_workers(env)
-        urls = self._start_webs(env)
-        self.address = Address(database_url, redis_url, data_dir=self._options.data_dir, **urls)
+        self._start_webs(env)
         self._publish()
 
     def watch(self) -> None:
         """Keep the parts alive until a stop is requested."""
-        self._supervisor.watch()
+        self._supervisor.watch(self._announce_late)
 
     def request_stop(self) -> None:
         """Make `start` and `watch` return soon; safe in a signal handler."""
         self._supervisor.request_stop()
+
+    @property
+    def late(self) -> list[str]:
+        """The names of the web servers that are not ready yet; each is announced when it is."""
+        return list(self._late)
 
     @property
     def stop_requested(self) -> bool:
@@ -129,20 +137,31 @@ class Stack:
         self._supervisor.kill()
 
     def _start_postgres(self) -> str:
-        if url := self._environ.get("DATABASE_URL"):
-            self._say("postgres: using the server that DATABASE_URL names")
+        if url := self._given("DATABASE_URL", EmbeddedPostgres.name):
             return url
         server = EmbeddedPostgres(self._options.data_dir)
         self._supervisor.start(server)
         return server.url
 
     def _start_valkey(self) -> str:
-        if url := self._environ.get("REDIS_URL"):
-            self._say("valkey: using the server that REDIS_URL names")
+        if url := self._given("REDIS_URL", EmbeddedValkey.name):
             return url
         server = EmbeddedValkey(self._options.data_dir)
         self._supervisor.start(server)
         return server.url
+
+    def _given(self, variable: str, part: str) -> str | None:
+        """Return the address of a server of the user's own; an exported one of an embedded server is none."""
+        url = self._environ.get(variable)
+        if not url:
+            return None
+        exported_by = chosen_data_dir(None, self._environ) or self._options.data_dir
+        for folder in {self._options.data_dir, exported_by}:
+            if is_own_address(folder, part, url):
+                self._say(f"{part}: {variable} is from `trainwire env` of {folder}: starting our own server")
+                return None
+        self._say(f"{part}: using the server that {variable} names")
+        return url
 
     def _start_workers(self, env: Mapping[str, str]) -> None:
         chosen = self._options.concurrency
@@ -163,47 +182,78 @@ class Stack:
         part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
         self._supervisor.start(part)
 
-    def _start_webs(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Start what shows things side by side, for all take their time to import; return where they are."""
+    def _start_webs(self, env: Mapping[str, str]) -> None:
+        """Start the web servers side by side, as each needs seconds to import; note the addresses of the ready."""
         options, parts = self._options, {}
         if options.with_flower:
-            parts["flower_url"] = self._flower(env)
-            env = {"GATEWAY_FLOWER_URL": parts["flower_url"].url, **env}
+            parts["flower"] = self._flower(env)
         if options.with_gateway:
-            parts["gateway_url"] = self._gateway(env)
+            parts["gateway"] = self._gateway(env, parts.get("flower"))
         if options.with_metrics:
-            parts["metrics_url"] = self._metrics(env)
+            parts["metrics"] = self._metrics(env)
+        linked = parts["flower"].url if options.with_flower else None
         with ThreadPoolExecutor(len(parts) or 1) as pool:
-            list(pool.map(self._start_web, parts.values()))
-        urls = {name: part.url for name, part in parts.items()}
-        return urls | ({"metrics_url": f"{urls['metrics_url']}/metrics"} if options.with_metrics else {})
+            list(pool.map(lambda part: self._try(part, partial(self._supervisor.start, part)), parts.values()))
+        if options.with_flower and options.with_gateway and parts["flower"].url != linked:
+            parts["gateway"].child.stop()  # its page links to the port that Flower lost
+            self._try(parts["gateway"], parts["gateway"].start)
+        for name, part in parts.items():
+            if part.is_ready():
+                self._take_address(part)
+            else:
+                self._late[name] = part
 
     def _flower(self, env: Mapping[str, str]) -> WebPart:
         data_dir = self._options.data_dir
-        port = usable_port(data_dir, "flower")
-        command = workers_command("flower", "--port", str(port))
-        return WebPart("flower", data_dir, port=port, command=command, env=env)
+        return WebPart(
+            "flower",
+            data_dir,
+            Port(data_dir, "flower"),
+            lambda port: (workers_command("flower", "--port", str(port)), env),
+        )
 
     def _metrics(self, env: Mapping[str, str]) -> WebPart:
         data_dir = self._options.data_dir
-        port = usable_port(data_dir, "metrics", METRICS_PORT)
-        command = workers_command("metrics", "--port", str(port))
-        return WebPart("metrics", data_dir, port=port, command=command, env=env)
+        return WebPart(
+            "metrics",
+            data_dir,
+            Port(data_dir, "metrics", first=METRICS_PORT),
+            lambda port: (workers_command("metrics", "--port", str(port)), env),
+        )
 
-    def _gateway(self, env: Mapping[str, str]) -> WebPart:
-        data_dir, chosen = self._options.data_dir, env.get("GATEWAY_PORT") or ""
-        port = int(chosen) if chosen.isdecimal() else usable_port(data_dir, "gateway", GATEWAY_PORT)
-        # What is no number is refused by the gateway itself, by its name.
-        said = {**env, "GATEWAY_PORT": chosen or str(port)}
-        host = env.get("GATEWAY_HOST") or "127.0.0.1"
-        return WebPart("gateway", data_dir, port=port, command=python_command("gateway"), env=said, host=host)
+    def _gateway(self, env: Mapping[str, str], flower: WebPart | None) -> WebPart:
+        chosen, host = env.get("GATEWAY_PORT") or "", env.get("GATEWAY_HOST") or "127.0.0.1"
+        fixed = int(chosen) if chosen.isdecimal() and int(chosen) else None
 
-    def _start_web(self, part: WebPart) -> None:
+        def launch(port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+            link = {} if flower is None else {"GATEWAY_FLOWER_URL": flower.url}
+            # What is no number is refused by the gateway itself, by its name.
+            own = {"GATEWAY_PORT": chosen if chosen and not chosen.isdecimal() else str(port)}
+            return python_command("gateway"), {**link, **env, **own}
+
+        port = Port(self._options.data_dir, "gateway", host=host, first=GATEWAY_PORT, fixed=fixed)
+        return WebPart("gateway", self._options.data_dir, port, launch, host)
+
+    def _try(self, part: WebPart, start: Callable[[], None]) -> None:
         try:
-            self._supervisor.start(part)
+            start()
         except PartFailed as exc:
-            # It only shows; the pipeline runs without it, and the supervisor tries again.
-            self._say(f"{part.name}: {exc}")
+            # The pipeline runs without it. The supervisor restarts one that ended; one that runs is only slow.
+            slow = f"still starting after {WEB_READY_TIMEOUT_S:g} s (log: {part.child.log_path})"
+            self._say(f"{part.name}: {slow if part.child.is_running() else exc}")
+
+    def _announce_late(self) -> None:
+        """Publish the address of each part that has become ready after the others."""
+        for name, part in list(self._late.items()):
+            if part.is_ready():
+                del self._late[name]
+                self._take_address(part)
+                self._publish()
+                self._say(f"{name}: ready at {part.url}")
+
+    def _take_address(self, part: WebPart) -> None:
+        url: dict[str, Any] = {f"{part.name}_url": part.url + ("/metrics" if part.name == "metrics" else "")}
+        self.address = replace(self.address, **url)
 
     def _stop_leftovers(self) -> None:
         for name in STOP_ORDER:

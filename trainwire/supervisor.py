@@ -104,10 +104,11 @@ class Supervisor:
         for watched in self._watched:
             watched.part.child.stop_waiting()
 
-    def watch(self) -> None:
-        """Start again what dies, until a stop is requested."""
+    def watch(self, and_then: Callable[[], None]) -> None:
+        """Start again what dies, until a stop is requested; call `and_then` after each look."""
         while not self._stop_requested:
             self.check()
+            and_then()
             time.sleep(WATCH_EVERY_S)
 
     def check(self) -> None:

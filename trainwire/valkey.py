@@ -12,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from trainwire.errors import PartFailed, Problem
+from trainwire.errors import Problem
 from trainwire.remembered import new_password, remembered_password, write_private
 from trainwire.server import EmbeddedServer
 
@@ -80,11 +80,9 @@ class EmbeddedValkey(EmbeddedServer):
     def _is_ready(self) -> bool:
         client = redis.Redis.from_url(self.url, socket_connect_timeout=2, socket_timeout=5, retry=NO_RETRY)
         try:
-            return bool(client.ping())
-        except redis.AuthenticationError as exc:
-            raise PartFailed(f"another server than ours answers on 127.0.0.1:{self.port}") from exc
+            return bool(client.ping()) and client.info("server")["process_id"] == self.child.pid
         except redis.RedisError:
-            return False
+            return False  # not yet; or another server answers, and the child ends because the port is taken
         finally:
             client.close()
 

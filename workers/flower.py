@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import flower.options  # noqa: F401 - defines the options that are set below
+from flower.app import Flower
 from flower.views.monitor import Metrics
+from tornado.httputil import HTTPServerRequest
 from tornado.options import options
-from tornado.web import authenticated
+from tornado.web import Application, RequestHandler, authenticated
 
 from stores.settings import WrongSettings
 
@@ -22,7 +25,9 @@ def prepare(address: str, environ: Mapping[str, str]) -> None:
     Raises `WrongSettings` where it would be open to others: Flower can stop workers and shows what they do.
     """
     credentials = credentials_for(address, environ)
-    if credentials is not None:
+    if credentials is None:
+        Flower.find_handler = _find_local_handler
+    else:
         # Not on the command line, which `ps` shows, nor in Flower's own variable, which splits at commas.
         options.basic_auth = [credentials]
         # The one page that Flower leaves open.
@@ -45,6 +50,40 @@ def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
             "and FLOWER_PASSWORD, or leave it on 127.0.0.1"
         )
     return None
+
+
+class ForeignHost(RequestHandler):
+    """Refuses a request with the host name of another site that is made to lead here (DNS rebinding).
+
+    A browser would take Flower for a part of that site, whose scripts could read it.
+    """
+
+    def prepare(self) -> None:
+        """Answer 403."""
+        self.set_status(403)
+        self.finish(
+            f"host {self.request.host[:200]!r}: without FLOWER_USER and FLOWER_PASSWORD Flower answers only names "
+            "like localhost\n"
+        )
+
+    def set_default_headers(self) -> None:
+        """Set the type of the sentence, which repeats what came."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+
+def is_local_host(host: str) -> bool:
+    """Tell whether a Host header names this machine itself."""
+    try:
+        return _is_loopback(urlsplit(f"//{host}").hostname or "")
+    except ValueError:
+        return False
+
+
+def _find_local_handler(application: Application, request: HTTPServerRequest, **more: Any) -> Any:
+    if is_local_host(request.host):
+        return Application.find_handler(application, request, **more)
+    return application.get_handler_delegate(request, ForeignHost)
 
 
 def _is_loopback(address: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from stores.loki_config import MAX_FUTURE_NS
+from stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
 from workers import cursors
 from workers.cursors import DeliveryCursor
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
@@ -125,15 +125,25 @@ _TS_NS: Final = """
     CASE WHEN logged_at < '1900-01-01' THEN 0 WHEN logged_at >= '2100-01-01' THEN 9223372036854775807
     ELSE CAST(date_part('epoch', logged_at) * 1000000 AS bigint) * 1000 + logged_ns END
 """
+_LATEST_NS: Final = f"""
+    -- Of the row alone, so that a resend is the same. By the number too, so that the order stays.
+    CAST(date_part('epoch', created_at) * 1000000 AS bigint) * 1000 + {MAX_AHEAD_NS} + seq
+"""
+_SENT: Final = """
+    least(logged, latest) AS ts_ns,
+    CASE WHEN logged > latest THEN to_char(logged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
+        || lpad(CAST(logged_ns AS text), 3, '0') || 'Z' END AS trainers_time
+"""
+"""Time and, where that is not the trainer's own, the trainer's: of a row with `logged` and `latest`."""
 
 _READ_ROWS: Final = text(
     f"""
-    SELECT seq, attempt, rank, source, log_type, level, ts_ns, content
+    SELECT seq, attempt, rank, source, log_type, level, ts_ns, content, trainers_time
     FROM (
-        SELECT *, {_TS_NS} AS ts_ns,
-            sum(octet_length(content)) OVER (ORDER BY seq) - octet_length(content) AS before
+        SELECT *, {_SENT}, sum(octet_length(content)) OVER (ORDER BY seq) - octet_length(content) AS before
         FROM (
-            SELECT * FROM training_logs WHERE job_id = :job_id AND seq > :after ORDER BY seq LIMIT :most_rows
+            SELECT *, {_TS_NS} AS logged, {_LATEST_NS} AS latest FROM training_logs
+            WHERE job_id = :job_id AND seq > :after ORDER BY seq LIMIT :most_rows
         ) AS next_rows
     ) AS measured
     WHERE before < :most_bytes ORDER BY seq
@@ -149,17 +159,19 @@ _READ_PACKED: Final = text(
         SELECT newest_so_far / :window, log_type, max(seq), min(ts_ns), max(ts_ns), max(bytes), string_agg(
             '["' || ts_ns || '",' || to_json(content) || ',{{"seq":"' || seq || '","attempt":"' || attempt || '"'
                 || coalesce(',"rank":"' || rank || '"', '')
-                || coalesce(',"level":' || to_json(left(level, :level_chars)), '') || '}}]',
+                || coalesce(',"level":' || to_json(left(level, :level_chars)), '')
+                || coalesce(',"logged_at":"' || trainers_time || '"', '') || '}}]',
             ',' ORDER BY seq
         )
         FROM (
             SELECT *, sum(bytes + :entry_bytes) OVER up_to_here AS size,
                 greatest(max(sane_ns) OVER up_to_here, newest) AS newest_so_far
             FROM (
-                SELECT *, CASE WHEN ts_ns <= :latest THEN ts_ns ELSE 0 END AS sane_ns
+                SELECT *, {_SENT}, CASE WHEN least(logged, latest) <= :latest THEN least(logged, latest) ELSE 0 END
+                    AS sane_ns
                 FROM (
                     SELECT seq, attempt, rank, log_type, level, content, octet_length(content) AS bytes,
-                        {_TS_NS} AS ts_ns
+                        logged_at, logged_ns, {_TS_NS} AS logged, {_LATEST_NS} AS latest
                     FROM training_logs
                     WHERE job_id = wanted.job_id AND seq > wanted.after ORDER BY seq LIMIT :most_rows
                 ) AS next_rows

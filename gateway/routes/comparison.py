@@ -59,8 +59,7 @@ def _series(
 
 def _common_names(found: Resources, connection: Connection, jobs: list[Job]) -> list[str]:
     of_each = [found.metric_names.of(connection, job.id, job.last_metric_seq) for job in jobs]
-    common = set.intersection(*map(set, of_each))
-    return [name for name in of_each[0] if name in common][:10]
+    return sorted(frozenset.intersection(*(known.names for known in of_each)))[:10]
 
 
 def _numbers(ids: str) -> list[int]:

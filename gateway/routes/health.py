@@ -54,7 +54,7 @@ async def healthz() -> Response:
 
 @router.get("/readyz", responses=described(Readiness, examples.READINESS))
 async def readyz(found: Found) -> Response:
-    """Say whether Postgres and Redis answer, and whether the tables are those of this version."""
+    """Report whether Postgres and Redis answer, and whether the tables have what this version uses."""
     checks = await to_thread.run_sync(_checks, found, limiter=found.readiness_threads)
     is_ready = set(checks.values()) == {"ok"}
     return json_answer(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
@@ -114,6 +114,7 @@ def _outcome(check: Callable[[], object]) -> str:
     except STREAM_ERRORS as exc:
         log.warning("readiness.redis_away", reason=redis_trouble(exc))
         return "does not answer"
-    except WrongSchemaRevision:
-        return "is not at the revision of this version: run `trainwire migrate`"
+    except WrongSchemaRevision as exc:
+        log.warning("readiness.wrong_schema", reason=str(exc))
+        return "has not the tables of this version: run `trainwire migrate` of the newest one, or install that"
     return "ok"

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from gateway import examples
 from gateway.answers import described, json_answer
-from gateway.documents import MetricPage, Series, SeriesPoint
+from gateway.documents import MetricPage, NamePage, Series, SeriesPoint
 from gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
 from gateway.problems import wrong_value
 from gateway.resources import known_job
@@ -46,7 +46,7 @@ def metrics(
     within = XRange(x=x, first=first_x, last=last_x) if (first_x, last_x) != (None, None) else None
     with found.reading() as connection:
         last = known_job(connection, job_id).last_metric_seq
-        wanted = wanted_names(names) or found.metric_names.of(connection, job_id, last)[:MOST_NAMES]
+        wanted = wanted_names(names) or sorted(found.metric_names.of(connection, job_id, last).names)[:MOST_NAMES]
         rows = SeriesFilter(
             job_id=job_id, names=wanted, last=last, after=after, attempt=attempt, rank=rank, within=within
         )
@@ -61,6 +61,22 @@ def metrics(
             downsampled=is_downsampled,
         )
     )
+
+
+@router.get("/jobs/{job_id}/metrics/names", responses=described(NamePage, examples.NAME_PAGE, 404))
+def metric_names(
+    found: Found,
+    job_id: JobId,
+    after: Annotated[str, Query(description="Only names after this one.")] = "",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Response:
+    """Return the names of all metrics, page by page, also of those that occur in old rows only."""
+    with found.reading() as connection:
+        last = known_job(connection, job_id).last_metric_seq
+        known = found.metric_names.of(connection, job_id, last)
+    names = sorted(name for name in known.names if name > after)
+    following = names[limit - 1] if len(names) > limit else None
+    return json_answer(NamePage(items=names[:limit], next=following, complete=known.is_complete(last)))
 
 
 def wanted_names(given: list[str]) -> list[str]:

@@ -59,6 +59,7 @@ def _set_cookie(request: Request, answer: Response, token: str, max_age_s: int) 
         COOKIE,
         token,
         max_age=max_age_s,
+        path=None,  # the folder of this address, as browsers see it: a proxy may serve us below a path of its own
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",

@@ -8,7 +8,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
+
+from schemas.tables import metadata
 
 
 class WrongSchemaRevision(RuntimeError):  # noqa: N818 - said to operators as it stands
@@ -51,12 +53,42 @@ def upgrade(connection: Connection) -> None:
 
 
 def check_revision(connection: Connection) -> None:
-    """Raise `WrongSchemaRevision`, with the command to run, unless the database is at our revision."""
+    """Raise `WrongSchemaRevision`, with the command to run, unless this version can work with the tables.
+
+    It can at its own revision, and at a newer one that still has every column that it uses: migrations only add
+    (docs/deploy.md), so that old processes go on while new ones are started.
+    """
     current, head = current_revision(connection), head_revision()
     if current == head:
         return
     found = "has no trainwire tables" if current is None else f"is at schema revision {current!r}"
-    raise WrongSchemaRevision(
-        f"the database {found}, this trainwire needs {head!r}: run `trainwire migrate` "
-        "(or install the trainwire version that fits the database)"
-    )
+    remedy = "run `trainwire migrate` (or install the trainwire version that fits the database)"
+    if is_newer(current):
+        faults = _faults(connection)
+        if not faults:
+            return
+        found, remedy = f"{found}, in which {', '.join(faults)}", "install the newer trainwire"
+    raise WrongSchemaRevision(f"the database {found}, this trainwire needs {head!r}: {remedy}")
+
+
+def is_newer(revision: str | None) -> bool:
+    """Tell whether a revision comes after the newest that this version knows; they are numbers."""
+    return revision is not None and revision.isdecimal() and int(revision) > int(head_revision())
+
+
+def _faults(connection: Connection) -> list[str]:
+    """Return why this version cannot work with newer tables: what they lack, and what they ask of each new row."""
+    found = {
+        name: {column["name"]: column for column in columns}
+        for (_, name), columns in inspect(connection).get_multi_columns().items()
+    }
+    faults = []
+    for table in metadata.sorted_tables:
+        columns = found.get(table.name, {})
+        faults += [f"{table.name}.{name} is missing" for name in table.columns.keys() - columns.keys()]
+        faults += [
+            f"{table.name}.{name} has no default"
+            for name in columns.keys() - table.columns.keys()
+            if not columns[name]["nullable"] and columns[name]["default"] is None
+        ]
+    return sorted(faults)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
+import pytest
+
+from stores.loki_config import MAX_AHEAD_NS
 from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines
 from tests.contract.loki_api import LokiApi
+from workers.sinks.base import SinkUnavailable
 from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import LokiSink
 from workers.sinks.loki_lines import MAX_LINE_BYTES
@@ -115,13 +120,34 @@ def part_number(line: LokiLine) -> int:
 
 
 def test_what_loki_would_refuse_is_named_and_the_rest_arrives(loki: LokiApi) -> None:
-    """Lines from eight days ago and from the future are refused by rule; all others arrive."""
+    """A line from eight days ago is refused by rule; all others arrive."""
     now = time.time_ns()
     made = rows(*(f"line {n}" for n in range(20)))
     made[3] = LogRow(4, 1, None, "s", "stdout", None, now - 8 * 24 * HOUR_NS, "old")
-    made[9] = LogRow(10, 1, None, "s", "stdout", None, now + HOUR_NS, "future")
-    assert deliver(loki, made) == [(4, "too-old"), (10, "in-future")]
-    assert len(stored(loki, 18)) == 18
+    assert deliver(loki, made) == [(4, "too-old")]
+    assert len(stored(loki, 19)) == 19
+
+
+def test_a_line_that_loki_takes_only_later_waits(loki: LokiApi) -> None:
+    """Lines before it arrive; it stays where it is, with the reason."""
+    made = [*rows("before"), LogRow(2, 1, None, "s", "stdout", None, time.time_ns() + HOUR_NS, "future")]
+    with pytest.raises(SinkUnavailable, match=r"line 2 is to be sent with .* ahead of this worker's clock"):
+        deliver(loki, made)
+    assert [line.line for line in stored(loki, 1)] == ["before"]
+
+
+def test_the_trainers_own_time_is_in_the_metadata(loki: LokiApi) -> None:
+    """Lines of a clock that is 20 minutes ahead: Loki keeps order, limited time and the trainer's time."""
+    now = time.time_ns()
+    own = f"{datetime.fromtimestamp(now // 10**9, UTC) + timedelta(minutes=20):%Y-%m-%dT%H:%M:%S}.123456789Z"
+    made = [
+        LogRow(n, 1, None, "s", "stdout", None, now + MAX_AHEAD_NS + n, f"line {n}", own) for n in range(1, 101)
+    ]
+    for _ in range(2):
+        assert deliver(loki, made) == []
+    found = stored(loki, 100)
+    assert [line.line for line in found] == [row.content for row in made]
+    assert {line.label("logged_at") for line in found} == {own}
 
 
 def test_a_replay_of_old_lines_adds_only_what_is_missing(loki: LokiApi) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, inspect, make_url, text
 
-from schemas.migrations import WrongSchemaRevision, check_revision, current_revision, head_revision, upgrade
+from schemas.migrations import (
+    WrongSchemaRevision,
+    _config,
+    check_revision,
+    current_revision,
+    head_revision,
+    upgrade,
+)
 from schemas.tables import metadata
 
 
@@ -52,13 +60,69 @@ def test_a_database_without_tables_is_told_what_to_run(empty: Engine) -> None:
         check_revision(connection)
 
 
+ADDED = (
+    "CREATE TABLE newer_things (id bigint PRIMARY KEY)",
+    "ALTER TABLE training_jobs ADD COLUMN newer text",
+    "ALTER TABLE training_logs ADD COLUMN newer integer NOT NULL DEFAULT 0",
+)
+
+
+@pytest.mark.parametrize(
+    ("revision", "changes", "fault"),
+    [
+        ("9999", ADDED, None),
+        ("9999", ["ALTER TABLE training_jobs DROP COLUMN name"], "'9999', in which training_jobs.name is missing"),
+        ("9999", ["ALTER TABLE training_logs RENAME TO lines"], "training_logs.content is missing"),
+        (
+            "9999",
+            ["ALTER TABLE training_logs ADD COLUMN newer integer NOT NULL"],
+            "training_logs.newer has no default",
+        ),
+        ("0001", (), "at schema revision '0001', this trainwire needs"),
+        ("a1b2c3", (), "at schema revision 'a1b2c3', this trainwire needs"),
+    ],
+)
+def test_newer_tables_are_worked_with_while_they_only_add(
+    empty: Engine, revision: str, changes: Sequence[str], fault: str | None
+) -> None:
+    """An old process works at a newer revision that has all that it uses; what it lacks is named."""
+    with empty.begin() as connection:
+        upgrade(connection)
+        for change in (*changes, f"UPDATE alembic_version SET version_num = '{revision}'"):
+            connection.execute(text(change))
+    with empty.connect() as connection:
+        if fault is None:
+            check_revision(connection)
+        else:
+            with pytest.raises(WrongSchemaRevision, match=fault):
+                check_revision(connection)
+
+
+def test_migrations_only_add(empty: Engine) -> None:
+    """The rule of docs/deploy.md: whatever an older version uses is still there at the newest revision."""
+    with empty.begin() as connection:
+        command.upgrade(_config(connection), "0009")  # the newest when the rule began
+        before = inspect(connection).get_multi_columns()
+    with empty.begin() as connection:
+        upgrade(connection)
+        after = inspect(connection).get_multi_columns()
+    for table, columns in before.items():
+        old, new = ({column["name"]: column for column in found} for found in (columns, after[table]))
+        assert old.keys() <= new.keys()
+        for name in old:
+            assert (str(new[name]["type"]), new[name]["nullable"]) == (
+                str(old[name]["type"]),
+                old[name]["nullable"],
+            )
+        for name in new.keys() - old.keys():
+            assert new[name]["nullable"] or new[name]["default"] is not None, f"{table}.{name}"
+
+
 def test_a_database_from_the_future_is_left_alone(empty: Engine) -> None:
     """A revision that this version does not know is named, and not migrated."""
     with empty.begin() as connection:
         upgrade(connection)
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with empty.connect() as connection:
-        with pytest.raises(WrongSchemaRevision, match="at schema revision '9999'"):
-            check_revision(connection)
-        with pytest.raises(WrongSchemaRevision, match="'9999', which this trainwire does not know"):
-            upgrade(connection)
+    unknown = pytest.raises(WrongSchemaRevision, match="'9999', which this trainwire does not know")
+    with empty.connect() as connection, unknown:
+        upgrade(connection)

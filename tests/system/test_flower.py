@@ -40,10 +40,10 @@ def flower_running(
         flower.stop()
 
 
-def answers(url: str, credentials: str | None = None) -> int:
+def answers(url: str, credentials: str | None = None, host: str | None = None) -> int:
     """Return the status of an answer; 0 where there is none."""
     try:
-        with opened(url, credentials) as answer:
+        with opened(url, credentials, host) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as exc:
         return exc.code
@@ -51,9 +51,9 @@ def answers(url: str, credentials: str | None = None) -> int:
         return 0
 
 
-def opened(url: str, credentials: str | None = None) -> Any:
-    """Open a page."""
-    request = urllib.request.Request(url)
+def opened(url: str, credentials: str | None = None, host: str | None = None) -> Any:
+    """Open a page, by default under the host name of its URL."""
+    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
     if credentials is not None:
         request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
     return urllib.request.urlopen(request, timeout=20)
@@ -70,6 +70,39 @@ def test_a_flower_for_others_asks_for_a_password(resources: Resources, tmp_path:
         process = psutil.Process(flower.process.pid)
         assert "a,b:c d" not in " ".join(process.cmdline())
         assert "a,b:c d" not in flower.output
+
+
+LOCAL = ("localhost", "LOCALHOST:5555", "127.0.0.1:1", "127.8.8.8", "[::1]:5555")
+FOREIGN = (
+    "evil.example",
+    "evil.example:5555",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "10.0.0.1",
+    "0.0.0.0",
+)
+ODD = ("[", "localhost@evil.example", "localhost, evil.example", "")
+
+
+def test_a_flower_without_a_password_answers_local_names_only(resources: Resources, tmp_path: Path) -> None:
+    """A foreign name that is made to lead here (DNS rebinding) is refused on every page, files included."""
+    with flower_running(resources, tmp_path) as (_, url):
+        assert [answers(f"{url}/workers", host=host) for host in LOCAL] == [200] * len(LOCAL)
+        assert all(answers(f"{url}/workers", host=host) in {400, 403} for host in ODD)
+        for host in FOREIGN:
+            for page in ("/", "/workers", "/metrics", "/healthcheck", "/static/css/flower.css", "/api/workers"):
+                assert answers(url + page, host=host) == 403, (host, page)
+        with pytest.raises(urllib.error.HTTPError) as refused, opened(url, host="evil.example"):
+            pass
+        assert refused.value.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert "without FLOWER_USER and FLOWER_PASSWORD" in refused.value.read().decode()
+
+
+def test_a_flower_with_a_password_answers_any_name(resources: Resources, tmp_path: Path) -> None:
+    """A browser sends the password of one name to no other, and a proxy may have a name of its own."""
+    with flower_running(resources, tmp_path, **OPERATOR) as (_, url):
+        assert answers(f"{url}/workers", "operator:a,b:c d", "flower.example") == 200
+        assert answers(f"{url}/workers", host="flower.example") == 401
 
 
 def test_a_flower_for_others_without_a_password_does_not_start(resources: Resources, tmp_path: Path) -> None:

@@ -8,14 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import requests
+
+from tests.processes import wait_until
+from trainwire.folders import hold, published
+from trainwire.stack import Stack, StackOptions
 
 READY = "Ctrl-C stops it."
 WITHOUT_WEB = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
@@ -33,8 +39,8 @@ class Terminal:
         self.env = kept | {"XDG_DATA_HOME": str(home / "data"), "XDG_STATE_HOME": str(home / "state")}
         self.ups: list[subprocess.Popen[bytes]] = []
 
-    def up(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `trainwire up` and wait until it is ready."""
+    def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `trainwire up`."""
         with self.said_path.open("ab") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trainwire", "up", *arguments],
@@ -43,6 +49,11 @@ class Terminal:
                 stderr=subprocess.STDOUT,
             )
         self.ups.append(process)
+        return process
+
+    def up(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `trainwire up` and wait until it is ready."""
+        process = self.begin(*arguments)
         count = len(self.ups)
         self.wait_for(lambda: self.said().count(READY) == count or process.poll() is not None)
         assert process.poll() is None, self.said()
@@ -77,14 +88,22 @@ class Terminal:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     """Give a user whose stacks are gone at the end."""
-    made = Terminal(tmp_path)
-    yield made
-    for process in made.ups:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(60)
-    for pid_path in made.data_dir.glob("run/*.json"):
-        psutil.Process(json.loads(pid_path.read_text())["pid"]).kill()
+    with ended(Terminal(tmp_path)) as made:
+        yield made
+
+
+@contextmanager
+def ended(made: Terminal) -> Iterator[Terminal]:
+    """End the stacks of a user after the block."""
+    try:
+        yield made
+    finally:
+        for process in made.ups:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        for pid_path in made.data_dir.glob("run/*.json"):
+            psutil.Process(json.loads(pid_path.read_text())["pid"]).kill()
 
 
 def is_gone(process: psutil.Process) -> bool:
@@ -171,6 +190,49 @@ def test_parts_that_die_come_back(terminal: Terminal) -> None:
     assert "still here" in terminal.run("logs", "1").stdout
 
 
+def test_two_stacks_that_start_at_once_have_their_own_addresses(tmp_path: Path) -> None:
+    """Two users' first starts race for the same default ports: each prints and publishes its own processes'."""
+    terminals = [Terminal(tmp_path / name) for name in ("one", "two")]
+    with ExitStack() as ends:
+        for terminal in terminals:
+            terminal.said_path.parent.mkdir()
+            ends.enter_context(ended(terminal))
+            terminal.begin("--no-flower", "--concurrency", "1")
+        for terminal in terminals:
+            terminal.wait_for(lambda terminal=terminal: READY in terminal.said())  # type: ignore[misc]
+        addresses = [dict(re.findall(r"(\w+)_URL=(\S+)", terminal.run("env").stdout)) for terminal in terminals]
+        assert {*addresses[0]} == {*addresses[1]} == {"DATABASE", "REDIS", "GATEWAY", "METRICS"}
+        assert not {*addresses[0].values()} & {*addresses[1].values()}
+        for terminal, address in zip(terminals, addresses, strict=True):
+            for name in ("gateway", "metrics"):
+                port = int(address[name.upper()].split(":")[2].split("/")[0])
+                assert port in {one.laddr.port for one in terminal.part(name).net_connections("tcp")}
+
+
+def test_a_slow_gateway_is_announced_when_it_is_ready(
+    tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the stack is ready without its gateway, whose address is not printed before it answers."""
+    monkeypatch.setattr("trainwire.stack.WEB_READY_TIMEOUT_S", 0.01)
+    said: list[str] = []
+    environ = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path)}
+    options = StackOptions(tmp_path, concurrency=1, with_flower=False, with_metrics=False)
+    with hold(tmp_path):
+        stack = Stack(options, environ, said.append)
+        try:
+            stack.start()
+            assert (stack.late, stack.address.gateway_url) == (["gateway"], None)
+            assert any("gateway: still starting after 0.01 s (log: " in line for line in said)
+            threading.Thread(target=stack.watch).start()
+            wait_until(lambda: stack.late == [], "the gateway", 120)
+            wait_until(lambda: f"gateway: ready at {stack.address.gateway_url}" in said, "its address", 20)
+            assert (published(tmp_path) or {})["gateway_url"] == stack.address.gateway_url
+            assert requests.get(f"{stack.address.gateway_url}/healthz", timeout=20).status_code == 200
+        finally:
+            stack.request_stop()
+            stack.stop()
+
+
 def test_a_second_up_is_refused(terminal: Terminal) -> None:
     """One folder has one stack: the second is told the pid of the first, and the first goes on."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
@@ -181,6 +243,23 @@ def test_a_second_up_is_refused(terminal: Terminal) -> None:
         "use it, stop it, or choose another folder with --data-dir\n"
     )
     assert first.poll() is None
+
+
+def test_up_starts_again_in_a_shell_with_its_exports(terminal: Terminal) -> None:
+    """After `eval "$(trainwire env)"` and the end of that stack, `up` in that shell starts it with its data."""
+    first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+    ran = terminal.run("run", "--job-id", "7", "--", sys.executable, "-c", "print('before')")
+    assert ran.returncode == 0
+    exports = re.findall(r"export (\w+)=(\S+)", terminal.run("env").stdout)
+    terminal.wait_for(lambda: (terminal.document("status", "7") or {}).get("status") == "completed")
+    first.kill()
+    first.wait()
+    terminal.env |= {name: value.strip("'") for name, value in exports}
+    terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+    for part, variable in (("postgres", "DATABASE_URL"), ("valkey", "REDIS_URL")):
+        said = f"{part}: {variable} is from `trainwire env` of {terminal.data_dir}: starting our own server\n"
+        assert said in terminal.said()
+    assert [job["id"] for job in terminal.document("jobs")] == [7]
 
 
 def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:

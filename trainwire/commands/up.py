@@ -95,6 +95,8 @@ def _say_ready(stack: Stack, folder: Path) -> None:
         say(f"Prometheus finds metrics at {address.metrics_url}")
     if address.gateway_url:
         say(f"See your trainings at {address.gateway_url}")
+    if stack.late:
+        say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
     say("In another terminal:")
     say("  trainwire run --job-id 1 -- python train.py")
     say("  trainwire status 1")

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from schemas.migrations import WrongSchemaRevision, check_revision
+from schemas.migrations import WrongSchemaRevision, check_revision, current_revision, head_revision, is_newer
 from stores.connections import postgres_trouble
 from trainwire.doctor.finding import Finding, Findings, Part, clock
 
@@ -70,6 +70,12 @@ def _revision(connection: Connection) -> Finding:
         check_revision(connection)
     except WrongSchemaRevision as exc:
         return PART.error("schema", str(exc), "trainwire migrate")
+    current = current_revision(connection)
+    if is_newer(current):
+        says = (
+            f"is at schema revision {current!r}, newer than {head_revision()!r} of this trainwire, which works on"
+        )
+        return PART.warning("schema", says, "install the newer trainwire here")
     return PART.ok("schema", "has the tables of this version")
 
 

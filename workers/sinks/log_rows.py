@@ -10,7 +10,10 @@ from workers.sinks.base import Delivered
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
-    """One row of training_logs, its time in nanoseconds since 1970."""
+    """One row of training_logs; `ts_ns` is the time to send, in nanoseconds since 1970.
+
+    `logged_at` is the trainer's own time (RFC 3339) where `ts_ns` is another: its clock is too far ahead.
+    """
 
     seq: int
     attempt: int
@@ -20,6 +23,7 @@ class LogRow:
     level: str | None
     ts_ns: int
     content: str
+    logged_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

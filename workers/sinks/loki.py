@@ -14,13 +14,18 @@ from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 from stores.loki_query import read_lines
 from workers.sinks.base import RefusedRow, SinkUnavailable
 from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
-from workers.sinks.loki_lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan
+from workers.sinks.loki_lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan, shown_time
 
 PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204
 PARTIAL: Final = 400
 TOO_FAR_BEHIND: Final = "too far behind"
 """What Loki says of a line more than an hour behind its stream's newest."""
+AHEAD: Final = (
+    "line {} is to be sent with {}, over ten minutes ahead of this worker's clock; it waits: "
+    "set the clocks of Postgres and of the workers"
+)
+"""A trainer's clock is not the cause: its times are limited by that of Postgres."""
 NARROWING_S: Final = 5.0
 """How long one batch is halved for what Loki refuses of it; the rest waits for the job's next turn."""
 PATIENCE_S: Final = 15.0
@@ -80,6 +85,8 @@ class LokiSink:
     def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
         """Push a prefix of `rows`, each by the rules; `newest_ns` is what was sent before.
 
+        Raises `SinkUnavailable` where the first is too far ahead of this worker's clock.
+
         Where Loki refuses some, halve until they stand alone. A 400 has stored the good entries; sent again they
         are the same, and Loki keeps one. A Loki that refuses every line (a limit of its own) takes two requests
         for each: so that the task's time is enough, what is not through in time is left for the next turn.
@@ -87,6 +94,8 @@ class LokiSink:
         deadline = self._clock() + NARROWING_S
         now_ns = self._now_ns()
         whole = plan(rows, newest_ns, now_ns)
+        if whole.confirmed_seq < rows[0].seq:
+            raise SinkUnavailable(AHEAD.format(rows[0].seq, shown_time(rows[0].ts_ns)), may_be_the_jobs=True)
         delivered = DeliveredLines(rows[0].seq - 1, newest_ns=newest_ns)
         parts = [[row for row in rows if row.seq <= whole.confirmed_seq]]
         while parts and (self._clock() < deadline or delivered.confirmed_seq < rows[0].seq):

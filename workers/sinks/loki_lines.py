@@ -82,7 +82,7 @@ def is_plain(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns:
 
     Then `plan` would put all rows, unchanged, into their log type's own stream.
     """
-    earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS - MARGIN_NS
+    earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS
     newest = newest_after(packs, newest_ns)
     return all(
         max(earliest_ns, newest[pack.log_type] - LATE_AFTER_NS) <= pack.oldest_ns
@@ -101,18 +101,20 @@ def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> 
 
 
 def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> Plan:
-    """Sort a prefix of `rows` into streams.
+    """Sort a prefix of `rows` into streams; it ends before a row that Loki takes only later.
 
     What is decided of a row depends only on the rows before it, never on where a batch begins, so that a resend
     is the same byte for byte.
     """
     made = Plan(rows[0].seq - 1, dict(newest_ns))
     oldest_ns: dict[str, int] = {}
-    earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS - MARGIN_NS
+    earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS
     for row in rows:
         ts_ns, log_type = row.ts_ns, row.log_type
-        if not earliest_ns <= ts_ns <= latest_ns:
-            made.refused.append(_refusal(row, now_ns))
+        if ts_ns > latest_ns:
+            return made
+        if ts_ns < earliest_ns:
+            made.refused.append(_too_old(row))
             made.confirmed_seq = row.seq
             continue
         newest = max(ts_ns, made.newest_ns.get(log_type, ts_ns))
@@ -138,6 +140,8 @@ def entries_of(row: LogRow) -> list[Entry]:
         metadata["rank"] = str(row.rank)
     if row.level is not None:
         metadata["level"] = row.level[:MAX_LEVEL_CHARS]
+    if row.logged_at is not None:
+        metadata["logged_at"] = row.logged_at
     parts = split_line(row.content)
     if len(parts) == 1:
         return [(str(row.ts_ns), row.content, metadata)]
@@ -171,15 +175,11 @@ def hour_of(ts_ns: int) -> str:
     return datetime.fromtimestamp(ts_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H")
 
 
-def _refusal(row: LogRow, now_ns: int) -> RefusedRow:
-    if row.ts_ns < now_ns:
-        return RefusedRow(
-            row.seq, row.source, "too-old", f"{_shown(row.ts_ns)} is over seven days ago; Loki takes no such line"
-        )
-    return RefusedRow(
-        row.seq, row.source, "in-future", f"{_shown(row.ts_ns)} is in the future; Loki takes no such line"
-    )
+def _too_old(row: LogRow) -> RefusedRow:
+    said = f"{shown_time(row.ts_ns)} is over seven days ago; Loki takes no such line"
+    return RefusedRow(row.seq, row.source, "too-old", said)
 
 
-def _shown(ts_ns: int) -> str:
+def shown_time(ts_ns: int) -> str:
+    """Return a time as RFC 3339, in whole seconds."""
     return (datetime.fromtimestamp(ts_ns // SECOND_NS, UTC)).isoformat()

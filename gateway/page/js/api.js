@@ -9,6 +9,9 @@ export class Problem extends Error {
   }
 }
 
+// This module is page/js/api.js of the gateway, which a proxy may serve below a path of its own.
+const BASE = new URL("../../", import.meta.url).pathname;
+
 const listeners = new Set();
 
 /** Be told when the gateway asks for a token. */
@@ -29,29 +32,30 @@ export function parse(text) {
   return JSON.parse(text.replace(LONG_IDS, '"$1":"$2"'));
 }
 
-/** Return `path?query`, without the parameters that are null, undefined or empty. */
+/** Return the address of a path of the gateway, without the parameters that are null, undefined or empty. */
 export function address(path, query = {}) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return given.length ? `${path}?${new URLSearchParams(given)}` : path;
+  const search = given.length ? `?${new URLSearchParams(given)}` : "";
+  return `${BASE}${path.slice(1)}${search}`;
 }
 
 /** GET a document. */
 export async function get(path, query, signal) {
-  return request(address(path, query), { signal });
+  return request(path, { signal }, query);
 }
 
 /** Send a request and return its document, null where there is none. */
-export async function request(url, options = {}) {
+export async function request(path, options = {}, query = {}) {
   let response;
   try {
-    response = await fetch(url, { headers: { Accept: "application/json" }, ...options });
+    response = await fetch(address(path, query), { headers: { Accept: "application/json" }, ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem(0, "No answer", "The gateway does not answer.");
   }
   const text = await response.text();
   if (response.ok) return text ? parse(text) : null;
-  if (response.status === 401 && !url.startsWith("/session")) denied();
+  if (response.status === 401 && path !== "/session") denied();
   throw problemOf(response, text);
 }
 

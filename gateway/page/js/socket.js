@@ -25,7 +25,7 @@ export class Feed {
     clearTimeout(this.timer);
     this.onState({ name: "connecting", wasLost: this.wasLost });
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(address(`${scheme}//${location.host}${this.path}`, { after: this.position }));
+    const socket = new WebSocket(`${scheme}//${location.host}${address(this.path, { after: this.position })}`);
     this.socket = socket;
     socket.onmessage = (message) => this.socket === socket && this.#receive(message.data);
     socket.onclose = (closed) => this.socket === socket && this.#lost(closed.code);

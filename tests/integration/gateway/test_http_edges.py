@@ -125,6 +125,24 @@ def test_a_client_may_only_ask_so_often(database_url: str, redis_url: str) -> No
     assert (refused[0].headers["Retry-After"], refused[0].json()["status"]) == ("2", 429)
 
 
+def statuses(server: GatewayServer, requests: int = 8) -> list[int]:
+    """Return the statuses of requests that each name another client."""
+    return [
+        server.request("GET", "/healthz", headers={"X-Forwarded-For": f"198.51.100.{number}"}).status_code
+        for number in range(requests)
+    ]
+
+
+def test_a_client_cannot_choose_its_address(database_url: str, redis_url: str) -> None:
+    """X-Forwarded-For of loopback gives no new rate limit; that of a trusted proxy gives each client its own."""
+    settings = gateway_settings(database_url, redis_url, gateway_requests_per_s=0.5)
+    with GatewayServer(settings) as server:
+        assert 429 in statuses(server)
+    trusting = settings.model_copy(update={"gateway_trusted_proxies": "127.0.0.1"})
+    with GatewayServer(trusting) as server:
+        assert set(statuses(server)) == {200}
+
+
 def test_postgres_away_is_a_problem(redis_url: str) -> None:
     """Without Postgres every question is answered with the setting to look at; the process lives."""
     with GatewayServer(gateway_settings(f"postgresql://u:hush@{NOBODY}/db", redis_url)) as server:

@@ -13,6 +13,7 @@ from gateway.documents import CompletenessReport, JobDetail, JobPage
 from gateway.routes import comparison
 from schemas.messages import Metrics, Point, Progress
 from schemas.routes import KINDS
+from stores.metric_names import MetricNames
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
 from workers.resources import Resources
@@ -97,6 +98,55 @@ def test_new_metric_names_are_found(
     sender.send(metrics(f1=1.0), job=job)
     drain_all(resources, job)
     assert gateway.get(f"/jobs/{job}")["metric_names"] == ["f1", "loss"]
+
+
+def insert_names(resources: Resources, job: int, rows: int, named: str) -> None:
+    """Store a job with so many rows of metrics, their values by an SQL expression of the row's number n."""
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO training_jobs (id, last_metric_seq) VALUES (:job, :n)"), {"job": job, "n": rows}
+        )
+        insert = (
+            "INSERT INTO training_metrics (job_id, seq, logged_at, attempt, source, extra_metrics) "
+            f"SELECT :job, n, now(), 1, 's', {named} FROM generate_series(1, :n) AS n"
+        )
+        connection.execute(text(insert), {"job": job, "n": rows})
+
+
+def test_thousands_of_metric_names_are_all_listed(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """3,000 names are in the document; of 7,000 it has 5,000 and says so, and the pages have all."""
+    insert_names(resources, job, 3000, "jsonb_build_object('m' || lpad(CAST(n AS text), 5, '0'), 1)")
+    shown = gateway.get(f"/jobs/{job}")
+    assert shown["metric_names"] == [f"m{n:05}" for n in range(1, 3001)]
+    assert shown["metric_names_complete"]
+    other = job + 100_000
+    insert_names(resources, other, 7000, "jsonb_build_object('m' || lpad(CAST(n AS text), 5, '0'), 1)")
+    shown = gateway.get(f"/jobs/{other}")
+    assert (len(shown["metric_names"]), shown["metric_names_complete"]) == (5000, False)
+    names: list[str] = []
+    page: dict[str, Any] = {"next": ""}
+    while page["next"] is not None:
+        page = gateway.get(f"/jobs/{other}/metrics/names", params={"after": page["next"], "limit": 999})
+        names += page["items"]
+    assert names == [f"m{n:05}" for n in range(1, 7001)]
+    assert page["complete"]
+
+
+def test_names_of_old_rows_are_found_in_bounded_steps(resources: Resources, job: int) -> None:
+    """A name in the first of 50,000 rows is found, some rows a question; new rows are read before older ones."""
+    insert_names(resources, job, 50_000, "jsonb_build_object(CASE n WHEN 1 THEN 'first' ELSE 'm' END, 1)")
+    ticks = iter(range(1000))
+    names = MetricNames(clock=lambda: float(next(ticks)))
+    with resources.engine.connect() as connection:
+        known = names.of(connection, job, 49_000)
+        assert (known.names, known.is_complete(49_000)) == (frozenset({"m"}), False)
+        connection.execute(text("UPDATE training_metrics SET extra_metrics = '{\"last\": 1}' WHERE seq = 50000"))
+        assert names.of(connection, job, 50_000).names == {"m", "last"}
+        asked = 2
+        while not known.is_complete(50_000):
+            known, asked = names.of(connection, job, 50_000), asked + 1
+    assert known.names == {"first", "last", "m"}
+    assert asked <= 5
 
 
 def test_the_pages_of_the_list_join(gateway: GatewayServer, resources: Resources) -> None:

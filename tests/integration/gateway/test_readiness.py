@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, text
 
+from schemas.migrations import head_revision
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.valkey import EmbeddedValkey
@@ -25,6 +27,32 @@ def test_streams_on_a_server_of_their_own(database_url: str, redis_url: str, tmp
             assert gateway.get("/healthz") == {"status": "ok"}
             streams.start()
             assert gateway.get("/readyz")["ready"]
+
+
+JOBS = "ALTER TABLE training_jobs"
+ADDS = (f"{JOBS} ADD newer text", f"{JOBS} DROP newer")
+LACKS = (f"{JOBS} RENAME name TO x", f"{JOBS} RENAME x TO name")
+
+
+@pytest.mark.parametrize(
+    ("revision", "change", "status"),
+    [("9999", ADDS, 200), ("9999", LACKS, 503), ("0001", ADDS, 503)],
+    ids=["newer", "newer, without what we use", "older"],
+)
+def test_an_old_gateway_stays_ready_on_newer_tables(
+    gateway: GatewayServer, engine: Engine, revision: str, change: tuple[str, str], status: int
+) -> None:
+    """A rolling upgrade migrates first: gateways of before stay ready while the tables have what they use."""
+    set_revision = text("UPDATE alembic_version SET version_num = :to")
+    with engine.begin() as connection:
+        connection.execute(text(change[0]))
+        connection.execute(set_revision, {"to": revision})
+    try:
+        assert gateway.get("/readyz", status)["ready"] == (status == 200)
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text(change[1]))
+            connection.execute(set_revision, {"to": head_revision()})
 
 
 @pytest.mark.timeout(180)

@@ -70,6 +70,22 @@ def test_a_database_of_another_revision(doctor: Doctor, engine: Engine) -> None:
     assert found["postgres.schema"]["remedy"] == "trainwire migrate"
 
 
+def test_a_database_of_a_newer_version(doctor: Doctor, engine: Engine) -> None:
+    """A process that a rolling upgrade has not replaced yet is a warning, and its tables are looked at."""
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        found = doctor.look()
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": head_revision()})
+    assert (found["postgres.schema"]["level"], found["postgres.schema"]["remedy"]) == (
+        "warning",
+        "install the newer trainwire here",
+    )
+    assert "is at schema revision '9999', newer than" in found["postgres.schema"]["says"]
+
+
 def test_a_postgres_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
     """A Postgres that does not answer is one error; the password is not shown."""
     alone.setenv("DATABASE_URL", "postgresql://somebody:verysecret@127.0.0.1:1/db")

@@ -77,6 +77,27 @@ def test_logs_come_back_as_they_are_in_postgres(connected: Trainwire) -> None:
     assert "\x1b" not in connected("logs", "42", "--from", "loki").out
 
 
+def test_a_job_whose_clock_is_ahead_is_verified(connected: Trainwire, engine: Engine, loki: LokiTwin) -> None:
+    """Lines minutes and centuries ahead count as delivered, and have the trainer's time in `logs --from loki`."""
+    now = datetime.now(UTC).replace(microsecond=123_456)
+    with engine.begin() as connection:
+        connection.execute(insert(training_jobs), {"id": 42, "last_log_seq": 300})
+        for seq in range(1, 301):
+            ahead = timedelta(minutes=20) if seq <= 200 else timedelta(days=365 * 200)
+            more = {"log_type": "stdout", "content": f"line {seq}", "attempt": 1, "source": "s", "logged_ns": 7}
+            logged_at = now + ahead + timedelta(milliseconds=seq)
+            connection.execute(insert(training_logs), {"job_id": 42, "seq": seq, "logged_at": logged_at, **more})
+    deliver(engine, loki)
+    deliver(engine, loki)
+    verified = connected("verify", "42", "--sink", "loki")
+    assert (verified.code, verified.out.partition(";")[0]) == (
+        0,
+        "verified: 300 lines in Postgres = 300 in Loki + 0 dead-lettered + 0 waiting",
+    )
+    options = ("--limit", "0", "--json")
+    assert connected("logs", "42", "--from", "loki", *options).out == connected("logs", "42", *options).out
+
+
 def test_logs_of_a_job_that_postgres_forgot(connected: Trainwire, delivered: Engine) -> None:
     """Without rows the last seven days are asked for; an unknown job is said."""
     with delivered.begin() as connection:

@@ -7,17 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
 
 from trainwire.child import Child
-from trainwire.errors import PartFailed
-from trainwire.remembered import free_port
+from trainwire.errors import PartEnded, PartFailed
+from trainwire.postgres import EmbeddedPostgres
+from trainwire.remembered import Port, free_port, is_free, usable_port
 from trainwire.stack import WebPart
 from trainwire.supervisor import CommandPart, Supervisor
+from trainwire.valkey import EmbeddedValkey
 
 FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
 STUBBORN = [
@@ -156,20 +160,88 @@ def test_waiting_ends_when_a_stop_is_requested(watch: Watch, tmp_path: Path) -> 
         child.wait_ready(lambda: False, 60)
     child.kill()
     watch.supervisor.request_stop()
-    watch.supervisor.watch()
+    watch.supervisor.watch(lambda: None)
     assert watch.supervisor.stop_requested
 
 
-def test_a_port_that_somebody_else_answers_is_not_ours(tmp_path: Path) -> None:
-    """A web server that lost the race for its port is not taken for ready because another one answers there."""
-    port = free_port()
-    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
-    first = WebPart("first", tmp_path, port=port, command=command, env=os.environ)
-    second = WebPart("second", tmp_path, port=port, command=command, env=os.environ)
+class Foreign(BaseHTTPRequestHandler):
+    """A web server that is not ours, and answers every path as a healthy gateway does."""
+
+    def do_GET(self) -> None:
+        """Answer 200."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status": "ok"}')
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+class LostRace(Port):
+    """A port that another process takes after it was found free, and before the server binds it."""
+
+    def start(self, start: Callable[[], None]) -> None:
+        """Take the port first."""
+        self.foreign = ThreadingHTTPServer(("127.0.0.1", self.number), Foreign)
+        Thread(target=self.foreign.serve_forever).start()
+        try:
+            super().start(start)
+        finally:
+            self.foreign.shutdown()
+            self.foreign.server_close()
+
+
+def web_server(port: int) -> tuple[list[str], Mapping[str, str]]:
+    """Return the command and environment of a web server."""
+    return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], os.environ
+
+
+def test_a_web_server_that_lost_its_port_takes_another(tmp_path: Path) -> None:
+    """A foreign server that answers on the port is not taken for ours: the address is that of our own child."""
+    port = LostRace(tmp_path, "web")
+    part = WebPart("web", tmp_path, port, web_server)
+    lost = port.number
     try:
-        first.start()
-        with pytest.raises(PartFailed, match="in use"):
-            second.start()
+        part.start()
+        assert part.url == f"http://127.0.0.1:{port.number}"
+        assert port.number != lost
+        assert part.child.listens_on(port.number)
+        assert usable_port(tmp_path, "web") != lost
     finally:
-        first.child.kill()
-        second.child.kill()
+        part.child.kill()
+
+
+def test_a_chosen_port_is_not_replaced(tmp_path: Path) -> None:
+    """A port that the user chose and another process has is an error with the server's log."""
+    part = WebPart("web", tmp_path, LostRace(tmp_path, "web", fixed=free_port()), web_server)
+    with pytest.raises(PartEnded, match="in use"):
+        part.start()
+
+
+@pytest.mark.parametrize("kind", [EmbeddedPostgres, EmbeddedValkey])
+def test_a_store_that_lost_its_port_takes_another(
+    kind: type[EmbeddedPostgres] | type[EmbeddedValkey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server of a copied folder answers on the port with the same password: ours is started on another one."""
+    free_once = iter([True])
+    with kind(tmp_path / "first") as first:
+        subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+        (tmp_path / "second" / first.name / "postmaster.pid").unlink(missing_ok=True)
+        (tmp_path / "second" / "run" / f"{first.name}.json").unlink()
+        # The race: the port that the copy remembers is free when it is looked at, and taken when it is bound.
+        monkeypatch.setattr("trainwire.remembered.is_free", lambda *asked: next(free_once, is_free(*asked)))
+        with kind(tmp_path / "second") as second:
+            assert second.port != first.port
+            assert second.child.listens_on(second.port)
+
+
+def test_a_server_keeps_its_port_once_it_was_ready(tmp_path: Path) -> None:
+    """Clients know the port then: while another process has it, a restart fails and names the cause."""
+    server = EmbeddedValkey(tmp_path)
+    with server:
+        port = server.port
+        server.kill()
+        with ThreadingHTTPServer(("127.0.0.1", port), Foreign), pytest.raises(PartEnded, match="in use"):
+            server.start()
+        assert server.port == port
+        server.start()

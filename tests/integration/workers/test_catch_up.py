@@ -155,21 +155,62 @@ def test_what_is_read_ahead_is_read_again_after_a_refusal(
     assert rows(resources.engine, dead_letters, "stream", "seq") == [("sink:loki", seq)]
 
 
-@pytest.mark.parametrize("ahead", [9, 30])  # minutes: Loki itself would take the first, our margin does not
+@pytest.mark.parametrize("ahead", [4, 9, 30, 60 * 24 * 365 * 5])  # minutes
 @pytest.mark.parametrize("seq", [100, 730, 777])
-def test_a_line_from_the_future_makes_no_other_late(
+def test_a_line_from_the_future_is_delivered_and_costs_no_other(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int, ahead: int
 ) -> None:
-    """What is read ahead of a refused line does not take its time for what Loki has."""
+    """One line of a day is minutes or years ahead: all are in Loki once, also what was read ahead."""
     monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
     minutes = [*DAY]
     minutes[seq - 1] = ahead
     said = store(resources, 1, minutes, time.time_ns())
     with LokiTwin() as loki:
+        deliver(resources, loki, [False, True] * 20)
+        assert Counter(line.line for line in loki.lines(1)) == Counter(said)
+        assert loki.stats()["refused"] == 0
+    assert rows(resources.engine, dead_letters, "reason", "seq") == []
+
+
+AHEAD = {
+    "20 minutes": [20 + n / 1000 for n in range(300)],
+    "drifting beyond the limit": [4.9 + n / 1000 for n in range(300)],
+    "years": [60 * 24 * 365 * 40 + n for n in range(300)],
+    "one rank of two": [n / 1000 - 1 + 20 * (n % 2) for n in range(300)],
+    "set right after a while": [*(20 + n / 1000 for n in range(150)), *(n / 1000 - 1 for n in range(150))],
+}
+
+
+@pytest.mark.parametrize("minutes", AHEAD.values(), ids=AHEAD)
+def test_a_clock_ahead_keeps_the_order_of_its_lines(resources: Resources, minutes: list[float]) -> None:
+    """Lines of a clock that is ahead go at once, each once; those whose times rise come back in their order."""
+    said = store(resources, 1, minutes, time.time_ns())
+    with LokiTwin() as loki:
+        deliver(resources, loki, [False, True] * 5)
+        found = loki.lines(1)
+        stats = loki.stats()
+    assert Counter(line.line for line in found) == Counter(said)
+    assert stats["refused"] == 0
+    assert not any("late" in line.labels for line in found)
+    if minutes == sorted(minutes):
+        assert [line.line for line in found] == said
+    assert rows(resources.engine, dead_letters, "seq") == []
+
+
+def test_a_worker_whose_clock_is_behind_that_of_postgres_waits(resources: Resources) -> None:
+    """What Loki takes only later is not dead-lettered: it waits, with the reason, and arrives."""
+    said = store(resources, 1, [20.0], time.time_ns())
+    with LokiTwin() as loki:
+        behind = LokiSink(LokiHttp(loki.url), now_ns=lambda: time.time_ns() - 6 * MINUTE_NS)
+        delivery = Delivery(resources.engine, LogBacklog(resources.engine, "loki"), behind, slice_s=60)
+        with pytest.raises(SinkUnavailable, match="set the clocks of Postgres and of the workers"):
+            delivery.run()
+        assert loki.lines(1) == []
+        with resources.engine.begin() as connection:
+            connection.execute(text("UPDATE sink_states SET next_probe_at = now()"))
+            connection.execute(text("UPDATE delivery_cursors SET next_attempt_at = now()"))
         deliver(resources, loki)
-        found = [(line.line, "late" in line.labels) for line in loki.lines(1)]
-        assert found == [(line, False) for line in said[: seq - 1] + said[seq:]]
-    assert rows(resources.engine, dead_letters, "reason", "seq") == [("in-future", seq)]
+        assert [line.line for line in loki.lines(1)] == said
 
 
 def test_a_rank_that_comes_late_does_not_end_the_turn(resources: Resources) -> None:

@@ -13,6 +13,14 @@ from gateway.__main__ import main
         ("GATEWAY_PORT", "web", "GATEWAY_PORT Input should be a valid integer"),
         ("GATEWAY_AUTH", "off", "GATEWAY_AUTH Input should be 'auto' or 'on'"),
         ("GATEWAY_REQUESTS_PER_S", "0", "GATEWAY_REQUESTS_PER_S Input should be greater than 0"),
+        (
+            "GATEWAY_TRUSTED_PROXIES",
+            "127.0.0.1, nginx",
+            "GATEWAY_TRUSTED_PROXIES has 'nginx', which is no",
+        ),
+        ("GATEWAY_TRUSTED_PROXIES", "10.0.0.1/8", "GATEWAY_TRUSTED_PROXIES has '10.0.0.1/8'"),
+        ("GATEWAY_TRUSTED_PROXIES", "*", "use an address like 127.0.0.1 or a network like 10.0.0.0/8"),
+        ("GATEWAY_TRUSTED_PROXIES", "::/0", "GATEWAY_TRUSTED_PROXIES trusts every client (::/0)"),
         ("DATABASE_URL", "mysql://u:hush@h/db", "DATABASE_URL starts with mysql://"),
     ],
 )

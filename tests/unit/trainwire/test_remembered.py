@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainwire.errors import Problem
-from trainwire.remembered import is_free, new_password, remembered_password, usable_port
+from trainwire.remembered import is_free, is_own_address, new_password, remembered_password, usable_port
 
 
 def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
@@ -28,6 +28,18 @@ def test_a_free_port_is_used_again(tmp_path: Path) -> None:
         other.listen()
         assert not is_free(port)
         assert usable_port(tmp_path, "postgres") != port
+
+
+def test_an_exported_address_is_known_by_its_password(tmp_path: Path) -> None:
+    """The folder's own server is recognized on whatever port; no server of the user's own is taken for it."""
+    password = new_password(tmp_path, "postgres")
+    own = f"postgresql://trainwire:{password}@127.0.0.1:15000/trainwire"
+    assert is_own_address(tmp_path, "postgres", own)
+    assert is_own_address(tmp_path, "postgres", own.replace("15000", "15001"))
+    others = ("postgresql://127.0.0.1/trainwire", "postgresql://u:@127.0.0.1/db", "postgresql://[", "")
+    for url in (own.replace("127.0.0.1", "db.example"), own.replace(password, "other"), *others):
+        assert not is_own_address(tmp_path, "postgres", url)
+        assert not is_own_address(tmp_path / "empty", "postgres", url)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

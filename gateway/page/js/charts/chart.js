@@ -1,6 +1,6 @@
 // One chart: uPlot with our axes, colours and a legend of text nodes.
 
-import uPlot from "/page/vendor/uplot/uPlot.esm.js";
+import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { h, setText } from "../dom.js";
 import { clock, counted, dateTime, value } from "../format.js";
 import { axes } from "./axes.js";

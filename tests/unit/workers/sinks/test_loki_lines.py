@@ -40,11 +40,18 @@ def test_a_stream_for_each_output() -> None:
 
 
 def test_what_loki_would_refuse_for_its_age_is_not_sent() -> None:
-    """Lines older than seven days or in the future are refused with the reason, the others go."""
-    made = planned(row(1, NOW_NS - 8 * DAY_NS), row(2), row(3, NOW_NS + HOUR_NS), row(4))
-    assert [(refusal.seq, refusal.reason) for refusal in made.refused] == [(1, "too-old"), (3, "in-future")]
-    assert [said.seq for said in made.pushes["stdout", None].rows] == [2, 4]
-    assert made.confirmed_seq == 4
+    """Lines older than seven days are refused with the reason, the others go."""
+    made = planned(row(1, NOW_NS - 8 * DAY_NS), row(2), row(3))
+    assert [(refusal.seq, refusal.reason) for refusal in made.refused] == [(1, "too-old")]
+    assert [said.seq for said in made.pushes["stdout", None].rows] == [2, 3]
+    assert made.confirmed_seq == 3
+
+
+def test_what_loki_takes_only_later_ends_the_plan() -> None:
+    """Lines before one that is ahead of the grace period go; it and those behind it wait."""
+    made = planned(row(1), row(2, NOW_NS + HOUR_NS), row(3))
+    assert [said.seq for said in made.pushes["stdout", None].rows] == [1]
+    assert (made.confirmed_seq, made.refused) == (1, [])
 
 
 def test_lines_far_behind_their_stream_get_a_label() -> None:
