@@ -47,6 +47,12 @@ def kill_pool_process(world: World) -> None:
         os.kill(world.chance.choice(children).pid, signal.SIGKILL)
 
 
+def kill_gateway(world: World) -> None:
+    """SIGKILL the gateway, and start it at once on its port."""
+    world.gateway.end()
+    world.gateway.launch()
+
+
 def change_shards(world: World) -> None:
     """Restart all workers and beat with another INGEST_SHARDS; living trainers keep the old number."""
     shards = str(world.chance.choice(SHARDS))
@@ -157,7 +163,7 @@ BLOWS: Final = (
     Blow("worker killed", lambda world: world.worker.kill()),
     Blow("pool process killed", kill_pool_process),
     Blow("beat killed", lambda world: world.beat.kill()),
-    Blow("gateway killed", lambda world: world.gateway.restart()),
+    Blow("gateway killed", kill_gateway),
     Blow("number of shards changed", change_shards),
     Blow("number of shards forgotten", forget_shards),
     Blow("Redis killed", lambda world: restart(world, world.valkey, world.valkey.kill)),

@@ -84,7 +84,9 @@ def check_sums(engine: Engine, stored: Stored, living: Collection[int], killed: 
     assert not any(sums[job].silent_sources for job in living)
     lost_count = sum(map(len, stored.lost.values()))
     produced = sum(found.produced for found in sums.values())
-    print(f"  {len(sums)} jobs: {produced:,} messages produced, {lost_count} destroyed and named, all others stored")
+    print(
+        f"  {len(sums)} jobs: {produced:,} messages produced, {lost_count} destroyed and named, all others stored"
+    )
 
 
 def is_settled(found: Completeness, stored: Stored, job: int) -> bool:
@@ -102,9 +104,7 @@ def read_named(engine: Engine) -> dict[Lane, set[int]]:
     ):
         for first, last in missing:
             named.setdefault((job, source, kind), set()).update(range(first, last + 1))
-    for job, source, kind, seq in rows(
-        engine, dead_letters, "job_id", "source", "kind", "seq", order=["id"]
-    ):
+    for job, source, kind, seq in rows(engine, dead_letters, "job_id", "source", "kind", "seq", order=["id"]):
         named.setdefault((job, source, kind), set()).add(seq)
     return named
 

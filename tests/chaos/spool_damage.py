@@ -78,7 +78,10 @@ class SpoolDamage:
                 gone = [record for record in before if record.seq not in left]
                 lane = self.destroyed[about.job_id, about.source, kind]
                 lane |= {record.seq: _items(kind, about, record) for record in gone}
-                print(f"           {path.name} of {folder.name}: {how.__name__[1:]}, {len(gone)} messages", flush=True)
+                print(
+                    f"           {path.name} of {folder.name}: {how.__name__[1:]}, {len(gone)} messages",
+                    flush=True,
+                )
 
 
 def _delete(path: Path, _: random.Random) -> None:

@@ -65,11 +65,12 @@ def test_every_line_survives_every_blow(tmp_path: Path) -> None:
             trainers = [start_trainer(job, valkey.url) for job in JOBS]
             killed_trainers.start_next()
             with following(engine, gateway) as followers:
-                world = World(
-                    postgres, valkey, workers, beat, gateway, trainers, killed_trainers, damage, chance
-                )
+                world = World(postgres, valkey, workers, beat, gateway, trainers, killed_trainers, damage, chance)
                 struck = Counter(strike_until(world, time.monotonic() + SECONDS, chosen(BLOWS)))
-                print(f"  {struck.total()} blows: " + ", ".join(f"{count} x {name}" for name, count in struck.items()))
+                print(
+                    f"  {struck.total()} blows: "
+                    + ", ".join(f"{count} x {name}" for name, count in struck.items())
+                )
                 killed_trainers.kill()
                 counts = {job: finished(trainer) for job, trainer in zip(JOBS, trainers, strict=True)}
                 send_leftover_messages(tmp_path / "spool", valkey.url)
@@ -98,7 +99,9 @@ def celery_running(settings: Settings, folder: Path) -> Iterator[tuple[list[Proc
 def following(engine: Engine, gateway: GatewayProcess) -> Iterator[dict[int, Follower]]:
     """Follow two jobs as browsers do, once they are known."""
     kinds = {1: WebSocketClient, 2: EventSource}
-    wait_until(lambda: kinds.keys() <= set(rows(engine, training_jobs, "id", order=["id"])), "the jobs' first rows")
+    wait_until(
+        lambda: kinds.keys() <= set(rows(engine, training_jobs, "id", order=["id"])), "the jobs' first rows"
+    )
     followers = {job: Follower(kind, job, [gateway]) for job, kind in kinds.items()}
     try:
         yield followers

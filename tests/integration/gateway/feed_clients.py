@@ -71,6 +71,11 @@ class GatewayProcess(GatewayAddress):
 
     def start(self) -> None:
         """Start it; return when it answers."""
+        self.launch()
+        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+
+    def launch(self) -> None:
+        """Start it; return at once."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gateway"],
@@ -79,7 +84,6 @@ class GatewayProcess(GatewayAddress):
                 stdout=log,
                 stderr=log,
             )
-        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
 
     def addresses(self) -> set[str]:
         """Return its own ends of its connections, as the servers see them."""
