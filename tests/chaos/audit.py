@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
+from redis.client import PubSub
 from sqlalchemy import Engine, text
 
 from schemas.checks import InvalidMessage
@@ -88,7 +89,7 @@ class RowWatch(_Watch):
         with self._engine.connect() as connection:
             for (job, kind), seen in self._seen.items():
                 query = (
-                    f"SELECT seq, source, extract(epoch FROM logged_at)::float8 FROM training_{kind} "  # noqa: S608
+                    f"SELECT seq, source, extract(epoch FROM logged_at)::float8 FROM training_{kind} "
                     "WHERE job_id = :job AND seq > :seen ORDER BY seq"
                 )
                 found = connection.execute(text(query), {"job": job, "seen": seen}).all()
@@ -104,7 +105,7 @@ class EventWatch(_Watch):
 
     def __init__(self, engine: Engine, client: redis.Redis) -> None:
         self._engine = engine
-        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._pubsub = PubSub(client.connection_pool, ignore_subscribe_messages=True)
         self._pubsub.psubscribe("events:*")
         self.forged: list[str] = []
         self.heard: Counter[str] = Counter()
@@ -161,10 +162,7 @@ def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, s
     wrong = []
     for one in honest:
         for kind, column in ITEMS.items():
-            query = (
-                f"SELECT {column} FROM training_{kind} "  # noqa: S608
-                "WHERE job_id = :job AND source = :source ORDER BY seq"
-            )
+            query = f"SELECT {column} FROM training_{kind} WHERE job_id = :job AND source = :source ORDER BY seq"
             with engine.connect() as connection:
                 found = (
                     connection.execute(text(query), {"job": one.job, "source": sources[one.token]}).scalars().all()
@@ -176,24 +174,25 @@ def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, s
                     f"{kind} of {one}: {lost.total()} lost {[*lost][:5]}, {more.total()} doubled or foreign "
                     f"{[*more][:5]}" + ("" if lost or more else ", in another order")
                 )
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def check_events(engine: Engine, watch: EventWatch, jobs: Iterable[int]) -> None:
     """Every event is of rows and of ends that Postgres has, and no honest job is called stalled or lost."""
-    assert watch.forged == []
-    assert [event for event in watch.quiet if event.job_id in jobs] == []
+    assert not watch.forged, f"{len(watch.forged)} forged events: {watch.forged[:5]}"
+    quiet = [event for event in watch.quiet if event.job_id in jobs]
+    assert not quiet, quiet
     with engine.connect() as connection:
         for (job, kind), last_seq in watch.last_seqs.items():
-            query = f"SELECT {LAST_SEQ[kind]} FROM training_jobs WHERE id = :job"  # noqa: S608
+            query = f"SELECT {LAST_SEQ[kind]} FROM training_jobs WHERE id = :job"
             stored = connection.execute(text(query), {"job": job}).scalar() or 0
             assert stored >= last_seq, f"events of {kind} of job {job} reach {last_seq}, rows {stored}"
         for (job, kind), carried in watch.rows.items():
-            query = f"SELECT seq, {ITEMS[kind]} FROM training_{kind} WHERE job_id = :job AND seq = ANY(:seqs)"  # noqa: S608
+            query = f"SELECT seq, {ITEMS[kind]} FROM training_{kind} WHERE job_id = :job AND seq = ANY(:seqs)"
             found = connection.execute(text(query), {"job": job, "seqs": list(carried)})
-            stored_rows = {seq: item for seq, item in found}
+            stored_rows = {row.seq: row[1] for row in found}
             forged = {seq: item for seq, item in carried.items() if not _is_same(stored_rows.get(seq), item)}
-            assert forged == {}, f"{kind} of job {job}"
+            assert forged == {}, f"{kind} of job {job}: no such rows: {[*forged.items()][:5]}"
 
 
 def _is_same(stored: object, carried: object) -> bool:
@@ -210,8 +209,7 @@ def check_lateness(watch: RowWatch, sources: Mapping[str, str], limit_s: float) 
         for kind in ITEMS:
             late_s = sorted(watch.late_s[source, kind])
             p50, p95, most = late_s[len(late_s) // 2], late_s[len(late_s) * 95 // 100], late_s[-1]
-            print(
-                f"  {token} {kind}: {len(late_s):,} rows, late by {p50:.1f} s (p50), {p95:.1f} (p95), {most:.1f} (max)"
-            )
+            shown = f"late by {p50:.1f} s (p50), {p95:.1f} (p95), {most:.1f} (max)"
+            print(f"  {token} {kind}: {len(late_s):,} rows, {shown}")
             worst[token, kind] = round(most, 1)
     assert max(worst.values()) <= limit_s, worst

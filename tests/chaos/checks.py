@@ -1,4 +1,4 @@
-"""Checks after a chaos run: every message that could survive is stored once, and every other one is named by the sum."""
+"""Checks after a chaos run: every message that could survive is stored once, the others are named."""
 
 from __future__ import annotations
 
@@ -62,12 +62,9 @@ def check_sums(engine: Engine, stored: Stored, living: Collection[int], killed: 
         sums = {job: assess(find_positions(connection, job), attempt) for job, attempt in attempts.items()}
     assert set(living) <= sums.keys() <= {*living, *killed}
     named = read_named(engine)
-    last_seqs = dict(
-        ((job, source, kind), last)
-        for job, source, kind, last in rows(
-            engine, source_positions, "job_id", "source", "kind", "last_seq", order=["job_id"]
-        )
-    )
+    columns = ("job_id", "source", "kind", "last_seq")
+    found = rows(engine, source_positions, *columns, order=["job_id"])
+    last_seqs = {(job, source, kind): last for job, source, kind, last in found}
     wrong = {}
     for lane in named.keys() | stored.lost.keys():
         lost = set(stored.lost.get(lane, {}))

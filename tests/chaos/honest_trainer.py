@@ -13,7 +13,7 @@ LINES_PER_CHECKPOINT = 100
 
 
 def main(job_id: int, token: str, seconds: float, pause_s: float) -> None:
-    """Train for some seconds, with a pause after each line; `token` begins each line and each checkpoint's path."""
+    """Train for some seconds, with a pause after each line; each line and checkpoint begins with `token`."""
     run = Run(job_id, name=f"honest {job_id}")
     ends = time.monotonic() + seconds
     lines = 0

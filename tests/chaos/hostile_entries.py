@@ -1,13 +1,14 @@
-"""A trainer with a trainer's password that sends entries which cost too much, are too many, or are for others' jobs.
+"""A hostile trainer that sends entries which cost too much, are too many, or are for the jobs of others.
 
-tests/hostile_client.py tries the commands; this one tries the contents. Completions for others' jobs are left out: a
-trainer may speak for any job (SECURITY.md), so a job would rightly end by one.
+tests/hostile_client.py tries the commands; this one tries the contents. It sends no completion for others' jobs:
+Redis lets every trainer write for any job (SECURITY.md), so such a completion would end the job.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ LINES_PER_ENTRY: Final = 500
 GARBAGE_ENTRIES: Final = 3_000
 MAX_SEQ: Final = 2**63 - 1
 
-Fields = dict[str, Any]
+Fields = dict[Any, Any]
 _pack = msgspec.msgpack.encode
 
 
@@ -81,7 +82,7 @@ class HostileEntries:
         pipe.execute()
 
     def forge(self) -> None:
-        """Send entries for an honest job: under a name of our own, and under every name that its claims contain."""
+        """Send entries for an honest job: under an own source, and under each one that its claims name."""
         job = self._honest_job()
         for source in (f"0-forged{self._chance.randrange(3)}", *self._names_of(job)):
             line = {"log_type": "stdout", "lines": [f"forged {time.time_ns()}"], "ts": [time.time_ns()]}
@@ -183,11 +184,14 @@ def garbage(number: int) -> list[Fields]:
 def main(url: str, seconds: float, seed: int, pause_s: float) -> None:
     """Attack for some seconds; print what was sent."""
     hostile = HostileEntries(url, seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        hostile.act()
-        time.sleep(pause_s)
-    print(f"sent {dict(hostile.sent)}, refused {dict(hostile.refused)}", flush=True)
+    try:
+        while time.monotonic() < ends:
+            hostile.act()
+            time.sleep(pause_s)
+    finally:
+        print(f"sent {dict(hostile.sent)}, refused {dict(hostile.refused)}", flush=True)
 
 
 if __name__ == "__main__":

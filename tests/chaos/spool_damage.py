@@ -42,9 +42,9 @@ class SpoolDamage:
         self.destroyed: dict[Lane, dict[int, list[Item]]] = defaultdict(dict)
 
     def damage_living(self, pid: int) -> None:
-        """Damage the spool of a living process, which is stopped meanwhile; the file it writes to is truncated at most.
+        """Damage the spool of a living process, which is stopped meanwhile.
 
-        What is written to a deleted file could not be recorded here.
+        The file that it writes to is truncated at most: what it writes to a deleted one could not be recorded.
         """
         process = psutil.Process(pid)
         process.suspend()

@@ -1,4 +1,4 @@
-"""Faults without end: whatever is killed, flushed, filled, damaged or restarted, every line is stored exactly once.
+"""Faults without end: whatever is killed, flushed, filled or damaged, every line is stored exactly once.
 
 `make chaos` runs it for ten minutes, CI for seconds. CHAOS_SEED repeats the order of the faults,
 CHAOS_BLOWS chooses them by words of their names (tests/chaos/blows.py).
@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def celery_running(settings: Settings, folder: Path) -> Iterator[tuple[list[Proc
 @contextmanager
 def following(engine: Engine, gateway: GatewayProcess) -> Iterator[dict[int, Follower]]:
     """Follow two jobs as browsers do, once they are known."""
-    kinds = {1: WebSocketClient, 2: EventSource}
+    kinds: dict[int, type[WebSocketClient | EventSource]] = {1: WebSocketClient, 2: EventSource}
     wait_until(
         lambda: kinds.keys() <= set(rows(engine, training_jobs, "id", order=["id"])), "the jobs' first rows"
     )
@@ -115,7 +116,7 @@ def check_followers(engine: Engine, followers: dict[int, Follower]) -> None:
     last_seqs = {job: last for job, *last in rows(engine, training_jobs, "id", *LAST_SEQS, order=["id"])}
     for job, follower in followers.items():
         for kind, last in zip(("logs", "metrics"), last_seqs[job], strict=True):
-            wait_until(lambda f=follower, k=kind, n=last: f.has(k, n), f"{last} {kind} of job {job}", 60)
+            wait_until(partial(follower.has, kind, last), f"{last} {kind} of job {job}", 60)
     moves = sum(follower.moves for follower in followers.values())
     print(f"  {len(followers)} browsers reconnected {moves} times: no hole, no row twice")
 

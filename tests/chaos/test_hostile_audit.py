@@ -178,9 +178,10 @@ def attackers(url: str, folder: Path) -> Iterator[None]:
         for name, process in running.items():
             assert process.poll() is None, (folder / f"{name}.log").read_text()[-2000:]
     finally:
-        for process in running.values():
+        for name, process in running.items():
             process.terminate()
             process.wait(20)
+            print(f"  {name}: {(folder / f'{name}.log').read_text()[-1000:].strip()}")
 
 
 def is_heard_of(engine: Engine) -> bool:
@@ -192,7 +193,7 @@ def is_heard_of(engine: Engine) -> bool:
 
 def check_processes(workers: list[Process]) -> None:
     """No worker has ended."""
-    assert [worker.process.poll() for worker in workers] == [None] * len(workers), workers[0].output[-3000:]
+    assert [worker.process.poll() for worker in workers] == [None] * len(workers)
 
 
 def check_sums(engine: Engine, sources: set[str]) -> None:

@@ -1,7 +1,7 @@
 """A trainer of the chaos run: logs numbered lines and points for some seconds, then prints how many as JSON.
 
-With a diary it writes there when it logged which line, for the checks after it is killed. Without one it forks now and
-then a child that logs lines too. SIGUSR1 sets its clock back by an hour, SIGUSR2 sets it right again.
+With a diary it writes there when it logged which line, for the checks after it is killed. Without one it forks now
+and then a child that logs lines too. SIGUSR1 sets its clock back by an hour, SIGUSR2 sets it right again.
 """
 
 from __future__ import annotations
