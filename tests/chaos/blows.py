@@ -56,6 +56,7 @@ def kill_gateway(world: World) -> None:
 def change_shards(world: World) -> None:
     """Restart all workers and beat with another INGEST_SHARDS; living trainers keep the old number."""
     shards = str(world.chance.choice(SHARDS))
+    print(f"           {shards} shards", flush=True)
     for process in world.celery:
         process.set_env(INGEST_SHARDS=shards)
         process.kill()
