@@ -42,6 +42,7 @@ class HostileEntries:
     def __init__(self, url: str, seed: int) -> None:
         self._client = redis.Redis.from_url(url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
         self._chance = random.Random(seed)
+        self._bombs = list(bombs())
         self._seqs: Counter[tuple[int, str, Kind]] = Counter()
         self.sent: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -60,7 +61,7 @@ class HostileEntries:
 
     def bomb(self) -> None:
         """Send an entry of some bytes that is large, or has very many elements, once it is decoded."""
-        kind, enc, body = self._chance.choice(list(bombs()))
+        kind, enc, body = self._chance.choice(self._bombs)
         self._send(kind, self._entry(kind, self._own_job(), enc, body))
 
     def flood(self) -> None:
@@ -137,7 +138,7 @@ def bombs() -> Iterator[tuple[Kind, str, bytes]]:
         yield kind, "msgpack+zstd", zstandard.compress(maps)
         yield kind, "msgpack+zstd", zstandard.compress(b"\x91" * 10_000_000 + b"\x90")
         yield kind, "json+zstd", zstandard.compress(b"[" * 30_000_000)
-        yield kind, "msgpack+zstd", zstandard.compress(b"\x00" * 2**30)
+        yield kind, "msgpack+zstd", zstandard.compress(b"\x00" * 2**28)
     yield (
         "metrics",
         "msgpack+zstd",

@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -180,7 +180,10 @@ def attackers(url: str, folder: Path) -> Iterator[None]:
     finally:
         for name, process in running.items():
             process.terminate()
-            process.wait(20)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            process.wait(10)
             print(f"  {name}: {(folder / f'{name}.log').read_text()[-1000:].strip()}")
 
 
