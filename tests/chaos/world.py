@@ -62,7 +62,7 @@ class World:
         self._pending.append((time.monotonic() + delay_s, action))
 
     def recover(self, *, everything: bool = False) -> None:
-        """Run the actions that are due, or all of them; start the workers and the beat that have ended."""
+        """Run the actions that are due, or all of them; start our processes that have ended."""
         now = time.monotonic()
         due = [one for one in self._pending if everything or one[0] <= now]
         self._pending = [one for one in self._pending if one not in due]
@@ -71,3 +71,5 @@ class World:
         for process in self.celery:
             if process.process.poll() is not None:
                 process.start()
+        if not self.gateway.is_running():
+            self.gateway.launch()

@@ -85,6 +85,10 @@ class GatewayProcess(GatewayAddress):
                 stderr=log,
             )
 
+    def is_running(self) -> bool:
+        """Return whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def addresses(self) -> set[str]:
         """Return its own ends of its connections, as the servers see them."""
         assert self._process is not None
