@@ -1,6 +1,7 @@
 """An audit: honest trainers beside hostile ones that have a trainer's password (deploy/users.acl.template).
 
-`make hostile` runs it for ten minutes, CI for seconds. AUDIT_SEED repeats the attacks.
+`make hostile` runs it for ten minutes, CI for seconds. AUDIT_SEED repeats the attacks,
+AUDIT_ATTACKERS=client or =entries runs one of the two hostile programs alone.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from workers.settings import load_settings
 
 SECONDS = float(os.environ.get("AUDIT_SECONDS", "20"))
 SEED = int(os.environ.get("AUDIT_SEED", str(random.SystemRandom().randrange(10**6))))
+ATTACKERS = os.environ.get("AUDIT_ATTACKERS", "")
 LATE_S: Final = 10.0
 TRAINERS: Final = {
     "quiet": (1, 0, 2.0),
@@ -171,6 +173,8 @@ def attackers(url: str, folder: Path) -> Iterator[None]:
     }
     running = {}
     for name, command in commands.items():
+        if ATTACKERS not in name:
+            continue
         with (folder / f"{name}.log").open("wb") as log:
             running[name] = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, stdout=log, stderr=log)
     try:
