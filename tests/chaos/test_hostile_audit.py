@@ -150,7 +150,13 @@ def start_honest(token: str, redis_url: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.honest_trainer", str(job), token, str(SECONDS), str(pause_s)],
         cwd=ROOT,
-        env=os.environ | {"REDIS_URL": redis_url, "RANK": str(rank), "WORLD_SIZE": "2" if job == 3 else "1"},
+        env=os.environ
+        | {
+            "REDIS_URL": redis_url,
+            "RANK": str(rank),
+            "WORLD_SIZE": "2" if job == 3 else "1",
+            "TRAINWIRE_SETTLE_S": "30",
+        },
         stdout=subprocess.PIPE,
         text=True,
     )
