@@ -66,7 +66,8 @@ class HostileEntries:
 
     def flood(self) -> None:
         """Send as many valid lines at once as workers store in a second or so, on the shard of an honest job."""
-        job = self._chance.choice([job for job in OWN_JOBS if job % SHARDS == self._honest_job() % SHARDS])
+        shard = shard_of(self._honest_job(), SHARDS)
+        job = self._chance.choice([job for job in OWN_JOBS if shard_of(job, SHARDS) == shard])
         lines = [f"flood {number} {'x' * 80}" for number in range(LINES_PER_ENTRY)]
         pipe = self._client.pipeline(transaction=False)
         for _ in range(FLOOD_LINES // LINES_PER_ENTRY):
