@@ -21,6 +21,8 @@ from tests.chaos.honest_trainer import LINES_PER_CHECKPOINT, LINES_PER_POINT
 LOOK_EVERY_S: Final = 0.5
 ITEMS: Final = {"logs": "content", "metrics": "step", "checkpoints": "uri"}
 """The column that identifies a row of each kind."""
+NEXT_IN_TIME: Final = {"logs": "logged_ns", "metrics": "step", "checkpoints": "step"}
+"""What orders rows of the same microsecond."""
 LAST_SEQ: Final = {"logs": "last_log_seq", "metrics": "last_metric_seq", "checkpoints": "last_checkpoint_seq"}
 CARRIED: Final = {"logs": ("lines", "text"), "metrics": ("points", "step"), "checkpoints": ("checkpoints", "uri")}
 """The field of an event that carries rows of each kind, and which of their fields identifies them."""
@@ -158,11 +160,17 @@ def sources_of(engine: Engine, honest: Sequence[Honest]) -> dict[str, str]:
 
 
 def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, str]) -> None:
-    """Each honest source has exactly its rows, in order."""
+    """Each honest source has exactly its rows, and their times have its order.
+
+    Their `seq` may differ from it: a hostile trainer can empty a stream, and what is sent again is stored late.
+    """
     wrong = []
     for one in honest:
         for kind, column in ITEMS.items():
-            query = f"SELECT {column} FROM training_{kind} WHERE job_id = :job AND source = :source ORDER BY seq"
+            order = f"logged_at, {NEXT_IN_TIME[kind]}"
+            query = (
+                f"SELECT {column} FROM training_{kind} WHERE job_id = :job AND source = :source ORDER BY {order}"
+            )
             with engine.connect() as connection:
                 found = (
                     connection.execute(text(query), {"job": one.job, "source": sources[one.token]}).scalars().all()
