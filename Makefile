@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := schemas stores ingest workers gateway trainwire tests benchmarks examples
 
-.PHONY: help demo up test system browser check docs audit bench chaos format clean
+.PHONY: help demo up test system browser check docs audit bench chaos hostile format clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,11 @@ audit: $(VENV)/.pip-audit ## look up known vulnerabilities of every version in c
 bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md (about six minutes)
 	$(BIN)/python -m benchmarks
 
-chaos: $(VENV)/.test ## kill workers and stores for ten minutes; prints its seed (CHAOS_SECONDS, CHAOS_SEED)
-	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} $(BIN)/python -m pytest -m chaos -s -p no:randomly
+chaos: $(VENV)/.test ## inject faults for ten minutes; prints its seed (CHAOS_SECONDS, CHAOS_SEED, CHAOS_BLOWS)
+	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} $(BIN)/python -m pytest tests/chaos/test_chaos.py -s -p no:randomly
+
+hostile: $(VENV)/.test ## run hostile trainers beside honest ones for ten minutes (AUDIT_SECONDS, AUDIT_SEED)
+	AUDIT_SECONDS=$${AUDIT_SECONDS:-600} $(BIN)/python -m pytest tests/chaos/test_hostile_audit.py -s -p no:randomly
 
 format: $(VENV)/.test ## bring the code into form
 	$(BIN)/ruff check --fix .

@@ -53,6 +53,10 @@ class Process:
         """All it has said so far."""
         return self._log_path.read_text(errors="replace")
 
+    def set_env(self, **env: str) -> None:
+        """Change variables of the environment that the next start gets."""
+        self._env = self._env | env
+
     def is_ready(self) -> bool:
         """Tell whether a worker has said that it takes orders."""
         return " ready." in self.output

@@ -1,93 +1,151 @@
-"""What may happen: processes that end or hang, stores that forget, disks that are full, clocks that go back."""
+"""The table of faults that the chaos run injects: one function each, and what it may cost.
+
+To add a fault, write a function of the world and a row of `BLOWS`.
+"""
 
 from __future__ import annotations
 
 import os
-import random
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import psutil
-import redis
 
-from tests.chaos.mortals import Mortals
-from tests.processes import Process
+from schemas.routes import SHARDS_KEY
+from tests.chaos.trainer import SEGMENT_BYTES
+from tests.chaos.world import World
 from trainwire.postgres import EmbeddedPostgres
-from trainwire.valkey import EmbeddedValkey
+from trainwire.valkey import DEFAULT_MAXMEMORY, EmbeddedValkey
 
-FULL_BYTES = 300_000
-"""A disk is full when files have reached up to so much: one write is torn, none after it is taken."""
+Cost = Literal["nothing", "the last second of a killed trainer", "the destroyed messages, each named by the sum"]
+
+FULL_BYTES: Final = 2 * SEGMENT_BYTES
+"""A simulated full disk takes no write beyond so many bytes of a file; a write across it is torn."""
+LOST_AFTER_S: Final = 6
+"""The shortest time after which workers call a silent job lost."""
+SHARDS: Final = (1, 2, 3, 4, 5, 8)
 
 
 @dataclass(frozen=True)
-class World:
-    """Everything that blows can hit, and the chance that chooses."""
+class Blow:
+    """A fault: its name in the output, the function that injects it, and what it may cost."""
 
-    postgres: EmbeddedPostgres
-    valkey: EmbeddedValkey
-    workers: Sequence[Process]
-    trainers: Sequence[subprocess.Popen[str]]
-    mortals: Mortals
-    chance: random.Random
+    name: str
+    strike: Callable[[World], object]
+    cost: Cost = "nothing"
 
-    def blows(self) -> list[tuple[str, Callable[[], object]]]:
-        """Return what may happen next."""
-        chance, valkey, postgres = self.chance, self.valkey, self.postgres
-        worker, trainer = chance.choice(self.workers), chance.choice(self.trainers)
-        return [
-            ("worker killed", worker.kill),
-            ("pool process killed", lambda: self._kill_a_child(worker)),
-            ("Redis killed", lambda: self._restart(valkey, valkey.kill)),
-            ("Redis restarted", lambda: self._restart(valkey, valkey.stop)),
-            ("Redis paused", lambda: self._pause(valkey)),
-            ("Redis flushed", lambda: redis.Redis.from_url(valkey.url).flushall()),
-            ("Postgres killed", lambda: self._restart(postgres, postgres.kill)),
-            ("Postgres restarted", lambda: self._restart(postgres, postgres.stop)),
-            ("trainer killed", self.mortals.kill_and_follow),
-            ("clock set back", lambda: trainer.send_signal(signal.SIGUSR1)),
-            ("clock set right", lambda: trainer.send_signal(signal.SIGUSR2)),
-            ("disk full", lambda: self._fill_disk(trainer)),
-            ("disk full, and Redis killed", lambda: self._fill_disk_and_kill_redis(trainer)),
-        ]
 
-    def revive(self) -> None:
-        """Start again what has ended, as `trainwire up` does."""
-        for worker in self.workers:
-            if worker.process.poll() is not None:
-                worker.start()
+def kill_pool_process(world: World) -> None:
+    """SIGKILL one pool process of a worker."""
+    children = psutil.Process(world.worker.process.pid).children()
+    if children:
+        os.kill(world.chance.choice(children).pid, signal.SIGKILL)
 
-    def _restart(self, server: EmbeddedPostgres | EmbeddedValkey, end: Callable[[], None]) -> None:
-        end()
-        time.sleep(self.chance.uniform(0, 1.5))
-        server.start()
 
-    def _pause(self, server: EmbeddedValkey) -> None:
-        """Stop the server's process for a while: connections stay, nobody answers."""
-        assert server.child.pid is not None
-        process = psutil.Process(server.child.pid)
-        process.suspend()
-        time.sleep(self.chance.uniform(0.5, 3))
-        process.resume()
+def kill_gateway(world: World) -> None:
+    """SIGKILL the gateway; it is started again on its port."""
+    world.gateway.end()
 
-    def _kill_a_child(self, worker: Process) -> None:
-        """SIGKILL one pool process of a worker."""
-        children = psutil.Process(worker.process.pid).children()
-        if children:
-            os.kill(self.chance.choice(children).pid, signal.SIGKILL)
 
-    def _fill_disk(self, trainer: subprocess.Popen[str]) -> None:
-        with full_disk(trainer.pid, self.chance.randrange(FULL_BYTES)):
-            time.sleep(self.chance.uniform(0.5, 3))
+def change_shards(world: World) -> None:
+    """Restart all workers and beat with another INGEST_SHARDS; living trainers keep the old number."""
+    shards = str(world.chance.choice(SHARDS))
+    print(f"           {shards} shards", flush=True)
+    for process in world.celery:
+        process.set_env(INGEST_SHARDS=shards)
+        process.kill()
+        process.start()
 
-    def _fill_disk_and_kill_redis(self, trainer: subprocess.Popen[str]) -> None:
-        with full_disk(trainer.pid, self.chance.randrange(FULL_BYTES)):
-            time.sleep(self.chance.uniform(0, 0.5))
-            self._restart(self.valkey, self.valkey.kill)
+
+def forget_shards(world: World) -> None:
+    """Delete the number of shards in Redis: trainers that start now use the default number."""
+    world.redis.delete(SHARDS_KEY)
+
+
+def pause_redis(world: World) -> None:
+    """Stop the server's process for a while: connections stay open, nothing is answered."""
+    assert world.valkey.child.pid is not None
+    process = psutil.Process(world.valkey.child.pid)
+    process.suspend()
+    world.pause(0.5, 3)
+    process.resume()
+
+
+def fill_redis(world: World) -> None:
+    """Set Redis' maxmemory below what it uses for a while: it refuses every write that needs memory."""
+    client = world.redis
+    client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
+    world.pause(1, 4)
+    client.config_set("maxmemory", DEFAULT_MAXMEMORY)
+
+
+def restart(world: World, server: EmbeddedPostgres | EmbeddedValkey, end: Callable[[], None]) -> None:
+    """End a server and start it after a short pause."""
+    end()
+    world.pause(0, 1.5)
+    server.start()
+
+
+def kill_postmaster(world: World) -> None:
+    """SIGKILL Postgres' main process alone: its sessions end by themselves, then it is started again."""
+    assert world.postgres.child.pid is not None
+    tree = psutil.Process(world.postgres.child.pid)
+    processes = [tree, *tree.children(recursive=True)]
+    tree.kill()
+    psutil.wait_procs(processes, timeout=20)
+    restart(world, world.postgres, world.postgres.kill)
+
+
+def kill_session(world: World) -> None:
+    """SIGKILL one session of Postgres: the server ends all the others and recovers by itself."""
+    assert world.postgres.child.pid is not None
+    processes = psutil.Process(world.postgres.child.pid).children(recursive=True)
+    sessions = [process for process in processes if "127.0.0.1(" in " ".join(process.cmdline())]
+    if sessions:
+        world.chance.choice(sessions).kill()
+
+
+def stop_trainer(world: World) -> None:
+    """SIGSTOP a trainer for longer than LOST_AFTER_S, while other faults go on."""
+    trainer = world.trainer
+    trainer.send_signal(signal.SIGSTOP)
+    world.later(LOST_AFTER_S + world.chance.uniform(1, 6), lambda: trainer.send_signal(signal.SIGCONT))
+
+
+def fill_disk(world: World) -> None:
+    """Let the disk of a trainer be full for a while."""
+    with full_disk(world.trainer.pid, world.chance.randrange(FULL_BYTES)):
+        world.pause(0.5, 3)
+
+
+def fill_disk_and_kill_redis(world: World) -> None:
+    """Let the disk of a trainer be full while Redis is killed and started."""
+    with full_disk(world.trainer.pid, world.chance.randrange(FULL_BYTES)):
+        world.pause(0, 0.5)
+        restart(world, world.valkey, world.valkey.kill)
+
+
+def damage_living_spool(world: World) -> None:
+    """Damage segments of a living trainer while it cannot send."""
+    world.valkey.kill()
+    world.pause(1.5, 4)
+    world.damage.damage_living(world.trainer.pid)
+    world.valkey.start()
+
+
+def damage_killed_spool(world: World) -> None:
+    """Kill a trainer that cannot send, and damage segments that it leaves."""
+    world.valkey.kill()
+    world.pause(1.5, 4)
+    pid = world.killed_trainers.kill()
+    world.damage.damage_dead(pid)
+    world.valkey.start()
+    world.killed_trainers.start_next()
 
 
 @contextmanager
@@ -99,3 +157,61 @@ def full_disk(pid: int, limit_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+BLOWS: Final = (
+    Blow("worker killed", lambda world: world.worker.kill()),
+    Blow("pool process killed", kill_pool_process),
+    Blow("beat killed", lambda world: world.beat.kill()),
+    Blow("gateway killed", kill_gateway),
+    Blow("number of shards changed", change_shards),
+    Blow("number of shards forgotten", forget_shards),
+    Blow("Redis killed", lambda world: restart(world, world.valkey, world.valkey.kill)),
+    Blow("Redis restarted", lambda world: restart(world, world.valkey, world.valkey.stop)),
+    Blow("Redis paused", pause_redis),
+    Blow("Redis flushed", lambda world: world.redis.flushall()),
+    Blow("Redis full", fill_redis),
+    Blow("Postgres killed", lambda world: restart(world, world.postgres, world.postgres.kill)),
+    Blow("Postgres restarted", lambda world: restart(world, world.postgres, world.postgres.stop)),
+    Blow("Postgres' main process killed", kill_postmaster),
+    Blow("Postgres' session killed", kill_session),
+    Blow(
+        "trainer killed",
+        lambda world: world.killed_trainers.kill_and_start_next(),
+        "the last second of a killed trainer",
+    ),
+    Blow("trainer stopped for longer than LOST_AFTER_S", stop_trainer),
+    Blow("clock set back", lambda world: world.trainer.send_signal(signal.SIGUSR1)),
+    Blow("clock set right", lambda world: world.trainer.send_signal(signal.SIGUSR2)),
+    Blow("disk full", fill_disk),
+    Blow("disk full, and Redis killed", fill_disk_and_kill_redis),
+    Blow(
+        "spool of a living trainer damaged",
+        damage_living_spool,
+        "the destroyed messages, each named by the sum",
+    ),
+    Blow(
+        "spool of a killed trainer damaged",
+        damage_killed_spool,
+        "the destroyed messages, each named by the sum",
+    ),
+)
+
+
+def chosen(names: str) -> list[Blow]:
+    """Return the faults whose names contain one of these words, separated by commas; all for no words."""
+    return [blow for blow in BLOWS if any(word in blow.name for word in names.split(","))]
+
+
+def strike_until(world: World, ends: float, blows: Sequence[Blow]) -> list[str]:
+    """Inject one fault after the other until the monotonic time `ends`; return their names in order."""
+    struck = []
+    while time.monotonic() < ends:
+        world.pause(0.5, 3)
+        blow = world.chance.choice(blows)
+        print(f"  {ends - time.monotonic():5.1f} s left: {blow.name}", flush=True)
+        struck.append(blow.name)
+        blow.strike(world)
+        world.recover()
+    world.recover(everything=True)
+    return struck

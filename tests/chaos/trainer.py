@@ -1,7 +1,7 @@
-"""A trainer of the chaos test: says numbered lines and points for some seconds, then how many.
+"""A trainer of the chaos run: logs numbered lines and points for some seconds, then prints how many as JSON.
 
-With a diary it notes there when it has said which line, for those who come after it is killed. Now and then it
-forks a child that says lines too. SIGUSR1 sets its clock back by an hour, SIGUSR2 sets it right again.
+With a diary it writes there when it logged which line, for the checks after it is killed. Without one it forks now
+and then a child that logs lines too. SIGUSR1 sets its clock back by an hour, SIGUSR2 sets it right again.
 """
 
 from __future__ import annotations
@@ -15,54 +15,64 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from typing import Final
 
-from ingest import Run
+from ingest import Run, outbox
+from ingest.heartbeat import Vitals
 from ingest.settings import Timing, TrainerSettings
+from ingest.spool import segments
 
 TIMING = Timing(probe_after_s=2.0, patience_limit_s=5.0, settle_s=120.0, longest_backoff_s=1.0)
-"""Impatient, so that trouble of seconds stands for trouble of minutes."""
+"""Short waits, so that faults of seconds stand for faults of minutes."""
+VITALS = Vitals(interval_s=1.0)
+SEGMENT_BYTES: Final = 4096
+"""Small, so that an outage of seconds fills several segments."""
+MEMORY_BYTES: Final = 32 * 1024
+"""Small, so that messages are read back from the spool."""
 HOUR_S = 3600
 CHILD_EVERY = 1000
 CHILD_LINES = 20
 
 
 def main(job_id: int, seconds: float, redis_url: str, life: str = "1", diary_path: str = "") -> None:
-    """Train; print what was said and how far it came as JSON."""
+    """Train; print as JSON what was logged and whether all of it is stored."""
     logging.basicConfig(level=logging.WARNING)
     turn_clocks()
-    settings = replace(TrainerSettings.from_env(), redis_url=redis_url, timing=TIMING)
-    # One whose clock is turned says its attempt: where nobody says it, workers tell it by the clock.
+    segments.SEGMENT_BYTES = SEGMENT_BYTES  # type: ignore[misc]
+    outbox.MEMORY_BYTES = MEMORY_BYTES  # type: ignore[misc]
+    settings = replace(TrainerSettings.from_env(), redis_url=redis_url, timing=TIMING, vitals=VITALS)
+    # A trainer whose clock is set back names its attempt: without it workers derive the attempt from the clock.
     attempt = None if diary_path else 1
     run = Run(job_id=job_id, name=f"chaos {job_id}", attempt=attempt, settings=settings)
     ends = time.monotonic() + seconds
-    said = 0
+    lines = 0
     children: list[multiprocessing.process.BaseProcess] = []
     diary = open(diary_path or os.devnull, "w", buffering=1)  # noqa: SIM115 - open until the process ends
     while time.monotonic() < ends:
-        run.log(f"life {life} line {said}")
-        diary.write(f"{said} {time.monotonic()}\n")
-        if said % 10 == 0:
-            run.metric(step=said, loss=1 / (said + 1))
-        said += 1
-        if said % CHILD_EVERY == 0 and not diary_path:
+        run.log(f"life {life} line {lines}")
+        diary.write(f"{lines} {time.monotonic()}\n")
+        if lines % 10 == 0:
+            run.metric(step=lines, loss=1 / (lines + 1))
+        lines += 1
+        if lines % CHILD_EVERY == 0 and not diary_path:
             children.append(fork(run, len(children)))
         time.sleep(0.004)
     for child in children:
         child.join(60)
     receipt = run.finish(timeout_s=150)
-    told = {"lines": said, "points": (said + 9) // 10, "complete": receipt.complete}
-    print(json.dumps(told | {"children": [child.exitcode for child in children]}), flush=True)
+    counts = {"lines": lines, "points": (lines + 9) // 10, "complete": receipt.complete}
+    print(json.dumps(counts | {"children": [child.exitcode for child in children]}), flush=True)
 
 
 def fork(run: Run, number: int) -> multiprocessing.process.BaseProcess:
-    """Start a child that says lines of its own."""
-    child = multiprocessing.get_context("fork").Process(target=say, args=(run, number))
+    """Start a child that logs lines of its own."""
+    child = multiprocessing.get_context("fork").Process(target=log_lines, args=(run, number))
     child.start()
     return child
 
 
-def say(run: Run, number: int) -> None:
-    """Say lines; the disk of a child is never full: it ends too soon for what it has in memory alone."""
+def log_lines(run: Run, number: int) -> None:
+    """Log lines; the disk of a child is never full: it ends too soon for messages that are in memory alone."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     for line in range(CHILD_LINES):

@@ -71,6 +71,11 @@ class GatewayProcess(GatewayAddress):
 
     def start(self) -> None:
         """Start it; return when it answers."""
+        self.launch()
+        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+
+    def launch(self) -> None:
+        """Start it; return at once."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gateway"],
@@ -79,7 +84,10 @@ class GatewayProcess(GatewayAddress):
                 stdout=log,
                 stderr=log,
             )
-        wait_until(self._answers, f"a gateway on {self.url}: {self._log}", DEADLINE_S)
+
+    def is_running(self) -> bool:
+        """Return whether the process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def addresses(self) -> set[str]:
         """Return its own ends of its connections, as the servers see them."""
