@@ -16,6 +16,9 @@ from ingest.plain import plain_text
 TakeLines = Callable[[Sequence[str], LogType, int], None]
 """Takes lines, the stream they came from, and when (nanoseconds since 1970)."""
 
+NoteOutput = Callable[[], None]
+"""Counts output as a sign of life, also where it completes no line."""
+
 
 class Tee:
     """A text stream that shows everything on the original one and hands complete lines on.
@@ -23,8 +26,11 @@ class Tee:
     What is written to its `buffer` or its file descriptor directly is shown but not captured.
     """
 
-    def __init__(self, original: TextIO, log_type: LogType, take_lines: TakeLines) -> None:
+    def __init__(
+        self, original: TextIO, log_type: LogType, take_lines: TakeLines, note_output: NoteOutput = lambda: None
+    ) -> None:
         self.original = original
+        self._note_output = note_output
         self._log_type = log_type
         self._take_lines = take_lines
         self._is_open = True
@@ -39,6 +45,7 @@ class Tee:
     def write(self, text: str) -> int:
         """Write to the original stream, then take the lines that are complete."""
         written = self.original.write(text)
+        self._note_output()
         with self._lock:
             # Taking lines may itself print (a warning): that is shown, not taken, or it would never end.
             if self._is_open and not self._is_taking:
@@ -73,13 +80,13 @@ class Tee:
 class Capture:
     """sys.stdout and sys.stderr replaced by tees, until `stop` or the end of its `with` block."""
 
-    def __init__(self, take_lines: TakeLines) -> None:
+    def __init__(self, take_lines: TakeLines, note_output: NoteOutput = lambda: None) -> None:
         self._tees: dict[str, Tee] = {}
         log_types: tuple[LogType, ...] = ("stdout", "stderr")
         for log_type in log_types:
             original = getattr(sys, log_type)
             if original is not None:  # pythonw has no streams
-                self._tees[log_type] = Tee(original, log_type, take_lines)
+                self._tees[log_type] = Tee(original, log_type, take_lines, note_output)
                 setattr(sys, log_type, self._tees[log_type])
 
     def stop(self) -> None:

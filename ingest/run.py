@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,7 +17,7 @@ from ingest.batches import LogType
 from ingest.capture import Capture, NoCapture
 from ingest.checkpoints import checkpoint_at
 from ingest.completion import Ending, completion, ending, ending_at_exit
-from ingest.exits import TERMINATED, finish_with_multiprocessing, note_exits, terminations
+from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
@@ -32,8 +33,6 @@ from schemas.messages import Metrics, Point, Progress
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
-SIGTERM_PATIENCE_S: Final = 5.0
-"""Whoever sends SIGTERM kills soon after; what is not sent by then is in the spool."""
 LONGEST_TIMEOUT_S: Final = 10.0**9
 """Thirty years: locks refuse to wait for longer, and for ever."""
 _LOG_TYPES: Final = ("stdout", "stderr")
@@ -92,9 +91,12 @@ class Run:
                 mlflow_run_id=None if mlflow_run_id is None else _checked_run_id(mlflow_run_id),
             )
         )
+        # The launcher of this job knows the exit code of the whole command: this process may be a part of it.
+        self._is_launched = settings.is_captured and settings.job_id == self.job_id
         atexit.register(self._finish_at_exit)
+        self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
-        note_exits()
+        exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
 
     @classmethod
@@ -126,6 +128,10 @@ class Run:
         texts = [plain_text(line) for line in lines]
         self._session.take_printed(texts, _checked_log_type(log_type), _moment(ts))
         self._session.relieve()
+
+    def note_output(self) -> None:
+        """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
+        self._session.note_output()
 
     def metric(
         self,
@@ -191,7 +197,11 @@ class Run:
         """Take what this process prints as log lines too, until the run or the returned block ends."""
         if self._capture is None:
             # Under the launcher the same lines arrive through its pipes.
-            self._capture = NoCapture() if self._is_captured else Capture(self._session.take_printed)
+            self._capture = (
+                NoCapture()
+                if self._is_captured
+                else Capture(self._session.take_printed, self._session.note_output)
+            )
             renew_in_children(self._capture)
         return self._capture
 
@@ -274,11 +284,14 @@ class Run:
         return numbers
 
     def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
+        if self._is_launched:
+            end = replace(end, exit_code=None)
         left_s = RESERVED_S  # where ctrl-C ends the wait for uploads
         try:
             if self._capture is not None:
                 self._capture.stop()
             atexit.unregister(self._finish_at_exit)
+            self._cancel_end_of_target()
             terminations.forget(self)
             left_s = self._finish_uploads(timeout_s)
         finally:
@@ -299,8 +312,11 @@ class Run:
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
 
-    def _finish_at_sigterm(self) -> None:
-        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, SIGTERM_PATIENCE_S)
+    def _finish_at_end_of_target(self, error: BaseException | None) -> None:
+        self._finish(ending(None, None, error), {}, None)
+
+    def _finish_at_sigterm(self, timeout_s: float) -> None:
+        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)
 
 
 def _checked_log_type(log_type: str) -> LogType:

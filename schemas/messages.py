@@ -11,9 +11,10 @@ from schemas.routes import Kind
 ATTEMPT_UNSAID: Final = 0
 """A trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""
 
-Status = Literal["pending", "running", "completed", "failed", "stalled", "lost"]
-FINISHED: Final = ("completed", "failed")
-"""The statuses in which an attempt has ended."""
+Status = Literal["pending", "running", "completed", "failed", "ended", "stalled", "lost"]
+Outcome = Literal["completed", "failed", "ended"]
+FINISHED: Final = ("completed", "failed", "ended")
+"""The statuses in which an attempt has ended; `ended` where its exit code is not known."""
 
 
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -89,12 +90,14 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The end of one source; with an exit code the status follows it.
 
     `ended` says nothing of the job: a forked child has ended, or somebody else tells of a source that was killed.
-    That one made no completion itself: its `produced` says `{"completions": 0}`.
+    That one made no completion itself: its `produced` says `{"completions": 0}`. With `exit_unknown` the process
+    of the training itself has ended, with an exit code that it could not find out.
     """
 
     ts: int
-    status: Literal["completed", "failed", "ended"]
+    status: Outcome
     exit_code: int | None = None
+    exit_unknown: bool = False
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
     best_metrics: dict[str, float] | None = None
@@ -111,15 +114,16 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     started_at: int | None = None
 
     @property
-    def outcome(self) -> Literal["completed", "failed"]:
-        """Completed or failed: what the exit code says, or where there is none, what the trainer says."""
-        is_well = self.status == "completed" if self.exit_code is None else self.exit_code == 0
-        return "completed" if is_well else "failed"
+    def outcome(self) -> Outcome:
+        """How the job ended: by the exit code, or where there is none, as the trainer says."""
+        if self.exit_code is None:
+            return self.status
+        return "completed" if self.exit_code == 0 else "failed"
 
     @property
     def is_of_job(self) -> bool:
         """Tell whether it says how the job ended, and not only that its source did."""
-        return self.status != "ended"
+        return self.status != "ended" or self.exit_unknown
 
 
 Body: TypeAlias = Logs | Metrics | Checkpoint | Completion
