@@ -14,8 +14,6 @@ from opcode import opname
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ingest.forks import renew_in_children
-
 TERMINATED: Final = "terminated by SIGTERM: the machine or the scheduler took it away"
 _INIT_PID: Final = 1
 
@@ -54,6 +52,7 @@ class Exits:
 
     def __init__(self) -> None:
         self._outermost: FrameType | None = None
+        self._is_program = False
         self._codes: list[object] = []
 
     def watch(self) -> None:
@@ -63,6 +62,7 @@ class Exits:
         while frame is not None and frame.f_back is not None:
             frame = frame.f_back
         self._outermost = frame
+        self._is_program = hasattr(sys.modules.get("__main__"), "__file__")  # removed before atexit functions run
         sys.exit = self._noting(sys.exit)
         site = sys.modules.get("_sitebuiltins")  # absent with `python -S`
         if site is not None:
@@ -80,7 +80,8 @@ class Exits:
         if (last_cell := _last_cell()) is not None:
             error = last_cell.error_before_exec or last_cell.error_in_exec
             return ProcessEnd(error, is_known=error is None)
-        if self._outermost is None or _is_interactive():
+        is_prompt = hasattr(sys, "ps1") and not self._is_program  # and no program that opens one in between
+        if self._outermost is None or is_prompt or sys.flags.inspect:
             return ProcessEnd(is_known=shown is None)
         code = self._outermost.f_code.co_code
         if opname[code[self._outermost.f_lasti]].startswith("RETURN"):
@@ -108,12 +109,6 @@ class Exits:
 
 exits: Final = Exits()
 """Of this process."""
-
-
-def _is_interactive() -> bool:
-    """Tell whether the process is a prompt, not a program that opens one in between (`code.interact`)."""
-    is_program = hasattr(sys.modules.get("__main__"), "__file__")
-    return bool(sys.flags.inspect) or (hasattr(sys, "ps1") and not is_program)
 
 
 def _last_cell() -> Any:
@@ -158,7 +153,11 @@ class Terminations:
 
     def __init__(self) -> None:
         self._finishers: dict[object, Callable[[float], object]] = {}
-        renew_in_children(self)
+        self._forking = threading.local()
+        # Blocked meanwhile: of a child that is terminated at once Python would forget the signal.
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork_in_child
+        )
 
     def watch(self, run: object, finish: Callable[[float], object]) -> None:
         """Call `finish` with a timeout on SIGTERM, until `forget`; only possible in the main thread."""
@@ -172,11 +171,6 @@ class Terminations:
         if self._finishers.pop(run, None) is not None and not self._finishers:
             self._restore()
 
-    def renew_after_fork(self) -> None:
-        """Give a forked child the default action, which ends it even where no Python code runs."""
-        self._finishers.clear()
-        self._restore()
-
     @property
     def _is_installed(self) -> bool:
         return signal.getsignal(signal.SIGTERM) == self._on_signal
@@ -185,6 +179,21 @@ class Terminations:
         if self._is_installed:
             with suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _before_fork(self) -> None:
+        if self._is_installed:
+            self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _after_fork(self) -> None:
+        mask = self._forking.__dict__.pop("mask", None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _after_fork_in_child(self) -> None:
+        """Give a child the default action, which ends it even where no Python code runs."""
+        self._finishers.clear()
+        self._restore()
+        self._after_fork()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Finish all runs and end the process, where the default action would have ended it.
@@ -212,7 +221,7 @@ terminations: Final = Terminations()
 
 
 def _has_default_action(number: signal.Signals) -> bool:
-    """Tell whether a signal has its default action; handlers of C code (faulthandler, MPI) are hidden from Python."""
+    """Tell whether a signal has its default action; `getsignal` does not know of C code (faulthandler, MPI)."""
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False
     try:
