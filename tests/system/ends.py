@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Final, NamedTuple
@@ -43,6 +45,11 @@ class End(NamedTuple):
     def shell_code(self) -> int:
         """The exit code as a shell gives it."""
         return self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
+
+    @property
+    def launched_status(self) -> str:
+        """The status of the job where a launcher knows the exit code."""
+        return "failed" if self.exit_code else "completed"
 
 
 def _terminated(script: str) -> End:
@@ -274,6 +281,23 @@ ENDS: Final[Mapping[str, Mapping[str, End]]] = {
 }
 
 
+def tables() -> str:
+    """Return the tables of docs/ends.md."""
+    return "\n".join(line for group, ends in ENDS.items() for line in _table(group, ends))
+
+
+def _table(group: str, ends: Mapping[str, End]) -> Iterator[str]:
+    yield f"## {group}\n"
+    yield "| the training ends by | exit code | status | code of the job | error | under the launcher |"
+    yield "|---|---|---|---|---|---|"
+    for name, end in ends.items():
+        code = end.exit_code if end.exit_code >= 0 else f"{end.shell_code} ({signal.Signals(-end.exit_code).name})"
+        known = "" if end.known_code is None else end.known_code
+        launched = f"{end.launched_status}, {end.shell_code}"
+        yield f"| {name} | {code} | `{end.status}` | {known} | {end.error or ''} | {launched} |"
+    yield ""
+
+
 @cache
 def what_is_missing(end: End) -> str | None:
     """Return why this end cannot be tried on this machine, None where it can."""
@@ -285,3 +309,7 @@ def what_is_missing(end: End) -> str | None:
     ):
         return f"{' '.join(end.command)} is not permitted here"
     return None
+
+
+if __name__ == "__main__":
+    sys.stdout.write(tables())

@@ -81,7 +81,7 @@ def _environment(resources: Resources) -> dict[str, str]:
 def _wanted(end: End, is_launched: bool) -> Told:
     lines = ("last words", *end.then)
     if is_launched:
-        return Told(end.shell_code, "failed" if end.exit_code else "completed", end.shell_code, None, lines)
+        return Told(end.shell_code, end.launched_status, end.shell_code, None, lines)
     return Told(end.exit_code, end.status, end.known_code, end.error, lines)
 
 
