@@ -52,7 +52,7 @@ class Capture:
             )
         behind = {} if self._relay is None else self._relay.descriptors
         self._tees = [
-            Tee(log_type, run.log_lines)
+            Tee(log_type, run.log_lines, run.note_output)
             for log_type in DESCRIPTORS
             if (stream := getattr(sys, log_type)) is not None and _descriptor(stream) not in behind
         ]

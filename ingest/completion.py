@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from traceback import TracebackException
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
-from ingest.exits import said_exit
+from ingest.exits import exits
 from ingest.history import History
 from ingest.plain import exit_status, plain_text
-from schemas.messages import Completion
-
-CompletionStatus: TypeAlias = Literal["completed", "failed"]
+from schemas.messages import Completion, Outcome
 
 MAX_TRACEBACK_CHARS: Final = 100_000
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Completed or failed, and why."""
+    """Completed or failed, and why; ended where the exit code is not known."""
 
-    status: CompletionStatus = "completed"
+    status: Outcome = "completed"
     exit_code: int | None = None
     error_message: str | None = None
     traceback: str | None = None
@@ -44,9 +41,10 @@ def ending(status: object, exit_code: int | None, error: object) -> Ending:
 
 
 def ending_at_exit() -> Ending:
-    """Return how the interpreter ends, where nobody finished the run: unhandled exception, `sys.exit`, or well."""
-    is_interactive = hasattr(sys, "ps1")
-    return ending(None, None, None if is_interactive else getattr(sys, "last_value", None) or said_exit())
+    """Return how the interpreter exits, where nobody finished the run."""
+    end = exits.process_end()
+    known = ending(None, None, end.error)
+    return known if end.is_known else replace(known, status="ended", exit_code=None)
 
 
 def completion(
@@ -60,6 +58,7 @@ def completion(
     return Completion(
         ts=time.time_ns(),
         status=end.status,
+        exit_unknown=end.status == "ended",
         exit_code=end.exit_code,
         total_epochs_completed=history.epoch,
         final_metrics=(said.get("final_metrics") or history.metrics) or None,

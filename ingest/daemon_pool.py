@@ -1,14 +1,37 @@
-"""Threads for requests that may hang: unlike those of concurrent.futures, no interpreter waits for them."""
+"""Threads of trainwire's own: no interpreter waits for them, and no signal of the training reaches them."""
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+_ASYNCHRONOUS: Final = signal.valid_signals() - {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+}
+"""What others send, in contrast to the errors of a thread itself."""
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Start threads in this block: they then take no signal that the training waits for with `sigwait`."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class DaemonPool(Generic[T]):
@@ -17,8 +40,9 @@ class DaemonPool(Generic[T]):
     def __init__(self, size: int, name: str) -> None:
         self._work: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
         self.size = size
-        for number in range(size):
-            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
+        with signals_blocked():
+            for number in range(size):
+                threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Return what will hold the result of `work`, or what it raised."""

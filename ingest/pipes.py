@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from ingest.batches import LogType
+from ingest.daemon_pool import signals_blocked
 from ingest.lines import LineCutter
 from ingest.repeats import RepeatFolder
 
@@ -49,7 +50,8 @@ class OutputPipe:
         self._is_showing = False
         self.last_line: str | None = None
         self._thread = threading.Thread(target=self._read, name=f"trainwire-{log_type}", daemon=True)
-        self._thread.start()
+        with signals_blocked():
+            self._thread.start()
 
     @property
     def has_ended(self) -> bool:
@@ -85,6 +87,7 @@ class OutputPipe:
                 self._is_showing = True
                 self._show(chunk)
                 self._is_showing = False
+                self._run.note_output()
                 with self._lock:
                     if self._is_open:
                         self._take(self._cutter.feed(self._decoder.decode(chunk)), ts)

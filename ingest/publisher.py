@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ingest.ack_watch import AckWatch, Report
+from ingest.daemon_pool import signals_blocked
 from ingest.forks import importing
 from ingest.intake import SENDER_THREAD
 from ingest.outage import Outage, Unavailable
@@ -75,9 +76,10 @@ class Publisher:
         """Start the thread; where the system refuses one, everything stays in the outbox."""
         self._thread = threading.Thread(target=self._run, name=SENDER_THREAD, daemon=True)
         try:
-            self._thread.start()
-            if self._heart is not None:
-                threading.Thread(target=self._cut_meanwhile, name=SENDER_THREAD, daemon=True).start()
+            with signals_blocked():
+                self._thread.start()
+                if self._heart is not None:
+                    threading.Thread(target=self._cut_meanwhile, name=SENDER_THREAD, daemon=True).start()
         except RuntimeError as exc:
             if not self._thread.is_alive():
                 logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)

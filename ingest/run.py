@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from ingest.batches import LogType
 from ingest.checkpoints import checkpoint_at
 from ingest.completion import Ending, completion, ending, ending_at_exit
-from ingest.exits import TERMINATED, finish_with_multiprocessing, note_exits, terminations
+from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
-SIGTERM_PATIENCE_S: Final = 5.0
-"""Whoever sends SIGTERM kills soon after; what is not sent by then is in the spool."""
 LONGEST_TIMEOUT_S: Final = 10.0**9
 """Thirty years: locks refuse to wait for longer, and for ever."""
 _LOG_TYPES: Final = ("stdout", "stderr")
@@ -91,8 +90,8 @@ class Run:
             "launcher": settings.vitals.is_launcher or None,
         }
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
-        # A launcher captures for its own job only.
-        self._is_captured = settings.is_captured and settings.job_id in (None, self.job_id)
+        # The launcher logs the output of its own job, and knows the exit code of the whole command.
+        self._is_launched = settings.is_captured and settings.job_id in (None, self.job_id)
         self._is_strict = settings.strict
         self._capture: Capture | None = None
         self._history = History(epochs)
@@ -112,8 +111,9 @@ class Run:
             )
         )
         atexit.register(self._finish_at_exit)
+        self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
-        note_exits()
+        exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
 
     @classmethod
@@ -145,6 +145,10 @@ class Run:
         texts = [plain_text(line) for line in lines]
         self._session.take_printed(texts, _checked_log_type(log_type), _moment(ts))
         self._session.relieve()
+
+    def note_output(self) -> None:
+        """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
+        self._session.note_output()
 
     def metric(
         self,
@@ -215,7 +219,7 @@ class Run:
         if self._capture is None:
             from ingest.capture import Capture, NoCapture  # noqa: PLC0415 - ctypes and subprocess cost 20 ms
 
-            self._capture = NoCapture() if self._is_captured else Capture(self)
+            self._capture = NoCapture() if self._is_launched else Capture(self)
             renew_in_children(self._capture)
         return self._capture
 
@@ -298,11 +302,14 @@ class Run:
         return numbers
 
     def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
+        if self._is_launched:
+            end = replace(end, exit_code=None)
         left_s = RESERVED_S  # where ctrl-C ends the wait for uploads
         try:
             if self._capture is not None:
                 self._capture.stop()
             atexit.unregister(self._finish_at_exit)
+            self._cancel_end_of_target()
             terminations.forget(self)
             left_s = self._finish_uploads(timeout_s)
         finally:
@@ -323,8 +330,11 @@ class Run:
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
 
-    def _finish_at_sigterm(self) -> None:
-        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, SIGTERM_PATIENCE_S)
+    def _finish_at_end_of_target(self, error: BaseException | None) -> None:
+        self._finish(ending(None, None, error), {}, None)
+
+    def _finish_at_sigterm(self, timeout_s: float) -> None:
+        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)
 
 
 def _checked_log_type(log_type: str) -> LogType:

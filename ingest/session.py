@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ingest.batches import LogType, MetricItem
+from ingest.daemon_pool import signals_blocked
 from ingest.forks import importing, renew_in_children
 from ingest.heartbeat import Heart
 from ingest.intake import Intake
@@ -89,7 +90,7 @@ class Session:
         self._heart = Heart(
             origin,
             self._settings.vitals,
-            lambda: outbox.words,
+            lambda: outbox.words + self._outputs,
             backlog=outbox.backlog,
             may_claim=self.is_makers,
         )
@@ -104,6 +105,7 @@ class Session:
         self._finished = threading.Event()
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
+        self._outputs = 0
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
         """Take log lines of one level."""
@@ -116,6 +118,10 @@ class Session:
         if self._sampler is not None:
             texts = self._sampled(self._sampler, texts, log_type, ts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
+
+    def note_output(self) -> None:
+        """Count output, be it only a progress bar that is redrawn, as a sign of life."""
+        self._outputs += 1
 
     def relieve(self) -> None:
         """Take part in the sender's work where more is said than it can write to the disk; this takes its time."""
@@ -211,7 +217,10 @@ class Session:
                 name=LEFTOVERS_THREAD,
                 daemon=True,
             )
-            with suppress(RuntimeError):  # the system refuses a thread: somebody else will send them
+            with (
+                suppress(RuntimeError),
+                signals_blocked(),
+            ):  # the system refuses a thread: somebody else will send them
                 sender.start()
 
     def _warn_of_loss(self) -> None:

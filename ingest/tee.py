@@ -15,6 +15,8 @@ from ingest.plain import plain_text
 
 TakeLines = Callable[[Sequence[str], LogType, int], None]
 """Takes lines, the stream they came from, and when (nanoseconds since 1970)."""
+NoteOutput = Callable[[], None]
+"""Counts output as a sign of life, also where it completes no line."""
 
 
 class Tee:
@@ -24,11 +26,12 @@ class Tee:
     object does not allow it, the stream in `sys` is replaced. Bytes written to its `buffer` are not captured.
     """
 
-    def __init__(self, log_type: LogType, take_lines: TakeLines) -> None:
+    def __init__(self, log_type: LogType, take_lines: TakeLines, note_output: NoteOutput = lambda: None) -> None:
         self._stream = getattr(sys, log_type)
         self._write: Callable[[str], int] = self._stream.write
         self._log_type = log_type
         self._take_lines = take_lines
+        self._note_output = note_output
         self._is_open = True
         self.renew()
         try:
@@ -45,6 +48,7 @@ class Tee:
     def write(self, text: str) -> int:
         """Write to the stream, then take the lines that are complete."""
         written = self._write(text)
+        self._note_output()
         with self._lock:
             # Taking lines may itself print (a warning): that is shown, not taken, or it would never end.
             if self._is_open and not self._is_taking:

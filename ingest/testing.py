@@ -141,7 +141,7 @@ class RecordedRun(Run):
         """Return the completion of a run that failed with an error containing `message`, or raise."""
         completion = self._ended()
         if completion.outcome != "failed":
-            raise AssertionError("the run did not fail: it completed")
+            raise AssertionError(f"the run did not fail: it {completion.outcome}")
         if message not in (completion.error_message or ""):
             raise AssertionError(f"the run failed, but with {completion.error_message!r}, not {message!r}")
         return completion

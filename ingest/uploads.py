@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from ingest.daemon_pool import DaemonPool
+from ingest.daemon_pool import DaemonPool, signals_blocked
 from ingest.forks import importing
 from ingest.object_keys import object_key
 from ingest.outbox import Origin
@@ -142,7 +142,8 @@ class Uploads:
                 # All threads now: an interpreter that is ending, and waits for the last upload, starts none.
                 pool: DaemonPool[Part] = DaemonPool(PARTS_AT_ONCE, "trainwire-part")
                 thread = threading.Thread(target=self._run, args=(pool,), name="trainwire-uploads", daemon=True)
-                thread.start()
+                with signals_blocked():
+                    thread.start()
             except RuntimeError as exc:
                 self._give_up_rest(f"the system refused a thread to upload with ({exc})")
             else:

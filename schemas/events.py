@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from schemas.checks import InvalidMessage
-from schemas.messages import Status
+from schemas.messages import Outcome, Status
 from schemas.routes import Kind
 
 EVENTS_VERSION: Final = 1
@@ -111,7 +111,7 @@ class TrainingStatus(_Event, frozen=True, kw_only=True, tag="training_status"):
 
 
 class _Ended(_Event, frozen=True, kw_only=True):
-    status: Literal["completed", "failed"]
+    status: Outcome
     exit_code: int | None = None
     total_epochs_completed: int | None = None
     final_metrics: dict[str, Number] | None = None
@@ -124,7 +124,10 @@ class _Ended(_Event, frozen=True, kw_only=True):
 
 
 class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
-    """The job's attempt has completed; said again when a later message adds to its results."""
+    """The job's attempt has completed; said again when a later message adds to its results.
+
+    With the status `ended` it has ended, and its exit code is not known.
+    """
 
 
 class TrainingError(_Ended, frozen=True, kw_only=True, tag="training_error"):

@@ -17,9 +17,10 @@ WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
 """How many ranks an attempt has."""
 SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
-Status = Literal["pending", "running", "completed", "failed", "stalled", "lost"]
-FINISHED: Final = ("completed", "failed")
-"""The statuses in which an attempt has ended."""
+Status = Literal["pending", "running", "completed", "failed", "ended", "stalled", "lost"]
+Outcome = Literal["completed", "failed", "ended"]
+FINISHED: Final = ("completed", "failed", "ended")
+"""The statuses in which an attempt has ended; `ended` where its exit code is not known."""
 
 
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -102,15 +103,17 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The end of one source; with an exit code the status follows it.
 
-    `ended` leaves the job's status alone: a forked child has ended. With `of` it is an inferred end: this source
-    sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count the
-    messages of `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and `launcher`
-    repeat the source's first statement.
+    `ended` leaves the job's status alone: a forked child has ended. With `exit_unknown` the process of the training
+    itself has ended, with an exit code that it could not find out. With `of` it is an inferred end: this source sends
+    the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count the messages of
+    `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and `launcher` repeat the
+    source's first statement.
     """
 
     ts: int
-    status: Literal["completed", "failed", "ended"]
+    status: Outcome
     exit_code: int | None = None
+    exit_unknown: bool = False
     total_epochs_completed: int | None = None
     final_metrics: dict[str, float] | None = None
     best_metrics: dict[str, float] | None = None
@@ -130,15 +133,16 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     started_at: int | None = None
 
     @property
-    def outcome(self) -> Literal["completed", "failed"]:
-        """Completed or failed: what the exit code says, or where there is none, what the trainer says."""
-        is_well = self.status == "completed" if self.exit_code is None else self.exit_code == 0
-        return "completed" if is_well else "failed"
+    def outcome(self) -> Outcome:
+        """How the job ended: by the exit code, or where there is none, as the trainer says."""
+        if self.exit_code is None:
+            return self.status
+        return "completed" if self.exit_code == 0 else "failed"
 
     @property
     def is_of_job(self) -> bool:
-        """Tell whether it sets the job's status, and does not only end a source."""
-        return self.status != "ended" and self.of is None
+        """Return whether it sets the job's status, and does not only end a source."""
+        return (self.status != "ended" or self.exit_unknown) and self.of is None
 
 
 Body: TypeAlias = Logs | Metrics | Checkpoint | Completion

@@ -13,6 +13,8 @@ from schemas.routes import Kind
 from workers.decoding import visible
 from workers.rows import is_best, lift
 
+_CLAIMS: Final = ("ended", "completed", "failed")
+"""Of completions that say different things of one attempt, the later in this list is believed."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -165,14 +167,17 @@ class JobState:
         self._fold_results(body)
 
     def _is_decided_by(self, body: Completion) -> bool:
-        """Tell whether this completion sets the status: an exit code outranks a word, a failure a success."""
-        if body.outcome == "completed" and body.rank:
+        """Tell whether this completion sets the status: an exit code outranks a word, a failure a success.
+
+        A process that does not know its exit code is outranked by any that does.
+        """
+        if body.outcome != "failed" and body.rank:
             return False  # one rank of many is done; the job ends with rank 0, or with any rank's failure
         if not self.is_finished:
             return True
         if (body.exit_code is None) != (self.exit_code is None):
             return body.exit_code is not None
-        return body.outcome == "failed" and self.status == "completed"
+        return _CLAIMS.index(body.outcome) > _CLAIMS.index(self.status)
 
     def _fold_results(self, body: Completion) -> None:
         if body.final_metrics is not None:

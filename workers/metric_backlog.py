@@ -148,7 +148,8 @@ _JOBS_BEHIND: Final = text(
         WHERE NOT metrics_settled AND last_metric_seq > coalesce(confirmed_seq, 0)
         UNION
         SELECT job_id FROM training_attempts AS told JOIN training_jobs ON id = job_id
-        WHERE changes > mirrored_changes AND (told.status NOT IN ('completed', 'failed', 'lost') OR {_SETTLED})
+        WHERE changes > mirrored_changes
+        AND (told.status NOT IN ('completed', 'failed', 'ended', 'lost') OR {_SETTLED})
     ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     WHERE coalesce(next_attempt_at <= now(), true)
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit

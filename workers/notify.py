@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from msgspec.structs import replace
@@ -18,7 +18,7 @@ from schemas.events import (
     TrainingStatus,
     encode_event,
 )
-from schemas.messages import Completion, Metrics, Point, Status
+from schemas.messages import Completion, Metrics, Outcome, Point, Status
 from schemas.routes import JOBS_CHANNEL, Kind, events_channel
 from workers import items
 from workers.changes import Change, StatusChange
@@ -142,7 +142,7 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
     ended = TrainingError if job.status == "failed" else TrainingComplete
     yield ended(
         **_head(change, "completions"),
-        status="failed" if job.status == "failed" else "completed",
+        status=cast("Outcome", job.status),
         exit_code=job.exit_code,
         total_epochs_completed=job.current_epoch,
         final_metrics=numbers(job.final_metrics),

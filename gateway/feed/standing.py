@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -16,7 +16,7 @@ from schemas.events import (
     TrainingProgress,
     TrainingStatus,
 )
-from schemas.messages import FINISHED, Status
+from schemas.messages import FINISHED, Outcome, Status
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +154,7 @@ def _ended(job_id: int, standing: Standing) -> TrainingComplete | TrainingError:
         job_id=job_id,
         attempt=standing.attempt,
         kind="completions",
-        status="failed" if standing.status == "failed" else "completed",
+        status=cast("Outcome", standing.status),
         exit_code=standing.exit_code,
         total_epochs_completed=standing.current_epoch,
         final_metrics=standing.final_metrics,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
+from ingest.daemon_pool import signals_blocked
 from ingest.forks import importing
 from ingest.integrations.inside import finish_event, say_beside
 from ingest.run import Run
@@ -43,7 +44,8 @@ def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
         target=_report, args=(run, finish_event(run), interval_s), name=THREAD_NAME, daemon=True
     )
     try:
-        thread.start()
+        with signals_blocked():
+            thread.start()
     except RuntimeError as exc:
         logger.warning("no thread for system metrics (%s): training goes on without them", exc)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 
 from ingest.testing import RecordedRun
 from tests.integrations.conftest import REASON
+from tests.processes import ROOT
 
 pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("lightning", reason=REASON)
@@ -133,3 +137,43 @@ def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
     with pytest.raises(TypeError), run:
         fit(tmp_path, TrainwireLogger(run), [], lr="fast")  # type: ignore[arg-type]
     run.assert_failed("TypeError")
+
+
+SIGNALLED = """
+import os, signal, sys
+import lightning
+from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
+from ingest import Run
+from tests.integrations.test_lightning import Tiny, batches
+
+class Signalled(Callback):
+    def on_train_batch_start(self, *_):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+with Run(42) as run:
+    trainer = lightning.Trainer(
+        max_epochs=1, logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[Signalled(), OnExceptionCheckpoint(".", "saved")],
+    )
+    trainer.fit(Tiny(), batches())
+"""
+
+
+@pytest.mark.parametrize(("number", "is_slurm"), [("SIGTERM", False), ("SIGTERM", True), ("SIGUSR1", True)])
+def test_a_later_sigterm_handler_of_lightning_decides(tmp_path: Path, number: str, is_slurm: bool) -> None:
+    """Inside a run it saves its checkpoint and ends with 0; under SLURM it has the job queued again."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
+    scontrol.chmod(0o755)
+    slurm = {"JOB_ID": "77", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NODELIST": "localhost"}
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": python_path}
+    slurm["JOB_NAME"] = "train"
+    env |= {f"SLURM_{name}": value for name, value in slurm.items()} if is_slurm else {}
+    env |= {"REDIS_URL": "redis://127.0.0.1:1/0", "TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool")}
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, number], cwd=tmp_path, env=env, capture_output=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert bool(list(tmp_path.glob("saved*"))) == (number == "SIGTERM")
+    assert (tmp_path / "queued").exists() == (number == "SIGUSR1")

@@ -29,6 +29,7 @@ from trainwire.locate import streams_url
 from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 
+EXIT_UNKNOWN = "its process has ended; the exit code is not known (docs/ends.md)"
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
 
@@ -147,7 +148,7 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
     lines: list[tuple[str, object]] = [
         ("job", f"{job.id}{named}"),
         ("status", f"{shown_status(job)}, attempt {job.attempt}"),
-        ("why", job.status_reason),
+        ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
         ("started", shown_time(job.started_at)),
         ("ended", shown_time(job.completed_at)),
         ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from schemas.messages import FINISHED
 from schemas.routes import MLFLOW_SINK
 from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from workers.sinks.base import RefusedRow, SinkUnavailable
@@ -134,5 +135,5 @@ def _is_mirrored(attempt: AttemptState) -> bool:
 def _told(attempt: AttemptState, is_all: bool, notes: Notes) -> int:
     """Return up to which change the sink knows of an attempt: its end is told after its last metric."""
     is_over = attempt.mlflow_run_id is not None or STOPPED in notes.texts
-    has_open_end = attempt.status in {"completed", "failed", "lost"} and not is_all
+    has_open_end = attempt.status in {*FINISHED, "lost"} and not is_all
     return attempt.mirrored_changes if has_open_end and not is_over else attempt.changes

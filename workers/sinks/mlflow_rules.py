@@ -41,7 +41,12 @@ _HASH_CHARS: Final = 8
 _SHOWN_CHARS: Final = 100
 _SAFE: Final = re.compile(r"[/\w.\- :]+")
 _UNSAFE: Final = re.compile(r"[^/\w.\- :]+")
-_FINAL: Final[dict[str, RunStatus]] = {"completed": "FINISHED", "failed": "FAILED", "lost": "KILLED"}
+_FINAL: Final[dict[str, RunStatus]] = {
+    "completed": "FINISHED",
+    "failed": "FAILED",
+    "ended": "KILLED",
+    "lost": "KILLED",
+}
 
 
 class Metric(NamedTuple):

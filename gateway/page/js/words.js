@@ -4,7 +4,7 @@ import { about, count, duration, fromText, moment, value } from "./format.js";
 
 /** Tell whether the job's attempt has ended. */
 export function hasEnded(job) {
-  return job.status === "completed" || job.status === "failed";
+  return ["completed", "failed", "ended"].includes(job.status);
 }
 
 /** The name that a job is called by. */
@@ -64,6 +64,8 @@ export function sentence(job) {
       return `Completed in ${took}${exited(job)}.`;
     case "failed":
       return `Failed after ${took}${exited(job)}.`;
+    case "ended":
+      return `Ended after ${took}; its exit code is not known.`;
     case "stalled":
       return `Stalled: ${job.status_reason || "alive, but it says nothing"}.`;
     case "lost":

@@ -260,3 +260,28 @@ def have_gone_on(valkey: Any, count: int, before: list[Heartbeat]) -> bool:
     """Tell whether so many sources have each sent another heartbeat since."""
     known = {beat.source: beat.at for beat in before}
     return sum(beat.at > known.get(beat.source, beat.at) for beat in heartbeats(valkey)) == count
+
+
+REDRAWS: Final = (
+    "import select, sys\n"
+    "while not select.select([sys.stdin], [], [], 0.02)[0]:\n"
+    "    sys.stdout.write('\\r 7 of 10'); sys.stdout.flush()\n"
+)
+
+
+@pytest.mark.parametrize("where", ["launcher", "capture"])
+def test_a_progress_bar_that_is_redrawn_is_a_sign_of_life(
+    valkey: Any, start: Callable[[list[str]], Trainer], until: Until, where: str
+) -> None:
+    """Output that completes no line is no silence, under the launcher and where a run captures it."""
+    if where == "launcher":
+        arguments = [sys.executable, "-m", "ingest", "--", sys.executable, "-c", REDRAWS]
+    else:
+        arguments = command(f"with Run.from_env() as run, run.capture_output():\n    exec({REDRAWS!r})")
+    trainer = start(arguments)
+    until(lambda: [beat for beat in heartbeats(valkey) if beat.at / 1000 - (beat.since or 0) > 3])
+    (beat,) = heartbeats(valkey)
+    assert beat.quiet_s < 2
+    assert valkey.lines("stdout") == []
+    trainer.end()
+    assert valkey.lines("stdout") == [" 7 of 10"]

@@ -73,6 +73,24 @@ def test_an_exit_code_outranks_a_word() -> None:
     assert folded(code, word).exit_code == 3
 
 
+def test_an_exit_code_that_is_not_known_is_outranked_by_any_that_is() -> None:
+    """The launcher's, before or after it; the word of a process that knew its end; and by nothing else."""
+    unknown = completion(status="ended", exit_unknown=True)
+    assert folded(unknown).status == "ended"
+    assert folded(unknown).is_finished
+    for known, status in (
+        (completion(status="completed", exit_code=0), "completed"),
+        (completion(exit_code=3), "failed"),
+    ):
+        assert folded(unknown, known).status == folded(known, unknown).status == status
+    for known in (completion(status="completed"), completion(status="failed")):
+        assert folded(unknown, known).status == folded(known, unknown).status == known.status
+    assert (
+        folded(progress(status="running"), completion(status="ended", exit_unknown=True, rank=2)).status
+        == "running"
+    )
+
+
 def test_the_words_of_who_knew_why_are_kept() -> None:
     """Of two failures of one attempt, the message that came with a traceback is the one to show."""
     inner = completion("failed", error_message="ValueError: no data", traceback="Traceback ...")

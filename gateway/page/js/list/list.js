@@ -5,9 +5,10 @@ import { debounced, h, oncePerFrame, setText } from "../dom.js";
 import { applyEvent } from "../job_state.js";
 import { bindKeys } from "../keys.js";
 import { Feed } from "../socket.js";
+import { hasEnded } from "../words.js";
 import { jobRow } from "./row.js";
 
-const STATUSES = ["running", "stalled", "lost", "failed", "completed", "pending"];
+const STATUSES = ["running", "stalled", "lost", "failed", "ended", "completed", "pending"];
 const PAGE = 200; // as many as the live snapshot has: the next page begins where it ends
 const TICK_MS = 5000;
 const COLUMNS = ["status", "id", "name", "progress", "last metrics", "", "time", "began"];
@@ -233,7 +234,7 @@ class JobList {
 
   #refreshAll() {
     for (const job of this.jobs.values())
-      if (!["completed", "failed"].includes(job.status)) this.stale.add(String(job.id));
+      if (!hasEnded(job)) this.stale.add(String(job.id));
     this.draw();
   }
 
