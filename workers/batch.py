@@ -237,7 +237,7 @@ def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
     return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
 
 
-def _ended_by_others(contents: Iterable[Message | Rejected]) -> set[tuple[int, str]]:
+def _ended_by_others(contents: Iterable[object]) -> set[tuple[int, str]]:
     """Return the sources of which these messages infer that they have ended."""
     return {
         (said.job_id, visible(said.body.of))
