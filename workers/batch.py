@@ -19,7 +19,7 @@ from workers.changes import Change, log_lines
 from workers.decoding import Lost, RawEntry, Rejected, visible
 from workers.errors import MostlyInvalid, Refused
 from workers.jobs import SEQ_COLUMN, JobState
-from workers.positions import Position
+from workers.positions import MAX_RANGES, Position
 from workers.source_rows import SourceKey, SourceRow
 from workers.streams import Ack
 
@@ -132,6 +132,8 @@ class Batch:
                 self._lose(arrival, said, row)
             elif said.seq > row.position.last_seq + MAX_JUMP:
                 self.letters.append(_jumped(arrival, row.position.last_seq))
+            elif row.position.would_scatter(said.seq, said.seq):
+                self.letters.append(_scattered(arrival))
             elif not row.position.accept(said.seq):
                 self.duplicates += 1
             elif isinstance(said, Rejected):
@@ -144,6 +146,8 @@ class Batch:
         """Count what will never come; a number that has arrived stays stored."""
         if lost.last > row.position.last_seq + MAX_JUMP:
             self.letters.append(_jumped(arrival, row.position.last_seq))
+        elif row.position.would_scatter(lost.seq, lost.last, lost=True):
+            self.letters.append(_scattered(arrival))
         elif not row.position.lose(lost.seq, lost.last, lost.reason):
             self.duplicates += 1
         source = (lost.job_id, lost.source)
@@ -265,6 +269,12 @@ def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
     said = arrival.content
     detail = f"seq {said.seq} after {last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
     return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
+
+
+def _scattered(arrival: Arrival) -> Rejected:
+    said = arrival.content
+    detail = f"seq {said.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
+    return Rejected(arrival.raw, "scattered", detail, said.job_id, said.attempt, said.source, said.seq)
 
 
 def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:

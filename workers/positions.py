@@ -5,7 +5,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
+MAX_RANGES: Final = 10_000
+"""Of one position: its row is written with each transaction, and no outage leaves so many holes."""
 LostRange = tuple[int, int, str]
 """First and last number, both included, and the reason that the trainer gave."""
 
@@ -23,6 +26,19 @@ class Position:
     lost: list[LostRange] = field(default_factory=list)
     is_discarded: bool = False
     """The job was deleted: messages are acknowledged and not stored."""
+
+    def would_scatter(self, first: int, last: int, *, lost: bool = False) -> bool:
+        """Return whether `first` to `last`, arrived or `lost`, would leave more ranges than a position may have."""
+        if len(self.missing) + len(self.lost) < MAX_RANGES:
+            return False
+        if last > self.last_seq:
+            return lost or first > self.last_seq + 1
+        known = [(a, b) for a, b, _ in self.lost]
+        for ranges in (self.missing, known):
+            index = bisect_right(ranges, first, key=lambda gap: gap[0]) - 1
+            if index >= 0 and ranges[index][0] < first and last < ranges[index][1]:
+                return True
+        return False
 
     def accept(self, seq: int) -> bool:
         """Take note that `seq` arrived; return False when it had arrived before (a resend)."""

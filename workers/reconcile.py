@@ -83,13 +83,15 @@ def _missing(
     known = source_rows.load_positions(connection, sources)
     if not any(_of(known, job_id, *key).position.contiguous < last for key, last in acked.items()):
         return [], []
-    attempt = job_rows.lock_jobs(connection, [job_id])[job_id].attempt
+    job = job_rows.lock_jobs(connection, [job_id]).get(job_id)
+    if job is None:  # it was deleted
+        return [], []
     known = source_rows.load_positions(connection, sources)
     attempts = {source: row.attempt for (_, source, _), row in known.items()}
     gone, changed = [], {}
     for (source, kind), last in acked.items():
         row = _of(known, job_id, source, kind)
-        row.attempt = row.attempt or attempts.get(source, attempt)
+        row.attempt = row.attempt or attempts.get(source, job.attempt)
         if missing := row.position.expect(last):
             gone.append(Gone(job_id, source, kind, tuple(missing)))
             changed[job_id, source, kind] = row

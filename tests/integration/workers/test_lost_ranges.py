@@ -14,6 +14,7 @@ from schemas.wire import Loss, encode_entry, encode_loss
 from stores.completeness import assess
 from stores.positions import find_positions
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
+from workers import positions
 from workers.resources import Resources
 
 
@@ -41,7 +42,7 @@ def test_a_lost_range_closes_the_gap(resources: Resources, sender: Sender) -> No
     sender.send(completion(produced={"logs": 5, "completions": 1}))
     drain(resources, "completions")
     assert line(resources) == (
-        "complete but for 3 lost: 6 messages produced = 3 stored + 0 dead-lettered + 0 missing + "
+        "accounted: 6 messages produced = 3 stored + 0 dead-lettered + 0 missing + "
         "3 lost (3 restored) + 0 dropped; lost: logs of 0-test: 2-4"
     )
     assert not rows(resources.engine, dead_letters, "id", order=("id",))
@@ -148,4 +149,19 @@ def test_a_lost_completion_ends_nothing(resources: Resources, sender: Sender) ->
     drain(resources)
     sender.lose(1, 1, kind="completions")
     drain(resources, "completions")
-    assert line(resources).startswith("so far: 2 messages produced = 1 stored")
+    assert line(resources).startswith("open: 2 messages produced = 1 stored")
+
+
+def test_a_source_with_too_many_holes_is_dead_lettered(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that leaves out every second number cannot make its row grow without end; it may still fill holes."""
+    monkeypatch.setattr(positions, "MAX_RANGES", 2)
+    for seq in (1, 3, 5, 7, 6, 4):
+        sender.send(logs(f"line {seq}"), seq=seq)
+        drain(resources)
+    sender.lose(8, 9)
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["line 1", "line 3", "line 5", "line 6", "line 4"]
+    letters = rows(resources.engine, dead_letters, "seq", "reason", order=["entry_id"])
+    assert letters == [(7, "scattered")]

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from schemas.routes import acks_key
-from schemas.tables import source_positions, training_jobs
+from schemas.tables import deleted_jobs, source_positions, training_jobs
 from stores.completeness import assess
+from stores.deletion import Choice, begin_deletion
 from stores.positions import find_positions
 from tests.factories import Sender, completion, drain, logs, one
 from workers.reconcile import reconcile
@@ -94,3 +95,16 @@ def test_where_nothing_was_restored_nothing_changes(resources: Resources, sender
     before = one(resources.engine, source_positions, source="0-test")
     assert not list(reconcile(resources.engine, resources.redis))
     assert one(resources.engine, source_positions, source="0-test") == before
+
+
+def test_a_deleted_job_stays_deleted(resources: Resources, sender: Sender) -> None:
+    """Acknowledgements of a job with a tombstone are not compared."""
+    sender.send(logs("a"))
+    drain(resources)
+    with resources.engine.begin() as connection:
+        begin_deletion(connection, 1, Choice(), by="a test", force=True)
+        connection.execute(text("DELETE FROM source_positions"))
+    assert list(reconcile(resources.engine, resources.redis)) == []
+    with resources.engine.connect() as connection:
+        assert connection.execute(training_jobs.select()).all() == []
+        assert len(connection.execute(deleted_jobs.select()).all()) == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers import positions
 from workers.positions import Position
 
 SEQS = st.lists(st.integers(1, 40), max_size=80)
@@ -63,3 +65,14 @@ def test_ranges_are_said_as_trainers_read_them() -> None:
     for seq in (1, 5, 7):
         position.accept(seq)
     assert position.missing_text() == "2-4,6-6"
+
+
+def test_a_position_has_a_bounded_number_of_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the most ranges that it may have, it takes numbers that close one, and none that opens another."""
+    monkeypatch.setattr(positions, "MAX_RANGES", 3)
+    position = Position(missing=[(3, 9), (20, 29)], lost=[(40, 49, "damaged")], last_seq=50)
+    inside, edges, beyond = [5, 25, 45], [3, 9, 20, 29, 40, 49, 51, 2], [52, 10**6]
+    assert [seq for seq in [*inside, *edges, *beyond] if position.would_scatter(seq, seq)] == [*inside, *beyond]
+    assert position.would_scatter(4, 5, lost=True)
+    assert position.would_scatter(51, 60, lost=True)
+    assert not position.would_scatter(3, 9, lost=True)
