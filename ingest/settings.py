@@ -41,7 +41,7 @@ class Timing:
     ack_interval_s: float = 0.2
     resend_after_s: float = 2.0
     """Messages reported missing are sent again at most this often; doubles while nothing changes."""
-    probe_after_s: float = 15.0
+    probe_after_s: float = 5.0
     """So long without news, the last message is sent again to find out whether Redis lost the tail; doubles."""
     patience_limit_s: float = 120.0
     settle_s: float = 2.0

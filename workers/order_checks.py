@@ -119,6 +119,7 @@ class _Properties(msgspec.Struct, forbid_unknown_fields=True):
     reply_to: Name | None = None
     delivery_mode: Literal[1, 2] | None = None
     expiration: Name | None = None
+    argsrepr: str | None = None
     priority: Annotated[int, Meta(ge=0, le=255)] | None = None
 
 

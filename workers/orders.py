@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 import structlog
@@ -21,6 +21,7 @@ from schemas.routes import (
     DRAIN_ORDERED_TTL_MS,
     DRAIN_TASK,
     INGEST_QUEUE,
+    KINDS,
     MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
@@ -45,17 +46,23 @@ from workers.streams import redis_errors
 log = structlog.get_logger("workers.orders")
 
 DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_QUEUE}
+LEAST_WAITING_DRAINS: Final = 32
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
-def order_drain(streams: redis.Redis, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
+def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
     """Order the drain of a stream, unless it is ordered or at work; return whether an order was sent.
 
-    `is_rest`: the caller is the drain itself, which leaves the rest of the stream to the next one.
+    Where many orders wait none is sent: workers are busy, and one for this stream is among them; if it was lost
+    after all, this is called again. `is_rest`: the caller is the drain itself, which leaves the rest of the stream
+    to the next one.
     """
     with redis_errors():
         key = ordered_key(stream_key(kind, shard))
-        if not streams.set(key, 1, nx=not is_rest, px=DRAIN_ORDERED_TTL_MS):
+        if not resources.streams.set(key, 1, nx=not is_rest, px=DRAIN_ORDERED_TTL_MS):
+            return False
+        most_waiting = max(LEAST_WAITING_DRAINS, 2 * len(KINDS) * resources.settings.ingest_shards)
+        if not is_rest and cast("int", resources.redis.llen(INGEST_QUEUE)) >= most_waiting:
             return False
     send_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE)
     return True

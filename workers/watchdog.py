@@ -23,6 +23,8 @@ from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
+from workers.repairs import repair
+from workers.resources import Resources, process_resources
 from workers.settings import Settings
 from workers.stream_watch import StreamWatch
 from workers.sweep import all_streams, publish_hold, publish_shards
@@ -98,6 +100,7 @@ class Watchdog:
             try:
                 publish_shards(self._streams, self._settings.ingest_shards)
                 publish_hold(self._streams, self._settings.redis_high_water)
+                repair(self._streams, self._settings.ingest_shards)
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile
@@ -151,13 +154,13 @@ class WatchdogStep(bootsteps.StartStopStep):
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
 
-        def order(client: redis.Redis, kind: Kind, shard: int) -> bool:
+        def order(resources: Resources, kind: Kind, shard: int) -> bool:
             with _sending:
-                return order_drain(client, kind, shard)
+                return order_drain(resources, kind, shard)
 
         self._watches = [Watchdog(self.settings, self.worker, send_echo)]
         if self.takes_drains:
-            self._watches.append(StreamWatch(self.settings, order))
+            self._watches.append(StreamWatch(process_resources(), order))
         for watch in self._watches:
             watch.start()
 

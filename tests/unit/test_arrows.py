@@ -32,6 +32,7 @@ LAYERS = [
     {"schedule"},
     {
         "sweep",
+        "strays",
         "liveness",
         "dead_letters",
         "mlflow_links",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 import redis
@@ -17,33 +16,31 @@ from workers.settings import Settings
 from workers.stream_watch import Watcher
 from workers.sweep import all_streams, publish_shards
 
-Order = Callable[[redis.Redis, Kind, int], bool]
-
 
 class Orders:
     """Remembers what was ordered; refuses while a drain is ordered, as `order_drain` does."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self.sent: list[tuple[Kind, int]] = []
+        self._client = client
 
-    def __call__(self, client: redis.Redis, kind: Kind, shard: int) -> bool:
+    def __call__(self, kind: Kind, shard: int) -> bool:
         """Order a drain."""
-        if not client.set(ordered_key(stream_key(kind, shard)), 1, nx=True, px=200):
+        if not self._client.set(ordered_key(stream_key(kind, shard)), 1, nx=True, px=200):
             return False
         self.sent.append((kind, shard))
         return True
 
 
 @pytest.fixture
-def orders() -> Orders:
+def orders(client: redis.Redis) -> Orders:
     """Nothing is ordered yet."""
-    return Orders()
+    return Orders(client)
 
 
 @pytest.fixture
-def watcher(settings: Settings, client: redis.Redis, orders: Orders) -> Watcher:
+def watcher(settings: Settings, orders: Orders) -> Watcher:
     """Watches the streams of four shards."""
-    del client  # empty
     return Watcher(open_redis(settings), all_streams(4), orders)
 
 
