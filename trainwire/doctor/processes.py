@@ -37,6 +37,11 @@ def look(client: redis.Redis, settings: Settings) -> Findings:
         yield _beat(client)
         readers = _readers(settings)
         for queue in _needed(settings):
+            found = str(client.type(queue), "ascii")
+            if found not in {"list", "none"}:
+                says = f"the key {queue} is a {found}: workers cannot read their orders"
+                yield PART.error(f"queue-{queue}", says, f"find what wrote it, then RENAME {queue} {queue}-old")
+                continue
             yield _queue(queue, readers.get(queue, []), _expired_s(client, queue))
 
 
