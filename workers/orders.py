@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
 import structlog
@@ -62,7 +62,7 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
         if not resources.streams.set(key, 1, nx=not is_rest, px=DRAIN_ORDERED_TTL_MS):
             return False
         most_waiting = max(LEAST_WAITING_DRAINS, 2 * len(KINDS) * resources.settings.ingest_shards)
-        if not is_rest and cast("int", resources.redis.llen(INGEST_QUEUE)) >= most_waiting:
+        if not is_rest and resources.redis.llen(INGEST_QUEUE) >= most_waiting:
             return False
     send_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 import pytest
 import redis
@@ -10,7 +11,6 @@ import redis
 from schemas.routes import SHARDS_KEY, Kind, ordered_key, stream_key
 from stores.connections import open_redis
 from tests.factories import Sender, logs
-from tests.processes import wait_until
 from workers import stream_watch
 from workers.settings import Settings
 from workers.stream_watch import Watcher
@@ -79,7 +79,9 @@ def test_a_key_of_the_wrong_type_leaves_the_others_watched(
     """The blocking read of all streams fails for one of them; the next reads the rest."""
     sender.client.set(stream_key("logs", 0), "a typo")
     sender.send(logs("a"), job=1)
-    wait_until(lambda: watcher.look() or orders.sent, "the order", 5)
+    until = time.monotonic() + 5
+    while not orders.sent and time.monotonic() < until:
+        watcher.look()
     assert orders.sent == [("logs", 1)]
 
 
@@ -87,7 +89,12 @@ def test_large_entries_are_read_seldom(watcher: Watcher, sender: Sender, monkeyp
     """A blocking read returns an entry: one of 8 MB is read once a second at most."""
     reads: list[list[tuple[str, int]]] = []
     read = watcher._read
-    monkeypatch.setattr(watcher, "_read", lambda *args: reads.append(read(*args)) or reads[-1])
+
+    def counted(keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
+        reads.append(read(keys, wait_s))
+        return reads[-1]
+
+    monkeypatch.setattr(watcher, "_read", counted)
     sender.client.xadd(stream_key("logs", 1), {"body": "x" * 8 * 1024 * 1024})
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
