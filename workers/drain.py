@@ -61,8 +61,6 @@ class Drain:
         """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage."""
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
-        if not self._stream.has_entries() and self._stream.finish():
-            return total
         while True:
             at_end = self._transaction(total)
             # An order that was sent while we held the lease found it taken, so its entries are ours to read.

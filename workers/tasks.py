@@ -97,6 +97,8 @@ def drain(kind: Kind, shard: int) -> None:
     resources = process_resources()
     stream = IngestStream(resources.streams, kind, shard)
     try:
+        if shard >= resources.settings.ingest_shards and not stream.has_entries():
+            return  # without a cursor for a shard that does not exist
         announce = partial(order_notify, resources)
         drained = Drain(resources.engine, stream, resources.settings, on_commit=announce).run()
         if drained.dead_lettered:

@@ -18,13 +18,13 @@ import redis
 import structlog
 from celery import bootsteps
 
-from schemas.routes import ECHO_TASK, HALTED_KEY, Kind, echo_key, echo_queue, stream_key
+from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
 from workers.repairs import repair
-from workers.resources import Resources, process_resources
+from workers.resources import process_resources
 from workers.settings import Settings
 from workers.stream_watch import StreamWatch
 from workers.sweep import all_streams, publish_hold, publish_shards
@@ -154,13 +154,9 @@ class WatchdogStep(bootsteps.StartStopStep):
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
 
-        def order(resources: Resources, kind: Kind, shard: int) -> bool:
-            with _sending:
-                return order_drain(resources, kind, shard)
-
         self._watches = [Watchdog(self.settings, self.worker, send_echo)]
         if self.takes_drains:
-            self._watches.append(StreamWatch(process_resources(), order))
+            self._watches.append(StreamWatch(process_resources(), order_drain))
         for watch in self._watches:
             watch.start()
 
