@@ -76,7 +76,7 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
             return bool(resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))
         elif (
             not resources.streams.set(key, 1, nx=True, px=DRAIN_ORDERED_TTL_MS)
-            or cast("int", resources.redis.llen(INGEST_QUEUE)) >= most_waiting
+            or resources.redis.llen(INGEST_QUEUE) >= most_waiting
         ):
             return False
         resources.redis.lpush(INGEST_QUEUE, order)
