@@ -44,7 +44,7 @@ class Timing:
     """How often the acks are read while none is awaited: a restore of Postgres takes back those of before."""
     resend_after_s: float = 2.0
     """Messages reported missing are sent again at most this often; doubles while nothing changes."""
-    probe_after_s: float = 15.0
+    probe_after_s: float = 5.0
     """So long without news, the last message is sent again to find out whether Redis lost the tail; doubles."""
     patience_limit_s: float = 120.0
     settle_s: float = 2.0

@@ -76,8 +76,6 @@ class Drain:
         """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()
-        if not self._stream.has_entries() and self._stream.finish():
-            return total
         crashes = 0
         while True:
             try:

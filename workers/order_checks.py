@@ -1,4 +1,4 @@
-"""Which work orders a worker takes from which queue, and with which arguments. All others are dropped.
+"""Work orders as messages: how one is made, and which a worker takes from which queue. All others are dropped.
 
 All that kombu and Celery read of a message before the task runs is checked: an order that passes can neither end
 the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection
+import os
+import socket
+import uuid
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -79,7 +82,7 @@ _DELIVERIES: Final = {DELIVER_QUEUE: tuple[Literal["loki"]], MLFLOW_QUEUE: tuple
 assert (LOKI_SINK, MLFLOW_SINK) == ("loki", "mlflow")  # noqa: S101 - a Literal takes no names
 
 
-class _Headers(msgspec.Struct, forbid_unknown_fields=True):
+class _Headers(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Those of Celery's message protocol 2, as our processes send them: no eta, no retries, no time limits."""
 
     task: Name
@@ -105,13 +108,13 @@ class _Headers(msgspec.Struct, forbid_unknown_fields=True):
     redelivered: bool | None = None
 
 
-class _DeliveryInfo(msgspec.Struct, forbid_unknown_fields=True):
+class _DeliveryInfo(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     exchange: Name
     routing_key: Name
     redelivered: bool | None = None
 
 
-class _Properties(msgspec.Struct, forbid_unknown_fields=True):
+class _Properties(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     delivery_tag: Annotated[str, Meta(min_length=1, max_length=1000)]
     body_encoding: Literal["base64"]
     delivery_info: _DeliveryInfo
@@ -119,6 +122,7 @@ class _Properties(msgspec.Struct, forbid_unknown_fields=True):
     reply_to: Name | None = None
     delivery_mode: Literal[1, 2] | None = None
     expiration: Name | None = None
+    argsrepr: str | None = None
     priority: Annotated[int, Meta(ge=0, le=255)] | None = None
 
 
@@ -153,6 +157,31 @@ class _Sent(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_Envelope).decode
+
+
+def encode_order(task: str, args: Sequence[object], queue: str, expires_at: float) -> bytes:
+    """Return the message of an order as kombu puts it in a list; `expires_at` is in seconds since 1970.
+
+    Made without kombu, whose locks no thread may hold while the worker forks a pool process.
+    """
+    order_id = str(uuid.uuid4())
+    headers = _Headers(
+        task=task,
+        id=order_id,
+        root_id=order_id,
+        expires=datetime.fromtimestamp(expires_at, UTC).isoformat(),
+        argsrepr=repr(args),
+        kwargsrepr="{}",
+        origin=f"{os.getpid()}@{socket.gethostname()}",
+        ignore_result=True,
+    )
+    # The default exchange needs no binding in Redis, and so survives a flush.
+    delivery = _DeliveryInfo(exchange="", routing_key=queue)
+    properties = _Properties(
+        str(uuid.uuid4()), "base64", delivery, correlation_id=order_id, delivery_mode=2, priority=0
+    )
+    body = base64.b64encode(msgspec.json.encode([args, {}, _Embedded()])).decode()
+    return msgspec.json.encode(_Envelope(body, "utf-8", "application/json", headers, properties))
 
 
 def check_order(raw: bytes, queue: str) -> None:

@@ -5,9 +5,10 @@ An order that could not be sent is sent by beat, which looks for overdue work ev
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 import structlog
@@ -21,6 +22,7 @@ from schemas.routes import (
     DRAIN_ORDERED_TTL_MS,
     DRAIN_TASK,
     INGEST_QUEUE,
+    KINDS,
     MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
@@ -37,6 +39,7 @@ from workers.app import app
 from workers.changes import Change
 from workers.errors import Unavailable
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads
+from workers.order_checks import encode_order
 from workers.resources import Resources
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
@@ -45,19 +48,38 @@ from workers.streams import redis_errors
 log = structlog.get_logger("workers.orders")
 
 DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_QUEUE}
+LEAST_WAITING_DRAINS: Final = 32
+_ORDER_ONCE: Final = """
+if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
+if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[3])
+return 1
+"""
 NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
-def order_drain(streams: redis.Redis, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
+def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
     """Order the drain of a stream, unless it is ordered or at work; return whether an order was sent.
 
-    `is_rest`: the caller is the drain itself, which leaves the rest of the stream to the next one.
+    Where many orders wait none is sent: workers are busy, and one for this stream is among them; if it was lost
+    after all, this is called again. `is_rest`: the caller is the drain itself, which leaves the rest of the stream
+    to the next one.
     """
+    key = ordered_key(stream_key(kind, shard))
+    most_waiting = max(LEAST_WAITING_DRAINS, 2 * len(KINDS) * resources.settings.ingest_shards)
+    order = encode_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE, time.time() + ORDER_TTL_S)
     with redis_errors():
-        key = ordered_key(stream_key(kind, shard))
-        if not streams.set(key, 1, nx=not is_rest, px=DRAIN_ORDERED_TTL_MS):
+        if is_rest:
+            resources.streams.set(key, 1, px=DRAIN_ORDERED_TTL_MS)
+        elif resources.stream_client is None:  # in one round trip: it is on the way of every message
+            arguments = (key, INGEST_QUEUE, DRAIN_ORDERED_TTL_MS, most_waiting, order)
+            return bool(resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))
+        elif (
+            not resources.streams.set(key, 1, nx=True, px=DRAIN_ORDERED_TTL_MS)
+            or resources.redis.llen(INGEST_QUEUE) >= most_waiting
+        ):
             return False
-    send_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE)
+        resources.redis.lpush(INGEST_QUEUE, order)
     return True
 
 

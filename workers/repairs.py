@@ -23,8 +23,9 @@ log = structlog.get_logger("workers.repairs")
 AHEAD_MS: Final = 24 * 3600 * 1000
 """An id this far ahead of the clock was chosen by a client, or by a clock that was wrong by a day."""
 KEPT_S: Final = 7 * 24 * 3600
+MAX_NOTES: Final = 1000
+"""Then the notes begin anew: whoever makes stray streams chooses their names."""
 RESTARTED: Final = "restarted"
-SET_ASIDE: Final = "set aside"
 _REPAIR: Final = """
 local found = redis.call('TYPE', KEYS[1]).ok
 if found == 'none' then return false end
@@ -85,6 +86,8 @@ def note_repair(client: redis.Redis, key: str, how: str) -> None:
     pipeline.hset(REPAIRS_KEY, key, json.dumps({"at": time.time(), "how": how}))
     pipeline.expire(REPAIRS_KEY, KEPT_S)
     try:
+        if client.hlen(REPAIRS_KEY) >= MAX_NOTES:
+            client.delete(REPAIRS_KEY)
         pipeline.execute()
     except STREAM_ERRORS as exc:  # a full Redis, a server that is away: the log has it
         log.warning("stream.repair_not_noted", key=key, reason=str(exc))

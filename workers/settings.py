@@ -17,7 +17,7 @@ class Settings(StoreSettings):
     ingest_shards: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_SHARDS
     """Number of streams per kind; change it only while the streams are empty."""
     drain_slice_s: Annotated[float, Field(gt=0, le=30)] = 5.0
-    """How long one work order drains before it rings again for the rest, in seconds."""
+    """How long one work order drains before another is sent for the rest, in seconds."""
     drain_batch_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
     """Most bytes of entries in one transaction (a single larger entry still goes through)."""
     drain_max_invalid_ratio: Annotated[float, Field(ge=0, le=1)] = 0.9

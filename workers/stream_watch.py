@@ -6,6 +6,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final, cast
 
 import redis
@@ -16,14 +18,14 @@ from schemas.stream_clients import STREAM_ERRORS, drop_connections
 from schemas.stream_urls import is_cluster
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
-from workers.settings import Settings
+from workers.resources import Resources
 from workers.sweep import all_streams
 
 log = structlog.get_logger("workers.stream_watch")
 
 Stream = tuple[Kind, int]
-Order = Callable[[redis.Redis, Kind, int], bool]
-"""Orders a drain unless there is one; returns whether it did. Takes the client of the thread that calls it."""
+Order = Callable[[Resources, Kind, int], bool]
+"""Orders a drain unless there is one; returns whether it did."""
 
 BLOCK_S: Final = 1.0
 """The longest blocking read: ends soon after `stop`, and well before the socket's timeout."""
@@ -42,13 +44,13 @@ class StreamWatch:
     So a server that is away delays the shards that it has, and no others.
     """
 
-    def __init__(self, settings: Settings, order: Order) -> None:
-        self._settings = settings
-        streams = all_streams(settings.ingest_shards)
+    def __init__(self, resources: Resources, order: Order) -> None:
+        self._resources = resources
+        streams = all_streams(resources.settings.ingest_shards)
         shard_of_group: dict[int, list[Stream]] = defaultdict(list)
         for kind, shard in streams:
             shard_of_group[shard].append((kind, shard))
-        are_apart = is_cluster(settings.streams_address)
+        are_apart = is_cluster(resources.settings.streams_address)
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(group, order), name="stream-watch", daemon=True)
@@ -65,8 +67,10 @@ class StreamWatch:
         self._stop.set()
 
     def _run(self, streams: Sequence[Stream], order: Order) -> None:
-        client = open_stream_client(self._settings) or open_redis(self._settings)
-        watcher = Watcher(client, streams, order)
+        settings = self._resources.settings
+        # Of its own, so that no other thread has to wait for a server that does not answer.
+        own = replace(self._resources, redis=open_redis(settings), stream_client=open_stream_client(settings))
+        watcher = Watcher(own.streams, streams, partial(order, own))
         trouble = None
         while not self._stop.is_set():
             try:
@@ -75,7 +79,7 @@ class StreamWatch:
                 if trouble is None:
                     log.warning("stream_watch.unavailable", reason=str(exc))
                 trouble = str(exc)
-                drop_connections(client)
+                drop_connections(own.streams)
                 self._stop.wait(RETRY_S)
             else:
                 if trouble is not None:
@@ -94,7 +98,7 @@ class Watcher:
         self,
         client: redis.Redis,
         streams: Sequence[Stream],
-        order: Order,
+        order: Callable[[Kind, int], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -114,7 +118,7 @@ class Watcher:
             time.sleep(wait_s)
             return
         for key, size_bytes in self._read(awake, wait_s):
-            is_sent = self._order(self._client, *self._streams[key])
+            is_sent = self._order(*self._streams[key])
             pause_s = LEAST_PAUSE_S if is_sent else min(2 * self._pause_s[key], MOST_PAUSE_S)
             self._pause_s[key] = pause_s
             self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)

@@ -59,7 +59,6 @@ from workers.orders import (
     order_verification,
     send_order,
 )
-from workers.repairs import repair
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.row_retention import RowRetention, keepings_of
@@ -103,12 +102,14 @@ def drain(kind: Kind, shard: int) -> None:
     resources = process_resources()
     stream = IngestStream(resources.streams, kind, shard)
     try:
+        if shard >= resources.settings.ingest_shards and not stream.has_entries():
+            return  # without a cursor for a shard that does not exist
         announce = partial(order_notify, resources)
         drained = Drain(resources.engine, stream, resources.settings, on_commit=announce).run()
         if drained.dead_lettered:
             log.warning("drain.dead_lettered", stream=stream.key, entries=drained.dead_lettered)
         if drained.more:
-            order_drain(resources.streams, kind, shard, is_rest=True)
+            order_drain(resources, kind, shard, is_rest=True)
         if drained.stored:
             order_deliveries(resources, kind)
         if drained.stored and kind == "checkpoints":
@@ -134,12 +135,10 @@ def sweep() -> None:
     with unavailable_is_logged("sweep"):
         publish_shards(resources.streams, resources.settings.ingest_shards)
         publish_hold(resources.streams, resources.settings.redis_high_water)
-        with redis_errors():
-            repair(resources.streams, resources.settings.ingest_shards)
         found = overdue(resources.streams, resources.settings.ingest_shards)
         _sweep_notes.note(found.away)
         for kind, shard in found.streams:
-            order_drain(resources.streams, kind, shard)
+            order_drain(resources, kind, shard)
 
 
 @app.task(name=STRAYS_TASK)

@@ -18,12 +18,14 @@ import redis
 import structlog
 from celery import bootsteps
 
-from schemas.routes import ECHO_TASK, HALTED_KEY, Kind, echo_key, echo_queue, stream_key
+from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
 from workers.heartbeats import longest_gap_s, note_look
+from workers.repairs import repair
+from workers.resources import process_resources
 from workers.settings import Settings
 from workers.stream_watch import StreamWatch
 from workers.sweep import all_streams, publish_hold, publish_shards
@@ -100,6 +102,7 @@ class Watchdog:
                 publish_shards(self._streams, self._settings.ingest_shards)
                 publish_hold(self._streams, self._settings.redis_high_water)
                 note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
+                repair(self._streams, self._settings.ingest_shards)
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile
@@ -153,13 +156,9 @@ class WatchdogStep(bootsteps.StartStopStep):
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))
 
-        def order(client: redis.Redis, kind: Kind, shard: int) -> bool:
-            with _sending:
-                return order_drain(client, kind, shard)
-
         self._watches = [Watchdog(self.settings, self.worker, send_echo)]
         if self.takes_drains:
-            self._watches.append(StreamWatch(self.settings, order))
+            self._watches.append(StreamWatch(process_resources(), order_drain))
         for watch in self._watches:
             watch.start()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,18 @@ from redis.exceptions import NoPermissionError
 from sqlalchemy import Engine, text
 
 from ingest import Run
-from schemas.routes import HOLD_KEY, INGEST_QUEUE, NOTIFY_QUEUE, SHARDS_KEY, acks_key, events_channel, stream_key
+from schemas.routes import (
+    HOLD_KEY,
+    INGEST_QUEUE,
+    NOTIFY_QUEUE,
+    SHARDS_KEY,
+    acks_key,
+    alive_key,
+    events_channel,
+    ordered_key,
+    stream_key,
+)
+from tests.hostile_client import attack
 from tests.processes import ROOT, wait_until, workers_running
 from trainwire.remembered import usable_port
 from trainwire.valkey import binary
@@ -99,6 +112,12 @@ def test_the_users_can_do_their_work(
         ("SET", HOLD_KEY, "1"),
         ("HSET", acks_key(JOB), "0-a:logs", "9"),
         ("LPUSH", NOTIFY_QUEUE, "{}"),
+        ("LPUSH", INGEST_QUEUE, "{}"),
+        ("SET", ordered_key(STREAM), "1"),
+        ("SET", f"{STREAM}:bell", "1"),
+        ("HGETALL", alive_key(2)),
+        ("XINFO", "STREAM", STREAM),
+        ("XSETID", STREAM, "9-9"),
         ("LRANGE", INGEST_QUEUE, "0", "-1"),
         ("PUBLISH", events_channel(JOB), "{}"),
         ("SUBSCRIBE", events_channel(JOB)),
@@ -124,6 +143,65 @@ def test_a_worker_does_not_administer(port: int, command: tuple[Any, ...]) -> No
     """A worker uses the data; the server is the operator's."""
     with pytest.raises(NoPermissionError):
         try_as(user(port, "worker"), command)
+
+
+HONEST = """
+import sys, time
+from ingest import Run
+job, until = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+with Run(job, name="honest") as run:
+    number = 0
+    while time.monotonic() < until:
+        number += 1
+        run.log(f"line {number}")
+        if number % 10 == 0:
+            run.metric(step=number, loss=1 / number)
+        time.sleep(0.05)
+    source = run.source
+receipt = run.finish(timeout_s=60)
+print(source, number, receipt.stored == receipt.produced)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_honest_trainers_beside_a_hostile_client(
+    port: int, session_settings: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    """It tries all that it may with every odd argument: nothing of the others is lost, doubled, forged or late.
+
+    The claims that it reads contain no name of a source, and nothing that it may not do is done.
+    """
+    seconds, jobs = 25, (41, 42, 43)
+    database_url = session_settings.database_url.get_secret_value()
+    settings = load_settings(database_url=database_url, redis_url=url_of(port, "worker"))
+    env = os.environ | {
+        "REDIS_URL": url_of(port, "trainer"),
+        "TRAINWIRE_HEARTBEAT_S": "1",
+        "TRAINWIRE_SETTLE_S": "30",
+    }
+    with workers_running(settings, tmp_path) as workers:
+        honest = [
+            subprocess.Popen(
+                [sys.executable, "-c", HONEST, str(job), str(seconds)], cwd=ROOT, env=env, stdout=subprocess.PIPE
+            )
+            for job in jobs
+        ]
+        report = attack(url_of(port, "trainer"), seconds, seed=7, victims=jobs, per_s=60, jams_every_s=3)
+        ends = [trainer.communicate(timeout=120)[0].split() for trainer in honest]
+        assert workers[0].process.poll() is None
+    assert not report.forbidden_but_taken
+    assert report.claims_read
+    for job, (source, number, is_complete) in zip(jobs, ends, strict=True):
+        assert is_complete == b"True"
+        assert not [claim for claim in report.claims_read if source in claim]
+        with engine.connect() as connection:
+            found = text(
+                "SELECT content, logged_at, created_at FROM training_logs WHERE job_id = :job ORDER BY seq"
+            )
+            lines = connection.execute(found, {"job": job}).all()
+        # Sent again, a line may come after later ones.
+        assert sorted(line.content for line in lines) == sorted(f"line {n}" for n in range(1, int(number) + 1))
+        assert max((line.created_at - line.logged_at).total_seconds() for line in lines) < 10
 
 
 def test_nobody_comes_in_without_a_name(port: int) -> None:

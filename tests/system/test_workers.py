@@ -92,12 +92,13 @@ def publish_patiently(sender: Sender, line: str, job: int, seq: int) -> None:
             return
 
 
-def test_a_message_without_bell_is_stored_within_seconds(
-    resources: Resources, sender: Sender, tmp_path: Path
+@pytest.mark.parametrize("beat", [True, False])
+def test_a_message_is_stored_within_seconds(
+    resources: Resources, sender: Sender, tmp_path: Path, beat: bool
 ) -> None:
-    """A publisher that only does XADD is noticed by beat's sweep."""
-    with workers_running(resources.settings, tmp_path):
-        sender.send(logs("no bell"))
+    """A publisher that only does XADD is noticed by the worker, without beat too."""
+    with workers_running(resources.settings, tmp_path, beat=beat):
+        sender.send(logs("a"))
         wait_until(lambda: count(resources.engine) == 1, "the row", timeout_s=5)
         wait_until(lambda: sender.client.hget(acks_key(1), "0-test:logs") == b"1", "the ack", timeout_s=2)
 

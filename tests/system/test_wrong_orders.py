@@ -37,11 +37,20 @@ from workers.resources import Resources
 Change = Callable[[dict[str, Any]], Any]
 
 
-def order(task: str = DRAIN_TASK, args: Any = ("logs", 1), kwargs: Any = None, **embedded: Any) -> dict[str, Any]:
+def order(
+    task: str = DRAIN_TASK, args: Any = ("logs", 1), kwargs: Any = None, embedded: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return a message as Celery makes it."""
-    links = {"callbacks": None, "errbacks": None, "chain": None, "chord": None} | embedded
+    links: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None} | (embedded or {})
     body = json.dumps([list(args) if isinstance(args, tuple) else args, kwargs or {}, links]).encode()
-    headers = {"lang": "py", "task": task, "id": "an-id", "root_id": "an-id", "parent_id": None, "group": None}
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": task,
+        "id": "an-id",
+        "root_id": "an-id",
+        "parent_id": None,
+        "group": None,
+    }
     headers |= {"retries": 0, "eta": None, "expires": None, "timelimit": [None, None], "origin": "gen9@badhost"}
     return {
         "body": base64.b64encode(body).decode(),
@@ -155,7 +164,7 @@ WRONG: dict[str, bytes] = {
     },
     "keywords": json.dumps(order(kwargs={"kind": "logs", "shard": 1})).encode(),
     **{
-        f"embedded {name}": json.dumps(order(**{name: [{"task": SWEEP_TASK}]})).encode()
+        f"embedded {name}": json.dumps(order(embedded={name: [{"task": SWEEP_TASK}]})).encode()
         for name in ("callbacks", "errbacks", "chain", "chord")
     },
     "notify in ingest": json.dumps(order(NOTIFY_TASK, ('[{"event":"training_complete","job_id":1}]',))).encode(),
@@ -187,7 +196,7 @@ def goes_on(resources: Resources, job: int) -> bool:
 def test_wrong_orders_are_dropped_in_every_queue(working: tuple[Resources, Process]) -> None:
     """Whatever lies in a queue, the worker does not end or reconnect, nothing is left of it, drains go on."""
     resources, worker = working
-    listener = resources.redis.pubsub()
+    listener = resources.redis.pubsub()  # type: ignore[no-untyped-call]
     listener.subscribe(events_channel(1))
     pid = worker.process.pid
     for job, (name, raw) in enumerate(WRONG.items(), start=100):

@@ -34,6 +34,7 @@ LAYERS = [
     {"deletion_parts"},
     {
         "sweep",
+        "strays",
         "liveness",
         "dead_letters",
         "reconcile",

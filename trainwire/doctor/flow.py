@@ -13,11 +13,13 @@ from schemas.stream_clients import STREAM_ERRORS
 from trainwire.doctor.finding import Findings, Part
 from trainwire.halted import halted_streams
 from workers.measures import postgres_samples, redis_samples, shards_away
+from workers.repairs import recent_repairs
 from workers.settings import Settings
 
 STREAM_LATE_S: Final = 60.0
 STREAM_STUCK_S: Final = 600.0
 SINK_LATE_S: Final = 900.0
+REPAIRED_WITHIN_S: Final = 3600.0
 PART: Final = Part("flow")
 
 
@@ -37,6 +39,7 @@ def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redi
         for stream, reason in halted_streams(settings.streams_address).items():
             remedy = "mend what writes it (docs/runbook.md, TrainwireStreamHalted)"
             yield PART.error("halted", f"the drain of {stream} refuses to go on: {reason}", remedy)
+        yield from _repairs(client if streams is None else streams)
         if not late:
             which = "no stream that could be seen" if away else "no stream"
             yield PART.ok("streams", f"{which} waits for longer than {STREAM_LATE_S:.0f} s")
@@ -49,6 +52,13 @@ def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redi
             if age_s > STREAM_STUCK_S
             else PART.warning("streams", says, remedy)
         )
+
+
+def _repairs(streams: redis.Redis) -> Findings:
+    """Yield which keys of the streams' server workers have mended lately."""
+    for key, how in recent_repairs(streams, REPAIRED_WITHIN_S).items():
+        remedy = "nothing is to be done now; where it comes again, find the client that does it (SECURITY.md)"
+        yield PART.warning("repaired", f"{key}: {how}", remedy)
 
 
 def look_at_rows(connection: Connection, settings: Settings) -> Findings:

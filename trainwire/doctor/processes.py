@@ -6,7 +6,7 @@ import json
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from kombu.exceptions import OperationalError
@@ -37,6 +37,11 @@ def look(client: redis.Redis, settings: Settings) -> Findings:
         yield _beat(client)
         readers = _readers(settings)
         for queue in _needed(settings):
+            found = cast("bytes", client.type(queue)).decode()
+            if found not in {"list", "none"}:
+                says = f"the key {queue} is a {found}: workers cannot read their orders"
+                yield PART.error(f"queue-{queue}", says, f"find what wrote it, then RENAME {queue} {queue}-old")
+                continue
             yield _queue(queue, readers.get(queue, []), _expired_s(client, queue))
 
 

@@ -94,5 +94,5 @@ def test_a_full_redis_does_not_keep_a_drain_from_starting(resources: Resources, 
             client.set("x", 1)
         drain(resources)
     finally:
-        client.config_set("maxmemory", limit)
+        client.config_set("maxmemory", str(limit))
     assert rows(resources.engine, training_logs, "content") == ["a"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 
 import pytest
 import redis
@@ -11,39 +11,36 @@ import redis
 from schemas.routes import SHARDS_KEY, Kind, ordered_key, stream_key
 from stores.connections import open_redis
 from tests.factories import Sender, logs
-from tests.processes import wait_until
 from workers import stream_watch
 from workers.settings import Settings
 from workers.stream_watch import Watcher
 from workers.sweep import all_streams, publish_shards
 
-Order = Callable[[redis.Redis, Kind, int], bool]
-
 
 class Orders:
     """Remembers what was ordered; refuses while a drain is ordered, as `order_drain` does."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self.sent: list[tuple[Kind, int]] = []
+        self._client = client
 
-    def __call__(self, client: redis.Redis, kind: Kind, shard: int) -> bool:
+    def __call__(self, kind: Kind, shard: int) -> bool:
         """Order a drain."""
-        if not client.set(ordered_key(stream_key(kind, shard)), 1, nx=True, px=200):
+        if not self._client.set(ordered_key(stream_key(kind, shard)), 1, nx=True, px=200):
             return False
         self.sent.append((kind, shard))
         return True
 
 
 @pytest.fixture
-def orders() -> Orders:
+def orders(client: redis.Redis) -> Orders:
     """Nothing is ordered yet."""
-    return Orders()
+    return Orders(client)
 
 
 @pytest.fixture
-def watcher(settings: Settings, client: redis.Redis, orders: Orders) -> Watcher:
+def watcher(settings: Settings, orders: Orders) -> Watcher:
     """Watches the streams of four shards."""
-    del client  # empty
     return Watcher(open_redis(settings), all_streams(4), orders)
 
 
@@ -82,7 +79,9 @@ def test_a_key_of_the_wrong_type_leaves_the_others_watched(
     """The blocking read of all streams fails for one of them; the next reads the rest."""
     sender.client.set(stream_key("logs", 0), "a typo")
     sender.send(logs("a"), job=1)
-    wait_until(lambda: watcher.look() or orders.sent, "the order", 5)
+    until = time.monotonic() + 5
+    while not orders.sent and time.monotonic() < until:
+        watcher.look()
     assert orders.sent == [("logs", 1)]
 
 
@@ -90,7 +89,12 @@ def test_large_entries_are_read_seldom(watcher: Watcher, sender: Sender, monkeyp
     """A blocking read returns an entry: one of 8 MB is read once a second at most."""
     reads: list[list[tuple[str, int]]] = []
     read = watcher._read
-    monkeypatch.setattr(watcher, "_read", lambda *args: reads.append(read(*args)) or reads[-1])
+
+    def counted(keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
+        reads.append(read(keys, wait_s))
+        return reads[-1]
+
+    monkeypatch.setattr(watcher, "_read", counted)
     sender.client.xadd(stream_key("logs", 1), {"body": "x" * 8 * 1024 * 1024})
     until = time.monotonic() + 2.5
     while time.monotonic() < until:

@@ -30,11 +30,11 @@ def test_workers_that_get_on_are_not_flooded() -> None:
 
 
 def test_silence_is_probed_with_the_last_message() -> None:
-    """After 15 s without news the last message alone is sent again, then 30 s, 60 s, 120 s later."""
+    """After 5 s without news the last message alone is sent again, then 10 s, 20 s ... 120 s later."""
     watch = AckWatch(Timing(), now=0.0)
     asked = {now: watch.overdue(Report(1), 4, float(now)) for now in range(400)}
-    assert [now for now, ranges in asked.items() if ranges] == [15, 45, 105, 225, 345]
-    assert asked[15] == ((4, 4),)
+    assert [now for now, ranges in asked.items() if ranges] == [5, 15, 35, 75, 155, 275, 395]
+    assert asked[5] == ((4, 4),)
 
 
 def test_a_busy_sender_needs_no_probe() -> None:

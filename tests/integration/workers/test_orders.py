@@ -1,0 +1,88 @@
+"""Work orders as they lie in the queue: one for a stream, and all of our own pass the check of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from schemas.routes import (
+    BEAT_QUEUE,
+    DELIVER_QUEUE,
+    DELIVER_TASK,
+    INGEST_QUEUE,
+    MLFLOW_QUEUE,
+    NOTIFY_QUEUE,
+    NOTIFY_TASK,
+    ordered_key,
+    stream_key,
+)
+from workers.order_checks import WrongOrder, check_order
+from workers.resources import Resources
+from workers.schedule import SCHEDULE
+
+DRAINS = ordered_key(stream_key("logs", 1))
+
+
+@pytest.fixture(autouse=True)
+def _environment(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Celery application reads the environment when it is imported."""
+    monkeypatch.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
+    monkeypatch.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
+
+
+def test_a_drain_is_ordered_once(resources: Resources) -> None:
+    """While one is ordered or at work nobody else orders one; a drain orders its own rest all the same."""
+    from workers.orders import order_drain  # noqa: PLC0415 - see the fixture
+
+    assert [order_drain(resources, "logs", 1) for _ in range(3)] == [True, False, False]
+    assert order_drain(resources, "logs", 2)
+    assert 0 < resources.redis.pttl(DRAINS) <= 1000
+    assert order_drain(resources, "logs", 1, is_rest=True)
+    queue = resources.redis.lrange(INGEST_QUEUE, 0, -1)
+    assert len(queue) == 3
+    for raw in queue:
+        assert isinstance(raw, bytes)
+        check_order(raw, INGEST_QUEUE)
+
+
+def test_no_pile_of_orders_is_made(resources: Resources) -> None:
+    """Where workers are busy for long, each stream has two orders at most: what is ordered again is not sent."""
+    from workers.orders import order_drain  # noqa: PLC0415 - see the fixture
+
+    for _ in range(500):
+        resources.redis.delete(DRAINS)
+        order_drain(resources, "logs", 1)
+    assert resources.redis.llen(INGEST_QUEUE) == 32
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "queue"),
+    [
+        *((entry["task"], [], entry["options"]["queue"]) for entry in SCHEDULE.values()),
+        (DELIVER_TASK, ["loki"], DELIVER_QUEUE),
+        (DELIVER_TASK, ["mlflow"], MLFLOW_QUEUE),
+        (NOTIFY_TASK, ["[]"], NOTIFY_QUEUE),
+    ],
+)
+def test_orders_of_our_own_pass(resources: Resources, task: str, args: Sequence[object], queue: str) -> None:
+    """All that workers and beat send through Celery is taken from its queue, and from no other."""
+    from workers.app import app  # noqa: PLC0415 - see the fixture
+
+    url = resources.settings.redis_url.get_secret_value()
+    with app.connection_for_write(url) as connection:
+        options: dict[str, Any] = {
+            "queue": queue,
+            "expires": 30,
+            "ignore_result": True,
+            "argsrepr": "shown",
+            "retry": False,
+        }
+        app.send_task(task, args=list(args), connection=connection, **options)
+    raw = resources.redis.lpop(queue)
+    assert isinstance(raw, bytes)
+    check_order(raw, queue)
+    for other in {INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, "echo.other"} - {queue}:
+        with pytest.raises(WrongOrder):
+            check_order(raw, other)
