@@ -74,6 +74,7 @@ class Ahead:
         self._stream = stream
         self._key = ahead_key(stream.key)
         self._state = State()
+        self.is_at_end = True
 
     def look(
         self, through_id: str, heavy: Iterable[JobField], entry_bytes: int, most_s: float = MAX_LOOK_S
@@ -91,6 +92,7 @@ class Ahead:
         taken: list[RawEntry] = []
         sizes: Counter[str] = Counter()
         looked, page_size = 0, max(1, min(_PAGE, _PAGE_BYTES // max(1, entry_bytes)))
+        self.is_at_end = False
         began = time.monotonic()
         while (
             time.monotonic() - began < most_s
@@ -111,6 +113,7 @@ class Ahead:
                 if sizes.total() >= MAX_TAKEN_BYTES:
                     break
             if len(page) < page_size:
+                self.is_at_end = True
                 break
         return taken
 
