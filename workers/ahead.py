@@ -81,7 +81,8 @@ class Ahead:
     ) -> list[RawEntry]:
         """Return entries behind `through_id` of jobs that are neither heavy nor left, oldest first.
 
-        `entry_bytes` is about the size of an entry here, by which the pages are made; the look ends after `most_s` seconds.
+        `entry_bytes` is about the size of an entry here, by which the pages are made. The look ends after `most_s`
+        seconds.
         """
         state = self._state = self._loaded()
         head = _number(through_id)

@@ -137,7 +137,9 @@ class Drain:
                 self._trials.forget()
                 return True
             is_all = at_end and len(arrivals) == len(entries)
+            looking_from = self._clock()
             others = [] if is_all or caution.examine else self._others(arrivals)
+            looked_s = self._clock() - looking_from
             batch = Batch(connection, self._stream.kind, [*arrivals, *others])
             try:
                 batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
@@ -152,14 +154,14 @@ class Drain:
             self._ahead.keep(other.raw for other in others)
         self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
         self._count(total, batch, len(arrivals) + len(others))
-        self._adapt(self._clock() - began)
+        self._adapt(self._clock() - began - looked_s)
         return is_all
 
     def _adapt(self, seconds: float) -> None:
         """Bound the next batch by how long this one took: meanwhile all others of the stream wait."""
         most_bytes = self._settings.drain_batch_bytes
         if seconds > LONGEST_BATCH_S:
-            self._most_bytes = max(min(_SMALLEST_READ_BYTES, most_bytes), self._most_bytes // 2)
+            self._most_bytes = max(most_bytes // 8, self._most_bytes // 2)
         elif seconds < LONGEST_BATCH_S / 3:
             self._most_bytes = min(most_bytes, self._most_bytes * 2)
 

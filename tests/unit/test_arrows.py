@@ -43,6 +43,7 @@ LAYERS = [
         "lease",
     },
     {"drain", "delivery_round"},
+    {"trials", "ahead", "examination"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},
@@ -52,7 +53,7 @@ LAYERS = [
     {"sinks", "base"},
     {"attempts"},
     {"jobs"},
-    {"rows", "resources"},
+    {"rows", "resources", "weights"},
     {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations", "away", "recordset"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
