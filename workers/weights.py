@@ -14,7 +14,7 @@ from workers.decoding import Rejected
 _ROW_BYTES: Final = 100
 _POINT_BYTES: Final = 250
 _VALUE_BYTES: Final = 60
-"""Without its name, which msgspec makes once where it is short and comes again."""
+_LONG_CHARS: Final = 500
 _ELEMENT_BYTES: Final = 80
 
 
@@ -23,22 +23,24 @@ def weight_of(content: Message | Rejected, plain_bytes: int) -> int:
 
     `plain_bytes` is the size of its body after decompression, which is all that a rejected one has.
     """
-    held = content.raw.held_bytes if isinstance(content, Rejected) else _message_bytes(content)
-    return _ROW_BYTES + max(held, plain_bytes)
+    if isinstance(content, Rejected):
+        return _ROW_BYTES + max(content.raw.held_bytes, plain_bytes)
+    return _ROW_BYTES + max(_message_bytes(content, plain_bytes), plain_bytes)
 
 
-def _message_bytes(message: Message) -> int:
+def _message_bytes(message: Message, plain_bytes: int) -> int:
     match message.body:
         case Logs(lines=lines) as body:
-            # The sizes as Python has them: one character beyond Unicode's first plane makes each four bytes.
-            return sum(map(getsizeof, lines)) + (110 if body.levels else 50) * len(lines)
+            chars = sum(map(len, lines))
+            if chars > _LONG_CHARS * len(lines):
+                # As Python has them: one character beyond Unicode's first plane makes each of them four bytes.
+                chars = sum(map(getsizeof, lines))
+            return chars + (160 if body.levels else 100) * len(lines)
         case Metrics() as body:
-            values = [point.values for point in body.points]
-            points = _POINT_BYTES * len(values) + _VALUE_BYTES * sum(map(len, values))
-            names: set[str] = set().union(*values)
-            paths = sum(getsizeof(point.checkpoint_path) for point in body.points if point.checkpoint_path)
-            texts = paths + sum(map(getsizeof, names))
-            return points + texts + _free_bytes(body.params) + _free_bytes(body.tags)
+            values = sum(len(point.values) for point in body.points)
+            points = _POINT_BYTES * len(body.points) + _VALUE_BYTES * values
+            # Names and paths take no more than they did in the body.
+            return points + plain_bytes + _free_bytes(body.params) + _free_bytes(body.tags)
         case body:
             return sum(map(_field_bytes, msgspec.structs.astuple(body)))
 
