@@ -27,7 +27,7 @@ log = structlog.get_logger("workers.drain")
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
-LONGEST_BATCH_S = 1.0
+LONGEST_BATCH_S = 0.7
 _SMALLEST_READ_BYTES = 64 * 1024
 _MAX_CRASHES = 40
 """Of one run: more than it takes to find one entry after the other that crashes its drain."""
@@ -150,8 +150,7 @@ class Drain:
             through_id = arrivals[-1].raw.entry_id
             self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
         self._stream.settle(batch.acks(), through_id)
-        if others:
-            self._ahead.keep(other.raw for other in others)
+        self._ahead.keep(other.raw for other in others)
         self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
         self._count(total, batch, len(arrivals) + len(others))
         self._adapt(self._clock() - began - looked_s)
