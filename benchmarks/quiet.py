@@ -24,7 +24,7 @@ from workers.resources import Resources
 Flood = Literal["nothing", "valid", "invalid"]
 FLOODING, QUIET, SHARD = 4, 8, 0
 """Two jobs of one shard of four."""
-SECONDS: Final = 20
+SECONDS: Final = 15
 EVERY_S: Final = 0.1
 
 
@@ -41,7 +41,7 @@ class Delays:
 
 
 def delays(resources: Resources, flood: Flood, per_s: int) -> Delays:
-    """Run a real worker, a flood of `per_s` messages a second and a quiet job for twenty seconds."""
+    """Run a real worker, a flood of `per_s` messages a second and a quiet job for a quarter of a minute."""
     empty(resources)
     stop = multiprocessing.Event()
     url = resources.settings.redis_url.get_secret_value()
