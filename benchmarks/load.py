@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 
 from schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point
-from schemas.routes import stream_key
+from schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
 from schemas.wire import encode_entry
 
 JOB = 1
@@ -42,7 +42,7 @@ def publish(client: redis.Redis, bodies: Iterator[Body]) -> int:
     for count, body in enumerate(bodies, 1):
         kind = KIND_OF_BODY[type(body)]
         entry = encode_entry(Message(kind, JOB, 1, "0-bench", count, body))
-        pipeline.xadd(stream_key(kind, JOB), cast("Any", entry))
+        pipeline.xadd(stream_key(kind, shard_of(JOB, DEFAULT_SHARDS)), cast("Any", entry))
         if count % 500 == 0:
             pipeline.execute()
     pipeline.execute()

@@ -45,14 +45,14 @@ def fitted(body: Body) -> tuple[Body, list[str]]:
                 changed[name] = _fitted_free(name, free, cuts)
         if body.points:
             changed["points"] = _fitted_points(body.points, cuts)
-    elif isinstance(body, Logs) and _longest(body.levels) > MAX_LEVEL_CHARS:
-        changed["levels"] = [level and level[:MAX_LEVEL_CHARS] for level in body.levels or []]
+    elif isinstance(body, Logs) and body.levels and _longest(body.levels) > MAX_LEVEL_CHARS:
+        changed["levels"] = [level and level[:MAX_LEVEL_CHARS] for level in body.levels]
     changed = {name: value for name, value in changed.items() if value is not getattr(body, name)}
     return (replace(body, **changed) if changed else body), cuts
 
 
-def _longest(levels: list[str | None] | None) -> int:
-    return max(map(len, filter(None, levels or [])), default=0)
+def _longest(levels: list[str | None]) -> int:
+    return max(map(len, filter(None, levels)), default=0)
 
 
 def shortened(text: str, most: int) -> str:

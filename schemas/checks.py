@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from schemas.limits import (
+    MAX_BODY_BYTES,
     MAX_FREE_DEPTH,
     MAX_FREE_ELEMENTS,
     MAX_ITEMS,
@@ -40,19 +41,20 @@ _TEXTS: Final = {
 }
 
 
-def check_body(body: Body) -> None:
+def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
     """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables.
 
-    A part beyond its limit (`schemas.limits`) has the reason `too-large`.
+    A part beyond its limit (`schemas.limits`) has the reason `too-large`; what cannot be in an encoded body of
+    `size_bytes` is not looked for.
     """
     if body.started_at is not None:
         _check_time(body.started_at)
     for name, most in _TEXTS[type(body)]:
         _check_text(name, getattr(body, name), most)
     if isinstance(body, Logs):
-        _check_logs(body)
+        _check_logs(body, size_bytes)
     elif isinstance(body, Metrics):
-        _check_metrics(body)
+        _check_metrics(body, size_bytes)
     elif isinstance(body, Checkpoint):
         _check_time(body.ts)
         _check_counts(epoch=body.epoch, step=body.step, size_bytes=body.size_bytes)
@@ -71,13 +73,15 @@ def free_elements(value: object) -> int:
     return 1
 
 
-def _check_metrics(body: Metrics) -> None:
+def _check_metrics(body: Metrics, size_bytes: int) -> None:
     _check_amount("points", len(body.points), MAX_ITEMS)
     for point in body.points:
         _check_time(point.ts)
         _check_counts(epoch=point.epoch, step=point.step)
-        _check_text("checkpoint_path", point.checkpoint_path, MAX_TEXT_CHARS["checkpoint_path"])
-    _check_values(body.points)
+        if point.checkpoint_path is not None:
+            _check_text("checkpoint_path", point.checkpoint_path, MAX_TEXT_CHARS["checkpoint_path"])
+    if size_bytes > MAX_METRIC_NAME_CHARS:
+        _check_values(body.points)
     if body.ts is not None:
         _check_time(body.ts)
     for name, free in (("params", body.params), ("tags", body.tags)):
@@ -129,7 +133,7 @@ def _check_depth(value: object, depth: int = 0) -> None:
             _check_depth(item, depth + 1)
 
 
-def _check_logs(body: Logs) -> None:
+def _check_logs(body: Logs, size_bytes: int) -> None:
     count = len(body.lines)
     if len(body.ts) != count:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.ts)} times")
@@ -139,7 +143,8 @@ def _check_logs(body: Logs) -> None:
     if count:
         _check_time(min(body.ts))
         _check_time(max(body.ts))
-        _check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
+        if size_bytes > MAX_LINE_CHARS:
+            _check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
     if body.levels:
         _check_amount("level", max(map(len, filter(None, body.levels)), default=0), MAX_LEVEL_CHARS, "characters")
 

@@ -42,7 +42,7 @@ MAX_TEXT_CHARS: Final[dict[str, int]] = {
 }
 """Field -> longest text, in characters."""
 
-UNCOUNTED_BYTES: Final = 64 * KIB
-"""A smaller body is decoded at once: whatever it holds takes a few megabytes."""
+UNCOUNTED_BYTES: Final = 128 * KIB
+"""A smaller body is decoded at once: whatever it holds takes ten megabytes at most."""
 MAX_REPAIRED_ELEMENTS: Final = 3 * MAX_ITEMS
 """Most elements of a body with broken text, which is decoded without types."""

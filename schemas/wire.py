@@ -162,7 +162,7 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
         raise InvalidMessage("wrong-fields", f"{kind} body: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidMessage("undecodable", f"body is not {'JSON' if is_json else 'msgpack'}: {exc}") from exc
-    check_body(body)
+    check_body(body, len(raw))
     return body
 
 
@@ -188,6 +188,8 @@ def plain_body(envelope: Envelope) -> bytes:
             raise InvalidMessage("unknown-encoding", f"encoding {unknown!r} is not msgpack or json, or +zstd")
 
 
+_LEAST_VALUE_BYTES: Final = 3
+"""A name of one character and a small number, in msgpack."""
 _JSON_ELEMENTS_A_VALUE: Final = 4
 """A point of one value has five commas and brackets, a further value has one."""
 _LISTS: Final = ("lines", "ts", "levels")
@@ -248,6 +250,8 @@ def _check_msgpack(name: str, value: memoryview) -> None:
         _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)
     elif name == "points":
         _check_amount(name, "items", msgpack_length(value), MAX_ITEMS)
+        if len(value) <= _LEAST_VALUE_BYTES * MAX_VALUES:
+            return
         values = [memoryview(point.values) for point in _split_points(value)]
         _check_amount("values of all points", "items", sum(map(msgpack_length, values)), MAX_VALUES)
         # What a point has besides, for instance `values` a second time, is built as well.

@@ -29,7 +29,7 @@ HEAVY_SHARE: Final = 1 / 8
 MAX_TAKEN_BYTES: Final = 1024 * 1024
 MAX_TAKEN_OF_A_JOB: Final = 256 * 1024
 MAX_SEEN: Final = 200_000
-MAX_LOOK_S: Final = 0.5
+MAX_LOOK_S: Final = 1.0
 MAX_LOOK_HALTED_S: Final = 2.0
 """Where nothing else is done in between."""
 MAX_LEFT: Final = 1000
@@ -74,14 +74,16 @@ class Ahead:
         self._stream = stream
         self._key = ahead_key(stream.key)
         self._state = State()
+        self.is_at_end = True
+        self._has_looked = False
 
     def look(
         self, through_id: str, heavy: Iterable[JobField], entry_bytes: int, most_s: float = MAX_LOOK_S
     ) -> list[RawEntry]:
         """Return entries behind `through_id` of jobs that are neither heavy nor left, oldest first.
 
-        `entry_bytes` is about the size of an entry here, by which the pages are made; the look ends after
-        `most_s` seconds.
+        `entry_bytes` is about the size of an entry here, by which the pages are made. The look ends after `most_s`
+        seconds.
         """
         state = self._state = self._loaded()
         head = _number(through_id)
@@ -92,6 +94,7 @@ class Ahead:
         taken: list[RawEntry] = []
         sizes: Counter[str] = Counter()
         looked, page_size = 0, max(1, min(_PAGE, _PAGE_BYTES // max(1, entry_bytes)))
+        self.is_at_end, self._has_looked = False, True
         began = time.monotonic()
         while (
             time.monotonic() - began < most_s
@@ -112,6 +115,7 @@ class Ahead:
                 if sizes.total() >= MAX_TAKEN_BYTES:
                     break
             if len(page) < page_size:
+                self.is_at_end = True
                 break
         return taken
 
@@ -123,7 +127,10 @@ class Ahead:
             self._state.left[job] = max(known, entry.entry_id, key=_number)
 
     def keep(self, taken: Iterable[RawEntry]) -> None:
-        """After the commit: delete what was taken, and remember how far the look went."""
+        """After the commit: delete what was taken, and remember how far the look went, if there was one."""
+        if not self._has_looked:
+            return
+        self._has_looked = False
         with redis_errors():
             if ids := [entry.entry_id for entry in taken]:
                 self._client.xdel(self._stream.key, *ids)

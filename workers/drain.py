@@ -26,7 +26,7 @@ log = structlog.get_logger("workers.drain")
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
-LONGEST_BATCH_S = 1.0
+LONGEST_BATCH_S = 0.7
 _SMALLEST_READ_BYTES = 64 * 1024
 _MAX_CRASHES = 40
 """Of one run: more than it takes to find one entry after the other that crashes its drain."""
@@ -79,7 +79,7 @@ class Drain:
         crashes = 0
         while True:
             try:
-                at_end = self._transaction(total)
+                at_end = self._transaction(total, deadline)
             except (Unavailable, MostlyInvalid):
                 raise
             except Exception as exc:
@@ -97,7 +97,7 @@ class Drain:
                 total.more = True
                 return total
 
-    def _transaction(self, total: Drained) -> bool:
+    def _transaction(self, total: Drained, deadline: float) -> bool:
         for attempt in range(1, _TRIES + 1):
             try:
                 return self._try_transaction(total)
@@ -107,7 +107,10 @@ class Drain:
                     raise
             except MostlyInvalid as exc:
                 if not isinstance(exc, DrainsEnd):
-                    self._store_others(total)
+                    guilty: set[bytes] = set()
+                    with suppress(Unavailable):
+                        while self._store_others(total, guilty) and self._clock() < deadline:
+                            pass
                 with suppress(Unavailable):  # a full Redis; the reason is logged all the same
                     self._stream.halt(str(exc))
                 raise
@@ -133,7 +136,9 @@ class Drain:
                 self._trials.forget()
                 return True
             is_all = at_end and len(arrivals) == len(entries)
+            looking_from = self._clock()
             others = [] if is_all or caution.examine else self._others(arrivals)
+            looked_s = self._clock() - looking_from
             batch = Batch(connection, self._stream.kind, [*arrivals, *others])
             try:
                 batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
@@ -144,18 +149,17 @@ class Drain:
             through_id = arrivals[-1].raw.entry_id
             self._move_cursor(connection, through_id, [*arrivals, *others], batch, began)
         self._stream.settle(batch.acks(), through_id)
-        if others:
-            self._ahead.keep(other.raw for other in others)
+        self._ahead.keep(other.raw for other in others)
         self._trials.succeed(len(arrivals), found_one=bool(verdicts), is_all=is_all)
         self._count(total, batch, len(arrivals) + len(others))
-        self._adapt(self._clock() - began)
+        self._adapt(self._clock() - began - looked_s)
         return is_all
 
     def _adapt(self, seconds: float) -> None:
         """Bound the next batch by how long this one took: meanwhile all others of the stream wait."""
         most_bytes = self._settings.drain_batch_bytes
         if seconds > LONGEST_BATCH_S:
-            self._most_bytes = max(min(_SMALLEST_READ_BYTES, most_bytes), self._most_bytes // 2)
+            self._most_bytes = max(most_bytes // 8, self._most_bytes // 2)
         elif seconds < LONGEST_BATCH_S / 3:
             self._most_bytes = min(most_bytes, self._most_bytes * 2)
 
@@ -168,19 +172,23 @@ class Drain:
         entry_bytes = sum(raw.held_bytes for raw in raws) // len(raws)
         return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy, entry_bytes))
 
-    def _store_others(self, total: Drained) -> None:
-        """Store the valid messages of a stream whose head is garbage, of jobs that have no invalid ones."""
-        with suppress(Unavailable, MostlyInvalid), store.postgres_errors(), self._engine.begin() as connection:
+    def _store_others(self, total: Drained, guilty: set[bytes]) -> bool:
+        """Store the valid messages of a stream whose head is garbage, of jobs that have no invalid ones.
+
+        `guilty` are the jobs that have; the first time they are read from the head. Returns whether there is more.
+        """
+        with store.postgres_errors(), self._engine.begin() as connection:
             if not store.take_lease(connection, self._stream.key):
-                return
+                return False
             began = self._clock()
-            entries, _ = self._stream.read(self._read_bytes)
-            arrivals = self._decode(entries, {})
-            guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
+            if not guilty:
+                arrivals = self._decode(self._stream.read(self._read_bytes)[0], {})
+                guilty |= {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
             found = self._ahead.look("0-0", guilty, 1024, MAX_LOOK_HALTED_S)
             others = [other for other in self._decoded_ahead(found) if not isinstance(other.content, Rejected)]
             if not others:
-                return
+                self._ahead.keep(())
+                return not self._ahead.is_at_end
             batch = Batch(connection, self._stream.kind, others)
             batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
             last_id = store.last_id_of(connection, self._stream.key)
@@ -188,6 +196,7 @@ class Drain:
         self._stream.acknowledge(batch.acks())
         self._ahead.keep(other.raw for other in others)
         self._count(total, batch, len(others))
+        return not self._ahead.is_at_end
 
     def _decoded_ahead(self, found: Sequence[RawEntry]) -> list[Arrival]:
         """Decode what was found ahead, as much as a batch may hold; leave the rest, and jobs with invalid ones."""

@@ -28,7 +28,7 @@ class Position:
     """The job was deleted: messages are acknowledged and not stored."""
 
     def would_scatter(self, first: int, last: int, *, lost: bool = False) -> bool:
-        """Return whether `first` to `last`, arrived or `lost`, would leave more ranges than a position may have."""
+        """Return whether `first` to `last`, arrived or `lost`, would leave too many separate ranges."""
         if len(self.missing) + len(self.lost) < MAX_RANGES:
             return False
         if last > self.last_seq:

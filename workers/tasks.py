@@ -73,7 +73,7 @@ from workers.verify import Verification
 log = structlog.get_logger("workers.tasks")
 
 REST_UNAVAILABLE_S = 2
-REST_HALTED_S = 2
+REST_HALTED_S = 1
 """Meanwhile valid messages of other jobs wait; those go through with each try."""
 REST_CRASHED_S = 2
 """The next drain looks for the entry that did it."""

@@ -14,7 +14,7 @@ from workers.decoding import Lost, Rejected
 _ROW_BYTES: Final = 100
 _POINT_BYTES: Final = 250
 _VALUE_BYTES: Final = 60
-"""Without its name, which msgspec makes once where it is short and comes again."""
+_LONG_CHARS: Final = 500
 _ELEMENT_BYTES: Final = 80
 
 
@@ -29,22 +29,23 @@ def weight_of(content: Message | Lost | Rejected, plain_bytes: int) -> int:
         case Lost():
             held = 0
         case message:
-            held = _message_bytes(message)
+            held = _message_bytes(message, plain_bytes)
     return _ROW_BYTES + max(held, plain_bytes)
 
 
-def _message_bytes(message: Message) -> int:
+def _message_bytes(message: Message, plain_bytes: int) -> int:
     match message.body:
         case Logs(lines=lines) as body:
-            # The sizes as Python has them: one character beyond Unicode's first plane makes each four bytes.
-            return sum(map(getsizeof, lines)) + (110 if body.levels else 50) * len(lines)
+            chars = sum(map(len, lines))
+            if chars > _LONG_CHARS * len(lines):
+                # As Python has them: one character beyond Unicode's first plane makes each of them four bytes.
+                chars = sum(map(getsizeof, lines))
+            return chars + (160 if body.levels else 100) * len(lines)
         case Metrics() as body:
-            values = [point.values for point in body.points]
-            points = _POINT_BYTES * len(values) + _VALUE_BYTES * sum(map(len, values))
-            names: set[str] = set().union(*values)
-            paths = sum(getsizeof(point.checkpoint_path) for point in body.points if point.checkpoint_path)
-            texts = paths + sum(map(getsizeof, names))
-            return points + texts + _free_bytes(body.params) + _free_bytes(body.tags)
+            values = sum(len(point.values) for point in body.points)
+            points = _POINT_BYTES * len(body.points) + _VALUE_BYTES * values
+            # Names and paths take no more than they did in the body.
+            return points + plain_bytes + _free_bytes(body.params) + _free_bytes(body.tags)
         case body:
             return sum(map(_field_bytes, msgspec.structs.astuple(body)))
 

@@ -47,6 +47,7 @@ LAYERS = [
         "lease",
     },
     {"drain", "delivery_round"},
+    {"trials", "ahead", "examination"},
     {"batch", "items"},
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},
@@ -56,7 +57,7 @@ LAYERS = [
     {"sinks", "base"},
     {"attempts"},
     {"jobs"},
-    {"rows", "resources"},
+    {"rows", "resources", "weights"},
     {"order_checks", "repairs"},
     {
         "positions",
