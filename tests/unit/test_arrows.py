@@ -54,6 +54,7 @@ LAYERS = [
     {"jobs"},
     {"rows", "resources"},
     {"positions", "decoding", "errors", "settings", "logs", "backoff", "durations", "away", "recordset"},
+    {"local_hosts"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 
