@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from prometheus_client import CollectorRegistry, start_http_server
@@ -16,6 +16,7 @@ from schemas import metric_names as names
 from schemas.stream_clients import STREAM_ERRORS
 from workers.away import AwayNotes
 from workers.durations import cumulated
+from workers.local_hosts import is_local_host, is_loopback
 from workers.measures import (
     Sample,
     postgres_samples,
@@ -25,6 +26,9 @@ from workers.measures import (
     training_samples,
 )
 from workers.resources import Resources
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = structlog.get_logger("workers.exporter")
 
@@ -102,8 +106,26 @@ def families(samples: list[Sample]) -> Iterator[Metric]:
 
 
 def serve(resources: Resources, address: str, port: int) -> threading.Thread:
-    """Answer scrapes on a port; return the thread that does it."""
+    """Answer scrapes on a port; return the thread that does it.
+
+    On a loopback address only names like `localhost` are answered: without a password, no other site's page may
+    read what a browser of this machine can reach.
+    """
     registry = CollectorRegistry()
     registry.register(Exporter(resources))
-    _, thread = start_http_server(port, address, registry)
+    server, thread = start_http_server(port, address, registry)
+    app = server.get_app()
+    if app is not None and is_loopback(address):
+        server.set_app(_local_only(app))
     return thread
+
+
+def _local_only(app: WSGIApplication) -> WSGIApplication:
+    def refused_or_answered(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        host = environ.get("HTTP_HOST", "localhost")
+        if is_local_host(host):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"host {host[:200]!r}: on a loopback address only names like localhost are answered\n".encode()]
+
+    return refused_or_answered

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import flower.options  # noqa: F401 - defines the options that are set below
 from flower.app import Flower
@@ -15,6 +13,7 @@ from tornado.options import options
 from tornado.web import Application, RequestHandler, authenticated
 
 from stores.settings import WrongSettings
+from workers.local_hosts import is_local_host, is_loopback
 
 COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
 
@@ -44,7 +43,7 @@ def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
     if user or password:
         missing = "FLOWER_PASSWORD" if user else "FLOWER_USER"
         raise WrongSettings(f"{missing} is not set: FLOWER_USER and FLOWER_PASSWORD go together")
-    if not _is_loopback(address):
+    if not is_loopback(address):
         raise WrongSettings(
             f"--address {address or '(all)'} lets others see Flower, and stop workers with it: set FLOWER_USER "
             "and FLOWER_PASSWORD, or leave it on 127.0.0.1"
@@ -53,10 +52,7 @@ def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
 
 
 class ForeignHost(RequestHandler):
-    """Refuses a request with the host name of another site that is made to lead here (DNS rebinding).
-
-    A browser would take Flower for a part of that site, whose scripts could read it.
-    """
+    """Refuses a request with the host name of another site (`is_local_host`)."""
 
     def prepare(self) -> None:
         """Answer 403."""
@@ -72,22 +68,7 @@ class ForeignHost(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
 
-def is_local_host(host: str) -> bool:
-    """Tell whether a Host header names this machine itself."""
-    try:
-        return _is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
-
-
 def _find_local_handler(application: Application, request: HTTPServerRequest, **more: Any) -> Any:
     if is_local_host(request.host):
         return Application.find_handler(application, request, **more)
     return application.get_handler_delegate(request, ForeignHost)
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"

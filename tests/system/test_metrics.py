@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
@@ -63,3 +64,24 @@ def test_a_port_that_is_taken_is_named(resources: Resources, tmp_path: Path) -> 
         assert f"--port {port}: Address already in use" in second.output
     finally:
         first.stop()
+
+
+def test_on_loopback_only_local_names_are_answered(resources: Resources, tmp_path: Path) -> None:
+    """A foreign name that is made to lead here (DNS rebinding) gets 403 and no metric."""
+    port = usable_port(tmp_path, "metrics")
+    exporter = Process(resources.settings, tmp_path / "metrics.log", "metrics", "--port", str(port)).start()
+
+    def status(host: str) -> int:
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(asked, timeout=20) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as exc:
+            return exc.code
+
+    try:
+        wait_until(lambda: "metrics.serving" in exporter.output, "the exporter's start")
+        assert [status(host) for host in ("localhost", f"127.0.0.1:{port}", "[::1]")] == [200, 200, 200]
+        assert [status(host) for host in ("evil.example", f"evil.example:{port}", "10.0.0.1", "[")] == [403] * 4
+    finally:
+        exporter.stop()

@@ -70,6 +70,7 @@ LAYERS = [
         "away",
         "recordset",
     },
+    {"local_hosts"},
 ]
 """`workers` from the outside in: a module imports only from layers below its own."""
 
