@@ -46,7 +46,7 @@ def fitted(body: Body) -> tuple[Body, list[str]]:
         if body.points:
             changed["points"] = _fitted_points(body.points, cuts)
     elif isinstance(body, Logs) and _longest(body.levels) > MAX_LEVEL_CHARS:
-        changed["levels"] = [level and level[:MAX_LEVEL_CHARS] for level in body.levels]
+        changed["levels"] = [level and level[:MAX_LEVEL_CHARS] for level in body.levels or []]
     changed = {name: value for name, value in changed.items() if value is not getattr(body, name)}
     return (replace(body, **changed) if changed else body), cuts
 

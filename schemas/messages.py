@@ -103,11 +103,11 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The end of one source; with an exit code the status follows it.
 
-    `ended` leaves the job's status alone: a forked child has ended. With `exit_unknown` the process of the training
-    itself has ended, with an exit code that it could not find out. With `of` it is an inferred end: this source sends
-    the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count the messages of
-    `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and `launcher` repeat the
-    source's first statement.
+    `ended` leaves the job's status alone: a forked child has ended. With `exit_unknown` the process of the
+    training itself has ended, with an exit code that it could not find out. With `of` it is an inferred end: this
+    source sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count
+    the messages of `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and
+    `launcher` repeat the source's first statement.
     """
 
     ts: int

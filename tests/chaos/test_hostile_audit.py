@@ -214,5 +214,5 @@ def check_sums(engine: Engine, sources: set[str]) -> None:
     with engine.connect() as connection:
         for job in {job for job, *_ in TRAINERS.values()}:
             positions = [row for row in find_positions(connection, job) if row.source in sources]
-            found = assess(positions, max(row.attempt for row in positions))
+            found = assess(positions, max(row.attempt for row in positions), "completed")
             assert (found.state, found.produced) == ("complete", found.stored), found.line

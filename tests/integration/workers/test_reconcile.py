@@ -42,7 +42,7 @@ def test_a_trainer_that_has_ended(resources: Resources, sender: Sender) -> None:
     assert found == {("logs", ((2, 4),)), ("completions", ((1, 1),))}
     assert one(resources.engine, training_jobs, id=1)["watched_attempt"] == 1
     with resources.engine.connect() as connection:
-        sum_of_all = assess(find_positions(connection, 1), 1)
+        sum_of_all = assess(find_positions(connection, 1), 1, "completed")
     assert sum_of_all.missing == 4
     assert sum_of_all.line.endswith("; missing: completions of 0-test: 1; logs of 0-test: 2-4")
     assert acks(resources) == {
