@@ -186,7 +186,7 @@ def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, s
 
 
 def check_events(engine: Engine, watch: EventWatch, jobs: Collection[int]) -> None:
-    """Every event is of rows and of ends that Postgres has; honest jobs have events, and none is stalled or lost."""
+    """Events are of rows and ends that Postgres has; each honest job has some, and none is stalled or lost."""
     unannounced = set(jobs) - {job for job, kind in watch.last_seqs if kind == "logs"}
     assert not unannounced, f"no event of lines of the jobs {unannounced}"
     assert not watch.forged, f"{len(watch.forged)} forged events: {watch.forged[:5]}"
