@@ -64,6 +64,7 @@ Entry: TypeAlias = dict[str, str | int | bytes]
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
 _decode_loss = msgspec.msgpack.Decoder(Loss).decode
+_decode_json_loss = msgspec.json.Decoder(Loss).decode
 _is_reason = re.compile(r"[a-z-]{1,40}").fullmatch
 _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
     kind: msgspec.msgpack.Decoder(body_type).decode for kind, body_type in BODY_TYPES.items()
@@ -114,8 +115,8 @@ def decode_loss(envelope: Envelope) -> Loss:
         return Loss(last=envelope.seq, reason="damaged")
     if len(envelope.body) > MAX_LOSS_BYTES:
         raise InvalidMessage("too-large", f"body of a loss: {len(envelope.body):,} bytes, over {MAX_LOSS_BYTES}")
-    try:
-        loss = _decode_loss(envelope.body)
+    try:  # no msgpack map begins with a brace
+        loss = (_decode_json_loss if envelope.body.startswith(b"{") else _decode_loss)(envelope.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidMessage("wrong-fields", f"body of a loss: {exc}") from exc
     if not 0 <= loss.last - envelope.seq < MAX_LOST or loss.last > MAX_ID:

@@ -32,7 +32,7 @@ log = structlog.get_logger("workers.deletion")
 
 RUN_S: Final = 10.0
 """Between two runs other tasks have their turn on the worker."""
-BATCH_ROWS: Final = 10_000
+BATCH_ROWS: Final = 5_000
 JOBS_AT_ONCE: Final = 50
 _TRIED_AGAIN: Final = ": it is tried again"
 _WITHOUT_SEQ: Final = "ctid IN (SELECT ctid FROM {table} WHERE job_id = :job_id LIMIT :rows)"

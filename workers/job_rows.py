@@ -23,12 +23,11 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     Deleted jobs are neither created nor returned.
     """
     ids = sorted(set(job_ids))
-    connection.execute(_CREATE, {"ids": ids})
+    created = connection.execute(_CREATE, {"ids": ids}).rowcount
     found = connection.execute(_LOCK, {"ids": ids})
     jobs = {row["id"]: JobState(**row) for row in found.mappings()}
-    if len(jobs) < len(ids):
-        _check_deleted(connection, [job_id for job_id in ids if job_id not in jobs])
-    return jobs
+    # A deletion removes the job's row together with its tombstone: rows that were there have none.
+    return _without_deleted(connection, ids, jobs) if created or len(jobs) < len(ids) else jobs
 
 
 def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
@@ -39,15 +38,14 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
         connection.execute(_COUNT_OF_STREAM, {"stream": stream, "count": sum(messages.values())})
 
 
-def _check_deleted(connection: Connection, missing: list[int]) -> None:
-    """Raise `Unavailable` unless all of these jobs have a tombstone; remove what `_CREATE` made of them.
-
-    A job that was deleted between the two statements of `lock_jobs` has been created anew by the first one.
-    """
-    deleted = set(connection.execute(_TOMBSTONES, {"ids": missing}).scalars())
-    if gone := set(missing) - deleted:
+def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
+    """Return the jobs that have no tombstone; remove the rows that `lock_jobs` has created of the others."""
+    deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
+    if gone := set(ids) - jobs.keys() - deleted:
         raise Unavailable(f"the rows of jobs {sorted(gone)} were removed by someone else: try again")
-    connection.execute(_REMOVE, {"ids": missing})
+    if deleted:
+        connection.execute(_REMOVE, {"ids": sorted(deleted)})
+    return {job_id: job for job_id, job in jobs.items() if job_id not in deleted}
 
 
 def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState]) -> None:
@@ -110,14 +108,12 @@ def _assignments() -> str:
     return ", ".join(f"{name} = {kept.get(name, f'said.{name}')}" for name in COLUMNS if name != "id")
 
 
-_IS_DELETED: Final = "EXISTS (SELECT FROM deleted_jobs WHERE deleted_jobs.job_id = id)"
 _CREATE: Final = text(
-    "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id "  # noqa: S608 - our own condition
-    f"WHERE NOT {_IS_DELETED} ORDER BY id ON CONFLICT DO NOTHING"
+    "INSERT INTO training_jobs (id) SELECT id FROM unnest(CAST(:ids AS bigint[])) AS id ORDER BY id "
+    "ON CONFLICT DO NOTHING"
 )
 _LOCK: Final = text(
-    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) AND NOT {_IS_DELETED} "  # noqa: S608 - our own column names
-    "ORDER BY id FOR UPDATE"
+    f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"  # noqa: S608 - our own column names
 )
 _TOMBSTONES: Final = text("SELECT job_id FROM deleted_jobs WHERE job_id = ANY(:ids)")
 _REMOVE: Final = text("DELETE FROM training_jobs WHERE id = ANY(:ids)")

@@ -41,8 +41,8 @@ class Gone:
 def reconcile(engine: Engine, client: redis.Redis) -> Iterator[Gone]:
     """Compare all acknowledgements in Redis with Postgres; record and yield the messages that Postgres has lost.
 
-    They become missing: a trainer that lives sends them again, or declares them lost. Those of callbacks are lost
-    at once, for nobody keeps them. Where nothing was restored nothing changes: acknowledgements are written after
+    They become missing: a trainer that lives sends them again, or declares them lost. Those of callbacks, which
+    nobody keeps, are lost at once. Where nothing was restored nothing changes: acknowledgements are written after
     the commit. Raises `Unavailable` where a store is away.
     """
     for job_id, acked in _acknowledged(client):

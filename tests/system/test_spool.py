@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
+from ingest.spool.folder import About, SourceFolder
+from ingest.spool.spool import Spool
+from schemas.messages import Logs, Message
 from schemas.tables import training_jobs, training_logs
+from schemas.wire import encode_entry
+from stores.completeness import assess
+from stores.positions import find_positions
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
 from trainwire.spool_watch import SpoolWatch
@@ -184,3 +190,24 @@ def test_a_stack_sends_leftovers_by_itself(resources: Resources, spool: Path, tm
     assert said[0].endswith("of job 5 had left")
     assert [path.name.partition("-")[0] for path in spool.iterdir()] == ["6"]
     assert len(lines(resources, 5)) >= 100
+
+
+def test_a_spool_with_a_damaged_file_halts_nothing(working: Resources, spool: Path) -> None:
+    """Thousands of messages of which the first file cannot be read: one range is lost, the others are stored."""
+    about = About(1, 1, "0-damaged", 0, "elsewhere:6379/0")
+    left = Spool(SourceFolder.create(spool, about), 1 << 40)
+    for seq in range(1, 3001):
+        body = Logs(log_type="stdout", lines=[f"line {seq} {os.urandom(400).hex()}"], ts=[seq])
+        left.append("logs", seq, 1, encode_entry(Message("logs", 1, 1, about.source, seq, body)))
+    left.close()
+    first, second, *_ = sorted(left.folder.path.glob("logs-*.seg"))
+    first.write_bytes(os.urandom(first.stat().st_size))
+    lost = int(second.stem.partition("-")[2]) - 1
+    assert 500 < lost < 2500
+    sent = trainwire("spool", "send", "--any-server", "--spool", str(spool), REDIS_URL=url_of(working))
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert f"{lost:,} are lost for good" in sent.stdout
+    assert [line.split()[1] for line in lines(working, 1)] == [str(seq) for seq in range(lost + 1, 3001)]
+    with working.engine.connect() as connection:
+        found = assess(find_positions(connection, 1), 1)
+    assert (found.lost_by_reason, found.missing, found.dead_lettered) == ({"damaged": lost}, 0, 0)

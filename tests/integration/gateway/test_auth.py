@@ -121,6 +121,30 @@ def test_a_postgres_that_takes_no_writes_lets_people_in(
     assert one(resources.engine, gateway_tokens, id=1)["last_used_at"] is None
 
 
+def test_sessions_of_a_read_only_postgres_do_not_stay(
+    database_url: str, redis_url: str, resources: Resources
+) -> None:
+    """When it takes writes again, so do the sessions of the gateway; terminated ones are made anew unnoticed."""
+    headers = bearer(make_token(resources, "admin"))
+    settings = gateway_settings(without_writes(database_url, resources), redis_url, gateway_auth="on")
+    with GatewayServer(settings) as server:
+
+        def is_noted() -> bool:
+            assert server.request("GET", "/jobs", headers=headers).status_code == 200
+            return one(resources.engine, gateway_tokens, id=1)["last_used_at"] is not None
+
+        assert not is_noted()
+        with resources.engine.begin() as connection:
+            connection.execute(text("ALTER ROLE standby RESET default_transaction_read_only"))
+        wait_until(is_noted, "the use of the token")
+        for _ in range(5):
+            with resources.engine.begin() as connection:
+                connection.execute(
+                    text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'standby'")
+                )
+            assert is_noted()
+
+
 def without_writes(database_url: str, resources: Resources) -> str:
     """Return the database's address for a user whose transactions Postgres refuses to let write."""
     user, password = "standby", "standby"

@@ -45,9 +45,9 @@ class Pair:
         url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{self.servers[number].port}/{DATABASE}"
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("SET default_transaction_read_only = off")
-            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {mode}")  # type: ignore[arg-type]
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {mode}")
             connection.execute("SELECT pg_reload_conf()")
-            connection.execute(f"ALTER DATABASE {DATABASE} SET default_transaction_read_only = {mode}")  # type: ignore[arg-type]
+            connection.execute(f"ALTER DATABASE {DATABASE} SET default_transaction_read_only = {mode}")
 
 
 @pytest.fixture(scope="module")

@@ -84,10 +84,20 @@ def test_losses_do_not_halt_a_stream(resources: Resources, sender: Sender) -> No
     assert one(resources.engine, source_positions, source="0-test")["lost"] == [[1, 1500, "damaged"]]
 
 
+def test_a_statement_in_json(resources: Resources, sender: Sender) -> None:
+    """As docs/wire-format.md shows it, for clients without msgpack."""
+    entry = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": 2, "enc": "lost"}
+    sender.send_raw("logs", 1, entry | {"body": '{"last": 4, "reason": "restored"}'})
+    drain(resources)
+    row = one(resources.engine, source_positions, source="0-test")
+    assert (row["missing"], row["lost"]) == ([[1, 1]], [[2, 4, "restored"]])
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
         (b"\xc1", "wrong-fields"),
+        (b"{", "wrong-fields"),
         (msgspec.msgpack.encode({"last": 2, "reason": "restored"}), "out-of-range"),
         (msgspec.msgpack.encode({"last": 2 * 10**9, "reason": "restored"}), "out-of-range"),
         (msgspec.msgpack.encode({"last": 10**9 + 2, "reason": "restored"}), "seq-jump"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy import create_engine
 
 from stores.postgres_urls import parse_postgres_url, shown_servers
 from stores.settings import StoreSettings, WrongSettings, read_settings
@@ -20,7 +20,7 @@ SEVERAL = [
 def test_several_servers_reach_the_driver(text: str, hosts: str, ports: str, shown: str) -> None:
     """Hosts, ports, user, password, database and options are what libpq gets; only the hosts are shown."""
     url = parse_postgres_url(f"postgresql://{text}")
-    _, options = PGDialect_psycopg().create_connect_args(url)
+    _, options = create_engine(url).dialect.create_connect_args(url)
     assert (options["host"], options["port"]) == (hosts, ports)
     assert (options["user"], options["password"], options["dbname"]) == ("u", "p", "db")
     if "target_session_attrs" in text:
