@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -104,8 +104,9 @@ def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:
     """Return one receipt of outboxes that have no kind in common."""
-    merged: dict[str, dict[str, int]] = {field.name: {} for field in fields(Receipt)}
+    joined = Receipt(is_job_deleted=any(receipt.is_job_deleted for receipt in receipts))
     for receipt in receipts:
-        for name, counts in merged.items():
-            counts.update(getattr(receipt, name))
-    return Receipt(**merged)  # type: ignore[arg-type]
+        for name, counts in vars(joined).items():
+            if isinstance(counts, dict):
+                counts.update(getattr(receipt, name))
+    return joined

@@ -22,6 +22,7 @@ from msgspec import UNSET, Meta, UnsetType
 from schemas.routes import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
+    DELETE_TASK,
     DELIVER_QUEUE,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
@@ -77,6 +78,7 @@ _ORDERS: Final = {
     VERIFY_TASK: _Order({CHECKPOINT_QUEUE}),
     RETENTION_TASK: _Order({CHECKPOINT_QUEUE}),
     ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}),
+    DELETE_TASK: _Order({CHECKPOINT_QUEUE}),
 }
 _DELIVERIES: Final = {DELIVER_QUEUE: tuple[Literal["loki"]], MLFLOW_QUEUE: tuple[Literal["mlflow"]]}
 assert (LOKI_SINK, MLFLOW_SINK) == ("loki", "mlflow")  # noqa: S101 - a Literal takes no names

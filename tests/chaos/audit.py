@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -185,8 +185,10 @@ def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, s
     assert not wrong, "\n".join(wrong)
 
 
-def check_events(engine: Engine, watch: EventWatch, jobs: Iterable[int]) -> None:
-    """Every event is of rows and of ends that Postgres has, and no honest job is called stalled or lost."""
+def check_events(engine: Engine, watch: EventWatch, jobs: Collection[int]) -> None:
+    """Events are of rows and ends that Postgres has; each honest job has some, and none is stalled or lost."""
+    unannounced = set(jobs) - {job for job, kind in watch.last_seqs if kind == "logs"}
+    assert not unannounced, f"no event of lines of the jobs {unannounced}"
     assert not watch.forged, f"{len(watch.forged)} forged events: {watch.forged[:5]}"
     quiet = [event for event in watch.quiet if event.job_id in jobs]
     assert not quiet, quiet

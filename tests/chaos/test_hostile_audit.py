@@ -1,6 +1,7 @@
 """An audit: honest trainers beside hostile ones that have a trainer's password (deploy/users.acl.template).
 
-`make hostile` runs it for ten minutes, CI for seconds. AUDIT_SEED repeats the attacks,
+`make hostile` runs it for ten minutes, CI for seconds. AUDIT_SEED repeats the attacks, AUDIT_LATE_S
+allows rows to be later on a machine that has other work,
 AUDIT_ATTACKERS=client or =entries runs one of the two hostile programs alone.
 """
 
@@ -37,7 +38,7 @@ from workers.settings import load_settings
 SECONDS = float(os.environ.get("AUDIT_SECONDS", "20"))
 SEED = int(os.environ.get("AUDIT_SEED", str(random.SystemRandom().randrange(10**6))))
 ATTACKERS = os.environ.get("AUDIT_ATTACKERS", "")
-LATE_S: Final = 10.0
+LATE_S = float(os.environ.get("AUDIT_LATE_S", "10"))
 TRAINERS: Final = {
     "quiet": (1, 0, 2.0),
     "busy": (2, 0, 0.005),
