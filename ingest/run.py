@@ -311,6 +311,7 @@ class Run:
 
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
+        exits.keep_interrupt()
 
     def _finish_at_end_of_target(self, error: BaseException | None) -> None:
         self._finish(ending(None, None, error), {}, None)
