@@ -94,7 +94,7 @@ class Exits:
     def keep_interrupt(self) -> None:
         """Have an interpreter that ctrl-C ended end of SIGINT, as Python does.
 
-        It forgets this when any thread executes a string, as `dataclass` does in a module that is imported meanwhile.
+        Python forgets it when any thread executes a string, as `dataclass` does in modules that are imported.
         """
         if isinstance(self.process_end().error, KeyboardInterrupt):
             with suppress(KeyboardInterrupt):
