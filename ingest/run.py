@@ -113,8 +113,23 @@ class Run:
         """Return the name under which this process numbers its messages."""
         return self._session.outbox.origin.source
 
-    def log(self, text: object, *, log_type: LogType = "stdout", level: str | None = None) -> None:
-        """Take a text as one log line, or as several where it has newlines."""
+    def log(
+        self,
+        text: object,
+        *,
+        log_type: LogType = "stdout",
+        level: str | None = None,
+        epoch: float | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Take a text as one log line, or as several where it has newlines.
+
+        A mapping of names to numbers is no text: `run.log({"loss": 0.3}, step=3)` is
+        `run.metric(values={"loss": 0.3}, step=3)`, as users of other trackers expect.
+        """
+        if type(text) is not str and isinstance(text, Mapping):
+            self.metric(values=text, epoch=epoch, step=step)
+            return
         ts = time.time_ns()
         line = plain_text(text)
         lines = split_lines(line) if "\n" in line else (line,)
@@ -239,6 +254,13 @@ class Run:
     def renew_after_fork(self) -> None:
         """Have a forked child say its end where multiprocessing ends it."""
         finish_with_multiprocessing(self, Run._finish_at_exit)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the run itself: a copy of an object that holds it reports to the same run."""
+        return self
 
     def __enter__(self) -> Self:
         return self
