@@ -91,6 +91,15 @@ class Exits:
             return ProcessEnd(shown)
         return ProcessEnd(is_known=False)
 
+    def keep_interrupt(self) -> None:
+        """Have an interpreter that ctrl-C ended end of SIGINT, as Python does.
+
+        Python forgets it when any thread executes a string, as `dataclass` does in modules that are imported.
+        """
+        if isinstance(self.process_end().error, KeyboardInterrupt):
+            with suppress(KeyboardInterrupt):
+                exec("raise KeyboardInterrupt")  # noqa: S102 - sets _Py_UnhandledKeyboardInterrupt (pythonrun.c)
+
     def _noting(self, leave: Callable[..., Any]) -> Callable[..., Any]:
         if getattr(leave, "is_noted", False):
             return leave

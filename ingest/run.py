@@ -130,8 +130,23 @@ class Run:
         """Return the name under which this process numbers its messages."""
         return self._session.outbox.origin.source
 
-    def log(self, text: object, *, log_type: LogType = "stdout", level: str | None = None) -> None:
-        """Take a text as one log line, or as several where it has newlines."""
+    def log(
+        self,
+        text: object,
+        *,
+        log_type: LogType = "stdout",
+        level: str | None = None,
+        epoch: float | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Take a text as one log line, or as several where it has newlines.
+
+        A mapping of names to numbers is no text: `run.log({"loss": 0.3}, step=3)` is
+        `run.metric(values={"loss": 0.3}, step=3)`, as users of other trackers expect.
+        """
+        if type(text) is not str and isinstance(text, Mapping):
+            self.metric(values=text, epoch=epoch, step=step)
+            return
         ts = time.time_ns()
         line = plain_text(text)
         lines = split_lines(line) if "\n" in line else (line,)
@@ -258,6 +273,13 @@ class Run:
         """Have a forked child say its end where multiprocessing ends it."""
         finish_with_multiprocessing(self, Run._finish_at_exit)
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the run itself: a copy of an object that holds it reports to the same run."""
+        return self
+
     def __enter__(self) -> Self:
         return self
 
@@ -329,6 +351,7 @@ class Run:
 
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
+        exits.keep_interrupt()
 
     def _finish_at_end_of_target(self, error: BaseException | None) -> None:
         self._finish(ending(None, None, error), {}, None)

@@ -38,6 +38,7 @@ class RecordedRun(Run):
         super().__init__(job_id, name, settings=self._settings, **arguments)
         # What a test leaves unfinished stays so, and nothing holds it.
         atexit.unregister(self._finish_at_exit)
+        self._cancel_end_of_target()
         terminations.forget(self)
 
     @property

@@ -96,7 +96,7 @@ EXCEPTIONS: Final = {
         BLOCK + "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", -2, "failed", None, "KeyboardInterrupt"
     ),
     "ctrl-C": End(
-        RUN + "heard(); os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
+        RUN + "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
         -2,
         "failed",
         None,

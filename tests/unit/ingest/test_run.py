@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections.abc import Callable
@@ -24,6 +25,22 @@ def test_a_text_with_newlines_is_several_lines(tell: Tell) -> None:
     told.run.log(3.5)
     told.run.log("")
     assert told.lines() == ["a", "b", "", "c", "3.5", ""]
+
+
+def test_a_mapping_is_logged_as_metrics(tell: Tell) -> None:
+    """Users of other trackers log their numbers so; it makes no line."""
+    told = tell()
+    told.run.log({"loss": 0.3, "val/acc": 0.5}, step=3, epoch=1)
+    (point,) = told.points()
+    assert (point.values, point.step, point.epoch) == ({"loss": 0.3, "val/acc": 0.5}, 3, 1)
+    assert told.lines() == []
+
+
+def test_a_copy_of_what_holds_a_run_holds_the_same_run(tell: Tell) -> None:
+    """Frameworks copy their callbacks and models."""
+    told = tell()
+    assert copy.deepcopy({"run": told.run})["run"] is told.run
+    assert copy.copy(told.run) is told.run
 
 
 def test_numbers_of_any_library_are_values(tell: Tell) -> None:
