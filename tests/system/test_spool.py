@@ -209,5 +209,5 @@ def test_a_spool_with_a_damaged_file_halts_nothing(working: Resources, spool: Pa
     assert f"{lost:,} are lost for good" in sent.stdout
     assert [line.split()[1] for line in lines(working, 1)] == [str(seq) for seq in range(lost + 1, 3001)]
     with working.engine.connect() as connection:
-        found = assess(find_positions(connection, 1), 1)
+        found = assess(find_positions(connection, 1), 1, "running")
     assert (found.lost_by_reason, found.missing, found.dead_lettered) == ({"damaged": lost}, 0, 0)
