@@ -43,7 +43,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
         yield resources
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_launched", [False, True], ids=["alone", "launched"])
 def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_launched: bool) -> None:
     """Without a launcher only what the process knows is claimed; a launcher's exit code decides."""
