@@ -11,7 +11,7 @@ import binascii
 import os
 import socket
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -56,32 +56,6 @@ Name: TypeAlias = Annotated[str, Meta(max_length=1000)]
 
 class WrongOrder(ValueError):  # noqa: N818 - part of a log line
     """A message is no order of its queue; the text tells why."""
-
-
-@dataclass(frozen=True)
-class _Order:
-    """The queues that an order may come from, and the types of its arguments."""
-
-    queues: Collection[str]
-    arguments: Any = tuple[()]
-
-
-_ORDERS: Final = {
-    DRAIN_TASK: _Order({INGEST_QUEUE}, tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]]),
-    STRAYS_TASK: _Order({INGEST_QUEUE}),
-    NOTIFY_TASK: _Order({NOTIFY_QUEUE}, tuple[str]),
-    SWEEP_TASK: _Order({BEAT_QUEUE}),
-    LIVENESS_TASK: _Order({BEAT_QUEUE}),
-    DELIVER_TICK_TASK: _Order({BEAT_QUEUE}),
-    LINK_TICK_TASK: _Order({BEAT_QUEUE}),
-    LINK_TASK: _Order({MLFLOW_QUEUE}),
-    VERIFY_TASK: _Order({CHECKPOINT_QUEUE}),
-    RETENTION_TASK: _Order({CHECKPOINT_QUEUE}),
-    ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}),
-    DELETE_TASK: _Order({CHECKPOINT_QUEUE}),
-}
-_DELIVERIES: Final = {DELIVER_QUEUE: tuple[Literal["loki"]], MLFLOW_QUEUE: tuple[Literal["mlflow"]]}
-assert (LOKI_SINK, MLFLOW_SINK) == ("loki", "mlflow")  # noqa: S101 - a Literal takes no names
 
 
 class _Headers(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -158,7 +132,46 @@ class _Sent(msgspec.Struct):
     headers: _Sender | UnsetType = UNSET
 
 
+DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoNames, _Embedded]]
+"""Returns arguments, keyword arguments and embedded tasks; raises msgspec's errors for any others."""
+
+
+def _bodies(arguments: Any) -> DecodeBody:
+    """Return the decoder of bodies with arguments of these types; made here, for no thread may be the first."""
+    types: Any = (arguments, _NoNames, _Embedded)
+    return msgspec.json.Decoder(tuple.__class_getitem__(types)).decode
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The queues that an order may come from, and the decoder of its body."""
+
+    queues: Collection[str]
+    decode_body: DecodeBody
+
+
+_ORDERS: Final = {
+    DRAIN_TASK: _Order({INGEST_QUEUE}, _bodies(tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]])),
+    STRAYS_TASK: _Order({INGEST_QUEUE}, _bodies(tuple[()])),
+    NOTIFY_TASK: _Order({NOTIFY_QUEUE}, _bodies(tuple[str])),
+    SWEEP_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
+    LIVENESS_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
+    DELIVER_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
+    LINK_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
+    LINK_TASK: _Order({MLFLOW_QUEUE}, _bodies(tuple[()])),
+    VERIFY_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    DELETE_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+}
+_DELIVERIES: Final = {
+    DELIVER_QUEUE: _bodies(tuple[Literal["loki"]]),
+    MLFLOW_QUEUE: _bodies(tuple[Literal["mlflow"]]),
+}
+assert (LOKI_SINK, MLFLOW_SINK) == ("loki", "mlflow")  # noqa: S101 - a Literal takes no names
+_decode_echo: Final = _bodies(tuple[Name])
 _decode: Final = msgspec.json.Decoder(_Envelope).decode
+_decode_sent: Final = msgspec.json.Decoder(_Sent).decode
 
 
 def encode_order(task: str, args: Sequence[object], queue: str, expires_at: float) -> bytes:
@@ -192,9 +205,8 @@ def check_order(raw: bytes, queue: str) -> None:
         raise WrongOrder(f"it has {len(raw):,} bytes, more than {MAX_ORDER_BYTES:,}")
     try:
         envelope = _decode(raw)
-        types: Any = (_arguments_of(envelope.headers.task, queue), _NoNames, _Embedded)
-        body = base64.b64decode(envelope.body, validate=True)
-        arguments, _, _ = msgspec.json.decode(body, type=tuple.__class_getitem__(types))
+        decode_body = _body_decoder(envelope.headers.task, queue)
+        arguments, _, _ = decode_body(base64.b64decode(envelope.body, validate=True))
         _check_expiry(envelope.headers.expires)
     except (msgspec.DecodeError, binascii.Error, UnicodeError, ValueError, RecursionError) as exc:
         raise WrongOrder(str(exc)) from exc
@@ -205,7 +217,7 @@ def check_order(raw: bytes, queue: str) -> None:
 def sender_of(raw: bytes) -> dict[str, str]:
     """Return what a wrong order contains of its sender and its task, shortened."""
     try:
-        headers = msgspec.json.decode(raw[:MAX_ORDER_BYTES], type=_Sent).headers
+        headers = _decode_sent(raw[:MAX_ORDER_BYTES]).headers
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
     if headers is UNSET:
@@ -213,16 +225,16 @@ def sender_of(raw: bytes) -> dict[str, str]:
     return {"sender": f"{headers.origin!s:.200}", "task": f"{headers.task!s:.200}"}
 
 
-def _arguments_of(task: str, queue: str) -> Any:
-    """Return the types of an order's arguments; raise `WrongOrder` where it does not belong into the queue."""
+def _body_decoder(task: str, queue: str) -> DecodeBody:
+    """Return the decoder of an order's body; raise `WrongOrder` where the order does not belong into the queue."""
     if task == DELIVER_TASK and queue in _DELIVERIES:
         return _DELIVERIES[queue]
     if task == ECHO_TASK and queue not in _ALL_QUEUES:
-        return tuple[Name]
+        return _decode_echo
     known = _ORDERS.get(task)
     if known is None or queue not in known.queues:
         raise WrongOrder(f"the task {task!r:.200} does not belong into the queue {queue}")
-    return known.arguments
+    return known.decode_body
 
 
 def _check_expiry(expires: str | None) -> None:

@@ -56,7 +56,10 @@ def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redi
 
 def _repairs(streams: redis.Redis) -> Findings:
     """Yield which keys of the streams' server workers have mended lately."""
-    for key, how in recent_repairs(streams, REPAIRED_WITHIN_S).items():
+    repairs: dict[str, str] = {}
+    with suppress(*STREAM_ERRORS):  # of a cluster, the server that has the list may be away
+        repairs = recent_repairs(streams, REPAIRED_WITHIN_S)
+    for key, how in repairs.items():
         remedy = "nothing is to be done now; where it comes again, find the client that does it (SECURITY.md)"
         yield PART.warning("repaired", f"{key}: {how}", remedy)
 

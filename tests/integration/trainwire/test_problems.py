@@ -44,18 +44,23 @@ def test_a_wrong_url_is_named(connected: Trainwire, alone: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_schema_revision_names_the_command(connected: Trainwire, engine: Engine) -> None:
-    """A database of another revision is not read, and `migrate` says when it is too new."""
+    """A newer database that has all that this version uses is read; one of an older revision names `migrate`."""
+    at = text("UPDATE alembic_version SET version_num = :revision")
     with engine.begin() as connection:
         before = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(at, {"revision": "9999"})
     try:
-        shown, migrated = connected("jobs"), connected("migrate")
+        newer, migrated = connected("jobs"), connected("migrate")
+        with engine.begin() as connection:
+            connection.execute(at, {"revision": "0001"})
+        older = connected("jobs")
     finally:
         with engine.begin() as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = :old"), {"old": before})
-    assert shown.code == migrated.code == 1
-    assert "run `trainwire migrate`" in shown.err
+            connection.execute(at, {"revision": before})
+    assert newer.code == 0
+    assert migrated.code == older.code == 1
     assert "install the newer trainwire" in migrated.err
+    assert "run `trainwire migrate`" in older.err
     assert connected("migrate").out.startswith("the database is at schema revision")
 
 
