@@ -273,7 +273,7 @@ def test_ranks_have_names_of_their_own(mirror: Mirror, sender: Sender) -> None:
 
 def test_hostile_names_arrive_under_others(mirror: Mirror, sender: Sender) -> None:
     """Whatever a metric is called its values arrive, no two under one name, and it is said how they are called."""
-    names = ["", "<b>x</b>", "a\nb", "a_b", "../../etc", "/", ".", "x" * 10_000, "loss\n", "a@b", "ä:b c", "a//b"]
+    names = ["", "<b>x</b>", "a\nb", "a_b", "../../etc", "/", ".", "x" * 1_000, "loss\n", "a@b", "ä:b c", "a//b"]
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: float(n) for n, name in enumerate(names)})]))
     mirror.run()
     run = mirror.the_run()
