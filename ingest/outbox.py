@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ingest.fitting import fitted
+from ingest.encoding import BodyEncoder
 from ingest.heartbeat import Backlog
 from ingest.intake import Intake
 from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
-from ingest.salvage import item_count, salvaged
+from ingest.salvage import item_count
 from ingest.settings import FullPolicy
 from schemas.heartbeats import says_progress
-from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion, Message
+from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion
 from schemas.routes import KINDS, Kind
-from schemas.wire import Entry, Loss, encode_entry, encode_loss
+from schemas.wire import Entry, Loss, encode_loss
 
 if TYPE_CHECKING:
     from ingest.spool.spool import Spool  # opened by the sender's thread: its imports cost a trainer's start
@@ -76,7 +76,7 @@ class Outbox:
         }
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._has_warned = False
-        self._cut_kinds: set[Kind] = set()
+        self._encoder = BodyEncoder(origin, intake.count_dropped)
         self._declared: set[tuple[Kind, int]] = set()
         self._is_job_deleted = False
         self.inferred_end: Completion | None = None
@@ -281,7 +281,7 @@ class Outbox:
             self._sum_up(body)
         if self.origin.attempt == ATTEMPT_UNSAID or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
-        entry = self._encode(kind, lane.last + 1, body)
+        entry = self._encoder.encode(kind, lane.last + 1, body)
         if entry is None:
             self._intake.note_held(waited_bytes, 0)
             return
@@ -377,43 +377,3 @@ class Outbox:
         produced: dict[str, int] = {kind: lane.last for kind, lane in self._lanes.items() if lane.last}
         completion.produced = produced | {"completions": self._lanes["completions"].last + 1}
         completion.dropped = self._intake.dropped or None
-
-    def _encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:
-        """Encode the body, or what of it can be sent; None when it has no form on the wire at all."""
-        body = self._fitted(kind, body)
-        entry = self._encoded(kind, seq, body)
-        if entry is not None:
-            return entry
-        kept, dropped = salvaged(body)
-        entry = None if kept is None else self._encoded(kind, seq, kept)
-        if entry is None:
-            dropped = item_count(body)
-        if dropped:
-            self._intake.count_dropped(kind, dropped)
-            logger.warning("job %s: %s of %s cannot be sent: dropped", self.origin.job_id, dropped, kind)
-        return entry
-
-    def _fitted(self, kind: Kind, body: Body) -> Body:
-        """Return the body within the limits of the wire format; warn once of each kind of what is not."""
-        try:
-            body, cuts = fitted(body)
-        except Exception:
-            logger.debug("%s of job %s cannot be measured", kind, self.origin.job_id, exc_info=True)
-            return body
-        if cuts and kind not in self._cut_kinds:
-            self._cut_kinds.add(kind)
-            logger.warning(
-                "job %s: %s too large: %s (docs/wire-format.md)", self.origin.job_id, kind, "; ".join(cuts[:10])
-            )
-        if cuts:
-            self._intake.count_dropped("values", len(cuts))
-        return body
-
-    def _encoded(self, kind: Kind, seq: int, body: Body) -> Entry | None:
-        origin = self.origin
-        try:
-            return encode_entry(Message(kind, origin.job_id, origin.attempt, origin.source, seq, body))
-        except Exception:
-            # Whatever it is: the body is ours alone by now, and what follows it must go out.
-            logger.debug("%s of job %s cannot be encoded as they are", kind, origin.job_id, exc_info=True)
-            return None
