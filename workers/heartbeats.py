@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -95,13 +96,12 @@ def note_look(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
     """Note that heartbeats can be written now, for a `listen` that comes late because all processes are busy."""
     with redis_errors():
         found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})
-        ask_each(
-            client,
-            {
-                shard: _note(shard, now_ms, _since_ms(found.replies[shard], now_ms, int(longest_gap_s * 1000)))[:1]
-                for shard, now_ms in found.now_ms.items()
-            },
-        )
+        notes = {
+            shard: _note(shard, now_ms, _since_ms(found.replies[shard], now_ms, int(longest_gap_s * 1000)))[:1]
+            for shard, now_ms in found.now_ms.items()
+        }
+        with suppress(redis.OutOfMemoryError):  # full: then no heartbeat can be written either
+            ask_each(client, notes)
 
 
 def longest_gap_s(lost_after_s: float) -> float:

@@ -169,7 +169,8 @@ class IngestStream:
                 self._acknowledge(acks, is_drained=True)
             except OutOfMemoryError:
                 self._trim(through_id)
-                self._acknowledge(acks, is_drained=True)
+                with suppress(OutOfMemoryError):  # still: the next batch makes more room, and a resend asks again
+                    self._acknowledge(acks, is_drained=True)
             except STREAM_ERRORS:
                 self._trim(through_id)
                 raise

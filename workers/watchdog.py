@@ -99,14 +99,15 @@ class Watchdog:
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
-                publish_shards(self._streams, self._settings.ingest_shards)
                 publish_hold(self._streams, self._settings.redis_high_water)
-                note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
-                repair(self._streams, self._settings.ingest_shards)
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile
                 self._listen(time.monotonic())
+                # Last, because a full Redis may refuse what these write, and must be drained all the same.
+                publish_shards(self._streams, self._settings.ingest_shards)
+                note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
+                repair(self._streams, self._settings.ingest_shards)
             except (*STREAM_ERRORS, Unavailable) as exc:
                 # Without Redis no order can come back: that is not the worker's fault.
                 self._unanswered_since = None
