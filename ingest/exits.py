@@ -14,7 +14,7 @@ from opcode import opname
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
-TERMINATED: Final = "terminated by SIGTERM: the machine or the scheduler took it away"
+TERMINATED: Final = "terminated by SIGTERM"
 _INIT_PID: Final = 1
 
 

@@ -31,7 +31,7 @@ app.conf.update(
         "health_check_interval": 10,
         # One list per queue instead of four: we have no priorities.
         "priority_steps": [0],
-        # Orders are idempotent and beat rings again: nothing waits for a redelivery, so let it be soon and rare.
+        # Orders are idempotent and made anew: nothing waits for a redelivery, so let it be soon and rare.
         "visibility_timeout": 300,
         "unacked_restore_interval": 30,
         "unacked_restore_throttle": 1,
