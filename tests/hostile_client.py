@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -281,12 +283,13 @@ def attack(
     client = HostileClient(url, seed, shards=shards, victims=victims)
     began = time.monotonic()
     next_jam = began + jams_every_s if jams_every_s else float("inf")
-    while (now := time.monotonic()) < began + seconds:
-        if now >= next_jam:
-            next_jam = now + jams_every_s
-            client.jam()
-        client.act()
-        time.sleep(1 / per_s)
+    with suppress(KeyboardInterrupt):
+        while (now := time.monotonic()) < began + seconds:
+            if now >= next_jam:
+                next_jam = now + jams_every_s
+                client.jam()
+            client.act()
+            time.sleep(1 / per_s)
     return client.report
 
 
@@ -296,4 +299,5 @@ if __name__ == "__main__":
     arguments.add_argument("--seconds", type=float, default=60)
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the report is printed all the same
     print(attack(options.url, options.seconds, options.seed))
