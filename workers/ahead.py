@@ -64,6 +64,11 @@ _Origin: TypeAlias = "tuple[int, str] | None"
 _decode = msgspec.json.Decoder(State).decode
 
 
+def looked_through(state: bytes | None) -> str:
+    """Return the id up to which a look ahead has come, by its state as Redis holds it."""
+    return START if state is None else _decode(state).looked
+
+
 def source_of(entry: RawEntry) -> SourceName:
     """Return the name by which entries of one source are known here; `NO_SOURCE` where there is no valid one."""
     return _name(read_origin(entry.fields))
