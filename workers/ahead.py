@@ -24,7 +24,7 @@ from schemas.routes import ahead_key
 from schemas.wire import read_origin
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
-from workers.streams import IngestStream, redis_errors
+from workers.streams import FIRST_PAGE, IngestStream, next_page, redis_errors
 
 SourceName: TypeAlias = str
 """A digest of an entry's job and source, of 16 characters; two sources of one digest are left together."""
@@ -43,7 +43,6 @@ MAX_LOOK_HALTED_S: Final = 2.0
 """Where nothing else is done in between."""
 MAX_LEFT: Final = 10_000
 """Sources; where so many fill the backlog nobody goes before another."""
-_PAGE: Final = 1000
 _PAGE_BYTES: Final = 1024 * 1024
 _TTL_S: Final = 600
 
@@ -107,14 +106,12 @@ class Ahead:
         self._state = State()
         self._has_looked = False
 
-    def look(
-        self, through_id: str, heavy: Collection[SourceName], entry_bytes: int, most_s: float = MAX_LOOK_S
-    ) -> list[RawEntry]:
+    def look(self, through_id: str, heavy: Collection[SourceName], most_s: float = MAX_LOOK_S) -> list[RawEntry]:
         """Return entries behind `through_id` of sources that are neither heavy nor left, oldest first.
 
-        `entry_bytes` is about the size of an entry here, by which the pages are made. The look ends after `most_s`
-        seconds. From `START` on the heavy sources are those that have invalid entries: sources that were left for
-        another reason are taken from their first entry on, once the look has reached the end of the stream.
+        The look ends after `most_s` seconds. From `START` on the heavy sources are those that have invalid entries:
+        sources that were left for another reason are taken from their first entry on, once the look has reached the
+        end of the stream.
         """
         state = self._state = self._loaded()
         is_halted = through_id == START
@@ -126,7 +123,7 @@ class Ahead:
             state.looked = through_id
         taken: list[RawEntry] = []
         sizes: Counter[SourceName] = Counter()
-        looked, page_size = 0, max(1, min(_PAGE, _PAGE_BYTES // max(1, entry_bytes)))
+        looked, count, largest = 0, FIRST_PAGE, 1
         state.is_done, self._has_looked = False, True
         began = time.monotonic()
         while (
@@ -135,7 +132,7 @@ class Ahead:
             and len(state.sources) < MAX_LEFT
             and sizes.total() < MAX_TAKEN_BYTES
         ):
-            page = self._stream.page(f"({state.looked}", page_size)
+            page = self._stream.page(f"({state.looked}", count)
             looked += len(page)
             for entry in page:
                 source = source_of(entry)
@@ -151,9 +148,11 @@ class Ahead:
                 if sizes.total() >= MAX_TAKEN_BYTES:
                     break
             else:
-                state.is_done = len(page) < page_size
+                state.is_done = len(page) < count
             if state.is_done:
                 break
+            largest = max(largest, *(entry.held_bytes for entry in page))
+            count = next_page(count, largest, _PAGE_BYTES)
         return taken
 
     @property

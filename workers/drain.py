@@ -170,8 +170,7 @@ class Drain:
         heavy = heavy_sources(raws)
         if not heavy:
             return []
-        entry_bytes = sum(raw.held_bytes for raw in raws) // len(raws)
-        return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy, entry_bytes))
+        return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy))
 
     def _store_others(self, total: Drained) -> bool:
         """Store the valid messages of a stream whose head is garbage, of sources that have no invalid ones.
@@ -182,7 +181,7 @@ class Drain:
             if not store.take_lease(connection, self._stream.key):
                 return False
             began = self._clock()
-            others = self._decoded_ahead(self._ahead.look(START, self._guilty, 1024, MAX_LOOK_HALTED_S))
+            others = self._decoded_ahead(self._ahead.look(START, self._guilty, MAX_LOOK_HALTED_S))
             if not others:
                 self._ahead.keep(())
                 return not self._ahead.is_at_end

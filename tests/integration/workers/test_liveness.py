@@ -235,7 +235,7 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
 
 
 def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching: Watch) -> None:
-    """Garbage of another job halts a stream of the shard: what lies behind it is read, and no job is waited for."""
+    """Garbage of another job halts a stream of the shard: what lies behind it counts as read."""
     client = watching.resources.redis
     sender = Sender(client)
     for job in (1, 5):
