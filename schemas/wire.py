@@ -146,6 +146,14 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
     )
 
 
+def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+    """Return an entry's job and source as `open_envelope` reads them; None where one of them is not valid."""
+    try:
+        return _whole_number(fields, b"job", 1, MAX_ID), _source(fields)
+    except InvalidMessage:
+        return None
+
+
 def decode_body(kind: Kind, envelope: Envelope) -> Body:
     """Decode the body strictly; raise `InvalidMessage`, with a reason such as `undecodable` or `too-large`."""
     return decode_plain(kind, envelope.encoding, plain_body(envelope))

@@ -1,8 +1,11 @@
-"""Reads ahead of a backlog that a few jobs fill, so that the messages of other jobs need not wait for its end.
+"""Reads ahead of a backlog that a few sources fill, so that the messages of others need not wait for its end.
 
-The entries behind the head of a stream are looked through in order, each once. A job's entries are taken, all that
-are there, or from one of them on they are left, until the head of the stream has passed the last that was left: so
-the messages of a source never change their order.
+The entries behind the head of a stream are looked through in order, each once. The entries of a source (a job and
+the name of one of its senders) are taken, all that are there, or from one of them on they are left, until the head
+of the stream has passed the last that was left: so the messages of a source never change their order.
+
+A trainer can send entries in the name of another's job, but does not know the names of its sources: so no decision
+goes by the job alone. Entries without a valid job and source stay in the stream and affect no source.
 """
 
 from __future__ import annotations
@@ -11,59 +14,86 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Final, TypeAlias
 
 import msgspec
 import redis
 
 from schemas.routes import ahead_key
+from schemas.wire import read_origin
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
-from workers.streams import IngestStream, redis_errors
+from workers.streams import FIRST_PAGE, IngestStream, next_page, redis_errors
 
-JobField: TypeAlias = bytes
-"""The field `job` of an entry as it is; empty where there is none."""
+SourceName: TypeAlias = str
+"""A digest of an entry's job and source, of 16 characters; two sources of one digest are left together."""
+NO_SOURCE: Final[SourceName] = ""
+"""Of an entry without a valid job and source."""
 
+START: Final = "0-0"
+"""Before the first entry: the look through a halted stream begins here."""
 HEAVY_SHARE: Final = 1 / 8
-"""A job that has more of a batch, in entries or bytes, is left: it is what the others wait for."""
+"""A source or job that has more of a batch, in entries or bytes, makes the others wait."""
 MAX_TAKEN_BYTES: Final = 1024 * 1024
-MAX_TAKEN_OF_A_JOB: Final = 256 * 1024
+MAX_TAKEN_OF_A_SOURCE: Final = 256 * 1024
 MAX_SEEN: Final = 200_000
 MAX_LOOK_S: Final = 1.0
 MAX_LOOK_HALTED_S: Final = 2.0
 """Where nothing else is done in between."""
-MAX_LEFT: Final = 1000
-"""Jobs; where so many fill the backlog nobody goes before another."""
-_PAGE: Final = 1000
+MAX_LEFT: Final = 10_000
+"""Sources; where so many fill the backlog nobody goes before another."""
 _PAGE_BYTES: Final = 1024 * 1024
 _TTL_S: Final = 600
 
 
 class State(msgspec.Struct):
-    """Up to which id the stream was looked through, and the last id that was left of each job."""
+    """Up to which id the stream was looked through, and the last id that was left of each source."""
 
-    seen: str = "0-0"
-    left: dict[str, str] = {}
+    looked: str = START
+    sources: dict[SourceName, str] = {}
+    is_partial: bool = False
+    """Entries were left for their number or size alone."""
+    is_done: bool = False
+    """The look has reached the end of the stream."""
 
+
+_Origin: TypeAlias = "tuple[int, str] | None"
 
 _decode = msgspec.json.Decoder(State).decode
 
 
-def job_of(entry: RawEntry) -> JobField:
-    """Return which job an entry names, without a look at its value."""
-    return entry.fields.get(b"job", b"")[:20]
+def looked_through(state: bytes | None) -> str:
+    """Return the id up to which a look ahead has come, by its state as Redis holds it."""
+    return START if state is None else _decode(state).looked
 
 
-def heavy_jobs(entries: Collection[RawEntry]) -> set[JobField]:
-    """Return the jobs that have a large share of these entries."""
-    counts: Counter[JobField] = Counter()
-    sizes: Counter[JobField] = Counter()
+def source_of(entry: RawEntry) -> SourceName:
+    """Return the name by which entries of one source are known here; `NO_SOURCE` where there is no valid one."""
+    return _name(read_origin(entry.fields))
+
+
+def heavy_sources(entries: Collection[RawEntry]) -> set[SourceName]:
+    """Return the sources that have a large share of these entries, alone or with others of their job.
+
+    Of a job with a large share those are left out that have less than half of what its sources have on average.
+    """
+    by_source: list[Counter[_Origin]] = [Counter(), Counter()]
+    by_job: list[Counter[int | None]] = [Counter(), Counter()]
     for entry in entries:
-        job = job_of(entry)
-        counts[job] += 1
-        sizes[job] += entry.held_bytes
-    most, most_bytes = HEAVY_SHARE * counts.total(), HEAVY_SHARE * sizes.total()
-    return {job for job in counts if counts[job] > most or sizes[job] > most_bytes}
+        origin = read_origin(entry.fields)
+        for number, amount in enumerate((1, entry.held_bytes)):
+            by_source[number][origin] += amount
+            by_job[number][origin and origin[0]] += amount
+    members = Counter(origin and origin[0] for origin in by_source[0])
+    heavy = set()
+    for amounts, of_jobs in zip(by_source, by_job, strict=True):
+        most = HEAVY_SHARE * amounts.total()
+        for origin, amount in amounts.items():
+            job = origin and origin[0]
+            if amount > most or (of_jobs[job] > most and 2 * amount * members[job] >= of_jobs[job]):
+                heavy.add(_name(origin))
+    return heavy
 
 
 class Ahead:
@@ -74,57 +104,77 @@ class Ahead:
         self._stream = stream
         self._key = ahead_key(stream.key)
         self._state = State()
-        self.is_at_end = True
         self._has_looked = False
 
-    def look(
-        self, through_id: str, heavy: Iterable[JobField], entry_bytes: int, most_s: float = MAX_LOOK_S
-    ) -> list[RawEntry]:
-        """Return entries behind `through_id` of jobs that are neither heavy nor left, oldest first.
+    def look(self, through_id: str, heavy: Collection[SourceName], most_s: float = MAX_LOOK_S) -> list[RawEntry]:
+        """Return entries behind `through_id` of sources that are neither heavy nor left, oldest first.
 
-        `entry_bytes` is about the size of an entry here, by which the pages are made. The look ends after `most_s`
-        seconds.
+        The look ends after `most_s` seconds. From `START` on the heavy sources are those that have invalid entries:
+        sources that were left for another reason are taken from their first entry on, once the look has reached the
+        end of the stream.
         """
         state = self._state = self._loaded()
+        is_halted = through_id == START
+        if is_halted and state.is_partial and state.is_done:
+            state = self._state = State()
         head = _number(through_id)
-        state.left = {job: last for job, last in state.left.items() if _number(last) > head}
-        if _number(state.seen) < head:
-            state.seen = through_id
-        names = {_name(job) for job in heavy}
+        state.sources = {source: last for source, last in state.sources.items() if _number(last) > head}
+        if _number(state.looked) < head:
+            state.looked = through_id
         taken: list[RawEntry] = []
-        sizes: Counter[str] = Counter()
-        looked, page_size = 0, max(1, min(_PAGE, _PAGE_BYTES // max(1, entry_bytes)))
-        self.is_at_end, self._has_looked = False, True
+        sizes: Counter[SourceName] = Counter()
+        looked, count, largest = 0, FIRST_PAGE, 1
+        state.is_done, self._has_looked = False, True
         began = time.monotonic()
         while (
             time.monotonic() - began < most_s
             and looked < MAX_SEEN
-            and len(state.left) < MAX_LEFT
+            and len(state.sources) < MAX_LEFT
             and sizes.total() < MAX_TAKEN_BYTES
         ):
-            page = self._stream.page(f"({state.seen}", page_size)
+            page = self._stream.page(f"({state.looked}", count)
             looked += len(page)
             for entry in page:
-                job = _name(job_of(entry))
-                state.seen = entry.entry_id
-                if job in names or job in state.left or sizes[job] > MAX_TAKEN_OF_A_JOB:
-                    state.left[job] = entry.entry_id
+                source = source_of(entry)
+                state.looked = entry.entry_id
+                if source == NO_SOURCE:
                     continue
-                sizes[job] += entry.held_bytes
+                if source in heavy or source in state.sources or sizes[source] > MAX_TAKEN_OF_A_SOURCE:
+                    state.is_partial |= source not in state.sources and not (is_halted and source in heavy)
+                    state.sources[source] = entry.entry_id
+                    continue
+                sizes[source] += entry.held_bytes
                 taken.append(entry)
                 if sizes.total() >= MAX_TAKEN_BYTES:
                     break
-            if len(page) < page_size:
-                self.is_at_end = True
+            else:
+                state.is_done = len(page) < count
+            if state.is_done:
                 break
+            largest = max(largest, *(entry.held_bytes for entry in page))
+            count = next_page(count, largest, _PAGE_BYTES)
         return taken
 
-    def leave(self, entries: Iterable[RawEntry]) -> None:
-        """Note that these entries were not taken after all: what follows of their jobs is left too."""
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the look has come to the end of the stream, or to its limit of sources that are left."""
+        return self._state.is_done or len(self._state.sources) >= MAX_LEFT
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether entries were left that another look from `START` would take."""
+        return self._state.is_partial
+
+    def leave(self, entries: Iterable[RawEntry], *, is_guilty: bool) -> None:
+        """Note that these entries were not taken after all: what follows of their sources is left too.
+
+        They are guilty where their sources have invalid ones; otherwise there was no room for them.
+        """
         for entry in entries:
-            job = _name(job_of(entry))
-            known = self._state.left.get(job, "0-0")
-            self._state.left[job] = max(known, entry.entry_id, key=_number)
+            source = source_of(entry)
+            known = self._state.sources.get(source, START)
+            self._state.sources[source] = max(known, entry.entry_id, key=_number)
+            self._state.is_partial |= not is_guilty
 
     def keep(self, taken: Iterable[RawEntry]) -> None:
         """After the commit: delete what was taken, and remember how far the look went, if there was one."""
@@ -143,8 +193,11 @@ class Ahead:
         return _decode(known) if isinstance(known, bytes) else State()
 
 
-def _name(job: JobField) -> str:
-    return job.decode("latin-1")
+def _name(origin: _Origin) -> SourceName:
+    if origin is None:
+        return NO_SOURCE
+    job_id, source = origin
+    return blake2b(f"{job_id} {source}".encode(), digest_size=8).hexdigest()
 
 
 def _number(entry_id: str) -> tuple[int, int]:

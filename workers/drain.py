@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Connection, Engine
 
 from workers import store
-from workers.ahead import MAX_LOOK_HALTED_S, Ahead, heavy_jobs, job_of
+from workers.ahead import MAX_LOOK_HALTED_S, START, Ahead, SourceName, heavy_sources, source_of
 from workers.batch import Arrival, Batch
 from workers.changes import Change
 from workers.decoding import RawEntry, Rejected, decode, rejected
@@ -67,6 +67,7 @@ class Drain:
         self._read_bytes = self._most_bytes
         self._trials = Trials(stream.client, stream.key)
         self._ahead = Ahead(stream.client, stream)
+        self._guilty: set[SourceName] = set()
         self._last_crash: Exception | None = None
 
     def run(self) -> Drained:
@@ -107,9 +108,8 @@ class Drain:
                     raise
             except MostlyInvalid as exc:
                 if not isinstance(exc, DrainsEnd):
-                    guilty: set[bytes] = set()
                     with suppress(Unavailable):
-                        while self._store_others(total, guilty) and self._clock() < deadline:
+                        while self._store_others(total) and self._clock() < deadline:
                             pass
                 with suppress(Unavailable):  # a full Redis; the reason is logged all the same
                     self._stream.halt(str(exc))
@@ -144,6 +144,7 @@ class Drain:
                 batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
             except MostlyInvalid:
                 self._trials.forget()
+                self._guilty = {source_of(letter.raw) for letter in batch.letters}
                 raise
             self._check_convicts(caution, len(arrivals))
             through_id = arrivals[-1].raw.entry_id
@@ -164,47 +165,47 @@ class Drain:
             self._most_bytes = min(most_bytes, self._most_bytes * 2)
 
     def _others(self, head: Sequence[Arrival]) -> list[Arrival]:
-        """Return messages of other jobs from behind the head of a backlog that a few jobs fill."""
+        """Return messages of other sources from behind the head of a backlog that a few sources fill."""
         raws = [arrival.raw for arrival in head]
-        heavy = heavy_jobs(raws)
+        heavy = heavy_sources(raws)
         if not heavy:
             return []
-        entry_bytes = sum(raw.held_bytes for raw in raws) // len(raws)
-        return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy, entry_bytes))
+        return self._decoded_ahead(self._ahead.look(raws[-1].entry_id, heavy))
 
-    def _store_others(self, total: Drained, guilty: set[bytes]) -> bool:
-        """Store the valid messages of a stream whose head is garbage, of jobs that have no invalid ones.
+    def _store_others(self, total: Drained) -> bool:
+        """Store the valid messages of a stream whose head is garbage, of sources that have no invalid ones.
 
-        `guilty` are the jobs that have; the first time they are read from the head. Returns whether there is more.
+        Returns whether there may be more.
         """
         with store.postgres_errors(), self._engine.begin() as connection:
             if not store.take_lease(connection, self._stream.key):
                 return False
             began = self._clock()
-            if not guilty:
-                arrivals = self._decode(self._stream.read(self._read_bytes)[0], {})
-                guilty |= {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
-            found = self._ahead.look("0-0", guilty, 1024, MAX_LOOK_HALTED_S)
-            others = [other for other in self._decoded_ahead(found) if not isinstance(other.content, Rejected)]
+            others = self._decoded_ahead(self._ahead.look(START, self._guilty, MAX_LOOK_HALTED_S))
             if not others:
                 self._ahead.keep(())
                 return not self._ahead.is_at_end
             batch = Batch(connection, self._stream.kind, others)
-            batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            try:
+                batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+            except MostlyInvalid:  # numbers that cannot be, for one: looked through again without their sources
+                self._guilty |= {source_of(letter.raw) for letter in batch.letters}
+                connection.rollback()
+                return True
             last_id = store.last_id_of(connection, self._stream.key)
             self._move_cursor(connection, last_id, others, batch, began)
         self._stream.acknowledge(batch.acks())
         self._ahead.keep(other.raw for other in others)
         self._count(total, batch, len(others))
-        return not self._ahead.is_at_end
+        return self._ahead.is_partial or not self._ahead.is_at_end
 
     def _decoded_ahead(self, found: Sequence[RawEntry]) -> list[Arrival]:
-        """Decode what was found ahead, as much as a batch may hold; leave the rest, and jobs with invalid ones."""
+        """Decode up to a batch of what was found ahead; leave the rest, and sources that have invalid entries."""
         arrivals = self._decode(found, {}, adapt=False)
-        guilty = {job_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
-        kept = [arrival for arrival in arrivals if job_of(arrival.raw) not in guilty]
-        self._ahead.leave([raw for raw in found[: len(arrivals)] if job_of(raw) in guilty])
-        self._ahead.leave(found[len(arrivals) :])
+        guilty = {source_of(arrival.raw) for arrival in arrivals if isinstance(arrival.content, Rejected)}
+        kept = [arrival for arrival in arrivals if source_of(arrival.raw) not in guilty]
+        self._ahead.leave([raw for raw in found[: len(arrivals)] if source_of(raw) in guilty], is_guilty=True)
+        self._ahead.leave(found[len(arrivals) :], is_guilty=False)
         return kept
 
     def _move_cursor(

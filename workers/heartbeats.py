@@ -13,8 +13,9 @@ import redis
 
 from schemas.checks import InvalidMessage
 from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.routes import KINDS, alive_key, listening_key, shard_of, stream_key
-from schemas.stream_servers import Commands, ask_each
+from schemas.routes import HALTED_KEY, KINDS, ahead_key, alive_key, listening_key, shard_of, stream_key
+from schemas.stream_servers import Answers, Commands, ask_each
+from workers.ahead import looked_through
 from workers.streams import redis_errors
 
 LEAST_GAP_S: Final = 4.0
@@ -76,7 +77,7 @@ def listen(client: redis.Redis, shards: int, longest_gap_s: float) -> Heard:
         since_ms = {shard: _since_ms(said, before.now_ms[shard], gap_ms) for shard, said in before.replies.items()}
         # A Redis too full for this refuses heartbeats too: then nothing was heard.
         notes = {shard: _note(shard, before.now_ms[shard], since) for shard, since in since_ms.items()}
-        unread_ms = {shard: _unread_ms(said, before.now_ms[shard]) for shard, said in before.replies.items()}
+        unread_ms = _unread_ms(client, before)
         heard = ask_each(client, notes)
         now_ms = {shard: before.now_ms[shard] for shard in heard.replies}
         beats: dict[int, list[Heartbeat]] = defaultdict(list)
@@ -123,7 +124,7 @@ def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat]
 
 def _how_it_stands(shard: int) -> Commands:
     """Return what asks for the note of the last look, and for the oldest unread message of each kind."""
-    firsts = [("XRANGE", stream_key(kind, shard), "-", "+", "COUNT", 1) for kind in KINDS]
+    firsts = [_first(stream_key(kind, shard)) for kind in KINDS]
     return [("HGETALL", listening_key(shard)), *firsts]
 
 
@@ -136,11 +137,34 @@ def _since_ms(said: Sequence[Any], now_ms: int, gap_ms: int) -> int:
     return now_ms if has_gap else known.get(_SINCE, now_ms)
 
 
-def _unread_ms(said: Sequence[Any], now_ms: int) -> int:
-    """Return for how long the oldest message of a shard has waited."""
-    _, *firsts = said
-    oldest_ms = min((int(found[0][0].partition(b"-")[0]) for found in firsts if found), default=now_ms)
-    return max(0, now_ms - oldest_ms)
+def _unread_ms(client: redis.Redis, before: Answers[int]) -> dict[int, int]:
+    """Return for how long the oldest unread message of each shard has waited.
+
+    In a halted stream valid messages are stored from behind the garbage: what the look ahead has passed is read.
+    """
+    firsts = {
+        (kind, shard): found
+        for shard, (_, *replies) in before.replies.items()
+        for kind, found in zip(KINDS, replies, strict=True)
+    }
+    names = ask_each(client, {HALTED_KEY: [("HKEYS", HALTED_KEY)]}).replies.get(HALTED_KEY, [()])[0]
+    halted = {topic: stream_key(*topic) for topic in firsts if stream_key(*topic).encode() in names}
+    if halted:
+        looks = ask_each(client, {topic: [("GET", ahead_key(key))] for topic, key in halted.items()}).replies
+        behind = {topic: f"({looked_through(state)}" for topic, (state,) in looks.items()}
+        found_behind = ask_each(client, {topic: [_first(halted[topic], id_)] for topic, id_ in behind.items()})
+        firsts |= {topic: found for topic, (found,) in found_behind.replies.items()}
+    waited_ms = dict.fromkeys(before.replies, 0)
+    for (_, shard), found in firsts.items():
+        if found:
+            appended_ms = int(found[0][0].partition(b"-")[0])
+            waited_ms[shard] = max(waited_ms[shard], before.now_ms[shard] - appended_ms)
+    return waited_ms
+
+
+def _first(stream: str, start: str = "-") -> tuple[Any, ...]:
+    """Return the command that reads one entry of a stream."""
+    return "XRANGE", stream, start, "+", "COUNT", 1
 
 
 def _note(shard: int, now_ms: int, since_ms: int) -> Commands:

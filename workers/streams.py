@@ -30,9 +30,13 @@ from workers.positions import Position
 from workers.repairs import is_ahead, repair_key
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
-_FIRST_PAGE: Final = 1
+FIRST_PAGE: Final = 1
 """An entry can be large; how large they are here is not known before the first."""
-_LARGEST_PAGE: Final = 5000
+_PAGE_GROWTH: Final = 4
+_LARGEST_PAGE: Final = 128
+"""Entries in one reply: those that follow small ones may be large, and Redis cannot limit a reply by bytes."""
+_LARGEST_REPLY: Final = 4
+"""Times the bytes to be read, where all of the next entries are as large as the largest so far."""
 _MAX_WHY_CHARS: Final = 2000
 _LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
 """Nothing can be appended after it."""
@@ -85,6 +89,14 @@ def redis_errors(url: str = "") -> Iterator[None]:
         raise Unavailable(f"Redis: {redis_trouble(exc, url)}") from exc
 
 
+def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
+    """Return how many entries to read after a page of `count`, of entries that had up to `largest_bytes` so far.
+
+    The reply has at most a few times `max_bytes`, unless its entries are larger than all before.
+    """
+    return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
+
+
 class IngestStream:
     """One stream of one kind and shard."""
 
@@ -105,19 +117,23 @@ class IngestStream:
         """
         entries: list[RawEntry] = []
         size = 0
-        count = _FIRST_PAGE
+        self._read_ids = []
+        largest = 1
+        count = FIRST_PAGE
         start = "-"
         while size < max_bytes and (most is None or len(entries) < most):
             count = count if most is None else min(count, most - len(entries))
             page = self.page(start, count)
             entries.extend(page)
-            self._read_ids = [entry.entry_id for entry in entries]
+            self._read_ids += [entry.entry_id for entry in page]
             if len(page) < count or page[-1].entry_id == _LAST_ID:
                 return entries, True
-            size += sum(entry.held_bytes for entry in page)
+            sizes = [entry.held_bytes for entry in page]
+            size += sum(sizes)
+            largest = max(largest, *sizes)
             start = f"({page[-1].entry_id}"
             fitting = (max_bytes - size) * len(entries) // max(size, 1) + 1
-            count = min(max(fitting, 1), count * 8, _LARGEST_PAGE)
+            count = min(max(fitting, 1), next_page(count, largest, max_bytes))
         return entries, False
 
     def page(self, start: str, count: int) -> list[RawEntry]:

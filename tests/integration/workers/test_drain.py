@@ -21,10 +21,11 @@ from schemas.tables import (
 )
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
 from workers import store
+from workers.decoding import RawEntry
 from workers.drain import Drain
 from workers.errors import MostlyInvalid
 from workers.resources import Resources
-from workers.streams import Ack, IngestStream
+from workers.streams import Ack, IngestStream, next_page
 
 STREAM = stream_key("logs", 1)
 
@@ -291,3 +292,33 @@ def test_points_without_end(resources: Resources, sender: Sender) -> None:
     drain(resources, "metrics")
     steps = rows(resources.engine, training_metrics, "step")
     assert steps == list(range(100_000))
+
+
+def test_a_reply_is_bounded_where_large_entries_follow_small_ones(
+    resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 600 small entries, and behind others ahead, no reply has more than 128 of the large that follow."""
+    for _ in range(600):
+        sender.send(logs("small"))
+    for number in range(400):
+        sender.send_raw("logs", 5, {"job": 5, "source": "s", "large": "x" * 50_000, "seq": number + 1})
+    replies: list[int] = []
+    read_page = IngestStream.page
+
+    def page(stream: IngestStream, start: str, count: int) -> list[RawEntry]:
+        found = read_page(stream, start, count)
+        replies.append(sum(entry.held_bytes for entry in found))
+        return found
+
+    monkeypatch.setattr(IngestStream, "page", page)
+    drained = drain(resources)
+    assert (drained.stored, drained.dead_lettered) == (600, 400)
+    assert max(replies) < 130 * 50_400
+    assert sorted(replies)[-3] < 5 * resources.settings.drain_batch_bytes
+
+
+def test_a_page_is_as_long_as_the_largest_entry_allows() -> None:
+    """It grows fourfold up to 128 entries; one large entry keeps a reply of its like to four times the budget."""
+    assert [next_page(count, 100, 2**20) for count in (1, 4, 64, 128)] == [4, 16, 128, 128]
+    assert next_page(128, 500_000, 2**20) == 8
+    assert next_page(128, 2**30, 2**20) == 1

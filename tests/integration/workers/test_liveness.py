@@ -23,16 +23,18 @@ from schemas.messages import Metrics, Point
 from schemas.routes import alive_field, alive_key, listening_key, stream_key
 from schemas.tables import training_attempts, training_jobs
 from stores.connections import open_redis
-from tests.factories import NOW_NS, Sender, completion, drain, logs, metrics, one
+from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one
 from tests.processes import ROOT, wait_until
 from trainwire.valkey import EmbeddedValkey
 from workers.changes import StatusChange
-from workers.errors import Unavailable
+from workers.drain import Drain
+from workers.errors import MostlyInvalid, Unavailable
 from workers.heartbeats import FORGET_AFTER_S, listen, note_look
 from workers.liveness import watch
 from workers.notify import status_events
 from workers.resources import Resources
 from workers.settings import load_settings
+from workers.streams import IngestStream
 from workers.sweep import drain_everything
 
 LOST_AFTER_S: Final = 5.0
@@ -230,6 +232,32 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
         return bool(watching.job()["status"] == "lost" and heard.unread_s(1) > GAP_S)
 
     wait_until(look_in_a_flood, "the loss", timeout_s=6 * LOST_AFTER_S)
+
+
+def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching: Watch) -> None:
+    """Garbage of another job halts a stream of the shard: what lies behind it counts as read."""
+    client = watching.resources.redis
+    sender = Sender(client)
+    for job in (1, 5):
+        sender.send(Metrics(ts=NOW_NS, heartbeat_s=0.1), job=job)
+        watching.becomes("running", job)
+    say(client)
+    for number in range(300):
+        sender.send_raw("checkpoints", 9, {"v": 1, "job": 9, "attempt": 1, "source": f"h{number}", "seq": 1})
+    stream = IngestStream(client, "checkpoints", 1)
+
+    def look_while_it_is_halted(job: int) -> bool:
+        with pytest.raises(MostlyInvalid):
+            Drain(watching.resources.engine, stream, watching.resources.settings).run()
+        watch(watching.resources.engine, listen(client, SHARDS, GAP_S), LOST_AFTER_S)
+        return bool(watching.job(job)["status"] == "lost")
+
+    for job in (1, 5):
+        wait_until(partial(look_while_it_is_halted, job), f"the loss of job {job}", timeout_s=6 * LOST_AFTER_S)
+    assert client.xlen(stream.key) == 300
+    sender.send(checkpoint(), job=1)
+    time.sleep(0.1)
+    assert listen(client, SHARDS, GAP_S).unread_s(1) >= 0.1
 
 
 def test_a_trainer_that_died_before_anybody_looked_is_lost(watching: Watch) -> None:

@@ -1,14 +1,17 @@
-"""Jobs that say little beside one that fills their stream, with valid messages or with garbage."""
+"""Jobs that send little beside one that fills their stream, with valid messages or with garbage."""
 
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from sqlalchemy import text
 
-from schemas.routes import ahead_key, stream_key
+from schemas.messages import Message
+from schemas.routes import HALTED_KEY, ahead_key, stream_key
 from schemas.tables import dead_letters, training_logs
+from schemas.wire import encode_entry
 from tests.factories import Sender, logs, rows
 from workers.drain import Drain
 from workers.errors import MostlyInvalid
@@ -41,22 +44,25 @@ def test_a_quiet_job_goes_before_a_backlog(resources: Resources, sender: Sender)
 
 
 def test_no_source_changes_its_order(resources: Resources, sender: Sender) -> None:
-    """Jobs that flood in turn and are quiet in between: each line once, each job in its order, no hole."""
+    """Sources that flood in turn and are quiet in between: each line once, each source in its order, no hole."""
     chance = random.Random(7)
-    jobs = [4 * n + 1 for n in range(12)]
-    sent: dict[int, list[str]] = {job: [] for job in jobs}
+    sources = [(4 * n + 1, name) for n in range(6) for name in "ab"]
+    sent: dict[tuple[int, str], list[str]] = {source: [] for source in sources}
     for turn in range(60):
-        flooding = chance.choice(jobs)
+        flooding = chance.choice(sources)
         for _ in range(chance.randrange(60)):
-            job = flooding if chance.random() < 0.9 else chance.choice(jobs)
-            sent[job].append(f"{turn}: {len(sent[job])}")
-            sender.send(logs(sent[job][-1] + "x" * chance.randrange(400)), job=job)
+            job, name = source = flooding if chance.random() < 0.9 else chance.choice(sources)
+            line = f"{name} {turn}: {len(sent[source])}"
+            sent[source].append(line)
+            body = logs(line + "x" * chance.randrange(400))
+            entry = encode_entry(Message("logs", job, 1, name, len(sent[source]), body))
+            sender.send_raw("logs", job, {**entry, "job": "0" * chance.randrange(3) + str(job)})
         drained_once(resources)
     while sender.client.xlen(STREAM):
         drained_once(resources)
-    stored: dict[int, list[str]] = {job: [] for job in jobs}
+    stored: dict[tuple[int, str], list[str]] = {source: [] for source in sources}
     for job, content in rows(resources.engine, training_logs, "job_id", "content"):
-        stored[job].append(content.rstrip("x"))
+        stored[job, content[0]].append(content.rstrip("x"))
     assert stored == sent
     with resources.engine.connect() as connection:
         holes = text("SELECT count(*) FROM source_positions WHERE missing <> '[]'")
@@ -77,3 +83,65 @@ def test_garbage_of_one_job_holds_up_no_other(resources: Resources, sender: Send
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
     assert sender.client.hget("ingest:acks:5", "0-test:logs") == b"4"
     assert sender.client.xlen(STREAM) == 301
+
+
+NAMED = [4 * number + 1 for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        [{"job": NAMED[number % 20]} for number in range(2000)],
+        [GARBAGE | {"job": NAMED[number % 20], "source": f"h{number}", "seq": 1} for number in range(300)],
+        [GARBAGE | {"job": 1, "source": f"h{number}", "seq": 1} for number in range(1500)],
+        [GARBAGE | {"job": 1, "source": "s" * 201, "seq": number + 1} for number in range(300)],
+    ],
+    ids=["one field", "20 jobs", "1,500 sources", "no valid source"],
+)
+def test_garbage_in_the_name_of_jobs_does_not_stop_them(
+    resources: Resources, sender: Sender, garbage: list[dict[str, object]]
+) -> None:
+    """While their stream is halted the messages of the jobs that the garbage names are stored and acknowledged."""
+    for fields in garbage:
+        sender.send_raw("logs", 1, fields)
+    began = time.monotonic()
+    for turn in range(2):
+        for job in NAMED:
+            sender.send(logs(f"{turn} {job}"), job=job)
+        with pytest.raises(MostlyInvalid):
+            Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run()
+        for job in NAMED:
+            assert sender.client.hget(f"ingest:acks:{job}", "0-test:logs") == str(turn + 1).encode()
+    assert time.monotonic() - began < 15
+    assert len(rows(resources.engine, training_logs, "seq")) == 40
+    assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
+    assert sender.client.xlen(STREAM) == len(garbage)
+
+
+def test_numbers_that_cannot_be_do_not_stop_others_in_a_halted_stream(
+    resources: Resources, sender: Sender
+) -> None:
+    """Behind garbage, 200 messages of one source whose numbers jump are left; those of others are stored."""
+    for seq in range(1, 201):
+        sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
+    for number in range(200):
+        sender.send(logs("far"), job=13, seq=5 * 10**9 * (number + 1))
+    sender.send(logs("good"), job=5)
+    with pytest.raises(MostlyInvalid):
+        Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run()
+    assert rows(resources.engine, training_logs, "content") == ["good"]
+    assert sender.client.hexists(HALTED_KEY, STREAM)
+
+
+def test_much_of_one_source_is_stored_in_a_halted_stream(resources: Resources, sender: Sender) -> None:
+    """More than one look takes of a source: the rest follows at once and in order, whatever way `job` is spelt."""
+    for seq in range(1, 3001):
+        sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
+    content = [f"{number} " + random.Random(number).randbytes(1500).hex() for number in range(400)]
+    for number, line in enumerate(content):
+        entry = encode_entry(Message("logs", 5, 1, "0-test", number + 1, logs(line)))
+        sender.send_raw("logs", 5, {**entry, "job": random.Random(number).choice(["5", "05", "005"])})
+        sender.send_raw("logs", 5, GARBAGE | {"job": ("+5", " 5")[number % 2], "source": "0-test"})
+    with pytest.raises(MostlyInvalid):
+        Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run()
+    assert rows(resources.engine, training_logs, "content") == content
