@@ -123,12 +123,15 @@ class Batch:
         new = []
         for arrival in self._arrivals:
             said = arrival.content
-            if said.job_id is None or said.source is None or said.seq is None:
-                assert isinstance(said, Rejected)  # noqa: S101 - a message always says all three
+            if said.job_id is None or said.source is None:
+                assert isinstance(said, Rejected)  # noqa: S101 - a message always states both
                 self.letters.append(said)
                 continue
             row = self._source_row(said.job_id, said.source, self._kind)
-            if isinstance(said, Lost):
+            if said.seq is None:
+                assert isinstance(said, Rejected)  # noqa: S101 - a message always states its number
+                self.letters.append(said)
+            elif isinstance(said, Lost):
                 self._lose(arrival, said, row)
             elif said.seq > row.position.last_seq + MAX_JUMP:
                 self.letters.append(_jumped(arrival, row.position.last_seq))

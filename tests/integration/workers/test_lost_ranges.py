@@ -120,6 +120,35 @@ def test_a_wrong_statement_is_dead_lettered(
     assert rows(resources.engine, dead_letters, "reason", order=("id",)) == [reason]
 
 
+@pytest.mark.parametrize(
+    ("seq", "body"),
+    [
+        (2, {"last": 2, "reason": "Restored"}),
+        (2, {"last": 1, "reason": "restored"}),
+        (2, {"last": "2", "reason": "restored"}),
+        (3, {"last": 3, "reason": "disk_full"}),
+    ],
+)
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_a_wrong_statement_takes_no_number(
+    resources: Resources, sender: Sender, seq: int, body: dict[str, Any], *, is_in_one_batch: bool
+) -> None:
+    """The message that has the number of a statement that cannot be read is stored, whichever comes first."""
+    sender.send(logs("line 1"), seq=1)
+    entry = encode_loss(1, 1, "0-test", seq, Loss(last=seq, reason="x"))
+    sender.send_raw("logs", 1, entry | {"body": msgspec.msgpack.encode(body)})
+    if not is_in_one_batch:
+        drain(resources)
+        assert acks(resources) == {"0-test:logs": "1"}
+    for number in (2, 3):
+        sender.send(logs(f"line {number}"), seq=number)
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["line 1", "line 2", "line 3"]
+    row = one(resources.engine, source_positions, source="0-test")
+    assert (row["last_seq"], row["missing"], row["lost"], row["dead_lettered"]) == (3, [], [], 0)
+    assert rows(resources.engine, dead_letters, "source", "seq", order=["id"]) == [("0-test", None)]
+
+
 def test_a_completion_publishes_how_far_the_other_kinds_are(resources: Resources, sender: Sender) -> None:
     """After a restore of Postgres the trainer learns with its completion's ack that older messages are gone."""
     sender.send(logs("a"))
