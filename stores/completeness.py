@@ -86,6 +86,8 @@ class Completeness:
     losses: tuple[Position, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
     """Ranks that have not reported: whether they made anything is unknown."""
+    unnumbered: Mapping[str, int] = field(default_factory=dict)
+    """Dead letters by source that are no part of the sum: their numbers cannot be believed, or they have none."""
 
     @property
     def state(self) -> State:
@@ -100,7 +102,7 @@ class Completeness:
             return "open"
         if self.missing:
             return "incomplete"
-        if self.silent_sources or self.absent_ranks or self.status == "lost":
+        if self.silent_sources or self.absent_ranks or self.unnumbered or self.status == "lost":
             return "unproven"
         return "accounted" if self.dead_lettered or self.lost or self.dropped else "complete"
 
@@ -118,6 +120,7 @@ class Completeness:
             f"{self.dropped:,} dropped"
         )
         named = f"{self._named_gaps()}{self._named_losses()}{self._named_silent()}{self._named_ranks()}"
+        named += self._named_unnumbered()
         return f"{self.state}: {total}{named}"
 
     def _named_gaps(self) -> str:
@@ -143,9 +146,18 @@ class Completeness:
         named = [ranks.shown(self.attempt) for ranks in self.absent_ranks]
         return f"; not reported: {_listed(named, '; ')}"
 
+    def _named_unnumbered(self) -> str:
+        named = [f"{count:,} of {source}" for source, count in self.unnumbered.items()]
+        return f"; dead letters beyond the sum: {_listed(named, ', ')}" if named else ""
 
-def assess(positions: Iterable[Position], attempt: int, status: Status) -> Completeness:
-    """Add up the positions of a job whose newest attempt is `attempt`, and has this status."""
+
+def assess(
+    positions: Iterable[Position], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
+) -> Completeness:
+    """Add up the positions of a job whose newest attempt is `attempt`, and has this status.
+
+    `unnumbered` are its dead letters that no position counts, by source.
+    """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}
     # Their end was inferred by whoever sent their leftovers.
@@ -178,6 +190,7 @@ def assess(positions: Iterable[Position], attempt: int, status: Status) -> Compl
         open_sources=tuple(sorted(open_sources)),
         silent_sources=tuple(sorted(killed | quiet - open_sources)),
         absent_ranks=absent_ranks(rows),
+        unnumbered=unnumbered or {},
     )
 
 

@@ -271,13 +271,13 @@ _COPIED_INTO: dict[Kind, tuple[str, Mapping[str, str]]] = {
 def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
     said = arrival.content
     detail = f"seq {said.seq} after {last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
-    return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
+    return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source)
 
 
 def _scattered(arrival: Arrival) -> Rejected:
     said = arrival.content
     detail = f"seq {said.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
-    return Rejected(arrival.raw, "scattered", detail, said.job_id, said.attempt, said.source, said.seq)
+    return Rejected(arrival.raw, "scattered", detail, said.job_id, said.attempt, said.source)
 
 
 def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:

@@ -39,7 +39,10 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 
 
 def discard(engine: Engine, letter_id: int) -> None:
-    """Delete the letter; its job goes on counting it as dead-lettered. Raises `LookupError` for an unknown one."""
+    """Delete the letter; its job goes on counting it where its source's position does.
+
+    Raises `LookupError` for an unknown one.
+    """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)
 
