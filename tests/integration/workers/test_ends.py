@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from schemas.messages import Body, Completion, Metrics, Progress
 from schemas.tables import dead_letters, training_jobs
@@ -84,6 +85,59 @@ def test_the_highest_of_several_inferred_ends_counts(resources: Resources, sende
     drain(resources)
     found = sum_of(resources)
     assert (found.missing, found.dropped, found.silent_sources) == (2, 7, (SOURCE,))
+
+
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+@pytest.mark.parametrize("counts", [(5, 2), (2, 5)])
+def test_the_highest_of_several_own_completions_counts(
+    resources: Resources, sender: Sender, counts: tuple[int, int], *, is_in_one_batch: bool
+) -> None:
+    """A second completion does not make the sum forget messages that the first has counted."""
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    for number in counts:
+        send(sender, own(logs=number))
+        if not is_in_one_batch:
+            drain(resources, "completions")
+    drain(resources, "completions")
+    assert (sum_of(resources).state, sum_of(resources).missing) == ("incomplete", 3)
+
+
+@pytest.mark.parametrize("is_own_first", [True, False])
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_the_own_completion_replaces_an_inferred_end_in_every_kind(
+    resources: Resources, sender: Sender, *, is_own_first: bool, is_in_one_batch: bool
+) -> None:
+    """Kinds that the completion does not name have no counts of others either, made or dropped."""
+    end = Completion(
+        ts=NOW_NS, status="ended", of=SOURCE, produced={"logs": 7, "checkpoints": 100}, dropped={"metrics": 50}
+    )
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    for body in (own(), end) if is_own_first else (end, own()):
+        send(sender, body)
+        if not is_in_one_batch:
+            drain(resources, "completions")
+    drain(resources, "completions")
+    assert sum_of(resources).line.startswith("complete: 4 messages produced = 4 stored")
+
+
+def test_a_completion_that_postgres_refuses_counts_nothing(resources: Resources, sender: Sender) -> None:
+    """Its counts are not those of the source: the next completion decides."""
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content NOT LIKE '%poison%')")
+        )
+    try:
+        send(sender, own(logs=9, status="failed", traceback="poison"), own())
+        drain(resources, "completions")
+    finally:
+        with resources.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT IF EXISTS no_poison"))
+    assert rows(resources.engine, dead_letters, "reason", order=["id"]) == ["refused"]
+    assert (sum_of(resources).state, sum_of(resources).missing) == ("accounted", 0)
 
 
 def test_a_resend_of_an_inferred_end_is_a_duplicate(resources: Resources, sender: Sender) -> None:
