@@ -212,9 +212,7 @@ class Batch:
     def _fold(self, message: Message, earlier: EarlierAttempts) -> Iterable[rows.Row]:
         """Fold one message into its job; return its rows."""
         body, job = message.body, self._jobs[message.job_id]
-        source = _ending(message)
-        attempt = job.attempt_of(message, self._attempts.get((message.job_id, source)))
-        self._attempts[message.job_id, message.source] = self._attempts[message.job_id, source] = attempt
+        attempt = self._attempt_of(message)
         self._source_row(message.job_id, message.source, self._kind).note_place(body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
@@ -222,6 +220,19 @@ class Batch:
         if isinstance(body, Completion):
             return self._traceback_rows(job, origin, body)
         return _rows(job, origin, self._kind, body)
+
+    def _attempt_of(self, message: Message) -> int:
+        """Return the attempt that a message belongs to, and note it for the source; an inferred end moves none."""
+        job, sender, source = self._jobs[message.job_id], message.source, _ending(message)
+        known = self._attempts.get((message.job_id, source))
+        if source == sender:
+            attempt = job.attempt_of(message, known)
+            self._attempts[message.job_id, sender] = attempt
+            return attempt
+        attempt = known or job.attempt_of(message, None)
+        for each in (source, sender):
+            self._attempts.setdefault((message.job_id, each), attempt)
+        return attempt
 
     def _note_counts(self, message: Message) -> None:
         """Note how many messages a source made: the highest counts of its own completions, once these are stored.

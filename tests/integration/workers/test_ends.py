@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from schemas.messages import Body, Completion, Metrics, Progress
-from schemas.tables import dead_letters, training_jobs
+from schemas.tables import dead_letters, training_jobs, training_logs
 from stores.completeness import Completeness
 from stores.jobs import find_job
-from stores.positions import find_completeness
-from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
+from stores.positions import find_completeness, find_positions
+from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from workers.resources import Resources
 
 SOURCE = "0-ab12cd34"
@@ -177,6 +177,45 @@ def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resourc
     found = sum_of(resources)
     assert (found.attempt, found.open_sources, found.silent_sources) == (2, ("0-second",), (SOURCE,))
     assert one(resources.engine, training_jobs, id=1)["attempt"] == 2
+
+
+@pytest.mark.parametrize("attempt", [1, 5])
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_an_inferred_end_moves_no_attempt(
+    resources: Resources, sender: Sender, attempt: int, *, is_in_one_batch: bool
+) -> None:
+    """Whatever attempt its sender states, the source goes on in its own, and its completion ends the job."""
+    sender.send(logs("a", started_at=NOW_NS), source="0-old", attempt=1)
+    drain(resources)
+    sender.send(completion("failed", produced={"logs": 1, "completions": 1}), source="0-old", attempt=1)
+    drain(resources, "completions")
+    sender.send(logs("b", started_at=NOW_NS + 9 * SECOND_NS), source=SOURCE, attempt=0)
+    drain(resources)
+    sender.send(inferred(), source="hostile", attempt=attempt)
+    if not is_in_one_batch:
+        drain(resources, "completions")
+    sender.send(logs("c", started_at=NOW_NS + 9 * SECOND_NS), source=SOURCE, attempt=0)
+    drain(resources)
+    sender.send(own(exit_code=0, ts=NOW_NS + 20 * SECOND_NS), source=SOURCE, attempt=0)
+    drain(resources, "completions")
+    job = one(resources.engine, training_jobs, id=1)
+    assert (job["attempt"], job["status"], job["exit_code"]) == (2, "completed", 0)
+    assert rows(resources.engine, training_logs, "attempt") == [1, 2, 2]
+    with resources.engine.connect() as connection:
+        attempts = {row.source: row.attempt for row in find_positions(connection, 1)}
+    assert attempts[SOURCE] == 2
+
+
+def test_a_sender_of_inferred_ends_keeps_its_attempt(resources: Resources, sender: Sender) -> None:
+    """A source of attempt 2 that sends what one of attempt 1 left goes on in attempt 2."""
+    sender.send(logs("a"), source="0-old", attempt=1)
+    sender.send(logs("b"), source=SOURCE, attempt=2)
+    drain(resources)
+    sender.send(inferred(of="0-old"), source=SOURCE, attempt=0)
+    sender.send(logs("c"), source=SOURCE, attempt=0)
+    drain(resources, "completions")
+    drain(resources)
+    assert rows(resources.engine, training_logs, "attempt") == [1, 2, 2]
 
 
 def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Sender) -> None:
