@@ -75,11 +75,14 @@ class Position:
         self._extend(last)
         return [(first, min(end, last)) for first, end in self.missing if first <= last]
 
-    def reopen(self, seq: int) -> None:
-        """Forget that `seq` arrived, so that it may come again."""
-        index = bisect_right(self.missing, (seq, seq))
-        self.missing.insert(index, (seq, seq))
+    def reopen(self, seq: int) -> bool:
+        """Forget that `seq` arrived, so that it may come again; return False where it has not arrived."""
+        missing, lost = _overlapping(self.missing, seq, seq), _overlapping(self.lost, seq, seq)
+        if not 1 <= seq <= self.last_seq or missing[0] < missing[1] or lost[0] < lost[1]:
+            return False
+        self.missing.insert(missing[0], (seq, seq))
         self.missing_count += 1
+        return True
 
     @property
     def contiguous(self) -> int:

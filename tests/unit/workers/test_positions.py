@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -57,10 +58,20 @@ def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
     position = Position()
     for seq in [*seqs, again]:
         position.accept(seq)
-    position.reopen(again)
+    assert position.reopen(again)
+    assert not position.reopen(again)
     assert position.contiguous < again
+    assert position.received == len({*seqs, again}) - 1
     assert position.accept(again)
     assert not position.accept(again)
+
+
+def test_only_what_has_arrived_is_reopened() -> None:
+    """A number that is missing, lost or beyond the last one stays what it is."""
+    position = Position(missing=[(3, 9)], lost=[(12, 14, "damaged")], last_seq=20)
+    before = copy.deepcopy(position)
+    assert not any(position.reopen(seq) for seq in (0, 3, 9, 12, 14, 21, 5 * 10**9))
+    assert position == before
 
 
 def test_ranges_are_said_as_trainers_read_them() -> None:
