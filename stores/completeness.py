@@ -86,6 +86,8 @@ class Completeness:
     losses: tuple[Position, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
     """Ranks that have not reported: whether they made anything is unknown."""
+    uncounted_sources: tuple[str, ...] = ()
+    """Sources whose completion does not count each kind that they sent: whether they made more is unknown."""
     unnumbered: Mapping[str, int] = field(default_factory=dict)
     """Dead letters by source that are no part of the sum: their numbers cannot be believed, or they have none."""
 
@@ -102,7 +104,8 @@ class Completeness:
             return "open"
         if self.missing:
             return "incomplete"
-        if self.silent_sources or self.absent_ranks or self.unnumbered or self.status == "lost":
+        doubts = (self.silent_sources, self.uncounted_sources, self.absent_ranks, self.unnumbered)
+        if any(doubts) or self.status == "lost":
             return "unproven"
         return "accounted" if self.dead_lettered or self.lost or self.dropped else "complete"
 
@@ -120,7 +123,7 @@ class Completeness:
             f"{self.dropped:,} dropped"
         )
         named = f"{self._named_gaps()}{self._named_losses()}{self._named_silent()}{self._named_ranks()}"
-        named += self._named_unnumbered()
+        named += f"{self._named_uncounted()}{self._named_unnumbered()}"
         return f"{self.state}: {total}{named}"
 
     def _named_gaps(self) -> str:
@@ -139,6 +142,11 @@ class Completeness:
         if not self.silent_sources:
             return ""
         return f"; ended without a completion: {_listed(list(self.silent_sources), ', ')}"
+
+    def _named_uncounted(self) -> str:
+        if not self.uncounted_sources:
+            return ""
+        return f"; completed without `produced` of every kind: {_listed(list(self.uncounted_sources), ', ')}"
 
     def _named_ranks(self) -> str:
         if not self.absent_ranks:
@@ -163,6 +171,7 @@ def assess(
     # Their end was inferred by whoever sent their leftovers.
     killed = {row.source for row in rows if row.produced is not None} - ended
     quiet = {row.source for row in rows} - ended - killed
+    uncounted = {row.source for row in rows if row.last_seq and row.produced is None} & ended
     # A lost attempt is given up, and so is one that another has followed.
     open_sources = {row.source for row in rows if row.attempt >= attempt} & quiet if status != "lost" else set()
     made = sum(row.made for row in rows)
@@ -190,6 +199,7 @@ def assess(
         open_sources=tuple(sorted(open_sources)),
         silent_sources=tuple(sorted(killed | quiet - open_sources)),
         absent_ranks=absent_ranks(rows),
+        uncounted_sources=tuple(sorted(uncounted)),
         unnumbered=unnumbered or {},
     )
 

@@ -243,7 +243,9 @@ class Batch:
         if not isinstance(body, Completion):
             return
         job_id, source = message.job_id, _ending(message)
-        if body.of is not None:
+        if source != message.source:
+            sender = self._source_row(job_id, message.source, self._kind)
+            sender.produced = _highest(sender.produced, message.seq)  # of it there is no more than this
             if (job_id, source) in self._ended:
                 return
         elif (job_id, source) not in self._ended:
@@ -251,6 +253,10 @@ class Batch:
             self._forget_counts(job_id, source)
         for kind in KINDS:
             produced, dropped = (body.produced or {}).get(kind), (body.dropped or {}).get(kind)
+            if kind == "completions" and not set(KINDS).issuperset(body.produced or ()):
+                produced = (
+                    None  # a kind that does not exist: the sum names the source, for something is not counted
+                )
             if produced is None and dropped is None:
                 continue
             row = self._source_row(job_id, source, kind)

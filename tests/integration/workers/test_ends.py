@@ -218,6 +218,22 @@ def test_a_sender_of_inferred_ends_keeps_its_attempt(resources: Resources, sende
     assert rows(resources.engine, training_logs, "attempt") == [1, 2, 2]
 
 
+@pytest.mark.parametrize("counts", [None, {"log": 50}, {"log": 50, "completions": 1}, {"completions": 1}])
+@pytest.mark.parametrize("is_in_logs", [True, False])
+def test_a_completion_that_does_not_count_proves_nothing(
+    resources: Resources, sender: Sender, counts: dict[str, int] | None, *, is_in_logs: bool
+) -> None:
+    """Without `produced`, with a kind that does not exist, or without one that was sent: nobody knows the rest."""
+    if is_in_logs:
+        send(sender, logs("a"))
+        drain(resources)
+    send(sender, completion(produced=counts, started_at=NOW_NS))
+    drain(resources, "completions")
+    is_counted = counts == {"completions": 1} and not is_in_logs
+    assert sum_of(resources).state == ("complete" if is_counted else "unproven")
+    assert sum_of(resources).uncounted_sources == (() if is_counted else (SOURCE,))
+
+
 def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Sender) -> None:
     """Its messages are missing until they come; a name with a NUL is stored visibly."""
     sender.send(inferred(of="\x00", logs=1), source="x~end", attempt=0)
@@ -242,11 +258,11 @@ def test_a_world_size_out_of_bounds_is_dead_lettered(resources: Resources, sende
 def test_a_world_of_ranks_is_stored(resources: Resources, sender: Sender) -> None:
     """Rank 0 of three says so at its start; rank 1, of another language, sends its rank alone."""
     sender.send(Metrics(ts=NOW_NS, progress=Progress(status="running"), world_size=3, rank=0))
-    sender.send(own(logs=0, rank=0))
+    sender.send(completion(produced={"metrics": 1, "completions": 1}, started_at=NOW_NS, rank=0))
     lines = logs("a")
     lines.rank = 1
     sender.send(lines, source="1-other")
-    sender.send(completion(rank=1), source="1-other")
+    sender.send(completion(rank=1, produced={"logs": 1, "completions": 1}), source="1-other")
     for kind in ("metrics", "logs", "completions"):
         drain(resources, kind)
     found = sum_of(resources)
