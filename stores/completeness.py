@@ -86,6 +86,10 @@ class Completeness:
     losses: tuple[Position, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
     """Ranks that have not reported: whether they made anything is unknown."""
+    uncounted_sources: tuple[str, ...] = ()
+    """Sources whose completion does not count each kind that they sent: whether they made more is unknown."""
+    unnumbered: Mapping[str, int] = field(default_factory=dict)
+    """Dead letters by source that are no part of the sum: their numbers cannot be believed, or they have none."""
 
     @property
     def state(self) -> State:
@@ -100,7 +104,8 @@ class Completeness:
             return "open"
         if self.missing:
             return "incomplete"
-        if self.silent_sources or self.absent_ranks or self.status == "lost":
+        doubts = (self.silent_sources, self.uncounted_sources, self.absent_ranks, self.unnumbered)
+        if any(doubts) or self.status == "lost":
             return "unproven"
         return "accounted" if self.dead_lettered or self.lost or self.dropped else "complete"
 
@@ -118,6 +123,7 @@ class Completeness:
             f"{self.dropped:,} dropped"
         )
         named = f"{self._named_gaps()}{self._named_losses()}{self._named_silent()}{self._named_ranks()}"
+        named += f"{self._named_uncounted()}{self._named_unnumbered()}"
         return f"{self.state}: {total}{named}"
 
     def _named_gaps(self) -> str:
@@ -137,20 +143,35 @@ class Completeness:
             return ""
         return f"; ended without a completion: {_listed(list(self.silent_sources), ', ')}"
 
+    def _named_uncounted(self) -> str:
+        if not self.uncounted_sources:
+            return ""
+        return f"; completed without `produced` of every kind: {_listed(list(self.uncounted_sources), ', ')}"
+
     def _named_ranks(self) -> str:
         if not self.absent_ranks:
             return ""
         named = [ranks.shown(self.attempt) for ranks in self.absent_ranks]
         return f"; not reported: {_listed(named, '; ')}"
 
+    def _named_unnumbered(self) -> str:
+        named = [f"{count:,} of {source}" for source, count in self.unnumbered.items()]
+        return f"; dead letters beyond the sum: {_listed(named, ', ')}" if named else ""
 
-def assess(positions: Iterable[Position], attempt: int, status: Status) -> Completeness:
-    """Add up the positions of a job whose newest attempt is `attempt`, and has this status."""
+
+def assess(
+    positions: Iterable[Position], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
+) -> Completeness:
+    """Add up the positions of a job whose newest attempt is `attempt`, and has this status.
+
+    `unnumbered` are its dead letters that no position counts, by source.
+    """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}
     # Their end was inferred by whoever sent their leftovers.
     killed = {row.source for row in rows if row.produced is not None} - ended
     quiet = {row.source for row in rows} - ended - killed
+    uncounted = {row.source for row in rows if row.last_seq and row.produced is None} & ended
     # A lost attempt is given up, and so is one that another has followed.
     open_sources = {row.source for row in rows if row.attempt >= attempt} & quiet if status != "lost" else set()
     made = sum(row.made for row in rows)
@@ -178,6 +199,8 @@ def assess(positions: Iterable[Position], attempt: int, status: Status) -> Compl
         open_sources=tuple(sorted(open_sources)),
         silent_sources=tuple(sorted(killed | quiet - open_sources)),
         absent_ranks=absent_ranks(rows),
+        uncounted_sources=tuple(sorted(uncounted)),
+        unnumbered=unnumbered or {},
     )
 
 

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
-from schemas.tables import source_positions
+from schemas.tables import dead_letters, source_positions
 from stores.completeness import Completeness, Position, assess
 from stores.jobs import Job
 
 
 def find_completeness(connection: Connection, job: Job) -> Completeness:
     """Return where all messages of a job are."""
-    return assess(find_positions(connection, job.id), job.attempt, job.status)
+    positions, unnumbered = find_positions(connection, job.id), find_unnumbered(connection, job.id)
+    return assess(positions, job.attempt, job.status, unnumbered)
+
+
+def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
+    """Return how many dead letters of each source of a job are counted by none of its positions."""
+    letters = dead_letters.c
+    wanted = (
+        select(letters.source, func.count().label("letters"))
+        .where(letters.job_id == job_id, letters.source.is_not(None), letters.seq.is_(None))
+        .group_by(letters.source)
+        .order_by(letters.source)
+    )
+    return {row.source: row.letters for row in connection.execute(wanted)}
 
 
 def find_positions(connection: Connection, job_id: int) -> list[Position]:

@@ -54,6 +54,12 @@ class Batch:
         self._sources = source_rows.load_positions(connection, sources | _ended_by_others(contents))
         self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
         self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
+        self._ended = {
+            (job_id, source)
+            for (job_id, source, of), row in self._sources.items()
+            if of == "completions" and row.position.received > row.dead_lettered
+        }
+        """Sources of which a completion of their own is stored."""
         self.duplicates = 0
         self.stored = 0
         self.letters: list[Rejected] = []
@@ -123,12 +129,15 @@ class Batch:
         new = []
         for arrival in self._arrivals:
             said = arrival.content
-            if said.job_id is None or said.source is None or said.seq is None:
-                assert isinstance(said, Rejected)  # noqa: S101 - a message always says all three
+            if said.job_id is None or said.source is None:
+                assert isinstance(said, Rejected)  # noqa: S101 - a message always states both
                 self.letters.append(said)
                 continue
             row = self._source_row(said.job_id, said.source, self._kind)
-            if isinstance(said, Lost):
+            if said.seq is None:
+                assert isinstance(said, Rejected)  # noqa: S101 - a message always states its number
+                self.letters.append(said)
+            elif isinstance(said, Lost):
                 self._lose(arrival, said, row)
             elif said.seq > row.position.last_seq + MAX_JUMP:
                 self.letters.append(_jumped(arrival, row.position.last_seq))
@@ -183,6 +192,8 @@ class Batch:
         else:
             self.stored += len(arrivals)
             self._messages.extend(messages)
+            for message in messages:
+                self._note_counts(message)
 
     def _write(self, messages: Sequence[Message]) -> None:
         """Encode and COPY the rows of these messages, and fold them into their jobs."""
@@ -201,37 +212,64 @@ class Batch:
     def _fold(self, message: Message, earlier: EarlierAttempts) -> Iterable[rows.Row]:
         """Fold one message into its job; return its rows."""
         body, job = message.body, self._jobs[message.job_id]
-        source = message.source if not isinstance(body, Completion) or body.of is None else visible(body.of)
-        attempt = job.attempt_of(message, self._attempts.get((message.job_id, source)))
-        self._attempts[message.job_id, message.source] = self._attempts[message.job_id, source] = attempt
+        attempt = self._attempt_of(message)
         self._source_row(message.job_id, message.source, self._kind).note_place(body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
         origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))
         if isinstance(body, Completion):
-            self._note_counts(origin.job_id, source, body)
             return self._traceback_rows(job, origin, body)
         return _rows(job, origin, self._kind, body)
 
-    def _note_counts(self, job_id: int, source: str, body: Completion) -> None:
-        """Note how many messages a source made: its own counts, or without these the highest of inferred ends."""
-        is_inferred = body.of is not None
-        if is_inferred and self._has_own_end(job_id, source):
+    def _attempt_of(self, message: Message) -> int:
+        """Return the attempt that a message belongs to, and note it for the source; an inferred end moves none."""
+        job, sender, source = self._jobs[message.job_id], message.source, _ending(message)
+        known = self._attempts.get((message.job_id, source))
+        if source == sender:
+            attempt = job.attempt_of(message, known)
+            self._attempts[message.job_id, sender] = attempt
+            return attempt
+        attempt = known or job.attempt_of(message, None)
+        for each in (source, sender):
+            self._attempts.setdefault((message.job_id, each), attempt)
+        return attempt
+
+    def _note_counts(self, message: Message) -> None:
+        """Note how many messages a source made: the highest counts of its own completions, once these are stored.
+
+        Those of inferred ends hold only until the first of them, which replaces them in every kind.
+        """
+        body = message.body
+        if not isinstance(body, Completion):
             return
+        job_id, source = message.job_id, _ending(message)
+        if source != message.source:
+            sender = self._source_row(job_id, message.source, self._kind)
+            sender.produced = _highest(sender.produced, message.seq)  # of it there is no more than this
+            if (job_id, source) in self._ended:
+                return
+        elif (job_id, source) not in self._ended:
+            self._ended.add((job_id, source))
+            self._forget_counts(job_id, source)
         for kind in KINDS:
             produced, dropped = (body.produced or {}).get(kind), (body.dropped or {}).get(kind)
+            if kind == "completions" and not set(KINDS).issuperset(body.produced or ()):
+                produced = (
+                    None  # a kind that does not exist: the sum names the source, for something is not counted
+                )
             if produced is None and dropped is None:
                 continue
             row = self._source_row(job_id, source, kind)
-            if is_inferred:
-                produced, dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
-            row.produced, row.dropped = produced, dropped
+            row.produced, row.dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
             self._changed.add((job_id, source, kind))
 
-    def _has_own_end(self, job_id: int, source: str) -> bool:
-        """Return whether a completion of the source itself is stored."""
-        row = self._sources.get((job_id, source, "completions"))
-        return row is not None and row.position.received > row.dead_lettered
+    def _forget_counts(self, job_id: int, source: str) -> None:
+        """Drop what others inferred: that names kinds which the completion of the source need not name."""
+        for kind in KINDS:
+            row = self._sources.get((job_id, source, kind))
+            if row is not None and (row.produced, row.dropped) != (None, None):
+                row.produced = row.dropped = None
+                self._changed.add((job_id, source, kind))
 
     def _traceback_rows(self, job: JobState, origin: rows.Origin, body: Completion) -> Iterable[rows.Row]:
         traceback = log_lines(body)
@@ -268,13 +306,13 @@ _COPIED_INTO: dict[Kind, tuple[str, Mapping[str, str]]] = {
 def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
     said = arrival.content
     detail = f"seq {said.seq} after {last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
-    return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source, said.seq)
+    return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source)
 
 
 def _scattered(arrival: Arrival) -> Rejected:
     said = arrival.content
     detail = f"seq {said.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
-    return Rejected(arrival.raw, "scattered", detail, said.job_id, said.attempt, said.source, said.seq)
+    return Rejected(arrival.raw, "scattered", detail, said.job_id, said.attempt, said.source)
 
 
 def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:
@@ -284,6 +322,12 @@ def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple
         for said in contents
         if isinstance(said, Message) and isinstance(said.body, Completion) and said.body.of is not None
     }
+
+
+def _ending(message: Message) -> str:
+    """Return the source that a message is about: its own, or the one of which it infers the end."""
+    body = message.body
+    return message.source if not isinstance(body, Completion) or body.of is None else visible(body.of)
 
 
 def _highest(*counts: int | None) -> int | None:

@@ -39,7 +39,10 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 
 
 def discard(engine: Engine, letter_id: int) -> None:
-    """Delete the letter; its job goes on counting it as dead-lettered. Raises `LookupError` for an unknown one."""
+    """Delete the letter; its job goes on counting it where its source's position does.
+
+    Raises `LookupError` for an unknown one.
+    """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)
 
@@ -65,12 +68,11 @@ def _resending(letter: RowMapping) -> str:
 
 
 def _reopen(connection: Connection, letter: RowMapping) -> None:
-    """Make the source's position expect this message again."""
-    job_id, source, kind = letter["job_id"], letter["source"], letter["kind"]
+    """Make the source's position expect this message again, where it counts the letter."""
+    job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
     if not job_rows.lock_jobs(connection, [job_id]):
         return  # deleted: its drain discards the entry
     row = source_rows.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
-    if row is not None and row.dead_lettered:
-        row.position.reopen(letter["seq"])
+    if row is not None and row.dead_lettered and seq is not None and row.position.reopen(seq):
         row.dead_lettered -= 1
         source_rows.save_positions(connection, {(job_id, source, kind): row})

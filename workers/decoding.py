@@ -65,6 +65,7 @@ class Rejected:
     attempt: int = 0
     source: str | None = None
     seq: int | None = None
+    """The number that it takes in its source's position; None where it takes none, and is in no sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,9 @@ def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str
     detail = detail[:MAX_DETAIL_CHARS]
     if envelope is None:
         return Rejected(raw, reason, detail)
-    return Rejected(raw, reason, detail, envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
+    # A statement of loss that cannot be read is about a number; it is not the message that has it.
+    seq = None if envelope.encoding == LOST else envelope.seq
+    return Rejected(raw, reason, detail, envelope.job_id, envelope.attempt, envelope.source, seq)
 
 
 def visible(text: str) -> str:

@@ -93,7 +93,7 @@ def job(engine: Engine) -> int:
         _position("logs", 2),
         _position("metrics", 2),
         _position("checkpoints", 1),
-        _position("completions", 1, produced=None),
+        _position("completions", 1),
     )
     return 42
 

@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from schemas.routes import stream_key
 from schemas.tables import dead_letters, source_positions, training_logs
+from schemas.wire import Loss, encode_loss
 from tests.factories import Sender, drain, logs, one, rows
 from workers.dead_letters import discard, replay
 from workers.resources import Resources
@@ -60,6 +61,24 @@ def test_a_discarded_letter_stays_counted(letter_id: int, resources: Resources) 
     discard(resources.engine, letter_id)
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
     assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 1
+
+
+def test_a_letter_that_no_position_counts_reopens_nothing(
+    letter_id: int, resources: Resources, sender: Sender
+) -> None:
+    """Replays of a number beyond belief and of a wrong statement of loss leave the sum as it is."""
+    sender.send(logs("far"), seq=5 * 10**9)
+    sender.send_raw("logs", 1, encode_loss(1, 1, "0-test", 2, Loss(last=2, reason="Restored")))
+    drain(resources)
+    before = one(resources.engine, source_positions, job_id=1)
+    others = [letter for letter in rows(resources.engine, dead_letters, "id", order=["id"]) if letter != letter_id]
+    assert len(others) == 2
+    for each in others:
+        replay(resources.engine, sender.client, each)
+    assert drain(resources).dead_lettered == 2
+    after = one(resources.engine, source_positions, job_id=1)
+    names = ("last_seq", "missing", "lost", "dead_lettered")
+    assert [after[name] for name in names] == [before[name] for name in names] == [3, [], [], 1]
 
 
 def test_an_unreadable_letter_can_be_replayed_too(resources: Resources, sender: Sender) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from schemas.messages import Body, Completion, Metrics, Progress
-from schemas.tables import dead_letters, training_jobs
+from schemas.tables import dead_letters, training_jobs, training_logs
 from stores.completeness import Completeness
 from stores.jobs import find_job
-from stores.positions import find_completeness
-from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
+from stores.positions import find_completeness, find_positions
+from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from workers.resources import Resources
 
 SOURCE = "0-ab12cd34"
@@ -86,6 +87,59 @@ def test_the_highest_of_several_inferred_ends_counts(resources: Resources, sende
     assert (found.missing, found.dropped, found.silent_sources) == (2, 7, (SOURCE,))
 
 
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+@pytest.mark.parametrize("counts", [(5, 2), (2, 5)])
+def test_the_highest_of_several_own_completions_counts(
+    resources: Resources, sender: Sender, counts: tuple[int, int], *, is_in_one_batch: bool
+) -> None:
+    """A second completion does not make the sum forget messages that the first has counted."""
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    for number in counts:
+        send(sender, own(logs=number))
+        if not is_in_one_batch:
+            drain(resources, "completions")
+    drain(resources, "completions")
+    assert (sum_of(resources).state, sum_of(resources).missing) == ("incomplete", 3)
+
+
+@pytest.mark.parametrize("is_own_first", [True, False])
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_the_own_completion_replaces_an_inferred_end_in_every_kind(
+    resources: Resources, sender: Sender, *, is_own_first: bool, is_in_one_batch: bool
+) -> None:
+    """Kinds that the completion does not name have no counts of others either, made or dropped."""
+    end = Completion(
+        ts=NOW_NS, status="ended", of=SOURCE, produced={"logs": 7, "checkpoints": 100}, dropped={"metrics": 50}
+    )
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    for body in (own(), end) if is_own_first else (end, own()):
+        send(sender, body)
+        if not is_in_one_batch:
+            drain(resources, "completions")
+    drain(resources, "completions")
+    assert sum_of(resources).line.startswith("complete: 4 messages produced = 4 stored")
+
+
+def test_a_completion_that_postgres_refuses_counts_nothing(resources: Resources, sender: Sender) -> None:
+    """Its counts are not those of the source: the next completion decides."""
+    send(sender, logs("a"), logs("b"))
+    drain(resources)
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content NOT LIKE '%poison%')")
+        )
+    try:
+        send(sender, own(logs=9, status="failed", traceback="poison"), own())
+        drain(resources, "completions")
+    finally:
+        with resources.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT IF EXISTS no_poison"))
+    assert rows(resources.engine, dead_letters, "reason", order=["id"]) == ["refused"]
+    assert (sum_of(resources).state, sum_of(resources).missing) == ("accounted", 0)
+
+
 def test_a_resend_of_an_inferred_end_is_a_duplicate(resources: Resources, sender: Sender) -> None:
     """Under its own name it is stored once."""
     for _ in range(2):
@@ -125,6 +179,61 @@ def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resourc
     assert one(resources.engine, training_jobs, id=1)["attempt"] == 2
 
 
+@pytest.mark.parametrize("attempt", [1, 5])
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_an_inferred_end_moves_no_attempt(
+    resources: Resources, sender: Sender, attempt: int, *, is_in_one_batch: bool
+) -> None:
+    """Whatever attempt its sender states, the source goes on in its own, and its completion ends the job."""
+    sender.send(logs("a", started_at=NOW_NS), source="0-old", attempt=1)
+    drain(resources)
+    sender.send(completion("failed", produced={"logs": 1, "completions": 1}), source="0-old", attempt=1)
+    drain(resources, "completions")
+    sender.send(logs("b", started_at=NOW_NS + 9 * SECOND_NS), source=SOURCE, attempt=0)
+    drain(resources)
+    sender.send(inferred(), source="hostile", attempt=attempt)
+    if not is_in_one_batch:
+        drain(resources, "completions")
+    sender.send(logs("c", started_at=NOW_NS + 9 * SECOND_NS), source=SOURCE, attempt=0)
+    drain(resources)
+    sender.send(own(exit_code=0, ts=NOW_NS + 20 * SECOND_NS), source=SOURCE, attempt=0)
+    drain(resources, "completions")
+    job = one(resources.engine, training_jobs, id=1)
+    assert (job["attempt"], job["status"], job["exit_code"]) == (2, "completed", 0)
+    assert rows(resources.engine, training_logs, "attempt") == [1, 2, 2]
+    with resources.engine.connect() as connection:
+        attempts = {row.source: row.attempt for row in find_positions(connection, 1)}
+    assert attempts[SOURCE] == 2
+
+
+def test_a_sender_of_inferred_ends_keeps_its_attempt(resources: Resources, sender: Sender) -> None:
+    """A source of attempt 2 that sends what one of attempt 1 left goes on in attempt 2."""
+    sender.send(logs("a"), source="0-old", attempt=1)
+    sender.send(logs("b"), source=SOURCE, attempt=2)
+    drain(resources)
+    sender.send(inferred(of="0-old"), source=SOURCE, attempt=0)
+    sender.send(logs("c"), source=SOURCE, attempt=0)
+    drain(resources, "completions")
+    drain(resources)
+    assert rows(resources.engine, training_logs, "attempt") == [1, 2, 2]
+
+
+@pytest.mark.parametrize("counts", [None, {"log": 50}, {"log": 50, "completions": 1}, {"completions": 1}])
+@pytest.mark.parametrize("is_in_logs", [True, False])
+def test_a_completion_that_does_not_count_proves_nothing(
+    resources: Resources, sender: Sender, counts: dict[str, int] | None, *, is_in_logs: bool
+) -> None:
+    """Without `produced`, with a kind that does not exist, or without one that was sent: nobody knows the rest."""
+    if is_in_logs:
+        send(sender, logs("a"))
+        drain(resources)
+    send(sender, completion(produced=counts, started_at=NOW_NS))
+    drain(resources, "completions")
+    is_counted = counts == {"completions": 1} and not is_in_logs
+    assert sum_of(resources).state == ("complete" if is_counted else "unproven")
+    assert sum_of(resources).uncounted_sources == (() if is_counted else (SOURCE,))
+
+
 def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Sender) -> None:
     """Its messages are missing until they come; a name with a NUL is stored visibly."""
     sender.send(inferred(of="\x00", logs=1), source="x~end", attempt=0)
@@ -149,11 +258,11 @@ def test_a_world_size_out_of_bounds_is_dead_lettered(resources: Resources, sende
 def test_a_world_of_ranks_is_stored(resources: Resources, sender: Sender) -> None:
     """Rank 0 of three says so at its start; rank 1, of another language, sends its rank alone."""
     sender.send(Metrics(ts=NOW_NS, progress=Progress(status="running"), world_size=3, rank=0))
-    sender.send(own(logs=0, rank=0))
+    sender.send(completion(produced={"metrics": 1, "completions": 1}, started_at=NOW_NS, rank=0))
     lines = logs("a")
     lines.rank = 1
     sender.send(lines, source="1-other")
-    sender.send(completion(rank=1), source="1-other")
+    sender.send(completion(rank=1, produced={"logs": 1, "completions": 1}), source="1-other")
     for kind in ("metrics", "logs", "completions"):
         drain(resources, kind)
     found = sum_of(resources)

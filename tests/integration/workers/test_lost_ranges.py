@@ -12,7 +12,7 @@ from schemas.routes import acks_key
 from schemas.tables import dead_letters, source_positions, training_jobs, training_logs
 from schemas.wire import Loss, encode_entry, encode_loss
 from stores.completeness import assess
-from stores.positions import find_positions
+from stores.positions import find_positions, find_unnumbered
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from workers import positions
 from workers.resources import Resources
@@ -27,7 +27,7 @@ def acks(resources: Resources) -> dict[str, str]:
 def line(resources: Resources) -> str:
     """Return the sum of job 1."""
     with resources.engine.connect() as connection:
-        return assess(find_positions(connection, 1), 1, "completed").line
+        return assess(find_positions(connection, 1), 1, "completed", find_unnumbered(connection, 1)).line
 
 
 def test_a_lost_range_closes_the_gap(resources: Resources, sender: Sender) -> None:
@@ -120,6 +120,35 @@ def test_a_wrong_statement_is_dead_lettered(
     assert rows(resources.engine, dead_letters, "reason", order=("id",)) == [reason]
 
 
+@pytest.mark.parametrize(
+    ("seq", "body"),
+    [
+        (2, {"last": 2, "reason": "Restored"}),
+        (2, {"last": 1, "reason": "restored"}),
+        (2, {"last": "2", "reason": "restored"}),
+        (3, {"last": 3, "reason": "disk_full"}),
+    ],
+)
+@pytest.mark.parametrize("is_in_one_batch", [True, False])
+def test_a_wrong_statement_takes_no_number(
+    resources: Resources, sender: Sender, seq: int, body: dict[str, Any], *, is_in_one_batch: bool
+) -> None:
+    """The message that has the number of a statement that cannot be read is stored, whichever comes first."""
+    sender.send(logs("line 1"), seq=1)
+    entry = encode_loss(1, 1, "0-test", seq, Loss(last=seq, reason="x"))
+    sender.send_raw("logs", 1, entry | {"body": msgspec.msgpack.encode(body)})
+    if not is_in_one_batch:
+        drain(resources)
+        assert acks(resources) == {"0-test:logs": "1"}
+    for number in (2, 3):
+        sender.send(logs(f"line {number}"), seq=number)
+    drain(resources)
+    assert rows(resources.engine, training_logs, "content") == ["line 1", "line 2", "line 3"]
+    row = one(resources.engine, source_positions, source="0-test")
+    assert (row["last_seq"], row["missing"], row["lost"], row["dead_lettered"]) == (3, [], [], 0)
+    assert rows(resources.engine, dead_letters, "source", "seq", order=["id"]) == [("0-test", None)]
+
+
 def test_a_completion_publishes_how_far_the_other_kinds_are(resources: Resources, sender: Sender) -> None:
     """After a restore of Postgres the trainer learns with its completion's ack that older messages are gone."""
     sender.send(logs("a"))
@@ -164,4 +193,17 @@ def test_a_source_with_too_many_holes_is_dead_lettered(
     drain(resources)
     assert rows(resources.engine, training_logs, "content") == ["line 1", "line 3", "line 5", "line 6", "line 4"]
     letters = rows(resources.engine, dead_letters, "seq", "reason", order=["entry_id"])
-    assert letters == [(7, "scattered")]
+    assert letters == [(None, "scattered")]
+
+
+def test_a_dead_letter_without_a_number_proves_nothing(resources: Resources, sender: Sender) -> None:
+    """A message whose number cannot be believed is in no count: the sum names it and is not `complete`."""
+    sender.send(logs("a"))
+    sender.send(logs("far"), seq=5 * 10**9)
+    drain(resources)
+    sender.send(completion(produced={"logs": 1, "completions": 1}))
+    drain(resources, "completions")
+    assert line(resources) == (
+        "unproven: 2 messages produced = 2 stored + 0 dead-lettered + 0 missing + 0 dropped"
+        "; dead letters beyond the sum: 1 of 0-test"
+    )

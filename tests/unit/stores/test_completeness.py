@@ -64,9 +64,17 @@ def test_the_state_follows_the_status(status: Status, state: State) -> None:
     assert _assess(*_source(3), status=status).state == state
 
 
-def test_a_completion_without_counts_ends_its_source() -> None:
-    """A trainer in another language may complete without `produced`."""
-    assert _assess(_position(last_seq=3), _position("completions", last_seq=1)).state == "complete"
+@pytest.mark.parametrize(("logs", "completions"), [(None, None), (3, None), (None, 1)])
+def test_a_completion_without_counts_proves_nothing(logs: int | None, completions: int | None) -> None:
+    """A trainer in another language may complete without `produced`, or misspell a kind: its source has ended."""
+    rows = (
+        _position(last_seq=3, produced=logs),
+        _position("completions", last_seq=1, produced=completions),
+        *_source(2, source="1-other"),
+    )
+    found = _assess(*rows)
+    assert (found.state, found.may_grow, found.uncounted_sources) == ("unproven", False, ("0-ab12cd34",))
+    assert found.line.endswith("; completed without `produced` of every kind: 0-ab12cd34")
 
 
 def test_a_dead_lettered_completion_ends_nothing() -> None:
@@ -92,7 +100,7 @@ def test_a_crashed_earlier_attempt_is_named() -> None:
 def test_a_killed_source_is_unproven_and_named() -> None:
     """Who sent its leftovers counted them; whether it made more is not known."""
     killed = _position(last_seq=5, produced=5, dropped=2)
-    end = _position("completions", source="0-ab12cd34~end-00000000", last_seq=1)
+    end = _position("completions", source="0-ab12cd34~end-00000000", last_seq=1, produced=1)
     assert _assess(killed, end, *_source(7, source="0-launcher")).line == (
         "unproven: 16 messages produced = 14 stored + 0 dead-lettered + 0 missing + 2 dropped"
         "; ended without a completion: 0-ab12cd34"

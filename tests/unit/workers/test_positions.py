@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +47,7 @@ def test_lost_numbers_are_neither_here_nor_missing(steps: list[tuple[int, int, s
     assert missing == set(range(1, max([*here, *lost], default=0) + 1)) - here - lost.keys()
     assert {n: reason for first, last, reason in position.lost for n in range(first, last + 1)} == lost
     assert (position.received, position.lost_count) == (len(here), len(lost))
+    assert position.missing_count == len(missing)
     assert position.missing == sorted(position.missing)
     assert position.lost == sorted(position.lost)
 
@@ -53,10 +58,20 @@ def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
     position = Position()
     for seq in [*seqs, again]:
         position.accept(seq)
-    position.reopen(again)
+    assert position.reopen(again)
+    assert not position.reopen(again)
     assert position.contiguous < again
+    assert position.received == len({*seqs, again}) - 1
     assert position.accept(again)
     assert not position.accept(again)
+
+
+def test_only_what_has_arrived_is_reopened() -> None:
+    """A number that is missing, lost or beyond the last one stays what it is."""
+    position = Position(missing=[(3, 9)], lost=[(12, 14, "damaged")], last_seq=20)
+    before = copy.deepcopy(position)
+    assert not any(position.reopen(seq) for seq in (0, 3, 9, 12, 14, 21, 5 * 10**9))
+    assert position == before
 
 
 def test_ranges_are_said_as_trainers_read_them() -> None:
@@ -76,3 +91,65 @@ def test_a_position_has_a_bounded_number_of_ranges(monkeypatch: pytest.MonkeyPat
     assert position.would_scatter(4, 5, lost=True)
     assert position.would_scatter(51, 60, lost=True)
     assert not position.would_scatter(3, 9, lost=True)
+    assert position.would_scatter(3, 5, lost=True)  # the rest of the gap is a range, and so is this
+    assert position.would_scatter(25, 29, lost=True)
+    assert not position.would_scatter(41, 45, lost=True)  # nothing of it is missing
+
+
+def test_a_source_that_gives_many_reasons_has_a_bounded_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap that is declared lost number by number, each for another reason, does not grow without end."""
+    monkeypatch.setattr(positions, "MAX_RANGES", 10)
+    position = Position(missing=[(1, 1000)], last_seq=1000)
+    for seq in range(1, 500):
+        if not position.would_scatter(seq, seq, lost=True):
+            position.lose(seq, seq, "ab"[seq % 2])
+    assert len(position.missing) + len(position.lost) <= 12
+
+
+class _Counted(list[Any]):
+    """A list that counts how many of its elements are read or replaced."""
+
+    def __init__(self, elements: Iterable[Any] = ()) -> None:
+        super().__init__(elements)
+        self.touched = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        self.touched += len(found) if isinstance(index, slice) else 1
+        return found
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.touched += len(value) if isinstance(index, slice) else 1
+        super().__setitem__(index, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.touched += len(self)
+        return super().__iter__()
+
+
+def test_one_entry_touches_few_ranges() -> None:
+    """Statements that change nothing or one range cost the same with ten thousand ranges as with ten."""
+    count = positions.MAX_RANGES // 2
+    gaps = _Counted((first, first + 1) for first in range(4, 4 + 8 * count, 8))
+    lost = _Counted((first + 4, first + 4, "ab"[number % 2]) for number, (first, _) in enumerate(gaps))
+    last = gaps[-1][1] + 5
+    position = Position(last, gaps, lost)
+    steps: list[Callable[[], object]] = [
+        lambda: position.lose(1, 3, "restored"),
+        lambda: position.lose(lost[count // 2][0], lost[count // 2][0], "restored"),
+        lambda: position.lose(gaps[7][0], gaps[7][1], "restored"),
+        lambda: position.lose(gaps[9][1], gaps[9][1], "restored"),
+        lambda: position.lose(position.last_seq, position.last_seq + 1, "restored"),
+        lambda: position.would_scatter(5, 6),
+        lambda: position.would_scatter(1, 3, lost=True),
+        lambda: position.accept(gaps[5][0]),
+        lambda: position.accept(lost[5][0]),
+        lambda: position.accept(1),
+        lambda: (position.received, position.lost_count, position.contiguous),
+    ]
+    for number, step in enumerate(steps):
+        gaps.touched = lost.touched = 0
+        step()
+        assert position.missing is gaps
+        assert position.lost is lost
+        assert gaps.touched + lost.touched < 100, number
