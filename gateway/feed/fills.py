@@ -14,6 +14,7 @@ from gateway.feed.standing import Standing
 from schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from schemas.non_finite import shown_float
 from schemas.tables import deleted_jobs, training_checkpoints, training_jobs, training_logs, training_metrics
+from stores.columns import MOST_SHOWN_NAMES, job_columns
 from stores.event_rows import log_line, select_lines, ts_of, values_of
 
 MAX_READ_BYTES: Final = 1024 * 1024
@@ -76,7 +77,8 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 def read_looks(connection: Connection, heard: Mapping[int, int]) -> dict[int, Look]:
     """Return how these jobs stand; `heard` is how much had been heard of each before."""
     jobs = training_jobs.c
-    columns = [jobs.id, *(jobs[name] for name in (*_LAST.values(), *_STATE))]
+    state = job_columns(Standing, training_jobs, MOST_SHOWN_NAMES)
+    columns = [jobs.id, *(jobs[name] for name in _LAST.values()), *state]
     found = connection.execute(select(*columns).where(jobs.id.in_(list(heard)))).mappings()
     return {row["id"]: _look(row, heard[row["id"]]) for row in found}
 

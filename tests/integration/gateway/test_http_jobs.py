@@ -267,3 +267,29 @@ def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
         "detail": "no job 424242 in the database",
         "instance": f"/jobs/424242{path}",
     }
+
+
+def test_large_results_are_bounded(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """A list shows 20 names of each map of results, a job 1,000 and whether these are all; small maps are whole."""
+    insert_names(resources, job, 1, "NULL")
+    name = "'m' || lpad(CAST(n AS text), 5, '0')"
+    values = f"SELECT jsonb_object_agg({name}, n) FROM generate_series(1, {{}}) AS n"
+    set_results = text(
+        f"UPDATE training_jobs SET final_metrics = ({values.format(1000)}), "
+        f"best_metrics = ({values.format(10_000)}) WHERE id = :job"
+    )
+    with resources.engine.begin() as connection:
+        connection.execute(set_results, {"job": job})
+    (listed,) = [item for item in gateway.get("/jobs?limit=200")["items"] if item["id"] == job]
+    assert listed["final_metrics"] == {f"m{n:05}": n for n in range(1, 21)}
+    assert len(listed["best_metrics"] or ()) <= 20
+    shown = gateway.get(f"/jobs/{job}")
+    assert (len(shown["final_metrics"]), len(shown["best_metrics"])) == (1000, 1000)
+    assert not shown["results_complete"]
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training_jobs SET best_metrics = '{}', final_metrics = NULL WHERE id = :job"),
+            {"job": job},
+        )
+    shown = gateway.get(f"/jobs/{job}")
+    assert (shown["final_metrics"], shown["best_metrics"], shown["results_complete"]) == (None, {}, True)
