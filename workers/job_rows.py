@@ -26,7 +26,7 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     ids = sorted(set(job_ids))
     created = connection.execute(_CREATE, {"ids": ids}).rowcount
     found = connection.execute(_LOCK, {"ids": ids})
-    unloaded = dict.fromkeys(RESULTS, UNLOADED)
+    unloaded: dict[str, Any] = dict.fromkeys(RESULTS, UNLOADED)
     jobs = {row["id"]: JobState(**row, **unloaded) for row in found.mappings()}
     # A deletion removes the job's row together with its tombstone: rows that were there have none.
     return _without_deleted(connection, ids, jobs) if created or len(jobs) < len(ids) else jobs

@@ -270,7 +270,7 @@ def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
 
 
 def test_large_results_are_bounded(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """A list shows 20 names of each map of results, a job 1,000 and whether these are all; small maps are whole."""
+    """A list shows 20 names of each map of results, a job 1,000 and whether these are all."""
     insert_names(resources, job, 1, "NULL")
     name = "'m' || lpad(CAST(n AS text), 5, '0')"
     values = f"SELECT jsonb_object_agg({name}, n) FROM generate_series(1, {{}}) AS n"
@@ -293,3 +293,13 @@ def test_large_results_are_bounded(gateway: GatewayServer, resources: Resources,
         )
     shown = gateway.get(f"/jobs/{job}")
     assert (shown["final_metrics"], shown["best_metrics"], shown["results_complete"]) == (None, {}, True)
+
+
+def test_metric_names_are_bounded_in_bytes(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """Names of 1,000 characters fill a megabyte: a job shows so many of them, and the pages have all."""
+    insert_names(resources, job, 1500, "jsonb_build_object(lpad(CAST(n AS text), 1000, '0'), 1)")
+    shown = gateway.get(f"/jobs/{job}")
+    assert (len(shown["metric_names"]), shown["metric_names_complete"]) == (1048, False)
+    first = gateway.get(f"/jobs/{job}/metrics/names?limit=10000")
+    second = gateway.get(f"/jobs/{job}/metrics/names", params={"limit": 10_000, "after": first["next"]})
+    assert (len(first["items"]), len(second["items"]), second["next"]) == (1048, 452, None)
