@@ -303,3 +303,17 @@ def test_metric_names_are_bounded_in_bytes(gateway: GatewayServer, resources: Re
     first = gateway.get(f"/jobs/{job}/metrics/names?limit=10000")
     second = gateway.get(f"/jobs/{job}/metrics/names", params={"limit": 10_000, "after": first["next"]})
     assert (len(first["items"]), len(second["items"]), second["next"]) == (1048, 452, None)
+
+
+def test_values_of_very_large_rows_are_not_read(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """The newest rows that fit are in a list, and of a row that does not its loss; large rows do not add up."""
+    many = "SELECT jsonb_object_agg('m' || k, k) FROM generate_series(1, {}) AS k"
+    values = f"CASE WHEN n = 1 THEN ({many.format(100_000)}) ELSE jsonb_build_object('f1', n) END"
+    insert_names(resources, job, 3, values)
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training_metrics SET loss = 0.5 WHERE job_id = :job AND seq = 1"), {"job": job}
+        )
+    (listed,) = [item for item in gateway.get("/jobs?limit=200")["items"] if item["id"] == job]
+    assert listed["last_metrics"] == {"loss": 0.5, "f1": 3}
+    assert gateway.get(f"/jobs/{job}")["last_metrics"] == {"loss": 0.5, "f1": 3}
