@@ -72,7 +72,10 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobDetail(JobItem, frozen=True, kw_only=True):
-    """A job as its own page shows it; not `metric_names_complete`: `/jobs/{id}/metrics/names` has more."""
+    """A job as its own page shows it; not `metric_names_complete`: `/jobs/{id}/metrics/names` has more.
+
+    Not `results_complete`: `final_metrics` and `best_metrics` have 1,000 names each at most, and there are more.
+    """
 
     params: dict[str, Any] | None
     tags: dict[str, Any] | None
@@ -80,6 +83,7 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     attempts: list[AttemptItem]
     metric_names: list[str]
     metric_names_complete: bool
+    results_complete: bool
     traceback: str | None
 
 

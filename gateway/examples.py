@@ -50,6 +50,7 @@ JOB_DETAIL: Final = JOB | {
     ],
     "metric_names": ["accuracy", "grad_norm", "loss"],
     "metric_names_complete": True,
+    "results_complete": True,
     "traceback": None,
 }
 NAME_PAGE: Final = {"items": ["accuracy", "grad_norm", "loss"], "next": None, "complete": True}

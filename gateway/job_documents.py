@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -11,8 +12,9 @@ from sqlalchemy import Connection, text
 from gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
 from schemas.non_finite import shown_float
 from stores.attempts import Attempt, find_attempts
+from stores.columns import MOST_SHOWN_NAMES, RESULTS
 from stores.jobs import Job, find_job
-from stores.metric_names import MetricNames
+from stores.metric_names import MetricNames, names_within
 from stores.sparklines import last_values, sparklines
 
 LAST_ROWS_IN_LISTS: Final = 30
@@ -47,17 +49,25 @@ def job_detail(
         return None
     attempts = find_attempts(connection, job_id)
     (fields,) = _items(connection, [job], LAST_ROWS)
+    for result in RESULTS:
+        fields[result] = _cut(fields[result])
     known = names.of(connection, job_id, job.last_metric_seq)
+    shown = names_within(sorted(known.names), MOST_NAMES)
     return JobDetail(
         **fields,
         params=job.params,
         tags=job.tags,
         mlflow_url=mlflow_url(mlflow_uri, job, attempts),
         attempts=[_attempt(attempt) for attempt in attempts],
-        metric_names=sorted(known.names)[:MOST_NAMES],
-        metric_names_complete=known.is_complete(job.last_metric_seq) and len(known.names) <= MOST_NAMES,
+        metric_names=shown,
+        metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
+        results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )
+
+
+def _cut(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if values is None else dict(islice(values.items(), MOST_SHOWN_NAMES))
 
 
 def mlflow_url(uri: str | None, job: Job, attempts: Iterable[Attempt]) -> str | None:

@@ -17,6 +17,7 @@ from schemas.limits import (
     MAX_LEVEL_CHARS,
     MAX_LINE_CHARS,
     MAX_METRIC_NAME_CHARS,
+    MAX_RESULTS,
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
@@ -74,9 +75,10 @@ def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> di
         cuts.append(
             f"{name}: {len(numbers) - len(kept):,} names over {MAX_METRIC_NAME_CHARS:,} characters left out"
         )
-    if len(kept) > MAX_ITEMS:
-        cuts.append(f"{name}: the newest {MAX_ITEMS:,} of {len(kept):,} values are kept")
-        kept = dict(islice(kept.items(), len(kept) - MAX_ITEMS, None))
+    most = MAX_RESULTS if name in _MAPS else MAX_ITEMS
+    if len(kept) > most:
+        cuts.append(f"{name}: the newest {most:,} of {len(kept):,} values are kept")
+        kept = dict(islice(kept.items(), len(kept) - most, None))
     return kept
 
 

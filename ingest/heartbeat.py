@@ -188,7 +188,7 @@ class Heart:
         who = "launchers" if self.launcher else "trainers"
         attempt = "" if origin.attempt == ATTEMPT_UNSAID else f" attempt {origin.attempt}"
         here = f"host {os.uname().nodename}, pid {os.getpid()}, since {_local(self._since)}"
-        there = f"host {rival.host}, pid {rival.pid}, since {_local(rival.since)}"
+        there = f"host {_printable(rival.host)}, pid {rival.pid}, since {_local(rival.since)}"
         return (
             f"two live {who} are job {origin.job_id}{attempt} rank {origin.rank or 0}: this one ({here}) and "
             f"another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
@@ -202,6 +202,11 @@ def read_claim(claim: bytes | None) -> Heartbeat | None:
         return None if claim is None else decode_heartbeat(claim)
     except InvalidMessage:
         return None
+
+
+def _printable(name: str | None) -> str:
+    """Return a name from a claim without control characters, which a terminal would obey."""
+    return "unknown" if name is None else "".join(char if char.isprintable() else "\ufffd" for char in name)
 
 
 def _local(at: float | None) -> str:

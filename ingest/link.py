@@ -38,6 +38,7 @@ from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
+MAX_CLAIM_BYTES: Final = 4096
 EVERYTHING: Final = 2**63 - 1
 """As an acknowledged seq: nothing of a deleted job needs to be sent."""
 
@@ -131,16 +132,16 @@ class StreamLink:
         origin, key = heart.origin, self._claim(heart)
         pipe = self._pipeline()
         self._ask_time(pipe)
-        pipe.get(key)
+        _get_claim(pipe, key)
         now, claim = self._execute(pipe, raise_on_error=False)
-        if isinstance(now, Exception) or isinstance(claim, Exception):
+        if isinstance(now, Exception):
             heart.note_outcome(is_taken=False)
             return
         seconds, micros = now
         now_ms = seconds * 1000 + micros // 1000
         heartbeat = encode_heartbeat(heart.heartbeat(now_ms))
         pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
-        if heart.may_claim and heart.may_take(claim):
+        if heart.may_claim and _is_claim(claim) and heart.may_take(_content(claim)):
             pipe.set(key, encode_heartbeat(heart.claim(now_ms)), px=heart.claim_ttl_ms)
         replies = self._execute(pipe, raise_on_error=False)
         heart.note_outcome(is_taken=not isinstance(replies[0], Exception))
@@ -154,8 +155,14 @@ class StreamLink:
         now_ms = seconds * 1000 + micros // 1000
         pipe = self._pipeline()
         pipe.set(key, encode_heartbeat(heart.claim(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
-        pipe.get(key)
-        holder = read_claim(self._execute(pipe)[1])
+        _get_claim(pipe, key)
+        is_set, claim = self._execute(pipe, raise_on_error=False)
+        for reply in (is_set, claim):
+            if isinstance(reply, Exception) and not _is_wrong_type(reply):
+                raise self._unavailable(reply)
+        holder = read_claim(_content(claim))
+        if holder is None and not is_set:  # what is there is no claim
+            return self.claim(heart, by_force=True)
         if holder is None or holder.source == heart.claimant:
             return None
         return Claim(holder, (now_ms - holder.at) / 1000)
@@ -165,8 +172,8 @@ class StreamLink:
         key = self._claim(heart)
         pipe = self._pipeline()
         pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
-        pipe.get(key)
-        holder = read_claim(self._execute(pipe)[1])
+        _get_claim(pipe, key)
+        holder = read_claim(_content(self._execute(pipe, raise_on_error=False)[1]))
         if holder is not None and holder.source == heart.claimant:
             pipe.set(key, b"", px=1)
             self._execute(pipe)
@@ -203,6 +210,24 @@ class StreamLink:
 
     def _unavailable(self, exc: Exception) -> Unavailable:
         return Unavailable(redis_trouble(exc, "" if self._has_answered else self._redis_url))
+
+
+def _get_claim(pipe: Any, key: str) -> None:
+    """Read a claim: no more of the value than a claim has, for anyone can write one."""
+    pipe.getrange(key, 0, MAX_CLAIM_BYTES - 1)
+
+
+def _is_wrong_type(reply: object) -> bool:
+    return isinstance(reply, Exception) and "WRONGTYPE" in str(reply)
+
+
+def _is_claim(reply: object) -> bool:
+    """Tell whether Redis allowed to read the claim; a key of another type may be replaced as an unreadable one."""
+    return not isinstance(reply, Exception) or _is_wrong_type(reply)
+
+
+def _content(reply: object) -> bytes | None:
+    return reply if isinstance(reply, bytes) else None
 
 
 def _taken(batch: Sequence[Held], replies: Sequence[object], sent: Sent) -> list[int]:

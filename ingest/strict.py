@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MISSED_BEATS: Final = 2
 """A process whose claim is so many of its intervals old does not live any more."""
 LOOK_EVERY_S: Final = 0.2
+MOST_WAIT_S: Final = 20.0
+"""A claim that was not renewed for so long is free, whatever interval and time it states: anyone can write one."""
 
 
 class StrictError(RuntimeError):
@@ -51,15 +53,19 @@ class NotStored(StrictError):  # noqa: N818
 
 
 def check_start(
-    link: StreamLink, heart: Heart, redis_url: str, sleep: Callable[[float], None] = time.sleep
+    link: StreamLink,
+    heart: Heart,
+    redis_url: str,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Raise `RedisAway` where Redis does not answer, `RankTaken` where another live process has the rank.
 
     It takes as long as Redis takes to answer, seconds at most. Where it finds the claim of another process it
-    waits until that is renewed, or two heartbeats old: with the usual interval, up to 20 s.
+    waits until that is renewed, or two heartbeats old, and never longer than `MOST_WAIT_S`.
     """
     try:
-        _claim(link, heart, sleep)
+        _claim(link, heart, sleep, clock)
     except Unavailable as exc:
         host = shown_host(redis_url)
         raise RedisAway(
@@ -69,14 +75,18 @@ def check_start(
         link.close()
 
 
-def _claim(link: StreamLink, heart: Heart, sleep: Callable[[float], None]) -> None:
+def _claim(link: StreamLink, heart: Heart, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
     found = first = link.claim(heart)
+    deadline = clock() + MOST_WAIT_S
     while found is not None:
         if first is None or first.holder.source != found.holder.source:
             first = found
         if found.holder.at > first.holder.at:
             raise RankTaken(heart.words_on(found.holder))
-        is_left_behind = found.age_s > MISSED_BEATS * found.holder.every_s
+        is_overdue = clock() >= deadline
+        is_left_behind = is_overdue or found.age_s > MISSED_BEATS * found.holder.every_s
         if not is_left_behind:
             sleep(LOOK_EVERY_S)
         found = link.claim(heart, by_force=is_left_behind)
+        if found is not None and is_overdue:  # another process has just replaced our claim
+            raise RankTaken(heart.words_on(found.holder))

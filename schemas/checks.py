@@ -13,6 +13,7 @@ from schemas.limits import (
     MAX_LEVEL_CHARS,
     MAX_LINE_CHARS,
     MAX_METRIC_NAME_CHARS,
+    MAX_RESULTS,
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
@@ -103,7 +104,7 @@ def _check_values(points: Iterable[Point]) -> None:
 
 def _check_numbers(name: str, numbers: Mapping[str, Any] | None) -> None:
     if numbers:
-        _check_amount(name, len(numbers), MAX_ITEMS)
+        _check_amount(name, len(numbers), MAX_RESULTS)
         _check_names(numbers)
 
 

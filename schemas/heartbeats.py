@@ -57,7 +57,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
     """Return the heartbeat; raise `InvalidMessage` where it is none."""
     try:
         return _decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidMessage("undecodable", f"not a heartbeat: {exc}") from exc
 
 

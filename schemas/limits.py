@@ -13,7 +13,9 @@ MIB: Final = 1024 * KIB
 MAX_BODY_BYTES: Final = 32 * MIB
 """Largest body, after decompression."""
 MAX_ITEMS: Final = 100_000
-"""Most lines of a message, points of a message, and values of one point or of one map of metrics."""
+"""Most lines of a message, points of a message, and values of one point."""
+MAX_RESULTS: Final = 10_000
+"""Most values of `final_metrics`, `best_metrics` and `metrics` of a checkpoint: they stand in one row."""
 MAX_VALUES: Final = 200_000
 """Most values of all points of a message together."""
 MAX_FREE_BYTES: Final = MIB

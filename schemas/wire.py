@@ -15,6 +15,7 @@ from schemas.limits import (
     MAX_FREE_BYTES,
     MAX_FREE_ELEMENTS,
     MAX_ITEMS,
+    MAX_RESULTS,
     MAX_VALUES,
     UNCOUNTED_BYTES,
 )
@@ -252,7 +253,8 @@ def _counted(kind: Kind, raw: bytes) -> Body:
 
 def _check_msgpack(name: str, value: memoryview) -> None:
     if name in _LISTS or name in _NUMBER_MAPS:
-        _check_amount(name, "items", msgpack_length(value), MAX_ITEMS)
+        most = MAX_RESULTS if name in _NUMBER_MAPS else MAX_ITEMS
+        _check_amount(name, "items", msgpack_length(value), most)
     elif name in _FREE:
         _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
         _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)
@@ -276,6 +278,7 @@ def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
             _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
         if len(value) > UNCOUNTED_BYTES:
             most = MAX_FREE_ELEMENTS if name in _FREE else MAX_ITEMS
+            most = most if name not in _NUMBER_MAPS else MAX_RESULTS
             most = most if name != "points" else _JSON_ELEMENTS_A_VALUE * MAX_VALUES
             _check_elements(name, json_elements(value, most), most)
     return {name: msgspec.json.decode(value) for name, value in fields.items()}

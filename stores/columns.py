@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Table
+from sqlalchemy import ColumnElement, Table, literal_column
+from sqlalchemy.dialects.postgresql import JSONB
+
+MOST_LISTED_NAMES: Final = 20
+MOST_SHOWN_NAMES: Final = 1000
+"""Names of a map of metrics: of each job in a list, and of one job."""
+RESULTS: Final = ("final_metrics", "best_metrics")
+_MOST_LISTED_BYTES: Final = 64 * 1024
+"""A larger map, as Postgres stores it, is left out of lists: to take a part of it all of it is read."""
+_SMALL_BYTES: Final = 100
 
 
 def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement[Any]]:
     """Return the columns of `table` that fill `struct`."""
     return [table.c[name] for name in struct.__struct_fields__]
+
+
+def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
+    """Return the columns as `columns_of` does, with at most so many names of each map of results."""
+    return [
+        literal_column(first_names(f"{table.name}.{column.name}", most_names), JSONB).label(column.name)
+        if column.name in RESULTS
+        else column
+        for column in columns_of(struct, table)
+    ]
+
+
+def first_names(column: str, most: int) -> str:
+    """Return SQL for a JSONB object's first `most` names, in the order in which Postgres stores them."""
+    is_listed = f"pg_column_size({column}) <= {_MOST_LISTED_BYTES}" if most <= MOST_LISTED_NAMES else "true"
+    return (
+        f"CASE WHEN pg_column_size({column}) <= {_SMALL_BYTES} THEN {column} "  # noqa: S608 - our own column names
+        f"WHEN {is_listed} THEN (SELECT jsonb_object_agg(key, value) FROM "
+        f"(SELECT key, value FROM jsonb_each({column}) LIMIT {most}) AS first) END"
+    )

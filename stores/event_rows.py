@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, RowMapping, Select, select
+from sqlalchemy import ColumnElement, RowMapping, Select, case, func, select
 
 from schemas.events import LogLine, Number
 from schemas.non_finite import shown_float
@@ -14,6 +14,7 @@ from schemas.tables import training_logs
 
 LIFTED: Final = ("loss", "accuracy", "learning_rate")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+MOST_BYTES_OF_CHAR: Final = 4
 _MICROSECOND: Final = timedelta(microseconds=1)
 _L: Final = training_logs.c
 _LOG_COLUMNS: Final = (_L.seq, _L.attempt, _L.logged_at, _L.logged_ns, _L.log_type, _L.content, _L.level, _L.rank)
@@ -24,9 +25,40 @@ def select_lines(job_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
     return select(*_LOG_COLUMNS).where(_L.job_id == job_id, *conditions)
 
 
+def lines_within(
+    wanted: Select[Any], most_bytes: int, cut_chars: int | None = None, *, newest_first: bool = False
+) -> Select[Any]:
+    """Return the query for the first rows of a `select_lines` query by `seq`, up to a size of their texts.
+
+    It has at least one row, and as one more column the size of all texts up to this row. A text of more than
+    `cut_chars` is cut, with a mark at its end. Postgres knows the size of a text without reading it: what is left
+    out costs nothing.
+    """
+    rows = wanted.subquery().c
+    size: ColumnElement[int] = func.octet_length(rows.content)
+    if cut_chars is not None:
+        size = func.least(size, MOST_BYTES_OF_CHAR * cut_chars)
+    order = rows.seq.desc() if newest_first else rows.seq
+    sums = select(*rows, size.label("size"), func.sum(size).over(order_by=order).label("upto")).subquery().c
+    columns = [
+        _cut(sums.content, cut_chars) if column is _L.content else sums[column.name] for column in _LOG_COLUMNS
+    ]
+    found = select(*columns, sums.upto).where(sums.upto - sums.size < most_bytes)
+    return found.order_by(sums.seq.desc() if newest_first else sums.seq)
+
+
+def _cut(text: ColumnElement[str], most: int | None) -> ColumnElement[str]:
+    if most is None:
+        return text
+    mark = func.concat(" … [cut: the line has ", func.length(text), " characters]")
+    # The size is known, the number of characters has to be counted.
+    is_long = case((func.octet_length(text) > most, func.length(text) > most), else_=False)
+    return case((is_long, func.concat(func.left(text, most), mark)), else_=text)
+
+
 def log_line(row: Sequence[Any]) -> LogLine:
     """Return one row of `select_lines`."""
-    seq, attempt, at, nanos, log_type, content, level, rank = row
+    seq, attempt, at, nanos, log_type, content, level, rank = row[: len(_LOG_COLUMNS)]
     ts = ts_of(at) + nanos
     return LogLine(seq=seq, attempt=attempt, ts=ts, log_type=log_type, text=content, level=level, rank=rank)
 

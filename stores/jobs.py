@@ -11,11 +11,11 @@ from sqlalchemy import Connection, func, select, tuple_
 
 from schemas.messages import FINISHED, Status
 from schemas.tables import deleted_jobs, training_jobs
-from stores.columns import columns_of
+from stores.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_jobs."""
+    """One row of training_jobs; of `final_metrics` and `best_metrics` the first names, see `stores.columns`."""
 
     id: int
     name: str | None
@@ -75,7 +75,8 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 def find_page(connection: Connection, wanted: JobFilter, limit: int) -> list[Job]:
     """Return the first matching jobs after a place in the list, the newest first."""
     table = training_jobs.c
-    found = select(*columns_of(Job, training_jobs)).order_by(table.created_at.desc(), table.id.desc())
+    columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)
+    found = select(*columns).order_by(table.created_at.desc(), table.id.desc())
     if wanted.statuses:
         found = found.where(table.status.in_(wanted.statuses))
     if wanted.name is not None:
@@ -91,8 +92,12 @@ def find_jobs(connection: Connection, *, status: str | None = None, limit: int =
 
 
 def find_job(connection: Connection, job_id: int) -> Job | None:
-    """Return one job, None where no message of it has been stored."""
-    wanted = select(*columns_of(Job, training_jobs)).where(training_jobs.c.id == job_id)
+    """Return one job, None where no message of it has been stored.
+
+    Of its results it has one name more than is shown, where there are more.
+    """
+    columns = job_columns(Job, training_jobs, MOST_SHOWN_NAMES + 1)
+    wanted = select(*columns).where(training_jobs.c.id == job_id)
     row = connection.execute(wanted).mappings().one_or_none()
     return None if row is None else Job(**row)
 

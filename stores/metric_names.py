@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from threading import Lock
 from typing import Final
 
@@ -14,6 +15,8 @@ from sqlalchemy import Connection, text
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 100_000
 """Of one job; more are no metrics."""
+MOST_BYTES: Final = 1024 * 1024
+"""Of names in one answer."""
 MOST_NAMES_OF_ALL: Final = 1_000_000
 SLICE_ROWS: Final = 20_000
 MOST_S: Final = 0.5
@@ -86,6 +89,12 @@ class MetricNames:
 
     def _is_too_much(self) -> bool:
         return len(self._known) > 1 and sum(len(one.names) for one in self._known.values()) > MOST_NAMES_OF_ALL
+
+
+def names_within(names: Sequence[str], most: int) -> list[str]:
+    """Return the first of these names, `most` and `MOST_BYTES` at most, at least one where there is one."""
+    sizes = accumulate(len(name.encode()) for name in names[:most])
+    return [name for name, upto in zip(names, sizes, strict=False) if upto <= MOST_BYTES]
 
 
 def _read(connection: Connection, job_id: int, after: int, last: int) -> frozenset[str]:

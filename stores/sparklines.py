@@ -17,12 +17,16 @@ from stores.jobs import Job
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
 """Rows looked at for one line: not every row has every metric."""
+ROW_BYTES: Final = 4096
+"""Of the other metrics of a row, as Postgres stores them, on average."""
 PREFERRED: Final = ("loss", "train_loss", "train/loss", "val_loss", "accuracy")
 
 _LAST: Final = text(
     "SELECT m.* FROM unnest(CAST(:jobs AS bigint[])) AS wanted(id) CROSS JOIN LATERAL ("
-    "SELECT job_id, seq, loss, accuracy, learning_rate, extra_metrics FROM training_metrics "
-    "WHERE job_id = wanted.id ORDER BY seq DESC LIMIT :rows) AS m ORDER BY m.seq"
+    "SELECT job_id, seq, loss, accuracy, learning_rate, CASE WHEN sum(coalesce(pg_column_size(extra_metrics), 0)) "
+    "OVER (ORDER BY seq DESC) <= :rows * CAST(:row_bytes AS bigint) THEN extra_metrics END AS extra_metrics "
+    "FROM (SELECT job_id, seq, loss, accuracy, learning_rate, extra_metrics FROM training_metrics "
+    "WHERE job_id = wanted.id ORDER BY seq DESC LIMIT :rows) AS newest) AS m ORDER BY m.seq"
 )
 _SAMPLED: Final = text(
     "SELECT m.job_id, m.seq, CASE wanted.name WHEN 'loss' THEN loss WHEN 'accuracy' THEN accuracy "
@@ -34,9 +38,12 @@ _SAMPLED: Final = text(
 
 
 def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> dict[int, dict[str, Number]]:
-    """Return for each job the newest value of each metric among its last rows."""
+    """Return for each job the newest value of each metric among its last rows.
+
+    Of jobs with very large rows, only loss, accuracy and learning rate of the older ones are read.
+    """
     values: dict[int, dict[str, Number]] = defaultdict(dict)
-    for row in connection.execute(_LAST, {"jobs": list(job_ids), "rows": rows}).mappings():
+    for row in connection.execute(_LAST, {"jobs": list(job_ids), "rows": rows, "row_bytes": ROW_BYTES}).mappings():
         values[row["job_id"]].update(values_of(row))
     return values
 

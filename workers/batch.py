@@ -71,6 +71,8 @@ class Batch:
         Raises `MostlyInvalid` when more than `max_invalid_ratio` of the new entries cannot be stored.
         """
         self._store(self._new_messages())
+        if self._kind == "completions":
+            job_rows.load_results(self._connection, (job for job in self._jobs.values() if job.is_finished))
         new = self.stored + len(self.letters)
         if new >= MOSTLY_INVALID_FROM and len(self.letters) > max_invalid_ratio * new:
             first = self.letters[0]

@@ -9,10 +9,11 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from schemas.tables import training_attempts, training_jobs
+from stores.columns import MOST_SHOWN_NAMES, first_names
 from workers import rows
 from workers.attempts import FIELDS, AttemptKey
 from workers.errors import Unavailable
-from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, JobState
+from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
 from workers.recordset import encoded, recordset
 
 
@@ -25,9 +26,21 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
     ids = sorted(set(job_ids))
     created = connection.execute(_CREATE, {"ids": ids}).rowcount
     found = connection.execute(_LOCK, {"ids": ids})
-    jobs = {row["id"]: JobState(**row) for row in found.mappings()}
+    unloaded: dict[str, Any] = dict.fromkeys(RESULTS, UNLOADED)
+    jobs = {row["id"]: JobState(**row, **unloaded) for row in found.mappings()}
     # A deletion removes the job's row together with its tombstone: rows that were there have none.
     return _without_deleted(connection, ids, jobs) if created or len(jobs) < len(ids) else jobs
+
+
+def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
+    """Read the results of these jobs that were not loaded, as many names of each as an event carries."""
+    wanted = {job.id: job for job in jobs if any(getattr(job, name) is UNLOADED for name in RESULTS)}
+    found = connection.execute(_LOAD_RESULTS, {"ids": list(wanted)}).mappings() if wanted else ()
+    for row in found:
+        job = wanted[row["id"]]
+        for name in RESULTS:
+            if getattr(job, name) is UNLOADED:
+                setattr(job, name, row[name])
 
 
 def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
@@ -115,6 +128,8 @@ _CREATE: Final = text(
 _LOCK: Final = text(
     f"SELECT {', '.join(LOADED_COLUMNS)} FROM training_jobs WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"  # noqa: S608 - our own column names
 )
+_RESULTS: Final = ", ".join(f"{first_names(name, MOST_SHOWN_NAMES)} AS {name}" for name in RESULTS)
+_LOAD_RESULTS: Final = text(f"SELECT id, {_RESULTS} FROM training_jobs WHERE id = ANY(:ids)")  # noqa: S608
 _TOMBSTONES: Final = text("SELECT job_id FROM deleted_jobs WHERE job_id = ANY(:ids)")
 _REMOVE: Final = text("DELETE FROM training_jobs WHERE id = ANY(:ids)")
 # Locked in order, so that two drains with messages of the same jobs do not wait for each other.

@@ -27,7 +27,8 @@ def to_datetime(ts_ns: int) -> datetime:
 class JobState:
     """The columns of one training_jobs row that messages change.
 
-    `params` and `tags` are not loaded, for they may be large: None is whatever the row has.
+    Maps may be large and are not loaded: of `params` and `tags` None is whatever the row has, of `final_metrics`
+    and `best_metrics` the object `UNLOADED`.
     """
 
     id: int
@@ -204,9 +205,12 @@ class JobState:
             self.last_checkpoint_at = ended_at if is_remote(last) else self.last_checkpoint_at
 
 
+RESULTS: Final = ("final_metrics", "best_metrics")
+JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
+UNLOADED: Final[dict[str, Any]] = {}
+"""Results of a job that are in Postgres and were not read; told by identity from an empty map."""
 COLUMNS: Final = tuple(field.name for field in fields(JobState))
-LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in {"params", "tags"})
-JSON_COLUMNS: Final = ("final_metrics", "best_metrics", "params", "tags")
+LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
 
 SEQ_COLUMN: Final[dict[Kind, str]] = {
     "logs": "last_log_seq",

@@ -20,6 +20,7 @@ from schemas.events import (
 )
 from schemas.messages import Completion, Metrics, Outcome, Point, Status
 from schemas.routes import JOBS_CHANNEL, Kind, events_channel
+from stores.columns import MOST_SHOWN_NAMES
 from workers import items
 from workers.changes import Change, StatusChange
 from workers.items import number, numbers, text
@@ -145,14 +146,22 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
         status=cast("Outcome", job.status),
         exit_code=job.exit_code,
         total_epochs_completed=job.current_epoch,
-        final_metrics=numbers(job.final_metrics),
-        best_metrics=numbers(job.best_metrics),
+        final_metrics=numbers(_first_names(job.final_metrics)),
+        best_metrics=numbers(_first_names(job.best_metrics)),
         best_epoch=job.best_epoch,
         final_checkpoint_path=job.last_checkpoint_path,
         best_checkpoint_path=job.best_checkpoint_path,
         mlflow_run_id=job.mlflow_run_id,
         error_message=job.error_message,
     )
+
+
+def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return as many names as the feed reads from Postgres, and the same: JSONB has the shortest first."""
+    if values is None or len(values) <= MOST_SHOWN_NAMES:
+        return values
+    encoded = sorted(values, key=lambda name: (len(data := name.encode(errors="replace")), data))
+    return {name: values[name] for name in encoded[:MOST_SHOWN_NAMES]}
 
 
 def _head(change: Change, kind: Kind | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from gateway.feed.live import Feed
 from gateway.job_documents import job_detail, job_items
 from gateway.settings import GatewaySettings
 from schemas.tables import training_jobs
-from stores.columns import columns_of
+from stores.columns import MOST_LISTED_NAMES, job_columns
 from stores.connections import open_engine
 from stores.jobs import Job
 from stores.metric_names import MetricNames
@@ -35,7 +35,7 @@ class JobDocuments:
     def items(self, connection: Connection, job_ids: Sequence[int]) -> list[JobItem]:
         """Return these jobs, the newest first."""
         table = training_jobs
-        wanted = select(*columns_of(Job, table)).where(table.c.id.in_(job_ids))
+        wanted = select(*job_columns(Job, table, MOST_LISTED_NAMES)).where(table.c.id.in_(job_ids))
         newest_first = wanted.order_by(table.c.created_at.desc(), table.c.id.desc())
         return job_items(connection, [Job(**row) for row in connection.execute(newest_first).mappings()])
 

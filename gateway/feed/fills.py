@@ -14,7 +14,8 @@ from gateway.feed.standing import Standing
 from schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from schemas.non_finite import shown_float
 from schemas.tables import deleted_jobs, training_checkpoints, training_jobs, training_logs, training_metrics
-from stores.event_rows import log_line, select_lines, ts_of, values_of
+from stores.columns import MOST_SHOWN_NAMES, job_columns
+from stores.event_rows import lines_within, log_line, select_lines, ts_of, values_of
 
 MAX_READ_BYTES: Final = 1024 * 1024
 FETCHED_ROWS: Final = 200
@@ -76,7 +77,8 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 def read_looks(connection: Connection, heard: Mapping[int, int]) -> dict[int, Look]:
     """Return how these jobs stand; `heard` is how much had been heard of each before."""
     jobs = training_jobs.c
-    columns = [jobs.id, *(jobs[name] for name in (*_LAST.values(), *_STATE))]
+    state = job_columns(Standing, training_jobs, MOST_SHOWN_NAMES)
+    columns = [jobs.id, *(jobs[name] for name in _LAST.values()), *state]
     found = connection.execute(select(*columns).where(jobs.id.in_(list(heard)))).mappings()
     return {row["id"]: _look(row, heard[row["id"]]) for row in found}
 
@@ -97,7 +99,7 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
     """Return the newest rows up to `last` as a snapshot has them, oldest first; fewer where they are large."""
     seq = _TABLES[kind].c.seq
     wanted = _of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
-    rows, _ = _read(connection, kind, wanted)
+    rows, _ = _read(connection, kind, wanted, newest_first=True)
     return rows[::-1]
 
 
@@ -128,17 +130,21 @@ def _of_job(kind: RowKind, job_id: int) -> Select[Any]:
     return select_lines(job_id) if kind == "logs" else select(table).where(table.c.job_id == job_id)
 
 
-def _read(connection: Connection, kind: RowKind, wanted: Select[Any]) -> tuple[list[Row], bool]:
+def _read(
+    connection: Connection, kind: RowKind, wanted: Select[Any], *, newest_first: bool = False
+) -> tuple[list[Row], bool]:
     """Return rows up to a size, and whether these are all; a client may not make us hold a job's longest lines."""
     rows: list[Row] = []
     size_bytes = 0
+    if kind == "logs":
+        wanted = lines_within(wanted, MAX_READ_BYTES, newest_first=newest_first)
     with connection.execute(wanted, execution_options={"yield_per": FETCHED_ROWS}) as found:
         for row in found if kind == "logs" else found.mappings():
             if size_bytes >= MAX_READ_BYTES:
                 return rows, False
             rows.append(encoded(_MAKE[kind](row)))
             size_bytes += rows[-1].size_bytes
-    return rows, True
+    return rows, size_bytes < MAX_READ_BYTES  # of lines, more may have been left out by the query
 
 
 def _look(row: RowMapping, heard: int) -> Look:

@@ -56,8 +56,9 @@ def logs(
 ) -> Response:
     """Return lines, oldest to newest: the newest ones where no position is given.
 
-    With a filter at most half a million lines are looked at for a page: `scanned` says which, where that was
-    not all.
+    A page has at most 8 MiB of text, and a line of more than 65,536 characters is cut, unless `limit` is 1; with
+    a filter at most half a million lines are looked at. `scanned` is the range that was looked at, where that
+    was not all.
     """
     if sum(position is not None for position in (after, before, at)) > 1:
         raise wrong_value("after, before, at", "several", "say one of them, or none")

@@ -14,6 +14,7 @@ from gateway.documents import MetricPage, NamePage, Series, SeriesPoint
 from gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
 from gateway.problems import wrong_value
 from gateway.resources import known_job
+from stores.metric_names import names_within
 from stores.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
@@ -75,8 +76,9 @@ def metric_names(
         last = known_job(connection, job_id).last_metric_seq
         known = found.metric_names.of(connection, job_id, last)
     names = sorted(name for name in known.names if name > after)
-    following = names[limit - 1] if len(names) > limit else None
-    return json_answer(NamePage(items=names[:limit], next=following, complete=known.is_complete(last)))
+    items = names_within(names, limit)
+    following = items[-1] if len(names) > len(items) else None
+    return json_answer(NamePage(items=items, next=following, complete=known.is_complete(last)))
 
 
 def wanted_names(given: list[str]) -> list[str]:

@@ -267,3 +267,53 @@ def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
         "detail": "no job 424242 in the database",
         "instance": f"/jobs/424242{path}",
     }
+
+
+def test_large_results_are_bounded(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """A list shows 20 names of each map of results, a job 1,000 and whether these are all."""
+    insert_names(resources, job, 1, "NULL")
+    name = "'m' || lpad(CAST(n AS text), 5, '0')"
+    values = f"SELECT jsonb_object_agg({name}, n) FROM generate_series(1, {{}}) AS n"
+    set_results = text(
+        f"UPDATE training_jobs SET final_metrics = ({values.format(1000)}), "
+        f"best_metrics = ({values.format(10_000)}) WHERE id = :job"
+    )
+    with resources.engine.begin() as connection:
+        connection.execute(set_results, {"job": job})
+    (listed,) = [item for item in gateway.get("/jobs?limit=200")["items"] if item["id"] == job]
+    assert listed["final_metrics"] == {f"m{n:05}": n for n in range(1, 21)}
+    assert len(listed["best_metrics"] or ()) <= 20
+    shown = gateway.get(f"/jobs/{job}")
+    assert (len(shown["final_metrics"]), len(shown["best_metrics"])) == (1000, 1000)
+    assert not shown["results_complete"]
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training_jobs SET best_metrics = '{}', final_metrics = NULL WHERE id = :job"),
+            {"job": job},
+        )
+    shown = gateway.get(f"/jobs/{job}")
+    assert (shown["final_metrics"], shown["best_metrics"], shown["results_complete"]) == (None, {}, True)
+
+
+def test_metric_names_are_bounded_in_bytes(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """Names of 1,000 characters fill a megabyte: a job shows so many of them, and the pages have all."""
+    insert_names(resources, job, 1500, "jsonb_build_object(lpad(CAST(n AS text), 1000, '0'), 1)")
+    shown = gateway.get(f"/jobs/{job}")
+    assert (len(shown["metric_names"]), shown["metric_names_complete"]) == (1048, False)
+    first = gateway.get(f"/jobs/{job}/metrics/names?limit=10000")
+    second = gateway.get(f"/jobs/{job}/metrics/names", params={"limit": 10_000, "after": first["next"]})
+    assert (len(first["items"]), len(second["items"]), second["next"]) == (1048, 452, None)
+
+
+def test_values_of_very_large_rows_are_not_read(gateway: GatewayServer, resources: Resources, job: int) -> None:
+    """The newest rows that fit are in a list, and of a row that does not its loss; large rows do not add up."""
+    many = "SELECT jsonb_object_agg('m' || k, k) FROM generate_series(1, {}) AS k"
+    values = f"CASE WHEN n = 1 THEN ({many.format(100_000)}) ELSE jsonb_build_object('f1', n) END"
+    insert_names(resources, job, 3, values)
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training_metrics SET loss = 0.5 WHERE job_id = :job AND seq = 1"), {"job": job}
+        )
+    (listed,) = [item for item in gateway.get("/jobs?limit=200")["items"] if item["id"] == job]
+    assert listed["last_metrics"] == {"loss": 0.5, "f1": 3}
+    assert gateway.get(f"/jobs/{job}")["last_metrics"] == {"loss": 0.5, "f1": 3}

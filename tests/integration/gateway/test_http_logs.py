@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.documents import LogPage
+from gateway.feed import fills
 from schemas.messages import Logs
 from stores import log_pages
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
@@ -146,3 +147,67 @@ def deliver(resources: Resources, server: GatewayServer, job: int) -> None:
         batch = LogBacklog(resources.engine, "loki").read(connection, [job], 1000, 1_000_000)[job]
         parts = list(LokiSink(server.app.state.resources.loki).deliver(job, batch))
     assert parts[-1].confirmed_seq == batch.last_seq
+
+
+def insert_lines(resources: Resources, job: int, lines: int, content: str) -> None:
+    """Store a job with so many lines, their text by an SQL expression."""
+    with resources.engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO training_jobs (id, last_log_seq) VALUES (:job, :n)"), {"job": job, "n": lines}
+        )
+        insert = (
+            "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
+            f"SELECT :job, n, now(), 1, 0, 's', 'stdout', {content} FROM generate_series(1, :n) AS n"
+        )
+        connection.execute(text(insert), {"job": job, "n": lines})
+
+
+def test_a_page_is_bounded_in_bytes(gateway: GatewayServer, resources: Resources) -> None:
+    """Of 500 lines of 1 MiB a page has 8 MiB of cut ones; reading on in either direction gives every line once."""
+    job = next(_jobs)
+    insert_lines(resources, job, 500, "repeat('x', 1048576)")
+    seqs: list[int] = []
+    page = gateway.get(f"/jobs/{job}/logs?after=0&limit=5000")
+    while page["items"]:
+        assert sum(len(line["text"]) for line in page["items"]) < 10 * 1024 * 1024
+        assert page["items"][0]["text"].endswith("x … [cut: the line has 1048576 characters]")
+        seqs += [line["seq"] for line in page["items"]]
+        if page["scanned"] is None:
+            break
+        assert page["scanned"]["last_seq"] == seqs[-1]
+        page = gateway.get(f"/jobs/{job}/logs?limit=5000&after={seqs[-1]}")
+    assert seqs == list(range(1, 501))
+    newest = gateway.get(f"/jobs/{job}/logs?search=XX")
+    assert [line["seq"] for line in newest["items"]] == list(range(newest["scanned"]["first_seq"], 501))
+    older = gateway.get(f"/jobs/{job}/logs?before={newest['first_seq']}")
+    assert older["last_seq"] == newest["first_seq"] - 1
+    (line,) = gateway.get(f"/jobs/{job}/logs?after=6&limit=1")["items"]
+    assert (line["seq"], line["text"]) == (7, "x" * 1048576)
+
+
+def test_pieces_of_a_download_are_bounded(resources: Resources) -> None:
+    """A download is read in pieces of 8 MiB, or of one line that is larger, and has every line whole."""
+    job = next(_jobs)
+    insert_lines(resources, job, 20, "repeat(CASE WHEN n = 5 THEN '☃' ELSE 'x' END, 4000000)")
+    after, lines = 0, []
+    with resources.engine.connect() as connection:
+        while after < 20:
+            piece, after = log_pages.next_piece(connection, log_pages.LineFilter(job_id=job), after, 20)
+            assert sum(len(line.text.encode()) for line in piece) <= 20_000_000
+            lines += [(line.seq, len(line.text)) for line in piece]
+    assert lines == [(seq, 4_000_000) for seq in range(1, 21)]
+
+
+def test_the_feed_reads_long_lines_in_parts(resources: Resources) -> None:
+    """One read of the feed has 1 MiB of lines, or one larger line; the next one goes on after it."""
+    job = next(_jobs)
+    insert_lines(resources, job, 5, "repeat('x', 700000)")
+    reads = []
+    with resources.engine.connect() as connection:
+        have = 0
+        while have < 5:
+            found = fills.read_rows(connection, job, "logs", have)
+            reads.append([row.seq for row in found.items])
+            have = found.last
+        assert [row.seq for row in fills.read_newest(connection, job, "logs", 5)] == [4, 5]
+    assert reads == [[1, 2], [3, 4], [5]]

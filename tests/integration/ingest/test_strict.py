@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
@@ -13,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from ingest import NotStored, RankTaken, RedisAway, Run, StrictError, TrainerSettings
+from ingest import NotStored, RankTaken, RedisAway, Run, StrictError, TrainerSettings, strict
 from ingest.heartbeat import Vitals
 from ingest.launch import STRICT_FAILED
+from schemas.routes import claim_key
 
 Until = Callable[..., None]
 ROOT = Path(__file__).parents[3]
@@ -148,3 +151,50 @@ def test_a_strict_launcher(valkey: Any) -> None:
     assert (unstored.returncode, unstored.stdout) == (STRICT_FAILED, "started\n")
     assert "messages are not stored" in unstored.stderr
     assert launched(valkey.url, "false").returncode == 1
+
+
+def forged(**said: Any) -> str:
+    """Return a claim as anyone can write it."""
+    return json.dumps({"job": 42, "source": "x" * 64, "at": 2**62, "every_s": 10.0, **said})
+
+
+FORGED: dict[str, Callable[[Any, str], object]] = {
+    "a time in the future": lambda redis, key: redis.set(key, forged()),
+    "a huge interval": lambda redis, key: redis.set(
+        key, forged(at=int(time.time() * 1000) - 3_600_000, every_s=1e9)
+    ),
+    "a killed trainer's long interval": lambda redis, key: redis.set(
+        key, forged(at=int(time.time() * 1000), every_s=20.0)
+    ),
+    "wrong fields": lambda redis, key: redis.set(key, forged(at="now", every_s=-1)),
+    "deep nesting": lambda redis, key: redis.set(key, '{"x":' + "[" * 3000),
+    "a huge value": lambda redis, key: redis.set(key, b"[" * 50_000_000),
+    "another type": lambda redis, key: redis.rpush(key, "x"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_claim_keeps_a_strict_run_from_beginning(
+    valkey: Any, settings: TrainerSettings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whatever stands in a claim, a run that nobody rivals begins within the stated time, and has the rank."""
+    monkeypatch.setattr(strict, "MOST_WAIT_S", 1.0)
+    FORGED[name](valkey.client, claim_key(42, 0, 0, ""))
+    began = time.monotonic()
+    run = Run(42, strict=True, settings=settings)
+    assert time.monotonic() - began < 10
+    assert [sha256(run.source.encode()).hexdigest().encode() in claim for claim in claims(valkey)] == [True]
+    with pytest.raises(NotStored):
+        run.finish(timeout_s=0.1)
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_claim_stops_the_heartbeats_of_another_run(
+    valkey: Any, settings: TrainerSettings, until: Until, name: str
+) -> None:
+    """A run that is not strict sends messages and heartbeats, whatever stands in the claim of its rank."""
+    FORGED[name](valkey.client, claim_key(42, 0, 0, ""))
+    run = Run(42, settings=settings)
+    until(lambda: valkey.client.keys("ingest:*:alive"), 20)
+    run.finish(timeout_s=0.5)
+    assert valkey.completions()

@@ -29,10 +29,11 @@ from schemas.messages import Metrics, Point, Progress
 from schemas.routes import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
 from schemas.tables import training_jobs, training_logs
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, logs, metrics, one, rows
-from workers import store
+from workers import job_rows, store
 from workers.changes import Change
 from workers.drain import Drain
 from workers.errors import Unavailable
+from workers.jobs import UNLOADED
 from workers.notify import events_of, publish
 from workers.resources import Resources
 from workers.streams import IngestStream
@@ -400,3 +401,31 @@ def test_events_are_plain_json(resources: Resources, sender: Sender) -> None:
     plain = msgspec.to_builtins(event)
     assert plain["lines"][0]["text"] == HOSTILE
     assert plain["type"] == "training_log"
+
+
+def test_a_batch_does_not_read_large_results(resources: Resources, sender: Sender) -> None:
+    """Results are kept by batches that do not set them, replaced by a completion, and removed by a new attempt."""
+
+    def stored() -> tuple[Any, Any]:
+        (row,) = rows(resources.engine, training_jobs, "final_metrics", "best_metrics", order=["id"])
+        return tuple(row)
+
+    many = {f"m{n:05}": float(n) for n in range(10_000)}
+    sender.send(completion(final_metrics=many, best_metrics={"loss": 0.5}))
+    (event,) = events(resources, "completions")
+    assert isinstance(event, TrainingComplete)
+    assert event.final_metrics == {f"m{n:05}": float(n) for n in range(1000)}
+    sender.send(logs("late"))
+    events(resources)
+    assert stored() == (many, {"loss": 0.5})
+    with resources.engine.begin() as connection:
+        (job,) = job_rows.lock_jobs(connection, [1]).values()
+    assert job.final_metrics is job.best_metrics is UNLOADED
+    sender.send(completion(exit_code=0, final_metrics={"loss": 0.25}), source="launcher")
+    (event,) = events(resources, "completions")
+    assert isinstance(event, TrainingComplete)
+    assert (event.final_metrics, event.best_metrics) == ({"loss": 0.25}, {"loss": 0.5})
+    assert stored() == ({"loss": 0.25}, {"loss": 0.5})
+    sender.send(logs("again"), source="0-other", attempt=2)
+    events(resources)
+    assert stored() == (None, None)

@@ -93,11 +93,18 @@ export class LogPages {
     this.loading.set(number, abort);
     try {
       const first = number * PAGE_LINES;
-      const found = await this.fetchLines({ after: first, limit: PAGE_LINES }, abort.signal);
       const end = first + PAGE_LINES;
-      this.#page(number).askedTo = Math.min(end, Math.max(found.total ?? 0, found.last_seq ?? 0));
-      this.problem = null;
-      this.add(found.items.filter((line) => line.seq <= end));
+      let after = first;
+      // `scanned`: an answer has a bounded size, and the lines after these are a request of their own.
+      while (after < end) {
+        const found = await this.fetchLines({ after, limit: end - after }, abort.signal);
+        after = found.scanned?.last_seq ?? end;
+        const known = Math.min(end, Math.max(found.total ?? 0, found.last_seq ?? 0));
+        this.#page(number).askedTo = Math.min(after, known);
+        this.problem = null;
+        this.add(found.items.filter((line) => line.seq <= end));
+        if (after >= known) break;
+      }
     } catch (error) {
       if (error.name !== "AbortError") this.#failed(number, error);
     } finally {
