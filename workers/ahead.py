@@ -109,9 +109,9 @@ class Ahead:
     def look(self, through_id: str, heavy: Collection[SourceName], most_s: float = MAX_LOOK_S) -> list[RawEntry]:
         """Return entries behind `through_id` of sources that are neither heavy nor left, oldest first.
 
-        The look ends after `most_s` seconds. From `START` on the heavy sources are those that have invalid entries:
-        sources that were left for another reason are taken from their first entry on, once the look has reached the
-        end of the stream.
+        The look ends after `most_s` seconds. From `START` on the heavy sources are those that have invalid
+        entries: sources that were left for another reason are taken from their first entry on, once the look has
+        reached the end of the stream.
         """
         state = self._state = self._loaded()
         is_halted = through_id == START
