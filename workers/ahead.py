@@ -24,6 +24,7 @@ from schemas.routes import ahead_key
 from schemas.wire import read_origin
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
+from workers.repairs import is_ahead
 from workers.streams import FIRST_PAGE, IngestStream, next_page, redis_errors
 
 SourceName: TypeAlias = str
@@ -56,6 +57,8 @@ class State(msgspec.Struct):
     """Entries were left for their number or size alone."""
     is_done: bool = False
     """The look has reached the end of the stream."""
+    held: str = ""
+    """The entry that was looked at last, where it was taken: it stays, and shows that the stream is the same."""
 
 
 _Origin: TypeAlias = "tuple[int, str] | None"
@@ -115,7 +118,9 @@ class Ahead:
         """
         state = self._state = self._loaded()
         is_halted = through_id == START
-        if is_halted and state.is_partial and state.is_done:
+        # The entry that was looked at last stays (`keep`): so the stream was repaired, flushed, or a clock set back.
+        began_anew = _number(state.looked) > _number(self._stream.newest_id())
+        if began_anew or (is_halted and state.is_partial and state.is_done):
             state = self._state = State()
         head = _number(through_id)
         state.sources = {source: last for source, last in state.sources.items() if _number(last) > head}
@@ -135,6 +140,9 @@ class Ahead:
             page = self._stream.page(f"({state.looked}", count)
             looked += len(page)
             for entry in page:
+                if is_ahead(entry.entry_id):  # a jam, which workers repair: nothing can come behind it
+                    state.is_done = True
+                    break
                 source = source_of(entry)
                 state.looked = entry.entry_id
                 if source == NO_SOURCE:
@@ -181,8 +189,11 @@ class Ahead:
         if not self._has_looked:
             return
         self._has_looked = False
+        state = self._state
+        ids = {entry.entry_id for entry in taken} | ({state.held} if state.held else set())
+        state.held = state.looked if state.looked in ids else ""
         with redis_errors():
-            if ids := [entry.entry_id for entry in taken]:
+            if ids := ids - {state.held}:
                 self._client.xdel(self._stream.key, *ids)
         with suppress(Unavailable), redis_errors():  # a full Redis: it is looked through again
             self._client.set(self._key, msgspec.json.encode(self._state), ex=_TTL_S)

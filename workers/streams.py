@@ -142,6 +142,12 @@ class IngestStream:
             page = cast("list[Any]", self._client.xrange(self.key, start, "+", count))
         return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
 
+    def newest_id(self) -> str:
+        """Return the id of the last entry, `0-0` where there is none."""
+        with redis_errors():
+            found = cast("list[Any]", self._client.xrevrange(self.key, count=1))
+        return found[0][0].decode() if found else "0-0"
+
     def keep_ordered(self) -> None:
         """Keep others from ordering a drain while one is at work."""
         with redis_errors(), suppress(OutOfMemoryError):  # full: another order would find the lease taken

@@ -82,7 +82,7 @@ def test_garbage_of_one_job_holds_up_no_other(resources: Resources, sender: Send
         sender.send(logs("later"), job=5, seq=4)
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
     assert sender.client.hget("ingest:acks:5", "0-test:logs") == b"4"
-    assert sender.client.xlen(STREAM) == 301
+    assert sender.client.xlen(STREAM) == 302, "the last that was taken marks the place, and one was not looked at"
 
 
 NAMED = [4 * number + 1 for number in range(20)]
@@ -115,7 +115,7 @@ def test_garbage_in_the_name_of_jobs_does_not_stop_them(
     assert time.monotonic() - began < 15
     assert len(rows(resources.engine, training_logs, "seq")) == 40
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
-    assert sender.client.xlen(STREAM) == len(garbage)
+    assert sender.client.xlen(STREAM) == len(garbage) + 1, "the last one that was taken marks the place"
 
 
 def test_numbers_that_cannot_be_do_not_stop_others_in_a_halted_stream(
@@ -145,3 +145,27 @@ def test_much_of_one_source_is_stored_in_a_halted_stream(resources: Resources, s
     with pytest.raises(MostlyInvalid):
         Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run()
     assert rows(resources.engine, training_logs, "content") == content
+
+
+@pytest.mark.parametrize("jam", ["18446744073709551615-18446744073709551615", "18446744073709551615-0"])
+def test_a_jam_and_its_repair_do_not_end_the_look(resources: Resources, sender: Sender, jam: str) -> None:
+    """Behind garbage, valid messages are stored before a jam, and after it when the stream was started anew."""
+    stream = IngestStream(resources.streams, "logs", 1)
+
+    def drained() -> list[str]:
+        with pytest.raises(MostlyInvalid):
+            Drain(resources.engine, stream, resources.settings).run()
+        return rows(resources.engine, training_logs, "content")
+
+    for seq in range(1, 301):
+        sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
+    sender.send(logs("before"), job=5)
+    sender.send_raw("logs", 9, GARBAGE | {"seq": 301}, jam)
+    assert drained() == ["before"]
+    resources.streams.delete(STREAM)
+    for seq in range(302, 602):
+        sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
+    sender.send(logs("after"), job=5)
+    assert drained() == ["before", "after"]
+    sender.send(logs("later"), job=5)
+    assert drained() == ["before", "after", "later"]
