@@ -118,7 +118,7 @@ class Ahead:
         """
         state = self._state = self._loaded()
         is_halted = through_id == START
-        # The entry that was looked at last stays (`keep`): so the stream was repaired, flushed, or a clock set back.
+        # The entry that was looked at last stays (`keep`), unless the stream was repaired or flushed.
         began_anew = _number(state.looked) > _number(self._stream.newest_id())
         if began_anew or (is_halted and state.is_partial and state.is_done):
             state = self._state = State()
