@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import redis
@@ -100,6 +101,8 @@ class Watchdog:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
                 publish_hold(self._streams, self._settings.redis_high_water)
+                with suppress(redis.OutOfMemoryError):  # full: to be drained, which is what comes next
+                    repair(self._streams, self._settings.ingest_shards)
                 if stuck := self._stuck.look():
                     self._drain_without_orders(stuck)
                     self._unanswered_since = None  # nobody listened meanwhile
@@ -107,7 +110,6 @@ class Watchdog:
                 # Last, because a full Redis may refuse what these write, and must be drained all the same.
                 publish_shards(self._streams, self._settings.ingest_shards)
                 note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
-                repair(self._streams, self._settings.ingest_shards)
             except (*STREAM_ERRORS, Unavailable) as exc:
                 # Without Redis no order can come back: that is not the worker's fault.
                 self._unanswered_since = None
