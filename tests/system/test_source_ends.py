@@ -171,8 +171,11 @@ def addresses(resources: Resources) -> dict[str, str]:
 
 COPIED = """
 import os, sys, time
-from ingest import Run
-run = Run(job_id=5)
+from dataclasses import replace
+from ingest import Run, TrainerSettings
+from ingest.settings import Timing
+# Until now it has reached no Redis: its end waits for one, as it would for one that has answered before.
+run = Run(job_id=5, settings=replace(TrainerSettings.from_env(), timing=Timing(away_s=30)))
 run.log("before the copy")
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.05)
