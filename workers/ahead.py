@@ -116,16 +116,8 @@ class Ahead:
         entries: sources that were left for another reason are taken from their first entry on, once the look has
         reached the end of the stream.
         """
-        state = self._state = self._loaded()
+        state = self._state = self._resumed(through_id)
         is_halted = through_id == START
-        # The entry that was looked at last stays (`keep`), unless the stream was repaired or flushed.
-        began_anew = _number(state.looked) > _number(self._stream.newest_id())
-        if began_anew or (is_halted and state.is_partial and state.is_done):
-            state = self._state = State()
-        head = _number(through_id)
-        state.sources = {source: last for source, last in state.sources.items() if _number(last) > head}
-        if _number(state.looked) < head:
-            state.looked = through_id
         taken: list[RawEntry] = []
         sizes: Counter[SourceName] = Counter()
         looked, count, largest = 0, FIRST_PAGE, 1
@@ -197,6 +189,19 @@ class Ahead:
                 self._client.xdel(self._stream.key, *ids)
         with suppress(Unavailable), redis_errors():  # a full Redis: it is looked through again
             self._client.set(self._key, msgspec.json.encode(self._state), ex=_TTL_S)
+
+    def _resumed(self, through_id: str) -> State:
+        """Return the state from which the next look goes on, without what the head of the stream has passed."""
+        state = self._loaded()
+        # The entry that was looked at last stays (`keep`), unless the stream was repaired or flushed.
+        began_anew = _number(state.looked) > _number(self._stream.newest_id())
+        if began_anew or (through_id == START and state.is_partial and state.is_done):
+            state = State()
+        head = _number(through_id)
+        state.sources = {source: last for source, last in state.sources.items() if _number(last) > head}
+        if _number(state.looked) < head:
+            state.looked = through_id
+        return state
 
     def _loaded(self) -> State:
         with redis_errors():
