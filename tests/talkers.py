@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine, Table, func, select
 
 from schemas.tables import training_jobs, training_logs, training_metrics
 from tests.factories import one, rows
@@ -74,7 +74,7 @@ def trainers_running(engine: Engine, jobs: Sequence[int], env: Mapping[str, str]
     # A taken order that died with its worker is given again in seconds.
     trainers = {job: Trainer(job, {"TRAINWIRE_SETTLE_S": "60", **env}) for job in jobs}
     try:
-        wait_until(lambda: len(rows(engine, training_logs, "seq")) == len(jobs), "the first lines")
+        wait_until(lambda: len(rows(engine, training_logs, "seq")) == len(jobs), "the first lines", 90)
         yield trainers
     finally:
         for trainer in trainers.values():
@@ -83,7 +83,9 @@ def trainers_running(engine: Engine, jobs: Sequence[int], env: Mapping[str, str]
 
 def lines_by_job(engine: Engine) -> dict[int, int]:
     """Return how many lines of each job are stored."""
-    return Counter(rows(engine, training_logs, "job_id"))
+    count = select(training_logs.c.job_id, func.count().label("lines")).group_by(training_logs.c.job_id)
+    with engine.connect() as connection:
+        return Counter({row.job_id: row.lines for row in connection.execute(count)})
 
 
 def let_more_arrive(engine: Engine, *jobs: int, lines: int = 200) -> None:

@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from schemas.routes import Kind, stream_key
-from schemas.stream_clients import STREAM_ERRORS, drop_connections
+from schemas.stream_clients import STREAM_ERRORS, beside, drop_connections
 from schemas.stream_urls import is_cluster
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
@@ -126,8 +126,19 @@ class Watcher:
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
         """Return the streams that have entries, each with the size of its first one."""
         try:
-            found = self._client.xread(
-                cast("Any", dict.fromkeys(keys, "0-0")), count=1, block=max(1, int(wait_s * 1000))
+            # Not by `xread`: redis-py would ask a cluster twice before each read which of the arguments are keys.
+            found = cast("Any", self._client).execute_command(
+                *(
+                    "XREAD",
+                    "COUNT",
+                    1,
+                    "BLOCK",
+                    max(1, int(wait_s * 1000)),
+                    "STREAMS",
+                    *keys,
+                    *("0-0" for _ in keys),
+                ),
+                **beside(self._client, next(iter(keys))),
             )
         except redis.ResponseError as exc:
             if not str(exc).startswith("WRONGTYPE"):

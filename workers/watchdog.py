@@ -143,6 +143,9 @@ class Watchdog:
 class WatchdogStep(bootsteps.StartStopStep):
     """Starts the watchdog with the worker, and the stream watch where the worker takes the orders to drain."""
 
+    requires = ("celery.worker.components:Pool",)
+    """The pool forks before these threads run: a lock that one of them held would stay locked in the child."""
+
     worker: str
     settings: Settings
     takes_drains: bool
