@@ -184,7 +184,7 @@ class Drain:
             others = self._decoded_ahead(self._ahead.look(START, self._guilty, MAX_LOOK_HALTED_S))
             if not others:
                 self._ahead.keep(())
-                return not self._ahead.is_at_end
+                return self._ahead.found_guilty or not self._ahead.is_at_end
             batch = Batch(connection, self._stream.kind, others)
             try:
                 batch.store(self._stream.name, self._settings.drain_max_invalid_ratio)
