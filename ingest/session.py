@@ -30,6 +30,7 @@ from schemas.messages import Checkpoint, Completion
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ingest.arguments import Wrong
     from ingest.spool.spool import Spool
 
 logger = logging.getLogger("trainwire.ingest")
@@ -58,13 +59,17 @@ class Session:
         rank: int | None,
         settings: TrainerSettings,
         note_checkpoint: Callable[[Checkpoint], None],
+        *,
+        joined_run_of_ns: int | None = None,
     ) -> None:
+        """Begin; with `joined_run_of_ns`, as a part of a run that another process began at that time."""
         self._job_id = job_id
         self._attempt = attempt
         self._rank = rank
         self._settings = settings
         self._note_checkpoint = note_checkpoint
-        self._maker_pid = os.getpid()
+        self._joined_run_of_ns = joined_run_of_ns
+        self._maker_pid = os.getpid() if joined_run_of_ns is None else None
         self._begin()
         if settings.strict:
             self._check_start()
@@ -80,7 +85,8 @@ class Session:
         wake = threading.Event()
         spool = self._settings.spool
         self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
-        origin = Origin(self._job_id, self._attempt, source, self._rank, time.time_ns())
+        since_ns = self._joined_run_of_ns or time.time_ns()
+        origin = Origin(self._job_id, self._attempt, source, self._rank, since_ns)
         opener = None if spool.folder is None else partial(self._open_spool, spool.folder, origin)
         self.outbox = Outbox(origin, self.intake, opener, spool.when_full)
         self._uploads = Uploads(
@@ -139,10 +145,17 @@ class Session:
         """Take a checkpoint; where its file is to be uploaded, it is published when that is done."""
         self._uploads.take(checkpoint, choice)
 
-    def refuse_value(self, what: str, value: object, wanted: str = "a number") -> None:
-        """Count a value that is not what is `wanted`, and say once `what` it is."""
-        self.intake.count_dropped("values")
-        self._warn_once(what, f"{what} is {type(value).__name__}, not {wanted}: left out")
+    def refuse(self, wrong: Wrong) -> None:
+        """Count an argument that is left out, and warn once of each that is wrong."""
+        if wrong.is_dropped:
+            self.intake.count_dropped("values")
+        self.warn_once(wrong.name, wrong)
+
+    def warn_once(self, what: str, text: object) -> None:
+        """Log a warning, the first of those about `what` only."""
+        if what not in self._warned_of:
+            self._warned_of.add(what)
+            logger.warning("job %s: %s", self._job_id, text)
 
     def finish_uploads(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` until all checkpoints are uploaded; what is not by then never is."""
@@ -168,7 +181,7 @@ class Session:
 
     @property
     def is_makers(self) -> bool:
-        """Tell whether this is the process that made the run, not a forked child."""
+        """Tell whether this is the process that made the run, not a forked child nor one that has joined."""
         return os.getpid() == self._maker_pid
 
     def _childs_end(self) -> Completion | None:
@@ -225,17 +238,12 @@ class Session:
 
     def _warn_of_loss(self) -> None:
         if self.intake.is_closed:
-            self._warn_once("finished", "the run is finished: what is said after it is left out")
+            self.warn_once("finished", "the run is finished: what is said after it is left out")
         else:
             size_bytes = self._settings.buffer_bytes
-            self._warn_once(
+            self.warn_once(
                 "full", f"the buffer of {size_bytes} bytes is full: log lines are left out, and counted"
             )
-
-    def _warn_once(self, what: str, text: str) -> None:
-        if what not in self._warned_of:
-            self._warned_of.add(what)
-            logger.warning("job %s: %s", self._job_id, text)
 
     def _tell_unsent(self, receipt: Receipt) -> None:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())

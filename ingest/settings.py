@@ -246,6 +246,14 @@ def shown_host(redis_url: str) -> str:
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
+def public_address(redis_url: str) -> str:
+    """Return an address without user and password, with no parameters but those of TLS."""
+    address, _, query = redis_url.partition("?")
+    scheme, _, rest = address.partition("://")
+    tls = "&".join(part for part in query.split("&") if part.startswith("ssl_"))
+    return f"{scheme}://{rest.rpartition('@')[2]}" + (f"?{tls}" if tls else "")
+
+
 def server_of(redis_url: str) -> str:
     """Return which server and database an address names, as host:port/db."""
     if is_cluster(redis_url):

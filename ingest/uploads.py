@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
+from ingest.checkpoints import is_uri
 from ingest.daemon_pool import DaemonPool, signals_blocked
 from ingest.forks import importing
 from ingest.object_keys import object_key
@@ -81,7 +82,7 @@ class Uploads:
     def take(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
         """Take a checkpoint, with a snapshot of its bytes where it is to be uploaded."""
         bucket = self._settings.bucket
-        is_wanted = (choice or self._settings.upload) == "auto" and "://" not in checkpoint.uri
+        is_wanted = (choice or self._settings.upload) == "auto" and not is_uri(checkpoint.uri)
         if bucket is None or not is_wanted or self._is_closed:
             waiting = _Waiting(checkpoint)
         else:
