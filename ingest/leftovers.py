@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ingest.clock import monotonic_s
 from ingest.outbox import Outbox
 from ingest.publisher import Publisher
 from ingest.receipt import Receipt
@@ -89,11 +89,11 @@ def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float
         # First: once the messages are acked, the spool no longer shows how many there were.
         outboxes.insert(0, Outbox.of_inferred_end(outbox.origin, outbox.inferred_end))
     publishers = [Publisher(each, redis_url, timing, threading.Event()) for each in outboxes]
-    deadline = time.monotonic() + timeout_s
+    deadline = monotonic_s() + timeout_s
     for publisher in publishers:
         publisher.start()
     for publisher in publishers:
-        publisher.finish(max(0.0, deadline - time.monotonic()))
+        publisher.finish(max(0.0, deadline - monotonic_s()))
     receipt = _joined([each.receipt() for each in outboxes])
     if all(each.is_all_acked for each in outboxes):
         outbox.close()

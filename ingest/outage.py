@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 
+from ingest.clock import monotonic_s
 from ingest.settings import Timing
 
 logger = logging.getLogger("trainwire.ingest")
@@ -28,7 +28,7 @@ class Outage:
     def note_failure(self, error: Unavailable) -> float:
         """Warn on the first failure in a row; return the seconds to wait."""
         if self._failures == 0:
-            self.since = time.monotonic()
+            self.since = monotonic_s()
             logger.warning(
                 "cannot send to Redis at %s: %s; training goes on, messages are kept and sent later",
                 self._host,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ingest.clock import monotonic_s
 from ingest.settings import Timing
 
 logger = logging.getLogger("trainwire.ingest")
@@ -67,7 +67,7 @@ class Patience:
                 return result
 
     def _note_failure(self, exc: StoreUnavailable) -> None:
-        now = time.monotonic()
+        now = monotonic_s()
         if self._failing_since is None:
             self._failing_since = now
             logger.warning("cannot upload checkpoints: %s; training goes on, the upload is tried again", exc)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ingest.ack_watch import AckWatch, Report
+from ingest.clock import monotonic_s
 from ingest.daemon_pool import signals_blocked
 from ingest.forks import importing
 from ingest.intake import SENDER_THREAD
@@ -54,7 +54,7 @@ class Publisher:
         self._wake = wake
         self._outage = Outage(timing, shown_host(redis_url))
         self._link: StreamLink | None = None
-        self._watches = {kind: AckWatch(timing, time.monotonic()) for kind in KINDS}
+        self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
         self._failed_at = 0.0
         self._backoff_s = 0.0
         self._asked_at = 0.0
@@ -95,7 +95,7 @@ class Publisher:
         With `may_leave` it does not wait for a Redis that is away and was not heard of for `away_s`, or for as
         long as it would wait, while everything is on the disk: who comes next sends it.
         """
-        began = time.monotonic()
+        began = monotonic_s()
         deadline = began + timeout_s
         self._is_finishing = True
         self._wake.set()
@@ -116,12 +116,12 @@ class Publisher:
         if since is None or self._failed_at < began:  # one attempt at least
             return False
         patience_s = timeout_s if self._has_answered else self._timing.away_s
-        return time.monotonic() - since >= patience_s and self._outbox.is_all_spooled
+        return monotonic_s() - since >= patience_s and self._outbox.is_all_spooled
 
     def _await_acks(self, deadline: float) -> None:
-        self._heard_at = time.monotonic()
+        self._heard_at = monotonic_s()
         while not self._all_acked.wait(min(LOOK_EVERY_S, _left_s(deadline))):
-            if time.monotonic() >= min(deadline, self._heard_at + self._timing.settle_s):
+            if monotonic_s() >= min(deadline, self._heard_at + self._timing.settle_s):
                 return
 
     def _run(self) -> None:
@@ -137,7 +137,7 @@ class Publisher:
     def _cut_meanwhile(self) -> None:
         """Cut while the thread that sends is held up by imports or a server that hangs: all is on disk soon."""
         while not self._stopped.wait(LATE_S):
-            if time.monotonic() - self._cut_at >= LATE_S:
+            if monotonic_s() - self._cut_at >= LATE_S:
                 while self._cut() and not self._stopped.is_set():
                     pass
 
@@ -158,7 +158,7 @@ class Publisher:
     def _send_all(self) -> None:
         while self._may_try():
             has_more = self._outbox.cut()
-            self._cut_at = time.monotonic()
+            self._cut_at = monotonic_s()
             self._beat()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0
@@ -174,7 +174,7 @@ class Publisher:
 
     def _note_failure(self, exc: Unavailable) -> None:
         self._backoff_s = self._outage.note_failure(exc)
-        self._failed_at = time.monotonic()
+        self._failed_at = monotonic_s()
         self._disconnect()
 
     def _may_try(self) -> bool:
@@ -182,7 +182,7 @@ class Publisher:
 
     def _backoff_left_s(self) -> float:
         longest_s = FINISHING_BACKOFF_S if self._is_finishing else self._timing.longest_backoff_s
-        return self._failed_at + min(self._backoff_s, longest_s) - time.monotonic()
+        return self._failed_at + min(self._backoff_s, longest_s) - monotonic_s()
 
     def _beat(self) -> None:
         """Say that the process lives, when it is time to; also while messages are to be held back."""
@@ -227,11 +227,11 @@ class Publisher:
         interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.ack_interval_s
         if not self._outbox.awaited():
             interval_s = max(interval_s, self._timing.idle_ask_interval_s)
-        return time.monotonic() - self._asked_at >= interval_s
+        return monotonic_s() - self._asked_at >= interval_s
 
     def _take_reports(self, reports: dict[Kind, Report]) -> None:
         if reports:
-            self._asked_at = time.monotonic()
+            self._asked_at = monotonic_s()
         went_back = set()
         for kind, report in reports.items():
             if report.acked is None:
@@ -239,8 +239,8 @@ class Publisher:
             if self._outbox.step_back(kind, report.acked):
                 went_back.add(kind)
             elif self._outbox.release(kind, report.acked, report.lost):
-                self._heard_at = time.monotonic()
-        awaited, now = self._outbox.awaited(), time.monotonic()
+                self._heard_at = monotonic_s()
+        awaited, now = self._outbox.awaited(), monotonic_s()
         for kind, report in reports.items():
             ranges = self._watches[kind].overdue(report, awaited.get(kind), now, went_back=kind in went_back)
             self._outbox.send_again(kind, ranges)
@@ -276,4 +276,4 @@ class Publisher:
 
 
 def _left_s(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
+    return max(0.0, deadline - monotonic_s())

@@ -16,6 +16,7 @@ from ingest.arguments import Arguments, checked_run_id, line_texts, moment_ns
 from ingest.batches import LogType
 from ingest.calls import forgiving, log_call, metric_call
 from ingest.checkpoints import checkpoint_at, location
+from ingest.clock import monotonic_s
 from ingest.completion import Ending, completion, ending, ending_at_exit
 from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from ingest.forks import renew_in_children
@@ -380,9 +381,9 @@ class Run:
         if timeout_s is None:
             self._session.finish_uploads(self._uploads_patience_s)
             return DEFAULT_TIMEOUT_S
-        started_s = time.monotonic()
+        started_s = monotonic_s()
         self._session.finish_uploads(max(timeout_s - RESERVED_S, timeout_s / 2))
-        return round(max(0.0, timeout_s - (time.monotonic() - started_s)), 3)
+        return round(max(0.0, timeout_s - (monotonic_s() - started_s)), 3)
 
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)

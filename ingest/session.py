@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ingest.batches import LogType, MetricItem
+from ingest.clock import monotonic_ns
 from ingest.daemon_pool import signals_blocked
 from ingest.forks import importing, renew_in_children
 from ingest.heartbeat import Heart
@@ -204,7 +205,7 @@ class Session:
 
     def _sampled(self, sampler: LineSampler, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
         """Return which lines to take, after saying how many of an earlier second were not."""
-        sample = sampler.sample(texts, log_type, time.monotonic_ns())
+        sample = sampler.sample(texts, log_type, monotonic_ns())
         if sample.notice is not None:
             self._take_lines((sample.notice,), log_type, ts, ("WARNING",))
         if sample.left_out:

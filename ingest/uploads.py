@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import msgspec
 
 from ingest.checkpoints import is_uri
+from ingest.clock import monotonic_s
 from ingest.daemon_pool import DaemonPool, signals_blocked
 from ingest.forks import importing
 from ingest.object_keys import object_key
@@ -102,7 +103,9 @@ class Uploads:
             with self._changed:
                 self._is_closed = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self.is_idle, timeout_s)
+                deadline = monotonic_s() + timeout_s  # `wait_for` has a clock that a test may freeze
+                while not self.is_idle and (left_s := deadline - monotonic_s()) > 0:
+                    self._changed.wait(left_s)
         finally:
             self._patience.stop()
             self._give_up_rest(_OVERTAKEN_AWAY if self._patience.is_tried else _OVERTAKEN)
