@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from ingest.batches import LogType
 from ingest.clock import monotonic_s
-from ingest.daemon_pool import signals_blocked
+from ingest.daemon_pool import start_daemon
 from ingest.lines import LineCutter
 from ingest.repeats import RepeatFolder
 
@@ -50,9 +50,7 @@ class OutputPipe:
         self._is_open = True
         self._is_showing = False
         self.last_line: str | None = None
-        self._thread = threading.Thread(target=self._read, name=f"trainwire-{log_type}", daemon=True)
-        with signals_blocked():
-            self._thread.start()
+        self._thread = start_daemon(self._read, f"trainwire-{log_type}")
 
     @property
     def has_ended(self) -> bool:

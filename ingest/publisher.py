@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from ingest.ack_watch import AckWatch, Report
 from ingest.clock import monotonic_s
-from ingest.daemon_pool import signals_blocked
+from ingest.daemon_pool import start_daemon, words_of
 from ingest.forks import importing
 from ingest.intake import SENDER_THREAD
+from ingest.log_filter import quiet_libraries
 from ingest.outage import Outage, Unavailable
 from ingest.outbox import Outbox
 from ingest.settings import Timing, shown_host
@@ -27,6 +28,8 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 """Of one kind: must pass within the socket timeout on a slow line, or it would be tried for ever."""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
+RESTART_S: Final = 1.0
+"""How long it waits before it asks the system for a thread again."""
 LATE_S: Final = 0.1
 """A thread of its own cuts what has waited for so long: a killed trainer loses the last 200 ms at most."""
 LOOK_EVERY_S: Final = 0.05
@@ -66,6 +69,8 @@ class Publisher:
         self._all_sent = threading.Event()
         self._all_acked = threading.Event()
         self._thread: threading.Thread | None = None
+        self._start_at = 0.0
+        self._warned_of: set[str] = set()
 
     @property
     def is_started(self) -> bool:
@@ -73,17 +78,17 @@ class Publisher:
         return self._thread is not None
 
     def start(self) -> None:
-        """Start the thread; where the system refuses one, everything stays in the outbox."""
-        self._thread = threading.Thread(target=self._run, name=SENDER_THREAD, daemon=True)
+        """Start the thread; where the system refuses one, messages stay in the outbox, and it is tried again."""
+        if monotonic_s() < self._start_at:
+            return
         try:
-            with signals_blocked():
-                self._thread.start()
-                if self._heart is not None:
-                    threading.Thread(target=self._cut_meanwhile, name=SENDER_THREAD, daemon=True).start()
+            self._thread = start_daemon(self._run, SENDER_THREAD)
+            if self._heart is not None:
+                start_daemon(self._cut_meanwhile, SENDER_THREAD)
         except RuntimeError as exc:
-            if not self._thread.is_alive():
-                logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
-                self._end()
+            if self._thread is None:
+                self._start_at = monotonic_s() + RESTART_S
+                self._warn("no thread to send with (%s): training goes on, it is sent once there is one", exc)
 
     def relieve(self) -> None:
         """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
@@ -98,6 +103,11 @@ class Publisher:
         began = monotonic_s()
         deadline = began + timeout_s
         self._is_finishing = True
+        if self._thread is None:
+            self._start_at = began
+            self.start()
+        if self._thread is None:
+            self._end()
         self._wake.set()
         while self._cut() and _left_s(deadline) > 0:
             pass  # the thread may be stuck in a socket: the receipt counts everything all the same
@@ -149,7 +159,7 @@ class Publisher:
         except Exception as exc:
             # A sender that dies loses what it holds; this one says why and tries again.
             logger.debug("unexpected in the sender", exc_info=True)
-            self._note_failure(Unavailable(f"{type(exc).__name__}: {exc}"))
+            self._note_failure(Unavailable(words_of(exc)))
         while self._backoff_left_s() > 0 and self._cut():
             pass  # compressed, it takes less room while it waits
         if self._is_finishing:
@@ -168,9 +178,16 @@ class Publisher:
         """Cut ahead of sending; what goes wrong here is no reason to end, neither the thread nor the training."""
         try:
             return self._outbox.cut()
-        except Exception:
-            logger.warning("unexpected while messages were cut", exc_info=True)
+        except Exception as exc:
+            self._warn("messages cannot be cut now (%s): tried again", words_of(exc))
+            logger.debug("unexpected while messages were cut", exc_info=True)
             return False
+
+    def _warn(self, text: str, why: object) -> None:
+        """Log a warning, each text once."""
+        if text not in self._warned_of:
+            self._warned_of.add(text)
+            logger.warning(text, why)
 
     def _note_failure(self, exc: Unavailable) -> None:
         self._backoff_s = self._outage.note_failure(exc)
@@ -251,7 +268,9 @@ class Publisher:
                 from ingest.link import StreamLink  # noqa: PLC0415
 
                 origin = self._outbox.origin
+                quiet_libraries()
                 self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more
+                quiet_libraries()
         return self._link
 
     def _pause_s(self) -> float:

@@ -23,6 +23,7 @@ from ingest.forks import renew_in_children
 from ingest.handles import Handle, address_of, register, restored
 from ingest.history import History
 from ingest.lines import split_lines
+from ingest.log_filter import quiet_ours
 from ingest.plain import level_name, plain_mapping, plain_text
 from ingest.ranks import Place, checked_place
 from ingest.receipt import Receipt
@@ -35,6 +36,8 @@ from schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
 
 if TYPE_CHECKING:
     from ingest.capture import Capture
+
+quiet_ours()
 
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0

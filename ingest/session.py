@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ingest.batches import LogType, MetricItem
 from ingest.clock import monotonic_ns
-from ingest.daemon_pool import signals_blocked
+from ingest.daemon_pool import start_daemon, words_of
 from ingest.forks import importing, renew_in_children
 from ingest.heartbeat import Heart
 from ingest.intake import Intake
@@ -173,8 +173,9 @@ class Session:
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
                 self.intake.close(completion() if self.is_makers else self._childs_end())
-                if self._publisher.is_started:
+                if self._publisher.is_started or not self.intake.is_empty:
                     self._publisher.finish(timeout_s, may_leave=not self._settings.strict)
+                    self.outbox.open_spool()
                 self._receipt = self.outbox.receipt()
                 self._tell_unsent(self._receipt)
                 self.outbox.close()
@@ -224,18 +225,11 @@ class Session:
             if self._publisher.is_started:
                 return
             self._publisher.start()
+            if not self._publisher.is_started:
+                return
         if self.is_makers and self._settings.spool.folder is not None:
-            sender = threading.Thread(
-                target=self._send_leftovers,
-                args=(self._settings.spool.folder,),
-                name=LEFTOVERS_THREAD,
-                daemon=True,
-            )
-            with (
-                suppress(RuntimeError),
-                signals_blocked(),
-            ):  # the system refuses a thread: somebody else will send them
-                sender.start()
+            with suppress(RuntimeError):  # the system refuses a thread: the next run sends them
+                start_daemon(partial(self._send_leftovers, self._settings.spool.folder), LEFTOVERS_THREAD)
 
     def _warn_of_loss(self) -> None:
         if self.intake.is_closed:
@@ -267,17 +261,30 @@ class Session:
             from ingest.spool.spool import Spool  # noqa: PLC0415
         server = server_of(self._settings.streams)
         about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
-        return Spool(SourceFolder.create(folder, about), self._settings.spool.limit_bytes)
+        made = SourceFolder.create(folder, about)
+        try:
+            return Spool(made, self._settings.spool.limit_bytes)
+        except OSError:
+            made.remove()
+            raise
 
     def _send_leftovers(self, folder: Path) -> None:
-        """Send what earlier processes on this machine have left for the same server."""
-        if self._finished.wait(LEFTOVERS_AFTER_S):
-            return
+        """Send what earlier processes on this machine have left for the same server; after an error, try again."""
+        wait_s = LEFTOVERS_AFTER_S
+        while not self._finished.wait(wait_s):
+            try:
+                self._send_leftovers_now(folder)
+            except Exception as exc:
+                text = f"messages that earlier runs have left in {folder} cannot be sent now ({words_of(exc)})"
+                self.warn_once("leftovers", f"{text}: tried again")
+                logger.debug("leftovers stay in the spool", exc_info=True)
+                wait_s = min(2 * wait_s, LEFTOVERS_TIMEOUT_S)
+            else:
+                return
+
+    def _send_leftovers_now(self, folder: Path) -> None:
         with importing():
             from ingest.leftovers import send_leftovers  # noqa: PLC0415
         url, timing = self._settings.streams, self._settings.timing
-        try:
-            for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
-                logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)
-        except Exception:
-            logger.debug("leftovers stay in the spool", exc_info=True)
+        for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
+            logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)

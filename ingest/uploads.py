@@ -8,7 +8,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
@@ -16,8 +18,9 @@ import msgspec
 
 from ingest.checkpoints import is_uri
 from ingest.clock import monotonic_s
-from ingest.daemon_pool import DaemonPool, signals_blocked
+from ingest.daemon_pool import DaemonPool, start_daemon
 from ingest.forks import importing
+from ingest.log_filter import quiet_libraries
 from ingest.object_keys import object_key
 from ingest.outbox import Origin
 from ingest.patience import GivenUp, Patience
@@ -128,8 +131,9 @@ class Uploads:
     def _obstacle(self) -> str | None:
         if not self._can_upload:
             return "it was said by a forked process: only the process that made the run uploads"
-        if importlib.util.find_spec("boto3") is None:
-            return "boto3 is not installed: pip install 'trainwire[s3]'"
+        with suppress(OSError):  # no descriptor is left to look for it: the upload waits for one
+            if importlib.util.find_spec("boto3") is None:
+                return "boto3 is not installed: pip install 'trainwire[s3]'"
         return None
 
     def _supersede(self, newer: _Waiting) -> None:
@@ -145,9 +149,7 @@ class Uploads:
             try:
                 # All threads now: an interpreter that is ending, and waits for the last upload, starts none.
                 pool: DaemonPool[Part] = DaemonPool(PARTS_AT_ONCE, "trainwire-part")
-                thread = threading.Thread(target=self._run, args=(pool,), name="trainwire-uploads", daemon=True)
-                with signals_blocked():
-                    thread.start()
+                thread = start_daemon(partial(self._run, pool), "trainwire-uploads")
             except RuntimeError as exc:
                 self._give_up_rest(f"the system refused a thread to upload with ({exc})")
             else:
@@ -177,7 +179,7 @@ class Uploads:
         checkpoint, snapshot, uri = waiting.checkpoint, waiting.snapshot, waiting.uri
         bar = ProgressBar(os.path.basename(checkpoint.uri), snapshot.size_bytes)
         try:
-            found = self._connected(pool).upload(snapshot, uri, bar.advance)
+            found = self._patience.attempt(lambda: self._connected(pool).upload(snapshot, uri, bar.advance))
         except GivenUp as exc:
             return _with_error(checkpoint, str(exc))
         except Exception as exc:
@@ -195,7 +197,9 @@ class Uploads:
                 from ingest.object_store import ObjectStore  # noqa: PLC0415
                 from ingest.transfer import Transfer  # noqa: PLC0415
 
+                quiet_libraries()
                 store = ObjectStore()
+                quiet_libraries()
             self._transfer = Transfer(store, self._patience, pool)
         return self._transfer
 
