@@ -8,6 +8,7 @@ from typing import Final
 
 OWN_THREADS: Final = "trainwire-"
 LIBRARIES: Final = ("asyncio", "boto3", "botocore", "push_response", "redis", "s3transfer", "urllib3")
+OURS: Final = ("trainwire.ingest", "trainwire.integrations")
 _MADE_LATE: Final = ("push_response", "redis.connection")
 """Loggers of redis-py that are made with their first record."""
 
@@ -30,11 +31,14 @@ def quiet_libraries() -> None:
 
 
 def quiet_ours() -> None:
-    """Give our own loggers the level INFO, unless the training has set another one."""
-    for name in ("trainwire.ingest", "trainwire.integrations"):
-        logger = logging.getLogger(name)
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.INFO)
+    """Have our own loggers log nothing below INFO, unless a level is set for them or for `trainwire`."""
+    for name in OURS:
+        logging.getLogger(name).addFilter(_is_asked_for)
+
+
+def _is_asked_for(record: logging.LogRecord) -> bool:
+    names = ("trainwire", record.name)
+    return record.levelno >= logging.INFO or any(logging.getLogger(name).level for name in names)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -77,10 +77,10 @@ class Publisher:
         """Tell whether `start` was called."""
         return self._thread is not None
 
-    def start(self) -> None:
-        """Start the thread; where the system refuses one, messages stay in the outbox, and it is tried again."""
+    def start(self) -> bool:
+        """Start the thread and return True; where the system refuses one, messages wait for the next call."""
         if monotonic_s() < self._start_at:
-            return
+            return False
         try:
             self._thread = start_daemon(self._run, SENDER_THREAD)
             if self._heart is not None:
@@ -89,6 +89,7 @@ class Publisher:
             if self._thread is None:
                 self._start_at = monotonic_s() + RESTART_S
                 self._warn("no thread to send with (%s): training goes on, it is sent once there is one", exc)
+        return self._thread is not None
 
     def relieve(self) -> None:
         """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""

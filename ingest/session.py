@@ -224,8 +224,7 @@ class Session:
         with self._starting:
             if self._publisher.is_started:
                 return
-            self._publisher.start()
-            if not self._publisher.is_started:
+            if not self._publisher.start():
                 return
         if self.is_makers and self._settings.spool.folder is not None:
             with suppress(RuntimeError):  # the system refuses a thread: the next run sends them
