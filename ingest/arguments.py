@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
 from ingest.batches import LogType
 from ingest.completion import Ending, ending
 from ingest.lines import split_lines
-from ingest.plain import count, exit_status, number, plain_text, scalar, shown, truth
+from ingest.plain import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
 from ingest.uploads import UploadChoice
 from schemas.checks import MAX_TIME_NS, MIN_TIME_NS
 
@@ -173,6 +173,18 @@ class Arguments:
 
 
 _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run().info.run_id")
+
+
+def description(
+    name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
+) -> dict[str, Any]:
+    """Return what a run is called and configured with; raise `ValueError` for a mapping or an id that is none."""
+    return {
+        "name": None if name is None else plain_text(name),
+        "params": None if params is None else plain_mapping("params", params),
+        "tags": None if tags is None else plain_mapping("tags", tags),
+        "mlflow_run_id": None if mlflow_run_id is None else checked_run_id(mlflow_run_id),
+    }
 
 
 def checked_run_id(value: object) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 from ingest.settings import TrainerSettings, public_address, server_of
 
 if TYPE_CHECKING:
+    from ingest.capture import Capture
     from ingest.run import Run
 
 Handle: TypeAlias = dict[str, Any]
@@ -17,6 +18,39 @@ Handle: TypeAlias = dict[str, Any]
 
 _runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
 """The runs of this process and, after a fork, of its parent, by a token that they keep in every process."""
+
+
+class Shared:
+    """A run whose copies are the run itself, and whose pickles become it or join it."""
+
+    job_id: int
+    attempt: int
+    rank: int | None
+    _token: str
+    _address: str
+    _started_at: int
+    _is_launched: bool
+    _capture: Capture | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what a pickle carries."""
+        handle = {
+            "token": self._token,
+            "job_id": self.job_id,
+            "attempt": self.attempt,
+            "rank": self.rank,
+            "started_at": self._started_at,
+            "address": self._address,
+            "is_captured": self._is_launched or self._capture is not None,
+        }
+        return restored, (type(self), handle)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the run itself: a copy of an object that holds it reports to the same run."""
+        return self
 
 
 def register(run: Run, token: str | None = None) -> str:

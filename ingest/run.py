@@ -12,7 +12,7 @@ from signal import SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from ingest.arguments import Arguments, checked_run_id, line_texts, moment_ns
+from ingest.arguments import Arguments, description, line_texts, moment_ns
 from ingest.batches import LogType
 from ingest.calls import forgiving, log_call, metric_call
 from ingest.checkpoints import checkpoint_at, location
@@ -20,11 +20,11 @@ from ingest.clock import monotonic_s
 from ingest.completion import Ending, completion, ending, ending_at_exit
 from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from ingest.forks import renew_in_children
-from ingest.handles import Handle, address_of, register, restored
+from ingest.handles import Handle, Shared, address_of, register
 from ingest.history import History
 from ingest.lines import split_lines
 from ingest.log_filter import quiet_ours
-from ingest.plain import level_name, plain_mapping, plain_text
+from ingest.plain import level_name, plain_text
 from ingest.ranks import Place, checked_place
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
@@ -44,11 +44,16 @@ RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
 
 
-class Run:
+class Run(Shared):
     """One process's part in a job: logs, metrics, checkpoints, and at the end the completion.
 
-    No call waits for the network or raises because a store is away; a value that cannot be right (a job id of
-    -1) raises `ValueError` at once. Use it as a context manager, or call `finish`.
+    No call waits for the network or raises because a store is away. Making a run raises `ValueError` for a value
+    that cannot be right (a job id of -1); after that a wrong argument is named in one warning, and the rest of the
+    call is taken. Use it as a context manager, or call `finish`.
+
+    A copy of what holds a run holds the same run; so does a pickle in the same process. In another process
+    (multiprocessing, joblib, a loaded checkpoint) a pickle becomes a run that reports to the same job and attempt,
+    and leaves its begin and its end to the first; it takes the password of Redis from its own environment.
 
     With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: this one, `RedisAway` where Redis does
     not answer and `RankTaken` where another live trainer is the same job, attempt and rank; and `finish`,
@@ -88,17 +93,13 @@ class Run:
         )
         self.rank = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
-        about: dict[str, Any] = {
-            "name": None if name is None else plain_text(name),
-            "params": None if params is None else plain_mapping("params", params),
-            "tags": None if tags is None else plain_mapping("tags", tags),
-            "mlflow_run_id": None if mlflow_run_id is None else checked_run_id(mlflow_run_id),
-        }
+        about = description(name, params, tags, mlflow_run_id)
         self._begin(settings, History(epochs), place)
         running = Progress(status="running", total_epochs=epochs)
         beat_s = settings.vitals.interval_s
-        header = Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
-        self._session.take_metric(header)
+        self._session.take_metric(
+            Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
+        )
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
 
@@ -324,26 +325,6 @@ class Run:
     def note_misuse(self, call: str, text: str) -> None:
         """Warn once of a call whose arguments do not fit."""
         self._session.warn_once(call, text)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle a handle: it becomes the run itself in this process, and joins the run from another one."""
-        handle = {
-            "token": self._token,
-            "job_id": self.job_id,
-            "attempt": self.attempt,
-            "rank": self.rank,
-            "started_at": self._started_at,
-            "address": self._address,
-            "is_captured": self._is_launched or self._capture is not None,
-        }
-        return restored, (type(self), handle)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Return the run itself: a copy of an object that holds it reports to the same run."""
-        return self
 
     def __enter__(self) -> Self:
         return self
