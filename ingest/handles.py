@@ -68,9 +68,14 @@ def restored(run_type: type[Run], handle: Handle) -> Run:
     messages for itself, sends no completion, and claims no rank.
     """
     known = _runs.get(handle["token"])
-    if known is None:
-        known = next((run for run in _runs.values() if run.job_id == handle["job_id"]), None)
+    if known is None:  # the newest that has not finished, or else one that has: what it is given is left out
+        same = [run for run in _runs.values() if run.job_id == handle["job_id"]]
+        known = next(iter(sorted(reversed(same), key=_has_finished)), None)
     return known or run_type._joined(handle, _settings_here(handle["address"]))  # noqa: SLF001
+
+
+def _has_finished(run: Run) -> bool:
+    return run._session.intake.is_closed  # noqa: SLF001
 
 
 def address_of(settings: TrainerSettings) -> str:

@@ -82,6 +82,12 @@ CALLS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return our warnings but those of the server that the run of a test cannot reach."""
+    found = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    return [text for text in found if "cannot send to Redis" not in text]
+
+
 def reported(told: Any) -> dict[str, float]:
     """Return the values of the only point or checkpoint."""
     found: list[Any] = [point.values for point in told.points()]
@@ -100,7 +106,7 @@ def test_every_number_is_taken(tell: Tell, caplog: pytest.LogCaptureFixture, nam
         warnings.simplefilter("error")
         CALLS[call](told.run, value)
     assert reported(told) == {"a": taken, "loss": 1.0}
-    assert not caplog.records
+    assert not warned(caplog)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -116,11 +122,11 @@ def test_every_other_value_is_named_once(
         CALLS[call](told.run, value)
         told.run.metric(a=value)
     assert reported(told) == {"loss": 1.0}
-    (record,) = caplog.records
-    assert record.getMessage().startswith("job 42: metric 'a'=")
-    assert "not a number: left out; " in record.getMessage()
-    assert remedy in record.getMessage()
-    assert len(record.getMessage()) < 300
+    (text,) = warned(caplog)
+    assert text.startswith("job 42: metric 'a'=")
+    assert "not a number: left out; " in text
+    assert remedy in text
+    assert len(text) < 300
 
 
 def test_params_of_one_element_are_numbers(tell: Tell) -> None:
@@ -172,8 +178,8 @@ def test_values_in_a_wrong_place_are_kept(tell: Tell, caplog: pytest.LogCaptureF
     misplaced(told.run)
     misplaced(told.run)
     assert [(point.values, point.step) for point in told.points()] == points * 2
-    (record,) = caplog.records
-    assert " does not fit run." in record.getMessage()
+    (text,) = warned(caplog)
+    assert " does not fit run." in text
 
 
 @pytest.mark.parametrize(
@@ -229,8 +235,7 @@ def test_a_wrong_argument_is_named_once(tell: Tell, caplog: pytest.LogCaptureFix
     wrong, sentence = WRONG_WORDS[call]
     wrong(told.run)
     wrong(told.run)
-    warned = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert [sentence in record.getMessage() for record in warned].count(True) == 1
+    assert [sentence in text for text in warned(caplog)].count(True) == 1
 
 
 @pytest.mark.parametrize(
