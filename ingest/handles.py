@@ -70,12 +70,12 @@ def restored(run_type: type[Run], handle: Handle) -> Run:
     known = _runs.get(handle["token"])
     if known is None:  # the newest that has not finished, or else one that has: what it is given is left out
         same = [run for run in _runs.values() if run.job_id == handle["job_id"]]
-        known = next(iter(sorted(reversed(same), key=_has_finished)), None)
+        known = max(reversed(same), key=_is_open, default=None)
     return known or run_type._joined(handle, _settings_here(handle["address"]))  # noqa: SLF001
 
 
-def _has_finished(run: Run) -> bool:
-    return run._session.intake.is_closed  # noqa: SLF001
+def _is_open(run: Run) -> bool:
+    return not run._session.intake.is_closed  # noqa: SLF001
 
 
 def address_of(settings: TrainerSettings) -> str:
