@@ -48,7 +48,7 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
             kept = _fitting(method, interpret(given))
             name = f"run.{method.__name__}"
             outcome = "left out" if kept is None else f"taken as {name}({Call((), kept)}), write it so"
-            self.note_misuse(name, f"{name}({given}) does not fit {name}{_shown_signature(method)}: {outcome}")
+            self._note_misuse(name, f"{name}({given}) does not fit {name}{_shown_signature(method)}: {outcome}")
             return None if kept is None else method(self, **kept)
 
         return cast("CallT", called)

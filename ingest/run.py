@@ -322,7 +322,7 @@ class Run(Shared):
         """Have a forked child say its end where multiprocessing ends it."""
         finish_with_multiprocessing(self, Run._finish_at_exit)
 
-    def note_misuse(self, call: str, text: str) -> None:
+    def _note_misuse(self, call: str, text: str) -> None:
         """Warn once of a call whose arguments do not fit."""
         self._session.warn_once(call, text)
 
