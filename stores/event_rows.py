@@ -10,9 +10,8 @@ from sqlalchemy import ColumnElement, RowMapping, Select, case, func, select
 
 from schemas.events import LogLine, Number
 from schemas.non_finite import shown_float
-from schemas.tables import training_logs
+from schemas.tables import LIFTED, training_logs
 
-LIFTED: Final = ("loss", "accuracy", "learning_rate")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_BYTES_OF_CHAR: Final = 4
 _MICROSECOND: Final = timedelta(microseconds=1)

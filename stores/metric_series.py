@@ -13,7 +13,8 @@ from sqlalchemy.types import BigInteger
 
 from schemas.events import Number
 from schemas.non_finite import shown_float
-from stores.event_rows import LIFTED, ts_of
+from schemas.tables import LIFTED, LIFTED_SQL
+from stores.event_rows import ts_of
 
 Key = tuple[str, int, int | None]
 """Name, attempt, rank."""
@@ -215,6 +216,5 @@ def _bounds(wanted: SeriesFilter) -> dict[str, Any]:
 
 
 _ROWS: Final = (
-    "SELECT seq, attempt, rank, logged_at, step, epoch, loss, accuracy, learning_rate, extra_metrics "
-    "FROM training_metrics"
+    f"SELECT seq, attempt, rank, logged_at, step, epoch, {LIFTED_SQL}, extra_metrics FROM training_metrics"  # noqa: S608
 )

@@ -9,9 +9,8 @@ from typing import Any, Final
 from schemas.checks import MAX_ATTEMPT
 from schemas.heartbeats import says_progress
 from schemas.messages import FINISHED, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
-from schemas.routes import Kind
 from workers.decoding import visible
-from workers.rows import is_best, lift
+from workers.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
 """Of completions that say different things of one attempt, the later in this list is believed."""
@@ -183,7 +182,7 @@ class JobState:
     def _fold_results(self, body: Completion) -> None:
         if body.final_metrics is not None:
             self.final_metrics = dict(body.final_metrics)
-            self.final_accuracy = lift(body.final_metrics)[0][1]
+            self.final_accuracy = as_stored(body.final_metrics).get("accuracy")
         if body.best_metrics is not None:
             self.best_metrics = dict(body.best_metrics)
         if body.best_epoch is not None:
@@ -211,13 +210,6 @@ UNLOADED: Final[dict[str, Any]] = {}
 """Results of a job that are in Postgres and were not read; told by identity from an empty map."""
 COLUMNS: Final = tuple(field.name for field in fields(JobState))
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
-
-SEQ_COLUMN: Final[dict[Kind, str]] = {
-    "logs": "last_log_seq",
-    "metrics": "last_metric_seq",
-    "checkpoints": "last_checkpoint_seq",
-}
-"""The column that counts a kind's rows."""
 
 
 def began_at(body: Body) -> int | None:
