@@ -24,7 +24,6 @@ from workers.resources import Resources
 Flood = Literal["nothing", "valid", "invalid"]
 FLOODING, QUIET, SHARD = 4, 8, 0
 """Two jobs of one shard of four."""
-SECONDS: Final = 15
 EVERY_S: Final = 0.1
 
 
@@ -40,8 +39,8 @@ class Delays:
     backlog: int
 
 
-def delays(resources: Resources, flood: Flood, per_s: int) -> Delays:
-    """Run a real worker, a flood of `per_s` messages a second and a quiet job for a quarter of a minute."""
+def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> Delays:
+    """Run a real worker, a flood of `per_s` messages a second and a quiet job for so many seconds."""
     empty(resources)
     stop = multiprocessing.Event()
     url = resources.settings.redis_url.get_secret_value()
@@ -58,7 +57,7 @@ def delays(resources: Resources, flood: Flood, per_s: int) -> Delays:
         sent: dict[int, float] = {}
         began = time.time()
         for number in itertools.count(2):
-            if time.time() - began > SECONDS:
+            if time.time() - began > seconds:
                 break
             sent[number] = time.time()
             _publish(resources.redis, number)
@@ -80,7 +79,7 @@ def delays(resources: Resources, flood: Flood, per_s: int) -> Delays:
         statistics.quantiles(waited, n=20)[-1],
         len(sent),
         len(taken) - 1,
-        flooded / SECONDS,
+        flooded / seconds,
         backlog,
     )
 

@@ -51,7 +51,7 @@ def build(arguments: Sequence[str]) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        help="The wire between machine-learning trainers and everything that must know about them.",
+        help="Durable, live logging for machine-learning training runs.",
     )
     app.callback()(_options)
     named = [name for name in arguments[:1] if name in COMMANDS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,15 @@ def test_every_make_target_of_the_documents_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for document in DOCUMENTS:
         assert set(re.findall(r"(?:`|^)make ([a-z]+)", document.read_text(), flags=re.MULTILINE)) <= targets
+
+
+def test_the_page_of_commands_is_what_help_prints() -> None:
+    """docs/cli.md is what `python docs/site/cli.py` writes."""
+    page = runpy.run_path(str(ROOT / "docs" / "site" / "cli.py"))["page"]
+    assert (ROOT / "docs" / "cli.md").read_text() == page()
+
+
+def test_the_readme_is_short() -> None:
+    """The README has at most 500 words, and the glossary at most 40 terms."""
+    assert len((ROOT / "README.md").read_text().split()) <= 500
+    assert len(re.findall(r"^\| \*\*", (ROOT / "docs" / "glossary.md").read_text(), flags=re.MULTILINE)) <= 40
