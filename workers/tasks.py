@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from schemas.backoff import Backoff
 from schemas.events import decode_events
 from schemas.routes import (
     DELETE_TASK,
@@ -38,7 +39,6 @@ from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
 from workers.app import app
 from workers.away import AwayNotes
-from workers.backoff import Backoff
 from workers.deletion import JobDeleter
 from workers.deliver import Delivery
 from workers.drain import Drain

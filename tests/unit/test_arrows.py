@@ -66,7 +66,6 @@ LAYERS = [
         "errors",
         "settings",
         "logs",
-        "backoff",
         "durations",
         "away",
         "recordset",

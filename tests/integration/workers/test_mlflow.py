@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping, text
 
+from schemas.backoff import Backoff
 from schemas.messages import Metrics, Point, Progress
 from schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
 from stores.mlflow import MlflowRun, get_run, get_run_metrics, search_runs
 from stores.mlflow_http import MlflowApi
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from tests.mlflow_server import MlflowServer
-from workers.backoff import Backoff
 from workers.deliver import Delivery
 from workers.heartbeats import Heard
 from workers.liveness import LostRule, watch
