@@ -14,7 +14,7 @@ from sqlalchemy.types import BigInteger
 from schemas.events import Number
 from schemas.non_finite import shown_float
 from schemas.tables import LIFTED, LIFTED_SQL
-from stores.event_rows import ts_of
+from schemas.times import to_ns
 
 Key = tuple[str, int, int | None]
 """Name, attempt, rank."""
@@ -172,7 +172,7 @@ def _points_at(
 def _series(rows: Iterable[RowMapping], names: Sequence[str]) -> dict[Key, list[Point]]:
     series: dict[Key, list[Point]] = defaultdict(list)
     for row in rows:
-        ts = ts_of(row["logged_at"])
+        ts = to_ns(row["logged_at"])
         for name, value in _values(row, names):
             point = Point(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
             series[name, row["attempt"], row["rank"]].append(point)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from schemas.checks import MAX_ATTEMPT
 from schemas.heartbeats import says_progress
 from schemas.messages import FINISHED, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
+from schemas.times import to_datetime
 from workers.decoding import visible
 from workers.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
 """Of completions that say different things of one attempt, the later in this list is believed."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_datetime(ts_ns: int) -> datetime:
-    """Return a trainer's time as Postgres holds it, in microseconds."""
-    return _EPOCH + timedelta(microseconds=ts_ns // 1000)
 
 
 @dataclass(slots=True)

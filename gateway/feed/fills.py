@@ -15,8 +15,9 @@ from schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from schemas.kinds import ROW_KINDS, RowKind
 from schemas.non_finite import shown_float
 from schemas.tables import deleted_jobs, training_jobs
+from schemas.times import to_ns
 from stores.columns import MOST_SHOWN_NAMES, job_columns
-from stores.event_rows import lines_within, log_line, select_lines, ts_of, values_of
+from stores.event_rows import lines_within, log_line, select_lines, values_of
 
 MAX_READ_BYTES: Final = 1024 * 1024
 FETCHED_ROWS: Final = 200
@@ -150,7 +151,7 @@ def _point(row: RowMapping) -> MetricPoint:
     return MetricPoint(
         seq=row["seq"],
         attempt=row["attempt"],
-        ts=ts_of(row["logged_at"]),
+        ts=to_ns(row["logged_at"]),
         values=values_of(row),
         epoch=row["epoch"],
         step=row["step"],
@@ -162,7 +163,7 @@ def _checkpoint(row: RowMapping) -> SavedCheckpoint:
     return SavedCheckpoint(
         seq=row["seq"],
         attempt=row["attempt"],
-        ts=ts_of(row["logged_at"]),
+        ts=to_ns(row["logged_at"]),
         checkpoint_kind=row["kind"],
         uri=row["uri"],
         is_best=row["is_best"],
