@@ -15,6 +15,8 @@ from schemas.tables import LIFTED, LIFTED_SQL
 from stores.event_rows import values_of
 from stores.jobs import Job
 
+LAST_ROWS: Final = 100
+"""The newest values of one job are those of its last rows: a loss every step, an accuracy every epoch."""
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
 """Rows looked at for one line: not every row has every metric."""
