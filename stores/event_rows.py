@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, select
 
-from schemas.events import LogLine, Number
-from schemas.non_finite import shown_float
+from schemas.events import LogLine
+from schemas.non_finite import Number, shown_float
 from schemas.tables import LIFTED, training_logs
 from schemas.times import to_ns
 

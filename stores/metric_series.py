@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger
 
-from schemas.events import Number
-from schemas.non_finite import shown_float
+from schemas.non_finite import Number, shown_float
 from schemas.tables import LIFTED, LIFTED_SQL
 from schemas.times import to_ns
 
@@ -185,7 +184,7 @@ def _values(row: RowMapping, names: Sequence[str]) -> Iterator[tuple[str, Number
     for name in names:
         value = row[name] if name in LIFTED else extra.get(name)
         if value is not None:
-            yield name, cast("Number", value if isinstance(value, str) else shown_float(value))
+            yield name, shown_float(value)
 
 
 def _value(number: int, name: str) -> str:

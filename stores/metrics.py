@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, RowMapping, select
 
-from schemas.events import Number
+from schemas.non_finite import Number
 from schemas.tables import training_metrics
 from stores.event_rows import values_of
 

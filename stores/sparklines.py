@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from schemas.events import Number
 from schemas.heartbeats import SYSTEM_PREFIX
+from schemas.non_finite import Number
 from schemas.tables import LIFTED, LIFTED_SQL
 from stores.event_rows import values_of
 from stores.jobs import Job

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count, repeat
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from schemas.events import LogLine, MetricPoint, Number, SavedCheckpoint
+from schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from schemas.kinds import RowKind
 from schemas.messages import Checkpoint, Metrics
-from schemas.non_finite import shown_float
+from schemas.non_finite import Number, shown_float
 from workers.changes import Change, log_lines
 from workers.decoding import visible
 from workers.rows import as_stored, is_best
@@ -47,14 +47,9 @@ def text(said: str | None) -> str | None:
     return None if said is None else visible(said)
 
 
-def number(value: float | str) -> Number:
-    """Return a number, or its agreed name where JSON cannot say it; what JSONB gave back is named already."""
-    return cast("Number", value if isinstance(value, str) else shown_float(value))
-
-
 def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
     """Return a map of numbers as JSON can carry it."""
-    return None if values is None else {visible(name): number(value) for name, value in values.items()}
+    return None if values is None else {visible(name): shown_float(value) for name, value in values.items()}
 
 
 def _lines(change: Change, seqs: Iterator[int]) -> Iterator[LogLine]:

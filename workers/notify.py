@@ -20,11 +20,12 @@ from schemas.events import (
 )
 from schemas.kinds import ROW_KINDS, RowKind, without_rows
 from schemas.messages import Completion, Metrics, Outcome, Point, Status
+from schemas.non_finite import shown_float
 from schemas.routes import JOBS_CHANNEL, events_channel
 from stores.columns import MOST_SHOWN_NAMES
 from workers import items
 from workers.changes import Change, StatusChange
-from workers.items import number, numbers, text
+from workers.items import numbers, text
 from workers.jobs import JobState
 from workers.rows import as_stored
 from workers.streams import redis_errors
@@ -116,7 +117,7 @@ def _progress_event(change: Change) -> TrainingProgress:
         status=job.status,
         current_epoch=job.current_epoch,
         total_epochs=job.total_epochs,
-        progress_percent=None if job.progress_percent is None else number(job.progress_percent),
+        progress_percent=None if job.progress_percent is None else shown_float(job.progress_percent),
         metrics=numbers(as_stored(newest.values)) if newest else None,
         checkpoint_path=text(newest.checkpoint_path if newest else None) or job.last_checkpoint_path,
         best_checkpoint_path=job.best_checkpoint_path,

@@ -13,13 +13,13 @@ from schemas.events import (
     Event,
     LogLine,
     MetricPoint,
-    Number,
     SavedCheckpoint,
     TrainingCheckpoint,
     TrainingLog,
     TrainingProgress,
 )
 from schemas.kinds import ROW_KINDS, RowEvent, RowKind
+from schemas.non_finite import Number
 
 MAX_ROWS: Final = 1000
 """Most rows in one event."""

@@ -11,8 +11,8 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection
 
-from schemas.events import Number
 from schemas.messages import Status
+from schemas.non_finite import Number
 from stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from stores.completeness import Completeness
 from stores.deletion import find_deletion
