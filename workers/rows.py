@@ -113,7 +113,7 @@ def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, flo
 
 
 def as_stored(values: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics under the names that their row has: `accuracy` for `acc`, `learning_rate` for `lr`."""
+    """Return metrics under the names that their row has, such as `accuracy` for `acc`."""
     lifted, rest = lift(values)
     return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
 
