@@ -24,7 +24,7 @@ class Ranges(list[tuple[int, int]]):
     """Numbers as ranges, first and last included, made by adding the numbers in ascending order."""
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """How many numbers there are."""
         return sum(last - first + 1 for first, last in self)
 
@@ -99,10 +99,10 @@ class Comparison:
         """The whole comparison in one line."""
         return (
             f"{'verified' if self.is_verified else 'differs'}: {self.rows:,} lines = {self.in_loki:,} in Loki + "
-            f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.count:,} missing; "
-            f"{self.twice.count:,} twice, {self.unknown.count + self.unnumbered:,} unknown; "
-            f"{self.in_postgres:,} in Postgres + {self.removed.count:,} removed by retention + "
-            f"{self.lost.count:,} lost"
+            f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.total:,} missing; "
+            f"{self.twice.total:,} twice, {self.unknown.total + self.unnumbered:,} unknown; "
+            f"{self.in_postgres:,} in Postgres + {self.removed.total:,} removed by retention + "
+            f"{self.lost.total:,} lost"
         )
 
     @property
@@ -121,7 +121,7 @@ class Comparison:
     def document(self) -> dict[str, object]:
         """The comparison as JSON: numbers of lines by count and ranges."""
         fields = {
-            name: {"count": value.count, "ranges": value} if isinstance(value, Ranges) else value
+            name: {"count": value.total, "ranges": value} if isinstance(value, Ranges) else value
             for name, value in vars(self).items()
         }
         return {"verified": self.is_verified, "line": self.line, **fields}

@@ -139,7 +139,7 @@ def test_every_line_is_counted_once(
     dead = {seq for seq, (_, is_dead, _) in numbered.items() if is_dead}
     stored = [seq for seq, (_, _, is_stored) in numbered.items() if is_stored]
     found = _compared(stored, lines, confirmed_seq, dead, removed_seq=removed_seq, last_seq=len(copies))
-    assert found.rows == found.in_loki + found.dead_lettered + found.waiting + found.missing.count
-    assert found.rows == found.in_postgres + found.removed.count + found.lost.count
-    assert found.twice.count == sum(times > 1 for times, _, _ in copies)
+    assert found.rows == found.in_loki + found.dead_lettered + found.waiting + found.missing.total
+    assert found.rows == found.in_postgres + found.removed.total + found.lost.total
+    assert found.twice.total == sum(times > 1 for times, _, _ in copies)
     assert (found.unknown, found.unnumbered) == ([], 0)
