@@ -15,6 +15,7 @@ from trainwire.errors import PartFailed
 
 WATCH_EVERY_S: Final = 0.1
 RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
+"""Without jitter: the parts of one stack do not die all at once."""
 HEALTHY_AFTER_S: Final = 30.0
 """A part that ran for so long starts again at once, whatever it did before."""
 
@@ -163,7 +164,7 @@ class Supervisor:
 
     def _schedule(self, watched: _Watched) -> float:
         watched.quick_deaths += 1
-        delay_s = RESTARTS.delay_s(watched.quick_deaths)
+        delay_s = RESTARTS.delay_s(watched.quick_deaths, jitter=lambda: 1.0)
         watched.restart_at = self._clock() + delay_s
         return delay_s
 
