@@ -86,6 +86,14 @@ def stream_key(kind: Kind, shard: int) -> str:
     return f"ingest:{{{shard}}}:{kind}"
 
 
+def jammed_key(kind: Kind, shard: int) -> str:
+    """Return the stream to which workers rename the one of this kind and shard when a client has jammed it.
+
+    Trainers may not write to a key of this form.
+    """
+    return f"ingest:{{{shard}}}:jammed:{kind}"
+
+
 def ordered_key(stream: str) -> str:
     """Return the key that exists while a drain of `stream` is ordered or at work; only workers write it."""
     return f"{stream}:ordered"

@@ -53,6 +53,8 @@ class State(msgspec.Struct):
 
     looked: str = START
     sources: dict[SourceName, str] = {}
+    guilty: set[SourceName] = set()
+    """Those of them that have invalid entries: a look that begins anew does not decode theirs again."""
     is_partial: bool = False
     """Entries were left for their number or size alone."""
     is_done: bool = False
@@ -108,6 +110,8 @@ class Ahead:
         self._key = ahead_key(stream.key)
         self._state = State()
         self._has_looked = False
+        self.found_guilty = False
+        """Whether the last look found a source with invalid entries that was not known before."""
 
     def look(self, through_id: str, heavy: Collection[SourceName], most_s: float = MAX_LOOK_S) -> list[RawEntry]:
         """Return entries behind `through_id` of sources that are neither heavy nor left, oldest first.
@@ -118,6 +122,7 @@ class Ahead:
         """
         state = self._state = self._resumed(through_id)
         is_halted = through_id == START
+        self.found_guilty = False
         taken: list[RawEntry] = []
         sizes: Counter[SourceName] = Counter()
         looked, count, largest = 0, FIRST_PAGE, 1
@@ -139,8 +144,9 @@ class Ahead:
                 state.looked = entry.entry_id
                 if source == NO_SOURCE:
                     continue
-                if source in heavy or source in state.sources or sizes[source] > MAX_TAKEN_OF_A_SOURCE:
-                    state.is_partial |= source not in state.sources and not (is_halted and source in heavy)
+                is_known = source in state.sources or source in state.guilty
+                if is_known or source in heavy or sizes[source] > MAX_TAKEN_OF_A_SOURCE:
+                    state.is_partial |= not is_known and not (is_halted and source in heavy)
                     state.sources[source] = entry.entry_id
                     continue
                 sizes[source] += entry.held_bytes
@@ -175,6 +181,9 @@ class Ahead:
             known = self._state.sources.get(source, START)
             self._state.sources[source] = max(known, entry.entry_id, key=_number)
             self._state.is_partial |= not is_guilty
+            if is_guilty and source not in self._state.guilty:
+                self._state.guilty.add(source)
+                self.found_guilty = True
 
     def keep(self, taken: Iterable[RawEntry]) -> None:
         """After the commit: delete what was taken, and remember how far the look went, if there was one."""
@@ -194,11 +203,14 @@ class Ahead:
         """Return the state from which the next look goes on, without what the head of the stream has passed."""
         state = self._loaded()
         # The entry that was looked at last stays (`keep`), unless the stream was repaired or flushed.
-        began_anew = _number(state.looked) > _number(self._stream.newest_id())
-        if began_anew or (through_id == START and state.is_partial and state.is_done):
+        if _number(state.looked) > _number(self._stream.newest_id()):
             state = State()
+        if through_id == START and state.is_partial and state.is_done:
+            state = State(guilty=state.guilty)
         head = _number(through_id)
         state.sources = {source: last for source, last in state.sources.items() if _number(last) > head}
+        if through_id != START:
+            state.guilty.intersection_update(state.sources)
         if _number(state.looked) < head:
             state.looked = through_id
         return state

@@ -121,7 +121,7 @@ class Drain:
     def _try_transaction(self, total: Drained) -> bool:
         """Drain one batch; return whether it reached the end of the stream."""
         with store.postgres_errors(), self._engine.begin() as connection:
-            if not store.take_lease(connection, self._stream.key):
+            if not store.take_lease(connection, self._stream.name):
                 total.leased_elsewhere = True
                 return True
             began = self._clock()
@@ -141,7 +141,7 @@ class Drain:
             looked_s = self._clock() - looking_from
             batch = Batch(connection, self._stream.kind, [*arrivals, *others])
             try:
-                batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+                batch.store(self._stream.name, self._settings.drain_max_invalid_ratio)
             except MostlyInvalid:
                 self._trials.forget()
                 self._guilty = {source_of(letter.raw) for letter in batch.letters}
@@ -178,21 +178,21 @@ class Drain:
         Returns whether there may be more.
         """
         with store.postgres_errors(), self._engine.begin() as connection:
-            if not store.take_lease(connection, self._stream.key):
+            if not store.take_lease(connection, self._stream.name):
                 return False
             began = self._clock()
             others = self._decoded_ahead(self._ahead.look(START, self._guilty, MAX_LOOK_HALTED_S))
             if not others:
                 self._ahead.keep(())
-                return not self._ahead.is_at_end
+                return self._ahead.found_guilty or not self._ahead.is_at_end
             batch = Batch(connection, self._stream.kind, others)
             try:
-                batch.store(self._stream.key, self._settings.drain_max_invalid_ratio)
+                batch.store(self._stream.name, self._settings.drain_max_invalid_ratio)
             except MostlyInvalid:  # numbers that cannot be, for one: looked through again without their sources
                 self._guilty |= {source_of(letter.raw) for letter in batch.letters}
                 connection.rollback()
                 return True
-            last_id = store.last_id_of(connection, self._stream.key)
+            last_id = store.last_id_of(connection, self._stream.name)
             self._move_cursor(connection, last_id, others, batch, began)
         self._stream.acknowledge(batch.acks())
         self._ahead.keep(other.raw for other in others)
@@ -214,7 +214,7 @@ class Drain:
         size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
         seconds = self._clock() - began
         taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
-        store.move_cursor(connection, self._stream.key, last_id, taken)
+        store.move_cursor(connection, self._stream.name, last_id, taken)
 
     def _count(self, total: Drained, batch: Batch, entries: int) -> None:
         """Add up what a committed transaction did, and announce it."""

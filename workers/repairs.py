@@ -1,7 +1,9 @@
 """Repairs keys of Redis that workers cannot go on with: jammed streams, keys of the wrong type.
 
 A stream whose last id lies in the future is jammed: at the highest id Redis refuses every XADD, and trainers can
-neither see nor mend that. It is started anew once it is empty. Trainers send again what is not acknowledged.
+neither see nor mend that. It is deleted if it is empty. Otherwise it is renamed (`jammed_key`), so that trainers
+can append again at once, and is drained beside the new stream (`workers.strays`): where its entries cannot be
+stored, it would never become empty by itself. Trainers send again what is not acknowledged.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from typing import Any, Final, cast
 import redis
 import structlog
 
-from schemas.routes import KINDS, REPAIRS_KEY, alive_key, listening_key, stream_key
+from schemas.routes import (
+    KINDS,
+    REPAIRS_KEY,
+    Kind,
+    ahead_key,
+    alive_key,
+    jammed_key,
+    listening_key,
+    stream_key,
+)
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 
@@ -26,6 +37,7 @@ KEPT_S: Final = 7 * 24 * 3600
 MAX_NOTES: Final = 1000
 """Then the notes begin anew: whoever makes stray streams chooses their names."""
 RESTARTED: Final = "restarted"
+RENAMED: Final = "renamed"
 _REPAIR: Final = """
 local found = redis.call('TYPE', KEYS[1]).ok
 if found == 'none' then return false end
@@ -34,17 +46,25 @@ if found ~= ARGV[1] then
   redis.call('EXPIRE', KEYS[2], ARGV[3])
   return {'set aside', 'a ' .. found}
 end
-if found ~= 'stream' or redis.call('XLEN', KEYS[1]) > 0 then return false end
+if found ~= 'stream' then return false end
 local info = redis.call('XINFO', 'STREAM', KEYS[1])
+local last
 for at = 1, #info, 2 do
-  if info[at] == 'last-generated-id' and tonumber(string.match(info[at + 1], '^%d+')) > tonumber(ARGV[2]) then
-    redis.call('DEL', KEYS[1])
-    return {'restarted', info[at + 1]}
-  end
+  if info[at] == 'last-generated-id' then last = info[at + 1] end
 end
-return false
+if tonumber(string.match(last, '^%d+')) <= tonumber(ARGV[2]) then return false end
+if redis.call('XLEN', KEYS[1]) == 0 then
+  redis.call('DEL', KEYS[1])
+  return {'restarted', last}
+end
+if not KEYS[3] or redis.call('EXISTS', KEYS[3]) == 1 then return false end
+redis.call('RENAME', KEYS[1], KEYS[3])
+redis.call('DEL', KEYS[4])
+return {'renamed', last}
 """
-"""Keys: the one to repair, its name when set aside. Arguments: its type, the latest time of a last id, a TTL."""
+"""Keys: the one to repair and its name when set aside; of a shard's stream also its name when it is jammed and the
+state of its look ahead. Arguments: its type, the latest time of a last id, a TTL in seconds.
+"""
 
 
 def is_ahead(entry_id: str) -> bool:
@@ -54,10 +74,11 @@ def is_ahead(entry_id: str) -> bool:
 
 def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
     """Repair the keys of all shards; return those that were repaired, and how. Raises what redis-py raises."""
-    wanted = {stream_key(kind, shard): "stream" for kind in KINDS for shard in range(shards)}
-    wanted |= {key: "hash" for shard in range(shards) for key in (alive_key(shard), listening_key(shard))}
+    commands = {stream_key(kind, shard): _stream_command(kind, shard) for kind in KINDS for shard in range(shards)}
+    hashes = [key for shard in range(shards) for key in (alive_key(shard), listening_key(shard))]
+    commands |= {key: _command("hash", key) for key in hashes}
     # TYPE is there for its key, by which the server is found.
-    questions: dict[str, Commands] = {key: [("TYPE", key), _command(key, kind)] for key, kind in wanted.items()}
+    questions: dict[str, Commands] = {key: [("TYPE", key), command] for key, command in commands.items()}
     found = ask_each(client, questions).replies
     repaired = {key: _text(done) for key, (_, done) in found.items() if done}
     for key, how in repaired.items():
@@ -65,9 +86,9 @@ def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
     return repaired
 
 
-def repair_key(client: redis.Redis, key: str, kind: str) -> None:
-    """Repair one key."""
-    done: Any = client.eval(*_command(key, kind)[1:])
+def restart_if_jammed(client: redis.Redis, key: str) -> None:
+    """Delete a stream that is jammed and empty."""
+    done: Any = client.eval(*_command("stream", key)[1:])
     if done:
         note_repair(client, key, _text(done))
 
@@ -93,8 +114,14 @@ def note_repair(client: redis.Redis, key: str, how: str) -> None:
         log.warning("stream.repair_not_noted", key=key, reason=str(exc))
 
 
-def _command(key: str, kind: str) -> tuple[Any, ...]:
-    return ("EVAL", _REPAIR, 2, key, f"{key}:set-aside", kind, _latest_ms(), KEPT_S)
+def _stream_command(kind: Kind, shard: int) -> tuple[Any, ...]:
+    key = stream_key(kind, shard)
+    return _command("stream", key, jammed_key(kind, shard), ahead_key(key))
+
+
+def _command(data_type: str, key: str, *more_keys: str) -> tuple[Any, ...]:
+    keys = (key, f"{key}:set-aside", *more_keys)
+    return ("EVAL", _REPAIR, len(keys), *keys, data_type, _latest_ms(), KEPT_S)
 
 
 def _latest_ms() -> int:
@@ -105,4 +132,6 @@ def _text(done: list[bytes]) -> str:
     how, what = (part.decode() for part in done)
     if how == RESTARTED:
         return f"jammed at id {what}: started anew"
+    if how == RENAMED:
+        return f"jammed at id {what}: started anew, its entries are drained beside it"
     return f"{what}, not what belongs there: renamed, and kept for {KEPT_S // 86400} days"

@@ -1,4 +1,4 @@
-"""Drains streams of shards that do not exist, and limits claims: what trainers can leave where no worker looks.
+"""Drains streams of shards that do not exist and streams that were jammed, and limits claims.
 
 A client that takes another number of shards for the right one (INGEST_SHARDS was changed, FLUSHALL) appends to
 such streams. Its messages are valid wherever they are.
@@ -10,7 +10,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeVar, cast
@@ -97,7 +97,17 @@ def tend_strays(
     for kind, name in found.streams:
         if clock() >= deadline:
             return
-        _drain(resources, kind, name, on_commit)
+        _drain_stray(resources, IngestStream(client, kind, -1, key=name), on_commit)
+
+
+def drain_jammed(
+    resources: Resources, stream: IngestStream, on_commit: Callable[[list[Change]], None] | None = None
+) -> None:
+    """Drain for a while what a stream was before it was jammed, if there is any; what fails is logged."""
+    jammed = stream.jammed()
+    with _errors_logged(jammed):
+        if jammed.has_entries() and (entries := _drain(resources, jammed, on_commit)) is not None:
+            note_repair(resources.streams, jammed.key, f"renamed when it was jammed: drained, {entries} entries")
 
 
 def _keys(client: redis.Redis) -> set[bytes]:
@@ -149,20 +159,37 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield some
 
 
-def _drain(resources: Resources, kind: Kind, name: str, on_commit: Callable[[list[Change]], None] | None) -> None:
-    """Drain a stray stream for a while; delete its key and its cursor once it is empty."""
-    # All of it may be invalid, and then is dead-lettered: that is no sign of a bad deploy here.
-    settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})
-    stream = IngestStream(resources.streams, kind, -1, key=name)
-    try:
-        drained = Drain(resources.engine, stream, settings, on_commit=on_commit).run()
-        if drained.leased_elsewhere or drained.more or not stream.delete_if_empty():
+def _drain_stray(
+    resources: Resources, stream: IngestStream, on_commit: Callable[[list[Change]], None] | None
+) -> None:
+    """Drain a stray stream for a while; delete its cursor once it is empty."""
+    with _errors_logged(stream):
+        entries = _drain(resources, stream, on_commit)
+        if entries is None:
             return
         with store.postgres_errors(), resources.engine.begin() as connection:
-            connection.execute(text("DELETE FROM ingest_cursors WHERE stream = :stream"), {"stream": name})
+            connection.execute(text("DELETE FROM ingest_cursors WHERE stream = :stream"), {"stream": stream.name})
         with redis_errors():
-            note_repair(resources.streams, name, f"no shard has it: drained, {drained.entries} entries")
+            note_repair(resources.streams, stream.key, f"no shard has it: drained, {entries} entries")
+
+
+def _drain(
+    resources: Resources, stream: IngestStream, on_commit: Callable[[list[Change]], None] | None
+) -> int | None:
+    """Drain a stream for a while; once it is empty delete its key, and return how many entries there were."""
+    # All of it may be invalid, and then is dead-lettered: that is no sign of a bad deploy here.
+    settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})
+    drained = Drain(resources.engine, stream, settings, on_commit=on_commit).run()
+    if drained.leased_elsewhere or drained.more or not stream.delete_if_empty():
+        return None
+    return drained.entries
+
+
+@contextmanager
+def _errors_logged(stream: IngestStream) -> Iterator[None]:
+    try:
+        yield
     except Unavailable as exc:
-        log.warning("strays.left", stream=name, reason=str(exc))
+        log.warning("strays.left", stream=stream.key, reason=str(exc))
     except Exception:
-        log.exception("strays.left", stream=name)
+        log.exception("strays.left", stream=stream.key)

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 import redis
 import structlog
 
-from schemas.routes import Kind, stream_key
+from schemas.routes import Kind, jammed_key, stream_key
 from schemas.stream_clients import STREAM_ERRORS, beside, drop_connections
 from schemas.stream_urls import is_cluster
 from stores.connections import open_redis, open_stream_client
@@ -102,7 +102,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._streams = {stream_key(*stream): stream for stream in streams}
+        self._streams = {key(*stream): stream for stream in streams for key in (jammed_key, stream_key)}
         self._order = order
         self._clock = clock
         self._resume_at = dict.fromkeys(self._streams, 0.0)

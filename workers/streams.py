@@ -17,6 +17,7 @@ from schemas.routes import (
     Kind,
     ack_field,
     acks_key,
+    jammed_key,
     lost_field,
     missing_field,
     ordered_key,
@@ -27,7 +28,7 @@ from schemas.tls import redis_trouble
 from workers.decoding import RawEntry
 from workers.errors import Unavailable
 from workers.positions import Position
-from workers.repairs import is_ahead, repair_key
+from workers.repairs import is_ahead, restart_if_jammed
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
 FIRST_PAGE: Final = 1
@@ -98,13 +99,16 @@ def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
 
 
 class IngestStream:
-    """One stream of one kind and shard."""
+    """One stream of one kind and shard.
+
+    `key` is its key in Redis, `name` that of its lease, cursor and dead letters in Postgres.
+    """
 
     def __init__(self, client: redis.Redis, kind: Kind, shard: int, key: str | None = None) -> None:
         self.client = self._client = client
         self.kind = kind
         self.shard = shard
-        self.key = key or stream_key(kind, shard)
+        self.key = self.name = key or stream_key(kind, shard)
         self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, most: int | None = None) -> tuple[list[RawEntry], bool]:
@@ -169,6 +173,12 @@ class IngestStream:
         with redis_errors():
             self._client.set(ordered_key(self.key), 1, ex=seconds)
 
+    def jammed(self) -> IngestStream:
+        """Return what this stream was before it was jammed, with the same lease."""
+        stream = IngestStream(self._client, self.kind, self.shard, jammed_key(self.kind, self.shard))
+        stream.name = self.name
+        return stream
+
     def has_entries(self) -> bool:
         """Tell whether anything waits."""
         with redis_errors():
@@ -231,4 +241,4 @@ class IngestStream:
         ids = self._read_ids[: self._read_ids.index(through_id) + 1]
         for first in range(0, len(ids), _DELETED_AT_ONCE):
             self._client.xdel(self.key, *ids[first : first + _DELETED_AT_ONCE])
-        repair_key(self._client, self.key, "stream")
+        restart_if_jammed(self._client, self.key)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import redis
 import structlog
 
-from schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, Kind, ordered_key, stream_key
+from schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, Kind, jammed_key, ordered_key, stream_key
 from schemas.stream_servers import ask_each, fullest_memory
 from workers.changes import Change
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
 from workers.resources import Resources
+from workers.strays import drain_jammed
 from workers.streams import IngestStream, redis_errors
 
 log = structlog.get_logger("workers.sweep")
@@ -39,14 +40,16 @@ class Overdue:
 
 
 def overdue(client: redis.Redis, shards: int) -> Overdue:
-    """Return the streams that have entries and no ordered drain."""
+    """Return the streams that have entries, or had some when they were jammed, and no ordered drain."""
     questions = {}
     for kind, shard in all_streams(shards):
         key = stream_key(kind, shard)
-        questions[kind, shard] = [("XLEN", key), ("EXISTS", ordered_key(key))]
+        jammed = jammed_key(kind, shard)
+        questions[kind, shard] = [("XLEN", key), ("XLEN", jammed), ("EXISTS", ordered_key(key))]
     with redis_errors():
         found = ask_each(client, questions)
-    waiting = {stream for stream, (length, ordered) in found.replies.items() if length and not ordered}
+    replies = found.replies.items()
+    waiting = {stream for stream, (length, jammed, ordered) in replies if (length or jammed) and not ordered}
     return Overdue([stream for stream in questions if stream in waiting], found.away)
 
 
@@ -78,6 +81,7 @@ def drain_everything(resources: Resources, on_commit: Callable[[list[Change]], N
     """
     for kind, shard in all_streams(resources.settings.ingest_shards):
         stream = IngestStream(resources.streams, kind, shard)
+        drain_jammed(resources, stream, on_commit)
         try:
             if stream.has_entries():
                 Drain(resources.engine, stream, resources.settings, on_commit=on_commit).run()

@@ -65,7 +65,7 @@ from workers.row_retention import RowRetention, keepings_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
 from workers.sinks.mlflow_http import mlflow_api
-from workers.strays import tend_strays
+from workers.strays import drain_jammed, tend_strays
 from workers.streams import IngestStream, redis_errors
 from workers.sweep import overdue, publish_hold, publish_shards
 from workers.verify import Verification
@@ -105,6 +105,7 @@ def drain(kind: Kind, shard: int) -> None:
         if shard >= resources.settings.ingest_shards and not stream.has_entries():
             return  # without a cursor for a shard that does not exist
         announce = partial(order_notify, resources)
+        drain_jammed(resources, stream, announce)
         drained = Drain(resources.engine, stream, resources.settings, on_commit=announce).run()
         if drained.dead_lettered:
             log.warning("drain.dead_lettered", stream=stream.key, entries=drained.dead_lettered)

@@ -19,7 +19,7 @@ import redis
 import structlog
 from celery import bootsteps
 
-from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, stream_key
+from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, jammed_key, stream_key
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
@@ -50,7 +50,7 @@ class StuckStreams:
 
     def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
-        self._keys = [stream_key(kind, shard) for kind, shard in all_streams(shards)]
+        self._keys = [key(*stream) for stream in all_streams(shards) for key in (jammed_key, stream_key)]
         self._questions: dict[str, Commands] = {key: [("XRANGE", key, "-", "+", "COUNT", 1)] for key in self._keys}
         self._questions[HALTED_KEY] = [("HKEYS", HALTED_KEY)]
         self._halted: set[str] = set()

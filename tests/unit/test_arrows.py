@@ -32,8 +32,8 @@ LAYERS = [
     {"schedule"},
     {"deletion"},
     {"deletion_parts"},
+    {"sweep"},
     {
-        "sweep",
         "strays",
         "liveness",
         "dead_letters",

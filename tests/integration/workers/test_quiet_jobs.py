@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+import zstandard
 from sqlalchemy import text
 
 from schemas.messages import Message
@@ -145,6 +146,23 @@ def test_much_of_one_source_is_stored_in_a_halted_stream(resources: Resources, s
     with pytest.raises(MostlyInvalid):
         Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run()
     assert rows(resources.engine, training_logs, "content") == content
+
+
+def test_large_invalid_entries_ahead_do_not_stop_others(resources: Resources, sender: Sender) -> None:
+    """Behind garbage, entries of nine sources that fill a batch each and are invalid: what follows is stored."""
+    for seq in range(1, 301):
+        sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
+    large = GARBAGE | {"seq": 1, "enc": "json+zstd", "body": zstandard.compress(b"x" * 2_000_000)}
+    for number in range(9):
+        sender.send_raw("logs", 9, large | {"source": f"large-{number}"})
+    sender.send(logs("good"), job=5)
+    for _ in range(2):
+        with pytest.raises(MostlyInvalid):
+            Drain(resources.engine, IngestStream(sender.client, "logs", 1), resources.settings).run()
+        assert "good" in rows(resources.engine, training_logs, "content")
+        sender.send_raw("logs", 9, large | {"seq": 2, "source": "large-0"})
+        sender.send(logs("later"), job=5)
+    assert rows(resources.engine, training_logs, "content") == ["good", "later"]
 
 
 @pytest.mark.parametrize("jam", ["18446744073709551615-18446744073709551615", "18446744073709551615-0"])

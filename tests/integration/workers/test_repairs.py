@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import redis
 
-from schemas.routes import KINDS, acks_key, alive_key, stream_key
+from schemas.routes import KINDS, acks_key, alive_key, jammed_key, stream_key
 from schemas.tables import dead_letters, training_logs
 from tests.factories import Sender, drain, logs, rows
+from workers.errors import MostlyInvalid
 from workers.heartbeats import listen
 from workers.repairs import recent_repairs, repair
 from workers.resources import Resources
+from workers.strays import drain_jammed
 from workers.streams import IngestStream
+from workers.sweep import overdue
 
 LAST = 2**64 - 1
 STREAM = stream_key("logs", 1)
@@ -58,6 +63,45 @@ def test_a_settle_that_comes_late_deletes_nothing_of_the_new_stream(resources: R
     late.settle([], entries[-1].entry_id)
     assert drain(resources).stored == 1
     assert rows(resources.engine, training_logs, "content") == ["before", "after"]
+
+
+@pytest.mark.parametrize("entry_id", JAMS)
+def test_a_jammed_stream_that_is_halted_takes_entries_again(
+    resources: Resources, sender: Sender, entry_id: str
+) -> None:
+    """Full of garbage it would never be empty: it is renamed and drained beside the new one, all of it."""
+    garbage = {"v": 1, "job": 9, "attempt": 1, "source": "s", "enc": "x", "body": "y"}
+    for number in range(100):
+        sender.client.xadd(STREAM, garbage | {"seq": number})
+    with pytest.raises(MostlyInvalid):
+        drain(resources)
+    sender.send(logs("behind garbage"))
+    sender.client.xadd(STREAM, garbage, id=entry_id)
+    with suppress(redis.ResponseError):
+        sender.send_raw("logs", 1, garbage)  # with most of the ids it is appended, with an id ahead of the clock
+    assert list(repair(sender.client, 4)) == [STREAM]
+    sender.send(logs("after"))
+    assert drain(resources).stored == 1
+    assert overdue(sender.client, 4).streams == [("logs", 1)]
+    drain_jammed(resources, IngestStream(sender.client, "logs", 1))
+    assert rows(resources.engine, training_logs, "content") == ["after", "behind garbage"]
+    assert len(rows(resources.engine, dead_letters, "id", order=["id"])) in {101, 102}
+    assert not sender.client.exists(jammed_key("logs", 1))
+    assert sender.client.hget(acks_key(1), "0-test:logs") == b"2"
+    assert not overdue(sender.client, 4).streams
+
+
+def test_a_stream_jammed_again_waits_for_what_was_renamed(resources: Resources, sender: Sender) -> None:
+    """Nothing is overwritten: the second jam is repaired once the entries of the first are drained."""
+    for _ in range(2):
+        sender.send(logs("a"))
+        sender.client.xadd(STREAM, {"v": "1"}, id=JAMS[0])
+        repair(sender.client, 4)
+    assert sender.client.exists(jammed_key("logs", 1), STREAM) == 2
+    drain_jammed(resources, IngestStream(sender.client, "logs", 1))
+    assert list(repair(sender.client, 4)) == [STREAM]
+    drain_jammed(resources, IngestStream(sender.client, "logs", 1))
+    assert rows(resources.engine, training_logs, "content") == ["a", "a"]
 
 
 def test_streams_that_are_in_order_are_left_alone(resources: Resources, sender: Sender) -> None:
