@@ -7,14 +7,16 @@ from typing import Any
 
 from sqlalchemy import text
 
-from workers import rows
+from schemas.kinds import ROW_KINDS
 from workers.resources import Resources
+
+_COLUMNS = ", ".join(ROW_KINDS["logs"].columns)
 
 
 def read_rows(resources: Resources, per_batch: int, limit: int) -> list[bytes]:
     """Return the stored log lines as binary COPY data, in batches: the same rows, ready in memory."""
     batches = []
-    rows_between = f"SELECT {', '.join(rows.LOG_COLUMNS)} FROM training_logs WHERE seq BETWEEN {{}} AND {{}}"
+    rows_between = f"SELECT {_COLUMNS} FROM training_logs WHERE seq BETWEEN {{}} AND {{}}"
     query = f"COPY ({rows_between} ORDER BY seq) TO STDOUT WITH (FORMAT BINARY)"
     with resources.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
@@ -26,7 +28,7 @@ def read_rows(resources: Resources, per_batch: int, limit: int) -> list[bytes]:
 
 def plain_copy(resources: Resources, batches: list[bytes]) -> float:
     """Return the seconds that bare binary COPY takes for these rows, with a commit for each batch."""
-    statement = f"COPY training_logs ({', '.join(rows.LOG_COLUMNS)}) FROM STDIN WITH (FORMAT BINARY)"
+    statement = f"COPY training_logs ({_COLUMNS}) FROM STDIN WITH (FORMAT BINARY)"
     began = time.perf_counter()
     for batch in batches:
         with resources.engine.begin() as connection:

@@ -15,7 +15,7 @@ from schemas.messages import Logs, Message
 from schemas.routes import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
 from schemas.wire import encode_entry
 from workers.heartbeats import listen
-from workers.liveness import watch
+from workers.liveness import LostRule, watch
 from workers.resources import Resources
 
 SHARD = 0
@@ -52,7 +52,7 @@ def seconds_to_watch(resources: Resources, jobs: int) -> float:
     pipeline.execute()
     for _ in range(2):
         began = time.perf_counter()
-        watch(resources.engine, listen(resources.redis, DEFAULT_SHARDS, 20), 60)
+        watch(resources.engine, listen(resources.redis, DEFAULT_SHARDS, 20), LostRule(60))
         took = time.perf_counter() - began
     return took
 

@@ -10,6 +10,7 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, make_url
 
 from benchmarks.load import LINE
+from schemas.kinds import ROW_KINDS
 from schemas.messages import Logs
 from workers import rows, store
 
@@ -31,7 +32,7 @@ def store_lines(first_seq: int, lines: list[str], ts: list[int]) -> None:
     body = Logs(log_type="stdout", lines=lines, ts=ts)
     with (
         engine().begin() as connection,
-        store.copying(connection, "training_logs", rows.LOG_COLUMNS) as write_row,
+        store.copying(connection, ROW_KINDS["logs"]) as write_row,
     ):
         for row in rows.log_rows(rows.Origin(1, 1, "0-bench"), first_seq, body):
             write_row(row)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sqlalchemy import Connection
 
 from stores.jobs import Job, find_job, next_job_id
-from stores.metrics import last_metrics
 from stores.positions import find_completeness
+from stores.sparklines import LAST_ROWS, last_values
 from trainwire.commands.jobs import shown_values
 from trainwire.commands.logs import has_ended
 from trainwire.database import reading
@@ -146,7 +146,7 @@ def _show(connection: Connection, job_id: int, progress: Progress, bar: TaskID, 
     if job is None:
         return last_epoch
     epoch = job.current_epoch or 0
-    accuracy = last_metrics(connection, job_id).get("accuracy")
+    accuracy = last_values(connection, [job_id], LAST_ROWS).get(job_id, {}).get("accuracy")
     shown = "no accuracy yet" if accuracy is None else f"last val accuracy {accuracy:.4f}"
     description = f"{shown} · {sum(job.rows.values()):,} rows in Postgres"
     progress.update(bar, completed=epoch, description=description)
@@ -181,7 +181,7 @@ def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
         ("job", f"{job.id} {job.name or ''}"),
         ("status", f"{job.status}, exit code {job.exit_code}"),
         ("rows", " · ".join(f"{count:,} {kind}" for kind, count in job.rows.items())),
-        ("last metrics", shown_values(last_metrics(connection, job.id))),
+        ("last metrics", shown_values(last_values(connection, [job.id], LAST_ROWS).get(job.id, {}))),
         ("best checkpoint", str(job.best_checkpoint_path)),
         ("last checkpoint", str(job.last_checkpoint_path)),
         ("every message", find_completeness(connection, job).line),

@@ -96,8 +96,3 @@ def _add_examples(document: dict[str, Any]) -> None:
                 example = _examples.get(content.get("schema", {}).get("$ref", ""))
                 if example is not None:
                     content["example"] = example
-
-
-def described_structs() -> dict[str, type[msgspec.Struct]]:
-    """Return the documents of all routes by name."""
-    return dict(_described)

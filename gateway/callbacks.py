@@ -26,7 +26,6 @@ from schemas.messages import KIND_OF_BODY, Body, Logs
 from schemas.non_finite import shown_float
 from schemas.routes import (
     CALLBACK_SOURCE,
-    DEFAULT_SHARDS,
     HOLD_KEY,
     JOB_DELETED_FIELD,
     SHARDS_KEY,
@@ -35,6 +34,7 @@ from schemas.routes import (
     acks_key,
     callback_answer_key,
     callback_counters_key,
+    read_shards,
     shard_of,
     stream_key,
 )
@@ -142,7 +142,7 @@ class CallbackQueue:
             raise deleted_job(job_id)
         if must_hold:
             raise ProblemError(_HOLD)
-        return shard_of(job_id, int(shards) if shards and shards.isdigit() and int(shards) else DEFAULT_SHARDS)
+        return shard_of(job_id, read_shards(shards))
 
 
 def encode(body: Body) -> bytes:

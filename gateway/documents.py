@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.events import LogLine, Number, SavedCheckpoint
+from schemas.events import LogLine, SavedCheckpoint
 from schemas.messages import Status
+from schemas.non_finite import Number
 from stores.completeness import State
 from stores.deletion import DeletionPart, DeletionPlan, PartName
 

@@ -15,11 +15,9 @@ from stores.attempts import Attempt, find_attempts
 from stores.columns import MOST_SHOWN_NAMES, RESULTS
 from stores.jobs import Job, find_job
 from stores.metric_names import MetricNames, names_within
-from stores.sparklines import last_values, sparklines
+from stores.sparklines import LAST_ROWS, last_values, sparklines
 
 LAST_ROWS_IN_LISTS: Final = 30
-LAST_ROWS: Final = 100
-"""The newest values are gathered from so many rows: a loss every step, an accuracy every epoch."""
 MAX_TRACEBACK_CHARS: Final = 100_000
 _LATEST_LINES: Final = 2000
 MOST_NAMES: Final = 5000

@@ -18,7 +18,6 @@ from ingest.lane import Held
 from ingest.outage import Unavailable
 from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.routes import (
-    DEFAULT_SHARDS,
     HOLD_KEY,
     JOB_DELETED_FIELD,
     SHARDS_KEY,
@@ -30,6 +29,7 @@ from schemas.routes import (
     claim_key,
     lost_field,
     missing_field,
+    read_shards,
     shard_of,
     stream_key,
 )
@@ -94,7 +94,7 @@ class StreamLink:
             pipe = self._pipeline()
             pipe.get(SHARDS_KEY)
             (answer,) = self._execute(pipe)
-            self._shards = int(answer) if answer and answer.isdigit() and int(answer) else DEFAULT_SHARDS
+            self._shards = read_shards(answer)
         return shard_of(self._job_id, self._shards)
 
     def ask(self, kinds: Sequence[Kind]) -> Standing:

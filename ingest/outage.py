@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import random
 from typing import Final
 
 from ingest.clock import monotonic_s
 from ingest.settings import Timing
+from schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -36,7 +36,7 @@ class Outage:
     """Counts failures in a row and says when to try next."""
 
     def __init__(self, timing: Timing, host: str) -> None:
-        self._timing = timing
+        self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._host = host
         self._failures = 0
         self.since: float | None = None
@@ -52,7 +52,7 @@ class Outage:
                 str(error).rstrip("."),
             )
         self._failures += 1
-        return self._backoff_s()
+        return self._backoff.delay_s(self._failures)
 
     def note_success(self) -> None:
         """Say so when an outage is over."""
@@ -60,9 +60,3 @@ class Outage:
             logger.info("Redis at %s takes messages again", self._host)
         self._failures = 0
         self.since = None
-
-    def _backoff_s(self) -> float:
-        timing = self._timing
-        exponent = min(self._failures - 1, 30)
-        longest_s = min(timing.first_backoff_s * 2.0**exponent, timing.longest_backoff_s)
-        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret

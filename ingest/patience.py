@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +10,7 @@ from typing import TypeVar
 from ingest.clock import monotonic_s
 from ingest.outage import is_passing
 from ingest.settings import Timing
+from schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -33,7 +33,7 @@ class Patience:
     """
 
     def __init__(self, timing: Timing, retry_s: float) -> None:
-        self._timing = timing
+        self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._retry_s = retry_s
         self._stopped = threading.Event()
         self._failing_since: float | None = None
@@ -63,8 +63,8 @@ class Patience:
                 if not (isinstance(exc, StoreUnavailable) or is_passing(exc)):
                     raise
                 self._note_failure(exc)
-                self._stopped.wait(self._backoff_s(failures))
                 failures += 1
+                self._stopped.wait(self._backoff.delay_s(failures))
             else:
                 self._note_success()
                 return result
@@ -81,7 +81,3 @@ class Patience:
         if self._failing_since is not None:
             logger.info("checkpoints can be uploaded again")
         self._failing_since = None
-
-    def _backoff_s(self, failures: int) -> float:
-        longest_s = min(self._timing.first_backoff_s * 2.0 ** min(failures, 30), self._timing.longest_backoff_s)
-        return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret

@@ -13,12 +13,10 @@ import msgspec
 
 from schemas.checks import InvalidMessage
 from schemas.messages import Outcome, Status
+from schemas.non_finite import Number
 from schemas.routes import Kind
 
 EVENTS_VERSION: Final = 1
-
-Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number as JSON can carry it (`schemas.non_finite.shown_float`)."""
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

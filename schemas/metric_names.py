@@ -173,11 +173,3 @@ GATEWAY_CUTS: Final = Metric(
 
 GATEWAY_METRICS: Final = (GATEWAY_REQUESTS, GATEWAY_SECONDS, GATEWAY_CUTS)
 """Of each gateway, at its own /metrics."""
-
-UNITS: Final = (
-    *("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value"),
-    *("trainers", "items", "requests", "connections"),
-)
-"""What a name ends in, before `_total`."""
-STATES: Final = ("up", "halted", "holding")
-"""What a name ends in that is 1 or 0."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, Literal, TypeAlias, cast
 
 NON_FINITE_NAMES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
 
 
-def shown_float(value: float) -> float | str:
-    """Return a number as JSON can carry it: itself, or the agreed name of NaN and the infinities."""
+Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
+"""A number as JSON can carry it."""
+
+
+def shown_float(value: float | str) -> Number:
+    """Return a number as JSON can carry it: itself, or the name of NaN and infinities. Names are kept."""
+    if isinstance(value, str):
+        return cast("Number", value)
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

@@ -71,6 +71,11 @@ JOBS_CHANNEL: Final = "events:jobs"
 """Pub/sub channel of what a list of jobs shows: all events but those about log lines."""
 
 
+def read_shards(published: bytes | None) -> int:
+    """Return the number of shards that a value of `SHARDS_KEY` states; the default one where it states none."""
+    return int(published) if published and published.isdigit() and int(published) else DEFAULT_SHARDS
+
+
 def shard_of(job_id: int, shards: int) -> int:
     """Return the shard that carries `job_id` when there are `shards` of them."""
     return job_id % shards

@@ -135,6 +135,17 @@ training_logs = Table(
     Column("content", Text, nullable=False),
 )
 
+LIFTED: Final = {
+    "loss": ("loss",),
+    "accuracy": ("accuracy", "acc"),
+    "learning_rate": ("learning_rate", "lr"),
+}
+"""Metrics that have a column of their own, and the names they are sent under, first match first.
+
+A new one needs a line here and a migration; rows that are stored already keep it in `extra_metrics`.
+"""
+LIFTED_SQL: Final = ", ".join(LIFTED)
+
 training_metrics = Table(
     "training_metrics",
     metadata,
@@ -144,9 +155,7 @@ training_metrics = Table(
     _created_at(),
     Column("epoch", BigInteger),
     Column("step", BigInteger),
-    Column("loss", Double),
-    Column("accuracy", Double),
-    Column("learning_rate", Double),
+    *(Column(name, Double) for name in LIFTED),
     Column("attempt", Integer, nullable=False),
     Column("rank", Integer),
     Column("source", Text, nullable=False),

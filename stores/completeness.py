@@ -6,7 +6,7 @@ One word for its state, the same everywhere: docs/concepts.md has the table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
@@ -204,7 +204,7 @@ def assess(
     )
 
 
-def shown_ranges(ranges: tuple[tuple[int, int], ...]) -> str:
+def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:
     """Return ranges as people write them: `7, 9-12`."""
     named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN_RANGES]]
     more = len(ranges) - SHOWN_RANGES

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, select
 
-from schemas.events import LogLine, Number
-from schemas.non_finite import shown_float
-from schemas.tables import training_logs
+from schemas.events import LogLine
+from schemas.non_finite import Number, shown_float
+from schemas.tables import LIFTED, training_logs
+from schemas.times import to_ns
 
-LIFTED: Final = ("loss", "accuracy", "learning_rate")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MOST_BYTES_OF_CHAR: Final = 4
-_MICROSECOND: Final = timedelta(microseconds=1)
 _L: Final = training_logs.c
 _LOG_COLUMNS: Final = (_L.seq, _L.attempt, _L.logged_at, _L.logged_ns, _L.log_type, _L.content, _L.level, _L.rank)
 
@@ -59,7 +56,7 @@ def _cut(text: ColumnElement[str], most: int | None) -> ColumnElement[str]:
 def log_line(row: Sequence[Any]) -> LogLine:
     """Return one row of `select_lines`."""
     seq, attempt, at, nanos, log_type, content, level, rank = row[: len(_LOG_COLUMNS)]
-    ts = ts_of(at) + nanos
+    ts = to_ns(at) + nanos
     return LogLine(seq=seq, attempt=attempt, ts=ts, log_type=log_type, text=content, level=level, rank=rank)
 
 
@@ -67,8 +64,3 @@ def values_of(row: RowMapping) -> dict[str, Number]:
     """Return all values of a metric row, those with columns of their own first; 0.0 is a value."""
     lifted = {name: shown_float(row[name]) for name in LIFTED if row[name] is not None}
     return {**lifted, **(row["extra_metrics"] or {})}
-
-
-def ts_of(at: datetime) -> int:
-    """Return a time of Postgres in nanoseconds since 1970."""
-    return (at - _EPOCH) // _MICROSECOND * 1000

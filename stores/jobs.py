@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, func, select, tuple_
 
+from schemas.kinds import ROW_KINDS
 from schemas.messages import FINISHED, Status
 from schemas.tables import deleted_jobs, training_jobs
 from stores.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
@@ -53,8 +54,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rows(self) -> dict[str, int]:
         """How many rows of each kind the job has had."""
-        counts = (self.last_log_seq, self.last_metric_seq, self.last_checkpoint_seq)
-        return dict(zip(("logs", "metrics", "checkpoints"), counts, strict=True))
+        return {kind: getattr(self, storage.last_seq) for kind, storage in ROW_KINDS.items()}
 
 
 class Place(NamedTuple):
@@ -103,10 +103,11 @@ def find_job(connection: Connection, job_id: int) -> Job | None:
 
 
 def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return up to which row of each kind retention has removed a job's rows; 0 for none."""
-    removed = select(training_jobs.c.removed_log_seq, training_jobs.c.removed_metric_seq)
-    logs, metrics = connection.execute(removed.where(training_jobs.c.id == job_id)).one_or_none() or (0, 0)
-    return {"logs": logs, "metrics": metrics}
+    """Return the last `seq` of each kind that retention has removed of a job; 0 for none."""
+    columns = {kind: storage.removed_seq for kind, storage in ROW_KINDS.items() if storage.removed_seq}
+    removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
+    row = connection.execute(removed).one_or_none() or [0] * len(columns)
+    return dict(zip(columns, row, strict=True))
 
 
 def next_job_id(connection: Connection) -> int:

@@ -12,12 +12,12 @@ from sqlalchemy import Connection, func, select
 
 from schemas.events import LogLine as EventLine
 from schemas.tables import delivery_cursors, training_jobs, training_logs
+from schemas.times import to_datetime, to_ns
 from stores.logs import LogFilter, LogLine
 from stores.loki_config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines, read_newest
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MARGIN_NS: Final = 10**9
 MAX_DIGITS: Final = 18
 UNNUMBERED: Final = 0
@@ -95,7 +95,7 @@ def _trainers_ns(line: LokiLine) -> int:
     """Return the trainer's time: Loki's, unless its clock was so far ahead that the line was sent with another."""
     whole, _, fraction = (line.label("logged_at") or "").removesuffix("Z").partition(".")
     try:
-        return _ns(datetime.fromisoformat(whole).replace(tzinfo=UTC)) + int(f"{fraction:0<9}"[:9])
+        return to_ns(datetime.fromisoformat(whole).replace(tzinfo=UTC)) + int(f"{fraction:0<9}"[:9])
     except ValueError:
         return line.ts_ns
 
@@ -123,7 +123,7 @@ def _event_line(line: LokiLine, text: str) -> EventLine:
 def _log_line(line: LokiLine, content: str) -> LogLine:
     return LogLine(
         seq=seq_of(line) or UNNUMBERED,
-        logged_at=EPOCH + timedelta(microseconds=_trainers_ns(line) // 1000),
+        logged_at=to_datetime(_trainers_ns(line)),
         log_type=line.label("log_type") or "",
         level=line.label("level"),
         rank=_number(line.label("rank")),
@@ -148,24 +148,20 @@ def _row_times(connection: Connection, job_id: int) -> _RowTimes:
 
 def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[int, int]:
     now = datetime.now(UTC)
-    start_ns, end_ns = _ns(times.first or now), _ns(times.last or now)
+    start_ns, end_ns = to_ns(times.first or now), to_ns(times.last or now)
     if times.first_seq != FIRST_SEQ:
         # A row is delivered after its job began, with a time that Loki takes then.
         known = select(training_jobs.c.created_at).where(training_jobs.c.id == job_id)
         began = connection.execute(known).scalar_one_or_none() or now
-        start_ns, end_ns = min(start_ns, _ns(began) - MAX_AGE_NS), max(end_ns, _ns(now) + MAX_FUTURE_NS)
+        start_ns, end_ns = min(start_ns, to_ns(began) - MAX_AGE_NS), max(end_ns, to_ns(now) + MAX_FUTURE_NS)
     return start_ns - MARGIN_NS, end_ns + MARGIN_NS
 
 
 def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
     """Return the time of the newest row that Postgres has or, where it has none, that Loki was sent."""
     if times.last is not None:
-        return _ns(times.last) + MARGIN_NS
+        return to_ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c
     sent = select(cursor.newest_ns).where(cursor.sink == "loki", cursor.job_id == job_id)
     newest = connection.execute(sent).scalar_one_or_none() or {}
-    return max(newest.values(), default=_ns(datetime.now(UTC)) + MAX_FUTURE_NS) + MARGIN_NS
-
-
-def _ns(at: datetime) -> int:
-    return (at - EPOCH) // timedelta(microseconds=1) * 1000
+    return max(newest.values(), default=to_ns(datetime.now(UTC)) + MAX_FUTURE_NS) + MARGIN_NS

@@ -12,6 +12,8 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from schemas.tables import LIFTED
+
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 100_000
 """Of one job; more are no metrics."""
@@ -26,8 +28,9 @@ _NAMES: Final = text(
     "SELECT DISTINCT jsonb_object_keys(extra_metrics) FROM training_metrics "
     "WHERE job_id = :job_id AND seq > :after AND seq <= :last LIMIT :most"
 )
+_HAS_LIFTED: Final = ", ".join(f"count({name}) > 0" for name in LIFTED)
 _LIFTED: Final = text(
-    "SELECT count(loss) > 0, count(accuracy) > 0, count(learning_rate) > 0 FROM training_metrics "
+    f"SELECT {_HAS_LIFTED} FROM training_metrics "  # noqa: S608 - our own columns
     "WHERE job_id = :job_id AND seq > :after AND seq <= :last"
 )
 
@@ -100,6 +103,5 @@ def names_within(names: Sequence[str], most: int) -> list[str]:
 def _read(connection: Connection, job_id: int, after: int, last: int) -> frozenset[str]:
     bounds = {"job_id": job_id, "after": after, "last": last}
     lifted = connection.execute(_LIFTED, bounds).one()
-    columns = ("loss", "accuracy", "learning_rate")
     found = connection.execute(_NAMES, bounds | {"most": MOST_NAMES}).scalars()
-    return frozenset(found) | {name for name, is_there in zip(columns, lifted, strict=True) if is_there}
+    return frozenset(found) | {name for name, is_there in zip(LIFTED, lifted, strict=True) if is_there}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger
 
-from schemas.events import Number
-from schemas.non_finite import shown_float
-from stores.event_rows import LIFTED, ts_of
+from schemas.non_finite import Number, shown_float
+from schemas.tables import LIFTED, LIFTED_SQL
+from schemas.times import to_ns
 
 Key = tuple[str, int, int | None]
 """Name, attempt, rank."""
@@ -171,7 +171,7 @@ def _points_at(
 def _series(rows: Iterable[RowMapping], names: Sequence[str]) -> dict[Key, list[Point]]:
     series: dict[Key, list[Point]] = defaultdict(list)
     for row in rows:
-        ts = ts_of(row["logged_at"])
+        ts = to_ns(row["logged_at"])
         for name, value in _values(row, names):
             point = Point(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
             series[name, row["attempt"], row["rank"]].append(point)
@@ -184,7 +184,7 @@ def _values(row: RowMapping, names: Sequence[str]) -> Iterator[tuple[str, Number
     for name in names:
         value = row[name] if name in LIFTED else extra.get(name)
         if value is not None:
-            yield name, cast("Number", value if isinstance(value, str) else shown_float(value))
+            yield name, shown_float(value)
 
 
 def _value(number: int, name: str) -> str:
@@ -215,6 +215,5 @@ def _bounds(wanted: SeriesFilter) -> dict[str, Any]:
 
 
 _ROWS: Final = (
-    "SELECT seq, attempt, rank, logged_at, step, epoch, loss, accuracy, learning_rate, extra_metrics "
-    "FROM training_metrics"
+    f"SELECT seq, attempt, rank, logged_at, step, epoch, {LIFTED_SQL}, extra_metrics FROM training_metrics"  # noqa: S608
 )

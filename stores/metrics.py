@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, select
 
-from schemas.events import Number
+from schemas.non_finite import Number
 from schemas.tables import training_metrics
 from stores.event_rows import values_of
-
-LAST_METRIC_ROWS: Final = 100
-"""The last values are gathered from so many rows: a loss every step, an accuracy every epoch."""
 
 
 class MetricRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,14 +30,6 @@ def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[Metr
     table = training_metrics
     newest = select(table).where(table.c.job_id == job_id).order_by(table.c.seq.desc()).limit(limit)
     return [_metric_row(row) for row in reversed(connection.execute(newest).mappings().all())]
-
-
-def last_metrics(connection: Connection, job_id: int) -> dict[str, Number]:
-    """Return the newest value of each metric name among the last points."""
-    values: dict[str, Number] = {}
-    for row in newest_metrics(connection, job_id, LAST_METRIC_ROWS):
-        values.update(row.values)
-    return values
 
 
 def _metric_row(row: RowMapping) -> MetricRow:

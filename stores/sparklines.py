@@ -9,11 +9,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from schemas.events import Number
 from schemas.heartbeats import SYSTEM_PREFIX
+from schemas.non_finite import Number
+from schemas.tables import LIFTED, LIFTED_SQL
 from stores.event_rows import values_of
 from stores.jobs import Job
 
+LAST_ROWS: Final = 100
+"""The newest values of one job are those of its last rows: a loss every step, an accuracy every epoch."""
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
 """Rows looked at for one line: not every row has every metric."""
@@ -22,15 +25,16 @@ ROW_BYTES: Final = 4096
 PREFERRED: Final = ("loss", "train_loss", "train/loss", "val_loss", "accuracy")
 
 _LAST: Final = text(
-    "SELECT m.* FROM unnest(CAST(:jobs AS bigint[])) AS wanted(id) CROSS JOIN LATERAL ("
-    "SELECT job_id, seq, loss, accuracy, learning_rate, CASE WHEN sum(coalesce(pg_column_size(extra_metrics), 0)) "
+    "SELECT m.* FROM unnest(CAST(:jobs AS bigint[])) AS wanted(id) CROSS JOIN LATERAL ("  # noqa: S608 - our own columns
+    f"SELECT job_id, seq, {LIFTED_SQL}, CASE WHEN sum(coalesce(pg_column_size(extra_metrics), 0)) "
     "OVER (ORDER BY seq DESC) <= :rows * CAST(:row_bytes AS bigint) THEN extra_metrics END AS extra_metrics "
-    "FROM (SELECT job_id, seq, loss, accuracy, learning_rate, extra_metrics FROM training_metrics "
+    f"FROM (SELECT job_id, seq, {LIFTED_SQL}, extra_metrics FROM training_metrics "
     "WHERE job_id = wanted.id ORDER BY seq DESC LIMIT :rows) AS newest) AS m ORDER BY m.seq"
 )
+_WHEN_LIFTED: Final = " ".join(f"WHEN '{name}' THEN {name}" for name in LIFTED)
 _SAMPLED: Final = text(
-    "SELECT m.job_id, m.seq, CASE wanted.name WHEN 'loss' THEN loss WHEN 'accuracy' THEN accuracy "
-    "WHEN 'learning_rate' THEN learning_rate ELSE CAST(extra_metrics ->> wanted.name AS double precision) END "
+    f"SELECT m.job_id, m.seq, CASE wanted.name {_WHEN_LIFTED} "  # noqa: S608 - our own columns
+    "ELSE CAST(extra_metrics ->> wanted.name AS double precision) END "
     "AS value FROM unnest(CAST(:jobs AS bigint[]), CAST(:seqs AS bigint[]), CAST(:names AS text[])) "
     "AS wanted(job_id, seq, name) JOIN training_metrics AS m ON m.job_id = wanted.job_id AND m.seq = wanted.seq "
     "ORDER BY m.seq"
@@ -40,7 +44,7 @@ _SAMPLED: Final = text(
 def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> dict[int, dict[str, Number]]:
     """Return for each job the newest value of each metric among its last rows.
 
-    Of jobs with very large rows, only loss, accuracy and learning rate of the older ones are read.
+    Of jobs with very large rows, of the older ones only the metrics with columns of their own are read.
     """
     values: dict[int, dict[str, Number]] = defaultdict(dict)
     for row in connection.execute(_LAST, {"jobs": list(job_ids), "rows": rows, "row_bytes": ROW_BYTES}).mappings():

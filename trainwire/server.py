@@ -66,11 +66,6 @@ class EmbeddedServer(ABC):
         """End the server and all its sessions as a power cut would."""
         self.child.kill()
 
-    def restart(self) -> None:
-        """Stop and start, on the same port, with the same data."""
-        self.stop()
-        self.start()
-
     def __enter__(self) -> Self:
         self.start()
         return self

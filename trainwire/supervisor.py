@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
+from schemas.backoff import Backoff
 from trainwire.child import Child, shown_exit
 from trainwire.errors import PartFailed
 
 WATCH_EVERY_S: Final = 0.1
-FIRST_DELAY_S: Final = 0.2
-LONGEST_DELAY_S: Final = 10.0
+RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
+"""Without jitter: the parts of one stack do not die all at once."""
 HEALTHY_AFTER_S: Final = 30.0
 """A part that ran for so long starts again at once, whatever it did before."""
 
@@ -62,11 +63,6 @@ class CommandPart:
     def start(self) -> None:
         """Start the command."""
         self.child.start(self._command, self._env)
-
-
-def restart_delay_s(failures: int) -> float:
-    """Return how long to wait before the start after `failures` quick deaths in a row."""
-    return float(min(FIRST_DELAY_S * 2 ** min(failures, 20), LONGEST_DELAY_S))
 
 
 @dataclass
@@ -167,8 +163,8 @@ class Supervisor:
         self._say(f"{watched.part.name}: started again in {self._clock() - watched.started_at:.1f} s")
 
     def _schedule(self, watched: _Watched) -> float:
-        delay_s = restart_delay_s(watched.quick_deaths)
         watched.quick_deaths += 1
+        delay_s = RESTARTS.delay_s(watched.quick_deaths, jitter=lambda: 1.0)
         watched.restart_at = self._clock() + delay_s
         return delay_s
 

@@ -1,68 +1,108 @@
-"""The comparison of what Loki has with what Postgres has, line by line."""
+"""The comparison of Loki with Postgres by the numbers of a job's lines; their texts are not compared."""
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
-from hashlib import blake2b
-from itertools import chain
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
 
+from sqlalchemy import Connection, select, text
+
+from schemas.tables import dead_letters, training_jobs
 from stores.completeness import shown_ranges
-from stores.loki import part_of, seq_of
+from stores.jobs import removed_rows
+from stores.loki import lines_in_loki, part_of, parts_of, seq_of, without_newer
+from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine
-from trainwire.removed_rows import MANY, Removed, RemovedRows
-from trainwire.row_sums import Ranges, count, ranges_of, sum_up
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki_lines import entries_of
+from workers.cursors import read_cursors
+
+MANY: Final = 2
 
 
-@dataclass(frozen=True)
+class Ranges(list[tuple[int, int]]):
+    """Numbers as ranges, first and last included, made by adding the numbers in ascending order."""
+
+    @property
+    def total(self) -> int:
+        """How many numbers there are."""
+        return sum(last - first + 1 for first, last in self)
+
+    def add(self, seq: int) -> None:
+        """Add a number that is higher than all before."""
+        if self and self[-1][1] == seq - 1:
+            self[-1] = (self[-1][0], seq)
+        else:
+            self.append((seq, seq))
+
+
+class Copies:
+    """The number of copies that Loki has of each line of a job, from 1 to `last_seq`."""
+
+    def __init__(self, last_seq: int, lines: Iterable[LokiLine]) -> None:
+        self.complete = bytearray(last_seq + 1)
+        """By `seq`: number of copies with all their parts, at most `MANY`; a whole line is its only part."""
+        self.of_any_part = bytearray(last_seq + 1)
+        """By `seq`: the same of the part that is there most often."""
+        self.unnumbered = 0
+        unknown = set()
+        parts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
+        for line in lines:
+            seq = seq_of(line)
+            if seq is None:
+                self.unnumbered += 1
+            elif not 1 <= seq <= last_seq:
+                unknown.add(seq)
+            elif parts_of(line) > 1:
+                parts[seq, parts_of(line)][part_of(line)] += 1
+            else:
+                self._count(seq, 1, 1)
+        for (seq, number), copies in parts.items():
+            self._count(seq, min(copies.values()) if len(copies) == number else 0, max(copies.values()))
+        self.unknown = Ranges()
+        for seq in sorted(unknown):
+            self.unknown.add(seq)
+
+    def _count(self, seq: int, complete: int, of_any_part: int) -> None:
+        self.complete[seq] = min(self.complete[seq] + complete, MANY)
+        self.of_any_part[seq] = min(self.of_any_part[seq] + of_any_part, MANY)
+
+
+@dataclass
 class Comparison:
-    """Where all rows of a job are, and what is wrong, as ranges of `seq`."""
+    """The lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
 
-    in_postgres: int
-    in_loki: int
-    dead_lettered: int
-    waiting: int
-    missing: Ranges
-    twice: Ranges
-    different: Ranges
-    """Another text, time or output (stdout, stderr) than in Postgres."""
-    unknown: Ranges
-    """In Loki, not in Postgres."""
-    unnumbered: int
-    """In Loki without a `seq`: somebody else wrote them."""
-    lost: Ranges
-    """Not in Postgres, though the job had these rows and retention has not removed them."""
-    removed: Removed
+    Those not in Postgres were removed by retention, or are lost. `twice` are the lines of which Loki has a second
+    copy, `unknown` the numbers in Loki that no line of the job has.
+    """
+
+    rows: int
+    in_loki: int = 0
+    dead_lettered: int = 0
+    waiting: int = 0
+    missing: Ranges = field(default_factory=Ranges)
+    twice: Ranges = field(default_factory=Ranges)
+    unknown: Ranges = field(default_factory=Ranges)
+    unnumbered: int = 0
+    """Lines in Loki that have no `seq`: not delivered by trainwire."""
+    in_postgres: int = 0
+    removed: Ranges = field(default_factory=Ranges)
+    lost: Ranges = field(default_factory=Ranges)
 
     @property
     def is_verified(self) -> bool:
-        """Tell whether nothing differs; what waits for its delivery is no difference, nor what retention removed.
-
-        But a removed row that Loki does not have either is.
-        """
-        faults = (self.missing, self.twice, self.different, self.strangers, self.lost, self.removed.gone)
-        return not any(faults)
-
-    @property
-    def strangers(self) -> int:
-        """How many lines Loki has that Postgres does not have."""
-        return count(self.unknown) + self.unnumbered
+        """Tell whether each line is where it should be, once; waiting and removed lines are."""
+        return not any((self.missing, self.twice, self.unknown, self.unnumbered, self.lost))
 
     @property
     def line(self) -> str:
         """The whole comparison in one line."""
-        heading, equals = ("verified" if self.is_verified else "differs"), ("≠" if self.missing else "=")
-        strangers = f", {self.strangers:,} not in Postgres" if self.strangers else ""
-        lost = f", {count(self.lost):,} lost from Postgres" if self.lost else ""
-        removed = f"; {self.removed.line}" if self.removed.rows else ""
         return (
-            f"{heading}: {self.in_postgres:,} lines in Postgres {equals} {self.in_loki:,} in Loki + "
-            f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting; {count(self.missing):,} missing, "
-            f"{count(self.twice):,} twice, {count(self.different):,} different{strangers}{lost}{removed}"
+            f"{'verified' if self.is_verified else 'differs'}: {self.rows:,} lines = {self.in_loki:,} in Loki + "
+            f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.total:,} missing; "
+            f"{self.twice.total:,} twice, {self.unknown.total + self.unnumbered:,} unknown; "
+            f"{self.in_postgres:,} in Postgres + {self.removed.total:,} removed by retention + "
+            f"{self.lost.total:,} lost"
         )
 
     @property
@@ -71,122 +111,92 @@ class Comparison:
         named = (
             ("missing in Loki", self.missing),
             ("twice in Loki", self.twice),
-            ("different in Loki", self.different),
-            ("in Loki, not in Postgres", self.unknown),
+            ("in Loki, unknown to Postgres", self.unknown),
             ("lost from Postgres", self.lost),
-            ("removed by retention, not in Loki", self.removed.gone),
         )
         lines = [f"{name}: {shown_ranges(ranges)}" for name, ranges in named if ranges]
         return [*lines, f"in Loki without a number: {self.unnumbered:,}"] if self.unnumbered else lines
 
+    @property
+    def document(self) -> dict[str, object]:
+        """The comparison as JSON: numbers of lines by count and ranges."""
+        fields = {
+            name: {"count": value.total, "ranges": value} if isinstance(value, Ranges) else value
+            for name, value in vars(self).items()
+        }
+        return {"verified": self.is_verified, "line": self.line, **fields}
+
+
+def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> Comparison:
+    """Compare what Loki has of a job with Postgres. Raises `LokiUnavailable`."""
+    # In this order the job and retention may go on meanwhile: a line that the cursor has passed is in Loki
+    # whenever that is read, and a row that is gone when rows are read is removed when `removed_seq` is read.
+    confirmed_seq = read_cursors(connection, "loki", [job_id])[job_id].confirmed_seq
+    last_seq = _last_seq(connection, job_id)
+    refused = select(dead_letters.c.seq).where(
+        dead_letters.c.stream == "sink:loki", dead_letters.c.job_id == job_id
+    )
+    dead_lettered = set(connection.execute(refused).scalars())
+    stored = stored_ranges(connection, job_id, last_seq)
+    removed_seq = removed_rows(connection, job_id)["logs"]
+    lines = without_newer(lines_in_loki(connection, http, job_id), last_seq, lambda: _last_seq(connection, job_id))
+    return compare(
+        stored,
+        Copies(last_seq, lines),
+        removed_seq=removed_seq,
+        confirmed_seq=confirmed_seq,
+        dead_lettered=dead_lettered,
+    )
+
 
 def compare(
-    rows: Iterable[LogRow],
-    lines: Iterable[LokiLine],
+    stored: Iterable[tuple[int, int]],
+    copies: Copies,
     *,
-    last_seq: int,
-    removed_seq: Callable[[], int],
+    removed_seq: int,
     confirmed_seq: int,
     dead_lettered: Collection[int],
 ) -> Comparison:
-    """Compare rows, which come by `seq`, with Loki's lines, which come in any order.
+    """Compare the rows that Postgres has, as ranges, with the copies in Loki.
 
-    The job has had the rows 1 to `last_seq`. `removed_seq` tells up to which row retention has removed them,
-    called after the last row has come, for retention may be at work. Rows after `confirmed_seq` that Loki does not
-    have are waiting. 17 bytes are kept of a row, none of its text.
+    Rows up to `removed_seq` that are not stored were removed by retention. Stored rows after `confirmed_seq` that
+    Loki does not have are waiting.
     """
-    ledger = _Ledger()
-    for row in rows:
-        ledger.expect(row)
-    ledger.close(removed_seq(), last_seq)
-    for line in lines:
-        ledger.check(line)
-    return ledger.sum_up(confirmed_seq, dead_lettered)
-
-
-class _Ledger:
-    """An entry for each row, or for each part of a row that is split; a row's parts stand side by side."""
-
-    def __init__(self) -> None:
-        self._seqs = array("Q")
-        self._digests = array("Q")
-        self._copies = bytearray()
-        self._different: set[int] = set()
-        self._unknown = array("Q")
-        self._unnumbered = 0
-        self._lost: Ranges = ()
-        self._removed = RemovedRows(())
-
-    def expect(self, row: LogRow) -> None:
-        """Enter what Loki must have of a row."""
-        for _, text, _ in entries_of(row):
-            self._seqs.append(row.seq)
-            self._digests.append(_digest(int(row.ts_ns), row.log_type, text))
-            self._copies.append(0)
-
-    def close(self, removed_seq: int, last_seq: int) -> None:
-        """Find which rows up to `last_seq` have not been entered: removed up to `removed_seq`, lost after it."""
-        removed, lost, expected = [], [], 1
-        for seq in chain(self._seqs, (last_seq + 1,)):
-            if expected <= min(seq - 1, removed_seq):
-                removed.append((expected, min(seq - 1, removed_seq)))
-            if max(expected, removed_seq + 1) < seq:
-                lost.append((max(expected, removed_seq + 1), seq - 1))
-            expected = seq + 1
-        self._removed, self._lost = RemovedRows(tuple(removed)), tuple(lost)
-
-    def check(self, line: LokiLine) -> None:
-        """Tick off what Loki has."""
-        seq = seq_of(line)
-        if seq is None:
-            self._unnumbered += 1
-            return
-        first = bisect_left(self._seqs, seq)
-        place = first + part_of(line) - 1
-        if not self._is_of(first, seq):
-            if not self._removed.check(line):
-                self._unknown.append(seq)
-        elif not self._is_of(place, seq):
-            self._different.add(seq)
+    found = Comparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
+    is_stored = bytearray(found.rows + 1)
+    for first, last in stored:
+        is_stored[first : last + 1] = b"\1" * (last + 1 - first)
+    for seq in range(1, found.rows + 1):
+        if copies.complete[seq]:
+            found.in_loki += 1
+        elif seq in dead_lettered:
+            found.dead_lettered += 1
+        elif is_stored[seq] and seq > confirmed_seq:
+            found.waiting += 1
         else:
-            self._copies[place] = min(self._copies[place] + 1, MANY)
-            if _digest(line.ts_ns, line.label("log_type") or "", line.line) != self._digests[place]:
-                self._different.add(seq)
-
-    def sum_up(self, confirmed_seq: int, dead_lettered: Collection[int]) -> Comparison:
-        """Say where each row is."""
-        found = sum_up(self._rows(), dead_lettered, confirmed_seq)
-        removed = self._removed.sum_up(dead_lettered)
-        return Comparison(
-            in_postgres=found.rows,
-            in_loki=found.in_loki,
-            dead_lettered=found.dead_lettered,
-            waiting=found.waiting,
-            missing=found.missing,
-            twice=removed.twice + found.twice,
-            different=ranges_of(sorted(self._different)),
-            unknown=ranges_of(sorted(set(self._unknown))),
-            unnumbered=self._unnumbered,
-            lost=self._lost,
-            removed=removed,
-        )
-
-    def _is_of(self, place: int, seq: int) -> bool:
-        return place < len(self._seqs) and self._seqs[place] == seq
-
-    def _rows(self) -> Iterator[tuple[int, int, int]]:
-        """Yield each row with the fewest and the most copies that Loki has of one of its parts."""
-        begin = 0
-        while begin < len(self._seqs):
-            end = begin + 1
-            while end < len(self._seqs) and self._seqs[end] == self._seqs[begin]:
-                end += 1
-            copies = self._copies[begin:end]
-            yield self._seqs[begin], min(copies), max(copies)
-            begin = end
+            found.missing.add(seq)
+        if copies.of_any_part[seq] > 1:
+            found.twice.add(seq)
+        if is_stored[seq]:
+            found.in_postgres += 1
+        else:
+            (found.removed if seq <= removed_seq else found.lost).add(seq)
+    return found
 
 
-def _digest(ts_ns: int, log_type: str, text: str) -> int:
-    # Loki may give back what is no Unicode; it is different then, not an error.
-    said = f"{ts_ns} {log_type} {text}".encode(errors="surrogatepass")
-    return int.from_bytes(blake2b(said, digest_size=8).digest())
+def stored_ranges(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
+    """Return which log rows of a job Postgres has, up to `last_seq`."""
+    rows = connection.execute(_STORED, {"job_id": job_id, "last_seq": last_seq})
+    return [(first, last) for first, last in rows]
+
+
+def _last_seq(connection: Connection, job_id: int) -> int:
+    last_seq = select(training_jobs.c.last_log_seq).where(training_jobs.c.id == job_id)
+    return connection.execute(last_seq).scalar_one_or_none() or 0
+
+
+# Numbers without a hole between them have the same distance to their place in the order.
+_STORED: Final = text(
+    "SELECT min(seq), max(seq) FROM (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS holes "
+    "FROM training_logs WHERE job_id = :job_id AND seq <= :last_seq) AS numbered GROUP BY holes"
+)

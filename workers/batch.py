@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +11,14 @@ from functools import partial
 from sqlalchemy import Connection
 
 from schemas.checks import InvalidMessage
-from schemas.messages import Body, Checkpoint, Completion, Logs, Message, Metrics
+from schemas.kinds import ROW_KINDS
+from schemas.messages import Completion, Message
 from schemas.routes import KINDS, Kind
 from workers import job_rows, rows, source_rows, store
 from workers.attempts import EarlierAttempts, has_changed
 from workers.changes import Change, log_lines
 from workers.decoding import Lost, RawEntry, Rejected, visible
 from workers.errors import MostlyInvalid, Refused
-from workers.jobs import SEQ_COLUMN, JobState
 from workers.positions import MAX_RANGES, Position
 from workers.source_rows import SourceKey, SourceRow
 from workers.streams import Ack
@@ -43,6 +43,8 @@ class Batch:
     def __init__(self, connection: Connection, kind: Kind, arrivals: Sequence[Arrival]) -> None:
         self._connection = connection
         self._kind = kind
+        # A completion becomes a log row: the traceback of a failure.
+        self._storage = ROW_KINDS["logs" if kind == "completions" else kind]
         contents = [arrival.content for arrival in arrivals]
         sources = {(said.job_id, said.source) for said in contents if said.job_id and said.source}
         self._jobs = job_rows.lock_jobs(connection, {job_id for job_id, _ in sources})
@@ -109,11 +111,10 @@ class Batch:
 
     @property
     def rows_written(self) -> int:
-        """How many rows of logs, metrics and checkpoints were written."""
+        """Number of rows that were written."""
         return sum(
-            getattr(self._jobs[job_id], column) - getattr(before, column)
+            getattr(self._jobs[job_id], self._storage.last_seq) - getattr(before, self._storage.last_seq)
             for job_id, before in self._jobs_before.items()
-            for column in SEQ_COLUMN.values()
         )
 
     def changes(self) -> list[Change]:
@@ -200,7 +201,7 @@ class Batch:
     def _write(self, messages: Sequence[Message]) -> None:
         """Encode and COPY the rows of these messages, and fold them into their jobs."""
         earlier = EarlierAttempts()
-        with store.copying(self._connection, *_COPIED_INTO[self._kind]) as write_row:
+        with store.copying(self._connection, self._storage) as write_row:
             for message in messages:
                 for row in self._fold(message, earlier):
                     write_row(row)
@@ -218,10 +219,14 @@ class Batch:
         self._source_row(message.job_id, message.source, self._kind).note_place(body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
+        stored = log_lines(body) if isinstance(body, Completion) else body
+        if stored is None:
+            return []
         origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))
-        if isinstance(body, Completion):
-            return self._traceback_rows(job, origin, body)
-        return _rows(job, origin, self._kind, body)
+        last_seq = getattr(job, self._storage.last_seq)
+        count, new = rows.rows_of(origin, last_seq + 1, stored)
+        setattr(job, self._storage.last_seq, last_seq + count)
+        return new
 
     def _attempt_of(self, message: Message) -> int:
         """Return the attempt that a message belongs to, and note it for the source; an inferred end moves none."""
@@ -273,10 +278,6 @@ class Batch:
                 row.produced = row.dropped = None
                 self._changed.add((job_id, source, kind))
 
-    def _traceback_rows(self, job: JobState, origin: rows.Origin, body: Completion) -> Iterable[rows.Row]:
-        traceback = log_lines(body)
-        return [] if traceback is None else _rows(job, origin, "logs", traceback)
-
     def _refuse(self, arrival: Arrival, why: str) -> None:
         said = arrival.content
         detail = f"Postgres refused this message: {why}"
@@ -295,14 +296,6 @@ class Batch:
         for (job_id, source, _), row in changed.items():
             row.attempt = self._attempts.get((job_id, source)) or self._jobs[job_id].attempt
         return changed
-
-
-_COPIED_INTO: dict[Kind, tuple[str, Mapping[str, str]]] = {
-    "logs": ("training_logs", rows.LOG_COLUMNS),
-    "metrics": ("training_metrics", rows.METRIC_COLUMNS),
-    "checkpoints": ("training_checkpoints", rows.CHECKPOINT_COLUMNS),
-    "completions": ("training_logs", rows.LOG_COLUMNS),  # the traceback of a failure
-}
 
 
 def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
@@ -347,21 +340,3 @@ def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
 
 def _seq(arrival: Arrival) -> int:
     return arrival.content.seq or 0
-
-
-def _rows(job: JobState, origin: rows.Origin, kind: Kind, body: Body) -> Iterable[rows.Row]:
-    """Return the rows of one message, with the job's next numbers."""
-    column = SEQ_COLUMN[kind]
-    first_seq = getattr(job, column) + 1
-    match body:
-        case Logs():
-            setattr(job, column, getattr(job, column) + len(body.lines))
-            return rows.log_rows(origin, first_seq, body)
-        case Metrics():
-            setattr(job, column, getattr(job, column) + len(body.points))
-            return rows.metric_rows(origin, first_seq, body)
-        case Checkpoint():
-            setattr(job, column, first_seq)
-            return [rows.checkpoint_row(origin, first_seq, body)]
-        case _:
-            return []

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from schemas.kinds import ROW_KINDS, RowKind
 from schemas.messages import Body, Completion, Logs, Message
 from schemas.routes import Kind
-from workers.jobs import SEQ_COLUMN, JobState
+from workers.jobs import JobState
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,9 @@ class Change:
         """Return the attempt that a message was stored under."""
         return message.attempt or self.source_attempts[message.job_id, message.source]
 
-    def new_rows(self, kind: Kind) -> tuple[int, int] | None:
+    def new_rows(self, kind: RowKind) -> tuple[int, int] | None:
         """Return the first and last `seq` of the rows that the transaction gave to the job; None for none."""
-        column = SEQ_COLUMN.get(kind)
-        if column is None:
-            return None
+        column = ROW_KINDS[kind].last_seq
         first, last = getattr(self.before, column) + 1, getattr(self.after, column)
         return (first, last) if first <= last else None
 

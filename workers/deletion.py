@@ -15,13 +15,13 @@ import structlog
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, text
 
+from schemas.backoff import Backoff
 from schemas.routes import LOKI_SINK, MLFLOW_SINK
 from stores.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import StoreAway
 from workers import cursors, deletion_parts
-from workers.backoff import Backoff
 from workers.deletion_parts import JobFiles, NotSetUp
 from workers.errors import Unavailable
 from workers.resources import Resources

@@ -9,8 +9,8 @@ from typing import Final, Generic
 
 from sqlalchemy import Connection, Engine
 
+from schemas.backoff import Backoff
 from workers import cursors
-from workers.backoff import Backoff
 from workers.delivery_round import Round
 from workers.sinks.base import Backlog, BatchT, DeliveredT, Sink, SinkUnavailable
 from workers.store import postgres_errors

@@ -10,8 +10,8 @@ from typing import Final, Generic
 
 from sqlalchemy import Engine
 
+from schemas.backoff import Backoff
 from workers import cursors
-from workers.backoff import Backoff
 from workers.sinks.base import Backlog, Batch, BatchT, Delivered, DeliveredT, Sink, SinkUnavailable
 
 MOST_CHUNK_JOBS: Final = 32

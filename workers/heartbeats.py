@@ -18,9 +18,6 @@ from schemas.stream_servers import Answers, Commands, ask_each
 from workers.ahead import looked_through
 from workers.streams import redis_errors
 
-LEAST_GAP_S: Final = 4.0
-LONGEST_GAP_SHARE: Final = 1 / 3
-"""Of the time after which a job is lost: how far apart two looks at the heartbeats may be."""
 FORGET_AFTER_S: Final = 3600
 """A heartbeat that is older is dropped; that its trainer once had one is known in Postgres."""
 _LOOKED_AT: Final = "looked_at"
@@ -103,11 +100,6 @@ def note_look(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
         }
         with suppress(redis.OutOfMemoryError):  # full: then no heartbeat can be written either
             ask_each(client, notes)
-
-
-def longest_gap_s(lost_after_s: float) -> float:
-    """Return how far apart two looks may be where a job is lost after so long."""
-    return max(LEAST_GAP_S, lost_after_s * LONGEST_GAP_SHARE)
 
 
 def living(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:

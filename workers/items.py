@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count, repeat
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from schemas.events import LogLine, MetricPoint, Number, SavedCheckpoint
+from schemas.events import LogLine, MetricPoint, SavedCheckpoint
+from schemas.kinds import RowKind
 from schemas.messages import Checkpoint, Metrics
-from schemas.non_finite import shown_float
-from schemas.routes import Kind
+from schemas.non_finite import Number, shown_float
 from workers.changes import Change, log_lines
 from workers.decoding import visible
 from workers.rows import as_stored, is_best
@@ -21,47 +21,20 @@ MAX_ITEMS_BYTES: Final = 16 * 1024
 _LEAST_ITEM_BYTES: Final = 60
 
 _encode = msgspec.json.Encoder().encode
-_Item = TypeVar("_Item", LogLine, MetricPoint, SavedCheckpoint)
+Item: TypeAlias = LogLine | MetricPoint | SavedCheckpoint
 
 
-def lines(change: Change) -> list[LogLine] | None:
-    """Return the new log lines; None where they are too many for an event, or there are none."""
-    return _carried(change, "logs", _lines(change))
+def carried(change: Change, kind: RowKind) -> list[Item] | None:
+    """Return the new rows of a kind as an event carries them; None where there are none, or too many for an event.
 
-
-def points(change: Change) -> list[MetricPoint] | None:
-    """Return the new points; None where they are too many for an event, or there are none."""
-    return _carried(change, "metrics", _points(change))
-
-
-def checkpoints(change: Change) -> list[SavedCheckpoint] | None:
-    """Return the new checkpoints; None where they are too many for an event."""
-    return _carried(change, "checkpoints", _checkpoints(change))
-
-
-def text(said: str | None) -> str | None:
-    """Return text as Postgres holds it."""
-    return None if said is None else visible(said)
-
-
-def number(value: float | str) -> Number:
-    """Return a number, or its agreed name where JSON cannot say it; what JSONB gave back is named already."""
-    return cast("Number", value if isinstance(value, str) else shown_float(value))
-
-
-def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
-    """Return a map of numbers as JSON can carry it."""
-    return None if values is None else {visible(name): number(value) for name, value in values.items()}
-
-
-def _carried(change: Change, kind: Kind, items: Iterator[_Item]) -> list[_Item] | None:
-    """Return the items where an event carries them all; makes no more of them than fit."""
+    It makes no more of them than fit.
+    """
     first, last = change.new_rows(kind) or (1, 0)
     if not 0 < (last - first + 1) * _LEAST_ITEM_BYTES <= MAX_ITEMS_BYTES:
         return None
     room = MAX_ITEMS_BYTES
     kept = []
-    for item in items:
+    for item in _ITEMS[kind](change, count(first)):
         room -= len(_encode(item)) + 1
         if room < 0:
             return None
@@ -69,17 +42,25 @@ def _carried(change: Change, kind: Kind, items: Iterator[_Item]) -> list[_Item] 
     return kept
 
 
-def _lines(change: Change) -> Iterator[LogLine]:
-    seq = change.before.last_log_seq
+def text(said: str | None) -> str | None:
+    """Return text as Postgres holds it."""
+    return None if said is None else visible(said)
+
+
+def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
+    """Return a map of numbers as JSON can carry it."""
+    return None if values is None else {visible(name): shown_float(value) for name, value in values.items()}
+
+
+def _lines(change: Change, seqs: Iterator[int]) -> Iterator[LogLine]:
     for message in change.messages:
         body = log_lines(message.body)
         if body is None:
             continue
         attempt = change.attempt_of(message)
         for line, ts, level in zip(body.lines, body.ts, body.levels or repeat(None), strict=False):
-            seq += 1
             yield LogLine(
-                seq=seq,
+                seq=next(seqs),
                 attempt=attempt,
                 ts=ts,
                 log_type=body.log_type,
@@ -89,8 +70,7 @@ def _lines(change: Change) -> Iterator[LogLine]:
             )
 
 
-def _points(change: Change) -> Iterator[MetricPoint]:
-    seqs = count(change.before.last_metric_seq + 1)
+def _points(change: Change, seqs: Iterator[int]) -> Iterator[MetricPoint]:
     for message in change.messages:
         assert isinstance(message.body, Metrics)  # noqa: S101 - the stream of that kind
         attempt = change.attempt_of(message)
@@ -106,12 +86,12 @@ def _points(change: Change) -> Iterator[MetricPoint]:
             )
 
 
-def _checkpoints(change: Change) -> Iterator[SavedCheckpoint]:
-    for seq, message in enumerate(change.messages, change.before.last_checkpoint_seq + 1):
+def _checkpoints(change: Change, seqs: Iterator[int]) -> Iterator[SavedCheckpoint]:
+    for message in change.messages:
         body = message.body
         assert isinstance(body, Checkpoint)  # noqa: S101 - the stream of that kind
         yield SavedCheckpoint(
-            seq=seq,
+            seq=next(seqs),
             attempt=change.attempt_of(message),
             ts=body.ts,
             checkpoint_kind=visible(body.kind),
@@ -123,3 +103,10 @@ def _checkpoints(change: Change) -> Iterator[SavedCheckpoint]:
             sha256=text(body.sha256),
             metrics=numbers(body.metrics),
         )
+
+
+_ITEMS: Final[dict[RowKind, Callable[[Change, Iterator[int]], Iterator[Item]]]] = {
+    "logs": _lines,
+    "metrics": _points,
+    "checkpoints": _checkpoints,
+}

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from schemas.checks import MAX_ATTEMPT
 from schemas.heartbeats import says_progress
 from schemas.messages import FINISHED, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
-from schemas.routes import Kind
+from schemas.times import to_datetime
 from workers.decoding import visible
-from workers.rows import is_best, lift
+from workers.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
 """Of completions that say different things of one attempt, the later in this list is believed."""
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_datetime(ts_ns: int) -> datetime:
-    """Return a trainer's time as Postgres holds it, in microseconds."""
-    return _EPOCH + timedelta(microseconds=ts_ns // 1000)
 
 
 @dataclass(slots=True)
@@ -183,7 +177,7 @@ class JobState:
     def _fold_results(self, body: Completion) -> None:
         if body.final_metrics is not None:
             self.final_metrics = dict(body.final_metrics)
-            self.final_accuracy = lift(body.final_metrics)[0][1]
+            self.final_accuracy = as_stored(body.final_metrics).get("accuracy")
         if body.best_metrics is not None:
             self.best_metrics = dict(body.best_metrics)
         if body.best_epoch is not None:
@@ -211,13 +205,6 @@ UNLOADED: Final[dict[str, Any]] = {}
 """Results of a job that are in Postgres and were not read; told by identity from an empty map."""
 COLUMNS: Final = tuple(field.name for field in fields(JobState))
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
-
-SEQ_COLUMN: Final[dict[Kind, str]] = {
-    "logs": "last_log_seq",
-    "metrics": "last_metric_seq",
-    "checkpoints": "last_checkpoint_seq",
-}
-"""The column that counts a kind's rows."""
 
 
 def began_at(body: Body) -> int | None:

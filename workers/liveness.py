@@ -7,6 +7,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import Connection, Engine, text
 
 from schemas.heartbeats import Heartbeat
@@ -16,9 +17,10 @@ from workers.changes import StatusChange
 from workers.decoding import visible
 from workers.heartbeats import Heard
 
+log = structlog.get_logger("workers.liveness")
+
 _SHOWN_RANKS: Final = 8
-_UNREAD_SHARE: Final = 1 / 3
-"""Of the time after which a job is lost: for how long messages of its shard may wait if it has no heartbeat."""
+_LEAST_GAP_S: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,47 +43,74 @@ class Verdict:
     reason: str | None = None
 
 
-def watch(engine: Engine, heard: Heard, lost_after_s: float) -> list[StatusChange]:
+@dataclass(frozen=True, slots=True)
+class LostRule:
+    """When a job is lost: nothing of it arrived for `after_s` seconds in which a heartbeat could have arrived.
+
+    Only an attempt that is watched is ever lost (`sends_heartbeats`).
+    """
+
+    after_s: float
+
+    @property
+    def longest_gap_s(self) -> float:
+        """Longest time between two reads of the heartbeats; after a longer one `after_s` is counted anew."""
+        return max(_LEAST_GAP_S, self.after_s / 3)
+
+    @property
+    def longest_unread_s(self) -> float:
+        """Longest time that a message of the shard may wait for its drain where the job has no heartbeat."""
+        return self.after_s / 3
+
+    def judge(self, job: WatchedJob, heard: Heard) -> Verdict:
+        """Return the status of an unfinished job; its present one where there is no evidence for another."""
+        beats = _beats_of(job, heard)
+        if fresh := self._fresh(beats, heard):
+            return _stalled(job, beats, fresh, heard) or Verdict("running", reason="heard of again")
+        unheard_s = min((heard.age_s(beat) for beat in beats), default=job.unseen_s)
+        silent_s = min(heard.listened_s(job.id), self._read_s(job, beats, unheard_s, heard), job.unseen_s)
+        if job.watched_attempt != job.attempt or job.status == "lost" or silent_s <= self.after_s:
+            return Verdict(job.status)
+        last = f"; the last: {_shown(max(beats, key=lambda beat: beat.at))}" if beats else ""
+        return Verdict("lost", min(unheard_s, job.unseen_s), f"no heartbeat for {self.after_s:g} s{last}")
+
+    def sends_heartbeats(self, job: WatchedJob, heard: Heard) -> bool:
+        """Return whether there is a heartbeat that is surely of the job's attempt, however old.
+
+        An old one without an attempt may be of the attempt before, unless there is none before. It may have been
+        written, and its trainer killed, while no worker ran.
+        """
+        beats = _beats_of(job, heard)
+        is_surely_of_it = job.attempt <= 1 or any(beat.attempt == job.attempt for beat in beats)
+        return bool(beats) and (is_surely_of_it or bool(self._fresh(beats, heard)))
+
+    def _read_s(self, job: WatchedJob, beats: Sequence[Heartbeat], unheard_s: float, heard: Heard) -> float:
+        """Return for how long nothing came after the last heartbeat, in what has been read of the job's shard.
+
+        Its last message may be in what is unread. Without a heartbeat (a trainer that ends deletes its own) it may
+        have been sent at any time: then the shard has to be read almost to its end.
+        """
+        unread_s = heard.unread_s(job.id)
+        if beats:
+            return unheard_s - unread_s
+        return unheard_s if unread_s <= self.longest_unread_s else 0.0
+
+    def _fresh(self, beats: Iterable[Heartbeat], heard: Heard) -> list[Heartbeat]:
+        return [beat for beat in beats if heard.age_s(beat) <= self.after_s]
+
+
+def watch(engine: Engine, heard: Heard, rule: LostRule) -> list[StatusChange]:
     """Give every unfinished job the status that its heartbeats show; return what changed, once committed.
 
-    Only an attempt that is watched is ever lost: one whose trainer stated that it sends heartbeats, or of which
-    one is here, however old: it may have been written and its trainer killed while no worker ran.
+    An attempt is watched once its trainer stated that it sends heartbeats, or once one of it is found.
     """
     with store.postgres_errors(), engine.begin() as connection:
         jobs = _read_jobs(connection, list(heard.beats))
         unwatched = [job for job in jobs if job.watched_attempt != job.attempt]
-        if new := [job.id for job in unwatched if _sends_heartbeats(job, heard, lost_after_s)]:
+        if new := [job.id for job in unwatched if rule.sends_heartbeats(job, heard)]:
             connection.execute(_WATCH, {"jobs": new})
-    changed = [job.id for job in jobs if judge(job, heard, lost_after_s).status != job.status]
-    return _change(engine, changed, heard, lost_after_s) if changed else []
-
-
-def judge(job: WatchedJob, heard: Heard, lost_after_s: float) -> Verdict:
-    """Return how an unfinished job stands; as it does where nothing can be said."""
-    beats = _beats_of(job, heard)
-    fresh = _fresh(beats, heard, lost_after_s)
-    if fresh:
-        return _stalled(job, beats, fresh, heard) or Verdict("running", reason="heard of again")
-    unheard_s = min((heard.age_s(beat) for beat in beats), default=job.unseen_s)
-    silent_s = min(heard.listened_s(job.id), _read_s(job, beats, unheard_s, heard, lost_after_s), job.unseen_s)
-    if job.watched_attempt != job.attempt or job.status == "lost" or silent_s <= lost_after_s:
-        return Verdict(job.status)
-    last = f"; the last: {_shown(max(beats, key=lambda beat: beat.at))}" if beats else ""
-    return Verdict("lost", min(unheard_s, job.unseen_s), f"no heartbeat for {lost_after_s:g} s{last}")
-
-
-def _read_s(
-    job: WatchedJob, beats: Sequence[Heartbeat], unheard_s: float, heard: Heard, lost_after_s: float
-) -> float:
-    """Return for how long nothing came after the last heartbeat, in what has been read of the job's shard.
-
-    Its last message may be in what is unread. Without a heartbeat (a trainer that ends deletes its own) it may
-    have been sent at any time: then the shard has to be read almost to its end.
-    """
-    unread_s = heard.unread_s(job.id)
-    if beats:
-        return unheard_s - unread_s
-    return unheard_s if unread_s <= _UNREAD_SHARE * lost_after_s else 0.0
+    changed = [job.id for job in jobs if rule.judge(job, heard).status != job.status]
+    return _change(engine, changed, heard, rule) if changed else []
 
 
 def _stalled(
@@ -102,13 +131,13 @@ def _stalled(
     return Verdict("stalled", quiet_s, f"alive ({_shown(fresh[0])}), but it {said} {limit_s:g} s{silent}")
 
 
-def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: float) -> list[StatusChange]:
+def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, rule: LostRule) -> list[StatusChange]:
     """Judge these jobs once more under their locks, for messages may have come; save what has changed."""
     changes = []
     with store.postgres_errors(), engine.begin() as connection:
         states = job_rows.lock_jobs(connection, job_ids)
         for job in _read_jobs(connection, list(states)):
-            verdict = judge(job, heard, lost_after_s)
+            verdict = rule.judge(job, heard)
             if job.id not in states or verdict.status == job.status:
                 continue
             before, after = states[job.id], copy(states[job.id])
@@ -118,6 +147,8 @@ def _change(engine: Engine, job_ids: Iterable[int], heard: Heard, lost_after_s: 
             changes.append(StatusChange(before, after, verdict.reason))
         job_rows.save_statuses(connection, [change.after for change in changes])
         job_rows.save_attempts(connection, [change.after for change in changes])
+    for change in changes:
+        log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
     return changes
 
 
@@ -128,22 +159,6 @@ def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[Watche
 def _beats_of(job: WatchedJob, heard: Heard) -> list[Heartbeat]:
     """Return the heartbeats of the job's attempt; who does not say an attempt is in the newest."""
     return [beat for beat in heard.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNSAID, job.attempt)]
-
-
-def _sends_heartbeats(job: WatchedJob, heard: Heard, lost_after_s: float) -> bool:
-    """Return whether there is a heartbeat that is surely of the job's attempt.
-
-    An old one without an attempt may be of the attempt before, unless there is none before.
-    """
-    beats = _beats_of(job, heard)
-    is_first = job.attempt <= 1
-    return any(is_first or beat.attempt == job.attempt for beat in beats) or bool(
-        _fresh(beats, heard, lost_after_s)
-    )
-
-
-def _fresh(beats: Iterable[Heartbeat], heard: Heard, lost_after_s: float) -> list[Heartbeat]:
-    return [beat for beat in beats if heard.age_s(beat) <= lost_after_s]
 
 
 def _silent_ranks(beats: Iterable[Heartbeat], fresh: Iterable[Heartbeat]) -> str:

@@ -14,6 +14,8 @@ from schemas import metric_names as names
 from schemas.metric_names import Metric
 from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, KINDS, QUEUES, stream_key
 from schemas.stream_servers import Commands, ask_each, fullest_memory
+from schemas.tables import LIFTED_SQL
+from stores.event_rows import values_of
 from workers.heartbeats import living
 from workers.sweep import all_streams
 
@@ -133,12 +135,10 @@ def training_samples(connection: Connection, max_jobs: int, max_series: int) -> 
     """Yield the newest value of each metric of running jobs, never more than `max_series` of them."""
     newest: dict[tuple[str, str], float] = {}
     limits = {"jobs": max_jobs, "points": POINTS_LOOKED_AT}
-    for job_id, loss, accuracy, learning_rate, extra in connection.execute(_TRAINING, limits):
-        values = {"loss": loss, "accuracy": accuracy, "learning_rate": learning_rate} | (extra or {})
-        for name, value in values.items():
-            if value is not None:
-                # The newest point comes first.
-                newest.setdefault((str(job_id), name), _number(value))
+    for row in connection.execute(_TRAINING, limits).mappings():
+        for name, value in values_of(row).items():
+            # The newest point comes first.
+            newest.setdefault((str(row["job_id"]), name), _number(value))
     for labels, value in list(newest.items())[:max_series]:
         yield Sample(names.TRAINING_VALUE, labels, value)
     yield Sample(names.TRAINING_LEFT_OUT, (), float(max(0, len(newest) - max_series)))
@@ -183,7 +183,7 @@ _DEAD_LETTERS: Final = text(
 _JOBS: Final = text("SELECT status, count(*) FROM training_jobs GROUP BY status")
 _DELIVERIES: Final = text("SELECT sink, counts, seconds FROM delivery_times")
 _TRAINING: Final = text(
-    "SELECT points.job_id, loss, accuracy, learning_rate, extra_metrics FROM ("
+    f"SELECT points.job_id, {LIFTED_SQL}, extra_metrics FROM ("  # noqa: S608 - our own columns
     "SELECT id, row_number() OVER (ORDER BY last_seen_at DESC NULLS LAST, id) AS place FROM training_jobs "
     "WHERE status IN ('running', 'stalled') ORDER BY place LIMIT :jobs) AS running "
     "CROSS JOIN LATERAL (SELECT * FROM training_metrics WHERE job_id = running.id ORDER BY seq DESC LIMIT :points"

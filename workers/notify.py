@@ -18,12 +18,14 @@ from schemas.events import (
     TrainingStatus,
     encode_event,
 )
+from schemas.kinds import ROW_KINDS, RowKind, without_rows
 from schemas.messages import Completion, Metrics, Outcome, Point, Status
-from schemas.routes import JOBS_CHANNEL, Kind, events_channel
+from schemas.non_finite import shown_float
+from schemas.routes import JOBS_CHANNEL, events_channel
 from stores.columns import MOST_SHOWN_NAMES
 from workers import items
 from workers.changes import Change, StatusChange
-from workers.items import number, numbers, text
+from workers.items import numbers, text
 from workers.jobs import JobState
 from workers.rows import as_stored
 from workers.streams import redis_errors
@@ -33,7 +35,6 @@ MAX_ORDER_BYTES: Final = 256 * 1024
 MAX_WAITING_ORDERS: Final = 256
 """Orders nobody takes must not fill Redis: what is committed while so many wait is not announced."""
 _CUT_TEXT_CHARS: Final = 1000
-_ITEMS: Final = ("lines", "points", "checkpoints")
 
 
 def events_of(changes: Iterable[Change]) -> list[Event]:
@@ -64,7 +65,7 @@ def payloads(events: Iterable[Event]) -> list[bytes]:
     events = [_bounded(event) for event in events]
     encoded = [encode_event(event) for event in events]
     if sum(map(len, encoded)) > MAX_ORDER_BYTES:
-        encoded = [encode_event(_without_items(event)) for event in events]
+        encoded = [encode_event(without_rows(event)) for event in events]
     packs: list[list[bytes]] = []
     room = 0
     for data in encoded:
@@ -90,9 +91,7 @@ def publish(client: redis.Redis, events: Iterable[Event]) -> None:
 
 def _events_of_job(change: Change) -> Iterator[Event]:
     if not change.after.is_finished and _standing(change.before) != _standing(change.after):
-        yield TrainingStatus(
-            **_head(change, None), status=change.after.status, previous_status=change.before.status
-        )
+        yield TrainingStatus(**_head(change), status=change.after.status, previous_status=change.before.status)
     match change.kind:
         case "logs":
             yield from _log_event(change)
@@ -107,30 +106,30 @@ def _events_of_job(change: Change) -> Iterator[Event]:
 
 def _log_event(change: Change) -> Iterator[TrainingLog]:
     if change.new_rows("logs"):
-        yield TrainingLog(**_head(change, "logs"), lines=items.lines(change))
+        yield TrainingLog(**_head(change), **_new_rows(change, "logs"))
 
 
 def _progress_event(change: Change) -> TrainingProgress:
     job, newest = change.after, _newest_point(change)
     return TrainingProgress(
-        **_head(change, "metrics"),
+        **_head(change),
+        **_new_rows(change, "metrics"),
         status=job.status,
         current_epoch=job.current_epoch,
         total_epochs=job.total_epochs,
-        progress_percent=None if job.progress_percent is None else number(job.progress_percent),
+        progress_percent=None if job.progress_percent is None else shown_float(job.progress_percent),
         metrics=numbers(as_stored(newest.values)) if newest else None,
         checkpoint_path=text(newest.checkpoint_path if newest else None) or job.last_checkpoint_path,
         best_checkpoint_path=job.best_checkpoint_path,
-        points=items.points(change),
     )
 
 
 def _checkpoint_event(change: Change) -> TrainingCheckpoint:
     return TrainingCheckpoint(
-        **_head(change, "checkpoints"),
+        **_head(change),
+        **_new_rows(change, "checkpoints"),
         best_checkpoint_path=change.after.best_checkpoint_path,
         last_checkpoint_path=change.after.last_checkpoint_path,
-        checkpoints=items.checkpoints(change),
     )
 
 
@@ -142,7 +141,8 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
         return
     ended = TrainingError if job.status == "failed" else TrainingComplete
     yield ended(
-        **_head(change, "completions"),
+        **_head(change),
+        kind="completions",
         status=cast("Outcome", job.status),
         exit_code=job.exit_code,
         total_epochs_completed=job.current_epoch,
@@ -164,16 +164,16 @@ def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
     return {name: values[name] for name in encoded[:MOST_SHOWN_NAMES]}
 
 
-def _head(change: Change, kind: Kind | None) -> dict[str, Any]:
-    """Return what every event says: job, attempt, and the rows of `kind` that the transaction wrote."""
-    first, last = (kind and change.new_rows(kind)) or (None, None)
-    return {
-        "job_id": change.after.id,
-        "attempt": change.after.attempt,
-        "kind": kind,
-        "first_seq": first,
-        "last_seq": last,
-    }
+def _head(change: Change) -> dict[str, Any]:
+    """Return the fields that every event has."""
+    return {"job_id": change.after.id, "attempt": change.after.attempt}
+
+
+def _new_rows(change: Change, kind: RowKind) -> dict[str, Any]:
+    """Return the fields of an event for the rows of `kind` that the transaction wrote."""
+    first, last = change.new_rows(kind) or (None, None)
+    rows = items.carried(change, kind)
+    return {"kind": kind, "first_seq": first, "last_seq": last, ROW_KINDS[kind].items: rows}
 
 
 def _newest_point(change: Change) -> Point | None:
@@ -201,7 +201,3 @@ def _bounded(event: Event) -> Event:
             case str(long) if len(long) > _CUT_TEXT_CHARS:
                 lighter[name] = long[:_CUT_TEXT_CHARS] + "…"
     return replace(event, **lighter)
-
-
-def _without_items(event: Event) -> Event:
-    return replace(event, **{name: None for name in _ITEMS if name in event.__struct_fields__})

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Table
+from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 
 from schemas.non_finite import shown_float
@@ -23,9 +23,14 @@ def recordset(table: Table, columns: Iterable[str], **others: str) -> str:
 
     These are named with their types, for what is said of a row beside its columns.
     """
-    types = {name: table.c[name].type.compile(_DIALECT) for name in columns} | others
+    types = {name: sql_type(table.c[name]) for name in columns} | others
     described = ", ".join(f"{name} {type_}" for name, type_ in types.items())
     return f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS said({described})"
+
+
+def sql_type(column: Column[Any]) -> str:
+    """Return the type of a column in Postgres' words."""
+    return column.type.compile(_DIALECT)
 
 
 def encoded(rows: Iterable[Mapping[str, Any]]) -> str:

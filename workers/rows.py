@@ -1,4 +1,4 @@
-"""Messages into rows: one tuple per row, in the order of the columns that are copied."""
+"""Messages into rows: one tuple per row, in the order of the columns of `schemas.kinds`."""
 
 from __future__ import annotations
 
@@ -13,66 +13,16 @@ from psycopg.types.json import Jsonb
 from schemas.checks import MAX_ID, InvalidMessage
 from schemas.messages import Checkpoint, Logs, Metrics
 from schemas.non_finite import shown_float
+from schemas.tables import LIFTED
 from workers.decoding import visible
 
 Row = tuple[object, ...]
 
 POSTGRES_EPOCH_US: Final = 946_684_800 * 1_000_000
-"""Postgres counts microseconds since 2000-01-01, and its binary form of a time is that number."""
+"""Postgres counts microseconds since 2000-01-01, and its binary form of a time is that number.
 
-LOG_COLUMNS: Final = {
-    "job_id": "int8",
-    "seq": "int8",
-    "attempt": "int4",
-    "rank": "int4",
-    "source": "text",
-    "log_type": "text",
-    "logged_at": "int8",
-    "logged_ns": "int2",
-    "level": "text",
-    "content": "text",
-}
-"""Columns and their types in binary COPY; a time goes as the number that it is, without a datetime between."""
-
-METRIC_COLUMNS: Final = {
-    "job_id": "int8",
-    "seq": "int8",
-    "attempt": "int4",
-    "rank": "int4",
-    "source": "text",
-    "logged_at": "int8",
-    "epoch": "int8",
-    "step": "int8",
-    "loss": "float8",
-    "accuracy": "float8",
-    "learning_rate": "float8",
-    "checkpoint_path": "text",
-    "extra_metrics": "jsonb",
-}
-CHECKPOINT_COLUMNS: Final = {
-    "job_id": "int8",
-    "seq": "int8",
-    "attempt": "int4",
-    "source": "text",
-    "logged_at": "int8",
-    "kind": "text",
-    "uri": "text",
-    "epoch": "int8",
-    "step": "int8",
-    "size_bytes": "int8",
-    "sha256": "text",
-    "store_checksum": "text",
-    "upload_error": "text",
-    "is_best": "bool",
-    "metrics": "jsonb",
-}
-
-LIFTED: Final = {
-    "loss": ("loss",),
-    "accuracy": ("accuracy", "acc"),
-    "learning_rate": ("learning_rate", "lr"),
-}
-"""Columns of their own, and the metric names they are lifted from, first match first."""
+Rows have times as these numbers: a datetime for each would cost more than the rest of the row.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +33,17 @@ class Origin:
     attempt: int
     source: str
     rank: int | None = None
+
+
+def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -> tuple[int, Iterable[Row]]:
+    """Return the number of rows of a message, and the rows, numbered from `first_seq`."""
+    match body:
+        case Logs():
+            return len(body.lines), log_rows(origin, first_seq, body)
+        case Metrics():
+            return len(body.points), metric_rows(origin, first_seq, body)
+        case Checkpoint():
+            return 1, [checkpoint_row(origin, first_seq, body)]
 
 
 def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
@@ -145,14 +106,14 @@ def is_best(body: Checkpoint) -> bool:
 
 
 def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
-    """Split metrics into loss, accuracy, learning rate (None where absent; 0.0 is a value) and the rest."""
+    """Split metrics into those with a column of their own (None where absent; 0.0 is a value) and the rest."""
     rest = dict(values)
     lifted = [_taken(rest, names) for names in LIFTED.values()]
     return lifted, rest
 
 
 def as_stored(values: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics under the names that their row has: `accuracy` for `acc`, `learning_rate` for `lr`."""
+    """Return metrics under the names that their row has, such as `accuracy` for `acc`."""
     lifted, rest = lift(values)
     return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
 

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 from schemas.messages import Body, Checkpoint, Completion, Metrics
 from schemas.routes import Kind
 from schemas.tables import source_positions
-from workers.jobs import began_at, to_datetime
+from schemas.times import to_datetime
+from workers.jobs import began_at
 from workers.positions import Position
 from workers.recordset import encoded, recordset
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 import psycopg
-from sqlalchemy import Connection, text
+from sqlalchemy import Column, Connection, DateTime, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
+from schemas.kinds import RowStorage
 from schemas.routes import Kind
 from schemas.tables import dead_letters, ingest_cursors
 from stores.connections import ends_session, has_lost_statements, is_unavailable, postgres_trouble
@@ -21,6 +22,7 @@ from workers import rows
 from workers.decoding import Rejected, visible
 from workers.durations import bucket_of
 from workers.errors import Refused, Unavailable, WrongPooler
+from workers.recordset import sql_type
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
@@ -106,19 +108,22 @@ def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: 
 
 
 @contextmanager
-def copying(
-    connection: Connection, table: str, columns: Mapping[str, str]
-) -> Iterator[Callable[[rows.Row], None]]:
-    """COPY rows into a table, by columns and their types (`workers.rows`); yields what takes one row.
+def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[rows.Row], None]]:
+    """COPY rows (`workers.rows`) into their table; yields a function that takes one row.
 
     Postgres works on what it has been given while the caller makes the next rows. Raises `Refused` when it
     will not have them.
     """
-    statement = f"COPY {table} ({', '.join(columns)}) FROM STDIN WITH (FORMAT BINARY)"
+    statement = f"COPY {storage.table.name} ({', '.join(storage.columns)}) FROM STDIN WITH (FORMAT BINARY)"
     driver: Any = connection.connection.driver_connection
     with postgres_errors(), _known_to_pool(connection), driver.cursor() as cursor, cursor.copy(statement) as copy:
-        copy.set_types(list(columns.values()))
+        copy.set_types([_copied_type(storage.table.c[name]) for name in storage.columns])
         yield copy.write_row
+
+
+def _copied_type(column: Column[Any]) -> str:
+    """Return the type that psycopg encodes a value for; a time is given as the integer that it is in Postgres."""
+    return "bigint" if isinstance(column.type, DateTime) else sql_type(column).lower()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from schemas.backoff import Backoff
 from schemas.events import decode_events
 from schemas.routes import (
     DELETE_TASK,
@@ -38,14 +39,13 @@ from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
 from workers.app import app
 from workers.away import AwayNotes
-from workers.backoff import Backoff
 from workers.deletion import JobDeleter
 from workers.deliver import Delivery
 from workers.drain import Drain
 from workers.durations import timed_delivery
 from workers.errors import MostlyInvalid, Unavailable
-from workers.heartbeats import listen, longest_gap_s
-from workers.liveness import watch
+from workers.heartbeats import listen
+from workers.liveness import LostRule, watch
 from workers.log_backlog import LogBacklog
 from workers.metric_backlog import MetricBacklog
 from workers.mlflow_links import link_runs
@@ -156,11 +156,10 @@ def watch_trainers() -> None:
     resources = process_resources()
     settings = resources.settings
     with unavailable_is_logged("liveness"):
-        heard = listen(resources.streams, settings.ingest_shards, longest_gap_s(settings.lost_after_s))
+        rule = LostRule(settings.lost_after_s)
+        heard = listen(resources.streams, settings.ingest_shards, rule.longest_gap_s)
         _liveness_notes.note(heard.away)
-        changes = watch(resources.engine, heard, settings.lost_after_s)
-        for change in changes:
-            log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
+        changes = watch(resources.engine, heard, rule)
         announce(resources, partial(status_events, changes), len(changes))
 
 

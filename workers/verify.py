@@ -13,13 +13,13 @@ from typing import Final, Protocol
 
 from sqlalchemy import Engine
 
+from schemas.backoff import Backoff
 from schemas.checkpoint_keys import ManifestFile, S3Uri
 from stores.checkpoints import DIFFERENT, MISSING, NOT_SERVED, UNVERIFIED
 from stores.folders import Reader, WrongManifest, address_of, read_manifest
 from stores.lending import lies_in, shown_places
 from stores.s3 import NoSuchObject, NotAllowed, ObjectHead, StoreAway
 from workers import checkpoints, cursors
-from workers.backoff import Backoff
 from workers.checkpoints import Finding, UnverifiedFile
 from workers.errors import Unavailable
 from workers.store import postgres_errors

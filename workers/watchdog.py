@@ -24,7 +24,8 @@ from schemas.stream_clients import STREAM_ERRORS
 from schemas.stream_servers import Commands, ask_each
 from stores.connections import open_redis, open_stream_client
 from workers.errors import Unavailable
-from workers.heartbeats import longest_gap_s, note_look
+from workers.heartbeats import note_look
+from workers.liveness import LostRule
 from workers.repairs import repair
 from workers.resources import process_resources
 from workers.settings import Settings
@@ -109,7 +110,8 @@ class Watchdog:
                 self._listen(time.monotonic())
                 # Last, because a full Redis may refuse what these write, and must be drained all the same.
                 publish_shards(self._streams, self._settings.ingest_shards)
-                note_look(self._streams, self._settings.ingest_shards, longest_gap_s(self._settings.lost_after_s))
+                gap_s = LostRule(self._settings.lost_after_s).longest_gap_s
+                note_look(self._streams, self._settings.ingest_shards, gap_s)
             except (*STREAM_ERRORS, Unavailable) as exc:
                 # Without Redis no order can come back: that is not the worker's fault.
                 self._unanswered_since = None

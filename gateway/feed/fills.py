@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, TypeAlias
 
-from sqlalchemy import Connection, RowMapping, Select, Table, select
+from sqlalchemy import Connection, RowMapping, Select, select
 
 from gateway.feed.job_feed import Look
-from gateway.feed.positions import Position, RowKind
+from gateway.feed.positions import Position
 from gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
 from gateway.feed.standing import Standing
 from schemas.events import LogLine, MetricPoint, SavedCheckpoint
+from schemas.kinds import ROW_KINDS, RowKind
 from schemas.non_finite import shown_float
-from schemas.tables import deleted_jobs, training_checkpoints, training_jobs, training_logs, training_metrics
+from schemas.tables import deleted_jobs, training_jobs
+from schemas.times import to_ns
 from stores.columns import MOST_SHOWN_NAMES, job_columns
-from stores.event_rows import lines_within, log_line, select_lines, ts_of, values_of
+from stores.event_rows import lines_within, log_line, select_lines, values_of
 
 MAX_READ_BYTES: Final = 1024 * 1024
 FETCHED_ROWS: Final = 200
@@ -27,16 +29,7 @@ LISTED_JOBS: Final = 200
 
 Item: TypeAlias = LogLine | MetricPoint | SavedCheckpoint
 
-_TABLES: Final[dict[RowKind, Table]] = {
-    "logs": training_logs,
-    "metrics": training_metrics,
-    "checkpoints": training_checkpoints,
-}
-_LAST: Final[dict[RowKind, str]] = {
-    "logs": "last_log_seq",
-    "metrics": "last_metric_seq",
-    "checkpoints": "last_checkpoint_seq",
-}
+_LAST: Final = tuple(storage.last_seq for storage in ROW_KINDS.values())
 _MARKED: Final = (
     "attempt",
     "status",
@@ -78,7 +71,7 @@ def read_looks(connection: Connection, heard: Mapping[int, int]) -> dict[int, Lo
     """Return how these jobs stand; `heard` is how much had been heard of each before."""
     jobs = training_jobs.c
     state = job_columns(Standing, training_jobs, MOST_SHOWN_NAMES)
-    columns = [jobs.id, *(jobs[name] for name in _LAST.values()), *state]
+    columns = [jobs.id, *(jobs[name] for name in _LAST), *state]
     found = connection.execute(select(*columns).where(jobs.id.in_(list(heard)))).mappings()
     return {row["id"]: _look(row, heard[row["id"]]) for row in found}
 
@@ -89,7 +82,7 @@ def read_rows(connection: Connection, job_id: int, kind: RowKind, have: int) -> 
     Where rows end depends on `have` alone, so that clients that are near one another read the same rows.
     """
     upto = min(_last_seq(connection, job_id, kind), (have // MAX_ROWS + 1) * MAX_ROWS)
-    seq = _TABLES[kind].c.seq
+    seq = ROW_KINDS[kind].table.c.seq
     wanted = _of_job(kind, job_id).where(seq > have, seq <= upto).order_by(seq)
     rows, is_all = _read(connection, kind, wanted)
     return Rows(kind, have, upto if is_all else rows[-1].seq, rows)
@@ -97,7 +90,7 @@ def read_rows(connection: Connection, job_id: int, kind: RowKind, have: int) -> 
 
 def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -> list[Row]:
     """Return the newest rows up to `last` as a snapshot has them, oldest first; fewer where they are large."""
-    seq = _TABLES[kind].c.seq
+    seq = ROW_KINDS[kind].table.c.seq
     wanted = _of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
     rows, _ = _read(connection, kind, wanted, newest_first=True)
     return rows[::-1]
@@ -106,7 +99,7 @@ def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -
 def read_marks(connection: Connection) -> dict[int, Mark]:
     """Return the marks of the newest jobs, the newest first."""
     jobs = training_jobs.c
-    columns = [jobs.id, jobs.name, *(jobs[name] for name in (*_LAST.values(), *_MARKED))]
+    columns = [jobs.id, jobs.name, *(jobs[name] for name in (*_LAST, *_MARKED))]
     newest = select(*columns).order_by(jobs.created_at.desc(), jobs.id.desc()).limit(LISTED_JOBS)
     return {row[0]: tuple(row) for row in connection.execute(newest)}
 
@@ -121,12 +114,12 @@ def read_look(connection: Connection, job_id: int, heard: int) -> Look:
 
 def _last_seq(connection: Connection, job_id: int, kind: RowKind) -> int:
     """Return the last `seq` given to a row; all rows up to it are visible to what is read next."""
-    column = training_jobs.c[_LAST[kind]]
+    column = training_jobs.c[ROW_KINDS[kind].last_seq]
     return connection.execute(select(column).where(training_jobs.c.id == job_id)).scalar_one_or_none() or 0
 
 
 def _of_job(kind: RowKind, job_id: int) -> Select[Any]:
-    table = _TABLES[kind]
+    table = ROW_KINDS[kind].table
     return select_lines(job_id) if kind == "logs" else select(table).where(table.c.job_id == job_id)
 
 
@@ -151,14 +144,14 @@ def _look(row: RowMapping, heard: int) -> Look:
     state = {name: row[name] for name in _STATE}
     if state["progress_percent"] is not None:
         state["progress_percent"] = shown_float(state["progress_percent"])
-    return Look(Position(*(row[name] for name in _LAST.values())), Standing(**state), heard)
+    return Look(Position(*(row[name] for name in _LAST)), Standing(**state), heard)
 
 
 def _point(row: RowMapping) -> MetricPoint:
     return MetricPoint(
         seq=row["seq"],
         attempt=row["attempt"],
-        ts=ts_of(row["logged_at"]),
+        ts=to_ns(row["logged_at"]),
         values=values_of(row),
         epoch=row["epoch"],
         step=row["step"],
@@ -170,7 +163,7 @@ def _checkpoint(row: RowMapping) -> SavedCheckpoint:
     return SavedCheckpoint(
         seq=row["seq"],
         attempt=row["attempt"],
-        ts=ts_of(row["logged_at"]),
+        ts=to_ns(row["logged_at"]),
         checkpoint_kind=row["kind"],
         uri=row["uri"],
         is_best=row["is_best"],

@@ -12,11 +12,12 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from msgspec.structs import replace
 
 from gateway.feed.merging import Merged, Said
-from gateway.feed.positions import ROW_KINDS, Position, RowKind
+from gateway.feed.positions import Position
 from gateway.feed.recent import Recent
-from gateway.feed.rows import ITEMS, Hole, RowEvent, Rows, carried, event_of, has_state, with_rows
+from gateway.feed.rows import Hole, Rows, carried, event_of, has_state, with_rows
 from gateway.feed.standing import Standing, news
 from schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
+from schemas.kinds import ROW_KINDS, RowEvent, RowKind
 
 MAX_HEARD: Final = 1000
 """Beyond so many events that wait for Postgres they are dropped: the next look at the job finds their rows."""
@@ -179,7 +180,7 @@ class JobFeed:
 
 def carries_rows(event: RowEvent) -> bool:
     """Tell whether an event has its rows with it."""
-    return getattr(event, ITEMS[cast("RowKind", event.kind)]) is not None
+    return getattr(event, ROW_KINDS[cast("RowKind", event.kind)].items) is not None
 
 
 def _range(event: RowEvent) -> tuple[RowKind, int, int]:

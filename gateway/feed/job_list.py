@@ -18,8 +18,8 @@ from gateway.feed.fills import Mark, read_deleted, read_marks
 from gateway.feed.frames import Bundle, Frame, own_frame, tag_of
 from gateway.feed.outlets import Outlet
 from gateway.feed.reading import Documents, PostgresAway, Reader, Shared
-from gateway.feed.rows import ITEMS
 from schemas.events import Event, TrainingDeleted, TrainingProgress, encode_event
+from schemas.kinds import without_rows
 
 PAUSE_S: Final = 0.25
 """Frames leave this far apart, and of what was said in between the last of each type and job."""
@@ -63,7 +63,7 @@ class JobList:
         """Take what the notifier said, without its rows: a list shows the newest values only."""
         key = (event.job_id, tag_of(event))
         before = self._heard.pop(key, None)
-        light = replace(event, **{name: None for name in ITEMS.values() if name in event.__struct_fields__})
+        light = without_rows(event)
         if isinstance(light, TrainingProgress) and isinstance(before, TrainingProgress) and light.metrics is None:
             light = replace(light, metrics=before.metrics)
         if len(self._heard) < MAX_HEARD:

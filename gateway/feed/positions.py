@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, NamedTuple, cast
 
-RowKind = Literal["logs", "metrics", "checkpoints"]
-ROW_KINDS: Final[tuple[RowKind, ...]] = get_args(RowKind)
+from schemas.kinds import RowKind
 
 _WRITTEN: Final = re.compile(r"(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
 _MAX_SEQ: Final = 2**63 - 1
@@ -28,7 +27,7 @@ class Position(NamedTuple):
 
     def of(self, kind: RowKind) -> int:
         """Return the last `seq` of one kind."""
-        return self[ROW_KINDS.index(kind)]
+        return cast("int", getattr(self, kind))
 
     def moved(self, kind: RowKind, seq: int) -> Position:
         """Return the position with another last `seq` of one kind."""

@@ -15,8 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from gateway.feed.fills import read_rows
-from gateway.feed.positions import RowKind
 from gateway.feed.rows import Hole, Rows
+from schemas.kinds import RowKind
 
 READERS: Final = 4
 KEPT_PIECES: Final = 4

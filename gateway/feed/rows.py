@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 from msgspec.structs import replace
 
-from gateway.feed.positions import RowKind
 from gateway.feed.standing import Standing, checkpoint_paths, progress
 from schemas.events import (
     Event,
     LogLine,
     MetricPoint,
-    Number,
     SavedCheckpoint,
     TrainingCheckpoint,
     TrainingLog,
     TrainingProgress,
 )
+from schemas.kinds import ROW_KINDS, RowEvent, RowKind
+from schemas.non_finite import Number
 
-RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
 MAX_ROWS: Final = 1000
 """Most rows in one event."""
-
-ITEMS: Final[dict[RowKind, str]] = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}
-"""The field of an event that carries the rows of a kind."""
 
 _US_NS: Final = 1000
 _encode = msgspec.json.Encoder().encode
@@ -92,7 +88,9 @@ def carried(event: RowEvent) -> list[Row] | None:
 def with_rows(event: RowEvent, have: int, last: int, rows: Sequence[Row]) -> RowEvent:
     """Return the event with these rows as those after `have` through `last`."""
     items = [row.json for row in rows]
-    return replace(event, first_seq=have + 1, last_seq=last, **{ITEMS[cast("RowKind", event.kind)]: items})
+    return replace(
+        event, first_seq=have + 1, last_seq=last, **{ROW_KINDS[cast("RowKind", event.kind)].items: items}
+    )
 
 
 def event_of(job_id: int, standing: Standing, kind: RowKind, rows: Sequence[Row]) -> RowEvent:

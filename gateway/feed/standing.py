@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from schemas.events import (
     Event,
-    Number,
     TrainingCheckpoint,
     TrainingComplete,
     TrainingError,
@@ -17,6 +16,7 @@ from schemas.events import (
     TrainingStatus,
 )
 from schemas.messages import FINISHED, Outcome, Status
+from schemas.non_finite import Number
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

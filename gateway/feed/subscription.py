@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,13 +14,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from schemas.backoff import Backoff
 from schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 5.0
 PING_EVERY_S: Final = 5.0
 DEAF_AFTER_S: Final = 15.0
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 2.0
+BACKOFF: Final = Backoff(first_s=0.1, cap_s=2.0)
 
 log = structlog.get_logger("gateway.feed.subscription")
 
@@ -53,7 +52,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        pause_s = FIRST_PAUSE_S
+        failures = 0
         while True:
             began_at = time.monotonic()
             try:
@@ -62,9 +61,9 @@ class Subscription:
                 log.warning("feed.redis_lost", reason=redis_trouble(lost.exceptions[0]))
             self.is_connected = False
             if time.monotonic() - began_at > DEAF_AFTER_S:
-                pause_s = FIRST_PAUSE_S
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads gateways, no secret
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                failures = 0
+            failures += 1
+            await asyncio.sleep(BACKOFF.delay_s(failures))
 
     async def _listen(self) -> None:
         while not self._wanted:

@@ -15,8 +15,8 @@ from gateway.parameters import VIEWER, Found, JobId
 from gateway.problems import not_there
 from gateway.resources import Resources, known_job
 from schemas.checks import MAX_ID
+from schemas.times import to_ns
 from stores.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
-from stores.event_rows import ts_of
 from stores.lending import check_lendable
 from stores.s3 import LONGEST_LOAN_S
 
@@ -68,7 +68,7 @@ def _item(file: CheckpointFile, best: int | None, last: int | None) -> Checkpoin
     more = ("state", "upload_error", "verified_at", "verify_error", "deleted_at", "overwritten_by")
     fields: dict[str, Any] = {name: getattr(file, name) for name in (*copied, *more)}
     return CheckpointItem(
-        ts=ts_of(file.logged_at),
+        ts=to_ns(file.logged_at),
         checkpoint_kind=file.kind,
         is_best=file.seq == best,
         is_last=file.seq == last,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from datetime import UTC, datetime
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
@@ -16,12 +16,11 @@ from gateway.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq
 from gateway.problems import wrong_value
 from gateway.resources import Resources, known_job
 from schemas.events import LogLine
+from schemas.times import to_datetime
 from stores.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
 from stores.loki import newest_lines
 
 router = APIRouter(tags=["logs"], dependencies=VIEWER)
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _filter(
@@ -117,7 +116,7 @@ def _text(found: Resources, wanted: LineFilter, last: int) -> Iterator[bytes]:
 
 
 def _line_of_text(line: LogLine) -> str:
-    at = _EPOCH + timedelta(microseconds=line.ts // 1000)
+    at = to_datetime(line.ts)
     rank = "" if line.rank is None else f" {line.rank}"
     level = "" if line.level is None else f" {line.level}"
     return f"{at:%Y-%m-%dT%H:%M:%S.%f}Z {line.log_type}{rank}{level} {line.text}\n"

@@ -16,8 +16,7 @@ from gateway.parameters import VIEWER, Found, JobId, Names, split_names
 from gateway.problems import not_there, wrong_value
 from gateway.resources import Resources, known_job
 from schemas.checks import MAX_ATTEMPT
-from schemas.events import Number
-from schemas.non_finite import shown_float
+from schemas.non_finite import Number, shown_float
 from stores.attempts import find_attempts
 from stores.mlflow import get_run, get_run_summary, run_id_in_mlflow, run_url
 from stores.mlflow_history import HistoryPlace, read_page
@@ -94,7 +93,7 @@ def mlflow_metrics(
     place = None if cursor is None else _place(cursor, wanted)
     page = read_page(found.mlflow, run_id, wanted, limit, place)
     metrics = {
-        name: [MlflowPoint(ts_ms=point.ts_ms, step=point.step, value=_number(point.value)) for point in points]
+        name: [MlflowPoint(ts_ms=point.ts_ms, step=point.step, value=shown_float(point.value)) for point in points]
         for name, points in page.metrics.items()
     }
     return json_answer(
@@ -135,9 +134,9 @@ def mlflow_summary(found: Found, job_id: JobId, attempt: OfAttempt = None) -> Re
     numbers = {
         name: MlflowNumbers(
             points=metric.points,
-            last=_number(metric.last),
-            lowest=_number(metric.lowest),
-            highest=_number(metric.highest),
+            last=shown_float(metric.last),
+            lowest=shown_float(metric.lowest),
+            highest=shown_float(metric.highest),
         )
         for name, metric in summary.metrics.items()
     }
@@ -169,7 +168,3 @@ def _run_id(found: Resources, job_id: int, attempt: int | None) -> str:
     if run_id is None:
         raise not_there(f"MLflow has no run of job {job_id} yet")
     return run_id
-
-
-def _number(value: float) -> Any:
-    return shown_float(value)

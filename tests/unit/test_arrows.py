@@ -52,10 +52,8 @@ LAYERS = [
     {"log_backlog", "metric_backlog"},
     {"heartbeats"},
     {"ahead"},
-    {"store", "job_rows", "source_rows", "streams", "changes", "cursors", "checkpoints", "loki"},
-    {"loki_lines"},
-    {"log_rows"},
-    {"sinks", "base"},
+    {"store", "job_rows", "source_rows", "streams", "changes", "cursors", "checkpoints"},
+    {"sinks"},
     {"attempts"},
     {"jobs"},
     {"rows", "resources", "weights"},
@@ -66,7 +64,6 @@ LAYERS = [
         "errors",
         "settings",
         "logs",
-        "backoff",
         "durations",
         "away",
         "recordset",
@@ -101,6 +98,12 @@ def test_only_the_shell_knows_celery(path: Path) -> None:
     """The pipeline is plain Python that a test can call without Celery."""
     knows = any(name.split(".")[0] in {"celery", "kombu", "billiard"} for name in imported(path))
     assert not knows or path.stem in CELERY_SHELL
+
+
+def test_layers_name_modules_that_exist() -> None:
+    """A module that was moved or deleted leaves no name behind."""
+    modules = {path.stem for path in (ROOT / "workers").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set[str]().union(*LAYERS) <= modules
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "workers").glob("[!_]*.py")), ids=lambda path: path.stem)

@@ -11,16 +11,16 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection
 
-from schemas.events import Number
 from schemas.messages import Status
+from schemas.non_finite import Number
 from stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from stores.completeness import Completeness
 from stores.deletion import find_deletion
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery
 from stores.jobs import Job, find_job, find_jobs
-from stores.metrics import last_metrics
 from stores.positions import find_completeness
+from stores.sparklines import LAST_ROWS, last_values
 from trainwire.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.database import reading
 from trainwire.errors import Problem
@@ -57,7 +57,7 @@ def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> 
     address = servers(data_dir)
     with reading(address) as connection:
         job = known_job(connection, job_id)
-        metrics = last_metrics(connection, job_id)
+        metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
         completeness = find_completeness(connection, job)
         checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)

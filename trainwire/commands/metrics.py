@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from stores.event_rows import LIFTED
+from schemas.tables import LIFTED
 from stores.jobs import removed_rows
 from stores.metrics import MetricRow, newest_metrics
 from trainwire.commands.jobs import known_job, shown_number

@@ -36,7 +36,8 @@ def test_data_survives_restart_and_kill(server: EmbeddedPostgres) -> None:
     url = server.url
     _execute(server, "CREATE TABLE kept (number int)")
     _execute(server, "INSERT INTO kept VALUES (1)")
-    server.restart()
+    server.stop()
+    server.start()
     _execute(server, "INSERT INTO kept VALUES (2)")
     server.kill()
     with pytest.raises(psycopg.OperationalError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from itertools import count
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -14,11 +13,11 @@ from stores.loki_http import LokiHttp
 from tests.factories import SECOND_NS, Sender, completion, drain, logs
 from tests.integration.trainwire.conftest import Trainwire
 from tests.twins.loki import LokiTwin
+from trainwire.verification import stored_ranges
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog, read_rows
+from workers.log_backlog import LogBacklog
 from workers.resources import Resources
 from workers.row_retention import Keeping, RowRetention
-from workers.sinks.log_rows import LogRow
 from workers.sinks.loki import LokiSink
 from workers.sinks.loki_lines import MAX_LINE_BYTES
 
@@ -65,16 +64,11 @@ def test_retention_is_no_loss(connected: Trainwire) -> None:
     shown = connected(*VERIFY)
     assert (shown.code, shown.out) == (
         0,
-        "verified: 2 lines in Postgres = 2 in Loki + 0 dead-lettered + 0 waiting; 0 missing, 0 twice, "
-        "0 different; 6 removed by retention = 5 in Loki + 1 dead-lettered\n",
+        "verified: 8 lines = 7 in Loki + 1 dead-lettered + 0 waiting + 0 missing; 0 twice, 0 unknown; "
+        "2 in Postgres + 6 removed by retention + 0 lost\n",
     )
     document = json.loads(connected(*VERIFY, "--json").out)
-    assert document["removed_by_retention"] == {
-        "count": 6,
-        "in_loki": 5,
-        "dead_lettered": 1,
-        "not_in_loki": {"count": 0, "ranges": []},
-    }
+    assert document["removed"] == {"count": 6, "ranges": [[1, 6]]}
 
 
 def test_a_job_without_rows_is_still_accounted_for(connected: Trainwire, removed: Engine) -> None:
@@ -85,9 +79,9 @@ def test_a_job_without_rows_is_still_accounted_for(connected: Trainwire, removed
     shown = connected(*VERIFY)
     assert (shown.code, shown.out.partition("; ")[0]) == (
         0,
-        "verified: 0 lines in Postgres = 0 in Loki + 0 dead-lettered + 0 waiting",
+        "verified: 8 lines = 7 in Loki + 1 dead-lettered + 0 waiting + 0 missing",
     )
-    assert shown.out.endswith("; 8 removed by retention = 7 in Loki + 1 dead-lettered\n")
+    assert shown.out.endswith("; 0 in Postgres + 8 removed by retention + 0 lost\n")
 
 
 def test_a_loss_after_retention_is_found(connected: Trainwire, removed: Engine, alone: pytest.MonkeyPatch) -> None:
@@ -95,38 +89,30 @@ def test_a_loss_after_retention_is_found(connected: Trainwire, removed: Engine, 
     _run(removed, "DELETE FROM training_logs WHERE seq = 8")
     shown = connected(*VERIFY)
     assert shown.code == 1
-    assert "1 not in Postgres, 1 lost from Postgres; 6 removed by retention = 5 in Loki" in shown.out
-    assert shown.out.splitlines()[1:] == ["in Loki, not in Postgres: 8", "lost from Postgres: 8"]
+    assert shown.out.splitlines()[0].endswith("1 in Postgres + 6 removed by retention + 1 lost")
+    assert shown.out.splitlines()[1:] == ["lost from Postgres: 8"]
     with LokiTwin() as empty:
         alone.setenv("LOKI_URL", empty.url)
         shown = connected(*VERIFY)
     assert shown.code == 1
-    assert "1 missing" in shown.out
-    assert "6 removed by retention ≠ 0 in Loki + 1 dead-lettered" in shown.out
-    assert shown.out.splitlines()[1:4] == [
-        "missing in Loki: 7",
-        "lost from Postgres: 8",
-        "removed by retention, not in Loki: 2-6",
-    ]
+    assert "8 lines = 0 in Loki + 1 dead-lettered + 0 waiting + 7 missing" in shown.out
+    assert shown.out.splitlines()[1:3] == ["missing in Loki: 2-8", "lost from Postgres: 8"]
 
 
 def test_rows_that_go_meanwhile_are_no_loss(
     connected: Trainwire, told: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retention that is at work while rows are read makes none of them lost."""
-    reads = count()
+    """Retention that removes rows just before they are read makes none of them lost."""
 
-    def read_one(connection: Connection, job_id: int, after: int, rows: int, most_bytes: int) -> list[LogRow]:
-        if next(reads) == 2:
-            assert RowRetention(told, KEEPING).run(dry_run=False) == 6
-        return read_rows(connection, job_id, after, min(rows, 1), most_bytes)
+    def read_late(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
+        assert RowRetention(told, KEEPING).run(dry_run=False) == 6
+        return stored_ranges(connection, job_id, last_seq)
 
-    monkeypatch.setattr("trainwire.commands.verify.read_rows", read_one)
+    monkeypatch.setattr("trainwire.verification.stored_ranges", read_late)
     shown = connected(*VERIFY)
-    assert (shown.code, shown.out.splitlines()[-1]) == (
+    assert (shown.code, shown.out.partition("unknown; ")[2]) == (
         0,
-        "verified: 4 lines in Postgres = 3 in Loki + 1 dead-lettered + 0 waiting; 0 missing, 0 twice, "
-        "0 different; 4 removed by retention = 4 in Loki + 0 dead-lettered",
+        "2 in Postgres + 6 removed by retention + 0 lost\n",
     )
 
 

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from schemas.backoff import Backoff
 from schemas.tables import dead_letters
 from stores.loki_http import LokiHttp
 from tests.factories import rows
 from tests.twins.loki import Fault, Limits, LokiTwin
 from workers import delivery_round
-from workers.backoff import Backoff
 from workers.deliver import Delivery
 from workers.log_backlog import LogBacklog
 from workers.resources import Resources

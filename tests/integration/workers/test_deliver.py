@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
+from schemas.backoff import Backoff
 from schemas.tables import dead_letters, delivery_cursors, sink_states
 from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from workers import cursors
-from workers.backoff import Backoff
 from workers.deliver import ROUND_JOBS, Delivery, DeliveryReport
 from workers.delivery_round import PUSHES_AT_ONCE
 from workers.log_backlog import LogBacklog, read_rows

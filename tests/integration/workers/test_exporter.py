@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from schemas.heartbeats import Heartbeat, encode_heartbeat
 from schemas.messages import Metrics, Point
-from schemas.metric_names import GATEWAY_METRICS, STATES, UNITS, WORKERS_METRICS, Metric
+from schemas.metric_names import GATEWAY_METRICS, WORKERS_METRICS, Metric
 from schemas.routes import (
     BEAT_QUEUE,
     BEAT_TICKS_KEY,
@@ -30,6 +30,13 @@ from workers.durations import timed_delivery
 from workers.exporter import Exporter
 from workers.resources import Resources
 from workers.settings import load_settings
+
+UNITS: Final = (
+    *("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value"),
+    *("trainers", "items", "requests", "connections"),
+)
+STATES: Final = ("up", "halted", "holding")
+"""The end of a name whose value is 1 or 0."""
 
 
 class Scrape:

@@ -30,7 +30,7 @@ from workers.changes import StatusChange
 from workers.drain import Drain
 from workers.errors import MostlyInvalid, Unavailable
 from workers.heartbeats import FORGET_AFTER_S, listen, note_look
-from workers.liveness import watch
+from workers.liveness import LostRule, watch
 from workers.notify import status_events
 from workers.resources import Resources
 from workers.settings import load_settings
@@ -64,7 +64,7 @@ class Watch:
         with suppress(Unavailable, redis.RedisError):
             drain_everything(self.resources)
             heard = listen(self.resources.redis, SHARDS, GAP_S)
-            return watch(self.resources.engine, heard, self.lost_after_s)
+            return watch(self.resources.engine, heard, LostRule(self.lost_after_s))
         return []
 
     def status(self, job: int = 1) -> str | None:
@@ -228,7 +228,7 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
         client.xadd(key, {"flood": 1}, id=f"{now_ms}-*")
         client.xtrim(key, minid=f"{now_ms - 2000 * GAP_S:.0f}", approximate=False)
         heard = listen(client, SHARDS, GAP_S)
-        watch(watching.resources.engine, heard, LOST_AFTER_S)
+        watch(watching.resources.engine, heard, LostRule(LOST_AFTER_S))
         return bool(watching.job()["status"] == "lost" and heard.unread_s(1) > GAP_S)
 
     wait_until(look_in_a_flood, "the loss", timeout_s=6 * LOST_AFTER_S)
@@ -249,7 +249,7 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
     def look_while_it_is_halted(job: int) -> bool:
         with pytest.raises(MostlyInvalid):
             Drain(watching.resources.engine, stream, watching.resources.settings).run()
-        watch(watching.resources.engine, listen(client, SHARDS, GAP_S), LOST_AFTER_S)
+        watch(watching.resources.engine, listen(client, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
         return bool(watching.job(job)["status"] == "lost")
 
     for job in (1, 5):

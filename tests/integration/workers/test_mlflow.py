@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping, text
 
+from schemas.backoff import Backoff
 from schemas.messages import Metrics, Point, Progress
 from schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
 from stores.mlflow import MlflowRun, get_run, get_run_metrics, search_runs
 from stores.mlflow_http import MlflowApi
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from tests.mlflow_server import MlflowServer
-from workers.backoff import Backoff
 from workers.deliver import Delivery
 from workers.heartbeats import Heard
-from workers.liveness import watch
+from workers.liveness import LostRule, watch
 from workers.metric_backlog import GRACE_S, MetricBacklog
 from workers.resources import Resources
 from workers.sinks.base import SinkUnavailable
@@ -243,7 +243,7 @@ def lose(resources: Resources) -> None:
         connection.execute(
             text("UPDATE training_jobs SET watched_attempt = 1, last_seen_at = now() - interval '1 day'")
         )
-    assert watch(resources.engine, Heard([day_s * 1000], [0], {}), day_s / 2)
+    assert watch(resources.engine, Heard([day_s * 1000], [0], {}), LostRule(day_s / 2))
 
 
 def test_a_late_end_of_the_attempt_before(mirror: Mirror, sender: Sender) -> None:

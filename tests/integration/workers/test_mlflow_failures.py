@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import text
 
+from schemas.backoff import Backoff
 from schemas.messages import Metrics, Point
 from schemas.tables import delivery_cursors, sink_states
 from stores.deliveries import sink_report
 from tests.factories import NOW_NS, Sender, drain, one
 from tests.mlflow_faults import FaultyMlflow, faulty_mlflow
 from tests.mlflow_server import MlflowServer
-from workers.backoff import Backoff
 from workers.deliver import Delivery
 from workers.delivery_round import PUSHES_AT_ONCE
 from workers.metric_backlog import MetricBacklog

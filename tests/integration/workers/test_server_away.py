@@ -26,7 +26,7 @@ from trainwire.doctor.flow import look_at_streams
 from trainwire.top.snapshot import take
 from workers.exporter import Exporter
 from workers.heartbeats import listen
-from workers.liveness import watch
+from workers.liveness import LostRule, watch
 from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sweep import drain_everything, overdue, publish_hold
@@ -75,7 +75,7 @@ def say_alive(split: Resources, *jobs: int) -> None:
 
 def statuses(split: Resources) -> dict[int, str]:
     """Look once; return how the jobs stand."""
-    watch(split.engine, listen(split.streams, SHARDS, GAP_S), LOST_AFTER_S)
+    watch(split.engine, listen(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
     return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*AWAY, *OTHERS)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +12,9 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from schemas.kinds import ROW_KINDS
 from schemas.routes import stream_key
-from schemas.tables import training_logs
+from schemas.tables import training_jobs, training_logs
 from stores.connections import open_engine
 from tests.factories import Sender, drain, logs, rows
 from tests.processes import wait_until, workers_running
@@ -21,6 +23,7 @@ from workers.errors import Unavailable
 from workers.resources import Resources
 from workers.settings import Settings
 
+JOB_IDS: Final = replace(ROW_KINDS["logs"], table=training_jobs, columns=("id",))
 WRITE: Final = "UPDATE training_jobs SET name = name"
 
 
@@ -48,7 +51,7 @@ def _read_only(connection: Connection) -> None:
 
 def _copied_read_only(connection: Connection) -> None:
     connection.execute(text("SET TRANSACTION READ ONLY"))
-    with store.copying(connection, "training_jobs", {"id": "int8"}) as write_row:
+    with store.copying(connection, JOB_IDS) as write_row:
         write_row((1,))
 
 
@@ -63,7 +66,7 @@ def _terminated(connection: Connection) -> None:
 
 
 def _terminated_copy(connection: Connection) -> None:
-    with store.copying(connection, "training_jobs", {"id": "int8"}) as write_row:
+    with store.copying(connection, JOB_IDS) as write_row:
         pid = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
         with connection.engine.connect() as other:
             other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
+from schemas.backoff import Backoff
 from schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from schemas.tables import sink_states, training_checkpoints
 from stores.checkpoints import find_checkpoints, find_problems
@@ -20,7 +21,6 @@ from tests.factories import Sender, checkpoint, drain, one, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port, s3_client, s3_server
 from workers import verify
-from workers.backoff import Backoff
 from workers.errors import Unavailable
 from workers.resources import Resources
 from workers.settings import load_settings

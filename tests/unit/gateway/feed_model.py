@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from gateway.feed.job_feed import JobFeed, Look
 from gateway.feed.merging import Said
-from gateway.feed.positions import ROW_KINDS, Position, RowKind
-from gateway.feed.rows import ITEMS, MAX_ROWS, Hole, Rows, encoded
+from gateway.feed.positions import Position
+from gateway.feed.rows import MAX_ROWS, Hole, Rows, encoded
 from gateway.feed.standing import Standing
 from schemas.events import (
     Event,
@@ -24,6 +24,7 @@ from schemas.events import (
     decode_event,
     encode_event,
 )
+from schemas.kinds import ROW_KINDS, RowKind
 
 JOB: Final = 7
 READ_AT_ONCE: Final = 3
@@ -47,7 +48,7 @@ class StoredJob:
         new = [self._row(kind, seq) for seq in range(first, first + count)]
         self.rows[kind] += new
         ranged: dict[str, Any] = {"first_seq": first, "last_seq": first + count - 1, "kind": kind}
-        ranged[ITEMS[kind]] = new if with_rows else None
+        ranged[ROW_KINDS[kind].items] = new if with_rows else None
         if kind == "logs":
             return TrainingLog(job_id=JOB, attempt=self.standing.attempt, **ranged)
         if kind == "metrics":
@@ -118,7 +119,7 @@ class Follower:
         event = decode_event(encode_event(said.event))
         self.standing = self.standing.after(event)
         for kind in ROW_KINDS:
-            items = getattr(event, ITEMS[kind], None) or []
+            items = getattr(event, ROW_KINDS[kind].items, None) or []
             seqs = [item.seq for item in items]
             have = self.position.of(kind)
             assert seqs == list(range(have + 1, have + 1 + len(seqs)))

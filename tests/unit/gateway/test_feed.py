@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.feed.job_feed import MAX_HEARD, JobFeed
-from gateway.feed.positions import ROW_KINDS, Position
+from gateway.feed.positions import Position
 from gateway.feed.rows import Hole
 from schemas.events import (
     Event,
@@ -22,6 +22,7 @@ from schemas.events import (
     decode_event,
     encode_event,
 )
+from schemas.kinds import ROW_KINDS
 from tests.unit.gateway.feed_model import JOB, Follower, Gateway, StoredJob
 
 START = Position(0, 0, 0)
@@ -40,7 +41,7 @@ def feed_of(job: StoredJob) -> JobFeed:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("commit"), st.sampled_from(ROW_KINDS), st.integers(1, 7), st.booleans()),
+        st.tuples(st.just("commit"), st.sampled_from(list(ROW_KINDS)), st.integers(1, 7), st.booleans()),
         st.tuples(st.sampled_from(["attempt", "complete", "deliver", "look", "join", "come_back", "restart"])),
     ),
     max_size=60,

@@ -10,7 +10,6 @@ from stores.logs import LogLine
 from trainwire.commands.jobs import shown_values
 from trainwire.commands.logs import shown_line
 from trainwire.commands.options import plain
-from trainwire.supervisor import restart_delay_s
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
@@ -47,10 +46,3 @@ def test_zero_is_a_value() -> None:
     assert shown_values({"loss": 0.0, "accuracy": 0.98765432, "x": "NaN"}) == (
         "loss 0 · accuracy 0.987654 · x NaN"
     )
-
-
-def test_restart_delays_grow_to_a_limit() -> None:
-    """A part that dies again and again is started less and less often, yet for ever."""
-    delays = [restart_delay_s(failures) for failures in range(100)]
-    assert delays == sorted(delays)
-    assert (delays[0], delays[-1]) == (0.2, 10.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
+from schemas.times import to_datetime
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
-from workers.jobs import JobState, to_datetime
+from workers.jobs import JobState
 
 
 def folded(*bodies: Body, attempt: int = 1) -> JobState:

@@ -9,10 +9,10 @@ import pytest
 from schemas.heartbeats import Heartbeat
 from schemas.messages import Status
 from workers.heartbeats import Heard
-from workers.liveness import Verdict, WatchedJob, judge
+from workers.liveness import LostRule, Verdict, WatchedJob
 
 NOW_MS = 1_790_000_000_000
-LOST_AFTER_S = 60.0
+RULE = LostRule(after_s=60.0)
 LONG_S = 10_000.0
 
 
@@ -32,7 +32,7 @@ def judged(
     """Return the verdict on job 1, attempt 1, with these heartbeats."""
     unread_ms = [int(unread_s * 1000)]
     heard = Heard([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
-    return judge(WatchedJob(1, 1, status, watched, unseen_s), heard, LOST_AFTER_S)
+    return RULE.judge(WatchedJob(1, 1, status, watched, unseen_s), heard)
 
 
 def test_a_job_without_a_heartbeat_is_lost() -> None:
@@ -65,6 +65,12 @@ def test_a_backlog_delays_the_loss_and_does_not_prevent_it() -> None:
     assert judged(beat(1000), unread_s=941).status == "running"
     assert judged(unread_s=19).status == "lost"
     assert judged(unread_s=21).status == "running"
+
+
+def test_reads_of_the_heartbeats_may_be_a_third_of_the_time_apart() -> None:
+    """A longer gap restarts the count; a worker that looks every two seconds never makes one."""
+    assert RULE.longest_gap_s == RULE.longest_unread_s == 20
+    assert LostRule(after_s=6).longest_gap_s == 4
 
 
 def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:

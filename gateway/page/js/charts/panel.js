@@ -96,6 +96,15 @@ export class ChartPanel {
     this.update();
   }
 
+  /** Read everything at first, and where the feed could not go on from what is drawn. */
+  begin(snapshot, isFirst) {
+    if (isFirst || snapshot.type === "snapshot") this.load();
+  }
+
+  take(event) {
+    if (event.type === "training_progress" && event.points) this.add(event.points);
+  }
+
   /** Take live points. */
   add(points) {
     if (this.isLoading) this.waiting.push(...points);

@@ -36,6 +36,14 @@ export class Checkpoints {
     this.reload.cancel();
   }
 
+  begin() {
+    this.reload();
+  }
+
+  take(event) {
+    if (event.type === "training_checkpoint") this.reload();
+  }
+
   async #load() {
     try {
       const { items } = await get(this.path);

@@ -22,6 +22,14 @@ export class Delivery {
     clearInterval(this.timer);
   }
 
+  begin(_snapshot, isFirst) {
+    if (isFirst) this.reload();
+  }
+
+  opened() {
+    this.reload();
+  }
+
   async reload() {
     try {
       const [sum, deliveries] = await Promise.all([

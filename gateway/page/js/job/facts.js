@@ -3,13 +3,13 @@
 import { h } from "../dom.js";
 import { dateTime, duration, fromText, value } from "../format.js";
 
-/** The pane; `update(job)` draws it anew where something has changed. */
+/** The pane; `setJob(job)` draws it anew where something has changed. */
 export class Facts {
   constructor() {
     this.root = h("section", { class: "pane facts-pane", "aria-label": "Parameters" });
   }
 
-  update(job) {
+  setJob(job) {
     const key = JSON.stringify([job.params, job.tags, job.attempts, job.final_metrics, job.best_metrics]);
     if (key === this.key) return;
     this.key = key;

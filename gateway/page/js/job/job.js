@@ -1,18 +1,15 @@
 // A job's page: its head, the charts, the log, and what else is known of it, all live.
 
 import { get } from "../api.js";
-import { ChartPanel } from "../charts/panel.js";
 import { h, oncePerFrame, setText, throttled } from "../dom.js";
 import { count } from "../format.js";
 import { applyEvent, changesMore } from "../job_state.js";
 import { bindKeys } from "../keys.js";
-import { LogPanel } from "../log/panel.js";
 import { Feed } from "../socket.js";
 import { hasEnded, jobName } from "../words.js";
-import { Checkpoints } from "./checkpoints.js";
-import { Delivery, toneOf } from "./delivery.js";
-import { Facts } from "./facts.js";
+import { toneOf } from "./delivery.js";
 import { JobHeader } from "./header.js";
+import { PANELS } from "./panels.js";
 import { splitter } from "./splitter.js";
 import { Tabs } from "./tabs.js";
 
@@ -31,27 +28,12 @@ class JobPage {
     Object.assign(this, { content, crumbs, connection, id });
     this.job = null;
     this.header = new JobHeader();
-    this.log = new LogPanel(id);
-    this.charts = new ChartPanel(id, {
-      compared: (query.get("compare") ?? "").split(",").filter((other) => /^\d+$/.test(other) && other !== id),
-      onPick: (ms) => this.#showTime(ms),
-      onCompared: (ids) =>
-        history.replaceState(null, "", `#/jobs/${id}${ids.length ? `?compare=${ids.join(",")}` : ""}`),
-    });
-    this.checkpoints = new Checkpoints(id);
-    this.facts = new Facts();
-    this.delivery = new Delivery(id, {
-      isNeeded: () => this.#needsDelivery(),
-      onState: (state) => this.#noteDelivery(state),
-    });
+    this.compared = (query.get("compare") ?? "").split(",").filter((other) => /^\d+$/.test(other) && other !== id);
+    this.panels = Object.fromEntries(PANELS.map((entry) => [entry.id, entry.make(this)]));
+    // The log stands beside the tabs; it has one for narrow screens.
+    const rootOf = (tab) => (tab === "log" ? h("div", { class: "log-tab" }) : this.panels[tab].root);
     this.tabs = new Tabs(
-      [
-        { id: "charts", title: "Charts", panel: this.charts.root },
-        { id: "log", title: "Log", panel: h("div", { class: "log-tab" }) },
-        { id: "checkpoints", title: "Checkpoints", panel: this.checkpoints.root },
-        { id: "facts", title: "Parameters", panel: this.facts.root },
-        { id: "delivery", title: "Delivery", panel: this.delivery.root },
-      ],
+      PANELS.map((entry) => ({ id: entry.id, title: entry.title, panel: rootOf(entry.id) })),
       (tab) => this.#opened(tab),
     );
     this.draw = oncePerFrame(() => this.#draw());
@@ -81,47 +63,54 @@ class JobPage {
     clearInterval(this.timer);
     this.refresh.cancel();
     this.unbind();
-    for (const part of [this.feed, this.log, this.charts, this.checkpoints, this.delivery]) part.close();
+    this.feed.close();
+    this.#each((panel) => panel.close?.());
+  }
+
+  #each(action) {
+    Object.values(this.panels).forEach(action);
   }
 
   #keys() {
-    const names = ["charts", "checkpoints", "facts", "delivery"];
-    const tabs = names.map((tab, index) => [
-      String(index + 1),
-      [`${tab === "facts" ? "parameters" : tab}`, () => this.tabs.open(tab)],
+    const { charts, log } = this.panels;
+    const tabs = PANELS.map(({ id, title, key, help }) => [
+      key,
+      [help ?? title.toLowerCase(), () => this.tabs.open(id)],
     ]);
     return {
-      "/": ["search the log", () => this.#withLog(() => this.log.focusSearch())],
-      f: ["follow the newest line, or stop", () => this.log.toggleFollow()],
-      g: ["go to a line or a time", () => this.#withLog(() => this.log.focusGoTo())],
-      x: ["charts: step, epoch, time", () => this.charts.nextAxis()],
-      l: ["charts: logarithmic values", () => this.charts.toggleLog()],
-      o: ["charts: one chart for all", () => this.charts.toggleTogether()],
-      r: ["charts: end the zoom", () => this.charts.resetZoom()],
-      Escape: ["close the line's details", () => this.log.closeDetail()],
+      "/": ["search the log", () => this.#withLog(() => log.focusSearch())],
+      f: ["follow the newest line, or stop", () => log.toggleFollow()],
+      g: ["go to a line or a time", () => this.#withLog(() => log.focusGoTo())],
+      x: ["charts: step, epoch, time", () => charts.nextAxis()],
+      l: ["charts: logarithmic values", () => charts.toggleLog()],
+      o: ["charts: one chart for all", () => charts.toggleTogether()],
+      r: ["charts: end the zoom", () => charts.resetZoom()],
+      Escape: ["close the line's details", () => log.closeDetail()],
       ...Object.fromEntries(tabs),
-      5: ["log (on a narrow screen)", () => this.tabs.open("log")],
     };
   }
 
   #withLog(action) {
-    if (this.log.root.offsetParent === null) this.tabs.open("log");
+    if (this.panels.log.root.offsetParent === null) this.tabs.open("log");
     action();
   }
 
-  #showTime(ms) {
-    this.#withLog(() => this.log.goToTime(ms));
+  /** Show the log at a time, in milliseconds since 1970. */
+  showTime(ms) {
+    this.#withLog(() => this.panels.log.goToTime(ms));
+  }
+
+  /** Put the compared jobs into the address. */
+  setCompared(ids) {
+    history.replaceState(null, "", `#/jobs/${this.id}${ids.length ? `?compare=${ids.join(",")}` : ""}`);
   }
 
   #build() {
     const side = h("div", { class: "side" }, this.tabs.bar, this.tabs.panels);
     this.frame = h("div", { class: "job-frame" });
-    this.frame.append(side, splitter(this.frame), this.log.root);
+    this.frame.append(side, splitter(this.frame), this.panels.log.root);
     this.content.replaceChildren(h("article", { class: "job-page" }, this.header.root, this.frame));
-    this.tabs.open("charts");
-    this.charts.load();
-    this.checkpoints.reload();
-    this.delivery.reload();
+    this.tabs.open(PANELS[0].id);
   }
 
   #connected(state) {
@@ -163,27 +152,16 @@ class JobPage {
     if (event.type === "snapshot" || event.type === "resumed") return this.#begin(event);
     if (!this.job || event.type === "training_deleted") return; // the connection ends, and comes back with the reason
     applyEvent(this.job, event);
-    if (event.type === "training_log") this.#takeLines(event);
-    else if (event.type === "training_progress" && event.points) this.charts.add(event.points);
-    else if (event.type === "training_checkpoint") this.checkpoints.reload();
+    this.#each((panel) => panel.take?.(event));
     if (changesMore(this.job, event)) this.refresh();
     this.draw();
-  }
-
-  #takeLines(event) {
-    if (event.lines) this.log.add(event.lines);
-    else if (event.last_seq) this.log.setTotal(event.last_seq);
   }
 
   #begin(event) {
     const isFirst = this.job === null;
     this.job = event.job;
     if (isFirst) this.#build();
-    if (event.logs) this.log.add(event.logs);
-    this.log.setTotal(this.job.rows.logs);
-    // A second snapshot means that positions were of no use: what was drawn is read anew.
-    if (!isFirst && event.type === "snapshot") this.charts.load();
-    if (!isFirst) this.checkpoints.reload();
+    this.#each((panel) => panel.begin?.(event, isFirst));
     this.draw();
   }
 
@@ -192,7 +170,7 @@ class JobPage {
       const job = await get(`/jobs/${this.id}`);
       if (this.isClosed) return;
       this.job = job;
-      this.delivery.reload();
+      this.panels.delivery.reload();
       this.draw();
     } catch {
       // The connection says it; the next snapshot brings the job.
@@ -204,26 +182,23 @@ class JobPage {
     const job = this.job;
     document.title = `${jobName(job)} · ${job.status} · trainwire`;
     this.header.update(job);
-    this.facts.update(job);
-    this.log.setAttempts(job.attempt);
-    this.tabs.note("checkpoints", job.rows.checkpoints ? count(job.rows.checkpoints) : "");
-    this.tabs.note("log", job.rows.logs ? count(job.rows.logs) : "");
+    this.#each((panel) => panel.setJob?.(job));
+    for (const { id, note } of PANELS) if (note) this.tabs.note(id, note(job) ? count(note(job)) : "");
   }
 
   #opened(tab) {
     this.frame?.setAttribute("data-tab", tab);
-    if (tab === "delivery") this.delivery.reload();
-    if (tab === "log") this.log.update();
+    this.panels[tab].opened?.();
   }
 
-  // What has ended is looked at until its last message has come.
-  #needsDelivery() {
+  /** Tell whether the delivery is to be read anew: while it is shown, and after the end until nothing is missing. */
+  needsDelivery() {
     if (this.job === null || document.visibilityState !== "visible") return false;
     const isFinal = ["complete", "accounted"].includes(this.completeness);
     return this.tabs.current === "delivery" || (hasEnded(this.job) && !isFinal);
   }
 
-  #noteDelivery(state) {
+  noteDelivery(state) {
     this.completeness = state;
     this.tabs.note("delivery", state === "open" ? "" : state, `tone-${toneOf(state)}`);
   }

@@ -83,8 +83,23 @@ export class LogPanel {
     this.update();
   }
 
-  setAttempts(newest) {
-    this.filters.setAttempts(newest);
+  begin(snapshot) {
+    if (snapshot.logs) this.add(snapshot.logs);
+    this.setTotal(snapshot.job.rows.logs);
+  }
+
+  take(event) {
+    if (event.type !== "training_log") return;
+    if (event.lines) this.add(event.lines);
+    else if (event.last_seq) this.setTotal(event.last_seq);
+  }
+
+  setJob(job) {
+    this.filters.setAttempts(job.attempt);
+  }
+
+  opened() {
+    this.update();
   }
 
   /** Follow the newest line, or stop that. */

@@ -1,0 +1,51 @@
+// The panels of a job's page. To add one: write its module, and add an entry here.
+//
+// A panel has a `root`, and of these methods those that it needs: `begin(snapshot, isFirst)` when a connection begins,
+// `take(event)`, `setJob(job)` with every change of the job, `opened()` when its tab is chosen, `close()`.
+
+import { ChartPanel } from "../charts/panel.js";
+import { LogPanel } from "../log/panel.js";
+import { Checkpoints } from "./checkpoints.js";
+import { Delivery } from "./delivery.js";
+import { Facts } from "./facts.js";
+
+/** In the order of their tabs; `key` opens one, `note(job)` is the number beside its title. */
+export const PANELS = [
+  {
+    id: "charts",
+    title: "Charts",
+    key: "1",
+    make: (page) =>
+      new ChartPanel(page.id, {
+        compared: page.compared,
+        onPick: (ms) => page.showTime(ms),
+        onCompared: (ids) => page.setCompared(ids),
+      }),
+  },
+  {
+    id: "log",
+    title: "Log",
+    key: "5",
+    help: "log (on a narrow screen)",
+    make: (page) => new LogPanel(page.id),
+    note: (job) => job.rows.logs,
+  },
+  {
+    id: "checkpoints",
+    title: "Checkpoints",
+    key: "2",
+    make: (page) => new Checkpoints(page.id),
+    note: (job) => job.rows.checkpoints,
+  },
+  { id: "facts", title: "Parameters", key: "3", make: () => new Facts() },
+  {
+    id: "delivery",
+    title: "Delivery",
+    key: "4",
+    make: (page) =>
+      new Delivery(page.id, {
+        isNeeded: () => page.needsDelivery(),
+        onState: (state) => page.noteDelivery(state),
+      }),
+  },
+];
