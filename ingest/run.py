@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from ingest.batches import LogType
 from ingest.checkpoints import checkpoint_at
@@ -20,7 +20,8 @@ from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multip
 from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
-from ingest.plain import count, exit_status, level_name, number, path_text, plain_mapping, plain_text
+from ingest.options import JobOptions
+from ingest.plain import Number, count, exit_status, level_name, number, path_text, plain_mapping, plain_text
 from ingest.ranks import checked_place
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
@@ -75,15 +76,15 @@ class Run:
         settings: TrainerSettings | None = None,
     ) -> None:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
-        self.job_id = whole_number("job_id", job_id, 1, MAX_ID)
-        self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
+        self.job_id: int = whole_number("job_id", job_id, 1, MAX_ID)
+        self.attempt: int = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size
             if world_size is None
             else whole_number("world_size", world_size, 1, MAX_WORLD_SIZE),
         )
-        self.rank = place.rank
+        self.rank: int | None = place.rank
         self._place: dict[str, Any] = {
             "rank": place.rank,
             "world_size": place.world_size,
@@ -117,7 +118,7 @@ class Run:
         terminations.watch(self, self._finish_at_sigterm)
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(cls, **overrides: Unpack[JobOptions]) -> Self:
         """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
         settings = overrides.pop("settings", None) or TrainerSettings.from_env()
         job_id = overrides.pop("job_id", settings.job_id)
@@ -170,9 +171,9 @@ class Run:
         *,
         epoch: float | None = None,
         step: int | None = None,
-        values: Mapping[str, Any] | None = None,
+        values: Mapping[str, Number] | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
-        **named: Any,
+        **named: Number,
     ) -> None:
         """Take values measured now; names that are no identifiers go into `values`. None is not a value.
 
@@ -212,7 +213,7 @@ class Run:
         *,
         epoch: int | None = None,
         step: int | None = None,
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Number] | None = None,
         is_best: bool | None = None,
         upload: UploadChoice | None = None,
     ) -> None:
@@ -244,8 +245,8 @@ class Run:
         *,
         exit_code: int | None = None,
         error: BaseException | str | None = None,
-        final_metrics: Mapping[str, Any] | None = None,
-        best_metrics: Mapping[str, Any] | None = None,
+        final_metrics: Mapping[str, Number] | None = None,
+        best_metrics: Mapping[str, Number] | None = None,
         best_epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 
 from ingest.batches import Line
 from ingest.exits import terminations
+from ingest.options import RunOptions
 from ingest.outbox import Outbox
 from ingest.publisher import Publisher
 from ingest.run import Run
@@ -31,7 +32,7 @@ class RecordedRun(Run):
     `from_env`. Checkpoints are recorded, and uploaded nowhere.
     """
 
-    def __init__(self, job_id: int = 1, name: str | None = None, **arguments: Any) -> None:
+    def __init__(self, job_id: int = 1, name: str | None = None, **arguments: Unpack[RunOptions]) -> None:
         given = arguments.pop("settings", None) or TrainerSettings()
         arguments.pop("strict", None)  # nothing can be away here
         self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
