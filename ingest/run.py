@@ -77,7 +77,7 @@ class Run:
     ) -> None:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
         self.job_id: int = whole_number("job_id", job_id, 1, MAX_ID)
-        self.attempt: int = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
+        self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ingest.testing import RecordedRun
-from schemas.routes import Kind
 from schemas.tables import training_checkpoints, training_jobs, training_metrics
-from tests.factories import drain, one, rows
-from tests.integrations.conftest import require
-from tests.processes import ROOT
+from tests.factories import one, rows
+from tests.integrations.conftest import REASON, run_script
 from workers.resources import Resources
 
-require("torch")
-require("transformers")
+pytest.importorskip("torch", reason=REASON)
+pytest.importorskip("transformers", reason=REASON)
 
 import torch
 import transformers
@@ -141,14 +136,7 @@ with Run(42) as run:
 
 def test_sigterm_ends_the_training_and_fails_the_job(resources: Resources, tmp_path: Path) -> None:
     """The Trainer has no handler of its own: the process ends by the signal, and what it reported is stored."""
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    redis_url = resources.settings.redis_url.get_secret_value()
-    env = os.environ | {"REDIS_URL": redis_url, "PYTHONPATH": python_path}
-    ended = subprocess.run([sys.executable, "-c", SIGNALLED], cwd=tmp_path, env=env, capture_output=True, check=False)
-    assert ended.returncode == -signal.SIGTERM, ended.stderr.decode()
-    kinds: tuple[Kind, ...] = ("metrics", "checkpoints", "completions")
-    for kind in kinds:
-        drain(resources, kind, 42)
+    assert run_script(SIGNALLED, resources=resources, folder=tmp_path) == -signal.SIGTERM
     job = one(resources.engine, training_jobs, id=42)
     assert (job["status"], job["exit_code"], job["error_message"]) == ("failed", 143, "terminated by SIGTERM")
     stored = rows(resources.engine, training_metrics, "step", "loss")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from ingest.testing import RecordedRun
-from tests.integrations.conftest import require
+from tests.integrations.conftest import REASON
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-require(os.environ["KERAS_BACKEND"])
-require("keras")
+pytest.importorskip(os.environ["KERAS_BACKEND"], reason=REASON)
+pytest.importorskip("keras", reason=REASON)
 
 import keras
 
