@@ -20,7 +20,7 @@ PYRIGHT_RULES: Final = {
 
 
 def write_scripts(folder: Path, mode: str, **scripts: str) -> None:
-    """Write the scripts with their package's name, and pyright's configuration with a mode ("strict", "standard")."""
+    """Write scripts that import the package, and pyright's configuration with a mode ("strict", "standard")."""
     for name, script in scripts.items():
         (folder / f"{name}.py").write_text(script.replace("PACKAGE", PACKAGE))
     rules = {"include": ["*.py"], "typeCheckingMode": mode, **PYRIGHT_RULES}
