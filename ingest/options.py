@@ -1,15 +1,13 @@
-"""The arguments of `Run`, for type checkers: functions that pass them on accept the same names and types."""
+"""The arguments of `Run`, for type checkers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
-from ingest.settings import TrainerSettings
-
 
 class RunOptions(TypedDict, total=False):
-    """The keyword arguments of `Run`."""
+    """The arguments of `Run` that its subclasses and `from_env` pass on unchanged."""
 
     total_epochs: int | None
     params: Mapping[str, Any] | None
@@ -21,11 +19,3 @@ class RunOptions(TypedDict, total=False):
     mlflow_run_id: str | None
     strict: bool | None
     redis_url: str | None
-    settings: TrainerSettings | None
-
-
-class JobOptions(RunOptions, total=False):
-    """All arguments of `Run`."""
-
-    job_id: int
-    name: str | None

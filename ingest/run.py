@@ -20,7 +20,7 @@ from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multip
 from ingest.forks import renew_in_children
 from ingest.history import History
 from ingest.lines import split_lines
-from ingest.options import JobOptions
+from ingest.options import RunOptions
 from ingest.plain import Number, count, exit_status, level_name, number, path_text, plain_mapping, plain_text
 from ingest.ranks import checked_place
 from ingest.receipt import Receipt
@@ -118,13 +118,20 @@ class Run:
         terminations.watch(self, self._finish_at_sigterm)
 
     @classmethod
-    def from_env(cls, **overrides: Unpack[JobOptions]) -> Self:
+    def from_env(
+        cls,
+        *,
+        job_id: int | None = None,
+        name: str | None = None,
+        settings: TrainerSettings | None = None,
+        **overrides: Unpack[RunOptions],
+    ) -> Self:
         """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
-        settings = overrides.pop("settings", None) or TrainerSettings.from_env()
-        job_id = overrides.pop("job_id", settings.job_id)
+        settings = settings or TrainerSettings.from_env()
+        job_id = settings.job_id if job_id is None else job_id
         if job_id is None:
             raise ValueError(f"{JOB_ID_VARIABLE} is not set: export the job's id, a whole number from 1 up")
-        return cls(job_id, settings=settings, **overrides)
+        return cls(job_id, name, settings=settings, **overrides)
 
     @property
     def source(self) -> str:

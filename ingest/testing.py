@@ -32,8 +32,15 @@ class RecordedRun(Run):
     `from_env`. Checkpoints are recorded, and uploaded nowhere.
     """
 
-    def __init__(self, job_id: int = 1, name: str | None = None, **arguments: Unpack[RunOptions]) -> None:
-        given = arguments.pop("settings", None) or TrainerSettings()
+    def __init__(
+        self,
+        job_id: int = 1,
+        name: str | None = None,
+        *,
+        settings: TrainerSettings | None = None,
+        **arguments: Unpack[RunOptions],
+    ) -> None:
+        given = settings or TrainerSettings()
         arguments.pop("strict", None)  # nothing can be away here
         self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
         super().__init__(job_id, name, settings=self._settings, **arguments)

@@ -185,7 +185,7 @@ SLURM = {
 
 
 @pytest.mark.parametrize(("number", "is_slurm"), [("SIGTERM", False), ("SIGTERM", True), ("SIGUSR1", True)])
-def test_a_later_signal_handler_of_lightning_decides(
+def test_a_later_sigterm_handler_of_lightning_decides(
     resources: Resources, tmp_path: Path, number: str, is_slurm: bool
 ) -> None:
     """SIGTERM has it save its checkpoint and end with 0, SLURM's SIGUSR1 has the job queued again.
