@@ -25,7 +25,7 @@ test: $(VENV)/.test ## run the tests, on real servers that they start themselves
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
 
 frameworks: $(VENV)/.test $(FRAMEWORKS) ## test the integrations with the real Lightning, Transformers, Keras and Ultralytics
-	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations
+	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations -n 2 --dist worksteal
 
 system: $(VENV)/.test ## run the tests of whole worker processes, killed and restarted
 	$(BIN)/python -m pytest tests/system -n 2 --dist worksteal
