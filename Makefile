@@ -5,11 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := schemas stores ingest workers gateway trainwire tests benchmarks examples
+# Outside the tree, so that a fresh clone finds it: a folder for each list of versions.
+REQUIREMENTS := tests/integrations/requirements.txt
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainwire
+FRAMEWORKS := $(CACHE)/frameworks-$(shell $(PYTHON) -c 'import hashlib, sys; print(sys.implementation.cache_tag + "-" + hashlib.sha256(open("$(REQUIREMENTS)", "rb").read()).hexdigest()[:12])')
 
-.PHONY: help demo up test system browser check docs audit bench chaos hostile format clean
+.PHONY: help demo up test frameworks system browser check docs audit bench chaos hostile format clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## set everything up and run a real training under trainwire
 	@$(BIN)/python examples/demo.py
@@ -18,7 +22,10 @@ up: $(VENV)/.demo ## run the whole stack in the foreground; ctrl-C stops it
 	@$(BIN)/trainwire up
 
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser and not system"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not chaos and not browser and not system" --ignore tests/integrations
+
+frameworks: $(VENV)/.test $(FRAMEWORKS) ## test the integrations with the real Lightning, Transformers, Keras and Ultralytics
+	TRAINWIRE_TEST_FRAMEWORKS=1 PYTHONPATH=$(FRAMEWORKS) $(BIN)/python -m pytest tests/integrations -n 2 --dist worksteal
 
 system: $(VENV)/.test ## run the tests of whole worker processes, killed and restarted
 	$(BIN)/python -m pytest tests/system -n 2 --dist worksteal
@@ -58,6 +65,13 @@ $(VENV)/.pip-audit:
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
 	@touch $@
+
+# Renamed when it is complete: an install that was killed leaves no half of it.
+$(FRAMEWORKS): | $(VENV)/.test
+	@echo 'installing the frameworks into $@; this takes a minute or two, once'
+	@rm -rf $@.new
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $@.new -r $(REQUIREMENTS)
+	@mv $@.new $@
 
 # A stamp per extra: installed again only when the project's metadata or the pins change.
 $(VENV)/.%: pyproject.toml constraints.txt

@@ -8,13 +8,15 @@ import operator
 import os
 import reprlib
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 import msgspec
 
 from schemas.checks import MAX_ATTEMPT
 from schemas.non_finite import shown_float
 
+Number: TypeAlias = SupportsFloat | SupportsIndex | None
+"""A value of a metric: a number of any library, or None, which is left out."""
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _DEEPEST: Final = 10

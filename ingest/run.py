@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from ingest.arguments import Arguments, description, line_texts, moment_ns
 from ingest.batches import LogType
@@ -24,7 +24,8 @@ from ingest.handles import Handle, Shared, address_of, register
 from ingest.history import History
 from ingest.lines import split_lines
 from ingest.log_filter import quiet_ours
-from ingest.plain import level_name, plain_text
+from ingest.options import RunOptions
+from ingest.plain import Number, level_name, plain_text
 from ingest.ranks import Place, checked_place
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
@@ -83,7 +84,7 @@ class Run(Shared):
         settings: TrainerSettings | None = None,
     ) -> None:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
-        self.job_id = whole_number("job_id", job_id, 1, MAX_ID)
+        self.job_id: int = whole_number("job_id", job_id, 1, MAX_ID)
         self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
@@ -91,7 +92,7 @@ class Run(Shared):
             if world_size is None
             else whole_number("world_size", world_size, 1, MAX_WORLD_SIZE),
         )
-        self.rank = place.rank
+        self.rank: int | None = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         about = description(name, params, tags, mlflow_run_id)
         self._begin(settings, History(epochs), place)
@@ -145,13 +146,20 @@ class Run(Shared):
         return run
 
     @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
+    def from_env(
+        cls,
+        *,
+        job_id: int | None = None,
+        name: str | None = None,
+        settings: TrainerSettings | None = None,
+        **overrides: Unpack[RunOptions],
+    ) -> Self:
         """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
-        settings = overrides.pop("settings", None) or TrainerSettings.from_env()
-        job_id = overrides.pop("job_id", settings.job_id)
+        settings = settings or TrainerSettings.from_env()
+        job_id = settings.job_id if job_id is None else job_id
         if job_id is None:
             raise ValueError(f"{JOB_ID_VARIABLE} is not set: export the job's id, a whole number from 1 up")
-        return cls(job_id, settings=settings, **overrides)
+        return cls(job_id, name, settings=settings, **overrides)
 
     @property
     def source(self) -> str:
@@ -200,9 +208,9 @@ class Run(Shared):
         *,
         epoch: float | None = None,
         step: int | None = None,
-        values: Mapping[str, Any] | None = None,
+        values: Mapping[str, Number] | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
-        **named: Any,
+        **named: Number,
     ) -> None:
         """Take values measured now; names that are no identifiers go into `values`. None is not a value.
 
@@ -249,7 +257,7 @@ class Run(Shared):
         *,
         epoch: int | None = None,
         step: int | None = None,
-        metrics: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Number] | None = None,
         is_best: bool | None = None,
         upload: UploadChoice | None = None,
     ) -> None:
@@ -293,8 +301,8 @@ class Run(Shared):
         *,
         exit_code: int | None = None,
         error: BaseException | str | None = None,
-        final_metrics: Mapping[str, Any] | None = None,
-        best_metrics: Mapping[str, Any] | None = None,
+        final_metrics: Mapping[str, Number] | None = None,
+        best_metrics: Mapping[str, Number] | None = None,
         best_epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 
 from ingest.batches import Line
 from ingest.exits import terminations
 from ingest.handles import Handle
+from ingest.options import RunOptions
 from ingest.outbox import Outbox
 from ingest.publisher import Publisher
 from ingest.run import Run
@@ -32,8 +33,15 @@ class RecordedRun(Run):
     `from_env`. Checkpoints are recorded, and uploaded nowhere.
     """
 
-    def __init__(self, job_id: int = 1, name: str | None = None, **arguments: Any) -> None:
-        given = arguments.pop("settings", None) or TrainerSettings()
+    def __init__(
+        self,
+        job_id: int = 1,
+        name: str | None = None,
+        *,
+        settings: TrainerSettings | None = None,
+        **arguments: Unpack[RunOptions],
+    ) -> None:
+        given = settings or TrainerSettings()
         arguments.pop("strict", None)  # nothing can be away here
         self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
         super().__init__(job_id, name, settings=self._settings, **arguments)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ingest.testing import RecordedRun
-from tests.integrations.conftest import REASON
+from schemas.tables import training_checkpoints, training_jobs, training_metrics
+from tests.factories import one, rows
+from tests.integrations.conftest import REASON, run_script
+from workers.resources import Resources
 
 pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("transformers", reason=REASON)
@@ -78,6 +83,65 @@ def test_what_the_trainer_logs_is_reported(run: RecordedRun, tmp_path: Path) -> 
     assert "epoch" not in run.names
     progress = run.reported_progress
     assert (progress.current_epoch, progress.total_epochs, progress.progress_percent) == (2, 2, 100.0)
+
+
+def test_values_are_those_of_the_trainers_own_file(run: RecordedRun, tmp_path: Path) -> None:
+    """Each entry of the log in `trainer_state.json` is reported with its step, to the last digit, and no other."""
+    trained = trainer(run, tmp_path, logging_steps=1)
+    trained.train()
+    trained.state.save_to_json(str(tmp_path / "state.json"))
+    history = json.loads((tmp_path / "state.json").read_text())["log_history"]
+    logged = [
+        (entry["step"], {name: value for name, value in entry.items() if name not in ("epoch", "step")})
+        for entry in history
+    ]
+    assert [(point.step, point.values) for point in run.points] == logged
+
+
+def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
+    """The exception passes through `train`, and the run has it; the values of before are reported."""
+
+    class Stop(transformers.TrainerCallback):
+        def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+            if state.global_step == 5:
+                raise RuntimeError("out of memory")
+
+    run = RecordedRun()
+    failing = trainer(run, tmp_path)
+    failing.add_callback(Stop())
+    with pytest.raises(RuntimeError), run:
+        failing.train()
+    run.assert_failed("out of memory")
+    assert [point.step for point in run.points] == [4]
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.integrations.test_huggingface import trainer
+import transformers
+from ingest import Run
+
+class Signalled(transformers.TrainerCallback):
+    def on_step_begin(self, _args, state, _control, **_):
+        if state.global_step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+with Run(42) as run:
+    training = trainer(run, Path("out"))
+    training.add_callback(Signalled())
+    training.train()
+"""
+
+
+def test_sigterm_ends_the_training_and_fails_the_job(resources: Resources, tmp_path: Path) -> None:
+    """The Trainer has no handler of its own: the process ends by the signal, and what it reported is stored."""
+    assert run_script(SIGNALLED, resources=resources, folder=tmp_path) == -signal.SIGTERM
+    job = one(resources.engine, training_jobs, id=42)
+    assert (job["status"], job["exit_code"], job["error_message"]) == ("failed", 143, "terminated by SIGTERM")
+    stored = rows(resources.engine, training_metrics, "step", "loss")
+    assert [step for step, loss in stored if loss is not None] == [4, 8]
+    assert rows(resources.engine, training_checkpoints, "uri") == [str(tmp_path / "out" / "checkpoint-8")]
 
 
 def test_checkpoint_folders_are_reported(run: RecordedRun, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Trainings with the real Keras, on a model of a few weights and the backend of KERAS_BACKEND, else JAX."""
+"""Trainings with the real Keras, on a model of a few weights and the backend of KERAS_BACKEND, else torch."""
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from ingest.testing import RecordedRun
 from tests.integrations.conftest import REASON
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip(os.environ["KERAS_BACKEND"], reason=REASON)
 pytest.importorskip("keras", reason=REASON)
 
@@ -43,6 +44,30 @@ def test_each_epoch_is_reported(run: RecordedRun) -> None:
         assert run.values(name) == pytest.approx(history[name])
     assert run.values("learning_rate") == pytest.approx([0.05, 0.05])
     assert run.reported_progress.progress_percent == 100.0
+
+
+def test_values_are_those_of_keras_own_file(run: RecordedRun, tmp_path: Path) -> None:
+    """Each value of Keras's `CSVLogger` is reported, to the last digit."""
+    fit(TrainwireCallback(run), keras.callbacks.CSVLogger(str(tmp_path / "log.csv")))
+    with (tmp_path / "log.csv").open() as file:
+        logged = list(csv.DictReader(file))
+    for name in ("loss", "mae", "val_loss", "val_mae"):
+        assert run.values(name) == [float(row[name]) for row in logged]
+    assert run.names == sorted({"learning_rate", *logged[0]} - {"epoch"})
+
+
+def test_a_training_that_fails_is_a_failed_run() -> None:
+    """The exception passes through `fit`, and the run has it; the values of before are reported."""
+
+    def stop(epoch: int, _logs: Any) -> None:
+        if epoch == 1:
+            raise RuntimeError("out of memory")
+
+    run = RecordedRun()
+    with pytest.raises(RuntimeError), run:
+        fit(TrainwireCallback(run), keras.callbacks.LambdaCallback(on_epoch_begin=stop))
+    run.assert_failed("out of memory")
+    assert [point.epoch for point in run.points] == [1]
 
 
 def test_a_scheduled_learning_rate_is_reported(run: RecordedRun) -> None:

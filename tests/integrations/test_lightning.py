@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ingest.testing import RecordedRun
-from tests.integrations.conftest import REASON
-from tests.processes import ROOT
+from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
+from tests.factories import one, rows
+from tests.integrations.conftest import REASON, run_script
+from workers.resources import Resources
 
 pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("lightning", reason=REASON)
 
 import lightning
 import torch
+from lightning.pytorch.loggers import CSVLogger
 
 from ingest.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
 
@@ -93,6 +95,15 @@ def test_what_modules_log_is_reported(run: RecordedRun, tmp_path: Path) -> None:
     assert (progress.current_epoch, progress.total_epochs, progress.progress_percent) == (2, 2, 100.0)
 
 
+def test_values_are_those_of_lightnings_own_file(run: RecordedRun, tmp_path: Path) -> None:
+    """Each value of Lightning's `CSVLogger` is reported with its step, to the last digit, and no other."""
+    fit(tmp_path, [TrainwireLogger(run), CSVLogger(tmp_path, "csv", "")], [])
+    for name in ("loss", "val_loss"):
+        reported = [(point.step, point.values[name]) for point in run.points if name in point.values]
+        assert reported == csv_values(tmp_path / "csv", name)
+    assert run.names == ["loss", "val_loss"]
+
+
 def test_a_test_after_the_training_begins_no_epoch(run: RecordedRun, tmp_path: Path) -> None:
     """Its values have the number of epochs that were trained, and the next training goes on from there."""
     trainer = fit(tmp_path, TrainwireLogger(run), [])
@@ -141,39 +152,69 @@ def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
 
 SIGNALLED = """
 import os, signal, sys
+from tests.integrations.test_lightning import Tiny, batches
 import lightning
 from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from ingest import Run
-from tests.integrations.test_lightning import Tiny, batches
+from ingest.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
 
 class Signalled(Callback):
-    def on_train_batch_start(self, *_):
-        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
 
 with Run(42) as run:
     trainer = lightning.Trainer(
-        max_epochs=1, logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[Signalled(), OnExceptionCheckpoint(".", "saved")],
+        max_epochs=3, logger=[TrainwireLogger(run), CSVLogger(".", "csv", "")], log_every_n_steps=1,
+        callbacks=[Signalled(), OnExceptionCheckpoint(".", "saved"), TrainwireCheckpoint(run, dirpath="epochs")],
+        accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )
-    trainer.fit(Tiny(), batches())
+    trainer.fit(Tiny(), batches(), batches())
+    run.log("trained")
 """
+SLURM = {
+    "SLURM_JOB_ID": "77",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "localhost",
+}
 
 
 @pytest.mark.parametrize(("number", "is_slurm"), [("SIGTERM", False), ("SIGTERM", True), ("SIGUSR1", True)])
-def test_a_later_sigterm_handler_of_lightning_decides(tmp_path: Path, number: str, is_slurm: bool) -> None:
-    """Inside a run it saves its checkpoint and ends with 0; under SLURM it has the job queued again."""
+def test_a_later_sigterm_handler_of_lightning_decides(
+    resources: Resources, tmp_path: Path, number: str, is_slurm: bool
+) -> None:
+    """SIGTERM has it save its checkpoint and end with 0, SLURM's SIGUSR1 has the job queued again.
+
+    The job is completed with the process; stored are the values that Lightning's own CSV file has, and its files.
+    """
     scontrol = tmp_path / "scontrol"
     scontrol.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/queued\n')
     scontrol.chmod(0o755)
-    slurm = {"JOB_ID": "77", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NODELIST": "localhost"}
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": python_path}
-    slurm["JOB_NAME"] = "train"
-    env |= {f"SLURM_{name}": value for name, value in slurm.items()} if is_slurm else {}
-    env |= {"REDIS_URL": "redis://127.0.0.1:1/0", "TRAINWIRE_SPOOL_DIR": str(tmp_path / "spool")}
-    ended = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, number], cwd=tmp_path, env=env, capture_output=True, check=False
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | (SLURM if is_slurm else {})
+    assert run_script(SIGNALLED, number, resources=resources, folder=tmp_path, **env) == 0
+    is_preempted = number == "SIGTERM"
+    assert bool(list(tmp_path.glob("saved*"))) == is_preempted
+    assert (tmp_path / "queued").exists() == (not is_preempted)
+
+    job = one(resources.engine, training_jobs, id=42)
+    assert (job["status"], job["exit_code"], job["error_message"]) == (
+        "completed",
+        0 if is_preempted else None,
+        None,
     )
-    assert ended.returncode == 0, ended.stderr.decode()
-    assert bool(list(tmp_path.glob("saved*"))) == (number == "SIGTERM")
-    assert (tmp_path / "queued").exists() == (number == "SIGUSR1")
+    assert rows(resources.engine, training_logs, "content") == ([] if is_preempted else ["trained"])
+    stored = rows(resources.engine, training_metrics, "step", "loss")
+    assert [(step, loss) for step, loss in stored if loss is not None] == csv_values(tmp_path / "csv", "loss")
+    saved = [f"{path}" for path in sorted((tmp_path / "epochs").iterdir())]
+    assert rows(resources.engine, training_checkpoints, "uri")[-1:] == saved
+
+
+def csv_values(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Return the steps and values of a metric in the file of Lightning's `CSVLogger`."""
+    with (folder / "metrics.csv").open() as file:
+        return [(int(row["step"]), float(row[name])) for row in csv.DictReader(file) if row[name]]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import csv
 import pickle
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -40,8 +42,15 @@ def images(tmp_path: Path) -> Path:
 @pytest.fixture
 def trained(run: RecordedRun, images: Path, tmp_path: Path) -> Any:
     """Give the trainer of a training of two epochs that was reported to `run`."""
+    return train(run, images, tmp_path)
+
+
+def train(run: RecordedRun, images: Path, folder: Path, **callbacks: Any) -> Any:
+    """Train two epochs with more callbacks; return the trainer."""
     model = ultralytics.YOLO("yolo11n-cls.yaml")
     add_callbacks(model, run)
+    for event, callback in callbacks.items():
+        model.add_callback(event, callback)
     model.train(
         data=str(images),
         epochs=2,
@@ -50,7 +59,7 @@ def trained(run: RecordedRun, images: Path, tmp_path: Path) -> Any:
         device="cpu",
         workers=0,
         plots=False,
-        project=str(tmp_path / "runs"),
+        project=str(folder / "runs"),
         verbose=False,
     )
     return model.trainer
@@ -71,9 +80,30 @@ def test_a_training_is_reported(run: RecordedRun, trained: Any) -> None:
     assert (final.kind, final.uri, final.size_bytes) == ("final", str(trained.best), trained.best.stat().st_size)
 
 
+def test_values_are_those_of_ultralytics_own_file(run: RecordedRun, trained: Any) -> None:
+    """Each value of results.csv is reported; the file has five digits."""
+    with trained.csv.open() as file:
+        logged = list(csv.DictReader(file))
+    for name in set(logged[0]) - {"epoch", "time"}:
+        assert run.values(name) == pytest.approx([float(row[name]) for row in logged], rel=1e-4)
+
+
+def test_a_training_that_fails_is_a_failed_run(images: Path, tmp_path: Path) -> None:
+    """The exception passes through `train`, and the run has it; the epochs of before are reported."""
+
+    def stop(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            raise RuntimeError("out of memory")
+
+    run = RecordedRun()
+    with pytest.raises(RuntimeError), run:
+        train(run, images, tmp_path, on_train_epoch_start=stop)
+    run.assert_failed("out of memory")
+    assert [point.epoch for point in run.points] == [1]
+
+
 def test_callbacks_can_be_handed_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A training on several GPUs pickles them: over there they report to the same job and attempt."""
-    cloudpickle = pytest.importorskip("cloudpickle", reason=REASON)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     reporter = _Reporter(RecordedRun(42, attempt=3))
     there = pickle.loads(cloudpickle.dumps(reporter.report_epoch)).__self__

@@ -123,7 +123,7 @@ def test_a_trainer_that_holds_back_says_how_much(
     valkey.client.set(HOLD_KEY, 1)
     run = Run(42, settings=replace(beating, spool=SpoolSettings(tmp_path / "spool")))
     run.log("waits")
-    run.metric(values={"loss": "none"})
+    run.metric(values={"loss": "none"})  # type: ignore[dict-item]
     until(lambda: heartbeats(valkey) and heartbeats(valkey)[0].unsent == 2)  # the start, and the line
     (held,) = heartbeats(valkey)
     assert held.dropped == 1

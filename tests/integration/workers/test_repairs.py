@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import redis
@@ -70,7 +71,7 @@ def test_a_jammed_stream_that_is_halted_takes_entries_again(
     resources: Resources, sender: Sender, entry_id: str
 ) -> None:
     """Full of garbage it would never be empty: it is renamed and drained beside the new one, all of it."""
-    garbage = {"v": 1, "job": 9, "attempt": 1, "source": "s", "enc": "x", "body": "y"}
+    garbage: dict[Any, Any] = {"v": 1, "job": 9, "attempt": 1, "source": "s", "enc": "x", "body": "y"}
     for number in range(100):
         sender.client.xadd(STREAM, garbage | {"seq": number})
     with pytest.raises(MostlyInvalid):

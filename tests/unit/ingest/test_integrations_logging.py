@@ -83,7 +83,7 @@ def test_our_own_warnings_do_not_come_back(caplog: pytest.LogCaptureFixture) -> 
     root, handler = logging.getLogger(), RunHandler(run)
     root.addHandler(handler)
     try:
-        run.metric(loss="high")
+        run.metric(loss="high")  # type: ignore[arg-type]
         root.warning("said before the end")
         receipt = run.finish(timeout_s=0)
         root.warning("said after it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import math
 import os
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ingest import Run
+from ingest.options import RunOptions
 from ingest.testing import RecordedRun
 
 
@@ -69,7 +71,7 @@ def test_what_a_run_refuses_is_refused(caplog: pytest.LogCaptureFixture) -> None
     run = RecordedRun()
     run.log("a", log_type="out")  # type: ignore[arg-type]
     assert "log_type='out' (str) is not a log type: taken as 'stdout'" in caplog.text
-    run.metric(loss="high")
+    run.metric(loss="high")  # type: ignore[arg-type]
     assert run.points == []
     assert run.finish().dropped == {"values": 1}
     run.log("too late")
@@ -153,3 +155,9 @@ def test_a_run_that_completed_did_not_fail() -> None:
     run.finish()
     with pytest.raises(AssertionError, match="the run did not fail"):
         run.assert_failed()
+
+
+def test_arguments_that_are_passed_on_are_those_of_a_run() -> None:
+    """`from_env` and `RecordedRun` name every argument of `Run`, and no other, to type checkers."""
+    named = {"job_id", "name", "settings", *RunOptions.__annotations__}
+    assert named == set(inspect.signature(Run).parameters)
