@@ -21,11 +21,13 @@ from ingest.settings import (
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
     REDIS_URL_VARIABLE,
+    TRACEBACKS_VARIABLE,
     TrainerSettings,
     whole_number,
 )
 from ingest.strict import StrictError
 from ingest.terminal import Terminal
+from ingest.tracebacks import TracebackFolder
 from schemas.checks import MAX_ATTEMPT, MAX_ID
 from schemas.messages import ATTEMPT_UNSAID
 
@@ -79,10 +81,12 @@ def launch(
     except StrictError as exc:
         _tell(f"{exc}; the command was not started")
         return STRICT_FAILED
-    with Signals() as signals:
+    with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
-        environment = _environment(run, settings.redis_url, has_terminal=terminal is not None)
+        environment = _environment(run, settings.redis_url, tracebacks, has_terminal=terminal is not None)
         exit_code, error = _run_command(command, run, environment, signals, terminal, fold_repeats=fold_repeats)
+        for text in tracebacks.take():
+            run.log_traceback(text)
         try:
             run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
         except StrictError as exc:
@@ -167,7 +171,7 @@ def _terminal() -> Terminal | None:
         return None
 
 
-def _environment(run: Run, redis_url: str, *, has_terminal: bool) -> dict[str, str]:
+def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_terminal: bool) -> dict[str, str]:
     """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
     environment = {
         **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
@@ -177,6 +181,8 @@ def _environment(run: Run, redis_url: str, *, has_terminal: bool) -> dict[str, s
         CAPTURED_VARIABLE: run.source,
         REDIS_URL_VARIABLE: redis_url,
     }
+    if tracebacks.path is not None:
+        environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
     if run.attempt != ATTEMPT_UNSAID:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
     return environment

@@ -26,6 +26,7 @@ from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
 from ingest.strict import NotStored
+from ingest.tracebacks import leave_to_launcher
 from ingest.uploads import UploadChoice
 from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS
 from schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
@@ -92,6 +93,7 @@ class Run:
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         # The launcher logs the output of its own job, and knows the exit code of the whole command.
         self._is_launched = settings.is_captured and settings.job_id in (None, self.job_id)
+        self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture: Capture | None = None
         self._history = History(epochs)
@@ -160,6 +162,11 @@ class Run:
         texts = [plain_text(line) for line in lines]
         self._session.take_printed(texts, _checked_log_type(log_type), _moment(ts))
         self._session.relieve()
+
+    def log_traceback(self, text: str) -> None:
+        """Take a traceback as one line, unless all of its lines are among those that were just printed."""
+        if not self._session.printed.contain(text):
+            self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
 
     def note_output(self) -> None:
         """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
@@ -336,9 +343,18 @@ class Run:
             left_s = self._finish_uploads(timeout_s)
         finally:
             receipt = self._session.finish(
-                lambda: completion(end, self._history, self._started_at, self._place, said), left_s
+                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, said),
+                left_s,
             )
         return receipt
+
+    def _logged_once(self, end: Ending) -> Ending:
+        """Return the ending without its traceback where that is logged, or will be, as output."""
+        text, folder = end.traceback, self._traceback_folder
+        if text is None:
+            return end
+        is_left = folder is not None and leave_to_launcher(folder, self.source, text)
+        return replace(end, traceback=None) if is_left or self._session.printed.contain(text) else end
 
     def _finish_uploads(self, timeout_s: float | None) -> float:
         """Wait for uploads; return the seconds that are left for the messages."""

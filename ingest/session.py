@@ -24,6 +24,7 @@ from ingest.publisher import Publisher
 from ingest.receipt import Receipt
 from ingest.sampling import LineSampler
 from ingest.settings import TrainerSettings, server_of, shown_host
+from ingest.tracebacks import PrintedLines
 from ingest.uploads import UploadChoice, Uploads
 from schemas.messages import Checkpoint, Completion
 
@@ -106,6 +107,7 @@ class Session:
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
         self._outputs = 0
+        self.printed = PrintedLines()
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
         """Take log lines of one level."""
@@ -117,6 +119,7 @@ class Session:
         """Take lines as a program printed them, with the levels that they name themselves."""
         if self._sampler is not None:
             texts = self._sampled(self._sampler, texts, log_type, ts)
+        self.printed.add(texts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
 
     def note_output(self) -> None:
