@@ -161,7 +161,7 @@ def main(arguments: Sequence[str]) -> None:
         with suppress(OSError):  # the launcher was killed meanwhile
             os.write(report, b"%d" % shown_bytes)
         os.close(report)
-        for descriptor in {1, 2, *(output.shown for output in outputs)} - {None}:
+        for descriptor in {1, 2, *(output.shown for output in outputs if output.shown is not None)}:
             with suppress(OSError):
                 os.close(descriptor)  # who reads what the launcher shows waits for its end
         for output in outputs:

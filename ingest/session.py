@@ -43,7 +43,7 @@ LEFTOVERS_TIMEOUT_S: Final = 600.0
 LEFTOVERS_THREAD: Final = "trainwire-leftovers"
 
 RELIEF_BYTES: Final = 16 * 1024 * 1024
-"""What may wait for the sender before those who print take part in its work."""
+"""What may wait to be written to the disk before those who print wait for it."""
 
 CHILD_FLUSH_S: Final = 2.0
 """How long a forked child that ends may wait for what it said itself."""
@@ -127,9 +127,9 @@ class Session:
         self._outputs += 1
 
     def relieve(self) -> None:
-        """Take part in the sender's work where more is said than it can write to the disk; this takes its time."""
+        """Wait for the disk where more is printed than it takes; for one that hangs, only for seconds."""
         if self.intake.waiting_bytes > RELIEF_BYTES:
-            self._publisher.relieve()
+            self._publisher.relieve(lambda: self.intake.waiting_bytes <= RELIEF_BYTES)
 
     def take_metric(self, item: MetricItem) -> None:
         """Take a point, or progress and what the run is called."""

@@ -33,7 +33,7 @@ def launched(
     env = {**clean, "PYTHONPATH": str(ROOT), "REDIS_URL": url, "TRAINWIRE_SETTLE_S": "0.1"}
     ours = [sys.executable, "-m", "ingest", "--job-id", "42", *options, "--", *command]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    process = subprocess.Popen(ours, env=env, bufsize=0, **streams)
+    process: subprocess.Popen[bytes] = subprocess.Popen(ours, env=env, bufsize=0, **streams)
     try:
         yield process
     finally:
