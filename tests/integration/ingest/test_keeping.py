@@ -26,14 +26,15 @@ TRAINING = (
 
 @contextmanager
 def launched(
-    url: str, *command: str, options: tuple[str, ...] = (), **streams: Any
+    url: str, *command: str, options: tuple[str, ...] = (), stdout: Any = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the launcher with a command."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
     env = {**clean, "PYTHONPATH": str(ROOT), "REDIS_URL": url, "TRAINWIRE_SETTLE_S": "0.1"}
     ours = [sys.executable, "-m", "ingest", "--job-id", "42", *options, "--", *command]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
-    process: subprocess.Popen[bytes] = subprocess.Popen(ours, env=env, bufsize=0, **streams)
+    process = subprocess.Popen(
+        ours, env=env, bufsize=0, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE
+    )
     try:
         yield process
     finally:

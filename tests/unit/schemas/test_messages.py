@@ -112,5 +112,6 @@ def test_an_entry_takes_the_memory_of_its_compressed_body() -> None:
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    assert isinstance(entry["body"], bytes)
     assert len(entry["body"]) < 10_000
     assert held_bytes < 100_000
