@@ -10,6 +10,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, text
 
 from gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
+from gateway.printed_tracebacks import HEADER, printed_traceback
 from schemas.non_finite import shown_float
 from stores.attempts import Attempt, find_attempts
 from stores.columns import MOST_SHOWN_NAMES, RESULTS
@@ -19,10 +20,11 @@ from stores.sparklines import LAST_ROWS, last_values, sparklines
 
 LAST_ROWS_IN_LISTS: Final = 30
 MAX_TRACEBACK_CHARS: Final = 100_000
+_LINE_CHARS: Final = 1000
 _LATEST_LINES: Final = 2000
+"""A traceback is a row of the end: it is looked for among so many."""
 MOST_NAMES: Final = 5000
 """Names of metrics in one document; a feed sends it to each client."""
-"""A traceback is a row of the end: it is looked for among so many."""
 _COMPUTED: Final = frozenset({"rows", "last_metrics", "sparkline"})
 _COPIED: Final = tuple(name for name in JobItem.__struct_fields__ if name not in _COMPUTED)
 
@@ -31,6 +33,14 @@ _TRACEBACK: Final = text(
     "AND log_type = 'stderr' AND attempt = :attempt AND starts_with(content, 'TRACEBACK:') "
     "ORDER BY seq DESC LIMIT 1"
 )
+_PRINTED: Final = text(
+    "SELECT left(content, :chars) FROM training_logs, ("
+    "SELECT source, log_type FROM training_logs WHERE job_id = :job_id AND seq > :after "
+    "AND attempt = :attempt AND content = :header ORDER BY seq DESC LIMIT 1) AS found "
+    "WHERE job_id = :job_id AND seq > :after AND attempt = :attempt "
+    "AND training_logs.source = found.source AND training_logs.log_type = found.log_type ORDER BY seq"
+)
+"""The last lines of the output that a traceback was printed to."""
 
 
 def job_items(connection: Connection, jobs: Sequence[Job]) -> list[JobItem]:
@@ -96,4 +106,9 @@ def _attempt(attempt: Attempt) -> AttemptItem:
 
 def _traceback(connection: Connection, job: Job) -> str | None:
     names = {"job_id": job.id, "attempt": job.attempt, "after": job.last_log_seq - _LATEST_LINES}
-    return connection.execute(_TRACEBACK, names | {"chars": MAX_TRACEBACK_CHARS}).scalar_one_or_none()
+    stated = connection.execute(_TRACEBACK, names | {"chars": MAX_TRACEBACK_CHARS}).scalar_one_or_none()
+    if stated is not None:
+        return str(stated)
+    lines = connection.execute(_PRINTED, names | {"chars": _LINE_CHARS, "header": HEADER}).scalars().all()
+    printed = printed_traceback(lines)
+    return None if printed is None else printed[-MAX_TRACEBACK_CHARS:]

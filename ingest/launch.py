@@ -6,22 +6,28 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Final
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final, TextIO
 
+from ingest.batches import LogType
 from ingest.child import Signals, exit_code_of, how_it_ended
+from ingest.keeper import Keeper
 from ingest.memory_kills import MemoryKills
-from ingest.pipes import OutputPipe, await_ends
+from ingest.pipes import OutputPipe, await_ends, descriptor_of
 from ingest.run import Run
 from ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
     REDIS_URL_VARIABLE,
+    TRACEBACKS_VARIABLE,
     TrainerSettings,
     whole_number,
 )
 from ingest.strict import StrictError
 from ingest.terminal import Terminal
+from ingest.tracebacks import TracebackFolder
 from schemas.checks import MAX_ATTEMPT, MAX_ID
 from schemas.messages import ATTEMPT_UNSAID
 
@@ -29,6 +35,8 @@ DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
 """How long output is read on after the command ended, while something it started keeps the pipe open."""
 _LEFT_BEHIND: Final = "the command ended, but not what it started in the background: its output is logged no more"
+_SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
+_LAST_STANDARD: Final = 2
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 STRICT_FAILED: Final = 69
@@ -59,10 +67,11 @@ def launch(
     if not command:
         raise ValueError("command=[] is empty: say what to run, such as python train.py")
     said = _said(job_id, attempt)
+    _occupy_standard_descriptors()
     try:
         settings = TrainerSettings.from_env().at(redis_url)
     except ValueError as exc:
-        sys.stderr.write(f"trainwire: {exc}; the command runs without trainwire\n")
+        _tell(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **said})
     job_id = settings.job_id if job_id is None else job_id
     if job_id is None:
@@ -70,16 +79,18 @@ def launch(
     try:
         run = Run(job_id, name, attempt=attempt, settings=settings.as_launcher())
     except StrictError as exc:
-        sys.stderr.write(f"trainwire: {exc}; the command was not started\n")
+        _tell(f"{exc}; the command was not started")
         return STRICT_FAILED
-    with Signals() as signals:
+    with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
-        environment = _environment(run, settings.redis_url, has_terminal=terminal is not None)
+        environment = _environment(run, settings.redis_url, tracebacks, has_terminal=terminal is not None)
         exit_code, error = _run_command(command, run, environment, signals, terminal, fold_repeats=fold_repeats)
+        for text in tracebacks.take():
+            run.log_traceback(text)
         try:
             run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
         except StrictError as exc:
-            sys.stderr.write(f"trainwire: {exc}\n")
+            _tell(str(exc))
             return exit_code or STRICT_FAILED
     return exit_code
 
@@ -127,28 +138,40 @@ def _run_command(
         if terminal is not None:
             terminal.close_writer()
     signals.forward_to(process, terminal)
-    if terminal is None:
-        outputs = [
-            OutputPipe(process.stdout, sys.stdout, "stdout", run, fold_repeats=fold_repeats),
-            OutputPipe(process.stderr, sys.stderr, "stderr", run, fold_repeats=fold_repeats),
-        ]
-    else:
-        outputs = [OutputPipe(terminal.output, sys.stdout, "stdout", run, fold_repeats=fold_repeats)]
+    opened: list[tuple[IO[bytes] | None, TextIO | None, LogType]] = (
+        [(process.stdout, sys.stdout, "stdout"), (process.stderr, sys.stderr, "stderr")]
+        if terminal is None
+        else [(terminal.output, sys.stdout, "stdout")]
+    )
+    keeper = _keeper(process.pid, [(read, shown) for read, shown, _ in opened if read is not None])
+    outputs = [
+        OutputPipe(read, shown, log_type, run, fold_repeats=fold_repeats) for read, shown, log_type in opened
+    ]
     return_code = process.wait()
     if not await_ends(outputs, GRANDCHILD_GRACE_S):
         run.log(f"trainwire: {_LEFT_BEHIND}", log_type="stderr", level="WARNING")
+    if keeper is not None and (shown_bytes := keeper.close()):
+        run.log(f"trainwire: {shown_bytes:,} {_SHOWN_WHILE_STOPPED}", log_type="stderr", level="WARNING")
     return exit_code_of(return_code), how_it_ended(return_code, memory_kills.cause() or outputs[-1].last_line)
+
+
+def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) -> Keeper | None:
+    try:
+        return Keeper(command, [(read.fileno(), descriptor_of(shown)) for read, shown in outputs])
+    except OSError as exc:
+        _tell(f"no process could be started that keeps the output open ({exc}): keep the launcher alive")
+        return None
 
 
 def _terminal() -> Terminal | None:
     try:
         return Terminal()
     except OSError as exc:
-        sys.stderr.write(f"trainwire: there is no terminal to be had ({exc}); the command writes to pipes\n")
+        _tell(f"there is no terminal to be had ({exc}); the command writes to pipes")
         return None
 
 
-def _environment(run: Run, redis_url: str, *, has_terminal: bool) -> dict[str, str]:
+def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_terminal: bool) -> dict[str, str]:
     """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
     environment = {
         **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
@@ -158,16 +181,40 @@ def _environment(run: Run, redis_url: str, *, has_terminal: bool) -> dict[str, s
         CAPTURED_VARIABLE: run.source,
         REDIS_URL_VARIABLE: redis_url,
     }
+    if tracebacks.path is not None:
+        environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
     if run.attempt != ATTEMPT_UNSAID:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
     return environment
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
-    is_missing = isinstance(error, FileNotFoundError)
-    if is_missing:
-        sentence = f"cannot run {program!r}: there is no such command; check its spelling and PATH"
-    else:
+    """Return the exit code that a shell gives a command that it cannot run, and the reason."""
+    exit_code = NOT_EXECUTABLE
+    if not isinstance(error, FileNotFoundError):
         sentence = f"cannot run {program!r}: {error.strerror or error}"
-    sys.stderr.write(f"trainwire: {sentence}\n")
-    return (NOT_FOUND if is_missing else NOT_EXECUTABLE), sentence
+    elif "/" in program and Path(program).exists():
+        sentence = f"cannot run {program!r}: the interpreter that its first line names is not found"
+    else:
+        exit_code = NOT_FOUND
+        sentence = f"cannot run {program!r}: there is no such command; check its spelling and PATH"
+    _tell(sentence)
+    return exit_code, sentence
+
+
+def _tell(sentence: str) -> None:
+    """Write a sentence to stderr, where that can be written."""
+    with suppress(OSError, ValueError):
+        descriptor = descriptor_of(sys.stderr)
+        if descriptor is not None:  # past its buffer: what that cannot write changes the exit code at the end
+            os.write(descriptor, f"trainwire: {sentence}\n".encode(errors="backslashreplace"))
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open /dev/null in place of each standard stream that is closed: a file opened later would get its number.
+
+    The command's are closed as before: these are not inherited.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        pass
+    os.close(descriptor)

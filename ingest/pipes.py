@@ -9,7 +9,6 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from ingest.batches import LogType
@@ -40,7 +39,7 @@ class OutputPipe:
         if pipe is None:
             raise ValueError(f"the child has no pipe as its {log_type}")
         self._pipe = pipe
-        self._shown_fd = _descriptor(shown_on)
+        self._shown_fd = descriptor_of(shown_on)
         self._log_type = log_type
         self._run = run
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -67,13 +66,11 @@ class OutputPipe:
         self._thread.join(timeout_s)
 
     def close(self) -> None:
-        """Take the unfinished last line and nothing after it; who has the output open may go on to write to it."""
+        """Take the unfinished last line and nothing after it."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
                 self._take_last()
-                if not self.has_ended:
-                    _swallow(self._pipe)
 
     def abandon(self) -> None:
         """Close the pipe in a forked child, which has no thread to read it."""
@@ -140,15 +137,7 @@ def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
     return have_ended
 
 
-def _swallow(pipe: IO[bytes]) -> None:
-    """Keep reading a pipe when this process is gone: who writes to it would die of SIGPIPE."""
-    nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
-    actions = [(os.POSIX_SPAWN_DUP2, pipe.fileno(), 0), nowhere, (os.POSIX_SPAWN_DUP2, 1, 2)]
-    with suppress(OSError, ValueError):  # no `cat` here, or the output has ended by now
-        os.posix_spawnp("cat", ["cat"], os.environ, file_actions=actions, setsid=True)
-
-
-def _descriptor(stream: TextIO | None) -> int | None:
+def descriptor_of(stream: TextIO | None) -> int | None:
     """Return the file descriptor behind a stream, with nothing of it left in Python's buffer."""
     if stream is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,8 @@ RESTART_S: Final = 1.0
 """How long it waits before it asks the system for a thread again."""
 LATE_S: Final = 0.1
 """A thread of its own cuts what has waited for so long: a killed trainer loses the last 200 ms at most."""
+HUNG_DISK_S: Final = 10.0
+RELIEF_LOOK_S: Final = 0.05
 LOOK_EVERY_S: Final = 0.05
 """How often `finish` looks whether it is worth while to wait."""
 
@@ -65,6 +68,10 @@ class Publisher:
         self._has_answered = False
         self._heard_at = 0.0
         self._is_finishing = False
+        self._cuts = 0
+        self._stuck_at = -1
+        self._late = threading.Event()
+        self._relieved = threading.Event()
         self._stopped = threading.Event()
         self._all_sent = threading.Event()
         self._all_acked = threading.Event()
@@ -91,9 +98,23 @@ class Publisher:
                 self._warn("no thread to send with (%s): training goes on, it is sent once there is one", exc)
         return self._thread is not None
 
-    def relieve(self) -> None:
-        """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
-        self._cut()
+    def relieve(self, is_enough: Callable[[], bool]) -> None:
+        """Wait until enough of what is waiting is cut, because it comes faster than that.
+
+        A disk that hangs is waited for once, for `HUNG_DISK_S`: then nobody waits until something is cut.
+        """
+        began, cuts = monotonic_s(), self._cuts
+        while not is_enough() and self._stuck_at != self._cuts and not self._stopped.is_set():
+            self._late.set()
+            self._relieved.wait(RELIEF_LOOK_S)
+            self._relieved.clear()
+            if self._cuts != cuts:
+                began, cuts = monotonic_s(), self._cuts
+            elif monotonic_s() - began >= HUNG_DISK_S:
+                self._stuck_at = cuts
+                logger.warning(
+                    "the disk has taken nothing for %.0f s: output is no longer held up for it", HUNG_DISK_S
+                )
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:
         """Wait until all is acked, or sent and of the workers no news for `settle_s`; then stop the thread.
@@ -118,6 +139,7 @@ class Publisher:
         else:
             self._await_acks(deadline)
         self._stopped.set()
+        self._late.set()
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(min(1.0, _left_s(deadline)))
@@ -147,8 +169,10 @@ class Publisher:
 
     def _cut_meanwhile(self) -> None:
         """Cut while the thread that sends is held up by imports or a server that hangs: all is on disk soon."""
-        while not self._stopped.wait(LATE_S):
-            if monotonic_s() - self._cut_at >= LATE_S:
+        while not self._stopped.is_set():
+            is_asked = self._late.wait(LATE_S)
+            self._late.clear()
+            if is_asked or monotonic_s() - self._cut_at >= LATE_S:
                 while self._cut() and not self._stopped.is_set():
                     pass
 
@@ -169,6 +193,7 @@ class Publisher:
     def _send_all(self) -> None:
         while self._may_try():
             has_more = self._outbox.cut()
+            self._note_cut()
             self._cut_at = monotonic_s()
             self._beat()
             if not self._exchange() and not has_more:
@@ -183,6 +208,12 @@ class Publisher:
             self._warn("messages cannot be cut now (%s): tried again", words_of(exc))
             logger.debug("unexpected while messages were cut", exc_info=True)
             return False
+        finally:
+            self._note_cut()
+
+    def _note_cut(self) -> None:
+        self._cuts += 1
+        self._relieved.set()
 
     def _warn(self, text: str, why: object) -> None:
         """Log a warning, each text once."""

@@ -31,6 +31,7 @@ from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
 from ingest.strict import NotStored
+from ingest.tracebacks import leave_to_launcher
 from ingest.uploads import UploadChoice
 from schemas.checks import MAX_ATTEMPT, MAX_ID
 from schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
@@ -115,6 +116,7 @@ class Run(Shared):
         }
         # The launcher logs the output of its own job, and knows the exit code of the whole command.
         self._is_launched = settings.is_captured and settings.job_id in (None, self.job_id)
+        self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture: Capture | None = None
         self._history = history
@@ -196,6 +198,11 @@ class Run(Shared):
         """
         self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
+
+    def log_traceback(self, text: str) -> None:
+        """Take a traceback as one line, unless all of its lines are among those that were just printed."""
+        if not self._session.printed.contain(text):
+            self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
 
     def note_output(self) -> None:
         """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
@@ -364,9 +371,18 @@ class Run(Shared):
             left_s = self._finish_uploads(timeout_s)
         finally:
             receipt = self._session.finish(
-                lambda: completion(end, self._history, self._started_at, self._place, said), left_s
+                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, said),
+                left_s,
             )
         return receipt
+
+    def _logged_once(self, end: Ending) -> Ending:
+        """Return the ending without its traceback where that is logged, or will be, as output."""
+        text, folder = end.traceback, self._traceback_folder
+        if text is None:
+            return end
+        is_left = folder is not None and leave_to_launcher(folder, self.source, text)
+        return replace(end, traceback=None) if is_left or self._session.printed.contain(text) else end
 
     def _finish_uploads(self, timeout_s: float | None) -> float:
         """Wait for uploads; return the seconds that are left for the messages."""

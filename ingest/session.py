@@ -25,6 +25,7 @@ from ingest.publisher import Publisher
 from ingest.receipt import Receipt
 from ingest.sampling import LineSampler
 from ingest.settings import TrainerSettings, server_of, shown_host
+from ingest.tracebacks import PrintedLines
 from ingest.uploads import UploadChoice, Uploads
 from schemas.messages import Checkpoint, Completion
 
@@ -44,7 +45,7 @@ LEFTOVERS_TIMEOUT_S: Final = 600.0
 LEFTOVERS_THREAD: Final = "trainwire-leftovers"
 
 RELIEF_BYTES: Final = 16 * 1024 * 1024
-"""What may wait for the sender before those who print take part in its work."""
+"""What may wait to be written to the disk before those who print wait for it."""
 
 CHILD_FLUSH_S: Final = 2.0
 """How long a forked child that ends may wait for what it said itself."""
@@ -113,6 +114,7 @@ class Session:
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
         self._outputs = 0
+        self.printed = PrintedLines()
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
         """Take log lines of one level."""
@@ -124,6 +126,7 @@ class Session:
         """Take lines as a program printed them, with the levels that they name themselves."""
         if self._sampler is not None:
             texts = self._sampled(self._sampler, texts, log_type, ts)
+        self.printed.add(texts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
 
     def note_output(self) -> None:
@@ -131,9 +134,9 @@ class Session:
         self._outputs += 1
 
     def relieve(self) -> None:
-        """Take part in the sender's work where more is said than it can write to the disk; this takes its time."""
+        """Wait for the disk where more is printed than it takes; for one that hangs, only for seconds."""
         if self.intake.waiting_bytes > RELIEF_BYTES:
-            self._publisher.relieve()
+            self._publisher.relieve(lambda: self.intake.waiting_bytes <= RELIEF_BYTES)
 
     def take_metric(self, item: MetricItem) -> None:
         """Take a point, or progress and what the run is called."""

@@ -19,6 +19,7 @@ from schemas.stream_urls import cluster_nodes, is_cluster
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
+TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
 
@@ -133,6 +134,8 @@ class TrainerSettings:
     """How many ranks the attempt has that use trainwire; None where that is not known."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
+    traceback_folder: Path | None = None
+    """Where tracebacks are left to the launcher."""
     log_lines_per_s: int | None = None
     """Beyond so many a second log lines are sampled; None: all are taken."""
     timing: Timing = Timing()
@@ -161,6 +164,7 @@ class TrainerSettings:
             or DEFAULT_BUFFER_BYTES,
             log_lines_per_s=_optional_whole(environ, "TRAINWIRE_LOG_LINES_PER_S", 1, MAX_ID),
             is_captured=bool(environ.get(CAPTURED_VARIABLE)),
+            traceback_folder=Path(folder) if (folder := environ.get(TRACEBACKS_VARIABLE)) else None,
             timing=Timing(
                 flush_interval_s=_seconds(
                     environ, "TRAINWIRE_FLUSH_INTERVAL_S", Timing.flush_interval_s, 0.001, 60

@@ -85,7 +85,8 @@ def encode_entry(message: Message) -> Entry:
     _check_amount("body", "bytes", len(body), MAX_BODY_BYTES)
     encoding: Encoding = "msgpack"
     if len(body) > COMPRESS_OVER_BYTES:
-        body, encoding = zstandard.compress(body, 1), "msgpack+zstd"
+        # A copy: trainers hold it until the ack, and what zstandard returns keeps room for the whole body.
+        body, encoding = bytes(memoryview(zstandard.compress(body, 1))), "msgpack+zstd"
     return {
         "v": WIRE_VERSION,
         "job": message.job_id,

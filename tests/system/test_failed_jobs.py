@@ -58,9 +58,10 @@ def test_a_training_that_raises(terminal: Terminal) -> None:
     status = status_of(terminal, 1)
     assert (status["status"], status["exit code"]) == ("failed, attempt 1", "1")
     assert status["error"] == "ValueError: no data for epoch 3"
-    log = log_of(terminal, 1, "TRACEBACK:")
+    log = log_of(terminal, 1, "stderr ValueError:")
     assert "stdout before" in log
-    traceback = log[log.index("TRACEBACK:") :]
+    assert (log.count("Traceback (most recent call last):"), log.count("TRACEBACK:")) == (1, 0)
+    traceback = log[log.index("Traceback") :]
     assert "in load" in traceback
     assert "ValueError: no data for epoch 3" in traceback
 

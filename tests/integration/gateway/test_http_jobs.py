@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from gateway.documents import CompletenessReport, JobDetail, JobPage
 from gateway.routes import comparison
-from schemas.messages import Metrics, Point, Progress
+from schemas.messages import Logs, Metrics, Point, Progress
 from schemas.routes import KINDS
 from stores.metric_names import MetricNames
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
@@ -86,6 +86,21 @@ def test_a_failed_job_has_its_traceback(
     shown = gateway.get(f"/jobs/{job}")
     assert (shown["status"], shown["exit_code"], shown["error_message"]) == ("failed", 1, "ValueError: no")
     assert shown["traceback"] == "TRACEBACK:\nFile 1\nValueError: no"
+
+
+def test_a_failed_command_has_the_traceback_that_it_printed(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """Where no completion contains one, the last one of its output is with the job, with its cause."""
+    cause = ("Traceback (most recent call last):", "  File 1", "KeyError: 1", "")
+    between = ("During handling of the above exception, another exception occurred:", "")
+    last = ("Traceback (most recent call last):", "  File 2", "    load()", "ValueError: no")
+    sender.send(logs("Traceback (most recent call last):", "  File 0", "OSError"), job=job)
+    sender.send(logs(*cause, *between, *last, "after"), job=job)
+    sender.send(Logs(log_type="stderr", lines=["  other output"], ts=[NOW_NS]), job=job)
+    sender.send(completion("failed", exit_code=1), job=job)
+    drain_all(resources, job)
+    assert gateway.get(f"/jobs/{job}")["traceback"] == "\n".join((*cause, *between, *last))
 
 
 def test_new_metric_names_are_found(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ingest.keeper import is_stopped
 
 ROOT = Path(__file__).parents[3]
 AT_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
@@ -148,3 +151,39 @@ def test_trainwire_run_has_the_same_options(valkey: Any) -> None:
     done = subprocess.run([*ours, *command], env=env, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"nan\n" * 5)
     assert valkey.lines("stdout") == ["nan", "trainwire: the last line came 4 more times"]
+
+
+@pytest.mark.parametrize("options", [(), ("--tty",)], ids=["pipes", "tty"])
+def test_ctrl_z_stops_the_command_and_its_launcher(
+    valkey: Any, until: Callable[..., None], options: tuple[str, ...]
+) -> None:
+    """The shell goes on, and after `fg` so do both, with nothing lost; what is a terminal stays one."""
+    script = (
+        "import os, sys\n"
+        "print(os.getpid(), os.getppid(), os.isatty(1), flush=True)\n"
+        "print(sys.stdin.readline().strip())\n"
+    )
+    ours = [sys.executable, "-m", "ingest", "--job-id", "42", *options, "--", sys.executable, "-c", script]
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL, "bash", "--norc", "--noprofile", "-i"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0.1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        bufsize=0,
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(f"{shlex.join(ours)}\n".encode())
+        until(lambda: valkey.lines("stdout"))
+        *pids, is_terminal = valkey.lines("stdout")[0].split()
+        assert is_terminal == str(bool(options))
+        process.stdin.write(b"\x1a")
+        until(lambda: [is_stopped(int(pid)) for pid in pids] == [True, True])
+        process.stdin.write(b"fg\n")
+        until(lambda: [is_stopped(int(pid)) for pid in pids] == [False, False])
+        process.stdin.write(b"on\n")
+        until(valkey.completions)
+        assert [valkey.lines("stdout")[-1], valkey.completions()[0].exit_code] == ["on", 0]
+    finally:
+        process.kill()
+        process.communicate()

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from ingest import publisher
 from ingest.pipes import OutputPipe, await_ends
 
 
@@ -50,3 +53,25 @@ def test_a_process_that_keeps_the_output_open_is_not_waited_for(tell: Callable[.
         pipe.await_end(10)
     assert pipe.has_ended
     assert told.lines() == ["first", "unfinished"]
+
+
+def test_a_disk_that_hangs_holds_up_no_output_for_ever(
+    tell: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Output waits for it once, for a limited time; when it goes on, everything is logged."""
+    monkeypatch.setattr(publisher, "HUNG_DISK_S", 0.3)
+    told = tell()
+    outbox, goes_on = told.run._session.outbox, threading.Event()
+    cut = outbox.cut
+    monkeypatch.setattr(outbox, "cut", lambda: goes_on.wait() and cut())
+    lines = ["x" * 60_000] * 100
+    began_s = time.monotonic()
+    for _ in range(5):
+        told.run.log_lines(lines, "stdout", time.time_ns())
+    held_up_s = time.monotonic() - began_s
+    goes_on.set()
+    assert 0.3 <= held_up_s < 10
+    assert len(told.lines()) == 500
+    assert [record.message for record in caplog.records if "disk" in record.message] == [
+        "the disk has taken nothing for 0 s: output is no longer held up for it"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -100,3 +101,17 @@ def test_a_job_has_one_shard() -> None:
     """The shard is the job id modulo their number; the stream's name has it in braces."""
     assert shard_of(MAX_ID, 4) == MAX_ID % 4
     assert stream_key("logs", shard_of(42, 4)) == "ingest:{2}:logs"
+
+
+def test_an_entry_takes_the_memory_of_its_compressed_body() -> None:
+    """Trainers hold entries until they are acknowledged: those that compress well take little room."""
+    text = "x" * 4_000_000
+    tracemalloc.start()
+    try:
+        entry = encode_entry(Message("logs", 1, 1, "0-a", 1, Logs(log_type="stdout", lines=[text], ts=[1])))
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(entry["body"], bytes)
+    assert len(entry["body"]) < 10_000
+    assert held_bytes < 100_000

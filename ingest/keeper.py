@@ -1,0 +1,177 @@
+"""The process that keeps a command's output open when its launcher is killed or stopped.
+
+A command whose output nobody has open any more dies of SIGPIPE at its next print; one whose output nobody reads is
+held up when the pipe is full. `Keeper` runs this file as a script, which imports nothing outside the standard
+library. Its arguments: the descriptors for control and report, the process ids of the launcher and of its command,
+then `source:shown` for each output (`shown` may be empty).
+
+The script does not read while the launcher does. When the launcher ends, it reads until nobody writes any more:
+after a byte on the control descriptor (the launcher ended by itself) the output goes nowhere, otherwise (it was
+killed) it is shown. While a launcher is stopped and its command waits for room in a pipe, output is shown from
+`PATIENCE_S` on; its size is reported.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+CHUNK_BYTES = 64 * 1024
+PATIENCE_S = 10.0
+LOOK_EVERY_S = 1.0
+LOOK_AGAIN_S = 0.01
+"""The pause between two looks while a command prints for which the launcher does not read."""
+TERMINAL_ROOM_BYTES = 4096
+"""What Linux buffers of a terminal's output."""
+END_TIMEOUT_S = 1.0
+
+
+class Keeper:
+    """The launcher's hold on the process; without one (it cannot be started) the command runs all the same."""
+
+    def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
+        """Keep outputs of the process `command`: descriptors to read from, and on which they are shown.
+
+        Raises `OSError` where no process can be started.
+        """
+        import subprocess  # noqa: PLC0415 - costs the script its start
+
+        if not sys.executable or not os.path.isfile(__file__):
+            raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the keeper's file is {__file__}")
+        (control, self._control), (self._report, report) = os.pipe(), os.pipe()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own file
+                [
+                    *(sys.executable, "-I", "-S", __file__),
+                    *map(str, (control, report, os.getpid(), command)),
+                    *(f"{source}:{'' if shown is None else shown}" for source, shown in outputs),
+                ],
+                pass_fds=[control, report, *(fd for pair in outputs for fd in pair if fd is not None and fd > 2)],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # no signal of the terminal ends it
+            )
+        except BaseException:
+            os.close(self._control)
+            os.close(self._report)
+            raise
+        finally:
+            os.close(control)
+            os.close(report)
+
+    def close(self) -> int:
+        """Leave what is still open to the process; return how many bytes it has shown in the launcher's place."""
+        try:
+            os.write(self._control, b".")
+            os.close(self._control)
+            is_reported = select.select([self._report], [], [], END_TIMEOUT_S)[0]
+            return int(os.read(self._report, 32) or 0) if is_reported else 0
+        except OSError:  # it was killed
+            return 0
+        finally:
+            os.close(self._report)
+
+
+class Output:
+    """One output of the command, and the descriptor on which it is shown."""
+
+    def __init__(self, source: int, shown: int | None) -> None:
+        self._source = source
+        self.shown = shown
+
+    def drain(self) -> None:
+        """Read to the end."""
+        while self.pass_on():
+            pass
+
+    def pass_on(self) -> int:
+        """Read some and show it; return how many bytes that were."""
+        try:
+            chunk = os.read(self._source, CHUNK_BYTES)
+        except OSError:  # EIO is how Linux reports that no process has the terminal open
+            return 0
+        size_bytes = len(chunk)
+        while chunk and self.shown is not None:
+            try:
+                chunk = chunk[os.write(self.shown, chunk) :]
+            except BlockingIOError:  # the descriptor that the launcher inherited is non-blocking
+                select.select([], [self.shown], [])
+            except OSError:  # its reader has ended (`| head`)
+                self.shown = None
+        return size_bytes
+
+    def is_full(self) -> bool:
+        """Return whether who writes to it may have to wait; small writes can leave half of a pipe unused."""
+        waiting = array.array("i", [0])
+        room_bytes = TERMINAL_ROOM_BYTES
+        with suppress(OSError):
+            fcntl.ioctl(self._source, termios.FIONREAD, waiting)
+            room_bytes = fcntl.fcntl(self._source, fcntl.F_GETPIPE_SZ)  # refused by a terminal
+        return waiting[0] >= room_bytes // 2
+
+
+def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
+    """Stand in for the launcher while it is stopped, until it ends.
+
+    Returns the byte that it left (none if it was killed), and how many bytes were shown in its place.
+    """
+    shown_bytes, since_s, pause_s = 0, None, LOOK_EVERY_S
+    while not select.select([control], [], [], pause_s)[0]:
+        pause_s = LOOK_EVERY_S
+        # ctrl-Z stops the command too: what it has printed then waits with it.
+        if not is_stopped(launcher) or is_stopped(command):
+            since_s = None
+            continue
+        since_s = since_s or time.monotonic()
+        if time.monotonic() - since_s < PATIENCE_S:
+            continue
+        for output in outputs:
+            while output.is_full() and is_stopped(launcher):
+                shown_bytes += output.pass_on()
+                pause_s = LOOK_AGAIN_S
+    return os.read(control, 1), shown_bytes
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a process was stopped by a signal; False where it cannot be found out."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b") ")[2][:1] in (b"T", b"t")
+    except OSError:
+        return False
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Keep the outputs open until the launcher has ended and nobody writes to them."""
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)  # sent to a whole control group, while its training saves its state
+    control, report, launcher, command = map(int, arguments[:4])
+    pairs = [argument.partition(":") for argument in arguments[4:]]
+    outputs = [Output(int(source), int(shown) if shown else None) for source, _, shown in pairs]
+    left, shown_bytes = watch(control, launcher, command, outputs)
+    if left:
+        with suppress(OSError):  # the launcher was killed meanwhile
+            os.write(report, b"%d" % shown_bytes)
+        os.close(report)
+        for descriptor in {1, 2, *(output.shown for output in outputs if output.shown is not None)}:
+            with suppress(OSError):
+                os.close(descriptor)  # who reads what the launcher shows waits for its end
+        for output in outputs:
+            output.shown = None
+    threads = [threading.Thread(target=output.drain) for output in outputs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,101 @@
+"""Keeps a traceback from being logged twice: by the run that has the exception, and as captured output."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Final, Self
+
+from ingest.lines import LineCutter
+
+KEPT_LINES: Final = 3000
+KEPT_CHARS: Final = 1000
+"""Of each line: the end, for launchers of ranks put a prefix before it."""
+_LOCK_NAME: Final = "launcher"
+_SUFFIX: Final = ".traceback"
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
+_MARKS: Final = frozenset(" ^~|+-")
+"""Lines of these point at a part of the line before them, in some versions of Python."""
+
+
+class PrintedLines:
+    """The last lines that were captured, to find a traceback among them."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+
+    def add(self, lines: Sequence[str]) -> None:
+        """Note lines that were printed."""
+        self._lines.extend(line[-KEPT_CHARS:] for line in lines[-KEPT_LINES:])
+
+    def contain(self, traceback: str) -> bool:
+        """Return whether all lines of a traceback were printed, in this order.
+
+        Frames that were printed besides do not matter: the interpreter prints those outside of the run's block
+        too. Nor do colours, prefixes such as `[rank0]: `, and lines of other threads in between.
+        """
+        printed = (_COLOUR.sub("", line).rstrip() for line in list(self._lines))
+        return all(any(line.endswith(wanted) for line in printed) for wanted in _wanted(traceback))
+
+
+class TracebackFolder:
+    """A folder where scripts leave tracebacks to their launcher, for as long as it lives."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self._lock: IO[bytes] | None = None
+
+    def take(self) -> list[str]:
+        """Return what was left here; scripts that end later log their tracebacks themselves."""
+        if self._lock is None or self.path is None:
+            return []
+        self._lock.close()
+        self._lock = None
+        with suppress(OSError):
+            return [path.read_text(errors="replace") for path in sorted(self.path.glob(f"*{_SUFFIX}"))]
+        return []
+
+    def __enter__(self) -> Self:
+        import tempfile  # noqa: PLC0415 - of no use in a trainer, and costs its start
+
+        with suppress(OSError):  # no room: scripts log their tracebacks themselves
+            self.path = Path(tempfile.mkdtemp(prefix="trainwire-"))
+            self._lock = (self.path / _LOCK_NAME).open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+        if self.path is not None:
+            import shutil  # noqa: PLC0415 - as above
+
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
+    """Leave a traceback to the launcher; return False where it is not here or was killed."""
+    try:
+        with (folder / _LOCK_NAME).open("rb") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        unfinished = folder / source
+        unfinished.write_text(traceback, errors="replace")
+        unfinished.replace(folder / f"{source}{_SUFFIX}")
+    except OSError:
+        return False
+    return True
+
+
+def _wanted(traceback: str) -> Iterable[str]:
+    """Return the lines of a traceback that every version of Python prints, as they would be logged."""
+    cutter = LineCutter()
+    lines = [*cutter.feed(traceback), *cutter.close()]
+    return [line.rstrip()[-KEPT_CHARS:] for line in lines if not _MARKS.issuperset(line)]
