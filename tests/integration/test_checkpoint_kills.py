@@ -34,7 +34,8 @@ from pathlib import Path
 import botocore.httpsession
 
 at, moment = int(os.environ["KILL_AT"]), os.environ["KILL_MOMENT"]
-send, numbers, lock, is_armed = botocore.httpsession.URLLib3Session.send, itertools.count(1), threading.Lock(), False
+numbers, lock, is_armed = itertools.count(1), threading.Lock(), False
+send = botocore.httpsession.URLLib3Session.send
 
 def reach(number, now):
     if number == at and moment == now:
@@ -189,7 +190,7 @@ def test_an_upload_that_is_not_killed(training: Callable[[str], Training], form:
 def test_a_killed_upload_damages_no_checkpoint(
     *, training: Callable[[str], Training], bucket: Bucket, form: str, number: int, moment: str
 ) -> None:
-    """Killed before or after any request of the second upload, the first is still offered, whole and as verified."""
+    """Killed before or after any request of the second upload, the first is still offered, whole."""
     trained = training(form)
     assert trained.run(number, moment) is None
     trained.verify()
