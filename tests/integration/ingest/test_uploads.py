@@ -121,6 +121,45 @@ def test_a_folder_is_uploaded_as_a_whole(
     assert not left_behind(tmp_path)
 
 
+def test_a_path_that_is_saved_again_has_a_new_object_each_time(
+    valkey: Any, bucket: Any, uploading: TrainerSettings, tmp_path: Path
+) -> None:
+    """Without step and epoch, and with the same ones, no upload touches the objects of the one before."""
+    path = tmp_path / "last.pt"
+    with Run(42, settings=uploading) as run:
+        for number, counts in enumerate(({}, {}, {"epoch": 1, "step": 2}, {"epoch": 1, "step": 2})):
+            path.write_bytes(b"%d" % number)
+            run.checkpoint(path, **counts)
+            wait_until(lambda count=number + 1: len(valkey.checkpoints()) == count, "the upload", LONG_S)
+    rows = valkey.checkpoints()
+    assert [bucket.file(row) for row in rows] == [b"0", b"1", b"2", b"3"]
+    assert [row.uri.rpartition("/")[2] for row in rows] == ["last.pt"] * 2 + ["last-1-step2.pt"] * 2
+
+
+def test_a_folder_that_changes_during_its_upload_costs_only_itself(
+    valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, tmp_path: Path
+) -> None:
+    """A linked file that shrinks is noticed: the row has the reason, and the folder before it stays whole."""
+    folder = tmp_path / "last"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(b"first " + name.encode())
+    with Run(42, settings=changed(uploading, snapshot="link")) as run:
+        run.checkpoint(folder)
+        wait_until(lambda: len(valkey.checkpoints()) == 1, "the first upload", LONG_S)
+        network.bytes_per_s = 10 * MEGABYTE
+        for name in ("a", "b"):
+            new = tmp_path / name
+            new.write_bytes(noise(10 * MEGABYTE))
+            new.replace(folder / name)
+        run.checkpoint(folder)
+        os.truncate(folder / "b", MEGABYTE)
+    first, second = valkey.checkpoints()
+    assert "overwritten in place" in second.upload_error
+    assert [bucket.file(first, name) for name in ("a", "b")] == [b"first a", b"first b"]
+    assert " ".join(bucket.keys()).count("manifest.json") == 1
+
+
 @pytest.mark.parametrize("replaces", [False, True])
 def test_what_is_overwritten_is_uploaded_as_it_was(
     *, valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path, replaces: bool
