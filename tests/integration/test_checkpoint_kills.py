@@ -29,7 +29,7 @@ LARGE: Final = 6 * 1024 * 1024
 """Two parts of five megabytes at most."""
 
 KILLER: Final = """
-import itertools, os, signal, sys, threading
+import itertools, os, shutil, signal, sys, threading
 from pathlib import Path
 import botocore.httpsession
 
@@ -71,7 +71,8 @@ def save(step):
     if source.is_file():
         (path / form).write_bytes(source.read_bytes())
     else:
-        (path / form).mkdir(exist_ok=True)
+        shutil.rmtree(path / form, ignore_errors=True)
+        (path / form).mkdir()
         for file in source.iterdir():
             (path / form / file.name).write_bytes(file.read_bytes())
     run.checkpoint(path / form, kind="last", epoch=1, step=step)
@@ -169,11 +170,11 @@ def training(resources: Resources, bucket: Bucket, tmp_path: Path) -> Callable[[
 
 UPLOADS: Final = {"folder": 7, "file.pt": 4}
 """How many requests the second upload has: of a folder two small files, a file in two parts, the manifest."""
+# After one request the store has the same objects as before the next.
 KILLS: Final = [
     (form, number, moment)
     for form, count in UPLOADS.items()
-    for number in range(1, count + 1)
-    for moment in ("before", "after")
+    for number, moment in (*((number, "before") for number in range(1, count + 1)), (count, "after"))
 ]
 
 
