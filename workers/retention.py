@@ -118,6 +118,7 @@ class Retention:
         try:
             delete_objects(store, surplus.uri, surplus.sha256)
         except NotAllowed:
+            # Only then: a store that did not answer may have deleted the object all the same.
             if not store.deleted:
                 self._execute(_UNMARK, where)
             raise

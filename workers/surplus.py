@@ -149,6 +149,7 @@ _RANKED: Final = f"""
             verified_at < now() - make_interval(secs => :grace_s) AS is_settled
         FROM training_checkpoints
         WHERE deleted_at IS NULL AND deletion_began_at IS NULL AND starts_with(uri, 's3://')
+            AND job_id IN (SELECT id FROM training_jobs WHERE %s)
     ), slots AS (
         SELECT *, is_upload AND seq < max(seq) OVER slot AND logged_at < max(logged_at) OVER slot AS is_outdated,
             is_upload AND seq < max(seq) FILTER (WHERE is_settled) OVER slot
@@ -173,19 +174,18 @@ _RANKED: Final = f"""
         -- Empty and dotted parts: a server or a proxy that tidies paths would be led to another job's folder.
         AND regexp_replace(path, '/$', '') !~ '(^|/)[.]{{0,2}}(/|$)'
     """  # noqa: S608 - our own words
+# A trainer that was only cut off from Redis is lost too, and needs its checkpoints when it is back.
+_ENDED: Final = f"NOT {_AT_WORK} AND coalesce(quiet_since < now() - interval '1 day', true)"
 _PAGE: Final = "ORDER BY job_id, seq LIMIT :limit"
 _QUERIES: Final = {
     "surplus": text(
         f"""
-        {_RANKED} AND place > :keep AND NOT (is_outdated AND :removes_superseded) AND NOT job.{_AT_WORK}
-            -- A trainer that was only cut off from Redis is lost too, and needs its checkpoints when it is back.
-            AND coalesce(job.quiet_since < now() - interval '1 day', true)
-        {_PAGE}
+        {_RANKED % _ENDED} AND place > :keep AND NOT (is_outdated AND :removes_superseded) {_PAGE}
         """
     ),
     "superseded": text(
         f"""
-        {_RANKED} AND is_superseded
+        {_RANKED % "true"} AND is_superseded
             -- The ranks of a sharded checkpoint: what another rank has of this step still needs it.
             AND NOT EXISTS (
                 SELECT FROM slots AS other WHERE other.job_id = below.job_id AND other.attempt = below.attempt
