@@ -1,35 +1,50 @@
-"""Under which key a checkpoint is stored: no two attempts of a job ever share one."""
+"""The key under which a checkpoint is uploaded: every upload has a folder of its own, none is overwritten."""
 
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import NamedTuple
 from urllib.parse import quote
 
 from ingest.outbox import Origin
+from schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
 from schemas.messages import ATTEMPT_UNSAID, Checkpoint
 
-NEWEST_KINDS: Final = ("best", "last", "final")
-"""Kinds of which, without an epoch, the newest takes the place of the one before."""
+
+class Slot(NamedTuple):
+    """What a checkpoint and the one that supersedes it have in common, within one source."""
+
+    kind: str
+    epoch: int | None
+    step: int | None
+    ending: str
+
+
+def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
+    """Return the slot of a checkpoint: an upload that waits is dropped when a newer one in its slot arrives.
+
+    Of the kinds `best`, `last` and `final` a newer step takes the place of the one before. Retention removes
+    superseded uploads by the same rule (`workers.surplus`).
+    """
+    step = None if checkpoint.kind in NEWEST_KINDS else checkpoint.step
+    return Slot(checkpoint.kind, checkpoint.epoch, step, _ending(checkpoint, is_folder))
 
 
 def object_key(prefix: str, origin: Origin, checkpoint: Checkpoint, is_folder: bool) -> str:
-    """Return `{prefix}/{job_id}/{attempt}/{kind}[-{epoch}]{suffix}`; of a folder, with a slash at the end.
+    """Return `{prefix}/{job_id}/{attempt}/{upload}/{kind}[-{epoch}][-step{step}][-rank{rank}]{suffix}`.
 
-    Where the attempt is not known to the trainer, its source, which no other process has, takes that place.
+    `upload` is new for each call, so that a key is never used twice. The key of a folder ends with a slash. Where
+    the attempt is not known to the trainer, its source, which no other process has, takes that place.
     """
     attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNSAID else str(origin.attempt)
-    end = "/" if is_folder else quote(os.path.splitext(checkpoint.uri)[1], safe=".", errors="replace")
-    name = _word(checkpoint.kind) + _count(checkpoint) + (f"-rank{origin.rank}" if origin.rank else "")
-    return "/".join(part for part in (prefix, str(origin.job_id), attempt, name + end) if part)
+    counts = (("-", checkpoint.epoch), ("-step", checkpoint.step), ("-rank", origin.rank or None))
+    name = _word(checkpoint.kind) + "".join(f"{word}{count}" for word, count in counts if count is not None)
+    folders = (prefix, str(origin.job_id), attempt, new_upload_folder(checkpoint.ts))
+    return "/".join(part for part in (*folders, name + _ending(checkpoint, is_folder)) if part)
 
 
-def _count(checkpoint: Checkpoint) -> str:
-    if checkpoint.epoch is not None:
-        return f"-{checkpoint.epoch}"
-    if checkpoint.step is not None and checkpoint.kind not in NEWEST_KINDS:
-        return f"-step{checkpoint.step}"
-    return ""
+def _ending(checkpoint: Checkpoint, is_folder: bool) -> str:
+    return "/" if is_folder else quote(os.path.splitext(checkpoint.uri)[1], safe=".", errors="replace")
 
 
 def _word(kind: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Final, TextIO
+
+from ingest.clock import monotonic_s
 
 _EVERY_S: Final = 0.2
 _WIDTH: Final = 24
@@ -25,8 +26,8 @@ class ProgressBar:
     def advance(self, size_bytes: int) -> None:
         """Note that so many bytes more are on their way."""
         self._done_bytes = min(self._total_bytes, self._done_bytes + size_bytes)
-        if self._terminal is not None and time.monotonic() - self._drawn_at >= _EVERY_S:
-            self._drawn_at = time.monotonic()
+        if self._terminal is not None and monotonic_s() - self._drawn_at >= _EVERY_S:
+            self._drawn_at = monotonic_s()
             share = self._done_bytes / max(1, self._total_bytes)
             bar = ("#" * round(share * _WIDTH)).ljust(_WIDTH, ".")
             self._write(f"{_CLEAR}{self._title} [{bar}] {share:4.0%} of {self._total_bytes / 1e6:.0f} MB")

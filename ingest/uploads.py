@@ -21,7 +21,7 @@ from ingest.clock import monotonic_s
 from ingest.daemon_pool import DaemonPool, start_daemon
 from ingest.forks import importing
 from ingest.log_filter import quiet_libraries
-from ingest.object_keys import object_key
+from ingest.object_keys import Slot, object_key, slot_of
 from ingest.outbox import Origin
 from ingest.patience import GivenUp, Patience
 from ingest.progress_bar import ProgressBar
@@ -54,6 +54,7 @@ class _Waiting:
     checkpoint: Checkpoint
     snapshot: Snapshot | None = None
     uri: S3Uri | None = None
+    slot: Slot | None = None
 
 
 class Uploads:
@@ -126,7 +127,7 @@ class Uploads:
         except NoSnapshot as exc:
             return _Waiting(_with_error(checkpoint, str(exc)))
         key = object_key(self._settings.prefix, self._origin, checkpoint, snapshot.is_folder)
-        return _Waiting(checkpoint, snapshot, S3Uri(bucket, key))
+        return _Waiting(checkpoint, snapshot, S3Uri(bucket, key), slot_of(checkpoint, snapshot.is_folder))
 
     def _obstacle(self) -> str | None:
         if not self._can_upload:
@@ -137,9 +138,9 @@ class Uploads:
         return None
 
     def _supersede(self, newer: _Waiting) -> None:
-        """Give up the upload of what waits under the same key and has not begun: it would be overwritten."""
+        """Drop the uploads that wait in the same slot and have not begun."""
         for waiting in list(self._line)[1:]:
-            if waiting.snapshot is not None and waiting.uri == newer.uri:
+            if waiting.snapshot is not None and waiting.slot == newer.slot:
                 waiting.snapshot.discard()
                 waiting.snapshot = None
                 waiting.checkpoint = _with_error(waiting.checkpoint, "a newer one came before it was uploaded")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import secrets
+import time
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -11,6 +14,12 @@ MANIFEST: Final = "manifest.json"
 """The last object of a folder to be written: where it is, the folder is complete."""
 MAX_FILES: Final = 10_000
 """Most files of a folder."""
+NEWEST_KINDS: Final = ("best", "last", "final")
+"""Kinds of which a newer step takes the place of the one before."""
+UPLOAD_PATTERN: Final = "[^/]+/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/"
+"""Attempt and folder of one upload, below the job's folder: a regular expression of Postgres and of Python."""
+_LATEST_S: Final = 253_402_300_799
+"""The last second of the year 9999."""
 
 
 class S3Uri(NamedTuple):
@@ -41,6 +50,20 @@ class S3Uri(NamedTuple):
         return f"{SCHEME}{self.bucket}/{self.key}"
 
 
+def new_upload_folder(ts: int) -> str:
+    """Return the name of a folder that no other upload has; `ts` (nanoseconds since 1970) only sorts them."""
+    at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{secrets.token_hex(4)}"
+
+
+def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
+    """Return the folder of the upload that a key belongs to; None where its name is not one of ours."""
+    if not key.startswith(job_folder.key):
+        return None
+    found = _UPLOAD.match(key, len(job_folder.key))
+    return None if found is None else S3Uri(job_folder.bucket, key[: found.end()])
+
+
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a folder: its path below the folder, with slashes, and what its object must be."""
 
@@ -50,6 +73,7 @@ class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
     store_checksum: str | None = None
 
 
+_UPLOAD: Final = re.compile(UPLOAD_PATTERN)
 _decode_manifest = msgspec.json.Decoder(list[ManifestFile]).decode
 
 

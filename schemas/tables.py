@@ -86,6 +86,7 @@ training_jobs = Table(
     _count("removed_metric_seq"),
     _settled("logs_settled"),
     _settled("metrics_settled"),
+    Column("files_swept_at", DateTime(timezone=True), comment="when unrecorded uploads were looked for"),
     Index("training_jobs_logs_unsettled_idx", "id", postgresql_where=text("NOT logs_settled")),
     Index("training_jobs_metrics_unsettled_idx", "id", postgresql_where=text("NOT metrics_settled")),
     Index(
@@ -186,6 +187,7 @@ training_checkpoints = Table(
     Column("verify_error", Text, comment="what the last look at the object found wrong"),
     Column("verify_attempts", Integer, nullable=False, server_default=text("0")),
     _at("verify_after"),
+    Column("deletion_began_at", DateTime(timezone=True), comment="from then on the object may be incomplete"),
     Column("deleted_at", DateTime(timezone=True), comment="when retention removed the object"),
     # Whoever looks for what to verify reads this predicate's rows only: workers/checkpoints.py repeats it.
     Index(

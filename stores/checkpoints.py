@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, select, text
 
-from schemas.checkpoint_keys import SCHEME, S3Uri
+from schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, S3Uri
 from schemas.tables import training_checkpoints
 
 MISSING: Final = "missing"
@@ -138,7 +138,11 @@ def _address(uri: str) -> S3Uri:
         raise NotFetchable(f"{uri} was only recorded, not uploaded: fetch it from where it is") from exc
 
 
-_COLUMNS: Final = ", ".join(name for name in CheckpointFile.__struct_fields__ if name != "overwritten_by")
+# A deletion that has begun counts as done: the object may be incomplete.
+_EXPRESSIONS: Final = {"deleted_at": "coalesce(deleted_at, deletion_began_at) AS deleted_at"}
+_COLUMNS: Final = ", ".join(
+    _EXPRESSIONS.get(name, name) for name in CheckpointFile.__struct_fields__ if name != "overwritten_by"
+)
 _ALL: Final = (
     f"SELECT {_COLUMNS}, lead(seq) OVER (PARTITION BY uri ORDER BY seq) AS overwritten_by "  # noqa: S608 - our names
     "FROM training_checkpoints WHERE job_id = :job_id"
@@ -154,7 +158,7 @@ _SUSPICIOUS: Final = text(
             -- A newer file under the same key: `last` of this minute makes up for that of the last one.
             bool_or(upload_error IS NULL) OVER (
                 PARTITION BY source, attempt, kind, epoch,
-                    CASE WHEN kind NOT IN ('best', 'last', 'final') THEN step END
+                    CASE WHEN kind NOT IN {NEWEST_KINDS} THEN step END
                 ORDER BY seq ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
             ) AS was_made_up_for
         FROM training_checkpoints WHERE job_id = :job_id

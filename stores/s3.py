@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import boto3
@@ -49,6 +50,21 @@ class ObjectHead(NamedTuple):
     checksum: str | None
 
 
+class StoredObject(NamedTuple):
+    """An object, and when it was written, by the store's clock."""
+
+    uri: S3Uri
+    written_at: datetime
+
+
+class OpenUpload(NamedTuple):
+    """A multipart upload that is neither complete nor aborted, and when it began, by the store's clock."""
+
+    uri: S3Uri
+    began_at: datetime
+    upload_id: str
+
+
 class S3Store:
     """One object store; safe to use from several threads. Every method raises the errors of this module."""
 
@@ -66,6 +82,29 @@ class S3Store:
         with _errors(folder):
             answer = self._client.list_objects_v2(Bucket=folder.bucket, Prefix=folder.key, MaxKeys=1)
         return answer["KeyCount"] > 0
+
+    def objects(self, folder: S3Uri) -> Iterator[StoredObject]:
+        """Yield the objects below a folder's key, in the order of their keys."""
+        with _errors(folder):
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.key):
+                for found in page.get("Contents", []):
+                    yield StoredObject(S3Uri(folder.bucket, found["Key"]), found["LastModified"])
+
+    def open_uploads(self, folder: S3Uri) -> Iterator[OpenUpload]:
+        """Yield the multipart uploads below a folder's key that are neither complete nor aborted."""
+        with _errors(folder):
+            pages = self._client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=folder.bucket, Prefix=folder.key):
+                for found in page.get("Uploads", []):
+                    uri = S3Uri(folder.bucket, found["Key"])
+                    yield OpenUpload(uri, found["Initiated"], found["UploadId"])
+
+    def abort(self, upload: OpenUpload) -> None:
+        """Delete the parts of a multipart upload; one that is not there is as good as aborted."""
+        uri = upload.uri
+        with suppress(NoSuchObject), _errors(uri):
+            self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload.upload_id)
 
     def read(self, uri: S3Uri) -> Iterator[bytes]:
         """Yield the bytes of an object in pieces."""

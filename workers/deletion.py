@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -16,12 +17,13 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, text
 
 from schemas.backoff import Backoff
+from schemas.checkpoint_keys import S3Uri
 from schemas.routes import LOKI_SINK, MLFLOW_SINK
 from stores.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
 from stores.loki_http import LokiUnavailable
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import StoreAway
-from workers import cursors, deletion_parts
+from workers import cursors, deletion_parts, orphans
 from workers.deletion_parts import JobFiles, NotSetUp
 from workers.errors import Unavailable
 from workers.resources import Resources
@@ -174,7 +176,8 @@ class JobDeleter:
                 page = files.page(connection, after)
                 shared = files.shared(connection, page)
             if not page:
-                return replace(part, state="left" if is_left else "done")
+                part = replace(part, state="left" if is_left else "done")
+                return self._delete_orphans(deletion.job_id, files.folder, part, run)
             for file in page:
                 if self._clock() >= run.deadline:
                     return part
@@ -187,6 +190,25 @@ class JobDeleter:
                     save_part(connection, deletion.job_id, "s3", part)
             after = page[-1].uri
             run.on_progress(self._read(deletion.job_id))
+
+    def _delete_orphans(self, job_id: int, folder: S3Uri | None, part: DeletionPart, run: Run) -> DeletionPart:
+        """Delete the uploads in the job's folder that no row names: of trainers that were killed meanwhile."""
+        if folder is None:
+            return part
+        swept = orphans.sweep(
+            self._engine,
+            self._open_store(),
+            job_id,
+            folder,
+            before=datetime.max.replace(tzinfo=UTC),
+            is_late=lambda: self._clock() >= run.deadline,
+        )
+        part = replace(part, deleted=part.deleted + swept.deleted)
+        for refusal in swept.refusals:
+            part = part.noted(refusal)
+        if not swept.is_complete:
+            return replace(part, state="open")
+        return replace(part, state="left") if swept.refusals else part
 
     def _delete_rows(self, deletion: Deletion, run: Run) -> DeletionPart:
         """Delete the rows of all tables in batches, but those that say what other stores still have."""

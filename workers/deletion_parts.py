@@ -37,6 +37,7 @@ from workers.settings import Settings
 from workers.sinks.mlflow_http import mlflow_api
 from workers.sinks.mlflow_run import CREATED_TAG
 from workers.streams import ACKS_TTL_S, redis_errors
+from workers.surplus import shared_addresses
 
 PAGE_FILES: Final = 100
 MAX_RUNS: Final = 1000
@@ -164,9 +165,15 @@ class JobFiles:
     def __init__(self, settings: Settings, job_id: int, open_store: Callable[[], ObjectStore]) -> None:
         self._job_id = job_id
         self._places = lending_places(settings)
+        self._bucket = settings.trainwire_checkpoint_bucket
         self._open_store = open_store
-        bucket, prefix = settings.trainwire_checkpoint_bucket, settings.trainwire_checkpoint_prefix.strip("/")
-        self._root = f"{SCHEME}{bucket}/{prefix}/" if prefix else f"{SCHEME}{bucket}/"
+        prefix = settings.trainwire_checkpoint_prefix.strip("/")
+        self._root = f"{SCHEME}{self._bucket}/{prefix}/" if prefix else f"{SCHEME}{self._bucket}/"
+
+    @property
+    def folder(self) -> S3Uri | None:
+        """Where trainers upload the files of the job; None where the settings name no bucket."""
+        return S3Uri.parse(f"{self._root}{self._job_id}/") if self._bucket else None
 
     def page(self, connection: Connection, after: str) -> list[JobFile]:
         """Return the next files in the order of their addresses."""
@@ -175,8 +182,7 @@ class JobFiles:
 
     def shared(self, connection: Connection, files: list[JobFile]) -> set[str]:
         """Return the addresses that other jobs name too, or that lie in one another with theirs."""
-        names = {"job_id": self._job_id, "uris": [file.uri for file in files]}
-        return set(connection.execute(_SHARED, names).scalars())
+        return shared_addresses(connection, self._job_id, [file.uri for file in files])
 
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
         """Delete a file, or say why not; raise `stores.s3.StoreAway`."""
@@ -237,22 +243,3 @@ _FILES: Final = text(
     "WHERE job_id = :job_id AND uri > :after ORDER BY uri, seq DESC LIMIT :limit"
 )
 _FORGET: Final = text("DELETE FROM training_checkpoints WHERE job_id = :job_id AND uri = :uri")
-_MINE: Final = "unnest(CAST(:uris AS text[])) AS mine(uri)"
-_NESTED: Final = (
-    "(right(mine.uri, 1) = '/' AND starts_with(other.uri, mine.uri) "
-    "OR right(other.uri, 1) = '/' AND starts_with(mine.uri, other.uri))"
-)
-# The first by a hash join; the others compare each with each, of folders only.
-_SHARED: Final = text(
-    f"""
-    WITH others AS (
-        SELECT uri FROM training_checkpoints WHERE job_id <> :job_id AND deleted_at IS NULL
-        UNION SELECT best_checkpoint_path FROM training_jobs WHERE best_checkpoint_path IS NOT NULL
-        UNION SELECT last_checkpoint_path FROM training_jobs WHERE last_checkpoint_path IS NOT NULL
-    )
-    SELECT mine.uri FROM {_MINE} JOIN others AS other ON other.uri = mine.uri
-    UNION SELECT mine.uri FROM {_MINE} JOIN others AS other ON {_NESTED}
-    UNION SELECT mine.uri FROM {_MINE} JOIN training_jobs AS job ON status IN ('pending', 'running', 'stalled')
-        AND (strpos(CAST(params AS text), mine.uri) > 0 OR strpos(CAST(tags AS text), mine.uri) > 0)
-    """  # noqa: S608 - our own words
-)

@@ -54,6 +54,11 @@ class Settings(StoreSettings):
     checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3
     """How many checkpoints of each job stay besides its best."""
 
+    checkpoint_remove_superseded: Literal["off", "dry-run", "on"] = "on"
+    """Whether an upload is deleted, also of a job at work, once a newer one in its place is verified."""
+    checkpoint_orphan_days: Annotated[int, Field(ge=1, le=3650)] = 7
+    """Where checkpoint_retention is on: how long after the end of a job unrecorded uploads of it stay."""
+
     log_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """Log rows of finished jobs that are older are removed; unset, none is."""
     metric_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None

@@ -60,7 +60,7 @@ from workers.orders import (
     send_order,
 )
 from workers.resources import Resources, process_resources
-from workers.retention import Retention, keeping_of
+from workers.retention import retain
 from workers.row_retention import RowRetention, keepings_of
 from workers.sinks.loki import LokiSink
 from workers.sinks.mlflow import MlflowSink
@@ -233,14 +233,9 @@ def verify_checkpoints() -> None:
 
 @app.task(name=RETENTION_TASK)
 def retain_checkpoints() -> None:
-    """Delete the checkpoints of finished jobs that need not stay, or in a dry run name them."""
-    resources = process_resources()
-    settings = resources.settings
-    if settings.checkpoint_retention == "off":
-        return
+    """Delete the checkpoints that need not stay, or in a dry run name them."""
     with unavailable_is_logged("retention"):
-        dry_run = settings.checkpoint_retention == "dry-run"
-        Retention(resources.engine, object_store, keeping_of(settings)).run(dry_run=dry_run)
+        retain(process_resources(), object_store)
 
 
 @app.task(name=ROW_RETENTION_TASK)

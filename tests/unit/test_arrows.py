@@ -46,6 +46,8 @@ LAYERS = [
         "row_retention",
         "lease",
     },
+    {"orphans"},
+    {"surplus"},
     {"drain", "delivery_round"},
     {"trials", "examination"},
     {"batch", "items"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,8 +14,8 @@ from trainwire.errors import Problem
 from trainwire.locate import Address
 from trainwire.terminal import cell, console, one_line, say, table
 from workers import row_retention
-from workers.retention import keeping_of, plan
 from workers.settings import Settings
+from workers.surplus import Rule, Surplus, keeping_of, plan
 
 
 def retention(
@@ -34,28 +34,41 @@ def retention(
     except ValueError as exc:
         raise Problem(str(exc)) from exc
     with reading(address) as connection:
-        planned = plan(connection, keeping)
+        planned = {rule: plan(connection, keeping, rule) for rule in _SETTINGS}
     if as_json:
-        write_json([asdict(surplus) for surplus in planned])
+        write_json([asdict(each) for files in planned.values() for each in files])
         return
-    if planned:
-        shown = table("job", "seq", "kind", "size", "uri", right=frozenset({"job", "seq", "size"}))
-        for surplus in planned:
-            size = None if surplus.size_bytes is None else shown_size(surplus.size_bytes)
-            values = (surplus.job_id, surplus.seq, surplus.kind, size, surplus.uri)
+    if any(planned.values()):
+        shown = table("job", "seq", "kind", "rule", "size", "uri", right=frozenset({"job", "seq", "size"}))
+        for each in (each for files in planned.values() for each in files):
+            size = None if each.size_bytes is None else shown_size(each.size_bytes)
+            values = (each.job_id, each.seq, each.kind, each.rule, size, each.uri)
             shown.add_row(*(cell(value) for value in values))
         console().print(shown)
-    freed = shown_size(sum(surplus.size_bytes or 0 for surplus in planned))
-    choice = settings.checkpoint_retention
+    for rule, files in planned.items():
+        said = _sentence(settings, rule, files)
+        say(one_line(f"{said} below {keeping.root}{_EXCEPT[rule].format(last=keeping.last)}"))
+
+
+def _sentence(settings: Settings, rule: Rule, files: list[Surplus]) -> str:
+    name = _SETTINGS[rule]
+    choice = getattr(settings, name.lower())
     what = (
         "the next run deletes" if choice == "on" else "nothing is deleted; switched on, the next run would delete"
     )
-    say(
-        one_line(
-            f"CHECKPOINT_RETENTION={choice} here: {what} {len(planned):,} checkpoints ({freed}) of finished jobs "
-            f"below {keeping.root}; best and last {keeping.last} stay"
-        )
-    )
+    freed = shown_size(sum(each.size_bytes or 0 for each in files))
+    return f"{name}={choice} here: {what} {len(files):,} {_FILES[rule].format(freed=freed)}"
+
+
+_SETTINGS: Final[dict[Rule, str]] = {
+    "superseded": "CHECKPOINT_REMOVE_SUPERSEDED",
+    "surplus": "CHECKPOINT_RETENTION",
+}
+_FILES: Final[dict[Rule, str]] = {
+    "superseded": "superseded uploads ({freed})",
+    "surplus": "checkpoints ({freed}) of finished jobs",
+}
+_EXCEPT: Final[dict[Rule, str]] = {"superseded": "", "surplus": "; best and last {last} stay"}
 
 
 def _show_rows(address: Address, settings: Settings, as_json: bool) -> None:

@@ -140,5 +140,5 @@ _NEEDED_BY: Final = {
     "head": "workers verify",
     "read": "downloads",
     "list": "workers tell a missing object from a forbidden one",
-    "delete": "CHECKPOINT_RETENTION",
+    "delete": "CHECKPOINT_REMOVE_SUPERSEDED, CHECKPOINT_RETENTION",
 }

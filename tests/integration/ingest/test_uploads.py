@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -71,12 +72,12 @@ def test_a_small_file_is_one_object(valkey: Any, bucket: Any, uploading: Trainer
         run.checkpoint(path, kind="best", epoch=4, metrics={"acc": 0.5})
         after = time.time_ns()
     (row,) = valkey.checkpoints()
-    assert row.uri == f"s3://{bucket.name}/checkpoints/42/3/best-4.ckpt"
+    assert re.fullmatch(rf"s3://{bucket.name}/checkpoints/42/3/[^/]+/best-4\.ckpt", row.uri)
     assert (row.size_bytes, row.sha256) == (7, hashlib.sha256(b"weights").hexdigest())
     assert row.store_checksum == base64.b64encode(hashlib.sha256(b"weights").digest()).decode()
     assert (row.upload_error, row.is_best, row.metrics) == (None, True, {"acc": 0.5})
     assert before <= row.ts <= after
-    assert bucket.read("checkpoints/42/3/best-4.ckpt") == b"weights"
+    assert bucket.file(row) == b"weights"
     (completion,) = valkey.completions()
     assert completion.best_checkpoint_path == completion.last_checkpoint_path == row.uri
     assert not left_behind(tmp_path)
@@ -90,7 +91,7 @@ def test_a_large_file_goes_in_parts(valkey: Any, bucket: Any, uploading: Trainer
     assert (row.upload_error, row.size_bytes) == (None, LARGE)
     assert row.sha256 == hashlib.sha256(noise(LARGE)).hexdigest()
     assert row.store_checksum.removesuffix("-3") == composite(noise(LARGE), 16 * MEGABYTE)
-    assert bucket.read("checkpoints/42/3/last.pt") == noise(LARGE)
+    assert bucket.file(row) == noise(LARGE)
     assert not bucket.unfinished()
 
 
@@ -106,18 +107,57 @@ def test_a_folder_is_uploaded_as_a_whole(
     with Run(42, settings=uploading) as run:
         run.checkpoint(folder, kind="epoch", epoch=7)
     (row,) = valkey.checkpoints()
-    key = "checkpoints/42/3/epoch-7/"
-    assert (row.uri, row.upload_error) == (f"s3://{bucket.name}/{key}", None)
+    assert re.fullmatch(rf"s3://{bucket.name}/checkpoints/42/3/[^/]+/epoch-7/", row.uri)
+    assert row.upload_error is None
     assert row.size_bytes == sum(map(len, contents.values()))
-    manifest = bucket.read(f"{key}manifest.json")
+    manifest = bucket.file(row, "manifest.json")
     assert row.sha256 == hashlib.sha256(manifest).hexdigest()
     assert row.store_checksum == base64.b64encode(hashlib.sha256(manifest).digest()).decode()
     files = {file.path: file for file in decode_manifest(manifest)}
     assert set(files) == set(contents)
     for name, data in contents.items():
         assert (files[name].size_bytes, files[name].sha256) == (len(data), hashlib.sha256(data).hexdigest())
-        assert bucket.read(key + name) == data
+        assert bucket.file(row, name) == data
     assert not left_behind(tmp_path)
+
+
+def test_a_path_that_is_saved_again_has_a_new_object_each_time(
+    valkey: Any, bucket: Any, uploading: TrainerSettings, tmp_path: Path
+) -> None:
+    """Without step and epoch, and with the same ones, no upload touches the objects of the one before."""
+    path = tmp_path / "last.pt"
+    with Run(42, settings=uploading) as run:
+        for number, (epoch, step) in enumerate(((None, None), (None, None), (1, 2), (1, 2))):
+            path.write_bytes(b"%d" % number)
+            run.checkpoint(path, epoch=epoch, step=step)
+            wait_until(lambda: len(valkey.checkpoints()) > number, "the upload", LONG_S)  # noqa: B023 - waited for
+    rows = valkey.checkpoints()
+    assert [bucket.file(row) for row in rows] == [b"0", b"1", b"2", b"3"]
+    assert [row.uri.rpartition("/")[2] for row in rows] == ["last.pt"] * 2 + ["last-1-step2.pt"] * 2
+
+
+def test_a_folder_that_changes_during_its_upload_costs_only_itself(
+    valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, tmp_path: Path
+) -> None:
+    """A linked file that shrinks is noticed: the row has the reason, and the folder before it stays whole."""
+    folder = tmp_path / "last"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(b"first " + name.encode())
+    with Run(42, settings=changed(uploading, snapshot="link")) as run:
+        run.checkpoint(folder)
+        wait_until(lambda: len(valkey.checkpoints()) == 1, "the first upload", LONG_S)
+        network.bytes_per_s = 10 * MEGABYTE
+        for name in ("a", "b"):
+            new = tmp_path / name
+            new.write_bytes(noise(10 * MEGABYTE))
+            new.replace(folder / name)
+        run.checkpoint(folder)
+        os.truncate(folder / "b", MEGABYTE)
+    first, second = valkey.checkpoints()
+    assert "overwritten in place" in second.upload_error
+    assert [bucket.file(first, name) for name in ("a", "b")] == [b"first a", b"first b"]
+    assert " ".join(bucket.keys()).count("manifest.json") == 1
 
 
 @pytest.mark.parametrize("replaces", [False, True])
@@ -133,7 +173,7 @@ def test_what_is_overwritten_is_uploaded_as_it_was(
         target.replace(large)
     (row,) = valkey.checkpoints()
     assert row.sha256 == hashlib.sha256(noise(LARGE)).hexdigest()
-    assert bucket.read("checkpoints/42/3/last.pt") == noise(LARGE)
+    assert bucket.file(row) == noise(LARGE)
 
 
 def test_a_linked_file_that_is_overwritten_in_place_is_not_uploaded(
@@ -151,7 +191,7 @@ def test_a_linked_file_that_is_overwritten_in_place_is_not_uploaded(
 
 
 def test_a_linked_file_that_is_replaced_is_uploaded_as_it_was(
-    bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
+    valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:
     """With snapshots by link, os.replace leaves the bytes that were said alone."""
     network.bytes_per_s = 20 * MEGABYTE
@@ -160,7 +200,7 @@ def test_a_linked_file_that_is_replaced_is_uploaded_as_it_was(
         new = large.with_suffix(".new")
         new.write_bytes(b"other")
         new.replace(large)
-    assert bucket.read("checkpoints/42/3/last.pt") == noise(LARGE)
+    assert bucket.file(valkey.checkpoints()[0]) == noise(LARGE)
 
 
 def test_a_network_cut_in_the_middle_costs_only_the_parts_in_flight(
@@ -177,7 +217,7 @@ def test_a_network_cut_in_the_middle_costs_only_the_parts_in_flight(
         network.mend()
     (row,) = valkey.checkpoints()
     assert row.upload_error is None
-    assert hashlib.sha256(bucket.read("checkpoints/42/3/epoch-1.pt")).hexdigest() == row.sha256
+    assert hashlib.sha256(bucket.file(row)).hexdigest() == row.sha256
     assert row.sha256 == hashlib.sha256(noise(size)).hexdigest()
     assert network.passed_bytes < size + 5 * 16 * MEGABYTE
     assert not bucket.unfinished()
@@ -200,7 +240,8 @@ def test_an_outage_that_lasts_is_reported(
     assert first.uri == second.uri == str(large)
     assert "tried for 0.5 s" in first.upload_error
     assert third.upload_error is None
-    assert bucket.keys() == ["checkpoints/42/3/epoch-3.pt"]
+    (key,) = bucket.keys()
+    assert third.uri == f"s3://{bucket.name}/{key}"
 
 
 def test_an_end_in_an_outage_says_so(
@@ -256,7 +297,7 @@ def test_checkpoints_are_reported_in_the_order_they_were_said(
     assert rows[1].uri == "s3://elsewhere/mine.pt"
     assert (rows[2].uri, rows[2].upload_error) == (str(small), "a newer one came before it was uploaded")
     assert (rows[4].uri, rows[4].upload_error) == (str(large), None)
-    assert bucket.read("checkpoints/42/3/last.pt") == b"2"
+    assert bucket.file(rows[3]) == b"2"
     assert len(bucket.keys()) == 2
 
 
@@ -284,7 +325,7 @@ def test_a_missing_bucket_is_reported_at_once(valkey: Any, uploading: TrainerSet
     with Run(42, settings=changed(uploading, bucket="nowhere")) as run:
         run.checkpoint(large)
     (row,) = valkey.checkpoints()
-    assert "s3://nowhere/checkpoints/42/3/last.pt: 404 NoSuchBucket" in row.upload_error
+    assert re.match(r"s3://nowhere/checkpoints/42/3/[^/]+/last\.pt: 404 NoSuchBucket", row.upload_error)
 
 
 @pytest.fixture
@@ -450,11 +491,13 @@ def test_a_forked_child_uploads_nothing_and_does_not_hang(
     assert rows["child"].uri == str(large)
     assert "forked process" in rows["child"].upload_error
     assert rows["last"].upload_error is None
-    assert bucket.read("checkpoints/42/3/last.pt") == noise(LARGE)
+    assert bucket.file(rows["last"]) == noise(LARGE)
     assert not left_behind(large.parent)
 
 
-def test_an_unknown_attempt_never_shares_keys(bucket: Any, uploading: TrainerSettings, tmp_path: Path) -> None:
+def test_an_unknown_attempt_never_shares_keys(
+    valkey: Any, bucket: Any, uploading: TrainerSettings, tmp_path: Path
+) -> None:
     """Two runs that do not know their attempt store under their sources, side by side."""
     path = tmp_path / "last.pt"
     sources = []
@@ -463,8 +506,9 @@ def test_an_unknown_attempt_never_shares_keys(bucket: Any, uploading: TrainerSet
         with Run(42, settings=replace(uploading, attempt=0)) as run:
             run.checkpoint(path)
             sources.append(run.source)
-    read = [bucket.read(f"checkpoints/42/source-{source}/last.pt") for source in sources]
-    assert read == [b"first", b"second"]
+    rows = valkey.checkpoints()
+    assert [row.uri.split("/")[5] for row in rows] == [f"source-{source}" for source in sources]
+    assert [bucket.file(row) for row in rows] == [b"first", b"second"]
 
 
 def test_upload_none_only_records(valkey: Any, bucket: Any, uploading: TrainerSettings, large: Path) -> None:
@@ -474,7 +518,7 @@ def test_upload_none_only_records(valkey: Any, bucket: Any, uploading: TrainerSe
         run.checkpoint(large, kind="best", upload="auto")
     recorded, uploaded = valkey.checkpoints()
     assert (recorded.uri, recorded.sha256, recorded.upload_error) == (str(large), None, None)
-    assert uploaded.uri == f"s3://{bucket.name}/checkpoints/42/3/best.pt"
+    assert re.fullmatch(rf"s3://{bucket.name}/checkpoints/42/3/[^/]+/best\.pt", uploaded.uri)
 
 
 def test_a_missing_boto3_is_named(valkey: Any, silent_url: str, large: Path, tmp_path: Path) -> None:

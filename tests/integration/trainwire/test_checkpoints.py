@@ -350,9 +350,11 @@ def test_retention_shows_what_it_would_delete(
     assert "checkpoints/42/1/epoch-1.pt" in shown
     assert "CHECKPOINT_RETENTION=dry-run here: nothing is deleted" in shown
     assert "switched on, the next run would delete 1 checkpoints (2.56 MB)" in shown
+    assert "CHECKPOINT_REMOVE_SUPERSEDED=on here: the next run deletes 0 superseded uploads (0 B)" in shown
     monkeypatch.setenv("CHECKPOINT_RETENTION", "on")
     assert "CHECKPOINT_RETENTION=on here: the next run deletes 1 checkpoints" in connected("retention").out
-    assert [row["seq"] for row in json.loads(connected("retention", "--json").out)] == [1]
+    listed = json.loads(connected("retention", "--json").out)
+    assert [(row["seq"], row["rule"]) for row in listed] == [(1, "surplus")]
     assert bucket.has("checkpoints/42/1/epoch-1.pt")
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_checkpoints SET deleted_at = now() WHERE seq = 1"))

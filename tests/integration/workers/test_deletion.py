@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
+from schemas.checkpoint_keys import new_upload_folder
 from schemas.events import TrainingDeleted, decode_event
 from schemas.routes import (
     JOB_DELETED_FIELD,
@@ -608,6 +609,28 @@ def test_files_and_folders_are_deleted(resources: Resources, record: Any, bucket
     assert [each["Key"] for each in left] == ["checkpoints/5/1/a.pt"]
     assert rows_of(resources) == {}
     assert rows_of(resources, 5)["training_checkpoints"] == 1
+
+
+def test_uploads_that_were_never_recorded_are_deleted(resources: Resources, record: Any, bucket: Bucket) -> None:
+    """What killed uploads left in the job's folder, open multipart uploads too; what another job names stays."""
+
+    def key(job: int = 1) -> str:
+        return f"checkpoints/{job}/1/{new_upload_folder(NOW_NS)}/last/"
+
+    killed, parts, used, foreign = key(), key(), key(), key(11)
+    for folder in (killed, used, foreign):
+        bucket.put_folder(folder, a=b"1", b=b"2")
+    bucket.delete(f"{killed}manifest.json")
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"{parts}a")
+    record(bucket.put_folder(key(), a=b"1"), bucket.put("checkpoints/1/1/old.pt"))
+    record({"uri": f"s3://{bucket.name}/{used}"}, job=5)
+    done = delete(with_files(resources, bucket), force=True, with_files=True)
+    assert (done.parts["s3"].state, done.is_complete) == ("done", True)
+    left = [each["Key"] for each in bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]]
+    names = ("a", "b", "manifest.json")
+    assert left == sorted(folder + name for folder in (used, foreign) for name in names)
+    assert "Uploads" not in bucket.client.list_multipart_uploads(Bucket=bucket.name)
+    assert done.parts["s3"].deleted == 4
 
 
 def test_files_that_a_job_may_not_take_with_it_stay_and_are_named(

@@ -16,10 +16,11 @@ from stores.s3 import S3Store, open_s3
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port
-from workers import retention
+from workers import surplus
 from workers.errors import Unavailable
 from workers.resources import Resources
-from workers.retention import Keeping, Retention
+from workers.retention import Retention
+from workers.surplus import Keeping
 from workers.verify import Verification
 
 Record = Callable[..., None]
@@ -65,7 +66,7 @@ def retain(
     """Run retention as a worker does; return the keys of what it deleted, or would."""
     keeping = Keeping(keep, bucket.name, "checkpoints")
     done = Retention(resources.engine, store, keeping).run(dry_run=dry_run)
-    return [S3Uri.parse(surplus.uri).key for surplus in done]
+    return [S3Uri.parse(each.uri).key for each in done]
 
 
 def epochs(bucket: Bucket, count: int, job: int = 1) -> list[dict[str, Any]]:
@@ -306,7 +307,7 @@ def test_what_stays_for_ever_does_not_hide_the_rest(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files that are in use fill page after page, and those after them are found all the same."""
-    monkeypatch.setattr(retention, "PAGE_FILES", 2)
+    monkeypatch.setattr(surplus, "PAGE_FILES", 2)
     files = epochs(bucket, 7)
     record(*files)
     finish()

@@ -1,0 +1,264 @@
+"""Uploads and downloads killed at each of their requests: what is offered is always what the training wrote."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from schemas.checkpoint_keys import S3Uri, upload_folder_of
+from stores.checkpoints import find_checkpoints, find_source
+from stores.s3 import open_s3
+from tests.factories import drain
+from tests.integration.conftest import Bucket
+from tests.processes import ROOT
+from trainwire.download import download
+from workers.resources import Resources
+from workers.verify import Verification
+
+Files = Mapping[str, bytes]
+TIMEOUT_S: Final = 60
+LARGE: Final = 6 * 1024 * 1024
+"""Two parts of five megabytes at most."""
+
+KILLER: Final = """
+import itertools, os, shutil, signal, sys, threading
+from pathlib import Path
+import botocore.httpsession
+
+at, moment = int(os.environ["KILL_AT"]), os.environ["KILL_MOMENT"]
+numbers, lock, is_armed = itertools.count(1), threading.Lock(), False
+send = botocore.httpsession.URLLib3Session.send
+
+def reach(number, now):
+    if number == at and moment == now:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def counted(self, request):
+    if not is_armed:
+        return send(self, request)
+    with lock:
+        number = next(numbers)
+        reach(number, "before")
+    answer = send(self, request)
+    reach(number, "after")
+    return answer
+
+botocore.httpsession.URLLib3Session.send = counted
+"""
+
+TRAINER: Final = (
+    KILLER
+    + """
+import ingest.transfer
+import redis
+from ingest import Run
+from schemas.routes import stream_key
+
+ingest.transfer.PART_BYTES = 5 * 1024 * 1024
+path, form = Path(sys.argv[1]), sys.argv[2]
+run = Run(42)
+
+def save(step):
+    source = path / f"step{step}" / form
+    if source.is_file():
+        (path / form).write_bytes(source.read_bytes())
+    else:
+        shutil.rmtree(path / form, ignore_errors=True)
+        (path / form).mkdir()
+        for file in source.iterdir():
+            (path / form / file.name).write_bytes(file.read_bytes())
+    run.checkpoint(path / form, kind="last", epoch=1, step=step)
+
+save(1)
+client = redis.Redis.from_url(os.environ["REDIS_URL"])
+while not client.xlen(stream_key("checkpoints", 42 % 4)):
+    threading.Event().wait(0.01)
+print("saved", flush=True)
+sys.stdin.readline()
+is_armed = True
+save(2)
+run.finish(timeout_s=40)
+print("requests:", next(numbers) - 1, flush=True)
+"""
+)
+
+
+class Training:
+    """A script that saves twice under one key; the second upload may be killed at one of its requests."""
+
+    def __init__(self, resources: Resources, bucket: Bucket, folder: Path, form: str) -> None:
+        self._resources, self._bucket, self._folder, self._form = resources, bucket, folder, form
+        self.steps: dict[int, Files] = {}
+        for step in (1, 2):
+            self.steps[step] = files = {"a": b"a%d" % step, "b": bytes([step]) * LARGE, f"only{step}": b""}
+            source = folder / f"step{step}" / form
+            if form == "file.pt":
+                self.steps[step] = files = {"": bytes([step]) * LARGE}
+                source = folder / f"step{step}"
+                files = {form: files[""]}
+            source.mkdir(parents=True, exist_ok=True)
+            for name, data in files.items():
+                (source / name).write_bytes(data)
+
+    def run(self, kill_at: int, moment: str) -> int | None:
+        """Train, verify the first checkpoint before the second is saved; return the requests of the second."""
+        settings = self._resources.settings
+        env = os.environ | {
+            "REDIS_URL": settings.redis_url.get_secret_value(),
+            "TRAINWIRE_CHECKPOINT_BUCKET": self._bucket.name,
+            "TRAINWIRE_ATTEMPT": "1",
+            "TRAINWIRE_SETTLE_S": "0.1",
+            "PYTHONPATH": str(ROOT),
+            "KILL_AT": str(kill_at),
+            "KILL_MOMENT": moment,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", TRAINER, str(self._folder), self._form],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saved\n"
+        self.verify()
+        out, _ = process.communicate("\n", timeout=TIMEOUT_S)
+        if process.returncode == -signal.SIGKILL:
+            return None
+        assert process.returncode == 0
+        (count,) = re.findall(r"requests: (\d+)", out)
+        return int(count)
+
+    def verify(self) -> None:
+        """Store the rows that have come, and verify them."""
+        drain(self._resources, "checkpoints", 42)
+        Verification(self._resources.engine, open_s3, [f"s3://{self._bucket.name}/"], slice_s=5).run()
+
+    def offered(self) -> dict[str, Files]:
+        """Download the last checkpoint and every verified one; return their files."""
+        with self._resources.engine.connect() as connection:
+            listed = [str(file.seq) for file in find_checkpoints(connection, 42) if file.state == "verified"]
+            sources = {which: find_source(connection, 42, which) for which in (*listed, "last")}
+        found: dict[str, Files] = {}
+        for which, source in sources.items():
+            target = self._folder / f"download-{which}"
+            download(open_s3(), source, target, force=True, advance=lambda _: None)
+            found[which] = files_of(target)
+        return found
+
+
+def files_of(path: Path) -> Files:
+    """Return the names and bytes of a file, whose name is empty, or of all files of a folder."""
+    if path.is_file():
+        return {"": path.read_bytes()}
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def training(resources: Resources, bucket: Bucket, tmp_path: Path) -> Callable[[str], Training]:
+    """Give a function that makes a training."""
+    return lambda form: Training(resources, bucket, tmp_path, form)
+
+
+UPLOADS: Final = {"folder": 7, "file.pt": 4}
+"""How many requests the second upload has: of a folder two small files, a file in two parts, the manifest."""
+# After one request the store has the same objects as before the next.
+KILLS: Final = [
+    (form, number, moment)
+    for form, count in UPLOADS.items()
+    for number, moment in (*((number, "before") for number in range(1, count + 1)), (count, "after"))
+]
+
+
+@pytest.mark.parametrize("form", list(UPLOADS))
+def test_an_upload_that_is_not_killed(training: Callable[[str], Training], form: str) -> None:
+    """Both checkpoints are there, each as it was written; the test below kills at every request."""
+    trained = training(form)
+    assert trained.run(0, "never") == UPLOADS[form]
+    trained.verify()
+    assert trained.offered() == {"1": trained.steps[1], "2": trained.steps[2], "last": trained.steps[2]}
+
+
+@pytest.mark.parametrize(("form", "number", "moment"), KILLS)
+def test_a_killed_upload_damages_no_checkpoint(
+    *, training: Callable[[str], Training], bucket: Bucket, form: str, number: int, moment: str
+) -> None:
+    """Killed before or after any request of the second upload, the first is still offered, whole."""
+    trained = training(form)
+    assert trained.run(number, moment) is None
+    trained.verify()
+    assert trained.offered() == {"1": trained.steps[1], "last": trained.steps[1]}
+    keys = [found["Key"] for found in bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]]
+    folders = {upload_folder_of(S3Uri(bucket.name, "checkpoints/42/"), key) for key in keys}
+    assert None not in folders, "what is left can be found by the sweep"
+
+
+DOWNLOADER: Final = (
+    KILLER
+    + """
+from schemas.checkpoint_keys import S3Uri
+from stores.checkpoints import Source
+from stores.s3 import open_s3
+from trainwire.download import download
+
+rename = Path.rename
+def renamed(self, target):
+    with lock:
+        number = next(numbers)
+        reach(number, "before")
+    rename(self, target)
+    reach(number, "after")
+Path.rename = renamed
+is_armed = True
+source = Source(S3Uri.parse(sys.argv[1]), None, sys.argv[2])
+download(open_s3(), source, Path(sys.argv[3]), force=True, advance=lambda _: None)
+print("requests:", next(numbers) - 1, flush=True)
+"""
+)
+STEPS_OF_A_DOWNLOAD: Final = 6
+"""A manifest, three files, two renames."""
+
+
+def run_download(fields: Mapping[str, str], target: Path, kill_at: int, moment: str) -> int | None:
+    """Download over what is there; return the number of requests and renames, None when it was killed."""
+    done = subprocess.run(
+        [sys.executable, "-c", DOWNLOADER, fields["uri"], fields["sha256"], str(target)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "KILL_AT": str(kill_at), "KILL_MOMENT": moment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    if done.returncode == -signal.SIGKILL:
+        return None
+    assert done.returncode == 0
+    return int(done.stdout.removeprefix("requests: "))
+
+
+def test_a_killed_download_is_no_mixture(bucket: Bucket, tmp_path: Path) -> None:
+    """Killed at any request or rename, the target is the old folder, the new one, or not there."""
+    old, new = {"a": b"old", "z": b"old"}, {"a": b"new", "b": b"new", "c": b"new"}
+    fields = bucket.put_folder("c/last/", **new)
+    target = tmp_path / "last"
+    found = []
+    for number in range(1, STEPS_OF_A_DOWNLOAD + 1):
+        for moment in ("before", "after"):
+            target.mkdir(exist_ok=True)
+            for file in target.iterdir():
+                file.unlink()
+            for name, data in old.items():
+                (target / name).write_bytes(data)
+            assert run_download(fields, target, number, moment) is None
+            assert not target.exists() or files_of(target) in (old, new)
+            found.append(target.exists() and files_of(target) == old)
+    assert found == [True] * 9 + [False] * 3
+    assert run_download(fields, target, 0, "never") in {STEPS_OF_A_DOWNLOAD, STEPS_OF_A_DOWNLOAD - 1}
+    assert files_of(target) == new
