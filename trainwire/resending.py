@@ -13,8 +13,8 @@ from schemas.tables import dead_letters
 from stores.deliveries import SINKS
 from trainwire.errors import Problem
 from workers.cursors import await_lease, move_back, read_cursors, try_again
-from workers.metric_backlog import tell_again
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow.backlog import tell_again
+from workers.sinks.mlflow.sink import MlflowSink
 
 PATIENCE_S: Final = 60
 LOCK_NOT_AVAILABLE: Final = "55P03"

@@ -14,8 +14,8 @@ from stores.loki import part_of, seq_of
 from stores.loki_query import LokiLine
 from trainwire.removed_rows import MANY, Removed, RemovedRows
 from trainwire.row_sums import Ranges, count, ranges_of, sum_up
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki_lines import entries_of
+from workers.sinks.loki.lines import entries_of
+from workers.sinks.loki.rows import LogRow
 
 
 @dataclass(frozen=True)

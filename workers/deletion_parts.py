@@ -34,8 +34,8 @@ from stores.s3 import NoSuchObject, NotAllowed
 from workers.resources import Resources
 from workers.retention import ObjectStore, delete_objects
 from workers.settings import Settings
-from workers.sinks.mlflow_http import mlflow_api
-from workers.sinks.mlflow_run import CREATED_TAG
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.run import CREATED_TAG
 from workers.streams import ACKS_TTL_S, redis_errors
 
 PAGE_FILES: Final = 100

@@ -41,8 +41,8 @@ from workers.errors import Unavailable
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads
 from workers.order_checks import encode_order
 from workers.resources import Resources
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.loki.sink import LokiSink
+from workers.sinks.mlflow.sink import MlflowSink
 from workers.streams import redis_errors
 
 log = structlog.get_logger("workers.orders")

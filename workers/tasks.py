@@ -46,9 +46,6 @@ from workers.durations import timed_delivery
 from workers.errors import MostlyInvalid, Unavailable
 from workers.heartbeats import listen, longest_gap_s
 from workers.liveness import watch
-from workers.log_backlog import LogBacklog
-from workers.metric_backlog import MetricBacklog
-from workers.mlflow_links import link_runs
 from workers.notify import publish, status_events
 from workers.orders import (
     announce,
@@ -62,9 +59,12 @@ from workers.orders import (
 from workers.resources import Resources, process_resources
 from workers.retention import Retention, keeping_of
 from workers.row_retention import RowRetention, keepings_of
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.links import link_runs
+from workers.sinks.mlflow.sink import MlflowSink
 from workers.strays import tend_strays
 from workers.streams import IngestStream, redis_errors
 from workers.sweep import overdue, publish_hold, publish_shards

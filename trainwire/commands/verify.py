@@ -23,9 +23,9 @@ from trainwire.row_sums import Ranges, count
 from trainwire.terminal import one_line, say
 from trainwire.verification import Comparison, compare
 from workers.cursors import read_cursors
-from workers.log_backlog import read_rows
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki.backlog import read_rows
+from workers.sinks.loki.rows import LogRow
+from workers.sinks.loki.sink import LokiSink
 
 BATCH_BYTES: Final = 16 * 1024 * 1024
 BATCH_ROWS: Final = 1000

@@ -15,12 +15,12 @@ from tests.factories import SECOND_NS, Sender, completion, drain, logs
 from tests.integration.trainwire.conftest import Trainwire
 from tests.twins.loki import LokiTwin
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.row_retention import Keeping, RowRetention
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki import LokiSink
-from workers.sinks.loki_lines import MAX_LINE_BYTES
+from workers.sinks.loki.backlog import LogBacklog, read_rows
+from workers.sinks.loki.lines import MAX_LINE_BYTES
+from workers.sinks.loki.rows import LogRow
+from workers.sinks.loki.sink import LokiSink
 
 KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, "loki")
 VERIFY = ("verify", "42", "--sink", "loki")

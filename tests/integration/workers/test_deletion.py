@@ -53,14 +53,14 @@ from tests.s3 import free_port
 from tests.twins.loki import Limits, LokiTwin
 from workers.deletion import JobDeleter
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sinks.base import SinkUnavailable
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.sink import MlflowSink
 
 OF_JOBS = [table for table in metadata.sorted_tables if "job_id" in table.c and table.name != "gateway_tokens"]
 

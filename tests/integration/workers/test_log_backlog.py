@@ -19,11 +19,11 @@ from stores.loki_http import LokiHttp
 from tests.factories import Sender, drain, rows
 from tests.twins.loki import Limits, LokiTwin
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
-from workers.sinks.log_rows import LogBatch, PackedLines
-from workers.sinks.loki import NARROWING_S, LokiSink
-from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
+from workers.sinks.loki.backlog import LogBacklog, read_rows
+from workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
+from workers.sinks.loki.rows import LogBatch, PackedLines
+from workers.sinks.loki.sink import NARROWING_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 ODD_LINES = [

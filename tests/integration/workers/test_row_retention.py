@@ -13,11 +13,11 @@ from tests.factories import Sender, completion, drain, logs, metrics, one, rows
 from tests.twins.loki import LokiTwin
 from trainwire.resending import replay
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
 from workers.resources import Resources
 from workers.row_retention import Keeping, RowRetention, keepings_of, plan
 from workers.settings import load_settings
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
 
 LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, None)
 LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, "loki")

@@ -10,10 +10,10 @@ from tests.factories import NOW_NS, Sender, drain, logs, metrics
 from tests.twins.loki import LokiTwin
 from workers import cursors
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
+from workers.sinks.mlflow.backlog import MetricBacklog
 
 
 def publish(resources: Resources, sender: Sender, line: str, job: int = 1) -> None:

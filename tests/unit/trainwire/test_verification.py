@@ -13,8 +13,8 @@ from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
 from trainwire.row_sums import ranges_of
 from trainwire.verification import Comparison, compare
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
+from workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
+from workers.sinks.loki.rows import LogRow
 
 
 def _row(seq: int, content: str = "line", **more: object) -> LogRow:

@@ -10,9 +10,9 @@ from schemas.messages import FINISHED
 from schemas.routes import MLFLOW_SINK
 from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
-from workers.sinks.mlflow_rules import STOPPED, Notes, metric_requests, metrics_of
-from workers.sinks.mlflow_run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
+from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
+from workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests, metrics_of
+from workers.sinks.mlflow.run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
 """Of one job at once, two requests: other jobs wait meanwhile, and a server on SQLite takes half a second."""

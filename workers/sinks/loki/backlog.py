@@ -14,8 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
 from workers import cursors
 from workers.cursors import DeliveryCursor
-from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
-from workers.sinks.loki_lines import (
+from workers.sinks.loki.lines import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
@@ -23,6 +22,7 @@ from workers.sinks.loki_lines import (
     WINDOW_NS,
     newest_after,
 )
+from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 
 class LogBacklog:

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, RowMapping, text
 from schemas.non_finite import shown_float
 from workers import cursors
 from workers.rows import LIFTED
-from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
-from workers.sinks.mlflow_rules import STOPPED
+from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
+from workers.sinks.mlflow.rules import STOPPED
 
 GRACE_S: Final = 60.0
 """After so long without a word of an attempt that has ended, nothing more is expected of it."""
