@@ -42,11 +42,6 @@ def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
-def _settled(name: str) -> Column[bool]:
-    comment = "its sink has all of these rows, and the job is quiet"
-    return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
-
-
 training_jobs = Table(
     "training_jobs",
     metadata,
@@ -84,10 +79,15 @@ training_jobs = Table(
     # Up to where retention has removed rows.
     _count("removed_log_seq"),
     _count("removed_metric_seq"),
-    _settled("logs_settled"),
-    _settled("metrics_settled"),
-    Index("training_jobs_logs_unsettled_idx", "id", postgresql_where=text("NOT logs_settled")),
-    Index("training_jobs_metrics_unsettled_idx", "id", postgresql_where=text("NOT metrics_settled")),
+    # Text and not an array: `settled = ANY(...)` finds several values in the index.
+    Column(
+        "settled",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="sorted names of the sinks that have all rows of the job, with commas; '' after each drain",
+    ),
+    Index(None, "settled", "id"),
     Index(
         "training_jobs_watched_idx",
         "id",
@@ -262,7 +262,7 @@ delivery_cursors = Table(
     Column("sink", Text, primary_key=True),
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     _count("confirmed_seq"),
-    Column("newest_ns", JSONB, nullable=False, server_default="{}", comment="log_type -> newest time sent"),
+    Column("state", JSONB, nullable=False, server_default="{}", comment="what the sink itself needs to go on"),
     _count("dead_lettered"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("last_error", Text),

@@ -22,7 +22,7 @@ from workers.sinks.loki.lines import MAX_LINE_BYTES
 from workers.sinks.loki.rows import LogRow
 from workers.sinks.loki.sink import LokiSink
 
-KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, "loki")
+KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, ("loki",))
 VERIFY = ("verify", "42", "--sink", "loki")
 
 
@@ -159,5 +159,5 @@ def test_the_newest_lines_of_a_job_without_rows(removed: Engine, loki: LokiTwin)
         assert newest_lines(connection, http, 42, 2)[-1].text == "newest"
         connection.execute(text("DELETE FROM training_logs"))
         long_ago = json.dumps({"stdout": time.time_ns() - 36 * 3600 * SECOND_NS})
-        connection.execute(text("UPDATE delivery_cursors SET newest_ns = :long_ago"), {"long_ago": long_ago})
+        connection.execute(text("UPDATE delivery_cursors SET state = :long_ago"), {"long_ago": long_ago})
         assert newest_lines(connection, http, 42, 2)[-1].text == "d"

@@ -100,14 +100,14 @@ def leave_rows(resources: Resources, sender: Sender, job: int = 1, lines: int = 
         drain(resources, kind, job)
 
 
-def delete(resources: Resources, job: int = 1, *, force: bool = False, **choice: bool) -> Deletion:
+def delete(resources: Resources, job: int = 1, *, force: bool = False, **choice: Any) -> Deletion:
     """Delete a job as the command does, and return its tombstone."""
     begin(resources, job, force=force, **choice)
     assert JobDeleter(resources, open_s3).run(job)
     return tombstone(resources, job)
 
 
-def begin(resources: Resources, job: int = 1, *, force: bool = False, **choice: bool) -> Deletion:
+def begin(resources: Resources, job: int = 1, *, force: bool = False, **choice: Any) -> Deletion:
     """Write the tombstone."""
     with resources.engine.begin() as connection:
         return begin_deletion(connection, job, Choice(**choice), by="a test", force=force)
@@ -546,7 +546,7 @@ def test_mlflow_may_be_kept_and_deleted_later(
     Delivery(resources.engine, MetricBacklog("mlflow", 0), MlflowSink(api, "kept"), slice_s=60).run()
     with resources.engine.begin() as connection:
         run_id = connection.execute(text("SELECT mirror_run_id FROM training_attempts")).scalar_one()
-    assert delete(configured, force=True, keep_mlflow=True).parts["mlflow"].state == "kept"
+    assert delete(configured, force=True, keep=frozenset({"mlflow"})).parts["mlflow"].state == "kept"
     assert get_run(api, run_id).is_deleted is False  # type: ignore[union-attr]
     assert delete(configured).parts["mlflow"].deleted == 1
     assert get_run(api, run_id).is_deleted is True  # type: ignore[union-attr]

@@ -213,9 +213,7 @@ def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: 
     store(resources, [((now + offset * MINUTE_NS) / 1e9, "x") for offset in offsets])
     with resources.engine.begin() as connection:
         connection.execute(
-            text(
-                "INSERT INTO delivery_cursors (sink, job_id, newest_ns) VALUES ('loki', 1, CAST(:newest AS jsonb))"
-            ),
+            text("INSERT INTO delivery_cursors (sink, job_id, state) VALUES ('loki', 1, CAST(:newest AS jsonb))"),
             {"newest": json.dumps({"stdout": now + newest * MINUTE_NS})},
         )
     batch = read(resources)

@@ -19,9 +19,9 @@ from workers.settings import load_settings
 from workers.sinks.loki.backlog import LogBacklog
 from workers.sinks.loki.sink import LokiSink
 
-LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, None)
-LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, "loki")
-METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, None)
+LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ())
+LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))
+METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
 Say = Callable[..., None]
 
 
@@ -160,5 +160,5 @@ def test_nothing_is_removed_unless_it_is_asked_for(resources: Resources) -> None
     assert keepings_of(load_settings(**urls)) == []
     wanted = load_settings(**urls, log_retention_days=7, metric_retention_days=9, mlflow_tracking_uri="http://m:1")
     assert wanted.row_retention == "dry-run"
-    assert [(each.days, each.sink) for each in keepings_of(wanted)] == [(7, "loki"), (9, "mlflow")]
-    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sink is None
+    assert [(each.days, each.sinks) for each in keepings_of(wanted)] == [(7, ("loki",)), (9, ("mlflow",))]
+    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sinks == ()

@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 import urllib3
 
-from schemas.routes import LOKI_SINK
 from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 from stores.loki_query import read_lines
 from workers.sinks.base import RefusedRow, SinkUnavailable
@@ -37,7 +36,7 @@ PAUSE_S: Final = 0.5
 class LokiSink:
     """Pushes log rows; safe to use from several threads."""
 
-    name: Final = LOKI_SINK
+    name: Final = "loki"
 
     def __init__(
         self,

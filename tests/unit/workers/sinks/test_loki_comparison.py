@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
-from trainwire.row_sums import ranges_of
-from trainwire.verification import Comparison, compare
+from workers.sinks.loki.comparison import Comparison, compare
 from workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
 from workers.sinks.loki.rows import LogRow
+from workers.sinks.row_sums import ranges_of
 
 
 def _row(seq: int, content: str = "line", **more: object) -> LogRow:

@@ -8,7 +8,7 @@ from typing import Final
 
 from stores.loki import part_of, parts_of, seq_of
 from stores.loki_query import LokiLine
-from trainwire.row_sums import Ranges, sum_up
+from workers.sinks.row_sums import Ranges, sum_up
 
 MANY: Final = 255
 

@@ -12,10 +12,10 @@ from itertools import chain
 from stores.completeness import shown_ranges
 from stores.loki import part_of, seq_of
 from stores.loki_query import LokiLine
-from trainwire.removed_rows import MANY, Removed, RemovedRows
-from trainwire.row_sums import Ranges, count, ranges_of, sum_up
 from workers.sinks.loki.lines import entries_of
+from workers.sinks.loki.removed_rows import MANY, Removed, RemovedRows
 from workers.sinks.loki.rows import LogRow
+from workers.sinks.row_sums import Ranges, count, ranges_of, sum_up
 
 
 @dataclass(frozen=True)
