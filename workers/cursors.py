@@ -153,7 +153,10 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
         ),
         {"sink": sink, "job_id": job_id, "seq": from_seq - 1},
     )
-    connection.execute(text("UPDATE training_jobs SET settled = '' WHERE id = :job_id"), {"job_id": job_id})
+    unsettle = (
+        "UPDATE training_jobs SET settled = '', logs_settled = false, metrics_settled = false WHERE id = :job_id"
+    )
+    connection.execute(text(unsettle), {"job_id": job_id})
 
 
 def settle(connection: Connection, sink: str) -> None:

@@ -51,7 +51,7 @@ class SinkSettings(BaseSettings):
 class SinkPlugin(ABC):
     """Everything that differs from sink to sink; the module `plugin` of each has one instance, `PLUGIN`."""
 
-    settings: ClassVar[type[SinkSettings] | None] = None
+    settings_type: ClassVar[type[SinkSettings] | None] = None
     """The class of its own settings, if it has any besides those of `workers.settings`."""
 
     @abstractmethod
@@ -82,7 +82,7 @@ class SinkPlugin(ABC):
         Raises `SinkUnavailable`.
         """
         del settings, connection, job_id
-        return "it has no comparison of its own"
+        return "it has no comparison"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
         """Reset what the sink keeps of a job outside of its cursor, in the transaction of a replay."""

@@ -1,4 +1,4 @@
-"""Where the rows of a job are, summed up from how many copies Loki has of each."""
+"""The sum of a comparison: where the rows of a job are, from the number of copies that a sink has of each."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Ranges = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class RowSums:
-    """How many rows there are, and each of them in Loki, or a dead letter, or waiting, or missing."""
+    """How many rows there are, and each of them in the sink, or a dead letter, or waiting, or missing."""
 
     rows: int
-    in_loki: int
+    in_sink: int
     dead_lettered: int
     waiting: int
     missing: Ranges
     twice: Ranges
-    """Of these Loki has more than one copy."""
+    """The sink has more than one copy of these."""
 
 
 def sum_up(
@@ -30,21 +30,21 @@ def sum_up(
 
     Rows after `confirmed_seq` that are nowhere are waiting.
     """
-    rows = in_loki = dead = waiting = 0
+    rows = in_sink = dead = waiting = 0
     missing, twice = array("Q"), array("Q")
     for seq, fewest, most in copies:
         rows += 1
         if most > 1:
             twice.append(seq)
         if fewest:
-            in_loki += 1
+            in_sink += 1
         elif seq in dead_lettered:
             dead += 1
         elif seq > confirmed_seq:
             waiting += 1
         else:
             missing.append(seq)
-    return RowSums(rows, in_loki, dead, waiting, ranges_of(missing), ranges_of(twice))
+    return RowSums(rows, in_sink, dead, waiting, ranges_of(missing), ranges_of(twice))
 
 
 def ranges_of(seqs: Iterable[int]) -> Ranges:

@@ -1,12 +1,15 @@
-"""Which sinks have all rows of a job, by the name of the sink; and a state in the cursor that any sink may use."""
+"""Which sinks have all rows of a job, by the name of the sink; and a state in the cursor that any sink may use.
+
+Older versions go on with `logs_settled`, `metrics_settled` and `newest_ns`; one release later these can be
+dropped, and with them the trigger.
+"""
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0014"
 down_revision = "0012"
-
-_SINK_OF = {"logs": "loki", "metrics": "mlflow"}
 
 
 def upgrade() -> None:
@@ -25,47 +28,31 @@ def upgrade() -> None:
         "CASE WHEN metrics_settled THEN 'mlflow' END) WHERE logs_settled OR metrics_settled"
     )
     op.create_index("training_jobs_settled_id_idx", "training_jobs", ["settled", "id"])
-    for kind in _SINK_OF:
-        op.drop_index(f"training_jobs_{kind}_unsettled_idx", "training_jobs")
-        op.drop_column("training_jobs", f"{kind}_settled")
-    op.alter_column(
-        "delivery_cursors",
-        "newest_ns",
-        new_column_name="state",
-        comment="what the sink itself needs to go on",
-        existing_comment="log_type -> newest time sent",
+    # A drain or a replay of an older version, during a rolling upgrade, resets the columns that it knows.
+    op.execute(
+        "CREATE FUNCTION trainwire_unsettle() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN NEW.settled := ''''; RETURN NEW; END'"
     )
+    op.execute(
+        "CREATE TRIGGER training_jobs_unsettle BEFORE UPDATE OF logs_settled ON training_jobs FOR EACH ROW "
+        "WHEN (OLD.settled <> '' AND NOT NEW.logs_settled) EXECUTE FUNCTION trainwire_unsettle()"
+    )
+    op.add_column(
+        "delivery_cursors",
+        sa.Column(
+            "state",
+            postgresql.JSONB(),
+            server_default="{}",
+            nullable=False,
+            comment="what the sink itself needs to go on",
+        ),
+    )
+    op.execute("UPDATE delivery_cursors SET state = newest_ns WHERE newest_ns <> '{}'")
 
 
 def downgrade() -> None:
-    op.alter_column(
-        "delivery_cursors",
-        "state",
-        new_column_name="newest_ns",
-        comment="log_type -> newest time sent",
-        existing_comment="what the sink itself needs to go on",
-    )
-    for kind, sink in _SINK_OF.items():
-        op.add_column(
-            "training_jobs",
-            sa.Column(
-                f"{kind}_settled",
-                sa.Boolean(),
-                server_default=sa.text("false"),
-                nullable=False,
-                comment="its sink has all of these rows, and the job is quiet",
-            ),
-        )
-        op.execute(
-            f"UPDATE training_jobs SET {kind}_settled = true "  # noqa: S608 - our own names
-            f"WHERE '{sink}' = ANY(string_to_array(settled, ','))"
-        )
-        op.create_index(
-            f"training_jobs_{kind}_unsettled_idx",
-            "training_jobs",
-            ["id"],
-            unique=False,
-            postgresql_where=sa.text(f"NOT {kind}_settled"),
-        )
+    op.drop_column("delivery_cursors", "state")
+    op.execute("DROP TRIGGER training_jobs_unsettle ON training_jobs")
+    op.execute("DROP FUNCTION trainwire_unsettle")
     op.drop_index("training_jobs_settled_id_idx", "training_jobs")
     op.drop_column("training_jobs", "settled")

@@ -159,7 +159,7 @@ class _Ledger:
         removed = self._removed.sum_up(dead_lettered)
         return Comparison(
             in_postgres=found.rows,
-            in_loki=found.in_loki,
+            in_loki=found.in_sink,
             dead_lettered=found.dead_lettered,
             waiting=found.waiting,
             missing=found.missing,

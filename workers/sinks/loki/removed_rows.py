@@ -57,7 +57,7 @@ class RemovedRows:
     def sum_up(self, dead_lettered: Collection[int]) -> Removed:
         """Say where each row is."""
         found = sum_up(self._rows(), dead_lettered)
-        return Removed(found.rows, found.in_loki, found.dead_lettered, found.missing, found.twice)
+        return Removed(found.rows, found.in_sink, found.dead_lettered, found.missing, found.twice)
 
     def _rows(self) -> Iterator[tuple[int, int, int]]:
         """Yield each row with the fewest and the most copies that Loki has of one of its parts."""

@@ -45,9 +45,8 @@ class MlflowPlugin(SinkPlugin):
         """Yield whether MLflow answers, and whether its experiment can be written."""
         return examine(settings.mlflow_tracking_uri or "", settings.mlflow_experiment)
 
-    def verify(self, settings: Settings, connection: Connection, job_id: int) -> str:
+    def verify(self, _settings: Settings, _connection: Connection, job_id: int) -> str:
         """Return where a run is shown: it is no copy of rows."""
-        del settings, connection
         return f"see `trainwire mlflow {job_id}`"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
