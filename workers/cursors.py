@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
-from schemas.sinks import SINKS
+from schemas.sinks import ROWS, RowKind
 from schemas.tables import dead_letters
 from workers.decoding import visible
 from workers.sinks.base import Delivered
@@ -76,11 +76,11 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
     return {job_id: known.get(job_id) or DeliveryCursor() for job_id in job_ids}
 
 
-def jobs_behind(connection: Connection, sink: str, limit: int) -> list[int]:
-    """Return jobs that have rows after the sink's cursor and are due, those delivered longest ago first."""
+def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
+    """Return due jobs that have rows of a kind after the sink's cursor, those delivered longest ago first."""
     behind = text(
         "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
-        f"WHERE settled = ANY(:unsettled) AND {SINKS[sink].rows.last_seq} > coalesce(confirmed_seq, 0) "
+        f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
         "AND coalesce(next_attempt_at <= now(), true) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
     )
     wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "limit": limit}
@@ -95,9 +95,9 @@ def unsettled(connection: Connection, sink: str) -> list[str]:
     return list(connection.execute(_UNSETTLED, {"sink": sink}).scalars())
 
 
-def confirm(connection: Connection, sink: str, delivered: Mapping[int, Delivered]) -> None:
+def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
     """Move the jobs' cursors to what the sink has confirmed, and dead-letter what it refused."""
-    _dead_letter(connection, sink, delivered)
+    _dead_letter(connection, sink, kind, delivered)
     moves = {
         "sink": sink,
         "jobs": list(delivered),
@@ -159,13 +159,13 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
     connection.execute(text(unsettle), {"job_id": job_id})
 
 
-def settle(connection: Connection, sink: str) -> None:
-    """Mark quiet jobs of which the sink has every row: `jobs_behind` skips them until their next drain or replay.
+def settle(connection: Connection, sink: str, kind: RowKind) -> None:
+    """Mark quiet jobs of which the sink has every row of a kind: `jobs_behind` skips them until they change.
 
     A job with a new row, or whose cursor was moved back, since they were selected is not marked.
     """
     is_done = (
-        f"{SINKS[sink].rows.last_seq} <= coalesce(confirmed_seq, 0) "
+        f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
         "AND last_seen_at < now() - make_interval(secs => :quiet_s)"
     )
     done = (
@@ -232,7 +232,7 @@ def mark_up(connection: Connection, sink: str) -> None:
     )
 
 
-def _dead_letter(connection: Connection, sink: str, delivered: Mapping[int, Delivered]) -> None:
+def _dead_letter(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
     letters = []
     for job_id, refusal in ((job_id, refusal) for job_id, done in delivered.items() for refusal in done.refused):
         raw = msgspec.msgpack.encode({"sink": sink, "job": job_id, "seq": refusal.seq})
@@ -240,7 +240,7 @@ def _dead_letter(connection: Connection, sink: str, delivered: Mapping[int, Deli
             {
                 "stream": f"sink:{sink}",
                 "entry_id": f"{job_id}-{refusal.seq}",
-                "kind": SINKS[sink].kind,
+                "kind": kind,
                 "job_id": job_id,
                 "source": refusal.source,
                 "seq": refusal.seq,

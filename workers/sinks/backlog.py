@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Generic
+from typing import ClassVar, Generic
 
 from sqlalchemy import Connection, text
 
-from schemas.sinks import SINKS
+from schemas.sinks import ROWS, RowKind
 from workers import cursors
 from workers.sinks.base import BatchT, DeliveredT_contra
 
@@ -16,12 +16,15 @@ from workers.sinks.base import BatchT, DeliveredT_contra
 class CursorBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
     """Rows after a cursor in `delivery_cursors`; see `workers.sinks.base.Backlog`."""
 
+    kind: ClassVar[RowKind]
+    """The rows that the sink receives."""
+
     def __init__(self, sink: str) -> None:
         self._sink = sink
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
         """Return jobs that have rows after the sink's cursor and are due, those delivered longest ago first."""
-        return cursors.jobs_behind(connection, self._sink, limit)
+        return cursors.jobs_behind(connection, self._sink, self.kind, limit)
 
     @abstractmethod
     def read(
@@ -38,17 +41,17 @@ class CursorBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
         """Move the cursors to what the sink has confirmed, and dead-letter what it refused."""
-        cursors.confirm(connection, self._sink, delivered)
+        cursors.confirm(connection, self._sink, self.kind, delivered)
 
     def settle(self, connection: Connection) -> None:
         """Exclude jobs of which the sink has all rows from `jobs_behind`, until they have new rows."""
-        cursors.settle(connection, self._sink)
+        cursors.settle(connection, self._sink, self.kind)
 
     def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
         """Return the last `seq` ever given to a row of each job.
 
         Called before the rows are read: where no row up to it is then found, the rows were deleted.
         """
-        last_seq = SINKS[self._sink].rows.last_seq
+        last_seq = ROWS[self.kind].last_seq
         found = text(f"SELECT id, {last_seq} FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")  # noqa: S608
         return {row.id: row[1] for row in connection.execute(found, {"jobs": list(job_ids)})}

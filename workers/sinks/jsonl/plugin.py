@@ -82,6 +82,8 @@ class JsonlBatch:
 class JsonlBacklog(CursorBacklog[JsonlBatch, Delivered]):
     """The log rows that the files do not have."""
 
+    kind = "logs"
+
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, JsonlBatch]:

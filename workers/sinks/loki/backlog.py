@@ -29,6 +29,8 @@ from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLine
 class LogBacklog(CursorBacklog[LogBatch, DeliveredLines]):
     """Log rows that Loki has not confirmed; the state of a cursor is the newest time sent, by log type."""
 
+    kind = "logs"
+
     def __init__(self, engine: Engine, sink: str) -> None:
         super().__init__(sink)
         self._engine = engine

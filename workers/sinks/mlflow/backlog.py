@@ -23,6 +23,8 @@ GRACE_S: Final = 60.0
 class MetricBacklog(CursorBacklog[MetricBatch, DeliveredMetrics]):
     """What MLflow has not confirmed: rows, and attempts that have changed since they were mirrored."""
 
+    kind = "metrics"
+
     def __init__(self, sink: str, grace_s: float = GRACE_S) -> None:
         super().__init__(sink)
         self._grace_s = grace_s
