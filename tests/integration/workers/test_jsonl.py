@@ -143,9 +143,9 @@ class Crashing(JsonlSink):
 
     def deliver(self, job_id: int, batch: JsonlBatch) -> Iterator[Delivered]:
         """Write, and end."""
-        list(super().deliver(job_id, batch))
-        raise KeyboardInterrupt
-        yield
+        for _ in super().deliver(job_id, batch):
+            raise KeyboardInterrupt
+        yield from ()
 
 
 def test_what_was_not_confirmed_is_written_once(resources: Resources, say: Say, folder: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_job_of_another_database_keeps_its_files(resources: Resources, say: Sa
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: int, written: int = 5) -> None:
     """Have the disk take a few bytes, then answer with an error."""
-    real = files.os.fsync
+    real = os.fsync
 
     def fsync(descriptor: int) -> None:
         if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".jsonl"):
@@ -330,7 +330,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: int, written: int = 5) -> No
             raise OSError(error, os.strerror(error))
         real(descriptor)
 
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
