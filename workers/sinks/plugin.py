@@ -96,6 +96,12 @@ def plugin(name: str) -> SinkPlugin:
     return found
 
 
+def sink_settings() -> list[type[SinkSettings]]:
+    """Return the classes of the settings that belong to one sink alone."""
+    found = (plugin(name).settings_type for name in SINKS)
+    return [kind for kind in found if kind is not None]
+
+
 def sinks_on(settings: Settings) -> list[SinkEntry]:
     """Return the sinks that these settings switch on, in the order of the registry."""
     return [sink for sink in SINKS.values() if plugin(sink.name).is_on(settings)]
