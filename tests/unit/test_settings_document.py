@@ -50,7 +50,7 @@ def _check(kind: type[BaseSettings], name: str, default: str, patch: pytest.Monk
 @pytest.mark.parametrize(("name", "default"), list(_defaults("Workers").items()))
 def test_defaults_of_workers(name: str, default: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Setting a worker's variable to its documented default changes nothing; one without has none."""
-    of_sinks = [kind for kind in sink_settings() if name.lower() in kind.model_fields]
+    of_sinks: list[type[BaseSettings]] = [kind for kind in sink_settings() if name.lower() in kind.model_fields]
     _check((of_sinks or [Settings])[0], name, default, monkeypatch)
 
 

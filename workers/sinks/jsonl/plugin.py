@@ -287,3 +287,4 @@ _READ: Final = text(
     WHERE bytes_before < :most_bytes ORDER BY wanted.job_id, seq
     """
 )
+PLUGIN: Final = JsonlPlugin()
