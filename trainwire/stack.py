@@ -15,7 +15,7 @@ from typing import Any, Final
 from schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
 from schemas.sinks import SINKS
 from trainwire.child import Child, stop_leftover
-from trainwire.database import migrate, settings_for
+from trainwire.database import migrate, settings_for, sinks_for
 from trainwire.errors import PartFailed
 from trainwire.folders import chosen_data_dir, publish, withdraw
 from trainwire.locate import Address
@@ -23,7 +23,6 @@ from trainwire.postgres import EmbeddedPostgres
 from trainwire.remembered import Port, is_own_address
 from trainwire.supervisor import CommandPart, Say, Supervisor
 from trainwire.valkey import EmbeddedValkey
-from workers.sinks.plugin import sinks_on
 
 WORKER_STOP_TIMEOUT_S: Final = 10.0
 WEB_READY_TIMEOUT_S: Final = 60.0
@@ -172,7 +171,7 @@ class Stack:
         ingest = ["--queues", STORE_QUEUES, *concurrency]
         self._start_command("worker", workers_command("worker", *ingest), env)
         # A slow sink or S3 must never delay the drains, nor a long drain the events: each has a worker.
-        alone_on = {sink.worker: sink.queue for sink in sinks_on(settings_for(self.address))}
+        alone_on = {sink.worker: sink.queue for sink in sinks_for(settings_for(self.address))}
         alone_on |= {"notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
         for name, queue in alone_on.items():
             alone = ["--name", name, "--queues", queue, "--concurrency", "1"]

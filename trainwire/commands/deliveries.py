@@ -13,14 +13,13 @@ from stores.deliveries import SinkReport, sink_report, was_used
 from stores.delivery_words import counted, shown_age, shown_error, shown_health, shown_totals
 from trainwire.commands.jobs import known_job
 from trainwire.commands.options import SINK_NAMES, AsJson, DataDir, JobId, Sink, plain, servers, write_json
-from trainwire.database import reading, settings_for, writing
+from trainwire.database import reading, settings_for, sinks_for, writing
 from trainwire.errors import Problem
 from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.resending import replay as send_again
 from trainwire.resending import retry_now
 from trainwire.terminal import cell, console, one_line, say, shown_clock, table
 from workers.settings import Settings
-from workers.sinks.plugin import sinks_on
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
 
@@ -36,7 +35,7 @@ def known_sink(name: str) -> str:
 
 def _in_use(connection: Connection, settings: Settings) -> list[str]:
     """Return the sinks that are on, or have been."""
-    on = {sink.name for sink in sinks_on(settings)}
+    on = {sink.name for sink in sinks_for(settings)}
     return [sink for sink in SINKS if sink in on or was_used(connection, sink)]
 
 

@@ -10,13 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from stores.connections import open_engine, open_redis, open_stream_client
 from trainwire.commands.options import AsJson, DataDir, servers, write_json
-from trainwire.database import settings_for
+from trainwire.database import settings_for, sinks_for
 from trainwire.doctor import flow, outside, postgres_server, processes, redis_server
 from trainwire.errors import Problem
 from trainwire.terminal import console, one_line, say, table
 from workers.findings import Finding, Findings, Level, Part, worst
 from workers.settings import Settings
-from workers.sinks.plugin import plugin, sinks_on
+from workers.sinks.plugin import plugin
 
 MARKS: Final[dict[Level, tuple[str, str]]] = {
     "ok": ("ok", "green"),
@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _outside(settings: Settings) -> Findings:
-    for sink in sinks_on(settings):
+    for sink in sinks_for(settings):
         yield from plugin(sink.name).examine(settings)
     if settings.trainwire_checkpoint_bucket:
         yield from outside.look_at_s3(settings.trainwire_checkpoint_bucket, settings.trainwire_checkpoint_prefix)

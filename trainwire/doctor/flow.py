@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 
 from schemas import metric_names as names
 from schemas.stream_clients import STREAM_ERRORS
+from trainwire.database import sinks_for
 from trainwire.halted import halted_streams
 from workers.findings import Findings, Part
 from workers.measures import postgres_samples, redis_samples, shards_away
 from workers.repairs import recent_repairs
 from workers.settings import Settings
-from workers.sinks.plugin import sinks_on
 
 STREAM_LATE_S: Final = 60.0
 STREAM_STUCK_S: Final = 600.0
@@ -68,7 +68,7 @@ def _repairs(streams: redis.Redis) -> Findings:
 def look_at_rows(connection: Connection, settings: Settings) -> Findings:
     """Yield which sinks are down or late, and whether there are dead letters."""
     letters = 0.0
-    for sample in postgres_samples(connection, [sink.name for sink in sinks_on(settings)]):
+    for sample in postgres_samples(connection, [sink.name for sink in sinks_for(settings)]):
         which = ", ".join(sample.labels)
         if sample.metric is names.SINK_DOWN_SECONDS and sample.value:
             says = f"{which} has not answered the workers for {sample.value:,.0f} s"

@@ -21,9 +21,9 @@ from schemas.routes import (
     NOTIFY_QUEUE,
 )
 from trainwire.answering import answering_workers
+from trainwire.database import sinks_for
 from workers.findings import Finding, Findings, Part
 from workers.settings import Settings
-from workers.sinks.plugin import sinks_on
 
 ANSWER_WITHIN_S: Final = 1.5
 LATE_S: Final = 30.0
@@ -69,7 +69,7 @@ def _readers(settings: Settings) -> dict[str, list[str]]:
 
 
 def _needed(settings: Settings) -> list[str]:
-    of_sinks = [sink.queue for sink in sinks_on(settings)]
+    of_sinks = [sink.queue for sink in sinks_for(settings)]
     return [INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE, *of_sinks]
 
 

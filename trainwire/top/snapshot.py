@@ -18,9 +18,9 @@ from schemas.tls import redis_trouble
 from stores.connections import postgres_trouble
 from stores.jobs import Job, find_jobs
 from trainwire.answering import answering_workers
+from trainwire.database import sinks_for
 from workers.measures import Sample, postgres_samples, redis_samples, shards_away
 from workers.settings import Settings
-from workers.sinks.plugin import sinks_on
 
 ANSWER_WITHIN_S: Final = 0.7
 MOST_JOBS: Final = 12
@@ -89,7 +89,7 @@ def take(
     at_s = clock()
     try:
         with engine.connect() as connection:
-            samples += postgres_samples(connection, [sink.name for sink in sinks_on(settings)])
+            samples += postgres_samples(connection, [sink.name for sink in sinks_for(settings)])
             jobs = _jobs(connection)
     except SQLAlchemyError as exc:
         away.append(f"Postgres does not answer: {postgres_trouble(exc)}")

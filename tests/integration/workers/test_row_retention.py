@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, text
@@ -53,11 +54,17 @@ def say(resources: Resources, sender: Sender) -> Say:
     return say
 
 
-def confirm(engine: Engine, job: int, seq: int) -> None:
-    """Let Loki have confirmed a job's rows up to a number."""
-    cursor = "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq) VALUES ('loki', :job, :seq)"
+def confirm(engine: Engine, job: int, seq: int, sink: str = "loki") -> None:
+    """Let a sink have confirmed a job's rows up to a number."""
+    cursor = "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq) VALUES (:sink, :job, :seq)"
     with engine.begin() as connection:
-        connection.execute(text(cursor), {"job": job, "seq": seq})
+        connection.execute(text(cursor), {"job": job, "seq": seq, "sink": sink})
+
+
+def plan_of(resources: Resources, keeping: Keeping) -> list[int]:
+    """Return how many rows of each job a dry run would remove."""
+    with resources.engine.connect() as connection:
+        return [old.rows for old in plan(connection, keeping)]
 
 
 def contents(engine: Engine, job: int = 1) -> list[str]:
@@ -86,6 +93,18 @@ def test_a_job_that_is_not_finished_keeps_everything(resources: Resources, say: 
         connection.execute(text("UPDATE training_jobs SET status = :status"), {"status": status})
     assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 0
     assert len(contents(resources.engine)) == 3
+
+
+def test_rows_wait_for_all_sinks_that_receive_them(resources: Resources, say: Say) -> None:
+    """A row goes once the slowest sink has confirmed it; none goes before each has confirmed something."""
+    say(1, old=5)
+    keeping = replace(LOGS, sinks=("loki", "jsonl"))
+    confirm(resources.engine, 1, 4)
+    assert plan_of(resources, keeping) == []
+    confirm(resources.engine, 1, 2, "jsonl")
+    assert plan_of(resources, keeping) == [2]
+    assert RowRetention(resources.engine, keeping).run(dry_run=False) == 2
+    assert contents(resources.engine) == ["old 2", "old 3", "old 4"]
 
 
 def test_what_the_sink_has_not_confirmed_stays(resources: Resources, say: Say) -> None:
