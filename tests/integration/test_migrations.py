@@ -119,7 +119,7 @@ def test_migrations_only_add(empty: Engine) -> None:
 
 
 def test_settled_jobs_and_cursors_survive_0014(empty: Engine) -> None:
-    """Marks and Loki's newest times are where the new version reads them; a downgrade brings the old state back."""
+    """Marks and Loki's newest times are where the new version reads them; a downgrade undoes it."""
     with empty.begin() as connection:
         command.upgrade(_config(connection), "0012")
         connection.execute(

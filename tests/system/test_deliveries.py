@@ -172,8 +172,15 @@ def test_a_line_reaches_its_file_by_itself(resources: Resources, sender: Sender,
     folder = tmp_path / "logs"
     chance = random.Random(7)
     with LokiTwin() as twin:
-        env = {"LOKI_URL": twin.url, "JSONL_DIR": str(folder), "DELIVERY_BACKOFF_CAP_S": "0.5"}
-        with workers_running(resources.settings, tmp_path, workers=2, **env) as workers:
+        running = workers_running(
+            resources.settings,
+            tmp_path,
+            workers=2,
+            LOKI_URL=twin.url,
+            JSONL_DIR=str(folder),
+            DELIVERY_BACKOFF_CAP_S="0.5",
+        )
+        with running as workers:
             for number in range(ROUNDS):
                 publish_round(sender, number)
                 kill_somebody(workers, chance)

@@ -1,4 +1,4 @@
-"""The backlog of a sink whose cursor is all that it needs: a new sink only adds how its rows are read."""
+"""The rows in Postgres that wait for a sink: each sink only adds how its rows are read."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from workers import cursors
 from workers.sinks.base import BatchT, DeliveredT_contra
 
 
-class CursorBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
-    """Rows after a cursor in `delivery_cursors`; see `workers.sinks.base.Backlog`."""
+class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
+    """The rows after the cursors of a sink in `delivery_cursors`."""
 
     kind: ClassVar[RowKind]
     """The rows that the sink receives."""
@@ -35,7 +35,10 @@ class CursorBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
     def read_on(
         self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
     ) -> Mapping[int, BatchT]:
-        """Return the batches that follow these; none, unless a sink reads ahead (`Batch.is_followed`)."""
+        """Return the batches that follow these, once they are delivered whole and no row of them is refused.
+
+        Called for batches that are followed (`Batch.is_followed`): a slow sink need not read ahead.
+        """
         del connection, batches, most_rows, most_bytes
         return {}
 

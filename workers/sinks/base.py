@@ -1,12 +1,10 @@
-"""The interfaces of a sink: its network side (`Sink`) and the rows that wait for it in Postgres (`Backlog`)."""
+"""The interface of a sink, which writes rows to a store; `workers.sinks.backlog` reads them from Postgres."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
-
-from sqlalchemy import Connection
 
 from workers.errors import Unavailable
 
@@ -62,7 +60,7 @@ class Batch(Protocol):
 
     @property
     def is_followed(self) -> bool:
-        """Tell whether `Backlog.read_on` finds something behind it."""
+        """Tell whether `SinkBacklog.read_on` finds something behind it."""
         ...
 
 
@@ -88,32 +86,4 @@ class Sink(Protocol[BatchT_contra, DeliveredT_co]):
         to try later; what was not confirmed before that is sent again, the same. Called from several threads, each
         with another job.
         """
-        ...
-
-
-class Backlog(Protocol[BatchT, DeliveredT_contra]):
-    """The rows in Postgres that wait for one sink; `workers.sinks.backlog` has most of it."""
-
-    def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs with something to deliver whose time has come, those that were moved longest ago first."""
-        ...
-
-    def read(
-        self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
-    ) -> Mapping[int, BatchT]:
-        """Return what comes next for each job: at most so many rows and bytes of each, at least one."""
-        ...
-
-    def read_on(
-        self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
-    ) -> Mapping[int, BatchT]:
-        """Return what comes next once these batches are delivered, all of them and nothing of them refused."""
-        ...
-
-    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
-        """Move the cursors to what the sink has confirmed, and dead-letter what it refused."""
-        ...
-
-    def settle(self, connection: Connection) -> None:
-        """Exclude jobs of which the sink has all rows from `jobs_behind`, until they have new rows."""
         ...

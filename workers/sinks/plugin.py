@@ -17,7 +17,8 @@ from stores.deletion import Deletion, DeletionPart
 from workers.findings import Finding
 from workers.resources import Resources
 from workers.settings import Settings
-from workers.sinks.base import Backlog, Sink
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.base import Sink
 
 
 class NotSetUp(Exception):  # noqa: N818 - shown to people
@@ -59,7 +60,7 @@ class SinkPlugin(ABC):
         """Tell whether these settings switch the sink on. Raises `WrongSettings` for its own settings."""
 
     @abstractmethod
-    def connect(self, resources: Resources) -> tuple[Backlog[Any, Any], Sink[Any, Any]]:
+    def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
         """Return what a delivery needs; called once per work order, so connections are cached."""
 
     @abstractmethod

@@ -29,8 +29,8 @@ from workers.cursors import read_cursors
 from workers.findings import Finding, Part
 from workers.resources import Resources
 from workers.settings import Settings
-from workers.sinks.backlog import CursorBacklog
-from workers.sinks.base import Backlog, Delivered, Sink, SinkUnavailable
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.base import Delivered, Sink, SinkUnavailable
 from workers.sinks.jsonl.files import Differences, Line, append, compare, remove, remove_before
 from workers.sinks.plugin import NotSetUp, SinkPlugin, SinkSettings, Verdict
 from workers.sinks.row_sums import RowSums, count, ranges_of, sum_up
@@ -79,7 +79,7 @@ class JsonlBatch:
     is_followed: bool = False
 
 
-class JsonlBacklog(CursorBacklog[JsonlBatch, Delivered]):
+class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
     """The log rows that the files do not have."""
 
     kind = "logs"
@@ -156,7 +156,7 @@ class JsonlPlugin(SinkPlugin):
         """Tell whether JSONL_DIR is set."""
         return self.settings.jsonl_dir is not None
 
-    def connect(self, _resources: Resources) -> tuple[Backlog[Any, Any], Sink[Any, Any]]:
+    def connect(self, _resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
         """Return the rows that wait, and the files."""
         return JsonlBacklog(NAME), self.sink
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
 from workers import cursors
 from workers.cursors import DeliveryCursor
-from workers.sinks.backlog import CursorBacklog
+from workers.sinks.backlog import SinkBacklog
 from workers.sinks.loki.lines import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,
@@ -26,7 +26,7 @@ from workers.sinks.loki.lines import (
 from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 
-class LogBacklog(CursorBacklog[LogBatch, DeliveredLines]):
+class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
     """Log rows that Loki has not confirmed; the state of a cursor is the newest time sent, by log type."""
 
     kind = "logs"

@@ -18,7 +18,8 @@ from workers.cursors import read_cursors
 from workers.findings import Finding
 from workers.resources import Resources
 from workers.settings import Settings
-from workers.sinks.base import Backlog, Sink, SinkUnavailable
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.base import Sink, SinkUnavailable
 from workers.sinks.loki.backlog import LogBacklog
 from workers.sinks.loki.examination import examine
 from workers.sinks.loki.sink import LokiSink
@@ -33,7 +34,7 @@ class LokiPlugin(SinkPlugin):
         """Tell whether LOKI_ENABLED is true."""
         return settings.loki_enabled
 
-    def connect(self, resources: Resources) -> tuple[Backlog[Any, Any], Sink[Any, Any]]:
+    def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
         """Return the log rows that wait, and the connections of this process to Loki."""
         return LogBacklog(resources.engine, LokiSink.name), LokiSink(loki_http(resources.settings))
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping, text
 from schemas.non_finite import shown_float
 from workers import cursors
 from workers.rows import LIFTED
-from workers.sinks.backlog import CursorBacklog
+from workers.sinks.backlog import SinkBacklog
 from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
 from workers.sinks.mlflow.rules import STOPPED
 
@@ -20,7 +20,7 @@ GRACE_S: Final = 60.0
 """After so long without a word of an attempt that has ended, nothing more is expected of it."""
 
 
-class MetricBacklog(CursorBacklog[MetricBatch, DeliveredMetrics]):
+class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
     """What MLflow has not confirmed: rows, and attempts that have changed since they were mirrored."""
 
     kind = "metrics"

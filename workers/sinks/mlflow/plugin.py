@@ -12,7 +12,8 @@ from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from workers.findings import Finding
 from workers.resources import Resources
 from workers.settings import Settings
-from workers.sinks.base import Backlog, Sink, SinkUnavailable
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.base import Sink, SinkUnavailable
 from workers.sinks.mlflow.backlog import MetricBacklog, tell_again
 from workers.sinks.mlflow.deletion import delete_runs
 from workers.sinks.mlflow.examination import examine
@@ -28,7 +29,7 @@ class MlflowPlugin(SinkPlugin):
         """Tell whether MLFLOW_TRACKING_URI is set."""
         return settings.mlflow_tracking_uri is not None
 
-    def connect(self, resources: Resources) -> tuple[Backlog[Any, Any], Sink[Any, Any]]:
+    def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
         """Return the metric rows that wait, and the connections of this process to MLflow."""
         settings = resources.settings
         sink = MlflowSink(mlflow_api(settings.mlflow_tracking_uri or ""), settings.mlflow_experiment)
