@@ -29,8 +29,9 @@ from workers.resources import Resources
 from workers.sinks.base import Delivered, SinkUnavailable
 from workers.sinks.jsonl import files
 from workers.sinks.jsonl.files import Line
-from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlBatch, JsonlPlugin, JsonlSettings, JsonlSink
+from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlBatch, JsonlPlugin, JsonlSettings, JsonlSink, _verdict
 from workers.sinks.plugin import NotSetUp
+from workers.sinks.row_sums import sum_up
 
 DAY = "2026-11-29"
 Say = Callable[..., None]
@@ -222,7 +223,8 @@ def test_files_sort_by_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"\0" * 300_000, b"x" * 100_000 + b"\n", b'{"seq":"7"}\n', b"\xff\n", b"{}\n[]\n", b"\n\n"]
+    "rubbish",
+    [b"\0" * 300_000, b"x" * 100_000 + b"\n", b'{"seq":"7"}\n{"seq":-7}\n', b"\xff\n", b"{}\n[]\n", b"\n\n"],
 )
 def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
     """What a crash of the machine leaves at the end of a file, or of a file of its own, is no line."""
@@ -307,6 +309,18 @@ def test_every_difference_is_named(resources: Resources, say: Say, folder: Path)
         "in the files, not in Postgres: 77",
         "lines that are no JSON with a number: 1",
     ]
+
+
+def test_a_job_that_goes_on_is_verified(resources: Resources, say: Say, folder: Path) -> None:
+    """A row that is stored and written while the others are compared is no difference."""
+    say("a")
+    deliver(resources, folder)
+    with resources.engine.connect() as connection:
+        compared = files.compare([], next(folder.iterdir()), odd := files.Differences())
+        assert (list(compared), list(odd.without_row)) == ([], [1])
+        assert _verdict(sum_up([], ()), odd, removed_seq=0, last_seq=1).is_verified
+        assert not _verdict(sum_up([], ()), odd, removed_seq=0, last_seq=0).is_verified
+        assert plugin_of(folder).verify(resources.settings, connection, 1).is_verified
 
 
 def test_a_job_of_another_database_keeps_its_files(resources: Resources, say: Say, folder: Path) -> None:

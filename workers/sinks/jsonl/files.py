@@ -11,15 +11,18 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Annotated, BinaryIO, Final, NamedTuple
 
 import msgspec
+
+from schemas.checks import MAX_ID
 
 BLOCK_BYTES: Final = 64 * 1024
 LOCK_NAME: Final = ".lock"
@@ -45,7 +48,7 @@ class FileName(NamedTuple):
 
 
 class _Numbered(msgspec.Struct):
-    seq: int
+    seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
 
 def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> None:
@@ -81,19 +84,21 @@ def read_lines(folder: Path) -> Iterator[tuple[int | None, bytes]]:
 
 @dataclass(slots=True)
 class Differences:
-    """The numbers of lines that differ from their row or have none, and how many lines have no number."""
+    """The numbers of lines that differ from their row or have none, and how many lines have no number.
 
-    different: list[int] = field(default_factory=list)
-    unknown: list[int] = field(default_factory=list)
+    A line without a row may be of one that retention has removed, or that is newer than `last_seq`, the last row.
+    """
+
+    different: set[int] = field(default_factory=set)
+    without_row: array[int] = field(default_factory=lambda: array("Q"))
     unreadable: int = 0
+    last_seq: int = 0
 
 
-def compare(
-    rows: Iterable[Line], folder: Path, removed_seq: Callable[[], int], odd: Differences
-) -> Iterator[tuple[int, int, int]]:
+def compare(rows: Iterable[Line], folder: Path, odd: Differences) -> Iterator[tuple[int, int, int]]:
     """Yield each row's `seq` with the number of its copies, twice, and add what differs to `odd`.
 
-    Rows and files are in the order of `seq`. `removed_seq` is called when retention may have removed rows.
+    Rows and files are in the order of `seq`.
     """
     lines = read_lines(folder)
     line = next(lines, None)
@@ -105,11 +110,12 @@ def compare(
                 odd.unreadable += 1
             elif row is not None and seq == row.seq:
                 copies += 1
-                odd.different += [seq] * (data != row.data)
-            elif seq > removed_seq():
-                odd.unknown.append(seq)
+                odd.different |= {seq} if data != row.data else set()
+            else:
+                odd.without_row.append(seq)
             line = next(lines, None)
         if row is not None:
+            odd.last_seq = row.seq
             yield row.seq, copies, copies
 
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,7 +23,6 @@ from sqlalchemy import Connection, Row, text
 
 from stores.completeness import shown_ranges
 from stores.deletion import Deletion, DeletionPart
-from stores.jobs import removed_rows
 from stores.settings import read_settings
 from workers.cursors import read_cursors
 from workers.findings import Finding, Part
@@ -197,12 +196,13 @@ class JsonlPlugin(SinkPlugin):
         confirmed_seq = read_cursors(connection, NAME, [job_id])[job_id].confirmed_seq
         job = connection.execute(_JOBS, {"jobs": [job_id]}).one()
         odd = Differences()
-        removed_seq = partial(_removed_seq, connection, job_id)
         try:
-            copies = compare(_all_rows(connection, job_id), self._folder() / folder_name(*job), removed_seq, odd)
-            return _verdict(sum_up(copies, (), confirmed_seq), odd)
+            copies = compare(_all_rows(connection, job_id), self._folder() / folder_name(*job), odd)
+            found = sum_up(copies, (), confirmed_seq)
         except OSError as exc:
             raise SinkUnavailable(f"{exc.filename or self._folder()}: {exc.strerror}") from exc
+        last_seq, removed_seq = connection.execute(_LAST, {"job": job_id}).one()
+        return _verdict(found, odd, removed_seq, last_seq)
 
     def _folder(self) -> Path:
         return self.settings.jsonl_dir or Path()
@@ -228,10 +228,6 @@ def _json_line(row: Row[Any]) -> bytes:
     return msgspec.json.encode(dict(zip(_FIELDS, row, strict=False))) + b"\n"
 
 
-def _removed_seq(connection: Connection, job_id: int) -> int:
-    return removed_rows(connection, job_id)["logs"]
-
-
 def _all_rows(connection: Connection, job_id: int) -> Iterator[Line]:
     after = 0
     while batch := read_rows(connection, {job_id: after}, VERIFIED_ROWS, VERIFIED_BYTES)[job_id]:
@@ -239,13 +235,15 @@ def _all_rows(connection: Connection, job_id: int) -> Iterator[Line]:
         after = batch[-1].seq
 
 
-def _verdict(found: RowSums, odd: Differences) -> Verdict:
-    different = ranges_of(sorted(set(odd.different)))
+def _verdict(found: RowSums, odd: Differences, removed_seq: int, last_seq: int) -> Verdict:
+    different = ranges_of(sorted(odd.different))
+    # Rows that came, or that retention has removed, while files and rows were read are no strangers.
+    unknown = {seq for seq in odd.without_row if seq > removed_seq and not odd.last_seq < seq <= last_seq}
     faults = {
         "missing in the files": found.missing,
         "twice in the files": found.twice,
         "different in the files": different,
-        "in the files, not in Postgres": ranges_of(sorted(set(odd.unknown))),
+        "in the files, not in Postgres": ranges_of(sorted(unknown)),
     }
     is_verified = not any(faults.values()) and not odd.unreadable
     line = (
@@ -270,6 +268,7 @@ def _verdict(found: RowSums, odd: Differences) -> Verdict:
 _FIELDS: Final = (*("job_id", "seq", "attempt", "rank", "source", "log_type", "level", "logged_at", "content"),)
 """The keys of a line, in the order of the columns below."""
 _JOBS: Final = text("SELECT id, created_at FROM training_jobs WHERE id = ANY(:jobs)")
+_LAST: Final = text("SELECT last_log_seq, removed_log_seq FROM training_jobs WHERE id = :job")
 _READ: Final = text(
     """
     SELECT wanted.job_id, seq, attempt, rank, source, log_type, level,
