@@ -121,7 +121,7 @@ def test_rows_that_go_meanwhile_are_no_loss(
             assert RowRetention(told, KEEPING).run(dry_run=False) == 6
         return read_rows(connection, job_id, after, min(rows, 1), most_bytes)
 
-    monkeypatch.setattr("trainwire.commands.verify.read_rows", read_one)
+    monkeypatch.setattr("workers.sinks.loki.verification.read_rows", read_one)
     shown = connected(*VERIFY)
     assert (shown.code, shown.out.splitlines()[-1]) == (
         0,
