@@ -19,11 +19,11 @@ from benchmarks.processes import ROOT, running
 from ingest import Run
 from stores.loki_http import LokiHttp
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki import PUSH_PATH, LokiSink
-from workers.sinks.loki_lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
+from workers.sinks.loki.backlog import LogBacklog, read_rows
+from workers.sinks.loki.lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
+from workers.sinks.loki.rows import LogRow
+from workers.sinks.loki.sink import PUSH_PATH, LokiSink
 
 LINES = 100
 """Lines of the latency measurement."""

@@ -15,10 +15,10 @@ from sqlalchemy import text
 
 from tests.mlflow_server import MlflowServer
 from workers.deliver import Delivery
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.sink import MlflowSink
 
 NAMES = 10
 """Metrics of a point."""

@@ -235,6 +235,7 @@ class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
     """How far a sink has confirmed a job's rows; `words` say it."""
 
     sink: str
+    title: str
     confirmed_seq: int
     behind_rows: int
     behind_s: float | None

@@ -120,6 +120,7 @@ DELIVERIES: Final = {
     "items": [
         {
             "sink": "loki",
+            "title": "Loki",
             "confirmed_seq": 118,
             "behind_rows": 2,
             "behind_s": 0.3,
@@ -176,8 +177,7 @@ DELETION_PLAN: Final = _NO_DELETION | {
         "attempt": 1,
         "created_at": _AT,
         "rows": {"training_logs": 120, "training_metrics": 10},
-        "log_rows": 120,
-        "loki_lines": 120,
+        "copies": {"loki": 120, "mlflow": 1},
         "mlflow_runs": ["1f0c3f9d8f0a4f7c9a8d4f2b6f7e8d9c"],
         "own_runs": [],
         "files": ["s3://bucket/checkpoints/42/1/best.pt"],

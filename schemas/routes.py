@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
+from schemas.sinks import SINKS
+
 Kind = Literal["logs", "metrics", "checkpoints", "completions"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
@@ -31,17 +33,11 @@ INGEST_QUEUE: Final = "ingest"
 NOTIFY_QUEUE: Final = "notify"
 BEAT_QUEUE: Final = "beat"
 
-DELIVER_QUEUE: Final = "deliver"
-MLFLOW_QUEUE: Final = "deliver-mlflow"
-"""Of its own: a slow MLflow must not hold up the lines on their way to Loki."""
 CHECKPOINT_QUEUE: Final = "checkpoints"
 """What is asked of the object store: however slow it is, nothing else waits behind it."""
-QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, DELIVER_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
+DELIVERY_QUEUES: Final = tuple(sink.queue for sink in SINKS.values())
+QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
 """Of work orders; a worker reads all of them unless it is told which."""
-
-LOKI_SINK: Final = "loki"
-MLFLOW_SINK: Final = "mlflow"
-"""What cursors, states and dead letters call the stores that get what Postgres has."""
 
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"
@@ -52,6 +48,7 @@ RETENTION_TASK: Final = "trainwire.retain_checkpoints"
 ROW_RETENTION_TASK: Final = "trainwire.retain_rows"
 DELETE_TASK: Final = "trainwire.delete_jobs"
 LINK_TASK: Final = "trainwire.link_mlflow_runs"
+LINK_QUEUE: Final = SINKS["mlflow"].queue
 LINK_TICK_TASK: Final = "trainwire.link_mlflow_runs_now"
 SWEEP_TASK: Final = "trainwire.sweep"
 STRAYS_TASK: Final = "trainwire.drain_strays"

@@ -38,13 +38,14 @@ def _created_at() -> Column[object]:
     return Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
-def _count(name: str) -> Column[int]:
-    return Column(name, BigInteger, nullable=False, server_default=text("0"))
-
-
-def _settled(name: str) -> Column[bool]:
+def _settled_by_older(name: str) -> Column[bool]:
+    """Of versions before `training_jobs.settled`: still written, for their workers during a rolling upgrade."""
     comment = "its sink has all of these rows, and the job is quiet"
     return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=text("0"))
 
 
 training_jobs = Table(
@@ -84,9 +85,18 @@ training_jobs = Table(
     # Up to where retention has removed rows.
     _count("removed_log_seq"),
     _count("removed_metric_seq"),
-    _settled("logs_settled"),
-    _settled("metrics_settled"),
     Column("files_swept_at", DateTime(timezone=True), comment="when unrecorded uploads were looked for"),
+    # Text and not an array: `settled = ANY(...)` finds several values in the index.
+    Column(
+        "settled",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="sorted names of the sinks that have all rows of the job, with commas; '' after each drain",
+    ),
+    Index(None, "settled", "id"),
+    _settled_by_older("logs_settled"),
+    _settled_by_older("metrics_settled"),
     Index("training_jobs_logs_unsettled_idx", "id", postgresql_where=text("NOT logs_settled")),
     Index("training_jobs_metrics_unsettled_idx", "id", postgresql_where=text("NOT metrics_settled")),
     Index(
@@ -273,6 +283,8 @@ delivery_cursors = Table(
     Column("sink", Text, primary_key=True),
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     _count("confirmed_seq"),
+    Column("state", JSONB, nullable=False, server_default="{}", comment="what the sink itself needs to go on"),
+    # Of versions before `state`: unused.
     Column("newest_ns", JSONB, nullable=False, server_default="{}", comment="log_type -> newest time sent"),
     _count("dead_lettered"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),

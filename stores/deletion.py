@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 import redis
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select, text
 
 from schemas.events import TrainingDeleted, encode_event
 from schemas.routes import JOBS_CHANNEL, acks_key, events_channel
+from schemas.sinks import SINKS
 from schemas.tables import deleted_jobs
 from stores.columns import columns_of
 
@@ -31,8 +32,8 @@ MAX_NOTES: Final = 50
 """Most files and runs that a part names one by one."""
 MAX_REASON_CHARS: Final = 500
 
-PartName = Literal["redis", "loki", "mlflow", "s3", "postgres"]
-PARTS: Final[tuple[PartName, ...]] = ("redis", "loki", "mlflow", "s3", "postgres")
+PartName: TypeAlias = str
+PARTS: Final[tuple[PartName, ...]] = ("redis", *SINKS, "s3", "postgres")
 State = Literal["open", "done", "requested", "kept", "left"]
 
 
@@ -49,15 +50,14 @@ class StillDeleting(Exception):  # noqa: N818 - said to people as it stands
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What is deleted besides the rows."""
+    """What is deleted besides the rows; `keep` has the sinks whose copies stay."""
 
     with_files: bool = False
-    keep_loki: bool = False
-    keep_mlflow: bool = False
+    keep: frozenset[str] = frozenset()
 
     def keeps(self, part: PartName) -> bool:
         """Tell whether what this store has of the job stays."""
-        return {"loki": self.keep_loki, "mlflow": self.keep_mlflow, "s3": not self.with_files}.get(part, False)
+        return part in self.keep or (part == "s3" and not self.with_files)
 
 
 class DeletionPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +88,8 @@ class DeletionPlan(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     created_at: datetime
     rows: dict[str, int]
-    log_rows: int
-    """Rows that the job has ever had, those removed by retention included."""
-    loki_lines: int
+    copies: dict[str, int]
+    """How many lines or runs each sink has; no sink for which the job has never had a row."""
     mlflow_runs: list[str]
     own_runs: list[str]
     files: list[str]
@@ -140,8 +139,9 @@ def plan_deletion(connection: Connection, job_id: int) -> DeletionPlan | None:
     if row is None:
         return None
     counts = {table: row[table] for table in TABLES}
-    fields = {name: row[name] for name in DeletionPlan.__struct_fields__ if name != "rows"}
-    return DeletionPlan(**fields, rows=counts)
+    copies = {name: row[f"copies_{name}"] for name in SINKS if row[f"copies_{name}"] is not None}
+    fields = {name: row[name] for name in DeletionPlan.__struct_fields__ if name not in {"rows", "copies"}}
+    return DeletionPlan(**fields, rows=counts, copies=copies)
 
 
 def find_deletion(connection: Connection, job_id: int) -> Deletion | None:
@@ -225,19 +225,12 @@ def save_part(connection: Connection, job_id: int, name: PartName, part: Deletio
 
 
 def _first_parts(plan: DeletionPlan, choice: Choice) -> dict[PartName, DeletionPart]:
-    planned = {
-        "loki": plan.loki_lines,
-        "mlflow": len(plan.mlflow_runs),
-        "s3": plan.file_count,
-        "postgres": sum(plan.rows.values()),
-    }
+    planned = {**plan.copies, "s3": plan.file_count, "postgres": sum(plan.rows.values())}
     parts = {
         name: DeletionPart(state="kept" if choice.keeps(name) else "open", planned=planned.get(name, 0))
         for name in PARTS
     }
-    if not plan.log_rows:
-        parts["loki"] = DeletionPart(state="done")
-    return parts
+    return parts | {name: DeletionPart(state="done") for name in SINKS if name not in plan.copies}
 
 
 def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
@@ -299,14 +292,17 @@ _COUNTS: Final = ", ".join(
     f"(SELECT count(*) FROM {table} WHERE job_id = :job_id) AS {table}"  # noqa: S608 - our own names
     for table in _COUNTED
 )
+# Null: the job has never had a row for the sink. One with another work list may have copies all the same.
+_COPIES: Final = ", ".join(
+    f"CASE WHEN {sink.rows.last_seq} > 0 OR '{sink.work_list}' <> 'delivery_cursors' "
+    f"THEN {sink.copy_count.format(name=sink.name)} END AS copies_{sink.name}"
+    for sink in SINKS.values()
+)
 _PLAN: Final = text(
     f"""
-    SELECT id AS job_id, name, status, attempt, created_at, last_log_seq AS log_rows,
+    SELECT id AS job_id, name, status, attempt, created_at,
         last_log_seq - removed_log_seq AS training_logs, last_metric_seq - removed_metric_seq AS training_metrics,
-        {_COUNTS},
-        coalesce(
-            (SELECT confirmed_seq FROM delivery_cursors WHERE sink = 'loki' AND job_id = id), 0
-        ) AS loki_lines,
+        {_COUNTS}, {_COPIES},
         ARRAY(
             SELECT mirror_run_id FROM training_attempts WHERE job_id = id AND mirror_run_id IS NOT NULL
             ORDER BY training_attempts.attempt

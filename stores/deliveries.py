@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-from schemas.routes import LOKI_SINK, MLFLOW_SINK
-from stores.settings import StoreSettings
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a sink takes: rows of a kind and table, counted in a column of training_jobs; one is a `thing`.
-
-    `own_run_id` finds, in SQL, the run of a trainer that writes to the sink itself.
-    """
-
-    kind: str
-    table: str
-    last_seq: str
-    thing: str
-    own_run_id: str = "CAST(NULL AS text)"
-
-
-_OWN_RUN: Final = (
-    "(SELECT mlflow_run_id FROM training_attempts AS newest "
-    "WHERE newest.job_id = training_jobs.id AND newest.attempt = training_jobs.attempt)"
-)
-
-SINKS: Final = {
-    LOKI_SINK: Taken("log", "training_logs", "last_log_seq", "line"),
-    MLFLOW_SINK: Taken("metric", "training_metrics", "last_metric_seq", "point", _OWN_RUN),
-}
+from schemas.sinks import SINKS
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,14 +59,9 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[JobDelivery]
 
 
-def sinks_in_use(connection: Connection, settings: StoreSettings) -> list[str]:
-    """Return the sinks of which there is something to say: MLflow only where there is one, or has been."""
-    has_mlflow = settings.mlflow_tracking_uri is not None
-    return [
-        sink
-        for sink in SINKS
-        if sink != MLFLOW_SINK or has_mlflow or connection.execute(_USED, {"sink": sink}).scalar_one()
-    ]
+def was_used(connection: Connection, sink: str) -> bool:
+    """Tell whether anything was ever delivered to the sink, or tried."""
+    return bool(connection.execute(_USED, {"sink": sink}).scalar_one())
 
 
 def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
@@ -159,8 +127,8 @@ _USED: Final = text(
 
 def _behind(sink: str) -> TextClause:
     return text(
-        f"{_delivery(sink)} WHERE {SINKS[sink].last_seq} > coalesce(confirmed_seq, 0) OR next_attempt_at > now() "
-        "ORDER BY oldest.created_at NULLS LAST, id LIMIT :limit"
+        f"{_delivery(sink)} WHERE {SINKS[sink].rows.last_seq} > coalesce(confirmed_seq, 0) "
+        "OR next_attempt_at > now() ORDER BY oldest.created_at NULLS LAST, id LIMIT :limit"
     )
 
 
@@ -169,22 +137,22 @@ def _of_job(sink: str) -> TextClause:
 
 
 def _delivery(sink: str) -> str:
-    taken = SINKS[sink]
+    rows = SINKS[sink].rows
     return (
-        f"SELECT id AS job_id, greatest({taken.last_seq} - coalesce(confirmed_seq, 0), 0) AS rows_behind, "  # noqa: S608 - our own columns
+        f"SELECT id AS job_id, greatest({rows.last_seq} - coalesce(confirmed_seq, 0), 0) AS rows_behind, "  # noqa: S608 - our own columns
         "CAST(greatest(extract(epoch FROM now() - oldest.created_at), 0) AS double precision) AS oldest_age_s, "
-        f"coalesce(confirmed_seq, 0) AS confirmed_seq, {taken.last_seq} AS last_seq, "
+        f"coalesce(confirmed_seq, 0) AS confirmed_seq, {rows.last_seq} AS last_seq, "
         "coalesce(attempts, 0) AS attempts, last_error, coalesce(dead_lettered, 0) AS dead_lettered, "
         "CASE WHEN next_attempt_at > now() THEN next_attempt_at END AS next_attempt_at, "
-        f"{taken.own_run_id} AS own_run_id FROM training_jobs "
+        f"{SINKS[sink].own_run_id} AS own_run_id FROM training_jobs "
         "LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-        f"LEFT JOIN LATERAL (SELECT created_at FROM {taken.table} AS waiting WHERE waiting.job_id = id "
+        f"LEFT JOIN LATERAL (SELECT created_at FROM {rows.table} AS waiting WHERE waiting.job_id = id "
         "AND seq > coalesce(confirmed_seq, 0) ORDER BY seq LIMIT 1) AS oldest ON true "
     )
 
 
 def _totals(sink: str) -> TextClause:
-    last_seq = SINKS[sink].last_seq
+    last_seq = SINKS[sink].rows.last_seq
     return text(
         "SELECT count(*) FILTER (WHERE behind > 0) AS jobs_behind, "  # noqa: S608 - our own column
         "CAST(coalesce(sum(behind) FILTER (WHERE behind > 0), 0) AS bigint) AS rows_behind, "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from stores.deliveries import SINKS, DeliveryTotals, JobDelivery, SinkHealth
+from schemas.sinks import SINKS
+from stores.deliveries import DeliveryTotals, JobDelivery, SinkHealth
 
 MINUTE_S = 60
 HOUR_S = 60 * MINUTE_S
@@ -34,7 +35,7 @@ def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
     """Say in one line what a sink has of one job, and why not all."""
     if job.own_run_id is not None:
         return f"nothing mirrored: the trainer logs to run {job.own_run_id} itself"
-    thing = SINKS[health.sink].thing
+    thing = SINKS[health.sink].rows.item
     dead = f", {job.dead_lettered:,} of them dead-lettered" if job.dead_lettered else ""
     behind = f"{counted(job.rows_behind, thing)} behind"
     if job.next_attempt_at is not None:

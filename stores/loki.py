@@ -162,6 +162,6 @@ def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
     if times.last is not None:
         return to_ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c
-    sent = select(cursor.newest_ns).where(cursor.sink == "loki", cursor.job_id == job_id)
+    sent = select(cursor.state).where(cursor.sink == "loki", cursor.job_id == job_id)
     newest = connection.execute(sent).scalar_one_or_none() or {}
     return max(newest.values(), default=to_ns(datetime.now(UTC)) + MAX_FUTURE_NS) + MARGIN_NS

@@ -156,7 +156,7 @@ def _check_readable(path: Path, which: str = "") -> None:
         raise ValueError(f"{which}cannot be read: {path}: {exc.strerror}") from exc
 
 
-SettingsT = TypeVar("SettingsT", bound=StoreSettings)
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def read_settings(kind: type[SettingsT], **overrides: Any) -> SettingsT:

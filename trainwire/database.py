@@ -10,12 +10,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ingest.settings import DEFAULT_REDIS_URL
 from schemas.migrations import WrongSchemaRevision, check_revision, upgrade
+from schemas.sinks import SinkEntry
 from stores.connections import open_engine, postgres_trouble
 from stores.postgres_urls import shown_servers
 from stores.settings import WrongSettings
 from trainwire.errors import Problem
 from trainwire.locate import Address
 from workers.settings import Settings, load_settings
+from workers.sinks.plugin import sinks_on
 
 
 def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
@@ -24,6 +26,14 @@ def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
     redis_url = address.need_redis_url() if with_redis else address.redis_url or DEFAULT_REDIS_URL
     try:
         return load_settings(database_url=address.need_database_url(), redis_url=redis_url)
+    except WrongSettings as exc:
+        raise Problem(str(exc)) from exc
+
+
+def sinks_for(settings: Settings) -> list[SinkEntry]:
+    """Return the sinks that are switched on; raise `Problem` where a setting of one of them is wrong."""
+    try:
+        return sinks_on(settings)
     except WrongSettings as exc:
         raise Problem(str(exc)) from exc
 

@@ -9,12 +9,11 @@ from typing import Final
 from sqlalchemy import Connection, delete, text
 from sqlalchemy.exc import OperationalError
 
+from schemas.sinks import SINKS
 from schemas.tables import dead_letters
-from stores.deliveries import SINKS
 from trainwire.errors import Problem
 from workers.cursors import await_lease, move_back, read_cursors, try_again
-from workers.metric_backlog import tell_again
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.plugin import plugin
 
 PATIENCE_S: Final = 60
 LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -51,7 +50,7 @@ def replay(
     numbers = {"job_id": job_id, "first": from_seq, "last": confirmed_seq}
     rows = connection.execute(
         text(
-            f"SELECT count(*) FROM {SINKS[sink].table} "  # noqa: S608 - our own table
+            f"SELECT count(*) FROM {SINKS[sink].rows.table} "  # noqa: S608 - our own table
             "WHERE job_id = :job_id AND seq BETWEEN :first AND :last"
         ),
         numbers,
@@ -64,8 +63,7 @@ def replay(
         )
     ).rowcount
     move_back(connection, sink, job_id, from_seq)
-    if sink == MlflowSink.name:
-        tell_again(connection, job_id)
+    plugin(sink).replayed(connection, job_id)
     connection.execute(
         text(
             "UPDATE delivery_cursors SET dead_lettered = greatest(dead_lettered - :letters, 0) "

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, MLFLOW_QUEUE, NOTIFY_QUEUE
+from schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from schemas.sinks import SINKS
 from trainwire.child import Child, stop_leftover
-from trainwire.database import migrate
+from trainwire.database import migrate, settings_for, sinks_for
 from trainwire.errors import PartFailed
 from trainwire.folders import chosen_data_dir, publish, withdraw
 from trainwire.locate import Address
@@ -33,8 +34,9 @@ METRICS_PORT: Final = 9464
 EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - what may be asked for, not what is listened on
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
-    *("metrics", "gateway", "flower", "beat", "mlflow", "checkpoints", "notifier", "deliverer", "worker"),
-    *("valkey", "postgres"),
+    *("metrics", "gateway", "flower", "beat", "checkpoints", "notifier"),
+    *(sink.worker for sink in SINKS.values()),
+    *("worker", "valkey", "postgres"),
 )
 STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
@@ -168,11 +170,9 @@ class Stack:
         concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
         ingest = ["--queues", STORE_QUEUES, *concurrency]
         self._start_command("worker", workers_command("worker", *ingest), env)
-        # A slow Loki, MLflow or S3 must never hold up the store, nor a long drain the announcements:
-        # each has a worker.
-        alone_on = {"deliverer": DELIVER_QUEUE, "notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
-        if env.get("MLFLOW_TRACKING_URI"):
-            alone_on["mlflow"] = MLFLOW_QUEUE
+        # A slow sink or S3 must never delay the drains, nor a long drain the events: each has a worker.
+        alone_on = {sink.worker: sink.queue for sink in sinks_for(settings_for(self.address))}
+        alone_on |= {"notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
         for name, queue in alone_on.items():
             alone = ["--name", name, "--queues", queue, "--concurrency", "1"]
             self._start_command(name, workers_command("worker", *alone), env)

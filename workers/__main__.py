@@ -21,6 +21,7 @@ from workers.errors import Unavailable
 from workers.lease import BeatLease
 from workers.logs import configure_logging
 from workers.resources import Resources, process_resources
+from workers.sinks.plugin import sinks_on
 from workers.store import postgres_errors
 from workers.streams import redis_errors
 from workers.sweep import drain_everything
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         log.info("process.starting", process=options.process, settings=resources.settings.model_dump(mode="json"))
         if options.process in {"worker", "metrics", "sweep"}:
             _check_schema(resources)
+            sinks_on(resources.settings)  # reads their own settings
         return PROCESSES[options.process](resources, options)
     except (WrongSettings, WrongSchemaRevision, Unavailable) as exc:
         print(f"trainwire {options.process}: {exc}", file=sys.stderr)  # noqa: T201 - said to the operator

@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
-from schemas.routes import Kind
+from schemas.sinks import ROWS, RowKind
 from schemas.tables import dead_letters
 from workers.decoding import visible
 from workers.sinks.base import Delivered
@@ -27,10 +27,10 @@ _LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
 
 @dataclass(slots=True)
 class DeliveryCursor:
-    """How far a sink has confirmed a job."""
+    """How far a sink has confirmed a job; `state` is what the sink has stored with it (`Delivered.state`)."""
 
     confirmed_seq: int = 0
-    newest_ns: dict[str, int] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +67,42 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
     """Return the cursors of these jobs, new ones where there are none."""
     found = connection.execute(
         text(
-            "SELECT job_id, confirmed_seq, newest_ns FROM delivery_cursors "
+            "SELECT job_id, confirmed_seq, state FROM delivery_cursors "
             "WHERE sink = :sink AND job_id = ANY(:job_ids)"
         ),
         {"sink": sink, "job_ids": list(job_ids)},
     )
-    known = {job_id: DeliveryCursor(seq, newest_ns) for job_id, seq, newest_ns in found}
+    known = {job_id: DeliveryCursor(seq, state) for job_id, seq, state in found}
     return {job_id: known.get(job_id) or DeliveryCursor() for job_id in job_ids}
 
 
-def confirm(
-    connection: Connection,
-    sink: str,
-    kind: Kind,
-    delivered: Mapping[int, Delivered],
-    newest_ns: Mapping[int, Mapping[str, int]] | None = None,
-) -> None:
-    """Move the jobs' cursors to what the sink has proven to have, and bury what it refused."""
-    _bury(connection, sink, kind, delivered)
+def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
+    """Return due jobs that have rows of a kind after the sink's cursor, those delivered longest ago first."""
+    behind = text(
+        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
+        f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
+        "AND coalesce(next_attempt_at <= now(), true) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
+    )
+    wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "limit": limit}
+    return list(connection.execute(behind, wanted).scalars())
+
+
+def unsettled(connection: Connection, sink: str) -> list[str]:
+    """Return the values of `training_jobs.settled` that do not contain the sink; the few values there are.
+
+    A query gets them as a parameter, not as a subquery: only so does the planner know that few jobs have them.
+    """
+    return list(connection.execute(_UNSETTLED, {"sink": sink}).scalars())
+
+
+def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
+    """Move the jobs' cursors to what the sink has confirmed, and dead-letter what it refused."""
+    _dead_letter(connection, sink, kind, delivered)
     moves = {
         "sink": sink,
         "jobs": list(delivered),
         "seqs": [done.confirmed_seq for done in delivered.values()],
-        "newest": [msgspec.json.encode(newest_ns[job_id] if newest_ns else {}).decode() for job_id in delivered],
+        "states": [msgspec.json.encode(done.state).decode() for done in delivered.values()],
         "dead": [len({refusal.seq for refusal in done.refused}) for done in delivered.values()],
     }
     connection.execute(_MOVE, moves)
@@ -135,37 +148,37 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
     """Have everything from `from_seq` on delivered again."""
     connection.execute(
         text(
-            "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), newest_ns = '{}', "
+            "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), state = '{}', "
             "attempts = 0, next_attempt_at = NULL WHERE sink = :sink AND job_id = :job_id"
         ),
         {"sink": sink, "job_id": job_id, "seq": from_seq - 1},
     )
-    connection.execute(
-        text("UPDATE training_jobs SET logs_settled = false, metrics_settled = false WHERE id = :job_id"),
-        {"job_id": job_id},
+    unsettle = (
+        "UPDATE training_jobs SET settled = '', logs_settled = false, metrics_settled = false WHERE id = :job_id"
     )
+    connection.execute(text(unsettle), {"job_id": job_id})
 
 
-def settle(connection: Connection, sink: str, settled: str, last_seq: str) -> None:
-    """Mark quiet jobs of which the sink has every row, so that nobody looks at them again until they have news.
+def settle(connection: Connection, sink: str, kind: RowKind) -> None:
+    """Mark quiet jobs of which the sink has every row of a kind: `jobs_behind` skips them until they change.
 
-    `settled` and `last_seq` are the columns of what the sink takes. A job that was heard of, or moved back, since
-    we looked is left alone.
+    A job with a new row, or whose cursor was moved back, since they were selected is not marked.
     """
     is_done = (
-        f"{last_seq} <= coalesce(confirmed_seq, 0) AND last_seen_at < now() - make_interval(secs => :quiet_s)"
+        f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
+        "AND last_seen_at < now() - make_interval(secs => :quiet_s)"
     )
     done = (
         "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608
-        f"WHERE NOT {settled} AND {is_done}"
+        f"WHERE settled = ANY(:unsettled) AND {is_done}"
     )
-    wanted = {"sink": sink, "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
+    wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
     found = connection.execute(text(f"{done} LIMIT :limit"), wanted).scalars().all()
-    # Looked at again under the lease, with which cursors are moved back; who locks a job has news of it.
+    # Selected again under the lease, under which cursors are moved back; a locked job has a drain at work.
     leased = lease_jobs(connection, sink, found) if found else []
     if leased:
         still_done = f"{done} AND id = ANY(:ids) ORDER BY id FOR UPDATE OF training_jobs SKIP LOCKED"
-        mark = text(f"UPDATE training_jobs SET {settled} = true WHERE id IN ({still_done})")  # noqa: S608
+        mark = text(f"UPDATE training_jobs SET settled = {_WITH_SINK} WHERE id IN ({still_done})")  # noqa: S608
         connection.execute(mark, wanted | {"ids": leased})
 
 
@@ -219,7 +232,7 @@ def mark_up(connection: Connection, sink: str) -> None:
     )
 
 
-def _bury(connection: Connection, sink: str, kind: Kind, delivered: Mapping[int, Delivered]) -> None:
+def _dead_letter(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
     letters = []
     for job_id, refusal in ((job_id, refusal) for job_id, done in delivered.items() for refusal in done.refused):
         raw = msgspec.msgpack.encode({"sink": sink, "job": job_id, "seq": refusal.seq})
@@ -242,11 +255,27 @@ def _bury(connection: Connection, sink: str, kind: Kind, delivered: Mapping[int,
 
 
 _MOVE: Final = text(
-    "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, newest_ns, dead_lettered, moved_at) "
-    "SELECT :sink, job_id, seq, newest, dead, now() FROM unnest(CAST(:jobs AS bigint[]), "
-    "CAST(:seqs AS bigint[]), CAST(:newest AS jsonb[]), CAST(:dead AS bigint[])) "
-    "AS moved(job_id, seq, newest, dead) "
+    "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, state, dead_lettered, moved_at) "
+    "SELECT :sink, job_id, seq, state, dead, now() FROM unnest(CAST(:jobs AS bigint[]), "
+    "CAST(:seqs AS bigint[]), CAST(:states AS jsonb[]), CAST(:dead AS bigint[])) "
+    "AS moved(job_id, seq, state, dead) "
     "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, "
-    "newest_ns = excluded.newest_ns, moved_at = now(), attempts = 0, last_error = NULL, next_attempt_at = NULL, "
+    "state = excluded.state, moved_at = now(), attempts = 0, last_error = NULL, next_attempt_at = NULL, "
     "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
+)
+# Reads the index once per value, however many jobs have it.
+_UNSETTLED: Final = text(
+    """
+    WITH RECURSIVE found(value) AS (
+        (SELECT settled FROM training_jobs ORDER BY settled LIMIT 1)
+        UNION ALL
+        SELECT (SELECT settled FROM training_jobs WHERE settled > value ORDER BY settled LIMIT 1)
+        FROM found WHERE value IS NOT NULL
+    )
+    SELECT value FROM found WHERE value IS NOT NULL AND :sink <> ALL(string_to_array(value, ','))
+    """
+)
+_WITH_SINK: Final = (
+    "array_to_string(ARRAY(SELECT name FROM unnest(string_to_array(settled, ',') || CAST(:sink AS text)) AS name "
+    "ORDER BY name), ',')"
 )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,16 +19,15 @@ from sqlalchemy import Connection, Engine, text
 
 from schemas.backoff import Backoff
 from schemas.checkpoint_keys import S3Uri
-from schemas.routes import LOKI_SINK, MLFLOW_SINK
+from schemas.sinks import SINKS
 from stores.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
-from stores.loki_http import LokiUnavailable
-from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import StoreAway
 from workers import cursors, deletion_parts, orphans
-from workers.deletion_parts import JobFiles, NotSetUp
+from workers.deletion_parts import JobFiles
 from workers.errors import Unavailable
 from workers.resources import Resources
 from workers.retention import ObjectStore
+from workers.sinks.plugin import NotSetUp, plugin
 from workers.store import postgres_errors
 
 log = structlog.get_logger("workers.deletion")
@@ -42,12 +42,10 @@ _BY_SEQ: Final = (
     "job_id = :job_id AND seq <= (SELECT max(seq) FROM "
     "(SELECT seq FROM {table} WHERE job_id = :job_id ORDER BY seq LIMIT :rows) AS next_rows)"
 )
-_WORKLISTS: Final[dict[str, PartName]] = {
-    "training_checkpoints": "s3",
-    "training_attempts": "mlflow",
-    "delivery_cursors": "loki",
+_WORK_LISTS: Final[dict[PartName, str]] = {"s3": "training_checkpoints"} | {
+    sink.name: sink.work_list for sink in SINKS.values()
 }
-"""Tables whose rows say what a store has of the job: they stay for as long as it has."""
+"""Tables whose rows list what a store has of the job: they stay until that is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +119,7 @@ class JobDeleter:
     def _steps(self) -> dict[PartName, Callable[[Deletion, Run], DeletionPart]]:
         return {
             "redis": lambda deletion, _: deletion_parts.delete_keys(self._resources, deletion),
-            "loki": self._delete_lines,
-            "mlflow": self._delete_runs,
+            **{sink: partial(self._delete_copies, sink) for sink in SINKS},
             "s3": self._delete_files,
             "postgres": self._delete_rows,
         }
@@ -132,7 +129,8 @@ class JobDeleter:
     ) -> bool:
         """Delete what one store has; return whether it has to be tried again later."""
         deletion = self._read(job_id)
-        if deletion.parts[name].state != "open":
+        # A tombstone that is older than a sink has no part for it, and the sink nothing of the job.
+        if name not in deletion.parts or deletion.parts[name].state != "open":
             return False
         try:
             with _store_is_unavailable():
@@ -154,18 +152,11 @@ class JobDeleter:
     def _await_deliveries(self, job_id: int) -> None:
         """Wait until no sink delivers the job: once its row is gone, no other delivery of it begins."""
         with self._engine.begin() as connection:
-            for sink in (LOKI_SINK, MLFLOW_SINK):
+            for sink in SINKS:
                 cursors.await_lease(connection, sink, job_id)
 
-    def _delete_lines(self, deletion: Deletion, _run: Run) -> DeletionPart:
-        with self._engine.begin() as connection:
-            newest_ns = deletion_parts.newest_line_ns(connection, deletion.job_id)
-        return deletion_parts.delete_lines(self._resources.settings, deletion, newest_ns)
-
-    def _delete_runs(self, deletion: Deletion, _run: Run) -> DeletionPart:
-        with self._engine.begin() as connection:
-            mirrors, own_runs = deletion_parts.runs_of_attempts(connection, deletion.job_id)
-        return deletion_parts.delete_runs(self._resources.settings, deletion, mirrors, own_runs)
+    def _delete_copies(self, sink: str, deletion: Deletion, _run: Run) -> DeletionPart:
+        return plugin(sink).delete(self._resources, deletion, deletion.parts[sink])
 
     def _delete_files(self, deletion: Deletion, run: Run) -> DeletionPart:
         """Delete the files, each with the rows that name it; rows of a file that cannot be deleted stay."""
@@ -213,8 +204,10 @@ class JobDeleter:
     def _delete_rows(self, deletion: Deletion, run: Run) -> DeletionPart:
         """Delete the rows of all tables in batches, but those that say what other stores still have."""
         part, job_id = deletion.parts["postgres"], deletion.job_id
-        states = [(table, deletion.parts[_WORKLISTS[table]].state) for table in TABLES if table in _WORKLISTS]
-        needed = {table: state for table, state in states if state in {"open", "left"}}
+        needed: dict[str, str] = {}
+        for state in ("left", "open"):
+            stores = [name for name, known in deletion.parts.items() if known.state == state]
+            needed |= {_WORK_LISTS[name]: state for name in stores if name in _WORK_LISTS}
         for table in TABLES:
             while table not in needed:
                 if self._clock() >= run.deadline:
@@ -273,7 +266,7 @@ def _delete_batch(connection: Connection, table: str, job_id: int, rows: int) ->
 def _store_is_unavailable() -> Iterator[None]:
     try:
         yield
-    except (LokiUnavailable, MlflowUnavailable, MlflowRefused, StoreAway) as exc:
+    except StoreAway as exc:
         raise Unavailable(str(exc)) from exc
 
 

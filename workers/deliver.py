@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine
 from schemas.backoff import Backoff
 from workers import cursors
 from workers.delivery_round import Round
-from workers.sinks.base import Backlog, BatchT, DeliveredT, Sink, SinkUnavailable
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.base import BatchT, DeliveredT, Sink, SinkUnavailable
 from workers.store import postgres_errors
 
 ROUND_JOBS: Final = 200
@@ -34,7 +35,7 @@ class Delivery(Generic[BatchT, DeliveredT]):
     def __init__(
         self,
         engine: Engine,
-        backlog: Backlog[BatchT, DeliveredT],
+        backlog: SinkBacklog[BatchT, DeliveredT],
         sink: Sink[BatchT, DeliveredT],
         *,
         slice_s: float,

@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from schemas.backoff import Backoff
 from workers import cursors
-from workers.sinks.base import Backlog, Batch, BatchT, Delivered, DeliveredT, Sink, SinkUnavailable
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.base import Batch, BatchT, Delivered, DeliveredT, Sink, SinkUnavailable
 
 MOST_CHUNK_JOBS: Final = 32
 """Jobs whose rows are read, and whose cursors are moved, in one transaction."""
@@ -42,7 +43,7 @@ class Round(Generic[BatchT, DeliveredT]):
     def __init__(
         self,
         engine: Engine,
-        backlog: Backlog[BatchT, DeliveredT],
+        backlog: SinkBacklog[BatchT, DeliveredT],
         sink: Sink[BatchT, DeliveredT],
         *,
         is_late: Callable[[], bool],

@@ -26,6 +26,7 @@ from workers.measures import (
     training_samples,
 )
 from workers.resources import Resources
+from workers.sinks.plugin import sinks_on
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -40,9 +41,7 @@ class Exporter(Collector):
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        settings = resources.settings
-        self._sinks = ["loki"] if settings.loki_enabled else []
-        self._sinks += ["mlflow"] if settings.mlflow_tracking_uri is not None else []
+        self._sinks = [sink.name for sink in sinks_on(resources.settings)]
         self._one_at_a_time = threading.Lock()
         self._notes = AwayNotes("exporter")
 

@@ -142,8 +142,8 @@ _COUNT_OF_JOBS: Final = text(
 )
 _COUNT_OF_STREAM: Final = text("UPDATE ingest_cursors SET discarded = discarded + :count WHERE stream = :stream")
 _SAVE_JOBS: Final = text(
-    f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), logs_settled = false, "  # noqa: S608 - our own column names
-    "metrics_settled = false "
+    f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), settled = '', "  # noqa: S608 - our own column names
+    "logs_settled = false, metrics_settled = false "  # of older versions, as in move_back
     f"FROM {recordset(training_jobs, COLUMNS, **{_keeps(name): 'boolean' for name in JSON_COLUMNS})} "
     "WHERE job.id = said.id"
 )

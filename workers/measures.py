@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import redis
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from schemas import metric_names as names
 from schemas.metric_names import Metric
 from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, KINDS, QUEUES, stream_key
+from schemas.sinks import SINKS
 from schemas.stream_servers import Commands, ask_each, fullest_memory
 from schemas.tables import LIFTED_SQL
 from stores.event_rows import values_of
+from workers import cursors
 from workers.heartbeats import living
 from workers.sweep import all_streams
 
@@ -124,7 +126,8 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
     for sink, counts, busy_s in connection.execute(_DELIVERIES):
         yield Sample(names.DELIVERY_SECONDS, (sink,), busy_s, tuple(counts))
     for sink in sinks:
-        behind, age_s, down_s, confirmed = connection.execute(_SINKS[sink], {"sink": sink}).one()
+        names_of_sink = {"sink": sink, "unsettled": cursors.unsettled(connection, sink)}
+        behind, age_s, down_s, confirmed = connection.execute(_lag(sink), names_of_sink).one()
         yield Sample(names.SINK_LAG_ROWS, (sink,), float(behind))
         yield Sample(names.SINK_LAG_SECONDS, (sink,), age_s)
         yield Sample(names.SINK_DOWN_SECONDS, (sink,), down_s)
@@ -191,22 +194,17 @@ _TRAINING: Final = text(
 )
 
 
-def _sink(table: str, last_seq: str, settled: str) -> Any:
+def _lag(sink: str) -> TextClause:
+    rows = SINKS[sink].rows
     return text(
         "SELECT CAST(coalesce(sum(behind), 0) AS bigint), CAST(coalesce(greatest(extract(epoch FROM now() - "  # noqa: S608 - our own names
         "min(oldest.created_at)), 0), 0) AS double precision), coalesce((SELECT CAST(greatest(extract(epoch "
         "FROM now() - down_since), 0) AS double precision) FROM sink_states WHERE sink = :sink "
         "AND down_since IS NOT NULL), 0), (SELECT CAST(coalesce(sum(confirmed_seq), 0) AS bigint) "
         "FROM delivery_cursors WHERE sink = :sink) FROM ("
-        f"SELECT id, coalesce(confirmed_seq, 0) AS confirmed, {last_seq} - coalesce(confirmed_seq, 0) AS behind "
-        "FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-        f"WHERE NOT {settled} AND {last_seq} > coalesce(confirmed_seq, 0)) AS late "
-        f"LEFT JOIN LATERAL (SELECT created_at FROM {table} AS waiting WHERE waiting.job_id = late.id "
+        f"SELECT id, coalesce(confirmed_seq, 0) AS confirmed, {rows.last_seq} - coalesce(confirmed_seq, 0) "
+        "AS behind FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+        f"WHERE settled = ANY(:unsettled) AND {rows.last_seq} > coalesce(confirmed_seq, 0)) AS late "
+        f"LEFT JOIN LATERAL (SELECT created_at FROM {rows.table} AS waiting WHERE waiting.job_id = late.id "
         "AND seq > confirmed ORDER BY seq LIMIT 1) AS oldest ON true"
     )
-
-
-_SINKS: Final = {
-    "loki": _sink("training_logs", "last_log_seq", "logs_settled"),
-    "mlflow": _sink("training_metrics", "last_metric_seq", "metrics_settled"),
-}

@@ -23,18 +23,15 @@ from schemas.routes import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
     DELETE_TASK,
-    DELIVER_QUEUE,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
     DRAIN_TASK,
     ECHO_TASK,
     INGEST_QUEUE,
+    LINK_QUEUE,
     LINK_TASK,
     LINK_TICK_TASK,
     LIVENESS_TASK,
-    LOKI_SINK,
-    MLFLOW_QUEUE,
-    MLFLOW_SINK,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
     RETENTION_TASK,
@@ -45,6 +42,7 @@ from schemas.routes import (
     Kind,
     echo_queue,
 )
+from schemas.sinks import SINKS
 
 MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
 MAX_SHARD: Final = 2**31 - 1
@@ -158,17 +156,15 @@ _ORDERS: Final = {
     LIVENESS_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
     DELIVER_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
     LINK_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LINK_TASK: _Order({MLFLOW_QUEUE}, _bodies(tuple[()])),
+    LINK_TASK: _Order({LINK_QUEUE}, _bodies(tuple[()])),
     VERIFY_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
     RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
     ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
     DELETE_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
 }
 _DELIVERIES: Final = {
-    DELIVER_QUEUE: _bodies(tuple[Literal["loki"]]),
-    MLFLOW_QUEUE: _bodies(tuple[Literal["mlflow"]]),
+    sink.queue: _bodies(tuple.__class_getitem__(Literal.__getitem__(sink.name))) for sink in SINKS.values()
 }
-assert (LOKI_SINK, MLFLOW_SINK) == ("loki", "mlflow")  # noqa: S101 - a Literal takes no names
 _decode_echo: Final = _bodies(tuple[Name])
 _decode: Final = msgspec.json.Decoder(_Envelope).decode
 _decode_sent: Final = msgspec.json.Decoder(_Sent).decode

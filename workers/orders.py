@@ -17,13 +17,11 @@ from kombu.exceptions import OperationalError
 from schemas.events import Event
 from schemas.routes import (
     CHECKPOINT_QUEUE,
-    DELIVER_QUEUE,
     DELIVER_TASK,
     DRAIN_ORDERED_TTL_MS,
     DRAIN_TASK,
     INGEST_QUEUE,
     KINDS,
-    MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
     ORDER_TTL_S,
@@ -35,19 +33,18 @@ from schemas.routes import (
     ordered_key,
     stream_key,
 )
+from schemas.sinks import SINKS
 from workers.app import app
 from workers.changes import Change
 from workers.errors import Unavailable
 from workers.notify import MAX_WAITING_ORDERS, events_of, payloads
 from workers.order_checks import encode_order
 from workers.resources import Resources
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.plugin import sinks_on
 from workers.streams import redis_errors
 
 log = structlog.get_logger("workers.orders")
 
-DELIVERY_QUEUES: Final = {LokiSink.name: DELIVER_QUEUE, MlflowSink.name: MLFLOW_QUEUE}
 LEAST_WAITING_DRAINS: Final = 32
 _ORDER_ONCE: Final = """
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
@@ -84,17 +81,15 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
-    """Order deliveries to all sinks that there are, or to those that take what a drain of this kind has stored."""
-    settings = resources.settings
-    if settings.loki_enabled and kind in {None, "logs", "completions"}:
-        order_delivery(resources, LokiSink.name)
-    if settings.mlflow_tracking_uri is not None and kind in {None, "metrics", "completions"}:
-        order_delivery(resources, MlflowSink.name)
+    """Order deliveries to all sinks that are on, or to those that receive what a drain of this kind has stored."""
+    for sink in sinks_on(resources.settings):
+        if kind in {None, sink.kind, "completions"}:  # a completion has a traceback, and ends an attempt
+            order_delivery(resources, sink.name)
 
 
 def order_delivery(resources: Resources, sink: str) -> None:
     """Order a delivery to a sink, unless one is on its way."""
-    _order_once(resources.redis, delivery_ordered_key(sink), DELIVER_TASK, [sink], DELIVERY_QUEUES[sink])
+    _order_once(resources.redis, delivery_ordered_key(sink), DELIVER_TASK, [sink], SINKS[sink].queue)
 
 
 def order_verification(resources: Resources) -> None:

@@ -14,7 +14,9 @@ import structlog
 from sqlalchemy import Connection, Engine, TextClause, text
 
 from schemas.messages import FINISHED
+from schemas.sinks import ROWS
 from workers.settings import Settings
+from workers.sinks.plugin import sinks_on
 from workers.store import postgres_errors
 
 log = structlog.get_logger("workers.row_retention")
@@ -28,13 +30,13 @@ PLANNED_JOBS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How long rows of one table stay, and the sink that must have confirmed them before they go, if any."""
+    """How many days rows of one table stay, and the sinks that must have confirmed a row before it is removed."""
 
     table: str
     last_seq: str
     removed_seq: str
     days: int
-    sink: str | None
+    sinks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,13 @@ class OldRows:
 
 def keepings_of(settings: Settings) -> list[Keeping]:
     """Return what the settings say; empty where nothing is to be removed."""
-    loki = "loki" if settings.loki_enabled else None
-    mlflow = "mlflow" if settings.mlflow_tracking_uri is not None else None
-    found = []
-    if settings.log_retention_days is not None:
-        days = settings.log_retention_days
-        found.append(Keeping("training_logs", "last_log_seq", "removed_log_seq", days, loki))
-    if settings.metric_retention_days is not None:
-        days = settings.metric_retention_days
-        found.append(Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", days, mlflow))
-    return found
+    kept_days = {"logs": settings.log_retention_days, "metrics": settings.metric_retention_days}
+    return [
+        Keeping(rows.table, rows.last_seq, rows.removed_seq, days, sinks)
+        for kind, rows in ROWS.items()
+        if (days := kept_days[kind]) is not None
+        for sinks in [tuple(sink.name for sink in sinks_on(settings) if sink.kind == kind)]
+    ]
 
 
 def plan(connection: Connection, keeping: Keeping) -> list[OldRows]:
@@ -122,7 +121,7 @@ class RowRetention:
 
 
 def _names(keeping: Keeping) -> dict[str, Any]:
-    return {"days": keeping.days, "sink": keeping.sink, "finished": list(FINISHED)}
+    return {"days": keeping.days, "sinks": list(keeping.sinks), "finished": list(FINISHED)}
 
 
 def _with_old_rows(keeping: Keeping) -> str:
@@ -133,7 +132,7 @@ def _with_old_rows(keeping: Keeping) -> str:
     )
     # A young job has no old rows: it is not looked into.
     return (
-        f"FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
+        "FROM training_jobs "
         f"CROSS JOIN LATERAL ({first_row}) AS oldest "
         f"WHERE status = ANY(:finished) AND training_jobs.created_at < {_BEFORE} "
         f"AND {keeping.last_seq} > {keeping.removed_seq} "
@@ -142,7 +141,13 @@ def _with_old_rows(keeping: Keeping) -> str:
 
 
 def _confirmed(keeping: Keeping) -> str:
-    return keeping.last_seq if keeping.sink is None else "coalesce(confirmed_seq, 0)"
+    """Return SQL of the last `seq` that all sinks have confirmed."""
+    if not keeping.sinks:
+        return keeping.last_seq
+    return (
+        "(SELECT min(coalesce(confirmed_seq, 0)) FROM unnest(CAST(:sinks AS text[])) AS needed "
+        "LEFT JOIN delivery_cursors ON sink = needed AND job_id = training_jobs.id)"
+    )
 
 
 def _next_job(keeping: Keeping) -> TextClause:

@@ -18,10 +18,10 @@ from schemas.routes import (
     DELIVER_TICK_TASK,
     DRAIN_TASK,
     ECHO_TASK,
+    LINK_QUEUE,
     LINK_TASK,
     LINK_TICK_TASK,
     LIVENESS_TASK,
-    MLFLOW_QUEUE,
     NOTIFY_TASK,
     RETENTION_TASK,
     ROW_RETENTION_TASK,
@@ -34,7 +34,6 @@ from schemas.routes import (
     echo_key,
 )
 from stores.lending import lending_places
-from stores.loki_http import loki_http
 from stores.mlflow_http import MlflowRefused, MlflowUnavailable
 from stores.s3 import S3Store, open_s3
 from workers.app import app
@@ -46,9 +45,6 @@ from workers.durations import timed_delivery
 from workers.errors import MostlyInvalid, Unavailable
 from workers.heartbeats import listen
 from workers.liveness import LostRule, watch
-from workers.log_backlog import LogBacklog
-from workers.metric_backlog import MetricBacklog
-from workers.mlflow_links import link_runs
 from workers.notify import publish, status_events
 from workers.orders import (
     announce,
@@ -62,9 +58,9 @@ from workers.orders import (
 from workers.resources import Resources, process_resources
 from workers.retention import retain
 from workers.row_retention import RowRetention, keepings_of
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.links import link_runs
+from workers.sinks.plugin import plugin
 from workers.strays import drain_jammed, tend_strays
 from workers.streams import IngestStream, redis_errors
 from workers.sweep import overdue, publish_hold, publish_shards
@@ -81,8 +77,6 @@ DRAIN_SOFT_LIMIT_S: Final = 75
 DRAIN_HARD_LIMIT_S: Final = 90
 """More than the longest examination takes (`workers.examination`)."""
 ECHO_TTL_S = 300
-MLFLOW_LINGER_S: Final = 0.5
-"""How long metrics are gathered: a request costs MLflow as much for one value as for dozens."""
 _sweep_notes: Final = AwayNotes("sweep")
 _liveness_notes: Final = AwayNotes("liveness")
 
@@ -175,7 +169,7 @@ def deliver(sink: str) -> None:
     """Deliver what a sink has not confirmed, and order the rest if the time slice was too short for it."""
     resources = process_resources()
     # Gathers rows: while the key is there nobody orders again.
-    time.sleep(resources.settings.loki_linger_s if sink == LokiSink.name else MLFLOW_LINGER_S)
+    time.sleep(plugin(sink).linger_s(resources.settings))
     with unavailable_is_logged("delivery", sink=sink):
         with redis_errors():
             resources.redis.delete(delivery_ordered_key(sink))
@@ -193,7 +187,7 @@ def link_mlflow_runs_now() -> None:
     if process_resources().settings.mlflow_tracking_uri is None:
         return
     with unavailable_is_logged("link_tick"):
-        send_order(LINK_TASK, [], MLFLOW_QUEUE)
+        send_order(LINK_TASK, [], LINK_QUEUE)
 
 
 @app.task(name=LINK_TASK)
@@ -276,15 +270,12 @@ def object_store() -> S3Store:
 
 
 def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:
-    settings, engine = resources.settings, resources.engine
+    settings = resources.settings
+    if not plugin(sink).is_on(settings):
+        raise Unavailable(f"there is an order to deliver to {sink}, which is switched off here (docs/settings.md)")
+    backlog, connected = plugin(sink).connect(resources)
     backoff = Backoff(cap_s=settings.delivery_backoff_cap_s)
-    if sink == LokiSink.name:
-        loki = LokiSink(loki_http(settings))
-        return Delivery(engine, LogBacklog(engine, sink), loki, slice_s=settings.delivery_slice_s, backoff=backoff)
-    if settings.mlflow_tracking_uri is None:
-        raise Unavailable(f"there is an order to deliver to {sink}, but MLFLOW_TRACKING_URI is not set here")
-    mlflow = MlflowSink(mlflow_api(settings.mlflow_tracking_uri), settings.mlflow_experiment)
-    return Delivery(engine, MetricBacklog(sink), mlflow, slice_s=settings.delivery_slice_s, backoff=backoff)
+    return Delivery(resources.engine, backlog, connected, slice_s=settings.delivery_slice_s, backoff=backoff)
 
 
 def _rest(stream: IngestStream, seconds: int) -> None:

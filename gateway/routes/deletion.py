@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import redis
 import structlog
 from fastapi import APIRouter, Depends, Query
+from pydantic import Field, create_model
 from starlette.responses import Response
 
 from gateway import examples
@@ -15,6 +16,7 @@ from gateway.auth import Identity, require
 from gateway.documents import DeletionReport
 from gateway.parameters import VIEWER, Found, JobId, Text
 from gateway.problems import not_there, unknown_job
+from schemas.sinks import SINKS
 from schemas.tls import redis_trouble
 from stores.deletion import (
     Choice,
@@ -32,11 +34,21 @@ from stores.deletion import (
 log = structlog.get_logger("gateway.deletion")
 router = APIRouter(tags=["deletion"])
 
+KeptSinks: TypeAlias = frozenset[str]
+_flags: Any = {
+    f"keep_{sink.name}": (bool, Field(False, description=f"Keep its {sink.copies} in {sink.title}."))
+    for sink in SINKS.values()
+}
+_Keep: Any = create_model("Keep", **_flags)
 Admin = Annotated[Identity, Depends(require("admin"))]
 _ANSWERS: Any = {
     **described(DeletionReport, examples.DELETION_PLAN, 404, 409),
     **described(DeletionReport, examples.DELETION, 404, 409, status=202),
 }
+
+
+def _kept(wanted: Annotated[_Keep, Query()]) -> KeptSinks:
+    return frozenset(name for name in SINKS if getattr(wanted, f"keep_{name}"))
 
 
 @router.delete("/jobs/{job_id}", status_code=202, responses=_ANSWERS)
@@ -48,8 +60,7 @@ def delete_job(
     dry_run: Annotated[bool, Query(description="Only show what there is.")] = False,
     force: Annotated[bool, Query(description="Also a job that has not ended.")] = False,
     with_files: Annotated[bool, Query(description="Also its checkpoint files in S3.")] = False,
-    keep_mlflow: Annotated[bool, Query(description="Keep its runs in MLflow.")] = False,
-    keep_loki: Annotated[bool, Query(description="Keep its lines in Loki.")] = False,
+    keep: Annotated[KeptSinks, Depends(_kept)],
     reason: Annotated[Text | None, Query(description="Why, for the record.")] = None,
 ) -> Response:
     """Delete a job from all stores.
@@ -59,7 +70,7 @@ def delete_job(
     """
     if dry_run:
         return _planned(found, job_id)
-    choice = Choice(with_files=with_files, keep_loki=keep_loki, keep_mlflow=keep_mlflow)
+    choice = Choice(with_files=with_files, keep=keep)
     by = "gateway, without a token" if identity.token_id is None else f"gateway, token {identity.token_id}"
     try:
         with found.engine.begin() as connection:

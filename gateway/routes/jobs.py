@@ -28,6 +28,7 @@ from gateway.problems import unknown_job, wrong_value
 from gateway.resources import known_job
 from schemas.checks import MAX_ID
 from schemas.messages import Status
+from schemas.sinks import SINKS
 from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from stores.delivery_words import shown_delivery
 from stores.jobs import Job, JobFilter, Place, find_page
@@ -95,7 +96,7 @@ def completeness(found: Found, job_id: JobId) -> Response:
 
 @router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, examples.DELIVERIES, 404))
 def deliveries(found: Found, job_id: JobId) -> Response:
-    """Say how far Loki and MLflow are with the job's rows, and why not further."""
+    """Return how many of the job's rows each sink has confirmed, and why not more."""
     with found.reading() as connection:
         known_job(connection, job_id)
         sinks = job_deliveries(connection, job_id)
@@ -105,6 +106,7 @@ def deliveries(found: Found, job_id: JobId) -> Response:
 def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
     return DeliveryItem(
         sink=health.sink,
+        title=SINKS[health.sink].title,
         confirmed_seq=job.confirmed_seq,
         behind_rows=job.rows_behind,
         behind_s=job.oldest_age_s,

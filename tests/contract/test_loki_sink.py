@@ -13,9 +13,9 @@ from stores.loki_http import LokiHttp
 from stores.loki_query import LokiLine, read_lines
 from tests.contract.loki_api import LokiApi
 from workers.sinks.base import SinkUnavailable
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki import LokiSink
-from workers.sinks.loki_lines import MAX_LINE_BYTES
+from workers.sinks.loki.lines import MAX_LINE_BYTES
+from workers.sinks.loki.rows import LogRow
+from workers.sinks.loki.sink import LokiSink
 
 HOUR_NS = 3600 * 10**9
 

@@ -118,6 +118,26 @@ def test_migrations_only_add(empty: Engine) -> None:
             assert new[name]["nullable"] or new[name]["default"] is not None, f"{table}.{name}"
 
 
+def test_settled_jobs_and_cursors_survive_0014(empty: Engine) -> None:
+    """Marks and Loki's newest times are where the new version reads them; a downgrade undoes it."""
+    with empty.begin() as connection:
+        command.upgrade(_config(connection), "0012")
+        connection.execute(
+            text(
+                "INSERT INTO training_jobs (id, logs_settled, metrics_settled) "
+                "VALUES (1, true, true), (2, true, false), (3, false, true), (4, false, false)"
+            )
+        )
+        newest = "INSERT INTO delivery_cursors (sink, job_id, newest_ns) VALUES ('loki', 1, :newest)"
+        connection.execute(text(newest), {"newest": '{"stdout": 5}'})
+        upgrade(connection)
+        settled = connection.execute(text("SELECT settled FROM training_jobs ORDER BY id")).scalars().all()
+        assert settled == ["loki,mlflow", "loki", "mlflow", ""]
+        assert connection.execute(text("SELECT state FROM delivery_cursors")).scalar_one() == {"stdout": 5}
+        command.downgrade(_config(connection), "0012")
+        assert "settled" not in {column["name"] for column in inspect(connection).get_columns("training_jobs")}
+
+
 def test_a_database_from_the_future_is_left_alone(empty: Engine) -> None:
     """A revision that this version does not know is named, and not migrated."""
     with empty.begin() as connection:

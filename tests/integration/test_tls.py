@@ -28,7 +28,7 @@ from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from tests.twins.loki import LokiTwin
 from workers.errors import Unavailable
 from workers.resources import Resources
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.mlflow.http import mlflow_api
 from workers.store import postgres_errors
 
 JOB = 42

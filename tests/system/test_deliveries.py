@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections import Counter
@@ -164,6 +165,36 @@ def test_a_line_reaches_loki_by_itself(resources: Resources, sender: Sender, tmp
         wait_until(lambda: len(twin.lines()) == len(JOBS) * LINES, "all lines in Loki", timeout_s=20)
         labels = twin.lines(7)[0].labels
         assert labels == {"job": "training", "job_id": "7", "log_type": "stdout", "source": "backend"}
+
+
+def test_a_line_reaches_its_file_by_itself(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """With JSONL_DIR, workers and beat write every line once, besides Loki and through killed workers."""
+    folder = tmp_path / "logs"
+    chance = random.Random(7)
+    with LokiTwin() as twin:
+        running = workers_running(
+            resources.settings,
+            tmp_path,
+            workers=2,
+            LOKI_URL=twin.url,
+            JSONL_DIR=str(folder),
+            DELIVERY_BACKOFF_CAP_S="0.5",
+        )
+        with running as workers:
+            for number in range(ROUNDS):
+                publish_round(sender, number)
+                kill_somebody(workers, chance)
+            lines = len(JOBS) * ROUNDS * LINES
+            wait_until(lambda: len(twin.lines()) == lines, "all lines in Loki", timeout_s=60)
+            wait_until(lambda: len(in_files(folder)) == lines, "all lines in the files", timeout_s=60)
+    for job in JOBS:
+        assert in_files(folder, job) == [line for number in range(ROUNDS) for line in said_by(job, number)]
+
+
+def in_files(folder: Path, job: int | str = "*") -> list[str]:
+    """Return what the files of a job, or of all jobs, have."""
+    paths = sorted(folder.glob(f"{job}-*/*.jsonl"))
+    return [json.loads(line)["content"] for path in paths for line in path.read_text().splitlines()]
 
 
 def test_without_loki_rows_end_in_postgres(resources: Resources, sender: Sender, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schemas.routes import BEAT_QUEUE, MLFLOW_QUEUE
+from schemas.routes import BEAT_QUEUE
 from tests.processes import wait_until, workers_running
 from trainwire.commands.doctor import examine
 from trainwire.doctor import processes
-from trainwire.doctor.finding import worst
+from workers.findings import worst
 from workers.resources import Resources
 from workers.settings import Settings, load_settings
 
@@ -45,4 +45,4 @@ def test_a_worker_that_lives_and_consumes_nothing(
             return found.level == "error" and "w0@" in found.says
 
         wait_until(is_found, "the finding", timeout_s=60)
-    assert f"queue-{MLFLOW_QUEUE}" not in {found.check for found in examine(settings)}
+    assert "queue-deliver-mlflow" not in {found.check for found in examine(settings)}

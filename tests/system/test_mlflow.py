@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from schemas.messages import Metrics, Point
-from schemas.routes import BEAT_QUEUE, DELIVER_QUEUE, INGEST_QUEUE, MLFLOW_QUEUE
+from schemas.routes import BEAT_QUEUE, INGEST_QUEUE
 from schemas.tables import delivery_cursors, training_attempts, training_jobs, training_metrics
 from stores.mlflow import get_run, get_run_metrics
 from tests.factories import NOW_NS, Sender, completion, logs, rows
@@ -109,7 +109,7 @@ def test_an_mlflow_that_hangs_holds_up_neither_the_store_nor_loki(
     """With the workers of `trainwire up`: rows are in Postgres and lines in Loki as if there were no MLflow."""
     with LokiTwin() as twin:
         env = {"MLFLOW_TRACKING_URI": silent_server, "LOKI_URL": twin.url}
-        queues = {"store": f"{INGEST_QUEUE},{BEAT_QUEUE}", "loki": DELIVER_QUEUE, "mlflow": MLFLOW_QUEUE}
+        queues = {"store": f"{INGEST_QUEUE},{BEAT_QUEUE}", "loki": "deliver", "mlflow": "deliver-mlflow"}
         options = {name: ["--name", name, "--queues", of, "--concurrency", "1"] for name, of in queues.items()}
         workers = [
             Process(resources.settings, tmp_path / name, "worker", *of, **env) for name, of in options.items()

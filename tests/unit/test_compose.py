@@ -15,10 +15,12 @@ import yaml
 from gateway.settings import GatewaySettings, load_gateway_settings
 from ingest.settings import TrainerSettings
 from schemas.routes import QUEUES
+from schemas.sinks import SINKS
 from tests.twins.loki_rules import HOUR_NS, SECOND_NS, Limits
 from trainwire.locate import streams_url
 from workers.__main__ import parser
 from workers.settings import Settings, load_settings
+from workers.sinks.plugin import sink_settings, sinks_on
 
 ROOT: Final = Path(__file__).parents[2]
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -30,6 +32,7 @@ BY_BOTO3: Final = {"AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AW
 BY_FLOWER: Final = {"FLOWER_USER", "FLOWER_PASSWORD"}
 READ_BY_US: Final = (
     {name.upper() for settings in (Settings, GatewaySettings) for name in settings.model_fields}
+    | {name.upper() for settings in sink_settings() for name in settings.model_fields}
     | BY_BOTO3
     | BY_FLOWER
 )
@@ -57,10 +60,12 @@ def test_the_streams_may_be_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_queue_has_a_worker() -> None:
-    """The workers' commands are ones that `python -m workers` takes, and together they read all queues."""
+    """The workers' commands are ones that `python -m workers` takes, and read all queues of sinks that are on."""
     workers = [service["command"] for service in OURS.values() if service["command"][2:4] == ["workers", "worker"]]
     read = [queue for command in workers for queue in parser().parse_args(command[3:]).queues.split(",")]
-    assert sorted(read) == sorted(QUEUES)
+    uri = OURS["worker"]["environment"]["MLFLOW_TRACKING_URI"]
+    on = sinks_on(load_settings(**SERVERS, mlflow_tracking_uri=uri))
+    assert sorted(read) == sorted(set(QUEUES) - {sink.queue for sink in SINKS.values() if sink not in on})
 
 
 @pytest.mark.parametrize("name", SERVICES)

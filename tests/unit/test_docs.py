@@ -12,6 +12,7 @@ from gateway.settings import GatewaySettings
 from ingest import ranks as ingest_ranks
 from ingest import settings as ingest_settings
 from workers.settings import Settings
+from workers.sinks.plugin import sink_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,7 +31,8 @@ def test_named_tests_exist(document: Path) -> None:
 def test_every_setting_is_documented() -> None:
     """Each variable of workers, gateway and trainers has its line in docs/settings.md, and no other has."""
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "settings.md").read_text()))
-    workers = {name.upper() for name in (*Settings.model_fields, *GatewaySettings.model_fields)}
+    of_sinks = [name for kind in sink_settings() for name in kind.model_fields]
+    workers = {name.upper() for name in (*Settings.model_fields, *GatewaySettings.model_fields, *of_sinks)}
     source = "".join(Path(str(module.__file__)).read_text() for module in (ingest_settings, ingest_ranks))
     names = "TRAINWIRE|REDIS|STREAMS|RANK|WORLD_SIZE|OMPI|PMI|SLURM"
     trainers = set(re.findall(rf'"((?:{names})[A-Z_]*)"', source))

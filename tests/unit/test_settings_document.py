@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from pydantic_settings import BaseSettings
 
 from gateway.settings import GatewaySettings
 from ingest.settings import TrainerSettings
-from stores.settings import StoreSettings, read_settings
+from stores.settings import read_settings
 from workers.settings import Settings
+from workers.sinks.plugin import sink_settings
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 NEEDED = {"DATABASE_URL": "postgresql://localhost/test", "REDIS_URL": "redis://localhost"}
@@ -26,7 +28,7 @@ def _defaults(section: str) -> dict[str, str]:
     return {name: default.strip("`") for names, default in rows for name in re.findall(r"`(\w+)`", names)}
 
 
-def _with(kind: type[StoreSettings], environ: Mapping[str, str], patch: pytest.MonkeyPatch) -> StoreSettings:
+def _with(kind: type[BaseSettings], environ: Mapping[str, str], patch: pytest.MonkeyPatch) -> BaseSettings:
     for name in kind.model_fields:
         patch.delenv(name.upper(), raising=False)
     for name, value in {**NEEDED, **environ}.items():
@@ -34,7 +36,7 @@ def _with(kind: type[StoreSettings], environ: Mapping[str, str], patch: pytest.M
     return read_settings(kind)
 
 
-def _check(kind: type[StoreSettings], name: str, default: str, patch: pytest.MonkeyPatch) -> None:
+def _check(kind: type[BaseSettings], name: str, default: str, patch: pytest.MonkeyPatch) -> None:
     field = kind.model_fields.get(name.lower())
     if field is None:
         assert name.startswith("FLOWER_")  # read by workers/flower.py; no default
@@ -48,7 +50,8 @@ def _check(kind: type[StoreSettings], name: str, default: str, patch: pytest.Mon
 @pytest.mark.parametrize(("name", "default"), list(_defaults("Workers").items()))
 def test_defaults_of_workers(name: str, default: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Setting a worker's variable to its documented default changes nothing; one without has none."""
-    _check(Settings, name, default, monkeypatch)
+    of_sinks: list[type[BaseSettings]] = [kind for kind in sink_settings() if name.lower() in kind.model_fields]
+    _check((of_sinks or [Settings])[0], name, default, monkeypatch)
 
 
 @pytest.mark.parametrize(("name", "default"), list(_defaults("Gateway").items()))

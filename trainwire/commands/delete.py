@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import getpass
+import inspect
 import socket
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import redis
 import typer
 from sqlalchemy import Engine
 
 from schemas.migrations import check_revision
+from schemas.sinks import SINKS
 from schemas.stream_clients import STREAM_ERRORS
 from schemas.tls import redis_trouble
 from stores.connections import open_redis, open_stream_client
@@ -49,14 +51,34 @@ PROGRESS_EVERY_S: Final = 5.0
 OTHERS_PAUSE_S: Final = 0.5
 _THINGS: Final = {
     "redis": "Redis keys",
-    "loki": "lines in Loki",
-    "mlflow": "runs in MLflow",
+    **{sink.name: f"{sink.copies} in {sink.title}" for sink in SINKS.values()},
     "s3": "files in S3",
     "postgres": "rows in Postgres",
 }
 _SHOWN_FILES: Final = 20
 
 
+def _with_keep_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with a flag `--keep-<sink>` for each sink, in place of the parameter `keep`."""
+
+    def run(**given: Any) -> None:
+        kept = frozenset(sink for sink in SINKS if given.pop(f"keep_{sink}"))
+        command(**given, keep=kept)
+
+    shown = inspect.signature(command, eval_str=True)
+    parameters = {name: parameter for name, parameter in shown.parameters.items() if name != "keep"}
+    for sink in SINKS.values():
+        option = typer.Option(f"--keep-{sink.name}", help=f"Keep its {sink.copies} in {sink.title}.")
+        parameters[f"keep_{sink.name}"] = inspect.Parameter(
+            f"keep_{sink.name}", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+        )
+    run.__signature__ = shown.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    run.__doc__ = command.__doc__
+    return run
+
+
+@_with_keep_flags
 def delete(
     job_id: JobId,
     *,
@@ -64,8 +86,7 @@ def delete(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is, and delete nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Also a job that has not ended.")] = False,
     with_files: Annotated[bool, typer.Option("--with-files", help="Also its checkpoint files in S3.")] = False,
-    keep_mlflow: Annotated[bool, typer.Option("--keep-mlflow", help="Keep its runs in MLflow.")] = False,
-    keep_loki: Annotated[bool, typer.Option("--keep-loki", help="Keep its lines in Loki.")] = False,
+    keep: frozenset[str],
     reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
     forget: Annotated[
         bool, typer.Option("--forget", help="Let the number of a deleted job be used again.")
@@ -78,7 +99,7 @@ def delete(
     Shows what there is and asks first. Exit code 1 while anything is left: repeated, it goes on with that.
     """
     settings = settings_for(servers(data_dir), with_redis=True)
-    choice = Choice(with_files=with_files, keep_loki=keep_loki, keep_mlflow=keep_mlflow)
+    choice = Choice(with_files=with_files, keep=keep)
     with open_database(settings) as engine:
         with engine.connect() as connection:
             check_revision(connection)
@@ -126,14 +147,13 @@ def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
         f"job {plan.job_id}{named}, {plan.status}, made {shown_time(plan.created_at)}",
         f"  Postgres: {rows}",
     ]
-    if plan.loki_lines:
-        kept = " (stay: --keep-loki)" if choice.keep_loki else ""
-        lines.append(f"  Loki: {plan.loki_lines:,} lines{kept}")
+    for name, copies in plan.copies.items():
+        kept = f" (stay: --keep-{name})" if choice.keeps(name) else ""
+        lines += [f"  {SINKS[name].title}: {copies:,} {SINKS[name].copies}{kept}"] if copies else []
     if plan.mlflow_runs:
-        kept = " (stay: --keep-mlflow)" if choice.keep_mlflow else ""
-        lines.append(f"  MLflow: {len(plan.mlflow_runs):,} runs{kept}: {', '.join(plan.mlflow_runs)}")
+        lines.append(f"    {', '.join(plan.mlflow_runs)}")
     if plan.own_runs:
-        lines.append(f"  MLflow: made by its trainer, stay: {', '.join(plan.own_runs)}")
+        lines.append(f"    made by its trainer, stay: {', '.join(plan.own_runs)}")
     if plan.file_count:
         kept = "" if choice.with_files else "; they stay, and trainwire forgets them (--with-files deletes them)"
         lines.append(f"  S3: {plan.file_count:,} files, {shown_size(plan.file_bytes)}{kept}")
@@ -159,7 +179,7 @@ def _part_line(name: str, part: DeletionPart) -> str:
     state = {
         "open": "not done yet",
         "done": "done",
-        "requested": "accepted by Loki",
+        "requested": "accepted by the store",
         "kept": "kept",
         "left": "could not be deleted",
     }[part.state]

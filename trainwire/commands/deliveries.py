@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection
 
 from schemas.checks import MAX_ID
-from stores.deliveries import SINKS, SinkReport, sink_report, sinks_in_use
+from schemas.sinks import SINKS
+from stores.deliveries import SinkReport, sink_report, was_used
 from stores.delivery_words import counted, shown_age, shown_error, shown_health, shown_totals
 from trainwire.commands.jobs import known_job
-from trainwire.commands.options import AsJson, DataDir, JobId, Sink, plain, servers, write_json
-from trainwire.database import reading, settings_for, writing
+from trainwire.commands.options import SINK_NAMES, AsJson, DataDir, JobId, Sink, plain, servers, write_json
+from trainwire.database import reading, settings_for, sinks_for, writing
 from trainwire.errors import Problem
 from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.resending import replay as send_again
 from trainwire.resending import retry_now
 from trainwire.terminal import cell, console, one_line, say, shown_clock, table
+from workers.settings import Settings
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
 
@@ -26,8 +29,14 @@ app = typer.Typer(help="What the stores besides Postgres do not have yet, and wh
 def known_sink(name: str) -> str:
     """Return the name of a sink; raise `Problem` where there is none of that name."""
     if name not in SINKS:
-        raise Problem(f"no such sink {name!r}: choose {' or '.join(SINKS)}")
+        raise Problem(f"no such sink {name!r}: choose {SINK_NAMES}")
     return name
+
+
+def _in_use(connection: Connection, settings: Settings) -> list[str]:
+    """Return the sinks that are on, or have been."""
+    on = {sink.name for sink in sinks_for(settings)}
+    return [sink for sink in SINKS if sink in on or was_used(connection, sink)]
 
 
 @app.callback(invoke_without_command=True)
@@ -42,7 +51,7 @@ def deliveries(
         return
     address = servers(data_dir)
     with reading(address) as connection:
-        found = [sink_report(connection, sink, limit) for sink in sinks_in_use(connection, settings_for(address))]
+        found = [sink_report(connection, sink, limit) for sink in _in_use(connection, settings_for(address))]
     if as_json:
         write_json([_document(each) for each in found])
         return
@@ -52,13 +61,13 @@ def deliveries(
 
 @app.command()
 def retry(
-    sink: Annotated[str | None, typer.Option(metavar="SINK", help="Only this store: loki or mlflow.")] = None,
+    sink: Annotated[str | None, typer.Option(metavar="SINK", help=f"Only this store: {SINK_NAMES}.")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Try a store that does not answer, and jobs that it fails, now, not when their next attempt is due."""
     address = servers(data_dir)
     with writing(address) as connection:
-        names = sinks_in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
+        names = _in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
         retried = {name: retry_now(connection, name) for name in names}
     for name, (down_since, jobs) in retried.items():
         if down_since is not None:
@@ -78,9 +87,9 @@ def replay(
     """Send a job's rows to a store again, those that it had refused too; it keeps one of two that are the same."""
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
-        last_seq = getattr(known_job(connection, job_id), SINKS[sink].last_seq)
+        last_seq = getattr(known_job(connection, job_id), SINKS[sink].rows.last_seq)
         if from_seq > last_seq:
-            has = f"has the rows 1 to {last_seq}" if last_seq else f"has no {SINKS[sink].kind} rows yet"
+            has = f"has the rows 1 to {last_seq}" if last_seq else f"has no {SINKS[sink].rows.kind} rows yet"
             raise Problem(f"job {job_id} {has}, and none from {from_seq} on: name a row that is there with --from")
         sent = send_again(connection, sink, job_id, from_seq)
     if not sent.rows:

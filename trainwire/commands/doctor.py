@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import typer
@@ -11,12 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from stores.connections import open_engine, open_redis, open_stream_client
 from trainwire.commands.options import AsJson, DataDir, servers, write_json
-from trainwire.database import settings_for
+from trainwire.database import settings_for, sinks_for
 from trainwire.doctor import flow, outside, postgres_server, processes, redis_server
-from trainwire.doctor.finding import Finding, Findings, Level, Part, worst
 from trainwire.errors import Problem
 from trainwire.terminal import console, one_line, say, table
+from workers.findings import Finding, Findings, Level, Part, worst
 from workers.settings import Settings
+from workers.sinks.plugin import plugin
 
 MARKS: Final[dict[Level, tuple[str, str]]] = {
     "ok": ("ok", "green"),
@@ -59,21 +59,14 @@ def examine(settings: Settings) -> list[Finding]:
         if streams is not None:
             streams.close()
         engine.dispose()
-    for look in _outside(settings):
-        findings += look()
-    return findings
+    return [*findings, *_outside(settings)]
 
 
-def _outside(settings: Settings) -> list[Callable[[], Findings]]:
-    looks: list[Callable[[], Findings]] = []
-    uri, bucket = settings.mlflow_tracking_uri, settings.trainwire_checkpoint_bucket
-    if settings.loki_enabled:
-        looks.append(lambda: outside.look_at_loki(settings))
-    if uri is not None:
-        looks.append(lambda: outside.look_at_mlflow(uri, settings.mlflow_experiment))
-    if bucket:
-        looks.append(lambda: outside.look_at_s3(bucket, settings.trainwire_checkpoint_prefix))
-    return looks
+def _outside(settings: Settings) -> Findings:
+    for sink in sinks_for(settings):
+        yield from plugin(sink.name).examine(settings)
+    if settings.trainwire_checkpoint_bucket:
+        yield from outside.look_at_s3(settings.trainwire_checkpoint_bucket, settings.trainwire_checkpoint_prefix)
 
 
 def _show(findings: list[Finding]) -> None:

@@ -24,7 +24,7 @@ from trainwire.locate import Address
 from trainwire.loki import reading_loki
 from trainwire.numbers import MOST_SHOWN, whole_option
 from trainwire.terminal import local, safe, warn
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
 QUIET_S = 10.0

@@ -14,6 +14,7 @@ import typer
 
 from schemas.checks import MAX_ID
 from schemas.non_finite import shown_float
+from schemas.sinks import SINKS
 from trainwire.locate import Address, locate
 from trainwire.numbers import whole
 
@@ -23,9 +24,10 @@ DataDir = Annotated[
 ]
 
 
+SINK_NAMES = " or ".join([", ".join([*SINKS][:-1]), [*SINKS][-1]])
 job_number = whole(1, MAX_ID, "the number of a job")
 JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
-Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help="The store besides Postgres: loki or mlflow.")]
+Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store besides Postgres: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from schemas import metric_names as names
 from schemas.stream_clients import STREAM_ERRORS
-from trainwire.doctor.finding import Findings, Part
+from trainwire.database import sinks_for
 from trainwire.halted import halted_streams
+from workers.findings import Findings, Part
 from workers.measures import postgres_samples, redis_samples, shards_away
 from workers.repairs import recent_repairs
 from workers.settings import Settings
@@ -66,10 +67,8 @@ def _repairs(streams: redis.Redis) -> Findings:
 
 def look_at_rows(connection: Connection, settings: Settings) -> Findings:
     """Yield which sinks are down or late, and whether there are dead letters."""
-    sinks = ["loki"] if settings.loki_enabled else []
-    sinks += ["mlflow"] if settings.mlflow_tracking_uri is not None else []
     letters = 0.0
-    for sample in postgres_samples(connection, sinks):
+    for sample in postgres_samples(connection, [sink.name for sink in sinks_for(settings)]):
         which = ", ".join(sample.labels)
         if sample.metric is names.SINK_DOWN_SECONDS and sample.value:
             says = f"{which} has not answered the workers for {sample.value:,.0f} s"

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from schemas.migrations import WrongSchemaRevision, check_revision, current_revision, head_revision, is_newer
 from stores.connections import postgres_trouble
-from trainwire.doctor.finding import Finding, Findings, Part, clock
+from workers.findings import Finding, Findings, Part, clock
 
 OLDEST: Final = 14
 BUSY: Final = 0.8

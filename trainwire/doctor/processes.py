@@ -17,13 +17,12 @@ from schemas.routes import (
     BEAT_QUEUE,
     BEAT_TICKS_KEY,
     CHECKPOINT_QUEUE,
-    DELIVER_QUEUE,
     INGEST_QUEUE,
-    MLFLOW_QUEUE,
     NOTIFY_QUEUE,
 )
 from trainwire.answering import answering_workers
-from trainwire.doctor.finding import Finding, Findings, Part
+from trainwire.database import sinks_for
+from workers.findings import Finding, Findings, Part
 from workers.settings import Settings
 
 ANSWER_WITHIN_S: Final = 1.5
@@ -70,9 +69,8 @@ def _readers(settings: Settings) -> dict[str, list[str]]:
 
 
 def _needed(settings: Settings) -> list[str]:
-    queues = [INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE]
-    queues += [DELIVER_QUEUE] if settings.loki_enabled else []
-    return queues + ([MLFLOW_QUEUE] if settings.mlflow_tracking_uri is not None else [])
+    of_sinks = [sink.queue for sink in sinks_for(settings)]
+    return [INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE, *of_sinks]
 
 
 def _queue(queue: str, workers: list[str], expired_s: float) -> Finding:

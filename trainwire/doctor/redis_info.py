@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trainwire.doctor.finding import Finding, Findings, Part
+from workers.findings import Finding, Findings, Part
 
 Info = Mapping[str, Any]
 """What redis-py makes of INFO."""

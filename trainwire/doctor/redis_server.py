@@ -14,7 +14,7 @@ from schemas.stream_clients import STREAM_ERRORS, servers_of
 from schemas.stream_urls import cluster_tls, is_cluster
 from schemas.tls import redis_trouble
 from trainwire.doctor import redis_info
-from trainwire.doctor.finding import Finding, Findings, Part, clock
+from workers.findings import Finding, Findings, Part, clock
 from workers.settings import Settings
 
 PART: Final = Part("redis")

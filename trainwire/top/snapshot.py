@@ -18,6 +18,7 @@ from schemas.tls import redis_trouble
 from stores.connections import postgres_trouble
 from stores.jobs import Job, find_jobs
 from trainwire.answering import answering_workers
+from trainwire.database import sinks_for
 from workers.measures import Sample, postgres_samples, redis_samples, shards_away
 from workers.settings import Settings
 
@@ -74,8 +75,6 @@ def take(
     streams: redis.Redis | None = None,
 ) -> Snapshot:
     """Look at everything once; a store that is away is told, and the other is shown."""
-    sinks = ["loki"] if settings.loki_enabled else []
-    sinks += ["mlflow"] if settings.mlflow_tracking_uri is not None else []
     samples: list[Sample] = []
     jobs: list[Job] = []
     workers: dict[str, list[str]] = {}
@@ -90,7 +89,7 @@ def take(
     at_s = clock()
     try:
         with engine.connect() as connection:
-            samples += postgres_samples(connection, sinks)
+            samples += postgres_samples(connection, [sink.name for sink in sinks_for(settings)])
             jobs = _jobs(connection)
     except SQLAlchemyError as exc:
         away.append(f"Postgres does not answer: {postgres_trouble(exc)}")

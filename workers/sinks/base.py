@@ -1,12 +1,10 @@
-"""What every sink is, and what waits for it: rows in order, and which of them it will never take."""
+"""The interface of a sink, which writes rows to a store; `workers.sinks.backlog` reads them from Postgres."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
-
-from sqlalchemy import Connection
+from typing import Any, Protocol, TypeVar
 
 from workers.errors import Unavailable
 
@@ -35,16 +33,21 @@ class RefusedRow:
 
 @dataclass(slots=True)
 class Delivered:
-    """What became of a part of a batch: confirmed up to a seq, and what was refused on the way.
+    """The outcome of a part of a batch: confirmed up to a seq, and the rows refused on the way.
 
-    `more` when the sink takes the next part as soon as this one is confirmed. Not `is_answer` where there was
-    nothing to ask the sink: that says nothing about whether it is there.
+    `more` when the sink takes the next part as soon as this one is confirmed. `is_answer` is False where no
+    request was needed, so that the outcome does not show whether the sink is reachable.
     """
 
     confirmed_seq: int
     refused: list[RefusedRow] = field(default_factory=list)
     more: bool = False
     is_answer: bool = True
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """JSON that the job's cursor keeps for the next delivery (`DeliveryCursor.state`)."""
+        return {}
 
 
 class Batch(Protocol):
@@ -57,7 +60,7 @@ class Batch(Protocol):
 
     @property
     def is_followed(self) -> bool:
-        """Tell whether `Backlog.read_on` finds something behind it."""
+        """Tell whether `SinkBacklog.read_on` finds something behind it."""
         ...
 
 
@@ -69,11 +72,11 @@ DeliveredT_co = TypeVar("DeliveredT_co", bound=Delivered, covariant=True)
 
 
 class Sink(Protocol[BatchT_contra, DeliveredT_co]):
-    """A store that gets what Postgres has: the network's side, which knows no database."""
+    """Writes rows to a store; it does not use Postgres."""
 
     @property
     def name(self) -> str:
-        """What cursors and dead letters call it."""
+        """Its name in `schemas.sinks`."""
         ...
 
     def deliver(self, job_id: int, batch: BatchT_contra) -> Iterator[DeliveredT_co]:
@@ -83,32 +86,4 @@ class Sink(Protocol[BatchT_contra, DeliveredT_co]):
         to try later; what was not confirmed before that is sent again, the same. Called from several threads, each
         with another job.
         """
-        ...
-
-
-class Backlog(Protocol[BatchT, DeliveredT_contra]):
-    """What waits in Postgres for one sink."""
-
-    def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs with something to deliver whose time has come, those that were moved longest ago first."""
-        ...
-
-    def read(
-        self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
-    ) -> Mapping[int, BatchT]:
-        """Return what comes next for each job: at most so many rows and bytes of each, at least one."""
-        ...
-
-    def read_on(
-        self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
-    ) -> Mapping[int, BatchT]:
-        """Return what comes next once these batches are delivered, all of them and nothing of them refused."""
-        ...
-
-    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
-        """Record what the sink has proven to have, and bury what it refused."""
-        ...
-
-    def settle(self, connection: Connection) -> None:
-        """Leave jobs of which the sink has everything out of what `jobs_behind` looks at."""
         ...

@@ -13,7 +13,7 @@ import pytest
 from schemas.routes import DEFAULT_SHARDS, SHARDS_KEY
 from tests.twins.loki import LokiTwin
 from trainwire.__main__ import main
-from trainwire.doctor import finding
+from workers import findings
 from workers.resources import Resources
 
 
@@ -84,7 +84,7 @@ class Doctor:
         done = self._trainwire("doctor", "--json")
         self.code = done.code
         found = {f"{each['part']}.{each['check']}": each for each in json.loads(done.out)}
-        assert self.code == max(finding.SEVERITY[each["level"]] for each in found.values())
+        assert self.code == max(findings.SEVERITY[each["level"]] for each in found.values())
         assert all(each["remedy"] for each in found.values() if each["level"] != "ok")
         return found
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from schemas.routes import JOB_DELETED_FIELD, acks_key
+from schemas.sinks import SINKS
 from schemas.tables import training_jobs, training_logs
 from tests.factories import Sender, checkpoint, completion, drain, logs, metrics, rows
 from tests.integration.conftest import Bucket
@@ -45,6 +46,14 @@ def test_a_dry_run_shows_what_there_is(connected: Trainwire, resources: Resource
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == [1]
     document = json.loads(connected("delete", str(job), "--dry-run", "--json").out)
     assert (document["job_id"], document["rows"]["training_logs"], document["file_count"]) == (1, 3, 0)
+
+
+@pytest.mark.parametrize("sink", SINKS)
+@pytest.mark.usefixtures("job")
+def test_each_sink_can_keep_its_copies(connected: Trainwire, sink: str) -> None:
+    """There is a flag for each sink in the registry; what it names is kept, and nothing else is."""
+    done = json.loads(connected("delete", "1", "--yes", "--json", f"--keep-{sink}").out)
+    assert [name for name in SINKS if done["parts"][name]["state"] == "kept"] == [sink]
 
 
 def test_without_a_terminal_it_must_be_confirmed(connected: Trainwire, resources: Resources, job: int) -> None:

@@ -14,8 +14,8 @@ from tests.factories import Sender, logs
 from tests.integration.conftest import Bucket
 from tests.integration.trainwire.conftest import Doctor, Trainwire
 from tests.twins.loki import LokiTwin
-from trainwire.doctor import finding
-from trainwire.doctor.outside import LOKI, _limits
+from workers import findings
+from workers.sinks.loki.examination import LOKI, _limits
 
 
 def test_healthy_servers_without_processes(doctor: Doctor) -> None:
@@ -97,8 +97,8 @@ def test_a_postgres_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(("off_s", "level"), [(1.0, "ok"), (30.0, "warning"), (-400.0, "error")])
 def test_clocks_that_disagree(off_s: float, level: str) -> None:
     """A difference of seconds is a warning, of minutes an error; the time of the question is no difference."""
-    part = finding.Part("redis")
-    assert finding.clock(part, 1000.0 + off_s, 1000.0, 1000.5).level == level
+    part = findings.Part("redis")
+    assert findings.clock(part, 1000.0 + off_s, 1000.0, 1000.5).level == level
 
 
 def test_streams_that_wait_and_that_are_halted(doctor: Doctor, sender: Sender) -> None:

@@ -16,9 +16,9 @@ from stores.loki_http import LokiHttp
 from tests.integration.trainwire.conftest import Trainwire
 from tests.twins.loki import Fault, LokiTwin
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
-from workers.sinks.loki import LokiSink
-from workers.sinks.loki_lines import MAX_LINE_BYTES
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.lines import MAX_LINE_BYTES
+from workers.sinks.loki.sink import LokiSink
 
 HOSTILE = "[red]x[/red] \x1b]0;x\x07\x1b[2Jend"
 LONG = "x" * MAX_LINE_BYTES * 2 + "end"

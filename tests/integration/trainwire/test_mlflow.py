@@ -17,9 +17,9 @@ from tests.factories import NOW_NS, Sender, completion, drain, one
 from tests.integration.trainwire.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
 from workers.deliver import Delivery
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.sink import MlflowSink
 
 NAMES = ["loss", "acc@1", "<script>\x1b[2J"]
 Deliver = Callable[[], None]

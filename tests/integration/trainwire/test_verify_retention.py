@@ -13,15 +13,15 @@ from stores.loki_http import LokiHttp
 from tests.factories import SECOND_NS, Sender, completion, drain, logs
 from tests.integration.trainwire.conftest import Trainwire
 from tests.twins.loki import LokiTwin
-from trainwire.verification import stored_ranges
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
 from workers.resources import Resources
 from workers.row_retention import Keeping, RowRetention
-from workers.sinks.loki import LokiSink
-from workers.sinks.loki_lines import MAX_LINE_BYTES
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.comparison import stored_ranges
+from workers.sinks.loki.lines import MAX_LINE_BYTES
+from workers.sinks.loki.sink import LokiSink
 
-KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, "loki")
+KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, ("loki",))
 VERIFY = ("verify", "42", "--sink", "loki")
 
 
@@ -108,7 +108,7 @@ def test_rows_that_go_meanwhile_are_no_loss(
         assert RowRetention(told, KEEPING).run(dry_run=False) == 6
         return stored_ranges(connection, job_id, last_seq)
 
-    monkeypatch.setattr("trainwire.verification.stored_ranges", read_late)
+    monkeypatch.setattr("workers.sinks.loki.comparison.stored_ranges", read_late)
     shown = connected(*VERIFY)
     assert (shown.code, shown.out.partition("unknown; ")[2]) == (
         0,

@@ -19,11 +19,11 @@ from tests.factories import rows
 from tests.twins.loki import Fault, Limits, LokiTwin
 from workers import delivery_round
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
 from workers.resources import Resources
 from workers.sinks.base import SinkUnavailable
-from workers.sinks.log_rows import DeliveredLines
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.rows import DeliveredLines
+from workers.sinks.loki.sink import LokiSink
 
 MINUTE_NS = 60 * 10**9
 DAY = range(-24 * 60, 0)

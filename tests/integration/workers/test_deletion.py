@@ -54,14 +54,14 @@ from tests.s3 import free_port
 from tests.twins.loki import Limits, LokiTwin
 from workers.deletion import JobDeleter
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
 from workers.settings import load_settings
 from workers.sinks.base import SinkUnavailable
-from workers.sinks.loki import LokiSink
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.sink import MlflowSink
 
 OF_JOBS = [table for table in metadata.sorted_tables if "job_id" in table.c and table.name != "gateway_tokens"]
 
@@ -101,14 +101,14 @@ def leave_rows(resources: Resources, sender: Sender, job: int = 1, lines: int = 
         drain(resources, kind, job)
 
 
-def delete(resources: Resources, job: int = 1, *, force: bool = False, **choice: bool) -> Deletion:
+def delete(resources: Resources, job: int = 1, *, force: bool = False, **choice: Any) -> Deletion:
     """Delete a job as the command does, and return its tombstone."""
     begin(resources, job, force=force, **choice)
     assert JobDeleter(resources, open_s3).run(job)
     return tombstone(resources, job)
 
 
-def begin(resources: Resources, job: int = 1, *, force: bool = False, **choice: bool) -> Deletion:
+def begin(resources: Resources, job: int = 1, *, force: bool = False, **choice: Any) -> Deletion:
     """Write the tombstone."""
     with resources.engine.begin() as connection:
         return begin_deletion(connection, job, Choice(**choice), by="a test", force=force)
@@ -547,7 +547,7 @@ def test_mlflow_may_be_kept_and_deleted_later(
     Delivery(resources.engine, MetricBacklog("mlflow", 0), MlflowSink(api, "kept"), slice_s=60).run()
     with resources.engine.begin() as connection:
         run_id = connection.execute(text("SELECT mirror_run_id FROM training_attempts")).scalar_one()
-    assert delete(configured, force=True, keep_mlflow=True).parts["mlflow"].state == "kept"
+    assert delete(configured, force=True, keep=frozenset({"mlflow"})).parts["mlflow"].state == "kept"
     assert get_run(api, run_id).is_deleted is False  # type: ignore[union-attr]
     assert delete(configured).parts["mlflow"].deleted == 1
     assert get_run(api, run_id).is_deleted is True  # type: ignore[union-attr]

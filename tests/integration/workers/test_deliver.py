@@ -15,11 +15,11 @@ from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from workers import cursors
 from workers.deliver import ROUND_JOBS, Delivery, DeliveryReport
 from workers.delivery_round import PUSHES_AT_ONCE
-from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
 from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.log_rows import DeliveredLines, LogBatch
-from workers.sinks.loki_lines import newest_after
+from workers.sinks.loki.backlog import LogBacklog, read_rows
+from workers.sinks.loki.lines import newest_after
+from workers.sinks.loki.rows import DeliveredLines, LogBatch
 
 BACKOFF = Backoff(first_s=1000, cap_s=1000)
 

@@ -19,11 +19,11 @@ from stores.loki_http import LokiHttp
 from tests.factories import Sender, drain, rows
 from tests.twins.loki import Limits, LokiTwin
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog, read_rows
 from workers.resources import Resources
-from workers.sinks.log_rows import LogBatch, PackedLines
-from workers.sinks.loki import NARROWING_S, LokiSink
-from workers.sinks.loki_lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
+from workers.sinks.loki.backlog import LogBacklog, read_rows
+from workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
+from workers.sinks.loki.rows import LogBatch, PackedLines
+from workers.sinks.loki.sink import NARROWING_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 ODD_LINES = [
@@ -213,9 +213,7 @@ def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: 
     store(resources, [((now + offset * MINUTE_NS) / 1e9, "x") for offset in offsets])
     with resources.engine.begin() as connection:
         connection.execute(
-            text(
-                "INSERT INTO delivery_cursors (sink, job_id, newest_ns) VALUES ('loki', 1, CAST(:newest AS jsonb))"
-            ),
+            text("INSERT INTO delivery_cursors (sink, job_id, state) VALUES ('loki', 1, CAST(:newest AS jsonb))"),
             {"newest": json.dumps({"stdout": now + newest * MINUTE_NS})},
         )
     batch = read(resources)

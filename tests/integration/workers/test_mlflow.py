@@ -22,13 +22,13 @@ from tests.mlflow_server import MlflowServer
 from workers.deliver import Delivery
 from workers.heartbeats import Heard
 from workers.liveness import LostRule, watch
-from workers.metric_backlog import GRACE_S, MetricBacklog
 from workers.resources import Resources
 from workers.sinks.base import SinkUnavailable
-from workers.sinks.metric_rows import DeliveredMetrics, MetricBatch
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
-from workers.sinks.mlflow_run import NARROWED_VALUES
+from workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
+from workers.sinks.mlflow.run import NARROWED_VALUES
+from workers.sinks.mlflow.sink import MlflowSink
 
 NOW_MS = NOW_NS // 10**6
 AT = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(NOW_NS + SECOND_NS) // 10**6 * 1000)

@@ -18,11 +18,11 @@ from tests.mlflow_faults import FaultyMlflow, faulty_mlflow
 from tests.mlflow_server import MlflowServer
 from workers.deliver import Delivery
 from workers.delivery_round import PUSHES_AT_ONCE
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
 from workers.sinks.base import SinkUnavailable
-from workers.sinks.mlflow import MlflowSink
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.http import mlflow_api
+from workers.sinks.mlflow.sink import MlflowSink
 
 ALL = b"/"
 """In every path."""

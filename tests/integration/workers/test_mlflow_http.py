@@ -12,8 +12,8 @@ import pytest
 
 import stores.mlflow_http
 from stores.mlflow_http import INVALID, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
-from workers.sinks import mlflow_http
-from workers.sinks.mlflow_http import mlflow_api
+from workers.sinks.mlflow import http as mlflow_http
+from workers.sinks.mlflow.http import mlflow_api
 
 REFUSAL = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such thing"}'
 

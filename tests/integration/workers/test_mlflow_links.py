@@ -16,10 +16,10 @@ from tests.factories import NOW_NS, Sender, completion, drain, one
 from tests.mlflow_server import MlflowServer
 from workers import cursors
 from workers.deliver import Delivery
-from workers.metric_backlog import MetricBacklog
-from workers.mlflow_links import link_runs
 from workers.resources import Resources
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow.backlog import MetricBacklog
+from workers.sinks.mlflow.links import link_runs
+from workers.sinks.mlflow.sink import MlflowSink
 
 
 @pytest.fixture

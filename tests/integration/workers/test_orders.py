@@ -9,10 +9,8 @@ import pytest
 
 from schemas.routes import (
     BEAT_QUEUE,
-    DELIVER_QUEUE,
     DELIVER_TASK,
     INGEST_QUEUE,
-    MLFLOW_QUEUE,
     NOTIFY_QUEUE,
     NOTIFY_TASK,
     ordered_key,
@@ -61,8 +59,8 @@ def test_no_pile_of_orders_is_made(resources: Resources) -> None:
     ("task", "args", "queue"),
     [
         *((entry["task"], [], entry["options"]["queue"]) for entry in SCHEDULE.values()),
-        (DELIVER_TASK, ["loki"], DELIVER_QUEUE),
-        (DELIVER_TASK, ["mlflow"], MLFLOW_QUEUE),
+        (DELIVER_TASK, ["loki"], "deliver"),
+        (DELIVER_TASK, ["mlflow"], "deliver-mlflow"),
         (NOTIFY_TASK, ["[]"], NOTIFY_QUEUE),
     ],
 )

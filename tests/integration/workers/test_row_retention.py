@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import Engine, text
@@ -13,15 +14,15 @@ from tests.factories import Sender, completion, drain, logs, metrics, one, rows
 from tests.twins.loki import LokiTwin
 from trainwire.resending import replay
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
 from workers.resources import Resources
 from workers.row_retention import Keeping, RowRetention, keepings_of, plan
 from workers.settings import load_settings
-from workers.sinks.loki import LokiSink
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
 
-LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, None)
-LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, "loki")
-METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, None)
+LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ())
+LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))
+METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
 Say = Callable[..., None]
 
 
@@ -53,11 +54,17 @@ def say(resources: Resources, sender: Sender) -> Say:
     return say
 
 
-def confirm(engine: Engine, job: int, seq: int) -> None:
-    """Let Loki have confirmed a job's rows up to a number."""
-    cursor = "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq) VALUES ('loki', :job, :seq)"
+def confirm(engine: Engine, job: int, seq: int, sink: str = "loki") -> None:
+    """Let a sink have confirmed a job's rows up to a number."""
+    cursor = "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq) VALUES (:sink, :job, :seq)"
     with engine.begin() as connection:
-        connection.execute(text(cursor), {"job": job, "seq": seq})
+        connection.execute(text(cursor), {"job": job, "seq": seq, "sink": sink})
+
+
+def plan_of(resources: Resources, keeping: Keeping) -> list[int]:
+    """Return how many rows of each job a dry run would remove."""
+    with resources.engine.connect() as connection:
+        return [old.rows for old in plan(connection, keeping)]
 
 
 def contents(engine: Engine, job: int = 1) -> list[str]:
@@ -86,6 +93,18 @@ def test_a_job_that_is_not_finished_keeps_everything(resources: Resources, say: 
         connection.execute(text("UPDATE training_jobs SET status = :status"), {"status": status})
     assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 0
     assert len(contents(resources.engine)) == 3
+
+
+def test_rows_wait_for_all_sinks_that_receive_them(resources: Resources, say: Say) -> None:
+    """A row goes once the slowest sink has confirmed it; none goes before each has confirmed something."""
+    say(1, old=5)
+    keeping = replace(LOGS, sinks=("loki", "jsonl"))
+    confirm(resources.engine, 1, 4)
+    assert plan_of(resources, keeping) == []
+    confirm(resources.engine, 1, 2, "jsonl")
+    assert plan_of(resources, keeping) == [2]
+    assert RowRetention(resources.engine, keeping).run(dry_run=False) == 2
+    assert contents(resources.engine) == ["old 2", "old 3", "old 4"]
 
 
 def test_what_the_sink_has_not_confirmed_stays(resources: Resources, say: Say) -> None:
@@ -160,5 +179,5 @@ def test_nothing_is_removed_unless_it_is_asked_for(resources: Resources) -> None
     assert keepings_of(load_settings(**urls)) == []
     wanted = load_settings(**urls, log_retention_days=7, metric_retention_days=9, mlflow_tracking_uri="http://m:1")
     assert wanted.row_retention == "dry-run"
-    assert [(each.days, each.sink) for each in keepings_of(wanted)] == [(7, "loki"), (9, "mlflow")]
-    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sink is None
+    assert [(each.days, each.sinks) for each in keepings_of(wanted)] == [(7, ("loki",)), (9, ("mlflow",))]
+    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sinks == ()

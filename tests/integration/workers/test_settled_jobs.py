@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import text
 
+from schemas.tables import training_jobs
 from stores.loki_http import LokiHttp
-from tests.factories import NOW_NS, Sender, drain, logs, metrics
+from tests.factories import NOW_NS, Sender, drain, logs, metrics, one
 from tests.twins.loki import LokiTwin
 from workers import cursors
 from workers.deliver import Delivery
-from workers.log_backlog import LogBacklog
-from workers.metric_backlog import MetricBacklog
 from workers.resources import Resources
-from workers.sinks.loki import LokiSink
+from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+from workers.sinks.loki.backlog import LogBacklog
+from workers.sinks.loki.sink import LokiSink
+from workers.sinks.mlflow.backlog import MetricBacklog
 
 
 def publish(resources: Resources, sender: Sender, line: str, job: int = 1) -> None:
@@ -34,12 +38,11 @@ def let_jobs_be_quiet(resources: Resources) -> None:
         connection.execute(text("UPDATE training_jobs SET last_seen_at = last_seen_at - interval '5 min'"))
 
 
-def settled(resources: Resources, kind: str = "logs") -> list[int]:
-    """Return the jobs that nobody looks at."""
+def settled(resources: Resources, sink: str = "loki") -> list[int]:
+    """Return the jobs that `jobs_behind` skips for a sink."""
+    found = text("SELECT id FROM training_jobs WHERE :sink = ANY(string_to_array(settled, ',')) ORDER BY id")
     with resources.engine.connect() as connection:
-        return list(
-            connection.execute(text(f"SELECT id FROM training_jobs WHERE {kind}_settled ORDER BY id")).scalars()
-        )
+        return list(connection.execute(found, {"sink": sink}).scalars())
 
 
 def test_a_job_that_is_delivered_and_quiet_is_settled_until_it_speaks(
@@ -112,4 +115,57 @@ def test_metrics_are_settled_on_their_own(resources: Resources, sender: Sender, 
         backlog.settle(connection)
         assert backlog.jobs_behind(connection, 10) == ([1] if has_metrics else [])
     assert settled(resources) == [1]
-    assert settled(resources, "metrics") == ([] if has_metrics else [1])
+    assert settled(resources, "mlflow") == ([] if has_metrics else [1])
+
+
+def test_two_sinks_of_the_same_rows_are_settled_apart(
+    resources: Resources, sender: Sender, tmp_path: Path
+) -> None:
+    """That Loki has all lines marks nothing for the files of JSON lines; each has its own mark, in any order."""
+    publish(resources, sender, "a")
+    let_jobs_be_quiet(resources)
+    backlog = JsonlBacklog("jsonl")
+    with LokiTwin(now_ns=lambda: NOW_NS) as loki:
+        deliver(resources, loki)
+    assert (settled(resources), settled(resources, "jsonl")) == ([1], [])
+    with resources.engine.begin() as connection:
+        assert backlog.jobs_behind(connection, 10) == [1]
+    sink = JsonlSink(JsonlSettings(jsonl_dir=tmp_path), tmp_path)
+    Delivery(resources.engine, backlog, sink, slice_s=60).run()
+    assert (settled(resources), settled(resources, "jsonl")) == ([1], [1])
+    assert one(resources.engine, training_jobs, id=1)["settled"] == "jsonl,loki"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE training_jobs SET last_seen_at = now(), logs_settled = false, metrics_settled = false",
+        "UPDATE training_jobs SET logs_settled = false, metrics_settled = false",
+    ],
+    ids=["drain", "replay"],
+)
+def test_older_workers_unsettle_a_job(resources: Resources, sender: Sender, statement: str) -> None:
+    """What a drain or a replay of an older version writes, during a rolling upgrade, takes the mark away."""
+    publish(resources, sender, "a")
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET settled = 'loki', logs_settled = true"))
+        connection.execute(text(statement))
+    assert settled(resources) == []
+
+
+def test_the_index_finds_unsettled_jobs(resources: Resources, sender: Sender) -> None:
+    """Among many settled jobs the few others are found without a look at all of them."""
+    many = text(
+        "INSERT INTO training_jobs (id, last_log_seq, last_seen_at, settled) "
+        "SELECT id, 0, now(), 'loki' FROM generate_series(1000, 50000) AS id"
+    )
+    publish(resources, sender, "a")
+    with resources.engine.begin() as connection:
+        connection.execute(many)
+        connection.execute(text("ANALYZE training_jobs"))
+        assert cursors.unsettled(connection, "loki") == [""]
+        assert cursors.jobs_behind(connection, "loki", "logs", 10) == [1]
+        behind = text("EXPLAIN SELECT id FROM training_jobs WHERE settled = ANY(:unsettled) AND last_log_seq > 0")
+        plan = "\n".join(connection.execute(behind, {"unsettled": [""]}).scalars())
+        connection.execute(text("DELETE FROM training_jobs"))
+    assert "training_jobs_settled_id_idx" in plan

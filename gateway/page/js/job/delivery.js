@@ -5,7 +5,6 @@ import { h, setText } from "../dom.js";
 import { count, counted } from "../format.js";
 
 const RELOAD_MS = 5000;
-const SINKS = { loki: "Loki", mlflow: "MLflow" };
 
 /** The pane; it reads itself anew while `isNeeded()`, and `onState(state)` says how complete the job is. */
 export class Delivery {
@@ -100,7 +99,7 @@ function sinkWords(items) {
     h(
       "p",
       { class: "sink" },
-      h("b", null, SINKS[item.sink] ?? item.sink),
+      h("b", null, item.title),
       h(
         "span",
         { class: item.is_down ? "tone-bad" : item.behind_rows ? "tone-quiet" : "tone-good", dir: "auto" },

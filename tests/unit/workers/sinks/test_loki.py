@@ -9,8 +9,8 @@ import pytest
 from stores.loki_http import LokiHttp, LokiUnavailable
 from tests.twins.loki import LokiTwin
 from tests.twins.loki_faults import FOREVER, Fault
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki import PATIENCE_S, PAUSE_S, LokiSink
+from workers.sinks.loki.rows import LogRow
+from workers.sinks.loki.sink import PATIENCE_S, PAUSE_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 

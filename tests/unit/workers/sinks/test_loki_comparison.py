@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
-from trainwire.verification import Comparison, Copies, compare
-from workers.sinks.log_rows import LogRow
-from workers.sinks.loki_lines import MAX_LINE_BYTES, entries_of
+from workers.sinks.loki.comparison import Comparison, Copies, compare
+from workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
+from workers.sinks.loki.rows import LogRow
 
 ALL = range(1, 11)
 

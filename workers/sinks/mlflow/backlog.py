@@ -12,27 +12,31 @@ from sqlalchemy import Connection, RowMapping, text
 from schemas.non_finite import shown_float
 from schemas.tables import LIFTED, LIFTED_SQL
 from workers import cursors
-from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
-from workers.sinks.mlflow_rules import STOPPED
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
+from workers.sinks.mlflow.rules import STOPPED
 
 GRACE_S: Final = 60.0
 """After so long without a word of an attempt that has ended, nothing more is expected of it."""
 
 
-class MetricBacklog:
-    """What MLflow has not confirmed: rows, and attempts that are not as it knows them."""
+class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
+    """What MLflow has not confirmed: rows, and attempts that have changed since they were mirrored."""
+
+    kind = "metrics"
 
     def __init__(self, sink: str, grace_s: float = GRACE_S) -> None:
-        self._sink = sink
+        super().__init__(sink)
         self._grace_s = grace_s
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs with rows or attempts to tell whose time has come, those that were moved longest ago first.
+        """Return jobs with rows or attempts to mirror that are due, those delivered longest ago first.
 
-        An attempt that has ended is told when all its metrics are here, or nothing has come for a while.
+        An attempt that has ended is mirrored when all its metrics are here, or none has come for a while.
         """
         wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s}
-        return list(connection.execute(_JOBS_BEHIND, wanted).scalars())
+        unsettled = cursors.unsettled(connection, self._sink)
+        return list(connection.execute(_JOBS_BEHIND, wanted | {"unsettled": unsettled}).scalars())
 
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
@@ -58,13 +62,9 @@ class MetricBacklog:
             for job_id, (last_seq, made_at) in last_seqs.items()
         }
 
-    def read_on(self, *_: object) -> dict[int, MetricBatch]:
-        """Return nothing: no batch is followed."""
-        return {}
-
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
         """Record what MLflow has: rows, runs and how far the attempts are told."""
-        cursors.confirm(connection, self._sink, "metrics", delivered)
+        super().confirm(connection, delivered)
         told = [
             {"job_id": job_id, **_told(attempt)}
             for job_id, done in sorted(delivered.items())
@@ -76,10 +76,6 @@ class MetricBacklog:
             connection.execute(_LINK_JOB, linked)
         if told:
             connection.execute(_SAVE_ATTEMPT, told)
-
-    def settle(self, connection: Connection) -> None:
-        """Leave jobs of which MLflow has every row out of what is looked at; of attempts it needs no mark."""
-        cursors.settle(connection, self._sink, "metrics_settled", "last_metric_seq")
 
 
 def tell_again(connection: Connection, job_id: int) -> None:
@@ -145,7 +141,7 @@ _JOBS_BEHIND: Final = text(
     f"""
     SELECT id FROM (
         SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
-        WHERE NOT metrics_settled AND last_metric_seq > coalesce(confirmed_seq, 0)
+        WHERE settled = ANY(:unsettled) AND last_metric_seq > coalesce(confirmed_seq, 0)
         UNION
         SELECT job_id FROM training_attempts AS told JOIN training_jobs ON id = job_id
         WHERE changes > mirrored_changes

@@ -9,12 +9,11 @@ from typing import Final
 import msgspec
 import urllib3
 
-from schemas.routes import LOKI_SINK
 from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 from stores.loki_query import read_lines
 from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
-from workers.sinks.loki_lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan, shown_time
+from workers.sinks.loki.lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan, shown_time
+from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204
@@ -37,7 +36,7 @@ PAUSE_S: Final = 0.5
 class LokiSink:
     """Pushes log rows; safe to use from several threads."""
 
-    name: Final = LOKI_SINK
+    name: Final = "loki"
 
     def __init__(
         self,

@@ -17,8 +17,8 @@ from stores.mlflow import (
 )
 from stores.mlflow_http import MlflowApi, MlflowRefused
 from workers.sinks.base import RefusedRow
-from workers.sinks.metric_rows import AttemptState
-from workers.sinks.mlflow_rules import (
+from workers.sinks.mlflow.rows import AttemptState
+from workers.sinks.mlflow.rules import (
     MAX_TAG_CHARS,
     OLD_PARAM_CHARS,
     Metric,

@@ -1,4 +1,4 @@
-"""Log rows as a sink is given them."""
+"""Log rows as Loki is given them."""
 
 from __future__ import annotations
 
@@ -65,3 +65,8 @@ class DeliveredLines(Delivered):
     """`newest_ns` is the newest time of each log type that was sent."""
 
     newest_ns: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Mapping[str, int]:
+        """The newest times are what the cursor keeps."""
+        return self.newest_ns

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 from stores.mlflow import ATTEMPT_TAG, JOB_TAG, MlflowRun, experiment_ids, search_runs, tag_filter
 from stores.mlflow_http import MlflowApi
 from workers import cursors
-from workers.sinks.mlflow import MlflowSink
+from workers.sinks.mlflow.sink import MlflowSink
 from workers.store import postgres_errors
 
 JOBS_AT_ONCE: Final = 20

@@ -13,7 +13,7 @@ from typing import Final
 
 from stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
 from workers.sinks.base import RefusedRow
-from workers.sinks.log_rows import LogRow, PackedLines
+from workers.sinks.loki.rows import LogRow, PackedLines
 
 SECOND_NS: Final = 10**9
 MINUTE_NS: Final = 60 * SECOND_NS

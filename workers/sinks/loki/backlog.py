@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, text
 from stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
 from workers import cursors
 from workers.cursors import DeliveryCursor
-from workers.sinks.log_rows import DeliveredLines, LogBatch, LogRow, PackedLines
-from workers.sinks.loki_lines import (
+from workers.sinks.backlog import SinkBacklog
+from workers.sinks.loki.lines import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
@@ -23,18 +23,17 @@ from workers.sinks.loki_lines import (
     WINDOW_NS,
     newest_after,
 )
+from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 
-class LogBacklog:
-    """What Loki has not confirmed."""
+class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
+    """Log rows that Loki has not confirmed; the state of a cursor is the newest time sent, by log type."""
+
+    kind = "logs"
 
     def __init__(self, engine: Engine, sink: str) -> None:
+        super().__init__(sink)
         self._engine = engine
-        self._sink = sink
-
-    def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs that have log rows after the sink's cursor, those that were moved longest ago first."""
-        return list(connection.execute(_JOBS_BEHIND, {"sink": self._sink, "limit": limit}).scalars())
 
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
@@ -53,13 +52,12 @@ class LogBacklog:
     def _read(
         self, connection: Connection, after: Mapping[int, DeliveryCursor], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        # Before the rows: where then none is found up to here, they are gone, not too late to be seen.
-        last_seqs = {row.id: row.last_log_seq for row in connection.execute(_LAST_SEQS, {"jobs": list(after)})}
+        last_seqs = self.last_seqs(connection, list(after))
         windows: dict[int, dict[int, list[PackedLines]]] = defaultdict(lambda: defaultdict(list))
         wanted = {
             "jobs": list(after),
             "after": [cursor.confirmed_seq for cursor in after.values()],
-            "newest": [max(cursor.newest_ns.values(), default=0) for cursor in after.values()],
+            "newest": [max(cursor.state.values(), default=0) for cursor in after.values()],
             "most_rows": most_rows,
             "most_bytes": most_bytes,
             "latest": time.time_ns() + MAX_FUTURE_NS,
@@ -74,7 +72,7 @@ class LogBacklog:
         return {
             job_id: LogBatch(
                 cursor.confirmed_seq,
-                cursor.newest_ns,
+                cursor.state,
                 list(windows[job_id].values()),
                 partial(self._rows, job_id, most_bytes),
                 last_seqs.get(job_id, 0),
@@ -82,15 +80,6 @@ class LogBacklog:
             for job_id, cursor in after.items()
             if job_id in windows or last_seqs.get(job_id, 0) > cursor.confirmed_seq
         }
-
-    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredLines]) -> None:
-        """Move the cursors to what Loki has proven to have, and bury what it refused."""
-        newest = {job_id: done.newest_ns for job_id, done in delivered.items()}
-        cursors.confirm(connection, self._sink, "logs", delivered, newest)
-
-    def settle(self, connection: Connection) -> None:
-        """Leave jobs of which Loki has everything out of what is looked at."""
-        cursors.settle(connection, self._sink, "logs_settled", "last_log_seq")
 
     def _rows(self, job_id: int, most_bytes: int, after: int, last_seq: int) -> Sequence[LogRow]:
         with self._engine.begin() as connection:
@@ -110,15 +99,6 @@ def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, m
 
 
 _LAST_SEQ: Final = itemgetter(3)
-
-_JOBS_BEHIND: Final = text(
-    "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
-    "WHERE NOT logs_settled AND last_log_seq > coalesce(confirmed_seq, 0) "
-    "AND coalesce(next_attempt_at <= now(), true) "
-    "ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
-)
-
-_LAST_SEQS: Final = text("SELECT id, last_log_seq FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")
 
 _TS_NS: Final = """
     -- No sink takes a time outside these two centuries, in which a double holds microseconds exactly.

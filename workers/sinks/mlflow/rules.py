@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from stores.mlflow import RunStatus
-from workers.sinks.metric_rows import AttemptState, MetricRow
+from workers.sinks.mlflow.rows import AttemptState, MetricRow
 
 MOST_METRICS: Final = 1000
 MOST_PARAMS_OR_TAGS: Final = 100

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from schemas.messages import FINISHED
-from schemas.routes import MLFLOW_SINK
 from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.metric_rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
-from workers.sinks.mlflow_rules import STOPPED, Notes, metric_requests, metrics_of
-from workers.sinks.mlflow_run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
+from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
+from workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests, metrics_of
+from workers.sinks.mlflow.run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
 """Of one job at once, two requests: other jobs wait meanwhile, and a server on SQLite takes half a second."""
@@ -21,7 +20,7 @@ MOST_VALUES: Final = 2000
 class MlflowSink:
     """Mirrors metrics and attempts; safe to use from several threads."""
 
-    name: Final = MLFLOW_SINK
+    name: Final = "mlflow"
 
     def __init__(self, api: MlflowApi, experiment: str) -> None:
         self._api = api

@@ -1,0 +1,482 @@
+"""The sink of JSON lines: each row stands once in the files, whatever is killed, and no proof comes before it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from schemas.backoff import Backoff
+from schemas.tables import delivery_cursors
+from stores.deletion import Choice, begin_deletion, find_deletion
+from stores.s3 import open_s3
+from tests.factories import Sender, completion, drain, logs, one
+from workers.deletion import JobDeleter
+from workers.deliver import Delivery
+from workers.resources import Resources
+from workers.sinks.base import Delivered, SinkUnavailable
+from workers.sinks.jsonl import files
+from workers.sinks.jsonl.files import Line
+from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlBatch, JsonlPlugin, JsonlSettings, JsonlSink, _verdict
+from workers.sinks.plugin import NotSetUp
+from workers.sinks.row_sums import sum_up
+
+DAY = "2026-11-29"
+Say = Callable[..., None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of all jobs, which does not exist yet."""
+    return tmp_path / "backup" / "logs"
+
+
+@pytest.fixture
+def say(resources: Resources, sender: Sender) -> Say:
+    """Give a function that stores lines of a job."""
+
+    def stored(*lines: str, job: int = 1) -> None:
+        sender.send(logs(*lines), job=job)
+        drain(resources, job=job)
+
+    return stored
+
+
+def deliver(resources: Resources, folder: Path, **settings: Any) -> None:
+    """Deliver what waits."""
+    sink = JsonlSink(JsonlSettings(jsonl_dir=folder, **settings), folder)
+    Delivery(resources.engine, JsonlBacklog("jsonl"), sink, slice_s=60, backoff=Backoff(first_s=0, cap_s=0)).run()
+
+
+def plugin_of(folder: Path | None) -> JsonlPlugin:
+    """Return a plugin with settings of its own."""
+    plugin = JsonlPlugin()
+    plugin.settings = JsonlSettings(jsonl_dir=folder)
+    return plugin
+
+
+def documents(folder: Path, job: int = 1) -> list[dict[str, Any]]:
+    """Return all lines of a job, decoded, in the order of its files."""
+    (of_job,) = folder.glob(f"{job}-*")
+    return [json.loads(line) for _, line in files.read_lines(of_job)]
+
+
+def contents(folder: Path, job: int = 1) -> list[str]:
+    """Return the texts of a job's lines; their numbers have neither hole nor repetition."""
+    found = documents(folder, job)
+    first = found[0]["seq"] if found else 1
+    assert [line["seq"] for line in found] == list(range(first, first + len(found)))
+    return [line["content"] for line in found]
+
+
+def lines(first: int, last: int, day: str = DAY) -> list[Line]:
+    """Return short lines with these numbers."""
+    return [Line(seq, day, b'{"seq":%d}\n' % seq) for seq in range(first, last + 1)]
+
+
+def numbers(folder: Path) -> list[int | None]:
+    """Return the numbers in all files of a folder."""
+    return [seq for seq, _ in files.read_lines(folder)]
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of a folder's files in their order."""
+    return [str(name) for name in files.file_names(folder)]
+
+
+def confirmed(resources: Resources, job: int = 1) -> int:
+    """Return the last row that the cursor has confirmed."""
+    return int(one(resources.engine, delivery_cursors, sink="jsonl", job_id=job)["confirmed_seq"])
+
+
+def test_rows_are_lines_that_jq_reads(resources: Resources, sender: Sender, folder: Path) -> None:
+    """A line has what the row has, the time to the nanosecond, any text and the source; one file for a day."""
+    sender.send(logs("50% done\r\x1b[0m", "näh \u2028 \U0001f600"))
+    drain(resources)
+    deliver(resources, folder)
+    first, second = documents(folder)
+    assert first == {
+        "job_id": 1,
+        "seq": 1,
+        "attempt": 1,
+        "rank": None,
+        "source": "0-test",
+        "log_type": "stdout",
+        "level": None,
+        "logged_at": "2026-09-21T14:13:20.123456789Z",
+        "content": "50% done\r\x1b[0m",
+    }
+    assert second["content"] == "näh \u2028 \U0001f600"
+    with resources.engine.connect() as connection:
+        made_at = connection.execute(text("SELECT created_at FROM training_jobs")).scalar_one()
+    (of_job,) = folder.iterdir()
+    assert of_job.name == f"1-{made_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+    assert names(of_job) == [f"{made_at.astimezone(UTC).date()}.jsonl"]
+
+
+def test_later_rows_are_appended(resources: Resources, say: Say, folder: Path) -> None:
+    """Each delivery continues where the last one ended, job by job."""
+    say("a", "b")
+    deliver(resources, folder)
+    say("c")
+    say("x", job=5)
+    deliver(resources, folder)
+    deliver(resources, folder)
+    assert contents(folder) == ["a", "b", "c"]
+    assert contents(folder, 5) == ["x"]
+    assert confirmed(resources) == 3
+
+
+class Crashing(JsonlSink):
+    """A sink whose process is killed after it has written, before the cursor is moved."""
+
+    def deliver(self, job_id: int, batch: JsonlBatch) -> Iterator[Delivered]:
+        """Write, and end."""
+        for _ in super().deliver(job_id, batch):
+            raise KeyboardInterrupt
+        yield from ()
+
+
+def test_what_was_not_confirmed_is_written_once(resources: Resources, say: Say, folder: Path) -> None:
+    """Lines that a killed delivery has written, and half a line at the end, are cut off and written again."""
+    say("a")
+    deliver(resources, folder)
+    say("b", "c")
+    crashing = Crashing(JsonlSettings(jsonl_dir=folder), folder)
+    with pytest.raises(KeyboardInterrupt):
+        Delivery(resources.engine, JsonlBacklog("jsonl"), crashing, slice_s=60).run()
+    assert (confirmed(resources), len(documents(folder))) == (1, 3)
+    (of_job,) = folder.iterdir()
+    with (of_job / names(of_job)[-1]).open("ab") as file:
+        file.write(b'{"seq": 4, "cont')
+    deliver(resources, folder)
+    assert contents(folder) == ["a", "b", "c"]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from stores.connections import open_engine
+from workers.deliver import Delivery
+from workers.settings import load_settings
+from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+
+folder = Path(sys.argv[3])
+settings = load_settings(database_url=sys.argv[1], redis_url=sys.argv[2])
+sink = JsonlSink(JsonlSettings(jsonl_dir=folder, jsonl_max_file_bytes=20_000), folder)
+print("ready", flush=True)
+Delivery(open_engine(settings), JsonlBacklog("jsonl"), sink, slice_s=60).run()
+"""
+
+
+def test_deliveries_that_are_killed_write_every_row_once(
+    resources: Resources, say: Say, folder: Path, tmp_path: Path
+) -> None:
+    """SIGKILL at ten moments of a long delivery; the next ones continue, through all files."""
+    expected = [f"line {number} " + "x" * 40 for number in range(60_000)]
+    for begin in range(0, len(expected), 10_000):
+        say(*expected[begin : begin + 10_000])
+    urls = [getattr(resources.settings, name).get_secret_value() for name in ("database_url", "redis_url")]
+    script = tmp_path / "deliver.py"
+    script.write_text(KILLED)
+    for number in range(10):
+        environ = os.environ | {"PYTHONPATH": os.getcwd()}
+        command = [sys.executable, str(script), *urls, str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.03 * number)  # the moment of the kill
+            process.send_signal(signal.SIGKILL)
+    deliver(resources, folder, jsonl_max_file_bytes=20_000)
+    assert contents(folder) == expected
+
+
+def test_a_file_ends_at_its_limit_and_with_its_day(tmp_path: Path) -> None:
+    """A full file is continued in the next one, a day's first line begins a file, and a day never goes back."""
+    files.append(tmp_path / "1", lines(1, 3), 25)
+    assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl"]
+    files.append(tmp_path / "1", lines(4, 4), 25)
+    files.append(tmp_path / "1", [*lines(5, 5, "2026-11-30"), *lines(6, 6)], 25)
+    files.append(tmp_path / "1", [Line(7, "2026-12-01", b'{"seq":7,"content":"longer than a file"}\n')], 25)
+    assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl", "2026-11-30.jsonl", "2026-12-01.jsonl"]
+    assert numbers(tmp_path / "1") == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_files_sort_by_number(tmp_path: Path) -> None:
+    """The tenth file of a day comes after the ninth."""
+    files.append(tmp_path / "1", lines(1, 12), 10)
+    assert names(tmp_path / "1")[-1] == f"{DAY}.12.jsonl"
+    files.append(tmp_path / "1", lines(13, 13), 10)
+    assert numbers(tmp_path / "1") == list(range(1, 14))
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [b"\0" * 300_000, b"x" * 100_000 + b"\n", b'{"seq":"7"}\n{"seq":-7}\n', b"\xff\n", b"{}\n[]\n", b"\n\n"],
+)
+def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
+    """What a crash of the machine leaves at the end of a file, or of a file of its own, is no line."""
+    files.append(tmp_path / "1", lines(1, 30_000), 10**9)
+    with (tmp_path / "1" / f"{DAY}.jsonl").open("ab") as file:
+        file.write(rubbish)
+    (tmp_path / "1" / f"{DAY}.2.jsonl").write_bytes(rubbish)
+    files.append(tmp_path / "1", lines(30_001, 30_001), 10**9)
+    assert numbers(tmp_path / "1") == list(range(1, 30_002))
+
+
+@pytest.mark.parametrize("first", [1, 2, 999, 5000, 9999, 10_000])
+def test_rows_are_written_again_from_anywhere(tmp_path: Path, first: int) -> None:
+    """A replay replaces all lines from its first row on, in whatever file that row is."""
+    files.append(tmp_path / "1", lines(1, 10_000), 50_000)
+    files.append(tmp_path / "1", lines(first, 10_001), 50_000)
+    assert numbers(tmp_path / "1") == list(range(1, 10_002))
+
+
+def test_a_replay_writes_nothing_twice(resources: Resources, say: Say, folder: Path) -> None:
+    """A cursor that was moved back leads to the same files."""
+    say("a", "b", "c")
+    deliver(resources, folder)
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE delivery_cursors SET confirmed_seq = 1"))
+    deliver(resources, folder)
+    assert contents(folder) == ["a", "b", "c"]
+
+
+def test_a_replay_keeps_lines_whose_rows_are_gone(resources: Resources, say: Say, folder: Path) -> None:
+    """Lines of rows that retention has removed from Postgres are the only copy: they stay."""
+    say("a", "b", "c")
+    deliver(resources, folder)
+    with resources.engine.begin() as connection:
+        connection.execute(text("DELETE FROM training_logs WHERE seq <= 2"))
+        connection.execute(text("UPDATE training_jobs SET removed_log_seq = 2"))
+        connection.execute(text("UPDATE delivery_cursors SET confirmed_seq = 0"))
+    deliver(resources, folder)
+    assert contents(folder) == ["a", "b", "c"]
+    with resources.engine.connect() as connection:
+        found = plugin_of(folder).verify(resources.settings, connection, 1)
+    assert found.is_verified
+
+
+def test_files_that_somebody_removed_are_begun_anew(resources: Resources, say: Say, folder: Path) -> None:
+    """A deleted or shortened file, and a deleted folder, stop nothing; `verify` reports the missing lines."""
+    say("a", "b")
+    deliver(resources, folder)
+    (of_job,) = folder.iterdir()
+    (of_job / names(of_job)[0]).unlink()
+    say("c")
+    deliver(resources, folder)
+    assert contents(folder) == ["c"]
+    with resources.engine.connect() as connection:
+        found = plugin_of(folder).verify(resources.settings, connection, 1)
+    assert not found.is_verified
+    assert found.lines[0].startswith(
+        "differs: 3 lines in Postgres ≠ 1 in the files + 0 waiting; 2 missing, 0 twice"
+    )
+    assert found.lines[1:] == ["missing in the files: 1-2"]
+    files.remove(of_job)
+    say("d")
+    deliver(resources, folder)
+    assert contents(folder) == ["d"]
+
+
+def test_every_difference_is_named(resources: Resources, say: Say, folder: Path) -> None:
+    """Changed, repeated, unknown and unreadable lines have their numbers; what waits is no difference."""
+    say("a", "b", "c")
+    deliver(resources, folder)
+    say("d")
+    (of_job,) = folder.iterdir()
+    path = of_job / names(of_job)[0]
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second + second + third.replace(b'"c"', b'"C"') + b"rubbish\n" + b'{"seq":77}\n')
+    with resources.engine.connect() as connection:
+        found = plugin_of(folder).verify(resources.settings, connection, 1)
+    assert found.lines == [
+        "differs: 4 lines in Postgres = 3 in the files + 1 waiting; 0 missing, 1 twice, 1 different",
+        "twice in the files: 2",
+        "different in the files: 3",
+        "in the files, not in Postgres: 77",
+        "lines that are no JSON with a number: 1",
+    ]
+
+
+def test_a_job_that_goes_on_is_verified(resources: Resources, say: Say, folder: Path) -> None:
+    """A row that is stored and written while the others are compared is no difference."""
+    say("a")
+    deliver(resources, folder)
+    with resources.engine.connect() as connection:
+        compared = files.compare([], next(folder.iterdir()), odd := files.Differences())
+        assert (list(compared), list(odd.without_row)) == ([], [1])
+        assert _verdict(sum_up([], ()), odd, removed_seq=0, last_seq=1).is_verified
+        assert not _verdict(sum_up([], ()), odd, removed_seq=0, last_seq=0).is_verified
+        assert plugin_of(folder).verify(resources.settings, connection, 1).is_verified
+
+
+def test_a_job_of_another_database_keeps_its_files(resources: Resources, say: Say, folder: Path) -> None:
+    """A database that begins anew with the same numbers writes beside the older files, not over them."""
+    say("a", "b")
+    deliver(resources, folder)
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE training_jobs SET created_at = created_at + interval '1 day'"))
+        connection.execute(text("UPDATE delivery_cursors SET confirmed_seq = 0"))
+    deliver(resources, folder)
+    assert sorted(len(numbers(of_job)) for of_job in folder.iterdir()) == [2, 2]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: int, written: int = 5) -> None:
+    """Have the disk take a few bytes, then answer with an error."""
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".jsonl"):
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise OSError(error, os.strerror(error))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_a_full_disk_loses_nothing(
+    resources: Resources, say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """While the disk refuses, the cursor stays and readers see whole lines; later all is written."""
+    say("a")
+    deliver(resources, folder)
+    say("b", "c")
+    with monkeypatch.context() as patch:
+        failing(patch, error)
+        with pytest.raises(SinkUnavailable, match=os.strerror(error)):
+            deliver(resources, folder)
+        assert (contents(folder), confirmed(resources)) == (["a"], 1)
+    deliver(resources, folder)
+    assert (contents(folder), confirmed(resources)) == (["a", "b", "c"], 3)
+
+
+def test_a_disk_that_is_really_full(resources: Resources, say: Say, tmp_path: Path) -> None:
+    """The limit of a process on the size of files, which the kernel keeps, does no harm either."""
+    import resource  # noqa: PLC0415 - of this test alone
+
+    folder = tmp_path / "logs"
+    say("a")
+    deliver(resources, folder)
+    say("b" * 100_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(SinkUnavailable, match="File too large"):
+            deliver(resources, folder)
+        assert contents(folder) == ["a"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    deliver(resources, folder)
+    assert contents(folder) == ["a", "b" * 100_000]
+
+
+def test_a_folder_that_is_no_folder(resources: Resources, say: Say, folder: Path) -> None:
+    """A file where the folder should be is named with the reason; once it is gone, all arrives."""
+    folder.parent.mkdir(parents=True)
+    folder.write_text("not a folder")
+    say("a")
+    with pytest.raises(SinkUnavailable, match=r"logs/1-\d+T\d+Z: Not a directory"):
+        deliver(resources, folder)
+    folder.unlink()
+    deliver(resources, folder)
+    assert contents(folder) == ["a"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(resources: Resources, say: Say, folder: Path) -> None:
+    """A folder that may not be written is a sink that is down."""
+    folder.mkdir(parents=True, mode=0o500)
+    say("a")
+    with pytest.raises(SinkUnavailable, match="Permission denied"):
+        deliver(resources, folder)
+    folder.chmod(0o700)
+    deliver(resources, folder)
+    assert contents(folder) == ["a"]
+
+
+def test_one_job_that_cannot_be_written_does_not_stop_the_others(
+    resources: Resources, say: Say, folder: Path
+) -> None:
+    """A folder that another process has locked waits alone."""
+    say("a")
+    deliver(resources, folder)
+    say("b")
+    say("x", job=2)
+    (of_job,) = folder.glob("1-*")
+    with (of_job / files.LOCK_NAME).open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for _ in range(2):
+            with pytest.raises(SinkUnavailable, match="temporarily unavailable"):
+                deliver(resources, folder)
+            with resources.engine.begin() as connection:
+                connection.execute(text("UPDATE sink_states SET next_probe_at = now()"))
+            break
+        deliver(resources, folder)
+        assert contents(folder, 2) == ["x"]
+        assert contents(folder) == ["a"]
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE delivery_cursors SET next_attempt_at = NULL"))
+    deliver(resources, folder)
+    assert contents(folder) == ["a", "b"]
+
+
+def test_old_files_are_removed(resources: Resources, say: Say, folder: Path) -> None:
+    """Files of days before JSONL_KEEP_DAYS go, and the folders that are then empty; other files stay."""
+    old, today = folder / "7-20200101T000000Z", date.today()
+    files.append(old, lines(1, 2, "2020-01-01"), 10**9)
+    mixed = folder / "8-20200101T000000Z"
+    files.append(mixed, [*lines(1, 1, "2020-01-01"), *lines(2, 2, (today - timedelta(days=2)).isoformat())], 10**9)
+    (mixed / "notes.txt").write_text("mine")
+    say("a")
+    deliver(resources, folder, jsonl_keep_days=3)
+    assert not old.exists()
+    assert numbers(mixed) == [2]
+    assert (mixed / "notes.txt").exists()
+    assert contents(folder) == ["a"]
+
+
+def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder: Path, monkeypatch: Any) -> None:
+    """A deletion removes the folder, compressed files too; without JSONL_DIR it is left to who has the setting."""
+    sender.send(logs("a", "b"))
+    drain(resources)
+    sender.send(completion())
+    drain(resources, "completions")
+    deliver(resources, folder)
+    (of_job,) = folder.iterdir()
+    (of_job / "2020-01-01.jsonl.gz").write_bytes(b"")
+    with resources.engine.begin() as connection:
+        begun = begin_deletion(connection, 1, Choice(), by="a test")
+    assert begun.parts["jsonl"].planned == 2
+    with pytest.raises(NotSetUp, match="JSONL_DIR is not set here"):
+        plugin_of(None).delete(resources, begun, begun.parts["jsonl"])
+    monkeypatch.setattr("workers.deletion.plugin", lambda _name: plugin_of(folder))
+    assert JobDeleter(resources, open_s3).run(1)
+    with resources.engine.connect() as connection:
+        done = find_deletion(connection, 1)
+    assert done is not None
+    assert (done.parts["jsonl"].state, done.parts["jsonl"].deleted) == ("done", 2)
+    assert list(folder.iterdir()) == []
+
+
+def test_doctor_tries_the_folder(resources: Resources, folder: Path) -> None:
+    """A folder that can be written is well, one that cannot be is an error with its remedy."""
+    assert [each.level for each in plugin_of(folder).examine(resources.settings)][-1:] == ["ok"]
+    (folder / "file").write_text("")
+    (found,) = plugin_of(folder / "file").examine(resources.settings)
+    assert (found.level, found.check, "JSONL_DIR" in (found.remedy or "")) == ("error", "writable", True)

@@ -1,0 +1,1 @@
+"""Delivery of log rows to Loki."""

@@ -1,0 +1,1 @@
+"""Delivery of metric rows and attempts to MLflow."""
