@@ -26,13 +26,13 @@ class Ending:
     traceback: str | None = None
 
 
-def ending(status: object, exit_code: int | None, error: object) -> Ending:
-    """Return the ending from what is known of it; raise `ValueError` for a status that is none."""
-    if status not in (None, "completed", "failed"):
-        raise ValueError(f"status={status!r} is not a way to end: say 'completed' or 'failed'")
+def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
+    """Return the ending from what is known of it; `status` is completed, failed, ended or None."""
     if isinstance(error, SystemExit):
         return _system_exit(error)
-    is_failure = status == "failed" or (status is None and bool(error is not None or exit_code))
+    if status == "ended" and exit_code is None and error is None:
+        return Ending("ended")
+    is_failure = status == "failed" or (status != "completed" and bool(error is not None or exit_code))
     if isinstance(error, BaseException):
         message, text = _shown(error)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from queue import SimpleQueue
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger("trainwire.ingest")
 
 _ASYNCHRONOUS: Final = signal.valid_signals() - {
     signal.SIGSEGV,
@@ -34,15 +37,38 @@ def signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
+    """Start a daemon thread that prints no traceback: an error that ends it is one warning.
+
+    Raises `RuntimeError` where the system refuses a thread.
+    """
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as exc:
+            logger.warning("%s has ended: %s; training goes on", name, words_of(exc))
+            logger.debug("%s", name, exc_info=True)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    with signals_blocked():
+        thread.start()
+    return thread
+
+
+def words_of(exc: BaseException) -> str:
+    """Return an error as a warning shows it: without a traceback, and never empty."""
+    return f"{type(exc).__name__}: {exc}".removesuffix(": ")
+
+
 class DaemonPool(Generic[T]):
     """Runs what is submitted on `size` daemon threads, in order; `close` ends the ones that are idle."""
 
     def __init__(self, size: int, name: str) -> None:
         self._work: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
         self.size = size
-        with signals_blocked():
-            for number in range(size):
-                threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
+        for number in range(size):
+            start_daemon(self._run, f"{name}-{number}")
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Return what will hold the result of `work`, or what it raised."""

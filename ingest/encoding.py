@@ -64,6 +64,8 @@ class BodyEncoder:
         origin = self._origin
         try:
             return encode_entry(Message(kind, origin.job_id, origin.attempt, origin.source, seq, body))
+        except MemoryError:
+            raise  # cut again once there is some
         except Exception:
             # Whatever it is: the body is ours alone by now, and what follows it must be sent.
             logger.debug("%s of job %s cannot be encoded as they are", kind, origin.job_id, exc_info=True)

@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from opcode import opname
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
+
+from ingest.clock import monotonic_s
 
 TERMINATED: Final = "terminated by SIGTERM"
 _INIT_PID: Final = 1
@@ -212,10 +213,10 @@ class Terminations:
         """
         if not self._is_installed or os.getpid() == _INIT_PID:
             return
-        deadline = time.monotonic() + SIGTERM_PATIENCE_S
+        deadline = monotonic_s() + SIGTERM_PATIENCE_S
         try:
             for finish in list(self._finishers.values()):
-                finish(max(0.0, deadline - time.monotonic()))
+                finish(max(0.0, deadline - monotonic_s()))
         finally:
             signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from ingest.clock import monotonic_s
 from schemas.checks import InvalidMessage
 from schemas.heartbeats import Heartbeat, decode_heartbeat
 from schemas.messages import ATTEMPT_UNSAID
@@ -97,7 +98,7 @@ class Heart:
         *,
         backlog: Callable[[], Backlog] | None = None,
         may_claim: bool = True,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = monotonic_s,
     ) -> None:
         self.origin = origin
         # A launcher stands for its machine, of which a job may have many; within it one may run under another.

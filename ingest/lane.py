@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, TypeAlias
 
@@ -32,6 +32,8 @@ class Held:
     seq: int
     entry: Entry
     is_spooled: bool = False
+    items: int = 1
+    """How many lines or points it carries."""
 
     @property
     def size_bytes(self) -> int:
@@ -67,6 +69,12 @@ class Lane:
         self.last = held.seq
         if in_memory:
             self._held[held.seq] = held
+
+    def spool(self, append: Callable[[int, int, Entry], bool]) -> None:
+        """Write to the disk, in order, what is in memory alone; `append` gets seq, items and entry."""
+        for seq, held in self._held.items():
+            if not held.is_spooled:
+                self._held[seq] = replace(held, is_spooled=append(seq, held.items, held.entry))
 
     def resume(self, first: int, last: int) -> None:
         """Take over messages `first` to `last` from where `load` finds them."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ingest.clock import monotonic_s
+from ingest.outage import is_passing
 from ingest.outbox import Outbox
 from ingest.publisher import Publisher
 from ingest.receipt import Receipt
@@ -57,7 +58,8 @@ def send_leftovers(
 
     Folders for which `is_due` returns False are left for another time. Living sources are let alone, and what was
     meant for another server, unless `any_server`. What cannot be read is logged, and stays. Ends at `stop`, and
-    after the first source that could not be sent: the others would not fare better.
+    after the first source that could not be sent: the others would not fare better. Raises `OSError` where the
+    system has no descriptors or no memory left.
     """
     server = server_of(redis_url)
     patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
@@ -71,6 +73,8 @@ def send_leftovers(
             folder = SourceFolder.claim(path)
             leftover = None if folder is None else _send(folder, redis_url, patient, timeout_s)
         except OSError as exc:
+            if is_passing(exc):
+                raise  # the others cannot be read now either
             logger.warning("%s cannot be sent, and stays: %s", path, exc)
             continue
         if leftover is None:
@@ -83,17 +87,21 @@ def send_leftovers(
 
 
 def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:
-    outbox = Outbox.resumed(Spool(folder, NO_LIMIT))
+    try:
+        outbox = Outbox.resumed(Spool(folder, NO_LIMIT))
+    except OSError:
+        folder.forget()  # for the process that tries it next
+        raise
     outboxes = [outbox]
     if outbox.inferred_end is not None:
         # First: once the messages are acked, the spool no longer shows how many there were.
         outboxes.insert(0, Outbox.of_inferred_end(outbox.origin, outbox.inferred_end))
     publishers = [Publisher(each, redis_url, timing, threading.Event()) for each in outboxes]
-    deadline = time.monotonic() + timeout_s
+    deadline = monotonic_s() + timeout_s
     for publisher in publishers:
         publisher.start()
     for publisher in publishers:
-        publisher.finish(max(0.0, deadline - time.monotonic()))
+        publisher.finish(max(0.0, deadline - monotonic_s()))
     receipt = _joined([each.receipt() for each in outboxes])
     if all(each.is_all_acked for each in outboxes):
         outbox.close()

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import time
+import os
+from typing import Final
 
+from ingest.clock import monotonic_s
 from ingest.settings import Timing
 from schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
+
+
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
+"""The process or the machine has no descriptors, memory or buffers left (errno(3)): it may have some later."""
+
+
+def is_passing(exc: BaseException) -> bool:
+    """Return whether an error is one of the system's resources, after which the same call may succeed.
+
+    An import that finds no descriptor for a library raises an `ImportError` with the system's words.
+    """
+    if isinstance(exc, ImportError):
+        return any(os.strerror(number) in str(exc) for number in _PASSING)
+    return isinstance(exc, MemoryError) or (isinstance(exc, OSError) and exc.errno in _PASSING)
 
 
 class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
@@ -28,7 +45,7 @@ class Outage:
     def note_failure(self, error: Unavailable) -> float:
         """Warn on the first failure in a row; return the seconds to wait."""
         if self._failures == 0:
-            self.since = time.monotonic()
+            self.since = monotonic_s()
             logger.warning(
                 "cannot send to Redis at %s: %s; training goes on, messages are kept and sent later",
                 self._host,

@@ -6,8 +6,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,7 @@ from ingest.lane import Held, Lane, Range
 from ingest.receipt import Receipt
 from ingest.salvage import item_count
 from ingest.settings import FullPolicy
+from ingest.spool.access import SpoolAccess
 from schemas.heartbeats import says_progress
 from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion
 from schemas.routes import KINDS, Kind
@@ -67,15 +67,14 @@ class Outbox:
     ) -> None:
         self.origin = origin
         self._intake = intake
-        self._open_spool = open_spool
-        self._spool: Spool | None = None
+        self._disk = SpoolAccess(origin.job_id, open_spool)
         self._policy = policy
         self._lock = threading.Lock()  # taken before the intake's, never after it
         self._lanes: dict[Kind, Lane] = {
-            kind: Lane(partial(self._read, kind), partial(self._declare_lost, kind)) for kind in KINDS
+            kind: Lane(partial(self._disk.read, kind), partial(self._declare_lost, kind)) for kind in KINDS
         }
         self._bodies: Iterator[tuple[Body, int]] = iter(())
-        self._has_warned = False
+        self._next: tuple[Body, int] | None = None
         self._encoder = BodyEncoder(origin, intake.count_dropped)
         self._declared: set[tuple[Kind, int]] = set()
         self._is_job_deleted = False
@@ -114,10 +113,13 @@ class Outbox:
         """Number and encode some of what is waiting; return whether there may be more."""
         with self._lock:
             has_more = self._cut_some()
-            if self._spool is not None:
-                with suppress(OSError):  # a full disk: tried again with the next cut
-                    self._spool.note_drops(self._intake.dropped)
+            self._disk.note_drops(self._intake.dropped)
         return has_more
+
+    def open_spool(self) -> None:
+        """Open the spool at once where the system has refused it so far."""
+        with self._lock:
+            self._open(at_once=True)
 
     def to_send(self, budget_bytes: int) -> dict[Kind, list[Held]]:
         """Return the next messages of each kind that has any, up to about `budget_bytes` a kind."""
@@ -140,9 +142,7 @@ class Outbox:
             before = lane.acked
             freed_bytes = lane.release(acked)
             lane.lost = lost
-            if self._spool is not None:
-                with suppress(OSError):  # a file that cannot be removed is sent once more by who finds it
-                    self._spool.release(kind, lane.acked)
+            self._disk.release(kind, lane.acked)
         self._intake.note_held(0, -freed_bytes)
         return lane.acked > before
 
@@ -193,14 +193,14 @@ class Outbox:
     def is_all_spooled(self) -> bool:
         """Tell whether everything that was said is on the disk, from where it is sent later, or stored."""
         with self._lock:
-            if self._spool is None or not self._spool.folder.path.exists():
+            if not self._disk.exists:
                 return False
             return self._intake.is_empty and not any(lane.only_in_memory for lane in self._lanes.values())
 
     def receipt(self) -> Receipt:
         """Return how far everything came by now."""
         with self._lock:
-            is_kept = self._spool is not None and self._spool.folder.path.exists()
+            is_kept = self._disk.exists
             lanes = {kind: lane for kind, lane in self._lanes.items() if lane.last}
             return Receipt(
                 produced={kind: lane.last for kind, lane in lanes.items()},
@@ -223,7 +223,7 @@ class Outbox:
         """Return what has not got through by now."""
         with self._lock:
             unsent = sum(lane.last - lane.sent for lane in self._lanes.values())
-            spooled_bytes = self._spool.size_bytes if self._spool is not None else 0
+            spooled_bytes = self._disk.spool.size_bytes if self._disk.spool is not None else 0
         return Backlog(unsent, spooled_bytes, sum(self._intake.dropped.values()))
 
     @property
@@ -236,38 +236,32 @@ class Outbox:
         """Leave the spool to who sends what is left of it; remove it where nothing is."""
         is_all_acked = self.is_all_acked
         with self._lock:
-            if self._spool is None:
-                return
-            if is_all_acked:
-                self._spool.remove()
-            else:
-                self._spool.close()
+            self._disk.close(is_needed=not is_all_acked)
 
     def forget(self) -> None:
         """Leave the spool alone in a forked child: it is the parent's."""
-        if self._spool is not None:
-            self._spool.close()
+        self._disk.close(is_needed=True)
 
     @property
     def _must_wait(self) -> bool:
         """Tell whether the spool is full, and those who speak are to wait for it."""
-        if self._spool is None or self._policy != "block" or self._intake.is_closed:
-            return False
-        return self._spool.is_full
+        return self._policy == "block" and not self._intake.is_closed and self._disk.is_full
 
     def _cut_some(self) -> bool:
         for _ in range(BODIES_PER_CUT):
             if self._must_wait:
                 return False
-            found = next(self._bodies, None)
-            if found is None:
+            if self._next is None:  # else no memory was left to encode it
+                self._next = next(self._bodies, None)
+            if self._next is None:
                 self._bodies = self._intake.take_out().bodies(self.origin.rank)
-                found = next(self._bodies, None)
-            if found is None:
+                self._next = next(self._bodies, None)
+            if self._next is None:
                 return False
-            self._opened()
-            self.words += says_progress(found[0])
-            self._hold(*found)
+            self._open()
+            self._hold(*self._next)
+            self.words += says_progress(self._next[0])
+            self._next = None
         return True
 
     def _hold(self, body: Body, waited_bytes: int) -> None:
@@ -285,13 +279,16 @@ class Outbox:
         if entry is None:
             self._intake.note_held(waited_bytes, 0)
             return
-        held = Held(lane.last + 1, entry, self._is_spooled(kind, lane.last + 1, body, entry))
+        items = item_count(body)
+        is_spooled = self._disk.append(kind, lane.last + 1, items, entry)
+        held = Held(lane.last + 1, entry, is_spooled, items)
         in_memory = not held.is_spooled or self._intake.held_bytes + held.size_bytes <= MEMORY_BYTES
         lane.append(held, in_memory=in_memory)
         self._intake.note_held(waited_bytes, held.size_bytes if in_memory else 0)
 
     def _resume(self) -> None:
-        spool = self._opened()
+        self._disk.open()
+        spool = self._disk.spool
         assert spool is not None  # noqa: S101 - it was given
         spans = spool.spans()
         for kind, span in spans.items():
@@ -308,18 +305,11 @@ class Outbox:
                 started_at=self.origin.since_ns,
             )
 
-    def _opened(self) -> Spool | None:
-        """Return the spool, opened where it is not yet; None where there is none, or the disk has none to give."""
-        if self._spool is None and self._open_spool is not None:
-            try:
-                self._spool = self._open_spool()
-            except OSError as exc:
-                self._open_spool = None
-                self._warn("there is no spool", exc)
-        return self._spool
-
-    def _read(self, kind: Kind, seq: int) -> Mapping[int, Entry]:
-        return {} if self._spool is None else self._spool.read(kind, seq)
+    def _open(self, *, at_once: bool = False) -> None:
+        """Open the spool where it is not yet, and write what has been kept in memory for want of it."""
+        if self._disk.open(at_once=at_once):
+            for kind, lane in self._lanes.items():
+                lane.spool(partial(self._disk.append, kind))
 
     def _declare_lost(self, kind: Kind, first: int, last: int, reason: str) -> Entry:
         """Return the entry by which the workers know that these messages will never come."""
@@ -336,16 +326,16 @@ class Outbox:
 
     def _has_room(self) -> bool:
         """Make room in a full spool as the policy wants it; False where what is new has to go."""
-        if self._spool is None or not self._spool.is_full or self._policy == "block":
+        if not self._disk.is_full or self._policy == "block":
             return True
         return self._policy == "drop_oldest_logs" and any(self._drop_oldest(kind) for kind in DROP_ORDER)
 
     def _drop_oldest(self, kind: Kind) -> bool:
         """Give up the oldest messages of a kind that Redis has not been given; False where there are none."""
-        assert self._spool is not None  # noqa: S101 - it is full
+        assert self._disk.spool is not None  # noqa: S101 - it is full
         lane = self._lanes[kind]
         try:
-            gone = self._spool.drop_oldest(kind, lane.sent)
+            gone = self._disk.spool.drop_oldest(kind, lane.sent)
         except OSError:
             return False
         if gone is None:
@@ -353,24 +343,6 @@ class Outbox:
         self._intake.note_held(0, -lane.forget(gone.first, gone.last))
         self._intake.count_dropped(kind, gone.items)
         return True
-
-    def _is_spooled(self, kind: Kind, seq: int, body: Body, entry: Entry) -> bool:
-        """Write a message to the disk; False where the disk does not take it."""
-        if self._spool is None:
-            return False
-        try:
-            self._spool.append(kind, seq, item_count(body), entry)
-        except OSError as exc:
-            self._warn(f"the spool {self._spool.folder.path} does not take messages", exc)
-            return False
-        return True
-
-    def _warn(self, what: str, exc: OSError) -> None:
-        """Say once that the disk fails."""
-        if not self._has_warned:
-            self._has_warned = True
-            why = exc.strerror or exc
-            logger.warning("job %s: %s (%s): messages are kept in memory", self.origin.job_id, what, why)
 
     def _sum_up(self, completion: Completion) -> None:
         """Count the messages of each kind in the completion, itself included: it is the last to be cut."""

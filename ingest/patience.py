@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from ingest.clock import monotonic_s
+from ingest.outage import is_passing
 from ingest.settings import Timing
 from schemas.backoff import Backoff
 
@@ -58,7 +59,9 @@ class Patience:
             self.check()
             try:
                 result = request()
-            except StoreUnavailable as exc:
+            except (StoreUnavailable, OSError, ImportError, MemoryError) as exc:
+                if not (isinstance(exc, StoreUnavailable) or is_passing(exc)):
+                    raise
                 self._note_failure(exc)
                 failures += 1
                 self._stopped.wait(self._backoff.delay_s(failures))
@@ -66,8 +69,8 @@ class Patience:
                 self._note_success()
                 return result
 
-    def _note_failure(self, exc: StoreUnavailable) -> None:
-        now = time.monotonic()
+    def _note_failure(self, exc: Exception) -> None:
+        now = monotonic_s()
         if self._failing_since is None:
             self._failing_since = now
             logger.warning("cannot upload checkpoints: %s; training goes on, the upload is tried again", exc)

@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from ingest.batches import LogType
-from ingest.daemon_pool import signals_blocked
+from ingest.clock import monotonic_s
+from ingest.daemon_pool import start_daemon
 from ingest.lines import LineCutter
 from ingest.repeats import RepeatFolder
 
@@ -49,9 +50,7 @@ class OutputPipe:
         self._is_open = True
         self._is_showing = False
         self.last_line: str | None = None
-        self._thread = threading.Thread(target=self._read, name=f"trainwire-{log_type}", daemon=True)
-        with signals_blocked():
-            self._thread.start()
+        self._thread = start_daemon(self._read, f"trainwire-{log_type}")
 
     @property
     def has_ended(self) -> bool:
@@ -103,7 +102,7 @@ class OutputPipe:
     def _take(self, lines: list[str], ts: int) -> None:
         self.last_line = next((line for line in reversed(lines) if line.strip()), self.last_line)
         if self._folder is not None:
-            lines = self._folder.feed(lines, time.monotonic())
+            lines = self._folder.feed(lines, monotonic_s())
         if lines:
             self._run.log_lines(lines, self._log_type, ts)
 
@@ -131,10 +130,10 @@ def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
     it comes from the command itself.
     """
     while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended]):
-        began_s = time.monotonic()
+        began_s = monotonic_s()
         unread[0].await_end(min(timeout_s, _GLANCE_S))
         if not any(pipe.is_showing for pipe in unread):
-            timeout_s -= time.monotonic() - began_s
+            timeout_s -= monotonic_s() - began_s
     have_ended = all(pipe.has_ended for pipe in pipes)
     for pipe in pipes:
         pipe.close()

@@ -6,6 +6,7 @@ import logging
 import math
 import operator
 import os
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -18,17 +19,45 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _DEEPEST: Final = 10
 _LARGEST_INT: Final = 2**63 - 1
+_repr: Final = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
 
 
 def number(value: object) -> float | None:
-    """Return `value` as a float when it is a number of any library, else None; text is no number."""
+    """Return `value` as a float when it is one real number of any library, else None.
+
+    An array or a tensor with one element is that number. A text is none, nor is a complex number, nor one beyond
+    the range of a float.
+    """
     if type(value) is float:
         return value
     try:
-        is_number = hasattr(value, "__float__") or hasattr(value, "__index__")
-        return float(value) if is_number else None  # type: ignore[arg-type]
+        one = scalar(value)
+        if isinstance(one, str | bytes | bytearray) or not _has_float(one):
+            return None
+        floating = float(one)  # type: ignore[arg-type]
+        return None if math.isinf(floating) and one != floating else floating
     except Exception:  # noqa: BLE001 - foreign code: arrays, huge integers and odd objects raise what they like
         return None
+
+
+def _has_float(value: object) -> bool:
+    return hasattr(value, "__float__") or hasattr(value, "__index__")
+
+
+def scalar(value: object) -> object:
+    """Return the only element of an array or a tensor, on any device, as Python has it; else `value` itself.
+
+    `float()` of an array, a complex or a text of numpy gives a warning or a wrong number; `item()` does not.
+    None for a time of numpy, whose item may be a bare integer.
+    """
+    if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):
+        return None
+    item = getattr(value, "item", None)
+    try:
+        return value if item is None else item()
+    except Exception:  # noqa: BLE001 - several elements, or an `item` that is something else
+        return value
 
 
 def count(value: object) -> int | None:
@@ -66,6 +95,14 @@ def plain_text(value: object) -> str:
         return str.__str__(value if isinstance(value, str) else str(value))
     except Exception:  # noqa: BLE001 - foreign code
         return f"<{type(value).__name__} without a text>"
+
+
+def shown(value: object) -> str:
+    """Return a short representation of anything, for a warning."""
+    try:
+        return _repr.repr(value)
+    except Exception:  # noqa: BLE001 - foreign code
+        return f"<{type(value).__name__}>"
 
 
 def path_text(path: object) -> str:
@@ -121,10 +158,13 @@ def _plain_inside(value: object, depth: int) -> Any:
 
 
 def _plain_number(value: object) -> int | float | str:
-    whole = _index(value)
+    one = scalar(value)
+    if isinstance(one, bool):
+        return one
+    whole = _index(one)
     if whole is not None:
         return whole if abs(whole) <= _LARGEST_INT else str(whole)
-    floating = number(value)
+    floating = number(one)
     return plain_text(value) if floating is None else shown_float(floating)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ingest.ack_watch import AckWatch, Report
-from ingest.daemon_pool import signals_blocked
+from ingest.clock import monotonic_s
+from ingest.daemon_pool import start_daemon, words_of
 from ingest.forks import importing
 from ingest.intake import SENDER_THREAD
+from ingest.log_filter import quiet_libraries
 from ingest.outage import Outage, Unavailable
 from ingest.outbox import Outbox
 from ingest.settings import Timing, shown_host
@@ -27,6 +28,8 @@ ROUND_TRIP_BYTES: Final = 1024 * 1024
 """Of one kind: must pass within the socket timeout on a slow line, or it would be tried for ever."""
 FINISHING_INTERVAL_S: Final = 0.02
 FINISHING_BACKOFF_S: Final = 0.5
+RESTART_S: Final = 1.0
+"""How long it waits before it asks the system for a thread again."""
 LATE_S: Final = 0.1
 """A thread of its own cuts what has waited for so long: a killed trainer loses the last 200 ms at most."""
 LOOK_EVERY_S: Final = 0.05
@@ -54,7 +57,7 @@ class Publisher:
         self._wake = wake
         self._outage = Outage(timing, shown_host(redis_url))
         self._link: StreamLink | None = None
-        self._watches = {kind: AckWatch(timing, time.monotonic()) for kind in KINDS}
+        self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
         self._failed_at = 0.0
         self._backoff_s = 0.0
         self._asked_at = 0.0
@@ -66,24 +69,27 @@ class Publisher:
         self._all_sent = threading.Event()
         self._all_acked = threading.Event()
         self._thread: threading.Thread | None = None
+        self._start_at = 0.0
+        self._warned_of: set[str] = set()
 
     @property
     def is_started(self) -> bool:
         """Tell whether `start` was called."""
         return self._thread is not None
 
-    def start(self) -> None:
-        """Start the thread; where the system refuses one, everything stays in the outbox."""
-        self._thread = threading.Thread(target=self._run, name=SENDER_THREAD, daemon=True)
+    def start(self) -> bool:
+        """Start the thread and return True; where the system refuses one, messages wait for the next call."""
+        if monotonic_s() < self._start_at:
+            return False
         try:
-            with signals_blocked():
-                self._thread.start()
-                if self._heart is not None:
-                    threading.Thread(target=self._cut_meanwhile, name=SENDER_THREAD, daemon=True).start()
+            self._thread = start_daemon(self._run, SENDER_THREAD)
+            if self._heart is not None:
+                start_daemon(self._cut_meanwhile, SENDER_THREAD)
         except RuntimeError as exc:
-            if not self._thread.is_alive():
-                logger.warning("no thread to send with (%s): training goes on, nothing is sent", exc)
-                self._end()
+            if self._thread is None:
+                self._start_at = monotonic_s() + RESTART_S
+                self._warn("no thread to send with (%s): training goes on, it is sent once there is one", exc)
+        return self._thread is not None
 
     def relieve(self) -> None:
         """Cut some of what is waiting in the caller's thread, because it comes faster than ours cuts it."""
@@ -95,9 +101,14 @@ class Publisher:
         With `may_leave` it does not wait for a Redis that is away and was not heard of for `away_s`, or for as
         long as it would wait, while everything is on the disk: who comes next sends it.
         """
-        began = time.monotonic()
+        began = monotonic_s()
         deadline = began + timeout_s
         self._is_finishing = True
+        if self._thread is None:
+            self._start_at = began
+            self.start()
+        if self._thread is None:
+            self._end()
         self._wake.set()
         while self._cut() and _left_s(deadline) > 0:
             pass  # the thread may be stuck in a socket: the receipt counts everything all the same
@@ -116,12 +127,12 @@ class Publisher:
         if since is None or self._failed_at < began:  # one attempt at least
             return False
         patience_s = timeout_s if self._has_answered else self._timing.away_s
-        return time.monotonic() - since >= patience_s and self._outbox.is_all_spooled
+        return monotonic_s() - since >= patience_s and self._outbox.is_all_spooled
 
     def _await_acks(self, deadline: float) -> None:
-        self._heard_at = time.monotonic()
+        self._heard_at = monotonic_s()
         while not self._all_acked.wait(min(LOOK_EVERY_S, _left_s(deadline))):
-            if time.monotonic() >= min(deadline, self._heard_at + self._timing.settle_s):
+            if monotonic_s() >= min(deadline, self._heard_at + self._timing.settle_s):
                 return
 
     def _run(self) -> None:
@@ -137,7 +148,7 @@ class Publisher:
     def _cut_meanwhile(self) -> None:
         """Cut while the thread that sends is held up by imports or a server that hangs: all is on disk soon."""
         while not self._stopped.wait(LATE_S):
-            if time.monotonic() - self._cut_at >= LATE_S:
+            if monotonic_s() - self._cut_at >= LATE_S:
                 while self._cut() and not self._stopped.is_set():
                     pass
 
@@ -149,7 +160,7 @@ class Publisher:
         except Exception as exc:
             # A sender that dies loses what it holds; this one says why and tries again.
             logger.debug("unexpected in the sender", exc_info=True)
-            self._note_failure(Unavailable(f"{type(exc).__name__}: {exc}"))
+            self._note_failure(Unavailable(words_of(exc)))
         while self._backoff_left_s() > 0 and self._cut():
             pass  # compressed, it takes less room while it waits
         if self._is_finishing:
@@ -158,7 +169,7 @@ class Publisher:
     def _send_all(self) -> None:
         while self._may_try():
             has_more = self._outbox.cut()
-            self._cut_at = time.monotonic()
+            self._cut_at = monotonic_s()
             self._beat()
             if not self._exchange() and not has_more:
                 self._backoff_s = 0.0
@@ -168,13 +179,20 @@ class Publisher:
         """Cut ahead of sending; what goes wrong here is no reason to end, neither the thread nor the training."""
         try:
             return self._outbox.cut()
-        except Exception:
-            logger.warning("unexpected while messages were cut", exc_info=True)
+        except Exception as exc:
+            self._warn("messages cannot be cut now (%s): tried again", words_of(exc))
+            logger.debug("unexpected while messages were cut", exc_info=True)
             return False
+
+    def _warn(self, text: str, why: object) -> None:
+        """Log a warning, each text once."""
+        if text not in self._warned_of:
+            self._warned_of.add(text)
+            logger.warning(text, why)
 
     def _note_failure(self, exc: Unavailable) -> None:
         self._backoff_s = self._outage.note_failure(exc)
-        self._failed_at = time.monotonic()
+        self._failed_at = monotonic_s()
         self._disconnect()
 
     def _may_try(self) -> bool:
@@ -182,7 +200,7 @@ class Publisher:
 
     def _backoff_left_s(self) -> float:
         longest_s = FINISHING_BACKOFF_S if self._is_finishing else self._timing.longest_backoff_s
-        return self._failed_at + min(self._backoff_s, longest_s) - time.monotonic()
+        return self._failed_at + min(self._backoff_s, longest_s) - monotonic_s()
 
     def _beat(self) -> None:
         """Say that the process lives, when it is time to; also while messages are to be held back."""
@@ -227,11 +245,11 @@ class Publisher:
         interval_s = FINISHING_INTERVAL_S if self._is_finishing else self._timing.ack_interval_s
         if not self._outbox.awaited():
             interval_s = max(interval_s, self._timing.idle_ask_interval_s)
-        return time.monotonic() - self._asked_at >= interval_s
+        return monotonic_s() - self._asked_at >= interval_s
 
     def _take_reports(self, reports: dict[Kind, Report]) -> None:
         if reports:
-            self._asked_at = time.monotonic()
+            self._asked_at = monotonic_s()
         went_back = set()
         for kind, report in reports.items():
             if report.acked is None:
@@ -239,8 +257,8 @@ class Publisher:
             if self._outbox.step_back(kind, report.acked):
                 went_back.add(kind)
             elif self._outbox.release(kind, report.acked, report.lost):
-                self._heard_at = time.monotonic()
-        awaited, now = self._outbox.awaited(), time.monotonic()
+                self._heard_at = monotonic_s()
+        awaited, now = self._outbox.awaited(), monotonic_s()
         for kind, report in reports.items():
             ranges = self._watches[kind].overdue(report, awaited.get(kind), now, went_back=kind in went_back)
             self._outbox.send_again(kind, ranges)
@@ -251,7 +269,9 @@ class Publisher:
                 from ingest.link import StreamLink  # noqa: PLC0415
 
                 origin = self._outbox.origin
+                quiet_libraries()
                 self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more
+                quiet_libraries()
         return self._link
 
     def _pause_s(self) -> float:
@@ -276,4 +296,4 @@ class Publisher:
 
 
 def _left_s(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
+    return max(0.0, deadline - monotonic_s())

@@ -4,48 +4,56 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures.thread  # noqa: F401 - libraries import it later: too late when the interpreter ends
-import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from ingest.arguments import Arguments, description, line_texts, moment_ns
 from ingest.batches import LogType
-from ingest.checkpoints import checkpoint_at
+from ingest.calls import forgiving, log_call, metric_call
+from ingest.checkpoints import checkpoint_at, location
+from ingest.clock import monotonic_s
 from ingest.completion import Ending, completion, ending, ending_at_exit
 from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from ingest.forks import renew_in_children
+from ingest.handles import Handle, Shared, address_of, register
 from ingest.history import History
 from ingest.lines import split_lines
-from ingest.plain import count, exit_status, level_name, number, path_text, plain_mapping, plain_text
-from ingest.ranks import checked_place
+from ingest.log_filter import quiet_ours
+from ingest.plain import level_name, plain_text
+from ingest.ranks import Place, checked_place
 from ingest.receipt import Receipt
 from ingest.session import CHILD_FLUSH_S, Session
 from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
 from ingest.strict import NotStored
 from ingest.uploads import UploadChoice
-from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, MIN_TIME_NS
+from schemas.checks import MAX_ATTEMPT, MAX_ID
 from schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
 
 if TYPE_CHECKING:
     from ingest.capture import Capture
 
+quiet_ours()
+
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
-LONGEST_TIMEOUT_S: Final = 10.0**9
-"""Thirty years: locks refuse to wait for longer, and for ever."""
-_LOG_TYPES: Final = ("stdout", "stderr")
 
 
-class Run:
+class Run(Shared):
     """One process's part in a job: logs, metrics, checkpoints, and at the end the completion.
 
-    No call waits for the network or raises because a store is away; a value that cannot be right (a job id of
-    -1) raises `ValueError` at once. Use it as a context manager, or call `finish`.
+    No call waits for the network or raises because a store is away. Making a run raises `ValueError` for a value
+    that cannot be right (a job id of -1); after that a wrong argument is named in one warning, and the rest of the
+    call is taken. Use it as a context manager, or call `finish`.
+
+    A copy of what holds a run holds the same run; so does a pickle in the same process. In another process
+    (multiprocessing, joblib, a loaded checkpoint) a pickle becomes a run that reports to the same job and attempt,
+    and leaves its begin and its end to the first; it takes the password of Redis from its own environment.
 
     With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: this one, `RedisAway` where Redis does
     not answer and `RankTaken` where another live trainer is the same job, attempt and rank; and `finish`,
@@ -84,37 +92,57 @@ class Run:
             else whole_number("world_size", world_size, 1, MAX_WORLD_SIZE),
         )
         self.rank = place.rank
+        epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
+        about = description(name, params, tags, mlflow_run_id)
+        self._begin(settings, History(epochs), place)
+        running = Progress(status="running", total_epochs=epochs)
+        beat_s = settings.vitals.interval_s
+        self._session.take_metric(
+            Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
+        )
+        exits.watch()
+        terminations.watch(self, self._finish_at_sigterm)
+
+    def _begin(
+        self, settings: TrainerSettings, history: History, place: Place, handle: Handle | None = None
+    ) -> None:
+        """Begin to take messages; with a `handle`, as one that joins the run of another process."""
         self._place: dict[str, Any] = {
             "rank": place.rank,
             "world_size": place.world_size,
             "launcher": settings.vitals.is_launcher or None,
         }
-        epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         # The launcher logs the output of its own job, and knows the exit code of the whole command.
         self._is_launched = settings.is_captured and settings.job_id in (None, self.job_id)
         self._is_strict = settings.strict
         self._capture: Capture | None = None
-        self._history = History(epochs)
-        self._started_at = time.time_ns()
-        self._session = Session(self.job_id, self.attempt, self.rank, settings, self._history.note_checkpoint)
-        self._uploads_patience_s = settings.checkpoints.finish_s
-        self._session.take_metric(
-            Metrics(
-                ts=self._started_at,
-                progress=Progress(status="running", total_epochs=epochs),
-                name=None if name is None else plain_text(name),
-                params=None if params is None else plain_mapping("params", params),
-                tags=None if tags is None else plain_mapping("tags", tags),
-                mlflow_run_id=None if mlflow_run_id is None else _checked_run_id(mlflow_run_id),
-                heartbeat_s=settings.vitals.interval_s,
-                **self._place,
-            )
+        self._history = history
+        self._address = address_of(settings)
+        self._started_at: int = handle["started_at"] if handle else time.time_ns()
+        self._session = Session(
+            self.job_id,
+            self.attempt,
+            self.rank,
+            settings,
+            self._history.note_checkpoint,
+            joined_run_of_ns=self._started_at if handle else None,
         )
+        self._arguments = Arguments(self._session.refuse)
+        self._uploads_patience_s = settings.checkpoints.finish_s
+        self._token = register(self, handle["token"] if handle else None)
         atexit.register(self._finish_at_exit)
         self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
-        exits.watch()
-        terminations.watch(self, self._finish_at_sigterm)
+
+    @classmethod
+    def _joined(cls, handle: Handle, settings: TrainerSettings) -> Run:
+        """Return a run that sends what this process reports for a run of another process."""
+        run = cls.__new__(cls)
+        run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
+        run._begin(settings, History(), Place(run.rank), handle)  # noqa: SLF001 - its own
+        run._is_launched = run._is_launched or handle["is_captured"]  # noqa: SLF001
+        finish_with_multiprocessing(run, Run._finish_at_exit)
+        return run
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
@@ -130,6 +158,7 @@ class Run:
         """Return the name under which this process numbers its messages."""
         return self._session.outbox.origin.source
 
+    @forgiving(log_call)
     def log(
         self,
         text: object,
@@ -150,23 +179,24 @@ class Run:
         ts = time.time_ns()
         line = plain_text(text)
         lines = split_lines(line) if "\n" in line else (line,)
-        self._session.take_lines(lines, _checked_log_type(log_type), ts, level_name(level))
+        self._session.take_lines(lines, self._arguments.log_type(log_type), ts, level_name(level))
 
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
         """Take whole lines that were printed at `ts` (nanoseconds since 1970), with the levels that they name.
 
         Lines that come faster than the sender can write them to the disk are written here: it then takes longer.
         """
-        texts = [plain_text(line) for line in lines]
-        self._session.take_printed(texts, _checked_log_type(log_type), _moment(ts))
+        self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
 
     def note_output(self) -> None:
         """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
         self._session.note_output()
 
+    @forgiving(metric_call)
     def metric(
         self,
+        /,
         *,
         epoch: float | None = None,
         step: int | None = None,
@@ -179,32 +209,39 @@ class Run:
         What is no number is dropped, counted, and named in one warning; it never raises.
         """
         ts = time.time_ns()
-        numbers = self._numbers(named if values is None else {**self._mapping("values", values), **named})
-        at_epoch = count(epoch)
+        arguments = self._arguments
+        said = named if values is None else {**arguments.mapping("values", values), **named}
+        numbers = arguments.numbers("values", said)
+        at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
         if numbers:
             self._history.metrics.update(numbers)
-            path = None if checkpoint_path is None else path_text(checkpoint_path)
+            path = location(checkpoint_path) or None
             self._session.take_metric(
-                Point(ts=ts, values=numbers, epoch=at_epoch, step=count(step), checkpoint_path=path)
+                Point(ts=ts, values=numbers, epoch=at_epoch, step=at_step, checkpoint_path=path)
             )
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
 
+    @forgiving()
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
     ) -> None:
         """Say how far the training is; the percentage follows from the epochs where it is not said."""
-        epochs = count(total_epochs)
+        arguments = self._arguments
+        epochs = arguments.count("total_epochs", total_epochs)
         if epochs is not None:
             self._history.total_epochs = epochs
-        self._session.take_metric(
-            Metrics(ts=time.time_ns(), progress=self._history.progress_to(count(epoch), number(percent)))
-        )
+        progress = self._history.progress_to(arguments.count("epoch", epoch), arguments.number("percent", percent))
+        self._session.take_metric(Metrics(ts=time.time_ns(), progress=progress))
 
+    @forgiving()
     def link_mlflow(self, mlflow_run_id: str) -> None:
         """Say that the training logs to MLflow itself, into this run: workers then link it, and mirror nothing."""
-        self._session.take_metric(Metrics(ts=time.time_ns(), mlflow_run_id=_checked_run_id(mlflow_run_id)))
+        run_id = self._arguments.mlflow_run_id(mlflow_run_id)
+        if run_id is not None:
+            self._session.take_metric(Metrics(ts=time.time_ns(), mlflow_run_id=run_id))
 
+    @forgiving()
     def checkpoint(
         self,
         path: str | os.PathLike[str],
@@ -221,10 +258,21 @@ class Run:
         Where a bucket is configured (docs/checkpoints.md), a local one is uploaded in the background as it is
         now, and reported when the store has it; `upload="none"` only records the path.
         """
-        numbers = self._numbers(self._mapping("metrics", metrics))
-        described = checkpoint_at(path, kind=kind, epoch=epoch, step=step, metrics=numbers, is_best=is_best)
-        self._session.take_checkpoint(described, _checked_choice(upload))
+        arguments = self._arguments
+        described = checkpoint_at(
+            path,
+            kind=arguments.kind(kind),
+            epoch=arguments.count("epoch", epoch),
+            step=arguments.count("step", step),
+            metrics=arguments.numbers("metrics", metrics),
+            is_best=arguments.truth("is_best", is_best),
+        )
+        if described is None:
+            arguments.leave_out_path(path)
+        else:
+            self._session.take_checkpoint(described, arguments.upload(upload))
 
+    @forgiving()
     def capture_output(self) -> Capture:
         """Log the output of this process and its subprocesses too, until the run or the returned block ends.
 
@@ -238,6 +286,7 @@ class Run:
             renew_in_children(self._capture)
         return self._capture
 
+    @forgiving()
     def finish(
         self,
         status: str | None = None,
@@ -260,25 +309,22 @@ class Run:
         A strict run waits for the workers until `timeout_s` is over, and raises `NotStored` where not everything
         is committed then.
         """
+        arguments = self._arguments
         said = {
-            "final_metrics": self._numbers(self._mapping("final_metrics", final_metrics)),
-            "best_metrics": self._numbers(self._mapping("best_metrics", best_metrics)),
-            "best_epoch": self._whole("best_epoch", best_epoch, count),
+            "final_metrics": arguments.numbers("final_metrics", final_metrics),
+            "best_metrics": arguments.numbers("best_metrics", best_metrics),
+            "best_epoch": arguments.count("best_epoch", best_epoch),
         }
-        code = self._whole("exit_code", exit_code, exit_status)
-        patience_s = None if timeout_s is None else _patience_s(timeout_s)
-        return self._checked(self._finish(ending(status, code, error), said, patience_s))
+        end = arguments.ending(status, exit_code, error)
+        return self._checked(self._finish(end, said, arguments.timeout_s(timeout_s)))
 
     def renew_after_fork(self) -> None:
         """Have a forked child say its end where multiprocessing ends it."""
         finish_with_multiprocessing(self, Run._finish_at_exit)
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        """Return the run itself: a copy of an object that holds it reports to the same run."""
-        return self
+    def _note_misuse(self, call: str, text: str) -> None:
+        """Warn once of a call whose arguments do not fit."""
+        self._session.warn_once(call, text)
 
     def __enter__(self) -> Self:
         return self
@@ -296,32 +342,6 @@ class Run:
         if is_strict and receipt.stored != receipt.produced:
             raise NotStored(self.job_id, receipt)
         return receipt
-
-    def _mapping(self, what: str, values: object) -> dict[Any, Any]:
-        """Return `values` as a dictionary; what is no mapping is counted, named once, and left out."""
-        try:
-            return {} if values is None else dict(values)  # type: ignore[call-overload]
-        except Exception:  # noqa: BLE001 - foreign code
-            self._session.refuse_value(what, values, "a mapping of names to numbers")
-            return {}
-
-    def _whole(self, what: str, value: object, read: Callable[[object], int | None]) -> int | None:
-        whole = read(value)
-        if whole is None and value is not None:
-            self._session.refuse_value(what, value)
-        return whole
-
-    def _numbers(self, values: Mapping[Any, object]) -> dict[str, float]:
-        numbers = {}
-        for name, value in values.items():
-            if value is None:
-                continue
-            as_float = number(value)
-            if as_float is None:
-                self._session.refuse_value(f"metric {plain_text(name)!r}", value)
-            else:
-                numbers[plain_text(name)] = as_float
-        return numbers
 
     def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._is_launched:
@@ -345,9 +365,9 @@ class Run:
         if timeout_s is None:
             self._session.finish_uploads(self._uploads_patience_s)
             return DEFAULT_TIMEOUT_S
-        started_s = time.monotonic()
+        started_s = monotonic_s()
         self._session.finish_uploads(max(timeout_s - RESERVED_S, timeout_s / 2))
-        return round(max(0.0, timeout_s - (time.monotonic() - started_s)), 3)
+        return round(max(0.0, timeout_s - (monotonic_s() - started_s)), 3)
 
     def _finish_at_exit(self) -> None:
         self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
@@ -358,37 +378,3 @@ class Run:
 
     def _finish_at_sigterm(self, timeout_s: float) -> None:
         self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)
-
-
-def _checked_log_type(log_type: str) -> LogType:
-    if log_type not in _LOG_TYPES:
-        raise ValueError(f"log_type={log_type!r} is not a log type: say 'stdout' or 'stderr'")
-    return "stdout" if log_type == "stdout" else "stderr"
-
-
-def _checked_choice(upload: str | None) -> UploadChoice | None:
-    if upload not in (None, "auto", "none"):
-        raise ValueError(f"upload={upload!r} is not a way to upload: say 'auto' or 'none'")
-    return None if upload is None else ("none" if upload == "none" else "auto")
-
-
-def _checked_run_id(run_id: object) -> str:
-    if not isinstance(run_id, str) or not run_id.strip():
-        raise ValueError(
-            f"mlflow_run_id={run_id!r} is not the id of a run in MLflow: say mlflow.active_run().info.run_id"
-        )
-    return plain_text(run_id)
-
-
-def _moment(ts: object) -> int:
-    """Return a time in nanoseconds since 1970, or now where it is none that can be stored."""
-    whole = count(ts)
-    return whole if whole is not None and MIN_TIME_NS <= whole <= MAX_TIME_NS else time.time_ns()
-
-
-def _patience_s(timeout_s: object) -> float:
-    """Return how long to wait; what is no number is the default."""
-    seconds = number(timeout_s)
-    if seconds is None or math.isnan(seconds):
-        return DEFAULT_TIMEOUT_S
-    return min(max(0.0, seconds), LONGEST_TIMEOUT_S)

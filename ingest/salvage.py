@@ -79,6 +79,8 @@ def _sendable(part: StructT) -> StructT | None:
     try:
         fixed = repaired(part)
         msgspec.msgpack.encode(fixed)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - whatever is wrong with what a trainer said, the rest is to be sent
         return None
     return fixed

@@ -14,7 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ingest.batches import LogType, MetricItem
-from ingest.daemon_pool import signals_blocked
+from ingest.clock import monotonic_ns
+from ingest.daemon_pool import start_daemon, words_of
 from ingest.forks import importing, renew_in_children
 from ingest.heartbeat import Heart
 from ingest.intake import Intake
@@ -30,6 +31,7 @@ from schemas.messages import Checkpoint, Completion
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ingest.arguments import Wrong
     from ingest.spool.spool import Spool
 
 logger = logging.getLogger("trainwire.ingest")
@@ -58,13 +60,17 @@ class Session:
         rank: int | None,
         settings: TrainerSettings,
         note_checkpoint: Callable[[Checkpoint], None],
+        *,
+        joined_run_of_ns: int | None = None,
     ) -> None:
+        """Begin; with `joined_run_of_ns`, as a part of a run that another process began at that time."""
         self._job_id = job_id
         self._attempt = attempt
         self._rank = rank
         self._settings = settings
         self._note_checkpoint = note_checkpoint
-        self._maker_pid = os.getpid()
+        self._joined_run_of_ns = joined_run_of_ns
+        self._maker_pid = os.getpid() if joined_run_of_ns is None else None
         self._begin()
         if settings.strict:
             self._check_start()
@@ -80,7 +86,8 @@ class Session:
         wake = threading.Event()
         spool = self._settings.spool
         self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
-        origin = Origin(self._job_id, self._attempt, source, self._rank, time.time_ns())
+        since_ns = self._joined_run_of_ns or time.time_ns()
+        origin = Origin(self._job_id, self._attempt, source, self._rank, since_ns)
         opener = None if spool.folder is None else partial(self._open_spool, spool.folder, origin)
         self.outbox = Outbox(origin, self.intake, opener, spool.when_full)
         self._uploads = Uploads(
@@ -139,10 +146,17 @@ class Session:
         """Take a checkpoint; where its file is to be uploaded, it is published when that is done."""
         self._uploads.take(checkpoint, choice)
 
-    def refuse_value(self, what: str, value: object, wanted: str = "a number") -> None:
-        """Count a value that is not what is `wanted`, and say once `what` it is."""
-        self.intake.count_dropped("values")
-        self._warn_once(what, f"{what} is {type(value).__name__}, not {wanted}: left out")
+    def refuse(self, wrong: Wrong) -> None:
+        """Count an argument that is left out, and warn once of each that is wrong."""
+        if wrong.is_dropped:
+            self.intake.count_dropped("values")
+        self.warn_once(wrong.name, wrong)
+
+    def warn_once(self, what: str, text: object) -> None:
+        """Log a warning, the first of those about `what` only."""
+        if what not in self._warned_of:
+            self._warned_of.add(what)
+            logger.warning("job %s: %s", self._job_id, text)
 
     def finish_uploads(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` until all checkpoints are uploaded; what is not by then never is."""
@@ -159,8 +173,9 @@ class Session:
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
                 self.intake.close(completion() if self.is_makers else self._childs_end())
-                if self._publisher.is_started:
+                if self._publisher.is_started or not self.intake.is_empty:
                     self._publisher.finish(timeout_s, may_leave=not self._settings.strict)
+                    self.outbox.open_spool()
                 self._receipt = self.outbox.receipt()
                 self._tell_unsent(self._receipt)
                 self.outbox.close()
@@ -168,7 +183,7 @@ class Session:
 
     @property
     def is_makers(self) -> bool:
-        """Tell whether this is the process that made the run, not a forked child."""
+        """Tell whether this is the process that made the run, not a forked child nor one that has joined."""
         return os.getpid() == self._maker_pid
 
     def _childs_end(self) -> Completion | None:
@@ -191,7 +206,7 @@ class Session:
 
     def _sampled(self, sampler: LineSampler, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
         """Return which lines to take, after saying how many of an earlier second were not."""
-        sample = sampler.sample(texts, log_type, time.monotonic_ns())
+        sample = sampler.sample(texts, log_type, monotonic_ns())
         if sample.notice is not None:
             self._take_lines((sample.notice,), log_type, ts, ("WARNING",))
         if sample.left_out:
@@ -209,33 +224,20 @@ class Session:
         with self._starting:
             if self._publisher.is_started:
                 return
-            self._publisher.start()
+            if not self._publisher.start():
+                return
         if self.is_makers and self._settings.spool.folder is not None:
-            sender = threading.Thread(
-                target=self._send_leftovers,
-                args=(self._settings.spool.folder,),
-                name=LEFTOVERS_THREAD,
-                daemon=True,
-            )
-            with (
-                suppress(RuntimeError),
-                signals_blocked(),
-            ):  # the system refuses a thread: somebody else will send them
-                sender.start()
+            with suppress(RuntimeError):  # the system refuses a thread: the next run sends them
+                start_daemon(partial(self._send_leftovers, self._settings.spool.folder), LEFTOVERS_THREAD)
 
     def _warn_of_loss(self) -> None:
         if self.intake.is_closed:
-            self._warn_once("finished", "the run is finished: what is said after it is left out")
+            self.warn_once("finished", "the run is finished: what is said after it is left out")
         else:
             size_bytes = self._settings.buffer_bytes
-            self._warn_once(
+            self.warn_once(
                 "full", f"the buffer of {size_bytes} bytes is full: log lines are left out, and counted"
             )
-
-    def _warn_once(self, what: str, text: str) -> None:
-        if what not in self._warned_of:
-            self._warned_of.add(what)
-            logger.warning("job %s: %s", self._job_id, text)
 
     def _tell_unsent(self, receipt: Receipt) -> None:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
@@ -258,17 +260,30 @@ class Session:
             from ingest.spool.spool import Spool  # noqa: PLC0415
         server = server_of(self._settings.streams)
         about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
-        return Spool(SourceFolder.create(folder, about), self._settings.spool.limit_bytes)
+        made = SourceFolder.create(folder, about)
+        try:
+            return Spool(made, self._settings.spool.limit_bytes)
+        except OSError:
+            made.remove()
+            raise
 
     def _send_leftovers(self, folder: Path) -> None:
-        """Send what earlier processes on this machine have left for the same server."""
-        if self._finished.wait(LEFTOVERS_AFTER_S):
-            return
+        """Send what earlier processes on this machine have left for the same server; after an error, try again."""
+        wait_s = LEFTOVERS_AFTER_S
+        while not self._finished.wait(wait_s):
+            try:
+                self._send_leftovers_now(folder)
+            except Exception as exc:
+                text = f"messages that earlier runs have left in {folder} cannot be sent now ({words_of(exc)})"
+                self.warn_once("leftovers", f"{text}: tried again")
+                logger.debug("leftovers stay in the spool", exc_info=True)
+                wait_s = min(2 * wait_s, LEFTOVERS_TIMEOUT_S)
+            else:
+                return
+
+    def _send_leftovers_now(self, folder: Path) -> None:
         with importing():
             from ingest.leftovers import send_leftovers  # noqa: PLC0415
         url, timing = self._settings.streams, self._settings.timing
-        try:
-            for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
-                logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)
-        except Exception:
-            logger.debug("leftovers stay in the spool", exc_info=True)
+        for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
+            logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)

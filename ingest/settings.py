@@ -80,7 +80,7 @@ class CheckpointSettings:
             prefix=prefix,
             upload=_word(environ, "TRAINWIRE_CHECKPOINT_UPLOAD", ("auto", "none")),
             snapshot=_word(environ, "TRAINWIRE_CHECKPOINT_SNAPSHOT", ("copy", "link")),
-            spool=Path(spool) if spool else None,
+            spool=_absolute(spool) if spool else None,
             retry_s=_seconds(environ, "TRAINWIRE_CHECKPOINT_RETRY_S", cls.retry_s, 0, 86_400),
             finish_s=_seconds(environ, "TRAINWIRE_CHECKPOINT_FINISH_S", cls.finish_s, 0, 86_400),
         )
@@ -114,7 +114,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
     """Return the spool's folder of a user who names none: that of the XDG base directories for state."""
     named = environ.get(SPOOL_VARIABLE)
     if named and named != SPOOL_OFF:
-        return Path(named).expanduser()
+        return _absolute(named)
     state = environ.get("XDG_STATE_HOME") or os.path.join(environ.get("HOME") or os.sep, ".local", "state")
     return Path(state, "trainwire", "spool")
 
@@ -246,6 +246,14 @@ def shown_host(redis_url: str) -> str:
     return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
+def public_address(redis_url: str) -> str:
+    """Return an address without user and password, with no parameters but those of TLS."""
+    address, _, query = redis_url.partition("?")
+    scheme, _, rest = address.partition("://")
+    tls = "&".join(part for part in query.split("&") if part.startswith("ssl_"))
+    return f"{scheme}://{rest.rpartition('@')[2]}" + (f"?{tls}" if tls else "")
+
+
 def server_of(redis_url: str) -> str:
     """Return which server and database an address names, as host:port/db."""
     if is_cluster(redis_url):
@@ -262,6 +270,14 @@ def whole_number(name: str, value: object, least: int, most: int) -> int:
     if not least <= number <= most:
         raise ValueError(f"{name}={value!r} is not a whole number from {least} to {most}")
     return number
+
+
+def _absolute(path: str) -> Path:
+    """Return the path of a folder, which a later change of the working folder does not move."""
+    try:
+        return Path(os.path.abspath(os.path.expanduser(path)))
+    except OSError:  # the working folder was deleted
+        return Path(path)
 
 
 def _optional_whole(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:

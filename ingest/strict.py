@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from ingest.clock import monotonic_s
 from ingest.outage import Unavailable
 from ingest.settings import shown_host
 
@@ -57,7 +58,7 @@ def check_start(
     heart: Heart,
     redis_url: str,
     sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = monotonic_s,
 ) -> None:
     """Raise `RedisAway` where Redis does not answer, `RankTaken` where another live process has the rank.
 

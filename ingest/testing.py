@@ -10,6 +10,7 @@ import msgspec
 
 from ingest.batches import Line
 from ingest.exits import terminations
+from ingest.handles import Handle
 from ingest.outbox import Outbox
 from ingest.publisher import Publisher
 from ingest.run import Run
@@ -40,6 +41,11 @@ class RecordedRun(Run):
         atexit.unregister(self._finish_at_exit)
         self._cancel_end_of_target()
         terminations.forget(self)
+
+    @classmethod
+    def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`
+        """Return a run that records by itself: it sends nothing to the process of the first."""
+        return cls(handle["job_id"], attempt=handle["attempt"], rank=handle["rank"])
 
     @property
     def _session(self) -> _RecordedSession:

@@ -8,14 +8,19 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from ingest.daemon_pool import DaemonPool, signals_blocked
+from ingest.checkpoints import is_uri
+from ingest.clock import monotonic_s
+from ingest.daemon_pool import DaemonPool, start_daemon
 from ingest.forks import importing
+from ingest.log_filter import quiet_libraries
 from ingest.object_keys import object_key
 from ingest.outbox import Origin
 from ingest.patience import GivenUp, Patience
@@ -81,7 +86,7 @@ class Uploads:
     def take(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
         """Take a checkpoint, with a snapshot of its bytes where it is to be uploaded."""
         bucket = self._settings.bucket
-        is_wanted = (choice or self._settings.upload) == "auto" and "://" not in checkpoint.uri
+        is_wanted = (choice or self._settings.upload) == "auto" and not is_uri(checkpoint.uri)
         if bucket is None or not is_wanted or self._is_closed:
             waiting = _Waiting(checkpoint)
         else:
@@ -101,7 +106,9 @@ class Uploads:
             with self._changed:
                 self._is_closed = True
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self.is_idle, timeout_s)
+                deadline = monotonic_s() + timeout_s  # `wait_for` has a clock that a test may freeze
+                while not self.is_idle and (left_s := deadline - monotonic_s()) > 0:
+                    self._changed.wait(left_s)
         finally:
             self._patience.stop()
             self._give_up_rest(_OVERTAKEN_AWAY if self._patience.is_tried else _OVERTAKEN)
@@ -124,8 +131,9 @@ class Uploads:
     def _obstacle(self) -> str | None:
         if not self._can_upload:
             return "it was said by a forked process: only the process that made the run uploads"
-        if importlib.util.find_spec("boto3") is None:
-            return "boto3 is not installed: pip install 'trainwire[s3]'"
+        with suppress(OSError):  # no descriptor is left to look for it: the upload waits for one
+            if importlib.util.find_spec("boto3") is None:
+                return "boto3 is not installed: pip install 'trainwire[s3]'"
         return None
 
     def _supersede(self, newer: _Waiting) -> None:
@@ -141,9 +149,7 @@ class Uploads:
             try:
                 # All threads now: an interpreter that is ending, and waits for the last upload, starts none.
                 pool: DaemonPool[Part] = DaemonPool(PARTS_AT_ONCE, "trainwire-part")
-                thread = threading.Thread(target=self._run, args=(pool,), name="trainwire-uploads", daemon=True)
-                with signals_blocked():
-                    thread.start()
+                thread = start_daemon(partial(self._run, pool), "trainwire-uploads")
             except RuntimeError as exc:
                 self._give_up_rest(f"the system refused a thread to upload with ({exc})")
             else:
@@ -173,7 +179,7 @@ class Uploads:
         checkpoint, snapshot, uri = waiting.checkpoint, waiting.snapshot, waiting.uri
         bar = ProgressBar(os.path.basename(checkpoint.uri), snapshot.size_bytes)
         try:
-            found = self._connected(pool).upload(snapshot, uri, bar.advance)
+            found = self._patience.attempt(lambda: self._connected(pool).upload(snapshot, uri, bar.advance))
         except GivenUp as exc:
             return _with_error(checkpoint, str(exc))
         except Exception as exc:
@@ -191,7 +197,9 @@ class Uploads:
                 from ingest.object_store import ObjectStore  # noqa: PLC0415
                 from ingest.transfer import Transfer  # noqa: PLC0415
 
+                quiet_libraries()
                 store = ObjectStore()
+                quiet_libraries()
             self._transfer = Transfer(store, self._patience, pool)
         return self._transfer
 

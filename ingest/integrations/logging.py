@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import Final
 
+from ingest.log_filter import is_own_thread
 from ingest.run import Run
 
 OWN_LOGGERS: Final = "trainwire."
-OWN_THREADS: Final = "trainwire-"
 
 
 class RunHandler(logging.Handler):
@@ -44,4 +43,4 @@ class RunHandler(logging.Handler):
 
 
 def _is_own(record: logging.LogRecord) -> bool:
-    return record.name.startswith(OWN_LOGGERS) or threading.current_thread().name.startswith(OWN_THREADS)
+    return record.name.startswith(OWN_LOGGERS) or is_own_thread()

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeAlias
 
-from ingest.daemon_pool import signals_blocked
+from ingest.daemon_pool import start_daemon
 from ingest.forks import importing
 from ingest.integrations.inside import finish_event, say_beside
+from ingest.outage import is_passing
 from ingest.run import Run
 
 try:
@@ -40,12 +42,9 @@ def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
     if not 0 < interval_s <= threading.TIMEOUT_MAX:
         raise ValueError(f"interval_s={interval_s!r} is no time between two reports: say seconds, such as 15")
     # The event is taken here: should the process fork, the thread and its run stay on this side.
-    thread = threading.Thread(
-        target=_report, args=(run, finish_event(run), interval_s), name=THREAD_NAME, daemon=True
-    )
+    report = partial(_report, run, finish_event(run), interval_s)
     try:
-        with signals_blocked():
-            thread.start()
+        start_daemon(report, THREAD_NAME)
     except RuntimeError as exc:
         logger.warning("no thread for system metrics (%s): training goes on without them", exc)
 
@@ -146,6 +145,8 @@ def read_all(readers: dict[str, Reader]) -> dict[str, float]:
         try:
             values |= read()
         except Exception as exc:  # noqa: BLE001 - drivers, a deleted working folder: whatever it is
+            if is_passing(exc):  # no descriptor is left: it reads again once there is one
+                continue
             del readers[what]
             logger.warning("no more system metrics of the %s: %s", what, exc)
     return values

@@ -49,12 +49,17 @@ class SourceFolder:
         path = spool / f"{about.job_id}-{about.source}"
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.mkdir(mode=0o700)
-        lock = _locked(path)
+        lock = None
+        try:
+            lock = _locked(path)
+            unborn = path / f"{_ABOUT}.new"
+            unborn.write_bytes(msgspec.json.encode(about))
+            unborn.rename(path / _ABOUT)
+        except OSError:  # it may be made later
+            cls(path, about, -1 if lock is None else lock).remove()
+            raise
         if lock is None:
             raise OSError(f"the lock of {path} is taken though the folder is new")
-        unborn = path / f"{_ABOUT}.new"
-        unborn.write_bytes(msgspec.json.encode(about))
-        unborn.rename(path / _ABOUT)
         return cls(path, about, lock)
 
     @classmethod
@@ -66,9 +71,10 @@ class SourceFolder:
 
     def forget(self) -> None:
         """Give up the lock. In a forked child that leaves the parent its own: the folder is the parent's."""
-        with suppress(OSError):
-            os.close(self._lock)
-        self._lock = -1
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            with suppress(OSError):
+                os.close(lock)
 
     def remove(self) -> None:
         """Remove the folder: nothing in it is needed any more.
@@ -80,8 +86,9 @@ class SourceFolder:
         with suppress(OSError):
             for path in [path for path in self.path.iterdir() if path not in last] + last:
                 path.unlink(missing_ok=True)
-            self.path.rmdir()
         self.forget()
+        with suppress(OSError):
+            self.path.rmdir()
 
 
 def read_about(path: Path) -> About | None:

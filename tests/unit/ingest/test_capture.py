@@ -119,4 +119,4 @@ def test_our_own_warnings_do_not_recurse(tell: Callable[..., Any]) -> None:
             told.run.metric(loss="high")
         finally:
             logger.removeHandler(handler)
-    assert any("metric 'loss' is str, not a number" in line for line in told.lines())
+    assert any("metric 'loss'='high' (str) is not a number" in line for line in told.lines())

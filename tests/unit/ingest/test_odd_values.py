@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingest.arguments import LONGEST_TIMEOUT_S, Arguments
 from ingest.intake import Intake
 from ingest.outbox import Origin, Outbox
 from ingest.publisher import Publisher
-from ingest.run import LONGEST_TIMEOUT_S, _patience_s
 from ingest.settings import Timing
 from schemas.checks import MAX_ATTEMPT
 
@@ -171,7 +171,7 @@ def test_what_has_a_meaning_keeps_it(tell: Tell) -> None:
     assert logs.lines == ["line", "red", "<Hostile without a text>"]
     assert logs.levels == ["INFO", "Level 15", "high"]
     assert told.bodies("metrics")[0].name == "digits"
-    assert told.points()[0].checkpoint_path == "a/b.pt"
+    assert told.points()[0].checkpoint_path == str(Path("a/b.pt").absolute())
     (checkpoint,) = told.bodies("checkpoints")
     assert (checkpoint.kind, checkpoint.is_best, checkpoint.epoch) == ("red", True, 2)
     (completion,) = told.bodies("completions")
@@ -186,8 +186,8 @@ def test_what_is_no_mapping_is_named_once(tell: Tell, caplog: pytest.LogCaptureF
         told.run.metric(values=[1], loss=1)
     receipt = told.run.finish(final_metrics=[1], timeout_s=0)
     assert receipt.dropped == {"values": 3}
-    assert caplog.text.count("values is list, not a mapping") == 1
-    assert caplog.text.count("final_metrics is list, not a mapping") == 1
+    assert caplog.text.count("values=[1] (list) is not a mapping") == 1
+    assert caplog.text.count("final_metrics=[1] (list) is not a mapping") == 1
     assert told.bodies("completions")[0].final_metrics == {"loss": 1.0}
 
 
@@ -221,11 +221,21 @@ def test_an_odd_exit_can_be_stored(tell: Tell, monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize(
     ("timeout_s", "patience_s"),
-    [(np.float32(0.5), 0.5), (-1, 0.0), (math.inf, LONGEST_TIMEOUT_S), (math.nan, 10.0), (b"x", 10.0)],
+    [(np.float32(0.5), 0.5), (-1, 0.0), (-math.inf, 0.0), (math.inf, LONGEST_TIMEOUT_S), (None, None)],
 )
-def test_an_odd_timeout_is_a_number_of_seconds(timeout_s: Any, patience_s: float) -> None:
-    """Any number is a time to wait, and what is none is the default."""
-    assert _patience_s(timeout_s) == patience_s
+def test_an_odd_timeout_is_a_number_of_seconds(timeout_s: Any, patience_s: float | None) -> None:
+    """Any number is a time to wait; None is the default, without a warning."""
+    wrong: list[object] = []
+    assert Arguments(wrong.append).timeout_s(timeout_s) == patience_s
+    assert not wrong
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, b"x", "5"])
+def test_a_timeout_that_is_no_number_is_the_default(timeout_s: Any) -> None:
+    """It is named with what to write."""
+    wrong: list[object] = []
+    assert Arguments(wrong.append).timeout_s(timeout_s) is None
+    assert "is not a number of seconds: the default is used; write timeout_s=10" in str(wrong[0])
 
 
 class Broken(Outbox):

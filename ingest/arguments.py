@@ -1,0 +1,233 @@
+"""Reads the arguments of a run's calls; one without a meaning is left out, with one warning and a remedy."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sized
+from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
+
+from ingest.batches import LogType
+from ingest.completion import Ending, ending
+from ingest.lines import split_lines
+from ingest.plain import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
+from ingest.uploads import UploadChoice
+from schemas.checks import MAX_TIME_NS, MIN_TIME_NS
+
+T = TypeVar("T")
+
+LONGEST_TIMEOUT_S: Final = 10.0**9
+"""Thirty years: locks refuse to wait for longer, and for ever."""
+_STATUSES: Final = dict.fromkeys(
+    ("completed", "complete", "done", "finished", "ok", "passed", "succeeded", "success"), "completed"
+) | dict.fromkeys(
+    ("failed", "abort", "aborted", "canceled", "cancelled", "crashed", "error", "fail", "failure", "killed"),
+    "failed",
+)
+"""Words of other trackers and schedulers for the two ways to end."""
+
+
+class Wrong(NamedTuple):
+    """A wrong argument: its name, its value, why it is wrong, what happens instead, and what to write."""
+
+    name: str
+    value: object
+    reason: str
+    outcome: str
+    remedy: str
+    is_dropped: bool = True
+
+    def __str__(self) -> str:
+        kind = type(self.value).__name__
+        return f"{self.name}={shown(self.value)} ({kind}) is {self.reason}: {self.outcome}; {self.remedy}"
+
+
+class Arguments:
+    """Returns arguments as messages can carry them; calls `refuse` for each that it leaves out or replaces."""
+
+    def __init__(self, refuse: Callable[[Wrong], None]) -> None:
+        self._refuse = refuse
+
+    def numbers(self, name: str, values: object) -> dict[str, float]:
+        """Return the values of a mapping that are numbers; None is no value and no mistake."""
+        numbers = {}
+        for key, value in self.mapping(name, values).items():
+            if value is None:
+                continue
+            as_float = number(value)
+            if as_float is None:
+                self._leave_out(f"metric {plain_text(key)!r}", value, "not a number", _remedy(value))
+            else:
+                numbers[plain_text(key)] = as_float
+        return numbers
+
+    def mapping(self, name: str, values: object) -> dict[Any, Any]:
+        """Return `values` as a dictionary, an empty one where they are no mapping."""
+        try:
+            return {} if values is None else dict(values)  # type: ignore[call-overload]
+        except Exception:  # noqa: BLE001 - foreign code
+            self._leave_out(name, values, "not a mapping of names to numbers", f"write {name}={{'loss': 0.5}}")
+            return {}
+
+    def count(self, name: str, value: object) -> int | None:
+        """Return an epoch or a step."""
+        return self._read(name, value, count, "not a number", "give a whole number, such as int(value)")
+
+    def number(self, name: str, value: object) -> float | None:
+        """Return one number."""
+        return self._read(name, value, number, "not a number", _remedy(value))
+
+    def truth(self, name: str, value: object) -> bool | None:
+        """Return whether an argument counts as true."""
+        return self._read(name, value, truth, "neither true nor false", "write bool(...)")
+
+    def log_type(self, value: object) -> LogType:
+        """Return the log type, stdout where it is none."""
+        if type(value) is str and value in ("stdout", "stderr"):
+            return "stderr" if value == "stderr" else "stdout"
+        word = plain_text(value)
+        taken: LogType = "stderr" if word.strip().lower() == "stderr" else "stdout"
+        if word != taken:
+            self._replace("log_type", value, "not a log type", taken, "write 'stdout' or 'stderr'")
+        return taken
+
+    def upload(self, value: object) -> UploadChoice | None:
+        """Return the choice, None for the default."""
+        word = None if value is None else plain_text(value)
+        if word in ("auto", "none"):
+            return "none" if word == "none" else "auto"
+        if word is not None:
+            self._replace("upload", value, "not a way to upload", None, "write 'auto' or 'none'")
+        return None
+
+    def kind(self, value: object) -> str:
+        """Return the kind of a checkpoint, last where there is none."""
+        word = "" if value is None else plain_text(value)
+        if not word:
+            self._replace(
+                "kind",
+                value,
+                "not a kind of checkpoint",
+                "last",
+                "write 'best', 'last' or another word",
+            )
+        return word or "last"
+
+    def ending(self, status: object, exit_code: object, error: object) -> Ending:
+        """Return the ending; an exit code or an exception in the place of the status counts as such."""
+        code = self._read("exit_code", exit_code, exit_status, "not a number", "give the exit code as an integer")
+        if isinstance(status, BaseException) and error is None:
+            self._replace("status", status, "not a way to end", "error", "write error=...")
+            return ending(None, code, status)
+        if isinstance(status, int) and not isinstance(status, bool) and exit_code is None:
+            self._replace("status", status, "not a way to end", "exit_code", "write exit_code=...")
+            return ending(None, exit_status(status), error)
+        return ending(self._status(status), code, error)
+
+    def timeout_s(self, value: object) -> float | None:
+        """Return a time to wait from 0 to `LONGEST_TIMEOUT_S`, None for the default and where it is no number."""
+        if value is None:
+            return None
+        seconds = number(value)
+        if seconds is None or math.isnan(seconds):
+            self._replace("timeout_s", value, "not a number of seconds", None, "write timeout_s=10")
+            return None
+        return min(max(0.0, seconds), LONGEST_TIMEOUT_S)
+
+    def mlflow_run_id(self, value: object) -> str | None:
+        """Return the id of a run in MLflow, None where it is none."""
+        try:
+            return checked_run_id(value)
+        except ValueError:
+            self._leave_out("mlflow_run_id", value, *_NO_RUN_ID)
+            return None
+
+    def leave_out_path(self, value: object) -> None:
+        """Warn of the path of a checkpoint that is empty or None."""
+        self._leave_out("path", value, "not a path", "give a text or a pathlib.Path")
+
+    def _status(self, value: object) -> str | None:
+        """Return completed, failed, ended for a word that is unknown, or None for None."""
+        if value is None:
+            return None
+        word = plain_text(value)
+        taken = _STATUSES.get(word.strip().lower(), "ended")
+        if word != taken or taken == "ended":
+            self._replace("status", value, "not a way to end", taken, "write 'completed' or 'failed'")
+        return taken
+
+    def _read(
+        self, name: str, value: object, read: Callable[[object], T | None], reason: str, remedy: str
+    ) -> T | None:
+        found = read(value)
+        if found is None and value is not None:
+            self._leave_out(name, value, reason, remedy)
+        return found
+
+    def _leave_out(self, name: str, value: object, reason: str, remedy: str) -> None:
+        self._refuse(Wrong(name, value, reason, "left out", remedy))
+
+    def _replace(self, name: str, value: object, reason: str, taken: object, remedy: str) -> None:
+        outcome = "the default is used" if taken is None else f"taken as {taken!r}"
+        self._refuse(Wrong(name, value, reason, outcome, remedy, is_dropped=False))
+
+
+_NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run().info.run_id")
+
+
+def description(
+    name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
+) -> dict[str, Any]:
+    """Return what a run is called and configured with; raise `ValueError` for a mapping or an id that is none."""
+    return {
+        "name": None if name is None else plain_text(name),
+        "params": None if params is None else plain_mapping("params", params),
+        "tags": None if tags is None else plain_mapping("tags", tags),
+        "mlflow_run_id": None if mlflow_run_id is None else checked_run_id(mlflow_run_id),
+    }
+
+
+def checked_run_id(value: object) -> str:
+    """Return the id of a run in MLflow; raise `ValueError` where it is none."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"mlflow_run_id={shown(value)} is {': '.join(_NO_RUN_ID)}")
+    return plain_text(value)
+
+
+def moment_ns(value: object) -> int:
+    """Return a time in nanoseconds since 1970, or now where it is none that can be stored."""
+    whole = count(value)
+    return whole if whole is not None and MIN_TIME_NS <= whole <= MAX_TIME_NS else time.time_ns()
+
+
+def line_texts(lines: object) -> list[str]:
+    """Return lines as texts; a single text is split at its newlines."""
+    if isinstance(lines, str) or not isinstance(lines, Iterable):
+        return split_lines(plain_text(lines))
+    return [plain_text(line) for line in lines]
+
+
+def _remedy(value: object) -> str:
+    """Return what to write in the place of a value that is no number."""
+    try:
+        return next((remedy for is_like, remedy in _REMEDIES if is_like(scalar(value))), "give a float")
+    except Exception:  # noqa: BLE001 - foreign code
+        return "give a float"
+
+
+_REMEDIES: Final[tuple[tuple[Callable[[Any], bool], str], ...]] = (
+    (
+        lambda value: isinstance(value, str | bytes),
+        "convert it, such as float('0.5'), or log it as a line with run.log",
+    ),
+    (lambda value: isinstance(value, complex), "give abs(value), or its real and imag under two names"),
+    (lambda value: isinstance(value, Mapping), "give each of its values a name, such as {'train/loss': 0.5}"),
+    (
+        lambda value: bool(getattr(value, "shape", None)) or isinstance(value, Sized),
+        "reduce it to one number, such as value.mean()",
+    ),
+    (
+        lambda value: isinstance(value, SupportsFloat),
+        "a float has no room for it: give its logarithm, such as math.log10(value)",
+    ),
+)

@@ -1,0 +1,45 @@
+"""Keeps the log of the training free of records that only trainwire's own threads cause."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+OWN_THREADS: Final = "trainwire-"
+LIBRARIES: Final = ("asyncio", "boto3", "botocore", "push_response", "redis", "s3transfer", "urllib3")
+OURS: Final = ("trainwire.ingest", "trainwire.integrations")
+_MADE_LATE: Final = ("push_response", "redis.connection")
+"""Loggers of redis-py that are made with their first record."""
+
+
+def is_own_thread() -> bool:
+    """Return whether this is a thread of trainwire."""
+    return threading.current_thread().name.startswith(OWN_THREADS)
+
+
+def quiet_libraries() -> None:
+    """Have libraries log nothing below a warning on our threads; on those of the training they log as before.
+
+    It concerns the loggers that exist: to be called after the imports and again after the first use.
+    """
+    for name in _MADE_LATE:
+        logging.getLogger(name)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if name.partition(".")[0] in LIBRARIES and isinstance(logger, logging.Logger):
+            logger.addFilter(_is_wanted)
+
+
+def quiet_ours() -> None:
+    """Have our own loggers log nothing below INFO, unless a level is set for them or for `trainwire`."""
+    for name in OURS:
+        logging.getLogger(name).addFilter(_is_asked_for)
+
+
+def _is_asked_for(record: logging.LogRecord) -> bool:
+    names = ("trainwire", record.name)
+    return record.levelno >= logging.INFO or any(logging.getLogger(name).level for name in names)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or not is_own_thread()

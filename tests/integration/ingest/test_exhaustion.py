@@ -1,0 +1,162 @@
+"""Processes without descriptors, disk or threads: no traceback, a warning, and all is sent once they have some."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest import Run, TrainerSettings
+from ingest.spool.folder import source_folders
+from tests.processes import ROOT
+
+BEGIN = """
+import os, resource, sys, time
+import ingest.session
+ingest.session.LEFTOVERS_AFTER_S = 0.2
+from ingest import Run
+
+held = []
+def exhaust():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+
+def recover():
+    while held:
+        os.close(held.pop())
+"""
+LEFT = "run = Run(42, rank=1); run.log('left'); time.sleep(1); os._exit(0)"
+NO_DESCRIPTORS = """
+exhaust()
+run = Run(42)
+run.log("without descriptors")
+time.sleep(3)
+recover()
+run.log("with descriptors")
+time.sleep(3)
+run.finish(timeout_s=10)
+"""
+UPLOAD = """
+run = Run(42)
+time.sleep(1)
+run.checkpoint(os.environ["CHECKPOINT"])
+exhaust()
+time.sleep(3)
+recover()
+run.finish(timeout_s=30)
+"""
+NO_DISK = """
+run = Run(42)
+run.log("without a disk")
+time.sleep(1)
+os.unlink(os.environ["IN_THE_WAY"])
+run.log("with a disk")
+run.finish(timeout_s=0.5)
+"""
+NO_THREADS = """
+import threading
+start = threading.Thread.start
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+run = Run(42)
+run.log("without threads")
+time.sleep(0.5)
+threading.Thread.start = start
+time.sleep(1)
+run.log("with threads")
+time.sleep(1)
+run.finish(timeout_s=10)
+"""
+
+
+def ended(script: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end; it has ended well and printed no traceback."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.5", **env}
+    process = subprocess.run(
+        [sys.executable, "-c", BEGIN + script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stderr
+    return process
+
+
+def test_without_descriptors_everything_waits(valkey: Any) -> None:
+    """Of this run and of an earlier one; each part that fails has one warning."""
+    valkey.stop()
+    ended(LEFT, REDIS_URL=valkey.url)
+    valkey.start()
+    process = ended(NO_DESCRIPTORS, REDIS_URL=valkey.url)
+    assert sorted(set(valkey.lines("stdout"))) == ["left", "with descriptors", "without descriptors"]
+    warnings = [line for line in process.stderr.splitlines() if "Too many open files" in line]
+    assert 2 <= len(warnings) <= 4, process.stderr
+    assert len(set(warnings)) == len(warnings)
+
+
+def test_an_upload_without_descriptors_is_tried_again(
+    uploading: TrainerSettings, bucket: Any, tmp_path: Path
+) -> None:
+    """A checkpoint of which there is a snapshot is uploaded once there are some."""
+    checkpoint = tmp_path / "last.pt"
+    checkpoint.write_bytes(b"12345")
+    process = ended(
+        UPLOAD,
+        REDIS_URL=uploading.redis_url,
+        TRAINWIRE_CHECKPOINT_BUCKET=bucket.name,
+        CHECKPOINT=str(checkpoint),
+    )
+    (key,) = bucket.keys()
+    assert bucket.read(key) == b"12345"
+    assert process.stderr.count("cannot upload checkpoints") <= 1
+
+
+def test_a_disk_that_comes_later_gets_everything(tmp_path: Path) -> None:
+    """What was kept in memory for want of a folder is written to it; Redis is away all the time."""
+    in_the_way = tmp_path / "file"
+    in_the_way.write_bytes(b"")
+    process = ended(
+        NO_DISK,
+        REDIS_URL="redis://127.0.0.1:1/0",
+        TRAINWIRE_SPOOL_DIR=str(in_the_way / "spool"),
+        IN_THE_WAY=str(in_the_way),
+    )
+    assert process.stderr.count("there is no spool (") == 1
+    assert "they are kept in" in process.stderr
+    assert len(list(source_folders(in_the_way / "spool"))) == 1
+
+
+def test_without_threads_everything_waits(valkey: Any) -> None:
+    """The sender is started once the system gives a thread."""
+    process = ended(NO_THREADS, REDIS_URL=valkey.url)
+    assert valkey.lines("stdout") == ["without threads", "with threads"]
+    assert len(valkey.completions()) == 1
+    assert process.stderr.count("no thread to send with") == 1
+
+
+def test_a_system_without_threads_loses_no_end(
+    settings: TrainerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where none is given until the end, everything is on the disk."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    monkeypatch.setenv("TRAINWIRE_SPOOL_DIR", str(tmp_path / "spool"))
+    run = Run(42, settings=TrainerSettings.from_env().at(settings.redis_url))
+    run.log("a")
+    receipt = run.finish(timeout_s=5)
+    assert receipt.spooled == {"logs": 1, "metrics": 1, "completions": 1}
