@@ -53,7 +53,7 @@ LAYERS = [
     {"heartbeats"},
     {"ahead"},
     {"store", "job_rows", "source_rows", "streams", "changes", "cursors", "checkpoints"},
-    {"sinks", "base"},
+    {"sinks"},
     {"attempts"},
     {"jobs"},
     {"rows", "resources", "weights"},

@@ -51,6 +51,9 @@ class _Numbered(msgspec.Struct):
     seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
 
+_decode_number = msgspec.json.Decoder(_Numbered).decode
+
+
 def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> None:
     """Write lines behind all with a smaller `seq`, and flush them to the disk. Raises `OSError`.
 
@@ -187,7 +190,7 @@ def _end_before(file: BinaryIO, seq: int) -> int:
 
 def _seq_of(line: bytes) -> int | None:
     try:
-        return msgspec.json.decode(line, type=_Numbered).seq
+        return _decode_number(line).seq
     except (msgspec.DecodeError, UnicodeError):
         return None  # cut off by a crash, or not ours
 
