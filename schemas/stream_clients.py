@@ -1,4 +1,4 @@
-"""The client of the server that carries the streams: one Redis, or a Redis Cluster (decision 20)."""
+"""The client of the server that carries the streams: one Redis, or a Redis Cluster (decision 17)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks each server that has streams for what it has, and collects who is away (decision 20)."""
+"""Asks each server that has streams for what it has, and collects who is away (decision 17)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders a drain as soon as a stream has entries, from threads of each worker's main process (decision 24)."""
+"""Orders a drain as soon as a stream has entries, from threads of each worker's main process (decision 21)."""
 
 from __future__ import annotations
 
