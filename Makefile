@@ -4,7 +4,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := schemas stores ingest workers gateway trainwire tests benchmarks examples
 # Outside the tree, so that a fresh clone finds it: a folder for each list of versions.
 REQUIREMENTS := tests/integrations/requirements.txt
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trainwire

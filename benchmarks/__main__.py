@@ -29,8 +29,8 @@ from benchmarks import (
 )
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
-from schemas.routes import DEFAULT_SHARDS, shard_of
-from workers.resources import Resources
+from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of
+from trainwire.workers.resources import Resources
 
 SHARD = shard_of(load.JOB, DEFAULT_SHARDS)
 LOG_CASES = {1: 150_000, 10: 800_000, 100: 1_500_000, 1000: 2_000_000}

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from schemas.kinds import ROW_KINDS
-from workers.resources import Resources
+from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.workers.resources import Resources
 
 _COLUMNS = ", ".join(ROW_KINDS["logs"].columns)
 

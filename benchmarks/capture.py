@@ -13,10 +13,10 @@ from typing import Any, cast
 
 from benchmarks import load
 from benchmarks.processes import ROOT
-from schemas.messages import Completion
-from schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
-from schemas.wire import decode_body, open_envelope
-from workers.resources import Resources
+from trainwire.schemas.messages import Completion
+from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
+from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.workers.resources import Resources
 
 _PRINT = "date +%s.%N >{began}; yes '{line}' | head -c {size_bytes}; date +%s.%N >{ended}"
 
@@ -56,7 +56,7 @@ def measure(resources: Resources, case: Case, scale: float) -> Printed:
     """Run the load into `cat`, then under the launcher."""
     size_bytes = int(case.megabytes * 1e6 * scale)
     plain_s = _time(case, size_bytes, ["sh", "-c", '"$@" | cat', "sh"], {})
-    launcher = [sys.executable, "-m", "ingest", "--job-id", str(load.JOB), *case.options, "--"]
+    launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", str(load.JOB), *case.options, "--"]
     env = {
         "PYTHONPATH": str(ROOT),
         "REDIS_URL": resources.settings.redis_url.get_secret_value(),

@@ -16,14 +16,14 @@ from sqlalchemy import text
 
 from benchmarks.load import LINE
 from benchmarks.processes import ROOT, running
-from ingest import Run
-from stores.loki_http import LokiHttp
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.loki.backlog import LogBacklog, read_rows
-from workers.sinks.loki.lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
-from workers.sinks.loki.rows import LogRow
-from workers.sinks.loki.sink import PUSH_PATH, LokiSink
+from trainwire import Run
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
+from trainwire.workers.sinks.loki.lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
+from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.sink import PUSH_PATH, LokiSink
 
 LINES = 100
 """Lines of the latency measurement."""
@@ -136,8 +136,8 @@ def row_to_loki_ms(resources: Resources) -> tuple[float, float]:
     taken = []
     with (
         twin() as url,
-        running(resources, "workers", "worker", "--concurrency", "2", LOKI_URL=url),
-        running(resources, "workers", "beat", ready="beat"),
+        running(resources, "trainwire.workers", "worker", "--concurrency", "2", LOKI_URL=url),
+        running(resources, "trainwire.workers", "beat", ready="beat"),
         Run(job_id=78, redis_url=redis_url) as run,
         resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         requests.Session() as session,

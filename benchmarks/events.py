@@ -11,13 +11,13 @@ from functools import partial
 from redis.client import PubSub
 
 from benchmarks.processes import running
-from schemas.events import decode_event
-from schemas.messages import Logs, Message
-from schemas.routes import DEFAULT_SHARDS, events_channel, shard_of, stream_key
-from schemas.wire import encode_entry
-from workers.drain import Drain
-from workers.resources import Resources
-from workers.streams import Ack, IngestStream
+from trainwire.schemas.events import decode_event
+from trainwire.schemas.messages import Logs, Message
+from trainwire.schemas.routes import DEFAULT_SHARDS, events_channel, shard_of, stream_key
+from trainwire.schemas.wire import encode_entry
+from trainwire.workers.drain import Drain
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import Ack, IngestStream
 
 JOB = 77
 EVENTS = 300
@@ -45,13 +45,13 @@ def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
     """
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
-    from workers.orders import order_notify  # noqa: PLC0415 - reads the environment
+    from trainwire.workers.orders import order_notify  # noqa: PLC0415 - reads the environment
 
     stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
     drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))
     taken = []
     with (
-        running(resources, "workers", "worker", "--concurrency", "2"),
+        running(resources, "trainwire.workers", "worker", "--concurrency", "2"),
         PubSub(resources.redis.connection_pool, ignore_subscribe_messages=True) as listener,
     ):
         listener.subscribe(events_channel(JOB))

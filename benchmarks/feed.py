@@ -19,11 +19,11 @@ import psutil
 
 from benchmarks.events import StampedStream
 from benchmarks.processes import ROOT, running
-from schemas.messages import Logs, Message
-from schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
-from schemas.wire import encode_entry
-from workers.drain import Drain
-from workers.resources import Resources
+from trainwire.schemas.messages import Logs, Message
+from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
+from trainwire.schemas.wire import encode_entry
+from trainwire.workers.drain import Drain
+from trainwire.workers.resources import Resources
 
 JOB = 77
 LINES_PER_S = 1000
@@ -50,7 +50,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
     """Say a thousand lines a second to so many clients at `path`, all of which must get every line."""
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
-    from workers.orders import order_notify  # noqa: PLC0415 - reads the environment
+    from trainwire.workers.orders import order_notify  # noqa: PLC0415 - reads the environment
 
     stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
     drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))
@@ -59,8 +59,8 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a socket for each client; children inherit it
     limits = {"GATEWAY_PORT": str(port), "GATEWAY_REQUESTS_PER_S": "100000"}
     with (
-        running(resources, "workers", "worker", "--concurrency", "1"),
-        running(resources, "gateway", ready="Uvicorn running", **limits) as gateway,
+        running(resources, "trainwire.workers", "worker", "--concurrency", "1"),
+        running(resources, "trainwire.gateway", ready="Uvicorn running", **limits) as gateway,
     ):
         publish(resources, 1, 1)
         drain.run()

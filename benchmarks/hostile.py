@@ -17,8 +17,8 @@ from sqlalchemy import text
 
 from benchmarks.processes import ROOT
 from benchmarks.stores import empty
-from schemas.routes import DEFAULT_SHARDS, Kind, shard_of, stream_key
-from workers.resources import Resources
+from trainwire.schemas.routes import DEFAULT_SHARDS, Kind, shard_of, stream_key
+from trainwire.workers.resources import Resources
 
 JOB: Final = 1
 _NOW_NS: Final = 1_790_000_000_000_000_000
@@ -116,7 +116,7 @@ def cost(resources: Resources, kind: Kind, encoding: str, body: bytes) -> Cost:
         "PYTHONWARNINGS": "ignore",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "workers", "sweep"],
+        [sys.executable, "-m", "trainwire.workers", "sweep"],
         cwd=ROOT,
         env=env,
         stdout=subprocess.DEVNULL,

@@ -9,9 +9,9 @@ from dataclasses import replace
 from sqlalchemy import text
 
 from benchmarks.processes import running
-from ingest import Run
-from ingest.settings import Timing, TrainerSettings
-from workers.resources import Resources
+from trainwire import Run
+from trainwire.ingest.settings import Timing, TrainerSettings
+from trainwire.workers.resources import Resources
 
 LINES = 200
 
@@ -25,8 +25,8 @@ def log_to_row_ms(resources: Resources, flush_interval_s: float) -> tuple[float,
     found = text("SELECT 1 FROM training_logs WHERE job_id = 77 AND content = :line")
     taken = []
     with (
-        running(resources, "workers", "worker", "--concurrency", "2"),
-        running(resources, "workers", "beat", ready="beat"),
+        running(resources, "trainwire.workers", "worker", "--concurrency", "2"),
+        running(resources, "trainwire.workers", "beat", ready="beat"),
         Run(job_id=77, settings=settings) as run,
         resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
     ):

@@ -14,11 +14,11 @@ from mlflow.entities import Metric
 from sqlalchemy import text
 
 from tests.mlflow_server import MlflowServer
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.mlflow.backlog import MetricBacklog
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.sink import MlflowSink
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NAMES = 10
 """Metrics of a point."""

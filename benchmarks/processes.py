@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 import psutil
 from sqlalchemy import text
 
-from schemas.routes import Kind, ordered_key, stream_key
-from workers.resources import Resources
+from trainwire.schemas.routes import Kind, ordered_key, stream_key
+from trainwire.workers.resources import Resources
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 600
@@ -63,7 +63,7 @@ def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str
     """Let a real worker with one pool process drain a full stream; time it to the last commit."""
     key = stream_key(kind, shard)
     resources.redis.set(ordered_key(key), 1, ex=DEADLINE_S)  # until the worker is ready
-    with running(resources, "workers", "worker", "--concurrency", "1") as worker:
+    with running(resources, "trainwire.workers", "worker", "--concurrency", "1") as worker:
         (pool,) = worker.children()
         column = {"training_logs": "last_log_seq", "training_metrics": "last_metric_seq"}[table]
         progress = text(f"SELECT coalesce(sum({column}), 0) FROM training_jobs")

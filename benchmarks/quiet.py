@@ -16,10 +16,10 @@ from sqlalchemy import text
 from benchmarks.load import LINE
 from benchmarks.processes import running
 from benchmarks.stores import empty
-from schemas.messages import Logs, Message
-from schemas.routes import stream_key
-from schemas.wire import encode_entry
-from workers.resources import Resources
+from trainwire.schemas.messages import Logs, Message
+from trainwire.schemas.routes import stream_key
+from trainwire.schemas.wire import encode_entry
+from trainwire.workers.resources import Resources
 
 Flood = Literal["nothing", "valid", "invalid"]
 FLOODING, QUIET, SHARD = 4, 8, 0
@@ -46,8 +46,8 @@ def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> De
     url = resources.settings.redis_url.get_secret_value()
     flooding = multiprocessing.Process(target=_flood, args=(url, flood, per_s, stop), daemon=True)
     with (
-        running(resources, "workers", "worker", "--concurrency", "2", DRAIN_SLICE_S="5"),
-        running(resources, "workers", "beat", ready="beat"),
+        running(resources, "trainwire.workers", "worker", "--concurrency", "2", DRAIN_SLICE_S="5"),
+        running(resources, "trainwire.workers", "beat", ready="beat"),
     ):
         _publish(resources.redis, 1)
         taken: dict[int, float] = {}

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-from schemas.migrations import upgrade
-from schemas.tables import metadata
-from stores.connections import open_engine, open_redis
-from trainwire.postgres import EmbeddedPostgres
-from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources
-from workers.settings import load_settings
+from trainwire.schemas.migrations import upgrade
+from trainwire.schemas.tables import metadata
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.connections import open_engine, open_redis
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
 
 
 @contextmanager

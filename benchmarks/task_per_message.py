@@ -10,9 +10,9 @@ from celery import Celery
 from sqlalchemy import Engine, create_engine, make_url
 
 from benchmarks.load import LINE
-from schemas.kinds import ROW_KINDS
-from schemas.messages import Logs
-from workers import rows, store
+from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.messages import Logs
+from trainwire.workers import rows, store
 
 app = Celery("task_per_message", broker=os.environ["REDIS_URL"])
 app.conf.update(

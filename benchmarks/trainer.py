@@ -11,8 +11,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.processes import running
-from ingest import Run
-from workers.resources import Resources
+from trainwire import Run
+from trainwire.workers.resources import Resources
 
 CALLS = 20_000
 STEP_S = 0.010
@@ -31,7 +31,10 @@ class CallTimes:
 def call_times(resources: Resources, scale: float) -> dict[str, CallTimes]:
     """Measure calls of a trainer that does nothing else, with a worker that stores what it says."""
     url = resources.settings.redis_url.get_secret_value()
-    with running(resources, "workers", "worker", "--concurrency", "1"), Run(job_id=90, redis_url=url) as run:
+    with (
+        running(resources, "trainwire.workers", "worker", "--concurrency", "1"),
+        Run(job_id=90, redis_url=url) as run,
+    ):
         calls = {
             "log()": lambda number: run.log(f"epoch 3 step {number} loss 0.1234 accuracy 0.9876"),
             "metric(), 4 values": lambda number: run.metric(step=number, loss=0.1, accuracy=0.9, lr=1e-3, f1=0.8),

@@ -14,16 +14,16 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from stores.jobs import Job, find_job, next_job_id
-from stores.positions import find_completeness
-from stores.sparklines import LAST_ROWS, last_values
-from trainwire.commands.jobs import shown_values
-from trainwire.commands.logs import has_ended
-from trainwire.database import reading
-from trainwire.errors import Problem
-from trainwire.folders import chosen_data_dir, default_data_dir
-from trainwire.locate import Address, locate
-from trainwire.terminal import console, one_line, say
+from trainwire.cli.commands.jobs import shown_values
+from trainwire.cli.commands.logs import has_ended
+from trainwire.cli.terminal import console, one_line, say
+from trainwire.stack.database import reading
+from trainwire.stack.errors import Problem
+from trainwire.stack.folders import chosen_data_dir, default_data_dir
+from trainwire.stack.locate import Address, locate
+from trainwire.stores.jobs import Job, find_job, next_job_id
+from trainwire.stores.positions import find_completeness
+from trainwire.stores.sparklines import LAST_ROWS, last_values
 
 UP_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0

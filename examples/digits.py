@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 
-from ingest import Run
+from trainwire import Run
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""`python -m gateway`: the gateway as a process, with its settings from the environment."""
+"""`python -m trainwire.gateway`: the gateway as a process, with its settings from the environment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 import structlog
 import uvicorn
 
-from gateway.app import create_app
-from gateway.connections import http_protocol
-from gateway.feed.protocol import FrameProtocol
-from gateway.settings import load_gateway_settings
-from stores.settings import WrongSettings
+from trainwire.gateway.app import create_app
+from trainwire.gateway.connections import http_protocol
+from trainwire.gateway.feed.protocol import FrameProtocol
+from trainwire.gateway.settings import load_gateway_settings
+from trainwire.stores.settings import WrongSettings
 
 GRACE_S = 5
 """How long requests that are under way may take when the process is to end."""
@@ -41,7 +41,7 @@ def main() -> None:
         log_config=None,
         access_log=False,  # an address says who looked at what
         server_header=False,
-        proxy_headers=False,  # gateway.proxies; uvicorn's own trusts 127.0.0.1 unless told otherwise
+        proxy_headers=False,  # trainwire.gateway.proxies; uvicorn's own trusts 127.0.0.1 unless told otherwise
         # On h11: httptools, where installed, keeps a URL and headers of any length before it knows who asks.
         http=http_protocol(app.state.telemetry.count_cut),
         ws=FrameProtocol,

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
-from gateway.problems import MEDIA_TYPE, Problem
+from trainwire.gateway.problems import MEDIA_TYPE, Problem
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _described: dict[str, type[msgspec.Struct]] = {Problem.__name__: Problem}

@@ -13,16 +13,16 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from gateway import problems
-from gateway.answers import describe
-from gateway.feed.documents import feed_of, open_feed_engine
-from gateway.feed.routes import feed_router
-from gateway.heads import Heads
-from gateway.limits import BodyLimit, RateLimit
-from gateway.origins import Origins, SecurityHeaders
-from gateway.proxies import RootPath, TrustedProxies
-from gateway.resources import open_resources
-from gateway.routes import (
+from trainwire.gateway import problems
+from trainwire.gateway.answers import describe
+from trainwire.gateway.feed.documents import feed_of, open_feed_engine
+from trainwire.gateway.feed.routes import feed_router
+from trainwire.gateway.heads import Heads
+from trainwire.gateway.limits import BodyLimit, RateLimit
+from trainwire.gateway.origins import Origins, SecurityHeaders
+from trainwire.gateway.proxies import RootPath, TrustedProxies
+from trainwire.gateway.resources import open_resources
+from trainwire.gateway.routes import (
     callbacks,
     checkpoints,
     comparison,
@@ -34,8 +34,8 @@ from gateway.routes import (
     mlflow,
     session,
 )
-from gateway.settings import GatewaySettings
-from gateway.telemetry import Telemetry
+from trainwire.gateway.settings import GatewaySettings
+from trainwire.gateway.telemetry import Telemetry
 
 PAGE: Final = Path(__file__).parent / "page"
 ROUTERS: Final = (

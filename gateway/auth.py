@@ -10,8 +10,8 @@ from typing import Final, Literal
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from gateway.known_tokens import KnownTokens
-from gateway.tokens import MAX_TOKEN_CHARS, Role
+from trainwire.gateway.known_tokens import KnownTokens
+from trainwire.gateway.tokens import MAX_TOKEN_CHARS, Role
 
 COOKIE: Final = "trainwire_session"
 SUBPROTOCOL: Final = "trainwire.v1"

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from gateway.callbacks import Said
-from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
-from schemas.messages import ATTEMPT_UNSAID, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.gateway.callbacks import Said
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 
 
 def _is_no_truth(value: object) -> object:

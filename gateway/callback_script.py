@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.wire import WIRE_VERSION
+from trainwire.schemas.wire import WIRE_VERSION
 
 SCRIPT: Final = """
 local counters, answer, ends = unpack(KEYS, 1, 3)

@@ -18,13 +18,13 @@ import msgspec
 import redis
 from redis.commands.core import Script
 
-from gateway.callback_script import SCRIPT
-from gateway.problems import ProblemError, deleted_job, problem
-from schemas.checks import InvalidMessage, check_body
-from schemas.limits import MAX_FREE_BYTES
-from schemas.messages import KIND_OF_BODY, Body, Logs
-from schemas.non_finite import shown_float
-from schemas.routes import (
+from trainwire.gateway.callback_script import SCRIPT
+from trainwire.gateway.problems import ProblemError, deleted_job, problem
+from trainwire.schemas.checks import InvalidMessage, check_body
+from trainwire.schemas.limits import MAX_FREE_BYTES
+from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.routes import (
     CALLBACK_SOURCE,
     HOLD_KEY,
     JOB_DELETED_FIELD,

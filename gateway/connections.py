@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gateway.problems import Problem, answer, problem, shown
+from trainwire.gateway.problems import Problem, answer, problem, shown
 
 Cut = Literal["slow_head", "slow_body", "deaf", "behind"]
 """Why a connection was ended: its request came too slowly, its answer was not taken, it fell behind the feed."""

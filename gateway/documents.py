@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from schemas.events import LogLine, SavedCheckpoint
-from schemas.messages import Status
-from schemas.non_finite import Number
-from stores.completeness import State
-from stores.deletion import DeletionPart, DeletionPlan, PartName
+from trainwire.schemas.events import LogLine, SavedCheckpoint
+from trainwire.schemas.messages import Status
+from trainwire.schemas.non_finite import Number
+from trainwire.stores.completeness import State
+from trainwire.stores.deletion import DeletionPart, DeletionPlan, PartName
 
 Numbers = dict[str, Number]
 

@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, text
 
-from gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
-from gateway.printed_tracebacks import HEADER, printed_traceback
-from schemas.non_finite import shown_float
-from stores.attempts import Attempt, find_attempts
-from stores.columns import MOST_SHOWN_NAMES, RESULTS
-from stores.jobs import Job, find_job
-from stores.metric_names import MetricNames, names_within
-from stores.sparklines import LAST_ROWS, last_values, sparklines
+from trainwire.gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
+from trainwire.gateway.printed_tracebacks import HEADER, printed_traceback
+from trainwire.schemas.non_finite import shown_float
+from trainwire.stores.attempts import Attempt, find_attempts
+from trainwire.stores.columns import MOST_SHOWN_NAMES, RESULTS
+from trainwire.stores.jobs import Job, find_job
+from trainwire.stores.metric_names import MetricNames, names_within
+from trainwire.stores.sparklines import LAST_ROWS, last_values, sparklines
 
 LAST_ROWS_IN_LISTS: Final = 30
 MAX_TRACEBACK_CHARS: Final = 100_000

@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from gateway.tokens import KnownToken, find_token, hash_of, note_use
-from stores.connections import postgres_trouble
+from trainwire.gateway.tokens import KnownToken, find_token, hash_of, note_use
+from trainwire.stores.connections import postgres_trouble
 
 REMEMBERED_S: Final = 5.0
 """How long a token counts as what it was: a revoked one works no longer than this while Postgres answers."""
@@ -32,7 +32,7 @@ THREADS: Final = 2
 AWAY: Final = (OperationalError, InterfaceError, InternalError, NoConnectionLeft, TimeoutError)
 
 V = TypeVar("V")
-log = structlog.get_logger("gateway.known_tokens")
+log = structlog.get_logger("trainwire.gateway.known_tokens")
 
 
 @dataclass(slots=True)

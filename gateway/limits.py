@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.problems import answer, problem
+from trainwire.gateway.problems import answer, problem
 
 BURST_S: Final = 4.0
 """How many seconds' worth of requests may come at once: a page asks for several things when it opens."""

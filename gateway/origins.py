@@ -9,8 +9,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.problems import answer, problem, shown
-from gateway.settings import is_loopback
+from trainwire.gateway.problems import answer, problem, shown
+from trainwire.gateway.settings import is_loopback
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_SECURITY_POLICY: Final = (

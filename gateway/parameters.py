@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import Depends, Path, Query
 from pydantic import AfterValidator
 
-from gateway.auth import require
-from gateway.resources import Resources, resources
-from schemas.checks import MAX_ATTEMPT, MAX_ID
+from trainwire.gateway.auth import require
+from trainwire.gateway.resources import Resources, resources
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
 
 MAX_TEXT_CHARS = 1000
 VIEWER = [Depends(require("viewer"))]

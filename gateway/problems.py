@@ -17,16 +17,16 @@ from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gateway.auth import Forbidden, Unauthorized
-from schemas.checks import InvalidMessage
-from schemas.migrations import WrongSchemaRevision
-from schemas.tls import redis_trouble
-from stores.connections import has_lost_statements, is_unavailable, postgres_trouble
-from stores.deletion import StillAtWork, StillDeleting
-from stores.lending import NotLent
-from stores.loki_http import LokiUnavailable
-from stores.mlflow_http import MlflowRefused, MlflowUnavailable
-from stores.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.gateway.auth import Forbidden, Unauthorized
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.migrations import WrongSchemaRevision
+from trainwire.schemas.tls import redis_trouble
+from trainwire.stores.connections import has_lost_statements, is_unavailable, postgres_trouble
+from trainwire.stores.deletion import StillAtWork, StillDeleting
+from trainwire.stores.lending import NotLent
+from trainwire.stores.loki_http import LokiUnavailable
+from trainwire.stores.mlflow_http import MlflowRefused, MlflowUnavailable
+from trainwire.stores.s3 import NoSuchObject, NotAllowed, StoreAway
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
@@ -36,7 +36,7 @@ _TYPE: Final = "urn:trainwire:problem:"
 _NOT_MIGRATED: Final = frozenset({"42P01", "42703"})
 """Postgres' undefined_table and undefined_column."""
 
-log = structlog.get_logger("gateway.problems")
+log = structlog.get_logger("trainwire.gateway.problems")
 
 
 class WrongField(msgspec.Struct, frozen=True, kw_only=True):

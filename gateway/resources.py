@@ -13,17 +13,17 @@ from fastapi import Request
 from redis import Redis
 from sqlalchemy import Connection, Engine
 
-from gateway.auth import Guard
-from gateway.callbacks import CallbackQueue
-from gateway.known_tokens import THREADS
-from gateway.problems import not_configured, unknown_job
-from gateway.settings import GatewaySettings
-from stores.connections import open_engine, open_redis, open_stream_client
-from stores.jobs import Job, find_job
-from stores.loki_http import LokiHttp, loki_http
-from stores.metric_names import MetricNames
-from stores.mlflow_http import MlflowApi, plain_send
-from stores.s3 import S3Store, open_s3
+from trainwire.gateway.auth import Guard
+from trainwire.gateway.callbacks import CallbackQueue
+from trainwire.gateway.known_tokens import THREADS
+from trainwire.gateway.problems import not_configured, unknown_job
+from trainwire.gateway.settings import GatewaySettings
+from trainwire.stores.connections import open_engine, open_redis, open_stream_client
+from trainwire.stores.jobs import Job, find_job
+from trainwire.stores.loki_http import LokiHttp, loki_http
+from trainwire.stores.metric_names import MetricNames
+from trainwire.stores.mlflow_http import MlflowApi, plain_send
+from trainwire.stores.s3 import S3Store, open_s3
 
 STATEMENT_TIMEOUT_S = 20
 TOKEN_STATEMENT_TIMEOUT_S = 5

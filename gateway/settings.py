@@ -8,8 +8,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from gateway.proxies import Network
-from stores.settings import StoreSettings, read_settings
+from trainwire.gateway.proxies import Network
+from trainwire.stores.settings import StoreSettings, read_settings
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 

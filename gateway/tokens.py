@@ -10,8 +10,8 @@ from typing import Final, Literal, get_args
 import msgspec
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from schemas.tables import gateway_tokens
-from stores.columns import columns_of
+from trainwire.schemas.tables import gateway_tokens
+from trainwire.stores.columns import columns_of
 
 Role = Literal["viewer", "trainer", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)

@@ -1,4 +1,4 @@
-"""`python -m ingest --job-id 42 -- python train.py`: the launcher where only the base install is present."""
+"""`python -m trainwire.ingest --job-id 42 -- python train.py`: the launcher, with the base install alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
-from ingest.settings import JOB_ID_VARIABLE
+from trainwire.ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.settings import JOB_ID_VARIABLE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ingest", description=launch.__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m trainwire.ingest", description=launch.__doc__, allow_abbrev=False
+    )
     parser.add_argument("--job-id", type=int, help=f"the job's id; else {JOB_ID_VARIABLE} says it")
     parser.add_argument("--name", help="what the job is called")
     parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; unsaid, the workers count")

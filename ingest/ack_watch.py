@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ingest.lane import Range
-from ingest.settings import Timing
+from trainwire.ingest.lane import Range
+from trainwire.ingest.settings import Timing
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
 
-from ingest.batches import LogType
-from ingest.completion import Ending, ending
-from ingest.lines import split_lines
-from ingest.plain import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
-from ingest.uploads import UploadChoice
-from schemas.checks import MAX_TIME_NS, MIN_TIME_NS
+from trainwire.ingest.batches import LogType
+from trainwire.ingest.completion import Ending, ending
+from trainwire.ingest.lines import split_lines
+from trainwire.ingest.plain import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
+from trainwire.ingest.uploads import UploadChoice
+from trainwire.schemas.checks import MAX_TIME_NS, MIN_TIME_NS
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from ingest.fitting import line_pieces
-from schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.ingest.fitting import line_pieces
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 
 LogType: TypeAlias = Literal["stdout", "stderr"]
 

@@ -7,7 +7,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from ingest.plain import number, plain_text, shown
+from trainwire.ingest.plain import number, plain_text, shown
 
 CallT = TypeVar("CallT", bound=Callable[..., Any])
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from ingest.batches import LogType
-from ingest.pipes import OutputPipe, await_ends
-from ingest.tee import Tee
-from ingest.terminal import Terminal
+from trainwire.ingest.batches import LogType
+from trainwire.ingest.pipes import OutputPipe, await_ends
+from trainwire.ingest.tee import Tee
+from trainwire.ingest.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ingest.run import Run
+    from trainwire.ingest.run import Run
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -34,9 +34,9 @@ STOP_TIMEOUT_S: Final = 10.0
 class Capture:
     """The output of this process and of those that it starts, until `stop` or the end of its `with` block.
 
-    Descriptors 1 and 2 lead to a relay process (`ingest.relay`), which shows every byte where it went before and
-    copies it to us: Python, C code and subprocesses are captured alike. A stream in `sys` that does not write to
-    them, such as a notebook's or pytest's, gets a `Tee`.
+    Descriptors 1 and 2 lead to a relay process (`trainwire.ingest.relay`), which shows every byte where it went
+    before and copies it to us: Python, C code and subprocesses are captured alike. A stream in `sys` that does not
+    write to them, such as a notebook's or pytest's, gets a `Tee`.
     """
 
     def __init__(self, run: Run) -> None:

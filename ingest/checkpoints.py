@@ -9,8 +9,8 @@ from pathlib import PurePath
 from typing import Final
 from urllib.parse import unquote
 
-from ingest.plain import path_text, plain_text
-from schemas.messages import Checkpoint
+from trainwire.ingest.plain import path_text, plain_text
+from trainwire.schemas.messages import Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 """A scheme has two characters at least: one alone is a drive of Windows."""

@@ -9,7 +9,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-from ingest.terminal import Terminal
+from trainwire.ingest.terminal import Terminal
 
 FORWARDED: Final = (
     signal.SIGINT,

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from traceback import TracebackException
 from typing import Any, Final
 
-from ingest.exits import exits
-from ingest.history import History
-from ingest.plain import exit_status, plain_text
-from schemas.messages import Completion, Outcome
+from trainwire.ingest.exits import exits
+from trainwire.ingest.history import History
+from trainwire.ingest.plain import exit_status, plain_text
+from trainwire.schemas.messages import Completion, Outcome
 
 MAX_TRACEBACK_CHARS: Final = 100_000
 

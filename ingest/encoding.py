@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ingest.fitting import fitted
-from ingest.salvage import item_count, salvaged
-from schemas.messages import Body, Message
-from schemas.routes import Kind
-from schemas.wire import Entry, encode_entry
+from trainwire.ingest.fitting import fitted
+from trainwire.ingest.salvage import item_count, salvaged
+from trainwire.schemas.messages import Body, Message
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.wire import Entry, encode_entry
 
 if TYPE_CHECKING:
-    from ingest.outbox import Origin
+    from trainwire.ingest.outbox import Origin
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -13,7 +13,7 @@ from opcode import opname
 from types import FrameType, TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ingest.clock import monotonic_s
+from trainwire.ingest.clock import monotonic_s
 
 TERMINATED: Final = "terminated by SIGTERM"
 _INIT_PID: Final = 1

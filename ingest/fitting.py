@@ -9,8 +9,8 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from schemas.checks import free_elements
-from schemas.limits import (
+from trainwire.schemas.checks import free_elements
+from trainwire.schemas.limits import (
     MAX_FREE_BYTES,
     MAX_FREE_ELEMENTS,
     MAX_ITEMS,
@@ -21,7 +21,7 @@ from schemas.limits import (
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
-from schemas.messages import Body, Logs, Metrics, Point
+from trainwire.schemas.messages import Body, Logs, Metrics, Point
 
 SHORTENED_CHARS: Final = 1000
 """Of a text in params that has to be shortened."""
@@ -137,6 +137,6 @@ def _size(name: str, value: object) -> tuple[int, int]:
     """Return the bytes and the elements of an item; a value that has no form on the wire counts by its text."""
     try:
         size = len(msgspec.msgpack.encode(value))
-    except Exception:  # noqa: BLE001 - it is left to `ingest.salvage`
+    except Exception:  # noqa: BLE001 - it is left to `trainwire.ingest.salvage`
         size = 0
     return size + 4 * len(name) + 5, 1 + free_elements(value)

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from ingest.settings import TrainerSettings, public_address, server_of
+from trainwire.ingest.settings import TrainerSettings, public_address, server_of
 
 if TYPE_CHECKING:
-    from ingest.capture import Capture
-    from ingest.run import Run
+    from trainwire.ingest.capture import Capture
+    from trainwire.ingest.run import Run
 
 Handle: TypeAlias = dict[str, Any]
 """The part of a run that a pickle carries, in Python's own types: no password, and nothing that was reported."""

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ingest.clock import monotonic_s
-from schemas.checks import InvalidMessage
-from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.messages import ATTEMPT_UNSAID
+from trainwire.ingest.clock import monotonic_s
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.schemas.messages import ATTEMPT_UNSAID
 
 if TYPE_CHECKING:
-    from ingest.outbox import Origin
+    from trainwire.ingest.outbox import Origin
 
 logger = logging.getLogger("trainwire.ingest")
 

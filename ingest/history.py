@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from schemas.messages import Checkpoint, Progress
+from trainwire.schemas.messages import Checkpoint, Progress
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count, repeat
 from typing import Final
 
-from ingest.batches import (
+from trainwire.ingest.batches import (
     CHECKPOINT_BYTES,
     COMPLETION_BYTES,
     MAX_BATCH_BYTES,
@@ -20,7 +20,7 @@ from ingest.batches import (
     lines_bytes,
     metric_bytes,
 )
-from schemas.messages import Checkpoint, Completion
+from trainwire.schemas.messages import Checkpoint, Completion
 
 SENDER_THREAD: Final = "trainwire-sender"
 

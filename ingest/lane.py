@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, TypeAlias
 
-from schemas.wire import Entry
+from trainwire.schemas.wire import Entry
 
 Range: TypeAlias = tuple[int, int]
 """First and last seq, both included."""

@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from ingest.batches import LogType
-from ingest.child import Signals, exit_code_of, how_it_ended
-from ingest.keeper import Keeper
-from ingest.memory_kills import MemoryKills
-from ingest.pipes import OutputPipe, await_ends, descriptor_of
-from ingest.run import Run
-from ingest.settings import (
+from trainwire.ingest.batches import LogType
+from trainwire.ingest.child import Signals, exit_code_of, how_it_ended
+from trainwire.ingest.keeper import Keeper
+from trainwire.ingest.memory_kills import MemoryKills
+from trainwire.ingest.pipes import OutputPipe, await_ends, descriptor_of
+from trainwire.ingest.run import Run
+from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
@@ -25,11 +25,11 @@ from ingest.settings import (
     TrainerSettings,
     whole_number,
 )
-from ingest.strict import StrictError
-from ingest.terminal import Terminal
-from ingest.tracebacks import TracebackFolder
-from schemas.checks import MAX_ATTEMPT, MAX_ID
-from schemas.messages import ATTEMPT_UNSAID
+from trainwire.ingest.strict import StrictError
+from trainwire.ingest.terminal import Terminal
+from trainwire.ingest.tracebacks import TracebackFolder
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.messages import ATTEMPT_UNSAID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from ingest.clock import monotonic_s
-from ingest.outage import is_passing
-from ingest.outbox import Outbox
-from ingest.publisher import Publisher
-from ingest.receipt import Receipt
-from ingest.settings import Timing, server_of
-from ingest.spool.folder import About, SourceFolder, read_about, source_folders
-from ingest.spool.spool import Spool
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.outage import is_passing
+from trainwire.ingest.outbox import Outbox
+from trainwire.ingest.publisher import Publisher
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.settings import Timing, server_of
+from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
+from trainwire.ingest.spool.spool import Spool
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import email.parser  # noqa: F401 - as the next one: redis-py reads its own version when it connects
-import encodings.idna  # noqa: F401 - Python imports it with the first host name: see ingest.forks
+import encodings.idna  # noqa: F401 - Python imports it with the first host name: see trainwire.ingest.forks
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,12 +12,12 @@ from typing import Any, Final
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ingest.ack_watch import Report, parse_report
-from ingest.heartbeat import Heart, read_claim
-from ingest.lane import Held
-from ingest.outage import Unavailable
-from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.routes import (
+from trainwire.ingest.ack_watch import Report, parse_report
+from trainwire.ingest.heartbeat import Heart, read_claim
+from trainwire.ingest.lane import Held
+from trainwire.ingest.outage import Unavailable
+from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.routes import (
     HOLD_KEY,
     JOB_DELETED_FIELD,
     SHARDS_KEY,
@@ -33,8 +33,8 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
-from schemas.stream_clients import STREAM_ERRORS, beside, drop_connections, open_streams
-from schemas.tls import redis_trouble
+from trainwire.schemas.stream_clients import STREAM_ERRORS, beside, drop_connections, open_streams
+from trainwire.schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5

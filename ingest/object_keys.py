@@ -6,9 +6,9 @@ import os
 from typing import NamedTuple
 from urllib.parse import quote
 
-from ingest.outbox import Origin
-from schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
-from schemas.messages import ATTEMPT_UNSAID, Checkpoint
+from trainwire.ingest.outbox import Origin
+from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Checkpoint
 
 
 class Slot(NamedTuple):
@@ -24,7 +24,7 @@ def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
     """Return the slot of a checkpoint: an upload that waits is dropped when a newer one in its slot arrives.
 
     Of the kinds `best`, `last` and `final` a newer step takes the place of the one before. Retention removes
-    superseded uploads by the same rule (`workers.surplus`).
+    superseded uploads by the same rule (`trainwire.workers.surplus`).
     """
     step = None if checkpoint.kind in NEWEST_KINDS else checkpoint.step
     return Slot(checkpoint.kind, checkpoint.epoch, step, _ending(checkpoint, is_folder))

@@ -13,9 +13,9 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from ingest.patience import StoreUnavailable
-from schemas.checkpoint_keys import S3Uri
-from schemas.tls import s3_trouble
+from trainwire.ingest.patience import StoreUnavailable
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.tls import s3_trouble
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

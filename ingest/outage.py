@@ -7,9 +7,9 @@ import logging
 import os
 from typing import Final
 
-from ingest.clock import monotonic_s
-from ingest.settings import Timing
-from schemas.backoff import Backoff
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.settings import Timing
+from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
 

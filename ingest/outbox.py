@@ -11,21 +11,23 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ingest.encoding import BodyEncoder
-from ingest.heartbeat import Backlog
-from ingest.intake import Intake
-from ingest.lane import Held, Lane, Range
-from ingest.receipt import Receipt
-from ingest.salvage import item_count
-from ingest.settings import FullPolicy
-from ingest.spool.access import SpoolAccess
-from schemas.heartbeats import says_progress
-from schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion
-from schemas.routes import KINDS, Kind
-from schemas.wire import Entry, Loss, encode_loss
+from trainwire.ingest.encoding import BodyEncoder
+from trainwire.ingest.heartbeat import Backlog
+from trainwire.ingest.intake import Intake
+from trainwire.ingest.lane import Held, Lane, Range
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.salvage import item_count
+from trainwire.ingest.settings import FullPolicy
+from trainwire.ingest.spool.access import SpoolAccess
+from trainwire.schemas.heartbeats import says_progress
+from trainwire.schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion
+from trainwire.schemas.routes import KINDS, Kind
+from trainwire.schemas.wire import Entry, Loss, encode_loss
 
 if TYPE_CHECKING:
-    from ingest.spool.spool import Spool  # opened by the sender's thread: its imports cost a trainer's start
+    from trainwire.ingest.spool.spool import (
+        Spool,  # opened by the sender's thread: its imports cost a trainer's start
+    )
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ingest.clock import monotonic_s
-from ingest.outage import is_passing
-from ingest.settings import Timing
-from schemas.backoff import Backoff
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.outage import is_passing
+from trainwire.ingest.settings import Timing
+from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
-from ingest.batches import LogType
-from ingest.clock import monotonic_s
-from ingest.daemon_pool import start_daemon
-from ingest.lines import LineCutter
-from ingest.repeats import RepeatFolder
+from trainwire.ingest.batches import LogType
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.daemon_pool import start_daemon
+from trainwire.ingest.lines import LineCutter
+from trainwire.ingest.repeats import RepeatFolder
 
 if TYPE_CHECKING:
-    from ingest.run import Run
+    from trainwire.ingest.run import Run
 
 CHUNK_BYTES: Final = 64 * 1024
 _GLANCE_S: Final = 0.05

@@ -12,8 +12,8 @@ from typing import Any, Final, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 import msgspec
 
-from schemas.checks import MAX_ATTEMPT
-from schemas.non_finite import shown_float
+from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.non_finite import shown_float
 
 Number: TypeAlias = SupportsFloat | SupportsIndex | None
 """A value of a metric: a number of any library, or None, which is left out."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final, TextIO
 
-from ingest.clock import monotonic_s
+from trainwire.ingest.clock import monotonic_s
 
 _EVERY_S: Final = 0.2
 _WIDTH: Final = 24

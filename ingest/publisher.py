@@ -8,20 +8,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ingest.ack_watch import AckWatch, Report
-from ingest.clock import monotonic_s
-from ingest.daemon_pool import start_daemon, words_of
-from ingest.forks import importing
-from ingest.intake import SENDER_THREAD
-from ingest.log_filter import quiet_libraries
-from ingest.outage import Outage, Unavailable
-from ingest.outbox import Outbox
-from ingest.settings import Timing, shown_host
-from schemas.routes import KINDS, Kind
+from trainwire.ingest.ack_watch import AckWatch, Report
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.daemon_pool import start_daemon, words_of
+from trainwire.ingest.forks import importing
+from trainwire.ingest.intake import SENDER_THREAD
+from trainwire.ingest.log_filter import quiet_libraries
+from trainwire.ingest.outage import Outage, Unavailable
+from trainwire.ingest.outbox import Outbox
+from trainwire.ingest.settings import Timing, shown_host
+from trainwire.schemas.routes import KINDS, Kind
 
 if TYPE_CHECKING:
-    from ingest.heartbeat import Heart
-    from ingest.link import StreamLink
+    from trainwire.ingest.heartbeat import Heart
+    from trainwire.ingest.link import StreamLink
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -297,7 +297,7 @@ class Publisher:
     def _connected(self) -> StreamLink:
         if self._link is None:
             with importing():  # here, not at the top: redis costs the trainer's start 100 ms
-                from ingest.link import StreamLink  # noqa: PLC0415
+                from trainwire.ingest.link import StreamLink  # noqa: PLC0415
 
                 origin = self._outbox.origin
                 quiet_libraries()

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.checks import MAX_ATTEMPT
-from schemas.messages import MAX_WORLD_SIZE
+from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.messages import MAX_WORLD_SIZE
 
 logger = logging.getLogger("trainwire.ingest")
 

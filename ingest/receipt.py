@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from schemas.routes import Kind
+from trainwire.schemas.routes import Kind
 
 
 @dataclass(frozen=True)

@@ -12,32 +12,32 @@ from signal import SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
-from ingest.arguments import Arguments, description, line_texts, moment_ns
-from ingest.batches import LogType
-from ingest.calls import forgiving, log_call, metric_call
-from ingest.checkpoints import checkpoint_at, location
-from ingest.clock import monotonic_s
-from ingest.completion import Ending, completion, ending, ending_at_exit
-from ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
-from ingest.forks import renew_in_children
-from ingest.handles import Handle, Shared, address_of, register
-from ingest.history import History
-from ingest.lines import split_lines
-from ingest.log_filter import quiet_ours
-from ingest.options import RunOptions
-from ingest.plain import Number, level_name, plain_text
-from ingest.ranks import Place, checked_place
-from ingest.receipt import Receipt
-from ingest.session import CHILD_FLUSH_S, Session
-from ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
-from ingest.strict import NotStored
-from ingest.tracebacks import leave_to_launcher
-from ingest.uploads import UploadChoice
-from schemas.checks import MAX_ATTEMPT, MAX_ID
-from schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
+from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
+from trainwire.ingest.batches import LogType
+from trainwire.ingest.calls import forgiving, log_call, metric_call
+from trainwire.ingest.checkpoints import checkpoint_at, location
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
+from trainwire.ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
+from trainwire.ingest.forks import renew_in_children
+from trainwire.ingest.handles import Handle, Shared, address_of, register
+from trainwire.ingest.history import History
+from trainwire.ingest.lines import split_lines
+from trainwire.ingest.log_filter import quiet_ours
+from trainwire.ingest.options import RunOptions
+from trainwire.ingest.plain import Number, level_name, plain_text
+from trainwire.ingest.ranks import Place, checked_place
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.session import CHILD_FLUSH_S, Session
+from trainwire.ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from trainwire.ingest.strict import NotStored
+from trainwire.ingest.tracebacks import leave_to_launcher
+from trainwire.ingest.uploads import UploadChoice
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
 
 if TYPE_CHECKING:
-    from ingest.capture import Capture
+    from trainwire.ingest.capture import Capture
 
 quiet_ours()
 
@@ -295,7 +295,7 @@ class Run(Shared):
         before (docs/capture.md). Under `trainwire run` it does nothing: the launcher logs the same lines.
         """
         if self._capture is None:
-            from ingest.capture import Capture, NoCapture  # noqa: PLC0415 - ctypes and subprocess cost 20 ms
+            from trainwire.ingest.capture import Capture, NoCapture  # noqa: PLC0415 - ctypes and subprocess cost 20 ms
 
             self._capture = NoCapture() if self._is_launched else Capture(self)
             renew_in_children(self._capture)

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from ingest.plain import StructT, repaired
-from schemas.messages import Body, Logs, Metrics
+from trainwire.ingest.plain import StructT, repaired
+from trainwire.schemas.messages import Body, Logs, Metrics
 
 
 def salvaged(body: Body) -> tuple[Body | None, int]:

@@ -13,27 +13,27 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from ingest.batches import LogType, MetricItem
-from ingest.clock import monotonic_ns
-from ingest.daemon_pool import start_daemon, words_of
-from ingest.forks import importing, renew_in_children
-from ingest.heartbeat import Heart
-from ingest.intake import Intake
-from ingest.levels import levels_of
-from ingest.outbox import Origin, Outbox
-from ingest.publisher import Publisher
-from ingest.receipt import Receipt
-from ingest.sampling import LineSampler
-from ingest.settings import TrainerSettings, server_of, shown_host
-from ingest.tracebacks import PrintedLines
-from ingest.uploads import UploadChoice, Uploads
-from schemas.messages import Checkpoint, Completion
+from trainwire.ingest.batches import LogType, MetricItem
+from trainwire.ingest.clock import monotonic_ns
+from trainwire.ingest.daemon_pool import start_daemon, words_of
+from trainwire.ingest.forks import importing, renew_in_children
+from trainwire.ingest.heartbeat import Heart
+from trainwire.ingest.intake import Intake
+from trainwire.ingest.levels import levels_of
+from trainwire.ingest.outbox import Origin, Outbox
+from trainwire.ingest.publisher import Publisher
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.sampling import LineSampler
+from trainwire.ingest.settings import TrainerSettings, server_of, shown_host
+from trainwire.ingest.tracebacks import PrintedLines
+from trainwire.ingest.uploads import UploadChoice, Uploads
+from trainwire.schemas.messages import Checkpoint, Completion
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ingest.arguments import Wrong
-    from ingest.spool.spool import Spool
+    from trainwire.ingest.arguments import Wrong
+    from trainwire.ingest.spool.spool import Spool
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -195,8 +195,8 @@ class Session:
         return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
-        from ingest.link import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
-        from ingest.strict import check_start  # noqa: PLC0415
+        from trainwire.ingest.link import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
+        from trainwire.ingest.strict import check_start  # noqa: PLC0415
 
         origin, url = self.outbox.origin, self._settings.streams
         check_start(StreamLink(url, origin.job_id, origin.source), self._heart, url)
@@ -259,8 +259,8 @@ class Session:
 
     def _open_spool(self, folder: Path, origin: Origin) -> Spool:
         with importing():  # in the sender's thread: the trainer's start does not wait for it
-            from ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
-            from ingest.spool.spool import Spool  # noqa: PLC0415
+            from trainwire.ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
+            from trainwire.ingest.spool.spool import Spool  # noqa: PLC0415
         server = server_of(self._settings.streams)
         about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
         made = SourceFolder.create(folder, about)
@@ -286,7 +286,7 @@ class Session:
 
     def _send_leftovers_now(self, folder: Path) -> None:
         with importing():
-            from ingest.leftovers import send_leftovers  # noqa: PLC0415
+            from trainwire.ingest.leftovers import send_leftovers  # noqa: PLC0415
         url, timing = self._settings.streams, self._settings.timing
         for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
             logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from ingest.heartbeat import Vitals
-from ingest.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from schemas.checks import MAX_ATTEMPT, MAX_ID
-from schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
-from schemas.stream_urls import cluster_nodes, is_cluster
+from trainwire.ingest.heartbeat import Vitals
+from trainwire.ingest.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
+from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
+from trainwire.schemas.stream_urls import cluster_nodes, is_cluster
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"

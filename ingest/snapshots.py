@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from ingest.snapshot_folder import SnapshotFolder, is_snapshot_folder
-from schemas.checkpoint_keys import MANIFEST, MAX_FILES
+from trainwire.ingest.snapshot_folder import SnapshotFolder, is_snapshot_folder
+from trainwire.schemas.checkpoint_keys import MANIFEST, MAX_FILES
 
 SnapshotMode: TypeAlias = Literal["copy", "link"]
 

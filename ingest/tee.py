@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ingest.batches import LogType
-from ingest.lines import LineCutter
-from ingest.plain import plain_text
+from trainwire.ingest.batches import LogType
+from trainwire.ingest.lines import LineCutter
+from trainwire.ingest.plain import plain_text
 
 TakeLines = Callable[[Sequence[str], LogType, int], None]
 """Takes lines, the stream they came from, and when (nanoseconds since 1970)."""

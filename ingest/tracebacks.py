@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
-from ingest.lines import LineCutter
+from trainwire.ingest.lines import LineCutter
 
 KEPT_LINES: Final = 3000
 KEPT_CHARS: Final = 1000

@@ -9,11 +9,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
-from ingest.daemon_pool import DaemonPool
-from ingest.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
-from ingest.patience import GivenUp, Patience, StoreUnavailable
-from ingest.snapshots import Snapshot, SnapshotFile
-from schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
+from trainwire.ingest.daemon_pool import DaemonPool
+from trainwire.ingest.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
+from trainwire.ingest.patience import GivenUp, Patience, StoreUnavailable
+from trainwire.ingest.snapshots import Snapshot, SnapshotFile
+from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 
 logger = logging.getLogger("trainwire.ingest")
 

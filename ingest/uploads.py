@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
-from ingest.checkpoints import is_uri
-from ingest.clock import monotonic_s
-from ingest.daemon_pool import DaemonPool, start_daemon
-from ingest.forks import importing
-from ingest.log_filter import quiet_libraries
-from ingest.object_keys import Slot, object_key, slot_of
-from ingest.outbox import Origin
-from ingest.patience import GivenUp, Patience
-from ingest.progress_bar import ProgressBar
-from ingest.settings import TrainerSettings
-from ingest.snapshots import NoSnapshot, Snapshot, Snapshots
-from schemas.checkpoint_keys import S3Uri
-from schemas.messages import Checkpoint
+from trainwire.ingest.checkpoints import is_uri
+from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.daemon_pool import DaemonPool, start_daemon
+from trainwire.ingest.forks import importing
+from trainwire.ingest.log_filter import quiet_libraries
+from trainwire.ingest.object_keys import Slot, object_key, slot_of
+from trainwire.ingest.outbox import Origin
+from trainwire.ingest.patience import GivenUp, Patience
+from trainwire.ingest.progress_bar import ProgressBar
+from trainwire.ingest.settings import TrainerSettings
+from trainwire.ingest.snapshots import NoSnapshot, Snapshot, Snapshots
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.messages import Checkpoint
 
 if TYPE_CHECKING:
-    from ingest.object_store import Part
-    from ingest.transfer import Transfer
+    from trainwire.ingest.object_store import Part
+    from trainwire.ingest.transfer import Transfer
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -195,8 +195,8 @@ class Uploads:
     def _connected(self, pool: DaemonPool[Part]) -> Transfer:
         if self._transfer is None:
             with importing():  # boto3 costs a third of a second
-                from ingest.object_store import ObjectStore  # noqa: PLC0415
-                from ingest.transfer import Transfer  # noqa: PLC0415
+                from trainwire.ingest.object_store import ObjectStore  # noqa: PLC0415
+                from trainwire.ingest.transfer import Transfer  # noqa: PLC0415
 
                 quiet_libraries()
                 store = ObjectStore()

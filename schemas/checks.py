@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from schemas.limits import (
+from trainwire.schemas.limits import (
     MAX_BODY_BYTES,
     MAX_FREE_DEPTH,
     MAX_FREE_ELEMENTS,
@@ -17,7 +17,7 @@ from schemas.limits import (
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
-from schemas.messages import BODY_TYPES, Body, Checkpoint, Completion, Logs, Metrics, Point
+from trainwire.schemas.messages import BODY_TYPES, Body, Checkpoint, Completion, Logs, Metrics, Point
 
 MAX_ID: Final = 2**63 - 1
 """Largest job id and seq: a Postgres BIGINT."""
@@ -45,8 +45,8 @@ _TEXTS: Final = {
 def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
     """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables.
 
-    A part beyond its limit (`schemas.limits`) has the reason `too-large`; what cannot be in an encoded body of
-    `size_bytes` is not looked for.
+    A part beyond its limit (`trainwire.schemas.limits`) has the reason `too-large`; what cannot be in an encoded
+    body of `size_bytes` is not looked for.
     """
     if body.started_at is not None:
         _check_time(body.started_at)

@@ -1,6 +1,6 @@
 """What the notifier says after a commit: the events on the Redis channels `events:<job_id>` and `events:jobs`.
 
-`python -m schemas.events` prints their JSON Schema, which is kept in docs/events.schema.json.
+`python -m trainwire.schemas.events` prints their JSON Schema, which is kept in docs/events.schema.json.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from schemas.checks import InvalidMessage
-from schemas.messages import Outcome, Status
-from schemas.non_finite import Number
-from schemas.routes import Kind
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.messages import Outcome, Status
+from trainwire.schemas.non_finite import Number
+from trainwire.schemas.routes import Kind
 
 EVENTS_VERSION: Final = 1
 

@@ -7,9 +7,9 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
-from schemas.messages import ATTEMPT_UNSAID, Body, Metrics
-from schemas.wire import MAX_SOURCE_CHARS
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Metrics
+from trainwire.schemas.wire import MAX_SOURCE_CHARS
 
 SYSTEM_PREFIX: Final = "system/"
 """Names of metrics that say how the machine is; they come from a hung training too."""

@@ -1,8 +1,8 @@
 """The kinds of messages that become rows: their table, their columns, their number column and their event.
 
-A new kind of rows is an entry here, its body in `schemas.messages`, its columns in `schemas.tables`, its event in
-`schemas.events`, and the functions that make its rows (`workers.rows`) and its items (`workers.items`,
-`gateway.feed.fills`).
+A new kind of rows is an entry here, its body in `trainwire.schemas.messages`, its columns in
+`trainwire.schemas.tables`, its event in `trainwire.schemas.events`, and the functions that make its rows
+(`trainwire.workers.rows`) and its items (`trainwire.workers.items`, `trainwire.gateway.feed.fills`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeAlias
 from msgspec.structs import replace
 from sqlalchemy import Table
 
-from schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
-from schemas.tables import LIFTED, training_checkpoints, training_logs, training_metrics
+from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
+from trainwire.schemas.tables import LIFTED, training_checkpoints, training_logs, training_metrics
 
 RowKind: TypeAlias = Literal["logs", "metrics", "checkpoints"]
 RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
@@ -26,7 +26,7 @@ class RowStorage:
 
     table: Table
     columns: tuple[str, ...]
-    """Columns that a drain writes, in the order of the tuples of `workers.rows`."""
+    """Columns that a drain writes, in the order of the tuples of `trainwire.workers.rows`."""
     last_seq: str
     """Column of training_jobs with the last `seq` given to a row, which is the number of rows ever written."""
     removed_seq: str | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-from schemas.sinks import SINKS
+from trainwire.schemas.sinks import SINKS
 
 Kind = Literal["logs", "metrics", "checkpoints", "completions"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)

@@ -1,6 +1,6 @@
 """The registry of sinks: every store that receives a copy of what Postgres has. Nowhere else are they listed.
 
-The code of a sink is `workers.sinks.<name>.plugin`; docs/add-a-sink.md tells how to add one.
+The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md tells how to add one.
 """
 
 from __future__ import annotations

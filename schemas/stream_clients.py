@@ -10,7 +10,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
+from trainwire.schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
 
 STREAM_ERRORS: Final = (redis.RedisError, RedisClusterException)
 """What a server that is away, or refuses, looks like; redis-py does not count the second among the first."""

@@ -13,9 +13,9 @@ import redis
 from redis.cluster import ClusterNode
 from redis.exceptions import RedisClusterException
 
-from schemas.stream_clients import STREAM_ERRORS, Cluster
-from schemas.stream_urls import DEFAULT_PORT
-from schemas.tls import redis_trouble
+from trainwire.schemas.stream_clients import STREAM_ERRORS, Cluster
+from trainwire.schemas.stream_urls import DEFAULT_PORT
+from trainwire.schemas.tls import redis_trouble
 
 REST_S: Final = 5.0
 """For so long a server that did not answer is left alone: to try a host that is down takes seconds."""

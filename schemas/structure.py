@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from schemas.limits import MAX_BODY_BYTES
+from trainwire.schemas.limits import MAX_BODY_BYTES
 
 _FIXED_BYTES: Final = {
     **dict.fromkeys([0xC0, 0xC1, 0xC2, 0xC3], 1),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
-from schemas.stream_urls import DEFAULT_PORT, cluster_nodes, is_cluster
+from trainwire.schemas.stream_urls import DEFAULT_PORT, cluster_nodes, is_cluster
 
 REDIS_CA: Final = "in REDIS_URL, ?ssl_ca_certs=/path/to/ca.pem"
 CLUSTER_CA: Final = "in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"

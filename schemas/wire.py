@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 import zstandard
 
-from schemas.checks import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
-from schemas.limits import (
+from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
+from trainwire.schemas.limits import (
     MAX_BODY_BYTES,
     MAX_FREE_BYTES,
     MAX_FREE_ELEMENTS,
@@ -19,10 +19,10 @@ from schemas.limits import (
     MAX_VALUES,
     UNCOUNTED_BYTES,
 )
-from schemas.messages import BODY_TYPES, Body, Message
-from schemas.non_finite import with_floats
-from schemas.routes import Kind
-from schemas.structure import json_elements, msgpack_elements, msgpack_length
+from trainwire.schemas.messages import BODY_TYPES, Body, Message
+from trainwire.schemas.non_finite import with_floats
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.structure import json_elements, msgpack_elements, msgpack_length
 
 WIRE_VERSION: Final = 1
 MAX_SOURCE_CHARS: Final = 200

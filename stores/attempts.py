@@ -7,9 +7,9 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, select
 
-from schemas.messages import Status
-from schemas.tables import training_attempts
-from stores.columns import columns_of
+from trainwire.schemas.messages import Status
+from trainwire.schemas.tables import training_attempts
+from trainwire.stores.columns import columns_of
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

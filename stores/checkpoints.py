@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, select, text
 
-from schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, S3Uri
-from schemas.tables import training_checkpoints
+from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, S3Uri
+from trainwire.schemas.tables import training_checkpoints
 
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal
 
-from schemas.messages import FINISHED, Status
-from stores.ranks import AbsentRanks, absent_ranks
+from trainwire.schemas.messages import FINISHED, Status
+from trainwire.stores.ranks import AbsentRanks, absent_ranks
 
 State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
 SHOWN_RANGES: Final = 10

@@ -12,8 +12,8 @@ from redis.retry import Retry
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
-from schemas.stream_clients import open_streams
-from stores.settings import StoreSettings
+from trainwire.schemas.stream_clients import open_streams
+from trainwire.stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 5
 SOCKET_TIMEOUT_S: Final = 20

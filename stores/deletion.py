@@ -1,4 +1,4 @@
-"""Deletion of jobs: the plan, the tombstone, and its progress. Workers carry it out (`workers.deletion`)."""
+"""Deletion of jobs: the plan, the tombstone, its progress. Workers carry it out (`trainwire.workers.deletion`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import redis
 from msgspec.structs import replace
 from sqlalchemy import Connection, select, text
 
-from schemas.events import TrainingDeleted, encode_event
-from schemas.routes import JOBS_CHANNEL, acks_key, events_channel
-from schemas.sinks import SINKS
-from schemas.tables import deleted_jobs
-from stores.columns import columns_of
+from trainwire.schemas.events import TrainingDeleted, encode_event
+from trainwire.schemas.routes import JOBS_CHANNEL, acks_key, events_channel
+from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.tables import deleted_jobs
+from trainwire.stores.columns import columns_of
 
 AT_WORK: Final = ("pending", "running", "stalled")
 TABLES: Final = (

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import Connection, TextClause, text
 
-from schemas.sinks import SINKS
+from trainwire.schemas.sinks import SINKS
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from schemas.sinks import SINKS
-from stores.deliveries import DeliveryTotals, JobDelivery, SinkHealth
+from trainwire.schemas.sinks import SINKS
+from trainwire.stores.deliveries import DeliveryTotals, JobDelivery, SinkHealth
 
 MINUTE_S = 60
 HOUR_S = 60 * MINUTE_S

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, RowMapping, Select, case, func, select
 
-from schemas.events import LogLine
-from schemas.non_finite import Number, shown_float
-from schemas.tables import LIFTED, training_logs
-from schemas.times import to_ns
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.non_finite import Number, shown_float
+from trainwire.schemas.tables import LIFTED, training_logs
+from trainwire.schemas.times import to_ns
 
 MOST_BYTES_OF_CHAR: Final = 4
 _L: Final = training_logs.c

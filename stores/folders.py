@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from schemas.checkpoint_keys import MANIFEST, ManifestFile, S3Uri, decode_manifest
+from trainwire.schemas.checkpoint_keys import MANIFEST, ManifestFile, S3Uri, decode_manifest
 
 MAX_FILES: Final = 10_000
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Connection, func, select, tuple_
 
-from schemas.kinds import ROW_KINDS
-from schemas.messages import FINISHED, Status
-from schemas.tables import deleted_jobs, training_jobs
-from stores.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
+from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.messages import FINISHED, Status
+from trainwire.schemas.tables import deleted_jobs, training_jobs
+from trainwire.stores.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_jobs; of `final_metrics` and `best_metrics` the first names, see `stores.columns`."""
+    """One row of training_jobs; of `final_metrics` and `best_metrics` the first (`trainwire.stores.columns`)."""
 
     id: int
     name: str | None

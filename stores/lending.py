@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.checkpoint_keys import SCHEME, S3Uri
-from stores.settings import StoreSettings
+from trainwire.schemas.checkpoint_keys import SCHEME, S3Uri
+from trainwire.stores.settings import StoreSettings
 
 
 class NotLent(Exception):  # noqa: N818 - said as it stands

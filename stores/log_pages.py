@@ -8,9 +8,9 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, select
 
-from schemas.events import LogLine
-from schemas.tables import training_logs
-from stores.event_rows import lines_within, log_line, select_lines
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.tables import training_logs
+from trainwire.stores.event_rows import lines_within, log_line, select_lines
 
 SCAN_ROWS: Final = 50_000
 """Lines that one query looks at: where many match, hardly more than a page of them."""

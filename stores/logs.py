@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, select
 
-from schemas.tables import training_logs
-from stores.columns import columns_of
+from trainwire.schemas.tables import training_logs
+from trainwire.stores.columns import columns_of
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,13 +10,13 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from schemas.events import LogLine as EventLine
-from schemas.tables import delivery_cursors, training_jobs, training_logs
-from schemas.times import to_datetime, to_ns
-from stores.logs import LogFilter, LogLine
-from stores.loki_config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
-from stores.loki_http import LokiHttp
-from stores.loki_query import LokiLine, read_lines, read_newest
+from trainwire.schemas.events import LogLine as EventLine
+from trainwire.schemas.tables import delivery_cursors, training_jobs, training_logs
+from trainwire.schemas.times import to_datetime, to_ns
+from trainwire.stores.logs import LogFilter, LogLine
+from trainwire.stores.loki_config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.stores.loki_query import LokiLine, read_lines, read_newest
 
 MARGIN_NS: Final = 10**9
 MAX_DIGITS: Final = 18

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from stores.loki_http import LokiHttp
+from trainwire.stores.loki_http import LokiHttp
 
 OK: Final = 200
 NO_LIMIT: Final = "0s"
@@ -15,8 +15,8 @@ MAX_FUTURE_NS: Final = 600 * 10**9
 """Loki's `creation_grace_period` by default: nor what is more ahead of its clock."""
 MAX_AHEAD_NS: Final = 300 * 10**9
 """How far a line's time may be ahead of the time at which Postgres stored it; a line further ahead is sent with
-this limit as its time (`workers.sinks.loki.backlog`). The rest of the grace period is for clocks of ours that
-differ."""
+this limit as its time (`trainwire.workers.sinks.loki.backlog`). The rest of the grace period is for clocks of
+ours that differ."""
 
 
 def shown_config(http: LokiHttp) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from stores.loki_http import LokiHttp, unavailable, words_of
+from trainwire.stores.loki_http import LokiHttp, unavailable, words_of
 
 PATH: Final = "/loki/api/v1/delete"
 _ACCEPTED: Final = 204

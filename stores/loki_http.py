@@ -13,8 +13,8 @@ from urllib.parse import urlencode, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError
 
-from schemas.tls import tls_trouble
-from stores.settings import StoreSettings
+from trainwire.schemas.tls import tls_trouble
+from trainwire.stores.settings import StoreSettings
 
 CONNECT_TIMEOUT_S: Final = 3
 PUSH_TIMEOUT_S: Final = 15

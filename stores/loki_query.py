@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from urllib3 import BaseHTTPResponse
 
-from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
+from trainwire.stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
 
 OK: Final = 200
 PAGE_LINES: Final = 5000

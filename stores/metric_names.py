@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from schemas.tables import LIFTED
+from trainwire.schemas.tables import LIFTED
 
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 100_000

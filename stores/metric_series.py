@@ -11,9 +11,9 @@ from sqlalchemy import Connection, RowMapping, TextClause, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger
 
-from schemas.non_finite import Number, shown_float
-from schemas.tables import LIFTED, LIFTED_SQL
-from schemas.times import to_ns
+from trainwire.schemas.non_finite import Number, shown_float
+from trainwire.schemas.tables import LIFTED, LIFTED_SQL
+from trainwire.schemas.times import to_ns
 
 Key = tuple[str, int, int | None]
 """Name, attempt, rank."""

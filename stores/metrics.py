@@ -7,9 +7,9 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, RowMapping, select
 
-from schemas.non_finite import Number
-from schemas.tables import training_metrics
-from stores.event_rows import values_of
+from trainwire.schemas.non_finite import Number
+from trainwire.schemas.tables import training_metrics
+from trainwire.stores.event_rows import values_of
 
 
 class MetricRow(msgspec.Struct, frozen=True, kw_only=True):

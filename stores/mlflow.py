@@ -8,9 +8,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from schemas.non_finite import NON_FINITE_NAMES
-from stores.attempts import Attempt
-from stores.mlflow_http import MISSING, MlflowApi, MlflowRefused
+from trainwire.schemas.non_finite import NON_FINITE_NAMES
+from trainwire.stores.attempts import Attempt
+from trainwire.stores.mlflow_http import MISSING, MlflowApi, MlflowRefused
 
 MIRROR_SOURCE: Final = "trainwire"
 """The tag `mlflow.source.name` of the runs that workers make."""

@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
-from stores.mlflow import MetricPoint, get_metric_page
-from stores.mlflow_http import MlflowApi
+from trainwire.stores.mlflow import MetricPoint, get_metric_page
+from trainwire.stores.mlflow_http import MlflowApi
 
 MOST_REQUESTS: Final = 50
 """To MLflow, for one page: one for each metric of it."""

@@ -11,7 +11,7 @@ import msgspec
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from schemas.tls import tls_trouble
+from trainwire.schemas.tls import tls_trouble
 
 API: Final = "/api/2.0/mlflow/"
 TIMEOUT_S: Final = (3.0, 30.0)

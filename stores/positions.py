@@ -6,9 +6,9 @@ from dataclasses import fields
 
 from sqlalchemy import Connection, func, select
 
-from schemas.tables import dead_letters, source_positions
-from stores.completeness import Completeness, Position, assess
-from stores.jobs import Job
+from trainwire.schemas.tables import dead_letters, source_positions
+from trainwire.stores.completeness import Completeness, Position, assess
+from trainwire.stores.jobs import Job
 
 
 def find_completeness(connection: Connection, job: Job) -> Completeness:

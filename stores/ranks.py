@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from stores.completeness import Position
+    from trainwire.stores.completeness import Position
 
 SHOWN_RANGES: Final = 10
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)

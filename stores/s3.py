@@ -11,8 +11,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
-from schemas.checkpoint_keys import S3Uri
-from schemas.tls import s3_trouble
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.tls import s3_trouble
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -11,9 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
-from schemas.checkpoint_keys import SCHEME
-from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
-from stores.postgres_urls import parse_postgres_url
+from trainwire.schemas.checkpoint_keys import SCHEME
+from trainwire.schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
+from trainwire.stores.postgres_urls import parse_postgres_url
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -107,7 +107,7 @@ class StoreSettings(BaseSettings):
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
         if value.get_secret_value().startswith("unix://"):
-            # kombu.transport.TRANSPORT_ALIASES has none of this name, and ingest.settings takes none either.
+            # kombu.transport.TRANSPORT_ALIASES has none of this name; trainwire.ingest.settings takes none either.
             raise ValueError(
                 "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
                 "port too (port 6379, bind 127.0.0.1), and say redis://127.0.0.1:6379/0"

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from schemas.heartbeats import SYSTEM_PREFIX
-from schemas.non_finite import Number
-from schemas.tables import LIFTED, LIFTED_SQL
-from stores.event_rows import values_of
-from stores.jobs import Job
+from trainwire.schemas.heartbeats import SYSTEM_PREFIX
+from trainwire.schemas.non_finite import Number
+from trainwire.schemas.tables import LIFTED, LIFTED_SQL
+from trainwire.stores.event_rows import values_of
+from trainwire.stores.jobs import Job
 
 LAST_ROWS: Final = 100
 """The newest values of one job are those of its last rows: a loss every step, an accuracy every epoch."""

@@ -11,14 +11,14 @@ import redis
 import sqlalchemy
 from sqlalchemy import Engine, make_url
 
-from schemas.migrations import upgrade
-from schemas.tables import metadata
-from stores.connections import open_engine, open_redis
 from tests.factories import Sender
-from trainwire.postgres import EmbeddedPostgres
-from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources
-from workers.settings import Settings, load_settings
+from trainwire.schemas.migrations import upgrade
+from trainwire.schemas.tables import metadata
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.connections import open_engine, open_redis
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings, load_settings
 
 pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_servers"]
 

@@ -21,7 +21,16 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
-from schemas.routes import HOLD_KEY, INGEST_QUEUE, KINDS, NOTIFY_QUEUE, SHARDS_KEY, acks_key, alive_key, stream_key
+from trainwire.schemas.routes import (
+    HOLD_KEY,
+    INGEST_QUEUE,
+    KINDS,
+    NOTIFY_QUEUE,
+    SHARDS_KEY,
+    acks_key,
+    alive_key,
+    stream_key,
+)
 
 FIRST_JOB: Final = 666_000
 JOBS: Final = 40

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.integration.gateway.feed_clients import GatewayAddress, free_port
 from tests.processes import ROOT, wait_until
-from workers.settings import Settings
+from trainwire.workers.settings import Settings
 
 START_TIMEOUT_S = 60
 
@@ -37,10 +37,10 @@ class Host:
     def launch(self) -> None:
         """Start everything."""
         self._life += 1
-        leader = self._run("worker", 0, "workers", "worker", "--name", self.name)
+        leader = self._run("worker", 0, "trainwire.workers", "worker", "--name", self.name)
         self._processes = [leader]
-        self._processes.append(self._run("beat", leader.pid, "workers", "beat"))
-        self._processes.append(self._run("gateway", leader.pid, "gateway"))
+        self._processes.append(self._run("beat", leader.pid, "trainwire.workers", "beat"))
+        self._processes.append(self._run("gateway", leader.pid, "trainwire.gateway"))
 
     def await_ready(self) -> None:
         """Wait until the worker takes orders and the gateway answers."""

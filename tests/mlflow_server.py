@@ -15,8 +15,8 @@ from typing import Self
 import pytest
 import requests
 
-from stores.mlflow_http import MlflowApi, plain_send
 from tests.processes import wait_until
+from trainwire.stores.mlflow_http import MlflowApi, plain_send
 
 START_TIMEOUT_S = 90
 """Half a minute where its code is read for the first time."""

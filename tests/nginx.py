@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 import requests
 
-from trainwire.server import EmbeddedServer
+from trainwire.stack.server import EmbeddedServer
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "deploy.md"
 _FOLDERS: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"

@@ -14,9 +14,9 @@ from typing import Final
 import pytest
 from sqlalchemy import make_url
 
-from trainwire.privileges import unprivileged
-from trainwire.remembered import write_private
-from trainwire.server import EmbeddedServer
+from trainwire.stack.privileges import unprivileged
+from trainwire.stack.remembered import write_private
+from trainwire.stack.server import EmbeddedServer
 
 NEEDED: Final[Mapping[str, str]] = {"ignore_startup_parameters": "options"}
 """What docs/scaling.md says to set."""

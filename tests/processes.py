@@ -15,7 +15,7 @@ from typing import Self
 
 import psutil
 
-from workers.settings import Settings
+from trainwire.workers.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +65,7 @@ class Process:
         """Start it."""
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "workers", *self._arguments],
+                [sys.executable, "-m", "trainwire.workers", *self._arguments],
                 cwd=ROOT,
                 env=self._env,
                 stdout=log,

@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy import Engine, Table, func, select
 
-from schemas.tables import training_jobs, training_logs, training_metrics
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until
+from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 
 TRAINER = """
 import json, select, sys, time
-from ingest import Run
+from trainwire import Run
 run = Run(job_id=int(sys.argv[1]), name="talker")
 said = 0
 def say():

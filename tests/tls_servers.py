@@ -15,8 +15,8 @@ import redis
 
 from tests.certificates import LOOPBACK, Authority
 from tests.tls_proxy import TlsProxy
-from workers.resources import Resources
-from workers.settings import Settings, load_settings
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings, load_settings
 
 UNTRUSTED = "its certificate is not trusted (unable to get local issuer certificate): name the file of its CA"
 

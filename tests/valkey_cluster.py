@@ -15,11 +15,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from schemas.routes import KINDS
-from schemas.stream_clients import open_streams
 from tests.processes import wait_until
-from trainwire.remembered import FILE_NAME, free_port, write_private
-from trainwire.valkey import EmbeddedValkey
+from trainwire.schemas.routes import KINDS
+from trainwire.schemas.stream_clients import open_streams
+from trainwire.stack.remembered import FILE_NAME, free_port, write_private
+from trainwire.stack.valkey import EmbeddedValkey
 
 NODES: Final = 3
 SLOTS: Final = 16384

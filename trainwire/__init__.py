@@ -1,1 +1,38 @@
-"""The command line, and the embedded stack that it starts."""
+"""Durable, live logging for machine-learning training: the public names of the SDK.
+
+A name is imported from its module when it is first used: `import trainwire` alone loads nothing else, so neither
+the command line nor the workers pay for the SDK. `trainwire.integrations` and `trainwire.testing` are public too;
+nothing else below `trainwire` is.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainwire.ingest.receipt import Receipt
+    from trainwire.ingest.run import Run
+    from trainwire.ingest.settings import TrainerSettings
+    from trainwire.ingest.strict import NotStored, RankTaken, RedisAway, StrictError
+else:
+    from importlib import import_module
+
+    _MODULES = {
+        "NotStored": "trainwire.ingest.strict",
+        "RankTaken": "trainwire.ingest.strict",
+        "Receipt": "trainwire.ingest.receipt",
+        "RedisAway": "trainwire.ingest.strict",
+        "Run": "trainwire.ingest.run",
+        "StrictError": "trainwire.ingest.strict",
+        "TrainerSettings": "trainwire.ingest.settings",
+    }
+
+    def __getattr__(name):
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_MODULES})
+
+
+__all__ = ["NotStored", "RankTaken", "Receipt", "RedisAway", "Run", "StrictError", "TrainerSettings"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from trainwire.errors import KILLED_BY_CTRL_C, Problem
+from trainwire.stack.errors import KILLED_BY_CTRL_C, Problem
 
 EXIT_PROBLEM = 1
 EXIT_NOT_INSTALLED = 2
@@ -25,10 +25,10 @@ def main() -> None:
 
 def _run() -> None:
     try:
-        from trainwire.application import NotInstalled, build  # noqa: PLC0415 - typer comes with an extra
+        from trainwire.cli.application import NotInstalled, build  # noqa: PLC0415 - typer comes with an extra
     except ModuleNotFoundError as exc:
         _exit(
-            f'{exc.name} is not installed: pip install "trainwire[worker]", or use `python -m ingest`',
+            f'{exc.name} is not installed: pip install "trainwire[worker]", or use `python -m trainwire.ingest`',
             EXIT_NOT_INSTALLED,
         )
     try:

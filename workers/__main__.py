@@ -1,4 +1,4 @@
-"""The processes of the Celery side: `python -m workers worker|beat|flower|metrics|sweep`."""
+"""The processes of the Celery side: `python -m trainwire.workers worker|beat|flower|metrics|sweep`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 from redis.exceptions import OutOfMemoryError
 
-from schemas.migrations import WrongSchemaRevision, check_revision
-from schemas.routes import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
-from stores.settings import WrongSettings
-from workers.errors import Unavailable
-from workers.lease import BeatLease
-from workers.logs import configure_logging
-from workers.resources import Resources, process_resources
-from workers.sinks.plugin import sinks_on
-from workers.store import postgres_errors
-from workers.streams import redis_errors
-from workers.sweep import drain_everything
+from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
+from trainwire.schemas.routes import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.lease import BeatLease
+from trainwire.workers.logs import configure_logging
+from trainwire.workers.resources import Resources, process_resources
+from trainwire.workers.sinks.plugin import sinks_on
+from trainwire.workers.store import postgres_errors
+from trainwire.workers.streams import redis_errors
+from trainwire.workers.sweep import drain_everything
 
 if TYPE_CHECKING:
     from celery import Celery
 
-log = structlog.get_logger("workers")
+log = structlog.get_logger("trainwire.workers")
 
 ALL_QUEUES = ",".join(QUEUES)
 EXIT_NOT_READY = 78
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return what the command line takes."""
-    arguments = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    arguments = argparse.ArgumentParser(prog="python -m trainwire.workers", description=__doc__)
     processes = arguments.add_subparsers(dest="process", required=True)
     worker = processes.add_parser("worker", help="take work orders")
     worker.add_argument("--concurrency", type=int, default=2, help="pool processes (default 2)")
@@ -92,8 +92,8 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     from celery import signals  # noqa: PLC0415 - as above
     from celery.bin.celery import celery  # noqa: PLC0415 - as above
 
-    from workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
-    from workers.watchdog import WatchdogStep  # noqa: PLC0415
+    from trainwire.workers.app import app, own_queue  # noqa: PLC0415 - reads the settings, so only after they were checked
+    from trainwire.workers.watchdog import WatchdogStep  # noqa: PLC0415
 
     name = f"{options.name}@{socket.gethostname()}"
     with redis_errors(resources.settings.streams_address):
@@ -104,7 +104,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
     WatchdogStep.takes_drains = INGEST_QUEUE in options.queues.split(",")
     app.steps["worker"].add(WatchdogStep)
-    app.conf.broker_transport = "workers.broker_transport:Transport"
+    app.conf.broker_transport = "trainwire.workers.broker_transport:Transport"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
     # A pool process waits for the worker to take note of its last order, which one that ends may never do: for
@@ -120,15 +120,17 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
 
 
 def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
-    from workers.beat import LeasedScheduler  # noqa: PLC0415 - sweep and the checks above need no Celery
+    from trainwire.workers.beat import LeasedScheduler  # noqa: PLC0415 - sweep and the checks above need no Celery
 
     resources.engine.dispose()  # beat needs Redis alone
     LeasedScheduler.lease, LeasedScheduler.alive_file = BeatLease(resources.redis), resources.settings.alive_file
-    _app().start(["beat", "--scheduler", "workers.beat:LeasedScheduler", "--loglevel", "WARNING", "--pidfile="])
+    _app().start(
+        ["beat", "--scheduler", "trainwire.workers.beat:LeasedScheduler", "--loglevel", "WARNING", "--pidfile="]
+    )
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
-    from workers import flower  # noqa: PLC0415 - nobody else needs it
+    from trainwire.workers import flower  # noqa: PLC0415 - nobody else needs it
 
     flower.prepare(options.address, os.environ)
     address = [f"--address={options.address}", f"--port={options.port}"]
@@ -138,14 +140,14 @@ def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
 
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:
-    from workers.orders import order_notify  # noqa: PLC0415 - the checks above need no Celery
+    from trainwire.workers.orders import order_notify  # noqa: PLC0415 - the checks above need no Celery
 
     drain_everything(resources, partial(order_notify, resources))
     return 0
 
 
 def _metrics(resources: Resources, options: argparse.Namespace) -> int:
-    from workers.exporter import serve  # noqa: PLC0415 - nobody else needs an HTTP server
+    from trainwire.workers.exporter import serve  # noqa: PLC0415 - nobody else needs an HTTP server
 
     try:
         serving = serve(resources, options.address, options.port)
@@ -158,7 +160,7 @@ def _metrics(resources: Resources, options: argparse.Namespace) -> int:
 
 
 def _app() -> Celery:
-    from workers.app import app  # noqa: PLC0415 - reads the settings, so only after they were checked
+    from trainwire.workers.app import app  # noqa: PLC0415 - reads the settings, so only after they were checked
 
     return app
 

@@ -20,12 +20,12 @@ from typing import Final, TypeAlias
 import msgspec
 import redis
 
-from schemas.routes import ahead_key
-from schemas.wire import read_origin
-from workers.decoding import RawEntry
-from workers.errors import Unavailable
-from workers.repairs import is_ahead
-from workers.streams import FIRST_PAGE, IngestStream, next_page, redis_errors
+from trainwire.schemas.routes import ahead_key
+from trainwire.schemas.wire import read_origin
+from trainwire.workers.decoding import RawEntry
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.repairs import is_ahead
+from trainwire.workers.streams import FIRST_PAGE, IngestStream, next_page, redis_errors
 
 SourceName: TypeAlias = str
 """A digest of an entry's job and source, of 16 characters; two sources of one digest are left together."""

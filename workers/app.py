@@ -5,11 +5,11 @@ from __future__ import annotations
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
-from schemas.broker import broker_at
-from schemas.routes import INGEST_QUEUE, QUEUES
-from workers.logs import configure_logging
-from workers.schedule import SCHEDULE
-from workers.settings import load_settings
+from trainwire.schemas.broker import broker_at
+from trainwire.schemas.routes import INGEST_QUEUE, QUEUES
+from trainwire.workers.logs import configure_logging
+from trainwire.workers.schedule import SCHEDULE
+from trainwire.workers.settings import load_settings
 
 
 def own_queue(name: str) -> Queue:
@@ -19,7 +19,7 @@ def own_queue(name: str) -> Queue:
 
 settings = load_settings()
 broker = broker_at(settings.redis_url.get_secret_value())
-app = Celery("trainwire", include=["workers.tasks"])
+app = Celery("trainwire", include=["trainwire.workers.tasks"])
 app.conf.update(
     broker_url=broker.url,
     broker_use_ssl=broker.ssl,  # Flower reads it too, and nothing of the kind from the address

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from typing import Final
 
-from schemas.messages import Body
-from workers.jobs import JobState
+from trainwire.schemas.messages import Body
+from trainwire.workers.jobs import JobState
 
 AttemptKey = tuple[int, int]
 """Job, attempt."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-log = structlog.get_logger("workers.away")
+log = structlog.get_logger("trainwire.workers.away")
 
 
 class AwayNotes:

@@ -10,18 +10,18 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from schemas.checks import InvalidMessage
-from schemas.kinds import ROW_KINDS
-from schemas.messages import Completion, Message
-from schemas.routes import KINDS, Kind
-from workers import job_rows, rows, source_rows, store
-from workers.attempts import EarlierAttempts, has_changed
-from workers.changes import Change, log_lines
-from workers.decoding import Lost, RawEntry, Rejected, visible
-from workers.errors import MostlyInvalid, Refused
-from workers.positions import MAX_RANGES, Position
-from workers.source_rows import SourceKey, SourceRow
-from workers.streams import Ack
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.messages import Completion, Message
+from trainwire.schemas.routes import KINDS, Kind
+from trainwire.workers import job_rows, rows, source_rows, store
+from trainwire.workers.attempts import EarlierAttempts, has_changed
+from trainwire.workers.changes import Change, log_lines
+from trainwire.workers.decoding import Lost, RawEntry, Rejected, visible
+from trainwire.workers.errors import MostlyInvalid, Refused
+from trainwire.workers.positions import MAX_RANGES, Position
+from trainwire.workers.source_rows import SourceKey, SourceRow
+from trainwire.workers.streams import Ack
 
 MAX_JUMP = 10**9
 """A gap beyond this is no gap but a mistake; believed, it would make the job's sum useless for good."""

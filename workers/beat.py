@@ -13,10 +13,10 @@ from celery.exceptions import OperationalError
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from workers.errors import Unavailable
-from workers.lease import BeatLease
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.lease import BeatLease
 
-log = structlog.get_logger("workers.beat")
+log = structlog.get_logger("trainwire.workers.beat")
 
 LOOK_EVERY_S: Final = 1.0
 """How often the lease is renewed, or looked at by who waits for it."""

@@ -12,10 +12,10 @@ import redis
 import structlog
 from kombu.transport import redis as kombu_redis
 
-from schemas.routes import QUEUES, echo_queue
-from workers.order_checks import WrongOrder, check_order, sender_of
+from trainwire.schemas.routes import QUEUES, echo_queue
+from trainwire.workers.order_checks import WrongOrder, check_order, sender_of
 
-log = structlog.get_logger("workers.broker_transport")
+log = structlog.get_logger("trainwire.workers.broker_transport")
 
 LOG_EVERY_S: Final = 1.0
 """A queue full of rubbish is one line a second."""

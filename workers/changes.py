@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.kinds import ROW_KINDS, RowKind
-from schemas.messages import Body, Completion, Logs, Message
-from schemas.routes import Kind
-from workers.jobs import JobState
+from trainwire.schemas.kinds import ROW_KINDS, RowKind
+from trainwire.schemas.messages import Body, Completion, Logs, Message
+from trainwire.schemas.routes import Kind
+from trainwire.workers.jobs import JobState
 
 
 @dataclass(frozen=True, slots=True)

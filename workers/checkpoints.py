@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from workers.decoding import visible
+from trainwire.workers.decoding import visible
 
 
 @dataclass(frozen=True, slots=True)

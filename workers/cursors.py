@@ -12,10 +12,10 @@ import msgspec
 from sqlalchemy import Connection, text
 from sqlalchemy.dialects.postgresql import insert
 
-from schemas.sinks import ROWS, RowKind
-from schemas.tables import dead_letters
-from workers.decoding import visible
-from workers.sinks.base import Delivered
+from trainwire.schemas.sinks import ROWS, RowKind
+from trainwire.schemas.tables import dead_letters
+from trainwire.workers.decoding import visible
+from trainwire.workers.sinks.base import Delivered
 
 QUIET_S: Final = 120.0
 """A job that spoke a moment ago will speak again: marking it would cost more than looking at it."""

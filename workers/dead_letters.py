@@ -8,10 +8,10 @@ import msgspec
 import redis
 from sqlalchemy import Connection, Engine, RowMapping, delete
 
-from schemas.routes import ordered_key
-from schemas.tables import dead_letters
-from workers import job_rows, source_rows, store
-from workers.streams import redis_errors
+from trainwire.schemas.routes import ordered_key
+from trainwire.schemas.tables import dead_letters
+from trainwire.workers import job_rows, source_rows, store
+from trainwire.workers.streams import redis_errors
 
 SINK_PREFIX: Final = "sink:"
 """What the stream of a letter begins with that a sink refused, before the sink's name."""

@@ -12,14 +12,22 @@ import msgspec
 import structlog
 import zstandard
 
-from schemas.checks import InvalidMessage
-from schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
-from schemas.messages import Body, Message
-from schemas.routes import Kind
-from schemas.structure import json_elements, msgpack_elements
-from schemas.wire import LOST, Envelope, body_from_object, decode_loss, decode_plain, open_envelope, plain_body
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
+from trainwire.schemas.messages import Body, Message
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.structure import json_elements, msgpack_elements
+from trainwire.schemas.wire import (
+    LOST,
+    Envelope,
+    body_from_object,
+    decode_loss,
+    decode_plain,
+    open_envelope,
+    plain_body,
+)
 
-log = structlog.get_logger("workers.decoding")
+log = structlog.get_logger("trainwire.workers.decoding")
 
 NUL_SHOWN: Final = "\u2400"
 BROKEN_SHOWN: Final = "\ufffd"

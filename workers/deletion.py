@@ -1,4 +1,4 @@
-"""Carries out deletions of jobs (`stores.deletion`): store by store, in small transactions, for a time slice.
+"""Carries out deletions of jobs (`trainwire.stores.deletion`): store by store, in small transactions, for a time.
 
 Whoever is killed in the middle loses nothing: the tombstone says what is still open, and the next run goes on.
 """
@@ -17,20 +17,20 @@ import structlog
 from msgspec.structs import replace
 from sqlalchemy import Connection, Engine, text
 
-from schemas.backoff import Backoff
-from schemas.checkpoint_keys import S3Uri
-from schemas.sinks import SINKS
-from stores.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
-from stores.s3 import StoreAway
-from workers import cursors, deletion_parts, orphans
-from workers.deletion_parts import JobFiles
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.retention import ObjectStore
-from workers.sinks.plugin import NotSetUp, plugin
-from workers.store import postgres_errors
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.sinks import SINKS
+from trainwire.stores.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
+from trainwire.stores.s3 import StoreAway
+from trainwire.workers import cursors, deletion_parts, orphans
+from trainwire.workers.deletion_parts import JobFiles
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.retention import ObjectStore
+from trainwire.workers.sinks.plugin import NotSetUp, plugin
+from trainwire.workers.store import postgres_errors
 
-log = structlog.get_logger("workers.deletion")
+log = structlog.get_logger("trainwire.workers.deletion")
 
 RUN_S: Final = 10.0
 """Between two runs other tasks have their turn on the worker."""

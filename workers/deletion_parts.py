@@ -8,18 +8,18 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
-from schemas.checkpoint_keys import SCHEME, S3Uri
-from schemas.routes import JOB_DELETED_FIELD, acks_key, alive_key, keys_of_job, shard_of
-from stores.deletion import Deletion, DeletionPart, announce_deletion
-from stores.folders import WrongManifest
-from stores.lending import lending_places, lies_in
-from stores.s3 import NoSuchObject, NotAllowed
-from workers.resources import Resources
-from workers.retention import ObjectStore, delete_objects
-from workers.settings import Settings
-from workers.sinks.plugin import Outcome
-from workers.streams import ACKS_TTL_S, redis_errors
-from workers.surplus import shared_addresses
+from trainwire.schemas.checkpoint_keys import SCHEME, S3Uri
+from trainwire.schemas.routes import JOB_DELETED_FIELD, acks_key, alive_key, keys_of_job, shard_of
+from trainwire.stores.deletion import Deletion, DeletionPart, announce_deletion
+from trainwire.stores.folders import WrongManifest
+from trainwire.stores.lending import lending_places, lies_in
+from trainwire.stores.s3 import NoSuchObject, NotAllowed
+from trainwire.workers.resources import Resources
+from trainwire.workers.retention import ObjectStore, delete_objects
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.plugin import Outcome
+from trainwire.workers.streams import ACKS_TTL_S, redis_errors
+from trainwire.workers.surplus import shared_addresses
 
 PAGE_FILES: Final = 100
 _SCANNED_AT_ONCE: Final = 1000
@@ -82,7 +82,7 @@ class JobFiles:
         return shared_addresses(connection, self._job_id, [file.uri for file in files])
 
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
-        """Delete a file, or say why not; raise `stores.s3.StoreAway`."""
+        """Delete a file, or say why not; raise `trainwire.stores.s3.StoreAway`."""
         if file.is_deleted:
             return Outcome()
         if why := self._why_it_stays(file.uri, is_shared=is_shared):

@@ -9,12 +9,12 @@ from typing import Final, Generic
 
 from sqlalchemy import Connection, Engine
 
-from schemas.backoff import Backoff
-from workers import cursors
-from workers.delivery_round import Round
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.base import BatchT, DeliveredT, Sink, SinkUnavailable
-from workers.store import postgres_errors
+from trainwire.schemas.backoff import Backoff
+from trainwire.workers import cursors
+from trainwire.workers.delivery_round import Round
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.base import BatchT, DeliveredT, Sink, SinkUnavailable
+from trainwire.workers.store import postgres_errors
 
 ROUND_JOBS: Final = 200
 """Jobs that each have a turn before the first has its next: a long backlog does not starve a live job."""

@@ -10,10 +10,10 @@ from typing import Final, Generic
 
 from sqlalchemy import Engine
 
-from schemas.backoff import Backoff
-from workers import cursors
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.base import Batch, BatchT, Delivered, DeliveredT, Sink, SinkUnavailable
+from trainwire.schemas.backoff import Backoff
+from trainwire.workers import cursors
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.base import Batch, BatchT, Delivered, DeliveredT, Sink, SinkUnavailable
 
 MOST_CHUNK_JOBS: Final = 32
 """Jobs whose rows are read, and whose cursors are moved, in one transaction."""

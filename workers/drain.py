@@ -10,19 +10,19 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import Connection, Engine
 
-from workers import store
-from workers.ahead import MAX_LOOK_HALTED_S, START, Ahead, SourceName, heavy_sources, source_of
-from workers.batch import Arrival, Batch
-from workers.changes import Change
-from workers.decoding import RawEntry, Rejected, decode, rejected
-from workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
-from workers.examination import examine
-from workers.settings import Settings
-from workers.streams import IngestStream
-from workers.trials import MAX_CONVICTS, Caution, Trials
-from workers.weights import weight_of
+from trainwire.workers import store
+from trainwire.workers.ahead import MAX_LOOK_HALTED_S, START, Ahead, SourceName, heavy_sources, source_of
+from trainwire.workers.batch import Arrival, Batch
+from trainwire.workers.changes import Change
+from trainwire.workers.decoding import RawEntry, Rejected, decode, rejected
+from trainwire.workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
+from trainwire.workers.examination import examine
+from trainwire.workers.settings import Settings
+from trainwire.workers.streams import IngestStream
+from trainwire.workers.trials import MAX_CONVICTS, Caution, Trials
+from trainwire.workers.weights import weight_of
 
-log = structlog.get_logger("workers.drain")
+log = structlog.get_logger("trainwire.workers.drain")
 
 _TRIES = 3
 """How often a transaction that Postgres took back (deadlock, serialization) is done again at once."""
@@ -73,7 +73,8 @@ class Drain:
     def run(self) -> Drained:
         """Drain; raise `Unavailable` when a store is away and `MostlyInvalid` when the stream is garbage.
 
-        A crash is tried again with ever fewer entries, until the one that causes it is found (`workers.trials`).
+        A crash is tried again with ever fewer entries, until the one that causes it is found
+        (`trainwire.workers.trials`).
         """
         deadline = self._clock() + self._settings.drain_slice_s
         total = Drained()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from schemas.routes import Kind
-from workers.decoding import RawEntry, decode
-from workers.weights import weight_of
+from trainwire.schemas.routes import Kind
+from trainwire.workers.decoding import RawEntry, decode
+from trainwire.workers.weights import weight_of
 
 TRIAL_CPU_S: Final = 5
 """How much processor time one entry may take; the largest takes half a second."""

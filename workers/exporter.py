@@ -12,12 +12,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
-from schemas import metric_names as names
-from schemas.stream_clients import STREAM_ERRORS
-from workers.away import AwayNotes
-from workers.durations import cumulated
-from workers.local_hosts import is_local_host, is_loopback
-from workers.measures import (
+from trainwire.schemas import metric_names as names
+from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.workers.away import AwayNotes
+from trainwire.workers.durations import cumulated
+from trainwire.workers.local_hosts import is_local_host, is_loopback
+from trainwire.workers.measures import (
     Sample,
     postgres_samples,
     redis_samples,
@@ -25,13 +25,13 @@ from workers.measures import (
     trainer_samples,
     training_samples,
 )
-from workers.resources import Resources
-from workers.sinks.plugin import sinks_on
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.plugin import sinks_on
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-log = structlog.get_logger("workers.exporter")
+log = structlog.get_logger("trainwire.workers.exporter")
 
 FAMILIES: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import redis
 
-from schemas.checks import InvalidMessage
-from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.routes import HALTED_KEY, KINDS, ahead_key, alive_key, listening_key, shard_of, stream_key
-from schemas.stream_servers import Answers, Commands, ask_each
-from workers.ahead import looked_through
-from workers.streams import redis_errors
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.schemas.routes import HALTED_KEY, KINDS, ahead_key, alive_key, listening_key, shard_of, stream_key
+from trainwire.schemas.stream_servers import Answers, Commands, ask_each
+from trainwire.workers.ahead import looked_through
+from trainwire.workers.streams import redis_errors
 
 FORGET_AFTER_S: Final = 3600
 """A heartbeat that is older is dropped; that its trainer once had one is known in Postgres."""

@@ -8,13 +8,13 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from schemas.events import LogLine, MetricPoint, SavedCheckpoint
-from schemas.kinds import RowKind
-from schemas.messages import Checkpoint, Metrics
-from schemas.non_finite import Number, shown_float
-from workers.changes import Change, log_lines
-from workers.decoding import visible
-from workers.rows import as_stored, is_best
+from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
+from trainwire.schemas.kinds import RowKind
+from trainwire.schemas.messages import Checkpoint, Metrics
+from trainwire.schemas.non_finite import Number, shown_float
+from trainwire.workers.changes import Change, log_lines
+from trainwire.workers.decoding import visible
+from trainwire.workers.rows import as_stored, is_best
 
 MAX_ITEMS_BYTES: Final = 16 * 1024
 """An event carries its lines, points or checkpoints up to this size as JSON."""

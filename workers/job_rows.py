@@ -8,13 +8,13 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, text
 
-from schemas.tables import training_attempts, training_jobs
-from stores.columns import MOST_SHOWN_NAMES, first_names
-from workers import rows
-from workers.attempts import FIELDS, AttemptKey
-from workers.errors import Unavailable
-from workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
-from workers.recordset import encoded, recordset
+from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.stores.columns import MOST_SHOWN_NAMES, first_names
+from trainwire.workers import rows
+from trainwire.workers.attempts import FIELDS, AttemptKey
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
+from trainwire.workers.recordset import encoded, recordset
 
 
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:

@@ -6,12 +6,22 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
-from schemas.checks import MAX_ATTEMPT
-from schemas.heartbeats import says_progress
-from schemas.messages import FINISHED, Body, Checkpoint, Completion, Logs, Message, Metrics, Progress, Status
-from schemas.times import to_datetime
-from workers.decoding import visible
-from workers.rows import as_stored, is_best
+from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.heartbeats import says_progress
+from trainwire.schemas.messages import (
+    FINISHED,
+    Body,
+    Checkpoint,
+    Completion,
+    Logs,
+    Message,
+    Metrics,
+    Progress,
+    Status,
+)
+from trainwire.schemas.times import to_datetime
+from trainwire.workers.decoding import visible
+from trainwire.workers.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
 """Of completions that say different things of one attempt, the later in this list is believed."""

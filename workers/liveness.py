@@ -10,14 +10,14 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from schemas.heartbeats import Heartbeat
-from schemas.messages import ATTEMPT_UNSAID, Status
-from workers import job_rows, store
-from workers.changes import StatusChange
-from workers.decoding import visible
-from workers.heartbeats import Heard
+from trainwire.schemas.heartbeats import Heartbeat
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Status
+from trainwire.workers import job_rows, store
+from trainwire.workers.changes import StatusChange
+from trainwire.workers.decoding import visible
+from trainwire.workers.heartbeats import Heard
 
-log = structlog.get_logger("workers.liveness")
+log = structlog.get_logger("trainwire.workers.liveness")
 
 _SHOWN_RANKS: Final = 8
 _LEAST_GAP_S: Final = 4.0

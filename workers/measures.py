@@ -10,16 +10,16 @@ from typing import Any, Final, cast
 import redis
 from sqlalchemy import Connection, TextClause, text
 
-from schemas import metric_names as names
-from schemas.metric_names import Metric
-from schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, KINDS, QUEUES, stream_key
-from schemas.sinks import SINKS
-from schemas.stream_servers import Commands, ask_each, fullest_memory
-from schemas.tables import LIFTED_SQL
-from stores.event_rows import values_of
-from workers import cursors
-from workers.heartbeats import living
-from workers.sweep import all_streams
+from trainwire.schemas import metric_names as names
+from trainwire.schemas.metric_names import Metric
+from trainwire.schemas.routes import BEAT_TICKS_KEY, HALTED_KEY, HOLD_KEY, KINDS, QUEUES, stream_key
+from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.stream_servers import Commands, ask_each, fullest_memory
+from trainwire.schemas.tables import LIFTED_SQL
+from trainwire.stores.event_rows import values_of
+from trainwire.workers import cursors
+from trainwire.workers.heartbeats import living
+from trainwire.workers.sweep import all_streams
 
 POINTS_LOOKED_AT: Final = 20
 """Of each running job, to find the newest value of every metric: they need not all be in the last point."""

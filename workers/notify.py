@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import redis
 from msgspec.structs import replace
 
-from schemas.events import (
+from trainwire.schemas.events import (
     Event,
     TrainingCheckpoint,
     TrainingComplete,
@@ -18,17 +18,17 @@ from schemas.events import (
     TrainingStatus,
     encode_event,
 )
-from schemas.kinds import ROW_KINDS, RowKind, without_rows
-from schemas.messages import Completion, Metrics, Outcome, Point, Status
-from schemas.non_finite import shown_float
-from schemas.routes import JOBS_CHANNEL, events_channel
-from stores.columns import MOST_SHOWN_NAMES
-from workers import items
-from workers.changes import Change, StatusChange
-from workers.items import numbers, text
-from workers.jobs import JobState
-from workers.rows import as_stored
-from workers.streams import redis_errors
+from trainwire.schemas.kinds import ROW_KINDS, RowKind, without_rows
+from trainwire.schemas.messages import Completion, Metrics, Outcome, Point, Status
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.routes import JOBS_CHANNEL, events_channel
+from trainwire.stores.columns import MOST_SHOWN_NAMES
+from trainwire.workers import items
+from trainwire.workers.changes import Change, StatusChange
+from trainwire.workers.items import numbers, text
+from trainwire.workers.jobs import JobState
+from trainwire.workers.rows import as_stored
+from trainwire.workers.streams import redis_errors
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_ORDER_BYTES: Final = 256 * 1024

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.routes import (
+from trainwire.schemas.routes import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
     DELETE_TASK,
@@ -42,7 +42,7 @@ from schemas.routes import (
     Kind,
     echo_queue,
 )
-from schemas.sinks import SINKS
+from trainwire.schemas.sinks import SINKS
 
 MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
 MAX_SHARD: Final = 2**31 - 1

@@ -14,8 +14,8 @@ import redis
 import structlog
 from kombu.exceptions import OperationalError
 
-from schemas.events import Event
-from schemas.routes import (
+from trainwire.schemas.events import Event
+from trainwire.schemas.routes import (
     CHECKPOINT_QUEUE,
     DELIVER_TASK,
     DRAIN_ORDERED_TTL_MS,
@@ -33,17 +33,17 @@ from schemas.routes import (
     ordered_key,
     stream_key,
 )
-from schemas.sinks import SINKS
-from workers.app import app
-from workers.changes import Change
-from workers.errors import Unavailable
-from workers.notify import MAX_WAITING_ORDERS, events_of, payloads
-from workers.order_checks import encode_order
-from workers.resources import Resources
-from workers.sinks.plugin import sinks_on
-from workers.streams import redis_errors
+from trainwire.schemas.sinks import SINKS
+from trainwire.workers.app import app
+from trainwire.workers.changes import Change
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.notify import MAX_WAITING_ORDERS, events_of, payloads
+from trainwire.workers.order_checks import encode_order
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.plugin import sinks_on
+from trainwire.workers.streams import redis_errors
 
-log = structlog.get_logger("workers.orders")
+log = structlog.get_logger("trainwire.workers.orders")
 
 LEAST_WAITING_DRAINS: Final = 32
 _ORDER_ONCE: Final = """

@@ -15,15 +15,15 @@ from typing import Final, Protocol
 import structlog
 from sqlalchemy import Connection, Engine, text
 
-from schemas.checkpoint_keys import S3Uri, upload_folder_of
-from stores.s3 import NoSuchObject, NotAllowed, OpenUpload, StoreAway, StoredObject
-from workers import checkpoints
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.store import postgres_errors
-from workers.surplus import keeping_of, shared_addresses
+from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
+from trainwire.stores.s3 import NoSuchObject, NotAllowed, OpenUpload, StoreAway, StoredObject
+from trainwire.workers import checkpoints
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.store import postgres_errors
+from trainwire.workers.surplus import keeping_of, shared_addresses
 
-log = structlog.get_logger("workers.retention")
+log = structlog.get_logger("trainwire.workers.retention")
 
 RUN_S: Final = 20.0
 JOBS_AT_ONCE: Final = 20
@@ -31,7 +31,7 @@ PAGE_FOLDERS: Final = 100
 
 
 class ObjectStore(Protocol):
-    """What is asked of an object store; its methods raise the errors of `stores.s3`."""
+    """What is asked of an object store; its methods raise the errors of `trainwire.stores.s3`."""
 
     def objects(self, folder: S3Uri) -> Iterator[StoredObject]:
         """Yield the objects below a folder's key, in the order of their keys."""
@@ -93,7 +93,7 @@ def sweep(
     before: datetime,
     is_late: Callable[[], bool],
 ) -> Swept:
-    """Delete the orphans of a job; raise `stores.s3.StoreAway`."""
+    """Delete the orphans of a job; raise `trainwire.stores.s3.StoreAway`."""
     swept = Swept()
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

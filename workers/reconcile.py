@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import redis
 from sqlalchemy import Connection, Engine, text
 
-from schemas.checks import MAX_ID
-from schemas.routes import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
-from workers import job_rows, source_rows, store
-from workers.positions import Position
-from workers.source_rows import SourceRow
-from workers.streams import Ack, redis_errors, write_acks
+from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.routes import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
+from trainwire.workers import job_rows, source_rows, store
+from trainwire.workers.positions import Position
+from trainwire.workers.source_rows import SourceRow
+from trainwire.workers.streams import Ack, redis_errors, write_acks
 
 _SCAN_COUNT = 1000
 _WATCH = text(

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Column, Table
 from sqlalchemy.dialects import postgresql
 
-from schemas.non_finite import shown_float
+from trainwire.schemas.non_finite import shown_float
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
@@ -36,7 +36,7 @@ def sql_type(column: Column[Any]) -> str:
 def encoded(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the parameter `:rows`. A float that JSON cannot say goes by its name, which Postgres reads again.
 
-    A value of a JSONB column is given as `msgspec.Raw`, for it was made fit for Postgres by `workers.rows`.
+    A value of a JSONB column is given as `msgspec.Raw`, as `trainwire.workers.rows` has made it fit for Postgres.
     """
     return msgspec.json.encode([{name: _shown(value) for name, value in row.items()} for row in rows]).decode()
 

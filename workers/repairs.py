@@ -2,8 +2,8 @@
 
 A stream whose last id lies in the future is jammed: at the highest id Redis refuses every XADD, and trainers can
 neither see nor mend that. It is deleted if it is empty. Otherwise it is renamed (`jammed_key`), so that trainers
-can append again at once, and is drained beside the new stream (`workers.strays`): where its entries cannot be
-stored, it would never become empty by itself. Trainers send again what is not acknowledged.
+can append again at once, and is drained beside the new stream (`trainwire.workers.strays`): where its entries
+cannot be stored, it would never become empty by itself. Trainers send again what is not acknowledged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import redis
 import structlog
 
-from schemas.routes import (
+from trainwire.schemas.routes import (
     KINDS,
     REPAIRS_KEY,
     Kind,
@@ -26,10 +26,10 @@ from schemas.routes import (
     listening_key,
     stream_key,
 )
-from schemas.stream_clients import STREAM_ERRORS
-from schemas.stream_servers import Commands, ask_each
+from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.schemas.stream_servers import Commands, ask_each
 
-log = structlog.get_logger("workers.repairs")
+log = structlog.get_logger("trainwire.workers.repairs")
 
 AHEAD_MS: Final = 24 * 3600 * 1000
 """An id this far ahead of the clock was chosen by a client, or by a clock that was wrong by a day."""

@@ -9,8 +9,8 @@ from functools import cache
 from redis import Redis
 from sqlalchemy import Engine
 
-from stores.connections import open_engine, open_redis, open_stream_client
-from workers.settings import Settings, load_settings
+from trainwire.stores.connections import open_engine, open_redis, open_stream_client
+from trainwire.workers.settings import Settings, load_settings
 
 
 @dataclass(frozen=True)

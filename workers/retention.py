@@ -1,4 +1,4 @@
-"""Retention: deletes the checkpoints that need not stay (`workers.surplus`) from the object store."""
+"""Retention: deletes the checkpoints that need not stay (`trainwire.workers.surplus`) from the object store."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ from typing import Final, Protocol
 import structlog
 from sqlalchemy import Engine, TextClause, text
 
-from schemas.checkpoint_keys import S3Uri
-from stores.checkpoints import DIFFERENT
-from stores.folders import Reader, WrongManifest, address_of, read_manifest
-from stores.s3 import NoSuchObject, NotAllowed, StoreAway
-from workers import checkpoints, orphans
-from workers.decoding import visible
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.store import postgres_errors
-from workers.surplus import RUN_FILES, Keeping, Rule, Surplus, begun_files, keeping_of, plan, surplus_files
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.stores.checkpoints import DIFFERENT
+from trainwire.stores.folders import Reader, WrongManifest, address_of, read_manifest
+from trainwire.stores.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.workers import checkpoints, orphans
+from trainwire.workers.decoding import visible
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.store import postgres_errors
+from trainwire.workers.surplus import (
+    RUN_FILES,
+    Keeping,
+    Rule,
+    Surplus,
+    begun_files,
+    keeping_of,
+    plan,
+    surplus_files,
+)
 
-log = structlog.get_logger("workers.retention")
+log = structlog.get_logger("trainwire.workers.retention")
 
 RUN_S: Final = 20.0
 """One task runs three of these: well within its time limit."""
@@ -41,7 +50,7 @@ class Deleter(Reader, Protocol):
 
 
 class ObjectStore(Deleter, orphans.ObjectStore, Protocol):
-    """What is asked of an object store; its methods raise the errors of `stores.s3`."""
+    """What is asked of an object store; its methods raise the errors of `trainwire.stores.s3`."""
 
 
 def retain(resources: Resources, open_store: Callable[[], ObjectStore]) -> None:

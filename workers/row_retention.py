@@ -13,13 +13,13 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, Engine, TextClause, text
 
-from schemas.messages import FINISHED
-from schemas.sinks import ROWS
-from workers.settings import Settings
-from workers.sinks.plugin import sinks_on
-from workers.store import postgres_errors
+from trainwire.schemas.messages import FINISHED
+from trainwire.schemas.sinks import ROWS
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.plugin import sinks_on
+from trainwire.workers.store import postgres_errors
 
-log = structlog.get_logger("workers.row_retention")
+log = structlog.get_logger("trainwire.workers.row_retention")
 
 BATCH_ROWS: Final = 2000
 """Rows of one transaction: it holds the job's lock, for which a drain might wait."""

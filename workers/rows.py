@@ -1,4 +1,4 @@
-"""Messages into rows: one tuple per row, in the order of the columns of `schemas.kinds`."""
+"""Messages into rows: one tuple per row, in the order of the columns of `trainwire.schemas.kinds`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Final
 import msgspec
 from psycopg.types.json import Jsonb
 
-from schemas.checks import MAX_ID, InvalidMessage
-from schemas.messages import Checkpoint, Logs, Metrics
-from schemas.non_finite import shown_float
-from schemas.tables import LIFTED
-from workers.decoding import visible
+from trainwire.schemas.checks import MAX_ID, InvalidMessage
+from trainwire.schemas.messages import Checkpoint, Logs, Metrics
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.tables import LIFTED
+from trainwire.workers.decoding import visible
 
 Row = tuple[object, ...]
 

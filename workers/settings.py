@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.routes import DEFAULT_SHARDS
-from stores.settings import StoreSettings, read_settings
+from trainwire.schemas.routes import DEFAULT_SHARDS
+from trainwire.stores.settings import StoreSettings, read_settings
 
 
 class Settings(StoreSettings):

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
-from schemas.messages import Body, Checkpoint, Completion, Metrics
-from schemas.routes import Kind
-from schemas.tables import source_positions
-from schemas.times import to_datetime
-from workers.jobs import began_at
-from workers.positions import Position
-from workers.recordset import encoded, recordset
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Metrics
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.tables import source_positions
+from trainwire.schemas.times import to_datetime
+from trainwire.workers.jobs import began_at
+from trainwire.workers.positions import Position
+from trainwire.workers.recordset import encoded, recordset
 
 SourceKey = tuple[int, str, Kind]
 """Job, source, kind."""

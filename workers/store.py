@@ -14,15 +14,15 @@ from sqlalchemy import Column, Connection, DateTime, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
-from schemas.kinds import RowStorage
-from schemas.routes import Kind
-from schemas.tables import dead_letters, ingest_cursors
-from stores.connections import ends_session, has_lost_statements, is_unavailable, postgres_trouble
-from workers import rows
-from workers.decoding import Rejected, visible
-from workers.durations import bucket_of
-from workers.errors import Refused, Unavailable, WrongPooler
-from workers.recordset import sql_type
+from trainwire.schemas.kinds import RowStorage
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.tables import dead_letters, ingest_cursors
+from trainwire.stores.connections import ends_session, has_lost_statements, is_unavailable, postgres_trouble
+from trainwire.workers import rows
+from trainwire.workers.decoding import Rejected, visible
+from trainwire.workers.durations import bucket_of
+from trainwire.workers.errors import Refused, Unavailable, WrongPooler
+from trainwire.workers.recordset import sql_type
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
@@ -109,7 +109,7 @@ def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: 
 
 @contextmanager
 def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[rows.Row], None]]:
-    """COPY rows (`workers.rows`) into their table; yields a function that takes one row.
+    """COPY rows (`trainwire.workers.rows`) into their table; yields a function that takes one row.
 
     Postgres works on what it has been given while the caller makes the next rows. Raises `Refused` when it
     will not have them.

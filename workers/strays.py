@@ -19,19 +19,19 @@ import redis
 import structlog
 from sqlalchemy import text
 
-from schemas.checks import InvalidMessage
-from schemas.heartbeats import decode_heartbeat
-from schemas.routes import KINDS, Kind, alive_field, alive_key, shard_of
-from schemas.stream_clients import STREAM_ERRORS, servers_of
-from workers import store
-from workers.changes import Change
-from workers.drain import Drain
-from workers.errors import Unavailable
-from workers.repairs import note_repair
-from workers.resources import Resources
-from workers.streams import IngestStream, redis_errors
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.heartbeats import decode_heartbeat
+from trainwire.schemas.routes import KINDS, Kind, alive_field, alive_key, shard_of
+from trainwire.schemas.stream_clients import STREAM_ERRORS, servers_of
+from trainwire.workers import store
+from trainwire.workers.changes import Change
+from trainwire.workers.drain import Drain
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.repairs import note_repair
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import IngestStream, redis_errors
 
-log = structlog.get_logger("workers.strays")
+log = structlog.get_logger("trainwire.workers.strays")
 
 Item = TypeVar("Item")
 

@@ -13,15 +13,15 @@ from typing import Any, Final, cast
 import redis
 import structlog
 
-from schemas.routes import Kind, jammed_key, stream_key
-from schemas.stream_clients import STREAM_ERRORS, beside, drop_connections
-from schemas.stream_urls import is_cluster
-from stores.connections import open_redis, open_stream_client
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.sweep import all_streams
+from trainwire.schemas.routes import Kind, jammed_key, stream_key
+from trainwire.schemas.stream_clients import STREAM_ERRORS, beside, drop_connections
+from trainwire.schemas.stream_urls import is_cluster
+from trainwire.stores.connections import open_redis, open_stream_client
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.sweep import all_streams
 
-log = structlog.get_logger("workers.stream_watch")
+log = structlog.get_logger("trainwire.workers.stream_watch")
 
 Stream = tuple[Kind, int]
 Order = Callable[[Resources, Kind, int], bool]

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from schemas.routes import (
+from trainwire.schemas.routes import (
     DRAIN_ORDERED_TTL_MS,
     HALTED_KEY,
     JOB_DELETED_FIELD,
@@ -23,12 +23,12 @@ from schemas.routes import (
     ordered_key,
     stream_key,
 )
-from schemas.stream_clients import STREAM_ERRORS
-from schemas.tls import redis_trouble
-from workers.decoding import RawEntry
-from workers.errors import Unavailable
-from workers.positions import Position
-from workers.repairs import is_ahead, restart_if_jammed
+from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.schemas.tls import redis_trouble
+from trainwire.workers.decoding import RawEntry
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.positions import Position
+from trainwire.workers.repairs import is_ahead, restart_if_jammed
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
 FIRST_PAGE: Final = 1

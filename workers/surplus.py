@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 from sqlalchemy import Connection, CursorResult, text
 
-from schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, UPLOAD_PATTERN, S3Uri
-from workers.settings import Settings
+from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, UPLOAD_PATTERN, S3Uri
+from trainwire.workers.settings import Settings
 
 RUN_FILES: Final = 200
 """Most checkpoints that one run deletes, or in a dry run names."""
@@ -136,9 +136,9 @@ def _holds(column: str) -> str:
 
 _AT_WORK: Final = "status IN ('pending', 'running', 'stalled')"
 
-# The slot is that of `ingest.object_keys.slot_of`, of one source. An upload is outdated when verified ones in its
-# slot are newer by their number and by the trainer's clock: where a message arrived late, or a clock was set back,
-# both candidates for the newest stay.
+# The slot is that of `trainwire.ingest.object_keys.slot_of`, of one source. An upload is outdated when verified
+# ones in its slot are newer by their number and by the trainer's clock: where a message arrived late, or a clock
+# was set back, both candidates for the newest stay.
 _RANKED: Final = f"""
     WITH present AS (
         SELECT *, lead(seq) OVER (PARTITION BY job_id, uri ORDER BY seq) AS overwritten_by,

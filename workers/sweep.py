@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import redis
 import structlog
 
-from schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, Kind, jammed_key, ordered_key, stream_key
-from schemas.stream_servers import ask_each, fullest_memory
-from workers.changes import Change
-from workers.drain import Drain
-from workers.errors import MostlyInvalid, Unavailable
-from workers.resources import Resources
-from workers.strays import drain_jammed
-from workers.streams import IngestStream, redis_errors
+from trainwire.schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, Kind, jammed_key, ordered_key, stream_key
+from trainwire.schemas.stream_servers import ask_each, fullest_memory
+from trainwire.workers.changes import Change
+from trainwire.workers.drain import Drain
+from trainwire.workers.errors import MostlyInvalid, Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.strays import drain_jammed
+from trainwire.workers.streams import IngestStream, redis_errors
 
-log = structlog.get_logger("workers.sweep")
+log = structlog.get_logger("trainwire.workers.sweep")
 
 _HOLD_TTL_S = 10
 _RELEASE_AT = 0.9

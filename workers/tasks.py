@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import structlog
 
-from schemas.backoff import Backoff
-from schemas.events import decode_events
-from schemas.routes import (
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.events import decode_events
+from trainwire.schemas.routes import (
     DELETE_TASK,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
@@ -33,20 +33,20 @@ from schemas.routes import (
     delivery_ordered_key,
     echo_key,
 )
-from stores.lending import lending_places
-from stores.mlflow_http import MlflowRefused, MlflowUnavailable
-from stores.s3 import S3Store, open_s3
-from workers.app import app
-from workers.away import AwayNotes
-from workers.deletion import JobDeleter
-from workers.deliver import Delivery
-from workers.drain import Drain
-from workers.durations import timed_delivery
-from workers.errors import MostlyInvalid, Unavailable
-from workers.heartbeats import listen
-from workers.liveness import LostRule, watch
-from workers.notify import publish, status_events
-from workers.orders import (
+from trainwire.stores.lending import lending_places
+from trainwire.stores.mlflow_http import MlflowRefused, MlflowUnavailable
+from trainwire.stores.s3 import S3Store, open_s3
+from trainwire.workers.app import app
+from trainwire.workers.away import AwayNotes
+from trainwire.workers.deletion import JobDeleter
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.drain import Drain
+from trainwire.workers.durations import timed_delivery
+from trainwire.workers.errors import MostlyInvalid, Unavailable
+from trainwire.workers.heartbeats import listen
+from trainwire.workers.liveness import LostRule, watch
+from trainwire.workers.notify import publish, status_events
+from trainwire.workers.orders import (
     announce,
     order_deliveries,
     order_delivery,
@@ -55,18 +55,18 @@ from workers.orders import (
     order_verification,
     send_order,
 )
-from workers.resources import Resources, process_resources
-from workers.retention import retain
-from workers.row_retention import RowRetention, keepings_of
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.links import link_runs
-from workers.sinks.plugin import plugin
-from workers.strays import drain_jammed, tend_strays
-from workers.streams import IngestStream, redis_errors
-from workers.sweep import overdue, publish_hold, publish_shards
-from workers.verify import Verification
+from trainwire.workers.resources import Resources, process_resources
+from trainwire.workers.retention import retain
+from trainwire.workers.row_retention import RowRetention, keepings_of
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.links import link_runs
+from trainwire.workers.sinks.plugin import plugin
+from trainwire.workers.strays import drain_jammed, tend_strays
+from trainwire.workers.streams import IngestStream, redis_errors
+from trainwire.workers.sweep import overdue, publish_hold, publish_shards
+from trainwire.workers.verify import Verification
 
-log = structlog.get_logger("workers.tasks")
+log = structlog.get_logger("trainwire.workers.tasks")
 
 REST_UNAVAILABLE_S = 2
 REST_HALTED_S = 1
@@ -75,7 +75,7 @@ REST_CRASHED_S = 2
 """The next drain looks for the entry that did it."""
 DRAIN_SOFT_LIMIT_S: Final = 75
 DRAIN_HARD_LIMIT_S: Final = 90
-"""More than the longest examination takes (`workers.examination`)."""
+"""More than the longest examination takes (`trainwire.workers.examination`)."""
 ECHO_TTL_S = 300
 _sweep_notes: Final = AwayNotes("sweep")
 _liveness_notes: Final = AwayNotes("liveness")
@@ -259,13 +259,13 @@ def notify(events: str) -> None:
 
 @app.task(name=ECHO_TASK)
 def echo(worker: str) -> None:
-    """Show the worker that its orders come back (see `workers.watchdog`)."""
+    """Show the worker that its orders come back (see `trainwire.workers.watchdog`)."""
     process_resources().redis.set(echo_key(worker), 1, ex=ECHO_TTL_S)
 
 
 @cache
 def object_store() -> S3Store:
-    """Return this process's own object store; raise `stores.s3.StoreAway` where the AWS variables lead to none."""
+    """Return this process's own object store, or raise `trainwire.stores.s3.StoreAway`."""
     return open_s3()
 
 

@@ -1,7 +1,8 @@
 """Finds the entry that ends its drains: by a kill, a time limit or a crash, whatever the cause.
 
 A drain that ends in good order is noted here; one that does not is noticed by the next. That one first decodes the
-batch in a child process (`workers.examination`), then stores it in ever smaller pieces, until one entry is alone.
+batch in a child process (`trainwire.workers.examination`), then stores it in ever smaller pieces, until one entry
+is alone.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any, Final, cast
 
 import redis
 
-from schemas.routes import trials_key
-from workers.errors import Unavailable
-from workers.streams import redis_errors
+from trainwire.schemas.routes import trials_key
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.streams import redis_errors
 
 FIRST_PIECE: Final = 1000
 """Entries in a transaction once two drains have died."""

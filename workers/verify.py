@@ -13,16 +13,16 @@ from typing import Final, Protocol
 
 from sqlalchemy import Engine
 
-from schemas.backoff import Backoff
-from schemas.checkpoint_keys import ManifestFile, S3Uri
-from stores.checkpoints import DIFFERENT, MISSING, NOT_SERVED, UNVERIFIED
-from stores.folders import Reader, WrongManifest, address_of, read_manifest
-from stores.lending import lies_in, shown_places
-from stores.s3 import NoSuchObject, NotAllowed, ObjectHead, StoreAway
-from workers import checkpoints, cursors
-from workers.checkpoints import Finding, UnverifiedFile
-from workers.errors import Unavailable
-from workers.store import postgres_errors
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri
+from trainwire.stores.checkpoints import DIFFERENT, MISSING, NOT_SERVED, UNVERIFIED
+from trainwire.stores.folders import Reader, WrongManifest, address_of, read_manifest
+from trainwire.stores.lending import lies_in, shown_places
+from trainwire.stores.s3 import NoSuchObject, NotAllowed, ObjectHead, StoreAway
+from trainwire.workers import checkpoints, cursors
+from trainwire.workers.checkpoints import Finding, UnverifiedFile
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.store import postgres_errors
 
 STORE: Final = "s3"
 """Its name in sink_states, where it is known whether it answers."""
@@ -41,7 +41,7 @@ FILE_BACKOFF: Final = Backoff(first_s=10, cap_s=3600)
 
 
 class ObjectStore(Reader, Protocol):
-    """What is asked of an object store; its methods raise the errors of `stores.s3`."""
+    """What is asked of an object store; its methods raise the errors of `trainwire.stores.s3`."""
 
     def head(self, uri: S3Uri) -> ObjectHead:
         """Look at an object without reading it."""

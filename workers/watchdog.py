@@ -19,20 +19,20 @@ import redis
 import structlog
 from celery import bootsteps
 
-from schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, jammed_key, stream_key
-from schemas.stream_clients import STREAM_ERRORS
-from schemas.stream_servers import Commands, ask_each
-from stores.connections import open_redis, open_stream_client
-from workers.errors import Unavailable
-from workers.heartbeats import note_look
-from workers.liveness import LostRule
-from workers.repairs import repair
-from workers.resources import process_resources
-from workers.settings import Settings
-from workers.stream_watch import StreamWatch
-from workers.sweep import all_streams, publish_hold, publish_shards
+from trainwire.schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, jammed_key, stream_key
+from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.schemas.stream_servers import Commands, ask_each
+from trainwire.stores.connections import open_redis, open_stream_client
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.heartbeats import note_look
+from trainwire.workers.liveness import LostRule
+from trainwire.workers.repairs import repair
+from trainwire.workers.resources import process_resources
+from trainwire.workers.settings import Settings
+from trainwire.workers.stream_watch import StreamWatch
+from trainwire.workers.sweep import all_streams, publish_hold, publish_shards
 
-log = structlog.get_logger("workers.watchdog")
+log = structlog.get_logger("trainwire.workers.watchdog")
 
 LOOK_EVERY_S: Final = 2.0
 ECHO_EVERY_S: Final = 10.0
@@ -121,7 +121,9 @@ class Watchdog:
         """Drain in a process of its own: this one must not hold Postgres connections over its forks."""
         log.warning("watchdog.draining_without_orders", streams=stuck)
         try:
-            subprocess.run([sys.executable, "-m", "workers", "sweep"], check=False, timeout=SWEEP_TIMEOUT_S)
+            subprocess.run(
+                [sys.executable, "-m", "trainwire.workers", "sweep"], check=False, timeout=SWEEP_TIMEOUT_S
+            )
         except subprocess.TimeoutExpired:
             log.warning("watchdog.sweep_too_slow", timeout_s=SWEEP_TIMEOUT_S)
 
@@ -159,7 +161,7 @@ class WatchdogStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads."""
         del parent
-        from workers.orders import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
+        from trainwire.workers.orders import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
 
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))

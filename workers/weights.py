@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from schemas.checks import free_elements
-from schemas.messages import Logs, Message, Metrics
-from workers.decoding import Lost, Rejected
+from trainwire.schemas.checks import free_elements
+from trainwire.schemas.messages import Logs, Message, Metrics
+from trainwire.workers.decoding import Lost, Rejected
 
 _ROW_BYTES: Final = 100
 _POINT_BYTES: Final = 250

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from trainwire.application import build
+from trainwire.cli.application import build
 
 PAGE = Path(__file__).parents[1] / "cli.md"
 MARK = "<!-- below: written by `python docs/site/cli.py` -->\n"

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import HTTPConnection
 
-from gateway.auth import authorize_connection
+from trainwire.gateway.auth import authorize_connection
 
 ASK_EVERY_S: Final = 60.0
 

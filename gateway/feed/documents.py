@@ -7,15 +7,15 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, select
 
-from gateway.documents import JobDetail, JobItem
-from gateway.feed.live import Feed
-from gateway.job_documents import job_detail, job_items
-from gateway.settings import GatewaySettings
-from schemas.tables import training_jobs
-from stores.columns import MOST_LISTED_NAMES, job_columns
-from stores.connections import open_engine
-from stores.jobs import Job
-from stores.metric_names import MetricNames
+from trainwire.gateway.documents import JobDetail, JobItem
+from trainwire.gateway.feed.live import Feed
+from trainwire.gateway.job_documents import job_detail, job_items
+from trainwire.gateway.settings import GatewaySettings
+from trainwire.schemas.tables import training_jobs
+from trainwire.stores.columns import MOST_LISTED_NAMES, job_columns
+from trainwire.stores.connections import open_engine
+from trainwire.stores.jobs import Job
+from trainwire.stores.metric_names import MetricNames
 
 FEED_CONNECTIONS: Final = 4
 TIMEOUT_S: Final = 20

@@ -7,17 +7,17 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, Select, select
 
-from gateway.feed.job_feed import Look
-from gateway.feed.positions import Position
-from gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
-from gateway.feed.standing import Standing
-from schemas.events import LogLine, MetricPoint, SavedCheckpoint
-from schemas.kinds import ROW_KINDS, RowKind
-from schemas.non_finite import shown_float
-from schemas.tables import deleted_jobs, training_jobs
-from schemas.times import to_ns
-from stores.columns import MOST_SHOWN_NAMES, job_columns
-from stores.event_rows import lines_within, log_line, select_lines, values_of
+from trainwire.gateway.feed.job_feed import Look
+from trainwire.gateway.feed.positions import Position
+from trainwire.gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
+from trainwire.gateway.feed.standing import Standing
+from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
+from trainwire.schemas.kinds import ROW_KINDS, RowKind
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.tables import deleted_jobs, training_jobs
+from trainwire.schemas.times import to_ns
+from trainwire.stores.columns import MOST_SHOWN_NAMES, job_columns
+from trainwire.stores.event_rows import lines_within, log_line, select_lines, values_of
 
 MAX_READ_BYTES: Final = 1024 * 1024
 FETCHED_ROWS: Final = 200

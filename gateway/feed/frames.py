@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.feed.merging import Said
-from schemas.events import encode_event
+from trainwire.gateway.feed.merging import Said
+from trainwire.schemas.events import encode_event
 
 _FINAL_TEXT: Final = 0x81
 """First byte of an unfragmented text frame (RFC 6455, 5.2)."""

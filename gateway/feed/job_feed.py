@@ -11,13 +11,13 @@ from typing import Final, NamedTuple, TypeAlias, cast
 
 from msgspec.structs import replace
 
-from gateway.feed.merging import Merged, Said
-from gateway.feed.positions import Position
-from gateway.feed.recent import Recent
-from gateway.feed.rows import Hole, Rows, carried, event_of, has_state, with_rows
-from gateway.feed.standing import Standing, news
-from schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
-from schemas.kinds import ROW_KINDS, RowEvent, RowKind
+from trainwire.gateway.feed.merging import Merged, Said
+from trainwire.gateway.feed.positions import Position
+from trainwire.gateway.feed.recent import Recent
+from trainwire.gateway.feed.rows import Hole, Rows, carried, event_of, has_state, with_rows
+from trainwire.gateway.feed.standing import Standing, news
+from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
+from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
 
 MAX_HEARD: Final = 1000
 """Beyond so many events that wait for Postgres they are dropped: the next look at the job finds their rows."""

@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 from msgspec.structs import replace
 
-from gateway.feed.fills import Mark, read_deleted, read_marks
-from gateway.feed.frames import Bundle, Frame, own_frame, tag_of
-from gateway.feed.outlets import Outlet
-from gateway.feed.reading import Documents, PostgresAway, Reader, Shared
-from schemas.events import Event, TrainingDeleted, TrainingProgress, encode_event
-from schemas.kinds import without_rows
+from trainwire.gateway.feed.fills import Mark, read_deleted, read_marks
+from trainwire.gateway.feed.frames import Bundle, Frame, own_frame, tag_of
+from trainwire.gateway.feed.outlets import Outlet
+from trainwire.gateway.feed.reading import Documents, PostgresAway, Reader, Shared
+from trainwire.schemas.events import Event, TrainingDeleted, TrainingProgress, encode_event
+from trainwire.schemas.kinds import without_rows
 
 PAUSE_S: Final = 0.25
 """Frames leave this far apart, and of what was said in between the last of each type and job."""
@@ -28,7 +28,7 @@ SNAPSHOT_FRESH_S: Final = 0.5
 KEPT_BUNDLES: Final = 64
 MAX_HEARD: Final = 20_000
 
-log = structlog.get_logger("gateway.feed.job_list")
+log = structlog.get_logger("trainwire.gateway.feed.job_list")
 
 _Key: TypeAlias = tuple[int, str]
 

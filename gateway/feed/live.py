@@ -14,22 +14,22 @@ from typing import Any, Final, Self
 import structlog
 from sqlalchemy import Engine
 
-from gateway.feed.fills import read_look, read_looks
-from gateway.feed.job_feed import Look
-from gateway.feed.job_list import JobList
-from gateway.feed.reading import Documents, PostgresAway, Reader
-from gateway.feed.subscription import Subscription
-from gateway.feed.watch import Watch
-from schemas.checks import InvalidMessage
-from schemas.events import TrainingDeleted, decode_event
-from schemas.routes import JOBS_CHANNEL, events_channel
+from trainwire.gateway.feed.fills import read_look, read_looks
+from trainwire.gateway.feed.job_feed import Look
+from trainwire.gateway.feed.job_list import JobList
+from trainwire.gateway.feed.reading import Documents, PostgresAway, Reader
+from trainwire.gateway.feed.subscription import Subscription
+from trainwire.gateway.feed.watch import Watch
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.events import TrainingDeleted, decode_event
+from trainwire.schemas.routes import JOBS_CHANNEL, events_channel
 
 LOOK_EVERY_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0
 LINGER_S: Final = 10.0
 """How long a job is watched after its last client: a page that is loaded again finds all in memory."""
 
-log = structlog.get_logger("gateway.feed.live")
+log = structlog.get_logger("trainwire.gateway.feed.live")
 
 
 class Feed:

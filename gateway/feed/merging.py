@@ -7,10 +7,10 @@ from typing import Final, NamedTuple, cast
 
 from msgspec.structs import replace
 
-from gateway.feed.positions import Position
-from gateway.feed.rows import MAX_ROWS, Row, with_rows
-from schemas.events import Event, TrainingLog, TrainingProgress
-from schemas.kinds import RowEvent, RowKind
+from trainwire.gateway.feed.positions import Position
+from trainwire.gateway.feed.rows import MAX_ROWS, Row, with_rows
+from trainwire.schemas.events import Event, TrainingLog, TrainingProgress
+from trainwire.schemas.kinds import RowEvent, RowKind
 
 MAX_ROW_BYTES: Final = 256 * 1024
 """An event takes no more rows once it is this large."""

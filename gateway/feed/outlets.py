@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from gateway.feed.frames import RESYNC, Bundle
-from gateway.feed.protocol import FrameProtocol
+from trainwire.gateway.feed.frames import RESYNC, Bundle
+from trainwire.gateway.feed.protocol import FrameProtocol
 
 MAX_WAITING_BYTES: Final = 1024 * 1024
 """A client that lets more than this wait, beyond what its socket takes, is too slow."""

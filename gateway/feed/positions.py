@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple, cast
 
-from schemas.kinds import RowKind
+from trainwire.schemas.kinds import RowKind
 
 _WRITTEN: Final = re.compile(r"(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
 _MAX_SEQ: Final = 2**63 - 1

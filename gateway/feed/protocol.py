@@ -16,7 +16,7 @@ from websockets.http11 import Request
 EXTENSION: Final = "trainwire.frames"
 CLOSE_TIMEOUT_S: Final = 10.0
 
-_failures = logging.getLogger("gateway.feed.protocol")
+_failures = logging.getLogger("trainwire.gateway.feed.protocol")
 _failures.setLevel(logging.WARNING)
 
 

@@ -14,15 +14,15 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from gateway.feed.fills import read_rows
-from gateway.feed.rows import Hole, Rows
-from schemas.kinds import RowKind
+from trainwire.gateway.feed.fills import read_rows
+from trainwire.gateway.feed.rows import Hole, Rows
+from trainwire.schemas.kinds import RowKind
 
 READERS: Final = 4
 KEPT_PIECES: Final = 4
 KEPT_S: Final = 60.0
 
-log = structlog.get_logger("gateway.feed.reading")
+log = structlog.get_logger("trainwire.gateway.feed.reading")
 P = ParamSpec("P")
 T = TypeVar("T")
 

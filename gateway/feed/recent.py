@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.feed.rows import MAX_ROWS, Row, Rows
-from schemas.kinds import RowKind
+from trainwire.gateway.feed.rows import MAX_ROWS, Row, Rows
+from trainwire.schemas.kinds import RowKind
 
 KEPT_ROWS: Final = 4000
 KEPT_BYTES: Final = 1024 * 1024

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter
 
-from gateway.feed import sse, websocket
+from trainwire.gateway.feed import sse, websocket
 
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {

@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 from msgspec.structs import replace
 
-from gateway.feed.standing import Standing, checkpoint_paths, progress
-from schemas.events import (
+from trainwire.gateway.feed.standing import Standing, checkpoint_paths, progress
+from trainwire.schemas.events import (
     Event,
     LogLine,
     MetricPoint,
@@ -18,8 +18,8 @@ from schemas.events import (
     TrainingLog,
     TrainingProgress,
 )
-from schemas.kinds import ROW_KINDS, RowEvent, RowKind
-from schemas.non_finite import Number
+from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
+from trainwire.schemas.non_finite import Number
 
 MAX_ROWS: Final = 1000
 """Most rows in one event."""

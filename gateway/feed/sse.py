@@ -11,17 +11,17 @@ from fastapi import Header, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.auth import authorize_connection
-from gateway.feed.admission import until_refused
-from gateway.feed.fills import DeletedJob, UnknownJob
-from gateway.feed.frames import Bundle
-from gateway.feed.live import Feed
-from gateway.feed.outlets import MustComeAgain, Outlet, QueueOutlet
-from gateway.feed.positions import BadPosition, read_position
-from gateway.feed.reading import PostgresAway
-from gateway.feed.watch import First, Watch
-from gateway.problems import ProblemError, deleted_job, problem, unknown_job, wrong_value
-from schemas.checks import MAX_ID
+from trainwire.gateway.auth import authorize_connection
+from trainwire.gateway.feed.admission import until_refused
+from trainwire.gateway.feed.fills import DeletedJob, UnknownJob
+from trainwire.gateway.feed.frames import Bundle
+from trainwire.gateway.feed.live import Feed
+from trainwire.gateway.feed.outlets import MustComeAgain, Outlet, QueueOutlet
+from trainwire.gateway.feed.positions import BadPosition, read_position
+from trainwire.gateway.feed.reading import PostgresAway
+from trainwire.gateway.feed.watch import First, Watch
+from trainwire.gateway.problems import ProblemError, deleted_job, problem, unknown_job, wrong_value
+from trainwire.schemas.checks import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
 PING_EVERY_S: Final = 20.0

@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 from msgspec.structs import replace
 
-from schemas.events import (
+from trainwire.schemas.events import (
     Event,
     TrainingCheckpoint,
     TrainingComplete,
@@ -15,8 +15,8 @@ from schemas.events import (
     TrainingProgress,
     TrainingStatus,
 )
-from schemas.messages import FINISHED, Outcome, Status
-from schemas.non_finite import Number
+from trainwire.schemas.messages import FINISHED, Outcome, Status
+from trainwire.schemas.non_finite import Number
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,15 +14,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from schemas.backoff import Backoff
-from schemas.tls import redis_trouble
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 5.0
 PING_EVERY_S: Final = 5.0
 DEAF_AFTER_S: Final = 15.0
 BACKOFF: Final = Backoff(first_s=0.1, cap_s=2.0)
 
-log = structlog.get_logger("gateway.feed.subscription")
+log = structlog.get_logger("trainwire.gateway.feed.subscription")
 
 
 class Subscription:

@@ -8,15 +8,15 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from gateway.feed.fills import read_look, read_newest
-from gateway.feed.frames import Bundle, bundle_of, own_frame
-from gateway.feed.job_feed import JobFeed, Look
-from gateway.feed.merging import Said
-from gateway.feed.outlets import MustComeAgain, Outlet
-from gateway.feed.positions import BadPosition, Position
-from gateway.feed.reading import Backlog, Documents, PostgresAway, Reader, Shared
-from gateway.feed.rows import Hole, Row
-from schemas.events import Event
+from trainwire.gateway.feed.fills import read_look, read_newest
+from trainwire.gateway.feed.frames import Bundle, bundle_of, own_frame
+from trainwire.gateway.feed.job_feed import JobFeed, Look
+from trainwire.gateway.feed.merging import Said
+from trainwire.gateway.feed.outlets import MustComeAgain, Outlet
+from trainwire.gateway.feed.positions import BadPosition, Position
+from trainwire.gateway.feed.reading import Backlog, Documents, PostgresAway, Reader, Shared
+from trainwire.gateway.feed.rows import Hole, Row
+from trainwire.schemas.events import Event
 
 CLIENT_PAUSE_S: Final = 25e-6
 LONGEST_PAUSE_S: Final = 0.1
@@ -28,7 +28,7 @@ FIRST_FRAME_FRESH_S: Final = 0.5
 """Clients that come together get the same first frame; what is said since then follows."""
 AWAY_PAUSE_S: Final = 1.0
 
-log = structlog.get_logger("gateway.feed.watch")
+log = structlog.get_logger("trainwire.gateway.feed.watch")
 
 
 class First(NamedTuple):

@@ -12,15 +12,15 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.auth import SUBPROTOCOL, Forbidden, Unauthorized, authorize_connection
-from gateway.feed.admission import until_refused
-from gateway.feed.fills import DeletedJob, UnknownJob
-from gateway.feed.live import Feed
-from gateway.feed.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet, SocketOutlet
-from gateway.feed.positions import BadPosition, read_position
-from gateway.feed.protocol import frame_protocol
-from gateway.feed.reading import PostgresAway
-from schemas.checks import MAX_ID
+from trainwire.gateway.auth import SUBPROTOCOL, Forbidden, Unauthorized, authorize_connection
+from trainwire.gateway.feed.admission import until_refused
+from trainwire.gateway.feed.fills import DeletedJob, UnknownJob
+from trainwire.gateway.feed.live import Feed
+from trainwire.gateway.feed.outlets import RESYNC_CODE, MustComeAgain, Outlet, QueueOutlet, SocketOutlet
+from trainwire.gateway.feed.positions import BadPosition, read_position
+from trainwire.gateway.feed.protocol import frame_protocol
+from trainwire.gateway.feed.reading import PostgresAway
+from trainwire.schemas.checks import MAX_ID
 
 MAX_REASON_CHARS: Final = 100
 """A close frame has room for 123 bytes (RFC 6455, 5.5)."""

@@ -11,14 +11,19 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, json_answer
-from gateway.callback_bodies import CheckpointCallback, CompletionCallback, LogsCallback, ProgressCallback
-from gateway.callbacks import Idempotency, Taken
-from gateway.documents import Accepted, Stored
-from gateway.parameters import TRAINER, Found, JobId
-from gateway.resources import Resources
-from schemas.stream_clients import STREAM_ERRORS
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, json_answer
+from trainwire.gateway.callback_bodies import (
+    CheckpointCallback,
+    CompletionCallback,
+    LogsCallback,
+    ProgressCallback,
+)
+from trainwire.gateway.callbacks import Idempotency, Taken
+from trainwire.gateway.documents import Accepted, Stored
+from trainwire.gateway.parameters import TRAINER, Found, JobId
+from trainwire.gateway.resources import Resources
+from trainwire.schemas.stream_clients import STREAM_ERRORS
 
 router = APIRouter(tags=["callbacks"], dependencies=TRAINER)
 

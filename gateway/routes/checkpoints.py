@@ -8,17 +8,17 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, json_answer
-from gateway.documents import CheckpointItem, CheckpointPage, Loan
-from gateway.parameters import VIEWER, Found, JobId
-from gateway.problems import not_there
-from gateway.resources import Resources, known_job
-from schemas.checks import MAX_ID
-from schemas.times import to_ns
-from stores.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
-from stores.lending import check_lendable
-from stores.s3 import LONGEST_LOAN_S
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, json_answer
+from trainwire.gateway.documents import CheckpointItem, CheckpointPage, Loan
+from trainwire.gateway.parameters import VIEWER, Found, JobId
+from trainwire.gateway.problems import not_there
+from trainwire.gateway.resources import Resources, known_job
+from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.times import to_ns
+from trainwire.stores.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
+from trainwire.stores.lending import check_lendable
+from trainwire.stores.s3 import LONGEST_LOAN_S
 
 router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
 

@@ -10,15 +10,15 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field, create_model
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, described_problems, json_answer
-from gateway.auth import Identity, require
-from gateway.documents import DeletionReport
-from gateway.parameters import VIEWER, Found, JobId, Text
-from gateway.problems import not_there, unknown_job
-from schemas.sinks import SINKS
-from schemas.tls import redis_trouble
-from stores.deletion import (
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, described_problems, json_answer
+from trainwire.gateway.auth import Identity, require
+from trainwire.gateway.documents import DeletionReport
+from trainwire.gateway.parameters import VIEWER, Found, JobId, Text
+from trainwire.gateway.problems import not_there, unknown_job
+from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.tls import redis_trouble
+from trainwire.stores.deletion import (
     Choice,
     Deletion,
     DeletionPlan,
@@ -31,7 +31,7 @@ from stores.deletion import (
     plan_deletion,
 )
 
-log = structlog.get_logger("gateway.deletion")
+log = structlog.get_logger("trainwire.gateway.deletion")
 router = APIRouter(tags=["deletion"])
 
 KeptSinks: TypeAlias = frozenset[str]

@@ -13,18 +13,18 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, described_problems, json_answer
-from gateway.auth import require
-from gateway.parameters import Found
-from gateway.resources import Resources
-from gateway.telemetry import Telemetry
-from schemas.migrations import WrongSchemaRevision, check_revision
-from schemas.stream_clients import STREAM_ERRORS, servers_of
-from schemas.tls import redis_trouble
-from stores.connections import postgres_trouble
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, described_problems, json_answer
+from trainwire.gateway.auth import require
+from trainwire.gateway.parameters import Found
+from trainwire.gateway.resources import Resources
+from trainwire.gateway.telemetry import Telemetry
+from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
+from trainwire.schemas.stream_clients import STREAM_ERRORS, servers_of
+from trainwire.schemas.tls import redis_trouble
+from trainwire.stores.connections import postgres_trouble
 
-log = structlog.get_logger("gateway.health")
+log = structlog.get_logger("trainwire.gateway.health")
 
 router = APIRouter(tags=["health"])
 

@@ -10,9 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, json_answer
-from gateway.documents import (
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, json_answer
+from trainwire.gateway.documents import (
     CompletenessReport,
     Deliveries,
     DeliveryItem,
@@ -22,17 +22,17 @@ from gateway.documents import (
     Loss,
     RankGap,
 )
-from gateway.job_documents import job_detail, job_items
-from gateway.parameters import VIEWER, Found, JobId, Text
-from gateway.problems import unknown_job, wrong_value
-from gateway.resources import known_job
-from schemas.checks import MAX_ID
-from schemas.messages import Status
-from schemas.sinks import SINKS
-from stores.deliveries import JobDelivery, SinkHealth, job_deliveries
-from stores.delivery_words import shown_delivery
-from stores.jobs import Job, JobFilter, Place, find_page
-from stores.positions import find_completeness
+from trainwire.gateway.job_documents import job_detail, job_items
+from trainwire.gateway.parameters import VIEWER, Found, JobId, Text
+from trainwire.gateway.problems import unknown_job, wrong_value
+from trainwire.gateway.resources import known_job
+from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.messages import Status
+from trainwire.schemas.sinks import SINKS
+from trainwire.stores.deliveries import JobDelivery, SinkHealth, job_deliveries
+from trainwire.stores.delivery_words import shown_delivery
+from trainwire.stores.jobs import Job, JobFilter, Place, find_page
+from trainwire.stores.positions import find_completeness
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 

@@ -9,16 +9,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
-from gateway import examples
-from gateway.answers import described, described_problems, json_answer
-from gateway.documents import LogPage, Scanned
-from gateway.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq, Text
-from gateway.problems import wrong_value
-from gateway.resources import Resources, known_job
-from schemas.events import LogLine
-from schemas.times import to_datetime
-from stores.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
-from stores.loki import newest_lines
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, described_problems, json_answer
+from trainwire.gateway.documents import LogPage, Scanned
+from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq, Text
+from trainwire.gateway.problems import wrong_value
+from trainwire.gateway.resources import Resources, known_job
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.times import to_datetime
+from trainwire.stores.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
+from trainwire.stores.loki import newest_lines
 
 router = APIRouter(tags=["logs"], dependencies=VIEWER)
 

@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, json_answer
-from gateway.documents import MetricPage, NamePage, Series, SeriesPoint
-from gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
-from gateway.problems import wrong_value
-from gateway.resources import known_job
-from stores.metric_names import names_within
-from stores.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, json_answer
+from trainwire.gateway.documents import MetricPage, NamePage, Series, SeriesPoint
+from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
+from trainwire.gateway.problems import wrong_value
+from trainwire.gateway.resources import known_job
+from trainwire.stores.metric_names import names_within
+from trainwire.stores.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 

@@ -10,16 +10,16 @@ import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, json_answer
-from gateway.parameters import VIEWER, Found, JobId, Names, split_names
-from gateway.problems import not_there, wrong_value
-from gateway.resources import Resources, known_job
-from schemas.checks import MAX_ATTEMPT
-from schemas.non_finite import Number, shown_float
-from stores.attempts import find_attempts
-from stores.mlflow import get_run, get_run_summary, run_id_in_mlflow, run_url
-from stores.mlflow_history import HistoryPlace, read_page
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, json_answer
+from trainwire.gateway.parameters import VIEWER, Found, JobId, Names, split_names
+from trainwire.gateway.problems import not_there, wrong_value
+from trainwire.gateway.resources import Resources, known_job
+from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.non_finite import Number, shown_float
+from trainwire.stores.attempts import find_attempts
+from trainwire.stores.mlflow import get_run, get_run_summary, run_id_in_mlflow, run_url
+from trainwire.stores.mlflow_history import HistoryPlace, read_page
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from gateway import examples
-from gateway.answers import described, json_answer
-from gateway.auth import COOKIE, Guard, Identity, Unauthorized, token_of
-from gateway.documents import SessionState
-from gateway.tokens import MAX_TOKEN_CHARS
+from trainwire.gateway import examples
+from trainwire.gateway.answers import described, json_answer
+from trainwire.gateway.auth import COOKIE, Guard, Identity, Unauthorized, token_of
+from trainwire.gateway.documents import SessionState
+from trainwire.gateway.tokens import MAX_TOKEN_CHARS
 
 router = APIRouter(tags=["session"])
 SESSION_S: Final = 30 * 24 * 3600

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from ingest.clock import monotonic_s
-from schemas.routes import Kind
-from schemas.wire import Entry
+from trainwire.ingest.clock import monotonic_s
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.wire import Entry
 
 if TYPE_CHECKING:
-    from ingest.spool.spool import Spool  # opened by the sender's thread: its imports cost a trainer's start
+    from trainwire.ingest.spool.spool import (
+        Spool,  # opened by the sender's thread: its imports cost a trainer's start
+    )
 
 logger = logging.getLogger("trainwire.ingest")
 

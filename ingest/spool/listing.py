@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ingest.spool.folder import About, is_owned, read_about, source_folders
-from ingest.spool.segments import Segments
-from schemas.routes import KINDS, Kind
+from trainwire.ingest.spool.folder import About, is_owned, read_about, source_folders
+from trainwire.ingest.spool.segments import Segments
+from trainwire.schemas.routes import KINDS, Kind
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from ingest.spool.records import Damage, framed, unframed
-from schemas.routes import Kind
+from trainwire.ingest.spool.records import Damage, framed, unframed
+from trainwire.schemas.routes import Kind
 
 SEGMENT_BYTES: Final = 1024 * 1024
 _SUFFIX: Final = ".seg"

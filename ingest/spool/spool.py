@@ -11,12 +11,12 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ingest.spool.folder import SourceFolder
-from ingest.spool.records import Damage, framed, unframed
-from ingest.spool.segments import Record, Segments
-from schemas.messages import Logs, Metrics
-from schemas.routes import KINDS, Kind
-from schemas.wire import WIRE_VERSION, Entry
+from trainwire.ingest.spool.folder import SourceFolder
+from trainwire.ingest.spool.records import Damage, framed, unframed
+from trainwire.ingest.spool.segments import Record, Segments
+from trainwire.schemas.messages import Logs, Metrics
+from trainwire.schemas.routes import KINDS, Kind
+from trainwire.schemas.wire import WIRE_VERSION, Entry
 
 RecordT = TypeVar("RecordT")
 

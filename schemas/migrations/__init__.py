@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-from schemas.tables import metadata
+from trainwire.schemas.tables import metadata
 
 
 class WrongSchemaRevision(RuntimeError):  # noqa: N818 - said to operators as it stands

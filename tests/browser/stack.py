@@ -18,7 +18,7 @@ from typing import Self
 import psutil
 
 from tests.processes import wait_until
-from trainwire.remembered import free_port
+from trainwire.stack.remembered import free_port
 
 READY = "Ctrl-C stops it."
 PATIENCE_S = 60
@@ -73,7 +73,7 @@ class Stack:
         port = free_port()
         exports = dict(shlex.split(line)[1].split("=", 1) for line in self._run("env").splitlines())
         own = exports | {"GATEWAY_AUTH": "on", "GATEWAY_PORT": str(port)}
-        self._start_module("gateway", [], own)
+        self._start_module("trainwire.gateway", [], own)
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: is_answering(f"{url}/healthz"), "the guarded gateway answers", PATIENCE_S)
         return url

@@ -5,9 +5,9 @@ from __future__ import annotations
 from playwright.sync_api import Browser, expect
 from sqlalchemy import text
 
-from stores.deletion import Choice, announce_deletion, begin_deletion
 from tests.gateway_server import GatewayServer
-from workers.resources import Resources
+from trainwire.stores.deletion import Choice, announce_deletion, begin_deletion
+from trainwire.workers.resources import Resources
 
 WITHIN_MS = 15_000
 

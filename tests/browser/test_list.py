@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 from sqlalchemy import text
 
 from tests.gateway_server import GatewayServer
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 JOBS = 500
 TICK_MS = 5_000

@@ -15,7 +15,7 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 
 STEADY = """
     import pathlib, time
-    from ingest import Run
+    from trainwire import Run
     stop = pathlib.Path(__file__).with_suffix(".stop")
     with Run.from_env(total_epochs=4, params={"lr": 0.001}) as run:
         step = 0
@@ -137,7 +137,7 @@ def test_a_failed_job_shows_its_traceback(page: Page, stack: Stack) -> None:
     stack.train(
         4,
         """
-        from ingest import Run
+        from trainwire import Run
         with Run.from_env() as run:
             print("soon", flush=True)
             raise ValueError("the learning rate is <b>too much</b>")
@@ -154,7 +154,7 @@ def test_hostile_strings_stay_text(page: Page, stack: Stack) -> None:
     stack.train(
         5,
         f"""
-        from ingest import Run
+        from trainwire import Run
         hostile = {HOSTILE!r}
         with Run.from_env(params={{hostile: hostile}}, tags={{"tag": hostile}}) as run:
             run.metric(step=1, **{{"loss": 1.0, hostile: 2.0}})

@@ -13,7 +13,7 @@ from tests.nginx import Nginx
 pytestmark = pytest.mark.timeout(400)
 SCRIPT = """
     import time
-    from ingest import Run
+    from trainwire import Run
     with Run.from_env() as run:
         for epoch in range(3):
             print(f"epoch {epoch} below a path", flush=True)

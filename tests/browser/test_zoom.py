@@ -18,7 +18,7 @@ POINTS = 20_000
 FINER = re.compile(r"/jobs/20/metrics\?.*from=")
 LONG = f"""
     import pathlib, time
-    from ingest import Run
+    from trainwire import Run
     stop = pathlib.Path(__file__).with_suffix(".stop")
     with Run.from_env() as run:
         for step in range({POINTS}):

@@ -16,11 +16,11 @@ from typing import Final, Literal
 
 import psutil
 
-from schemas.routes import SHARDS_KEY
 from tests.chaos.trainer import SEGMENT_BYTES
 from tests.chaos.world import World
-from trainwire.postgres import EmbeddedPostgres
-from trainwire.valkey import DEFAULT_MAXMEMORY, EmbeddedValkey
+from trainwire.schemas.routes import SHARDS_KEY
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.valkey import DEFAULT_MAXMEMORY, EmbeddedValkey
 
 Cost = Literal["nothing", "the last second of a killed trainer", "the destroyed messages, each named by the sum"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import requests
 from sqlalchemy import Engine
 
-from schemas.tables import dead_letters, source_positions, training_jobs, training_logs, training_metrics
 from tests.chaos.spool_damage import Item, Lane
 from tests.chaos.trainer import CHILD_LINES
 from tests.factories import rows
 from tests.integration.gateway.feed_clients import GatewayAddress
 from tests.processes import wait_until
+from trainwire.schemas.tables import dead_letters, source_positions, training_jobs, training_logs, training_metrics
 
 Life = tuple[int, int]
 """Job, and how often it was started by then."""

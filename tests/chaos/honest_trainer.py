@@ -6,7 +6,7 @@ import json
 import sys
 import time
 
-from ingest import Run
+from trainwire import Run
 
 LINES_PER_POINT = 10
 LINES_PER_CHECKPOINT = 100

@@ -11,12 +11,12 @@ from typing import Final
 import msgspec
 import psutil
 
-from ingest.spool.folder import About, SourceFolder, read_about, source_folders
-from ingest.spool.records import Damage, unframed
-from ingest.spool.segments import Record
-from schemas.messages import Body, Logs, Metrics
-from schemas.routes import Kind
-from schemas.wire import Envelope, decode_body
+from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
+from trainwire.ingest.spool.records import Damage, unframed
+from trainwire.ingest.spool.segments import Record
+from trainwire.schemas.messages import Body, Logs, Metrics
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.wire import Envelope, decode_body
 
 _KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")
 """The kinds whose segments are damaged."""

@@ -23,10 +23,6 @@ import pytest
 import sqlalchemy
 from sqlalchemy import Engine
 
-from ingest.leftovers import send_leftovers
-from schemas.migrations import upgrade
-from schemas.tables import training_jobs
-from stores.connections import open_engine
 from tests.chaos import checks
 from tests.chaos.blows import LOST_AFTER_S, chosen, strike_until
 from tests.chaos.killed_trainers import KilledTrainers
@@ -37,9 +33,13 @@ from tests.factories import rows
 from tests.followers import Follower
 from tests.integration.gateway.feed_clients import EventSource, GatewayProcess, WebSocketClient
 from tests.processes import ROOT, Process, wait_until, workers_running
-from trainwire.postgres import EmbeddedPostgres
-from trainwire.valkey import EmbeddedValkey
-from workers.settings import Settings, load_settings
+from trainwire.ingest.leftovers import send_leftovers
+from trainwire.schemas.migrations import upgrade
+from trainwire.schemas.tables import training_jobs
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.connections import open_engine
+from trainwire.workers.settings import Settings, load_settings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))

@@ -23,17 +23,17 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from stores.completeness import assess
-from stores.connections import open_engine
-from stores.positions import find_positions
 from tests.chaos import audit
 from tests.chaos.audit import EventWatch, Honest, RowWatch
 from tests.chaos.test_chaos import migrated
 from tests.processes import ROOT, Process, wait_until, workers_running
-from trainwire.postgres import EmbeddedPostgres
-from trainwire.remembered import usable_port
-from trainwire.valkey import binary
-from workers.settings import load_settings
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.remembered import usable_port
+from trainwire.stack.valkey import binary
+from trainwire.stores.completeness import assess
+from trainwire.stores.connections import open_engine
+from trainwire.stores.positions import find_positions
+from trainwire.workers.settings import load_settings
 
 SECONDS = float(os.environ.get("AUDIT_SECONDS", "20"))
 SEED = int(os.environ.get("AUDIT_SEED", str(random.SystemRandom().randrange(10**6))))

@@ -17,10 +17,11 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from ingest import Run, outbox
-from ingest.heartbeat import Vitals
-from ingest.settings import Timing, TrainerSettings
-from ingest.spool import segments
+from trainwire import Run
+from trainwire.ingest import outbox
+from trainwire.ingest.heartbeat import Vitals
+from trainwire.ingest.settings import Timing, TrainerSettings
+from trainwire.ingest.spool import segments
 
 TIMING = Timing(probe_after_s=2.0, patience_limit_s=5.0, settle_s=120.0, longest_backoff_s=1.0)
 """Short waits, so that faults of seconds stand for faults of minutes."""

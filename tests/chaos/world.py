@@ -14,8 +14,8 @@ from tests.chaos.killed_trainers import KilledTrainers
 from tests.chaos.spool_damage import SpoolDamage
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.processes import Process
-from trainwire.postgres import EmbeddedPostgres
-from trainwire.valkey import EmbeddedValkey
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.valkey import EmbeddedValkey
 
 
 @dataclass

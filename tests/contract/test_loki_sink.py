@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stores.loki_config import MAX_AHEAD_NS
-from stores.loki_http import LokiHttp
-from stores.loki_query import LokiLine, read_lines
 from tests.contract.loki_api import LokiApi
-from workers.sinks.base import SinkUnavailable
-from workers.sinks.loki.lines import MAX_LINE_BYTES
-from workers.sinks.loki.rows import LogRow
-from workers.sinks.loki.sink import LokiSink
+from trainwire.stores.loki_config import MAX_AHEAD_NS
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.stores.loki_query import LokiLine, read_lines
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
+from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.sink import LokiSink
 
 HOUR_NS = 3600 * 10**9
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from botocore.exceptions import ClientError
 
-from schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from tests.s3 import s3_client, s3_environment, s3_server
+from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -13,15 +13,15 @@ from typing import Final
 
 import pytest
 
-from schemas.checkpoint_keys import S3Uri, upload_folder_of
-from stores.checkpoints import find_checkpoints, find_source
-from stores.s3 import open_s3
 from tests.factories import drain
 from tests.integration.conftest import Bucket
 from tests.processes import ROOT
-from trainwire.download import download
-from workers.resources import Resources
-from workers.verify import Verification
+from trainwire.cli.download import download
+from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
+from trainwire.stores.checkpoints import find_checkpoints, find_source
+from trainwire.stores.s3 import open_s3
+from trainwire.workers.resources import Resources
+from trainwire.workers.verify import Verification
 
 Files = Mapping[str, bytes]
 TIMEOUT_S: Final = 60
@@ -57,12 +57,12 @@ botocore.httpsession.URLLib3Session.send = counted
 TRAINER: Final = (
     KILLER
     + """
-import ingest.transfer
+import trainwire.ingest.transfer
 import redis
-from ingest import Run
-from schemas.routes import stream_key
+from trainwire import Run
+from trainwire.schemas.routes import stream_key
 
-ingest.transfer.PART_BYTES = 5 * 1024 * 1024
+trainwire.ingest.transfer.PART_BYTES = 5 * 1024 * 1024
 path, form = Path(sys.argv[1]), sys.argv[2]
 run = Run(42)
 
@@ -204,10 +204,10 @@ def test_a_killed_upload_damages_no_checkpoint(
 DOWNLOADER: Final = (
     KILLER
     + """
-from schemas.checkpoint_keys import S3Uri
-from stores.checkpoints import Source
-from stores.s3 import open_s3
-from trainwire.download import download
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.stores.checkpoints import Source
+from trainwire.stores.s3 import open_s3
+from trainwire.cli.download import download
 
 rename = Path.rename
 def renamed(self, target):

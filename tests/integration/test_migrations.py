@@ -11,7 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, make_url, text
 
-from schemas.migrations import (
+from trainwire.schemas.migrations import (
     WrongSchemaRevision,
     _config,
     check_revision,
@@ -19,7 +19,7 @@ from schemas.migrations import (
     head_revision,
     upgrade,
 )
-from schemas.tables import metadata
+from trainwire.schemas.tables import metadata
 
 
 @pytest.fixture

@@ -10,26 +10,26 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from ingest.object_store import ObjectStore
-from ingest.patience import StoreUnavailable
-from schemas.checkpoint_keys import S3Uri
-from stores.connections import open_engine
-from stores.loki_http import LokiUnavailable, loki_http
-from stores.mlflow_http import MlflowApi, MlflowUnavailable, plain_send
-from stores.s3 import StoreAway, open_s3
-from stores.settings import WrongSettings
 from tests.factories import logs
 from tests.gateway_server import GatewayServer, gateway_settings
+from tests.integration.cli.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.integration.conftest import Bucket
 from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebSocketClient
-from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.mlflow_server import MlflowServer
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from tests.twins.loki import LokiTwin
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.sinks.mlflow.http import mlflow_api
-from workers.store import postgres_errors
+from trainwire.ingest.object_store import ObjectStore
+from trainwire.ingest.patience import StoreUnavailable
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.stores.connections import open_engine
+from trainwire.stores.loki_http import LokiUnavailable, loki_http
+from trainwire.stores.mlflow_http import MlflowApi, MlflowUnavailable, plain_send
+from trainwire.stores.s3 import StoreAway, open_s3
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.store import postgres_errors
 
 JOB = 42
 

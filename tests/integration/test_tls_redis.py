@@ -16,26 +16,27 @@ import redis
 from kombu import Connection, Producer
 from kombu.exceptions import OperationalError
 
-from ingest import Run, TrainerSettings, link, outage
-from ingest.leftovers import send_leftovers
-from ingest.link import StreamLink
-from ingest.settings import SpoolSettings, Timing
-from schemas.broker import broker_at
-from schemas.routes import INGEST_QUEUE, stream_key
-from schemas.wire import decode_body, open_envelope
-from stores.connections import open_redis
-from tests.integration.trainwire.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
+from tests.integration.cli.conftest import Trainwire, alone, trainwire  # noqa: F401 - fixtures
 from tests.processes import ROOT
 from tests.tcp_proxy import TcpProxy
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.streams import redis_errors
+from trainwire import Run, TrainerSettings
+from trainwire.ingest import link, outage
+from trainwire.ingest.leftovers import send_leftovers
+from trainwire.ingest.link import StreamLink
+from trainwire.ingest.settings import SpoolSettings, Timing
+from trainwire.schemas.broker import broker_at
+from trainwire.schemas.routes import INGEST_QUEUE, stream_key
+from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.stores.connections import open_redis
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import redis_errors
 
 JOB = 42
 FORKING = f"""
 import os, time
-from ingest import Run
+from trainwire import Run
 with Run({JOB}) as run:
     run.log("before")
     time.sleep(1)  # the connection is there
@@ -215,6 +216,6 @@ def test_workers_and_doctor_that_do_not_speak_tls_where_they_must(
     alone.setenv("REDIS_URL", over(tls.in_front_of(redis_url), redis_url, "redis"))
     alone.setenv("LOKI_ENABLED", "false")
     assert named in trainwire("doctor", "--json").out
-    command = [sys.executable, "-m", "workers", "worker"]
+    command = [sys.executable, "-m", "trainwire.workers", "worker"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, named in done.stderr) == (78, True)

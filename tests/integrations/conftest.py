@@ -12,11 +12,11 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from ingest.testing import RecordedRun
-from schemas.routes import KINDS
 from tests.factories import drain
 from tests.processes import ROOT
-from workers.resources import Resources
+from trainwire.schemas.routes import KINDS
+from trainwire.testing import RecordedRun
+from trainwire.workers.resources import Resources
 
 REASON: Final = "the frameworks are not installed: run `make frameworks`"
 """Why a test is skipped; `make frameworks` skips none."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ingest.testing import RecordedRun
-from schemas.tables import training_checkpoints, training_jobs, training_metrics
 from tests.factories import one, rows
 from tests.integrations.conftest import REASON, run_script
-from workers.resources import Resources
+from trainwire.schemas.tables import training_checkpoints, training_jobs, training_metrics
+from trainwire.testing import RecordedRun
+from trainwire.workers.resources import Resources
 
 pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("transformers", reason=REASON)
@@ -21,7 +21,7 @@ pytest.importorskip("transformers", reason=REASON)
 import torch
 import transformers
 
-from ingest.integrations.huggingface import TrainwireCallback
+from trainwire.integrations.huggingface import TrainwireCallback
 
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
 
@@ -120,7 +120,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.integrations.test_huggingface import trainer
 import transformers
-from ingest import Run
+from trainwire import Run
 
 class Signalled(transformers.TrainerCallback):
     def on_step_begin(self, _args, state, _control, **_):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingest.testing import RecordedRun
 from tests.integrations.conftest import REASON
+from trainwire.testing import RecordedRun
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 pytest.importorskip(os.environ["KERAS_BACKEND"], reason=REASON)
@@ -19,7 +19,7 @@ pytest.importorskip("keras", reason=REASON)
 
 import keras
 
-from ingest.integrations.keras import TrainwireCallback, TrainwireCheckpoint
+from trainwire.integrations.keras import TrainwireCallback, TrainwireCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ingest.testing import RecordedRun
-from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
 from tests.factories import one, rows
 from tests.integrations.conftest import REASON, run_script
-from workers.resources import Resources
+from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
+from trainwire.testing import RecordedRun
+from trainwire.workers.resources import Resources
 
 pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("lightning", reason=REASON)
@@ -22,7 +22,7 @@ import lightning
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from ingest.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
+from trainwire.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
 
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
 
@@ -156,8 +156,8 @@ from tests.integrations.test_lightning import Tiny, batches
 import lightning
 from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from ingest import Run
-from ingest.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
+from trainwire import Run
+from trainwire.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
 
 class Signalled(Callback):
     def on_train_batch_start(self, trainer, *_):

@@ -12,15 +12,15 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from ingest.testing import RecordedRun
 from tests.integrations.conftest import REASON
+from trainwire.testing import RecordedRun
 
 pytest.importorskip("ultralytics", reason=REASON)
 
 import ultralytics
 from PIL import Image
 
-from ingest.integrations.ultralytics import _Reporter, add_callbacks
+from trainwire.integrations.ultralytics import _Reporter, add_callbacks
 
 pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 HEAD: Final = (
     "import os, signal, sys, threading, time\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it\n"
-    "from ingest import Run\n"
+    "from trainwire import Run\n"
     "def term(): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.05)\n"
     "def heard():  # only who was heard of is missed\n"
     "    while not run._session._heart.is_known: time.sleep(0.01)\n"

@@ -14,9 +14,11 @@ import pytest
 import redis
 from redis.client import PubSub
 
-from ingest import Run
-from ingest.settings import TrainerSettings
-from schemas.events import (
+from tests.factories import Sender, logs, rows
+from tests.processes import Process, wait_until, workers_running
+from trainwire import Run
+from trainwire.ingest.settings import TrainerSettings
+from trainwire.schemas.events import (
     Event,
     TrainingCheckpoint,
     TrainingComplete,
@@ -26,12 +28,10 @@ from schemas.events import (
     TrainingStatus,
     decode_event,
 )
-from schemas.routes import BEAT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE, events_channel
-from schemas.tables import training_logs
-from tests.factories import Sender, logs, rows
-from tests.processes import Process, wait_until, workers_running
-from workers.notify import MAX_WAITING_ORDERS
-from workers.resources import Resources
+from trainwire.schemas.routes import BEAT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE, events_channel
+from trainwire.schemas.tables import training_logs
+from trainwire.workers.notify import MAX_WAITING_ORDERS
+from trainwire.workers.resources import Resources
 
 JOB = 42
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import redis
 
-from schemas.routes import BEAT_LEASE_KEY, BEAT_QUEUE, BEAT_TICKS_KEY, CHECKPOINT_QUEUE
 from tests.processes import Process, wait_until
-from trainwire.valkey import EmbeddedValkey
-from workers.beat import LEAST_GAP_SHARE
-from workers.schedule import SCHEDULE
-from workers.settings import Settings, load_settings
+from trainwire.schemas.routes import BEAT_LEASE_KEY, BEAT_QUEUE, BEAT_TICKS_KEY, CHECKPOINT_QUEUE
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.workers.beat import LEAST_GAP_SHARE
+from trainwire.workers.schedule import SCHEDULE
+from trainwire.workers.settings import Settings, load_settings
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from schemas.tables import training_checkpoints, training_jobs, training_logs
 from tests.factories import Sender, checkpoint, completion, logs, rows
 from tests.processes import Process, wait_until, workers_running
 from tests.s3 import free_port, s3_client, s3_environment, s3_server
-from workers.resources import Resources
+from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs
+from trainwire.workers.resources import Resources
 
 BUCKET = "models"
 

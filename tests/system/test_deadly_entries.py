@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.tables import dead_letters, training_logs
 from tests.factories import Sender, logs, rows
 from tests.processes import wait_until, workers_running
-from workers.resources import Resources
+from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.workers.resources import Resources
 
 PLUG = '''
 """Read by every Python process that has this folder on its path."""
 import os, signal
-import workers.decoding
-original = workers.decoding.decode_plain
+import trainwire.workers.decoding
+original = trainwire.workers.decoding.decode_plain
 
 def decode_plain(kind, encoding, plain):
     if b"kills the decoder" in plain:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(kind, encoding, plain)
 
-workers.decoding.decode_plain = decode_plain
+trainwire.workers.decoding.decode_plain = decode_plain
 '''
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from schemas.tables import deleted_jobs, training_jobs, training_logs
-from stores.deletion import Choice, begin_deletion
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
-from workers.resources import Resources
+from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
+from trainwire.stores.deletion import Choice, begin_deletion
+from trainwire.workers.resources import Resources
 
 TALKER = """
 import dataclasses, json, pathlib, sys, time
-from ingest import Run
+from trainwire import Run
 run = Run(job_id=int(sys.argv[1]))
 number = 0
 while not pathlib.Path(sys.argv[2]).exists():

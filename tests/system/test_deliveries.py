@@ -13,12 +13,12 @@ import psutil
 import pytest
 from sqlalchemy import func, update
 
-from schemas.messages import Logs
-from schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs
 from tests.factories import Sender, rows
 from tests.processes import Process, kill_somebody, wait_until, workers_running
 from tests.twins.loki import Fault, Limits, LokiTwin
-from workers.resources import Resources
+from trainwire.schemas.messages import Logs
+from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs
+from trainwire.workers.resources import Resources
 
 JOBS = range(1, 201)
 ROUNDS = 6

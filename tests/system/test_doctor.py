@@ -7,13 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from schemas.routes import BEAT_QUEUE
 from tests.processes import wait_until, workers_running
-from trainwire.commands.doctor import examine
-from trainwire.doctor import processes
-from workers.findings import worst
-from workers.resources import Resources
-from workers.settings import Settings, load_settings
+from trainwire.cli.commands.doctor import examine
+from trainwire.cli.doctor import processes
+from trainwire.schemas.routes import BEAT_QUEUE
+from trainwire.workers.findings import worst
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings, load_settings
 
 
 def without_loki(settings: Settings) -> Settings:

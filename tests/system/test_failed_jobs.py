@@ -13,7 +13,9 @@ import pytest
 from tests.system.test_up import Terminal
 
 RAISES = "def load():\n    raise ValueError('no data for epoch 3')\n"
-IN_A_RUN = "from ingest import Run\nwith Run.from_env() as run:\n    run.log('before')\n    run.metric(loss=0.5)\n"
+IN_A_RUN = (
+    "from trainwire import Run\nwith Run.from_env() as run:\n    run.log('before')\n    run.metric(loss=0.5)\n"
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from stores.settings import WrongSettings
 from tests.factories import Sender, logs
 from tests.processes import Process, wait_until, workers_running
-from trainwire.remembered import usable_port
-from workers.flower import credentials_for
-from workers.resources import Resources
+from trainwire.stack.remembered import usable_port
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.flower import credentials_for
+from trainwire.workers.resources import Resources
 
 OPERATOR = {"FLOWER_USER": "operator", "FLOWER_PASSWORD": "a,b:c d"}
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from redis.client import PubSub
 
-from schemas.events import TrainingStatus
-from schemas.routes import events_channel
-from schemas.tables import training_jobs
 from tests.factories import Sender, logs, one
 from tests.processes import ROOT, wait_until, workers_running
 from tests.system.test_announcing import Listener
-from workers.resources import Resources
+from trainwire.schemas.events import TrainingStatus
+from trainwire.schemas.routes import events_channel
+from trainwire.schemas.tables import training_jobs
+from trainwire.workers.resources import Resources
 
-TRAINER = "import time\nfrom ingest import Run\nrun = Run(42)\ntime.sleep(120)\n"
+TRAINER = "import time\nfrom trainwire import Run\nrun = Run(42)\ntime.sleep(120)\n"
 
 
 def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.routes import DEFAULT_SHARDS, shard_of
 from tests.factories import Sender, logs
 from tests.processes import Process, wait_until, workers_running
-from trainwire.remembered import usable_port
-from workers.resources import Resources
+from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of
+from trainwire.stack.remembered import usable_port
+from trainwire.workers.resources import Resources
 
 JOB, MESSAGES, LINES = 1, 200, 50
 

@@ -13,14 +13,14 @@ import pytest
 import requests
 from sqlalchemy import Engine, func, select
 
-from schemas.tables import training_logs
 from tests.factories import Sender, logs, metrics, rows
 from tests.integration.gateway.feed_clients import GatewayProcess, WebSocketClient
 from tests.pgbouncer import PgBouncer
 from tests.processes import ROOT, wait_until, workers_running
 from tests.tls_servers import settings_of
 from tests.twins.loki import LokiTwin
-from workers.resources import Resources
+from trainwire.schemas.tables import training_logs
+from trainwire.workers.resources import Resources
 
 JOBS = range(1, 9)
 ROUNDS = 30

@@ -10,8 +10,6 @@ import pytest
 import redis
 import requests
 
-from schemas.routes import KINDS, shard_of, stream_key
-from schemas.tables import training_logs
 from tests.factories import Sender, logs, rows
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.processes import wait_until, workers_running
@@ -24,7 +22,9 @@ from tests.talkers import (
     trainers_running,
 )
 from tests.valkey_cluster import ValkeyCluster
-from workers.resources import Resources
+from trainwire.schemas.routes import KINDS, shard_of, stream_key
+from trainwire.schemas.tables import training_logs
+from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 2, 3, 4)

@@ -18,14 +18,14 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from schemas.routes import KINDS, SHARDS_KEY, acks_key, shard_of, stream_key
 from tests.certificates import Authority
 from tests.processes import ROOT, workers_running
 from tests.talkers import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.tls_proxy import TlsProxy
 from tests.tls_servers import Tls
 from tests.valkey_cluster import ValkeyCluster
-from workers.resources import Resources
+from trainwire.schemas.routes import KINDS, SHARDS_KEY, acks_key, shard_of, stream_key
+from trainwire.workers.resources import Resources
 
 USERS = ("worker", "trainer")
 SHARDS = 4
@@ -129,7 +129,7 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
 
 
 SAYING = """
-from ingest import Run
+from trainwire import Run
 with Run(1) as run:
     run.log("said")
 """

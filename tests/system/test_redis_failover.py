@@ -9,7 +9,6 @@ from typing import Any, cast
 import pytest
 import redis
 
-from schemas.routes import shard_of, stream_key
 from tests.processes import Process, wait_until, workers_running
 from tests.talkers import (
     check_command,
@@ -20,7 +19,8 @@ from tests.talkers import (
     trainers_running,
 )
 from tests.valkey_cluster import ValkeyCluster, role
-from workers.resources import Resources
+from trainwire.schemas.routes import shard_of, stream_key
+from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 2, 3, 4)

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from schemas.routes import KINDS, shard_of, stream_key
 from tests.processes import workers_running
 from tests.talkers import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.valkey_cluster import ValkeyCluster
-from workers.resources import Resources
+from trainwire.schemas.routes import KINDS, shard_of, stream_key
+from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 5, 4)

@@ -15,8 +15,10 @@ import redis
 from redis.exceptions import NoPermissionError
 from sqlalchemy import Engine, text
 
-from ingest import Run
-from schemas.routes import (
+from tests.hostile_client import attack
+from tests.processes import ROOT, wait_until, workers_running
+from trainwire import Run
+from trainwire.schemas.routes import (
     HOLD_KEY,
     INGEST_QUEUE,
     NOTIFY_QUEUE,
@@ -27,11 +29,9 @@ from schemas.routes import (
     ordered_key,
     stream_key,
 )
-from tests.hostile_client import attack
-from tests.processes import ROOT, wait_until, workers_running
-from trainwire.remembered import usable_port
-from trainwire.valkey import binary
-from workers.settings import Settings, load_settings
+from trainwire.stack.remembered import usable_port
+from trainwire.stack.valkey import binary
+from trainwire.workers.settings import Settings, load_settings
 
 TEMPLATE = ROOT / "deploy" / "users.acl.template"
 JOB = 42
@@ -147,7 +147,7 @@ def test_a_worker_does_not_administer(port: int, command: tuple[Any, ...]) -> No
 
 HONEST = """
 import sys, time
-from ingest import Run
+from trainwire import Run
 job, until = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
 with Run(job, name="honest") as run:
     number = 0

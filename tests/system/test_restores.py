@@ -16,18 +16,18 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, make_url, text
 
-from schemas.migrations import upgrade
-from schemas.tables import source_positions, training_jobs, training_logs
-from stores.connections import open_engine
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
-from trainwire.postgres import EmbeddedPostgres, binary
-from trainwire.valkey import EmbeddedValkey
-from workers.settings import Settings, load_settings
+from trainwire.schemas.migrations import upgrade
+from trainwire.schemas.tables import source_positions, training_jobs, training_logs
+from trainwire.stack.postgres import EmbeddedPostgres, binary
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.connections import open_engine
+from trainwire.workers.settings import Settings, load_settings
 
 TRAINER = """
 import json, os, select, sys, time
-from ingest import Run
+from trainwire import Run
 run = Run(job_id=1, name="restored")
 said = 0
 most = int(os.environ.get("MOST_LINES", sys.maxsize))

@@ -15,19 +15,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ingest.spool.folder import read_about
-from schemas.tables import training_logs
-from stores.completeness import Completeness
-from stores.jobs import find_job
-from stores.positions import find_completeness
 from tests.factories import rows
 from tests.processes import ROOT, wait_until, workers_running
 from tests.tcp_proxy import TcpProxy
-from workers.resources import Resources
+from trainwire.ingest.spool.folder import read_about
+from trainwire.schemas.tables import training_logs
+from trainwire.stores.completeness import Completeness
+from trainwire.stores.jobs import find_job
+from trainwire.stores.positions import find_completeness
+from trainwire.workers.resources import Resources
 
 CHILDREN = """
 import multiprocessing, os, sys
-from ingest import Run
+from trainwire import Run
 def say(run, name):
     run.log(f"line of {name}")
 with Run(job_id=int(sys.argv[1])) as run:
@@ -46,7 +46,7 @@ with Run(job_id=int(sys.argv[1])) as run:
 """
 KILLED_SCRIPT = """
 import os, signal, time
-from ingest import Run
+from trainwire import Run
 run = Run.from_env()
 for number in range(100):
     run.log(f"line {number}")
@@ -55,7 +55,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 FULL = """
 import os, signal, time
-from ingest import Run
+from trainwire import Run
 run = Run(job_id=3)
 for number in range(400):
     run.log(os.urandom(20_000).hex())
@@ -124,7 +124,15 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
 def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
     """`open` until its leftovers are sent; then all that is known of it is there, and its end is named."""
     run = python(
-        "-m", "ingest", "--job-id", "2", "--", sys.executable, "-c", KILLED_SCRIPT, REDIS_URL=url_of(working)
+        "-m",
+        "trainwire.ingest",
+        "--job-id",
+        "2",
+        "--",
+        sys.executable,
+        "-c",
+        KILLED_SCRIPT,
+        REDIS_URL=url_of(working),
     )
     assert run.returncode == 128 + signal.SIGKILL
     assert sum_of(working, 2).state == "open"
@@ -172,8 +180,8 @@ def addresses(resources: Resources) -> dict[str, str]:
 COPIED = """
 import os, sys, time
 from dataclasses import replace
-from ingest import Run, TrainerSettings
-from ingest.settings import Timing
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import Timing
 # Until now it has reached no Redis: its end waits for one, as it would for one that has answered before.
 run = Run(job_id=5, settings=replace(TrainerSettings.from_env(), timing=Timing(away_s=30)))
 run.log("before the copy")
@@ -184,7 +192,7 @@ print(run.finish())
 """
 RANKS = """
 import sys
-from ingest import Run
+from trainwire import Run
 with Run(job_id=6) as run:
     for number in range(20):
         run.log(f"line {number}")

@@ -14,21 +14,21 @@ from typing import Any
 
 import pytest
 
-from ingest.spool.folder import About, SourceFolder
-from ingest.spool.spool import Spool
-from schemas.messages import Logs, Message
-from schemas.tables import training_jobs, training_logs
-from schemas.wire import encode_entry
-from stores.completeness import assess
-from stores.positions import find_positions
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
-from trainwire.spool_watch import SpoolWatch
-from workers.resources import Resources
+from trainwire.ingest.spool.folder import About, SourceFolder
+from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.messages import Logs, Message
+from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.schemas.wire import encode_entry
+from trainwire.stack.spool_watch import SpoolWatch
+from trainwire.stores.completeness import assess
+from trainwire.stores.positions import find_positions
+from trainwire.workers.resources import Resources
 
 TALKER = """
 import sys, time
-from ingest import Run
+from trainwire import Run
 run = Run(job_id=int(sys.argv[1]))
 number = 0
 while True:
@@ -39,7 +39,7 @@ while True:
 """
 WHOLE_TRAINING = """
 import sys, time
-from ingest import Run
+from trainwire import Run
 began = time.monotonic()
 with Run(job_id=int(sys.argv[1]), name="alone", params={"lr": 0.1}) as run:
     for step in range(500):

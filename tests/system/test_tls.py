@@ -11,22 +11,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from schemas.routes import INGEST_QUEUE
-from schemas.tables import training_checkpoints, training_jobs, training_logs
 from tests.factories import rows
 from tests.processes import ROOT, Process, wait_until, workers_running
 from tests.s3 import s3_client, s3_environment, s3_server
 from tests.tls_servers import Tls, over
 from tests.twins.loki import LokiTwin
-from trainwire.answering import answering_workers
-from trainwire.remembered import usable_port
-from workers.resources import Resources
-from workers.settings import Settings, load_settings
+from trainwire.cli.answering import answering_workers
+from trainwire.schemas.routes import INGEST_QUEUE
+from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs
+from trainwire.stack.remembered import usable_port
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings, load_settings
 
 JOB = 42
 LINES = 500
 TRAINING = f"""
-from ingest import Run
+from trainwire import Run
 with Run({JOB}, name="secret") as run:
     for number in range({LINES}):
         run.log(f"line {{number}}")

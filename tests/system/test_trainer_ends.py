@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import pytest
 
-from ingest.leftovers import send_leftovers
-from ingest.settings import Timing
-from schemas.tables import training_jobs, training_logs
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
 from tests.system.ends import ENDS, HEAD, End, what_is_missing
-from workers.resources import Resources
+from trainwire.ingest.leftovers import send_leftovers
+from trainwire.ingest.settings import Timing
+from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.workers.resources import Resources
 
 AT_ONCE = 8
 SETTLED_WITHIN_S = 30
@@ -54,7 +54,7 @@ def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_la
     def run(job: int, end: End) -> int:
         script = tmp_path / f"{job}.py"
         script.write_text(HEAD + end.script)
-        launcher = [sys.executable, "-m", "ingest", "--job-id", str(job), "--"] if is_launched else []
+        launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", str(job), "--"] if is_launched else []
         command = [*launcher, *end.command, sys.executable, str(script), str(job)]
         ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60, check=False)
         (tmp_path / f"{job}.err").write_bytes(ended.stderr)

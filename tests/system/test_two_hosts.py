@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from schemas.tables import training_logs
-from stores.deliveries import job_deliveries
 from tests.factories import rows
 from tests.followers import Follower
 from tests.hosts import Host
@@ -19,7 +17,9 @@ from tests.integration.gateway.feed_clients import EventSource, WebSocketClient
 from tests.processes import wait_until
 from tests.talkers import check_command, check_postgres, ends_of, trainers_running
 from tests.twins.loki import LokiTwin
-from workers.resources import Resources
+from trainwire.schemas.tables import training_logs
+from trainwire.stores.deliveries import job_deliveries
+from trainwire.workers.resources import Resources
 
 JOBS = (1, 2, 3)
 A_WHILE = 300

@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from tests.processes import wait_until
-from trainwire.folders import hold, published
-from trainwire.stack import Stack, StackOptions
+from trainwire.stack.folders import hold, published
+from trainwire.stack.stack import Stack, StackOptions
 
 READY = "Ctrl-C stops it."
 WITHOUT_WEB = ("postgres", "valkey", "worker", "deliverer", "notifier", "checkpoints", "beat")
@@ -213,7 +213,7 @@ def test_a_slow_gateway_is_announced_when_it_is_ready(
     tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a busy machine the stack is ready without its gateway, whose address is not printed before it answers."""
-    monkeypatch.setattr("trainwire.stack.WEB_READY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("trainwire.stack.stack.WEB_READY_TIMEOUT_S", 0.01)
     said: list[str] = []
     environ = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path)}
     options = StackOptions(tmp_path, concurrency=1, with_flower=False, with_metrics=False)

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from schemas.routes import (
+from tests.factories import Sender, logs
+from tests.processes import ROOT, Process, wait_until, workers_running
+from trainwire.schemas.routes import (
     BEAT_QUEUE,
     DELIVER_TASK,
     DRAIN_TASK,
@@ -30,9 +32,7 @@ from schemas.routes import (
     echo_key,
     events_channel,
 )
-from tests.factories import Sender, logs
-from tests.processes import ROOT, Process, wait_until, workers_running
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -275,8 +275,8 @@ def test_orders_of_our_own_pass(working: tuple[Resources, Process]) -> None:
 
 FAULTY = """
 import sys
-from workers import broker_transport
-from workers.__main__ import main
+from trainwire.workers import broker_transport
+from trainwire.workers.__main__ import main
 
 def check_order(raw, queue):
     raise RuntimeError("a fault")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("schemas", "stores", "ingest", "workers", "gateway", "trainwire", "tests/twins")
+FOLDERS = ("schemas", "stores", "ingest", "workers", "gateway", "cli", "stack", "trainwire", "tests/twins")
 MODULES = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PLAIN = {"dict", "list", "str", "int", "float", "bytes", "bool", "Any"}
 """What has no fields to be looked up."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import GatewaySettings
-from ingest import ranks as ingest_ranks
-from ingest import settings as ingest_settings
-from workers.settings import Settings
-from workers.sinks.plugin import sink_settings
+from trainwire.gateway.settings import GatewaySettings
+from trainwire.ingest import ranks as ingest_ranks
+from trainwire.ingest import settings as ingest_settings
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.plugin import sink_settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

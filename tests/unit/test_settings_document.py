@@ -10,11 +10,11 @@ import pytest
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from gateway.settings import GatewaySettings
-from ingest.settings import TrainerSettings
-from stores.settings import read_settings
-from workers.settings import Settings
-from workers.sinks.plugin import sink_settings
+from trainwire.gateway.settings import GatewaySettings
+from trainwire.ingest.settings import TrainerSettings
+from trainwire.stores.settings import read_settings
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.plugin import sink_settings
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
 NEEDED = {"DATABASE_URL": "postgresql://localhost/test", "REDIS_URL": "redis://localhost"}

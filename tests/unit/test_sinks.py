@@ -10,9 +10,9 @@ from typing import Final
 
 import pytest
 
-from schemas.routes import QUEUES
-from schemas.sinks import SINKS
-from workers.sinks.plugin import plugin
+from trainwire.schemas.routes import QUEUES
+from trainwire.schemas.sinks import SINKS
+from trainwire.workers.sinks.plugin import plugin
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "workers" / "sinks"
@@ -53,7 +53,7 @@ def test_a_sink_never_knows_another(path: Path) -> None:
 def test_no_condition_names_a_sink(name: str) -> None:
     """No code compares with its name, but its folder and the modules that read from this store alone."""
     compared = re.compile(rf"[=!]= \"{name}\"|\bin \{{?\(?\"{name}\"")
-    for folder in ("gateway", "stores", "trainwire", "workers"):
+    for folder in ("gateway", "stores", "cli", "stack", "trainwire", "workers"):
         for path in (ROOT / folder).rglob("*.py"):
             if path.parent != FOLDER / name and not path.stem.startswith(name):
                 assert not compared.search(path.read_text()), path

@@ -8,9 +8,9 @@ from typing import ClassVar, Generic
 
 from sqlalchemy import Connection, text
 
-from schemas.sinks import ROWS, RowKind
-from workers import cursors
-from workers.sinks.base import BatchT, DeliveredT_contra
+from trainwire.schemas.sinks import ROWS, RowKind
+from trainwire.workers import cursors
+from trainwire.workers.sinks.base import BatchT, DeliveredT_contra
 
 
 class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):

@@ -1,4 +1,5 @@
-"""The interface of a sink, which writes rows to a store; `workers.sinks.backlog` reads them from Postgres."""
+"""The interface of a sink, which writes rows to a store; `trainwire.workers.sinks.backlog` reads them from
+Postgres."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from workers.errors import Unavailable
+from trainwire.workers.errors import Unavailable
 
 
 class SinkUnavailable(Unavailable):
@@ -76,7 +77,7 @@ class Sink(Protocol[BatchT_contra, DeliveredT_co]):
 
     @property
     def name(self) -> str:
-        """Its name in `schemas.sinks`."""
+        """Its name in `trainwire.schemas.sinks`."""
         ...
 
     def deliver(self, job_id: int, batch: BatchT_contra) -> Iterator[DeliveredT_co]:

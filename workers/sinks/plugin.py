@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection
 
-from schemas.sinks import SINKS, SinkEntry
-from stores.deletion import Deletion, DeletionPart
-from workers.findings import Finding
-from workers.resources import Resources
-from workers.settings import Settings
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.base import Sink
+from trainwire.schemas.sinks import SINKS, SinkEntry
+from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.workers.findings import Finding
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.base import Sink
 
 
 class NotSetUp(Exception):  # noqa: N818 - shown to people
@@ -53,7 +53,7 @@ class SinkPlugin(ABC):
     """Everything that differs from sink to sink; the module `plugin` of each has one instance, `PLUGIN`."""
 
     settings_type: ClassVar[type[SinkSettings] | None] = None
-    """The class of its own settings, if it has any besides those of `workers.settings`."""
+    """The class of its own settings, if it has any besides those of `trainwire.workers.settings`."""
 
     @abstractmethod
     def is_on(self, settings: Settings) -> bool:

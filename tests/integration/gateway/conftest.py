@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 _jobs = count(1000)
 

@@ -19,15 +19,15 @@ import psutil
 import urllib3
 from websockets.sync.client import ClientConnection, connect
 
-from schemas.messages import KIND_OF_BODY, Body
-from schemas.routes import DEFAULT_SHARDS, shard_of
 from tests.factories import Sender
 from tests.processes import ROOT, wait_until
-from workers.changes import Change
-from workers.drain import Drain
-from workers.notify import events_of, publish
-from workers.resources import Resources
-from workers.streams import IngestStream
+from trainwire.schemas.messages import KIND_OF_BODY, Body
+from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of
+from trainwire.workers.changes import Change
+from trainwire.workers.drain import Drain
+from trainwire.workers.notify import events_of, publish
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import IngestStream
 
 DEADLINE_S = 30
 ITEMS = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}
@@ -48,7 +48,7 @@ class GatewayAddress:
 
 
 class GatewayProcess(GatewayAddress):
-    """`python -m gateway` on a port that it keeps over restarts."""
+    """`python -m trainwire.gateway` on a port that it keeps over restarts."""
 
     def __init__(self, folder: Path, database_url: str, redis_url: str, **env: str) -> None:
         super().__init__(free_port())
@@ -78,7 +78,7 @@ class GatewayProcess(GatewayAddress):
         """Start it; return at once."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway"],
+                [sys.executable, "-m", "trainwire.gateway"],
                 cwd=ROOT,
                 env=self._env,
                 stdout=log,

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from gateway.known_tokens import REMEMBERED_S
-from gateway.settings import load_gateway_settings
-from gateway.tokens import Role, create_token, hash_of, revoke_token
-from schemas.tables import gateway_tokens
-from stores.settings import WrongSettings
 from tests.factories import one
 from tests.gateway_server import FLOWER_URL, GatewayServer, gateway_settings
 from tests.processes import wait_until
-from workers.resources import Resources
+from trainwire.gateway.known_tokens import REMEMBERED_S
+from trainwire.gateway.settings import load_gateway_settings
+from trainwire.gateway.tokens import Role, create_token, hash_of, revoke_token
+from trainwire.schemas.tables import gateway_tokens
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.resources import Resources
 
 LINES = {"lines": ["a"]}
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.callback_bodies import LogsCallback
-from gateway.resources import open_resources
-from schemas.routes import HOLD_KEY, KINDS, callback_counters_key, shard_of, stream_key
-from schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
 from tests.factories import drain, one, rows
 from tests.gateway_server import GatewayServer, gateway_settings
-from workers.resources import Resources
+from trainwire.gateway.callback_bodies import LogsCallback
+from trainwire.gateway.resources import open_resources
+from trainwire.schemas.routes import HOLD_KEY, KINDS, callback_counters_key, shard_of, stream_key
+from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
+from trainwire.workers.resources import Resources
 
 _jobs = count(9_000)
 

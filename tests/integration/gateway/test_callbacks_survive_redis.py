@@ -11,14 +11,14 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from schemas.tables import training_logs
 from tests.factories import rows
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.test_callbacks import drain_all
 from tests.processes import wait_until
-from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources
-from workers.settings import Settings
+from trainwire.schemas.tables import training_logs
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
 
 JOB = 8_000
 

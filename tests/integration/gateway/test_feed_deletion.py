@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from stores.deletion import Choice, announce_deletion, begin_deletion
 from tests.factories import logs
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
-from workers.resources import Resources
+from trainwire.stores.deletion import Choice, announce_deletion, begin_deletion
+from trainwire.workers.resources import Resources
 
 
 def delete(resources: Resources, job_id: int, *, announced: bool) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
-from gateway.app import create_app
-from gateway.settings import load_gateway_settings
 from tests.factories import logs
 from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebSocketClient, free_port
 from tests.processes import wait_until
+from trainwire.gateway.app import create_app
+from trainwire.gateway.settings import load_gateway_settings
 
 
 @pytest.fixture

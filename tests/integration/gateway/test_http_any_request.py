@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.factories import Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 JOB: Final = 4_321
 STREAMS: Final = ("/events",)

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import text
 
-from gateway.tokens import create_token
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.processes import wait_until
-from workers.resources import Resources
+from trainwire.gateway.tokens import create_token
+from trainwire.workers.resources import Resources
 
 THREADS = 40
 """As many as AnyIO has for requests."""

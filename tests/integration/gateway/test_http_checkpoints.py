@@ -8,13 +8,13 @@ from itertools import count
 import pytest
 import requests
 
-from stores.settings import WrongSettings
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.conftest import Bucket
 from tests.s3 import s3_client
-from workers.resources import Resources
-from workers.settings import Settings
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
 
 _jobs = count(9000)
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from gateway.tokens import Role
-from schemas.tables import deleted_jobs, training_jobs, training_logs
-from stores.s3 import open_s3
 from tests.factories import Sender, completion, drain, logs, one, rows
 from tests.gateway_server import GatewayServer
 from tests.integration.gateway.test_auth import bearer, make_token
-from workers.deletion import JobDeleter
-from workers.resources import Resources
+from trainwire.gateway.tokens import Role
+from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
+from trainwire.stores.s3 import open_s3
+from trainwire.workers.deletion import JobDeleter
+from trainwire.workers.resources import Resources
 
 
 @pytest.fixture

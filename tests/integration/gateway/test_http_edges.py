@@ -16,12 +16,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from gateway.limits import RateLimit
-from gateway.problems import Problem
-from schemas.metric_names import GATEWAY_METRICS
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
-from workers.resources import Resources
+from trainwire.gateway.limits import RateLimit
+from trainwire.gateway.problems import Problem
+from trainwire.schemas.metric_names import GATEWAY_METRICS
+from trainwire.workers.resources import Resources
 
 NOBODY = "127.0.0.1:1"
 THREADS = 40
@@ -231,7 +231,7 @@ def test_openapi_says_everything(gateway: GatewayServer) -> None:
 
 def _subclasses(base: type[Any]) -> Iterator[type[Any]]:
     for struct in base.__subclasses__():
-        if struct.__module__.startswith("gateway."):
+        if struct.__module__.startswith("trainwire.gateway."):
             yield struct
         yield from _subclasses(struct)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.factories import Sender, drain, logs
 from tests.gateway_server import GatewayServer
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 JOB = 77
 

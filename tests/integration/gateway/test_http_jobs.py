@@ -9,14 +9,14 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from gateway.documents import CompletenessReport, JobDetail, JobPage
-from gateway.routes import comparison
-from schemas.messages import Logs, Metrics, Point, Progress
-from schemas.routes import KINDS
-from stores.metric_names import MetricNames
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
-from workers.resources import Resources
+from trainwire.gateway.documents import CompletenessReport, JobDetail, JobPage
+from trainwire.gateway.routes import comparison
+from trainwire.schemas.messages import Logs, Metrics, Point, Progress
+from trainwire.schemas.routes import KINDS
+from trainwire.stores.metric_names import MetricNames
+from trainwire.workers.resources import Resources
 
 _jobs = count(5_000)
 

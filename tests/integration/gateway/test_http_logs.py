@@ -9,16 +9,16 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from gateway.documents import LogPage
-from gateway.feed import fills
-from schemas.messages import Logs
-from stores import log_pages
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.twins.loki import LokiTwin
-from workers.resources import Resources
-from workers.sinks.loki.backlog import LogBacklog
-from workers.sinks.loki.sink import LokiSink
+from trainwire.gateway.documents import LogPage
+from trainwire.gateway.feed import fills
+from trainwire.schemas.messages import Logs
+from trainwire.stores import log_pages
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.sink import LokiSink
 
 HOSTILE = "<img src=x onerror=alert(1)> \x1b[31m ␀ 100% _a' OR 1=1; ☃ \U0001f4a5"
 _jobs = count(6_000)

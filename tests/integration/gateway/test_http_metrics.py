@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from gateway.documents import MetricPage
-from schemas.messages import Metrics, Point
 from tests.factories import NOW_NS, Sender, drain
 from tests.gateway_server import GatewayServer
-from workers.resources import Resources
+from trainwire.gateway.documents import MetricPage
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.workers.resources import Resources
 
 _jobs = count(7_000)
 MANY = 300_000

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from stores.mlflow_http import MlflowApi
 from tests.factories import Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.mlflow_server import MlflowServer
-from workers.resources import Resources
+from trainwire.stores.mlflow_http import MlflowApi
+from trainwire.workers.resources import Resources
 
 JOB: Final = 10_001
 AT_MS: Final = 1_790_000_000_000

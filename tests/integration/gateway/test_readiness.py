@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from schemas.migrations import head_revision
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.valkey import EmbeddedValkey
+from trainwire.schemas.migrations import head_revision
+from trainwire.stack.valkey import EmbeddedValkey
 
 ALL_OK = {"postgres": "ok", "redis": "ok", "streams": "ok"}
 STREAMS_AWAY = ALL_OK | {"streams": "does not answer"}

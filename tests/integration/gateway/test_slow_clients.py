@@ -11,12 +11,12 @@ from contextlib import suppress
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.connections import Patience
 from tests.factories import logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.feed_clients import Trainer
 from tests.processes import wait_until
-from workers.resources import Resources
+from trainwire.gateway.connections import Patience
+from trainwire.workers.resources import Resources
 
 SHORT = Patience(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, deaf_s=1.0)
 PLENTY = Patience(head_s=3600.0, body_s=3600.0, deaf_s=1.0)

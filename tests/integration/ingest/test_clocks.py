@@ -32,7 +32,7 @@ def replace(now):
 
 if sys.argv[2] == "before":
     replace(CLOCKS[sys.argv[1]])
-from ingest import Run
+from trainwire import Run
 run = Run(42)
 run.log("first")
 if sys.argv[2] == "after":

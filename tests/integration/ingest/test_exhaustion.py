@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.spool.folder import source_folders
 from tests.processes import ROOT
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.spool.folder import source_folders
 
 BEGIN = """
 import os, resource, sys, time
-import ingest.session
-ingest.session.LEFTOVERS_AFTER_S = 0.2
-from ingest import Run
+import trainwire.ingest.session
+trainwire.ingest.session.LEFTOVERS_AFTER_S = 0.2
+from trainwire import Run
 
 held = []
 def exhaust():

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.settings import SpoolSettings
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import SpoolSettings
 
 Until = Callable[..., None]
 ROOT = Path(__file__).parents[3]
@@ -22,7 +22,7 @@ NOBODY = "redis://127.0.0.1:9/0"
 LINES = 300
 TALKER = f"""
 import time
-from ingest import Run
+from trainwire import Run
 run = Run(42)
 for number in range({LINES}):
     run.log(str(number))

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.heartbeat import Vitals
-from ingest.settings import SpoolSettings
-from schemas.heartbeats import Heartbeat, decode_heartbeat
-from schemas.routes import HOLD_KEY, alive_key
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.heartbeat import Vitals
+from trainwire.ingest.settings import SpoolSettings
+from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.schemas.routes import HOLD_KEY, alive_key
 
 Until = Callable[..., None]
 ROOT: Final = Path(__file__).parents[3]
@@ -69,7 +69,7 @@ def heartbeats(valkey: Any) -> list[Heartbeat]:
 
 def command(script: str) -> list[str]:
     """Return a command that runs a script which may make runs."""
-    return [sys.executable, "-c", f"import os, sys\nfrom ingest import Run\n{script}"]
+    return [sys.executable, "-c", f"import os, sys\nfrom trainwire import Run\n{script}"]
 
 
 @pytest.fixture
@@ -168,7 +168,9 @@ def test_the_second_of_two_trainers_is_told_of_the_first(
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param([sys.executable, "-m", "ingest", "--", *command(SPEAKS)], id="a launcher and its script"),
+        pytest.param(
+            [sys.executable, "-m", "trainwire.ingest", "--", *command(SPEAKS)], id="a launcher and its script"
+        ),
         pytest.param(
             command(
                 "run = Run.from_env()\n"
@@ -200,7 +202,7 @@ def launcher_on(node: str, script: str) -> list[str]:
     return command(
         "names = os.uname()\n"
         f"os.uname = lambda: os.uname_result((names[0], {node!r}, *names[2:]))\n"
-        "from ingest.__main__ import main\n"
+        "from trainwire.ingest.__main__ import main\n"
         f"sys.exit(main(['--', *{command(script)!r}]))"
     )
 
@@ -275,7 +277,7 @@ def test_a_progress_bar_that_is_redrawn_is_a_sign_of_life(
 ) -> None:
     """Output that completes no line is no silence, under the launcher and where a run captures it."""
     if where == "launcher":
-        arguments = [sys.executable, "-m", "ingest", "--", sys.executable, "-c", REDRAWS]
+        arguments = [sys.executable, "-m", "trainwire.ingest", "--", sys.executable, "-c", REDRAWS]
     else:
         arguments = command(f"with Run.from_env() as run, run.capture_output():\n    exec({REDRAWS!r})")
     trainer = start(arguments)

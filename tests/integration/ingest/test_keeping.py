@@ -31,7 +31,7 @@ def launched(
     """Start the launcher with a command."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
     env = {**clean, "PYTHONPATH": str(ROOT), "REDIS_URL": url, "TRAINWIRE_SETTLE_S": "0.1"}
-    ours = [sys.executable, "-m", "ingest", "--job-id", "42", *options, "--", *command]
+    ours = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", *options, "--", *command]
     process = subprocess.Popen(
         ours, env=env, bufsize=0, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE
     )
@@ -74,7 +74,7 @@ def test_a_script_whose_launcher_was_killed_completes(valkey: Any, until: Callab
     """A run inside the command goes on to log, and completes."""
     script = (
         "import sys\n"
-        "from ingest import Run\n"
+        "from trainwire import Run\n"
         "with Run.from_env() as run:\n"
         "    run.log('ready')\n"
         "    sys.stdin.readline()\n"
@@ -160,7 +160,7 @@ def test_a_command_that_cannot_run_has_the_exit_code_of_a_shell(
     (tmp_path / "no-interpreter").chmod(0o755)
     command = command if command == "no-such-trainer" else f"./{command}"
     wanted = 127 if command == "no-such-trainer" else 126
-    script = f'exec "$0" -m ingest --job-id 42 -- {command} {closed}'
+    script = f'exec "$0" -m trainwire.ingest --job-id 42 -- {command} {closed}'
     done = subprocess.run(
         ["sh", "-c", script, sys.executable],
         env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0.1"},
@@ -188,7 +188,7 @@ def test_closed_streams_take_nothing_from_the_log(valkey: Any, tmp_path: Path, c
     )
     (tmp_path / "train.py").write_text(script)
     done = subprocess.run(
-        ["sh", "-c", f'exec "$0" -m ingest --job-id 42 -- "$0" train.py {closed}', sys.executable],
+        ["sh", "-c", f'exec "$0" -m trainwire.ingest --job-id 42 -- "$0" train.py {closed}', sys.executable],
         env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0.1"},
         cwd=tmp_path,
         capture_output=True,

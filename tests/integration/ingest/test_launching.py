@@ -26,7 +26,18 @@ def launched(
     """Start the launcher with a command, as a shell would."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "ingest", "--job-id", "42", "--redis-url", valkey.url, *options, "--", *command],
+        [
+            sys.executable,
+            "-m",
+            "trainwire.ingest",
+            "--job-id",
+            "42",
+            "--redis-url",
+            valkey.url,
+            *options,
+            "--",
+            *command,
+        ],
         stdin=stdin,
         env={**clean, "PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.1", **environment},
         stdout=subprocess.PIPE,
@@ -106,7 +117,7 @@ def test_an_unhandled_signal_is_the_result(valkey: Any, until: Callable[..., Non
 
 def test_nohup_still_works(valkey: Any) -> None:
     """A hang-up that was ignored when the launcher started disturbs neither it nor the command."""
-    ours = f"{sys.executable} -m ingest --job-id 42 --redis-url {valkey.url}"
+    ours = f"{sys.executable} -m trainwire.ingest --job-id 42 --redis-url {valkey.url}"
     script = f"trap '' HUP; {ours} -- sh -c 'kill -HUP $$ $PPID; echo alive'"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.1"}
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, check=False)
@@ -156,7 +167,7 @@ def test_a_grandchild_may_go_on_to_print(valkey: Any, tmp_path: Path, until: Cal
 def test_the_command_is_told_its_job(valkey: Any) -> None:
     """A run inside the command joins the job, and what it captures is not said twice."""
     script = (
-        "from ingest import Run\n"
+        "from trainwire import Run\n"
         "with Run.from_env() as run:\n"
         "    run.capture_output()\n"
         "    print('hello')\n"
@@ -229,7 +240,7 @@ def test_a_storm_is_thinned_on_request(valkey: Any) -> None:
 def test_a_redis_that_never_answers_holds_up_nothing(tmp_path: Path) -> None:
     """Twenty megabytes of output, more than fits the memory, are shown and on the disk at once, all of them."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        ours = [sys.executable, "-m", "ingest", "--job-id", "42", "--finish-timeout-s", "1"]
+        ours = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--finish-timeout-s", "1"]
         env = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -261,7 +272,7 @@ def test_a_wrong_setting_does_not_stop_the_training(valkey: Any, name: str, valu
 
 def test_a_wrong_address_does_not_stop_the_training() -> None:
     """An address that is none is a warning, and a command that is not there still gives 127."""
-    ours = [sys.executable, "-m", "ingest", "--job-id", "42"]
+    ours = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": "foo"}
     done = subprocess.run([*ours, "--", "echo", "trained"], env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, b"trained\n")
@@ -284,7 +295,7 @@ def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
 def test_a_missing_job_id_is_named() -> None:
     """Without a job id nothing runs, and one sentence says how to give it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_JOB_ID": ""}
-    command = [sys.executable, "-m", "ingest", "--", "echo", "trained"]
+    command = [sys.executable, "-m", "trainwire.ingest", "--", "echo", "trained"]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"no job id: say --job-id 42" in done.stderr
@@ -293,7 +304,7 @@ def test_a_missing_job_id_is_named() -> None:
 def test_arguments_that_cannot_be_right_are_named(valkey: Any) -> None:
     """An attempt of -1 is refused with one sentence before anything runs."""
     process = subprocess.run(
-        [sys.executable, "-m", "ingest", "--job-id", "42", "--attempt", "-1", "--", "true"],
+        [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--attempt", "-1", "--", "true"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,

@@ -14,19 +14,19 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.handles import restored
-from ingest.leftovers import send_leftovers
-from ingest.settings import Timing, public_address
-from ingest.testing import RecordedRun
-from schemas.routes import Kind, stream_key
-from schemas.wire import decode_body, open_envelope
 from tests.processes import ROOT
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.handles import restored
+from trainwire.ingest.leftovers import send_leftovers
+from trainwire.ingest.settings import Timing, public_address
+from trainwire.schemas.routes import Kind, stream_key
+from trainwire.schemas.wire import decode_body, open_envelope
+from trainwire.testing import RecordedRun
 
 SCRIPT = """
 import multiprocessing, sys
 from concurrent.futures import ProcessPoolExecutor
-from ingest import Run
+from trainwire import Run
 
 class Trainer:
     def __init__(self, run):

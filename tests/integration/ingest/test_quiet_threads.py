@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ingest import TrainerSettings
 from tests.processes import ROOT
+from trainwire import TrainerSettings
 
 SCRIPT = """
 import logging, os, time
 logging.basicConfig(level=logging.DEBUG, format="%(threadName)s %(name)s %(levelname)s %(message)s")
-from ingest import Run
+from trainwire import Run
 run = Run(42)
 run.capture_output()
 logging.getLogger("mine").debug("of the training")

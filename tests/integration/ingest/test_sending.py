@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from schemas.messages import Logs, Metrics
-from schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, alive_key, stream_key
+from trainwire import Run, TrainerSettings
+from trainwire.schemas.messages import Logs, Metrics
+from trainwire.schemas.routes import HOLD_KEY, KINDS, SHARDS_KEY, alive_key, stream_key
 
 Until = Callable[..., None]
 SHARD = 2  # of job 42, with the default number of shards
@@ -166,7 +166,7 @@ def test_a_line_of_ten_megabytes_goes_alone(valkey: Any, settings: TrainerSettin
 
 FORKING = """
 import os, sys
-from ingest import Run
+from trainwire import Run
 with Run(42) as run:
     run.log("parent")
     run.capture_output()
@@ -196,7 +196,8 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
 
 LATE_IMPORTS = """
 import sys
-from ingest import Run, publisher
+from trainwire import Run
+from trainwire.ingest import publisher
 
 class WatchedFinder:
     def find_spec(self, name, path=None, target=None):

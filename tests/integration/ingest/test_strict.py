@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from ingest import NotStored, RankTaken, RedisAway, Run, StrictError, TrainerSettings, strict
-from ingest.heartbeat import Vitals
-from ingest.launch import STRICT_FAILED
-from schemas.routes import claim_key
+from trainwire import NotStored, RankTaken, RedisAway, Run, StrictError, TrainerSettings
+from trainwire.ingest import strict
+from trainwire.ingest.heartbeat import Vitals
+from trainwire.ingest.launch import STRICT_FAILED
+from trainwire.schemas.routes import claim_key
 
 Until = Callable[..., None]
 ROOT = Path(__file__).parents[3]
@@ -63,7 +64,7 @@ def test_the_rank_of_one_that_ended_or_died_is_free(valkey: Any, beating: Traine
     until(lambda: claims(valkey), 40)
     ended.finish(timeout_s=0.5)
     until(lambda: not claims(valkey))
-    script = "from ingest import Run\nrun = Run(42, strict=True)\nprint('claimed', flush=True)\ninput()"
+    script = "from trainwire import Run\nrun = Run(42, strict=True)\nprint('claimed', flush=True)\ninput()"
     env = os.environ | {"REDIS_URL": valkey.url, "TRAINWIRE_HEARTBEAT_S": "3"}
     killed = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -92,7 +93,7 @@ def test_a_strict_end_says_what_is_not_stored(settings: TrainerSettings) -> None
 def test_a_strict_end_waits_for_the_workers(valkey: Any, until: Until) -> None:
     """Unlike another run's, it outlasts workers that are slow to begin: `settle_s` is no end of it."""
     script = (
-        "from ingest import Run\nrun = Run(42, strict=True)\nprint(run.source, flush=True)\n"
+        "from trainwire import Run\nrun = Run(42, strict=True)\nprint(run.source, flush=True)\n"
         "print(run.finish(timeout_s=60).complete)"
     )
     env = os.environ | {"REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0"}
@@ -137,7 +138,17 @@ def test_a_block_that_ends_well_and_is_not_stored_raises(settings: TrainerSettin
 def launched(redis_url: str, *command: str) -> subprocess.CompletedProcess[str]:
     """Run a command under a launcher that is strict."""
     env = os.environ | {"REDIS_URL": redis_url, "TRAINWIRE_STRICT": "on", "TRAINWIRE_SETTLE_S": "0"}
-    launcher = [sys.executable, "-m", "ingest", "--job-id", "42", "--finish-timeout-s", "0.5", "--", *command]
+    launcher = [
+        sys.executable,
+        "-m",
+        "trainwire.ingest",
+        "--job-id",
+        "42",
+        "--finish-timeout-s",
+        "0.5",
+        "--",
+        *command,
+    ]
     return subprocess.run(launcher, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=60)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ingest.keeper import is_stopped
+from trainwire.ingest.keeper import is_stopped
 
 ROOT = Path(__file__).parents[3]
 AT_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
@@ -32,7 +32,18 @@ BAR = (
 @contextmanager
 def launched(valkey: Any, *command: str, at_a_terminal: bool = False) -> Iterator[subprocess.Popen[bytes]]:
     """Start the launcher with --tty, in a pipe, or as a person does: what is written to its stdin is typed."""
-    ours = [sys.executable, "-m", "ingest", "--job-id", "42", "--redis-url", valkey.url, "--tty", "--", *command]
+    ours = [
+        sys.executable,
+        "-m",
+        "trainwire.ingest",
+        "--job-id",
+        "42",
+        "--redis-url",
+        valkey.url,
+        "--tty",
+        "--",
+        *command,
+    ]
     sized = ["sh", "-c", 'stty rows 40 cols 100 && exec "$@"', "sh", *ours]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}
     process = subprocess.Popen(
@@ -163,7 +174,18 @@ def test_ctrl_z_stops_the_command_and_its_launcher(
         "print(os.getpid(), os.getppid(), os.isatty(1), flush=True)\n"
         "print(sys.stdin.readline().strip())\n"
     )
-    ours = [sys.executable, "-m", "ingest", "--job-id", "42", *options, "--", sys.executable, "-c", script]
+    ours = [
+        sys.executable,
+        "-m",
+        "trainwire.ingest",
+        "--job-id",
+        "42",
+        *options,
+        "--",
+        sys.executable,
+        "-c",
+        script,
+    ]
     process = subprocess.Popen(
         [sys.executable, "-c", AT_A_TERMINAL, "bash", "--norc", "--noprofile", "-i"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "REDIS_URL": valkey.url, "TRAINWIRE_SETTLE_S": "0.1"},

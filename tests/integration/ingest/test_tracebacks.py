@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[3]
-HEAD = "import subprocess, sys, threading\nfrom ingest import Run\n"
+HEAD = "import subprocess, sys, threading\nfrom trainwire import Run\n"
 RUN = "run = Run(42)\n"
 BLOCK = "with Run(42) as run:\n    "
 CAPTURED_BLOCK = "with Run(42) as run, run.capture_output():\n    "
@@ -111,7 +111,7 @@ def times_stored(valkey: Any, error: str) -> tuple[int, int]:
     return sum(error in row for row in rows), sum(line.endswith(error) for line in lines if "\n" not in line)
 
 
-LAUNCHER = (sys.executable, "-m", "ingest", "--job-id", "42", "--")
+LAUNCHER = (sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--")
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from typing import Any, Final
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.settings import CheckpointSettings
-from schemas.checkpoint_keys import decode_manifest
 from tests.processes import ROOT, wait_until
 from tests.s3 import s3_environment, s3_server
 from tests.tcp_proxy import TcpProxy
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import CheckpointSettings
+from trainwire.schemas.checkpoint_keys import decode_manifest
 
 MEGABYTE: Final = 1024 * 1024
 LARGE: Final = 40 * MEGABYTE
@@ -352,7 +352,7 @@ def test_a_full_disk_stops_nothing(
     reason: str,
 ) -> None:
     """Without room for a snapshot the path is reported; nothing of it stays on the disk."""
-    monkeypatch.setattr("ingest.snapshots.SPARE_COPIES", spare)
+    monkeypatch.setattr("trainwire.ingest.snapshots.SPARE_COPIES", spare)
     path = small_disk / "last.pt"
     path.write_bytes(noise(6 * MEGABYTE))
     with Run(42, settings=uploading) as run:
@@ -407,7 +407,7 @@ def test_a_store_that_never_answers_holds_nobody(
 
 TRAINER: Final = """
 import signal, sys
-from ingest import Run
+from trainwire import Run
 Run(42).checkpoint(sys.argv[1])
 """
 

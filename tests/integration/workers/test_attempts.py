@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from schemas.messages import Metrics
-from schemas.tables import source_positions, training_attempts, training_jobs, training_logs
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, metrics, one, rows
-from workers.resources import Resources
+from trainwire.schemas.messages import Metrics
+from trainwire.schemas.tables import source_positions, training_attempts, training_jobs, training_logs
+from trainwire.workers.resources import Resources
 
 
 def test_a_failure_leaves_its_traceback_in_the_log(resources: Resources, sender: Sender) -> None:

@@ -12,18 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
-from schemas.backoff import Backoff
-from schemas.tables import dead_letters
-from stores.loki_http import LokiHttp
 from tests.factories import rows
 from tests.twins.loki import Fault, Limits, LokiTwin
-from workers import delivery_round
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.base import SinkUnavailable
-from workers.sinks.loki.backlog import LogBacklog
-from workers.sinks.loki.rows import DeliveredLines
-from workers.sinks.loki.sink import LokiSink
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.tables import dead_letters
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.workers import delivery_round
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.rows import DeliveredLines
+from trainwire.workers.sinks.loki.sink import LokiSink
 
 MINUTE_NS = 60 * 10**9
 DAY = range(-24 * 60, 0)

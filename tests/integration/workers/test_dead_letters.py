@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from schemas.routes import stream_key
-from schemas.tables import dead_letters, source_positions, training_logs
-from schemas.wire import Loss, encode_loss
 from tests.factories import Sender, drain, logs, one, rows
-from workers.dead_letters import discard, replay
-from workers.resources import Resources
+from trainwire.schemas.routes import stream_key
+from trainwire.schemas.tables import dead_letters, source_positions, training_logs
+from trainwire.schemas.wire import Loss, encode_loss
+from trainwire.workers.dead_letters import discard, replay
+from trainwire.workers.resources import Resources
 
 ADD = text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content <> 'poison')")
 DROP = text("ALTER TABLE training_logs DROP CONSTRAINT IF EXISTS no_poison")

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-import workers.decoding
-from schemas import wire
-from schemas.routes import HALTED_KEY, stream_key, trials_key
-from schemas.tables import dead_letters, training_logs
+import trainwire.workers.decoding
 from tests.factories import Sender, drain, logs, rows
-from workers import examination
-from workers.batch import Batch
-from workers.drain import Drain, Drained
-from workers.errors import MostlyInvalid
-from workers.resources import Resources
-from workers.streams import IngestStream
-from workers.trials import Trials
+from trainwire.schemas import wire
+from trainwire.schemas.routes import HALTED_KEY, stream_key, trials_key
+from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.workers import examination
+from trainwire.workers.batch import Batch
+from trainwire.workers.drain import Drain, Drained
+from trainwire.workers.errors import MostlyInvalid
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import IngestStream
+from trainwire.workers.trials import Trials
 
 STREAM = stream_key("logs", 1)
 
@@ -49,7 +49,7 @@ def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
             by()
         return original(kind, encoding, plain)
 
-    monkeypatch.setattr(workers.decoding, "decode_plain", decode_plain)
+    monkeypatch.setattr(trainwire.workers.decoding, "decode_plain", decode_plain)
 
 
 def crash_store(monkeypatch: pytest.MonkeyPatch, word: str, by: Any) -> None:

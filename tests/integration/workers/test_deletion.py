@@ -15,9 +15,15 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from schemas.checkpoint_keys import new_upload_folder
-from schemas.events import TrainingDeleted, decode_event
-from schemas.routes import (
+from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one
+from tests.integration.conftest import Bucket
+from tests.mlflow_server import MlflowServer
+from tests.processes import wait_until
+from tests.s3 import free_port
+from tests.twins.loki import Limits, LokiTwin
+from trainwire.schemas.checkpoint_keys import new_upload_folder
+from trainwire.schemas.events import TrainingDeleted, decode_event
+from trainwire.schemas.routes import (
     JOB_DELETED_FIELD,
     JOBS_CHANNEL,
     ack_field,
@@ -29,8 +35,8 @@ from schemas.routes import (
     claim_key,
     shard_of,
 )
-from schemas.tables import deleted_jobs, ingest_cursors, metadata
-from stores.deletion import (
+from trainwire.schemas.tables import deleted_jobs, ingest_cursors, metadata
+from trainwire.stores.deletion import (
     TABLES,
     Choice,
     Deletion,
@@ -42,26 +48,20 @@ from stores.deletion import (
     forget_deletion,
     plan_deletion,
 )
-from stores.jobs import next_job_id
-from stores.loki_http import LokiHttp
-from stores.mlflow import get_run
-from stores.s3 import open_s3
-from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one
-from tests.integration.conftest import Bucket
-from tests.mlflow_server import MlflowServer
-from tests.processes import wait_until
-from tests.s3 import free_port
-from tests.twins.loki import Limits, LokiTwin
-from workers.deletion import JobDeleter
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.settings import load_settings
-from workers.sinks.base import SinkUnavailable
-from workers.sinks.loki.backlog import LogBacklog
-from workers.sinks.loki.sink import LokiSink
-from workers.sinks.mlflow.backlog import MetricBacklog
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.sink import MlflowSink
+from trainwire.stores.jobs import next_job_id
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.stores.mlflow import get_run
+from trainwire.stores.s3 import open_s3
+from trainwire.workers.deletion import JobDeleter
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.sink import LokiSink
+from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 OF_JOBS = [table for table in metadata.sorted_tables if "job_id" in table.c and table.name != "gateway_tokens"]
 

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import pytest
 from sqlalchemy import text
 
-from schemas.messages import Metrics, Point
-from schemas.routes import HALTED_KEY, acks_key, ordered_key, stream_key
-from schemas.tables import (
+from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.routes import HALTED_KEY, acks_key, ordered_key, stream_key
+from trainwire.schemas.tables import (
     dead_letters,
     ingest_cursors,
     source_positions,
@@ -19,13 +20,12 @@ from schemas.tables import (
     training_logs,
     training_metrics,
 )
-from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
-from workers import store
-from workers.decoding import RawEntry
-from workers.drain import Drain
-from workers.errors import MostlyInvalid
-from workers.resources import Resources
-from workers.streams import Ack, IngestStream, next_page
+from trainwire.workers import store
+from trainwire.workers.decoding import RawEntry
+from trainwire.workers.drain import Drain
+from trainwire.workers.errors import MostlyInvalid
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import Ack, IngestStream, next_page
 
 STREAM = stream_key("logs", 1)
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from schemas.messages import Body, Completion, Metrics, Progress
-from schemas.tables import dead_letters, training_jobs, training_logs
-from stores.completeness import Completeness
-from stores.jobs import find_job
-from stores.positions import find_completeness, find_positions
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
-from workers.resources import Resources
+from trainwire.schemas.messages import Body, Completion, Metrics, Progress
+from trainwire.schemas.tables import dead_letters, training_jobs, training_logs
+from trainwire.stores.completeness import Completeness
+from trainwire.stores.jobs import find_job
+from trainwire.stores.positions import find_completeness, find_positions
+from trainwire.workers.resources import Resources
 
 SOURCE = "0-ab12cd34"
 

@@ -12,7 +12,8 @@ import redis
 from redis.client import PubSub
 from sqlalchemy import text
 
-from schemas.events import (
+from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, logs, metrics, one, rows
+from trainwire.schemas.events import (
     Event,
     LogLine,
     MetricPoint,
@@ -25,18 +26,17 @@ from schemas.events import (
     TrainingStatus,
     decode_event,
 )
-from schemas.messages import Metrics, Point, Progress
-from schemas.routes import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
-from schemas.tables import training_jobs, training_logs
-from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, logs, metrics, one, rows
-from workers import job_rows, store
-from workers.changes import Change
-from workers.drain import Drain
-from workers.errors import Unavailable
-from workers.jobs import UNLOADED
-from workers.notify import events_of, publish
-from workers.resources import Resources
-from workers.streams import IngestStream
+from trainwire.schemas.messages import Metrics, Point, Progress
+from trainwire.schemas.routes import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
+from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.workers import job_rows, store
+from trainwire.workers.changes import Change
+from trainwire.workers.drain import Drain
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.jobs import UNLOADED
+from trainwire.workers.notify import events_of, publish
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import IngestStream
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m{"type":"training_error"}\u2028\r\nPUBLISH events:1 x'
 

@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.messages import Metrics, Point
-from schemas.metric_names import GATEWAY_METRICS, WORKERS_METRICS, Metric
-from schemas.routes import (
+from tests.factories import NOW_NS, Sender, drain, logs, metrics
+from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.metric_names import GATEWAY_METRICS, WORKERS_METRICS, Metric
+from trainwire.schemas.routes import (
     BEAT_QUEUE,
     BEAT_TICKS_KEY,
     DEFAULT_SHARDS,
@@ -24,12 +25,11 @@ from schemas.routes import (
     shard_of,
     stream_key,
 )
-from stores.connections import open_redis
-from tests.factories import NOW_NS, Sender, drain, logs, metrics
-from workers.durations import timed_delivery
-from workers.exporter import Exporter
-from workers.resources import Resources
-from workers.settings import load_settings
+from trainwire.stores.connections import open_redis
+from trainwire.workers.durations import timed_delivery
+from trainwire.workers.exporter import Exporter
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
 
 UNITS: Final = (
     *("entries", "seconds", "bytes", "rows", "orders", "messages", "letters", "jobs", "values", "value"),

@@ -18,20 +18,27 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from schemas.backoff import Backoff
-from schemas.tables import delivery_cursors
-from stores.deletion import Choice, begin_deletion, find_deletion
-from stores.s3 import open_s3
 from tests.factories import Sender, completion, drain, logs, one
-from workers.deletion import JobDeleter
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.base import Delivered, SinkUnavailable
-from workers.sinks.jsonl import files
-from workers.sinks.jsonl.files import Line
-from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlBatch, JsonlPlugin, JsonlSettings, JsonlSink, _verdict
-from workers.sinks.plugin import NotSetUp
-from workers.sinks.row_sums import sum_up
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.tables import delivery_cursors
+from trainwire.stores.deletion import Choice, begin_deletion, find_deletion
+from trainwire.stores.s3 import open_s3
+from trainwire.workers.deletion import JobDeleter
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.base import Delivered, SinkUnavailable
+from trainwire.workers.sinks.jsonl import files
+from trainwire.workers.sinks.jsonl.files import Line
+from trainwire.workers.sinks.jsonl.plugin import (
+    JsonlBacklog,
+    JsonlBatch,
+    JsonlPlugin,
+    JsonlSettings,
+    JsonlSink,
+    _verdict,
+)
+from trainwire.workers.sinks.plugin import NotSetUp
+from trainwire.workers.sinks.row_sums import sum_up
 
 DAY = "2026-11-29"
 Say = Callable[..., None]
@@ -168,10 +175,10 @@ def test_what_was_not_confirmed_is_written_once(resources: Resources, say: Say, 
 KILLED = """
 import sys
 from pathlib import Path
-from stores.connections import open_engine
-from workers.deliver import Delivery
-from workers.settings import load_settings
-from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+from trainwire.stores.connections import open_engine
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.settings import load_settings
+from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
 
 folder = Path(sys.argv[3])
 settings = load_settings(database_url=sys.argv[1], redis_url=sys.argv[2])
@@ -465,7 +472,7 @@ def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder
     assert begun.parts["jsonl"].planned == 2
     with pytest.raises(NotSetUp, match="JSONL_DIR is not set here"):
         plugin_of(None).delete(resources, begun, begun.parts["jsonl"])
-    monkeypatch.setattr("workers.deletion.plugin", lambda _name: plugin_of(folder))
+    monkeypatch.setattr("trainwire.workers.deletion.plugin", lambda _name: plugin_of(folder))
     assert JobDeleter(resources, open_s3).run(1)
     with resources.engine.connect() as connection:
         done = find_deletion(connection, 1)

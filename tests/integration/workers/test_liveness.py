@@ -18,24 +18,24 @@ import pytest
 import redis
 from sqlalchemy import RowMapping
 
-from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.messages import Metrics, Point
-from schemas.routes import alive_field, alive_key, listening_key, stream_key
-from schemas.tables import training_attempts, training_jobs
-from stores.connections import open_redis
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one
 from tests.processes import ROOT, wait_until
-from trainwire.valkey import EmbeddedValkey
-from workers.changes import StatusChange
-from workers.drain import Drain
-from workers.errors import MostlyInvalid, Unavailable
-from workers.heartbeats import FORGET_AFTER_S, listen, note_look
-from workers.liveness import LostRule, watch
-from workers.notify import status_events
-from workers.resources import Resources
-from workers.settings import load_settings
-from workers.streams import IngestStream
-from workers.sweep import drain_everything
+from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.routes import alive_field, alive_key, listening_key, stream_key
+from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.stack.valkey import EmbeddedValkey
+from trainwire.stores.connections import open_redis
+from trainwire.workers.changes import StatusChange
+from trainwire.workers.drain import Drain
+from trainwire.workers.errors import MostlyInvalid, Unavailable
+from trainwire.workers.heartbeats import FORGET_AFTER_S, listen, note_look
+from trainwire.workers.liveness import LostRule, watch
+from trainwire.workers.notify import status_events
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
+from trainwire.workers.streams import IngestStream
+from trainwire.workers.sweep import drain_everything
 
 LOST_AFTER_S: Final = 5.0
 """Longer than a trainer of a busy machine may be kept from its heartbeat."""
@@ -44,7 +44,7 @@ SHARDS: Final = 4
 TRAINER: Final = """
 import sys, time
 from dataclasses import replace
-from ingest import Run, TrainerSettings
+from trainwire import Run, TrainerSettings
 settings = TrainerSettings.from_env()
 settings = replace(settings, timing=replace(settings.timing, longest_backoff_s=0.2))
 run = Run(job_id=int(sys.argv[1]), name="alive", settings=settings)

@@ -13,17 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from schemas.messages import Logs
-from schemas.tables import dead_letters
-from stores.loki_http import LokiHttp
 from tests.factories import Sender, drain, rows
 from tests.twins.loki import Limits, LokiTwin
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.loki.backlog import LogBacklog, read_rows
-from workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
-from workers.sinks.loki.rows import LogBatch, PackedLines
-from workers.sinks.loki.sink import NARROWING_S, LokiSink
+from trainwire.schemas.messages import Logs
+from trainwire.schemas.tables import dead_letters
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
+from trainwire.workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
+from trainwire.workers.sinks.loki.rows import LogBatch, PackedLines
+from trainwire.workers.sinks.loki.sink import NARROWING_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 ODD_LINES = [

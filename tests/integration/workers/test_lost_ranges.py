@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.messages import Message
-from schemas.routes import acks_key
-from schemas.tables import dead_letters, source_positions, training_jobs, training_logs
-from schemas.wire import Loss, encode_entry, encode_loss
-from stores.completeness import assess
-from stores.positions import find_positions, find_unnumbered
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
-from workers import positions
-from workers.resources import Resources
+from trainwire.schemas.messages import Message
+from trainwire.schemas.routes import acks_key
+from trainwire.schemas.tables import dead_letters, source_positions, training_jobs, training_logs
+from trainwire.schemas.wire import Loss, encode_entry, encode_loss
+from trainwire.stores.completeness import assess
+from trainwire.stores.positions import find_positions, find_unnumbered
+from trainwire.workers import positions
+from trainwire.workers.resources import Resources
 
 
 def acks(resources: Resources) -> dict[str, str]:

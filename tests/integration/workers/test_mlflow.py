@@ -12,23 +12,23 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping, text
 
-from schemas.backoff import Backoff
-from schemas.messages import Metrics, Point, Progress
-from schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
-from stores.mlflow import MlflowRun, get_run, get_run_metrics, search_runs
-from stores.mlflow_http import MlflowApi
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, one, rows
 from tests.mlflow_server import MlflowServer
-from workers.deliver import Delivery
-from workers.heartbeats import Heard
-from workers.liveness import LostRule, watch
-from workers.resources import Resources
-from workers.sinks.base import SinkUnavailable
-from workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
-from workers.sinks.mlflow.run import NARROWED_VALUES
-from workers.sinks.mlflow.sink import MlflowSink
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.messages import Metrics, Point, Progress
+from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
+from trainwire.stores.mlflow import MlflowRun, get_run, get_run_metrics, search_runs
+from trainwire.stores.mlflow_http import MlflowApi
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.heartbeats import Heard
+from trainwire.workers.liveness import LostRule, watch
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
+from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES
+from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NOW_MS = NOW_NS // 10**6
 AT = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(NOW_NS + SECOND_NS) // 10**6 * 1000)

@@ -9,20 +9,20 @@ from dataclasses import dataclass, field
 import pytest
 from sqlalchemy import text
 
-from schemas.backoff import Backoff
-from schemas.messages import Metrics, Point
-from schemas.tables import delivery_cursors, sink_states
-from stores.deliveries import sink_report
 from tests.factories import NOW_NS, Sender, drain, one
 from tests.mlflow_faults import FaultyMlflow, faulty_mlflow
 from tests.mlflow_server import MlflowServer
-from workers.deliver import Delivery
-from workers.delivery_round import PUSHES_AT_ONCE
-from workers.resources import Resources
-from workers.sinks.base import SinkUnavailable
-from workers.sinks.mlflow.backlog import MetricBacklog
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.sink import MlflowSink
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.tables import delivery_cursors, sink_states
+from trainwire.stores.deliveries import sink_report
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.delivery_round import PUSHES_AT_ONCE
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 ALL = b"/"
 """In every path."""

@@ -9,17 +9,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from schemas.messages import Metrics, Point
-from schemas.tables import training_attempts, training_jobs
-from stores.mlflow import get_run, get_run_by_job_id
 from tests.factories import NOW_NS, Sender, completion, drain, one
 from tests.mlflow_server import MlflowServer
-from workers import cursors
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.mlflow.backlog import MetricBacklog
-from workers.sinks.mlflow.links import link_runs
-from workers.sinks.mlflow.sink import MlflowSink
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.stores.mlflow import get_run, get_run_by_job_id
+from trainwire.workers import cursors
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
+from trainwire.workers.sinks.mlflow.links import link_runs
+from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.routes import (
+from trainwire.schemas.routes import (
     BEAT_QUEUE,
     DELIVER_TASK,
     INGEST_QUEUE,
@@ -16,9 +16,9 @@ from schemas.routes import (
     ordered_key,
     stream_key,
 )
-from workers.order_checks import WrongOrder, check_order
-from workers.resources import Resources
-from workers.schedule import SCHEDULE
+from trainwire.workers.order_checks import WrongOrder, check_order
+from trainwire.workers.resources import Resources
+from trainwire.workers.schedule import SCHEDULE
 
 DRAINS = ordered_key(stream_key("logs", 1))
 
@@ -32,7 +32,7 @@ def _environment(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_drain_is_ordered_once(resources: Resources) -> None:
     """While one is ordered or at work nobody else orders one; a drain orders its own rest all the same."""
-    from workers.orders import order_drain  # noqa: PLC0415 - see the fixture
+    from trainwire.workers.orders import order_drain  # noqa: PLC0415 - see the fixture
 
     assert [order_drain(resources, "logs", 1) for _ in range(3)] == [True, False, False]
     assert order_drain(resources, "logs", 2)
@@ -47,7 +47,7 @@ def test_a_drain_is_ordered_once(resources: Resources) -> None:
 
 def test_no_pile_of_orders_is_made(resources: Resources) -> None:
     """Where workers are busy for long, each stream has two orders at most: what is ordered again is not sent."""
-    from workers.orders import order_drain  # noqa: PLC0415 - see the fixture
+    from trainwire.workers.orders import order_drain  # noqa: PLC0415 - see the fixture
 
     for _ in range(500):
         resources.redis.delete(DRAINS)
@@ -66,7 +66,7 @@ def test_no_pile_of_orders_is_made(resources: Resources) -> None:
 )
 def test_orders_of_our_own_pass(resources: Resources, task: str, args: Sequence[object], queue: str) -> None:
     """All that workers and beat send through Celery is taken from its queue, and from no other."""
-    from workers.app import app  # noqa: PLC0415 - see the fixture
+    from trainwire.workers.app import app  # noqa: PLC0415 - see the fixture
 
     url = resources.settings.redis_url.get_secret_value()
     with app.connection_for_write(url) as connection:

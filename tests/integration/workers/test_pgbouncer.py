@@ -11,16 +11,16 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway.problems import _of_postgres
-from schemas.tables import training_logs
-from stores.connections import open_engine
 from tests.factories import Sender, drain, logs, rows
 from tests.pgbouncer import PgBouncer
 from tests.tls_servers import settings_of
-from trainwire.database import open_database
-from trainwire.errors import Problem
-from workers.errors import Unavailable
-from workers.resources import Resources
+from trainwire.gateway.problems import _of_postgres
+from trainwire.schemas.tables import training_logs
+from trainwire.stack.database import open_database
+from trainwire.stack.errors import Problem
+from trainwire.stores.connections import open_engine
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
 
 ROUNDS = 10
 """More than the uses after which psycopg prepares a statement."""

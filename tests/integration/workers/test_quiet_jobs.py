@@ -9,15 +9,15 @@ import pytest
 import zstandard
 from sqlalchemy import text
 
-from schemas.messages import Message
-from schemas.routes import HALTED_KEY, ahead_key, stream_key
-from schemas.tables import dead_letters, training_logs
-from schemas.wire import encode_entry
 from tests.factories import Sender, logs, rows
-from workers.drain import Drain
-from workers.errors import MostlyInvalid
-from workers.resources import Resources
-from workers.streams import IngestStream
+from trainwire.schemas.messages import Message
+from trainwire.schemas.routes import HALTED_KEY, ahead_key, stream_key
+from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.schemas.wire import encode_entry
+from trainwire.workers.drain import Drain
+from trainwire.workers.errors import MostlyInvalid
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams import IngestStream
 
 STREAM = stream_key("logs", 1)
 GARBAGE = {"v": 1, "job": 9, "attempt": 1, "source": "s", "enc": "x", "body": "y"}

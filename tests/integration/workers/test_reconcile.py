@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from schemas.routes import acks_key
-from schemas.tables import deleted_jobs, source_positions, training_jobs
-from stores.completeness import assess
-from stores.deletion import Choice, begin_deletion
-from stores.positions import find_positions
 from tests.factories import Sender, completion, drain, logs, one
-from workers.reconcile import reconcile
-from workers.resources import Resources
+from trainwire.schemas.routes import acks_key
+from trainwire.schemas.tables import deleted_jobs, source_positions, training_jobs
+from trainwire.stores.completeness import assess
+from trainwire.stores.deletion import Choice, begin_deletion
+from trainwire.stores.positions import find_positions
+from trainwire.workers.reconcile import reconcile
+from trainwire.workers.resources import Resources
 
 
 def acks(resources: Resources) -> dict[str, str]:

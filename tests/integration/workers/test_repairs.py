@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import redis
 
-from schemas.routes import KINDS, acks_key, alive_key, jammed_key, stream_key
-from schemas.tables import dead_letters, training_logs
 from tests.factories import Sender, drain, logs, rows
-from workers.errors import MostlyInvalid
-from workers.heartbeats import listen
-from workers.repairs import recent_repairs, repair
-from workers.resources import Resources
-from workers.strays import drain_jammed
-from workers.streams import IngestStream
-from workers.sweep import overdue
+from trainwire.schemas.routes import KINDS, acks_key, alive_key, jammed_key, stream_key
+from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.workers.errors import MostlyInvalid
+from trainwire.workers.heartbeats import listen
+from trainwire.workers.repairs import recent_repairs, repair
+from trainwire.workers.resources import Resources
+from trainwire.workers.strays import drain_jammed
+from trainwire.workers.streams import IngestStream
+from trainwire.workers.sweep import overdue
 
 LAST = 2**64 - 1
 STREAM = stream_key("logs", 1)

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
-from schemas.messages import Metrics
-from schemas.tables import training_checkpoints
-from stores.s3 import S3Store, open_s3
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port
-from workers import surplus
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.retention import Retention
-from workers.surplus import Keeping
-from workers.verify import Verification
+from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
+from trainwire.schemas.messages import Metrics
+from trainwire.schemas.tables import training_checkpoints
+from trainwire.stores.s3 import S3Store, open_s3
+from trainwire.workers import surplus
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.retention import Retention
+from trainwire.workers.surplus import Keeping
+from trainwire.workers.verify import Verification
 
 Record = Callable[..., None]
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, text
 
-from schemas.tables import training_jobs, training_logs, training_metrics
-from stores.loki_http import LokiHttp
 from tests.factories import Sender, completion, drain, logs, metrics, one, rows
 from tests.twins.loki import LokiTwin
-from trainwire.resending import replay
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.row_retention import Keeping, RowRetention, keepings_of, plan
-from workers.settings import load_settings
-from workers.sinks.loki.backlog import LogBacklog
-from workers.sinks.loki.sink import LokiSink
+from trainwire.cli.resending import replay
+from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.row_retention import Keeping, RowRetention, keepings_of, plan
+from trainwire.workers.settings import load_settings
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.sink import LokiSink
 
 LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ())
 LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))

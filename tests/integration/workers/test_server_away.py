@@ -11,26 +11,26 @@ from typing import Any, Final, cast
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from ingest.heartbeat import Heart, Vitals
-from ingest.link import StreamLink
-from ingest.outbox import Origin
-from schemas import stream_servers
-from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.routes import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
-from schemas.tables import training_jobs
-from stores.connections import open_stream_client
 from tests.factories import Sender, logs, one
 from tests.processes import wait_until
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.doctor.flow import look_at_streams
-from trainwire.top.snapshot import take
-from workers.exporter import Exporter
-from workers.heartbeats import listen
-from workers.liveness import LostRule, watch
-from workers.resources import Resources
-from workers.settings import load_settings
-from workers.sweep import drain_everything, overdue, publish_hold
-from workers.watchdog import StuckStreams
+from trainwire.cli.doctor.flow import look_at_streams
+from trainwire.cli.top.snapshot import take
+from trainwire.ingest.heartbeat import Heart, Vitals
+from trainwire.ingest.link import StreamLink
+from trainwire.ingest.outbox import Origin
+from trainwire.schemas import stream_servers
+from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.routes import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
+from trainwire.schemas.tables import training_jobs
+from trainwire.stores.connections import open_stream_client
+from trainwire.workers.exporter import Exporter
+from trainwire.workers.heartbeats import listen
+from trainwire.workers.liveness import LostRule, watch
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
+from trainwire.workers.sweep import drain_everything, overdue, publish_hold
+from trainwire.workers.watchdog import StuckStreams
 
 SHARDS: Final = 4
 FIRST: Final = 0

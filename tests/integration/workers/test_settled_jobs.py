@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from schemas.tables import training_jobs
-from stores.loki_http import LokiHttp
 from tests.factories import NOW_NS, Sender, drain, logs, metrics, one
 from tests.twins.loki import LokiTwin
-from workers import cursors
-from workers.deliver import Delivery
-from workers.resources import Resources
-from workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
-from workers.sinks.loki.backlog import LogBacklog
-from workers.sinks.loki.sink import LokiSink
-from workers.sinks.mlflow.backlog import MetricBacklog
+from trainwire.schemas.tables import training_jobs
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.workers import cursors
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.sink import LokiSink
+from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
 
 
 def publish(resources: Resources, sender: Sender, line: str, job: int = 1) -> None:

@@ -6,15 +6,15 @@ import msgspec
 import pytest
 import redis
 
-from schemas.heartbeats import Heartbeat, encode_heartbeat
-from schemas.messages import Message
-from schemas.routes import acks_key, alive_field, alive_key
-from schemas.tables import dead_letters, ingest_cursors, training_logs
-from schemas.wire import encode_entry
 from tests.factories import logs, rows
-from workers.repairs import recent_repairs
-from workers.resources import Resources
-from workers.strays import tend_strays
+from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.messages import Message
+from trainwire.schemas.routes import acks_key, alive_field, alive_key
+from trainwire.schemas.tables import dead_letters, ingest_cursors, training_logs
+from trainwire.schemas.wire import encode_entry
+from trainwire.workers.repairs import recent_repairs
+from trainwire.workers.resources import Resources
+from trainwire.workers.strays import tend_strays
 
 
 @pytest.mark.parametrize("shard", ["4", "99999999999999999999", "-1", "007", "foo", "", "0}:callbacks:1:{0"])

@@ -8,13 +8,13 @@ from collections.abc import Collection
 import pytest
 import redis
 
-from schemas.routes import SHARDS_KEY, Kind, ordered_key, stream_key
-from stores.connections import open_redis
 from tests.factories import Sender, logs
-from workers import stream_watch
-from workers.settings import Settings
-from workers.stream_watch import Watcher
-from workers.sweep import all_streams, publish_shards
+from trainwire.schemas.routes import SHARDS_KEY, Kind, ordered_key, stream_key
+from trainwire.stores.connections import open_redis
+from trainwire.workers import stream_watch
+from trainwire.workers.settings import Settings
+from trainwire.workers.stream_watch import Watcher
+from trainwire.workers.sweep import all_streams, publish_shards
 
 
 class Orders:

@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from schemas.checkpoint_keys import S3Uri, new_upload_folder
-from schemas.messages import Metrics
-from schemas.tables import training_checkpoints, training_jobs
-from stores.checkpoints import NotFetchable, find_checkpoints, find_source
-from stores.s3 import S3Store, StoreAway, open_s3
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, rows
 from tests.integration.conftest import Bucket
-from trainwire.download import download
-from trainwire.errors import Problem
-from workers.errors import Unavailable
-from workers.orphans import OrphanSweep
-from workers.resources import Resources
-from workers.retention import MAX_REFUSALS, Retention, retain
-from workers.settings import load_settings
-from workers.surplus import Keeping
-from workers.verify import Verification
+from trainwire.cli.download import download
+from trainwire.schemas.checkpoint_keys import S3Uri, new_upload_folder
+from trainwire.schemas.messages import Metrics
+from trainwire.schemas.tables import training_checkpoints, training_jobs
+from trainwire.stack.errors import Problem
+from trainwire.stores.checkpoints import NotFetchable, find_checkpoints, find_source
+from trainwire.stores.s3 import S3Store, StoreAway, open_s3
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.orphans import OrphanSweep
+from trainwire.workers.resources import Resources
+from trainwire.workers.retention import MAX_REFUSALS, Retention, retain
+from trainwire.workers.settings import load_settings
+from trainwire.workers.surplus import Keeping
+from trainwire.workers.verify import Verification
 
 Save = Callable[..., int]
 

@@ -12,16 +12,16 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from schemas.kinds import ROW_KINDS
-from schemas.routes import stream_key
-from schemas.tables import training_jobs, training_logs
-from stores.connections import open_engine
 from tests.factories import Sender, drain, logs, rows
 from tests.processes import wait_until, workers_running
-from workers import store
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.settings import Settings
+from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.routes import stream_key
+from trainwire.schemas.tables import training_jobs, training_logs
+from trainwire.stores.connections import open_engine
+from trainwire.workers import store
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
 
 JOB_IDS: Final = replace(ROW_KINDS["logs"], table=training_jobs, columns=("id",))
 WRITE: Final = "UPDATE training_jobs SET name = name"

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from schemas.backoff import Backoff
-from schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
-from schemas.tables import sink_states, training_checkpoints
-from stores.checkpoints import find_checkpoints, find_problems
-from stores.lending import lending_places
-from stores.s3 import ObjectHead, S3Store, StoreAway, open_s3
 from tests.factories import Sender, checkpoint, drain, one, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port, s3_client, s3_server
-from workers import verify
-from workers.errors import Unavailable
-from workers.resources import Resources
-from workers.settings import load_settings
-from workers.verify import LOOKS, ObjectStore, Verification, VerificationReport
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
+from trainwire.schemas.tables import sink_states, training_checkpoints
+from trainwire.stores.checkpoints import find_checkpoints, find_problems
+from trainwire.stores.lending import lending_places
+from trainwire.stores.s3 import ObjectHead, S3Store, StoreAway, open_s3
+from trainwire.workers import verify
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
+from trainwire.workers.verify import LOOKS, ObjectStore, Verification, VerificationReport
 
 if TYPE_CHECKING:
     from types_boto3_s3.type_defs import CompletedPartTypeDef

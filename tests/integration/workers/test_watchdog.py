@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workers.resources import Resources
+from trainwire.workers.resources import Resources
 
 ROOT = Path(__file__).parents[3]
 FORKS = 200
 SCRIPT = f"""
 import os, signal, sys
-from workers import watchdog
-from workers.app import app
-from workers.settings import load_settings
+from trainwire.workers import watchdog
+from trainwire.workers.app import app
+from trainwire.workers.settings import load_settings
 
 def send_echo():
     app.__dict__.pop("amqp", None)  # as with the first order: kombu holds a lock while it makes this

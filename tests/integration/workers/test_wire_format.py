@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 
-from schemas.tables import source_positions, training_checkpoints, training_jobs, training_logs, training_metrics
 from tests.factories import drain, one, rows
-from workers.resources import Resources
+from trainwire.schemas.tables import (
+    source_positions,
+    training_checkpoints,
+    training_jobs,
+    training_logs,
+    training_metrics,
+)
+from trainwire.workers.resources import Resources
 
 T = 1_790_000_000_000_000_000
 

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from gateway.feed.job_feed import JobFeed, Look
-from gateway.feed.merging import Said
-from gateway.feed.positions import Position
-from gateway.feed.rows import MAX_ROWS, Hole, Rows, encoded
-from gateway.feed.standing import Standing
-from schemas.events import (
+from trainwire.gateway.feed.job_feed import JobFeed, Look
+from trainwire.gateway.feed.merging import Said
+from trainwire.gateway.feed.positions import Position
+from trainwire.gateway.feed.rows import MAX_ROWS, Hole, Rows, encoded
+from trainwire.gateway.feed.standing import Standing
+from trainwire.schemas.events import (
     Event,
     LogLine,
     MetricPoint,
@@ -24,7 +24,7 @@ from schemas.events import (
     decode_event,
     encode_event,
 )
-from schemas.kinds import ROW_KINDS, RowKind
+from trainwire.schemas.kinds import ROW_KINDS, RowKind
 
 JOB: Final = 7
 READ_AT_ONCE: Final = 3

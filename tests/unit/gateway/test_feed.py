@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.feed.job_feed import MAX_HEARD, JobFeed
-from gateway.feed.positions import Position
-from gateway.feed.rows import Hole
-from schemas.events import (
+from tests.unit.gateway.feed_model import JOB, Follower, Gateway, StoredJob
+from trainwire.gateway.feed.job_feed import MAX_HEARD, JobFeed
+from trainwire.gateway.feed.positions import Position
+from trainwire.gateway.feed.rows import Hole
+from trainwire.schemas.events import (
     Event,
     TrainingComplete,
     TrainingLog,
@@ -22,8 +23,7 @@ from schemas.events import (
     decode_event,
     encode_event,
 )
-from schemas.kinds import ROW_KINDS
-from tests.unit.gateway.feed_model import JOB, Follower, Gateway, StoredJob
+from trainwire.schemas.kinds import ROW_KINDS
 
 START = Position(0, 0, 0)
 

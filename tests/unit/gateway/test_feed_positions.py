@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.feed.positions import BadPosition, Position, read_position
+from trainwire.gateway.feed.positions import BadPosition, Position, read_position
 
 
 def test_a_position_comes_back_as_it_was_given() -> None:

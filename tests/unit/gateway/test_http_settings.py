@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.__main__ import main
+from trainwire.gateway.__main__ import main
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_wrong_setting_is_named(name: str, value: str, said: str, monkeypatch:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hush@h/db")
     monkeypatch.setenv("REDIS_URL", "redis://h")
     monkeypatch.setenv(name, value)
-    monkeypatch.setattr("gateway.__main__.configure_logging", lambda: None)
+    monkeypatch.setattr("trainwire.gateway.__main__.configure_logging", lambda: None)
     with pytest.raises(SystemExit) as caught:
         main()
     assert said in str(caught.value.code)

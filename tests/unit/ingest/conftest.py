@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.outbox import Outbox
-from ingest.settings import Timing
-from schemas.messages import Body
-from schemas.routes import Kind
-from schemas.wire import decode_body, open_envelope
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.outbox import Outbox
+from trainwire.ingest.settings import Timing
+from trainwire.schemas.messages import Body
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.wire import decode_body, open_envelope
 
 NOWHERE = "redis://127.0.0.1:1/0"
 

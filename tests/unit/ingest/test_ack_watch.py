@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ingest.ack_watch import AckWatch, Report, parse_report
-from ingest.settings import Timing
+from trainwire.ingest.ack_watch import AckWatch, Report, parse_report
+from trainwire.ingest.settings import Timing
 
 
 def test_reports_are_read_leniently() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ingest import TrainerSettings
-from ingest.tee import Tee
+from trainwire import TrainerSettings
+from trainwire.ingest.tee import Tee
 
 
 def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ TIMEOUT_S = 60
 BEGIN = """
 import ctypes, faulthandler, json, logging, os, subprocess, sys, threading, time, warnings
 logging.basicConfig(level=logging.INFO, format="%(message)s")  # holds the stderr from before the capture
-from ingest import Run, TrainerSettings
-from ingest.settings import Timing
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import Timing
 from tests.unit.ingest.conftest import bodies_of
 
 timing = Timing(first_backoff_s=30, longest_backoff_s=30)

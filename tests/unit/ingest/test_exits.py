@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ingest.daemon_pool import signals_blocked
-from ingest.exits import Exits, Terminations
+from trainwire.ingest.daemon_pool import signals_blocked
+from trainwire.ingest.exits import Exits, Terminations
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ import threading
 
 import pytest
 
-from ingest.batches import Line, log_bodies
-from ingest.fitting import fitted
-from ingest.intake import Intake
-from ingest.outbox import Origin, Outbox
-from schemas.checks import check_body
-from schemas.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
-from schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point
-from schemas.wire import decode_body, open_envelope
 from tests.factories import NOW_NS
+from trainwire.ingest.batches import Line, log_bodies
+from trainwire.ingest.fitting import fitted
+from trainwire.ingest.intake import Intake
+from trainwire.ingest.outbox import Origin, Outbox
+from trainwire.schemas.checks import check_body
+from trainwire.schemas.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point
+from trainwire.schemas.wire import decode_body, open_envelope
 
 TOO_LARGE: dict[str, Body] = {
     "params": Metrics(name="run", params={"lr": 0.1, "blob": "x" * 2**21, "rows": [[]] * 200_000}),

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
-from ingest.outbox import Origin
-from schemas.checks import InvalidMessage
-from schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
-from schemas.messages import Metrics, Point, Progress
 from tests.factories import checkpoint, completion, logs, metrics
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
+from trainwire.ingest.outbox import Origin
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
+from trainwire.schemas.messages import Metrics, Point, Progress
 
 
 class Process:

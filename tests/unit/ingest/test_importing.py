@@ -1,4 +1,4 @@
-"""What `import ingest` costs and brings, seen from fresh processes."""
+"""What `from trainwire import Run` costs and brings, seen from fresh processes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+import trainwire
+
 ROOT = Path(__file__).parents[3]
 
 
-def python(script: str, *folders: Path) -> subprocess.CompletedProcess[str]:
-    """Run a script in a new interpreter that sees `folders` first, then this checkout."""
-    path = os.pathsep.join(map(str, [*folders, ROOT]))
+def python(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in a new interpreter that sees this checkout."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd="/",
         capture_output=True,
         text=True,
@@ -28,13 +29,14 @@ def python(script: str, *folders: Path) -> subprocess.CompletedProcess[str]:
 def test_a_run_imports_nothing_of_the_workers() -> None:
     """Even a run that sends and names a checkpoint has loaded no SQLAlchemy, Celery, kombu, mlflow or boto3."""
     done = python(
-        "import sys, ingest\n"
-        "run = ingest.Run(1, redis_url='redis://127.0.0.1:1/0')\n"
+        "import sys, trainwire\n"
+        "run = trainwire.Run(1, redis_url='redis://127.0.0.1:1/0')\n"
         "run.log('a')\n"
         "run.checkpoint('last.pt')\n"
         "run.finish(timeout_s=1)\n"
-        "import ingest.link, ingest.leftovers, ingest.launch\n"
-        "heavy = {'sqlalchemy', 'celery', 'kombu', 'pydantic', 'mlflow', 'psycopg', 'boto3', 'schemas.tables'}\n"
+        "import trainwire.ingest.link, trainwire.ingest.leftovers, trainwire.ingest.launch\n"
+        "heavy = {'sqlalchemy', 'celery', 'kombu', 'pydantic', 'mlflow', 'psycopg', 'boto3',"
+        " 'trainwire.schemas.tables'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     assert done.returncode == 0, done.stderr
@@ -43,42 +45,41 @@ def test_a_run_imports_nothing_of_the_workers() -> None:
 
 def test_the_import_leaves_redis_for_later() -> None:
     """The slow library is imported by the sender's thread, not by the trainer's start."""
-    done = python("import sys, ingest; print(sorted({'redis'} & set(sys.modules)))")
+    done = python("import sys; from trainwire import Run; print(sorted({'redis'} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_the_import_is_quick() -> None:
     """It takes at most four times the processor time of `import asyncio`, which was 2.4 times on 2026-11-25."""
-    script = "import time; t = time.process_time(); import {}; print(time.process_time() - t)"
+    script = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
     ours, asyncio = (
-        min(float(python(script.format(module)).stdout) for _ in range(5)) for module in ("ingest", "asyncio")
+        min(float(python(script.format(statement)).stdout) for _ in range(5))
+        for statement in ("from trainwire import Run", "import asyncio")
     )
     assert ours < 4 * asyncio
 
 
-@pytest.mark.parametrize("name", ["schemas.py", "schemas/__init__.py"])
-def test_a_foreign_schemas_is_named(tmp_path: Path, name: str) -> None:
-    """A module or package named schemas that hides ours gives one sentence with file and remedy."""
-    foreign = tmp_path / name
-    foreign.parent.mkdir(exist_ok=True)
-    foreign.write_text("raise RuntimeError('never run')\n")
-    done = python("import ingest", tmp_path)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ImportError: trainwire needs its own package 'schemas' but Python finds {foreign}")
-    assert "rename that one, or put trainwire's folder" in last
+def test_the_package_loads_its_parts_when_they_are_asked_for() -> None:
+    """`import trainwire` loads nothing else of ours, a name of the SDK loads no test double and no integration."""
+    done = python(
+        "import sys, trainwire\n"
+        "print(sorted(name for name in sys.modules if name.startswith('trainwire.')))\n"
+        "from trainwire import Run\n"
+        "print(sorted({'trainwire.testing', 'trainwire.integrations', 'trainwire.cli'} & set(sys.modules)))\n"
+    )
+    assert done.stdout.split() == ["[]", "[]"], done.stderr
 
 
-def test_a_plain_folder_named_schemas_does_no_harm(tmp_path: Path) -> None:
-    """A folder without __init__.py hides nothing: Python prefers a regular package further down the path."""
-    (tmp_path / "schemas").mkdir()
-    assert python("import ingest", tmp_path).returncode == 0
+@pytest.mark.parametrize("name", trainwire.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """What `__all__` lists can be imported from the package, and `dir` shows it."""
+    assert getattr(trainwire, name).__name__ == name
+    assert name in dir(trainwire)
 
 
-def test_a_foreign_schemas_that_is_loaded_already_is_named(tmp_path: Path) -> None:
-    """It makes no difference whether the other package was imported before."""
-    (tmp_path / "schemas.py").write_text("a = 1\n")
-    done = python("import schemas, ingest", tmp_path)
-    assert str(tmp_path / "schemas.py") in done.stderr.strip().splitlines()[-1]
+def test_a_name_that_does_not_exist_is_an_import_error() -> None:
+    """A typing error fails at the import, as with any package."""
+    assert "cannot import name 'Runn' from 'trainwire'" in python("from trainwire import Runn").stderr
 
 
 @pytest.mark.parametrize(
@@ -91,14 +92,14 @@ def test_a_foreign_schemas_that_is_loaded_already_is_named(tmp_path: Path) -> No
 def test_an_unfinished_run_is_finished_at_exit(script: str, status: str, message: str) -> None:
     """A script that never calls finish still says how it ended, within the deadline."""
     done = python(
-        "import ingest, ingest.run, ingest.session\n"
-        "ingest.run.DEFAULT_TIMEOUT_S = 0.1\n"
-        "original = ingest.session.Session.finish\n"
+        "import trainwire.ingest.run, trainwire.ingest.session\n"
+        "trainwire.ingest.run.DEFAULT_TIMEOUT_S = 0.1\n"
+        "original = trainwire.ingest.session.Session.finish\n"
         "def finish(self, completion, timeout_s):\n"
         "    end = completion()\n"
         "    print(end.status, end.error_message)\n"
         "    return original(self, completion, timeout_s)\n"
-        "ingest.session.Session.finish = finish\n"
-        "run = ingest.Run(1, redis_url='redis://127.0.0.1:1/0')\n" + script
+        "trainwire.ingest.session.Session.finish = finish\n"
+        "run = trainwire.Run(1, redis_url='redis://127.0.0.1:1/0')\n" + script
     )
     assert done.stdout.strip() == f"{status} {message}"

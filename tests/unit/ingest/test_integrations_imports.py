@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ingest.integrations.harmless import harmless
+from trainwire.integrations.harmless import harmless
 
 ROOT = Path(__file__).parents[3]
 SHARED = {"__init__", "harmless", "inside"}
-FILES = sorted((ROOT / "ingest" / "integrations").glob("*.py"))
+FILES = sorted((ROOT / "trainwire" / "integrations").glob("*.py"))
 INTEGRATIONS = [path for path in FILES if path.stem not in SHARED]
 
 
@@ -24,7 +24,9 @@ def test_none_imports_another(path: Path) -> None:
         node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
     ]
     beside = {
-        name.removeprefix("ingest.integrations.") for name in modules if name.startswith("ingest.integrations")
+        name.removeprefix("trainwire.integrations.")
+        for name in modules
+        if name.startswith("trainwire.integrations")
     }
     assert beside <= SHARED - {path.stem}
 
@@ -32,7 +34,7 @@ def test_none_imports_another(path: Path) -> None:
 @pytest.mark.parametrize("path", INTEGRATIONS, ids=lambda path: path.stem)
 def test_each_is_documented(path: Path) -> None:
     """docs/integrations.md shows how it is imported."""
-    assert f"ingest.integrations.{path.stem} import" in (ROOT / "docs" / "integrations.md").read_text()
+    assert f"trainwire.integrations.{path.stem} import" in (ROOT / "docs" / "integrations.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -47,10 +49,10 @@ def test_each_is_documented(path: Path) -> None:
 )
 def test_a_missing_package_is_named_with_the_remedy(integration: str, package: str, remedy: str) -> None:
     """The import fails with one sentence: which integration, what it needs, how to get it."""
-    script = f"import sys; sys.modules[{package!r}] = None; import ingest.integrations.{integration}"
+    script = f"import sys; sys.modules[{package!r}] = None; import trainwire.integrations.{integration}"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ImportError: ingest.integrations.{integration} needs ")
+    assert last.startswith(f"ImportError: trainwire.integrations.{integration} needs ")
     assert remedy in last
 
 

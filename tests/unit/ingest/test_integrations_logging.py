@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.integrations.logging import RunHandler
-from ingest.settings import SpoolSettings
-from ingest.testing import RecordedRun
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import SpoolSettings
+from trainwire.integrations.logging import RunHandler
+from trainwire.testing import RecordedRun
 
 Log = Callable[[Run], logging.Logger]
 

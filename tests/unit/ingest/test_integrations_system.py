@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import pynvml
 import pytest
 
-from ingest.integrations.system import (
+from tests.processes import wait_until
+from trainwire.integrations.system import (
     THREAD_NAME,
     Gpus,
     Processor,
@@ -24,8 +25,7 @@ from ingest.integrations.system import (
     report_system_metrics,
     usable_readers,
 )
-from ingest.testing import RecordedRun
-from tests.processes import wait_until
+from trainwire.testing import RecordedRun
 
 
 def reporting_threads() -> list[threading.Thread]:

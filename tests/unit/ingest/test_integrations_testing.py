@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ingest import Run
-from ingest.options import RunOptions
-from ingest.testing import RecordedRun
+from trainwire import Run
+from trainwire.ingest.options import RunOptions
+from trainwire.testing import RecordedRun
 
 
 def train(run: Run) -> None:

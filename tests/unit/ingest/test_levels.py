@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from ingest.levels import level_of, levels_of
+from trainwire.ingest.levels import level_of, levels_of
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingest.calls import forgiving
+from trainwire.ingest.calls import forgiving
 
 Tell = Callable[..., Any]
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingest.arguments import LONGEST_TIMEOUT_S, Arguments
-from ingest.intake import Intake
-from ingest.outbox import Origin, Outbox
-from ingest.publisher import Publisher
-from ingest.settings import Timing
-from schemas.checks import MAX_ATTEMPT
+from trainwire.ingest.arguments import LONGEST_TIMEOUT_S, Arguments
+from trainwire.ingest.intake import Intake
+from trainwire.ingest.outbox import Origin, Outbox
+from trainwire.ingest.publisher import Publisher
+from trainwire.ingest.settings import Timing
+from trainwire.schemas.checks import MAX_ATTEMPT
 
 Tell = Callable[..., Any]
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_after_the_folder_was_deleted(
 )
 def test_an_odd_exit_can_be_stored(tell: Tell, monkeypatch: pytest.MonkeyPatch, code: Any, exit_code: int) -> None:
     """What is handed to sys.exit ends the job with a number that Postgres can hold."""
-    monkeypatch.setattr("ingest.run.DEFAULT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("trainwire.ingest.run.DEFAULT_TIMEOUT_S", 0.0)
     told = tell()
     with pytest.raises(SystemExit), told.run:
         raise SystemExit(code)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from ingest.intake import Intake
-from ingest.outbox import Origin, Outbox
-from schemas.messages import Checkpoint, Completion, Metrics, Point, Progress
 from tests.factories import checkpoint
+from trainwire.ingest.intake import Intake
+from trainwire.ingest.outbox import Origin, Outbox
+from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point, Progress
 
 Read = Callable[[Outbox, Any], list[Any]]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ingest import publisher
-from ingest.pipes import OutputPipe, await_ends
+from trainwire.ingest import publisher
+from trainwire.ingest.pipes import OutputPipe, await_ends
 
 
 def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> None:

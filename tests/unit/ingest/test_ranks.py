@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ingest import ranks
-from ingest.ranks import Place
-from ingest.settings import TrainerSettings
+from trainwire.ingest import ranks
+from trainwire.ingest.ranks import Place
+from trainwire.ingest.settings import TrainerSettings
 
 
 @pytest.fixture(autouse=True)

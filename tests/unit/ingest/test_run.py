@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingest import Run, TrainerSettings
-from ingest.settings import Timing
+from trainwire import Run, TrainerSettings
+from trainwire.ingest.settings import Timing
 
 Tell = Callable[..., Any]
 
@@ -167,7 +167,7 @@ def quick() -> TrainerSettings:
 @pytest.fixture
 def left_with(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Any]:
     """Give the completion of a run whose block an exception leaves."""
-    monkeypatch.setattr("ingest.run.DEFAULT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("trainwire.ingest.run.DEFAULT_TIMEOUT_S", 0.0)
 
     def leave(error: BaseException) -> Any:
         told = tell()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ingest import TrainerSettings
-from ingest.sampling import SECOND_NS, LineSampler
+from trainwire import TrainerSettings
+from trainwire.ingest.sampling import SECOND_NS, LineSampler
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])

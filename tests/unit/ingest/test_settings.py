@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ingest import TrainerSettings
-from ingest.settings import CheckpointSettings, checked_redis_url, shown_host
+from trainwire import TrainerSettings
+from trainwire.ingest.settings import CheckpointSettings, checked_redis_url, shown_host
 
 
 def test_an_empty_environment_has_defaults() -> None:

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from ingest import outbox as outbox_module
-from ingest.intake import Intake
-from ingest.outbox import Origin, Outbox
-from ingest.settings import FullPolicy
-from ingest.spool.folder import About, SourceFolder
-from ingest.spool.spool import Spool
-from schemas.messages import Checkpoint, Completion, Logs, Point
-from schemas.routes import Kind
-from schemas.wire import LOST, decode_body, decode_loss, open_envelope
+from trainwire.ingest import outbox as outbox_module
+from trainwire.ingest.intake import Intake
+from trainwire.ingest.outbox import Origin, Outbox
+from trainwire.ingest.settings import FullPolicy
+from trainwire.ingest.spool.folder import About, SourceFolder
+from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.messages import Checkpoint, Completion, Logs, Point
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.wire import LOST, decode_body, decode_loss, open_envelope
 
 ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)
 NO_LIMIT = 1 << 40

@@ -9,13 +9,13 @@ from typing import Final
 
 import pytest
 
-from ingest.daemon_pool import DaemonPool
-from ingest.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
-from ingest.patience import GivenUp, Patience, StoreUnavailable
-from ingest.settings import Timing
-from ingest.snapshots import Snapshots
-from ingest.transfer import MAX_PARTS, PART_BYTES, Transfer, part_bytes
-from schemas.checkpoint_keys import S3Uri
+from trainwire.ingest.daemon_pool import DaemonPool
+from trainwire.ingest.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
+from trainwire.ingest.patience import GivenUp, Patience, StoreUnavailable
+from trainwire.ingest.settings import Timing
+from trainwire.ingest.snapshots import Snapshots
+from trainwire.ingest.transfer import MAX_PARTS, PART_BYTES, Transfer, part_bytes
+from trainwire.schemas.checkpoint_keys import S3Uri
 
 WHERE: Final = S3Uri("bucket", "42/1/last.pt")
 DATA: Final = bytes(range(256)) * (PART_BYTES // 256 * 2 + 1)

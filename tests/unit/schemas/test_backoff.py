@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.backoff import Backoff
+from trainwire.schemas.backoff import Backoff
 
 
 def test_waits_double_up_to_the_cap() -> None:

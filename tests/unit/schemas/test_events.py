@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.checks import InvalidMessage
-from schemas.events import (
+from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.events import (
     Event,
     LogLine,
     TrainingLog,
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_committed_schema_is_that_of_the_types() -> None:
-    """docs/events.schema.json is what `python -m schemas.events` prints."""
+    """docs/events.schema.json is what `python -m trainwire.schemas.events` prints."""
     assert (ROOT / "docs" / "events.schema.json").read_text() == schema_text()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.events import TrainingLog, TrainingStatus
-from schemas.kinds import ROW_KINDS, RowKind, without_rows
-from schemas.tables import training_jobs
+from trainwire.schemas.events import TrainingLog, TrainingStatus
+from trainwire.schemas.kinds import ROW_KINDS, RowKind, without_rows
+from trainwire.schemas.tables import training_jobs
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,7 +33,7 @@ def test_an_event_goes_on_without_its_rows() -> None:
 
 def test_metric_columns_are_listed_once() -> None:
     """A new metric column is a line in schemas/tables.py and a migration; HTTP callbacks may name it as well."""
-    folders = ("schemas", "stores", "workers", "gateway", "trainwire")
+    folders = ("schemas", "stores", "workers", "gateway", "cli", "stack", "trainwire")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     listing = {path.relative_to(ROOT) for path in files if "learning_rate" in path.read_text()}
     migration = Path("schemas/migrations/versions/0001_first_tables.py")

@@ -11,12 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.checks import MAX_ID, InvalidMessage
-from schemas.messages import Body, Logs, Message, Metrics, Point
-from schemas.non_finite import NON_FINITE_NAMES, shown_float
-from schemas.routes import Kind, shard_of, stream_key
-from schemas.wire import COMPRESS_OVER_BYTES, Envelope, body_from_object, decode_body, encode_entry, open_envelope
 from tests.factories import NOW_NS
+from trainwire.schemas.checks import MAX_ID, InvalidMessage
+from trainwire.schemas.messages import Body, Logs, Message, Metrics, Point
+from trainwire.schemas.non_finite import NON_FINITE_NAMES, shown_float
+from trainwire.schemas.routes import Kind, shard_of, stream_key
+from trainwire.schemas.wire import (
+    COMPRESS_OVER_BYTES,
+    Envelope,
+    body_from_object,
+    decode_body,
+    encode_entry,
+    open_envelope,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 LINES = st.lists(TEXT, max_size=200)

@@ -10,11 +10,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from ingest.settings import TrainerSettings, server_of, shown_host
-from schemas.stream_clients import STREAM_ERRORS, open_streams
-from schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
-from stores.settings import WrongSettings
-from workers.settings import load_settings
+from trainwire.ingest.settings import TrainerSettings, server_of, shown_host
+from trainwire.schemas.stream_clients import STREAM_ERRORS, open_streams
+from trainwire.schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.settings import load_settings
 
 CLUSTER = "redis+cluster://trainer:secret@one:7000,two,[::1]:7002"
 BROKER = "redis://broker:6379/0"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from schemas.messages import Status
-from stores.completeness import Completeness, Position, State, assess, shown_ranges
+from trainwire.schemas.messages import Status
+from trainwire.stores.completeness import Completeness, Position, State, assess, shown_ranges
 
 
 def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> Position:

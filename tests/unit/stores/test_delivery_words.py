@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stores.deliveries import JobDelivery, SinkHealth
-from stores.delivery_words import shown_age, shown_delivery, shown_health
-from trainwire.terminal import shown_clock
+from trainwire.cli.terminal import shown_clock
+from trainwire.stores.deliveries import JobDelivery, SinkHealth
+from trainwire.stores.delivery_words import shown_age, shown_delivery, shown_health
 
 ANSWERS = SinkHealth(sink="loki", answers=True)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from stores.loki import seq_of, whole_lines, without_newer
-from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
+from trainwire.stores.loki import seq_of, whole_lines, without_newer
+from trainwire.stores.loki_query import LokiLine
 
 
 def _line(seq: int | str, text: str, ts_ns: int = NOW_NS, **labels: str) -> LokiLine:

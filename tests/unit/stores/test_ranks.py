@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas.messages import MAX_WORLD_SIZE
-from stores.completeness import Position
-from stores.ranks import AbsentRanks, absent_ranks
+from trainwire.schemas.messages import MAX_WORLD_SIZE
+from trainwire.stores.completeness import Position
+from trainwire.stores.ranks import AbsentRanks, absent_ranks
 
 
 def _rank(rank: int | None, world_size: int | None = None, *, began_s: int = 0, **more: object) -> Position:

@@ -6,12 +6,12 @@ import pytest
 import zstandard
 
 from benchmarks import hostile
-from schemas.messages import Message
-from schemas.routes import Kind
-from workers import examination
-from workers.decoding import RawEntry, Rejected, decode
-from workers.examination import examine
-from workers.weights import weight_of
+from trainwire.schemas.messages import Message
+from trainwire.schemas.routes import Kind
+from trainwire.workers import examination
+from trainwire.workers.decoding import RawEntry, Rejected, decode
+from trainwire.workers.examination import examine
+from trainwire.workers.weights import weight_of
 
 CASES = {name: (kind, encoding, body) for name, kind, encoding, body in hostile.cases()}
 REFUSED = {

@@ -13,7 +13,12 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize(
     "module",
-    ["workers.sinks.mlflow.http", "workers.sinks.mlflow.links", "workers.drain", "trainwire.commands.mlflow"],
+    [
+        "trainwire.workers.sinks.mlflow.http",
+        "trainwire.workers.sinks.mlflow.links",
+        "trainwire.workers.drain",
+        "trainwire.cli.commands.mlflow",
+    ],
 )
 def test_mlflows_client_is_imported_by_who_delivers_alone(module: str) -> None:
     """It takes seconds and a hundred megabytes: neither drains nor commands load it."""

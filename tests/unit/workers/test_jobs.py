@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
-from schemas.times import to_datetime
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
-from workers.jobs import JobState
+from trainwire.schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
+from trainwire.schemas.times import to_datetime
+from trainwire.workers.jobs import JobState
 
 
 def folded(*bodies: Body, attempt: int = 1) -> JobState:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from schemas.heartbeats import Heartbeat
-from schemas.messages import Status
-from workers.heartbeats import Heard
-from workers.liveness import LostRule, Verdict, WatchedJob
+from trainwire.schemas.heartbeats import Heartbeat
+from trainwire.schemas.messages import Status
+from trainwire.workers.heartbeats import Heard
+from trainwire.workers.liveness import LostRule, Verdict, WatchedJob
 
 NOW_MS = 1_790_000_000_000
 RULE = LostRule(after_s=60.0)

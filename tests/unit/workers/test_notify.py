@@ -8,7 +8,8 @@ from copy import copy
 
 import pytest
 
-from schemas.events import (
+from tests.factories import NOW_NS, checkpoint, completion, logs, metrics
+from trainwire.schemas.events import (
     Event,
     TrainingCheckpoint,
     TrainingComplete,
@@ -19,12 +20,11 @@ from schemas.events import (
     decode_events,
     encode_event,
 )
-from schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
-from tests.factories import NOW_NS, checkpoint, completion, logs, metrics
-from workers.changes import Change, log_lines
-from workers.items import MAX_ITEMS_BYTES
-from workers.jobs import JobState
-from workers.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
+from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
+from trainwire.workers.changes import Change, log_lines
+from trainwire.workers.items import MAX_ITEMS_BYTES
+from trainwire.workers.jobs import JobState
+from trainwire.workers.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
 
 
 def changed(*bodies: Body, job: JobState | None = None, attempt: int = 1) -> Change:

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from workers.order_checks import check_order
-from workers.schedule import SCHEDULE
+from trainwire.workers.order_checks import check_order
+from trainwire.workers.schedule import SCHEDULE
 
 
 @pytest.mark.parametrize("name", SCHEDULE)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stores.settings import WrongSettings
-from workers.settings import load_settings
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.settings import load_settings
 
 GOOD = {"database_url": "postgresql://u:hush@h/db", "redis_url": "redis://:hush@h:6379/0"}
 

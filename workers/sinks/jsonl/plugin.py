@@ -21,20 +21,20 @@ from msgspec.structs import replace
 from pydantic import Field, field_validator
 from sqlalchemy import Connection, Row, text
 
-from stores.completeness import shown_ranges
-from stores.deletion import Deletion, DeletionPart
-from stores.settings import read_settings
-from workers.cursors import read_cursors
-from workers.findings import Finding, Part
-from workers.resources import Resources
-from workers.settings import Settings
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.base import Delivered, Sink, SinkUnavailable
-from workers.sinks.jsonl.files import Differences, Line, append, compare, remove, remove_before
-from workers.sinks.plugin import NotSetUp, SinkPlugin, SinkSettings, Verdict
-from workers.sinks.row_sums import RowSums, count, ranges_of, sum_up
+from trainwire.stores.completeness import shown_ranges
+from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.stores.settings import read_settings
+from trainwire.workers.cursors import read_cursors
+from trainwire.workers.findings import Finding, Part
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.base import Delivered, Sink, SinkUnavailable
+from trainwire.workers.sinks.jsonl.files import Differences, Line, append, compare, remove, remove_before
+from trainwire.workers.sinks.plugin import NotSetUp, SinkPlugin, SinkSettings, Verdict
+from trainwire.workers.sinks.row_sums import RowSums, count, ranges_of, sum_up
 
-log = structlog.get_logger("workers.sinks.jsonl")
+log = structlog.get_logger("trainwire.workers.sinks.jsonl")
 
 NAME: Final = "jsonl"
 SWEEP_S: Final = 3600.0

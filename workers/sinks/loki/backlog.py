@@ -11,11 +11,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
-from workers import cursors
-from workers.cursors import DeliveryCursor
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.loki.lines import (
+from trainwire.stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
+from trainwire.workers import cursors
+from trainwire.workers.cursors import DeliveryCursor
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.loki.lines import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
@@ -23,7 +23,7 @@ from workers.sinks.loki.lines import (
     WINDOW_NS,
     newest_after,
 )
-from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
+from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 
 class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):

@@ -9,13 +9,13 @@ from typing import Final
 
 from sqlalchemy import Connection, select, text
 
-from schemas.tables import dead_letters, training_jobs
-from stores.completeness import shown_ranges
-from stores.jobs import removed_rows
-from stores.loki import lines_in_loki, part_of, parts_of, seq_of, without_newer
-from stores.loki_http import LokiHttp
-from stores.loki_query import LokiLine
-from workers.cursors import read_cursors
+from trainwire.schemas.tables import dead_letters, training_jobs
+from trainwire.stores.completeness import shown_ranges
+from trainwire.stores.jobs import removed_rows
+from trainwire.stores.loki import lines_in_loki, part_of, parts_of, seq_of, without_newer
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.stores.loki_query import LokiLine
+from trainwire.workers.cursors import read_cursors
 
 MANY: Final = 2
 

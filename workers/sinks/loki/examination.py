@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from stores.loki_config import hidden_after, setting, shown_config
-from stores.loki_http import LokiUnavailable, loki_http, words_of
-from workers.findings import Finding, Findings, Part
-from workers.settings import Settings
+from trainwire.stores.loki_config import hidden_after, setting, shown_config
+from trainwire.stores.loki_http import LokiUnavailable, loki_http, words_of
+from trainwire.workers.findings import Finding, Findings, Part
+from trainwire.workers.settings import Settings
 
 LOKI: Final = Part("loki")
 LIMITS: Final = {

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
-from workers.sinks.base import RefusedRow
-from workers.sinks.loki.rows import LogRow, PackedLines
+from trainwire.stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
+from trainwire.workers.sinks.base import RefusedRow
+from trainwire.workers.sinks.loki.rows import LogRow, PackedLines
 
 SECOND_NS: Final = 10**9
 MINUTE_NS: Final = 60 * SECOND_NS

@@ -10,21 +10,21 @@ from typing import Any, Final
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from stores.deletion import Deletion, DeletionPart
-from stores.loki_config import MAX_AGE_NS
-from stores.loki_deletion import LokiKeepsLines, request_deletion
-from stores.loki_http import LokiUnavailable, loki_http
-from workers.cursors import read_cursors
-from workers.findings import Finding
-from workers.resources import Resources
-from workers.settings import Settings
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.base import Sink, SinkUnavailable
-from workers.sinks.loki.backlog import LogBacklog
-from workers.sinks.loki.examination import examine
-from workers.sinks.loki.sink import LokiSink
-from workers.sinks.loki.verification import verify
-from workers.sinks.plugin import NotSetUp, SinkPlugin, Verdict
+from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.stores.loki_config import MAX_AGE_NS
+from trainwire.stores.loki_deletion import LokiKeepsLines, request_deletion
+from trainwire.stores.loki_http import LokiUnavailable, loki_http
+from trainwire.workers.cursors import read_cursors
+from trainwire.workers.findings import Finding
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.base import Sink, SinkUnavailable
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.examination import examine
+from trainwire.workers.sinks.loki.sink import LokiSink
+from trainwire.workers.sinks.loki.verification import verify
+from trainwire.workers.sinks.plugin import NotSetUp, SinkPlugin, Verdict
 
 
 class LokiPlugin(SinkPlugin):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from workers.sinks.base import Delivered
+from trainwire.workers.sinks.base import Delivered
 
 
 @dataclass(frozen=True, slots=True)

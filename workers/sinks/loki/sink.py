@@ -9,11 +9,20 @@ from typing import Final
 import msgspec
 import urllib3
 
-from stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
-from stores.loki_query import read_lines
-from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.loki.lines import Plan, Push, hour_of, is_plain, labels_of, newest_after, plan, shown_time
-from workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
+from trainwire.stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
+from trainwire.stores.loki_query import read_lines
+from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
+from trainwire.workers.sinks.loki.lines import (
+    Plan,
+    Push,
+    hour_of,
+    is_plain,
+    labels_of,
+    newest_after,
+    plan,
+    shown_time,
+)
+from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204

@@ -6,12 +6,12 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from stores.loki_config import hidden_after, shown_config
-from stores.loki_http import LokiUnavailable, loki_http
-from workers.settings import Settings
-from workers.sinks.base import SinkUnavailable
-from workers.sinks.loki.comparison import verify_loki
-from workers.sinks.plugin import Verdict
+from trainwire.stores.loki_config import hidden_after, shown_config
+from trainwire.stores.loki_http import LokiUnavailable, loki_http
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.loki.comparison import verify_loki
+from trainwire.workers.sinks.plugin import Verdict
 
 HIDDEN: Final = (
     "This Loki finds a line that came over {} late half an hour after its delivery: "

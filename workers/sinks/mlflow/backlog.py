@@ -9,12 +9,18 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
-from schemas.non_finite import shown_float
-from schemas.tables import LIFTED, LIFTED_SQL
-from workers import cursors
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
-from workers.sinks.mlflow.rules import STOPPED
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.tables import LIFTED, LIFTED_SQL
+from trainwire.workers import cursors
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.mlflow.rows import (
+    AttemptState,
+    DeliveredMetrics,
+    MetricBatch,
+    MetricRow,
+    MirroredAttempt,
+)
+from trainwire.workers.sinks.mlflow.rules import STOPPED
 
 GRACE_S: Final = 60.0
 """After so long without a word of an attempt that has ended, nothing more is expected of it."""

@@ -8,8 +8,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
-from stores.deletion import Deletion, DeletionPart
-from stores.mlflow import (
+from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.stores.mlflow import (
     JOB_TAG,
     MIRROR_SOURCE,
     SOURCE_TAG,
@@ -19,17 +19,18 @@ from stores.mlflow import (
     search_runs,
     tag_filter,
 )
-from stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable
-from workers.resources import Resources
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.run import CREATED_TAG
-from workers.sinks.plugin import NotSetUp, Outcome
+from trainwire.stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.run import CREATED_TAG
+from trainwire.workers.sinks.plugin import NotSetUp, Outcome
 
 MAX_RUNS: Final = 1000
 
 
 def delete_runs(resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-    """Mark the runs that workers made as deleted. Raises `NotSetUp` and the errors of `stores.mlflow_http`."""
+    """Mark the runs that workers made as deleted. Raises `NotSetUp` and the errors of
+    `trainwire.stores.mlflow_http`."""
     settings = resources.settings
     with resources.engine.begin() as connection:
         mirrors, own_runs = _runs_of_attempts(connection, deletion.job_id)

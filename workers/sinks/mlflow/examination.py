@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from stores.mlflow_http import MISSING, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
-from workers.findings import Findings, Part
+from trainwire.stores.mlflow_http import MISSING, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+from trainwire.workers.findings import Findings, Part
 
 MLFLOW: Final = Part("mlflow")
 

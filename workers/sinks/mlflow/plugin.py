@@ -7,19 +7,19 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from stores.deletion import Deletion, DeletionPart
-from stores.mlflow_http import MlflowRefused, MlflowUnavailable
-from workers.findings import Finding
-from workers.resources import Resources
-from workers.settings import Settings
-from workers.sinks.backlog import SinkBacklog
-from workers.sinks.base import Sink, SinkUnavailable
-from workers.sinks.mlflow.backlog import MetricBacklog, tell_again
-from workers.sinks.mlflow.deletion import delete_runs
-from workers.sinks.mlflow.examination import examine
-from workers.sinks.mlflow.http import mlflow_api
-from workers.sinks.mlflow.sink import MlflowSink
-from workers.sinks.plugin import SinkPlugin
+from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.stores.mlflow_http import MlflowRefused, MlflowUnavailable
+from trainwire.workers.findings import Finding
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.base import Sink, SinkUnavailable
+from trainwire.workers.sinks.mlflow.backlog import MetricBacklog, tell_again
+from trainwire.workers.sinks.mlflow.deletion import delete_runs
+from trainwire.workers.sinks.mlflow.examination import examine
+from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.sink import MlflowSink
+from trainwire.workers.sinks.plugin import SinkPlugin
 
 
 class MlflowPlugin(SinkPlugin):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from workers.sinks.base import Delivered
+from trainwire.workers.sinks.base import Delivered
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from stores.mlflow import RunStatus
-from workers.sinks.mlflow.rows import AttemptState, MetricRow
+from trainwire.stores.mlflow import RunStatus
+from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 
 MOST_METRICS: Final = 1000
 MOST_PARAMS_OR_TAGS: Final = 100

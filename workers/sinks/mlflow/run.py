@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from stores.mlflow import (
+from trainwire.stores.mlflow import (
     ATTEMPT_TAG,
     JOB_TAG,
     MIRROR_SOURCE,
@@ -15,10 +15,10 @@ from stores.mlflow import (
     search_runs,
     tag_filter,
 )
-from stores.mlflow_http import MlflowApi, MlflowRefused
-from workers.sinks.base import RefusedRow
-from workers.sinks.mlflow.rows import AttemptState
-from workers.sinks.mlflow.rules import (
+from trainwire.stores.mlflow_http import MlflowApi, MlflowRefused
+from trainwire.workers.sinks.base import RefusedRow
+from trainwire.workers.sinks.mlflow.rows import AttemptState
+from trainwire.workers.sinks.mlflow.rules import (
     MAX_TAG_CHARS,
     OLD_PARAM_CHARS,
     Metric,

@@ -6,12 +6,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from schemas.messages import FINISHED
-from stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
-from workers.sinks.base import RefusedRow, SinkUnavailable
-from workers.sinks.mlflow.rows import AttemptState, DeliveredMetrics, MetricBatch, MetricRow, MirroredAttempt
-from workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests, metrics_of
-from workers.sinks.mlflow.run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
+from trainwire.schemas.messages import FINISHED
+from trainwire.stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
+from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
+from trainwire.workers.sinks.mlflow.rows import (
+    AttemptState,
+    DeliveredMetrics,
+    MetricBatch,
+    MetricRow,
+    MirroredAttempt,
+)
+from trainwire.workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests, metrics_of
+from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
 """Of one job at once, two requests: other jobs wait meanwhile, and a server on SQLite takes half a second."""

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.spool.folder import About, SourceFolder, source_folders
-from ingest.spool.listing import list_spool
-from ingest.spool.records import MAGIC, Damage, framed, unframed
-from ingest.spool.segments import SEGMENT_BYTES
-from ingest.spool.spool import Span, Spool
-from schemas.messages import Logs, Message
-from schemas.routes import Kind
-from schemas.wire import decode_body, encode_entry, open_envelope
+from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
+from trainwire.ingest.spool.listing import list_spool
+from trainwire.ingest.spool.records import MAGIC, Damage, framed, unframed
+from trainwire.ingest.spool.segments import SEGMENT_BYTES
+from trainwire.ingest.spool.spool import Span, Spool
+from trainwire.schemas.messages import Logs, Message
+from trainwire.schemas.routes import Kind
+from trainwire.schemas.wire import decode_body, encode_entry, open_envelope
 
 LIMIT = 1 << 40
 NOBODY = 65534
@@ -262,7 +262,8 @@ def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
 def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
     """Nobody takes over the folder of a process that lives; once it is killed, anybody may."""
     script = (
-        "import sys, time; from pathlib import Path; from ingest.spool.folder import About, SourceFolder\n"
+        "import sys, time; from pathlib import Path\n"
+        "from trainwire.ingest.spool.folder import About, SourceFolder\n"
         "SourceFolder.create(Path(sys.argv[1]), About(7, 2, '3-abc', 3, 'redis:6379/0'))\n"
         "print('made', flush=True); time.sleep(60)"
     )

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from stores.loki_http import LokiHttp, LokiUnavailable
 from tests.twins.loki import LokiTwin
 from tests.twins.loki_faults import FOREVER, Fault
-from workers.sinks.loki.rows import LogRow
-from workers.sinks.loki.sink import PATIENCE_S, PAUSE_S, LokiSink
+from trainwire.stores.loki_http import LokiHttp, LokiUnavailable
+from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.sink import PATIENCE_S, PAUSE_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 

@@ -9,11 +9,11 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stores.loki_query import LokiLine
 from tests.factories import NOW_NS
-from workers.sinks.loki.comparison import Comparison, Copies, compare
-from workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
-from workers.sinks.loki.rows import LogRow
+from trainwire.stores.loki_query import LokiLine
+from trainwire.workers.sinks.loki.comparison import Comparison, Copies, compare
+from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
+from trainwire.workers.sinks.loki.rows import LogRow
 
 ALL = range(1, 11)
 

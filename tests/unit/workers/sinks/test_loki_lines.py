@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.sinks.loki.lines import (
+from trainwire.workers.sinks.loki.lines import (
     MAX_LINE_BYTES,
     MINUTE_NS,
     Plan,
@@ -14,7 +14,7 @@ from workers.sinks.loki.lines import (
     plan,
     split_line,
 )
-from workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.rows import LogRow
 
 NOW_NS = 1_790_000_000 * 10**9
 HOUR_NS = 60 * MINUTE_NS

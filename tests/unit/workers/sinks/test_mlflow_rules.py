@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.utils import validation
 
-from workers.sinks.mlflow.rows import AttemptState, MetricRow
-from workers.sinks.mlflow.rules import (
+from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
+from trainwire.workers.sinks.mlflow.rules import (
     MAX_NAME_BYTES,
     MAX_PARAM_CHARS,
     MOST_METRICS,

@@ -1,0 +1,1 @@
+"""The `trainwire` command line."""

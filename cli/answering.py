@@ -1,0 +1,19 @@
+"""Which workers answer, and what they read: Celery's own question to all of them."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from trainwire.schemas.broker import broker_at
+from trainwire.workers.settings import Settings
+
+
+def answering_workers(settings: Settings, within_s: float) -> dict[str, list[str]]:
+    """Return worker -> the queues it reads, of all that answer in time; takes as long as it waits.
+
+    Raises kombu's `OperationalError` where Redis is away.
+    """
+    url, tls = broker_at(settings.redis_url.get_secret_value())
+    with Celery("question", broker=url, broker_use_ssl=tls, set_as_current=False) as app:
+        answers = app.control.inspect(timeout=within_s).active_queues() or {}
+    return {worker: sorted(queue["name"] for queue in queues) for worker, queues in sorted(answers.items())}

@@ -1,0 +1,98 @@
+"""The command line put together; a command's own imports happen only when it is the one that runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from trainwire.cli.terminal import say
+from trainwire.stack.errors import Problem
+
+COMMANDS: Final = {
+    "up": "trainwire.cli.commands.up:up",
+    "run": "trainwire.cli.commands.run:run",
+    "jobs": "trainwire.cli.commands.jobs:jobs",
+    "status": "trainwire.cli.commands.jobs:status",
+    "logs": "trainwire.cli.commands.logs:logs",
+    "metrics": "trainwire.cli.commands.metrics:metrics",
+    "mlflow": "trainwire.cli.commands.mlflow:mlflow",
+    "checkpoints": "trainwire.cli.commands.checkpoints:checkpoints",
+    "delete": "trainwire.cli.commands.delete:delete",
+    "retention": "trainwire.cli.commands.retention:retention",
+    "deliveries": "trainwire.cli.commands.deliveries:app",
+    "reconcile": "trainwire.cli.commands.reconcile:reconcile",
+    "replay": "trainwire.cli.commands.deliveries:replay",
+    "verify": "trainwire.cli.commands.verify:verify",
+    "spool": "trainwire.cli.commands.spool:app",
+    "dead-letters": "trainwire.cli.commands.dead_letters:app",
+    "token": "trainwire.cli.commands.token:app",
+    "top": "trainwire.cli.commands.top:top",
+    "doctor": "trainwire.cli.commands.doctor:doctor",
+    "migrate": "trainwire.cli.commands.database:migrate",
+    "env": "trainwire.cli.commands.database:env",
+}
+# What follows the command of `trainwire run` is the command's own, options included.
+RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+class NotInstalled(Problem):
+    """A package of one of our extras is missing."""
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Return the application with the command that `arguments` name, or with all of them."""
+    app = typer.Typer(
+        name="trainwire",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        help="Durable, live logging for machine-learning training runs.",
+    )
+    app.callback()(_options)
+    named = [name for name in arguments[:1] if name in COMMANDS]
+    for name in named or COMMANDS:
+        _add(app, name)
+    return app
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        say(f"trainwire {importlib.metadata.version('trainwire')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool,
+        # Eager, with a callback: it answers before the missing command is an error.
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),
+    ] = False,
+) -> None:
+    return
+
+
+def _add(app: typer.Typer, name: str) -> None:
+    module, _, attribute = COMMANDS[name].partition(":")
+    try:
+        command: Any = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] == "trainwire":
+            raise
+        app.command(name, context_settings=RUN_CONTEXT)(_stand_in(str(exc.name)))
+        return
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        app.command(name, context_settings=RUN_CONTEXT if name == "run" else {})(command)
+
+
+def _stand_in(package: str) -> Any:
+    def not_installed(_arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        raise NotInstalled(f'{package} is not installed: pip install "trainwire[worker]"')
+
+    not_installed.__doc__ = 'Not installed: pip install "trainwire[worker]".'
+    return not_installed

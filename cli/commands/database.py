@@ -1,0 +1,35 @@
+"""`trainwire migrate` and `trainwire env`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+from trainwire.cli.commands.options import DataDir, servers
+from trainwire.cli.terminal import say
+from trainwire.schemas.migrations import head_revision
+from trainwire.stack.database import migrate as migrate_database
+
+
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database's tables to the newest schema revision."""
+    migrate_database(servers(data_dir))
+    say(f"the database is at schema revision {head_revision()}")
+
+
+def env(data_dir: DataDir = None) -> None:
+    """Print the running stack's addresses as shell exports: eval "$(trainwire env)"."""
+    address = servers(data_dir)
+    exports = {
+        "DATABASE_URL": address.database_url,
+        "REDIS_URL": address.redis_url,
+        "FLOWER_URL": address.flower_url,
+        "GATEWAY_URL": address.gateway_url,
+        "METRICS_URL": address.metrics_url,
+        "LOKI_URL": os.environ.get("LOKI_URL"),
+        "TRAINWIRE_DATA_DIR": None if address.data_dir is None else str(address.data_dir),
+    }
+    for name, value in exports.items():
+        if value:
+            sys.stdout.write(f"export {name}={shlex.quote(value)}\n")

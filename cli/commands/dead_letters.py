@@ -1,0 +1,170 @@
+"""`trainwire dead-letters`: entries that could not be stored, and what to do with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from sqlalchemy import Engine
+
+from trainwire.cli.commands.options import AsJson, DataDir, plain, servers, write_json
+from trainwire.cli.letters import DeadLetter, find_dead_letter, find_dead_letters
+from trainwire.cli.numbers import whole
+from trainwire.cli.terminal import cell, console, one_line, safe, say, table, warn
+from trainwire.schemas.checks import MAX_ID, InvalidMessage
+from trainwire.schemas.wire import open_envelope, plain_body
+from trainwire.stack.database import open_database, reading, settings_for
+from trainwire.stack.errors import Problem
+from trainwire.stores.connections import open_redis, open_stream_client
+from trainwire.workers.dead_letters import SINK_PREFIX
+from trainwire.workers.dead_letters import discard as discard_letter
+from trainwire.workers.dead_letters import replay as replay_letter
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.settings import Settings
+
+SHOWN_CHARS = 4000
+
+letter_number = whole(1, MAX_ID, "the number of a dead letter")
+LetterIds = Annotated[
+    list[int] | None, typer.Argument(parser=letter_number, metavar="ID...", help="Numbers of dead letters.")
+]
+LetterId = Annotated[int, typer.Argument(parser=letter_number, metavar="ID")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
+
+app = typer.Typer(no_args_is_help=True, help="Entries that could not be stored: look, send again, delete.")
+
+
+@app.command("list")
+def list_letters(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List the dead letters, the oldest first."""
+    with reading(servers(data_dir)) as connection:
+        letters = find_dead_letters(connection)
+    if as_json:
+        write_json(letters)
+    elif letters:
+        _show_table(letters)
+    else:
+        say("no dead letters")
+
+
+@app.command()
+def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
+    """Show one dead letter with what it holds, as far as it can be read."""
+    with reading(servers(data_dir)) as connection:
+        found = find_dead_letter(connection, letter_id)
+    if found is None:
+        raise Problem(f"no dead letter {letter_id}")
+    letter, raw = found
+    for name in DeadLetter.__struct_fields__:
+        say(f"{name:<12}{one_line(str(getattr(letter, name)))}")
+    for line in shown_entry(letter, raw):
+        say(safe(line))
+
+
+@app.command()
+def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
+    """Put dead letters back into their stream, as they came; what is refused again comes back as a new letter."""
+    address = servers(data_dir)
+    settings = settings_for(address, with_redis=True)
+    client = open_stream_client(settings) or open_redis(settings)
+    try:
+        _for_each(
+            settings,
+            letter_ids,
+            lambda engine, each: replay_letter(engine, client, each),
+            every=every,
+            done="sent again",
+            concerns=_has_entry,
+        )
+    finally:
+        client.close()
+
+
+@app.command()
+def discard(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
+    """Delete dead letters for good."""
+    _for_each(settings_for(servers(data_dir)), letter_ids, discard_letter, every=every, done="discarded")
+
+
+def _for_each(
+    settings: Settings,
+    letter_ids: list[int] | None,
+    action: Callable[[Engine, int], object],
+    *,
+    every: bool,
+    done: str,
+    concerns: Callable[[DeadLetter], bool] = lambda _letter: True,
+) -> None:
+    if bool(letter_ids) == every:
+        raise Problem("name the dead letters by their numbers, or all of them with --all")
+    with open_database(settings) as engine:
+        for letter_id in _all_ids(engine, concerns) if every else letter_ids or []:
+            try:
+                action(engine, letter_id)
+            except Unavailable as exc:
+                raise Problem(f"letter {letter_id} stays, because a server is away: {exc}") from exc
+            except LookupError as exc:
+                raise Problem(str(exc)) from exc
+            say(f"{done} {letter_id}")
+
+
+def _all_ids(engine: Engine, concerns: Callable[[DeadLetter], bool]) -> list[int]:
+    with engine.connect() as connection:
+        letters = find_dead_letters(connection)
+    wanted = [letter.id for letter in letters if concerns(letter)]
+    if others := len(letters) - len(wanted):
+        warn(f"not sent again, because a sink refused them: {others:,}; see `trainwire replay JOB --sink SINK`")
+    return wanted
+
+
+def _has_entry(letter: DeadLetter) -> bool:
+    """Tell whether the letter is an entry of a stream, not a row that a sink refused."""
+    return not letter.stream.startswith(SINK_PREFIX)
+
+
+def shown_entry(letter: DeadLetter, raw: bytes) -> list[str]:
+    """Return the entry's fields and, where it can be decoded, its body; bytes as Python writes them."""
+    try:
+        fields = msgspec.msgpack.decode(raw, type=dict[bytes, bytes])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return [_cut(f"raw {raw!r}")]
+    lines = [_cut(f"{name!r} = {value!r}") for name, value in fields.items() if name != b"body"]
+    return [*lines, *_shown_body(fields)] if letter.kind else lines
+
+
+def _shown_body(fields: Mapping[bytes, bytes]) -> list[str]:
+    try:
+        envelope = open_envelope(fields)
+        body = plain_body(envelope)
+        decode = msgspec.json.decode if envelope.encoding.startswith("json") else msgspec.msgpack.decode
+        shown = json.dumps(plain(_readable(decode(body))), indent=1)
+    except (InvalidMessage, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [_cut(f"body {fields.get(b'body', b'')!r}")]
+    return _cut(f"body {shown}").splitlines()
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _readable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_readable(inner) for inner in value]
+    if isinstance(value, msgspec.msgpack.Ext):
+        return f"Ext({value.code}, {value.data!r})"
+    return value if value is None or isinstance(value, str | int | float | datetime) else repr(value)
+
+
+def _cut(text: str) -> str:
+    more = len(text) - SHOWN_CHARS
+    return text if more <= 0 else f"{text[:SHOWN_CHARS]} ... and {more:,} more characters"
+
+
+def _show_table(letters: list[DeadLetter]) -> None:
+    shown = table("id", "kind", "job", "source", "seq", "reason", "detail")
+    for letter in letters:
+        values = (letter.id, letter.kind, letter.job_id, letter.source, letter.seq, letter.reason)
+        shown.add_row(*(cell(value) for value in values), cell(_cut(letter.detail)))
+    console().print(shown)

@@ -1,0 +1,290 @@
+"""`trainwire delete`: a job and all that the stores have of it."""
+
+from __future__ import annotations
+
+import getpass
+import inspect
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import redis
+import typer
+from sqlalchemy import Engine
+
+from trainwire.cli.commands.checkpoints import shown_size
+from trainwire.cli.commands.jobs import shown_time
+from trainwire.cli.commands.options import AsJson, DataDir, JobId, servers, write_json
+from trainwire.cli.terminal import one_line, safe, say, warn
+from trainwire.schemas.migrations import check_revision
+from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.schemas.tls import redis_trouble
+from trainwire.stack.database import open_database, settings_for
+from trainwire.stack.errors import Problem
+from trainwire.stores.connections import open_redis, open_stream_client
+from trainwire.stores.deletion import (
+    Choice,
+    Deletion,
+    DeletionPart,
+    DeletionPlan,
+    StillAtWork,
+    StillDeleting,
+    UnknownJob,
+    announce_deletion,
+    begin_deletion,
+    find_deletion,
+    forget_acks,
+    forget_deletion,
+    plan_deletion,
+)
+from trainwire.stores.s3 import open_s3
+from trainwire.workers.deletion import JobDeleter
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import Settings
+
+EXIT_LEFT: Final = 1
+PROGRESS_EVERY_S: Final = 5.0
+OTHERS_PAUSE_S: Final = 0.5
+_THINGS: Final = {
+    "redis": "Redis keys",
+    **{sink.name: f"{sink.copies} in {sink.title}" for sink in SINKS.values()},
+    "s3": "files in S3",
+    "postgres": "rows in Postgres",
+}
+_SHOWN_FILES: Final = 20
+
+
+def _with_keep_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with a flag `--keep-<sink>` for each sink, in place of the parameter `keep`."""
+
+    def run(**given: Any) -> None:
+        kept = frozenset(sink for sink in SINKS if given.pop(f"keep_{sink}"))
+        command(**given, keep=kept)
+
+    shown = inspect.signature(command, eval_str=True)
+    parameters = {name: parameter for name, parameter in shown.parameters.items() if name != "keep"}
+    for sink in SINKS.values():
+        option = typer.Option(f"--keep-{sink.name}", help=f"Keep its {sink.copies} in {sink.title}.")
+        parameters[f"keep_{sink.name}"] = inspect.Parameter(
+            f"keep_{sink.name}", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option]
+        )
+    run.__signature__ = shown.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+    run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    run.__doc__ = command.__doc__
+    return run
+
+
+@_with_keep_flags
+def delete(
+    job_id: JobId,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is, and delete nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also a job that has not ended.")] = False,
+    with_files: Annotated[bool, typer.Option("--with-files", help="Also its checkpoint files in S3.")] = False,
+    keep: frozenset[str],
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Let the number of a deleted job be used again.")
+    ] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Delete a job from all stores; messages that its trainers still send are not stored.
+
+    Shows what there is and asks first. Exit code 1 while anything is left: repeated, it goes on with that.
+    """
+    settings = settings_for(servers(data_dir), with_redis=True)
+    choice = Choice(with_files=with_files, keep=keep)
+    with open_database(settings) as engine:
+        with engine.connect() as connection:
+            check_revision(connection)
+        if forget:
+            _forget(engine, settings, job_id)
+            return
+        _show_plan(engine, job_id, choice, as_json=as_json, is_all=dry_run)
+        if dry_run:
+            return
+        if not yes:
+            _ask(job_id)
+        done = _delete(engine, settings, job_id, choice, reason, force=force, is_quiet=as_json)
+    if as_json:
+        write_json(done)
+    else:
+        _show_outcome(done)
+    if not done.is_complete:
+        raise typer.Exit(EXIT_LEFT)
+
+
+def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is_all: bool) -> None:
+    """Show what there is of the job, or how far its deletion is; raise `Problem` where there is neither."""
+    with engine.begin() as connection:
+        plan, known = plan_deletion(connection, job_id), find_deletion(connection, job_id)
+    if plan is None and known is None:
+        raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+    if as_json and is_all:
+        write_json(plan or known)
+    if as_json:
+        return
+    for line in _plan_lines(plan, choice) if plan is not None else _deletion_lines(known):
+        (say if is_all else _to_stderr)(safe(line))
+
+
+def _to_stderr(line: str) -> None:
+    """Write one line to stderr: stdout has nothing but the outcome."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
+    named = f" ({plan.name})" if plan.name else ""
+    rows = ", ".join(f"{count:,} {table}" for table, count in plan.rows.items() if count) or "none"
+    lines = [
+        f"job {plan.job_id}{named}, {plan.status}, made {shown_time(plan.created_at)}",
+        f"  Postgres: {rows}",
+    ]
+    for name, copies in plan.copies.items():
+        kept = f" (stay: --keep-{name})" if choice.keeps(name) else ""
+        lines += [f"  {SINKS[name].title}: {copies:,} {SINKS[name].copies}{kept}"] if copies else []
+    if plan.mlflow_runs:
+        lines.append(f"    {', '.join(plan.mlflow_runs)}")
+    if plan.own_runs:
+        lines.append(f"    made by its trainer, stay: {', '.join(plan.own_runs)}")
+    if plan.file_count:
+        kept = "" if choice.with_files else "; they stay, and trainwire forgets them (--with-files deletes them)"
+        lines.append(f"  S3: {plan.file_count:,} files, {shown_size(plan.file_bytes)}{kept}")
+        lines += [f"    {uri}" for uri in plan.files[:_SHOWN_FILES] if choice.with_files]
+        if choice.with_files and plan.file_count > _SHOWN_FILES:
+            lines.append(f"    and {plan.file_count - _SHOWN_FILES:,} more")
+    if plan.tokens:
+        lines.append(f"  tokens: {plan.tokens} for this job alone stay valid; see `trainwire token revoke`")
+    return lines
+
+
+def _deletion_lines(known: Deletion | None) -> list[str]:
+    assert known is not None  # noqa: S101 - the caller has looked
+    why = f": {known.reason}" if known.reason else ""
+    lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{why}"]
+    if known.discarded_messages:
+        last = shown_time(known.discarded_at)
+        lines.append(f"  {known.discarded_messages:,} messages of it came since, the last {last}: not stored")
+    return lines + [f"  {_part_line(name, part)}" for name, part in known.parts.items()]
+
+
+def _part_line(name: str, part: DeletionPart) -> str:
+    state = {
+        "open": "not done yet",
+        "done": "done",
+        "requested": "accepted by the store",
+        "kept": "kept",
+        "left": "could not be deleted",
+    }[part.state]
+    counts = f"{part.deleted:,}" if part.planned <= part.deleted else f"{part.deleted:,} of {part.planned:,}"
+    notes = f"; {'; '.join(part.notes)}" if part.notes else ""
+    deleted = "" if part.state == "kept" else f", {counts} deleted"
+    return one_line(f"{_THINGS[name]}: {state}{deleted}{notes}")
+
+
+def _ask(job_id: int) -> None:
+    if not sys.stdin.isatty():
+        raise Problem(f"nothing is deleted: confirm with --yes that job {job_id} is to be deleted")
+    typer.confirm(f"Delete job {job_id} for good?", abort=True, err=True)
+
+
+def _delete(
+    engine: Engine,
+    settings: Settings,
+    job_id: int,
+    choice: Choice,
+    reason: str | None,
+    *,
+    force: bool,
+    is_quiet: bool,
+) -> Deletion:
+    client, streams = open_redis(settings), open_stream_client(settings)
+    try:
+        with engine.begin() as connection:
+            by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
+            begun = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
+        _announce(client, begun)
+        deleter = JobDeleter(Resources(settings, engine, client, streams), open_s3, is_worker=False)
+        return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
+    except StillAtWork as exc:
+        raise Problem(f"{exc}: --force") from exc
+    except UnknownJob as exc:
+        raise Problem(str(exc)) from exc
+    except Unavailable as exc:
+        raise Problem(f"{exc}: the workers go on with it, or repeat the command") from exc
+    finally:
+        client.close()
+        if streams is not None:
+            streams.close()
+
+
+def _run(
+    engine: Engine, deleter: JobDeleter, begun: Deletion, on_progress: Callable[[Deletion], None]
+) -> Deletion:
+    """Delete until nothing is open, or what is open has to wait; beside a worker that is at it, wait for it."""
+    known = begun
+    while not known.is_finished:
+        attempts = known.attempts
+        has_run = deleter.run(begun.job_id, on_progress=on_progress)
+        with engine.begin() as connection:
+            known = find_deletion(connection, begun.job_id) or known
+        if has_run and known.attempts > attempts:
+            return known
+        if not has_run:
+            on_progress(known)
+            time.sleep(OTHERS_PAUSE_S)
+    return known
+
+
+def _announce(client: redis.Redis, deletion: Deletion) -> None:
+    try:
+        announce_deletion(client, deletion)
+    except redis.RedisError as exc:
+        warn(f"pages that are open see it a little later: {redis_trouble(exc)}")
+
+
+def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
+    shown_at = time.monotonic()
+
+    def show(deletion: Deletion) -> None:
+        nonlocal shown_at
+        if not is_quiet and time.monotonic() - shown_at >= PROGRESS_EVERY_S:
+            shown_at = time.monotonic()
+            parts = deletion.parts.items()
+            going = [_part_line(name, part) for name, part in parts if part.state == "open" and part.deleted]
+            _to_stderr(" · ".join(going) or "deleting")
+
+    return show
+
+
+def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
+    try:
+        with engine.begin() as connection:
+            forget_deletion(connection, job_id)
+    except (UnknownJob, StillDeleting) as exc:
+        raise Problem(str(exc)) from exc
+    client = open_stream_client(settings) or open_redis(settings)
+    try:
+        forget_acks(client, job_id)
+    except STREAM_ERRORS as exc:
+        warn(f"trainers of job {job_id} take it for deleted for up to a week: {redis_trouble(exc)}")
+    finally:
+        client.close()
+    say(f"the number {job_id} can be used again: what comes under it from now on is stored")
+
+
+def _show_outcome(done: Deletion) -> None:
+    say(f"job {done.job_id} is deleted" if done.is_complete else f"job {done.job_id} is deleted in part")
+    for name, part in done.parts.items():
+        say(f"  {_part_line(name, part)}")
+    if not done.is_finished:
+        say(f"the workers go on with what is not done yet; `trainwire delete {done.job_id}` does so at once")
+    elif not done.is_complete:
+        say(f"remove the cause, then repeat `trainwire delete {done.job_id}` with the same options")

@@ -1,0 +1,209 @@
+"""`trainwire jobs` and `trainwire status`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import datetime
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.text import Text
+from sqlalchemy import Connection
+
+from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.cli.halted import halted_streams
+from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
+from trainwire.schemas.messages import Status
+from trainwire.schemas.non_finite import Number
+from trainwire.stack.database import reading
+from trainwire.stack.errors import Problem
+from trainwire.stack.locate import streams_url
+from trainwire.stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
+from trainwire.stores.completeness import Completeness
+from trainwire.stores.deletion import find_deletion
+from trainwire.stores.deliveries import JobDelivery, SinkHealth, job_deliveries
+from trainwire.stores.delivery_words import shown_delivery
+from trainwire.stores.jobs import Job, find_job, find_jobs
+from trainwire.stores.positions import find_completeness
+from trainwire.stores.sparklines import LAST_ROWS, last_values
+
+EXIT_UNKNOWN = "its process has ended; the exit code is not known (docs/ends.md)"
+STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
+
+
+def jobs(
+    status: Annotated[str | None, typer.Option(help=f"Only {', '.join(get_args(Status))}.")] = None,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the newest jobs."""
+    if status is not None and status not in get_args(Status):
+        raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
+    with reading(servers(data_dir)) as connection:
+        found = find_jobs(connection, status=status, limit=limit)
+    if as_json:
+        write_json([job_document(job) for job in found])
+    elif found:
+        _show_table(found)
+    else:
+        say("no jobs yet" if status is None else f"no {status} jobs")
+
+
+def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Show one job: state, progress, last metrics, rows, and whether all its messages have arrived."""
+    address = servers(data_dir)
+    with reading(address) as connection:
+        job = known_job(connection, job_id)
+        metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
+        completeness = find_completeness(connection, job)
+        checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
+        deliveries = job_deliveries(connection, job_id)
+        problems = find_problems(connection, job_id)
+    halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
+    if as_json:
+        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
+        write_json(_status_document(job, metrics, completeness, checkpoint) | beside)
+        return
+    sinks = [(sink, shown_delivery(*found, shown_clock)) for sink, found in deliveries.items()]
+    for name, value in _status_lines(job, metrics, checkpoint) + sinks:
+        say(f"{name:<16}{one_line(value)}")
+    say(one_line(completeness.line))
+    if completeness.absent_ranks:
+        say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if problems:
+        warn(one_line(_shown_problems(job_id, problems)))
+    for stream, reason in halted.items():
+        warn(f"the drain of {one_line(stream)} has stopped: {one_line(reason)}")
+
+
+def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
+    counts = Counter(file.state for file in problems)
+    shown = ", ".join(f"{count:,} {state}" for state, count in counts.items())
+    newest = problems[-1]
+    return f"checkpoints: {shown}; the newest: {newest.reason}; see `trainwire checkpoints {job_id}`"
+
+
+def known_job(connection: Connection, job_id: int) -> Job:
+    """Return the job; raise `Problem` where nothing of it has been stored."""
+    job = find_job(connection, job_id)
+    if job is not None:
+        return job
+    if (deletion := find_deletion(connection, job_id)) is not None:
+        at, by = shown_time(deletion.deleted_at), deletion.deleted_by
+        raise Problem(f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` says more")
+    raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+
+
+def job_document(job: Job) -> dict[str, Any]:
+    """Return the job as `--json` shows it."""
+    shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
+    return shown | {"rows": job.rows}
+
+
+def _status_document(
+    job: Job,
+    metrics: dict[str, Number],
+    completeness: Completeness,
+    checkpoint: str | None,
+) -> dict[str, Any]:
+    return job_document(job) | {
+        "last_metrics": metrics,
+        "last_checkpoint": checkpoint,
+        "completeness": {
+            "state": completeness.state,
+            "line": completeness.line,
+            "produced": completeness.produced,
+            "stored": completeness.stored,
+            "dead_lettered": completeness.dead_lettered,
+            "missing": completeness.missing,
+            "lost": completeness.lost_by_reason,
+            "dropped": completeness.dropped,
+            "gaps": [{"source": row.source, "kind": row.kind, "ranges": row.gaps} for row in completeness.gaps],
+            "losses": [
+                {"source": row.source, "kind": row.kind, "ranges": row.lost} for row in completeness.losses
+            ],
+            "open_sources": completeness.open_sources,
+            "silent_sources": completeness.silent_sources,
+            "absent_ranks": [
+                {"attempt": ranks.attempt, "world_size": ranks.world_size, "ranges": ranks.ranges}
+                for ranks in completeness.absent_ranks
+            ],
+        },
+    }
+
+
+def _beside(deliveries: dict[str, tuple[JobDelivery, SinkHealth]], halted: dict[str, str]) -> dict[str, Any]:
+    return {
+        # `attempts` and `last_error` are the job's in the one, the sink's in the other.
+        "deliveries": {sink: {**plain(job), "sink": plain(health)} for sink, (job, health) in deliveries.items()},
+        "halted": halted,
+    }
+
+
+def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) -> list[tuple[str, str]]:
+    named = f" {job.name}" if job.name else ""
+    lines: list[tuple[str, object]] = [
+        ("job", f"{job.id}{named}"),
+        ("status", f"{shown_status(job)}, attempt {job.attempt}"),
+        ("why", EXIT_UNKNOWN if job.status == "ended" else job.status_reason),
+        ("started", shown_time(job.started_at)),
+        ("ended", shown_time(job.completed_at)),
+        ("last seen", None if job.completed_at else shown_time(job.last_seen_at)),
+        ("progress", _progress(job)),
+        ("last metrics", shown_values(metrics)),
+        ("best metrics", _best(job)),
+        ("exit code", job.exit_code),
+        ("error", job.error_message),
+        ("best checkpoint", job.best_checkpoint_path),
+        ("last checkpoint", checkpoint),
+        ("rows", " · ".join(f"{count:,} {kind}" for kind, count in job.rows.items())),
+    ]
+    return [(name, str(value)) for name, value in lines if value not in (None, "")]
+
+
+def shown_values(values: dict[str, Any]) -> str:
+    """Return metrics on one line, numbers as short as they are told apart."""
+    return " · ".join(f"{name} {shown_number(value)}" for name, value in values.items())
+
+
+def shown_number(value: object) -> str:
+    """Return a number with the digits people read."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _best(job: Job) -> str:
+    epoch = "" if job.best_epoch is None else f" (epoch {job.best_epoch})"
+    return f"{shown_values(job.best_metrics)}{epoch}" if job.best_metrics else ""
+
+
+def _progress(job: Job) -> str | None:
+    parts = []
+    if job.current_epoch is not None:
+        of = "" if job.total_epochs is None else f" of {job.total_epochs}"
+        parts.append(f"epoch {job.current_epoch}{of}")
+    # Of no epochs, or fewer, every share is made up.
+    if job.progress_percent is not None and (job.total_epochs is None or job.total_epochs > 0):
+        parts.append(f"{shown_number(job.progress_percent)} %")
+    return ", ".join(parts) or None
+
+
+def shown_status(job: Job) -> str:
+    """Return how the job stands, and since when where it has stalled or is lost."""
+    return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
+
+
+def shown_time(at: datetime | None) -> str | None:
+    """Return a local time with its zone; None where there is none."""
+    return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _show_table(found: list[Job]) -> None:
+    shown = table("job", "name", "status", "attempt", "progress", "started", "logs", "metrics", "checkpoints")
+    for job in found:
+        status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
+        values = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())
+        shown.add_row(cell(job.id), cell(job.name), status_cell, *(cell(value) for value in values))
+    console().print(shown)

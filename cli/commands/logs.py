@@ -1,0 +1,162 @@
+"""`trainwire logs`: the lines of a job, and those that come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from sqlalchemy import Connection
+
+from trainwire.cli.commands.jobs import known_job
+from trainwire.cli.commands.options import DataDir, JobId, servers
+from trainwire.cli.loki import reading_loki
+from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.terminal import local, safe, warn
+from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.stack.database import reading, settings_for
+from trainwire.stack.errors import Problem
+from trainwire.stack.locate import Address
+from trainwire.stores.jobs import Job, find_job, removed_rows
+from trainwire.stores.logs import LogFilter, LogLine, logs_after, newest_logs
+from trainwire.stores.loki import find_lines
+from trainwire.stores.positions import find_completeness
+from trainwire.workers.sinks.loki.sink import LokiSink
+
+POLL_EVERY_S = 0.3
+QUIET_S = 10.0
+"""A finished job that gets no row for so long is not followed on: what it lacks may never come."""
+FOLLOW_BATCH = 5000
+LOG_TYPES = ("stdout", "stderr")
+
+
+def logs(
+    job_id: JobId,
+    *,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with the lines that come.")] = False,
+    log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
+    grep: Annotated[str | None, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = None,
+    limit: Annotated[int, whole_option(0, MOST_SHOWN, "How many of the newest lines.")] = 500,
+    attempt: Annotated[int | None, whole_option(0, MAX_ATTEMPT, "Only this attempt.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="SINK", help="Read them back from loki, not from Postgres.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a job's newest lines, oldest first.
+
+    With -f it goes on until ctrl-C, or until the job has finished and either all its messages have arrived or no
+    new row came for 10 s.
+    """
+    if log_type not in (None, *LOG_TYPES):
+        raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
+    wanted = LogFilter(job_id=job_id, log_type=log_type, text=grep, attempt=attempt)
+    if source is not None:
+        if source != LokiSink.name:
+            raise Problem(f"--from {source}: a log is read from Postgres, or with --from loki from Loki")
+        _print_from_loki(servers(data_dir), wanted, limit, follow=follow)
+        return
+    with reading(servers(data_dir)) as connection:
+        known_job(connection, job_id)
+        try:
+            _print_lines(connection, wanted, limit, follow=follow)
+        except KeyboardInterrupt:
+            return
+
+
+def _print_from_loki(address: Address, wanted: LogFilter, limit: int, *, follow: bool) -> None:
+    if follow:
+        raise Problem("-f follows a job in Postgres, which has each line first: leave out --from loki")
+    with reading(address) as connection, reading_loki(settings_for(address)) as http:
+        lines = deque(find_lines(connection, http, wanted), maxlen=limit)
+        if not lines and find_job(connection, wanted.job_id) is None:
+            raise Problem(f"no job {wanted.job_id} in the database, and Loki has no such line of the last 7 days")
+    write_lines(list(lines))
+
+
+def _print_lines(connection: Connection, wanted: LogFilter, limit: int, *, follow: bool) -> None:
+    if not follow:
+        lines = newest_logs(connection, wanted, limit)
+        write_lines(lines)
+        removed = removed_rows(connection, wanted.job_id)["logs"]
+        if removed and len(lines) < limit:
+            warn(
+                f"lines 1 to {removed:,} of job {wanted.job_id} were removed by retention: "
+                f"`trainwire logs {wanted.job_id} --from loki` reads what Loki has of them"
+            )
+        return
+    # The end of the job's rows now: with a filter or limit 0 the lines shown do not tell it.
+    last_seq = known_job(connection, wanted.job_id).last_log_seq
+    shown = newest_logs(connection, wanted, limit)
+    write_lines(shown)
+    _follow(connection, wanted, max([last_seq, *(line.seq for line in shown[-1:])]))
+
+
+def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
+    quiet = Quiet()
+    while True:
+        quiet_s = quiet.lasts_s(find_job(connection, wanted.job_id))
+        ended = has_ended(connection, wanted.job_id)
+        lines = logs_after(connection, wanted, last_seq, FOLLOW_BATCH)
+        write_lines(lines)
+        if lines:
+            last_seq = lines[-1].seq
+        elif ended:
+            return
+        elif quiet_s > QUIET_S:
+            warn(_given_up(wanted.job_id))
+            return
+        if len(lines) < FOLLOW_BATCH:
+            time.sleep(POLL_EVERY_S)
+
+
+class Quiet:
+    """How long a job has been finished and without a new row."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._seen: object = None
+
+    def lasts_s(self, job: Job | None) -> float:
+        """Return the seconds since the job as it is now was seen for the first time, 0 while it runs."""
+        seen = None if job is None else (job.status, job.attempt, job.rows)
+        if job is None or not job.is_finished or seen != self._seen:
+            self._seen, self._since = seen, self._clock()
+            return 0.0
+        return self._clock() - self._since
+
+
+def has_ended(connection: Connection, job_id: int) -> bool:
+    """Return whether the job has finished and no more rows of it are expected."""
+    job = find_job(connection, job_id)
+    if job is None or not job.is_finished:
+        return False
+    return not find_completeness(connection, job).may_grow
+
+
+def _given_up(job_id: int) -> str:
+    return (
+        f"job {job_id} has finished and no new row came for {QUIET_S:.0f} s, though messages of it may still "
+        f"come: see `trainwire status {job_id}`"
+    )
+
+
+def write_lines(lines: list[LogLine]) -> None:
+    """Write log lines to stdout; the colours of the trainer's own output only where a terminal shows them."""
+    colours = sys.stdout.isatty()
+    sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def shown_line(line: LogLine, *, colours: bool) -> str:
+    """Return time, stream and text of one line; more lines in one message stand indented below."""
+    rank = "" if line.rank is None else f" {line.rank}"
+    level = "" if line.level is None else f" {safe(line.level)}"
+    first, *more = line.content.split("\n")
+    head = f"{local(line.logged_at):%H:%M:%S.%f}"[:-3]
+    shown = f"{head} {line.log_type}{rank}{level} {safe(first, colours=colours)}"
+    return "".join([shown, *(f"\n    {safe(text, colours=colours)}" for text in more)])

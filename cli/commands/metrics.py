@@ -1,0 +1,52 @@
+"""`trainwire metrics`: the points of a job."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from trainwire.cli.commands.jobs import known_job, shown_number
+from trainwire.cli.commands.options import AsJson, DataDir, JobId, servers, write_json
+from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.terminal import cell, console, say, table, warn
+from trainwire.schemas.tables import LIFTED
+from trainwire.stack.database import reading
+from trainwire.stores.jobs import removed_rows
+from trainwire.stores.metrics import MetricRow, newest_metrics
+
+SHOWN_EXTRAS = 12
+"""More names than a table has room for are for --json."""
+
+
+def metrics(
+    job_id: JobId,
+    as_json: AsJson = False,
+    limit: Annotated[int, whole_option(1, MOST_SHOWN, "How many of the newest points.")] = 500,
+    data_dir: DataDir = None,
+) -> None:
+    """Print a job's newest points, oldest first."""
+    with reading(servers(data_dir)) as connection:
+        known_job(connection, job_id)
+        rows = newest_metrics(connection, job_id, limit)
+        removed = removed_rows(connection, job_id)["metrics"]
+    if as_json:
+        write_json(rows)
+    elif rows:
+        _show_table(rows)
+    elif not removed:
+        say(f"no metrics of job {job_id} yet")
+    if removed and len(rows) < limit:
+        warn(f"points 1 to {removed:,} of job {job_id} were removed by retention")
+
+
+def _show_table(rows: list[MetricRow]) -> None:
+    extras = list(dict.fromkeys(name for row in rows for name in row.values if name not in LIFTED))
+    names = [*LIFTED, *extras[:SHOWN_EXTRAS]]
+    shown = table("epoch", "step")
+    for name in names:
+        shown.add_column(cell(name), justify="right", overflow="fold")
+    for row in rows:
+        values = [shown_number(row.values.get(name, "")) for name in names]
+        shown.add_row(cell(row.epoch), cell(row.step), *(cell(value) for value in values))
+    console().print(shown)
+    if len(extras) > SHOWN_EXTRAS:
+        say(f"and {len(extras) - SHOWN_EXTRAS} more names: see --json")

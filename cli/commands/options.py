@@ -1,0 +1,54 @@
+"""The options that several commands share, and the way they print JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from trainwire.cli.numbers import whole
+from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.sinks import SINKS
+from trainwire.stack.locate import Address, locate
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder of the running stack to use, whatever the environment names."),
+]
+
+
+SINK_NAMES = " or ".join([", ".join([*SINKS][:-1]), [*SINKS][-1]])
+job_number = whole(1, MAX_ID, "the number of a job")
+JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
+Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store besides Postgres: {SINK_NAMES}.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def servers(data_dir: Path | None) -> Address:
+    """Return the servers this command uses."""
+    return locate(data_dir, os.environ)
+
+
+def write_json(document: object) -> None:
+    """Print one JSON document: ISO times, and NaN and the infinities by the names of the wire format."""
+    sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` built of what JSON has."""
+    if isinstance(value, msgspec.Struct):
+        return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, dict):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return shown_float(value) if isinstance(value, float) else value

@@ -1,0 +1,115 @@
+"""`trainwire up`: the whole stack in the foreground."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from trainwire.cli.numbers import whole_option
+from trainwire.cli.terminal import say
+from trainwire.ingest.settings import default_spool_dir
+from trainwire.stack.database import settings_for
+from trainwire.stack.errors import KILLED_BY_CTRL_C, Problem
+from trainwire.stack.folders import chosen_data_dir, default_data_dir, hold
+from trainwire.stack.locate import streams_url
+from trainwire.stack.spool_watch import SpoolWatch
+from trainwire.stack.stack import Stack, StackOptions
+from trainwire.workers.settings import Settings
+
+
+def up(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Folder of the data; default: trainwire in ~/.local/share."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, whole_option(1, 1024, "Processes of the worker; default: its own choice.")
+    ] = None,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
+    no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Leave out the gateway.")] = False,
+    no_metrics: Annotated[
+        bool, typer.Option("--no-metrics", help="Leave out the exporter for Prometheus.")
+    ] = False,
+) -> None:
+    """Run Postgres, Redis (Valkey), workers, beat, Flower, gateway and exporter until ctrl-C; the data stays.
+
+    DATABASE_URL or REDIS_URL in the environment: that server is used instead of the embedded one.
+    """
+    folder = chosen_data_dir(data_dir, os.environ) or default_data_dir(os.environ)
+    with hold(folder):
+        options = StackOptions(folder, concurrency, not no_flower, not no_gateway, not no_metrics)
+        run_stack(Stack(options, os.environ, say), folder)
+
+
+def run_stack(stack: Stack, folder: Path) -> None:
+    """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it."""
+    _stop_on_signals(stack)
+    spool: SpoolWatch | None = None
+    try:
+        stack.start()
+        if not stack.stop_requested:
+            _say_ready(stack, folder)
+            redis_url = stack.address.need_redis_url()
+            streams = streams_url(redis_url, os.environ)
+            spool = SpoolWatch(default_spool_dir(os.environ), streams, say)
+            spool.start()
+        stack.watch()
+    except Problem:
+        # A part that was being waited for when the stop came is no failure.
+        if not stack.stop_requested:
+            raise
+    finally:
+        say("stopping (ctrl-C again kills)")
+        if spool is not None:
+            spool.stop()
+        stack.stop()
+    say(f"stopped; the data is in {folder}")
+
+
+def _stop_on_signals(stack: Stack) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stack.stop_requested:
+            stack.kill()
+            os._exit(KILLED_BY_CTRL_C)
+        stack.request_stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # `nohup trainwire up` is meant to outlive its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, on_signal)
+
+
+def _say_ready(stack: Stack, folder: Path) -> None:
+    address = stack.address
+    shown = [_host_and_port("Postgres", address.database_url), _host_and_port("Redis", address.redis_url)]
+    if address.flower_url:
+        shown.append(f"Flower {address.flower_url}")
+    say(f"\ntrainwire is ready: {' · '.join(shown)}")
+    say(_log_rows(settings_for(address)))
+    if address.metrics_url:
+        say(f"Prometheus finds metrics at {address.metrics_url}")
+    if address.gateway_url:
+        say(f"See your trainings at {address.gateway_url}")
+    if stack.late:
+        say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
+    say("In another terminal:")
+    say("  trainwire run --job-id 1 -- python train.py")
+    say("  trainwire status 1")
+    say("  trainwire logs 1 -f")
+    say(f"Data and logs: {folder}. Ctrl-C stops it.\n")
+
+
+def _log_rows(settings: Settings) -> str:
+    if not settings.loki_enabled:
+        return "Log rows end in Postgres (LOKI_ENABLED is false)"
+    return f"Log rows go to Loki at {settings.loki_url} (LOKI_ENABLED=false: they end in Postgres)"
+
+
+def _host_and_port(what: str, url: str | None) -> str:
+    # Only what follows the password.
+    return f"{what} {(url or '').rpartition('@')[2].rpartition('://')[2].split('/')[0]}"

@@ -1,0 +1,39 @@
+"""`trainwire verify`: whether a store has what Postgres has."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+from trainwire.cli.commands.deliveries import known_sink
+from trainwire.cli.commands.jobs import known_job
+from trainwire.cli.commands.options import AsJson, DataDir, JobId, Sink, servers, write_json
+from trainwire.cli.terminal import one_line, say
+from trainwire.stack.database import reading, settings_for
+from trainwire.stack.errors import Problem
+from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.plugin import plugin
+
+EXIT_DIFFERS: Final = 1
+
+
+def verify(job_id: JobId, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Compare what a store has of a job with what Postgres has, line by line; exit code 1 when they differ."""
+    known_sink(sink)
+    address = servers(data_dir)
+    with reading(address) as connection:
+        known_job(connection, job_id)
+        try:
+            found = plugin(sink).verify(settings_for(address), connection, job_id)
+        except SinkUnavailable as exc:
+            raise Problem(str(exc)) from exc
+    if isinstance(found, str):
+        raise Problem(f"{sink} is not verified line by line: {found}")
+    if as_json:
+        write_json({"job_id": job_id, "sink": sink, **found.document})
+    else:
+        for line in found.lines:
+            say(one_line(line))
+    if not found.is_verified:
+        raise typer.Exit(EXIT_DIFFERS)

@@ -1,0 +1,106 @@
+"""One look at everything, and what has happened since the look before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import redis
+from kombu.exceptions import OperationalError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from trainwire.cli.answering import answering_workers
+from trainwire.schemas.metric_names import Metric
+from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.schemas.tls import redis_trouble
+from trainwire.stack.database import sinks_for
+from trainwire.stores.connections import postgres_trouble
+from trainwire.stores.jobs import Job, find_jobs
+from trainwire.workers.measures import Sample, postgres_samples, redis_samples, shards_away
+from trainwire.workers.settings import Settings
+
+ANSWER_WITHIN_S: Final = 0.7
+MOST_JOBS: Final = 12
+TROUBLED_JOBS: Final = 4
+"""So many of them may take the place of running ones."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What was seen at one moment; `away` says which store did not answer, and why."""
+
+    at_s: float
+    samples: tuple[Sample, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    workers: dict[str, list[str]] = field(default_factory=dict)
+    away: tuple[str, ...] = ()
+
+    def total(self, metric: Metric, label: str | None = None) -> float | None:
+        """Return the sum of a metric, of one first label or of all; None where there is no such sample."""
+        found = self._of(metric, label)
+        return sum(found) if found else None
+
+    def most(self, metric: Metric, label: str | None = None) -> float | None:
+        """Return the largest value of a metric; None where there is none."""
+        return max(self._of(metric, label), default=None)
+
+    def labels(self, metric: Metric) -> list[str]:
+        """Return the first labels of a metric, each once, in the order in which they came."""
+        return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
+
+    def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
+        """Return by how much a metric has grown a second since another look; None where that is not known."""
+        now, then = self.total(metric, label), before.total(metric, label) if before else None
+        if before is None or now is None or then is None or self.at_s <= before.at_s:
+            return None
+        return max(0.0, (now - then) / (self.at_s - before.at_s))
+
+    def _of(self, metric: Metric, label: str | None) -> list[float]:
+        return [
+            sample.value
+            for sample in self.samples
+            if sample.metric is metric and (label is None or sample.labels[0] == label)
+        ]
+
+
+def take(
+    client: redis.Redis,
+    engine: Engine,
+    settings: Settings,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    streams: redis.Redis | None = None,
+) -> Snapshot:
+    """Look at everything once; a store that is away is told, and the other is shown."""
+    samples: list[Sample] = []
+    jobs: list[Job] = []
+    workers: dict[str, list[str]] = {}
+    away: list[str] = []
+    try:
+        samples += redis_samples(client, settings.ingest_shards, streams)
+        for server, shards in shards_away(samples).items():
+            away.append(f"{server} does not answer: it has the streams of shard {', '.join(shards)}")
+        workers = answering_workers(settings, ANSWER_WITHIN_S)
+    except (*STREAM_ERRORS, OperationalError) as exc:
+        away.append(f"Redis does not answer: {redis_trouble(exc, settings.redis_url.get_secret_value())}")
+    at_s = clock()
+    try:
+        with engine.connect() as connection:
+            samples += postgres_samples(connection, [sink.name for sink in sinks_for(settings)])
+            jobs = _jobs(connection)
+    except SQLAlchemyError as exc:
+        away.append(f"Postgres does not answer: {postgres_trouble(exc)}")
+    return Snapshot(at_s, tuple(samples), tuple(jobs), workers, tuple(away))
+
+
+def _jobs(connection: Connection) -> list[Job]:
+    """Return running jobs, and behind them those that have stalled or are lost, which have room in any case."""
+    running, stalled, lost = (
+        find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
+    )
+    troubled = stalled + lost
+    most_running = MOST_JOBS - min(len(troubled), TROUBLED_JOBS)
+    return [*running[:most_running], *troubled][:MOST_JOBS]

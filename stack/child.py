@@ -1,0 +1,207 @@
+"""One child process: its log, its pid file, its end. A child never outlives what we know about it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Final
+
+import psutil
+
+from trainwire.stack.errors import PartEnded, PartFailed
+from trainwire.stack.remembered import write_private
+
+POLL_S: Final = 0.02
+KILL_TIMEOUT_S: Final = 5.0
+KEEP_LOG_BYTES: Final = 16 * 1024 * 1024
+SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
+
+
+class Child:
+    """A named process of a data folder: `<data_dir>/logs/<name>.log`, `<data_dir>/run/<name>.json`."""
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: Path,
+        *,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        stop_timeout_s: float = 10.0,
+    ) -> None:
+        self.name = name
+        self.log_path = data_dir / "logs" / f"{name}.log"
+        self._data_dir = data_dir
+        self._pid_path = data_dir / "run" / f"{name}.json"
+        self._stop_signal = stop_signal
+        self._stop_timeout_s = stop_timeout_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waiting_is_over = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None before the first start."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start `command` in a session of its own, after an older child of this name has been stopped."""
+        for folder in (self.log_path.parent, self._pid_path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        stop_leftover(self._pid_path, self._stop_signal, self._stop_timeout_s)
+        with _open_log(self.log_path) as log:
+            # Its own session: the terminal's ctrl-C is for `trainwire up`, which stops its parts in order.
+            self._process = subprocess.Popen(  # noqa: S603 - our own command lists, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
+                cwd=self._data_dir,
+                start_new_session=True,
+            )
+        _write_pid(self._pid_path, self._process.pid)
+
+    def exit_code(self) -> int | None:
+        """Return the exit code (negative: the signal that ended it), None while there is none."""
+        return None if self._process is None else self._process.poll()
+
+    def is_running(self) -> bool:
+        """Tell whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def listens_on(self, port: int) -> bool:
+        """Tell whether it takes connections on a TCP port: it, and not somebody else who was quicker."""
+        try:
+            sockets = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.Error:
+            return False
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets)
+
+    def wait_ready(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
+        """Wait until `is_ready()`; raise `PartFailed` when the child ends first or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while not is_ready():
+            code = self.exit_code()
+            if code is not None:
+                raise PartEnded(f"{self.name} ended at once, {shown_exit(code)}{self.log_tail()}")
+            if self._waiting_is_over:
+                raise PartFailed(f"{self.name} was not waited for")
+            if time.monotonic() > deadline:
+                raise PartFailed(f"{self.name} is not ready after {timeout_s:.0f} s{self.log_tail()}")
+            time.sleep(POLL_S)
+
+    def stop_waiting(self) -> None:
+        """Make a `wait_ready` that is under way give up; for signal handlers."""
+        self._waiting_is_over = True
+
+    def stop(self) -> None:
+        """Ask the process to end, wait, and kill what is left of it when it does not."""
+        if self._process is not None and self.is_running():
+            self._process.send_signal(self._stop_signal)
+            try:
+                self._process.wait(self._stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._pid_path.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """SIGKILL the process and all its children, and wait until they are gone."""
+        if self._process is None:
+            return
+        if self.is_running():
+            _kill_tree(self._process.pid)
+        # With a time: a signal handler may be here while `stop` waits for the same process below it.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_TIMEOUT_S)
+        self._pid_path.unlink(missing_ok=True)
+
+    def log_tail(self, lines: int = 8) -> str:
+        """Return the log's path and its last lines, as the end of an error sentence."""
+        return f" (log: {self.log_path}){_last_lines(self.log_path, lines)}"
+
+
+def shown_exit(code: int) -> str:
+    """Say an exit code as `Popen` gives it: negative is the signal that ended the process."""
+    return f"exit code {code}" if code >= 0 else f"killed by {SIGNAL_NAMES.get(-code, f'signal {-code}')}"
+
+
+def stop_leftover(pid_path: Path, stop_signal: signal.Signals, timeout_s: float) -> bool:
+    """Stop the process that a pid file of a killed `trainwire up` names; return whether there was one."""
+    process = _recorded_process(pid_path)
+    if process is not None:
+        process.send_signal(stop_signal)
+        if not _have_ended([process], timeout_s):
+            _kill_tree(process.pid)
+    pid_path.unlink(missing_ok=True)
+    return process is not None
+
+
+def _recorded_process(pid_path: Path) -> psutil.Process | None:
+    try:
+        recorded = json.loads(pid_path.read_text())
+        process = psutil.Process(int(recorded["pid"]))
+        # The same number can be another process by now; the start time tells.
+        same = abs(process.create_time() - float(recorded["created"])) < 0.01
+    except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
+        return None
+    return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+
+
+def _write_pid(pid_path: Path, pid: int) -> None:
+    try:
+        created = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return
+    write_private(pid_path, json.dumps({"pid": pid, "created": created}))
+
+
+def _kill_tree(pid: int) -> None:
+    try:
+        root = psutil.Process(pid)
+        root.suspend()  # a stopped parent makes no new children between the listing and the kill
+        tree = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    _have_ended(tree, KILL_TIMEOUT_S)
+
+
+def _have_ended(processes: Sequence[psutil.Process], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while any(_is_alive(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    # A zombie is gone: whoever should have waited for it was killed.
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    if path.exists() and path.stat().st_size > KEEP_LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")
+
+
+def _last_lines(path: Path, lines: int) -> str:
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - 16_384))
+            tail = log.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return ""
+    return "".join(f"\n  | {line}" for line in tail)

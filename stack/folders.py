@@ -1,0 +1,136 @@
+"""Where a stack lives, who holds it, and where running stacks are registered for the other commands."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from trainwire.stack.errors import Problem
+from trainwire.stack.remembered import write_private
+
+DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
+LOCK_PATIENCE_S: Final = 0.5
+"""How long `up` asks for the lock: another command may hold it for the moment in which it looks."""
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Return the data folder of a user who chooses none."""
+    return _xdg(environ, "XDG_DATA_HOME", ".local/share")
+
+
+def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the folder named by `--data-dir` or the environment, None where neither is given."""
+    named = data_dir or environ.get(DATA_DIR_VARIABLE)
+    return Path(named).expanduser().absolute() if named else None
+
+
+@contextmanager
+def hold(data_dir: Path) -> Iterator[None]:
+    """Own the folder while the block runs; raise `Problem` with the pid of whoever does already."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise Problem(
+            f"{data_dir} cannot be a data folder: {exc.strerror}; choose another with --data-dir"
+        ) from exc
+    try:
+        if not _lock(descriptor):
+            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise Problem(
+                f"trainwire is running already in {data_dir} (pid {owner}): use it, stop it, "
+                "or choose another folder with --data-dir"
+            )
+        # A killed owner's addresses are still there; nobody may take them for ours.
+        _stack_path(data_dir).unlink(missing_ok=True)
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(data_dir: Path) -> bool:
+    """Tell whether a `trainwire up` owns the folder now."""
+    try:
+        descriptor = os.open(data_dir / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    """Say that the stack in `data_dir` is ready, and where."""
+    write_private(_stack_path(data_dir), json.dumps(dict(stack), indent=1))
+    entry = _registry_entry(data_dir, environ)
+    entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private(entry, str(data_dir))
+
+
+def withdraw(data_dir: Path, environ: Mapping[str, str]) -> None:
+    """Take back what `publish` said."""
+    _stack_path(data_dir).unlink(missing_ok=True)
+    _registry_entry(data_dir, environ).unlink(missing_ok=True)
+
+
+def published(data_dir: Path) -> dict[str, Any] | None:
+    """Return what the running stack in `data_dir` published, None while it is not ready or not running."""
+    if not is_held(data_dir):
+        return None
+    try:
+        stack = json.loads(_stack_path(data_dir).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return stack if isinstance(stack, dict) else None
+
+
+def running_data_dirs(environ: Mapping[str, str]) -> list[Path]:
+    """Return the folders of this user's running stacks."""
+    registry = _registry(environ)
+    if not registry.is_dir():
+        return []
+    named = [Path(entry.read_text()) for entry in sorted(registry.iterdir()) if len(entry.name) == 16]
+    return [data_dir for data_dir in named if is_held(data_dir)]
+
+
+def _lock(descriptor: int) -> bool:
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def _stack_path(data_dir: Path) -> Path:
+    return data_dir / "stack.json"
+
+
+def _registry(environ: Mapping[str, str]) -> Path:
+    return _xdg(environ, "XDG_STATE_HOME", ".local/state") / "stacks"
+
+
+def _registry_entry(data_dir: Path, environ: Mapping[str, str]) -> Path:
+    return _registry(environ) / hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
+
+
+def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+    base = environ.get(variable)
+    return (Path(base) if base else Path.home() / below_home) / "trainwire"

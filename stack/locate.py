@@ -1,0 +1,104 @@
+"""Finds the servers for a command: a chosen folder, the environment, or the one stack that is running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from trainwire.ingest.settings import streams_url_of
+from trainwire.stack.errors import Problem
+from trainwire.stack.folders import chosen_data_dir, is_held, published, running_data_dirs
+
+NOT_RUNNING = (
+    "no trainwire is running: start `trainwire up` in another terminal, or set DATABASE_URL and REDIS_URL"
+)
+
+SERVERS: Final = ("database", "redis", "flower", "gateway", "metrics")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the servers are; a URL may hold a password. None: not known."""
+
+    database_url: str | None = None
+    redis_url: str | None = None
+    flower_url: str | None = None
+    data_dir: Path | None = None
+    gateway_url: str | None = None
+    metrics_url: str | None = None
+
+    def need_database_url(self) -> str:
+        """Return the database's URL; raise `Problem` where it is not known."""
+        if self.database_url is None:
+            raise Problem("DATABASE_URL is not set, though REDIS_URL is: set both, or start `trainwire up`")
+        return self.database_url
+
+    def need_redis_url(self) -> str:
+        """Return Redis' URL; raise `Problem` where it is not known."""
+        if self.redis_url is None:
+            raise Problem("REDIS_URL is not set, though DATABASE_URL is: set both, or start `trainwire up`")
+        return self.redis_url
+
+
+def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
+    """Return the servers to use: those of `data_dir`, else what the environment names before what runs.
+
+    Raises `Problem` when nothing is named and no stack, or more than one, is running.
+    """
+    if data_dir is not None:
+        return running_stack(data_dir, environ)
+    database_url = environ.get("DATABASE_URL") or None
+    redis_url = environ.get("REDIS_URL") or None
+    if database_url and redis_url:
+        return _named(environ)
+    try:
+        found = running_stack(data_dir, environ)
+    except Problem:
+        if database_url or redis_url:
+            return _named(environ)
+        raise
+    return replace(found, database_url=database_url or found.database_url, redis_url=redis_url or found.redis_url)
+
+
+def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
+    """Return where the streams are: what STREAMS_URL says, else with everything else; raise `Problem`."""
+    try:
+        return streams_url_of(environ) or redis_url
+    except ValueError as exc:
+        raise Problem(str(exc)) from exc
+
+
+def _named(environ: Mapping[str, str]) -> Address:
+    return Address(
+        data_dir=None, **{f"{name}_url": environ.get(f"{name}_URL".upper()) or None for name in SERVERS}
+    )
+
+
+def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
+    """Return the addresses of the chosen stack, or of the only one that runs; else raise `Problem`."""
+    chosen = chosen_data_dir(data_dir, environ)
+    if chosen is not None:
+        return _stack_in(chosen)
+    running = running_data_dirs(environ)
+    if not running:
+        raise Problem(NOT_RUNNING)
+    if len(running) > 1:
+        listed = ", ".join(str(folder) for folder in running)
+        raise Problem(f"more than one trainwire is running: choose one with --data-dir ({listed})")
+    return _stack_in(running[0])
+
+
+def _stack_in(data_dir: Path) -> Address:
+    stack = published(data_dir)
+    if stack is None and is_held(data_dir):
+        raise Problem(f"the trainwire in {data_dir} is starting or stopping: try again in a moment")
+    if stack is None:
+        raise Problem(f"no trainwire is running in {data_dir}: start `trainwire up --data-dir {data_dir}`")
+    return Address(data_dir=data_dir, **{f"{name}_url": _text(stack, f"{name}_url") for name in SERVERS})
+
+
+def _text(stack: Mapping[str, Any], name: str) -> str | None:
+    value = stack.get(name)
+    return value if isinstance(value, str) else None

@@ -1,0 +1,150 @@
+"""What a data folder remembers between two starts: the passwords and ports of its servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from trainwire.stack.errors import PartEnded, Problem
+
+FILE_NAME: Final = "secrets.json"
+PORTS: Final = range(15_000, 32_000)
+"""Below the ports that the kernel gives to outgoing connections: a client that calls a server which is just
+restarting could otherwise be given that very port, and connect to itself."""
+_one_writer: Final = Lock()
+"""Web servers start side by side: without it a port could be written over a password."""
+PORT_ATTEMPTS: Final = 5
+"""How many ports are tried: another process can take a free one before our server binds it."""
+
+
+class Port:
+    """The port of one server: kept between starts, and replaced where another process takes it first."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        part: str,
+        *,
+        host: str = "127.0.0.1",
+        first: int | None = None,
+        fixed: int | None = None,
+    ) -> None:
+        self._data_dir = data_dir
+        self._part = part
+        self._host = host
+        self._first = first
+        self._number = fixed
+        self._is_final = fixed is not None
+
+    @property
+    def number(self) -> int:
+        """The port; it stays the same once the server has been ready, for clients know it then."""
+        if self._number is None:
+            self._number = usable_port(self._data_dir, self._part, self._first, self._host)
+        return self._number
+
+    def start(self, start: Callable[[], None]) -> None:
+        """Call `start`, again with another port where it raises `PartEnded` and another process has this one."""
+        for _ in range(PORT_ATTEMPTS - 1):
+            try:
+                start()
+            except PartEnded:
+                if self._is_final or is_free(self.number, self._host):
+                    raise
+                self._number = None
+            else:
+                break
+        else:
+            start()
+        self._is_final = True
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step, readable by its owner only."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def remembered_password(data_dir: Path, part: str) -> str | None:
+    """Return the password of `part`, None when the folder has none."""
+    value = _read(data_dir).get(f"{part}_password")
+    return None if value is None else str(value)
+
+
+def is_own_address(data_dir: Path, part: str, url: str) -> bool:
+    """Tell whether `url` is that of a folder's own server: only it has this random password, on whatever port."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    own = remembered_password(data_dir, part)
+    return own is not None and (parts.hostname, parts.password) == ("127.0.0.1", own)
+
+
+def new_password(data_dir: Path, part: str) -> str:
+    """Make a random password for `part`, remember it, and return it."""
+    password = secrets.token_urlsafe(24)
+    _remember(data_dir, f"{part}_password", password)
+    return password
+
+
+def usable_port(data_dir: Path, part: str, first: int | None = None, host: str = "127.0.0.1") -> int:
+    """Return the port that `part` had the last time, or a new one where that is taken: `first` if it is free."""
+    port = _read(data_dir).get(f"{part}_port")
+    if isinstance(port, int) and is_free(port, host):
+        return port
+    port = first if first is not None and is_free(first, host) else free_port(host)
+    _remember(data_dir, f"{part}_port", port)
+    return port
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of `host` on which nobody listens."""
+    for port in random.sample(PORTS, 200):
+        if is_free(port, host):
+            return port
+    raise Problem(f"no free port on {host} between {PORTS.start} and {PORTS.stop}")
+
+
+def is_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Tell whether a server could listen on `port` of `host` now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()  # a bind alone succeeds beside another that does not listen yet
+        except OSError:
+            return False
+    return True
+
+
+def _remember(data_dir: Path, name: str, value: str | int) -> None:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with _one_writer:
+        write_private(data_dir / FILE_NAME, json.dumps(_read(data_dir) | {name: value}, indent=1))
+
+
+def _read(data_dir: Path) -> dict[str, Any]:
+    path = data_dir / FILE_NAME
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as exc:
+        raise Problem(f"{path} is not JSON ({exc}); it holds the passwords of the servers beside it") from exc
+    if not isinstance(content, dict):
+        raise Problem(f"{path} is not a JSON object; it holds the passwords of the servers beside it")
+    return content

@@ -1,0 +1,91 @@
+"""What the embedded servers have in common: a port that is kept, and a life from start to stop."""
+
+from __future__ import annotations
+
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Final, Self
+
+from trainwire.stack.child import Child
+from trainwire.stack.errors import PartFailed
+from trainwire.stack.remembered import Port
+
+READY_TIMEOUT_S: Final = 120
+"""Long enough for the recovery of 4 GB of WAL, or an append-only file of some gigabytes, after a crash."""
+
+
+class EmbeddedServer(ABC):
+    """A server on 127.0.0.1 with its data below `data_dir`; a subclass says how it is started."""
+
+    name: ClassVar[str]
+    is_store: ClassVar[bool] = True
+    stop_signal: ClassVar[signal.Signals]
+    stop_timeout_s: ClassVar[float]
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir.absolute()
+        self._port = Port(self._data_dir, self.name)
+        self.child = Child(
+            self.name, self._data_dir, stop_signal=self.stop_signal, stop_timeout_s=self.stop_timeout_s
+        )
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The server's URL, password included."""
+
+    @property
+    def port(self) -> int:
+        """The port on 127.0.0.1; the same for the life of this object once the server has been ready."""
+        return self._port.number
+
+    def start(self) -> None:
+        """Start the server, making its files on first use; return when it answers.
+
+        A port that another process has taken in the meantime is replaced (`Port.start`).
+        """
+        self._port.start(self._start_once)
+
+    def _start_once(self) -> None:
+        self._prepare()
+        self.child.start(self._command())
+        try:
+            self.child.wait_ready(self._is_ready, READY_TIMEOUT_S)
+        except PartFailed:
+            self.child.kill()
+            raise
+
+    def stop(self) -> None:
+        """Stop the server; what it has confirmed is on the disk then."""
+        self.child.stop()
+
+    def kill(self) -> None:
+        """End the server and all its sessions as a power cut would."""
+        self.child.kill()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make or check the files that the server needs."""
+
+    @abstractmethod
+    def _command(self) -> Sequence[str]:
+        """Return the command that runs the server in the foreground."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Tell whether our child, and no other process on its port, takes connections.
+
+        Raises `PartFailed` where it never will.
+        """

@@ -1,0 +1,286 @@
+"""The whole stack of one data folder: the servers, then the schema, then the processes that use them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from trainwire.schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from trainwire.schemas.sinks import SINKS
+from trainwire.stack.child import Child, stop_leftover
+from trainwire.stack.database import migrate, settings_for, sinks_for
+from trainwire.stack.errors import PartFailed
+from trainwire.stack.folders import chosen_data_dir, publish, withdraw
+from trainwire.stack.locate import Address
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.remembered import Port, is_own_address
+from trainwire.stack.supervisor import CommandPart, Say, Supervisor
+from trainwire.stack.valkey import EmbeddedValkey
+
+WORKER_STOP_TIMEOUT_S: Final = 10.0
+WEB_READY_TIMEOUT_S: Final = 60.0
+"""On a busy machine the imports alone take half a minute; what takes longer is announced when it is ready."""
+WEB_STOP_TIMEOUT_S: Final = 2.0
+"""They only show what others hold: killing them loses nothing."""
+GATEWAY_PORT: Final = 8800
+METRICS_PORT: Final = 9464
+EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - what may be asked for, not what is listened on
+LEFTOVER_TIMEOUT_S: Final = 15.0
+STOP_ORDER: Final = (
+    *("metrics", "gateway", "flower", "beat", "checkpoints", "notifier"),
+    *(sink.worker for sink in SINKS.values()),
+    *("worker", "valkey", "postgres"),
+)
+STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What a person chooses at `trainwire up`."""
+
+    data_dir: Path
+    concurrency: int | None = None
+    with_flower: bool = True
+    with_gateway: bool = True
+    with_metrics: bool = True
+
+
+Launch = Callable[[int], tuple[Sequence[str], Mapping[str, str]]]
+"""Returns command and environment of a server that is to listen on this port."""
+
+
+class WebPart:
+    """A server with a port of its own; ready when its process, and no other, listens there."""
+
+    is_store: Final = False
+
+    def __init__(self, name: str, data_dir: Path, port: Port, launch: Launch, host: str = "127.0.0.1") -> None:
+        self.name = name
+        self.child = Child(name, data_dir, stop_timeout_s=WEB_STOP_TIMEOUT_S)
+        self._host = "127.0.0.1" if host in EVERY_ADDRESS else host
+        self._port = port
+        self._launch = launch
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it."""
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port.number}"
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        self._port.start(self._start_once)
+
+    def is_ready(self) -> bool:
+        """Tell whether it takes connections."""
+        return self.child.listens_on(self._port.number)
+
+    def _start_once(self) -> None:
+        self.child.start(*self._launch(self._port.number))
+        self.child.wait_ready(self.is_ready, WEB_READY_TIMEOUT_S)
+
+
+class Stack:
+    """Everything that `trainwire up` runs; the caller holds the folder's lock."""
+
+    def __init__(self, options: StackOptions, environ: Mapping[str, str], say: Say) -> None:
+        self._options = options
+        self._environ = environ
+        self._say = say
+        self._supervisor = Supervisor(say)
+        self._late: dict[str, WebPart] = {}
+        self.address = Address(data_dir=options.data_dir)
+
+    def start(self) -> None:
+        """Start all parts and publish their addresses; raise `Problem` when one does not come up."""
+        self._stop_leftovers()
+        database_url, redis_url = self._start_postgres(), self._start_valkey()
+        self.address = Address(database_url, redis_url, data_dir=self._options.data_dir)
+        if self._supervisor.stop_requested:
+            return
+        migrate(self.address)
+        self._say("postgres: tables are at the newest schema revision")
+        env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        self._start_workers(env)
+        self._start_webs(env)
+        self._publish()
+
+    def watch(self) -> None:
+        """Keep the parts alive until a stop is requested."""
+        self._supervisor.watch(self._announce_late)
+
+    def request_stop(self) -> None:
+        """Make `start` and `watch` return soon; safe in a signal handler."""
+        self._supervisor.request_stop()
+
+    @property
+    def late(self) -> list[str]:
+        """The names of the web servers that are not ready yet; each is announced when it is."""
+        return list(self._late)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Tell whether somebody asked for the end."""
+        return self._supervisor.stop_requested
+
+    def stop(self) -> None:
+        """Stop all parts in reverse order, each within its own time."""
+        withdraw(self._options.data_dir, self._environ)
+        self._supervisor.stop()
+
+    def kill(self) -> None:
+        """SIGKILL all parts."""
+        self._supervisor.kill()
+
+    def _start_postgres(self) -> str:
+        if url := self._given("DATABASE_URL", EmbeddedPostgres.name):
+            return url
+        server = EmbeddedPostgres(self._options.data_dir)
+        self._supervisor.start(server)
+        return server.url
+
+    def _start_valkey(self) -> str:
+        if url := self._given("REDIS_URL", EmbeddedValkey.name):
+            return url
+        server = EmbeddedValkey(self._options.data_dir)
+        self._supervisor.start(server)
+        return server.url
+
+    def _given(self, variable: str, part: str) -> str | None:
+        """Return the address of a server of the user's own; an exported one of an embedded server is none."""
+        url = self._environ.get(variable)
+        if not url:
+            return None
+        exported_by = chosen_data_dir(None, self._environ) or self._options.data_dir
+        for folder in {self._options.data_dir, exported_by}:
+            if is_own_address(folder, part, url):
+                self._say(f"{part}: {variable} is from `trainwire env` of {folder}: starting our own server")
+                return None
+        self._say(f"{part}: using the server that {variable} names")
+        return url
+
+    def _start_workers(self, env: Mapping[str, str]) -> None:
+        chosen = self._options.concurrency
+        concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
+        ingest = ["--queues", STORE_QUEUES, *concurrency]
+        self._start_command("worker", workers_command("worker", *ingest), env)
+        # A slow sink or S3 must never delay the drains, nor a long drain the events: each has a worker.
+        alone_on = {sink.worker: sink.queue for sink in sinks_for(settings_for(self.address))}
+        alone_on |= {"notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
+        for name, queue in alone_on.items():
+            alone = ["--name", name, "--queues", queue, "--concurrency", "1"]
+            self._start_command(name, workers_command("worker", *alone), env)
+        self._start_command("beat", workers_command("beat"), env)
+
+    def _start_command(self, name: str, command: list[str], env: Mapping[str, str]) -> None:
+        part = CommandPart(name, command, self._options.data_dir, env=env, stop_timeout_s=WORKER_STOP_TIMEOUT_S)
+        self._supervisor.start(part)
+
+    def _start_webs(self, env: Mapping[str, str]) -> None:
+        """Start the web servers side by side, as each needs seconds to import; note the addresses of the ready."""
+        options, parts = self._options, {}
+        if options.with_flower:
+            parts["flower"] = self._flower(env)
+        if options.with_gateway:
+            parts["gateway"] = self._gateway(env, parts.get("flower"))
+        if options.with_metrics:
+            parts["metrics"] = self._metrics(env)
+        linked = parts["flower"].url if options.with_flower else None
+        with ThreadPoolExecutor(len(parts) or 1) as pool:
+            list(pool.map(lambda part: self._try(part, partial(self._supervisor.start, part)), parts.values()))
+        if options.with_flower and options.with_gateway and parts["flower"].url != linked:
+            parts["gateway"].child.stop()  # its page links to the port that Flower lost
+            self._try(parts["gateway"], parts["gateway"].start)
+        for name, part in parts.items():
+            if part.is_ready():
+                self._take_address(part)
+            else:
+                self._late[name] = part
+
+    def _flower(self, env: Mapping[str, str]) -> WebPart:
+        data_dir = self._options.data_dir
+        return WebPart(
+            "flower",
+            data_dir,
+            Port(data_dir, "flower"),
+            lambda port: (workers_command("flower", "--port", str(port)), env),
+        )
+
+    def _metrics(self, env: Mapping[str, str]) -> WebPart:
+        data_dir = self._options.data_dir
+        return WebPart(
+            "metrics",
+            data_dir,
+            Port(data_dir, "metrics", first=METRICS_PORT),
+            lambda port: (workers_command("metrics", "--port", str(port)), env),
+        )
+
+    def _gateway(self, env: Mapping[str, str], flower: WebPart | None) -> WebPart:
+        chosen, host = env.get("GATEWAY_PORT") or "", env.get("GATEWAY_HOST") or "127.0.0.1"
+        fixed = int(chosen) if chosen.isdecimal() and int(chosen) else None
+
+        def launch(port: int) -> tuple[Sequence[str], Mapping[str, str]]:
+            link = {} if flower is None else {"GATEWAY_FLOWER_URL": flower.url}
+            # What is no number is refused by the gateway itself, by its name.
+            own = {"GATEWAY_PORT": chosen if chosen and not chosen.isdecimal() else str(port)}
+            return python_command("trainwire.gateway"), {**link, **env, **own}
+
+        port = Port(self._options.data_dir, "gateway", host=host, first=GATEWAY_PORT, fixed=fixed)
+        return WebPart("gateway", self._options.data_dir, port, launch, host)
+
+    def _try(self, part: WebPart, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except PartFailed as exc:
+            # The pipeline runs without it. The supervisor restarts one that ended; one that runs is only slow.
+            slow = f"still starting after {WEB_READY_TIMEOUT_S:g} s (log: {part.child.log_path})"
+            self._say(f"{part.name}: {slow if part.child.is_running() else exc}")
+
+    def _announce_late(self) -> None:
+        """Publish the address of each part that has become ready after the others."""
+        for name, part in list(self._late.items()):
+            if part.is_ready():
+                del self._late[name]
+                self._take_address(part)
+                self._publish()
+                self._say(f"{name}: ready at {part.url}")
+
+    def _take_address(self, part: WebPart) -> None:
+        url: dict[str, Any] = {f"{part.name}_url": part.url + ("/metrics" if part.name == "metrics" else "")}
+        self.address = replace(self.address, **url)
+
+    def _stop_leftovers(self) -> None:
+        for name in STOP_ORDER:
+            how = signal.SIGINT if name == "postgres" else signal.SIGTERM
+            if stop_leftover(self._options.data_dir / "run" / f"{name}.json", how, LEFTOVER_TIMEOUT_S):
+                self._say(f"{name}: stopped one that a killed `trainwire up` had left")
+
+    def _publish(self) -> None:
+        address = self.address
+        urls = {
+            "database_url": address.database_url,
+            "redis_url": address.redis_url,
+            "flower_url": address.flower_url,
+            "gateway_url": address.gateway_url,
+            "metrics_url": address.metrics_url,
+        }
+        publish(self._options.data_dir, urls | {"pid": os.getpid()}, self._environ)
+
+
+def workers_command(*arguments: str) -> list[str]:
+    """Return the command of a process of the workers."""
+    return python_command("trainwire.workers", *arguments)
+
+
+def python_command(package: str, *arguments: str) -> list[str]:
+    """Return the command that runs one of our packages.
+
+    `-P`: nothing is imported from the current folder, which may hold a `redis.py` of the trainer's own.
+    """
+    return [sys.executable, "-P", "-m", package, *arguments]

@@ -1,0 +1,174 @@
+"""Keeps the parts of the stack alive: starts them in order, starts again what dies, stops the stores last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Protocol
+
+from trainwire.schemas.backoff import Backoff
+from trainwire.stack.child import Child, shown_exit
+from trainwire.stack.errors import PartFailed
+
+WATCH_EVERY_S: Final = 0.1
+RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
+"""Without jitter: the parts of one stack do not die all at once."""
+HEALTHY_AFTER_S: Final = 30.0
+"""A part that ran for so long starts again at once, whatever it did before."""
+
+Say = Callable[[str], None]
+
+
+class Part(Protocol):
+    """One process of the stack; `start` returns when it is ready."""
+
+    @property
+    def name(self) -> str:
+        """What the part is called, in its log's name too."""
+
+    @property
+    def is_store(self) -> bool:
+        """Tell whether the others need it until their end."""
+
+    @property
+    def child(self) -> Child:
+        """The process."""
+
+    def start(self) -> None:
+        """Start it and wait until it is ready; raise `PartFailed` when it is not."""
+
+
+class CommandPart:
+    """A part that is any command; ready as soon as it runs."""
+
+    is_store: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        data_dir: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        stop_timeout_s: float = 10.0,
+    ) -> None:
+        self.name = name
+        self.child = Child(name, data_dir, stop_timeout_s=stop_timeout_s)
+        self._command = command
+        self._env = env
+
+    def start(self) -> None:
+        """Start the command."""
+        self.child.start(self._command, self._env)
+
+
+@dataclass
+class _Watched:
+    part: Part
+    started_at: float
+    quick_deaths: int = 0
+    restart_at: float | None = None
+
+
+class Supervisor:
+    """Starts, watches and stops parts; says what it does, a line each, through `say`."""
+
+    def __init__(self, say: Say, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._watched: list[_Watched] = []
+        self._stop_requested = False
+
+    @property
+    def stop_requested(self) -> bool:
+        """Tell whether somebody asked for the end."""
+        return self._stop_requested
+
+    def start(self, part: Part) -> None:
+        """Start `part` and watch it from now on; raise `PartFailed` when it does not come up."""
+        watched = _Watched(part, self._clock())
+        self._watched.append(watched)
+        part.start()
+        self._say(f"{part.name}: started in {self._clock() - watched.started_at:.1f} s")
+
+    def request_stop(self) -> None:
+        """Make `watch` return soon; safe in a signal handler."""
+        self._stop_requested = True
+        for watched in self._watched:
+            watched.part.child.stop_waiting()
+
+    def watch(self, and_then: Callable[[], None]) -> None:
+        """Start again what dies, until a stop is requested; call `and_then` after each look."""
+        while not self._stop_requested:
+            self.check()
+            and_then()
+            time.sleep(WATCH_EVERY_S)
+
+    def check(self) -> None:
+        """Look at every part once; start again what is down and due."""
+        for watched in self._watched:
+            if self._stop_requested:
+                return
+            if watched.restart_at is None:
+                self._notice_death(watched)
+            elif self._clock() >= watched.restart_at:
+                self._start_again(watched)
+
+    def stop(self) -> None:
+        """Stop all parts, each within its own time: those that use the stores together, then the stores."""
+        parts = [watched.part for watched in reversed(self._watched)]
+        users = [part for part in parts if not part.is_store]
+        with ThreadPoolExecutor(max(1, len(users))) as pool:
+            list(pool.map(self._stop_part, users))
+        for part in parts:
+            if part.is_store:
+                self._stop_part(part)
+        self._watched.clear()
+
+    def kill(self) -> None:
+        """SIGKILL all parts."""
+        for watched in reversed(self._watched):
+            watched.part.child.kill()
+
+    def _stop_part(self, part: Part) -> None:
+        was_running, began = part.child.is_running(), self._clock()
+        part.child.stop()
+        if was_running:
+            self._say(f"{part.name}: stopped in {self._clock() - began:.1f} s")
+
+    def _notice_death(self, watched: _Watched) -> None:
+        child = watched.part.child
+        code = child.exit_code()
+        if code is None:
+            return
+        if self._clock() - watched.started_at > HEALTHY_AFTER_S:
+            watched.quick_deaths = 0
+        delay_s = self._schedule(watched)
+        tail = child.log_tail() if watched.quick_deaths > 2 else f" (log: {child.log_path})"
+        self._say(f"{watched.part.name}: {_ended(code)}, starting it again in {delay_s:.1f} s{tail}")
+
+    def _start_again(self, watched: _Watched) -> None:
+        watched.started_at = self._clock()
+        try:
+            watched.part.start()
+        except PartFailed as exc:
+            if not self._stop_requested:
+                delay_s = self._schedule(watched)
+                self._say(f"{watched.part.name}: next start in {delay_s:.1f} s, because {exc}")
+            return
+        watched.restart_at = None
+        self._say(f"{watched.part.name}: started again in {self._clock() - watched.started_at:.1f} s")
+
+    def _schedule(self, watched: _Watched) -> float:
+        watched.quick_deaths += 1
+        delay_s = RESTARTS.delay_s(watched.quick_deaths, jitter=lambda: 1.0)
+        watched.restart_at = self._clock() + delay_s
+        return delay_s
+
+
+def _ended(code: int) -> str:
+    shown = shown_exit(code)
+    return shown if code < 0 else f"ended with {shown}"

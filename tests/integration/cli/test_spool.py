@@ -1,0 +1,121 @@
+"""`trainwire spool` where a folder of it cannot be read: it is named, and is in nobody's way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.integration.cli.conftest import Trainwire
+from trainwire.ingest.spool.folder import About, SourceFolder
+from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.messages import Logs, Message
+from trainwire.schemas.wire import encode_entry
+
+
+def leave(spool: Path, job_id: int) -> Path:
+    """Leave a message as a killed trainer does; return its folder."""
+    folder = SourceFolder.create(spool, About(job_id, 1, "0-test", None, "redis:6379/0"))
+    left = Spool(folder, 1 << 40)
+    body = Logs(log_type="stdout", lines=["x"], ts=[1])
+    left.append("logs", 1, 1, encode_entry(Message("logs", job_id, 1, "0-test", 1, body)))
+    left.close()
+    return folder.path
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Path:
+    """The oldest folder of a spool, with a lock that nobody can open."""
+    path = leave(tmp_path / "spool", 1)
+    (path / "lock").unlink()
+    (path / "lock").mkdir()
+    os.utime(path, (1, 1))
+    return path
+
+
+def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable: Path) -> None:
+    """The list does not say that there is nothing."""
+    shown = trainwire("spool", "list", "--spool", str(unreadable.parent))
+    assert shown.err == f"trainwire: {unreadable} cannot be read: it may be another user's\n"
+    assert shown.out == ""
+
+
+def test_a_folder_that_cannot_be_sent_holds_up_no_other(
+    connected: Trainwire, unreadable: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What lies behind it is sent, it is said to stay, and the exit code says that something is left."""
+    leave(unreadable.parent, 2)
+    sent = connected("spool", "send", "--any-server", "--spool", str(unreadable.parent))
+    assert "job 2, source 0-test: all is sent, 2 messages wait for a worker" in sent.out
+    assert "nothing is left" not in sent.out
+    assert f"{unreadable} cannot be sent, and stays" in caplog.text
+    assert sent.code == 1
+
+
+def test_a_folder_that_is_none_is_named(trainwire: Trainwire, tmp_path: Path) -> None:
+    """A mistyped folder is not an empty one."""
+    shown = trainwire("spool", "list", "--spool", str(tmp_path / "none"))
+    assert shown.code == 1
+    assert f"--spool {tmp_path / 'none'} is not a folder" in shown.err
+
+
+def test_discarding_lists_first(trainwire: Trainwire, tmp_path: Path) -> None:
+    """Without --yes nothing is deleted; with it the job's folders are, and no others."""
+    spool = tmp_path / "spool"
+    one, other = leave(spool, 1), leave(spool, 2)
+    shown = trainwire("spool", "discard", "1", "--spool", str(spool))
+    assert "job 1, source 0-test: 1 messages" in shown.out
+    assert "add --yes" in shown.out
+    assert "job 2" not in shown.out
+    assert one.exists()
+    assert "deleted\n" in trainwire("spool", "discard", "1", "--yes", "--spool", str(spool)).out
+    assert not one.exists()
+    assert other.exists()
+    assert trainwire("spool", "discard", "--source", "0-test", "--yes", "--spool", str(spool)).code == 0
+    assert not other.exists()
+
+
+def test_discarding_needs_to_know_what(trainwire: Trainwire, tmp_path: Path) -> None:
+    """Neither everything by mistake nor a job that has nothing there."""
+    spool = tmp_path / "spool"
+    leave(spool, 1)
+    for arguments in ((), ("1", "--all")):
+        assert "--all" in trainwire("spool", "discard", *arguments, "--spool", str(spool)).err
+    missing = trainwire("spool", "discard", "3", "--yes", "--spool", str(spool))
+    assert missing.code == 1
+    assert "trainwire spool list" in missing.err
+    assert trainwire("spool", "discard", "--all", "--yes", "--spool", str(spool)).code == 0
+    assert not list(spool.iterdir())
+
+
+def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, tmp_path: Path) -> None:
+    """Messages of a living process stay, and `send` names them instead of saying that nothing is left."""
+    spool = tmp_path / "spool"
+    path = leave(spool, 1)
+    claimed = SourceFolder.claim(path)
+    assert claimed is not None
+    try:
+        assert "in use, stays" in connected("spool", "discard", "--all", "--yes", "--spool", str(spool)).out
+        assert path.exists()
+        sent = connected("spool", "send", "--any-server", "--spool", str(spool))
+        assert "has 1 messages of 1 living processes" in sent.out
+        assert (sent.code, "nothing is left" in sent.out) == (0, False)
+    finally:
+        claimed.forget()
+
+
+def test_a_folder_that_another_sender_has_is_left(connected: Trainwire, tmp_path: Path) -> None:
+    """While `trainwire up` sends a leftover, `send` says so, and that it is left."""
+    spool = tmp_path / "spool"
+    path = leave(spool, 1)
+    about = path / "source.json"
+    about.write_bytes(about.read_bytes().replace(f'"pid":{os.getpid()}'.encode(), b'"pid":4194304'))
+    claimed = SourceFolder.claim(path)
+    assert claimed is not None
+    try:
+        sent = connected("spool", "send", "--any-server", "--spool", str(spool))
+    finally:
+        claimed.forget()
+    assert "job 1, source 0-test: another process sends its 1 messages now" in sent.out
+    assert (sent.code, "nothing is left" in sent.out) == (1, False)

@@ -1,0 +1,149 @@
+"""`trainwire verify` after retention has removed old rows from Postgres: no loss, and losses are found."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from tests.factories import SECOND_NS, Sender, completion, drain, logs
+from tests.integration.cli.conftest import Trainwire
+from tests.twins.loki import LokiTwin
+from trainwire.stores.loki import newest_lines
+from trainwire.stores.loki_http import LokiHttp
+from trainwire.workers.deliver import Delivery
+from trainwire.workers.resources import Resources
+from trainwire.workers.row_retention import Keeping, RowRetention
+from trainwire.workers.sinks.loki.backlog import LogBacklog
+from trainwire.workers.sinks.loki.comparison import stored_ranges
+from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
+from trainwire.workers.sinks.loki.sink import LokiSink
+
+KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, ("loki",))
+VERIFY = ("verify", "42", "--sink", "loki")
+
+
+def _deliver(engine: Engine, loki: LokiTwin) -> None:
+    Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=10).run()
+
+
+def _run(engine: Engine, statement: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.fixture
+def told(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
+    """Store and deliver a finished job: a line that is too old for Loki, 5 of two days ago, 2 of now."""
+    now = time.time_ns()
+    two_days_ago = now - 2 * 24 * 3600 * SECOND_NS
+    sender.send(logs("of last month", ts=now - 30 * 24 * 3600 * SECOND_NS), job=42)
+    sender.send(logs("a", "b", "c", "x" * (MAX_LINE_BYTES + 1), "d", ts=two_days_ago), job=42)
+    sender.send(logs("new", "newest", ts=now), job=42)
+    drain(resources, "logs", 42)
+    sender.send(completion(), job=42)
+    drain(resources, "completions", 42)
+    _deliver(resources.engine, loki)
+    _run(resources.engine, "UPDATE training_logs SET created_at = now() - interval '2 days' WHERE seq <= 6")
+    _run(resources.engine, "UPDATE training_jobs SET created_at = now() - interval '2 days'")
+    return resources.engine
+
+
+@pytest.fixture
+def removed(told: Engine) -> Engine:
+    """Remove what is old."""
+    assert RowRetention(told, KEEPING).run(dry_run=False) == 6
+    return told
+
+
+@pytest.mark.usefixtures("removed")
+def test_retention_is_no_loss(connected: Trainwire) -> None:
+    """Removed rows are found in Loki, days before those that are left, or among the dead letters; exit code 0."""
+    shown = connected(*VERIFY)
+    assert (shown.code, shown.out) == (
+        0,
+        "verified: 8 lines = 7 in Loki + 1 dead-lettered + 0 waiting + 0 missing; 0 twice, 0 unknown; "
+        "2 in Postgres + 6 removed by retention + 0 lost\n",
+    )
+    document = json.loads(connected(*VERIFY, "--json").out)
+    assert document["removed"] == {"count": 6, "ranges": [[1, 6]]}
+
+
+def test_a_job_without_rows_is_still_accounted_for(connected: Trainwire, removed: Engine) -> None:
+    """When the last row is gone, all of the job is counted in Loki, however long ago it ended."""
+    _run(removed, "UPDATE training_logs SET created_at = now() - interval '2 days'")
+    assert RowRetention(removed, KEEPING).run(dry_run=False) == 2
+    _run(removed, "UPDATE training_jobs SET created_at = now() - interval '60 days'")
+    shown = connected(*VERIFY)
+    assert (shown.code, shown.out.partition("; ")[0]) == (
+        0,
+        "verified: 8 lines = 7 in Loki + 1 dead-lettered + 0 waiting + 0 missing",
+    )
+    assert shown.out.endswith("; 0 in Postgres + 8 removed by retention + 0 lost\n")
+
+
+def test_a_loss_after_retention_is_found(connected: Trainwire, removed: Engine, alone: pytest.MonkeyPatch) -> None:
+    """A row that somebody else deleted is lost from Postgres; what Loki has lost is named, removed rows too."""
+    _run(removed, "DELETE FROM training_logs WHERE seq = 8")
+    shown = connected(*VERIFY)
+    assert shown.code == 1
+    assert shown.out.splitlines()[0].endswith("1 in Postgres + 6 removed by retention + 1 lost")
+    assert shown.out.splitlines()[1:] == ["lost from Postgres: 8"]
+    with LokiTwin() as empty:
+        alone.setenv("LOKI_URL", empty.url)
+        shown = connected(*VERIFY)
+    assert shown.code == 1
+    assert "8 lines = 0 in Loki + 1 dead-lettered + 0 waiting + 7 missing" in shown.out
+    assert shown.out.splitlines()[1:3] == ["missing in Loki: 2-8", "lost from Postgres: 8"]
+
+
+def test_rows_that_go_meanwhile_are_no_loss(
+    connected: Trainwire, told: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention that removes rows just before they are read makes none of them lost."""
+
+    def read_late(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
+        assert RowRetention(told, KEEPING).run(dry_run=False) == 6
+        return stored_ranges(connection, job_id, last_seq)
+
+    monkeypatch.setattr("trainwire.workers.sinks.loki.comparison.stored_ranges", read_late)
+    shown = connected(*VERIFY)
+    assert (shown.code, shown.out.partition("unknown; ")[2]) == (
+        0,
+        "2 in Postgres + 6 removed by retention + 0 lost\n",
+    )
+
+
+@pytest.mark.usefixtures("removed")
+def test_removed_lines_are_read_from_loki(connected: Trainwire) -> None:
+    """`logs --from loki` has what Postgres no longer has."""
+    shown = connected("logs", "42", "--from", "loki").out
+    assert [line.split()[-1][:6] for line in shown.splitlines()] == ["a", "b", "c", "xxxxxx", "d", "new", "newest"]
+    ours = connected("logs", "42")
+    assert [line.split()[-1] for line in ours.out.splitlines()] == ["new", "newest"]
+    assert "lines 1 to 6 of job 42 were removed by retention: `trainwire logs 42 --from loki`" in ours.err
+    assert connected("logs", "42", "--limit", "2").err == ""
+
+
+def test_removed_points_are_said(connected: Trainwire, removed: Engine) -> None:
+    """A job whose points retention has removed is not one that has none yet."""
+    assert connected("metrics", "42").out == "no metrics of job 42 yet\n"
+    _run(removed, "UPDATE training_jobs SET last_metric_seq = 1200, removed_metric_seq = 1200")
+    shown = connected("metrics", "42")
+    assert (shown.out, shown.err) == (
+        "",
+        "trainwire: points 1 to 1,200 of job 42 were removed by retention\n",
+    )
+
+
+def test_the_newest_lines_of_a_job_without_rows(removed: Engine, loki: LokiTwin) -> None:
+    """The page's look into Loki ends where Loki's own lines do, not at the clock, from which it has 30 days."""
+    http = LokiHttp(loki.url)
+    with removed.begin() as connection:
+        assert newest_lines(connection, http, 42, 2)[-1].text == "newest"
+        connection.execute(text("DELETE FROM training_logs"))
+        long_ago = json.dumps({"stdout": time.time_ns() - 36 * 3600 * SECOND_NS})
+        connection.execute(text("UPDATE delivery_cursors SET newest_ns = :long_ago"), {"long_ago": long_ago})
+        assert newest_lines(connection, http, 42, 2)[-1].text == "d"

@@ -1,0 +1,247 @@
+"""Parts that die are started again; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pytest
+
+from trainwire.stack.child import Child
+from trainwire.stack.errors import PartEnded, PartFailed
+from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.remembered import Port, free_port, is_free, usable_port
+from trainwire.stack.stack import WebPart
+from trainwire.stack.supervisor import CommandPart, Supervisor
+from trainwire.stack.valkey import EmbeddedValkey
+
+FOREVER = [sys.executable, "-c", "import signal; signal.pause()"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True);"
+    "[signal.pause() for _ in iter(int, 1)]",
+]
+DIES = [sys.executable, "-c", "import sys; sys.exit('no such luck')"]
+
+
+class Watch:
+    """A supervisor and what it said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.supervisor = Supervisor(self.said.append)
+
+    def check_until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
+        """Let the supervisor look at its parts until `condition()`."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, self.said
+            self.supervisor.check()
+            time.sleep(0.02)
+
+    def has_said(self, text: str) -> bool:
+        """Tell whether a line with `text` was said."""
+        return any(text in line for line in self.said)
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """Give a supervisor that leaves nothing running."""
+    made = Watch()
+    yield made
+    made.supervisor.kill()
+
+
+def test_a_killed_part_is_started_again_and_said(watch: Watch, tmp_path: Path) -> None:
+    """SIGKILL a part: the supervisor names the signal and the log, and starts it again."""
+    part = CommandPart("worker", FOREVER, tmp_path)
+    watch.supervisor.start(part)
+    first = part.child.pid
+    assert first is not None
+    psutil.Process(first).kill()
+    watch.check_until(lambda: watch.has_said("worker: started again"))
+    assert part.child.is_running()
+    assert part.child.pid != first
+    assert watch.has_said(f"worker: killed by SIGKILL, starting it again in 0.2 s (log: {tmp_path}/logs/")
+
+
+def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
+    """Repeated deaths are said with exit code and the last lines of the log, less and less often."""
+    watch.supervisor.start(CommandPart("worker", DIES, tmp_path))
+    watch.check_until(lambda: watch.has_said("| no such luck"))
+    assert watch.has_said("worker: ended with exit code 1, starting it again in 0.4 s")
+
+
+class Store(CommandPart):
+    """A part that the others need until their end."""
+
+    is_store = True
+
+
+def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
+    """What uses the stores stops first, all at once; then the stores, the last started first."""
+    for name in ("one", "two"):
+        watch.supervisor.start(Store(name, FOREVER, tmp_path))
+    for name in ("three", "four"):
+        watch.supervisor.start(CommandPart(name, FOREVER, tmp_path))
+    watch.said.clear()
+    watch.supervisor.stop()
+    stopped = [line.split(":")[0] for line in watch.said]
+    assert set(stopped[:2]) == {"three", "four"}
+    assert stopped[2:] == ["two", "one"]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_deaf_part_is_killed_after_its_time(tmp_path: Path) -> None:
+    """A part that ignores SIGTERM does not hold up the end."""
+    child = Child("deaf", tmp_path, stop_timeout_s=0.3)
+    child.start(STUBBORN)
+    child.wait_ready(lambda: "deaf" in child.log_path.read_text(), 20)
+    child.stop()
+    assert child.exit_code() == -signal.SIGKILL
+
+
+def test_children_of_a_killed_child_die_too(tmp_path: Path) -> None:
+    """Killing a part kills its pool processes."""
+    code = f"import subprocess; print(subprocess.Popen({FOREVER!r}).pid, flush=True); input()"
+    child = Child("parent", tmp_path)
+    child.start([sys.executable, "-c", f"{code}; import signal; signal.pause()".replace("; input()", "")])
+    child.wait_ready(lambda: child.log_path.read_text().endswith("\n"), 20)
+    grandchild = int(child.log_path.read_text())
+    child.kill()
+    assert not psutil.pid_exists(grandchild) or (psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE)
+
+
+def test_the_leftover_of_a_killed_supervisor_is_stopped(tmp_path: Path) -> None:
+    """After kill -9 of whoever started it, a part is found by its pid file and stopped before the next start."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from trainwire.stack.child import Child; "
+        f"child = Child('worker', Path({str(tmp_path)!r})); child.start({FOREVER!r}); "
+        "print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    leftover = psutil.Process(int(killed.stdout))
+    assert leftover.is_running()
+    child = Child("worker", tmp_path)
+    child.start(FOREVER)
+    assert not leftover.is_running() or leftover.status() == psutil.STATUS_ZOMBIE
+    assert child.is_running()
+    child.stop()
+
+
+def test_a_reused_process_number_is_left_alone(tmp_path: Path) -> None:
+    """A pid file whose number belongs to another process by now stops nobody."""
+    stranger = subprocess.Popen(FOREVER)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "worker.json").write_text(f'{{"pid": {stranger.pid}, "created": 12.5}}')
+    child = Child("worker", tmp_path)
+    child.start(FOREVER)
+    child.stop()
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+
+
+def test_waiting_ends_when_a_stop_is_requested(watch: Watch, tmp_path: Path) -> None:
+    """Ctrl-C during a slow start does not wait for the end of that start."""
+    child = Child("slow", tmp_path)
+    child.start(FOREVER)
+    child.stop_waiting()
+    with pytest.raises(PartFailed, match="was not waited for"):
+        child.wait_ready(lambda: False, 60)
+    child.kill()
+    watch.supervisor.request_stop()
+    watch.supervisor.watch(lambda: None)
+    assert watch.supervisor.stop_requested
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """A web server that is not ours, and answers every path as a healthy gateway does."""
+
+    def do_GET(self) -> None:
+        """Answer 200."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"status": "ok"}')
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+class LostRace(Port):
+    """A port that another process takes after it was found free, and before the server binds it."""
+
+    def start(self, start: Callable[[], None]) -> None:
+        """Take the port first."""
+        self.foreign = ThreadingHTTPServer(("127.0.0.1", self.number), Foreign)
+        Thread(target=self.foreign.serve_forever).start()
+        try:
+            super().start(start)
+        finally:
+            self.foreign.shutdown()
+            self.foreign.server_close()
+
+
+def web_server(port: int) -> tuple[list[str], Mapping[str, str]]:
+    """Return the command and environment of a web server."""
+    return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], os.environ
+
+
+def test_a_web_server_that_lost_its_port_takes_another(tmp_path: Path) -> None:
+    """A foreign server that answers on the port is not taken for ours: the address is that of our own child."""
+    port = LostRace(tmp_path, "web")
+    part = WebPart("web", tmp_path, port, web_server)
+    lost = port.number
+    try:
+        part.start()
+        assert part.url == f"http://127.0.0.1:{port.number}"
+        assert port.number != lost
+        assert part.child.listens_on(port.number)
+        assert usable_port(tmp_path, "web") != lost
+    finally:
+        part.child.kill()
+
+
+def test_a_chosen_port_is_not_replaced(tmp_path: Path) -> None:
+    """A port that the user chose and another process has is an error with the server's log."""
+    part = WebPart("web", tmp_path, LostRace(tmp_path, "web", fixed=free_port()), web_server)
+    with pytest.raises(PartEnded, match="in use"):
+        part.start()
+
+
+@pytest.mark.parametrize("kind", [EmbeddedPostgres, EmbeddedValkey])
+def test_a_store_that_lost_its_port_takes_another(
+    kind: type[EmbeddedPostgres] | type[EmbeddedValkey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server of a copied folder answers on the port with the same password: ours is started on another one."""
+    free_once = iter([True])
+    with kind(tmp_path / "first") as first:
+        subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
+        (tmp_path / "second" / first.name / "postmaster.pid").unlink(missing_ok=True)
+        (tmp_path / "second" / "run" / f"{first.name}.json").unlink()
+        # The race: the port that the copy remembers is free when it is looked at, and taken when it is bound.
+        monkeypatch.setattr("trainwire.stack.remembered.is_free", lambda *asked: next(free_once, is_free(*asked)))
+        with kind(tmp_path / "second") as second:
+            assert second.port != first.port
+            assert second.child.listens_on(second.port)
+
+
+def test_a_server_keeps_its_port_once_it_was_ready(tmp_path: Path) -> None:
+    """Clients know the port then: while another process has it, a restart fails and names the cause."""
+    server = EmbeddedValkey(tmp_path)
+    with server:
+        port = server.port
+        server.kill()
+        with ThreadingHTTPServer(("127.0.0.1", port), Foreign), pytest.raises(PartEnded, match="in use"):
+            server.start()
+        assert server.port == port
+        server.start()

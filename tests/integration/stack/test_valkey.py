@@ -1,0 +1,67 @@
+"""The embedded Valkey, really started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from trainwire.stack.errors import PartFailed
+from trainwire.stack.valkey import NO_RETRY, EmbeddedValkey
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+    """Give a running server in a folder whose name needs quoting."""
+    with EmbeddedValkey(tmp_path / 'a "b', maxmemory="64mb") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: EmbeddedValkey) -> Iterator[redis.Redis]:
+    """Give a client of the server."""
+    with redis.Redis.from_url(server.url) as connected:
+        yield connected
+
+
+def test_data_survives_a_restart(server: EmbeddedValkey, client: redis.Redis) -> None:
+    """What was written is there after a stop, on the same address."""
+    url = server.url
+    client.xadd("stream", {"field": "value"})
+    server.stop()
+    server.start()
+    assert client.xlen("stream") == 1
+    assert server.url == url
+
+
+def test_it_comes_back_after_a_kill(server: EmbeddedValkey, client: redis.Redis) -> None:
+    """After a power cut the server starts again on its port."""
+    server.kill()
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+    server.start()
+    assert client.ping()
+
+
+def test_it_refuses_instead_of_forgetting(client: redis.Redis) -> None:
+    """Memory is bounded, nothing is evicted, everything is in the append-only file."""
+    wanted = {"maxmemory": "67108864", "maxmemory-policy": "noeviction", "appendonly": "yes"}
+    assert {name: client.config_get(name)[name] for name in wanted} == wanted
+
+
+def test_the_password_is_asked_for_and_hidden(server: EmbeddedValkey) -> None:
+    """Nobody connects without the password, and `ps` does not show it."""
+    with redis.Redis(port=server.port, retry=NO_RETRY) as stranger, pytest.raises(redis.AuthenticationError):
+        stranger.ping()
+    assert server.child.pid is not None
+    password = server.url.split("@")[0].rpartition(":")[2]
+    assert password not in " ".join(psutil.Process(server.child.pid).cmdline())
+
+
+def test_a_wrong_setting_is_said_with_the_servers_words(tmp_path: Path) -> None:
+    """A server that does not come up is reported with its last lines of log."""
+    with pytest.raises(PartFailed, match=r"valkey ended at once(.|\n)*appendfsync"):
+        EmbeddedValkey(tmp_path, settings={"appendfsync": "sometimes"}).start()

@@ -1,0 +1,48 @@
+"""What single values look like, on a line and in JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+
+from trainwire.cli.commands.jobs import shown_values
+from trainwire.cli.commands.logs import shown_line
+from trainwire.cli.commands.options import plain
+from trainwire.stores.logs import LogLine
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+
+
+def _line(content: str, **more: object) -> LogLine:
+    fields: dict[str, object] = {"rank": None, "level": None, **more}
+    return LogLine(seq=1, logged_at=AT, log_type="stderr", content=content, **fields)  # type: ignore[arg-type]
+
+
+def test_json_has_names_for_what_it_cannot_say() -> None:
+    """NaN and the infinities are the strings of the wire format, times are ISO."""
+    document = plain({"a": [math.nan, math.inf, -math.inf, 0.0], "at": AT})
+    assert json.loads(json.dumps(document, allow_nan=False)) == {
+        "a": ["NaN", "Infinity", "-Infinity", 0.0],
+        "at": "2026-01-02T03:04:05.678000+00:00",
+    }
+
+
+def test_a_traceback_stands_indented_under_its_first_line() -> None:
+    """A message of several lines cannot pass for several messages."""
+    shown = shown_line(_line("TRACEBACK:\n  File\x1b[2J x\n00:00:00.000 stdout forged"), colours=False)
+    first, *more = shown.split("\n")
+    assert first.endswith("stderr TRACEBACK:")
+    assert more == ["      File x", "    00:00:00.000 stdout forged"]
+
+
+def test_rank_and_level_are_shown() -> None:
+    """Lines of several processes can be told apart."""
+    assert "stderr 3 WARN hot" in shown_line(_line("hot", rank=3, level="WARN"), colours=False)
+
+
+def test_zero_is_a_value() -> None:
+    """0.0 is shown, not taken for a missing value."""
+    assert shown_values({"loss": 0.0, "accuracy": 0.98765432, "x": "NaN"}) == (
+        "loss 0 · accuracy 0.987654 · x NaN"
+    )

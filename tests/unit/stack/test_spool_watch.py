@@ -1,0 +1,34 @@
+"""How often `trainwire up` sends a leftover that nobody stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainwire.ingest.leftovers import Leftover
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.spool.folder import About
+from trainwire.stack.spool_watch import LONGEST_PAUSE_S, SpoolWatch
+
+PATH = Path("/spool/1-0-test")
+ABOUT = About(1, 1, "0-test", None, "redis:6379/0")
+
+
+def test_what_is_not_stored_is_sent_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 10 s, 20 s, 40 s ... up to ten minutes; what Redis did not take is due at once."""
+    now = 1000.0
+    monkeypatch.setattr("trainwire.stack.spool_watch.time.monotonic", lambda: now)
+    watch = SpoolWatch(PATH.parent, "redis://127.0.0.1:1/0", print)
+    pauses = []
+    for _ in range(9):
+        watch._note(Leftover(ABOUT, Receipt(produced={"logs": 2}, unsent={"logs": 0}), PATH))
+        began = now
+        assert watch._is_due(PATH.with_name("another"))
+        while not watch._is_due(PATH):
+            now += 1
+        pauses.append(now - began)
+    assert pauses[:3] == [10, 20, 40]
+    assert pauses[-1] == LONGEST_PAUSE_S
+    watch._note(Leftover(ABOUT, Receipt(produced={"logs": 2}, unsent={"logs": 1}), PATH))
+    assert watch._is_due(PATH)

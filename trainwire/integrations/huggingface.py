@@ -1,0 +1,72 @@
+"""Hugging Face Transformers: a callback for its `Trainer`."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import Any
+
+from trainwire.ingest.run import Run
+from trainwire.integrations.harmless import harmless
+
+try:
+    from transformers import TrainerCallback
+except ImportError as exc:
+    raise ImportError(
+        f"trainwire.integrations.huggingface needs transformers, and its import fails ({exc}): "
+        "pip install 'transformers[torch]'"
+    ) from exc
+
+
+class TrainwireCallback(TrainerCallback):
+    """Reports what the `Trainer` logs, how far it is, and each checkpoint folder, from its first process.
+
+    The epoch is the one that runs, counted from 1.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @harmless
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Say how many epochs there are to be, where that is known."""
+        if state.is_world_process_zero and 0 < state.num_train_epochs < sys.maxsize:
+            self._run.progress(total_epochs=state.num_train_epochs)
+
+    @harmless
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+        """Report the values of training and evaluation."""
+        if state.is_world_process_zero:
+            values = {name: value for name, value in (logs or {}).items() if name != "epoch"}
+            self._run.metric(epoch=_epoch(state), step=state.global_step, values=values)
+            self._say_progress(state)
+
+    @harmless
+    def on_epoch_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Say how far the training is, however seldom it logs."""
+        if state.is_world_process_zero:
+            self._say_progress(state)
+
+    @harmless
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        """Report the checkpoint folder, as the best one where the Trainer calls it that."""
+        if not state.is_world_process_zero:
+            return
+        folder = f"checkpoint-{state.global_step}"
+        is_best = os.path.basename(state.best_model_checkpoint or "") == folder
+        self._run.checkpoint(
+            os.path.join(args.output_dir, folder),
+            kind="best" if is_best else "last",
+            epoch=_epoch(state),
+            step=state.global_step,
+            metrics={args.metric_for_best_model: state.best_metric} if is_best else None,
+        )
+
+    def _say_progress(self, state: Any) -> None:
+        if state.max_steps > 0:
+            self._run.progress(epoch=_epoch(state), percent=min(100.0, 100 * state.global_step / state.max_steps))
+
+
+def _epoch(state: Any) -> int | None:
+    return None if state.epoch is None else math.ceil(state.epoch)

@@ -1,0 +1,75 @@
+"""Keras 3, on any backend: a callback for `fit`, and a `ModelCheckpoint` that reports what it saves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwire.ingest.run import Run
+from trainwire.integrations.harmless import harmless
+
+try:
+    import keras
+except ImportError as exc:
+    raise ImportError(
+        f"trainwire.integrations.keras needs Keras 3 and a backend, and `import keras` fails ({exc}): "
+        "pip install keras and jax, torch or tensorflow; KERAS_BACKEND names which of them it takes"
+    ) from exc
+
+
+class TrainwireCallback(keras.callbacks.Callback):
+    """Reports the values at the end of each epoch, counted from 1, and the learning rate.
+
+    It has no say at the end of a batch: Keras would wait there for the device.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    @harmless
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
+        """Say how many epochs there are to be."""
+        self._run.progress(total_epochs=self.params.get("epochs"))
+
+    @harmless
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Report the values of training and validation."""
+        optimizer = self.model.optimizer
+        rate = {} if optimizer is None else {"learning_rate": float(optimizer.learning_rate)}
+        self._run.metric(epoch=epoch + 1, step=_step(self.model), values={**rate, **(logs or {})})
+
+
+class TrainwireCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Keras's `ModelCheckpoint`, with its arguments; each file that it saves is reported."""
+
+    def __init__(self, run: Run, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._run = run
+        self._saved: list[str] = []
+
+    def _should_save_model(self, epoch: int, batch: int | None, logs: Any, filepath: str) -> bool:
+        should_save = bool(super()._should_save_model(epoch, batch, logs, filepath))
+        if should_save:
+            self._saved.append(filepath)
+        return should_save
+
+    def _save_model(self, epoch: int, batch: int | None, logs: Any) -> None:
+        self._saved.clear()
+        super()._save_model(epoch, batch, logs)
+        for path in self._saved:
+            self._report(path, epoch, logs or {})
+
+    @harmless
+    def _report(self, path: str, epoch: int, logs: Any) -> None:
+        self._run.checkpoint(
+            path,
+            kind="best" if self.save_best_only else "last",
+            epoch=epoch + 1,
+            step=_step(self.model),
+            metrics={self.monitor: logs.get(self.monitor)} if self.save_best_only else None,
+        )
+
+
+def _step(model: Any) -> int | None:
+    """Return how often the weights were changed; a model may do that without Keras's optimizer."""
+    return None if model.optimizer is None else int(model.optimizer.iterations)

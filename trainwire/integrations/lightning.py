@@ -1,0 +1,97 @@
+"""Lightning: a logger for its `Trainer`, and a `ModelCheckpoint` that reports what it saves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from trainwire.ingest.run import Run
+from trainwire.integrations.harmless import harmless
+from trainwire.integrations.inside import say_params
+
+try:
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers.logger import Logger
+    from lightning.pytorch.trainer.states import TrainerFn
+    from lightning.pytorch.utilities import rank_zero_only
+except ImportError as exc:
+    raise ImportError(
+        f"trainwire.integrations.lightning needs lightning, and its import fails ({exc}): pip install lightning"
+    ) from exc
+
+
+class TrainwireLogger(Logger):
+    """Reports what the modules log, and their hyperparameters, from the first process.
+
+    The epoch is the one that runs, counted from 1 (Lightning itself counts from 0).
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+        self._is_training = False
+
+    @property
+    def name(self) -> str:
+        """Return the folder that checkpoints go to below the Trainer's own, where no other is said."""
+        return "trainwire"
+
+    @property
+    def version(self) -> str:
+        """Return the folder below that."""
+        return f"job_{self._run.job_id}"
+
+    @property
+    def experiment(self) -> Run:
+        """Return the run: `self.logger.experiment.log("...")` in a module is a log line."""
+        return self._run
+
+    @rank_zero_only
+    @harmless
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Report values."""
+        values = dict(metrics)
+        epoch = values.pop("epoch", None)
+        if epoch is not None:
+            epoch = int(epoch) + self._is_training  # after the training it is the number of epochs that were
+        self._run.metric(epoch=epoch, step=step, values=values)
+
+    @rank_zero_only
+    @harmless
+    def log_graph(self, model: Any, *_: Any, **__: Any) -> None:
+        """Note what begins: Lightning calls this when it starts to train, to validate or to test."""
+        trainer = model.trainer
+        self._is_training = trainer.state.fn == TrainerFn.FITTING
+        if self._is_training and (trainer.max_epochs or 0) > 0:
+            self._run.progress(total_epochs=trainer.max_epochs)
+
+    @rank_zero_only
+    @harmless
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Report hyperparameters; they take the place of the run's params."""
+        say_params(self._run, params if isinstance(params, Mapping) else vars(params))
+
+
+class TrainwireCheckpoint(ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, with its arguments; each file that it saves is reported."""
+
+    def __init__(self, run: Run, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._run = run
+
+    def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            self._report(trainer, filepath)
+
+    @harmless
+    def _report(self, trainer: Any, filepath: str) -> None:
+        is_best = self.monitor is not None and os.fspath(filepath) == self.best_model_path
+        self._run.checkpoint(
+            filepath,
+            kind="best" if is_best else "last",
+            epoch=trainer.current_epoch + 1,
+            step=trainer.global_step,
+            metrics={self.monitor: self.best_model_score} if is_best else None,
+        )

@@ -1,0 +1,87 @@
+"""Ultralytics YOLO: callbacks for its models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwire.ingest.run import Run
+from trainwire.integrations.harmless import harmless
+
+try:
+    from ultralytics.engine.model import Model
+    from ultralytics.utils import RANK
+except ImportError as exc:
+    raise ImportError(
+        f"trainwire.integrations.ultralytics needs ultralytics, and its import fails ({exc}): "
+        "pip install ultralytics"
+    ) from exc
+
+
+def add_callbacks(model: Model, run: Run) -> None:
+    """Have the trainings of `model` reported: the values of each epoch, counted from 1, and the checkpoints."""
+    reporter = _Reporter(run)
+    model.add_callback("on_train_start", reporter.say_epochs)
+    model.add_callback("on_train_epoch_end", reporter.note_training)
+    model.add_callback("on_fit_epoch_end", reporter.report_epoch)
+    model.add_callback("on_model_save", reporter.report_checkpoints)
+    model.add_callback("on_train_end", reporter.report_final)
+
+
+class _Reporter:
+    """Reports the training of one model, from its first process."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._has_trained = False
+
+    def __reduce__(self) -> tuple[Any, tuple[int, int]]:
+        """For a training on several GPUs Ultralytics starts processes, and hands them its callbacks pickled."""
+        return _in_another_process, (self._run.job_id, self._run.attempt)
+
+    def __deepcopy__(self, _memo: Any) -> _Reporter:
+        """A copy of a model, in this process, reports to the same run."""
+        return self
+
+    @harmless
+    def say_epochs(self, trainer: Any) -> None:
+        """Say how many epochs there are to be."""
+        if _is_first_process():
+            self._run.progress(total_epochs=trainer.epochs)
+
+    @harmless
+    def note_training(self, _trainer: Any) -> None:
+        """Note that an epoch was trained: after the last one `on_fit_epoch_end` comes once more, without."""
+        self._has_trained = True
+
+    @harmless
+    def report_epoch(self, trainer: Any) -> None:
+        """Report losses, learning rates and what the validation found."""
+        if self._has_trained and _is_first_process():
+            self._has_trained = False
+            values = {
+                "learning_rate": trainer.lr.get("lr/pg0"),
+                **trainer.lr,
+                **trainer.label_loss_items(trainer.tloss, prefix="train"),
+                **(trainer.metrics or {}),
+            }
+            self._run.metric(epoch=trainer.epoch + 1, values=values)
+
+    @harmless
+    def report_checkpoints(self, trainer: Any) -> None:
+        """Report last.pt, and best.pt where this epoch is the best so far."""
+        self._run.checkpoint(trainer.last, kind="last", epoch=trainer.epoch + 1)
+        if trainer.best_fitness == trainer.fitness:
+            self._run.checkpoint(trainer.best, kind="best", epoch=trainer.epoch + 1, metrics=trainer.metrics)
+
+    @harmless
+    def report_final(self, trainer: Any) -> None:
+        """Report the file to use: of the best epoch, and without the optimizer's state."""
+        self._run.checkpoint(trainer.best if trainer.best.exists() else trainer.last, kind="final")
+
+
+def _in_another_process(job_id: int, attempt: int) -> _Reporter:
+    return _Reporter(Run(job_id, attempt=attempt))
+
+
+def _is_first_process() -> bool:
+    return RANK in {-1, 0}

@@ -1,0 +1,225 @@
+"""A run for the tests of code that reports through one: it keeps what is said in memory, and sends nothing."""
+
+from __future__ import annotations
+
+import atexit
+from dataclasses import replace
+from typing import Any, Final, TypeVar, Unpack
+
+import msgspec
+
+from trainwire.ingest.batches import Line
+from trainwire.ingest.exits import terminations
+from trainwire.ingest.handles import Handle
+from trainwire.ingest.options import RunOptions
+from trainwire.ingest.outbox import Outbox
+from trainwire.ingest.publisher import Publisher
+from trainwire.ingest.run import Run
+from trainwire.ingest.session import Session
+from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.routes import KINDS, Kind
+from trainwire.schemas.wire import Entry, decode_body, open_envelope
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+_UNBOUNDED: Final = 2**62
+
+
+class RecordedRun(Run):
+    """A run without thread, network and file; what it was told is read back as workers would decode it.
+
+    It takes the arguments of `Run` and refuses what `Run` refuses. The environment is not read, except by
+    `from_env`. Checkpoints are recorded, and uploaded nowhere.
+    """
+
+    def __init__(
+        self,
+        job_id: int = 1,
+        name: str | None = None,
+        *,
+        settings: TrainerSettings | None = None,
+        **arguments: Unpack[RunOptions],
+    ) -> None:
+        given = settings or TrainerSettings()
+        arguments.pop("strict", None)  # nothing can be away here
+        self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
+        super().__init__(job_id, name, settings=self._settings, **arguments)
+        # What a test leaves unfinished stays so, and nothing holds it.
+        atexit.unregister(self._finish_at_exit)
+        self._cancel_end_of_target()
+        terminations.forget(self)
+
+    @classmethod
+    def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`
+        """Return a run that records by itself: it sends nothing to the process of the first."""
+        return cls(handle["job_id"], attempt=handle["attempt"], rank=handle["rank"])
+
+    @property
+    def _session(self) -> _RecordedSession:
+        return self._recorded
+
+    @_session.setter
+    def _session(self, _sending: Session) -> None:
+        """Record, in the place of the session that would send: it has begun nothing yet."""
+        self._recorded = _RecordedSession(
+            self.job_id, self.attempt, self.rank, self._settings, self._history.note_checkpoint
+        )
+
+    @property
+    def lines(self) -> list[Line]:
+        """Return the log lines so far."""
+        bodies = self._bodies("logs", Logs)
+        return [
+            Line(body.log_type, level, ts, text)
+            for body in bodies
+            for text, ts, level in zip(body.lines, body.ts, body.levels or [None] * len(body.lines), strict=True)
+        ]
+
+    @property
+    def text(self) -> str:
+        """Return the text of all log lines so far."""
+        return "\n".join(line.text for line in self.lines)
+
+    @property
+    def points(self) -> list[Point]:
+        """Return the points of metrics so far."""
+        return [point for body in self._bodies("metrics", Metrics) for point in body.points]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all metrics so far."""
+        return sorted({name for point in self.points for name in point.values})
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the checkpoints so far."""
+        return self._bodies("checkpoints", Checkpoint)
+
+    @property
+    def completion(self) -> Completion | None:
+        """Return how the run ended, None before its end."""
+        return next(iter(self._bodies("completions", Completion)), None)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the newest params."""
+        return self._newest("params") or {}
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """Return the newest tags."""
+        return self._newest("tags") or {}
+
+    @property
+    def reported_progress(self) -> Progress:
+        """Return how far the training has said to be."""
+        newest = Progress()
+        for body in self._bodies("metrics", Metrics):
+            for name, value in msgspec.structs.asdict(body.progress or Progress()).items():
+                if value is not None:
+                    setattr(newest, name, value)
+        return newest
+
+    def values(self, name: str) -> list[float]:
+        """Return all values of a metric, in order; raise `AssertionError` where there are none."""
+        values = [point.values[name] for point in self.points if name in point.values]
+        if not values:
+            raise AssertionError(f"no metric {name!r} was reported, but: {_listed(self.names)}")
+        return values
+
+    def assert_logged(self, text: str, level: str | None = None) -> Line:
+        """Return the first log line that contains `text`, of this level if one is said, or raise."""
+        for line in self.lines:
+            if text in line.text and level in (None, line.level):
+                return line
+        said = _listed([f"{line.level or ''}: {line.text}".removeprefix(": ") for line in self.lines[-20:]])
+        at_level = "" if level is None else f" at level {level}"
+        raise AssertionError(f"no log line{at_level} contains {text!r}; the last lines are: {said}")
+
+    def assert_checkpoint(self, kind: str) -> Checkpoint:
+        """Return the newest checkpoint of this kind, or raise."""
+        for checkpoint in reversed(self.checkpoints):
+            if checkpoint.kind == kind:
+                return checkpoint
+        said = _listed([f"{checkpoint.kind} {checkpoint.uri}" for checkpoint in self.checkpoints])
+        raise AssertionError(f"no checkpoint of kind {kind!r} was reported, but: {said}")
+
+    def assert_completed(self) -> Completion:
+        """Return the completion of a run that ended well, or raise."""
+        completion = self._ended()
+        if completion.outcome != "completed":
+            raise AssertionError(f"the run failed: {completion.error_message}")
+        return completion
+
+    def assert_failed(self, message: str = "") -> Completion:
+        """Return the completion of a run that failed with an error containing `message`, or raise."""
+        completion = self._ended()
+        if completion.outcome != "failed":
+            raise AssertionError(f"the run did not fail: it {completion.outcome}")
+        if message not in (completion.error_message or ""):
+            raise AssertionError(f"the run failed, but with {completion.error_message!r}, not {message!r}")
+        return completion
+
+    def _ended(self) -> Completion:
+        completion = self.completion
+        if completion is None:
+            raise AssertionError("the run has not ended: call finish(), or leave its `with` block")
+        return completion
+
+    def _bodies(self, kind: Kind, body_type: type[BodyT]) -> list[BodyT]:
+        return [body for body in self._session.kept(kind) if isinstance(body, body_type)]
+
+    def _newest(self, name: str) -> Any:
+        said = [getattr(body, name) for body in self._bodies("metrics", Metrics)]
+        return next((value for value in reversed(said) if value is not None), None)
+
+
+class _RecordedSession(Session):
+    """A session whose messages are kept."""
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._publisher = self._keeper = _Keeper(self.outbox)
+
+    def kept(self, kind: Kind) -> list[Body]:
+        """Return all of one kind that was said so far."""
+        self._keeper.keep()
+        return self._keeper.bodies[kind]
+
+
+class _Keeper(Publisher):
+    """Stands in the place of the sender: takes each message out of the outbox, and calls it stored."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.bodies: dict[Kind, list[Body]] = {kind: [] for kind in KINDS}
+
+    @property
+    def is_started(self) -> bool:
+        """Tell that there is nothing to start."""
+        return True
+
+    def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
+        """Take what is left."""
+        self.keep()
+
+    def keep(self) -> None:
+        """Take what was said since the last call."""
+        while self._outbox.cut():
+            pass
+        for kind, batch in self._outbox.to_send(_UNBOUNDED).items():
+            self.bodies[kind] += [_decoded(kind, held.entry) for held in batch]
+            self._outbox.mark_sent(kind, [held.seq for held in batch])
+            self._outbox.release(kind, batch[-1].seq)
+
+
+def _decoded(kind: Kind, entry: Entry) -> Body:
+    fields = {
+        name.encode(): value if isinstance(value, bytes) else str(value).encode() for name, value in entry.items()
+    }
+    return decode_body(kind, open_envelope(fields))
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words) or "nothing"
