@@ -9,9 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-PACKAGE: Final = "ingest"
-"""The import that users write; in a script it stands as PACKAGE."""
-
 PYRIGHT_RULES: Final = {
     "enableTypeIgnoreComments": False,  # those are for mypy
     "reportUnnecessaryTypeIgnoreComment": "error",
@@ -20,9 +17,9 @@ PYRIGHT_RULES: Final = {
 
 
 def write_scripts(folder: Path, mode: str, **scripts: str) -> None:
-    """Write scripts that import the package, and pyright's configuration with a mode ("strict", "standard")."""
+    """Write scripts, and pyright's configuration with a mode ("strict", "standard")."""
     for name, script in scripts.items():
-        (folder / f"{name}.py").write_text(script.replace("PACKAGE", PACKAGE))
+        (folder / f"{name}.py").write_text(script)
     rules = {"include": ["*.py"], "typeCheckingMode": mode, **PYRIGHT_RULES}
     (folder / "pyrightconfig.json").write_text(json.dumps(rules))
 

@@ -23,12 +23,12 @@ from lightning import LightningModule, Trainer
 from transformers import Trainer as HuggingFaceTrainer
 from ultralytics import YOLO
 
-from PACKAGE import Run
-from PACKAGE.integrations.huggingface import TrainwireCallback
-from PACKAGE.integrations.keras import TrainwireCallback as KerasCallback
-from PACKAGE.integrations.keras import TrainwireCheckpoint as KerasCheckpoint
-from PACKAGE.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
-from PACKAGE.integrations.ultralytics import add_callbacks
+from trainwire import Run
+from trainwire.integrations.huggingface import TrainwireCallback
+from trainwire.integrations.keras import TrainwireCallback as KerasCallback
+from trainwire.integrations.keras import TrainwireCheckpoint as KerasCheckpoint
+from trainwire.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
+from trainwire.integrations.ultralytics import add_callbacks
 
 
 def train(run: Run, module: LightningModule, data: Any) -> None:

@@ -24,10 +24,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import assert_type
 
-from PACKAGE import NotStored, RankTaken, Receipt, RedisAway, Run, StrictError, TrainerSettings
-from PACKAGE.integrations.logging import RunHandler
-from PACKAGE.integrations.system import report_system_metrics
-from PACKAGE.testing import RecordedRun
+from trainwire import NotStored, RankTaken, Receipt, RedisAway, Run, StrictError, TrainerSettings
+from trainwire.integrations.logging import RunHandler
+from trainwire.integrations.system import report_system_metrics
+from trainwire.testing import RecordedRun
 
 
 def train(run: Run, losses: list[float]) -> None:
@@ -92,8 +92,8 @@ def test_training() -> None:
 """
 
 WRONG_USES: Final = """
-from PACKAGE import Run, TrainerSettings
-from PACKAGE.testing import RecordedRun
+from trainwire import Run, TrainerSettings
+from trainwire.testing import RecordedRun
 
 run = Run("42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 run = Run(42, parms={})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
