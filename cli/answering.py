@@ -1,4 +1,4 @@
-"""Which workers answer, and what they read: Celery's own question to all of them."""
+"""Asks all Celery workers for the queues that they read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from trainwire.workers.settings import Settings
 
 
 def answering_workers(settings: Settings, within_s: float) -> dict[str, list[str]]:
-    """Return worker -> the queues it reads, of all that answer in time; takes as long as it waits.
+    """Return the queues of each worker that answers within `within_s` seconds; takes that long.
 
-    Raises kombu's `OperationalError` where Redis is away.
+    Raises kombu's `OperationalError` if Redis cannot be reached.
     """
     url, tls = broker_at(settings.redis_url.get_secret_value())
     with Celery("question", broker=url, broker_use_ssl=tls, set_as_current=False) as app:

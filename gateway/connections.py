@@ -65,12 +65,12 @@ class PatientProtocol(H11Protocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Cancel the time limit."""
         super().connection_lost(exc)
         self._stop()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and look what is missing now."""
+        """Pass the bytes on; start or stop the time limit of the request."""
         self._received += len(data)
         super().data_received(data)
         self._wait()

@@ -96,7 +96,7 @@ def launch(
 
 
 def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
-    """Check what the caller says himself, and return it as variables for the command."""
+    """Validate the job id and attempt that were passed; return them as environment variables for the command."""
     said = {}
     if job_id is not None:
         said[JOB_ID_VARIABLE] = str(whole_number("job_id", job_id, 1, MAX_ID))

@@ -334,7 +334,7 @@ class Run(Shared):
         return self._checked(self._finish(end, said, arguments.timeout_s(timeout_s)))
 
     def renew_after_fork(self) -> None:
-        """Have a forked child say its end where multiprocessing ends it."""
+        """In a forked child, register the completion for the end of a multiprocessing process."""
         finish_with_multiprocessing(self, Run._finish_at_exit)
 
     def _note_misuse(self, call: str, text: str) -> None:

@@ -248,8 +248,8 @@ class Session:
             return
         host = shown_host(self._settings.streams)
         kept = (
-            f"they are kept in {self._settings.spool.folder}: the next run here, `trainwire up` and "
-            "`trainwire spool send` send them"
+            f"they are kept in {self._settings.spool.folder}: the next run that reaches this Redis sends them; "
+            "`trainwire spool send --any-server` sends them to a running `trainwire up`"
             if spooled >= unsent
             else "what is not in a spool is lost"
         )

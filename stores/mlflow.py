@@ -1,4 +1,4 @@
-"""What MLflow has: runs by job, their metrics, and both in short."""
+"""Reads runs of a job and their metrics from MLflow, whole or as a summary."""
 
 from __future__ import annotations
 

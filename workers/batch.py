@@ -271,7 +271,10 @@ class Batch:
             self._changed.add((job_id, source, kind))
 
     def _forget_counts(self, job_id: int, source: str) -> None:
-        """Drop what others inferred: that names kinds which the completion of the source need not name."""
+        """Clear the counts of an inferred end before those of the source's own completion are noted.
+
+        An inferred end may state counts of kinds that the completion leaves out.
+        """
         for kind in KINDS:
             row = self._sources.get((job_id, source, kind))
             if row is not None and (row.produced, row.dropped) != (None, None):

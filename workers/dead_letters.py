@@ -39,7 +39,7 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
 
 
 def discard(engine: Engine, letter_id: int) -> None:
-    """Delete the letter; its job goes on counting it where its source's position does.
+    """Delete a dead letter; the sum of its job still counts it as dead-lettered.
 
     Raises `LookupError` for an unknown one.
     """

@@ -57,9 +57,9 @@ class Run:
 
 
 class JobDeleter:
-    """Deletes what is left of jobs that have a tombstone; of one job, one process at a time does.
+    """Carries out the deletions of jobs that have a tombstone; one process at a time works on a job.
 
-    A command is no worker: it logs nothing, and leaves stores that its settings do not name to the workers.
+    With `is_worker=False` (a command) nothing is logged, and what is not configured is left to the workers.
     """
 
     def __init__(

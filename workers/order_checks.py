@@ -135,7 +135,10 @@ DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoNames, _Embedded]]
 
 
 def _bodies(arguments: Any) -> DecodeBody:
-    """Return the decoder of bodies with arguments of these types; made here, for no thread may be the first."""
+    """Return a decoder of task bodies whose arguments have these types.
+
+    Decoders are made at import: msgspec 0.22 crashes where two threads make the first one of a type at once.
+    """
     types: Any = (arguments, _NoNames, _Embedded)
     return msgspec.json.Decoder(tuple.__class_getitem__(types)).decode
 

@@ -55,7 +55,7 @@ class Position:
         return self._fill(seq)
 
     def lose(self, first: int, last: int, reason: str) -> int:
-        """Take note that of `first` to `last` those that are missing will never come; return their number."""
+        """Count the missing numbers from `first` to `last` as lost, with the reason; return how many there are."""
         self._extend(last)
         start, end = _overlapping(self.missing, first, last)
         if start == end:

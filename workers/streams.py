@@ -53,7 +53,7 @@ Ack = tuple[int, str, Kind, Position]
 
 
 def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
-    """Add to a pipeline what tells trainers how far they are committed."""
+    """Add the commands to a pipeline that publish acknowledgements to trainers."""
     for job_id, positions in _by_job(acks).items():
         key = acks_key(job_id)
         fields: dict[str, int | str | None] = {}

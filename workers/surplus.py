@@ -73,7 +73,7 @@ class Surplus:
 
 
 def surplus_files(connection: Connection, keeping: Keeping, rule: Rule) -> Iterator[Surplus]:
-    """Yield what need not stay by a rule and nobody uses now, the oldest jobs first."""
+    """Yield the uploads that a rule allows to delete and that no other row refers to, the oldest jobs first."""
     names = {
         "keep": keeping.last,
         "root": keeping.root,

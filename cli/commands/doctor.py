@@ -14,6 +14,7 @@ from trainwire.cli.terminal import console, one_line, say, table
 from trainwire.stack.database import settings_for, sinks_for
 from trainwire.stack.errors import Problem
 from trainwire.stores.connections import open_engine, open_redis, open_stream_client
+from trainwire.stores.delivery_words import counted
 from trainwire.workers.findings import Finding, Findings, Level, Part, worst
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import plugin
@@ -79,4 +80,5 @@ def _show(findings: list[Finding]) -> None:
         shown.add_row(Text(mark, style=style), finding.part, says)
     console().print(shown)
     count = {level: sum(finding.level == level for finding in findings) for level in MARKS}
-    say(f"{count['error']} errors, {count['warning']} warnings, {count['ok']} things as they should be")
+    problems = ", ".join(counted(count[level], level) for level in ("error", "warning"))
+    say(f"{problems}, {counted(count['ok'], 'check')} passed")

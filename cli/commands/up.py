@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -20,6 +22,7 @@ from trainwire.stack.locate import streams_url
 from trainwire.stack.spool_watch import SpoolWatch
 from trainwire.stack.stack import Stack, StackOptions
 from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.plugin import sinks_on
 
 
 def up(
@@ -98,16 +101,19 @@ def _say_ready(stack: Stack, folder: Path) -> None:
     if stack.late:
         say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
     say("In another terminal:")
-    say("  trainwire run --job-id 1 -- python train.py")
-    say("  trainwire status 1")
-    say("  trainwire logs 1 -f")
+    command = "trainwire" if shutil.which("trainwire") else sys.argv[0]
+    say(f"  {command} run --job-id 42 -- python train.py")
+    say(f"  {command} status 42")
+    say(f"  {command} logs 42 -f")
     say(f"Data and logs: {folder}. Ctrl-C stops it.\n")
 
 
 def _log_rows(settings: Settings) -> str:
-    if not settings.loki_enabled:
+    sinks = [sink for sink in sinks_on(settings) if sink.kind == "logs"]
+    if not sinks:
         return "Log rows end in Postgres (LOKI_ENABLED is false)"
-    return f"Log rows go to Loki at {settings.loki_url} (LOKI_ENABLED=false: they end in Postgres)"
+    shown = " and ".join(f"Loki at {settings.loki_url}" if sink.name == "loki" else sink.title for sink in sinks)
+    return f"Log rows go to {shown}" + (" (LOKI_ENABLED=false: not to Loki)" if settings.loki_enabled else "")
 
 
 def _host_and_port(what: str, url: str | None) -> str:

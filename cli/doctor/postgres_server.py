@@ -1,4 +1,4 @@
-"""Postgres: does a commit last, is it ours, and has it room for us?"""
+"""Checks of the Postgres server: version, durability, schema and free connections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def look(engine: Engine) -> Findings:
 
 
 def has_our_tables(findings: list[Finding]) -> bool:
-    """Tell from what was found whether its tables can be read."""
+    """Return whether the findings so far allow reading our tables."""
     bad = {"answers", "schema"}
     return not any(found.part == PART.name and found.check in bad and found.level == "error" for found in findings)
 

@@ -1,4 +1,4 @@
-"""What is to be said next, in few events: many small transactions are one frame for each client."""
+"""Merges events, so that many small transactions become one frame for each client."""
 
 from __future__ import annotations
 

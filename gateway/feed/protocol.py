@@ -44,7 +44,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.write(frames)
 
     def keepalive_timeout(self) -> None:
-        """End a connection that does not answer, and cut it off where it does not even take that."""
+        """Close a connection that sent no pong; abort it if the close frame is not answered either."""
         super().keepalive_timeout()
         if self.close_sent and self.close_timer is None:
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)

@@ -198,7 +198,7 @@ def _seq_of(line: bytes) -> int | None:
 def _by_file(
     newest: FileName | None, size: int, lines: Iterable[Line], most_bytes: int
 ) -> Iterator[tuple[FileName, list[Line]]]:
-    """Yield the lines by the file that they belong into; the day of a file never goes back."""
+    """Group lines by the file that they are appended to; a line of an earlier day goes to the newest file."""
     name, part = newest, list[Line]()
     for line in lines:
         next_name = name

@@ -43,7 +43,7 @@ class LokiPlugin(SinkPlugin):
         return settings.loki_linger_s
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Request the deletion of the job's lines, of which Loki deletes those of the past only."""
+        """Request the deletion of the lines; wait while some lie in the future, which Loki does not delete."""
         if not resources.settings.loki_enabled:
             if part.planned:
                 raise NotSetUp("LOKI_ENABLED is false here")
