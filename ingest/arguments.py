@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
 
 from trainwire.ingest.batches import LogType
 from trainwire.ingest.completion import Ending, ending
+from trainwire.ingest.interruptions import raise_interruption
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.plain import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
 from trainwire.ingest.uploads import UploadChoice
@@ -63,9 +64,12 @@ class Arguments:
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
         """Return `values` as a dictionary, an empty one where they are no mapping."""
+        if type(values) is dict:
+            return dict(values)
         try:
             return {} if values is None else dict(values)  # type: ignore[call-overload]
-        except Exception:  # noqa: BLE001 - foreign code
+        except Exception as exc:  # noqa: BLE001 - foreign code
+            raise_interruption(exc)
             self._leave_out(name, values, "not a mapping of names to numbers", f"write {name}={{'loss': 0.5}}")
             return {}
 
@@ -211,7 +215,8 @@ def _remedy(value: object) -> str:
     """Return what to write in the place of a value that is no number."""
     try:
         return next((remedy for is_like, remedy in _REMEDIES if is_like(scalar(value))), "give a float")
-    except Exception:  # noqa: BLE001 - foreign code
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return "give a float"
 
 

@@ -7,6 +7,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
+from trainwire.ingest.interruptions import raise_interruption
 from trainwire.ingest.plain import number, plain_text, shown
 
 CallT = TypeVar("CallT", bound=Callable[..., Any])
@@ -95,7 +96,8 @@ def _take_step(rest: list[Any], named: dict[str, Any]) -> None:
 def _joined(text: Any, rest: list[Any]) -> Any:
     try:
         return text if not rest else str.__mod__(text, tuple(rest))
-    except Exception:  # noqa: BLE001 - no format string, or not for these
+    except Exception as exc:  # noqa: BLE001 - no format string, or not for these
+        raise_interruption(exc)
         return " ".join(map(plain_text, (text, *rest)))
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from trainwire.ingest.exits import exits
 from trainwire.ingest.history import History
-from trainwire.ingest.plain import exit_status, plain_text
+from trainwire.ingest.interruptions import raise_interruption
+from trainwire.ingest.plain import plain_text
 from trainwire.schemas.messages import Completion, Outcome
 
 MAX_TRACEBACK_CHARS: Final = 100_000
@@ -75,11 +76,14 @@ def completion(
 
 
 def _system_exit(error: SystemExit) -> Ending:
-    """Return what Python makes of `sys.exit(code)`: None is 0, and a text is printed and is 1."""
+    """Return how `sys.exit(code)` ends a process: None is 0, a text is printed and is 1, a number has eight bits.
+
+    A number that does not fit into a C long is -1 (CPython, `_Py_HandleSystemExit`).
+    """
     code = error.code
     if code is not None and not isinstance(code, int):
         return Ending("failed", 1, plain_text(code))
-    number = exit_status(code or 0)
+    number = int(code or 0) & 0xFF if -(2**63) <= (code or 0) < 2**63 else 0xFF
     return Ending("failed", number, f"exit code {number}") if number else Ending("completed", 0)
 
 
@@ -89,5 +93,6 @@ def _shown(error: BaseException) -> tuple[str, str | None]:
         details = TracebackException.from_exception(error)
         message = "".join(details.format_exception_only()).strip()
         return message, "".join(details.format())[-MAX_TRACEBACK_CHARS:]
-    except Exception:  # noqa: BLE001 - foreign code: an exception may have properties that raise
+    except Exception as exc:  # noqa: BLE001 - foreign code: an exception may have properties that raise
+        raise_interruption(exc)
         return f"{type(error).__name__}: {plain_text(error)}", None

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from trainwire.ingest.interruptions import raise_interruption
 from trainwire.schemas.checks import free_elements
 from trainwire.schemas.limits import (
     MAX_FREE_BYTES,
@@ -137,6 +138,7 @@ def _size(name: str, value: object) -> tuple[int, int]:
     """Return the bytes and the elements of an item; a value that has no form on the wire counts by its text."""
     try:
         size = len(msgspec.msgpack.encode(value))
-    except Exception:  # noqa: BLE001 - it is left to `trainwire.ingest.salvage`
+    except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.salvage`
+        raise_interruption(exc)
         size = 0
     return size + 4 * len(name) + 5, 1 + free_elements(value)

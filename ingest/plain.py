@@ -12,6 +12,7 @@ from typing import Any, Final, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
 
 import msgspec
 
+from trainwire.ingest.interruptions import raise_interruption
 from trainwire.schemas.checks import MAX_ATTEMPT
 from trainwire.schemas.non_finite import shown_float
 
@@ -33,13 +34,16 @@ def number(value: object) -> float | None:
     """
     if type(value) is float:
         return value
+    if type(value) is int and -_LARGEST_INT <= value <= _LARGEST_INT:
+        return float(value)
     try:
         one = scalar(value)
         if isinstance(one, str | bytes | bytearray) or not _has_float(one):
             return None
         floating = float(one)  # type: ignore[arg-type]
         return None if math.isinf(floating) and one != floating else floating
-    except Exception:  # noqa: BLE001 - foreign code: arrays, huge integers and odd objects raise what they like
+    except Exception as exc:  # noqa: BLE001 - foreign code: arrays, huge integers and odd objects raise what they like
+        raise_interruption(exc)
         return None
 
 
@@ -58,7 +62,8 @@ def scalar(value: object) -> object:
     item = getattr(value, "item", None)
     try:
         return value if item is None else item()
-    except Exception:  # noqa: BLE001 - several elements, or an `item` that is something else
+    except Exception as exc:  # noqa: BLE001 - several elements, or an `item` that is something else
+        raise_interruption(exc)
         return value
 
 
@@ -84,7 +89,8 @@ def truth(value: object) -> bool | None:
     """Return whether `value` counts as true, or None where it cannot say (an array)."""
     try:
         return None if value is None else bool(value)
-    except Exception:  # noqa: BLE001 - foreign code
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return None
 
 
@@ -95,7 +101,8 @@ def plain_text(value: object) -> str:
     try:
         # Of a text's subclass the text itself: str() of an enum's member would give the member's name.
         return str.__str__(value if isinstance(value, str) else str(value))
-    except Exception:  # noqa: BLE001 - foreign code
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return f"<{type(value).__name__} without a text>"
 
 
@@ -103,7 +110,8 @@ def shown(value: object) -> str:
     """Return a short representation of anything, for a warning."""
     try:
         return _repr.repr(value)
-    except Exception:  # noqa: BLE001 - foreign code
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return f"<{type(value).__name__}>"
 
 
@@ -111,7 +119,8 @@ def path_text(path: object) -> str:
     """Return a path as text; what is no path has the text it has."""
     try:
         return plain_text(os.fsdecode(path))  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - foreign code
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return plain_text(path)
 
 
@@ -147,7 +156,8 @@ def _plain(value: object, depth: int) -> Any:
         return plain_text(value)
     try:
         return _plain_inside(value, depth - 1)
-    except Exception:  # noqa: BLE001 - foreign code: a mapping that cannot be walked
+    except Exception as exc:  # noqa: BLE001 - foreign code: a mapping that cannot be walked
+        raise_interruption(exc)
         return plain_text(value)
 
 
@@ -174,7 +184,8 @@ def _index(value: object) -> int | None:
     """Return a whole number of any library as `int`; numpy and torch arrays have __index__ and refuse it."""
     try:
         return int(operator.index(value))  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 - foreign code
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
         return None
 
 

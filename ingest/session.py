@@ -78,7 +78,11 @@ class Session:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Begin as a new source with an empty outbox; what the parent said, the parent sends."""
+        """Begin as a new source with an empty outbox; what the parent said, the parent sends.
+
+        The source states the beginning of its parent: it belongs to the same attempt, also after the parent's end.
+        """
+        self._joined_run_of_ns = self.outbox.origin.since_ns
         self.outbox.forget()
         self._begin()
 

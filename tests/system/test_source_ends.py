@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.factories import rows
+from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
 from tests.tcp_proxy import TcpProxy
 from trainwire.ingest.spool.folder import read_about
-from trainwire.schemas.tables import training_logs
+from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.stores.completeness import Completeness
 from trainwire.stores.jobs import find_job
 from trainwire.stores.positions import find_completeness
@@ -63,6 +63,21 @@ for number in range(400):
 time.sleep(1)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+LATE_CHILD = """
+import os, sys, time
+from trainwire import Run
+with Run(int(sys.argv[1])) as run:
+    run.log("the parent")
+    child = os.fork()
+    if child == 0:
+        time.sleep(2)
+        run.log("the child")
+        sys.exit(0)
+os.waitpid(child, 0)
+"""
+"""A child that reports after the block of its parent has ended."""
 
 
 @pytest.fixture
@@ -119,6 +134,17 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
     found = sum_of(working, 1)
     assert (found.open_sources, found.silent_sources) == ((), ())
     assert found.produced == found.stored == 2 * 3 + 3
+
+
+def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resources, tmp_path: Path) -> None:
+    """What it reports after the completion opens no second attempt, and the job stays completed."""
+    ended = python("-c", LATE_CHILD, "1", REDIS_URL=url_of(working), TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
+    assert ended.returncode == 0, ended.stderr
+    send(working, tmp_path / "spool")
+    wait_until(lambda: sum_of(working, 1).state == "complete", "the whole job")
+    assert rows(working.engine, training_logs, "content", "attempt") == [("the parent", 1), ("the child", 1)]
+    job = one(working.engine, training_jobs, id=1)
+    assert (job["status"], job["attempt"]) == ("completed", 1)
 
 
 def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
