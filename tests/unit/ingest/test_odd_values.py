@@ -206,10 +206,11 @@ def test_a_checkpoint_after_the_folder_was_deleted(
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_code"), [(2**40, MAX_ATTEMPT), (True, 1), (False, 0), (0.0, 1), (-1, -1), (b"x", 1)]
+    ("code", "exit_code"),
+    [(2**40, 0), (2**70, 255), (256, 0), (-1, 255), (True, 1), (False, 0), (0.0, 1), (b"x", 1)],
 )
 def test_an_odd_exit_can_be_stored(tell: Tell, monkeypatch: pytest.MonkeyPatch, code: Any, exit_code: int) -> None:
-    """What is handed to sys.exit ends the job with a number that Postgres can hold."""
+    """What is handed to sys.exit ends the job with the exit code that the process has."""
     monkeypatch.setattr("trainwire.ingest.run.DEFAULT_TIMEOUT_S", 0.0)
     told = tell()
     with pytest.raises(SystemExit), told.run:
