@@ -145,5 +145,5 @@ def test_the_newest_lines_of_a_job_without_rows(removed: Engine, loki: LokiTwin)
         assert newest_lines(connection, http, 42, 2)[-1].text == "newest"
         connection.execute(text("DELETE FROM training_logs"))
         long_ago = json.dumps({"stdout": time.time_ns() - 36 * 3600 * SECOND_NS})
-        connection.execute(text("UPDATE delivery_cursors SET newest_ns = :long_ago"), {"long_ago": long_ago})
+        connection.execute(text("UPDATE delivery_cursors SET state = :long_ago"), {"long_ago": long_ago})
         assert newest_lines(connection, http, 42, 2)[-1].text == "d"

@@ -137,8 +137,11 @@ def test_a_descriptor_that_the_training_changed_is_left_alone(tmp_path: Path, ch
     """A descriptor that was closed, or leads elsewhere since, stays as the training left it."""
     script = (
         f"run = begin()\nprint('first')\nsys.stdout.flush()\n{change}\nend(run)\n"
-        "there = os.path.exists('/proc/self/fd/1')\n"
-        "os.write(2, os.readlink('/proc/self/fd/1').encode() if there else b'closed')\n"
+        "def there():\n"
+        "    try: return os.readlink('/proc/self/fd/1')\n"
+        "    except OSError: return 'closed'\n"
+        "while '.py' in there(): time.sleep(0.01)\n"  # another thread reads a module by the free number
+        "os.write(2, there().encode())\n"
     )
     ended = Ended(script, tmp_path)
     assert ended.lines == [("stdout", "first")]
