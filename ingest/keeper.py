@@ -78,6 +78,8 @@ class Keeper:
             return 0
         finally:
             os.close(self._report)
+            if self._process.poll() is None:
+                self._process.returncode = 0  # it may outlive the launcher: no warning that it still runs
 
 
 class Output:
