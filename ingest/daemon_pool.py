@@ -7,7 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from queue import SimpleQueue
 from typing import Final, Generic, TypeVar
 
@@ -50,10 +51,24 @@ def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
             logger.warning("%s has ended: %s; training goes on", name, words_of(exc))
             logger.debug("%s", name, exc_info=True)
 
+    _prepare_thread_ends()
     thread = threading.Thread(target=run, name=name, daemon=True)
     with signals_blocked():
         thread.start()
     return thread
+
+
+@cache
+def _prepare_thread_ends() -> None:
+    """Load the library by which glibc ends threads when the interpreter exits.
+
+    Without a free file descriptor at the exit the load would fail, and glibc would abort the training
+    ("libgcc_s.so.1 must be installed for pthread_exit to work").
+    """
+    with suppress(Exception):  # another system
+        from _ctypes import dlopen  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - a millisecond
+
+        dlopen("libgcc_s.so.1", 0)
 
 
 def words_of(exc: BaseException) -> str:

@@ -7,10 +7,11 @@ import concurrent.futures.thread  # noqa: F401 - libraries import it later: too 
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.batches import LogType
@@ -18,6 +19,7 @@ from trainwire.ingest.calls import forgiving, log_call, metric_call
 from trainwire.ingest.checkpoints import checkpoint_at, location
 from trainwire.ingest.clock import monotonic_s
 from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
+from trainwire.ingest.daemon_pool import words_of
 from trainwire.ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.forks import renew_in_children
 from trainwire.ingest.handles import Handle, Shared, address_of, register
@@ -25,6 +27,7 @@ from trainwire.ingest.history import History
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.log_filter import quiet_ours
 from trainwire.ingest.options import RunOptions
+from trainwire.ingest.outage import is_passing
 from trainwire.ingest.plain import Number, level_name, plain_text
 from trainwire.ingest.ranks import Place, checked_place
 from trainwire.ingest.receipt import Receipt
@@ -295,9 +298,16 @@ class Run(Shared):
         before (docs/capture.md). Under `trainwire run` it does nothing: the launcher logs the same lines.
         """
         if self._capture is None:
-            from trainwire.ingest.capture import Capture, NoCapture  # noqa: PLC0415 - ctypes and subprocess cost 20 ms
+            try:
+                # Here, because ctypes and subprocess cost 20 ms.
+                from trainwire.ingest.capture import Capture, NoCapture  # noqa: PLC0415
 
-            self._capture = NoCapture() if self._is_launched else Capture(self)
+                self._capture = NoCapture() if self._is_launched else Capture(self)
+            except (ImportError, OSError) as exc:
+                if not is_passing(exc):
+                    raise
+                self._session.warn_once("capture", f"output is shown, but not logged ({words_of(exc)})")
+                return cast("Capture", nullcontext())
             renew_in_children(self._capture)
         return self._capture
 

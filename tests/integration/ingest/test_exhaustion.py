@@ -160,3 +160,12 @@ def test_a_system_without_threads_loses_no_end(
     run.log("a")
     receipt = run.finish(timeout_s=5)
     assert receipt.spooled == {"logs": 1, "metrics": 1, "completions": 1}
+
+
+@pytest.mark.parametrize("attempt", range(3))  # a process was aborted in two of three
+def test_a_training_without_descriptors_keeps_its_exit_code(tmp_path: Path, attempt: int) -> None:
+    """Neither `capture_output` nor the end of our threads at the interpreter's exit changes it."""
+    script = "run = Run(42)\nexhaust()\nrun.capture_output()\nprint('trained')\n"
+    env = {"REDIS_URL": "redis://127.0.0.1:1/0", "TRAINWIRE_SPOOL_DIR": str(tmp_path / str(attempt))}
+    process = ended(script, **env)
+    assert process.stdout == "trained\n"
