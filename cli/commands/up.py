@@ -112,8 +112,8 @@ def _log_rows(settings: Settings) -> str:
     sinks = [sink for sink in sinks_on(settings) if sink.kind == "logs"]
     if not sinks:
         return "Log rows end in Postgres (LOKI_ENABLED is false)"
-    shown = " and ".join(f"Loki at {settings.loki_url}" if sink.name == "loki" else sink.title for sink in sinks)
-    return f"Log rows go to {shown}" + (" (LOKI_ENABLED=false: not to Loki)" if settings.loki_enabled else "")
+    hint = f" (LOKI_URL is {settings.loki_url}; LOKI_ENABLED=false: not to Loki)" if settings.loki_enabled else ""
+    return f"Log rows go to {' and '.join(sink.title for sink in sinks)}{hint}"
 
 
 def _host_and_port(what: str, url: str | None) -> str:
