@@ -116,7 +116,10 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     """up, run, status, logs, env from other terminals; ctrl-C exits 0; the data is there the next time."""
     up = terminal.up()
     assert re.search(r"ready: Postgres 127\.0\.0\.1:\d+ · Redis 127\.0\.0\.1:\d+ · Flower http", terminal.said())
-    assert "Log rows go to Loki (LOKI_URL is http://localhost:3100; LOKI_ENABLED=false: not to Loki)" in terminal.said()
+    assert (
+        "Log rows go to Loki (LOKI_URL is http://localhost:3100; LOKI_ENABLED=false: not to Loki)"
+        in terminal.said()
+    )
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     ran = terminal.run("run", "--job-id", "42", "--name", "odd", "--", sys.executable, "-c", code)
     assert (ran.returncode, ran.stdout) == (3, "out\n")
