@@ -70,7 +70,8 @@ class Session:
         self._rank = rank
         self._settings = settings
         self._note_checkpoint = note_checkpoint
-        self._joined_run_of_ns = joined_run_of_ns
+        self._since_ns = joined_run_of_ns or time.time_ns()
+        """Stated by each source of this run, those of forked children too: they belong to the same attempt."""
         self._maker_pid = os.getpid() if joined_run_of_ns is None else None
         self._begin()
         if settings.strict:
@@ -78,11 +79,7 @@ class Session:
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Begin as a new source with an empty outbox; what the parent said, the parent sends.
-
-        The source states the beginning of its parent: it belongs to the same attempt, also after the parent's end.
-        """
-        self._joined_run_of_ns = self.outbox.origin.since_ns
+        """Begin as a new source with an empty outbox; what the parent reported, the parent sends."""
         self.outbox.forget()
         self._begin()
 
@@ -91,8 +88,7 @@ class Session:
         wake = threading.Event()
         spool = self._settings.spool
         self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
-        since_ns = self._joined_run_of_ns or time.time_ns()
-        origin = Origin(self._job_id, self._attempt, source, self._rank, since_ns)
+        origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns)
         opener = None if spool.folder is None else partial(self._open_spool, spool.folder, origin)
         self.outbox = Outbox(origin, self.intake, opener, spool.when_full)
         self._uploads = Uploads(

@@ -137,7 +137,7 @@ class Ahead:
             page = self._stream.page(f"({state.looked}", count)
             looked += len(page)
             for entry in page:
-                if is_ahead(entry.entry_id):  # a jam, which workers repair: nothing can come behind it
+                if is_ahead(entry.entry_id):  # a jam: workers rename the stream and drain all of it
                     state.is_done = True
                     break
                 source = source_of(entry)

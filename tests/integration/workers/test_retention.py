@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, rows
+from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, drain, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
@@ -42,17 +42,6 @@ def record(resources: Resources, sender: Sender, bucket: Bucket) -> Record:
         Verification(resources.engine, open_s3, [f"s3://{bucket.name}/"], slice_s=0).run()
 
     return record
-
-
-@pytest.fixture
-def finish(resources: Resources, sender: Sender) -> Callable[..., None]:
-    """Give a function that ends a job."""
-
-    def finish(job: int = 1, **fields: Any) -> None:
-        sender.send(completion(ts=NOW_NS + 10_000 * SECOND_NS, **fields), job=job)
-        drain(resources, "completions", job)
-
-    return finish
 
 
 def retain(

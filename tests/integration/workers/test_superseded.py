@@ -390,17 +390,6 @@ class LaterStore(S3Store):
         return float(at.timestamp()) - self._age_s
 
 
-@pytest.fixture
-def finish(resources: Resources, sender: Sender) -> Callable[..., None]:
-    """Give a function that ends a job."""
-
-    def finish(job: int = 1, **fields: Any) -> None:
-        sender.send(completion(ts=NOW_NS + 10_000 * SECOND_NS, **fields), job=job)
-        drain(resources, "completions", job)
-
-    return finish
-
-
 def test_what_killed_uploads_left_goes_a_week_after_the_job(
     *, resources: Resources, save: Save, finish: Callable[..., None], bucket: Bucket, orphans: list[str]
 ) -> None:
