@@ -11,7 +11,7 @@ from trainwire.ingest.completion import Ending, ending
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
-from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
 
@@ -28,7 +28,7 @@ _STATUSES: Final = dict.fromkeys(
 """Words of other trackers and schedulers for the two ways to end."""
 
 
-class Wrong(NamedTuple):
+class WrongArgument(NamedTuple):
     """A wrong argument: its name, its value, why it is wrong, what happens instead, and what to write."""
 
     name: str
@@ -46,7 +46,7 @@ class Wrong(NamedTuple):
 class Arguments:
     """Returns arguments as messages can carry them; calls `refuse` for each that it leaves out or replaces."""
 
-    def __init__(self, refuse: Callable[[Wrong], None]) -> None:
+    def __init__(self, refuse: Callable[[WrongArgument], None]) -> None:
         self._refuse = refuse
 
     def numbers(self, name: str, values: object) -> dict[str, float]:
@@ -169,11 +169,11 @@ class Arguments:
         return found
 
     def _leave_out(self, name: str, value: object, reason: str, remedy: str) -> None:
-        self._refuse(Wrong(name, value, reason, "left out", remedy))
+        self._refuse(WrongArgument(name, value, reason, "left out", remedy))
 
     def _replace(self, name: str, value: object, reason: str, taken: object, remedy: str) -> None:
         outcome = "the default is used" if taken is None else f"taken as {taken!r}"
-        self._refuse(Wrong(name, value, reason, outcome, remedy, is_dropped=False))
+        self._refuse(WrongArgument(name, value, reason, outcome, remedy, is_dropped=False))
 
 
 _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run().info.run_id")

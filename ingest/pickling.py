@@ -75,7 +75,7 @@ def restored(run_type: type[Run], handle: Handle) -> Run:
 
 
 def _is_open(run: Run) -> bool:
-    return not run._session.intake.is_closed  # noqa: SLF001
+    return not run._session.buffer.is_closed  # noqa: SLF001
 
 
 def address_of(settings: TrainerSettings) -> str:

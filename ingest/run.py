@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from signal import SIGTERM
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
@@ -20,8 +20,7 @@ from trainwire.ingest.history import History
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, Shared, address_of, register
-from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.process.daemon_pool import words_of
+from trainwire.ingest.process.daemon_pool import error_text
 from trainwire.ingest.process.exits import (
     TERMINATED,
     at_end_of_target,
@@ -36,8 +35,8 @@ from trainwire.ingest.process.tracebacks import leave_to_launcher
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_options import RunOptions
 from trainwire.ingest.sanitize import Number, level_name, plain_text
-from trainwire.ingest.sending.batching import LogType
-from trainwire.ingest.sending.session import CHILD_FLUSH_S, Session
+from trainwire.ingest.sending.buffer import LogType
+from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
 from trainwire.ingest.strict import NotStored
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
@@ -49,10 +48,6 @@ if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture
 
 quiet_ours()
-
-DEFAULT_TIMEOUT_S: Final = 10.0
-RESERVED_S: Final = 3.0
-"""What of a timeout is kept for the messages, the completion among them, when uploads take long."""
 
 
 class Run(Shared):
@@ -139,8 +134,7 @@ class Run(Shared):
             self._history.note_checkpoint,
             joined_run_of_ns=self._started_at if handle else None,
         )
-        self._arguments = Arguments(self._session.refuse)
-        self._uploads_patience_s = settings.checkpoints.finish_s
+        self._arguments = Arguments(self._session.report_wrong)
         self._token = register(self, handle["token"] if handle else None)
         atexit.register(self._finish_at_exit)
         self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
@@ -312,7 +306,7 @@ class Run(Shared):
             except (ImportError, OSError) as exc:
                 if not is_passing(exc):
                     raise
-                self._session.warn_once("capture", f"output is shown, but not logged ({words_of(exc)})")
+                self._session.warn_once("capture", f"output is shown, but not logged ({error_text(exc)})")
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
         return self._capture
@@ -369,7 +363,7 @@ class Run(Shared):
 
     def _checked(self, receipt: Receipt) -> Receipt:
         """Return the receipt; raise where a strict run is not stored, once, and only in its own process."""
-        is_strict, self._is_strict = self._is_strict and self._session.is_makers, False
+        is_strict, self._is_strict = self._is_strict and self._session.is_creator, False
         if is_strict and receipt.stored != receipt.produced:
             raise NotStored(self.job_id, receipt)
         return receipt
@@ -377,18 +371,18 @@ class Run(Shared):
     def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._is_launched:
             end = replace(end, exit_code=None)
-        left_s = RESERVED_S  # where ctrl-C ends the wait for uploads
+        limit_s: float | None = RESERVED_S  # in case ctrl-C interrupts the end of the capture
         try:
             if self._capture is not None:
                 self._capture.stop()
             atexit.unregister(self._finish_at_exit)
             self._cancel_end_of_target()
             terminations.forget(self)
-            left_s = self._finish_uploads(timeout_s)
+            limit_s = timeout_s
         finally:
             receipt = self._session.finish(
                 lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, said),
-                left_s,
+                limit_s,
             )
         return receipt
 
@@ -400,17 +394,8 @@ class Run(Shared):
         is_left = folder is not None and leave_to_launcher(folder, self.source, text)
         return replace(end, traceback=None) if is_left or self._session.printed.contain(text) else end
 
-    def _finish_uploads(self, timeout_s: float | None) -> float:
-        """Wait for uploads; return the seconds that are left for the messages."""
-        if timeout_s is None:
-            self._session.finish_uploads(self._uploads_patience_s)
-            return DEFAULT_TIMEOUT_S
-        started_s = monotonic_s()
-        self._session.finish_uploads(max(timeout_s - RESERVED_S, timeout_s / 2))
-        return round(max(0.0, timeout_s - (monotonic_s() - started_s)), 3)
-
     def _finish_at_exit(self) -> None:
-        self._finish(ending_at_exit(), {}, None if self._session.is_makers else CHILD_FLUSH_S)
+        self._finish(ending_at_exit(), {}, None if self._session.is_creator else CHILD_FLUSH_S)
         exits.keep_interrupt()
 
     def _finish_at_end_of_target(self, error: BaseException | None) -> None:

@@ -60,7 +60,8 @@ class Timing:
     """Messages reported missing are sent again at most this often; doubles while nothing changes."""
     probe_after_s: float = 5.0
     """So long without news, the last message is sent again to find out whether Redis lost the tail; doubles."""
-    patience_limit_s: float = 120.0
+    longest_resend_s: float = 120.0
+    """The longest pause between two resends, or two probes, of one kind."""
     settle_s: float = 2.0
     """How long `finish` waits for news of the workers once everything is in Redis."""
     away_s: float = 2.0

@@ -1,9 +1,8 @@
-"""What only a run with `strict=True` raises: Redis is away, the rank is taken, not everything is stored."""
+"""The errors of a strict run: Redis does not answer, the rank is taken, not everything is stored."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.outage import Unavailable
@@ -12,21 +11,21 @@ from trainwire.ingest.settings import shown_host
 
 if TYPE_CHECKING:
     from trainwire.ingest.receipt import Receipt
-    from trainwire.ingest.sending.heartbeat import Heart
-    from trainwire.ingest.sending.redis_connection import StreamLink
+    from trainwire.ingest.sending.heartbeat import SourceHeartbeat
+    from trainwire.ingest.sending.redis_connection import RedisConnection
 
 MISSED_BEATS: Final = 2
-"""A process whose claim is so many of its intervals old does not live any more."""
+"""A process whose claim is older than so many of its heartbeat intervals has ended."""
 LOOK_EVERY_S: Final = 0.2
 MOST_WAIT_S: Final = 20.0
-"""A claim that was not renewed for so long is free, whatever interval and time it states: anyone can write one."""
+"""A claim that was not renewed for so long is free, whatever its interval: any trainer can write a claim."""
 
 
 class StrictError(RuntimeError):
-    """A strict run cannot do what it promises; the text says why and what to do."""
+    """A strict run cannot start, or has not stored everything; the message names the cause and the remedy."""
 
 
-class RedisAway(StrictError):  # noqa: N818 - said as it stands
+class RedisAway(StrictError):  # noqa: N818 - a public name
     """Redis does not answer at the start of the run."""
 
 
@@ -35,7 +34,7 @@ class RankTaken(StrictError):  # noqa: N818
 
 
 class NotStored(StrictError):  # noqa: N818
-    """The run has ended, and not everything is committed in Postgres; `receipt` says how far it came."""
+    """The run has ended, and not everything is committed in Postgres; `receipt` has the counts."""
 
     def __init__(self, job_id: int, receipt: Receipt) -> None:
         self.receipt = receipt
@@ -53,41 +52,35 @@ class NotStored(StrictError):  # noqa: N818
         )
 
 
-def check_start(
-    link: StreamLink,
-    heart: Heart,
-    redis_url: str,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = monotonic_s,
-) -> None:
-    """Raise `RedisAway` where Redis does not answer, `RankTaken` where another live process has the rank.
+def check_start(connection: RedisConnection, source: SourceHeartbeat, redis_url: str) -> None:
+    """Claim the rank. Raises `RedisAway` where Redis does not answer, `RankTaken` where a live process has it.
 
-    It takes as long as Redis takes to answer, seconds at most. Where it finds the claim of another process it
-    waits until that is renewed, or two heartbeats old, and never longer than `MOST_WAIT_S`.
+    Redis has a few seconds to answer. If another process has a claim, this function waits until the claim is
+    renewed, or two heartbeats old, at most `MOST_WAIT_S`.
     """
     try:
-        _claim(link, heart, sleep, clock)
+        _claim(connection, source)
     except Unavailable as exc:
         host = shown_host(redis_url)
         raise RedisAway(
             f"Redis at {host} does not answer: {exc}. Start it, name another one in REDIS_URL, or leave out strict"
         ) from exc
     finally:
-        link.close()
+        connection.close()
 
 
-def _claim(link: StreamLink, heart: Heart, sleep: Callable[[float], None], clock: Callable[[], float]) -> None:
-    found = first = link.claim(heart)
-    deadline = clock() + MOST_WAIT_S
+def _claim(connection: RedisConnection, source: SourceHeartbeat) -> None:
+    found = first = connection.claim(source)
+    deadline = monotonic_s() + MOST_WAIT_S
     while found is not None:
         if first is None or first.holder.source != found.holder.source:
             first = found
         if found.holder.at > first.holder.at:
-            raise RankTaken(heart.words_on(found.holder))
-        is_overdue = clock() >= deadline
-        is_left_behind = is_overdue or found.age_s > MISSED_BEATS * found.holder.every_s
-        if not is_left_behind:
-            sleep(LOOK_EVERY_S)
-        found = link.claim(heart, by_force=is_left_behind)
+            raise RankTaken(source.conflict_text(found.holder))
+        is_overdue = monotonic_s() >= deadline
+        is_stale = is_overdue or found.age_s > MISSED_BEATS * found.holder.every_s
+        if not is_stale:
+            time.sleep(LOOK_EVERY_S)
+        found = connection.claim(source, by_force=is_stale)
         if found is not None and is_overdue:  # another process has just replaced our claim
-            raise RankTaken(heart.words_on(found.holder))
+            raise RankTaken(source.conflict_text(found.holder))

@@ -12,9 +12,9 @@ from trainwire.ingest.pickling import Handle
 from trainwire.ingest.process.exits import terminations
 from trainwire.ingest.run import Run
 from trainwire.ingest.run_options import RunOptions
-from trainwire.ingest.sending.batching import Line
+from trainwire.ingest.sending.buffer import Line
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.sending.sender import Publisher
+from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
 from trainwire.schemas.keys import KINDS, Kind
@@ -180,7 +180,7 @@ class _RecordedSession(Session):
 
     def _begin(self) -> None:
         super()._begin()
-        self._publisher = self._keeper = _Keeper(self.outbox)
+        self._sender = self._keeper = _Keeper(self.outbox)
 
     def kept(self, kind: Kind) -> list[Body]:
         """Return all of one kind that was said so far."""
@@ -188,7 +188,7 @@ class _RecordedSession(Session):
         return self._keeper.bodies[kind]
 
 
-class _Keeper(Publisher):
+class _Keeper(Sender):
     """Stands in the place of the sender: takes each message out of the outbox, and calls it stored."""
 
     def __init__(self, outbox: Outbox) -> None:

@@ -17,7 +17,7 @@ from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.terminal import Terminal
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
-from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,

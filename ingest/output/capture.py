@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from trainwire.ingest.output.pipes import OutputPipe, await_ends
 from trainwire.ingest.output.tee import Tee
 from trainwire.ingest.output.terminal import Terminal
-from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.buffer import LogType
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run

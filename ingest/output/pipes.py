@@ -15,7 +15,7 @@ from trainwire.ingest.lines import LineCutter
 from trainwire.ingest.output.repeats import RepeatFolder
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
-from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.buffer import LogType
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainwire.ingest.lines import LineCutter
 from trainwire.ingest.sanitize import plain_text
-from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.buffer import LogType
 
 TakeLines = Callable[[Sequence[str], LogType, int], None]
 """Takes lines, the stream they came from, and when (nanoseconds since 1970)."""

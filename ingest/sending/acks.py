@@ -1,4 +1,4 @@
-"""Decides what Redis must have lost, from what the workers report and for how long they are silent."""
+"""Finds the messages that Redis has lost, from the acknowledgements of the workers and the time without any."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trainwire.ingest.settings import Timing
 
 
 @dataclass(frozen=True)
-class Report:
-    """What the workers report of one kind: committed up to `acked`, `lost` of these; ranges that never arrived.
+class AckReport:
+    """The workers' report on one kind: all up to `acked` committed or counted as `lost`, and the missing ranges.
 
-    Without an `acked` they have not reported, or Redis has lost it.
+    `acked` is None before the first report, and where Redis has lost it.
     """
 
     acked: int | None = None
@@ -20,17 +20,17 @@ class Report:
     lost: int = 0
 
 
-def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None = None) -> Report:
-    """Read the three hash fields; one that is absent or cannot be read counts as not reported."""
-    return Report(_whole(acked), tuple(_ranges(missing or b"")), _whole(lost) or 0)
+def parse_report(acked: bytes | None, missing: bytes | None, lost: bytes | None = None) -> AckReport:
+    """Parse the three hash fields; one that is absent or malformed counts as not reported."""
+    return AckReport(_whole(acked), tuple(_ranges(missing or b"")), _whole(lost) or 0)
 
 
 class AckWatch:
-    """Watches one kind. What it asks to be sent twice is harmless: the drain knows every seq it has."""
+    """Decides when to send messages of one kind again. A needless resend is harmless: the drain skips it."""
 
     def __init__(self, timing: Timing, now: float) -> None:
         self._timing = timing
-        self._report = Report()
+        self._report = AckReport()
         self._awaited = 0
         self._quiet_since = now
         self._probe_wait_s = timing.probe_after_s
@@ -38,27 +38,27 @@ class AckWatch:
         self._resend_wait_s = timing.resend_after_s
 
     def overdue(
-        self, report: Report, awaited: int | None, now: float, *, went_back: bool = False
+        self, report: AckReport, awaited: int | None, now: float, *, stepped_back: bool = False
     ) -> tuple[Range, ...]:
-        """Return the ranges to send again now; `awaited` is the newest seq that is sent and not acked.
+        """Return the ranges to send again now; `awaited` is the newest message that is sent and not acknowledged.
 
-        `went_back` tells that the report is below what was acked before: a probe shows at once what is missing.
+        With `stepped_back` the report is below an earlier one: a probe shows the missing messages at once.
         """
         if report != self._report:
             self._note_news(report, now)
         if awaited is None:
             return ()
-        if awaited != self._awaited:  # what was just sent makes a gap visible by itself: no probe needed
+        if awaited != self._awaited:  # a message just sent shows a gap before it: no probe needed
             self._awaited = awaited
             self._quiet_since = now
-        if went_back:
+        if stepped_back:
             self._quiet_since = now - self._probe_wait_s
         if report.missing:
             return self._missing(report, now)
         return self._probe(awaited, now)
 
-    def _note_news(self, report: Report, now: float) -> None:
-        # While the workers get on, what was sent again is on its way: wait until they are quiet.
+    def _note_news(self, report: AckReport, now: float) -> None:
+        # While reports change, messages sent again are still arriving: wait until they do not change.
         if self._report.missing:
             self._resend_due = max(self._resend_due, now + self._timing.resend_after_s)
         self._report = report
@@ -66,7 +66,7 @@ class AckWatch:
         self._probe_wait_s = self._timing.probe_after_s
         self._resend_wait_s = self._timing.resend_after_s
 
-    def _missing(self, report: Report, now: float) -> tuple[Range, ...]:
+    def _missing(self, report: AckReport, now: float) -> tuple[Range, ...]:
         if now < self._resend_due:
             return ()
         self._resend_due = now + self._resend_wait_s
@@ -74,7 +74,7 @@ class AckWatch:
         return report.missing
 
     def _probe(self, awaited: int, now: float) -> tuple[Range, ...]:
-        """Ask for the last message alone: if Redis lost the tail, the drain sees the gap before it."""
+        """Return the last message alone: if Redis has lost those before it, the drain reports the gap."""
         if now - self._quiet_since < self._probe_wait_s:
             return ()
         self._quiet_since = now
@@ -82,7 +82,7 @@ class AckWatch:
         return ((awaited, awaited),)
 
     def _longer(self, wait_s: float) -> float:
-        return min(2 * wait_s, self._timing.patience_limit_s)
+        return min(2 * wait_s, self._timing.longest_resend_s)
 
 
 def _ranges(text: bytes) -> list[Range]:

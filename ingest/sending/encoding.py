@@ -1,15 +1,18 @@
-"""Encodes the bodies of one source as entries of a stream."""
+"""Encodes message bodies as stream entries; one bad line, point or field costs no other part of its body."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trainwire.ingest.sending.salvage import item_count, salvaged
+import msgspec
+from msgspec.structs import replace
+
+from trainwire.ingest.sanitize import StructT, repaired
 from trainwire.ingest.sending.size_limits import fitted
 from trainwire.schemas.keys import Kind
-from trainwire.schemas.messages import Body, Message
+from trainwire.schemas.messages import Body, Logs, Message, Metrics
 from trainwire.schemas.wire import Entry, encode_entry
 
 if TYPE_CHECKING:
@@ -19,9 +22,10 @@ logger = logging.getLogger("trainwire.ingest")
 
 
 class BodyEncoder:
-    """Encodes bodies; shortens what exceeds the wire format's limits, and leaves out what has no form on the wire.
+    """Encodes the bodies of one source.
 
-    Each shortened value, dropped line, point or field is counted by `count_dropped` and named in a warning.
+    Values that exceed the limits of the wire format are shortened; lines, points and fields that cannot be encoded
+    are left out. Each is counted by `count_dropped` (kind, number) and named in a warning.
     """
 
     def __init__(self, origin: Origin, count_dropped: Callable[[str, int], None]) -> None:
@@ -30,12 +34,12 @@ class BodyEncoder:
         self._shortened_kinds: set[Kind] = set()
 
     def encode(self, kind: Kind, seq: int, body: Body) -> Entry | None:
-        """Return the entry of the body, or of the part that can be sent; None where there is no such part."""
-        body = self._fitted(kind, body)
+        """Return the entry of a body, or of the part of it that can be encoded; None where no part can."""
+        body = self._shortened(kind, body)
         entry = self._encoded(kind, seq, body)
         if entry is not None:
             return entry
-        kept, dropped = salvaged(body)
+        kept, dropped = sanitized(body)
         entry = None if kept is None else self._encoded(kind, seq, kept)
         if entry is None:
             dropped = item_count(body)
@@ -44,7 +48,7 @@ class BodyEncoder:
             logger.warning("job %s: %s of %s cannot be sent: dropped", self._origin.job_id, dropped, kind)
         return entry
 
-    def _fitted(self, kind: Kind, body: Body) -> Body:
+    def _shortened(self, kind: Kind, body: Body) -> Body:
         """Return the body within the limits of the wire format; warn once for each kind of message."""
         try:
             body, cuts = fitted(body)
@@ -65,8 +69,86 @@ class BodyEncoder:
         try:
             return encode_entry(Message(kind, origin.job_id, origin.attempt, origin.source, seq, body))
         except MemoryError:
-            raise  # cut again once there is some
+            raise  # the caller encodes the body again later
         except Exception:
-            # Whatever it is: the body is ours alone by now, and what follows it must be sent.
+            # Any error: the call that reported these values has returned, and later messages must be sent.
             logger.debug("%s of job %s cannot be encoded as they are", kind, origin.job_id, exc_info=True)
             return None
+
+
+def item_count(body: Body) -> int:
+    """Return the number of lines or points of a body; 1 where it has none."""
+    items = body.lines if isinstance(body, Logs) else body.points if isinstance(body, Metrics) else []
+    return max(1, len(items))
+
+
+def sanitized(body: Body) -> tuple[Body | None, int]:
+    """Return the body with text repaired and without what cannot be encoded, and the number of omissions.
+
+    None where nothing is left. Omitted are single lines, points or optional fields.
+    """
+    whole = _encodable(body)
+    if whole is not None:
+        return whole, 0
+    if isinstance(body, Logs):
+        return _sanitized_logs(body)
+    if isinstance(body, Metrics):
+        return _sanitized_metrics(body)
+    kept, omitted = _sanitized_fields(body)
+    return (None, 1) if kept is None else (kept, omitted)
+
+
+def _sanitized_logs(body: Logs) -> tuple[Logs | None, int]:
+    levels = body.levels or [None] * len(body.lines)
+    single = [
+        _encodable(replace(body, lines=[line], ts=[ts], levels=[level]))
+        for line, ts, level in zip(body.lines, body.ts, levels, strict=True)
+    ]
+    kept = [one for one in single if one is not None]
+    if not kept:
+        return None, len(single)
+    known = [(one.levels or [None])[0] for one in kept]
+    joined = replace(
+        kept[0],
+        lines=[one.lines[0] for one in kept],
+        ts=[one.ts[0] for one in kept],
+        levels=known if any(known) else None,
+    )
+    return joined, len(single) - len(kept)
+
+
+def _sanitized_metrics(body: Metrics) -> tuple[Metrics | None, int]:
+    points = [point for point in map(_encodable, body.points) if point is not None]
+    header, omitted = _sanitized_fields(replace(body, points=[]))
+    omitted += len(body.points) - len(points)
+    nothing = Metrics(rank=body.rank, started_at=body.started_at)
+    kept = replace(nothing) if header is None else header
+    kept.points = points
+    return (None if kept == nothing else kept), omitted
+
+
+def _sanitized_fields(body: StructT) -> tuple[StructT | None, int]:
+    """Return the body without the optional fields that cannot be encoded, and their number."""
+    fields = msgspec.structs.fields(type(body))
+    needed = {field.name: getattr(body, field.name) for field in fields if field.required}
+    kept: dict[str, Any] = {}
+    omitted = 0
+    for name in (field.name for field in fields if not field.required):
+        part = _encodable(type(body)(**needed, **{name: getattr(body, name)}))
+        if part is None:
+            omitted += 1
+        else:
+            kept[name] = getattr(part, name)
+    return _encodable(type(body)(**needed, **kept)), omitted
+
+
+def _encodable(part: StructT) -> StructT | None:
+    """Return a body or a part of one with its text repaired, or None where it cannot be encoded."""
+    try:
+        fixed = repaired(part)
+        msgspec.msgpack.encode(fixed)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - values of foreign types raise any error
+        return None
+    return fixed

@@ -1,4 +1,4 @@
-"""What the sender says of its own process every few seconds: that it lives, and how long it has been quiet."""
+"""Makes the heartbeats of one source, and the claim of its rank."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from msgspec.structs import replace
 
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.settings import Vitals
@@ -21,123 +23,116 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trainwire.ingest")
 
 CLAIM_TTL_BEATS: Final = 3
-"""A claim that was not renewed for so many intervals is anybody's."""
+"""A claim expires when it was not renewed for so many heartbeat intervals."""
 RETRY_SHARE: Final = 0.2
-"""Of the interval: how soon a heartbeat that Redis refused is tried again."""
+"""The share of the interval after which a heartbeat that Redis refused is sent again."""
 LEAST_PAUSES: Final = 10
-"""A rhythm is known after so many pauses."""
-RHYTHM_FACTOR: Final = 3.0
+"""The usual pause is known after so many pauses."""
+USUAL_PAUSE_FACTOR: Final = 3.0
 LEAST_USUAL_PAUSE_S: Final = 600.0
 
 
-class Backlog(NamedTuple):
-    """What a source has not got rid of: messages that Redis has not, bytes on the disk, and what it dropped."""
+class UnsentCounts(NamedTuple):
+    """Messages of a source that Redis does not have, bytes of its spool, and the number of its drops."""
 
     unsent: int
     spooled_bytes: int
     dropped: int
 
 
-class Rhythm:
-    """How often something is said, to the interval between two looks."""
+class Activity:
+    """Measures the pauses between reports of a training, to the interval between two calls of `note`."""
 
     def __init__(self, now: float) -> None:
-        self._words = 0
-        self._said_at = now
+        self._count = 0
+        self._changed_at = now
         self._pauses = 0
         self._longest_s = 0.0
 
-    def note(self, words: int, now: float) -> None:
-        """Take note that `words` were said by now."""
-        if words == self._words:
+    def note(self, count: int, now: float) -> None:
+        """Note how many reports there are by now."""
+        if count == self._count:
             return
-        if self._words:
+        if self._count:
             self._pauses += 1
-            self._longest_s = max(self._longest_s, now - self._said_at)
-        self._words = words
-        self._said_at = now
+            self._longest_s = max(self._longest_s, now - self._changed_at)
+        self._count = count
+        self._changed_at = now
 
     def quiet_s(self, now: float) -> float:
-        """Return for how long nothing was said."""
-        return max(0.0, now - self._said_at)
+        """Return the seconds since the last report."""
+        return max(0.0, now - self._changed_at)
 
     @property
     def usual_pause_s(self) -> float | None:
-        """Return the longest pause that is to be expected; None while too few are known."""
+        """Return the longest pause to expect; None after fewer than `LEAST_PAUSES` pauses."""
         if self._pauses < LEAST_PAUSES:
             return None
-        return max(LEAST_USUAL_PAUSE_S, RHYTHM_FACTOR * self._longest_s)
+        return max(LEAST_USUAL_PAUSE_S, USUAL_PAUSE_FACTOR * self._longest_s)
 
 
-class Heart:
-    """Makes the heartbeats of one source, and finds another live process that is the same rank of the attempt.
+class SourceHeartbeat:
+    """Makes the heartbeats of one source, and warns where another live process has the same job, attempt and rank.
 
-    `words` counts what was said, `backlog` says what of it has not got through; `may_claim` is False in a forked
-    child, which is its parent's rank rightly.
+    `activity` returns the number of reports so far, `unsent_counts` the messages that are not sent yet.
+    `may_claim` is False in a forked child, which has the rank of its parent.
     """
 
     def __init__(
         self,
         origin: Origin,
         vitals: Vitals,
-        words: Callable[[], int],
+        activity: Callable[[], int],
         *,
-        backlog: Callable[[], Backlog] | None = None,
+        unsent_counts: Callable[[], UnsentCounts] | None = None,
         may_claim: bool = True,
         clock: Callable[[], float] = monotonic_s,
     ) -> None:
         self.origin = origin
-        # A launcher stands for its machine, of which a job may have many; within it one may run under another.
+        # One launcher per machine is normal, and one may run another: the name tells them apart.
         self.launcher = f"{os.uname().nodename}/{vitals.launcher}" if vitals.is_launcher else ""
-        """Which launcher this is; empty for a trainer. Launchers and trainers are no rivals of each other."""
+        """The name of this launcher; empty for a trainer. Launchers and trainers have separate claims."""
         self.may_claim = may_claim
         self.claimant = hashlib.sha256(origin.source.encode()).hexdigest()
-        """Stands for the source in claims, which all trainers may read: its name would let them write under it."""
+        """The hash of the source name, for claims: a trainer that reads the name could send as this source."""
         self._vitals = vitals
-        self._words = words
-        self._backlog = backlog
+        self._count = activity
+        self._unsent_counts = unsent_counts
         self._clock = clock
         self._since = time.time()
-        self._rhythm = Rhythm(clock())
+        self._activity = Activity(clock())
         self._due_at = clock()
         self._rival: Heartbeat | None = None
         self._has_warned = False
         self.is_known = False
+        """Whether Redis has taken a heartbeat."""
 
     @property
     def is_due(self) -> bool:
-        """Tell whether it is time for the next heartbeat."""
+        """Return whether it is time for the next heartbeat."""
         return self._clock() >= self._due_at
 
     @property
     def claim_ttl_ms(self) -> int:
-        """Return how long a claim holds without a heartbeat."""
+        """Return after how long a claim expires without a heartbeat."""
         return max(1, int(1000 * CLAIM_TTL_BEATS * self._vitals.interval_s))
 
     def note_outcome(self, *, is_taken: bool) -> None:
-        """Set when the next heartbeat is due; `is_taken`: Redis has this one."""
+        """Set the time of the next heartbeat; `is_taken` is False where Redis refused this one."""
         self.is_known = self.is_known or is_taken
         self._due_at = self._clock() + self._vitals.interval_s * (1 if is_taken else RETRY_SHARE)
 
     def heartbeat(self, at_ms: int) -> Heartbeat:
-        """Return what there is to say at this time of Redis's clock."""
+        """Return the heartbeat for this time of Redis's clock."""
         now = self._clock()
-        self._rhythm.note(self._words(), now)
-        backlog = self._backlog() if self._backlog is not None else None
-        return Heartbeat(
-            job=self.origin.job_id,
+        self._activity.note(self._count(), now)
+        return replace(
+            self.claim(at_ms),
             source=self.origin.source,
-            at=at_ms,
-            attempt=self.origin.attempt,
-            rank=self.origin.rank,
-            host=os.uname().nodename or None,
-            pid=os.getpid(),
-            since=self._since,
-            every_s=self._vitals.interval_s,
-            quiet_s=round(self._rhythm.quiet_s(now), 1),
+            quiet_s=round(self._activity.quiet_s(now), 1),
             stall_after_s=self._vitals.stall_after_s,
-            usual_pause_s=self._rhythm.usual_pause_s,
-            **(backlog._asdict() if backlog is not None else {}),
+            usual_pause_s=self._activity.usual_pause_s,
+            **({} if self._unsent_counts is None else self._unsent_counts()._asdict()),
         )
 
     def claim(self, at_ms: int) -> Heartbeat:
@@ -155,9 +150,9 @@ class Heart:
         )
 
     def may_take(self, claim: bytes | None) -> bool:
-        """Tell whether the claim found in Redis is ours to set; warn once where a live process holds it.
+        """Return whether the rank can be claimed, given the claim in Redis; warn once where a live process has it.
 
-        That it lives is seen by its next heartbeat: what a killed one has left expires.
+        A process is live when it has renewed its claim; the claim of a killed one expires.
         """
         holder = read_claim(claim)
         if holder is None or holder.source == self.claimant:
@@ -166,25 +161,25 @@ class Heart:
         is_alive = seen is not None and seen.source == holder.source and holder.at > seen.at
         if is_alive and not self._has_warned:
             self._has_warned = True
-            logger.warning("%s", self.words_on(holder))
+            logger.warning("%s", self.conflict_text(holder))
         return False
 
-    def words_on(self, rival: Heartbeat) -> str:
-        """Return who the two are that are the same, and what to do."""
+    def conflict_text(self, rival: Heartbeat) -> str:
+        """Return a warning that names both processes of one rank, and the remedy."""
         origin = self.origin
-        who = "launchers" if self.launcher else "trainers"
+        processes = "launchers" if self.launcher else "trainers"
         attempt = "" if origin.attempt == ATTEMPT_UNSAID else f" attempt {origin.attempt}"
         here = f"host {os.uname().nodename}, pid {os.getpid()}, since {_local(self._since)}"
         there = f"host {_printable(rival.host)}, pid {rival.pid}, since {_local(rival.since)}"
         return (
-            f"two live {who} are job {origin.job_id}{attempt} rank {origin.rank or 0}: this one ({here}) and "
-            f"another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
+            f"two live {processes} are job {origin.job_id}{attempt} rank {origin.rank or 0}: this one ({here}) "
+            f"and another ({there}); nothing is lost, but their messages are mixed. End one of them, or give it a "
             "rank (TRAINWIRE_RANK), an attempt (TRAINWIRE_ATTEMPT) or a job id of its own"
         )
 
 
 def read_claim(claim: bytes | None) -> Heartbeat | None:
-    """Return the heartbeat of who has a rank; None where nobody has, or where it cannot be read."""
+    """Return the heartbeat of the process that has the rank; None where none has, or the claim is malformed."""
     try:
         return None if claim is None else decode_heartbeat(claim)
     except InvalidMessage:
@@ -192,7 +187,7 @@ def read_claim(claim: bytes | None) -> Heartbeat | None:
 
 
 def _printable(name: str | None) -> str:
-    """Return a name from a claim without control characters, which a terminal would obey."""
+    """Return a name from a claim without control characters, which a terminal would interpret."""
     return "unknown" if name is None else "".join(char if char.isprintable() else "\ufffd" for char in name)
 
 

@@ -1,23 +1,19 @@
-"""The numbered messages of one source, from the cut to the ack: on the disk, and in memory while they are few."""
+"""The numbered messages of one source until their acknowledgement: in the spool, and while few in memory."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.receipt import Receipt
-from trainwire.ingest.sending.buffer import Intake
-from trainwire.ingest.sending.encoding import BodyEncoder
-from trainwire.ingest.sending.heartbeat import Backlog
-from trainwire.ingest.sending.salvage import item_count
-from trainwire.ingest.sending.unacked import Held, Lane, Range
+from trainwire.ingest.sending.buffer import Buffer
+from trainwire.ingest.sending.encoding import BodyEncoder, item_count
+from trainwire.ingest.sending.heartbeat import UnsentCounts
+from trainwire.ingest.sending.unacked import EncodedMessage, Range, UnackedMessages
 from trainwire.ingest.settings import FullPolicy
 from trainwire.ingest.spool.access import SpoolAccess
 from trainwire.schemas.heartbeats import says_progress
@@ -26,124 +22,101 @@ from trainwire.schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Compl
 from trainwire.schemas.wire import Entry, Loss, encode_loss
 
 if TYPE_CHECKING:
-    from trainwire.ingest.spool.spool import (
-        Spool,  # opened by the sender's thread: its imports cost a trainer's start
-    )
+    from trainwire.ingest.spool.spool import Spool  # imported by the sender's thread: it is slow to import
 
 logger = logging.getLogger("trainwire.ingest")
 
 BODIES_PER_CUT: Final = 64
-"""Keeps one hold of the lock short, however much is waiting."""
+"""Limits how long one call of `cut` holds the lock."""
 MEMORY_BYTES: Final = 32 * 1024 * 1024
-"""Messages beyond this are read back from the spool when they are sent."""
+"""Messages beyond this are kept in the spool alone, and read back when they are sent."""
 NAMED_LOSSES: Final = 20
-"""So many lost ranges are named in the log; `trainwire status` names them all."""
+"""How many lost ranges are named in the log; `trainwire status` names all."""
 DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
-"""What goes first when the spool is full; checkpoints and completions never do."""
+"""The kinds that are dropped when the spool is full, in this order; checkpoints and completions never are."""
 
 
 class Outbox:
-    """Cuts what the intake holds into messages with seq 1, 2, 3 ... per kind, and keeps them until acked.
+    """Makes messages of the values in a buffer, numbered 1, 2, 3 ... per kind, and keeps them until acknowledged.
 
-    With a spool every message is on the disk before it is anywhere else; where the disk does not take it, and
-    without a spool, it is in memory alone. The spool is opened with the first message, by the thread that cuts.
+    With a spool every message is written to the disk first; where the disk refuses it, and without a spool, it is
+    in memory alone. The spool is opened for the first message, by the thread that calls `cut`.
     """
 
     def __init__(
         self,
         origin: Origin,
-        intake: Intake,
+        buffer: Buffer,
         open_spool: Callable[[], Spool] | None = None,
         policy: FullPolicy = "drop_oldest_logs",
     ) -> None:
         self.origin = origin
-        self._intake = intake
-        self._disk = SpoolAccess(origin.job_id, open_spool)
+        self._buffer = buffer
+        self._spool = SpoolAccess(origin.job_id, open_spool)
         self._policy = policy
-        self._lock = threading.Lock()  # taken before the intake's, never after it
-        self._lanes: dict[Kind, Lane] = {
-            kind: Lane(partial(self._disk.read, kind), partial(self._declare_lost, kind)) for kind in KINDS
+        self._lock = threading.Lock()  # taken before the buffer's, never after it
+        self._messages: dict[Kind, UnackedMessages] = {
+            kind: UnackedMessages(partial(self._spool.read, kind), partial(self._declare_lost, kind))
+            for kind in KINDS
         }
         self._bodies: Iterator[tuple[Body, int]] = iter(())
         self._next: tuple[Body, int] | None = None
-        self._encoder = BodyEncoder(origin, intake.count_dropped)
+        self._encoder = BodyEncoder(origin, buffer.count_dropped)
         self._declared: set[tuple[Kind, int]] = set()
         self._is_job_deleted = False
-        self.inferred_end: Completion | None = None
-        """For a source that was killed: that it has ended, and what it made, as far as its spool shows."""
-        self.words = 0
-        """How many bodies said something of the training, not of the machine alone."""
+        self.activity = 0
+        """How many bodies reported progress of the training, not only values of the machine."""
 
-    @classmethod
-    def resumed(cls, spool: Spool) -> Outbox:
-        """Return an outbox of what another process has left in its spool.
-
-        Where that one was killed before its completion, `inferred_end` is the end to send for it, as a message of
-        a source of its own (`Outbox.of_inferred_end`): the number of the completion stays free.
-        """
-        about = spool.folder.about
-        intake = Intake(0, threading.Event())
-        intake.close(None)
-        origin = Origin(about.job_id, about.attempt, about.source, about.rank, about.since_ns)
-        outbox = cls(origin, intake, lambda: spool)
-        outbox._resume()
-        return outbox
-
-    @classmethod
-    def of_inferred_end(cls, origin: Origin, end: Completion) -> Outbox:
-        """Return an outbox of one message: the inferred end of the source `origin`.
-
-        Its source is named after what the end contains, so that sending the same leftovers twice resends it.
-        """
-        digest = zlib.crc32(repr((end.produced, end.dropped)).encode())
-        intake = Intake(0, threading.Event())
-        intake.close(end)
-        return cls(replace(origin, source=f"{origin.source}~end-{digest:08x}"), intake)
+    def resume(self, spans: Mapping[Kind, Range]) -> None:
+        """Continue with the messages of another process, which the spool has."""
+        self._spool.open()
+        for kind, (first, last) in spans.items():
+            self._messages[kind].resume(first, last)
 
     def cut(self) -> bool:
-        """Number and encode some of what is waiting; return whether there may be more."""
+        """Make messages of some of the buffered values; return whether there may be more."""
         with self._lock:
             has_more = self._cut_some()
-            self._disk.note_drops(self._intake.dropped)
+            self._spool.note_drops(self._buffer.dropped)
         return has_more
 
     def open_spool(self) -> None:
-        """Open the spool at once where the system has refused it so far."""
+        """Open the spool now, where the system has refused it so far."""
         with self._lock:
             self._open(at_once=True)
 
-    def to_send(self, budget_bytes: int) -> dict[Kind, list[Held]]:
+    def to_send(self, budget_bytes: int) -> dict[Kind, list[EncodedMessage]]:
         """Return the next messages of each kind that has any, up to about `budget_bytes` a kind."""
         with self._lock:
-            batches = {kind: lane.to_send(budget_bytes) for kind, lane in self._lanes.items()}
+            batches = {kind: messages.to_send(budget_bytes) for kind, messages in self._messages.items()}
         return {kind: batch for kind, batch in batches.items() if batch}
 
     def mark_sent(self, kind: Kind, seqs: Iterable[int]) -> None:
-        """Note that Redis took these messages."""
+        """Note that Redis has these messages."""
         with self._lock:
-            self._lanes[kind].mark_sent(seqs)
+            self._messages[kind].mark_sent(seqs)
 
     def release(self, kind: Kind, acked: int, lost: int = 0) -> bool:
-        """Let go of the messages that are committed in Postgres: all up to `acked`; return whether it was news.
+        """Delete the messages up to `acked`, which are committed in Postgres; return whether any are new.
 
-        `lost` of them the workers count as lost, as this process or an earlier one has declared.
+        The workers count `lost` of them as lost, as this process or an earlier one has declared.
         """
         with self._lock:
-            lane = self._lanes[kind]
-            before = lane.acked
-            freed_bytes = lane.release(acked)
-            lane.lost = lost
-            self._disk.release(kind, lane.acked)
-        self._intake.note_held(0, -freed_bytes)
-        return lane.acked > before
+            messages = self._messages[kind]
+            before = messages.acked
+            freed_bytes = messages.release(acked)
+            messages.lost = lost
+            self._spool.release(kind, messages.acked)
+        self._buffer.note_message(0, -freed_bytes)
+        return messages.acked > before
 
     def step_back(self, kind: Kind, acked: int) -> bool:
-        """Wait for acks from `acked` on again, where that is below what was acked; return whether it is.
+        """Await acknowledgements from `acked` on again, where more was acknowledged; return whether it was.
 
-        So it is after a restore of Postgres, or of Redis: what is still held can be sent again.
+        This happens after a restore of Postgres or Redis: messages that are still kept can be sent again.
         """
         with self._lock:
-            is_below = self._lanes[kind].step_back(acked)
+            is_below = self._messages[kind].step_back(acked)
         if is_below:
             logger.info(
                 "job %s: the workers have %s up to message %s only, though more was acknowledged: Postgres or "
@@ -159,151 +132,125 @@ class Outbox:
             logger.warning("job %s was deleted: nothing more of it is stored", self.origin.job_id)
 
     def send_again(self, kind: Kind, ranges: Iterable[Range]) -> None:
-        """Queue messages once more that Redis has lost."""
+        """Queue messages again that Redis has lost."""
         with self._lock:
-            self._lanes[kind].send_again(ranges)
+            self._messages[kind].send_again(ranges)
 
     def sent_kinds(self) -> list[Kind]:
         """Return the kinds of which this process has sent messages."""
         with self._lock:
-            return [kind for kind, lane in self._lanes.items() if lane.has_sent]
+            return [kind for kind, messages in self._messages.items() if messages.has_sent]
 
     def awaited(self) -> dict[Kind, int]:
-        """Return, for each kind with sent messages that are not acked, the newest of them."""
+        """Return, for each kind with sent messages that are not acknowledged, the newest of them."""
         with self._lock:
-            newest = {kind: lane.awaited for kind, lane in self._lanes.items()}
+            newest = {kind: messages.awaited for kind, messages in self._messages.items()}
         return {kind: seq for kind, seq in newest.items() if seq is not None}
 
     @property
     def is_all_sent(self) -> bool:
-        """Tell whether everything that was said is in Redis."""
-        with self._lock:
-            return self._intake.is_empty and all(lane.is_all_sent for lane in self._lanes.values())
+        """Return whether Redis has everything that was reported."""
+        return self._is_all(lambda messages: messages.is_all_sent)
 
     @property
     def is_all_spooled(self) -> bool:
-        """Tell whether everything that was said is on the disk, from where it is sent later, or stored."""
-        with self._lock:
-            if not self._disk.exists:
-                return False
-            return self._intake.is_empty and not any(lane.only_in_memory for lane in self._lanes.values())
-
-    def receipt(self) -> Receipt:
-        """Return how far everything came by now."""
-        with self._lock:
-            is_kept = self._disk.exists
-            lanes = {kind: lane for kind, lane in self._lanes.items() if lane.last}
-            return Receipt(
-                produced={kind: lane.last for kind, lane in lanes.items()},
-                stored={
-                    kind: 0 if self._is_job_deleted else max(lane.acked - lane.lost, 0)
-                    for kind, lane in lanes.items()
-                },
-                lost={kind: lane.lost for kind, lane in lanes.items() if lane.lost},
-                sent={kind: lane.sent for kind, lane in lanes.items()},
-                unsent={kind: lane.last - lane.sent for kind, lane in lanes.items()},
-                spooled={
-                    kind: lane.last - lane.acked - lane.only_in_memory if is_kept else 0
-                    for kind, lane in lanes.items()
-                },
-                dropped=self._intake.dropped,
-                is_job_deleted=self._is_job_deleted,
-            )
-
-    def backlog(self) -> Backlog:
-        """Return what has not got through by now."""
-        with self._lock:
-            unsent = sum(lane.last - lane.sent for lane in self._lanes.values())
-            spooled_bytes = self._disk.spool.size_bytes if self._disk.spool is not None else 0
-        return Backlog(unsent, spooled_bytes, sum(self._intake.dropped.values()))
+        """Return whether everything that was reported is in the spool, or stored."""
+        return self._spool.exists and self._is_all(lambda messages: not messages.only_in_memory)
 
     @property
     def is_all_acked(self) -> bool:
-        """Tell whether everything that was said is committed in Postgres."""
+        """Return whether everything that was reported is committed in Postgres."""
+        return self._is_all(lambda messages: messages.acked == messages.last)
+
+    def receipt(self) -> Receipt:
+        """Return the counts of messages by how far they came."""
         with self._lock:
-            return self._intake.is_empty and all(lane.acked == lane.last for lane in self._lanes.values())
+            is_kept = self._spool.exists
+            kinds = {kind: messages for kind, messages in self._messages.items() if messages.last}
+            return Receipt(
+                produced={kind: messages.last for kind, messages in kinds.items()},
+                stored={
+                    kind: 0 if self._is_job_deleted else max(messages.acked - messages.lost, 0)
+                    for kind, messages in kinds.items()
+                },
+                lost={kind: messages.lost for kind, messages in kinds.items() if messages.lost},
+                sent={kind: messages.sent for kind, messages in kinds.items()},
+                unsent={kind: messages.last - messages.sent for kind, messages in kinds.items()},
+                spooled={
+                    kind: messages.last - messages.acked - messages.only_in_memory if is_kept else 0
+                    for kind, messages in kinds.items()
+                },
+                dropped=self._buffer.dropped,
+                is_job_deleted=self._is_job_deleted,
+            )
+
+    def unsent_counts(self) -> UnsentCounts:
+        """Return the number of messages that are not sent, the size of the spool, and the number of drops."""
+        with self._lock:
+            unsent = sum(messages.last - messages.sent for messages in self._messages.values())
+            return UnsentCounts(unsent, self._spool.size_bytes, sum(self._buffer.dropped.values()))
 
     def close(self) -> None:
-        """Leave the spool to who sends what is left of it; remove it where nothing is."""
+        """Remove the spool if everything is acknowledged; else unlock it for the process that sends the rest."""
         is_all_acked = self.is_all_acked
         with self._lock:
-            self._disk.close(is_needed=not is_all_acked)
+            self._spool.close(is_needed=not is_all_acked)
 
     def forget(self) -> None:
-        """Leave the spool alone in a forked child: it is the parent's."""
-        self._disk.close(is_needed=True)
+        """Unlock the spool and leave its files: in a forked child they are the parent's."""
+        self._spool.close(is_needed=True)
 
-    @property
-    def _must_wait(self) -> bool:
-        """Tell whether the spool is full, and those who speak are to wait for it."""
-        return self._policy == "block" and not self._intake.is_closed and self._disk.is_full
+    def _is_all(self, is_done: Callable[[UnackedMessages], bool]) -> bool:
+        """Return whether nothing is buffered and `is_done` returns True for each kind."""
+        with self._lock:
+            return self._buffer.is_empty and all(map(is_done, self._messages.values()))
 
     def _cut_some(self) -> bool:
         for _ in range(BODIES_PER_CUT):
-            if self._must_wait:
-                return False
-            if self._next is None:  # else no memory was left to encode it
+            if self._policy == "block" and not self._buffer.is_closed and self._spool.is_full:
+                return False  # the values wait in the buffer, and the training for room in it
+            if self._next is None:  # otherwise there was no memory to encode it
                 self._next = next(self._bodies, None)
             if self._next is None:
-                self._bodies = self._intake.take_out().bodies(self.origin.rank)
+                self._bodies = self._buffer.take_bodies(self.origin.rank)
                 self._next = next(self._bodies, None)
             if self._next is None:
                 return False
             self._open()
-            self._hold(*self._next)
-            self.words += says_progress(self._next[0])
+            body, buffered_bytes = self._next
+            self._buffer.note_message(buffered_bytes, self._add(body))
+            self.activity += says_progress(body)
             self._next = None
         return True
 
-    def _hold(self, body: Body, waited_bytes: int) -> None:
+    def _add(self, body: Body) -> int:
+        """Make the next message of a body; return how much memory it takes (0: in the spool alone, or dropped)."""
         kind = KIND_OF_BODY[type(body)]
-        lane = self._lanes[kind]
-        if kind in DROP_ORDER and not self._has_room():
-            self._intake.count_dropped(kind, item_count(body))
-            self._intake.note_held(waited_bytes, 0)
-            return
+        messages = self._messages[kind]
+        if kind in DROP_ORDER and not self._make_room():
+            self._buffer.count_dropped(kind, item_count(body))
+            return 0
         if isinstance(body, Completion) and body.of is None:
-            self._sum_up(body)
+            self._count_messages(body)
         if self.origin.attempt == ATTEMPT_UNSAID or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
-        entry = self._encoder.encode(kind, lane.last + 1, body)
+        seq, items = messages.last + 1, item_count(body)
+        entry = self._encoder.encode(kind, seq, body)
         if entry is None:
-            self._intake.note_held(waited_bytes, 0)
-            return
-        items = item_count(body)
-        is_spooled = self._disk.append(kind, lane.last + 1, items, entry)
-        held = Held(lane.last + 1, entry, is_spooled, items)
-        in_memory = not held.is_spooled or self._intake.held_bytes + held.size_bytes <= MEMORY_BYTES
-        lane.append(held, in_memory=in_memory)
-        self._intake.note_held(waited_bytes, held.size_bytes if in_memory else 0)
-
-    def _resume(self) -> None:
-        self._disk.open()
-        spool = self._disk.spool
-        assert spool is not None  # noqa: S101 - it was given
-        spans = spool.spans()
-        for kind, span in spans.items():
-            self._lanes[kind].resume(span.first, span.last)
-        self._intake.recall_dropped(spool.drops)
-        if "completions" not in spans and (spans or spool.drops):
-            self.inferred_end = Completion(
-                ts=time.time_ns(),
-                status="ended",
-                of=self.origin.source,
-                rank=self.origin.rank,
-                produced={kind: lane.last for kind, lane in self._lanes.items() if lane.last},
-                dropped=self._intake.dropped or None,
-                started_at=self.origin.since_ns,
-            )
+            return 0
+        message = EncodedMessage(seq, entry, self._spool.append(kind, seq, items, entry), items)
+        in_memory = not message.is_spooled or self._buffer.unacked_bytes + message.size_bytes <= MEMORY_BYTES
+        messages.append(message, in_memory=in_memory)
+        return message.size_bytes if in_memory else 0
 
     def _open(self, *, at_once: bool = False) -> None:
-        """Open the spool where it is not yet, and write what has been kept in memory for want of it."""
-        if self._disk.open(at_once=at_once):
-            for kind, lane in self._lanes.items():
-                lane.spool(partial(self._disk.append, kind))
+        """Open the spool if it is not open yet, and write the messages to it that are in memory."""
+        if self._spool.open(at_once=at_once):
+            for kind, messages in self._messages.items():
+                messages.spool(partial(self._spool.append, kind))
 
     def _declare_lost(self, kind: Kind, first: int, last: int, reason: str) -> Entry:
-        """Return the entry by which the workers know that these messages will never come."""
+        """Return the entry that tells the workers not to wait for these messages."""
         origin = self.origin
         if (kind, first) not in self._declared and len(self._declared) < NAMED_LOSSES:
             self._declared.add((kind, first))
@@ -315,28 +262,30 @@ class Outbox:
         loss = Loss(last=last, reason=reason, started_at=origin.since_ns)
         return encode_loss(origin.job_id, origin.attempt, origin.source, first, loss)
 
-    def _has_room(self) -> bool:
-        """Make room in a full spool as the policy wants it; False where what is new has to go."""
-        if not self._disk.is_full or self._policy == "block":
+    def _make_room(self) -> bool:
+        """Drop old messages where the spool is full and the policy allows it; return whether a new one fits."""
+        if not self._spool.is_full or self._policy == "block":
             return True
         return self._policy == "drop_oldest_logs" and any(self._drop_oldest(kind) for kind in DROP_ORDER)
 
     def _drop_oldest(self, kind: Kind) -> bool:
-        """Give up the oldest messages of a kind that Redis has not been given; False where there are none."""
-        assert self._disk.spool is not None  # noqa: S101 - it is full
-        lane = self._lanes[kind]
+        """Drop the oldest messages of a kind that were not sent; return False where there are none."""
+        assert self._spool.spool is not None  # noqa: S101 - it is full
+        messages = self._messages[kind]
         try:
-            gone = self._disk.spool.drop_oldest(kind, lane.sent)
+            dropped = self._spool.spool.drop_oldest(kind, messages.sent)
         except OSError:
             return False
-        if gone is None:
+        if dropped is None:
             return False
-        self._intake.note_held(0, -lane.forget(gone.first, gone.last))
-        self._intake.count_dropped(kind, gone.items)
+        self._buffer.note_message(0, -messages.forget(dropped.first, dropped.last))
+        self._buffer.count_dropped(kind, dropped.items)
         return True
 
-    def _sum_up(self, completion: Completion) -> None:
-        """Count the messages of each kind in the completion, itself included: it is the last to be cut."""
-        produced: dict[str, int] = {kind: lane.last for kind, lane in self._lanes.items() if lane.last}
-        completion.produced = produced | {"completions": self._lanes["completions"].last + 1}
-        completion.dropped = self._intake.dropped or None
+    def _count_messages(self, completion: Completion) -> None:
+        """Set the number of messages of each kind, the completion included: it is the last message."""
+        produced: dict[str, int] = {
+            kind: messages.last for kind, messages in self._messages.items() if messages.last
+        }
+        completion.produced = produced | {"completions": self._messages["completions"].last + 1}
+        completion.dropped = self._buffer.dropped or None

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.sending.sender import Publisher
+from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.settings import Timing, server_of
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.messages import Completion
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -88,26 +93,64 @@ def send_leftovers(
 
 def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float) -> Leftover:
     try:
-        outbox = Outbox.resumed(Spool(folder, NO_LIMIT))
+        outbox, inferred_end = resumed(Spool(folder, NO_LIMIT))
     except OSError:
         folder.forget()  # for the process that tries it next
         raise
     outboxes = [outbox]
-    if outbox.inferred_end is not None:
-        # First: once the messages are acked, the spool no longer shows how many there were.
-        outboxes.insert(0, Outbox.of_inferred_end(outbox.origin, outbox.inferred_end))
-    publishers = [Publisher(each, redis_url, timing, threading.Event()) for each in outboxes]
+    if inferred_end is not None:
+        # First: once the messages are acknowledged, the spool no longer shows how many there were.
+        outboxes.insert(0, outbox_of_inferred_end(outbox.origin, inferred_end))
+    senders = [Sender(each, redis_url, timing, threading.Event()) for each in outboxes]
     deadline = monotonic_s() + timeout_s
-    for publisher in publishers:
-        publisher.start()
-    for publisher in publishers:
-        publisher.finish(max(0.0, deadline - monotonic_s()))
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.finish(max(0.0, deadline - monotonic_s()))
     receipt = _joined([each.receipt() for each in outboxes])
     if all(each.is_all_acked for each in outboxes):
         outbox.close()
     else:
         outbox.forget()
     return Leftover(folder.about, receipt, folder.path)
+
+
+def resumed(spool: Spool) -> tuple[Outbox, Completion | None]:
+    """Return an outbox of the messages that another process has left in its spool, and the inferred end.
+
+    The inferred end is for a process that was killed before its completion: it has the numbers of the messages, as
+    far as the spool shows them. It is sent as a message of another source (`outbox_of_inferred_end`): the
+    completion of the process itself keeps its number.
+    """
+    about, spans = spool.folder.about, spool.spans()
+    buffer = Buffer(0, threading.Event())
+    buffer.close(None)
+    buffer.restore_dropped(spool.drops)
+    origin = Origin(about.job_id, about.attempt, about.source, about.rank, about.since_ns)
+    outbox = Outbox(origin, buffer, lambda: spool)
+    outbox.resume(spans)
+    if "completions" in spans or not (spans or spool.drops):
+        return outbox, None
+    return outbox, Completion(
+        ts=time.time_ns(),
+        status="ended",
+        of=origin.source,
+        rank=origin.rank,
+        produced={kind: span.last for kind, span in spans.items()},
+        dropped=spool.drops or None,
+        started_at=origin.since_ns,
+    )
+
+
+def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
+    """Return an outbox of one message: the inferred end of the source `origin`.
+
+    Its source is named after the content, so that a second recovery of the same spool sends the same message.
+    """
+    digest = zlib.crc32(repr((end.produced, end.dropped)).encode())
+    buffer = Buffer(0, threading.Event())
+    buffer.close(end)
+    return Outbox(replace(origin, source=f"{origin.source}~end-{digest:08x}"), buffer)
 
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:

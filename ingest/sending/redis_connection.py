@@ -1,8 +1,8 @@
-"""The connection to Redis: asks how things stand and appends messages to the streams."""
+"""The connection of a trainer to Redis: reads acknowledgements, appends messages, sends heartbeats and claims."""
 
 from __future__ import annotations
 
-import email.parser  # noqa: F401 - as the next one: redis-py reads its own version when it connects
+import email.parser  # noqa: F401 - redis-py imports it when it connects; as the next line
 import encodings.idna  # noqa: F401 - Python imports it with the first host name: see trainwire.ingest.process.forks
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from trainwire.ingest.outage import Unavailable
-from trainwire.ingest.sending.acks import Report, parse_report
-from trainwire.ingest.sending.heartbeat import Heart, read_claim
-from trainwire.ingest.sending.unacked import Held
+from trainwire.ingest.sending.acks import AckReport, parse_report
+from trainwire.ingest.sending.heartbeat import SourceHeartbeat, read_claim
+from trainwire.ingest.sending.unacked import EncodedMessage
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import (
     HOLD_KEY,
@@ -40,39 +40,39 @@ CONNECT_TIMEOUT_S: Final = 2
 SOCKET_TIMEOUT_S: Final = 5
 MAX_CLAIM_BYTES: Final = 4096
 EVERYTHING: Final = 2**63 - 1
-"""As an acknowledged seq: nothing of a deleted job needs to be sent."""
+"""The acknowledged number of a deleted job: none of its messages needs to be sent."""
 
 _REDIS_ERRORS: Final = (*STREAM_ERRORS, OSError, UnicodeError)  # UnicodeError: a host name too long for DNS
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What Redis says before anything is sent."""
+class WorkerReports:
+    """The workers' reports, read before messages are sent; `must_hold` is True while Redis is nearly full."""
 
     must_hold: bool
-    reports: dict[Kind, Report]
+    acks: dict[Kind, AckReport]
     is_job_deleted: bool = False
-    """Then everything counts as acknowledged, for nothing of the job is stored."""
+    """Then every message counts as acknowledged, and none is stored."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Who has a rank, and how long ago it said so."""
+    """The claim of a rank by another process, and the time since its last renewal."""
 
     holder: Heartbeat
     age_s: float
 
 
 @dataclass
-class Sent:
-    """Which messages Redis took in one round trip, and the first refusal."""
+class SendResult:
+    """The numbers of the messages that Redis has taken in one round trip, and the first refusal."""
 
     seqs: dict[Kind, list[int]] = field(default_factory=dict)
     refusal: Unavailable | None = None
 
 
-class StreamLink:
-    """One job's way into the streams; every failure is `Unavailable`."""
+class RedisConnection:
+    """Connects one source to the streams; every failure raises `Unavailable`."""
 
     def __init__(self, redis_url: str, job_id: int, source: str) -> None:
         self._job_id = job_id
@@ -84,12 +84,12 @@ class StreamLink:
             redis_url,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),  # the publisher retries, and says so
+            retry=Retry(NoBackoff(), 0),  # the sender retries, and logs it
         )
 
     @property
     def shard(self) -> int:
-        """Return the job's shard; the number of shards is read once and kept for the life of the run."""
+        """Return the job's shard; the number of shards is read once, and stays the same for the whole run."""
         if self._shards is None:
             pipe = self._pipeline()
             pipe.get(SHARDS_KEY)
@@ -97,97 +97,97 @@ class StreamLink:
             self._shards = read_shards(answer)
         return shard_of(self._job_id, self._shards)
 
-    def ask(self, kinds: Sequence[Kind]) -> Standing:
-        """Return whether to hold back, and what the workers report of `kinds`."""
+    def read_reports(self, kinds: Sequence[Kind]) -> WorkerReports:
+        """Return the workers' reports on `kinds`, and whether to hold messages back."""
         pipe = self._pipeline()
         pipe.exists(HOLD_KEY)
         fields = (ack_field, missing_field, lost_field)
         names = [name(self._source, kind) for kind in kinds for name in fields]
         if names:
             pipe.hmget(acks_key(self._job_id), [JOB_DELETED_FIELD, *names])
-        held, *found = self._execute(pipe)
+        hold, *found = self._execute(pipe)
         values = iter(found[0] if found else [None])
         is_deleted = next(values) is not None
         if is_deleted:
-            return Standing(bool(held), dict.fromkeys(kinds, Report(EVERYTHING)), is_deleted)
-        return Standing(bool(held), {kind: parse_report(*islice(values, len(fields))) for kind in kinds})
+            return WorkerReports(bool(hold), dict.fromkeys(kinds, AckReport(EVERYTHING)), is_deleted)
+        return WorkerReports(bool(hold), {kind: parse_report(*islice(values, len(fields))) for kind in kinds})
 
-    def send(self, batches: Mapping[Kind, Sequence[Held]]) -> Sent:
-        """Append the batches to their streams."""
+    def send(self, batches: Mapping[Kind, Sequence[EncodedMessage]]) -> SendResult:
+        """Append messages to the streams of their kinds."""
         shard = self.shard
         pipe = self._pipeline()
         for kind, batch in batches.items():
             stream = stream_key(kind, shard)
-            for held in batch:
-                fields: dict[Any, Any] = dict(held.entry)
+            for message in batch:
+                fields: dict[Any, Any] = dict(message.entry)
                 pipe.xadd(stream, fields)
         replies = iter(self._execute(pipe, raise_on_error=False))
-        sent = Sent()
+        result = SendResult()
         for kind, batch in batches.items():
-            sent.seqs[kind] = _taken(batch, list(islice(replies, len(batch))), sent)
-        return sent
+            result.seqs[kind] = []
+            for message, reply in zip(batch, list(islice(replies, len(batch))), strict=True):
+                if isinstance(reply, Exception):  # in order: later messages are sent again too
+                    result.refusal = result.refusal or Unavailable(str(reply))
+                    break
+                result.seqs[kind].append(message.seq)
+        return result
 
-    def beat(self, heart: Heart) -> None:
-        """Say that this process lives. A Redis that refuses the heartbeat may take messages all the same."""
-        origin, key = heart.origin, self._claim(heart)
+    def send_heartbeat(self, source: SourceHeartbeat) -> None:
+        """Send a heartbeat and renew the claim. A Redis that refuses the heartbeat may still take messages."""
+        origin, key = source.origin, _claim_key(source)
         pipe = self._pipeline()
-        self._ask_time(pipe)
+        self._read_time(pipe)
         _get_claim(pipe, key)
         now, claim = self._execute(pipe, raise_on_error=False)
         if isinstance(now, Exception):
-            heart.note_outcome(is_taken=False)
+            source.note_outcome(is_taken=False)
             return
-        seconds, micros = now
-        now_ms = seconds * 1000 + micros // 1000
-        heartbeat = encode_heartbeat(heart.heartbeat(now_ms))
+        now_ms = _milliseconds(now)
+        heartbeat = encode_heartbeat(source.heartbeat(now_ms))
         pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
-        if heart.may_claim and _is_claim(claim) and heart.may_take(_content(claim)):
-            pipe.set(key, encode_heartbeat(heart.claim(now_ms)), px=heart.claim_ttl_ms)
+        if source.may_claim and _is_claim(claim) and source.may_take(_content(claim)):
+            pipe.set(key, encode_heartbeat(source.claim(now_ms)), px=source.claim_ttl_ms)
         replies = self._execute(pipe, raise_on_error=False)
-        heart.note_outcome(is_taken=not isinstance(replies[0], Exception))
+        source.note_outcome(is_taken=not isinstance(replies[0], Exception))
 
-    def claim(self, heart: Heart, *, by_force: bool = False) -> Claim | None:
-        """Take the rank where nobody has it, or `by_force`; return the claim of who has it, None for us."""
-        key = self._claim(heart)
+    def claim(self, source: SourceHeartbeat, *, by_force: bool = False) -> Claim | None:
+        """Claim the rank if it is free, or `by_force`; return the claim of another process, None for our own."""
+        key = _claim_key(source)
         pipe = self._pipeline()
-        self._ask_time(pipe)
-        ((seconds, micros),) = self._execute(pipe)
-        now_ms = seconds * 1000 + micros // 1000
+        self._read_time(pipe)
+        (now,) = self._execute(pipe)
+        now_ms = _milliseconds(now)
         pipe = self._pipeline()
-        pipe.set(key, encode_heartbeat(heart.claim(now_ms)), nx=not by_force, px=heart.claim_ttl_ms)
+        pipe.set(key, encode_heartbeat(source.claim(now_ms)), nx=not by_force, px=source.claim_ttl_ms)
         _get_claim(pipe, key)
         is_set, claim = self._execute(pipe, raise_on_error=False)
         for reply in (is_set, claim):
             if isinstance(reply, Exception) and not _is_wrong_type(reply):
                 raise self._unavailable(reply)
         holder = read_claim(_content(claim))
-        if holder is None and not is_set:  # what is there is no claim
-            return self.claim(heart, by_force=True)
-        if holder is None or holder.source == heart.claimant:
+        if holder is None and not is_set:  # the value there is no claim
+            return self.claim(source, by_force=True)
+        if holder is None or holder.source == source.claimant:
             return None
         return Claim(holder, (now_ms - holder.at) / 1000)
 
-    def say_goodbye(self, heart: Heart) -> None:
-        """Take the heartbeat and the claim back: this process ends as it should."""
-        key = self._claim(heart)
+    def withdraw_heartbeat(self, source: SourceHeartbeat) -> None:
+        """Delete the heartbeat and the claim: this process ends normally."""
+        key = _claim_key(source)
         pipe = self._pipeline()
-        pipe.hdel(alive_key(self.shard), alive_field(heart.origin.job_id, heart.origin.source))
+        pipe.hdel(alive_key(self.shard), alive_field(source.origin.job_id, source.origin.source))
         _get_claim(pipe, key)
         holder = read_claim(_content(self._execute(pipe, raise_on_error=False)[1]))
-        if holder is not None and holder.source == heart.claimant:
+        if holder is not None and holder.source == source.claimant:
             pipe.set(key, b"", px=1)
             self._execute(pipe)
 
     def close(self) -> None:
-        """Drop the connection; the next call makes a new one and looks the host up again."""
+        """Close the connection; the next call makes a new one and resolves the host name again."""
         drop_connections(self._client)
 
-    def _claim(self, heart: Heart) -> str:
-        origin = heart.origin
-        return claim_key(origin.job_id, origin.attempt, origin.rank or 0, heart.launcher)
-
-    def _ask_time(self, pipe: Any) -> None:
-        """Ask for the clock by which heartbeats are judged: that of the server that has them."""
+    def _read_time(self, pipe: Any) -> None:
+        """Read the clock of the server that has the heartbeats: the workers compare them by it."""
         try:
             where = beside(self._client, alive_key(self.shard))
         except _REDIS_ERRORS as exc:
@@ -196,7 +196,7 @@ class StreamLink:
 
     def _pipeline(self) -> Any:
         try:
-            return self._client.pipeline(transaction=False)  # of a cluster: asks who has which slots
+            return self._client.pipeline(transaction=False)  # of a cluster: reads which node has which slots
         except _REDIS_ERRORS as exc:
             raise self._unavailable(exc) from exc
 
@@ -212,8 +212,18 @@ class StreamLink:
         return Unavailable(redis_trouble(exc, "" if self._has_answered else self._redis_url))
 
 
+def _claim_key(source: SourceHeartbeat) -> str:
+    origin = source.origin
+    return claim_key(origin.job_id, origin.attempt, origin.rank or 0, source.launcher)
+
+
+def _milliseconds(time: tuple[int, int]) -> int:
+    """Return a reply to TIME (seconds and microseconds) in milliseconds."""
+    return time[0] * 1000 + time[1] // 1000
+
+
 def _get_claim(pipe: Any, key: str) -> None:
-    """Read a claim: no more of the value than a claim has, for anyone can write one."""
+    """Read a claim, up to the largest size that one has: any trainer can write the key."""
     pipe.getrange(key, 0, MAX_CLAIM_BYTES - 1)
 
 
@@ -222,20 +232,9 @@ def _is_wrong_type(reply: object) -> bool:
 
 
 def _is_claim(reply: object) -> bool:
-    """Tell whether Redis allowed to read the claim; a key of another type may be replaced as an unreadable one."""
+    """Return whether Redis let us read the claim; a key of another type may be replaced."""
     return not isinstance(reply, Exception) or _is_wrong_type(reply)
 
 
 def _content(reply: object) -> bytes | None:
     return reply if isinstance(reply, bytes) else None
-
-
-def _taken(batch: Sequence[Held], replies: Sequence[object], sent: Sent) -> list[int]:
-    """Return the seqs up to the first refusal: what came after it is sent again too, to keep the order."""
-    seqs = []
-    for held, reply in zip(batch, replies, strict=True):
-        if isinstance(reply, Exception):
-            sent.refusal = sent.refusal or Unavailable(str(reply))
-            break
-        seqs.append(held.seq)
-    return seqs

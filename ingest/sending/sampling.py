@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.buffer import LogType
 
 SAMPLE_EVERY: Final = 100
 """Beyond the limit one line of so many is taken."""

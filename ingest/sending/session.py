@@ -1,4 +1,4 @@
-"""One process's outbox and sender, from the first word to the receipt; started over in a forked child."""
+"""The sending of one process's messages, from the first value to the receipt; a forked child begins anew."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.process.clock import monotonic_ns
-from trainwire.ingest.process.daemon_pool import start_daemon, words_of
+from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
+from trainwire.ingest.process.daemon_pool import error_text, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
-from trainwire.ingest.sending.batching import LogType, MetricItem
-from trainwire.ingest.sending.buffer import Intake
-from trainwire.ingest.sending.heartbeat import Heart
+from trainwire.ingest.sending.buffer import Buffer, LogType
+from trainwire.ingest.sending.heartbeat import SourceHeartbeat
 from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sampling import LineSampler
-from trainwire.ingest.sending.sender import Publisher
-from trainwire.ingest.settings import TrainerSettings, server_of, shown_host
+from trainwire.ingest.sending.sender import Sender
+from trainwire.ingest.settings import TrainerSettings, shown_host
+from trainwire.ingest.spool.access import spool_opener
 from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
-from trainwire.schemas.messages import Checkpoint, Completion
+from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from trainwire.ingest.arguments import Wrong
-    from trainwire.ingest.spool.spool import Spool
+    from trainwire.ingest.arguments import WrongArgument
 
 logger = logging.getLogger("trainwire.ingest")
 
 SOURCE_BYTES: Final = 12
-"""Random bytes of a source's name, which nobody else can guess: who knows it can write under it."""
-LEFTOVERS_AFTER_S: Final = 5.0
-LEFTOVERS_TIMEOUT_S: Final = 600.0
-"""How long one source's leftovers may take before the next one's turn."""
-LEFTOVERS_THREAD: Final = "trainwire-leftovers"
+"""Random bytes of a source's name: a process that knows the name could send messages as this source."""
+RECOVERY_DELAY_S: Final = 5.0
+RECOVERY_TIMEOUT_S: Final = 600.0
+"""How long the recovery of one source may take; also the longest pause after an error."""
 
 RELIEF_BYTES: Final = 16 * 1024 * 1024
-"""What may wait to be written to the disk before those who print wait for it."""
+"""How much may wait to be written to the disk before printing waits for it."""
 
+DEFAULT_TIMEOUT_S: Final = 10.0
+RESERVED_S: Final = 3.0
+"""The part of a timeout that is reserved for the messages when uploads take long."""
 CHILD_FLUSH_S: Final = 2.0
-"""How long a forked child that ends may wait for what it said itself."""
+"""How long the end of a forked child may wait for its own messages."""
 
 
 class Session:
-    """Takes what a run says and sees to it that it is sent."""
+    """Takes the values that a run reports, and sends them."""
 
     def __init__(
         self,
@@ -72,46 +73,44 @@ class Session:
         self._settings = settings
         self._note_checkpoint = note_checkpoint
         self._since_ns = joined_run_of_ns or time.time_ns()
-        """Stated by each source of this run, those of forked children too: they belong to the same attempt."""
-        self._maker_pid = os.getpid() if joined_run_of_ns is None else None
+        """The beginning of the attempt, which each source of this run states, forked children included."""
+        self._creator_pid = os.getpid() if joined_run_of_ns is None else None
         self._begin()
         if settings.strict:
             self._check_start()
         renew_in_children(self)
 
     def renew_after_fork(self) -> None:
-        """Begin as a new source with an empty outbox; what the parent reported, the parent sends."""
+        """Begin as a new source without messages; the parent sends its own."""
         self.outbox.forget()
         self._begin()
 
     def _begin(self) -> None:
+        settings = self._settings
         source = f"{self._rank or 0}-{os.urandom(SOURCE_BYTES).hex()}"
         wake = threading.Event()
-        spool = self._settings.spool
-        self.intake = Intake(self._settings.buffer_bytes, wake, must_wait=spool.when_full == "block")
+        self.buffer = Buffer(settings.buffer_bytes, wake, must_wait=settings.spool.when_full == "block")
         origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns)
-        opener = None if spool.folder is None else partial(self._open_spool, spool.folder, origin)
-        self.outbox = Outbox(origin, self.intake, opener, spool.when_full)
-        self._uploads = Uploads(
-            self._settings, self.outbox.origin, self._publish_checkpoint, can_upload=self.is_makers
-        )
-        outbox = self.outbox
-        self._heart = Heart(
+        outbox = Outbox(origin, self.buffer, spool_opener(settings, origin), settings.spool.when_full)
+        self.outbox = outbox
+        self._uploads = Uploads(settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
+        self._heartbeat = SourceHeartbeat(
             origin,
-            self._settings.vitals,
-            lambda: outbox.words + self._outputs,
-            backlog=outbox.backlog,
-            may_claim=self.is_makers,
+            settings.vitals,
+            lambda: outbox.activity + self._outputs,
+            unsent_counts=outbox.unsent_counts,
+            may_claim=self.is_creator,
         )
-        timing = self._settings.timing
-        if self._settings.strict:
-            timing = replace(timing, settle_s=math.inf)  # the end waits for the acks, up to its deadline
-        self._publisher = Publisher(outbox, self._settings.streams, timing, wake, self._heart)
-        rate = self._settings.log_lines_per_s
+        timing = settings.timing
+        if settings.strict:
+            timing = replace(timing, settle_s=math.inf)  # the end waits for acknowledgements up to its deadline
+        self._sender = Sender(outbox, settings.streams, timing, wake, self._heartbeat)
+        rate = settings.log_lines_per_s
         self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
         self._finishing = threading.RLock()  # re-entrant: a signal handler may call finish within finish
-        self._finished = threading.Event()
+        self.finished = threading.Event()
+        """Set when the run begins to finish."""
         self._receipt: Receipt | None = None
         self._warned_of: set[str] = set()
         self._outputs = 0
@@ -124,126 +123,142 @@ class Session:
         self._take_lines(texts, log_type, ts, (level,) * len(texts))
 
     def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Take lines as a program printed them, with the levels that they name themselves."""
+        """Take lines that a program has printed, with the levels found in them."""
         if self._sampler is not None:
             texts = self._sampled(self._sampler, texts, log_type, ts)
         self.printed.add(texts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
 
     def note_output(self) -> None:
-        """Count output, be it only a progress bar that is redrawn, as a sign of life."""
+        """Count output as a sign of life, even without a whole line (a progress bar)."""
         self._outputs += 1
 
     def relieve(self) -> None:
-        """Wait for the disk where more is printed than it takes; for one that hangs, only for seconds."""
-        if self.intake.waiting_bytes > RELIEF_BYTES:
-            self._publisher.relieve(lambda: self.intake.waiting_bytes <= RELIEF_BYTES)
+        """Wait while lines are printed faster than the disk takes them; for a disk that hangs, a few seconds."""
+        if self.buffer.buffered_bytes > RELIEF_BYTES:
+            self._sender.relieve(lambda: self.buffer.buffered_bytes <= RELIEF_BYTES)
 
-    def take_metric(self, item: MetricItem) -> None:
-        """Take a point, or progress and what the run is called."""
-        if not self._publisher.is_started:
+    def take_metric(self, metric: Point | Metrics) -> None:
+        """Take a point, or a `Metrics` without points, which describes the run or its progress."""
+        if not self._sender.is_started:
             self._start()
-        if not self.intake.add_metric(item):
-            self._warn_of_loss()
+        if not self.buffer.add_metric(metric):
+            self._warn_of_drop()
 
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
-        """Take a checkpoint; where its file is to be uploaded, it is published when that is done."""
+        """Take a checkpoint; one whose file is to be uploaded is reported after the upload."""
         self._uploads.take(checkpoint, choice)
 
-    def refuse(self, wrong: Wrong) -> None:
-        """Count an argument that is left out, and warn once of each that is wrong."""
-        if wrong.is_dropped:
-            self.intake.count_dropped("values")
-        self.warn_once(wrong.name, wrong)
+    def report_wrong(self, argument: WrongArgument) -> None:
+        """Count a wrong argument that is left out, and warn once for each name."""
+        if argument.is_dropped:
+            self.buffer.count_dropped("values")
+        self.warn_once(argument.name, argument)
 
-    def warn_once(self, what: str, text: object) -> None:
-        """Log a warning, the first of those about `what` only."""
-        if what not in self._warned_of:
-            self._warned_of.add(what)
+    def warn_once(self, subject: str, text: object) -> None:
+        """Log a warning, the first one about this subject only."""
+        if subject not in self._warned_of:
+            self._warned_of.add(subject)
             logger.warning("job %s: %s", self._job_id, text)
 
-    def finish_uploads(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` until all checkpoints are uploaded; what is not by then never is."""
-        self.intake.stop_waiting()
-        self._uploads.finish(timeout_s)
+    def finish(self, completion: Callable[[], Completion], timeout_s: float | None) -> Receipt:
+        """Finish the uploads, send the completion and return the receipt, within `timeout_s` or the defaults.
 
-    def finish(self, completion: Callable[[], Completion], timeout_s: float) -> Receipt:
-        """Say the completion, once, and wait up to `timeout_s`; a forked child says its own end, if it spoke."""
+        A forked child sends a completion of its own, without a status, if it has sent anything. Uploads that do
+        not finish in time are given up. An exception such as ctrl-C ends the wait for uploads; the messages then
+        have `RESERVED_S`.
+        """
+        left_s = RESERVED_S
+        try:
+            left_s = self._finish_uploads(timeout_s)
+        finally:
+            receipt = self._finish_messages(completion, left_s)
+        return receipt
+
+    def _finish_uploads(self, timeout_s: float | None) -> float:
+        """Wait for uploads; return the seconds that are left for the messages."""
+        self.buffer.stop_waiting()
+        if timeout_s is None:
+            self._uploads.finish(self._settings.checkpoints.finish_s)
+            return DEFAULT_TIMEOUT_S
+        started_s = monotonic_s()
+        self._uploads.finish(max(timeout_s - RESERVED_S, timeout_s / 2))
+        return round(max(0.0, timeout_s - (monotonic_s() - started_s)), 3)
+
+    def _finish_messages(self, completion: Callable[[], Completion], timeout_s: float) -> Receipt:
         with self._finishing:
             if self._receipt is None:
                 self._receipt = Receipt()
-                self._finished.set()
-                self.intake.stop_waiting()
+                self.finished.set()
+                self.buffer.stop_waiting()
                 for log_type, notice in (self._sampler.close() if self._sampler else {}).items():
                     self._take_lines((notice,), log_type, time.time_ns(), ("WARNING",))
-                self.intake.close(completion() if self.is_makers else self._childs_end())
-                if self._publisher.is_started or not self.intake.is_empty:
-                    self._publisher.finish(timeout_s, may_leave=not self._settings.strict)
+                self.buffer.close(completion() if self.is_creator else self._childs_completion())
+                if self._sender.is_started or not self.buffer.is_empty:
+                    self._sender.finish(timeout_s, may_leave=not self._settings.strict)
                     self.outbox.open_spool()
                 self._receipt = self.outbox.receipt()
-                self._tell_unsent(self._receipt)
+                self._warn_of_unsent(self._receipt)
                 self.outbox.close()
             return self._receipt
 
     @property
-    def is_makers(self) -> bool:
-        """Tell whether this is the process that made the run, not a forked child nor one that has joined."""
-        return os.getpid() == self._maker_pid
+    def is_creator(self) -> bool:
+        """Return whether this process created the run: it is no forked child, and has not joined the run."""
+        return os.getpid() == self._creator_pid
 
-    def _childs_end(self) -> Completion | None:
-        if not self._publisher.is_started:
+    def _childs_completion(self) -> Completion | None:
+        if not self._sender.is_started:
             return None
         return Completion(ts=time.time_ns(), status="ended", rank=self._rank)
 
     def _check_start(self) -> None:
-        from trainwire.ingest.sending.redis_connection import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
+        from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415 - slow to import
         from trainwire.ingest.strict import check_start  # noqa: PLC0415
 
         origin, url = self.outbox.origin, self._settings.streams
-        check_start(StreamLink(url, origin.job_id, origin.source), self._heart, url)
+        check_start(RedisConnection(url, origin.job_id, origin.source), self._heartbeat, url)
 
     def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Sequence[str | None]) -> None:
-        if not self._publisher.is_started:
+        if not self._sender.is_started:
             self._start()
-        if not self.intake.add_lines(texts, log_type, ts, levels):
-            self._warn_of_loss()
+        if not self.buffer.add_lines(texts, log_type, ts, levels):
+            self._warn_of_drop()
 
     def _sampled(self, sampler: LineSampler, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
-        """Return which lines to take, after saying how many of an earlier second were not."""
+        """Return the lines to take; log how many of an earlier second were left out."""
         sample = sampler.sample(texts, log_type, monotonic_ns())
         if sample.notice is not None:
             self._take_lines((sample.notice,), log_type, ts, ("WARNING",))
         if sample.left_out:
-            self.intake.count_dropped("logs", sample.left_out)
+            self.buffer.count_dropped("logs", sample.left_out)
         return sample.lines
 
     def _publish_checkpoint(self, checkpoint: Checkpoint) -> None:
-        if not self._publisher.is_started:
+        if not self._sender.is_started:
             self._start()
         self._note_checkpoint(checkpoint)
-        if not self.intake.add_checkpoint(checkpoint):
-            self._warn_of_loss()
+        if not self.buffer.add_checkpoint(checkpoint):
+            self._warn_of_drop()
 
     def _start(self) -> None:
         with self._starting:
-            if self._publisher.is_started:
+            if self._sender.is_started or not self._sender.start():
                 return
-            if not self._publisher.start():
-                return
-        if self.is_makers and self._settings.spool.folder is not None:
-            with suppress(RuntimeError):  # the system refuses a thread: the next run sends them
-                start_daemon(partial(self._send_leftovers, self._settings.spool.folder), LEFTOVERS_THREAD)
+        if self.is_creator and self._settings.spool.folder is not None:
+            with suppress(RuntimeError):  # the system refuses a thread: the next run recovers the spool
+                start_daemon(partial(self._recover_spool, self._settings.spool.folder), "trainwire-recovery")
 
-    def _warn_of_loss(self) -> None:
-        if self.intake.is_closed:
-            self.warn_once("finished", "the run is finished: what is said after it is left out")
+    def _warn_of_drop(self) -> None:
+        if self.buffer.is_closed:
+            self.warn_once("finished", "the run is finished: later calls are left out")
         else:
             size_bytes = self._settings.buffer_bytes
             self.warn_once(
                 "full", f"the buffer of {size_bytes} bytes is full: log lines are left out, and counted"
             )
 
-    def _tell_unsent(self, receipt: Receipt) -> None:
+    def _warn_of_unsent(self, receipt: Receipt) -> None:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
         if not unsent:
             return
@@ -252,42 +267,26 @@ class Session:
             f"they are kept in {self._settings.spool.folder}: the next run that reaches this Redis sends them; "
             "`trainwire spool send --any-server` sends them to a running `trainwire up`"
             if spooled >= unsent
-            else "what is not in a spool is lost"
+            else "those that are not in a spool are lost"
         )
         logger.warning(
             "job %s: %s messages could not be sent to Redis at %s; %s", self._job_id, unsent, host, kept
         )
 
-    def _open_spool(self, folder: Path, origin: Origin) -> Spool:
-        with importing():  # in the sender's thread: the trainer's start does not wait for it
-            from trainwire.ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
-            from trainwire.ingest.spool.spool import Spool  # noqa: PLC0415
-        server = server_of(self._settings.streams)
-        about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
-        made = SourceFolder.create(folder, about)
-        try:
-            return Spool(made, self._settings.spool.limit_bytes)
-        except OSError:
-            made.remove()
-            raise
-
-    def _send_leftovers(self, folder: Path) -> None:
-        """Send what earlier processes on this machine have left for the same server; after an error, try again."""
-        wait_s = LEFTOVERS_AFTER_S
-        while not self._finished.wait(wait_s):
+    def _recover_spool(self, folder: Path) -> None:
+        """Send the messages of earlier processes on this machine to their server; after an error, try again."""
+        wait_s = RECOVERY_DELAY_S
+        url, timing = self._settings.streams, self._settings.timing
+        while not self.finished.wait(wait_s):
             try:
-                self._send_leftovers_now(folder)
+                with importing():
+                    from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
+                for found in send_leftovers(folder, url, timing, RECOVERY_TIMEOUT_S, stop=self.finished):
+                    logger.info("job %s: %s", found.about.job_id, found.receipt)
             except Exception as exc:
-                text = f"messages that earlier runs have left in {folder} cannot be sent now ({words_of(exc)})"
-                self.warn_once("leftovers", f"{text}: tried again")
-                logger.debug("leftovers stay in the spool", exc_info=True)
-                wait_s = min(2 * wait_s, LEFTOVERS_TIMEOUT_S)
+                text = f"messages of earlier runs in {folder} cannot be sent now ({error_text(exc)})"
+                self.warn_once("recovery", f"{text}: tried again")
+                logger.debug("messages of earlier runs stay in the spool", exc_info=True)
+                wait_s = min(2 * wait_s, RECOVERY_TIMEOUT_S)
             else:
                 return
-
-    def _send_leftovers_now(self, folder: Path) -> None:
-        with importing():
-            from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
-        url, timing = self._settings.streams, self._settings.timing
-        for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
-            logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)

@@ -138,7 +138,7 @@ def _size(name: str, value: object) -> tuple[int, int]:
     """Return the bytes and the elements of an item; a value that has no form on the wire counts by its text."""
     try:
         size = len(msgspec.msgpack.encode(value))
-    except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.sending.salvage`
+    except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.sending.encoding`
         raise_interruption(exc)
         size = 0
     return size + 4 * len(name) + 5, 1 + free_elements(value)

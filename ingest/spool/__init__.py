@@ -1,1 +1,1 @@
-"""What was said and is not yet acked, on the disk: it outlives its process and the stores it is meant for."""
+"""The spool: messages on the trainer's disk until they are acknowledged."""

@@ -1,4 +1,4 @@
-"""The spool of a living source: opened with its first message, and again later where the system refused it."""
+"""Opens the spool of a live source with its first message, and again later where the system refused it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,51 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.process.forks import importing
+from trainwire.ingest.settings import TrainerSettings, server_of
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire import Entry
 
 if TYPE_CHECKING:
-    from trainwire.ingest.spool.spool import (
-        Spool,  # opened by the sender's thread: its imports cost a trainer's start
-    )
+    from pathlib import Path
+
+    from trainwire.ingest.spool.spool import Spool  # imported by the sender's thread: it is slow to import
 
 logger = logging.getLogger("trainwire.ingest")
 
 REOPEN_S: Final = 2.0
-"""How long it waits before it tries to open the spool again."""
+"""The pause before the next attempt to open the spool."""
 WARN_EVERY_S: Final = 600.0
-"""A disk that fails again and again is one warning in so long a time."""
+"""The shortest time between two warnings of disk errors."""
+
+
+def spool_opener(settings: TrainerSettings, origin: Origin) -> Callable[[], Spool] | None:
+    """Return a function that makes the spool of a source; None where the settings want no spool."""
+    folder = settings.spool.folder
+    return None if folder is None else partial(_new_spool, folder, settings, origin)
+
+
+def _new_spool(folder: Path, settings: TrainerSettings, origin: Origin) -> Spool:
+    with importing():  # in the sender's thread: the start of the trainer does not wait for it
+        from trainwire.ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
+        from trainwire.ingest.spool.spool import Spool  # noqa: PLC0415
+    server = server_of(settings.streams)
+    about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
+    created = SourceFolder.create(folder, about)
+    try:
+        return Spool(created, settings.spool.limit_bytes)
+    except OSError:
+        created.remove()
+        raise
 
 
 class SpoolAccess:
-    """Writes to the spool where the disk takes it; an error is a warning, and messages stay in memory."""
+    """Writes messages to the spool; a disk error is logged, and the messages stay in memory."""
 
     def __init__(self, job_id: int, open_spool: Callable[[], Spool] | None) -> None:
         self._job_id = job_id
@@ -38,7 +62,7 @@ class SpoolAccess:
 
     @property
     def exists(self) -> bool:
-        """Return whether there is a spool that nobody has removed."""
+        """Return whether the spool is open and its folder still exists."""
         return self.spool is not None and os.path.exists(self.spool.folder.path)
 
     @property
@@ -46,8 +70,13 @@ class SpoolAccess:
         """Return whether the spool has reached its limit."""
         return self.spool is not None and self.spool.is_full
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how much the messages take on the disk."""
+        return 0 if self.spool is None else self.spool.size_bytes
+
     def open(self, *, at_once: bool = False) -> bool:
-        """Open the spool where it is not yet, every `REOPEN_S` or `at_once`; return whether it was opened now."""
+        """Open the spool if it is not open, every `REOPEN_S` or `at_once`; return whether it was opened now."""
         if self.spool is not None or self._open_spool is None:
             return False
         now = monotonic_s()
@@ -56,14 +85,14 @@ class SpoolAccess:
         self._tried_at = now
         try:
             self.spool = self._open_spool()
-        except (OSError, ImportError) as exc:  # ImportError: no descriptor is left to read a module
+        except (OSError, ImportError) as exc:  # ImportError: no file descriptor is left to read a module
             self._note_failure("there is no spool", exc)
             return False
         self._note_success()
         return True
 
     def append(self, kind: Kind, seq: int, items: int, entry: Entry) -> bool:
-        """Write a message to the disk; return whether the disk took it."""
+        """Write a message of `items` lines or points to the spool; return whether it was written."""
         if self.spool is None:
             return False
         try:
@@ -75,36 +104,36 @@ class SpoolAccess:
         return True
 
     def note_drops(self, drops: Mapping[str, int]) -> None:
-        """Write how much of what was dropped; after an error it is written with the next call."""
+        """Write the counts of dropped lines and points; after an error the next call writes them."""
         if self.spool is not None:
             with suppress(OSError):
                 self.spool.note_drops(drops)
 
     def release(self, kind: Kind, acked: int) -> None:
-        """Remove what is committed in Postgres; a file that cannot be removed is sent again by the next run."""
+        """Delete acknowledged messages; the next run sends those again whose file cannot be deleted."""
         if self.spool is not None:
             with suppress(OSError):
                 self.spool.release(kind, acked)
 
     def read(self, kind: Kind, seq: int) -> Mapping[int, Entry]:
-        """Return message `seq` and some that follow it. Raises `OSError` as the disk does."""
+        """Return message `seq` and some that follow it, by number. Raises `OSError`."""
         return {} if self.spool is None else self.spool.read(kind, seq)
 
     def close(self, *, is_needed: bool) -> None:
-        """Remove the spool, or where it `is_needed` leave it to the process that sends the rest."""
+        """Remove the spool; where it `is_needed`, close it for the process that sends the rest."""
         if self.spool is not None:
             if is_needed:
                 self.spool.close()
             else:
                 self.spool.remove()
 
-    def _note_failure(self, what: str, exc: Exception) -> None:
+    def _note_failure(self, problem: str, exc: Exception) -> None:
         now = monotonic_s()
         is_due = self._warned_at is None or now - self._warned_at >= WARN_EVERY_S
         if not self._is_failing and is_due:
             self._warned_at = now
-            why = getattr(exc, "strerror", None) or exc
-            logger.warning("job %s: %s (%s): messages are kept in memory", self._job_id, what, why)
+            cause = getattr(exc, "strerror", None) or exc
+            logger.warning("job %s: %s (%s): messages are kept in memory", self._job_id, problem, cause)
         self._is_failing = True
 
     def _note_success(self) -> None:

@@ -1,4 +1,4 @@
-"""The folder of one source inside the spool: who it is, and a lock that tells whether its process lives."""
+"""The folder of one source in the spool: its description, and a lock that its process holds."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _ABOUT: Final = "source.json"
 
 
 class About(msgspec.Struct, frozen=True):
-    """Whose messages these are, and the server they are for (host:port/db); `host` and `pid` are for people.
+    """The source of the messages and their server (host:port/db); `host` and `pid` are for display.
 
-    `since_ns` is when the source began, by its own clock.
+    `since_ns` is the beginning of the source by its own clock, in nanoseconds since 1970.
     """
 
     job_id: int
@@ -36,7 +36,7 @@ _decode_about = msgspec.json.Decoder(About).decode
 
 
 class SourceFolder:
-    """`<spool>/<job>-<source>/`, locked as long as its process lives or somebody sends what it left."""
+    """`<spool>/<job>-<source>/`, locked by the process that writes its messages or recovers them."""
 
     def __init__(self, path: Path, about: About, lock: int) -> None:
         self.path = path
@@ -45,17 +45,17 @@ class SourceFolder:
 
     @classmethod
     def create(cls, spool: Path, about: About) -> SourceFolder:
-        """Make the folder of a new source. Raises `OSError` as the disk does."""
+        """Create the folder of a new source. Raises `OSError`."""
         path = spool / f"{about.job_id}-{about.source}"
         spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.mkdir(mode=0o700)
         lock = None
         try:
             lock = _locked(path)
-            unborn = path / f"{_ABOUT}.new"
-            unborn.write_bytes(msgspec.json.encode(about))
-            unborn.rename(path / _ABOUT)
-        except OSError:  # it may be made later
+            unfinished = path / f"{_ABOUT}.new"
+            unfinished.write_bytes(msgspec.json.encode(about))
+            unfinished.rename(path / _ABOUT)
+        except OSError:  # the caller tries again later
             cls(path, about, -1 if lock is None else lock).remove()
             raise
         if lock is None:
@@ -64,23 +64,23 @@ class SourceFolder:
 
     @classmethod
     def claim(cls, path: Path) -> SourceFolder | None:
-        """Take over what another process left; None while it lives, or where this is no such folder."""
+        """Lock the folder of another process; None while it is locked, or where this is no folder of a source."""
         about = read_about(path)
         lock = None if about is None else _locked(path)
         return None if about is None or lock is None else cls(path, about, lock)
 
     def forget(self) -> None:
-        """Give up the lock. In a forked child that leaves the parent its own: the folder is the parent's."""
+        """Release the lock; in a forked child the parent keeps its own."""
         lock, self._lock = self._lock, -1
         if lock >= 0:
             with suppress(OSError):
                 os.close(lock)
 
     def remove(self) -> None:
-        """Remove the folder: nothing in it is needed any more.
+        """Delete the folder and its files.
 
-        What tells whose it is goes last, and then the lock: who comes meanwhile finds the folder in use, and after
-        a kill in the middle one that can be claimed.
+        The description is deleted last but one, then the lock: until then other processes find the folder locked,
+        and after a kill during the deletion one that they can claim.
         """
         last = [self.path / _ABOUT, self.path / _LOCK]
         with suppress(OSError):
@@ -92,7 +92,7 @@ class SourceFolder:
 
 
 def read_about(path: Path) -> About | None:
-    """Return whose folder it is, None where it is not one of the spool."""
+    """Return the description of a folder, None where it is not the folder of a source."""
     try:
         return _decode_about((path / _ABOUT).read_bytes())
     except (OSError, msgspec.DecodeError):
@@ -100,7 +100,7 @@ def read_about(path: Path) -> About | None:
 
 
 def is_owned(path: Path) -> bool:
-    """Tell whether a process has the folder now: it writes there, or sends what is left."""
+    """Return whether a process has locked the folder."""
     lock = _locked(path)
     if lock is None:
         return True
@@ -109,9 +109,9 @@ def is_owned(path: Path) -> bool:
 
 
 def source_folders(spool: Path) -> Iterator[Path]:
-    """Yield the folders of all sources, the oldest first; those that we may not look into are among them.
+    """Yield the folders of all sources, the oldest first, including unreadable ones; none without a spool.
 
-    Nothing where there is no spool. Raises `OSError` where the spool itself cannot be listed.
+    Raises `OSError` where the spool itself cannot be listed.
     """
     found = []
     with suppress(FileNotFoundError):
@@ -131,7 +131,7 @@ def _may_be_of_a_source(path: Path) -> bool:
 
 
 def _locked(path: Path) -> int | None:
-    """Lock the folder; None where another process has it. The lock goes with the process that holds it."""
+    """Lock the folder and return the descriptor; None where another process has locked it."""
     file = os.open(path / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What lies in a spool, for people: looked at without touching it, whoever is writing there."""
+"""Lists the sources of a spool for display, without changing anything, also while they are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainwire.schemas.keys import KINDS, Kind
 
 @dataclass(frozen=True)
 class Spooled:
-    """One source's folder. `messages` counts what is on the disk by kind; some of it may be stored already."""
+    """The folder of one source. `messages` counts those on the disk by kind; some may be stored already."""
 
     path: Path
     about: About
@@ -27,20 +27,20 @@ class Spooled:
 
     @property
     def count(self) -> int:
-        """How many messages of all kinds are on the disk."""
+        """Return the number of messages of all kinds."""
         return sum(self.messages.values())
 
     @property
     def is_being_sent(self) -> bool:
-        """Tell whether another process than the one that wrote it has it: it sends what is left."""
+        """Return whether another process than its writer has locked it, to send its messages."""
         return self.is_live and self.about.host == socket.gethostname() and not _is_alive(self.about.pid)
 
 
 def list_spool(spool: Path) -> Iterator[Spooled]:
-    """Yield what every source has in the spool, the oldest first."""
+    """Yield the folder of every source, the oldest first."""
     for path in source_folders(spool):
         try:
-            found = _looked_at(path)
+            found = _read(path)
         except OSError:  # its owner has just removed it
             continue
         if found is not None:
@@ -57,7 +57,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _looked_at(path: Path) -> Spooled | None:
+def _read(path: Path) -> Spooled | None:
     about = read_about(path)
     if about is None:
         return None

@@ -1,8 +1,13 @@
-"""The messages of one kind in files of a megabyte, named by their first seq and removed once acked."""
+"""The messages of one kind in files of a megabyte, named by their first number and deleted once acknowledged.
+
+A file is a sequence of records, each with a checksum: a crash or a bad disk costs the damaged records alone.
+"""
 
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,16 +18,26 @@ from typing import Final
 
 import msgspec
 
-from trainwire.ingest.spool.records import Damage, framed, unframed
 from trainwire.schemas.keys import Kind
 
+MAGIC: Final = b"\xf5\x1dTW"
+_HEADER: Final = struct.Struct("<4sII")  # the magic, the payload's length, the checksum of both length and payload
+_LENGTH: Final = struct.Struct("<I")
+OVERHEAD_BYTES: Final = _HEADER.size
 SEGMENT_BYTES: Final = 1024 * 1024
 _SUFFIX: Final = ".seg"
 _DIGITS: Final = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes between two records: half written, or changed since."""
+
+    raw: bytes
+
+
 class Record(msgspec.Struct, array_like=True, frozen=True):
-    """One numbered message, encoded as in an entry; `items` is how many lines or points it carries."""
+    """One message, its body encoded as in an entry; `items` is the number of its lines or points."""
 
     seq: int
     items: int
@@ -32,7 +47,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(slots=True)
 class Segment:
-    """One file: messages `first` to `last`, of which a few may be missing."""
+    """One file, with messages `first` to `last`; a few of them may be missing."""
 
     path: Path
     first: int
@@ -42,7 +57,7 @@ class Segment:
     size_bytes: int = 0
 
     def note(self, record: Record) -> None:
-        """Count a message, the next of the file."""
+        """Count the next message of the file."""
         self.last = record.seq
         self.count += 1
         self.items += record.items
@@ -53,7 +68,7 @@ _decode = msgspec.msgpack.Decoder(Record).decode
 
 
 class Segments:
-    """The files of one kind in a source's folder. Raises `OSError` as the disk does."""
+    """The files of one kind in the folder of a source. All methods raise `OSError` for disk errors."""
 
     def __init__(self, folder: Path, kind: Kind) -> None:
         self._folder = folder
@@ -61,7 +76,7 @@ class Segments:
         names = f"{kind}-{'[0-9]' * _DIGITS}{_SUFFIX}"
         found = [self._found(path) for path in sorted(folder.glob(names))]
         for segment, following in pairwise(found):
-            if not segment.last:  # damaged from end to end: its messages are known by their numbers alone
+            if not segment.last:  # completely damaged: only the numbers of its messages are known
                 segment.last = following.first - 1
         self._segments = [segment for segment in found if segment.last]
         self.size_bytes = sum(segment.size_bytes for segment in self._segments)
@@ -69,21 +84,21 @@ class Segments:
 
     @property
     def first(self) -> int:
-        """The lowest seq that is here; 0 where there is none."""
+        """Return the lowest sequence number, 0 without messages."""
         return self._segments[0].first if self._segments else 0
 
     @property
     def last(self) -> int:
-        """The highest seq that is here; 0 where there is none."""
+        """Return the highest sequence number, 0 without messages."""
         return self._segments[-1].last if self._segments else 0
 
     @property
     def count(self) -> int:
-        """How many messages are here and can be read."""
+        """Return the number of readable messages."""
         return sum(segment.count for segment in self._segments)
 
     def append(self, record: Record) -> None:
-        """Write one message behind the others; it then survives this process, not a power cut."""
+        """Append one message; it survives the end of this process, but not a power failure."""
         data = framed(_encode(record))
         if self._file is None or self._segments[-1].size_bytes >= SEGMENT_BYTES:
             self._begin(record.seq)
@@ -100,7 +115,7 @@ class Segments:
         self.size_bytes += len(data)
 
     def read(self, seq: int) -> list[Record]:
-        """Return the messages from `seq` on that its file has, or the next file with any; empty where none has."""
+        """Return the messages from `seq` on in its file, or in the next file that has any."""
         at = bisect_right(self._segments, seq, key=lambda segment: segment.first) - 1
         for segment in self._segments[max(at, 0) :]:
             with suppress(FileNotFoundError):
@@ -109,19 +124,19 @@ class Segments:
         return []
 
     def release(self, acked: int) -> None:
-        """Remove the files that hold nothing above `acked`; the one that is written to stays."""
+        """Delete the files without messages above `acked`, except the newest file."""
         while len(self._segments) > 1 and self._segments[0].last <= acked:
             self._remove(self._segments[0])
 
     def drop_oldest(self, above: int) -> Segment | None:
-        """Remove the oldest file with messages above a seq only, but not the one that is written to."""
+        """Delete the oldest file whose messages are all above `above`, and return it; never the newest file."""
         segment = next((segment for segment in self._segments[:-1] if segment.first > above), None)
         if segment is not None:
             self._remove(segment)
         return segment
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the newest file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -136,7 +151,7 @@ class Segments:
     def _write(self, file: int, data: bytes, at: int) -> None:
         written = 0
         try:
-            while written < len(data):  # what a full disk takes of it is less, and then an error
+            while written < len(data):  # a full disk writes a part of it, then fails
                 written += os.pwrite(file, data[written:], at + written)
         except OSError:
             os.ftruncate(file, at)
@@ -150,7 +165,7 @@ class Segments:
         self.size_bytes -= segment.size_bytes
 
     def _found(self, path: Path) -> Segment:
-        """Describe a file that another process has left; without one readable message its `last` is 0."""
+        """Describe the file of another process; `last` is 0 where no message is readable."""
         segment = Segment(path, int(path.stem.rpartition("-")[2]), 0, size_bytes=path.stat().st_size)
         for record in _records(path):
             segment.note(record)
@@ -160,5 +175,39 @@ class Segments:
 def _records(path: Path) -> Iterator[Record]:
     for payload in unframed(path.read_bytes()):
         if not isinstance(payload, Damage):
-            with suppress(msgspec.MsgspecError):  # of a version that writes other records: as good as damaged
+            with suppress(msgspec.MsgspecError):  # written by another version: treated as damaged
                 yield _decode(payload)
+
+
+def framed(payload: bytes) -> bytes:
+    """Return a payload as a record."""
+    return _HEADER.pack(MAGIC, len(payload), _checksum(payload)) + payload
+
+
+def unframed(data: bytes) -> Iterator[bytes | Damage]:
+    """Yield the payloads of all records in order, and the damaged bytes between them."""
+    begin = damaged_from = 0
+    while (begin := data.find(MAGIC, begin)) >= 0:
+        payload = _payload_at(data, begin)
+        if payload is None:
+            begin += 1
+            continue
+        if damaged_from < begin:
+            yield Damage(data[damaged_from:begin])
+        yield payload
+        begin = damaged_from = begin + OVERHEAD_BYTES + len(payload)
+    if damaged_from < len(data):
+        yield Damage(data[damaged_from:])
+
+
+def _payload_at(data: bytes, begin: int) -> bytes | None:
+    """Return the payload of the record that begins here, None where no complete record does."""
+    if begin + OVERHEAD_BYTES > len(data):
+        return None
+    _, length, checksum = _HEADER.unpack_from(data, begin)
+    payload = data[begin + OVERHEAD_BYTES : begin + OVERHEAD_BYTES + length]
+    return payload if len(payload) == length and _checksum(payload) == checksum else None
+
+
+def _checksum(payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(_LENGTH.pack(len(payload))))

@@ -1,19 +1,17 @@
-"""One source's messages on the disk, from the cut to the ack."""
+"""The messages of one source on the disk, until they are acknowledged."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from trainwire.ingest.spool.folder import SourceFolder
-from trainwire.ingest.spool.records import Damage, framed, unframed
-from trainwire.ingest.spool.segments import Record, Segments
+from trainwire.ingest.spool.segments import Damage, Record, Segments, framed, unframed
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.messages import Logs, Metrics
 from trainwire.schemas.wire import WIRE_VERSION, Entry
@@ -24,13 +22,13 @@ _EMPTY: Final[Mapping[Kind, bytes]] = {
     "logs": msgspec.msgpack.encode(Logs(log_type="stdout", lines=[], ts=[])),
     "metrics": msgspec.msgpack.encode(Metrics()),
 }
-"""The bodies of messages that were dropped; only these two kinds ever are."""
+"""The empty bodies sent in the place of dropped messages; only these two kinds are dropped."""
 _DROPPED: Final = "dropped.rec"
 _DROPS: Final = "drops.rec"
 
 
 class Dropped(msgspec.Struct, array_like=True, frozen=True):
-    """Messages `first` to `last` that were given up because the spool was full, and their lines or points."""
+    """Messages `first` to `last` that were dropped because the spool was full; `items` counts lines or points."""
 
     kind: Kind
     first: int
@@ -42,16 +40,15 @@ _decode_dropped = msgspec.msgpack.Decoder(Dropped).decode
 _decode_drops = msgspec.msgpack.Decoder(dict[str, int]).decode
 
 
-@dataclass(frozen=True)
-class Span:
-    """Which messages of a kind may be here: `first` to `last`."""
+class Span(NamedTuple):
+    """The first and the last sequence number of the messages of one kind."""
 
     first: int
     last: int
 
 
 class Spool:
-    """Appends, reads back, lets go of what is acked. Raises `OSError` as the disk does."""
+    """Writes messages, reads them, and deletes acknowledged ones. All methods raise `OSError` for disk errors."""
 
     def __init__(self, folder: SourceFolder, limit_bytes: int) -> None:
         self.folder = folder
@@ -62,64 +59,64 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """What the messages take on the disk."""
+        """Return how much the messages take on the disk."""
         return sum(segments.size_bytes for segments in self._segments.values())
 
     @property
     def is_full(self) -> bool:
-        """Tell whether it has reached its limit."""
+        """Return whether the spool has reached its limit."""
         return self.size_bytes >= self._limit_bytes
 
     def spans(self) -> dict[Kind, Span]:
-        """Return which messages of each kind are here, those that were dropped included."""
+        """Return the span of each kind that has messages, dropped ones included."""
         found: dict[Kind, Span] = {}
         for kind, segments in self._segments.items():
-            ends = [(gone.first, gone.last) for gone in self._dropped if gone.kind == kind]
+            ends = [(dropped.first, dropped.last) for dropped in self._dropped if dropped.kind == kind]
             ends += [(segments.first, segments.last)] if segments.last else []
             if ends:
                 found[kind] = Span(min(first for first, _ in ends), max(last for _, last in ends))
         return found
 
     def append(self, kind: Kind, seq: int, items: int, entry: Entry) -> None:
-        """Write one message, the next of its kind."""
+        """Append the next message of its kind, with `items` lines or points."""
         encoding, body = entry["enc"], entry["body"]
         assert isinstance(encoding, str) and isinstance(body, bytes)  # noqa: S101, PT018 - as `encode_entry` makes it
         self._segments[kind].append(Record(seq, items, encoding, body))
 
     def read(self, kind: Kind, seq: int) -> dict[int, Entry]:
-        """Return message `seq` of a kind, and some that follow it; one that is damaged or deleted is left out.
+        """Return message `seq` of a kind and some that follow it, by number.
 
-        In the place of a dropped message there is an empty one.
+        Damaged and deleted messages are left out; a dropped one is replaced by one with an empty body.
         """
-        for gone in self._dropped:
-            if gone.kind == kind and gone.first <= seq <= gone.last:
+        for dropped in self._dropped:
+            if dropped.kind == kind and dropped.first <= seq <= dropped.last:
                 encoding, body = "msgpack", _EMPTY[kind]
-                return {number: self._entry(number, encoding, body) for number in range(seq, gone.last + 1)}
+                return {number: self._entry(number, encoding, body) for number in range(seq, dropped.last + 1)}
         records = self._segments[kind].read(seq)
         return {record.seq: self._entry(record.seq, record.encoding, record.body) for record in records}
 
     def release(self, kind: Kind, acked: int) -> None:
-        """Remove what is committed in Postgres: all of a kind up to `acked`."""
+        """Delete the messages of a kind up to `acked`, which are committed in Postgres."""
         self._segments[kind].release(acked)
 
     def drop_oldest(self, kind: Kind, above: int) -> Dropped | None:
-        """Give up the oldest megabyte of a kind above a seq; None where there is none that can go."""
+        """Drop the oldest file of a kind above a sequence number; None where there is none to drop."""
         segment = self._segments[kind].drop_oldest(above)
         if segment is None:
             return None
-        gone = Dropped(kind, segment.first, segment.last, segment.items)
-        self._dropped.append(gone)
+        dropped = Dropped(kind, segment.first, segment.last, segment.items)
+        self._dropped.append(dropped)
         with (self.folder.path / _DROPPED).open("ab") as file:
-            file.write(framed(msgspec.msgpack.encode(gone)))
-        return gone
+            file.write(framed(msgspec.msgpack.encode(dropped)))
+        return dropped
 
     @property
     def drops(self) -> dict[str, int]:
-        """How much of what was dropped in all, as far as is known here, before it had a number included."""
+        """Return the counts of dropped lines and points, including those dropped before they had a number."""
         return dict(self._drops)
 
     def note_drops(self, drops: Mapping[str, int]) -> None:
-        """Keep how much of what was dropped so far, for who sends what a killed process has left."""
+        """Write the counts of dropped lines and points, for the process that recovers this spool."""
         if drops == self._drops:
             return
         # Written in place: the counts only grow, so that a full disk has room for them once it had some.
@@ -131,13 +128,13 @@ class Spool:
         self._drops = dict(drops)
 
     def close(self) -> None:
-        """Leave everything to who comes next."""
+        """Close the files and unlock the folder: another process can send the messages."""
         for segments in self._segments.values():
             segments.close()
         self.folder.forget()
 
     def remove(self) -> None:
-        """Remove everything: all of it is acked."""
+        """Delete the spool: all of its messages are acknowledged."""
         for segments in self._segments.values():
             segments.close()
         self.folder.remove()
@@ -156,7 +153,7 @@ class Spool:
 
 
 def _records(path: Path, decode: Callable[[bytes], RecordT]) -> Iterator[RecordT]:
-    """Yield the records of a file; nothing where there is none, and nothing for what is damaged."""
+    """Yield the decodable records of a file; none where the file does not exist."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A checkpoint as it is reported: where it is, which kind, how large."""
+"""Describes a checkpoint: its location, its kind and size, and the key of its upload."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import os
 import re
 import time
 from pathlib import PurePath
-from typing import Final
-from urllib.parse import unquote
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.sanitize import path_text, plain_text
-from trainwire.schemas.messages import Checkpoint
+from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
-"""A scheme has two characters at least: one alone is a drive of Windows."""
+"""A scheme has at least two characters: a single one is a drive of Windows."""
 _ONE_SLASH: Final = frozenset({"dbfs", "hdfs", "models", "runs", "viewfs", "webhdfs"})
 """Schemes whose URIs may have no host, and then one slash: `dbfs:/mnt/x`, `runs:/<id>/model` (RFC 3986, 3)."""
 
@@ -27,7 +29,7 @@ def checkpoint_at(
     metrics: dict[str, float] | None,
     is_best: bool | None,
 ) -> Checkpoint | None:
-    """Describe the checkpoint at a local path or at a URI; None where `path` is empty."""
+    """Return the description of a checkpoint at a local path or a URI; None where `path` is empty."""
     text = location(path)
     if not text:
         return None
@@ -44,10 +46,10 @@ def checkpoint_at(
 
 
 def location(path: object) -> str:
-    """Return a local path as an absolute one, a URI as it is.
+    """Return a local path as an absolute path, a URI unchanged.
 
-    `pathlib` makes `s3:/bucket/x` of `s3://bucket/x`: it gets its slash back. `file://` and `~` lead to local
-    paths; variables of a shell, which no function of Python that saves a file expands, stay.
+    `s3:/bucket/x`, which `pathlib` makes of `s3://bucket/x`, becomes the URI again. `file://` and `~` are resolved
+    to local paths; variables of a shell are not expanded, as Python does not expand them when it saves a file.
     """
     text = "" if path is None else _text_of(path)
     found = _URI.fullmatch(text)
@@ -68,14 +70,14 @@ def is_uri(text: str) -> bool:
 
 
 def _text_of(path: object) -> str:
-    """Return a path as text; a path of another library may download its file where Python asks for a local one."""
+    """Return a path as text, without `__fspath__` of remote paths: some libraries then download the file."""
     text = plain_text(path)
     is_remote = isinstance(path, os.PathLike) and not isinstance(path, PurePath) and "://" in text
     return text if is_remote else path_text(path)
 
 
 def _absolute(path: str) -> str:
-    """Return the absolute path, or the path as it is where the folder it starts from was deleted."""
+    """Return the absolute path, or the path itself where the working folder was deleted."""
     try:
         if path.startswith("~") and not os.path.lexists(path):
             path = os.path.expanduser(path)
@@ -85,8 +87,49 @@ def _absolute(path: str) -> str:
 
 
 def _size_bytes(path: str) -> int | None:
-    """Return the size of a file; a folder has none, and a file that is not there yet none either."""
+    """Return the size of a file; None for a folder and for a file that does not exist yet."""
     try:
         return os.path.getsize(path) if os.path.isfile(path) else None
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
+
+
+class Slot(NamedTuple):
+    """A newer checkpoint of the same slot and source supersedes an older one."""
+
+    kind: str
+    epoch: int | None
+    step: int | None
+    ending: str
+
+
+def slot_of(checkpoint: Checkpoint, is_folder: bool) -> Slot:
+    """Return the slot of a checkpoint: a waiting upload is dropped when a newer one of its slot arrives.
+
+    A newer step of the kinds `best`, `last` and `final` supersedes the one before. Retention deletes superseded
+    uploads by the same rule (`trainwire.workers.checkpoints.surplus`).
+    """
+    step = None if checkpoint.kind in NEWEST_KINDS else checkpoint.step
+    return Slot(checkpoint.kind, checkpoint.epoch, step, _ending(checkpoint, is_folder))
+
+
+def object_key(prefix: str, origin: Origin, checkpoint: Checkpoint, is_folder: bool) -> str:
+    """Return `{prefix}/{job_id}/{attempt}/{upload}/{kind}[-{epoch}][-step{step}][-rank{rank}]{suffix}`.
+
+    `upload` is new for each call: no object is overwritten. The key of a folder ends with a slash. Where the
+    trainer does not know its attempt, the name of its source, which is unique, takes that place.
+    """
+    attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNSAID else str(origin.attempt)
+    counts = (("-", checkpoint.epoch), ("-step", checkpoint.step), ("-rank", origin.rank or None))
+    name = _word(checkpoint.kind) + "".join(f"{word}{count}" for word, count in counts if count is not None)
+    folders = (prefix, str(origin.job_id), attempt, new_upload_folder(checkpoint.ts))
+    return "/".join(part for part in (*folders, name + _ending(checkpoint, is_folder)) if part)
+
+
+def _ending(checkpoint: Checkpoint, is_folder: bool) -> str:
+    return "/" if is_folder else quote(os.path.splitext(checkpoint.uri)[1], safe=".", errors="replace")
+
+
+def _word(kind: str) -> str:
+    """Return a kind, quoted so that it is one part of a key."""
+    return quote(kind, safe="", errors="replace").replace(".", "%2E")

@@ -1,4 +1,4 @@
-"""S3 and what speaks like it: the five requests of an upload, and what their failures mean."""
+"""The five requests of an upload to S3 or a compatible store, and the meaning of their errors."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _NO_UPLOAD: Final = "NoSuchUpload"
 _TOO_MANY: Final = 429
 _SERVER_FAULT: Final = 500
 _PASSING: Final = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError)
-"""What boto3 raises when the way to the store breaks."""
+"""The errors of boto3 when the connection to the store fails."""
 
 Digest: TypeAlias = bytes
 """A SHA-256, as 32 bytes."""
 
 
-class StoreRefused(Exception):  # noqa: N818 - said as it stands
-    """The store will never take it, or there is no way to ask; the text says why."""
+class StoreRefused(Exception):  # noqa: N818 - named after its message
+    """The request will never succeed; the message is the reason."""
 
 
-class UploadForgotten(Exception):  # noqa: N818 - said as it stands
-    """The store does not know the multipart upload any more: it has to begin again."""
+class UploadForgotten(Exception):  # noqa: N818 - named after its message
+    """The store does not have the multipart upload any more: it must begin again."""
 
 
 class Part(NamedTuple):
-    """A part that the store has."""
+    """An uploaded part."""
 
     number: int
     etag: str
@@ -53,20 +53,20 @@ class Part(NamedTuple):
 
 
 class ObjectStore:
-    """Writes objects with their SHA-256, and checks the store's against ours. Safe in several threads."""
+    """Writes objects, and compares their SHA-256 with the one that the store returns. Thread-safe."""
 
     def __init__(self) -> None:
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
-            retries={"total_max_attempts": 1},  # Patience tries again, and says so
+            retries={"total_max_attempts": 1},  # UploadRetry retries, and logs it
             max_pool_connections=CONNECTIONS,
         )
         with _translated("the settings of boto3 (AWS_*)"):
             self._client: S3Client = boto3.session.Session().client("s3", config=config)
 
     def put(self, uri: S3Uri, data: bytes) -> str:
-        """Write an object in one request; return its checksum as S3 says it."""
+        """Write an object in one request; return its checksum in the form of S3."""
         ours = encoded(hashlib.sha256(data).digest())
         with _translated(f"{uri}"):
             answer = self._client.put_object(
@@ -99,7 +99,7 @@ class ObjectStore:
         return Part(number, answer["ETag"], digest)
 
     def complete(self, uri: S3Uri, upload_id: str, parts: Sequence[Part]) -> str:
-        """Make the parts one object; return its checksum as S3 says it."""
+        """Complete a multipart upload; return the checksum of the object in the form of S3."""
         with _translated(f"{uri}"):
             answer = self._client.complete_multipart_upload(
                 Bucket=uri.bucket,
@@ -115,23 +115,23 @@ class ObjectStore:
         return _checked(uri, composite([part.digest for part in parts]), answer.get("ChecksumSHA256"))
 
     def abort(self, uri: S3Uri, upload_id: str) -> None:
-        """Have the store forget the parts of an upload, which cost money as long as they are kept."""
+        """Delete the parts of an upload, which cost money as long as the store keeps them."""
         with _translated(f"{uri}"):
             self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload_id)
 
 
 def encoded(digest: Digest) -> str:
-    """Return a SHA-256 as S3 writes it."""
+    """Return a SHA-256 in the form of S3 (base64)."""
     return base64.b64encode(digest).decode()
 
 
 def composite(digests: Sequence[Digest]) -> str:
-    """Return what S3 says of an object of several parts: the SHA-256 of theirs, and how many there are."""
+    """Return the checksum of a multipart object: the SHA-256 of its parts' SHA-256, and their number."""
     return f"{encoded(hashlib.sha256(b''.join(digests)).digest())}-{len(digests)}"
 
 
 def _checked(uri: S3Uri, ours: str, theirs: str | None) -> str:
-    """Return the checksum, ours where the store says none; a different one is a fault that may pass.
+    """Return the checksum of the store, or ours where it returned none. Raises `StoreUnavailable` if they differ.
 
     Some S3-compatible servers leave out the number of parts.
     """

@@ -1,4 +1,4 @@
-"""One line on a terminal that says how far an upload is; never anywhere else."""
+"""A progress bar of an upload, on terminals only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CLEAR: Final = "\r\x1b[K"
 
 
 class ProgressBar:
-    """Draws on the real stderr, past every capture, and only where that is a terminal."""
+    """Draws on the original stderr, which is not captured, if that is a terminal."""
 
     def __init__(self, title: str, total_bytes: int, stream: TextIO | None = None) -> None:
         self._title = title
@@ -24,7 +24,7 @@ class ProgressBar:
         self._terminal = stream if stream is not None and _is_terminal(stream) else None
 
     def advance(self, size_bytes: int) -> None:
-        """Note that so many bytes more are on their way."""
+        """Add bytes that were sent."""
         self._done_bytes = min(self._total_bytes, self._done_bytes + size_bytes)
         if self._terminal is not None and monotonic_s() - self._drawn_at >= _EVERY_S:
             self._drawn_at = monotonic_s()
@@ -33,7 +33,7 @@ class ProgressBar:
             self._write(f"{_CLEAR}{self._title} [{bar}] {share:4.0%} of {self._total_bytes / 1e6:.0f} MB")
 
     def clear(self) -> None:
-        """Leave the line as it was before."""
+        """Clear the line."""
         if self._drawn_at:
             self._write(_CLEAR)
 
@@ -42,7 +42,7 @@ class ProgressBar:
             try:
                 self._terminal.write(text)
                 self._terminal.flush()
-            except (OSError, ValueError):  # the terminal is gone
+            except (OSError, ValueError):  # the terminal was closed
                 self._terminal = None
 
 

@@ -1,4 +1,4 @@
-"""How long an object store that is away is tried again, with growing pauses."""
+"""Retries uploads with capped exponential backoff."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ T = TypeVar("T")
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """The store cannot take it now: the same request may succeed later."""
+    """The request failed, and may succeed later."""
 
 
-class GivenUp(Exception):  # noqa: N818 - said as it stands
-    """It is not tried any more; the text says why."""
+class UploadAbandoned(Exception):  # noqa: N818 - named after its message
+    """The upload is not retried any more; the message is the reason."""
 
 
-class Patience:
-    """Tries again until the store has been away for `retry_s` without a success, or the run ends.
+class UploadRetry:
+    """Retries requests until the store has failed for `retry_s` seconds, or the run ends.
 
-    It counts for all uploads together: after an outage has cost one checkpoint its upload, the next ones are tried
-    once each until the store is back, so that snapshots never pile up.
+    The time counts for all uploads together: once an outage has lasted so long, each further upload is tried only
+    once until the store answers again, so that snapshots do not fill the disk.
     """
 
     def __init__(self, timing: Timing, retry_s: float) -> None:
@@ -39,21 +39,21 @@ class Patience:
         self._failing_since: float | None = None
 
     @property
-    def is_tried(self) -> bool:
-        """Tell whether the store was away when it was last asked."""
+    def is_failing(self) -> bool:
+        """Return whether the last request failed."""
         return self._failing_since is not None
 
     def stop(self) -> None:
-        """End every attempt, now and from now on."""
+        """Abandon all uploads, current and later ones."""
         self._stopped.set()
 
     def check(self) -> None:
-        """Raise `GivenUp` once `stop` was called."""
+        """Raise `UploadAbandoned` once `stop` was called."""
         if self._stopped.is_set():
-            raise GivenUp("the run ended before it was uploaded")
+            raise UploadAbandoned("the run ended before it was uploaded")
 
     def attempt(self, request: Callable[[], T]) -> T:
-        """Return what `request` returns, called as often as it needs; raise `GivenUp` when it is enough."""
+        """Call `request` until it succeeds; return its result. Raises `UploadAbandoned` once it is not retried."""
         failures = 0
         while True:
             self.check()
@@ -75,7 +75,7 @@ class Patience:
             self._failing_since = now
             logger.warning("cannot upload checkpoints: %s; training goes on, the upload is tried again", exc)
         if now - self._failing_since >= self._retry_s:
-            raise GivenUp(f"{exc}; tried for {self._retry_s:g} s") from exc
+            raise UploadAbandoned(f"{exc}; tried for {self._retry_s:g} s") from exc
 
     def _note_success(self) -> None:
         if self._failing_since is not None:

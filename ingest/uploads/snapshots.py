@@ -1,31 +1,35 @@
-"""A checkpoint's bytes as they were when the trainer said it, whatever it does to the file afterwards."""
+"""Snapshots of checkpoint files: uploads read them, and the trainer may change the files meanwhile."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from trainwire.ingest.uploads.snapshot_folder import SnapshotFolder, is_snapshot_folder
 from trainwire.schemas.checkpoint_keys import MANIFEST, MAX_FILES
 
 SnapshotMode: TypeAlias = Literal["copy", "link"]
 
+PREFIX: Final = ".trainwire-"
+_UNFINISHED: Final = ".trainwire.new-"
+_LOCK: Final = "lock"
 COPY_BYTES: Final = 64 * 1024 * 1024
 SPARE_COPIES: Final = 2
-"""A copy is made where there is room for so many: what the trainer saves next must find room too."""
+"""A copy needs room for so many: the next checkpoint of the trainer must also fit."""
 
 
-class NoSnapshot(Exception):  # noqa: N818 - said as it stands
-    """There is no snapshot of it; the text says why."""
+class NoSnapshot(Exception):  # noqa: N818 - named after its message
+    """No snapshot could be taken; the message is the reason."""
 
 
 class _Version(NamedTuple):
-    """What changes when a file is written to or replaced."""
+    """Identifies a version of a file: at least one field changes when it is written to or replaced."""
 
     device: int
     inode: int
@@ -34,12 +38,12 @@ class _Version(NamedTuple):
 
 
 _Source: TypeAlias = tuple[Path, str, _Version]
-"""A file of a checkpoint, its name in it, and its version before the snapshot."""
+"""Path of a file, its name within the checkpoint, and its version before the snapshot."""
 
 
 @dataclass(frozen=True)
 class SnapshotFile:
-    """One file: its path below the checkpoint's folder (empty where the checkpoint is a file), and its bytes."""
+    """The snapshot of one file; `name` is its path in the checkpoint, empty where the checkpoint is a file."""
 
     name: str
     path: Path
@@ -47,11 +51,11 @@ class SnapshotFile:
 
     @property
     def size_bytes(self) -> int:
-        """Return its size when the snapshot was taken."""
+        """Return the size of the file when the snapshot was taken."""
         return self.version.size_bytes
 
     def is_intact(self) -> bool:
-        """Tell whether it has not been written to since; only what is linked can have been."""
+        """Return whether the snapshot is unchanged; only a linked one can change."""
         return _version(self.path) == self.version
 
 
@@ -69,12 +73,44 @@ class Snapshot:
         return sum(file.size_bytes for file in self.files)
 
     def discard(self) -> None:
-        """Remove it."""
+        """Delete the snapshot."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class SnapshotFolder:
+    """A folder `.trainwire-*` in `parent` for the snapshots of this process, locked until `remove`.
+
+    The next process deletes the folder of one that was killed: its lock is free.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+        try:
+            self._lock = os.open(unfinished / _LOCK, os.O_WRONLY | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self._path = unfinished.rename(parent / unfinished.name.replace(_UNFINISHED, PREFIX))
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+    def new_path(self) -> Path:
+        """Create an empty folder in it and return its path."""
+        return Path(tempfile.mkdtemp(dir=self._path))
+
+    def exists(self) -> bool:
+        """Return whether the folder still exists."""
+        return self._path.is_dir()
+
+    def remove(self) -> None:
+        """Delete the folder with all snapshots in it."""
+        shutil.rmtree(self._path, ignore_errors=True)
+        os.close(self._lock)
+
+
 class Snapshots:
-    """Takes snapshots, beside each checkpoint or below `root`, and removes them all at the end."""
+    """Takes snapshots, in the folder of each checkpoint or in `root`, and deletes them all at the end."""
 
     def __init__(self, mode: SnapshotMode, root: Path | None) -> None:
         self._mode = mode
@@ -82,7 +118,7 @@ class Snapshots:
         self._folders: dict[Path, SnapshotFolder] = {}
 
     def take(self, source: Path) -> Snapshot:
-        """Return a snapshot of a file or of a folder with all that is in it; raise `NoSnapshot`."""
+        """Take a snapshot of a file, or of a folder with its files and subfolders. Raises `NoSnapshot`."""
         try:
             sources = _sources(source)
         except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
@@ -99,7 +135,7 @@ class Snapshots:
             raise
 
     def remove(self) -> None:
-        """Remove what is left of all snapshots."""
+        """Delete all snapshots."""
         for folder in self._folders.values():
             folder.remove()
         self._folders.clear()
@@ -124,23 +160,25 @@ class Snapshots:
         else:
             _copy(source, target)
         taken = SnapshotFile(name, target, _version(target))
-        if _version(source) != version:  # asked last: until now it has not changed, nor what a link shares with it
-            raise NoSnapshot(f"{source} was written to while its snapshot was taken: say it when it is complete")
+        if _version(source) != version:  # checked last: the snapshot is complete by now
+            raise NoSnapshot(
+                f"{source} was written to while its snapshot was taken: report it when it is complete"
+            )
         return taken
 
 
 def _sources(source: Path) -> list[_Source]:
-    """Return path, name and version of every file of a checkpoint, in order of name."""
+    """Return all files of a checkpoint, sorted by name."""
     if not source.is_dir():
         return [(source, "", _version(source))]
     found = sorted((path.relative_to(source).as_posix(), path) for path in _files_below(source))
     if len(found) > MAX_FILES:
-        raise NoSnapshot(f"{source} holds {len(found)} files: more than {MAX_FILES} are no checkpoint of ours")
+        raise NoSnapshot(f"{source} holds {len(found)} files: a checkpoint has at most {MAX_FILES}")
     for name, _ in found:
         if name == MANIFEST:
-            raise NoSnapshot(f"{source} has a {MANIFEST} of its own, where ours has to be: rename it")
+            raise NoSnapshot(f"{source} contains a {MANIFEST}, a name that trainwire writes itself: rename it")
         if "\\" in name:
-            raise NoSnapshot(f"{source} holds {name!r}: a backslash leads elsewhere on other machines, rename it")
+            raise NoSnapshot(f"{source} holds {name!r}: a backslash is a separator on other systems, rename it")
     return [(path, name, _version(path)) for name, path in found]
 
 
@@ -148,7 +186,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                if not is_snapshot_folder(entry.name):
+                if not entry.name.startswith((PREFIX, _UNFINISHED)):
                     yield from _files_below(Path(entry.path))
             elif entry.is_dir():
                 raise NoSnapshot(f"{entry.path} is a link to a folder, which is not followed: put a folder there")
@@ -173,12 +211,12 @@ def _check_room(folder: Path, size_bytes: int) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file inside the kernel: Btrfs, XFS and others then share its blocks, which takes no time."""
+    """Copy a file in the kernel: Btrfs, XFS and others then share its blocks, and copy no data."""
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             while os.copy_file_range(reader.fileno(), writer.fileno(), COPY_BYTES):
                 pass
-        except OSError:  # not between these two file systems; a full disk says so again
+        except OSError:  # not supported between these file systems; a full disk fails again
             reader.seek(os.lseek(writer.fileno(), 0, os.SEEK_END))
             shutil.copyfileobj(reader, writer, COPY_BYTES)
 
@@ -186,3 +224,19 @@ def _copy(source: Path, target: Path) -> None:
 def _discard(folder: Path | None) -> None:
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Delete the folders of processes that have ended: their locks are free."""
+    for folder in parent.glob(f"{PREFIX}*/"):
+        try:
+            lock = os.open(folder / _LOCK, os.O_WRONLY)
+        except OSError:  # another process is deleting it
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its process lives
+            pass
+        finally:
+            os.close(lock)

@@ -1,4 +1,4 @@
-"""Brings the files of one snapshot into the object store, and says what is there."""
+"""Uploads the files of one snapshot to the object store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from trainwire.ingest.process.daemon_pool import DaemonPool
 from trainwire.ingest.uploads.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
-from trainwire.ingest.uploads.retry import GivenUp, Patience, StoreUnavailable
+from trainwire.ingest.uploads.retry import StoreUnavailable, UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import Snapshot, SnapshotFile
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 
@@ -21,15 +21,15 @@ PART_BYTES: Final = 16 * 1024 * 1024
 MAX_PARTS: Final = 10_000
 """Of one multipart upload (S3 User Guide, "multipart upload limits")."""
 STARTS: Final = 3
-"""How often a file is begun whose upload the store has forgotten."""
+"""How often the upload of a file is begun where the store forgets it."""
 LOOK_UP_S: Final = 0.2
 
 Advance: TypeAlias = Callable[[int], None]
-"""Is told how many bytes more the store has."""
+"""Called with the number of bytes that were sent since the last call."""
 
 
 class Uploaded(NamedTuple):
-    """What the store has: the SHA-256 of the bytes in hex (of a folder: of its manifest), and its own checksum."""
+    """An uploaded checkpoint: SHA-256 in hex (of a folder: of its manifest), and the checksum of the store."""
 
     size_bytes: int
     sha256: str
@@ -37,17 +37,17 @@ class Uploaded(NamedTuple):
 
 
 class Transfer:
-    """Uploads one file after the other, as many parts at once as `pool` has threads: so many are in memory."""
+    """Uploads one file after the other, with as many parts at once, and in memory, as `pool` has threads."""
 
-    def __init__(self, store: ObjectStore, patience: Patience, pool: DaemonPool[Part]) -> None:
+    def __init__(self, store: ObjectStore, retry: UploadRetry, pool: DaemonPool[Part]) -> None:
         self._store = store
-        self._patience = patience
+        self._retry = retry
         self._pool = pool
 
     def upload(self, snapshot: Snapshot, uri: S3Uri, advance: Advance) -> Uploaded:
-        """Upload a checkpoint; raise `GivenUp`, or `StoreRefused` or `OSError` where trying again is no use.
+        """Upload a checkpoint. Raises `UploadAbandoned`, and `StoreRefused` or `OSError`, which are not retried.
 
-        A folder's manifest is its last object, so that where it is, all files are.
+        The manifest of a folder is uploaded last: if it exists, all files do.
         """
         if not snapshot.is_folder:
             return self._upload_file(snapshot.files[0], uri, advance)
@@ -56,7 +56,7 @@ class Transfer:
             found = self._upload_file(file, S3Uri(uri.bucket, uri.key + file.name), advance)
             entries.append(ManifestFile(path=file.name, **found._asdict()))
         manifest = encode_manifest(entries)
-        checksum = self._patience.attempt(partial(self._store.put, uri.manifest, manifest))
+        checksum = self._retry.attempt(partial(self._store.put, uri.manifest, manifest))
         return Uploaded(snapshot.size_bytes, hashlib.sha256(manifest).hexdigest(), checksum)
 
     def _upload_file(self, file: SnapshotFile, uri: S3Uri, advance: Advance) -> Uploaded:
@@ -69,20 +69,20 @@ class Transfer:
                     return self._put_parts(file, source, uri, advance)
                 except UploadForgotten as exc:
                     logger.info("the upload begins again: %s", exc)
-        raise GivenUp(f"the store forgot the upload of {uri} {STARTS} times")
+        raise UploadAbandoned(f"the store forgot the upload of {uri} {STARTS} times")
 
     def _put_whole(self, file: SnapshotFile, data: bytes, uri: S3Uri, advance: Advance) -> Uploaded:
         _check_intact(file, len(data))
-        checksum = self._patience.attempt(partial(self._store.put, uri, data))
+        checksum = self._retry.attempt(partial(self._store.put, uri, data))
         advance(len(data))
         return Uploaded(len(data), hashlib.sha256(data).hexdigest(), checksum)
 
     def _put_parts(self, file: SnapshotFile, source: BinaryIO, uri: S3Uri, advance: Advance) -> Uploaded:
-        upload_id = self._patience.attempt(partial(self._store.begin, uri))
+        upload_id = self._retry.attempt(partial(self._store.begin, uri))
         try:
             parts, sha256 = self._send_parts(source, part_bytes(file.size_bytes), uri, upload_id, advance)
             _check_intact(file, source.tell())
-            checksum = self._patience.attempt(partial(self._store.complete, uri, upload_id, parts))
+            checksum = self._retry.attempt(partial(self._store.complete, uri, upload_id, parts))
         except BaseException:
             self._abort(uri, upload_id)
             raise
@@ -91,7 +91,7 @@ class Transfer:
     def _send_parts(
         self, source: BinaryIO, size_bytes: int, uri: S3Uri, upload_id: str, advance: Advance
     ) -> tuple[list[Part], str]:
-        """Send all parts, each tried again by itself; return them in order, and the SHA-256 of the whole."""
+        """Send all parts, each with its own retries; return them in order, and the SHA-256 of the file."""
         whole = hashlib.sha256()
         sent: list[Part] = []
         waiting: set[Future[Part]] = set()
@@ -99,7 +99,7 @@ class Transfer:
         while data := source.read(size_bytes):
             number += 1
             send = partial(self._store.put_part, uri, upload_id, number, data)
-            waiting.add(self._pool.submit(partial(self._patience.attempt, send)))
+            waiting.add(self._pool.submit(partial(self._retry.attempt, send)))
             whole.update(data)
             advance(len(data))
             del data, send
@@ -110,8 +110,8 @@ class Transfer:
         return sorted(sent), whole.hexdigest()
 
     def _await_some(self, waiting: set[Future[Part]], sent: list[Part]) -> set[Future[Part]]:
-        """Wait until a part has arrived, or for a moment; return those that have not."""
-        self._patience.check()
+        """Wait shortly for a part to complete; add it to `sent` and return the others."""
+        self._retry.check()
         done, waiting = wait(waiting, LOOK_UP_S, FIRST_COMPLETED)
         sent.extend(future.result() for future in done)
         return waiting
@@ -129,9 +129,9 @@ def part_bytes(size_bytes: int) -> int:
 
 
 def _check_intact(file: SnapshotFile, read_bytes: int) -> None:
-    """Raise `GivenUp` where what was read is not what the trainer said."""
+    """Raise `UploadAbandoned` where the file was changed since its snapshot."""
     if read_bytes != file.size_bytes or not file.is_intact():
-        raise GivenUp(
+        raise UploadAbandoned(
             "the file was overwritten in place before it was uploaded: unset TRAINWIRE_CHECKPOINT_SNAPSHOT, "
             "or replace the file by os.replace()"
         )

@@ -12,8 +12,7 @@ import msgspec
 import psutil
 
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
-from trainwire.ingest.spool.records import Damage, unframed
-from trainwire.ingest.spool.segments import Record
+from trainwire.ingest.spool.segments import Damage, Record, unframed
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Body, Logs, Metrics
 from trainwire.schemas.wire import Envelope, decode_body

@@ -22,7 +22,7 @@ from trainwire.ingest.sending import outbox
 from trainwire.ingest.settings import Timing, TrainerSettings, Vitals
 from trainwire.ingest.spool import segments
 
-TIMING = Timing(probe_after_s=2.0, patience_limit_s=5.0, settle_s=120.0, longest_backoff_s=1.0)
+TIMING = Timing(probe_after_s=2.0, longest_resend_s=5.0, settle_s=120.0, longest_backoff_s=1.0)
 """Short waits, so that faults of seconds stand for faults of minutes."""
 VITALS = Vitals(interval_s=1.0)
 SEGMENT_BYTES: Final = 4096

@@ -24,7 +24,7 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest import outage
 from trainwire.ingest.sending import redis_connection as link
 from trainwire.ingest.sending.recovery import send_leftovers
-from trainwire.ingest.sending.redis_connection import StreamLink
+from trainwire.ingest.sending.redis_connection import RedisConnection
 from trainwire.ingest.settings import SpoolSettings, Timing
 from trainwire.schemas.keys import INGEST_QUEUE, stream_key
 from trainwire.schemas.streams.broker import broker_at
@@ -172,7 +172,7 @@ def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: st
     plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
     secure = kind.replace("redis", "rediss")
     with pytest.raises(outage.Unavailable, match=f"it speaks TLS: its address begins with {re.escape(secure)}://"):
-        StreamLink(plain, JOB, "0-test").ask(["logs"])
+        RedisConnection(plain, JOB, "0-test").read_reports(["logs"])
 
 
 @pytest.mark.parametrize("kind", ["rediss", "rediss+cluster"])
@@ -183,7 +183,7 @@ def test_a_trainer_that_speaks_tls_where_nobody_does(
     monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 0.5)
     secure = redis_url.replace("redis", kind, 1).rpartition("/")[0]
     with pytest.raises(outage.Unavailable, match=r"it does not (answer to|speak) TLS: correct its address"):
-        StreamLink(secure, JOB, "0-test").ask(["logs"])
+        RedisConnection(secure, JOB, "0-test").read_reports(["logs"])
 
 
 def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) -> None:
@@ -192,7 +192,7 @@ def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) ->
     remedy = f"{UNTRUSTED} in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"
     for said in ("", f"?ssl_ca_certs={tls.stranger}"):
         with pytest.raises(outage.Unavailable, match=re.escape(remedy)):
-            StreamLink(f"rediss+cluster://127.0.0.1:{proxy.port}{said}", JOB, "0-test").ask(["logs"])
+            RedisConnection(f"rediss+cluster://127.0.0.1:{proxy.port}{said}", JOB, "0-test").read_reports(["logs"])
 
 
 def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
@@ -200,7 +200,7 @@ def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
     with TcpProxy(urlsplit(redis_url).netloc.rpartition("@")[2]) as proxy:
         proxy.cut()
         with pytest.raises(outage.Unavailable) as caught:
-            StreamLink(proxy.url.replace("http", "redis"), JOB, "0-test").ask(["logs"])
+            RedisConnection(proxy.url.replace("http", "redis"), JOB, "0-test").read_reports(["logs"])
     assert "TLS" not in str(caught.value)
 
 

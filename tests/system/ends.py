@@ -17,7 +17,7 @@ HEAD: Final = (
     "from trainwire import Run\n"
     "def term(): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.05)\n"
     "def heard():  # only who was heard of is missed\n"
-    "    while not run._session._heart.is_known: time.sleep(0.01)\n"
+    "    while not run._session._heartbeat.is_known: time.sleep(0.01)\n"
 )
 RUN: Final = "run = Run(job_id=int(sys.argv[1]))\nrun.log('last words')\n"
 BLOCK: Final = "with Run(job_id=int(sys.argv[1])) as run:\n    run.log('last words')\n    "

@@ -25,4 +25,4 @@ def say_params(run: Run, params: Mapping[str, Any]) -> None:
 
 def finish_event(run: Run) -> threading.Event:
     """Return the event that is set when the run begins to finish; a forked child has one of its own."""
-    return run._session._finished  # noqa: SLF001
+    return run._session.finished  # noqa: SLF001

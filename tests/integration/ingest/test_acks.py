@@ -28,11 +28,11 @@ def test_acked_messages_are_released(valkey: Any, settings: TrainerSettings, unt
     """What is committed in Postgres no longer takes memory in the trainer."""
     run = Run(42, settings=settings)
     say_lines(run, valkey, until, ["a", "b"])
-    intake = run._session.intake
-    assert intake.size_bytes
+    buffer = run._session.buffer
+    assert buffer.size_bytes
     valkey.ack(run.source, "logs", 2)
     valkey.ack(run.source, "metrics", 1)
-    until(lambda: intake.size_bytes == 0)
+    until(lambda: buffer.size_bytes == 0)
     run.finish()
 
 
@@ -105,7 +105,7 @@ def test_an_outage_is_told_once(
     until(lambda: valkey.entries("metrics"))
     valkey.stop()
     run.log("hello")
-    until(lambda: run._session._publisher._outage._failures >= 3)
+    until(lambda: run._session._sender._outage._failures >= 3)
     valkey.start()
     until(lambda: valkey.lines("stdout") == ["hello"])
     run.finish()

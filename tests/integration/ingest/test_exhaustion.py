@@ -17,7 +17,7 @@ from trainwire.ingest.spool.folder import source_folders
 BEGIN = """
 import os, resource, sys, time
 import trainwire.ingest.sending.session
-trainwire.ingest.sending.session.LEFTOVERS_AFTER_S = 0.2
+trainwire.ingest.sending.session.RECOVERY_DELAY_S = 0.2
 from trainwire import Run
 
 held = []

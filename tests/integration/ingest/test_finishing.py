@@ -58,7 +58,7 @@ def test_an_outage_that_has_lasted_as_long_is_not_waited_for(
     runs = [Run(42, settings=spooling), Run(42, rank=1, settings=spooling)]
     until(lambda: len(valkey.entries("metrics")) == 2)
     valkey.stop()
-    outages = [run._session._publisher._outage for run in runs]
+    outages = [run._session._sender._outage for run in runs]
     for run in runs:
         run.log("kept")
     until(lambda: all(outage.since for outage in outages))

@@ -93,11 +93,11 @@ def test_hold_keeps_messages_until_it_is_gone(valkey: Any, settings: TrainerSett
     """Nothing is sent while the workers ask trainers to hold back, and everything after."""
     valkey.client.set(HOLD_KEY, 1)
     run = Run(42, settings=settings)
-    run.log("patience")
+    run.log("retry")
     until(lambda: valkey.client.info("commandstats").get("cmdstat_exists", {"calls": 0})["calls"] >= 3)
     assert not valkey.entries("logs")
     valkey.client.delete(HOLD_KEY)
-    until(lambda: valkey.lines("stdout") == ["patience"])
+    until(lambda: valkey.lines("stdout") == ["retry"])
     run.finish()
 
 
@@ -197,11 +197,11 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
 LATE_IMPORTS = """
 import sys
 from trainwire import Run
-from trainwire.ingest import publisher
+from trainwire.ingest import sender
 
 class WatchedFinder:
     def find_spec(self, name, path=None, target=None):
-        if not publisher.importing().locked():
+        if not sender.importing().locked():
             late.append(name)
 
 late = []

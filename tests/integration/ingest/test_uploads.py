@@ -255,7 +255,7 @@ def test_an_end_in_an_outage_says_so(
     (row,) = valkey.checkpoints()
     assert (row.uri, row.upload_error) == (
         str(large),
-        "the object store was away when the run ended: upload the file by hand",
+        "the object store was unavailable when the run ended: upload the file by hand",
     )
     assert not bucket.keys()
 

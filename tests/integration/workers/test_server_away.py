@@ -17,8 +17,8 @@ from tests.valkey_cluster import ValkeyCluster
 from trainwire.cli.doctor.flow import look_at_streams
 from trainwire.cli.top.snapshot import take
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.sending.heartbeat import Heart
-from trainwire.ingest.sending.redis_connection import StreamLink
+from trainwire.ingest.sending.heartbeat import SourceHeartbeat
+from trainwire.ingest.sending.redis_connection import RedisConnection
 from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
@@ -167,14 +167,14 @@ def test_a_heartbeat_needs_only_the_servers_that_have_its_keys(split: Resources,
     port_of = {job: _ports(split, alive_key(job % SHARDS), claim_key(job, 1, 0, "")) for job in range(1, 100)}
     victim = cluster.nodes[FIRST]
     job = next(job for job, ports in port_of.items() if victim.port not in ports)
-    link = StreamLink(cluster.url, job, "0-test")
-    assert link.shard == job % SHARDS, "asked for once, before the server is away"
+    connection = RedisConnection(cluster.url, job, "0-test")
+    assert connection.shard == job % SHARDS, "asked for once, before the server is away"
     victim.kill()
-    heart = Heart(Origin(job, 1, "0-test", 0), Vitals(), lambda: 0)
-    link.beat(heart)
-    assert heart.is_known
+    heartbeat = SourceHeartbeat(Origin(job, 1, "0-test", 0), Vitals(), lambda: 0)
+    connection.send_heartbeat(heartbeat)
+    assert heartbeat.is_known
     assert split.streams.hkeys(alive_key(job % SHARDS)) == [alive_field(job, "0-test").encode()]
-    link.close()
+    connection.close()
 
 
 def _ports(split: Resources, *keys: str) -> set[int]:

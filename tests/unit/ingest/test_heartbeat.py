@@ -12,7 +12,7 @@ import pytest
 from tests.factories import checkpoint, completion, logs, metrics
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart
+from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, SourceHeartbeat, UnsentCounts
 from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
 from trainwire.schemas.messages import Metrics, Point, Progress
@@ -20,48 +20,48 @@ from trainwire.schemas.validation import InvalidMessage
 
 
 class Process:
-    """A process whose clock and words the test moves."""
+    """A process whose clock and reports the test sets."""
 
     def __init__(self, source: str = "0-a", attempt: int = 1, vitals: Vitals | None = None) -> None:
         self.now = 1000.0
-        self.words = 0
+        self.reports = 0
         origin = Origin(42, attempt, source, 3)
-        self.heart = Heart(origin, vitals or Vitals(), lambda: self.words, clock=lambda: self.now)
+        self.heartbeat = SourceHeartbeat(origin, vitals or Vitals(), lambda: self.reports, clock=lambda: self.now)
 
-    def beat(self, after_s: float = 10.0, words: int = 0) -> Heartbeat:
-        """Return the next heartbeat, this much later, with so many words more."""
+    def beat(self, after_s: float = 10.0, reports: int = 0) -> Heartbeat:
+        """Return the next heartbeat, `after_s` later, with so many more reports."""
         self.now += after_s
-        self.words += words
-        return self.heart.heartbeat(int(self.now * 1000))
+        self.reports += reports
+        return self.heartbeat.heartbeat(int(self.now * 1000))
 
     def claim(self) -> Heartbeat:
         """Return the claim of the process, ten seconds later."""
         self.now += 10
-        return self.heart.claim(int(self.now * 1000))
+        return self.heartbeat.claim(int(self.now * 1000))
 
     def finds(self, other: Heartbeat | None) -> bool:
         """Tell whether the process may take its rank where it finds this claim."""
-        return self.heart.may_take(None if other is None else encode_heartbeat(other))
+        return self.heartbeat.may_take(None if other is None else encode_heartbeat(other))
 
 
 def test_a_heartbeat_says_who_lives_and_for_how_long_it_is_quiet() -> None:
     """Who, when, the promise, and the seconds since the last beat that had news."""
     process = Process(vitals=Vitals(stall_after_s=90))
-    process.beat(words=1)
+    process.beat(reports=1)
     process.beat()
     beat = process.beat()
     assert (beat.job, beat.attempt, beat.source, beat.rank, beat.at) == (42, 1, "0-a", 3, 1_030_000)
     assert (beat.quiet_s, beat.stall_after_s, beat.usual_pause_s) == (20, 90, None)
     assert beat.host
     assert decode_heartbeat(encode_heartbeat(beat)) == beat
-    assert process.beat(words=1).quiet_s == 0
+    assert process.beat(reports=1).quiet_s == 0
 
 
 def test_a_heartbeat_says_what_has_not_got_through() -> None:
     """What is unsent, spooled and dropped is asked for anew with each; who does not say it has said nothing."""
-    backlogs = iter([Backlog(unsent=3, spooled_bytes=400, dropped=0), Backlog(0, 0, 5)])
-    heart = Heart(Origin(42, 1, "0-a", 3), Vitals(), lambda: 0, backlog=lambda: next(backlogs))
-    first, second = (decode_heartbeat(encode_heartbeat(heart.heartbeat(at))) for at in (1, 2))
+    counts = iter([UnsentCounts(unsent=3, spooled_bytes=400, dropped=0), UnsentCounts(0, 0, 5)])
+    heartbeat = SourceHeartbeat(Origin(42, 1, "0-a", 3), Vitals(), lambda: 0, unsent_counts=lambda: next(counts))
+    first, second = (decode_heartbeat(encode_heartbeat(heartbeat.heartbeat(at))) for at in (1, 2))
     assert (first.unsent, first.spooled_bytes, first.dropped) == (3, 400, 0)
     assert (second.unsent, second.spooled_bytes, second.dropped) == (0, 0, 5)
     silent = Process().beat()
@@ -71,26 +71,26 @@ def test_a_heartbeat_says_what_has_not_got_through() -> None:
 def test_the_rhythm_is_known_after_some_pauses() -> None:
     """Three times the longest pause, at least ten minutes; nothing before there were enough of them."""
     process = Process()
-    beats = [process.beat(words=5) for _ in range(LEAST_PAUSES + 1)]
+    beats = [process.beat(reports=5) for _ in range(LEAST_PAUSES + 1)]
     assert beats[-2].usual_pause_s is None
     assert beats[-1].usual_pause_s == LEAST_USUAL_PAUSE_S
     assert process.beat(after_s=700).usual_pause_s == LEAST_USUAL_PAUSE_S  # a pause counts when it is over
-    assert process.beat(words=1).usual_pause_s == pytest.approx(3 * 710)
+    assert process.beat(reports=1).usual_pause_s == pytest.approx(3 * 710)
 
 
 def test_the_next_heartbeat_is_due_after_the_interval_or_soon_after_a_refusal() -> None:
     """The first at once; one that Redis refused a fifth of the interval later."""
     process = Process(vitals=Vitals(interval_s=10))
-    heart = process.heart
-    assert heart.is_due
-    heart.note_outcome(is_taken=False)
+    heartbeat = process.heartbeat
+    assert heartbeat.is_due
+    heartbeat.note_outcome(is_taken=False)
     process.now += 2
-    assert (heart.is_due, heart.is_known) == (True, False)
-    heart.note_outcome(is_taken=True)
+    assert (heartbeat.is_due, heartbeat.is_known) == (True, False)
+    heartbeat.note_outcome(is_taken=True)
     process.now += 9
-    assert (heart.is_due, heart.is_known) == (False, True)
+    assert (heartbeat.is_due, heartbeat.is_known) == (False, True)
     process.now += 1
-    assert heart.is_due
+    assert heartbeat.is_due
 
 
 def test_a_rival_that_lives_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +115,7 @@ def test_what_a_killed_process_left_warns_nobody(caplog: pytest.LogCaptureFixtur
     second = Process("0-b")
     assert [second.finds(left) for _ in range(5)] == [False] * 5
     assert second.finds(None)
-    assert second.heart.may_take(b"garbage")
+    assert second.heartbeat.may_take(b"garbage")
     assert not caplog.records
 
 

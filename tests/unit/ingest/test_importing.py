@@ -94,7 +94,7 @@ def test_an_unfinished_run_is_finished_at_exit(script: str, status: str, message
     """A script that never calls finish still says how it ended, within the deadline."""
     done = python(
         "import trainwire.ingest.run, trainwire.ingest.sending.session\n"
-        "trainwire.ingest.run.DEFAULT_TIMEOUT_S = 0.1\n"
+        "trainwire.ingest.sending.session.DEFAULT_TIMEOUT_S = 0.1\n"
         "original = trainwire.ingest.sending.session.Session.finish\n"
         "def finish(self, completion, timeout_s):\n"
         "    end = completion()\n"

@@ -94,7 +94,7 @@ def test_our_own_warnings_do_not_come_back(caplog: pytest.LogCaptureFixture) -> 
     ours = [record.getMessage() for record in caplog.records if record.name == "trainwire.ingest"]
     assert [text.partition(";")[0] for text in ours] == [
         "job 1: metric 'loss'='high' (str) is not a number: left out",
-        "job 1: the run is finished: what is said after it is left out",
+        "job 1: the run is finished: later calls are left out",
     ]
 
 

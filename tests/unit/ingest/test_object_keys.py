@@ -7,7 +7,7 @@ import re
 import pytest
 
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.uploads.object_keys import object_key, slot_of
+from trainwire.ingest.uploads.checkpoint import object_key, slot_of
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
 from trainwire.schemas.messages import Checkpoint
 

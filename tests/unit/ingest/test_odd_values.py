@@ -15,9 +15,9 @@ import pytest
 
 from trainwire.ingest.arguments import LONGEST_TIMEOUT_S, Arguments
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.sending.buffer import Intake
+from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.sending.sender import Publisher
+from trainwire.ingest.sending.sender import Sender
 from trainwire.ingest.settings import Timing
 from trainwire.schemas.validation import MAX_ATTEMPT
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_after_the_folder_was_deleted(
 )
 def test_an_odd_exit_can_be_stored(tell: Tell, monkeypatch: pytest.MonkeyPatch, code: Any, exit_code: int) -> None:
     """What is handed to sys.exit ends the job with the exit code that the process has."""
-    monkeypatch.setattr("trainwire.ingest.run.DEFAULT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("trainwire.ingest.sending.session.DEFAULT_TIMEOUT_S", 0.0)
     told = tell()
     with pytest.raises(SystemExit), told.run:
         raise SystemExit(code)
@@ -251,8 +251,8 @@ class Broken(Outbox):
 def test_a_sender_outlives_an_outbox_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     """What goes wrong while messages are cut stops neither the sender nor `finish`, and is said."""
     wake = threading.Event()
-    outbox = Broken(Origin(42, 1, "0-test", 0), Intake(1_000_000, wake))
-    publisher = Publisher(outbox, "redis://127.0.0.1:1/0", Timing(first_backoff_s=30), wake)
-    publisher._work()
+    outbox = Broken(Origin(42, 1, "0-test", 0), Buffer(1_000_000, wake))
+    sender = Sender(outbox, "redis://127.0.0.1:1/0", Timing(first_backoff_s=30), wake)
+    sender._work()
     assert "out of order" in caplog.text
-    publisher.finish(timeout_s=0)
+    sender.finish(timeout_s=0)

@@ -167,7 +167,7 @@ def quick() -> TrainerSettings:
 @pytest.fixture
 def left_with(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Any]:
     """Give the completion of a run whose block an exception leaves."""
-    monkeypatch.setattr("trainwire.ingest.run.DEFAULT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("trainwire.ingest.sending.session.DEFAULT_TIMEOUT_S", 0.0)
 
     def leave(error: BaseException) -> Any:
         told = tell()

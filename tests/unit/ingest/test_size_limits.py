@@ -9,8 +9,7 @@ import pytest
 
 from tests.factories import NOW_NS
 from trainwire.ingest.origin import Origin
-from trainwire.ingest.sending.batching import Line, log_bodies
-from trainwire.ingest.sending.buffer import Intake
+from trainwire.ingest.sending.buffer import Buffer, Line, log_bodies
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.size_limits import fitted
 from trainwire.schemas.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
@@ -83,11 +82,11 @@ def test_a_line_of_forty_megabytes_is_split() -> None:
 
 def test_one_warning_names_it_and_the_message_goes_out(caplog: pytest.LogCaptureFixture) -> None:
     """The outbox sends the rest, counts what is missing, and warns once."""
-    intake = Intake(2**30, threading.Event())
-    outbox = Outbox(Origin(1, 1, "0-test", None), intake)
+    buffer = Buffer(2**30, threading.Event())
+    outbox = Outbox(Origin(1, 1, "0-test", None), buffer)
     with caplog.at_level(logging.WARNING, "trainwire.ingest"):
         for _ in range(3):
-            intake.add_metric(Metrics(name="run", params={"lr": 0.1, "blob": ["x" * 100] * 20_000}))
+            buffer.add_metric(Metrics(name="run", params={"lr": 0.1, "blob": ["x" * 100] * 20_000}))
             outbox.cut()
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "params['blob'] is left out" in warning
@@ -99,7 +98,7 @@ def test_one_warning_names_it_and_the_message_goes_out(caplog: pytest.LogCapture
     body = decode_body("metrics", open_envelope(fields))
     assert isinstance(body, Metrics)
     assert (body.name, body.params) == ("run", {"lr": 0.1})
-    assert intake.dropped == {"values": 3}
+    assert buffer.dropped == {"values": 3}
 
 
 def test_limits_are_named_in_one_place() -> None:

@@ -12,7 +12,7 @@ import pytest
 from trainwire.ingest.process.daemon_pool import DaemonPool
 from trainwire.ingest.settings import Timing
 from trainwire.ingest.uploads.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
-from trainwire.ingest.uploads.retry import GivenUp, Patience, StoreUnavailable
+from trainwire.ingest.uploads.retry import StoreUnavailable, UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import Snapshots
 from trainwire.ingest.uploads.transfer import MAX_PARTS, PART_BYTES, Transfer, part_bytes
 from trainwire.schemas.checkpoint_keys import S3Uri
@@ -75,12 +75,12 @@ def pool() -> Iterator[DaemonPool[Part]]:
     made.close()
 
 
-def patience(retry_s: float = 5.0) -> Patience:
+def retry(retry_s: float = 5.0) -> UploadRetry:
     """Return one with short pauses."""
-    return Patience(Timing(first_backoff_s=0.001, longest_backoff_s=0.01), retry_s)
+    return UploadRetry(Timing(first_backoff_s=0.001, longest_backoff_s=0.01), retry_s)
 
 
-def upload(store: Store, pool: DaemonPool[Part], folder: Path, patient: Patience) -> str:
+def upload(store: Store, pool: DaemonPool[Part], folder: Path, patient: UploadRetry) -> str:
     """Upload three parts and return the SHA-256 that is reported."""
     path = folder / "last.pt"
     path.write_bytes(DATA)
@@ -96,7 +96,7 @@ def test_only_the_missing_part_is_sent_again(pool: DaemonPool[Part], tmp_path: P
     store = Store()
     away = StoreUnavailable("503")
     store.faults = {"begin": [away], "part 2": [away, away], "complete": [away]}
-    assert upload(store, pool, tmp_path, patience()) == hashlib.sha256(DATA).hexdigest()
+    assert upload(store, pool, tmp_path, retry()) == hashlib.sha256(DATA).hexdigest()
     assert store.objects == {WHERE: DATA}
     assert (store.begun, store.parts_sent) == (1, 3)
 
@@ -106,7 +106,7 @@ def test_a_forgotten_upload_begins_again(pool: DaemonPool[Part], tmp_path: Path,
     """Where the store does not know the upload any more, all parts are sent in a new one."""
     store = Store()
     store.faults = {request_: [UploadForgotten("404 NoSuchUpload")]}
-    assert upload(store, pool, tmp_path, patience()) == hashlib.sha256(DATA).hexdigest()
+    assert upload(store, pool, tmp_path, retry()) == hashlib.sha256(DATA).hexdigest()
     assert (store.objects, store.begun) == ({WHERE: DATA}, 2)
 
 
@@ -114,8 +114,8 @@ def test_a_store_that_always_forgets_is_given_up(pool: DaemonPool[Part], tmp_pat
     """It is not begun for ever."""
     store = Store()
     store.faults = {"complete": [UploadForgotten("404 NoSuchUpload")] * 9}
-    with pytest.raises(GivenUp, match="3 times"):
-        upload(store, pool, tmp_path, patience())
+    with pytest.raises(UploadAbandoned, match="3 times"):
+        upload(store, pool, tmp_path, retry())
     assert not store.open
 
 
@@ -124,7 +124,7 @@ def test_a_refusal_is_not_tried_again(pool: DaemonPool[Part], tmp_path: Path) ->
     store = Store()
     store.faults = {"part 2": [StoreRefused("403")], "abort": [StoreUnavailable("503")]}
     with pytest.raises(StoreRefused, match="403"):
-        upload(store, pool, tmp_path, patience())
+        upload(store, pool, tmp_path, retry())
     assert not store.objects
 
 
@@ -132,20 +132,20 @@ def test_an_outage_that_lasts_is_given_up_and_aborted(pool: DaemonPool[Part], tm
     """After retry_s without a success no part is left in the store."""
     store = Store()
     store.faults = {"complete": [StoreUnavailable("503 SlowDown")] * 1000}
-    with pytest.raises(GivenUp, match=r"503 SlowDown; tried for 0\.05 s"):
-        upload(store, pool, tmp_path, patience(0.05))
+    with pytest.raises(UploadAbandoned, match=r"503 SlowDown; tried for 0\.05 s"):
+        upload(store, pool, tmp_path, retry(0.05))
     assert (store.open, store.objects) == ({}, {})
 
 
 def test_after_an_outage_each_is_tried_once_until_one_succeeds(pool: DaemonPool[Part], tmp_path: Path) -> None:
     """What comes after the first that was given up does not wait as long again."""
-    store, patient = Store(), patience(0.05)
+    store, patient = Store(), retry(0.05)
     store.faults = {"begin": [StoreUnavailable("503")] * 1000}
     for _ in range(2):
-        with pytest.raises(GivenUp):
+        with pytest.raises(UploadAbandoned):
             upload(store, pool, tmp_path, patient)
     left = len(store.faults["begin"])
-    with pytest.raises(GivenUp):
+    with pytest.raises(UploadAbandoned):
         upload(store, pool, tmp_path, patient)
     assert left - len(store.faults["begin"]) == 1
     store.faults = {"part 1": [StoreUnavailable("503")]}
@@ -154,10 +154,10 @@ def test_after_an_outage_each_is_tried_once_until_one_succeeds(pool: DaemonPool[
 
 def test_the_end_of_the_run_ends_every_attempt(pool: DaemonPool[Part], tmp_path: Path) -> None:
     """Once stopped, nothing is sent."""
-    patient = patience()
+    patient = retry()
     patient.stop()
     store = Store()
-    with pytest.raises(GivenUp, match="the run ended"):
+    with pytest.raises(UploadAbandoned, match="the run ended"):
         upload(store, pool, tmp_path, patient)
     assert store.begun == 0
 

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import list_spool
-from trainwire.ingest.spool.records import MAGIC, Damage, framed, unframed
-from trainwire.ingest.spool.segments import SEGMENT_BYTES
+from trainwire.ingest.spool.segments import MAGIC, SEGMENT_BYTES, Damage, framed, unframed
 from trainwire.ingest.spool.spool import Span, Spool
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Logs, Message
