@@ -1,4 +1,4 @@
-"""The child process of the launcher: which signals it gets and how it ended."""
+"""The command of the launcher: the signals that are passed on to it, and the cause of its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
@@ -16,15 +17,17 @@ FORWARDED: Final = (
     signal.SIGTERM,
     signal.SIGHUP,
     signal.SIGQUIT,
-    signal.SIGUSR1,  # what schedulers announce a pre-emption with
+    signal.SIGUSR1,  # schedulers announce a pre-emption with it
     signal.SIGUSR2,
     signal.SIGWINCH,
 )
+CGROUP_ROOT: Final = "/sys/fs/cgroup"
+OWN_CGROUPS: Final = "/proc/self/cgroup"
 TYPED: Final = (signal.SIGINT, signal.SIGQUIT)
 
 
 class Signals:
-    """Passes signals on to the child instead of dying of them, until the `with` block ends."""
+    """Passes signals on to the command instead of ending by them, until the `with` block ends."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -33,7 +36,7 @@ class Signals:
         self._before: dict[signal.Signals, Any] = {}
 
     def forward_to(self, process: subprocess.Popen[bytes], terminal: Terminal | None = None) -> None:
-        """Name the child and what it draws on, and send it what came before there was one."""
+        """Set the process and its terminal, and send the signals that came before."""
         self._process = process
         self._terminal = terminal
         for signum in self._early:
@@ -41,9 +44,9 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # only there Python can set handlers
-            # What is ignored stays ignored, also in the child: that is how nohup works.
-            heard = [signum for signum in FORWARDED if signal.getsignal(signum) is not signal.SIG_IGN]
-            self._before = {signum: signal.signal(signum, self._forward) for signum in heard}
+            # Ignored signals stay ignored, also in the command: nohup depends on it.
+            handled = [signum for signum in FORWARDED if signal.getsignal(signum) is not signal.SIG_IGN]
+            self._before = {signum: signal.signal(signum, self._forward) for signum in handled}
         return self
 
     def __exit__(
@@ -54,28 +57,50 @@ class Signals:
 
     def _forward(self, signum: int, _frame: FrameType | None) -> None:
         if signum in TYPED and _is_typed_at_terminal():
-            return  # ctrl-C reaches the child by itself: a second one would be taken for impatience
+            return  # the terminal sends ctrl-C to the command too: twice would end it at once
         if self._terminal is not None:
             self._terminal.fit()
         elif signum == signal.SIGWINCH:
-            return  # the child draws on no terminal of ours
+            return  # the command has no terminal of ours
         if self._process is None:
             self._early.append(signum)
         else:
             self._process.send_signal(signum)
 
 
+class MemoryKills:
+    """Counts the out-of-memory kills in the control group of this process, from now on.
+
+    Reads `memory.events` of cgroup v2 or `memory.oom_control` of v1; where neither can be read it counts none.
+    """
+
+    def __init__(self, root: str = CGROUP_ROOT, own: str = OWN_CGROUPS) -> None:
+        self._path = next((path for path in _counters(root, own) if _kills(path) is not None), None)
+        self._before = self._count()
+
+    def cause(self) -> str | None:
+        """Return a message on the kills since this object was made; None without any."""
+        kills = self._count() - self._before
+        if kills <= 0 or self._path is None:
+            return None
+        killed = "a process" if kills == 1 else f"{kills} processes"
+        return f"out of memory: the kernel killed {killed} of the control group {os.path.dirname(self._path)}"
+
+    def _count(self) -> int:
+        return (_kills(self._path) or 0) if self._path else 0
+
+
 def exit_code_of(return_code: int) -> int:
-    """Return the exit code as a shell gives it: 128+n when signal n ended the process."""
+    """Return the exit code of a shell: 128+n where signal n ended the process."""
     return return_code if return_code >= 0 else 128 - return_code
 
 
-def how_it_ended(return_code: int, last_error_line: str | None) -> str | None:
-    """Return what went wrong in one line, or None if nothing did."""
+def error_message(return_code: int, last_error_line: str | None) -> str | None:
+    """Return the cause of the failure in one line; None where the command succeeded."""
     if return_code == 0:
         return None
-    what = f"exit code {return_code}" if return_code > 0 else f"killed by signal {_signal_name(-return_code)}"
-    return f"{what}: {last_error_line}" if last_error_line else what
+    cause = f"exit code {return_code}" if return_code > 0 else f"killed by signal {_signal_name(-return_code)}"
+    return f"{cause}: {last_error_line}" if last_error_line else cause
 
 
 def _signal_name(signum: int) -> str:
@@ -86,7 +111,7 @@ def _signal_name(signum: int) -> str:
 
 
 def _is_typed_at_terminal() -> bool:
-    """Tell whether this process is in the foreground of a terminal, where ctrl-C goes to all its processes."""
+    """Return whether this process is in the foreground of a terminal, which sends ctrl-C to all its processes."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -97,3 +122,30 @@ def _is_typed_at_terminal() -> bool:
         return False
     finally:
         os.close(terminal)
+
+
+def _counters(root: str, own: str) -> Iterator[str]:
+    """Yield the files that may count the kills; a container may see its own group as the root."""
+    for line in _lines(own):
+        _, controllers, path = line.rstrip("\n").split(":", 2)
+        for group in (path, "/"):
+            if not controllers:
+                yield os.path.normpath(f"{root}/{group}/memory.events")
+            elif "memory" in controllers.split(","):
+                yield os.path.normpath(f"{root}/memory/{group}/memory.oom_control")
+
+
+def _kills(path: str) -> int | None:
+    for line in _lines(path):
+        name, _, value = line.partition(" ")
+        if name == "oom_kill":
+            return int(value)
+    return None
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path) as file:
+            return file.readlines()
+    except OSError:  # not Linux, or no such controller
+        return []

@@ -1,14 +1,14 @@
 """The process that keeps a command's output open when its launcher is killed or stopped.
 
-A command whose output nobody has open any more dies of SIGPIPE at its next print; one whose output nobody reads is
-held up when the pipe is full. `Keeper` runs this file as a script, which imports nothing outside the standard
-library. Its arguments: the descriptors for control and report, the process ids of the launcher and of its command,
-then `source:shown` for each output (`shown` may be empty).
+A command ends by SIGPIPE at its next print when no process has its output open for reading; it blocks when none
+reads and the pipe is full. `Keeper` runs this file as a script, so it imports the standard library alone. The
+arguments are the descriptors for control and report, the process ids of the launcher and of its command, then
+`source:shown` for each output (`shown` may be empty).
 
-The script does not read while the launcher does. When the launcher ends, it reads until nobody writes any more:
-after a byte on the control descriptor (the launcher ended by itself) the output goes nowhere, otherwise (it was
-killed) it is shown. While a launcher is stopped and its command waits for room in a pipe, output is shown from
-`PATIENCE_S` on; its size is reported.
+The script does not read while the launcher does. When the launcher has ended, it reads until the end of the
+output: after a byte on the control descriptor (a normal end) it discards the output, otherwise (a kill) it shows
+it. While the launcher is stopped and its command waits for room in a pipe, the script shows output after
+`STOPPED_S`, and reports its size.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 CHUNK_BYTES = 64 * 1024
-PATIENCE_S = 10.0
-LOOK_EVERY_S = 1.0
-LOOK_AGAIN_S = 0.01
-"""The pause between two looks while a command prints for which the launcher does not read."""
+STOPPED_S = 10.0
+CHECK_S = 1.0
+CHECK_SHOWING_S = 0.01
+"""The interval of checks while the script shows the output of a stopped launcher."""
 TERMINAL_ROOM_BYTES = 4096
-"""What Linux buffers of a terminal's output."""
+"""The size of Linux's buffer for the output of a terminal."""
 END_TIMEOUT_S = 1.0
 
 
 class Keeper:
-    """The launcher's hold on the process; without one (it cannot be started) the command runs all the same."""
+    """Starts and ends the process, from the launcher."""
 
     def __init__(self, command: int, outputs: Sequence[tuple[int, int | None]]) -> None:
-        """Keep outputs of the process `command`: descriptors to read from, and on which they are shown.
+        """Start the process for the outputs of process `command`: descriptors to read from and to show on.
 
-        Raises `OSError` where no process can be started.
+        Raises `OSError` where it cannot be started; the command then runs without it.
         """
-        import subprocess  # noqa: PLC0415 - costs the script its start
+        import subprocess  # noqa: PLC0415 - would slow the start of the script
 
         if not sys.executable or not os.path.isfile(__file__):
             raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the keeper's file is {__file__}")
@@ -68,7 +68,7 @@ class Keeper:
             os.close(report)
 
     def close(self) -> int:
-        """Leave what is still open to the process; return how many bytes it has shown in the launcher's place."""
+        """Leave the open outputs to the process; return how many bytes it has shown by now."""
         try:
             os.write(self._control, b".")
             os.close(self._control)
@@ -79,11 +79,11 @@ class Keeper:
         finally:
             os.close(self._report)
             if self._process.poll() is None:
-                self._process.returncode = 0  # it may outlive the launcher: no warning that it still runs
+                self._process.returncode = 0  # it may outlive the launcher: avoids the ResourceWarning
 
 
 class Output:
-    """One output of the command, and the descriptor on which it is shown."""
+    """One output of the command, and the descriptor to show it on."""
 
     def __init__(self, source: int, shown: int | None) -> None:
         self._source = source
@@ -95,10 +95,10 @@ class Output:
             pass
 
     def pass_on(self) -> int:
-        """Read some and show it; return how many bytes that were."""
+        """Read a chunk and show it; return its size in bytes, 0 at the end."""
         try:
             chunk = os.read(self._source, CHUNK_BYTES)
-        except OSError:  # EIO is how Linux reports that no process has the terminal open
+        except OSError:  # EIO on Linux: no process has the terminal open
             return 0
         size_bytes = len(chunk)
         while chunk and self.shown is not None:
@@ -111,7 +111,7 @@ class Output:
         return size_bytes
 
     def is_full(self) -> bool:
-        """Return whether who writes to it may have to wait; small writes can leave half of a pipe unused."""
+        """Return whether a writer may have to wait; small writes can leave half of a pipe unused."""
         waiting = array.array("i", [0])
         room_bytes = TERMINAL_ROOM_BYTES
         with suppress(OSError):
@@ -121,29 +121,29 @@ class Output:
 
 
 def watch(control: int, launcher: int, command: int, outputs: Sequence[Output]) -> tuple[bytes, int]:
-    """Stand in for the launcher while it is stopped, until it ends.
+    """Show the output while the launcher is stopped, until the launcher ends.
 
-    Returns the byte that it left (none if it was killed), and how many bytes were shown in its place.
+    Returns the byte that it has written (none if it was killed), and how many bytes were shown.
     """
-    shown_bytes, since_s, pause_s = 0, None, LOOK_EVERY_S
+    shown_bytes, since_s, pause_s = 0, None, CHECK_S
     while not select.select([control], [], [], pause_s)[0]:
-        pause_s = LOOK_EVERY_S
-        # ctrl-Z stops the command too: what it has printed then waits with it.
+        pause_s = CHECK_S
+        # ctrl-Z stops the command too: its output can wait.
         if not is_stopped(launcher) or is_stopped(command):
             since_s = None
             continue
         since_s = since_s or time.monotonic()
-        if time.monotonic() - since_s < PATIENCE_S:
+        if time.monotonic() - since_s < STOPPED_S:
             continue
         for output in outputs:
             while output.is_full() and is_stopped(launcher):
                 shown_bytes += output.pass_on()
-                pause_s = LOOK_AGAIN_S
+                pause_s = CHECK_SHOWING_S
     return os.read(control, 1), shown_bytes
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether a process was stopped by a signal; False where it cannot be found out."""
+    """Return whether a process was stopped by a signal; False where that is unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             return stat.read().rpartition(b") ")[2][:1] in (b"T", b"t")
@@ -152,9 +152,9 @@ def is_stopped(pid: int) -> bool:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Keep the outputs open until the launcher has ended and nobody writes to them."""
+    """Keep the outputs open until the launcher has ended and no process writes to them."""
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)  # sent to a whole control group, while its training saves its state
+        signal.signal(signum, signal.SIG_IGN)  # a scheduler may signal the whole control group
     control, report, launcher, command = map(int, arguments[:4])
     pairs = [argument.partition(":") for argument in arguments[4:]]
     outputs = [Output(int(source), int(shown) if shown else None) for source, _, shown in pairs]
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> None:
         os.close(report)
         for descriptor in {1, 2, *(output.shown for output in outputs if output.shown is not None)}:
             with suppress(OSError):
-                os.close(descriptor)  # who reads what the launcher shows waits for its end
+                os.close(descriptor)  # the reader of the shown output waits until all descriptors are closed
         for output in outputs:
             output.shown = None
     threads = [threading.Thread(target=output.drain) for output in outputs]

@@ -1,4 +1,4 @@
-"""Runs any command as a training: its output becomes log lines, its exit code the completion."""
+"""Runs a command as a training: its output is logged, and its exit code is the completion."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from trainwire.ingest.launcher.child import Signals, exit_code_of, how_it_ended
+from trainwire.ingest.launcher.child import MemoryKills, Signals, error_message, exit_code_of
 from trainwire.ingest.launcher.keeper import Keeper
-from trainwire.ingest.launcher.memory_kills import MemoryKills
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.terminal import Terminal
 from trainwire.ingest.process.tracebacks import TracebackFolder
@@ -33,14 +32,14 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
 GRANDCHILD_GRACE_S: Final = 2.0
-"""How long output is read on after the command ended, while something it started keeps the pipe open."""
-_LEFT_BEHIND: Final = "the command ended, but not what it started in the background: its output is logged no more"
+"""How long output is read after the command has ended, while a process that it started keeps the pipe open."""
+_BACKGROUND: Final = "the command has ended; processes that it started still run, and their output is not logged"
 _SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
 _LAST_STANDARD: Final = 2
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 STRICT_FAILED: Final = 69
-"""EX_UNAVAILABLE of sysexits.h: with TRAINWIRE_STRICT=on, something that a strict run needs was away."""
+"""EX_UNAVAILABLE of sysexits.h: with TRAINWIRE_STRICT=on, the run could not start or is not all stored."""
 
 
 def launch(
@@ -54,32 +53,32 @@ def launch(
     tty: bool = False,
     fold_repeats: bool = False,
 ) -> int:
-    """Run `command`, still showing its output, and return its exit code: 128+n when signal n ended it.
+    """Run `command`, show and log its output, and return its exit code: 128+n when signal n ended it.
 
-    With `tty` the command draws on a terminal, which has one output: its lines are all stdout's. With
-    `fold_repeats` equal lines in a row are logged once, with a line that counts the others.
+    With `tty` the command has a terminal, with one output: all its lines are logged as stdout. With `fold_repeats`
+    equal lines in a row are logged once, followed by a line with the number of repetitions.
 
-    127 means that there is no such command, 126 that it cannot be executed; 69, with TRAINWIRE_STRICT=on, that it
-    was not started for want of Redis or a free rank, or ended well and is not all stored. Raises `ValueError` for
-    a job id or an attempt that cannot be right; any other wrong setting is a warning, and the command runs without
-    trainwire.
+    Exit code 127 means that the command was not found, 126 that it cannot be executed; 69, with
+    TRAINWIRE_STRICT=on, that it was not started because Redis or the rank was unavailable, or succeeded and is not
+    all stored. Raises `ValueError` for an invalid job id or attempt; any other wrong setting is a warning, and the
+    command runs without trainwire.
     """
     if not command:
-        raise ValueError("command=[] is empty: say what to run, such as python train.py")
-    said = _said(job_id, attempt)
+        raise ValueError("command=[] is empty: give a command, such as python train.py")
+    variables = _variables(job_id, attempt)
     _occupy_standard_descriptors()
     try:
         settings = TrainerSettings.from_env().at(redis_url)
     except ValueError as exc:
-        _tell(f"{exc}; the command runs without trainwire")
-        return _run_alone(command, {**os.environ, **said})
+        _print(f"{exc}; the command runs without trainwire")
+        return _run_alone(command, {**os.environ, **variables})
     job_id = settings.job_id if job_id is None else job_id
     if job_id is None:
-        raise ValueError(f"no job id: say --job-id 42 or export {JOB_ID_VARIABLE}=42")
+        raise ValueError(f"no job id: give --job-id 42 or export {JOB_ID_VARIABLE}=42")
     try:
         run = Run(job_id, name, attempt=attempt, settings=settings.as_launcher())
     except StrictError as exc:
-        _tell(f"{exc}; the command was not started")
+        _print(f"{exc}; the command was not started")
         return STRICT_FAILED
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
@@ -90,19 +89,19 @@ def launch(
         try:
             run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
         except StrictError as exc:
-            _tell(str(exc))
+            _print(str(exc))
             return exit_code or STRICT_FAILED
     return exit_code
 
 
-def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
-    """Validate the job id and attempt that were passed; return them as environment variables for the command."""
-    said = {}
+def _variables(job_id: int | None, attempt: int | None) -> dict[str, str]:
+    """Validate the job id and the attempt; return them as environment variables for the command."""
+    variables = {}
     if job_id is not None:
-        said[JOB_ID_VARIABLE] = str(whole_number("job_id", job_id, 1, MAX_ID))
+        variables[JOB_ID_VARIABLE] = str(whole_number("job_id", job_id, 1, MAX_ID))
     if attempt is not None:
-        said[ATTEMPT_VARIABLE] = str(whole_number("attempt", attempt, 0, MAX_ATTEMPT))
-    return said
+        variables[ATTEMPT_VARIABLE] = str(whole_number("attempt", attempt, 0, MAX_ATTEMPT))
+    return variables
 
 
 def _run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -127,7 +126,7 @@ def _run_command(
     memory_kills = MemoryKills()
     writer = subprocess.PIPE if terminal is None else terminal.writer
     try:
-        process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
+        process = subprocess.Popen(  # noqa: S603 - the command of the user
             command, stdout=writer, stderr=writer, env=environment, bufsize=0
         )
     except OSError as exc:
@@ -149,17 +148,17 @@ def _run_command(
     ]
     return_code = process.wait()
     if not await_ends(outputs, GRANDCHILD_GRACE_S):
-        run.log(f"trainwire: {_LEFT_BEHIND}", log_type="stderr", level="WARNING")
+        run.log(f"trainwire: {_BACKGROUND}", log_type="stderr", level="WARNING")
     if keeper is not None and (shown_bytes := keeper.close()):
         run.log(f"trainwire: {shown_bytes:,} {_SHOWN_WHILE_STOPPED}", log_type="stderr", level="WARNING")
-    return exit_code_of(return_code), how_it_ended(return_code, memory_kills.cause() or outputs[-1].last_line)
+    return exit_code_of(return_code), error_message(return_code, memory_kills.cause() or outputs[-1].last_line)
 
 
 def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) -> Keeper | None:
     try:
         return Keeper(command, [(read.fileno(), descriptor_of(shown)) for read, shown in outputs])
     except OSError as exc:
-        _tell(f"no process could be started that keeps the output open ({exc}): keep the launcher alive")
+        _print(f"the process that keeps the output open could not be started ({exc}): do not kill the launcher")
         return None
 
 
@@ -167,15 +166,15 @@ def _terminal() -> Terminal | None:
     try:
         return Terminal()
     except OSError as exc:
-        _tell(f"there is no terminal to be had ({exc}); the command writes to pipes")
+        _print(f"no terminal could be opened ({exc}); the command writes to pipes")
         return None
 
 
 def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_terminal: bool) -> dict[str, str]:
-    """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
+    """Return the environment of the command: a `Run` in it belongs to the same job, and captures no output."""
     environment = {
-        **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
-        "PYTHONUNBUFFERED": "1",  # else Python keeps back output that goes into a pipe
+        **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another
+        "PYTHONUNBUFFERED": "1",  # else Python buffers output to a pipe
         **os.environ,
         JOB_ID_VARIABLE: str(run.job_id),
         CAPTURED_VARIABLE: run.source,
@@ -189,7 +188,7 @@ def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_t
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
-    """Return the exit code that a shell gives a command that it cannot run, and the reason."""
+    """Return the exit code of a shell for a command that cannot be run, and the reason."""
     exit_code = NOT_EXECUTABLE
     if not isinstance(error, FileNotFoundError):
         sentence = f"cannot run {program!r}: {error.strerror or error}"
@@ -197,23 +196,25 @@ def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
         sentence = f"cannot run {program!r}: the interpreter that its first line names is not found"
     else:
         exit_code = NOT_FOUND
-        sentence = f"cannot run {program!r}: there is no such command; check its spelling and PATH"
-    _tell(sentence)
+        sentence = f"cannot run {program!r}: command not found; check its spelling and PATH"
+    _print(sentence)
     return exit_code, sentence
 
 
-def _tell(sentence: str) -> None:
-    """Write a sentence to stderr, where that can be written."""
+def _print(sentence: str) -> None:
+    """Write a sentence to stderr; errors are ignored."""
     with suppress(OSError, ValueError):
         descriptor = descriptor_of(sys.stderr)
-        if descriptor is not None:  # past its buffer: what that cannot write changes the exit code at the end
+        if (
+            descriptor is not None
+        ):  # without its buffer: an error when Python flushes it at the exit would change the exit code
             os.write(descriptor, f"trainwire: {sentence}\n".encode(errors="backslashreplace"))
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open /dev/null in place of each standard stream that is closed: a file opened later would get its number.
+    """Open /dev/null for each closed standard stream: else a file opened later would get its number.
 
-    The command's are closed as before: these are not inherited.
+    The command does not inherit these descriptors: for it the streams stay closed.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
         pass

@@ -1,1 +1,1 @@
-"""Captured output: pipes, lines, levels, and the relay that keeps showing it."""
+"""Capture of output: pipes, terminals, streams, and the relay process."""

@@ -1,4 +1,4 @@
-"""Copies what this process prints to its run, while it is still shown."""
+"""Logs the output of this process and its subprocesses, which is still shown."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ DESCRIPTORS: Final[dict[LogType, int]] = {"stdout": 1, "stderr": 2}
 RELAY: Final = Path(__file__).with_name("relay.py")
 RELAY_START_TIMEOUT_S: Final = 10
 STOP_TIMEOUT_S: Final = 10.0
-"""How long the lines that were printed before are awaited; usually they are there at once."""
+"""How long the end of the capture waits for lines that were printed before; usually they are there at once."""
 
 
 class Capture:
     """The output of this process and of those that it starts, until `stop` or the end of its `with` block.
 
-    Descriptors 1 and 2 lead to a relay process (`trainwire.ingest.output.relay`), which shows every byte where it
-    went before and copies it to us: Python, C code and subprocesses are captured alike. A stream in `sys` that
-    does not write to them, such as a notebook's or pytest's, gets a `Tee`.
+    Descriptors 1 and 2 are redirected to a relay process (`trainwire.ingest.output.relay`). It writes every byte
+    to the original output and a copy to this process: output of Python, C code and subprocesses is captured
+    alike. A stream in `sys` that does not write to them, such as a notebook's or pytest's, gets a `Tee`.
     """
 
     def __init__(self, run: Run) -> None:
@@ -58,7 +58,7 @@ class Capture:
         ]
 
     def stop(self) -> None:
-        """Restore streams and descriptors, and take what was printed before."""
+        """Restore streams and descriptors, and log what was printed before."""
         for tee in self._tees:
             tee.stop()
         if self._relay is not None:
@@ -66,7 +66,7 @@ class Capture:
             self._relay = None
 
     def renew_after_fork(self) -> None:
-        """Make the tees usable in a forked child; what it prints to the descriptors stays its parent's output."""
+        """Renew the tees in a forked child; its output to the descriptors is still logged by the parent."""
         for tee in self._tees:
             tee.renew()
         if self._relay is not None:
@@ -83,7 +83,7 @@ class Capture:
 
 
 class NoCapture(Capture):
-    """Stands in where the launcher captures already."""
+    """Does nothing: the launcher captures the output."""
 
     def __init__(self) -> None:
         self._relay = None
@@ -91,7 +91,7 @@ class NoCapture(Capture):
 
 
 class _Relay:
-    """The relay process and the descriptors that lead to it."""
+    """The relay process and the descriptors that are redirected to it."""
 
     def __init__(self, run: Run) -> None:
         self._control = -1
@@ -112,11 +112,11 @@ class _Relay:
 
     @property
     def descriptors(self) -> set[int]:
-        """The descriptors that lead to the relay."""
+        """Return the descriptors that are redirected to the relay."""
         return {output.descriptor for output in self._outputs}
 
     def stop(self) -> None:
-        """Restore the descriptors, and wait until what was printed before is taken."""
+        """Restore the descriptors, and wait until everything printed before is logged."""
         _flush_c_streams()
         for output in self._outputs:
             output.restore()
@@ -127,7 +127,7 @@ class _Relay:
         await_ends([output.pipe for output in self._outputs], STOP_TIMEOUT_S)
 
     def abandon(self) -> None:
-        """Close what a forked child inherited: the relay must see the end of its parent."""
+        """Close what a forked child inherited: the relay must notice the end of the parent."""
         for output in self._outputs:
             output.abandon()
         if self._outputs:
@@ -135,7 +135,7 @@ class _Relay:
 
 
 class _Output:
-    """One descriptor of this process, led through the relay."""
+    """One descriptor of this process that is redirected to the relay."""
 
     pipe: OutputPipe
 
@@ -156,15 +156,15 @@ class _Output:
 
     @property
     def relayed(self) -> tuple[int, int, int]:
-        """The descriptors that the relay needs: where to read, where to show, where to copy."""
+        """Return the descriptors for the relay: to read from, to show on, and to copy to."""
         return self._source, self._saved, self._copy
 
     def redirect(self, run: Run) -> None:
-        """Lead the descriptor to the relay."""
+        """Redirect the descriptor to the relay."""
         for stream in self._streams:
             stream.flush()
         for stream in self._buffered:
-            stream.reconfigure(line_buffering=True)  # a line has the time at which it was printed
+            stream.reconfigure(line_buffering=True)  # so that each line gets the time at which it was printed
         written = os.fstat(self._writer)
         self._identity = written.st_dev, written.st_ino
         os.dup2(self._writer, self.descriptor, inheritable=True)
@@ -173,9 +173,9 @@ class _Output:
         self.pipe = OutputPipe(open(self._reader, "rb", buffering=0), None, self._log_type, run)  # noqa: SIM115
 
     def restore(self) -> None:
-        """Lead the descriptor where it led before, unless the training has put something else there since."""
+        """Restore the descriptor, unless the training has redirected it since."""
         for stream in self._streams:
-            with suppress(OSError, ValueError):  # closed, or nobody reads it any more
+            with suppress(OSError, ValueError):  # closed, or its reader has ended
                 stream.flush()
         for stream in self._buffered:
             with suppress(OSError, ValueError):
@@ -187,12 +187,12 @@ class _Output:
         os.close(self._saved)
 
     def abandon(self) -> None:
-        """Close what is of no use in a forked child."""
+        """Close the descriptors that a forked child does not need."""
         os.close(self._saved)
         self.pipe.abandon()
 
     def close(self) -> None:
-        """Close everything, where the relay could not be started."""
+        """Close all descriptors, after the relay could not be started."""
         for descriptor in self._opened:
             os.close(descriptor)
 
@@ -202,7 +202,7 @@ class _Output:
 
 
 def _start_relay(outputs: Sequence[_Output]) -> int:
-    """Start the relay process; return the descriptor that stops it. Raises `OSError` or `SubprocessError`."""
+    """Start the relay process; return the descriptor that stops it. Raises `OSError` and `SubprocessError`."""
     if not sys.executable or not RELAY.is_file():
         raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the relay's file is {RELAY}")
     read, control = os.pipe()
@@ -250,6 +250,6 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _flush_c_streams() -> None:
-    """Write out what C code has printed into stdio's buffers."""
+    """Flush the stdio buffers of C code."""
     with suppress(OSError, AttributeError):  # no C library to be found
         ctypes.CDLL(None).fflush(None)

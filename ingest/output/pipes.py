@@ -1,4 +1,4 @@
-"""Reads a child's output: shows its bytes unchanged and at once, and hands its lines to the run."""
+"""Reads the output of a command: shows its bytes unchanged and at once, and passes its lines to the run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import select
 import threading
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from trainwire.ingest.lines import LineCutter
-from trainwire.ingest.output.repeats import RepeatFolder
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
 from trainwire.ingest.sending.buffer import LogType
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 CHUNK_BYTES: Final = 64 * 1024
-_GLANCE_S: Final = 0.05
+_POLL_S: Final = 0.05
+COUNT_EVERY_S: Final = 10.0
+"""A line that is repeated without end is counted at least so often."""
 
 
 class OutputPipe:
-    """One output of the child, a pipe or a terminal, read by a thread of its own until its end."""
+    """One output of the command, a pipe or a terminal, read by a thread of its own until its end."""
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class OutputPipe:
         fold_repeats: bool = False,
     ) -> None:
         if pipe is None:
-            raise ValueError(f"the child has no pipe as its {log_type}")
+            raise ValueError(f"the command has no pipe as its {log_type}")
         self._pipe = pipe
         self._shown_fd = descriptor_of(shown_on)
         self._log_type = log_type
@@ -53,12 +55,12 @@ class OutputPipe:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether everything was read."""
+        """Return whether everything was read."""
         return not self._thread.is_alive()
 
     @property
     def is_showing(self) -> bool:
-        """Tell whether it waits for the person who watches."""
+        """Return whether the thread waits for the reader of the shown output, such as a pager."""
         return self._is_showing
 
     def await_end(self, timeout_s: float) -> None:
@@ -66,14 +68,14 @@ class OutputPipe:
         self._thread.join(timeout_s)
 
     def close(self) -> None:
-        """Take the unfinished last line and nothing after it."""
+        """Log the unfinished last line, and nothing after it."""
         with self._lock:
             if self._is_open:
                 self._is_open = False
                 self._take_last()
 
     def abandon(self) -> None:
-        """Close the pipe in a forked child, which has no thread to read it."""
+        """Close the pipe in a forked child, which has no thread that reads it."""
         self._pipe.close()
 
     def _read(self) -> None:
@@ -92,7 +94,7 @@ class OutputPipe:
         try:
             return os.read(self._pipe.fileno(), CHUNK_BYTES)
         except OSError as exc:
-            if exc.errno == errno.EIO:  # how Linux says that nobody has the terminal open any more
+            if exc.errno == errno.EIO:  # Linux: no process has the terminal open any more
                 return b""
             raise
 
@@ -106,29 +108,58 @@ class OutputPipe:
     def _take_last(self) -> None:
         ts = time.time_ns()
         self._take(self._cutter.feed(self._decoder.decode(b"", final=True)) + self._cutter.close(), ts)
-        told = [] if self._folder is None else self._folder.close()
-        if told:
-            self._run.log_lines(told, self._log_type, ts)
+        counts = [] if self._folder is None else self._folder.close()
+        if counts:
+            self._run.log_lines(counts, self._log_type, ts)
 
     def _show(self, chunk: bytes) -> None:
         while chunk and self._shown_fd is not None:
             try:
                 chunk = chunk[os.write(self._shown_fd, chunk) :]
-            except BlockingIOError:  # whoever gave us this descriptor made it non-blocking
+            except BlockingIOError:  # the inherited descriptor is non-blocking
                 select.select([], [self._shown_fd], [])
-            except OSError:  # nobody looks any more (`| head`): the run goes on and is still logged
+            except OSError:  # its reader has ended (`| head`): lines are still logged
                 self._shown_fd = None
 
 
-def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
-    """Wait for the ends of all pipes, then close them; return whether all came.
+class RepeatFolder:
+    """Keeps the first of equal lines in a row, and adds a line with the number of repetitions."""
 
-    The wait is `timeout_s` in total. What a person who watches slowly has not yet let through does not count:
-    it comes from the command itself.
+    def __init__(self) -> None:
+        self._line: str | None = None
+        self._repeats = 0
+        self._counted_s = 0.0
+
+    def feed(self, lines: Sequence[str], now_s: float) -> list[str]:
+        """Return the lines to log of those printed at `now_s` (seconds of any steady clock)."""
+        kept: list[str] = []
+        for line, group in groupby(lines):
+            count = sum(1 for _ in group)
+            if line == self._line:
+                self._repeats += count
+                continue
+            kept += [*self.close(), line]
+            self._line, self._repeats, self._counted_s = line, count - 1, now_s
+        if now_s - self._counted_s >= COUNT_EVERY_S:
+            kept += self.close()
+            self._counted_s = now_s
+        return kept
+
+    def close(self) -> list[str]:
+        """Return the line with the number of repetitions of the last line, if it was repeated."""
+        repeats, self._repeats = self._repeats, 0
+        times = "time" if repeats == 1 else "times"
+        return [f"trainwire: the last line came {repeats:,} more {times}"] if repeats else []
+
+
+def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
+    """Wait until all pipes have ended, at most `timeout_s`, then close them; return whether all have ended.
+
+    The time in which a slow reader of the shown output holds up a pipe does not count.
     """
     while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended]):
         began_s = monotonic_s()
-        unread[0].await_end(min(timeout_s, _GLANCE_S))
+        unread[0].await_end(min(timeout_s, _POLL_S))
         if not any(pipe.is_showing for pipe in unread):
             timeout_s -= monotonic_s() - began_s
     have_ended = all(pipe.has_ended for pipe in pipes)
@@ -138,11 +169,11 @@ def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
 
 
 def descriptor_of(stream: TextIO | None) -> int | None:
-    """Return the file descriptor behind a stream, with nothing of it left in Python's buffer."""
+    """Flush a stream and return its file descriptor; None where it has none."""
     if stream is None:
         return None
     try:
         stream.flush()
         return stream.fileno()
-    except (OSError, ValueError):  # replaced by something without a file, or closed
+    except (OSError, ValueError):  # replaced by an object without a file, or closed
         return None

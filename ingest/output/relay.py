@@ -1,8 +1,8 @@
-"""The process between a training and its output: shows every byte, and copies it to the training's own reader.
+"""The process between a training and its output: shows every byte, and copies it to the training.
 
 It is a process, not a thread, because C code may print for minutes while it holds Python's global lock: a pipe
-that only a thread empties would then fill, and the training would hang. `trainwire.ingest.output.capture` runs it
-as a script; it imports nothing outside the standard library.
+that only a thread reads would fill, and the training would hang. `trainwire.ingest.output.capture` runs this file
+as a script, so it imports the standard library alone.
 
 Arguments: the control descriptor, then `source:shown:copy` for each output. Bytes are read from `source` until its
 end and written to `shown`, and to `copy` until the training writes a byte to the control descriptor.
@@ -20,15 +20,15 @@ from contextlib import suppress
 
 CHUNK_BYTES = 64 * 1024
 BUFFER_BYTES = 64 * 1024 * 1024
-"""Copies that wait for the training's reader; what comes beyond is shown, and left out of the copy."""
+"""The limit of copies that the training has not read; further output is shown, and left out of the copy."""
 RESIZE_EVERY_S = 0.5
 SETTLE_S = 0.02
-"""An output that is silent for so long after the stop has nothing left from before it."""
+"""After the stop, an output without new bytes for so long has none from before it."""
 LONGEST_SETTLE_S = 1.0
 
 
 class Relay(threading.Thread):
-    """Moves one output from the training to its viewer, and copies it meanwhile."""
+    """Shows one output of the training, and copies it."""
 
     def __init__(self, source: int, shown: int, copy: int, stopping: threading.Event, wake: int) -> None:
         super().__init__()
@@ -43,18 +43,18 @@ class Relay(threading.Thread):
         os.set_blocking(copy, False)
 
     def run(self) -> None:
-        """Relay until nobody has the output open."""
+        """Relay until no process has the output open."""
         is_open = True
         while is_open:
             if self._copy is not None and self._stopping.is_set():
                 is_open = self._settle()
                 self._close_copy()
                 continue
-            is_open = self._turn(RESIZE_EVERY_S if self._is_terminal() else None)
+            is_open = self._step(RESIZE_EVERY_S if self._is_terminal() else None)
         self._close_copy()
 
-    def _turn(self, timeout_s: float | None) -> bool:
-        """Wait for something to do, and do it; return False at the end of the output."""
+    def _step(self, timeout_s: float | None) -> bool:
+        """Wait until a descriptor is ready, and read or write it; return False at the end of the output."""
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
         if self._copy is not None:
@@ -67,7 +67,7 @@ class Relay(threading.Thread):
         return self._source not in ready or self._pass_on()
 
     def _settle(self) -> bool:
-        """Pass on what was written before the stop; return False at the end of the output."""
+        """Relay the output written before the stop; return False at the end of the output."""
         deadline = time.monotonic() + LONGEST_SETTLE_S  # other processes may print without end
         poll = select.poll()
         poll.register(self._source, select.POLLIN)
@@ -121,7 +121,7 @@ class Relay(threading.Thread):
             self._copy = None
 
     def _is_terminal(self) -> bool:
-        """Return whether the training draws on a terminal, after copying the size of the viewer's window."""
+        """Return whether the output is a terminal; copy the window size to it."""
         with suppress(OSError, termios.error, TypeError):
             size = termios.tcgetwinsize(self._shown)  # type: ignore[arg-type]
             if size != self._size:
@@ -134,14 +134,14 @@ class Relay(threading.Thread):
 def _read(source: int) -> bytes:
     try:
         return os.read(source, CHUNK_BYTES)
-    except OSError:  # EIO is how Linux reports that no process has the terminal open
+    except OSError:  # EIO on Linux: no process has the terminal open
         return b""
 
 
 def main(arguments: list[str]) -> None:
     """Relay in the background, in a session of its own, so that no signal of the terminal ends it."""
     if os.fork():
-        os._exit(0)  # an orphan: the training's own os.wait() never meets it
+        os._exit(0)  # an orphan: os.wait() in the training never returns it
     os.setsid()
     control, *outputs = arguments
     stopping, (woken, wake) = threading.Event(), os.pipe()

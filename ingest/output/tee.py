@@ -1,4 +1,4 @@
-"""Copies the text written to a Python stream that has no descriptor, as in notebooks and under pytest."""
+"""Logs the text written to a Python stream that has no descriptor, as in notebooks and under pytest."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from trainwire.ingest.sanitize import plain_text
 from trainwire.ingest.sending.buffer import LogType
 
 TakeLines = Callable[[Sequence[str], LogType, int], None]
-"""Takes lines, the stream they came from, and when (nanoseconds since 1970)."""
+"""Called with lines, their log type and their time in nanoseconds since 1970."""
 NoteOutput = Callable[[], None]
-"""Counts output as a sign of life, also where it completes no line."""
+"""Called for all output, also without a complete line."""
 
 
 class Tee:
-    """Replaces the `write` of a stream by one that also hands complete lines on, until `stop`.
+    """Replaces the `write` of a stream by one that also logs complete lines, until `stop`.
 
-    The stream stays the same object, so handlers and consoles that were made before are captured too. Where the
-    object does not allow it, the stream in `sys` is replaced. Bytes written to its `buffer` are not captured.
+    The stream stays the same object, so the output of handlers and consoles that already hold it is logged too.
+    Where the object does not allow it, the stream in `sys` is replaced. Bytes written to its `buffer` are not
+    logged.
     """
 
     def __init__(self, log_type: LogType, take_lines: TakeLines, note_output: NoteOutput = lambda: None) -> None:
@@ -40,28 +41,28 @@ class Tee:
             setattr(sys, log_type, self)
 
     def renew(self) -> None:
-        """Start over in a forked child: its parent keeps the unfinished line, and may hold the lock."""
+        """Make a new lock and cutter in a forked child: the parent may hold the lock, and has the last line."""
         self._lock = threading.RLock()
         self._cutter = LineCutter()
         self._is_taking = False
 
     def write(self, text: str) -> int:
-        """Write to the stream, then take the lines that are complete."""
+        """Write to the stream, then log the complete lines."""
         written = self._write(text)
         self._note_output()
         with self._lock:
-            # Taking lines may itself print (a warning): that is shown, not taken, or it would never end.
+            # Logging may itself print a warning: it is shown and not logged, to avoid endless recursion.
             if self._is_open and not self._is_taking:
                 self._take(self._cutter.feed(plain_text(text)))
         return written
 
     def writelines(self, lines: Sequence[str]) -> None:
-        """Write each text."""
+        """Write all texts."""
         for line in lines:
             self.write(line)
 
     def stop(self) -> None:
-        """Take the unfinished last line, and restore the stream unless somebody else has replaced it since."""
+        """Log the unfinished last line, and restore the stream unless it was replaced by another one since."""
         with self._lock:
             if self._is_open:
                 self._is_open = False

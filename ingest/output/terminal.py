@@ -1,4 +1,4 @@
-"""A terminal for a command to draw on: what it shows is read back here."""
+"""A pseudo-terminal for the output of a command."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from contextlib import suppress
 from typing import Final
 
 DEFAULT_SIZE: Final = os.terminal_size((80, 24))
-"""Columns and lines where no terminal tells its own, as in a batch job."""
+"""Columns and lines without a terminal, as in a batch job."""
 
 
 class Terminal:
-    """A pseudo-terminal that takes a command's output, as wide and high as the person's own.
+    """A pseudo-terminal for the output of a command, of the size of the user's terminal.
 
-    What is typed stays with the person's terminal, which the command keeps as its controlling one: ctrl-C, ctrl-Z
-    and questions for a password work as without us.
+    Input is not redirected: the command keeps the user's terminal as its controlling one, so that ctrl-C, ctrl-Z
+    and password prompts work as usual.
     """
 
     def __init__(self) -> None:
         reader, self.writer = os.openpty()
-        self.output = open(reader, "rb", buffering=0)  # noqa: SIM115 - closed by who reads it
+        self.output = open(reader, "rb", buffering=0)  # noqa: SIM115 - closed by its reader
         attributes = termios.tcgetattr(self.writer)
-        attributes[1] &= ~termios.OPOST  # the person's terminal makes CR LF of LF, and a file shall have LF
+        attributes[1] &= ~termios.OPOST  # the user's terminal makes CR LF of LF, and files keep LF
         termios.tcsetattr(self.writer, termios.TCSANOW, attributes)
         self.fit()
 
     def fit(self) -> None:
-        """Take the size of the person's terminal."""
+        """Set the size of the user's terminal."""
         size = _window_size()
-        with suppress(OSError, ValueError, termios.error):  # nobody draws any more
+        with suppress(OSError, ValueError, termios.error):  # the command has ended
             termios.tcsetwinsize(self.output.fileno(), (size.lines, size.columns))
 
     def close_writer(self) -> None:
-        """Leave the writing end to the command alone: when it has none open any more, the output ends."""
+        """Close our writing end: the output then ends when no process of the command has it open."""
         os.close(self.writer)
 
 

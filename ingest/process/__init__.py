@@ -1,1 +1,1 @@
-"""The process that a run lives in: its forks, signals, exit codes, ranks and threads."""
+"""The process of a run: its forks, signals, exit codes, rank and threads."""

@@ -1,7 +1,7 @@
-"""A steady clock that no test of the training freezes or moves.
+"""A monotonic clock that tests of the training do not freeze or move.
 
-freezegun, time-machine and plain monkeypatching replace the functions of `time` in the whole process, in the
-threads of trainwire too; a deadline by such a clock may never come. None of them replaces `clock_gettime`.
+freezegun, time-machine and monkeypatching replace the functions of `time` in the whole process, for the threads of
+trainwire too; a deadline by such a clock may never come. None of them replaces `clock_gettime`.
 """
 
 from __future__ import annotations

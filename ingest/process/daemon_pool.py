@@ -1,4 +1,4 @@
-"""Threads of trainwire's own: no interpreter waits for them, and no signal of the training reaches them."""
+"""Daemon threads: the interpreter does not wait for them, and they handle no signals of the training."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ASYNCHRONOUS: Final = signal.valid_signals() - {
     signal.SIGTRAP,
     signal.SIGSYS,
 }
-"""What others send, in contrast to the errors of a thread itself."""
+"""The signals sent by other processes, without those that an error of the thread itself causes."""
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Start threads in this block: they then take no signal that the training waits for with `sigwait`."""
+    """Block signals for threads started in this block: the training may wait for them with `sigwait`."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
     try:
         yield
@@ -39,7 +39,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
-    """Start a daemon thread that prints no traceback: an error that ends it is one warning.
+    """Start a daemon thread; an error that ends it is logged as a warning, without a traceback.
 
     Raises `RuntimeError` where the system refuses a thread.
     """
@@ -72,12 +72,12 @@ def _prepare_thread_ends() -> None:
 
 
 def error_text(exc: BaseException) -> str:
-    """Return an error as a warning shows it: without a traceback, and never empty."""
+    """Return type and message of an error, for a warning."""
     return f"{type(exc).__name__}: {exc}".removesuffix(": ")
 
 
 class DaemonPool(Generic[T]):
-    """Runs what is submitted on `size` daemon threads, in order; `close` ends the ones that are idle."""
+    """Runs functions on `size` daemon threads, in the order of `submit`, until `close`."""
 
     def __init__(self, size: int, name: str) -> None:
         self._work: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
@@ -86,13 +86,13 @@ class DaemonPool(Generic[T]):
             start_daemon(self._run, f"{name}-{number}")
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Return what will hold the result of `work`, or what it raised."""
+        """Queue a function; return the future of its result or exception."""
         future: Future[T] = Future()
         self._work.put((future, work))
         return future
 
     def close(self) -> None:
-        """Let each thread end after what it does now."""
+        """Let each thread end when the queue is empty."""
         for _ in range(self.size):
             self._work.put(None)
 
@@ -101,6 +101,6 @@ class DaemonPool(Generic[T]):
             future, work = item
             try:
                 future.set_result(work())
-            except BaseException as exc:  # noqa: BLE001 - raised again where the result is asked for
+            except BaseException as exc:  # noqa: BLE001 - the future raises it again
                 future.set_exception(exc)
             del item, future, work  # a part's bytes are not kept while the thread waits for the next

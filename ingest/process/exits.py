@@ -1,4 +1,4 @@
-"""The ends of a process of which Python sends no notice: exit codes, and SIGTERM."""
+"""Finds out how a process ends, which Python does not report: exit codes, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _INIT_PID: Final = 1
 
 
 class ProcessEnd(NamedTuple):
-    """How the process ends: by `error`, or well. Where `is_known` is False its exit code may be any."""
+    """How the process ends: by `error`, or successfully. Its exit code is unknown where `is_known` is False."""
 
     error: BaseException | None = None
     is_known: bool = True
 
 
 class _Released:
-    """An attribute of a SystemExit that notes its release: with no frame left, the process exits with its code."""
+    """An attribute of a SystemExit that notes its release: with no frame left, the process exits by it."""
 
     def __init__(self, exits: Exits, code: object) -> None:
         self._exits = exits
@@ -35,7 +35,7 @@ class _Released:
 
     def __del__(self) -> None:
         is_main = threading.get_ident() == threading.main_thread().ident
-        if is_main and sys._getframe().f_back is None:  # noqa: SLF001 - documented, for want of an import of inspect
+        if is_main and sys._getframe().f_back is None:  # noqa: SLF001 - documented; inspect is slow to import
             self._exits.note_code(self._code)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -45,10 +45,10 @@ class _Released:
 class Exits:
     """Finds out, when the interpreter exits, whether the main program returned, and its exit code.
 
-    The exit code is no longer visible to atexit functions, and `sys.exit` alone proves nothing, for a caller may
-    catch its SystemExit. Two facts remain: the instruction with which the outermost frame ended (a return, or
-    not), and the moment at which the SystemExit was released. That of `raise SystemExit(code)` is never seen: its
-    code is not known.
+    Python does not pass the exit code to atexit functions, and a call of `sys.exit` proves nothing, for a caller
+    may catch its SystemExit. Two facts remain: the last instruction of the outermost frame (a return, or not),
+    and the release of the SystemExit. `raise SystemExit(code)` without `sys.exit` is not noticed: its code is
+    unknown.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Exits:
         self._codes: list[object] = []
 
     def watch(self) -> None:
-        """Watch the main program of this process, and the calls of `sys.exit`, `exit` and `quit` from now on."""
+        """Watch the main program, and the calls of `sys.exit`, `exit` and `quit` from now on."""
         self._codes.clear()
         frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
         while frame is not None and frame.f_back is not None:
@@ -77,11 +77,11 @@ class Exits:
         """Return how the process ends; to be called when the interpreter exits."""
         if self._codes and not sys.flags.inspect:  # with `python -i` a SystemExit is shown, and a prompt follows
             return ProcessEnd(SystemExit(self._codes[0]))
-        shown = getattr(sys, "last_value", None)  # by the interpreter at its end, or by a prompt long before it
+        shown = getattr(sys, "last_value", None)  # set by the interpreter at its end, or by a prompt long before
         if (last_cell := _last_cell()) is not None:
             error = last_cell.error_before_exec or last_cell.error_in_exec
             return ProcessEnd(error, is_known=error is None)
-        is_prompt = hasattr(sys, "ps1") and not self._is_program  # and no program that opens one in between
+        is_prompt = hasattr(sys, "ps1") and not self._is_program  # and no program that opens one
         if self._outermost is None or is_prompt or sys.flags.inspect:
             return ProcessEnd(is_known=shown is None)
         code = self._outermost.f_code.co_code
@@ -93,9 +93,9 @@ class Exits:
         return ProcessEnd(is_known=False)
 
     def keep_interrupt(self) -> None:
-        """Have an interpreter that ctrl-C ended end of SIGINT, as Python does.
+        """After ctrl-C, let the interpreter end by SIGINT, as Python does without us.
 
-        Python forgets it when any thread executes a string, as `dataclass` does in modules that are imported.
+        Python forgets the ctrl-C when any thread executes a string, as `dataclass` does during imports.
         """
         if isinstance(self.process_end().error, KeyboardInterrupt):
             with suppress(KeyboardInterrupt):
@@ -118,7 +118,7 @@ class Exits:
 
 
 exits: Final = Exits()
-"""Of this process."""
+"""The one of this process."""
 
 
 def _last_cell() -> Any:
@@ -134,7 +134,7 @@ RunT = TypeVar("RunT")
 
 
 def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
-    """Call `finish` at the end of this forked child if multiprocessing made it: it calls no atexit functions."""
+    """Call `finish` at the end of a forked child of multiprocessing, which calls no atexit functions."""
     util = sys.modules.get("multiprocessing.util")
     if util is None:
         return
@@ -142,7 +142,7 @@ def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> 
     def at_end(run: RunT) -> None:
         util.Finalize(None, finish, args=(run,), exitpriority=0)
 
-    util.register_after_fork(run, at_end)  # the child forgets what was registered before it came this far
+    util.register_after_fork(run, at_end)  # the child clears earlier registrations
 
 
 def at_end_of_target(finish: Callable[[BaseException | None], object]) -> Callable[[], object]:
@@ -153,24 +153,24 @@ def at_end_of_target(finish: Callable[[BaseException | None], object]) -> Callab
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return lambda: None
-    from multiprocessing.util import Finalize  # noqa: PLC0415 - this is a child of multiprocessing: it is loaded
+    from multiprocessing.util import Finalize  # noqa: PLC0415 - already imported in a child of multiprocessing
 
     return Finalize(None, lambda: finish(sys.exc_info()[1]), exitpriority=0).cancel
 
 
 class Terminations:
-    """Finishes runs on SIGTERM before the process ends of it. A handler of the training takes precedence."""
+    """Finishes runs on SIGTERM, before it ends the process. A handler of the training takes precedence."""
 
     def __init__(self) -> None:
         self._finishers: dict[object, Callable[[float], object]] = {}
         self._forking = threading.local()
-        # Blocked meanwhile: of a child that is terminated at once Python would forget the signal.
+        # Blocked during a fork: Python would forget a signal that the child gets before it is initialized.
         os.register_at_fork(
             before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork_in_child
         )
 
     def watch(self, run: object, finish: Callable[[float], object]) -> None:
-        """Call `finish` with a timeout on SIGTERM, until `forget`; only possible in the main thread."""
+        """Call `finish` with a timeout in seconds on SIGTERM, until `forget`; only in the main thread."""
         is_main = threading.current_thread() is threading.main_thread()
         if is_main and (self._is_installed or _has_default_action(signal.SIGTERM)):
             self._finishers[run] = finish
@@ -200,7 +200,7 @@ class Terminations:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _after_fork_in_child(self) -> None:
-        """Give a child the default action, which ends it even where no Python code runs."""
+        """Restore the default action in a child: it then ends even while it runs no Python code."""
         self._finishers.clear()
         self._restore()
         self._after_fork()
@@ -208,12 +208,12 @@ class Terminations:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         """Finish all runs and end the process, where the default action would have ended it.
 
-        It would not where a handler that was installed later calls this one: that handler decides. Nor in a
-        container's first process, of which the kernel ignores the default action (kill(2)).
+        It would not where a later handler calls this one: that handler decides. Nor in the first process of a
+        container, for which the kernel ignores the default action (kill(2)).
         """
         if not self._is_installed or os.getpid() == _INIT_PID:
             return
-        deadline = monotonic_s() + SIGTERM_PATIENCE_S
+        deadline = monotonic_s() + SIGTERM_TIMEOUT_S
         try:
             for finish in list(self._finishers.values()):
                 finish(max(0.0, deadline - monotonic_s()))
@@ -223,15 +223,15 @@ class Terminations:
             os.kill(os.getpid(), number)
 
 
-SIGTERM_PATIENCE_S: Final = 5.0
-"""The sender of a SIGTERM kills soon after; unsent messages are in the spool by then."""
+SIGTERM_TIMEOUT_S: Final = 5.0
+"""Schedulers send SIGKILL soon after SIGTERM; unsent messages are in the spool by then."""
 
 terminations: Final = Terminations()
-"""Of this process."""
+"""The one of this process."""
 
 
 def _has_default_action(number: signal.Signals) -> bool:
-    """Tell whether a signal has its default action; `getsignal` does not know of C code (faulthandler, MPI)."""
+    """Return whether a signal has its default action; `getsignal` does not report handlers of C code (MPI)."""
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a fork does to runs: the child starts over with empty hands, the parent notices nothing."""
+"""Renews runs in forked children: a child begins without messages, and the parent is not affected."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from weakref import WeakSet
 
 
 class Renewable(Protocol):
-    """Something that holds locks and a thread, which a forked child does not inherit in working order."""
+    """An object with locks and threads, which do not work in a forked child."""
 
     def renew_after_fork(self) -> None:
-        """Replace locks, buffers and threads in the child."""
+        """Replace the locks, buffers and threads in the child."""
 
 
 class _Forks:
-    """Keeps the sender's imports and forks apart.
+    """Prevents forks while a thread of trainwire imports.
 
-    A child forked while another thread imports a module inherits that module half made, and its import lock
-    held by nobody alive: it would hang on the same import, or miss what the module was about to define. So what
-    the sender needs is imported while `importing()` is held, and nothing by the libraries later on.
+    A child that is forked during an import inherits a module half initialized, and an import lock that no thread
+    releases: the same import would hang, or miss names of the module. So threads import while they hold
+    `importing()`, and a fork waits for it.
     """
 
     def __init__(self) -> None:
-        self.runs: WeakSet[Renewable] = WeakSet()
+        self.objects: WeakSet[Renewable] = WeakSet()
         self.importing = threading.Lock()
         self._is_held = False
 
@@ -37,8 +37,8 @@ class _Forks:
 
     def after_in_child(self) -> None:
         self.importing = threading.Lock()
-        for run in list(self.runs):
-            run.renew_after_fork()
+        for each in list(self.objects):
+            each.renew_after_fork()
 
 
 _forks = _Forks()
@@ -47,11 +47,11 @@ os.register_at_fork(
 )
 
 
-def renew_in_children(run: Renewable) -> None:
-    """Have `run` renewed in every process that is forked from now on."""
-    _forks.runs.add(run)
+def renew_in_children(renewable: Renewable) -> None:
+    """Call `renew_after_fork` of an object in every child that is forked from now on."""
+    _forks.objects.add(renewable)
 
 
 def importing() -> threading.Lock:
-    """Return the lock to hold while a thread other than the main one imports."""
+    """Return the lock that a thread of trainwire holds while it imports."""
     return _forks.importing

@@ -1,7 +1,8 @@
-"""Exceptions that a signal handler of the training raises while a call of ours is at work.
+"""Recognizes exceptions that a signal handler of the training raises during a call of ours.
 
-Our calls catch whatever foreign code raises, such as the `__float__` of a value. A handler that raises (a timeout
-by SIGALRM, a pre-emption by SIGTERM) interrupts that code at any place: its exception belongs to the training.
+Our calls catch all exceptions of foreign code, such as the `__float__` of a value. A signal handler that raises
+(a timeout by SIGALRM, a pre-emption by SIGTERM) can interrupt that code anywhere: its exception must reach the
+training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Keeps the log of the training free of records that only trainwire's own threads cause."""
+"""Keeps log records of trainwire's own threads out of the log of the training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def is_own_thread() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Have libraries log nothing below a warning on our threads; on those of the training they log as before.
+    """Suppress records of libraries below WARNING in our threads; in those of the training nothing changes.
 
-    It concerns the loggers that exist: to be called after the imports and again after the first use.
+    Affects existing loggers only: call it after the imports, and again after the first use.
     """
     for name in _MADE_LATE:
         logging.getLogger(name)
@@ -31,7 +31,7 @@ def quiet_libraries() -> None:
 
 
 def quiet_ours() -> None:
-    """Have our own loggers log nothing below INFO, unless a level is set for them or for `trainwire`."""
+    """Suppress our own records below INFO, unless a level is set for their logger or for `trainwire`."""
     for name in OURS:
         logging.getLogger(name).addFilter(_is_asked_for)
 

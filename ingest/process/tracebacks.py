@@ -1,4 +1,4 @@
-"""Keeps a traceback from being logged twice: by the run that has the exception, and as captured output."""
+"""Prevents that a traceback is logged twice: with the completion, and as captured output."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trainwire.ingest.lines import LineCutter
 
 KEPT_LINES: Final = 3000
 KEPT_CHARS: Final = 1000
-"""Of each line: the end, for launchers of ranks put a prefix before it."""
+"""The end of each line is kept: launchers of ranks add a prefix."""
 _LOCK_NAME: Final = "launcher"
 _SUFFIX: Final = ".traceback"
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _MARKS: Final = frozenset(" ^~|+-")
-"""Lines of these point at a part of the line before them, in some versions of Python."""
+"""Lines of these characters mark a part of the line above, in some versions of Python."""
 
 
 class PrintedLines:
-    """The last lines that were captured, to find a traceback among them."""
+    """The last captured lines, to find a traceback among them."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -36,22 +36,22 @@ class PrintedLines:
     def contain(self, traceback: str) -> bool:
         """Return whether all lines of a traceback were printed, in this order.
 
-        Frames that were printed besides do not matter: the interpreter prints those outside of the run's block
-        too. Nor do colours, prefixes such as `[rank0]: `, and lines of other threads in between.
+        Additional lines are ignored: the interpreter also prints frames outside of the run's block, and other
+        threads may print. Colours and prefixes such as `[rank0]: ` are ignored too.
         """
         printed = (_COLOUR.sub("", line).rstrip() for line in list(self._lines))
         return all(any(line.endswith(wanted) for line in printed) for wanted in _wanted(traceback))
 
 
 class TracebackFolder:
-    """A folder where scripts leave tracebacks to their launcher, for as long as it lives."""
+    """A folder in which scripts write tracebacks for their launcher, while the launcher runs."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
         self._lock: IO[bytes] | None = None
 
     def take(self) -> list[str]:
-        """Return what was left here; scripts that end later log their tracebacks themselves."""
+        """Return the tracebacks in the folder; scripts that end later log theirs themselves."""
         if self._lock is None or self.path is None:
             return []
         self._lock.close()
@@ -61,9 +61,9 @@ class TracebackFolder:
         return []
 
     def __enter__(self) -> Self:
-        import tempfile  # noqa: PLC0415 - of no use in a trainer, and costs its start
+        import tempfile  # noqa: PLC0415 - a trainer does not need it
 
-        with suppress(OSError):  # no room: scripts log their tracebacks themselves
+        with suppress(OSError):  # a full disk: scripts log their tracebacks themselves
             self.path = Path(tempfile.mkdtemp(prefix="trainwire-"))
             self._lock = (self.path / _LOCK_NAME).open("wb")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -81,7 +81,7 @@ class TracebackFolder:
 
 
 def leave_to_launcher(folder: Path, source: str, traceback: str) -> bool:
-    """Leave a traceback to the launcher; return False where it is not here or was killed."""
+    """Write a traceback for the launcher; return False where the launcher has ended."""
     try:
         with (folder / _LOCK_NAME).open("rb") as lock, suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -111,7 +111,7 @@ class Uploads:
                     self._changed.wait(left_s)
         finally:
             self._retry.stop()
-            self._abandon_rest(_STORE_UNAVAILABLE if self._retry.is_tried else _NOT_IN_TIME)
+            self._abandon_rest(_STORE_UNAVAILABLE if self._retry.is_failing else _NOT_IN_TIME)
             if self._thread is not None and self._thread.is_alive():
                 self._thread.join(min(ABORT_S, timeout_s / 2))
             self._snapshots.remove()

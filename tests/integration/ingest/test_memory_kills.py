@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from trainwire.ingest.launcher.child import MemoryKills
 from trainwire.ingest.launcher.launch import launch
-from trainwire.ingest.launcher.memory_kills import MemoryKills
 
 
 def test_the_cause_of_a_kill_is_its_error(valkey: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

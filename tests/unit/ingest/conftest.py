@@ -22,10 +22,10 @@ def bodies_of(outbox: Outbox, kind: Kind) -> list[Any]:
     while outbox.cut():
         pass
     bodies: list[Body] = []
-    for held in outbox.to_send(2**40).get(kind, []):
+    for message in outbox.to_send(2**40).get(kind, []):
         fields = {
             name.encode(): value if isinstance(value, bytes) else str(value).encode()
-            for name, value in held.entry.items()
+            for name, value in message.entry.items()
         }
         bodies.append(decode_body(kind, open_envelope(fields)))
     return bodies

@@ -121,7 +121,7 @@ def test_the_completion_sums_up_and_comes_last(buffer: Buffer, outbox: Outbox, r
 
 
 def test_acks_release_memory(buffer: Buffer, outbox: Outbox) -> None:
-    """Messages are held until they are acked, and an ack beyond what is known is harmless."""
+    """Messages are kept until they are acknowledged, and an ack beyond what is known is harmless."""
     for text in "abc":
         buffer.add_lines([text], "stdout", 0)
         outbox.cut()

@@ -43,7 +43,7 @@ def said(outbox: Outbox, kind: Kind = "logs") -> list[Any]:
     batch = outbox.to_send(NO_LIMIT).get(kind, [])
     assert [message.seq for message in batch] == list(range(batch[0].seq, batch[-1].seq + 1))
     bodies = []
-    for held in batch:
+    for message in batch:
         fields = {str(name).encode(): _raw(value) for name, value in message.entry.items()}
         bodies.append(decode_body(kind, open_envelope(fields)))
     return bodies
@@ -368,7 +368,7 @@ def test_damaged_messages_are_declared_lost_by_the_process_that_sends_the_rest(t
     first.write_bytes(bytes(first.stat().st_size))
     readable = int(second.stem.partition("-")[2])
     rest, _ = resumed_from(tmp_path)
-    assert losses(resumed) == [(1, readable - 1, "damaged")]
+    assert losses(rest) == [(1, readable - 1, "damaged")]
     assert [message.seq for message in rest.to_send(NO_LIMIT)["logs"]] == list(range(readable - 1, 31))
 
 
