@@ -1,1 +1,1 @@
-"""The trainer's side: takes what a run reports, keeps it on the disk, and sends it until it is acked."""
+"""The trainer's side: takes values from a run, spools them to the disk, and sends them until acknowledged."""

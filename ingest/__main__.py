@@ -13,19 +13,10 @@ from trainwire.ingest.settings import JOB_ID_VARIABLE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command behind `--` and return its exit code."""
     parser = _parser()
-    said = parser.parse_args(arguments)
-    command = said.command[1:] if said.command[:1] == ["--"] else said.command
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
     try:
-        return launch(
-            command,
-            job_id=said.job_id,
-            name=said.name,
-            attempt=said.attempt,
-            redis_url=said.redis_url,
-            finish_timeout_s=said.finish_timeout_s,
-            tty=said.tty,
-            fold_repeats=said.fold_repeats,
-        )
+        return launch(command[1:] if command[:1] == ["--"] else command, **options)
     except ValueError as exc:
         parser.error(str(exc))
 
@@ -34,12 +25,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainwire.ingest", description=launch.__doc__, allow_abbrev=False
     )
-    parser.add_argument("--job-id", type=int, help=f"the job's id; else {JOB_ID_VARIABLE} says it")
-    parser.add_argument("--name", help="what the job is called")
-    parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; unsaid, the workers count")
-    parser.add_argument("--redis-url", help="redis://host:port/0; else REDIS_URL says it")
+    parser.add_argument("--job-id", type=int, help=f"the job's id; default: {JOB_ID_VARIABLE}")
+    parser.add_argument("--name", help="the job's name")
+    parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; default: counted by the workers")
+    parser.add_argument("--redis-url", help="redis://host:port/0; default: REDIS_URL")
     parser.add_argument("--finish-timeout-s", type=float, default=DEFAULT_FINISH_TIMEOUT_S)
-    parser.add_argument("--tty", action="store_true", help="give the command a terminal: its progress bars behave")
+    parser.add_argument("--tty", action="store_true", help="give the command a terminal, for progress bars")
     parser.add_argument(
         "--fold-repeats", action="store_true", help="log equal lines in a row once, and count them"
     )

@@ -1,4 +1,4 @@
-"""Reads the arguments of a run's calls; one without a meaning is left out, with one warning and a remedy."""
+"""Converts the arguments of a run's calls; an invalid one is left out, with one warning that has a remedy."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
 T = TypeVar("T")
 
 LONGEST_TIMEOUT_S: Final = 10.0**9
-"""Thirty years: locks refuse to wait for longer, and for ever."""
+"""Thirty years: locks raise an error for longer waits."""
 _STATUSES: Final = dict.fromkeys(
     ("completed", "complete", "done", "finished", "ok", "passed", "succeeded", "success"), "completed"
 ) | dict.fromkeys(
     ("failed", "abort", "aborted", "canceled", "cancelled", "crashed", "error", "fail", "failure", "killed"),
     "failed",
 )
-"""Words of other trackers and schedulers for the two ways to end."""
+"""Words of other trackers and schedulers for `completed` and `failed`."""
 
 
 class WrongArgument(NamedTuple):
-    """A wrong argument: its name, its value, why it is wrong, what happens instead, and what to write."""
+    """An invalid argument: its name and value, the reason, the value used instead, and the remedy."""
 
     name: str
     value: object
@@ -44,13 +44,13 @@ class WrongArgument(NamedTuple):
 
 
 class Arguments:
-    """Returns arguments as messages can carry them; calls `refuse` for each that it leaves out or replaces."""
+    """Converts arguments to the types of messages; calls `report` for each that is left out or replaced."""
 
-    def __init__(self, refuse: Callable[[WrongArgument], None]) -> None:
-        self._refuse = refuse
+    def __init__(self, report: Callable[[WrongArgument], None]) -> None:
+        self._report = report
 
     def numbers(self, name: str, values: object) -> dict[str, float]:
-        """Return the values of a mapping that are numbers; None is no value and no mistake."""
+        """Return the numbers of a mapping as floats; None values are left out without a warning."""
         numbers = {}
         for key, value in self.mapping(name, values).items():
             if value is None:
@@ -63,7 +63,7 @@ class Arguments:
         return numbers
 
     def mapping(self, name: str, values: object) -> dict[Any, Any]:
-        """Return `values` as a dictionary, an empty one where they are no mapping."""
+        """Return `values` as a dictionary, empty where they are no mapping."""
         if type(values) is dict:
             return dict(values)
         try:
@@ -74,19 +74,19 @@ class Arguments:
             return {}
 
     def count(self, name: str, value: object) -> int | None:
-        """Return an epoch or a step."""
+        """Return an epoch or a step as an integer."""
         return self._read(name, value, count, "not a number", "give a whole number, such as int(value)")
 
     def number(self, name: str, value: object) -> float | None:
-        """Return one number."""
+        """Return a number as a float."""
         return self._read(name, value, number, "not a number", _remedy(value))
 
     def truth(self, name: str, value: object) -> bool | None:
-        """Return whether an argument counts as true."""
+        """Return the truth value of an argument."""
         return self._read(name, value, truth, "neither true nor false", "write bool(...)")
 
     def log_type(self, value: object) -> LogType:
-        """Return the log type, stdout where it is none."""
+        """Return the log type, stdout for an invalid one."""
         if type(value) is str and value in ("stdout", "stderr"):
             return "stderr" if value == "stderr" else "stdout"
         word = plain_text(value)
@@ -96,7 +96,7 @@ class Arguments:
         return taken
 
     def upload(self, value: object) -> UploadChoice | None:
-        """Return the choice, None for the default."""
+        """Return the choice of upload, None for the default."""
         word = None if value is None else plain_text(value)
         if word in ("auto", "none"):
             return "none" if word == "none" else "auto"
@@ -105,7 +105,7 @@ class Arguments:
         return None
 
     def kind(self, value: object) -> str:
-        """Return the kind of a checkpoint, last where there is none."""
+        """Return the kind of a checkpoint, `last` for an invalid one."""
         word = "" if value is None else plain_text(value)
         if not word:
             self._replace(
@@ -118,7 +118,7 @@ class Arguments:
         return word or "last"
 
     def ending(self, status: object, exit_code: object, error: object) -> Ending:
-        """Return the ending; an exit code or an exception in the place of the status counts as such."""
+        """Return the ending; an exit code or an exception as `status` is used as such."""
         code = self._read("exit_code", exit_code, exit_status, "not a number", "give the exit code as an integer")
         if isinstance(status, BaseException) and error is None:
             self._replace("status", status, "not a way to end", "error", "write error=...")
@@ -129,7 +129,7 @@ class Arguments:
         return ending(self._status(status), code, error)
 
     def timeout_s(self, value: object) -> float | None:
-        """Return a time to wait from 0 to `LONGEST_TIMEOUT_S`, None for the default and where it is no number."""
+        """Return a timeout from 0 to `LONGEST_TIMEOUT_S` seconds; None for the default."""
         if value is None:
             return None
         seconds = number(value)
@@ -139,7 +139,7 @@ class Arguments:
         return min(max(0.0, seconds), LONGEST_TIMEOUT_S)
 
     def mlflow_run_id(self, value: object) -> str | None:
-        """Return the id of a run in MLflow, None where it is none."""
+        """Return the id of a run in MLflow, None for an invalid one."""
         try:
             return checked_run_id(value)
         except ValueError:
@@ -147,11 +147,11 @@ class Arguments:
             return None
 
     def leave_out_path(self, value: object) -> None:
-        """Warn of the path of a checkpoint that is empty or None."""
+        """Report the path of a checkpoint as invalid."""
         self._leave_out("path", value, "not a path", "give a text or a pathlib.Path")
 
     def _status(self, value: object) -> str | None:
-        """Return completed, failed, ended for a word that is unknown, or None for None."""
+        """Return `completed` or `failed`, `ended` for an unknown word, None for None."""
         if value is None:
             return None
         word = plain_text(value)
@@ -169,11 +169,11 @@ class Arguments:
         return found
 
     def _leave_out(self, name: str, value: object, reason: str, remedy: str) -> None:
-        self._refuse(WrongArgument(name, value, reason, "left out", remedy))
+        self._report(WrongArgument(name, value, reason, "left out", remedy))
 
     def _replace(self, name: str, value: object, reason: str, taken: object, remedy: str) -> None:
         outcome = "the default is used" if taken is None else f"taken as {taken!r}"
-        self._refuse(WrongArgument(name, value, reason, outcome, remedy, is_dropped=False))
+        self._report(WrongArgument(name, value, reason, outcome, remedy, is_dropped=False))
 
 
 _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run().info.run_id")
@@ -182,7 +182,7 @@ _NO_RUN_ID: Final = ("not the id of a run in MLflow", "write mlflow.active_run()
 def description(
     name: object, params: Mapping[str, Any] | None, tags: Mapping[str, Any] | None, mlflow_run_id: object
 ) -> dict[str, Any]:
-    """Return what a run is called and configured with; raise `ValueError` for a mapping or an id that is none."""
+    """Return name, params, tags and MLflow run id as fields of `Metrics`. Raises `ValueError` for invalid ones."""
     return {
         "name": None if name is None else plain_text(name),
         "params": None if params is None else plain_mapping("params", params),
@@ -192,27 +192,27 @@ def description(
 
 
 def checked_run_id(value: object) -> str:
-    """Return the id of a run in MLflow; raise `ValueError` where it is none."""
+    """Return the id of a run in MLflow. Raises `ValueError` for an invalid one."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"mlflow_run_id={shown(value)} is {': '.join(_NO_RUN_ID)}")
     return plain_text(value)
 
 
 def moment_ns(value: object) -> int:
-    """Return a time in nanoseconds since 1970, or now where it is none that can be stored."""
+    """Return a time in nanoseconds since 1970; the current time for one that cannot be stored."""
     whole = count(value)
     return whole if whole is not None and MIN_TIME_NS <= whole <= MAX_TIME_NS else time.time_ns()
 
 
 def line_texts(lines: object) -> list[str]:
-    """Return lines as texts; a single text is split at its newlines."""
+    """Return lines as strings; a single string is split at its newlines."""
     if isinstance(lines, str) or not isinstance(lines, Iterable):
         return split_lines(plain_text(lines))
     return [plain_text(line) for line in lines]
 
 
 def _remedy(value: object) -> str:
-    """Return what to write in the place of a value that is no number."""
+    """Return the remedy for a value that is no number."""
     try:
         return next((remedy for is_like, remedy in _REMEDIES if is_like(scalar(value))), "give a float")
     except Exception as exc:  # noqa: BLE001 - foreign code

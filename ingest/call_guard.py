@@ -1,4 +1,4 @@
-"""Keeps a call that does not fit its signature from ending the training: one warning, clear arguments are kept."""
+"""Turns a `TypeError` for wrong arguments of a run's methods into a warning; clear arguments are used."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Call(NamedTuple):
 
 
 Interpretation = Callable[[Call], Call]
-"""Returns a call with the arguments where they belong, as far as their meaning is clear."""
+"""Returns a call with its arguments under their names, where their meaning is clear."""
 
 
 def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT], CallT]:
-    """Have a method of `Run` raise no `TypeError` for arguments that it does not have, or lacks.
+    """Decorate a method of `Run` so that a call with unknown or missing arguments is a warning, not a `TypeError`.
 
-    It is then called with the arguments that fit; where one that it needs is missing, it is not called.
+    The method is then called with the arguments that it has; where a required one is missing, it is not called.
     """
 
     def decorated(method: CallT) -> CallT:
@@ -43,7 +43,7 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
                 return method(self, *positional, **named)
             except TypeError as exc:
                 trace = exc.__traceback__
-                if trace is None or trace.tb_next is not None:  # raised inside of the method
+                if trace is None or trace.tb_next is not None:  # raised within the method
                     raise
             given = Call(positional, named)
             kept = _fitting(method, interpret(given))
@@ -68,8 +68,8 @@ def metric_call(call: Call) -> Call:
         values[name] = value
     named = dict(call.named)
     if values:
-        said = named.get("values")
-        named["values"] = {**values, **said} if isinstance(said, Mapping) else values
+        given = named.get("values")
+        named["values"] = {**values, **given} if isinstance(given, Mapping) else values
         _take_step(rest, named)
     return Call(tuple(rest), named)
 
@@ -96,13 +96,13 @@ def _take_step(rest: list[Any], named: dict[str, Any]) -> None:
 def _joined(text: Any, rest: list[Any]) -> Any:
     try:
         return text if not rest else str.__mod__(text, tuple(rest))
-    except Exception as exc:  # noqa: BLE001 - no format string, or not for these
+    except Exception as exc:  # noqa: BLE001 - no format string, or one for other values
         raise_interruption(exc)
         return " ".join(map(plain_text, (text, *rest)))
 
 
 def _fitting(method: Callable[..., Any], call: Call) -> dict[str, Any] | None:
-    """Return the arguments that the method has, by name; None where one that it needs is missing."""
+    """Return the arguments that the method has, by name; None where a required one is missing."""
     parameters = list(signature(method).parameters.values())[1:]
     by_position = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
     names = {each.name for each in parameters}

@@ -1,25 +1,24 @@
-"""How a run ended, and the completion that says so."""
+"""The end of a run: its cause, and the completion with the last values of the run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from traceback import TracebackException
 from typing import Any, Final
 
-from trainwire.ingest.history import History
 from trainwire.ingest.process.exits import exits
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import plain_text
-from trainwire.schemas.messages import Completion, Outcome
+from trainwire.schemas.messages import Checkpoint, Completion, Outcome, Progress
 
 MAX_TRACEBACK_CHARS: Final = 100_000
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Completed or failed, and why; ended where the exit code is not known."""
+    """The status of an end and its cause; the status is `ended` where the exit code is unknown."""
 
     status: Outcome = "completed"
     exit_code: int | None = None
@@ -27,8 +26,40 @@ class Ending:
     traceback: str | None = None
 
 
+@dataclass
+class History:
+    """The last epoch, the last value of each metric, and the last and the best checkpoint of a run."""
+
+    total_epochs: int | None = None
+    epoch: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, float] | None = None
+    best_epoch: int | None = None
+    best_checkpoint_path: str | None = None
+    last_checkpoint_path: str | None = None
+    final_checkpoint_path: str | None = None
+
+    def progress_to(self, epoch: int | None, percent: float | None = None) -> Progress:
+        """Note the epoch and return the progress; without `percent` it is computed from the epochs."""
+        if epoch is not None:
+            self.epoch = epoch
+        if percent is None and self.epoch is not None and self.total_epochs:
+            percent = min(100.0, max(0.0, 100.0 * self.epoch / self.total_epochs))
+        return Progress(current_epoch=self.epoch, total_epochs=self.total_epochs, progress_percent=percent)
+
+    def note_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Note the location of a checkpoint; of the best one also its epoch and metrics."""
+        self.last_checkpoint_path = checkpoint.uri
+        if checkpoint.kind == "final":
+            self.final_checkpoint_path = checkpoint.uri
+        if checkpoint.is_best:
+            self.best_checkpoint_path = checkpoint.uri
+            self.best_epoch = checkpoint.epoch
+            self.best_metrics = checkpoint.metrics
+
+
 def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
-    """Return the ending from what is known of it; `status` is completed, failed, ended or None."""
+    """Return the ending for a status (completed, failed, ended or None), an exit code and an error."""
     if isinstance(error, SystemExit):
         return _system_exit(error)
     if status == "ended" and exit_code is None and error is None:
@@ -42,28 +73,28 @@ def ending(status: str | None, exit_code: int | None, error: object) -> Ending:
 
 
 def ending_at_exit() -> Ending:
-    """Return how the interpreter exits, where nobody finished the run."""
+    """Return the ending of a run that was not finished before the interpreter exits."""
     end = exits.process_end()
     known = ending(None, None, end.error)
     return known if end.is_known else replace(known, status="ended", exit_code=None)
 
 
 def completion(
-    end: Ending, history: History, started_at: int, place: Mapping[str, Any], said: Mapping[str, Any]
+    end: Ending, history: History, started_at: int, place: Mapping[str, Any], results: Mapping[str, Any]
 ) -> Completion:
-    """Build the completion from the run's history; `said` holds values of the caller of `finish`, which go first.
+    """Build the completion from the history of the run; `results` are arguments of `finish`, which override it.
 
-    `place` is what a source states of itself: `rank`, `world_size`, `launcher`.
+    `place` has the fields `rank`, `world_size` and `launcher`.
     """
-    best_epoch = said.get("best_epoch")
+    best_epoch = results.get("best_epoch")
     return Completion(
         ts=time.time_ns(),
         status=end.status,
         exit_unknown=end.status == "ended",
         exit_code=end.exit_code,
         total_epochs_completed=history.epoch,
-        final_metrics=(said.get("final_metrics") or history.metrics) or None,
-        best_metrics=said.get("best_metrics") or history.best_metrics,
+        final_metrics=(results.get("final_metrics") or history.metrics) or None,
+        best_metrics=results.get("best_metrics") or history.best_metrics,
         best_epoch=history.best_epoch if best_epoch is None else best_epoch,
         final_checkpoint_path=history.final_checkpoint_path,
         best_checkpoint_path=history.best_checkpoint_path,
@@ -88,7 +119,7 @@ def _system_exit(error: SystemExit) -> Ending:
 
 
 def _shown(error: BaseException) -> tuple[str, str | None]:
-    """Return message and traceback of an exception, as far as it can be shown."""
+    """Return message and traceback of an exception; the traceback is None where it cannot be formatted."""
     try:
         details = TracebackException.from_exception(error)
         message = "".join(details.format_exception_only()).strip()

@@ -1,4 +1,4 @@
-"""Cuts a stream of text into lines as a terminal would show them."""
+"""Splits a stream of text into lines as a terminal would show them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from typing import Final
 
 MAX_LINE_BYTES: Final = 64 * 1024
-"""A longer line is logged in parts, so that memory stays bounded and every store takes it."""
+"""A longer line is logged in parts: memory is bounded, and every store accepts the parts."""
 _SURELY_SHORT_CHARS: Final = MAX_LINE_BYTES // 4
 
-# ECMA-48: control sequences that move the cursor or erase. Those that end with m are colours, and stay.
+# ECMA-48 control sequences that move the cursor or erase. Those that end with m are colours and are kept.
 _MOVEMENT: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-ln-~]")
 
 
 class LineCutter:
-    """Keeps the unfinished last line; of a line that was redrawn with carriage returns, its last state.
+    """Splits text into lines; of a line that was redrawn with carriage returns the last state is kept.
 
     A line of over `MAX_LINE_BYTES` becomes `[part 1] ...`, `[part 2] ...`, and where it ends `[part 3, last] ...`.
     """
@@ -24,7 +24,7 @@ class LineCutter:
         self._parts = 0
 
     def feed(self, text: str) -> list[str]:
-        """Return the lines that `text` completes, and what is ready of a line that is too long."""
+        """Return the lines that `text` completes, and the parts of a line that is too long."""
         text = self._rest + text
         *lines, rest = text.split("\n")
         if "\r" in text or "\x1b" in text:
@@ -36,7 +36,7 @@ class LineCutter:
         return lines + parts
 
     def close(self) -> list[str]:
-        """Return the unfinished last line, if there is one."""
+        """Return the unfinished last line, if any."""
         rest, self._rest = _last_state(self._rest), ""
         return self._ended(rest) if rest else []
 
@@ -48,7 +48,7 @@ class LineCutter:
         return [*parts, rest]
 
     def _cut(self, line: str) -> tuple[list[str], str]:
-        """Return the parts that `line` is too long by, and the rest."""
+        """Return the full parts of a line that is too long, and the rest of it."""
         parts = []
         while (size := _chars_that_fit(line)) < len(line):
             self._parts += 1
@@ -58,7 +58,7 @@ class LineCutter:
 
 
 def split_lines(text: str) -> list[str]:
-    """Return the lines of a whole text; the newline at its end begins none."""
+    """Return the lines of a text; a newline at its end begins no further line."""
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if len(lines) > 1 and not lines[-1] else lines
 
@@ -70,7 +70,7 @@ def _last_state(line: str) -> str:
 
 
 def _unfinished(rest: str) -> str:
-    """Return what of an unfinished line can still matter: a final carriage return may be half of CR LF."""
+    """Return the last state of an unfinished line, with a final carriage return: it may be half of CR LF."""
     shown = rest.rstrip("\r")
     return _last_state(shown) + ("\r" if len(shown) < len(rest) else "")
 

@@ -1,4 +1,4 @@
-"""One warning when the way to Redis breaks, one line when it is back, and growing pauses in between."""
+"""Logs outages of Redis, one line at the beginning and one at the end, with capped backoff in between."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ logger = logging.getLogger("trainwire.ingest")
 
 
 _PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS})
-"""The process or the machine has no descriptors, memory or buffers left (errno(3)): it may have some later."""
+"""The process or the machine has no file descriptors, memory or buffers left now (errno(3))."""
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Return whether an error is one of the system's resources, after which the same call may succeed.
+    """Return whether an error is a lack of system resources, so that the same call may succeed later.
 
-    An import that finds no descriptor for a library raises an `ImportError` with the system's words.
+    An import without a file descriptor raises an `ImportError` with the error text of the system.
     """
     if isinstance(exc, ImportError):
         return any(os.strerror(number) in str(exc) for number in _PASSING)
@@ -29,21 +29,21 @@ def is_passing(exc: BaseException) -> bool:
 
 
 class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """Redis cannot take messages now; the text says why. Everything is kept and tried again."""
+    """Redis cannot take messages now; the message is the reason. The sender keeps all messages and retries."""
 
 
 class Outage:
-    """Counts failures in a row and says when to try next."""
+    """Counts consecutive failures, and computes the pause before the next attempt."""
 
     def __init__(self, timing: Timing, host: str) -> None:
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
         self._host = host
         self._failures = 0
         self.since: float | None = None
-        """When it began, on the monotonic clock; None while there is none."""
+        """The beginning of the current outage on the monotonic clock; None without one."""
 
     def note_failure(self, error: Unavailable) -> float:
-        """Warn on the first failure in a row; return the seconds to wait."""
+        """Log a warning for the first of consecutive failures; return the seconds to wait."""
         if self._failures == 0:
             self.since = monotonic_s()
             logger.warning(
@@ -55,7 +55,7 @@ class Outage:
         return self._backoff.delay_s(self._failures)
 
     def note_success(self) -> None:
-        """Say so when an outage is over."""
+        """Log the end of an outage, if there was one."""
         if self._failures:
             logger.info("Redis at %s takes messages again", self._host)
         self._failures = 0

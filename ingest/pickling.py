@@ -1,4 +1,4 @@
-"""Pickles of runs: in the process of the run and its forks they are the run, elsewhere one that joins it."""
+"""Pickles runs: in the process of the run and its forks a pickle is the same run, elsewhere one that joins it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 Handle: TypeAlias = dict[str, Any]
-"""The part of a run that a pickle carries, in Python's own types: no password, and nothing that was reported."""
+"""The content of a pickle, in built-in types: no password and no reported values."""
 
 _runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
-"""The runs of this process and, after a fork, of its parent, by a token that they keep in every process."""
+"""The runs of this process and, after a fork, of its parent, by a token that is the same in every process."""
 
 
 class Shared:
-    """A run whose copies are the run itself, and whose pickles become it or join it."""
+    """Makes copies of a run the run itself, and its pickles the run itself or one that joins it."""
 
     job_id: int
     attempt: int
@@ -33,7 +33,7 @@ class Shared:
     _capture: Capture | None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what a pickle carries."""
+        """Return the function and the handle that restore the run."""
         handle = {
             "token": self._token,
             "job_id": self.job_id,
@@ -54,7 +54,7 @@ class Shared:
 
 
 def register(run: Run, token: str | None = None) -> str:
-    """Have the pickles of `run` become `run` itself in this process; return the token that they carry."""
+    """Let pickles of `run` be restored as `run` itself in this process; return the token in the pickles."""
     token = token or os.urandom(12).hex()
     _runs[token] = run
     return token
@@ -63,12 +63,12 @@ def register(run: Run, token: str | None = None) -> str:
 def restored(run_type: type[Run], handle: Handle) -> Run:
     """Return the run of a pickle.
 
-    Where the process has one, it is that run, or else one of the same job, as in a training that resumes from a
-    checkpoint which holds its former run. Otherwise it is a run that has joined: as a forked child, it numbers its
-    messages for itself, sends no completion, and claims no rank.
+    If the process has this run, it is returned, or else another one of the same job: a training may resume from a
+    checkpoint that contains its former run. Otherwise the result is a new run that has joined: like a forked child
+    it numbers its own messages, sends no completion of the job, and claims no rank.
     """
     known = _runs.get(handle["token"])
-    if known is None:  # the newest that has not finished, or else one that has: what it is given is left out
+    if known is None:  # the newest unfinished one, or else a finished one, which leaves out later calls
         same = [run for run in _runs.values() if run.job_id == handle["job_id"]]
         known = max(reversed(same), key=_is_open, default=None)
     return known or run_type._joined(handle, _settings_here(handle["address"]))  # noqa: SLF001
@@ -79,15 +79,15 @@ def _is_open(run: Run) -> bool:
 
 
 def address_of(settings: TrainerSettings) -> str:
-    """Return the address that a pickle carries: without user and password, for pickles are kept and shared."""
+    """Return the address for a pickle: without user and password, for pickles are stored and shared."""
     return public_address(settings.streams)
 
 
 def _settings_here(address: str) -> TrainerSettings:
-    """Return the settings of this process's environment, for the server of the pickle."""
+    """Return the settings from the environment of this process, for the server in the pickle."""
     try:
         settings = TrainerSettings.from_env()
-    except ValueError:  # a wrong setting is for `Run(...)` to name: unpickling raises nothing
+    except ValueError:  # `Run(...)` reports a wrong setting; unpickling must not raise
         settings = TrainerSettings()
     if server_of(settings.streams) != server_of(address):
         settings = replace(settings, streams_url=address)

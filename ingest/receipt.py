@@ -1,4 +1,4 @@
-"""What `Run.finish` answers: how far every message came."""
+"""The receipt of a run: counts of its messages by how far they came."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from trainwire.schemas.keys import Kind
 
 @dataclass(frozen=True)
 class Receipt:
-    """How far the messages of one source came; each mapping holds counts by kind.
+    """Counts of the messages of one source, each mapping by kind.
 
-    `produced`, `stored` (committed in Postgres), `lost` (Postgres has lost them again, or the spool could not be
-    read, and they cannot be sent any more), `sent` (Redis has or had them), `unsent` and `spooled` (not stored,
-    and on the disk, from where they are sent later) count messages.
-    `dropped` counts what never became one: lines, points, checkpoints, and single `values` that are no numbers.
-    With `is_job_deleted` somebody deleted the job meanwhile: the workers took its messages and stored none.
+    `produced` are all messages; `stored` are committed in Postgres; `sent` were taken by Redis, `unsent` were not;
+    `spooled` are not stored yet, and on the disk, from where they are sent later; `lost` can neither be found in
+    Postgres nor sent again (after a restore of Postgres, or damage of the spool). `dropped` counts lines, points,
+    checkpoints and single `values` that were never part of a message. With `is_job_deleted` the job was deleted
+    meanwhile: the workers have acknowledged its messages and stored none.
     """
 
     produced: dict[Kind, int] = field(default_factory=dict)
@@ -29,11 +29,11 @@ class Receipt:
 
     @property
     def unsettled(self) -> int:
-        """How many messages are neither stored nor lost: they wait for their ack."""
+        """Return the number of messages that are neither stored nor lost: they wait for their acknowledgement."""
         settled = sum(self.stored.values()) + sum(self.lost.values())
         return sum(self.produced.values()) - settled
 
     @property
     def complete(self) -> bool:
-        """Tell whether everything that was said is committed in Postgres."""
+        """Return whether everything that was reported is committed in Postgres."""
         return not self.dropped and self.stored == self.produced

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
-from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
-from trainwire.ingest.history import History
+from trainwire.ingest.completion import Ending, History, completion, ending, ending_at_exit
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, Shared, address_of, register

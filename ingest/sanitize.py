@@ -1,4 +1,4 @@
-"""Turns what trainers hand in (numpy, torch, paths, odd text) into what a message can carry."""
+"""Converts values of trainers (numpy, torch, paths, odd text) to the types of messages."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 
 
 def number(value: object) -> float | None:
-    """Return `value` as a float when it is one real number of any library, else None.
+    """Return `value` as a float if it is one real number of any library, else None.
 
-    An array or a tensor with one element is that number. A text is none, nor is a complex number, nor one beyond
-    the range of a float.
+    An array or a tensor with one element counts as that number; a string, a complex number and an integer beyond
+    the range of a float do not.
     """
     if type(value) is float:
         return value
@@ -42,7 +42,7 @@ def number(value: object) -> float | None:
             return None
         floating = float(one)  # type: ignore[arg-type]
         return None if math.isinf(floating) and one != floating else floating
-    except Exception as exc:  # noqa: BLE001 - foreign code: arrays, huge integers and odd objects raise what they like
+    except Exception as exc:  # noqa: BLE001 - foreign code raises any error
         raise_interruption(exc)
         return None
 
@@ -52,10 +52,10 @@ def _has_float(value: object) -> bool:
 
 
 def scalar(value: object) -> object:
-    """Return the only element of an array or a tensor, on any device, as Python has it; else `value` itself.
+    """Return the only element of an array or a tensor, on any device, as a Python object; else `value` itself.
 
-    `float()` of an array, a complex or a text of numpy gives a warning or a wrong number; `item()` does not.
-    None for a time of numpy, whose item may be a bare integer.
+    `float()` of an array, a complex number or a string of numpy gives a warning or a wrong number; `item()` does
+    not. None for a time of numpy, whose item may be an integer.
     """
     if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):
         return None
@@ -68,7 +68,7 @@ def scalar(value: object) -> object:
 
 
 def count(value: object) -> int | None:
-    """Return an epoch or a step as an integer (0.7 is in epoch 0), or None when it is none."""
+    """Return an epoch or a step as an integer (0.7 is in epoch 0), None for other values."""
     if type(value) is int and -_LARGEST_INT <= value <= _LARGEST_INT:
         return value
     floating = number(value)
@@ -78,7 +78,7 @@ def count(value: object) -> int | None:
 
 
 def exit_status(value: object) -> int | None:
-    """Return an exit code as Postgres can hold it, the nearest where it is beyond, or None when it is none."""
+    """Return an exit code within the range of the column, the nearest one if beyond; None for other values."""
     floating = number(value)
     if floating is None or math.isnan(floating):
         return None
@@ -86,7 +86,7 @@ def exit_status(value: object) -> int | None:
 
 
 def truth(value: object) -> bool | None:
-    """Return whether `value` counts as true, or None where it cannot say (an array)."""
+    """Return the truth value of `value`, None where it has none (an array)."""
     try:
         return None if value is None else bool(value)
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -95,11 +95,11 @@ def truth(value: object) -> bool | None:
 
 
 def plain_text(value: object) -> str:
-    """Return the text of anything as an exact `str`; what fails to give one is named by its type."""
+    """Return any value as an exact `str`; the name of its type where `str()` fails."""
     if type(value) is str:
         return value
     try:
-        # Of a text's subclass the text itself: str() of an enum's member would give the member's name.
+        # Of a subclass of str the string itself: str() of an enum member would return its name.
         return str.__str__(value if isinstance(value, str) else str(value))
     except Exception as exc:  # noqa: BLE001 - foreign code
         raise_interruption(exc)
@@ -107,7 +107,7 @@ def plain_text(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a short representation of anything, for a warning."""
+    """Return a short representation of any value, for a warning."""
     try:
         return _repr.repr(value)
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -116,7 +116,7 @@ def shown(value: object) -> str:
 
 
 def path_text(path: object) -> str:
-    """Return a path as text; what is no path has the text it has."""
+    """Return a path as a string; of other values `str()`."""
     try:
         return plain_text(os.fsdecode(path))  # type: ignore[arg-type]
     except Exception as exc:  # noqa: BLE001 - foreign code
@@ -125,22 +125,22 @@ def path_text(path: object) -> str:
 
 
 def level_name(level: object) -> str | None:
-    """Return the name of a log level, which may be one of logging's numbers."""
+    """Return the name of a log level, which may be a number of `logging`."""
     if level is None or type(level) is str:
         return level
     whole = _index(level)
     return plain_text(level if whole is None else logging.getLevelName(whole))
 
 
-def plain_mapping(what: str, values: Mapping[Any, object]) -> dict[str, Any]:
-    """Return params or tags as JSON can carry them; what has no such form becomes its text."""
+def plain_mapping(name: str, values: Mapping[Any, object]) -> dict[str, Any]:
+    """Return params or tags with values that JSON has; other values become strings. Raises `ValueError`."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{what}={values!r} is no mapping: say a dictionary, such as vars(args)")  # noqa: TRY004
-    return {plain_text(name): _plain(value, _DEEPEST) for name, value in values.items()}
+        raise ValueError(f"{name}={values!r} is no mapping: give a dictionary, such as vars(args)")  # noqa: TRY004
+    return {plain_text(key): _plain(value, _DEEPEST) for key, value in values.items()}
 
 
 def repaired(body: StructT) -> StructT:
-    """Return `body`, or a part of one, with lone surrogates, which UTF-8 cannot carry, replaced by U+FFFD."""
+    """Return a body, or a part of one, with lone surrogates, which UTF-8 cannot encode, replaced by U+FFFD."""
     return msgspec.convert(_repaired(msgspec.to_builtins(body)), type(body))
 
 
@@ -156,7 +156,7 @@ def _plain(value: object, depth: int) -> Any:
         return plain_text(value)
     try:
         return _plain_inside(value, depth - 1)
-    except Exception as exc:  # noqa: BLE001 - foreign code: a mapping that cannot be walked
+    except Exception as exc:  # noqa: BLE001 - foreign code: a mapping that raises
         raise_interruption(exc)
         return plain_text(value)
 
@@ -181,7 +181,7 @@ def _plain_number(value: object) -> int | float | str:
 
 
 def _index(value: object) -> int | None:
-    """Return a whole number of any library as `int`; numpy and torch arrays have __index__ and refuse it."""
+    """Return an integer of any library as `int`, else None; arrays have `__index__`, which raises."""
     try:
         return int(operator.index(value))  # type: ignore[arg-type]
     except Exception as exc:  # noqa: BLE001 - foreign code

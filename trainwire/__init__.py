@@ -1,8 +1,8 @@
 """Durable, live logging for machine-learning training: the public names of the SDK.
 
-A name is imported from its module when it is first used: `import trainwire` alone loads nothing else, so neither
-the command line nor the workers pay for the SDK. `trainwire.integrations` and `trainwire.testing` are public too;
-nothing else below `trainwire` is.
+A name is imported from its module when it is first used: `import trainwire` alone is fast, also for the command
+line and the workers, which do not use the SDK. `trainwire.integrations` and `trainwire.testing` are public too;
+all other modules are private.
 """
 
 from typing import TYPE_CHECKING

@@ -12,14 +12,14 @@ EXIT_NOT_INSTALLED = 2
 
 
 def main() -> None:
-    """Run the command line; a known problem is one sentence on stderr, without a traceback."""
+    """Run the command line; a known problem is printed to stderr in one sentence, without a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character shows a question mark instead of ending the command.
+        # Print a question mark for a character that the terminal cannot show, instead of raising.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
     try:
         _run()
     except KeyboardInterrupt:
-        # Most of the first second is imports, and nobody there catches a ctrl-C.
+        # Also during the imports, which take most of the first second.
         sys.exit(KILLED_BY_CTRL_C)
 
 

@@ -1,4 +1,4 @@
-"""A run for the tests of code that reports through one: it keeps what is said in memory, and sends nothing."""
+"""A run for tests of code that reports to one: it keeps all messages in memory, and sends none."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _UNBOUNDED: Final = 2**62
 
 
 class RecordedRun(Run):
-    """A run without thread, network and file; what it was told is read back as workers would decode it.
+    """A run without threads, network and files; messages are decoded as the workers do.
 
-    It takes the arguments of `Run` and refuses what `Run` refuses. The environment is not read, except by
-    `from_env`. Checkpoints are recorded, and uploaded nowhere.
+    It takes the arguments of `Run` and raises the same errors for them. The environment is not read, except by
+    `from_env`. Checkpoints are recorded and not uploaded.
     """
 
     def __init__(
@@ -42,17 +42,17 @@ class RecordedRun(Run):
         **arguments: Unpack[RunOptions],
     ) -> None:
         given = settings or TrainerSettings()
-        arguments.pop("strict", None)  # nothing can be away here
+        arguments.pop("strict", None)  # it has no server
         self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
         super().__init__(job_id, name, settings=self._settings, **arguments)
-        # What a test leaves unfinished stays so, and nothing holds it.
+        # A run that a test does not finish stays unfinished, and can be garbage-collected.
         atexit.unregister(self._finish_at_exit)
         self._cancel_end_of_target()
         terminations.forget(self)
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`
-        """Return a run that records by itself: it sends nothing to the process of the first."""
+        """Return another recorded run: it sends nothing to the process of the first."""
         return cls(handle["job_id"], attempt=handle["attempt"], rank=handle["rank"])
 
     @property
@@ -61,7 +61,7 @@ class RecordedRun(Run):
 
     @_session.setter
     def _session(self, _sending: Session) -> None:
-        """Record, in the place of the session that would send: it has begun nothing yet."""
+        """Replace the session that would send, which has started no thread yet, by one that records."""
         self._recorded = _RecordedSession(
             self.job_id, self.attempt, self.rank, self._settings, self._history.note_checkpoint
         )
@@ -98,7 +98,7 @@ class RecordedRun(Run):
 
     @property
     def completion(self) -> Completion | None:
-        """Return how the run ended, None before its end."""
+        """Return the completion, None before the end of the run."""
         return next(iter(self._bodies("completions", Completion)), None)
 
     @property
@@ -113,7 +113,7 @@ class RecordedRun(Run):
 
     @property
     def reported_progress(self) -> Progress:
-        """Return how far the training has said to be."""
+        """Return the last reported progress."""
         newest = Progress()
         for body in self._bodies("metrics", Metrics):
             for name, value in msgspec.structs.asdict(body.progress or Progress()).items():
@@ -122,38 +122,38 @@ class RecordedRun(Run):
         return newest
 
     def values(self, name: str) -> list[float]:
-        """Return all values of a metric, in order; raise `AssertionError` where there are none."""
+        """Return all values of a metric, in order. Raises `AssertionError` where there are none."""
         values = [point.values[name] for point in self.points if name in point.values]
         if not values:
             raise AssertionError(f"no metric {name!r} was reported, but: {_listed(self.names)}")
         return values
 
     def assert_logged(self, text: str, level: str | None = None) -> Line:
-        """Return the first log line that contains `text`, of this level if one is said, or raise."""
+        """Return the first log line that contains `text`, with this level if given. Raises `AssertionError`."""
         for line in self.lines:
             if text in line.text and level in (None, line.level):
                 return line
-        said = _listed([f"{line.level or ''}: {line.text}".removeprefix(": ") for line in self.lines[-20:]])
+        found = _listed([f"{line.level or ''}: {line.text}".removeprefix(": ") for line in self.lines[-20:]])
         at_level = "" if level is None else f" at level {level}"
-        raise AssertionError(f"no log line{at_level} contains {text!r}; the last lines are: {said}")
+        raise AssertionError(f"no log line{at_level} contains {text!r}; the last lines are: {found}")
 
     def assert_checkpoint(self, kind: str) -> Checkpoint:
-        """Return the newest checkpoint of this kind, or raise."""
+        """Return the newest checkpoint of this kind. Raises `AssertionError` where there is none."""
         for checkpoint in reversed(self.checkpoints):
             if checkpoint.kind == kind:
                 return checkpoint
-        said = _listed([f"{checkpoint.kind} {checkpoint.uri}" for checkpoint in self.checkpoints])
-        raise AssertionError(f"no checkpoint of kind {kind!r} was reported, but: {said}")
+        found = _listed([f"{checkpoint.kind} {checkpoint.uri}" for checkpoint in self.checkpoints])
+        raise AssertionError(f"no checkpoint of kind {kind!r} was reported, but: {found}")
 
     def assert_completed(self) -> Completion:
-        """Return the completion of a run that ended well, or raise."""
+        """Return the completion of a run that succeeded. Raises `AssertionError` otherwise."""
         completion = self._ended()
         if completion.outcome != "completed":
             raise AssertionError(f"the run failed: {completion.error_message}")
         return completion
 
     def assert_failed(self, message: str = "") -> Completion:
-        """Return the completion of a run that failed with an error containing `message`, or raise."""
+        """Return the completion of a run that failed with `message` in its error. Raises `AssertionError`."""
         completion = self._ended()
         if completion.outcome != "failed":
             raise AssertionError(f"the run did not fail: it {completion.outcome}")
@@ -168,28 +168,28 @@ class RecordedRun(Run):
         return completion
 
     def _bodies(self, kind: Kind, body_type: type[BodyT]) -> list[BodyT]:
-        return [body for body in self._session.kept(kind) if isinstance(body, body_type)]
+        return [body for body in self._session.recorded(kind) if isinstance(body, body_type)]
 
     def _newest(self, name: str) -> Any:
-        said = [getattr(body, name) for body in self._bodies("metrics", Metrics)]
-        return next((value for value in reversed(said) if value is not None), None)
+        values = [getattr(body, name) for body in self._bodies("metrics", Metrics)]
+        return next((value for value in reversed(values) if value is not None), None)
 
 
 class _RecordedSession(Session):
-    """A session whose messages are kept."""
+    """A session that keeps its messages."""
 
     def _begin(self) -> None:
         super()._begin()
-        self._sender = self._keeper = _Keeper(self.outbox)
+        self._sender = self._recorder = _Recorder(self.outbox)
 
-    def kept(self, kind: Kind) -> list[Body]:
-        """Return all of one kind that was said so far."""
-        self._keeper.keep()
-        return self._keeper.bodies[kind]
+    def recorded(self, kind: Kind) -> list[Body]:
+        """Return the bodies of all messages of one kind so far."""
+        self._recorder.record()
+        return self._recorder.bodies[kind]
 
 
-class _Keeper(Sender):
-    """Stands in the place of the sender: takes each message out of the outbox, and calls it stored."""
+class _Recorder(Sender):
+    """Takes the place of the sender: decodes each message of the outbox, and acknowledges it."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -197,20 +197,20 @@ class _Keeper(Sender):
 
     @property
     def is_started(self) -> bool:
-        """Tell that there is nothing to start."""
+        """Return True: there is no thread to start."""
         return True
 
     def finish(self, timeout_s: float, *, may_leave: bool = False) -> None:  # noqa: ARG002 - nothing to wait for
-        """Take what is left."""
-        self.keep()
+        """Record the last messages."""
+        self.record()
 
-    def keep(self) -> None:
-        """Take what was said since the last call."""
+    def record(self) -> None:
+        """Record the messages since the last call."""
         while self._outbox.cut():
             pass
         for kind, batch in self._outbox.to_send(_UNBOUNDED).items():
-            self.bodies[kind] += [_decoded(kind, held.entry) for held in batch]
-            self._outbox.mark_sent(kind, [held.seq for held in batch])
+            self.bodies[kind] += [_decoded(kind, message.entry) for message in batch]
+            self._outbox.mark_sent(kind, [message.seq for message in batch])
             self._outbox.release(kind, batch[-1].seq)
 
 

@@ -205,9 +205,7 @@ def _print(sentence: str) -> None:
     """Write a sentence to stderr; errors are ignored."""
     with suppress(OSError, ValueError):
         descriptor = descriptor_of(sys.stderr)
-        if (
-            descriptor is not None
-        ):  # without its buffer: an error when Python flushes it at the exit would change the exit code
+        if descriptor is not None:  # unbuffered: an error when Python flushes stderr changes the exit code
             os.write(descriptor, f"trainwire: {sentence}\n".encode(errors="backslashreplace"))
 
 

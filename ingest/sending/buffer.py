@@ -23,7 +23,7 @@ MAX_ITEMS: Final = 1000
 MAX_BATCH_BYTES: Final = 256 * 1024
 """Lines or points of one message; a single one that is larger is sent alone."""
 LONGEST_WHOLE_BYTES: Final = 4 * 1024 * 1024
-"""A longer line may exceed what one message can carry."""
+"""A longer line may exceed the limit of a message."""
 
 # About how much memory each takes in the buffer.
 LINE_OVERHEAD_BYTES: Final = 150
@@ -126,7 +126,7 @@ class Buffer:
         return is_taken
 
     def close(self, completion: Completion | None) -> None:
-        """Take the completion, whatever room is left, and nothing after it."""
+        """Take the completion, even without room, and nothing after it."""
         with self._lock:
             if not self.is_closed:
                 self.is_closed = True
@@ -172,7 +172,7 @@ class Buffer:
             self._dropped.update(dropped)
 
     def stop_waiting(self) -> None:
-        """Wake all calls that wait for room: from now on what does not fit is dropped and counted."""
+        """Wake all calls that wait for room: from now on values without room are dropped and counted."""
         with self._lock:
             self._must_wait = False
             self._room.notify_all()

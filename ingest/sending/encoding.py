@@ -83,7 +83,7 @@ def item_count(body: Body) -> int:
 
 
 def sanitized(body: Body) -> tuple[Body | None, int]:
-    """Return the body with text repaired and without what cannot be encoded, and the number of omissions.
+    """Return the body with text repaired and unencodable parts omitted, and the number of omissions.
 
     None where nothing is left. Omitted are single lines, points or optional fields.
     """

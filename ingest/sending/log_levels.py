@@ -1,4 +1,4 @@
-"""Finds the level that a printed line names in the form of a known logging library."""
+"""Finds the level in a printed line, in the formats of known logging libraries."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ LEVELS: Final = {
     "E": "ERROR",
     "F": "CRITICAL",
 }
-"""What lines say, and the name under which `logging` has it; TRACE and SUCCESS are loguru's own."""
+"""Level names in lines, and their names in `logging`; TRACE and SUCCESS are levels of loguru."""
 
 _FIRST: Final = frozenset("[\x1b0123456789" + "".join(name[0] for name in LEVELS))
-"""What a line with a level begins with: most lines need no closer look."""
+"""The first characters of lines with a level: most lines begin with another."""
 _HEAD_CHARS: Final = 300
-"""A level stands at the head of its line."""
+"""A level is searched in so many characters of a line."""
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;:]*m")
 _WORD: Final = r"(?:TRACE|DEBUG|INFO|SUCCESS|WARN(?:ING)?|ERROR|FATAL|CRITICAL)"
 _TIME: Final = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z]*"
 _BORDER: Final = r"\s?[\]\[|:-][\s\]\[|:-]*"
 _HEAD: Final = re.compile(
-    r"(?:\[(?:part 1|\w*\d)\]:? ?)*"  # our own mark, or the rank that torchrun puts before each line
+    r"(?:\[(?:part 1|\w*\d)\]:? ?)*"  # the part number of a long line, or the rank that torchrun adds
     r"(?:"
     # logging.basicConfig, uvicorn, transformers: "INFO:root:...", "[INFO|trainer.py:7]", "INFO ..."
     rf"\[?(?P<first>{_WORD})(?=[\s:|\]])"
@@ -51,7 +51,7 @@ def levels_of(lines: Iterable[str]) -> list[str | None]:
 
 
 def level_of(line: str) -> str | None:
-    """Return the level of a line, by its name in `logging`, or None where its head names none."""
+    """Return the name of the level of a line; None where its beginning has none."""
     head = line[:_HEAD_CHARS]
     if "\x1b" in head:
         head = _COLOUR.sub("", head)

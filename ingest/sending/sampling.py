@@ -1,4 +1,4 @@
-"""Thins log storms: so many lines a second are taken, beyond that a sample, and what is left out is counted."""
+"""Limits the log lines per second: beyond the limit a sample is taken, and the others are counted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 from trainwire.ingest.sending.buffer import LogType
 
 SAMPLE_EVERY: Final = 100
-"""Beyond the limit one line of so many is taken."""
+"""Beyond the limit one of so many lines is taken."""
 SECOND_NS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is taken of some lines, how many are not, and what to say of the second that is over, if anything."""
+    """The lines to take, the number of the others, and a notice to log about an earlier second."""
 
     lines: Sequence[str]
     left_out: int = 0
@@ -25,7 +25,7 @@ class Sample:
 
 @dataclass(slots=True)
 class _Second:
-    """The lines of one output since a moment."""
+    """The numbers of lines of one output since `began_ns`."""
 
     began_ns: int
     seen: int = 0
@@ -36,7 +36,7 @@ class _Second:
 class LineSampler:
     """Takes `lines_per_s` lines a second of each output, and beyond that every hundredth.
 
-    Each of stdout and stderr has its own count, so that a storm on one does not hide an error on the other.
+    stdout and stderr are counted separately, so that many lines on one do not suppress an error on the other.
     """
 
     lines_per_s: int
@@ -45,7 +45,7 @@ class LineSampler:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def sample(self, lines: Sequence[str], log_type: LogType, now_ns: int) -> Sample:
-        """Return what to take of lines that were said at `now_ns` (nanoseconds of a steady clock)."""
+        """Return a sample of lines printed at `now_ns` (nanoseconds of a monotonic clock)."""
         with self._lock:
             second = self._seconds.get(log_type)
             notice = None
@@ -62,7 +62,7 @@ class LineSampler:
             return Sample(kept, len(lines) - len(kept), notice)
 
     def close(self) -> dict[LogType, str]:
-        """Return the notices that are due where nothing more comes."""
+        """Return the last notices, by log type."""
         with self._lock:
             notices = {log_type: self._notice(second) for log_type, second in self._seconds.items()}
             self._seconds.clear()

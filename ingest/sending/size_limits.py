@@ -1,4 +1,4 @@
-"""Keeps messages within the limits of the wire format: what is too large is shortened, split or left out."""
+"""Shortens, splits or leaves out values that exceed the limits of the wire format."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from trainwire.schemas.messages import Body, Logs, Metrics, Point
 from trainwire.schemas.validation import free_elements
 
 SHORTENED_CHARS: Final = 1000
-"""Of a text in params that has to be shortened."""
+"""The length of a shortened text in params or tags."""
 _MAPS: Final = ("metrics", "final_metrics", "best_metrics")
 
 
 def fitted(body: Body) -> tuple[Body, list[str]]:
-    """Return the body with every part within its limit, and what was shortened or left out, in words."""
+    """Return the body within all limits, and a description of each value that was shortened or left out."""
     cuts: list[str] = []
     changed: dict[str, Any] = {}
     for name in body.__struct_fields__:
@@ -58,18 +58,18 @@ def _longest(levels: list[str | None]) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text of at most `most` characters that shows where it was cut."""
+    """Return a text of at most `most` characters; a shortened one ends with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def line_pieces(text: str) -> list[str]:
-    """Return a line in pieces that a message can carry."""
+    """Return a line in pieces that each fit into a message."""
     most = MAX_LINE_CHARS if text.isascii() else MAX_LINE_CHARS // 4
     return [text[start : start + most] for start in range(0, len(text), most)] or [text]
 
 
 def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> dict[str, float]:
-    """Return the values whose names are short enough, the newest of them where they are too many."""
+    """Return the values with short enough names, the newest ones if they are too many."""
     kept = numbers
     if max(map(len, kept)) > MAX_METRIC_NAME_CHARS:
         kept = {key: value for key, value in kept.items() if len(key) <= MAX_METRIC_NAME_CHARS}
@@ -84,7 +84,7 @@ def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> di
 
 
 def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
-    """Return the points, those with too many values in several."""
+    """Return the points; those with too many values are split."""
     fitting: list[Point] = []
     room = MAX_VALUES
     longest_path = MAX_TEXT_CHARS["checkpoint_path"]
@@ -108,8 +108,8 @@ def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
     return points if all(map(operator.is_, fitting, points)) and len(fitting) == len(points) else fitting
 
 
-def _fitted_free(what: str, values: dict[str, Any], cuts: list[str]) -> dict[str, Any]:
-    """Return params or tags without the largest values, as many as do not fit; a long text is shortened."""
+def _fitted_free(field: str, values: dict[str, Any], cuts: list[str]) -> dict[str, Any]:
+    """Return params or tags that fit: long texts are shortened, and the largest values left out."""
     sizes = {name: _size(name, value) for name, value in values.items()}
     bytes_left, elements_left = MAX_FREE_BYTES - 8, MAX_FREE_ELEMENTS - 1
     if (
@@ -124,10 +124,10 @@ def _fitted_free(what: str, values: dict[str, Any], cuts: list[str]) -> dict[str
             value = shortened(value, SHORTENED_CHARS)
             size, count = _size(name, value)
         if size > bytes_left or count > elements_left:
-            cuts.append(f"{what}[{shortened(name, 100)!r}] is left out: {size:,} bytes, {count:,} elements")
+            cuts.append(f"{field}[{shortened(name, 100)!r}] is left out: {size:,} bytes, {count:,} elements")
             continue
         if value is not values[name]:
-            cuts.append(f"{what}[{shortened(name, 100)!r}] is shortened to {SHORTENED_CHARS:,} characters")
+            cuts.append(f"{field}[{shortened(name, 100)!r}] is shortened to {SHORTENED_CHARS:,} characters")
         kept[name] = value
         bytes_left -= size
         elements_left -= count
@@ -135,7 +135,7 @@ def _fitted_free(what: str, values: dict[str, Any], cuts: list[str]) -> dict[str
 
 
 def _size(name: str, value: object) -> tuple[int, int]:
-    """Return the bytes and the elements of an item; a value that has no form on the wire counts by its text."""
+    """Return the bytes and the elements of an item; a value that cannot be encoded has no bytes."""
     try:
         size = len(msgspec.msgpack.encode(value))
     except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.sending.encoding`

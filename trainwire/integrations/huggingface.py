@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from trainwire.ingest.run import Run
-from trainwire.integrations.harmless import harmless
+from trainwire.integrations.reporting import harmless
 
 try:
     from transformers import TrainerCallback
@@ -20,9 +20,9 @@ except ImportError as exc:
 
 
 class TrainwireCallback(TrainerCallback):
-    """Reports what the `Trainer` logs, how far it is, and each checkpoint folder, from its first process.
+    """Reports the values that the `Trainer` logs, its progress and each checkpoint folder, from its first process.
 
-    The epoch is the one that runs, counted from 1.
+    The epoch is the current one, counted from 1.
     """
 
     def __init__(self, run: Run) -> None:
@@ -30,7 +30,7 @@ class TrainwireCallback(TrainerCallback):
 
     @harmless
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Say how many epochs there are to be, where that is known."""
+        """Report the planned number of epochs, where it is known."""
         if state.is_world_process_zero and 0 < state.num_train_epochs < sys.maxsize:
             self._run.progress(total_epochs=state.num_train_epochs)
 
@@ -40,17 +40,17 @@ class TrainwireCallback(TrainerCallback):
         if state.is_world_process_zero:
             values = {name: value for name, value in (logs or {}).items() if name != "epoch"}
             self._run.metric(epoch=_epoch(state), step=state.global_step, values=values)
-            self._say_progress(state)
+            self._report_progress(state)
 
     @harmless
     def on_epoch_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Say how far the training is, however seldom it logs."""
+        """Report the progress, however rarely the `Trainer` logs."""
         if state.is_world_process_zero:
-            self._say_progress(state)
+            self._report_progress(state)
 
     @harmless
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
-        """Report the checkpoint folder, as the best one where the Trainer calls it that."""
+        """Report the checkpoint folder, with kind `best` if it is the best one of the `Trainer`."""
         if not state.is_world_process_zero:
             return
         folder = f"checkpoint-{state.global_step}"
@@ -63,7 +63,7 @@ class TrainwireCallback(TrainerCallback):
             metrics={args.metric_for_best_model: state.best_metric} if is_best else None,
         )
 
-    def _say_progress(self, state: Any) -> None:
+    def _report_progress(self, state: Any) -> None:
         if state.max_steps > 0:
             self._run.progress(epoch=_epoch(state), percent=min(100.0, 100 * state.global_step / state.max_steps))
 

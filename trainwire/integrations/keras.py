@@ -1,25 +1,25 @@
-"""Keras 3, on any backend: a callback for `fit`, and a `ModelCheckpoint` that reports what it saves."""
+"""Keras 3, on any backend: a callback for `fit`, and a `ModelCheckpoint` that reports the saved files."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from trainwire.ingest.run import Run
-from trainwire.integrations.harmless import harmless
+from trainwire.integrations.reporting import harmless
 
 try:
     import keras
 except ImportError as exc:
     raise ImportError(
         f"trainwire.integrations.keras needs Keras 3 and a backend, and `import keras` fails ({exc}): "
-        "pip install keras and jax, torch or tensorflow; KERAS_BACKEND names which of them it takes"
+        "pip install keras and jax, torch or tensorflow; KERAS_BACKEND selects one of them"
     ) from exc
 
 
 class TrainwireCallback(keras.callbacks.Callback):
     """Reports the values at the end of each epoch, counted from 1, and the learning rate.
 
-    It has no say at the end of a batch: Keras would wait there for the device.
+    It does nothing at the end of a batch: Keras would wait for the device there.
     """
 
     def __init__(self, run: Run) -> None:
@@ -28,7 +28,7 @@ class TrainwireCallback(keras.callbacks.Callback):
 
     @harmless
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002 - Keras's signature
-        """Say how many epochs there are to be."""
+        """Report the planned number of epochs."""
         self._run.progress(total_epochs=self.params.get("epochs"))
 
     @harmless
@@ -40,7 +40,7 @@ class TrainwireCallback(keras.callbacks.Callback):
 
 
 class TrainwireCheckpoint(keras.callbacks.ModelCheckpoint):
-    """Keras's `ModelCheckpoint`, with its arguments; each file that it saves is reported."""
+    """A `ModelCheckpoint` of Keras, with the same arguments, that reports each saved file."""
 
     def __init__(self, run: Run, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -71,5 +71,5 @@ class TrainwireCheckpoint(keras.callbacks.ModelCheckpoint):
 
 
 def _step(model: Any) -> int | None:
-    """Return how often the weights were changed; a model may do that without Keras's optimizer."""
+    """Return the number of optimizer steps; None for a model without an optimizer of Keras."""
     return None if model.optimizer is None else int(model.optimizer.iterations)

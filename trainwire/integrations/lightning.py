@@ -1,4 +1,4 @@
-"""Lightning: a logger for its `Trainer`, and a `ModelCheckpoint` that reports what it saves."""
+"""Lightning: a logger for its `Trainer`, and a `ModelCheckpoint` that reports the saved files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwire.ingest.run import Run
-from trainwire.integrations.harmless import harmless
-from trainwire.integrations.inside import say_params
+from trainwire.integrations.reporting import harmless, report_params
 
 try:
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,9 +21,9 @@ except ImportError as exc:
 
 
 class TrainwireLogger(Logger):
-    """Reports what the modules log, and their hyperparameters, from the first process.
+    """Reports the values that modules log, and their hyperparameters, from the first process.
 
-    The epoch is the one that runs, counted from 1 (Lightning itself counts from 0).
+    The epoch is the current one, counted from 1 (Lightning counts from 0).
     """
 
     def __init__(self, run: Run) -> None:
@@ -34,12 +33,12 @@ class TrainwireLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Return the folder that checkpoints go to below the Trainer's own, where no other is said."""
+        """Return the default name of the checkpoint folder below the folder of the Trainer."""
         return "trainwire"
 
     @property
     def version(self) -> str:
-        """Return the folder below that."""
+        """Return the name of the folder below that."""
         return f"job_{self._run.job_id}"
 
     @property
@@ -54,13 +53,13 @@ class TrainwireLogger(Logger):
         values = dict(metrics)
         epoch = values.pop("epoch", None)
         if epoch is not None:
-            epoch = int(epoch) + self._is_training  # after the training it is the number of epochs that were
+            epoch = int(epoch) + self._is_training  # after the training it is the number of finished epochs
         self._run.metric(epoch=epoch, step=step, values=values)
 
     @rank_zero_only
     @harmless
     def log_graph(self, model: Any, *_: Any, **__: Any) -> None:
-        """Note what begins: Lightning calls this when it starts to train, to validate or to test."""
+        """Note whether a training begins: Lightning calls this when it starts to train, to validate or to test."""
         trainer = model.trainer
         self._is_training = trainer.state.fn == TrainerFn.FITTING
         if self._is_training and (trainer.max_epochs or 0) > 0:
@@ -69,12 +68,12 @@ class TrainwireLogger(Logger):
     @rank_zero_only
     @harmless
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        """Report hyperparameters; they take the place of the run's params."""
-        say_params(self._run, params if isinstance(params, Mapping) else vars(params))
+        """Report hyperparameters; they replace the params of the run."""
+        report_params(self._run, params if isinstance(params, Mapping) else vars(params))
 
 
 class TrainwireCheckpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, with its arguments; each file that it saves is reported."""
+    """A `ModelCheckpoint` of Lightning, with the same arguments, that reports each saved file."""
 
     def __init__(self, run: Run, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -1,4 +1,4 @@
-"""A handler for Python's `logging` that hands every record to a run."""
+"""A handler for Python's `logging` that logs every record to a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ OWN_LOGGERS: Final = "trainwire."
 
 
 class RunHandler(logging.Handler):
-    """Records become log lines with their level, a traceback one line each.
+    """Logs records as lines with their level, a traceback line by line.
 
-    Left out is what trainwire itself and the libraries on its threads say while they send: it would make more to
-    send. There is nothing to flush: a record is with the run when the call that logged it returns.
+    Records of trainwire itself and of libraries in its threads are left out: sending them would cause more of
+    them. There is nothing to flush: the run has a record when the logging call returns.
     """
 
     def __init__(self, run: Run, level: int | str = logging.NOTSET) -> None:
@@ -24,10 +24,9 @@ class RunHandler(logging.Handler):
         self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Take a record that passes the filters and is not trainwire's own; return whether it did.
+        """Log a record that passes the filters and is not trainwire's own; return whether it was logged.
 
-        Without the handler's lock, which others hold for long: a run takes lines from any thread, and one of them
-        may be waiting for room in it.
+        The lock of the handler is not taken: a run takes lines from any thread, and one thread may wait for room.
         """
         passed = not _is_own(record) and self.filter(record)
         if passed:
@@ -35,7 +34,7 @@ class RunHandler(logging.Handler):
         return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the record on; one that cannot be formatted is shown on stderr, as every handler does it."""
+        """Log a record to the run; one that cannot be formatted is printed to stderr, as by every handler."""
         try:
             self._run.log(self.format(record), log_type="stderr", level=record.levelname)
         except Exception:  # noqa: BLE001 - foreign code: the arguments of a record

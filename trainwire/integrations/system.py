@@ -1,4 +1,4 @@
-"""How busy the machine is, as metrics of a run: processor, memory, disk, network, NVIDIA GPUs."""
+"""Reports the load of the machine as metrics: processor, memory, disk, network, NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.daemon_pool import start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.run import Run
-from trainwire.integrations.inside import finish_event, say_beside
+from trainwire.integrations.reporting import finish_event, report_aside
 
 try:
     import psutil
@@ -31,17 +31,17 @@ INTERVAL_S: Final = 15.0
 THREAD_NAME: Final = "trainwire-system"
 
 Reader: TypeAlias = Callable[[], Mapping[str, float]]
-"""Reads some values, by name; what it cannot read it leaves out, and what it did not expect it raises."""
+"""Returns values by name; unreadable ones are left out, and unexpected errors are raised."""
 
 
 def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
     """Report `system/...` metrics every `interval_s` seconds, from a daemon thread that ends with the run.
 
-    Of several processes on one machine, let one call it. A forked child reports nothing.
+    Call it in one of several processes on a machine. A forked child reports nothing. Raises `ValueError`.
     """
     if not 0 < interval_s <= threading.TIMEOUT_MAX:
-        raise ValueError(f"interval_s={interval_s!r} is no time between two reports: say seconds, such as 15")
-    # The event is taken here: should the process fork, the thread and its run stay on this side.
+        raise ValueError(f"interval_s={interval_s!r} is no interval between two reports: give seconds, such as 15")
+    # Taken here: a forked child has another event, and no thread.
     report = partial(_report, run, finish_event(run), interval_s)
     try:
         start_daemon(report, THREAD_NAME)
@@ -50,11 +50,11 @@ def report_system_metrics(run: Run, interval_s: float = INTERVAL_S) -> None:
 
 
 class Processor:
-    """How much of the machine's processors is used, and of them by this process (one whole core is 100)."""
+    """The load of the machine's processors, and of this process (one whole core is 100)."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        self.read()  # the first answer is no measurement: there is nothing before it to compare with
+        self.read()  # the first values mean nothing: they need an earlier call to compare with
 
     def read(self) -> Mapping[str, float]:
         """Return the means since the last call, in percent."""
@@ -65,7 +65,7 @@ class Processor:
 
 
 class Throughput:
-    """Bytes a second that the machine's disks and network interfaces move."""
+    """Bytes per second of the machine's disks and network interfaces."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -81,7 +81,7 @@ class Throughput:
 
 
 class Gpus:
-    """The machine's NVIDIA GPUs, by NVML's numbers; `nvml` is the module pynvml."""
+    """The NVIDIA GPUs of the machine, numbered as in NVML; `nvml` is the module pynvml."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
@@ -89,7 +89,7 @@ class Gpus:
         self._handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
 
     def read(self) -> Mapping[str, float]:
-        """Return what each GPU can tell of itself; not every model can tell everything."""
+        """Return the values of each GPU; not every model reports all."""
         values: dict[str, float] = {}
         for index, handle in enumerate(self._handles):
             for part in (self._load, self._memory, self._temperature, self._power):
@@ -113,7 +113,7 @@ class Gpus:
 
 
 def read_memory() -> Mapping[str, float]:
-    """Return how much memory is used on the machine, and of it by this process."""
+    """Return the memory used on the machine and by this process."""
     memory = psutil.virtual_memory()
     return {
         "system/memory_percent": memory.percent,
@@ -123,32 +123,32 @@ def read_memory() -> Mapping[str, float]:
 
 
 def read_disk() -> Mapping[str, float]:
-    """Return how full the file system of the working folder is."""
+    """Return the usage of the file system of the working folder, in percent."""
     return {"system/disk_percent": psutil.disk_usage(os.getcwd()).percent}
 
 
 def usable_readers(makers: Mapping[str, Callable[[], Reader]]) -> dict[str, Reader]:
-    """Return the readers that can be made here, by what they read."""
+    """Return the readers that work on this machine, by the subject of their values."""
     readers = {}
-    for what, make in makers.items():
+    for subject, make in makers.items():
         try:
-            readers[what] = make()
-        except Exception as exc:  # noqa: BLE001 - drivers, containers without /proc: whatever it is
-            logger.info("no system metrics of the %s: %s", what, exc)
+            readers[subject] = make()
+        except Exception as exc:  # noqa: BLE001 - drivers, containers without /proc
+            logger.info("no system metrics of the %s: %s", subject, exc)
     return readers
 
 
 def read_all(readers: dict[str, Reader]) -> dict[str, float]:
-    """Return what all readers read; one that fails is left out from then on, with one warning."""
+    """Return the values of all readers; one that fails is removed, with a warning."""
     values: dict[str, float] = {}
-    for what, read in list(readers.items()):
+    for subject, read in list(readers.items()):
         try:
             values |= read()
-        except Exception as exc:  # noqa: BLE001 - drivers, a deleted working folder: whatever it is
-            if is_passing(exc):  # no descriptor is left: it reads again once there is one
+        except Exception as exc:  # noqa: BLE001 - drivers, a deleted working folder
+            if is_passing(exc):  # no file descriptor is left now
                 continue
-            del readers[what]
-            logger.warning("no more system metrics of the %s: %s", what, exc)
+            del readers[subject]
+            logger.warning("no more system metrics of the %s: %s", subject, exc)
     return values
 
 
@@ -165,17 +165,17 @@ def _report(run: Run, finished: threading.Event, interval_s: float) -> None:
     while not finished.wait(interval_s):
         values = read_all(readers)
         if values and not finished.is_set():
-            say_beside(run, values)
+            report_aside(run, values)
 
 
 def _gpus() -> Gpus:
     with importing():
-        import pynvml  # noqa: PLC0415 - of use on machines with an NVIDIA GPU alone
+        import pynvml  # noqa: PLC0415 - only needed with an NVIDIA GPU
     return Gpus(pynvml)
 
 
 def _transferred() -> dict[str, float]:
-    """Return the bytes moved since the machine's start, as far as the system counts them."""
+    """Return the bytes transferred since the start of the machine, where the system counts them."""
     disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
     return {
         **(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainwire.ingest.run import Run
-from trainwire.integrations.harmless import harmless
+from trainwire.integrations.reporting import harmless
 
 try:
     from ultralytics.engine.model import Model
@@ -18,9 +18,9 @@ except ImportError as exc:
 
 
 def add_callbacks(model: Model, run: Run) -> None:
-    """Have the trainings of `model` reported: the values of each epoch, counted from 1, and the checkpoints."""
+    """Report the trainings of `model`: the values of each epoch, counted from 1, and the checkpoints."""
     reporter = _Reporter(run)
-    model.add_callback("on_train_start", reporter.say_epochs)
+    model.add_callback("on_train_start", reporter.report_epochs)
     model.add_callback("on_train_epoch_end", reporter.note_training)
     model.add_callback("on_fit_epoch_end", reporter.report_epoch)
     model.add_callback("on_model_save", reporter.report_checkpoints)
@@ -35,27 +35,27 @@ class _Reporter:
         self._has_trained = False
 
     def __reduce__(self) -> tuple[Any, tuple[int, int]]:
-        """For a training on several GPUs Ultralytics starts processes, and hands them its callbacks pickled."""
+        """Return a reporter of another process: for several GPUs Ultralytics pickles its callbacks."""
         return _in_another_process, (self._run.job_id, self._run.attempt)
 
     def __deepcopy__(self, _memo: Any) -> _Reporter:
-        """A copy of a model, in this process, reports to the same run."""
+        """Return the same object: a copy of the model in this process reports to the same run."""
         return self
 
     @harmless
-    def say_epochs(self, trainer: Any) -> None:
-        """Say how many epochs there are to be."""
+    def report_epochs(self, trainer: Any) -> None:
+        """Report the planned number of epochs."""
         if _is_first_process():
             self._run.progress(total_epochs=trainer.epochs)
 
     @harmless
     def note_training(self, _trainer: Any) -> None:
-        """Note that an epoch was trained: after the last one `on_fit_epoch_end` comes once more, without."""
+        """Note that an epoch was trained: `on_fit_epoch_end` is called once more, after the last one."""
         self._has_trained = True
 
     @harmless
     def report_epoch(self, trainer: Any) -> None:
-        """Report losses, learning rates and what the validation found."""
+        """Report losses, learning rates and the results of the validation."""
         if self._has_trained and _is_first_process():
             self._has_trained = False
             values = {
@@ -68,14 +68,14 @@ class _Reporter:
 
     @harmless
     def report_checkpoints(self, trainer: Any) -> None:
-        """Report last.pt, and best.pt where this epoch is the best so far."""
+        """Report last.pt, and best.pt if this epoch is the best so far."""
         self._run.checkpoint(trainer.last, kind="last", epoch=trainer.epoch + 1)
         if trainer.best_fitness == trainer.fitness:
             self._run.checkpoint(trainer.best, kind="best", epoch=trainer.epoch + 1, metrics=trainer.metrics)
 
     @harmless
     def report_final(self, trainer: Any) -> None:
-        """Report the file to use: of the best epoch, and without the optimizer's state."""
+        """Report the final file: that of the best epoch, without the state of the optimizer."""
         self._run.checkpoint(trainer.best if trainer.best.exists() else trainer.last, kind="final")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.integrations.harmless import harmless
+from trainwire.integrations.reporting import harmless
 
 ROOT = Path(__file__).parents[3]
 SHARED = {"__init__", "harmless", "inside"}

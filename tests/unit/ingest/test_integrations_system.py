@@ -73,7 +73,7 @@ def test_a_forked_child_reports_nothing() -> None:
 @pytest.mark.parametrize("interval_s", [0, -1, float("nan"), float("inf")])
 def test_an_interval_that_is_none_is_named(interval_s: float) -> None:
     """It is refused at once, with what to say."""
-    with pytest.raises(ValueError, match=r"interval_s=\S+ is no time between two reports: say seconds"):
+    with pytest.raises(ValueError, match=r"interval_s=\S+ is no interval between two reports: give seconds"):
         report_system_metrics(RecordedRun(), interval_s)
 
 

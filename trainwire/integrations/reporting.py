@@ -1,0 +1,51 @@
+"""Reporting of integrations: no error may end the training, and some values need more than the public methods."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+
+from trainwire.ingest.run import Run
+from trainwire.ingest.sanitize import plain_mapping
+from trainwire.schemas.messages import Metrics, Point
+
+P = ParamSpec("P")
+
+logger = logging.getLogger("trainwire.integrations")
+
+
+def harmless(report: Callable[P, None]) -> Callable[P, None]:
+    """Decorate `report` so that it raises nothing: its first error is logged as a warning with the traceback."""
+    has_warned = False
+
+    @functools.wraps(report)
+    def reported(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal has_warned
+        try:
+            report(*args, **kwargs)
+        except Exception:
+            if not has_warned:
+                has_warned = True
+                logger.warning("%s failed: training goes on without it", report.__qualname__, exc_info=True)
+
+    return reported
+
+
+def report_aside(run: Run, values: dict[str, float]) -> None:
+    """Report values of the machine: unlike those of `Run.metric`, they do not become final metrics."""
+    run._session.take_metric(Point(ts=time.time_ns(), values=values))  # noqa: SLF001
+
+
+def report_params(run: Run, params: Mapping[str, Any]) -> None:
+    """Report params that are known after the run was created; they replace earlier ones."""
+    header = Metrics(ts=time.time_ns(), params=plain_mapping("params", params))
+    run._session.take_metric(header)  # noqa: SLF001
+
+
+def finish_event(run: Run) -> threading.Event:
+    """Return the event that is set when the run begins to finish; a forked child has its own."""
+    return run._session.finished  # noqa: SLF001
