@@ -49,23 +49,15 @@ class OutputPipe:
         self._folder = RepeatFolder() if fold_repeats else None
         self._lock = threading.Lock()
         self._is_open = True
-        self._is_showing = False
+        self.is_showing = False
+        """Whether the thread waits for the reader of the shown output, such as a pager."""
         self.last_line: str | None = None
         self._thread = start_daemon(self._read, f"trainwire-{log_type}")
 
-    @property
-    def has_ended(self) -> bool:
-        """Return whether everything was read."""
-        return not self._thread.is_alive()
-
-    @property
-    def is_showing(self) -> bool:
-        """Return whether the thread waits for the reader of the shown output, such as a pager."""
-        return self._is_showing
-
-    def await_end(self, timeout_s: float) -> None:
-        """Wait until everything was read."""
+    def has_ended(self, timeout_s: float = 0.0) -> bool:
+        """Wait up to `timeout_s`; return whether everything was read."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def close(self) -> None:
         """Log the unfinished last line, and nothing after it."""
@@ -82,9 +74,9 @@ class OutputPipe:
         with self._pipe:
             while chunk := self._next_chunk():
                 ts = time.time_ns()
-                self._is_showing = True
+                self.is_showing = True
                 self._show(chunk)
-                self._is_showing = False
+                self.is_showing = False
                 self._run.note_output()
                 with self._lock:
                     if self._is_open:
@@ -157,12 +149,12 @@ def await_ends(pipes: Sequence[OutputPipe], timeout_s: float) -> bool:
 
     The time in which a slow reader of the shown output holds up a pipe does not count.
     """
-    while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended]):
+    while timeout_s > 0 and (unread := [pipe for pipe in pipes if not pipe.has_ended()]):
         began_s = monotonic_s()
-        unread[0].await_end(min(timeout_s, _POLL_S))
+        unread[0].has_ended(min(timeout_s, _POLL_S))
         if not any(pipe.is_showing for pipe in unread):
             timeout_s -= monotonic_s() - began_s
-    have_ended = all(pipe.has_ended for pipe in pipes)
+    have_ended = all(pipe.has_ended() for pipe in pipes)
     for pipe in pipes:
         pipe.close()
     return have_ended

@@ -149,7 +149,7 @@ class SourceHeartbeat:
             every_s=self._vitals.interval_s,
         )
 
-    def may_take(self, claim: bytes | None) -> bool:
+    def may_take(self, claim: object) -> bool:
         """Return whether the rank can be claimed, given the claim in Redis; warn once where a live process has it.
 
         A process is live when it has renewed its claim; the claim of a killed one expires.
@@ -178,10 +178,10 @@ class SourceHeartbeat:
         )
 
 
-def read_claim(claim: bytes | None) -> Heartbeat | None:
-    """Return the heartbeat of the process that has the rank; None where none has, or the claim is malformed."""
+def read_claim(claim: object) -> Heartbeat | None:
+    """Return the heartbeat in a reply of Redis to the read of a claim; None without a valid one."""
     try:
-        return None if claim is None else decode_heartbeat(claim)
+        return decode_heartbeat(claim) if isinstance(claim, bytes) else None
     except InvalidMessage:
         return None
 

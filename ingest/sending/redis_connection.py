@@ -145,7 +145,7 @@ class RedisConnection:
         now_ms = _milliseconds(now)
         heartbeat = encode_heartbeat(source.heartbeat(now_ms))
         pipe.hset(alive_key(self.shard), alive_field(origin.job_id, origin.source), heartbeat)
-        if source.may_claim and _is_claim(claim) and source.may_take(_content(claim)):
+        if source.may_claim and _is_claim(claim) and source.may_take(claim):
             pipe.set(key, encode_heartbeat(source.claim(now_ms)), px=source.claim_ttl_ms)
         replies = self._execute(pipe, raise_on_error=False)
         source.note_outcome(is_taken=not isinstance(replies[0], Exception))
@@ -164,7 +164,7 @@ class RedisConnection:
         for reply in (is_set, claim):
             if isinstance(reply, Exception) and not _is_wrong_type(reply):
                 raise self._unavailable(reply)
-        holder = read_claim(_content(claim))
+        holder = read_claim(claim)
         if holder is None and not is_set:  # the value there is no claim
             return self.claim(source, by_force=True)
         if holder is None or holder.source == source.claimant:
@@ -177,7 +177,7 @@ class RedisConnection:
         pipe = self._pipeline()
         pipe.hdel(alive_key(self.shard), alive_field(source.origin.job_id, source.origin.source))
         _get_claim(pipe, key)
-        holder = read_claim(_content(self._execute(pipe, raise_on_error=False)[1]))
+        holder = read_claim(self._execute(pipe, raise_on_error=False)[1])
         if holder is not None and holder.source == source.claimant:
             pipe.set(key, b"", px=1)
             self._execute(pipe)
@@ -234,7 +234,3 @@ def _is_wrong_type(reply: object) -> bool:
 def _is_claim(reply: object) -> bool:
     """Return whether Redis let us read the claim; a key of another type may be replaced."""
     return not isinstance(reply, Exception) or _is_wrong_type(reply)
-
-
-def _content(reply: object) -> bytes | None:
-    return reply if isinstance(reply, bytes) else None

@@ -127,12 +127,12 @@ class Snapshots:
         try:
             folder = self._folder_in(self._root or source.parent).new_path()
             return Snapshot(folder, source.is_dir(), self._taken_into(folder, sources))
-        except OSError as exc:
-            _discard(folder)
+        except (OSError, NoSnapshot) as exc:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(exc, NoSnapshot):
+                raise
             raise NoSnapshot(f"no snapshot: {exc}; TRAINWIRE_CHECKPOINT_SPOOL can name another folder") from exc
-        except NoSnapshot:
-            _discard(folder)
-            raise
 
     def remove(self) -> None:
         """Delete all snapshots."""
@@ -219,11 +219,6 @@ def _copy(source: Path, target: Path) -> None:
         except OSError:  # not supported between these file systems; a full disk fails again
             reader.seek(os.lseek(writer.fileno(), 0, os.SEEK_END))
             shutil.copyfileobj(reader, writer, COPY_BYTES)
-
-
-def _discard(folder: Path | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:

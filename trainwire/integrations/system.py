@@ -177,15 +177,11 @@ def _gpus() -> Gpus:
 def _transferred() -> dict[str, float]:
     """Return the bytes transferred since the start of the machine, where the system counts them."""
     disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
-    return {
-        **(
-            {"system/disk_read_bytes": disk.read_bytes, "system/disk_written_bytes": disk.write_bytes}
-            if disk
-            else {}
-        ),
-        **(
-            {"system/network_sent_bytes": network.bytes_sent, "system/network_received_bytes": network.bytes_recv}
-            if network
-            else {}
-        ),
-    }
+    counters: dict[str, float] = {}
+    if disk:
+        counters["system/disk_read_bytes"] = disk.read_bytes
+        counters["system/disk_written_bytes"] = disk.write_bytes
+    if network:
+        counters["system/network_sent_bytes"] = network.bytes_sent
+        counters["system/network_received_bytes"] = network.bytes_recv
+    return counters

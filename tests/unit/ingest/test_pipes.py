@@ -50,8 +50,7 @@ def test_a_process_that_keeps_the_output_open_is_not_waited_for(tell: Callable[.
         assert not await_ends([pipe], 0.1)
         grandchild.write(b" late\n")
         grandchild.close()
-        pipe.await_end(10)
-    assert pipe.has_ended
+        assert pipe.has_ended(10)
     assert told.lines() == ["first", "unfinished"]
 
 
