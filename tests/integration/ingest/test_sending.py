@@ -197,7 +197,7 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
 LATE_IMPORTS = """
 import sys
 from trainwire import Run
-from trainwire.ingest import sender
+from trainwire.ingest.sending import sender
 
 class WatchedFinder:
     def find_spec(self, name, path=None, target=None):
