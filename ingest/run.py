@@ -1,4 +1,4 @@
-"""`Run`: what a training script says, and nothing that could slow it down or stop it."""
+"""`Run`: the calls of a training script; none of them blocks on the network or ends the training."""
 
 from __future__ import annotations
 
@@ -50,24 +50,25 @@ quiet_ours()
 
 
 class Run(Shared):
-    """One process's part in a job: logs, metrics, checkpoints, and at the end the completion.
+    """Reports the logs, metrics and checkpoints of one process of a job, and its completion.
 
-    No call waits for the network or raises because a store is away. Making a run raises `ValueError` for a value
-    that cannot be right (a job id of -1); after that a wrong argument is named in one warning, and the rest of the
-    call is taken. Use it as a context manager, or call `finish`.
+    No call waits for the network, or raises because a server is unreachable. The constructor raises `ValueError`
+    for an invalid value (a job id of -1); in later calls an invalid argument is left out with one warning. Use
+    the run as a context manager, or call `finish`.
 
-    A copy of what holds a run holds the same run; so does a pickle in the same process. In another process
-    (multiprocessing, joblib, a loaded checkpoint) a pickle becomes a run that reports to the same job and attempt,
-    and leaves its begin and its end to the first; it takes the password of Redis from its own environment.
+    A copy of an object that holds a run holds the same run, as does a pickle in the same process. In another
+    process (multiprocessing, joblib, a loaded checkpoint) a pickle becomes a run that reports to the same job
+    and attempt, without a begin and an end of its own; it takes the password of Redis from the environment of
+    that process.
 
-    With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: this one, `RedisAway` where Redis does
-    not answer and `RankTaken` where another live trainer is the same job, attempt and rank; and `finish`,
-    `NotStored` where not everything is committed by its deadline (docs/strict.md).
+    With `strict` (or TRAINWIRE_STRICT=on) two calls raise a `StrictError`: the constructor raises `RedisAway`
+    where Redis does not answer, and `RankTaken` where another live trainer has the same job, attempt and rank;
+    `finish` raises `NotStored` where not everything is committed by its deadline (docs/strict.md).
 
-    `stall_after_s` promises that the training says something at least that often: a job that is quiet for longer
-    is shown as stalled (docs/liveness.md). `world_size` is how many ranks use trainwire, where the environment
-    lacks it or has another number: without all of them the job is not complete. `mlflow_run_id` is for a training
-    that logs to MLflow itself: see `link_mlflow`.
+    `stall_after_s` promises reports at least that often: a job without any for longer is shown as stalled
+    (docs/liveness.md). `world_size` is the number of ranks that use trainwire, where the environment lacks it or
+    has another number: without all of them the job is not complete. `mlflow_run_id` is for a training that logs to
+    MLflow itself: see `link_mlflow`.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Run(Shared):
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> Run:
-        """Return a run that sends what this process reports for a run of another process."""
+        """Return a run for the reports of this process to a run of another process."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
         run._begin(settings, History(), Place(run.rank), handle)  # noqa: SLF001 - its own
@@ -167,7 +168,7 @@ class Run(Shared):
 
     @property
     def source(self) -> str:
-        """Return the name under which this process numbers its messages."""
+        """Return the name of this process as a source of messages."""
         return self._session.outbox.origin.source
 
     @forgiving(log_call)
@@ -180,10 +181,10 @@ class Run(Shared):
         epoch: float | None = None,
         step: int | None = None,
     ) -> None:
-        """Take a text as one log line, or as several where it has newlines.
+        """Log a text as one line, or as several lines if it has newlines.
 
-        A mapping of names to numbers is no text: `run.log({"loss": 0.3}, step=3)` is
-        `run.metric(values={"loss": 0.3}, step=3)`, as users of other trackers expect.
+        For users of other trackers, `run.log({"loss": 0.3}, step=3)` is
+        `run.metric(values={"loss": 0.3}, step=3)`.
         """
         if type(text) is not str and isinstance(text, Mapping):
             self.metric(values=text, epoch=epoch, step=step)
@@ -194,20 +195,20 @@ class Run(Shared):
         self._session.take_lines(lines, self._arguments.log_type(log_type), ts, level_name(level))
 
     def log_lines(self, lines: Sequence[str], log_type: LogType, ts: int) -> None:
-        """Take whole lines that were printed at `ts` (nanoseconds since 1970), with the levels that they name.
+        """Log lines printed at `ts` (nanoseconds since 1970), with the levels found in them.
 
-        Lines that come faster than the sender can write them to the disk are written here: it then takes longer.
+        It waits while lines come faster than the disk takes them.
         """
         self._session.take_printed(line_texts(lines), self._arguments.log_type(log_type), moment_ns(ts))
         self._session.relieve()
 
     def log_traceback(self, text: str) -> None:
-        """Take a traceback as one line, unless all of its lines are among those that were just printed."""
+        """Log a traceback as one line, unless all of its lines were printed before."""
         if not self._session.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
 
     def note_output(self) -> None:
-        """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
+        """Count output of the training as a sign of life, also without a complete line (a progress bar)."""
         self._session.note_output()
 
     @forgiving(metric_call)
@@ -221,14 +222,14 @@ class Run(Shared):
         checkpoint_path: str | os.PathLike[str] | None = None,
         **named: Number,
     ) -> None:
-        """Take values measured now; names that are no identifiers go into `values`. None is not a value.
+        """Report metrics measured now, as keyword arguments or in `values`; None is left out.
 
-        What is no number is dropped, counted, and named in one warning; it never raises.
+        A value that is no number is dropped, counted, and reported in one warning. Never raises.
         """
         ts = time.time_ns()
         arguments = self._arguments
-        said = named if values is None else {**arguments.mapping("values", values), **named}
-        numbers = arguments.numbers("values", said)
+        given = named if values is None else {**arguments.mapping("values", values), **named}
+        numbers = arguments.numbers("values", given)
         at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
         if numbers:
             self._history.metrics.update(numbers)
@@ -243,7 +244,7 @@ class Run(Shared):
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
     ) -> None:
-        """Say how far the training is; the percentage follows from the epochs where it is not said."""
+        """Report the progress of the training; without `percent` it is computed from the epochs."""
         arguments = self._arguments
         epochs = arguments.count("total_epochs", total_epochs)
         if epochs is not None:
@@ -253,7 +254,7 @@ class Run(Shared):
 
     @forgiving()
     def link_mlflow(self, mlflow_run_id: str) -> None:
-        """Say that the training logs to MLflow itself, into this run: workers then link it, and mirror nothing."""
+        """Report the MLflow run into which the training logs itself: workers link it, and copy nothing into it."""
         run_id = self._arguments.mlflow_run_id(mlflow_run_id)
         if run_id is not None:
             self._session.take_metric(Metrics(ts=time.time_ns(), mlflow_run_id=run_id))
@@ -270,10 +271,10 @@ class Run(Shared):
         is_best: bool | None = None,
         upload: UploadChoice | None = None,
     ) -> None:
-        """Record a checkpoint: a local file or folder (made absolute), or a URI such as s3://bucket/best.pt.
+        """Record a checkpoint: a local file or folder (as an absolute path), or a URI such as s3://bucket/best.pt.
 
-        Where a bucket is configured (docs/checkpoints.md), a local one is uploaded in the background as it is
-        now, and reported when the store has it; `upload="none"` only records the path.
+        With a configured bucket (docs/checkpoints.md), the current content of a local one is uploaded in the
+        background, and reported after that; `upload="none"` only records the path.
         """
         arguments = self._arguments
         described = checkpoint_at(
@@ -291,14 +292,14 @@ class Run(Shared):
 
     @forgiving()
     def capture_output(self) -> Capture:
-        """Log the output of this process and its subprocesses too, until the run or the returned block ends.
+        """Log the output of this process and its subprocesses, until the end of the run or of the returned block.
 
-        Everything that is written to stdout and stderr is logged, by C code and subprocesses as well, and shown as
-        before (docs/capture.md). Under `trainwire run` it does nothing: the launcher logs the same lines.
+        Everything written to stdout and stderr is logged, also by C code and subprocesses, and still shown
+        (docs/capture.md). Under `trainwire run` it does nothing: the launcher logs the same lines.
         """
         if self._capture is None:
             try:
-                # Here, because ctypes and subprocess cost 20 ms.
+                # Here, because ctypes and subprocess take 20 ms to import.
                 from trainwire.ingest.output.capture import Capture, NoCapture  # noqa: PLC0415
 
                 self._capture = NoCapture() if self._is_launched else Capture(self)
@@ -322,32 +323,32 @@ class Run(Shared):
         best_epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
-        """Publish the completion and return, within `timeout_s` seconds, how far everything came.
+        """Send the completion and return the receipt, within `timeout_s` seconds.
 
-        Returns as soon as the workers have committed everything; where everything is in Redis, after two seconds
-        without news of the workers; where everything is in the spool, once Redis has been away for as long as it
-        would wait, or for two seconds if it never answered. Uploads have all but the last seconds of `timeout_s`.
-        Where that is not said, it is 10 s, and before these TRAINWIRE_CHECKPOINT_FINISH_S while checkpoints are
-        being uploaded. The second call changes nothing and returns the same receipt.
+        Returns as soon as the workers have committed everything; if everything is in Redis, after two seconds
+        without a new acknowledgement; if everything is in the spool, once Redis has been unreachable for
+        `timeout_s`, or for two seconds if it never answered. Uploads have all of `timeout_s` but the last seconds.
+        The default is 10 s, and before that TRAINWIRE_CHECKPOINT_FINISH_S for uploads. A second call changes
+        nothing and returns the same receipt.
 
-        A strict run waits for the workers until `timeout_s` is over, and raises `NotStored` where not everything
-        is committed then.
+        A strict run waits for the workers until `timeout_s` is over. Raises `NotStored` if not everything is
+        committed then.
         """
         arguments = self._arguments
-        said = {
+        results = {
             "final_metrics": arguments.numbers("final_metrics", final_metrics),
             "best_metrics": arguments.numbers("best_metrics", best_metrics),
             "best_epoch": arguments.count("best_epoch", best_epoch),
         }
         end = arguments.ending(status, exit_code, error)
-        return self._checked(self._finish(end, said, arguments.timeout_s(timeout_s)))
+        return self._checked(self._finish(end, results, arguments.timeout_s(timeout_s)))
 
     def renew_after_fork(self) -> None:
-        """In a forked child, register the completion for the end of a multiprocessing process."""
+        """Finish a forked child of multiprocessing at its end."""
         finish_with_multiprocessing(self, Run._finish_at_exit)
 
     def _note_misuse(self, call: str, text: str) -> None:
-        """Warn once of a call whose arguments do not fit."""
+        """Warn once of a call with wrong arguments."""
         self._session.warn_once(call, text)
 
     def __enter__(self) -> Self:
@@ -361,13 +362,13 @@ class Run(Shared):
             self._checked(receipt)
 
     def _checked(self, receipt: Receipt) -> Receipt:
-        """Return the receipt; raise where a strict run is not stored, once, and only in its own process."""
+        """Return the receipt; raise `NotStored` for a strict run, once, in the process that created it."""
         is_strict, self._is_strict = self._is_strict and self._session.is_creator, False
         if is_strict and receipt.stored != receipt.produced:
             raise NotStored(self.job_id, receipt)
         return receipt
 
-    def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
+    def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._is_launched:
             end = replace(end, exit_code=None)
         limit_s: float | None = RESERVED_S  # in case ctrl-C interrupts the end of the capture
@@ -380,13 +381,13 @@ class Run(Shared):
             limit_s = timeout_s
         finally:
             receipt = self._session.finish(
-                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, said),
+                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, results),
                 limit_s,
             )
         return receipt
 
     def _logged_once(self, end: Ending) -> Ending:
-        """Return the ending without its traceback where that is logged, or will be, as output."""
+        """Return the ending without its traceback, if that is logged as output, now or later by the launcher."""
         text, folder = end.traceback, self._traceback_folder
         if text is None:
             return end

@@ -1,4 +1,4 @@
-"""What a trainer can be told from outside: the only place of `ingest` that reads the environment."""
+"""The settings of a trainer: the only module of `ingest` that reads the environment."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ MOST_PAUSE_S: Final = 30 * 86_400
 
 @dataclass(frozen=True)
 class Vitals:
-    """How a process shows that it lives.
+    """Settings of the heartbeats of a process.
 
-    `stall_after_s` is the longest pause it promises, None for no promise. `launcher` is the source of the launcher
-    that it runs under, empty for none; `is_launcher` tells whether it is one itself.
+    `stall_after_s` is the longest pause that it promises, None for no promise. `launcher` is the source of the
+    launcher that has started it, empty for none; `is_launcher` is True for a launcher.
     """
 
     interval_s: float = 10.0
@@ -50,44 +50,44 @@ class Vitals:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long the sender waits for what; all in seconds."""
+    """Intervals and timeouts of the sender, in seconds."""
 
     flush_interval_s: float = 0.05
     ack_interval_s: float = 0.2
     idle_ask_interval_s: float = 10.0
-    """How often the acks are read while none is awaited: a restore of Postgres takes back those of before."""
+    """The interval of reading acknowledgements while none is awaited: a restore of Postgres may lower them."""
     resend_after_s: float = 2.0
-    """Messages reported missing are sent again at most this often; doubles while nothing changes."""
+    """The interval of resends of messages that are reported missing; doubles while nothing changes."""
     probe_after_s: float = 5.0
-    """So long without news, the last message is sent again to find out whether Redis lost the tail; doubles."""
+    """After so long without a new report, the last message is sent again, in case Redis has lost it; doubles."""
     longest_resend_s: float = 120.0
     """The longest pause between two resends, or two probes, of one kind."""
     settle_s: float = 2.0
-    """How long `finish` waits for news of the workers once everything is in Redis."""
+    """How long `finish` waits without a new acknowledgement once everything is in Redis."""
     away_s: float = 2.0
-    """How long `finish` tries a Redis that has never answered, when everything is on the disk."""
+    """How long `finish` tries a Redis that has never answered, once everything is in the spool."""
     first_backoff_s: float = 0.1
     longest_backoff_s: float = 5.0
 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Where checkpoint files are uploaded, if anywhere; the server and the keys are boto3's AWS_* variables."""
+    """Settings of checkpoint uploads; the server and the credentials are boto3's AWS_* variables."""
 
     bucket: str | None = None
     prefix: str = "checkpoints"
     upload: Literal["auto", "none"] = "auto"
     snapshot: Literal["copy", "link"] = "copy"
     spool: Path | None = None
-    """Where snapshots are kept until they are uploaded; None: beside the checkpoint."""
+    """The folder for snapshots until their upload; None: the folder of the checkpoint."""
     retry_s: float = 600.0
     """How long an outage of the store may last before a checkpoint is reported as not uploaded."""
     finish_s: float = 300.0
-    """How long the end of the run waits for uploads where `finish` is not told."""
+    """How long the end of the run waits for uploads, without a timeout of `finish`."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> CheckpointSettings:
-        """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
+        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
         spool = environ.get("TRAINWIRE_CHECKPOINT_SPOOL")
         prefix = environ.get("TRAINWIRE_CHECKPOINT_PREFIX", cls.prefix).strip("/")
         return cls(
@@ -102,21 +102,21 @@ class CheckpointSettings:
 
 
 FullPolicy = Literal["drop_oldest_logs", "drop_newest", "block"]
-"""What happens when the spool is full: the oldest unsent lines go, or what is new, or who speaks waits."""
+"""The policy for a full spool: drop the oldest unsent lines, or the newest values, or let calls wait."""
 
 
 @dataclass(frozen=True)
 class SpoolSettings:
-    """Where messages are kept on the disk until they are committed in Postgres."""
+    """Settings of the spool: messages on the disk until they are committed in Postgres."""
 
     folder: Path | None = None
-    """None: in memory alone."""
+    """None: messages are kept in memory alone."""
     limit_bytes: int = 4 * 1024**3
     when_full: FullPolicy = "drop_oldest_logs"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> SpoolSettings:
-        """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
+        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
         return cls(
             folder=None if environ.get(SPOOL_VARIABLE) == SPOOL_OFF else default_spool_dir(environ),
             limit_bytes=_optional_whole(environ, "TRAINWIRE_SPOOL_BYTES", LEAST_SPOOL_BYTES, MAX_ID)
@@ -126,7 +126,7 @@ class SpoolSettings:
 
 
 def default_spool_dir(environ: Mapping[str, str]) -> Path:
-    """Return the spool's folder of a user who names none: that of the XDG base directories for state."""
+    """Return the folder of the spool, by default in the state directory of the XDG specification."""
     named = environ.get(SPOOL_VARIABLE)
     if named and named != SPOOL_OFF:
         return _absolute(named)
@@ -136,7 +136,7 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """Where messages go, who says them, and how much memory they may take."""
+    """The settings of a run: server, job, rank, memory and the groups of settings above."""
 
     redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)  # may hold a password
     streams_url: str | None = field(default=None, repr=False)
@@ -145,23 +145,23 @@ class TrainerSettings:
     attempt: int = ATTEMPT_UNSAID
     rank: int | None = None
     world_size: int | None = None
-    """How many ranks the attempt has that use trainwire; None where that is not known."""
+    """The number of ranks of the attempt that use trainwire; None where it is unknown."""
     buffer_bytes: int = DEFAULT_BUFFER_BYTES
     is_captured: bool = False
     traceback_folder: Path | None = None
-    """Where tracebacks are left to the launcher."""
+    """The folder in which tracebacks are written for the launcher."""
     log_lines_per_s: int | None = None
-    """Beyond so many a second log lines are sampled; None: all are taken."""
+    """The number of log lines per second beyond which they are sampled; None: no limit."""
     timing: Timing = Timing()
     checkpoints: CheckpointSettings = CheckpointSettings()
     spool: SpoolSettings = SpoolSettings()
     vitals: Vitals = field(default_factory=Vitals)
     strict: bool = False
-    """Whether a store that is away, or a rank that is taken, is an error (docs/strict.md)."""
+    """Whether an unreachable Redis, a taken rank or unstored messages are errors (docs/strict.md)."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
-        """Read the settings; raise `ValueError` naming the variable, its value and what is allowed."""
+        """Read the settings. Raises `ValueError` with the variable, its value and the allowed ones."""
         place = find_place(
             environ,
             _optional_whole(environ, RANK_VARIABLE, 0, MAX_ATTEMPT),
@@ -201,26 +201,26 @@ class TrainerSettings:
         return self.streams_url or self.redis_url
 
     def promising(self, stall_after_s: float | None) -> TrainerSettings:
-        """Return these settings with another promise, if one is said; raise `ValueError` when it is none."""
+        """Return these settings with this promise, unless it is None. Raises `ValueError` for an invalid one."""
         if stall_after_s is None:
             return self
         return replace(self, vitals=replace(self.vitals, stall_after_s=checked_pause_s(stall_after_s)))
 
     def strictly(self, strict: bool | None) -> TrainerSettings:
-        """Return these settings, strict or not where that is said."""
+        """Return these settings, strict or not, unless `strict` is None."""
         return self if strict is None else replace(self, strict=strict)
 
     def as_launcher(self) -> TrainerSettings:
-        """Return the settings of a launcher, which is no rival of the trainers that it starts."""
+        """Return the settings of a launcher, whose claims do not conflict with those of its trainers."""
         return replace(self, vitals=replace(self.vitals, is_launcher=True))
 
     def at(self, redis_url: str | None) -> TrainerSettings:
-        """Return these settings with another address, if one is said; raise `ValueError` when it is none."""
+        """Return these settings with this address, unless it is None. Raises `ValueError` for an invalid one."""
         return self if redis_url is None else replace(self, redis_url=checked_redis_url(redis_url, "redis_url"))
 
 
 def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
-    """Return the longest pause a trainer promises, in seconds, else raise `ValueError`."""
+    """Return the promised longest pause in seconds. Raises `ValueError` for an invalid one."""
     if not isinstance(seconds, int | float) or seconds is True or not LEAST_PAUSE_S <= seconds <= MOST_PAUSE_S:
         raise ValueError(f"{name}={seconds!r} is not a number of seconds from {LEAST_PAUSE_S} to {MOST_PAUSE_S}")
     return float(seconds)
@@ -242,7 +242,7 @@ def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
 
 
 def streams_url_of(environ: Mapping[str, str]) -> str | None:
-    """Return where the streams are, if not at REDIS_URL; raise `ValueError` where it is no address."""
+    """Return STREAMS_URL, None if it is not set. Raises `ValueError` for an invalid one."""
     url = environ.get(STREAMS_URL_VARIABLE) or None
     if url is None or not is_cluster(url):
         return None if url is None else checked_redis_url(url, STREAMS_URL_VARIABLE)
@@ -257,7 +257,7 @@ def streams_url_of(environ: Mapping[str, str]) -> str | None:
 
 
 def shown_host(redis_url: str) -> str:
-    """Return host and port of an address, of all servers of a cluster, without user and password."""
+    """Return host and port of an address, or of all servers of a cluster, without user and password."""
     if is_cluster(redis_url):
         return ",".join(f"{host}:{port}" for host, port in cluster_nodes(redis_url))
     parts = urlsplit(redis_url)
@@ -265,7 +265,7 @@ def shown_host(redis_url: str) -> str:
 
 
 def public_address(redis_url: str) -> str:
-    """Return an address without user and password, with no parameters but those of TLS."""
+    """Return an address without user, password and parameters, except those of TLS."""
     address, _, query = redis_url.partition("?")
     scheme, _, rest = address.partition("://")
     tls = "&".join(part for part in query.split("&") if part.startswith("ssl_"))
@@ -273,14 +273,14 @@ def public_address(redis_url: str) -> str:
 
 
 def server_of(redis_url: str) -> str:
-    """Return which server and database an address names, as host:port/db."""
+    """Return the server and the database of an address, as host:port/db."""
     if is_cluster(redis_url):
         return f"{shown_host(redis_url)}/0"
     return f"{shown_host(redis_url)}/{urlsplit(redis_url).path.strip('/') or 0}"
 
 
 def whole_number(name: str, value: object, least: int, most: int) -> int:
-    """Return `value` as a whole number of the range, else raise `ValueError` naming all of it."""
+    """Return `value` as an integer. Raises `ValueError` with name, value and range for others."""
     try:
         number = least - 1 if isinstance(value, bool) else int(operator.index(value))  # type: ignore[arg-type]
     except TypeError:
@@ -291,7 +291,7 @@ def whole_number(name: str, value: object, least: int, most: int) -> int:
 
 
 def _absolute(path: str) -> Path:
-    """Return the path of a folder, which a later change of the working folder does not move."""
+    """Return an absolute path, independent of later changes of the working folder."""
     try:
         return Path(os.path.abspath(os.path.expanduser(path)))
     except OSError:  # the working folder was deleted
@@ -304,8 +304,8 @@ def _optional_whole(environ: Mapping[str, str], name: str, least: int, most: int
 
 
 def _attempt(environ: Mapping[str, str]) -> int:
-    said = _optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
-    return ATTEMPT_UNSAID if said is None else said
+    attempt = _optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
+    return ATTEMPT_UNSAID if attempt is None else attempt
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:
@@ -327,22 +327,22 @@ def _bucket(environ: Mapping[str, str]) -> str | None:
     name = environ.get("TRAINWIRE_CHECKPOINT_BUCKET") or None
     if name is not None and "/" in name:
         raise ValueError(
-            f"TRAINWIRE_CHECKPOINT_BUCKET={name!r} is not a bucket's name: say it without s3:// and without a path"
+            f"TRAINWIRE_CHECKPOINT_BUCKET={name!r} is not a bucket's name: give it without s3:// and path"
         )
     return name
 
 
 def _word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:
-    """Return which of `words` is set, the first where none is."""
-    said = environ.get(name) or words[0]
+    """Return the value of a variable, one of `words`; the first of them without a value."""
+    value = environ.get(name) or words[0]
     for word in words:
-        if said == word:
+        if value == word:
             return word
-    raise ValueError(f"{name}={said!r} is not one of {', '.join(words)}")
+    raise ValueError(f"{name}={value!r} is not one of {', '.join(words)}")
 
 
 def _parsed(parse: Callable[[str], int | float], text: str) -> int | float | str:
-    """Return the number, or the text itself where it is none: the range check then names it."""
+    """Return the number, or the text itself where it is none: the range check then reports it."""
     try:
         return parse(text)
     except ValueError:

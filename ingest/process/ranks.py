@@ -1,4 +1,4 @@
-"""Which rank of how many this process is, as launchers and the user put it into the environment."""
+"""Finds the rank and the world size of this process in the environment."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _LAUNCHERS: Final = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )
-"""Rank and size of each launcher, the innermost first: torchrun and mpirun run inside a Slurm step."""
+"""The variables of each launcher, the innermost first: torchrun and mpirun run within a Slurm step."""
 _warned: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Place:
-    """Rank and world size of a process; None where they are not known."""
+    """Rank and world size of a process; None where they are unknown."""
 
     rank: int | None = None
     world_size: int | None = None
 
 
 def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: int | None = None) -> Place:
-    """Return the place of the innermost launcher; `rank` and `world_size`, the user's own values, replace its.
+    """Return the place set by the innermost launcher; `rank` and `world_size` of the user override it.
 
-    The size of a launcher that gives this process no rank is ignored: it counts other processes. A value that is
-    no number, or a rank outside of its group, is named in one warning and ignored.
+    The size of a launcher that gives this process no rank is ignored: it counts other processes. An invalid
+    number, or a rank that is not below the size, is ignored with a warning.
     """
     places = list(_places(environ))
     ranked = next((place for place in places if place.rank is not None), Place())
@@ -46,7 +46,7 @@ def find_place(environ: Mapping[str, str], rank: int | None = None, world_size: 
 
 
 def checked_place(rank: int | None, world_size: int | None) -> Place:
-    """Return the place; where there is no such rank among so many, warn once and leave the size unknown."""
+    """Return the place; for a rank that is not below the size, warn once and leave the size unknown."""
     if rank is None or world_size is None or rank < world_size:
         return Place(rank, world_size)
     _warn_once(
@@ -76,7 +76,7 @@ def _slurm_place(environ: Mapping[str, str]) -> Place:
 
 
 def _number(environ: Mapping[str, str], name: str, least: int, most: int) -> int | None:
-    """Return the variable's value; None where it is not set, or is no number of the range: then warn once."""
+    """Return the value of a variable; None where it is not set, or invalid: then warn once."""
     text = environ.get(name, "").strip()
     if not text:
         return None
