@@ -54,7 +54,7 @@ class Valkey:
         self._process.wait()
 
     def answers(self) -> bool:
-        """Tell whether the server is up."""
+        """Return whether the server is up."""
         try:
             return bool(self.client.ping())
         except redis.ConnectionError:
@@ -144,7 +144,7 @@ def s3_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 class Bucket:
-    """A new bucket, and what is in it."""
+    """A new bucket, and its objects."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -1,4 +1,4 @@
-"""What the workers' reports do to the messages that a run holds."""
+"""The effect of acknowledgements on the messages of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def say_lines(run: Run, valkey: Any, until: Until, texts: list[str]) -> None:
 
 
 def test_acked_messages_are_released(valkey: Any, settings: TrainerSettings, until: Until) -> None:
-    """What is committed in Postgres no longer takes memory in the trainer."""
+    """Messages that are committed in Postgres take no memory in the trainer."""
     run = Run(42, settings=settings)
     say_lines(run, valkey, until, ["a", "b"])
     buffer = run._session.buffer
@@ -37,7 +37,7 @@ def test_acked_messages_are_released(valkey: Any, settings: TrainerSettings, unt
 
 
 def test_finish_returns_at_once_when_all_is_stored(valkey: Any, settings: TrainerSettings, until: Until) -> None:
-    """With workers that commit, finish does not wait for its deadline and says that all is complete."""
+    """With workers that commit, finish does not wait for its deadline, and the receipt is complete."""
     slow = replace(settings, timing=replace(settings.timing, settle_s=60))
     run = Run(42, settings=slow)
     say_lines(run, valkey, until, ["a"])
@@ -51,7 +51,7 @@ def test_finish_returns_at_once_when_all_is_stored(valkey: Any, settings: Traine
 
 
 def test_finish_does_not_wait_long_for_workers_that_are_away(settings: TrainerSettings) -> None:
-    """When everything is in the stream and nobody acks, finish returns long before its deadline."""
+    """When everything is in the stream and no worker acknowledges, finish returns long before its deadline."""
     run = Run(42, settings=settings)
     before = time.monotonic()
     receipt = run.finish(timeout_s=60)
@@ -84,7 +84,7 @@ def test_a_flush_of_redis_is_noticed_and_repaired(valkey: Any, settings: Trainer
 
 
 def test_a_restart_without_a_file_is_repaired(valkey: Any, settings: TrainerSettings, until: Until) -> None:
-    """A server that comes back empty is sent what it lost, once the workers report the gap."""
+    """A server that restarts empty is sent its lost messages, once the workers report the gap."""
     run = Run(42, settings=replace(settings, timing=replace(settings.timing, probe_after_s=0.3)))
     say_lines(run, valkey, until, list("ab"))
     valkey.stop()
@@ -99,7 +99,7 @@ def test_a_restart_without_a_file_is_repaired(valkey: Any, settings: TrainerSett
 def test_an_outage_is_told_once(
     valkey: Any, settings: TrainerSettings, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One warning names the host when Redis goes away, and one line says that it is back."""
+    """One warning has the host at the beginning of an outage, and one line marks its end."""
     caplog.set_level(logging.INFO, "trainwire.ingest")
     run = Run(42, settings=settings)
     until(lambda: valkey.entries("metrics"))
@@ -119,7 +119,7 @@ def test_an_outage_is_told_once(
 def test_a_deleted_job_is_not_called_stored(
     valkey: Any, settings: TrainerSettings, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The training goes on with one warning, nothing waits for an ack or is kept, and the receipt says why."""
+    """The training goes on with one warning, nothing is awaited or kept, and the receipt has the reason."""
     run = Run(42, settings=settings)
     say_lines(run, valkey, until, ["a"])
     for kind in KINDS:

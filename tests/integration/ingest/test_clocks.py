@@ -1,4 +1,4 @@
-"""Clocks that a test of the training freezes or moves: what is sent, and the ends of runs, do not follow them."""
+"""Clocks that a test of the training freezes or moves affect neither the messages nor the ends of runs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def silent() -> Iterator[str]:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("clock", ["frozen", "in 1970", "forwards", "backwards"])
 def test_finish_ends_under_any_clock(silent: str, clock: str, when: str) -> None:
-    """Nobody answers and there is no spool, so that its deadline alone ends it."""
+    """Without a server and a spool its deadline alone ends it."""
     process = ended(clock, when, "1", REDIS_URL=silent, TRAINWIRE_SPOOL_DIR="off")
     assert process.returncode == 0, process.stderr
     assert int(process.stdout) >= 3

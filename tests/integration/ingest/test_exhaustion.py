@@ -124,7 +124,7 @@ def test_an_upload_without_descriptors_is_tried_again(
 
 
 def test_a_disk_that_comes_later_gets_everything(tmp_path: Path) -> None:
-    """What was kept in memory for want of a folder is written to it; Redis is away all the time."""
+    """Messages kept in memory without a folder are written to it later; Redis is unreachable all the time."""
     in_the_way = tmp_path / "file"
     in_the_way.write_bytes(b"")
     process = ended(

@@ -1,4 +1,4 @@
-"""How long the end of a run waits for a Redis that is away: never beyond its deadline, and not in vain."""
+"""The end of a run waits for an unreachable Redis: never beyond its deadline, and not in vain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ time.sleep(60)
 
 @pytest.fixture
 def spooling(settings: TrainerSettings, tmp_path: Path) -> TrainerSettings:
-    """Give settings with a spool, which expect a Redis that never answered to be away after a moment."""
+    """Return settings with a spool, and a short limit for a Redis that never answers."""
     return replace(
         settings, timing=replace(settings.timing, away_s=0.3), spool=SpoolSettings(folder=tmp_path / "spool")
     )
@@ -54,7 +54,7 @@ def test_a_redis_that_never_answered_is_not_waited_for(spooling: TrainerSettings
 def test_an_outage_that_has_lasted_as_long_is_not_waited_for(
     valkey: Any, spooling: TrainerSettings, until: Until
 ) -> None:
-    """Redis went away in mid-run: the end waits until it has been away for the timeout, and no longer."""
+    """With an outage during the run, the end waits until the outage has lasted for the timeout, and no longer."""
     runs = [Run(42, settings=spooling), Run(42, rank=1, settings=spooling)]
     until(lambda: len(valkey.entries("metrics")) == 2)
     valkey.stop()
@@ -73,7 +73,7 @@ def test_an_outage_that_has_lasted_as_long_is_not_waited_for(
 
 
 def test_without_a_spool_the_whole_time_is_used(settings: TrainerSettings) -> None:
-    """What is in memory alone is lost with the process: Redis is tried up to the deadline."""
+    """Messages in memory alone are lost with the process: Redis is tried up to the deadline."""
     run = Run(42, redis_url=NOBODY, settings=replace(settings, timing=replace(settings.timing, away_s=0.1)))
     run.log("lost")
     began = time.monotonic()
@@ -94,7 +94,7 @@ def hole() -> Iterator[str]:
 def test_a_redis_that_hangs_keeps_nothing_off_the_disk(
     hole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the sender waits for an answer, what is said is written all the same, and survives SIGKILL."""
+    """While the sender waits for an answer, new values are written to the disk, and survive SIGKILL."""
     monkeypatch.setenv("REDIS_URL", hole)
     trainer = subprocess.Popen([sys.executable, "-c", TALKER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert trainer.stdout is not None

@@ -27,7 +27,7 @@ SPEAKS: Final = "run = Run.from_env()\nrun.log('here')\nsys.stdin.read()\nrun.fi
 
 
 class Trainer:
-    """A process for job 42 with quick heartbeats, which lives until it is told to end."""
+    """A process for job 42 with frequent heartbeats, which lives until `end`."""
 
     def __init__(self, arguments: list[str], redis_url: str, said: Path) -> None:
         self._said = said
@@ -41,7 +41,7 @@ class Trainer:
 
     @property
     def said(self) -> str:
-        """What it wrote to stderr so far."""
+        """Return the output on stderr so far."""
         return self._said.read_text()
 
     def end(self) -> None:
@@ -103,7 +103,7 @@ def test_an_idle_run_beats_and_says_goodbye(valkey: Any, beating: TrainerSetting
 
 
 def test_a_trainer_that_holds_back_still_lives(valkey: Any, beating: TrainerSettings, until: Until) -> None:
-    """While Redis has no room for messages, and when it has been away."""
+    """While Redis has no room for messages, and after an outage."""
     valkey.client.set(HOLD_KEY, 1)
     run = Run(42, settings=beating)
     until(lambda: heartbeats(valkey))
@@ -118,7 +118,7 @@ def test_a_trainer_that_holds_back_still_lives(valkey: Any, beating: TrainerSett
 def test_a_trainer_that_holds_back_says_how_much(
     valkey: Any, beating: TrainerSettings, until: Until, tmp_path: Path
 ) -> None:
-    """What waits on its disk, and what it dropped; sent, it is no longer unsent, and on the disk till the ack."""
+    """Spooled and dropped counts; sent messages are no longer unsent, and on the disk until acknowledged."""
     valkey.client.set(HOLD_KEY, 1)
     run = Run(42, settings=replace(beating, spool=SpoolSettings(tmp_path / "spool")))
     run.log("waits")
@@ -136,7 +136,7 @@ def test_a_trainer_that_holds_back_says_how_much(
 def test_a_redis_that_refuses_heartbeats_gets_the_messages(
     valkey: Any, beating: TrainerSettings, until: Until
 ) -> None:
-    """A user who may not write the hash, or not ask for the time, sends all the same."""
+    """A Redis user without the right to write the hash, or to read the time, can send messages."""
     for refused in ("-hset", "-time"):
         valkey.client.acl_setuser("default", enabled=True, commands=[refused])
         run = Run(42, settings=beating)
@@ -187,7 +187,7 @@ def test_the_second_of_two_trainers_is_told_of_the_first(
 def test_those_who_belong_together_are_no_rivals(
     arguments: list[str], valkey: Any, start: Callable[[list[str]], Trainer], until: Until
 ) -> None:
-    """Both send heartbeats at the same time, and nobody warns."""
+    """Both send heartbeats at the same time, without a warning."""
     trainer = start(arguments)
     until(lambda: len(heartbeats(valkey)) == 2)
     for _ in range(3):  # a rival is known by its second heartbeat
@@ -209,7 +209,7 @@ def launcher_on(node: str, script: str) -> list[str]:
 def test_launchers_on_two_machines_are_no_rivals(
     valkey: Any, start: Callable[[list[str]], Trainer], until: Until
 ) -> None:
-    """Each captures its node of one job, and a rank of its own runs below it: nobody warns."""
+    """Each captures its node of one job, and a rank runs under it, without a warning."""
     ranks = [SPEAKS.replace("from_env()", f"from_env(rank={rank})") for rank in range(2)]
     trainers = [start(launcher_on(f"node-{rank}", script)) for rank, script in enumerate(ranks)]
     until(lambda: len(heartbeats(valkey)) == 4, 40)
@@ -252,13 +252,13 @@ def test_a_trainer_that_is_started_again_at_once_warns_nobody(
 
 
 def is_claimed_by(valkey: Any, trainer: Trainer) -> bool:
-    """Tell whether the job's rank is claimed by this process."""
+    """Return whether the rank of the job is claimed by this process."""
     claims = [valkey.client.get(key) for key in valkey.client.keys("ingest:claims:*")]
     return trainer.process.pid in [decode_heartbeat(claim).pid for claim in claims if claim]
 
 
 def have_gone_on(valkey: Any, count: int, before: list[Heartbeat]) -> bool:
-    """Tell whether so many sources have each sent another heartbeat since."""
+    """Return whether so many sources have each sent another heartbeat since."""
     known = {beat.source: beat.at for beat in before}
     return sum(beat.at > known.get(beat.source, beat.at) for beat in heartbeats(valkey)) == count
 

@@ -179,7 +179,7 @@ def test_a_command_that_cannot_run_has_the_exit_code_of_a_shell(
 
 @pytest.mark.parametrize("closed", CLOSED)
 def test_closed_streams_take_nothing_from_the_log(valkey: Any, tmp_path: Path, closed: str) -> None:
-    """A command whose output nobody sees is logged, has its exit code, and its own stdin as it was."""
+    """A command with closed streams is logged, has its exit code, and keeps its stdin."""
     script = (
         "import os, sys\n"
         "print('out'); print('err', file=sys.stderr)\n"

@@ -1,4 +1,4 @@
-"""Real commands under the launcher, and what of them arrives in the streams."""
+"""Real commands under the launcher, and their messages in the streams."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def launched(
 def launch(
     valkey: Any, *command: str, options: tuple[str, ...] = (), **environment: str
 ) -> tuple[int, bytes, bytes]:
-    """Run the launcher to its end; return its exit code and what it showed."""
+    """Run the launcher to its end; return its exit code and its output."""
     with launched(valkey, *command, options=options, stdin=None, **environment) as process:
         output, errors = process.communicate(timeout=30)
         return process.returncode, output, errors
@@ -80,7 +80,7 @@ def test_the_exit_code_is_the_completion(valkey: Any) -> None:
 
 
 def test_a_killed_command_gives_128_and_the_signal(valkey: Any) -> None:
-    """A command ended by SIGKILL gives 137 and says so."""
+    """A command ended by SIGKILL has exit code 137, and the completion has the signal."""
     code, _, _ = launch(valkey, "sh", "-c", "kill -9 $$")
     assert code == 137
     assert valkey.completions()[0].error_message == "killed by signal SIGKILL"
@@ -146,7 +146,7 @@ def test_a_file_that_is_no_program_is_126(valkey: Any, tmp_path: Path) -> None:
 
 
 def test_a_grandchild_with_the_pipe_open_does_not_hang_the_end(valkey: Any) -> None:
-    """What the command leaves behind does not keep the launcher from ending; the log says that it is there."""
+    """Background processes of the command do not keep the launcher from ending; a log line reports them."""
     before = time.monotonic()
     code, output, _ = launch(valkey, "sh", "-c", "sleep 30 & echo done")
     assert (code, output) == (0, b"done\n")
@@ -165,7 +165,7 @@ def test_a_grandchild_may_go_on_to_print(valkey: Any, tmp_path: Path, until: Cal
 
 
 def test_the_command_is_told_its_job(valkey: Any) -> None:
-    """A run inside the command joins the job, and what it captures is not said twice."""
+    """A run in the command joins the job, and its output is not logged twice."""
     script = (
         "from trainwire import Run\n"
         "with Run.from_env() as run:\n"
@@ -293,7 +293,7 @@ def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
 
 
 def test_a_missing_job_id_is_named() -> None:
-    """Without a job id nothing runs, and one sentence says how to give it."""
+    """Without a job id nothing runs, and one sentence has the remedy."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_JOB_ID": ""}
     command = [sys.executable, "-m", "trainwire.ingest", "--", "echo", "trained"]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)

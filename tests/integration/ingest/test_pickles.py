@@ -1,4 +1,4 @@
-"""Pickles of a run and of what holds one: real processes that report to the run of another."""
+"""Pickles of runs, and of objects that hold one, in real processes that report to the run of another."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ trainer["run"].finish()
 
 
 def ended(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Python to its end, in the environment of a user who has set no server."""
+    """Run Python to its end, in the environment of a user without a configured server."""
     environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     environment |= {"PYTHONPATH": str(ROOT), "TRAINWIRE_SETTLE_S": "0.5", **env}
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""What arrives in the streams of a real server."""
+"""The messages in the streams of a real server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARD = 2  # of job 42, with the default number of shards
 
 
 def test_a_run_says_everything_in_order(valkey: Any, settings: TrainerSettings) -> None:
-    """Lines, points, checkpoint and completion arrive, numbered from 1, in the order they were said."""
+    """Lines, points, checkpoint and completion arrive in order, numbered from 1."""
     with Run(42, "digits", total_epochs=2, params={"lr": 0.1}, settings=settings) as run:
         run.log("one\ntwo")
         run.log("oops", log_type="stderr", level="ERROR")
@@ -135,7 +135,7 @@ def test_a_server_that_is_away_all_the_time_costs_nothing(settings: TrainerSetti
 
 
 def test_a_server_that_comes_back_gets_everything(valkey: Any, settings: TrainerSettings, until: Until) -> None:
-    """What is said while the server is down is sent when it is up again."""
+    """Values reported while the server is down are sent when it is up again."""
     run = Run(42, settings=settings)
     until(lambda: valkey.entries("metrics"))
     valkey.stop()
@@ -146,7 +146,7 @@ def test_a_server_that_comes_back_gets_everything(valkey: Any, settings: Trainer
 
 
 def test_lone_surrogates_are_made_visible(valkey: Any, settings: TrainerSettings) -> None:
-    """Text that UTF-8 cannot carry is sent with U+FFFD in place of what is broken."""
+    """Text that UTF-8 cannot encode is sent with U+FFFD in place of the invalid characters."""
     with Run(42, params={"path\udcff": "a\udcff"}, settings=settings) as run:
         run.log("bad \udcff text")
     assert valkey.lines("stdout") == ["bad \ufffd text"]

@@ -1,4 +1,4 @@
-"""Strict runs against a real Redis: what is an error for them, when, and what is none."""
+"""Strict runs against a real Redis: their errors, and the calls that raise none."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def beating(settings: TrainerSettings) -> TrainerSettings:
 
 
 def claims(valkey: Any) -> list[bytes]:
-    """Return what is claimed."""
+    """Return the claims in Redis."""
     return [claim for key in valkey.client.keys("ingest:claims:*") if (claim := valkey.client.get(key))]
 
 
 def test_a_strict_run_without_redis_does_not_begin(settings: TrainerSettings) -> None:
-    """One sentence names the server and what to do; without strict nothing raises."""
+    """One sentence has the server and the remedy; without strict nothing raises."""
     with pytest.raises(RedisAway, match=r"Redis at 127\.0\.0\.1:9 does not answer: .*REDIS_URL"):
         Run(42, strict=True, redis_url=NOBODY, settings=settings)
     Run(42, redis_url=NOBODY, settings=settings).finish(timeout_s=0)
@@ -46,7 +46,7 @@ def test_a_strict_run_without_redis_does_not_begin(settings: TrainerSettings) ->
 
 
 def test_the_second_of_two_strict_trainers_does_not_begin(beating: TrainerSettings) -> None:
-    """Whoever has the rank is named, with the remedy; another rank and another attempt are free."""
+    """The error has the process with the rank, and the remedy; another rank and another attempt are free."""
     first = Run(42, strict=True, settings=beating)
     with pytest.raises(RankTaken, match=r"two live trainers are job 42 rank 0: .*TRAINWIRE_RANK"):
         Run(42, strict=True, settings=beating)
@@ -112,7 +112,7 @@ def test_a_strict_end_waits_for_the_workers(valkey: Any, until: Until) -> None:
 
 
 def test_no_other_call_of_a_strict_run_raises(valkey: Any, settings: TrainerSettings) -> None:
-    """Redis goes away in mid-run: log, metric and checkpoint go on, and an error of the block is its own."""
+    """In an outage log, metric and checkpoint go on, and an error of the block is raised as it is."""
 
     def train() -> None:
         with Run(42, strict=True, settings=settings) as run:
@@ -128,7 +128,7 @@ def test_no_other_call_of_a_strict_run_raises(valkey: Any, settings: TrainerSett
 
 
 def test_a_block_that_ends_well_and_is_not_stored_raises(settings: TrainerSettings) -> None:
-    """Leaving the block is `finish`; who has handled its error inside gets no second one."""
+    """Leaving the block is `finish`; after an error was handled in the block it raises no second one."""
     with Run(42, strict=True, settings=settings) as run, pytest.raises(StrictError):
         run.finish(timeout_s=0.1)
     with pytest.raises(NotStored), Run(42, strict=True, rank=1, settings=settings) as run:
@@ -188,7 +188,7 @@ FORGED: dict[str, Callable[[Any, str], object]] = {
 def test_no_claim_keeps_a_strict_run_from_beginning(
     valkey: Any, settings: TrainerSettings, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Whatever stands in a claim, a run that nobody rivals begins within the stated time, and has the rank."""
+    """Whatever a claim contains, a run without a rival begins within the stated time, and has the rank."""
     monkeypatch.setattr(strict, "MOST_WAIT_S", 1.0)
     FORGED[name](valkey.client, claim_key(42, 0, 0, ""))
     began = time.monotonic()
@@ -203,7 +203,7 @@ def test_no_claim_keeps_a_strict_run_from_beginning(
 def test_no_claim_stops_the_heartbeats_of_another_run(
     valkey: Any, settings: TrainerSettings, until: Until, name: str
 ) -> None:
-    """A run that is not strict sends messages and heartbeats, whatever stands in the claim of its rank."""
+    """A run that is not strict sends messages and heartbeats, whatever the claim of its rank contains."""
     FORGED[name](valkey.client, claim_key(42, 0, 0, ""))
     run = Run(42, settings=settings)
     until(lambda: valkey.client.keys("ingest:*:alive"), 20)

@@ -31,7 +31,7 @@ BAR = (
 
 @contextmanager
 def launched(valkey: Any, *command: str, at_a_terminal: bool = False) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the launcher with --tty, in a pipe, or as a person does: what is written to its stdin is typed."""
+    """Start the launcher with --tty, in a pipe or in a terminal: text written to its stdin is typed."""
     ours = [
         sys.executable,
         "-m",
@@ -62,7 +62,7 @@ def launched(valkey: Any, *command: str, at_a_terminal: bool = False) -> Iterato
 
 
 def launch(valkey: Any, *command: str, at_a_terminal: bool = False) -> tuple[int, bytes]:
-    """Run the launcher to its end; return its exit code and what it showed."""
+    """Run the launcher to its end; return its exit code and its output."""
     with launched(valkey, *command, at_a_terminal=at_a_terminal) as process:
         shown, _ = process.communicate(timeout=30)
         return process.returncode, shown
@@ -79,7 +79,7 @@ def test_a_progress_bar_behaves(valkey: Any, at_a_terminal: bool, width: int) ->
 
 
 def test_both_streams_are_in_exact_order(valkey: Any) -> None:
-    """A terminal has one output: what is written to either stream is shown and logged as it was written."""
+    """A terminal has one output: both streams are shown and logged in their order."""
     code, shown = launch(valkey, "sh", "-c", "for n in $(seq 100); do echo out $n; echo err $n >&2; done")
     expected = [f"{stream} {n}" for n in range(1, 101) for stream in ("out", "err")]
     assert (code, shown.decode().splitlines()) == (0, expected)
@@ -87,7 +87,7 @@ def test_both_streams_are_in_exact_order(valkey: Any) -> None:
 
 
 def test_nothing_at_the_end_is_lost(valkey: Any) -> None:
-    """What is still in the terminal when the command ends is read, and its bytes are shown unchanged."""
+    """Output still in the terminal when the command ends is read, and its bytes are shown unchanged."""
     code, shown = launch(valkey, "sh", "-c", "seq 20000; printf tail; exit 3")
     assert code == 3
     assert shown == b"".join(b"%d\n" % n for n in range(1, 20_001)) + b"tail"
@@ -116,7 +116,7 @@ def test_ctrl_c_reaches_the_command_once(valkey: Any, until: Callable[..., None]
 
 
 def test_a_new_window_size_reaches_the_command(valkey: Any) -> None:
-    """The command is told that the person's terminal has another size, and sees it."""
+    """The command gets a signal for the new size of the user's terminal, and reads the size."""
     script = (
         "import os, signal, time\n"
         "sizes = [tuple(os.get_terminal_size(1))]\n"
@@ -144,7 +144,7 @@ def test_what_is_typed_reaches_the_command(valkey: Any, until: Callable[..., Non
 
 
 def test_a_grandchild_with_the_terminal_open_does_not_hang_the_end(valkey: Any) -> None:
-    """What the command leaves behind does not keep the launcher from ending."""
+    """Background processes of the command do not keep the launcher from ending."""
     assert launch(valkey, "sh", "-c", "sleep 30 & echo done") == (0, b"done\n")
     assert valkey.lines("stdout") == ["done"]
 
@@ -168,7 +168,7 @@ def test_trainwire_run_has_the_same_options(valkey: Any) -> None:
 def test_ctrl_z_stops_the_command_and_its_launcher(
     valkey: Any, until: Callable[..., None], options: tuple[str, ...]
 ) -> None:
-    """The shell goes on, and after `fg` so do both, with nothing lost; what is a terminal stays one."""
+    """The shell goes on, and after `fg` so do both, without a loss; terminals stay terminals."""
     script = (
         "import os, sys\n"
         "print(os.getpid(), os.getppid(), os.isatty(1), flush=True)\n"

@@ -121,7 +121,7 @@ LAUNCHER = (sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--")
 def test_a_printed_traceback_is_the_captured_one(
     valkey: Any, tmp_path: Path, name: str, options: tuple[str, ...]
 ) -> None:
-    """Under the launcher what the interpreter prints is logged line by line, and nothing besides."""
+    """Under the launcher the traceback of the interpreter is logged line by line, and nothing else."""
     script, error = PRINTED[name]
     run_script(valkey, tmp_path, script, launcher=(*LAUNCHER[:-1], *options, "--"))
     assert times_stored(valkey, error) == (0, 1)
@@ -165,7 +165,7 @@ def test_a_chain_is_whole(valkey: Any, tmp_path: Path) -> None:
     ids=["open", "block", "printed in the block", "a stream without descriptor", "no capture"],
 )
 def test_a_run_without_a_launcher(valkey: Any, tmp_path: Path, script: str, stored: tuple[int, int]) -> None:
-    """What `capture_output` has taken is not logged once more; everything else is a row."""
+    """A traceback that `capture_output` has logged is not logged again; all others are."""
     run_script(valkey, tmp_path, script)
     assert times_stored(valkey, "ValueError: boom") == stored
 
@@ -173,7 +173,7 @@ def test_a_run_without_a_launcher(valkey: Any, tmp_path: Path, script: str, stor
 def test_a_script_whose_launcher_was_killed_logs_its_traceback(
     valkey: Any, tmp_path: Path, until: Callable[..., None]
 ) -> None:
-    """Nobody else does: its output is shown, and no longer captured."""
+    """No other process does: its output is shown, and no longer captured."""
     script = "import os, signal, time\nlauncher = os.getppid(); os.kill(launcher, signal.SIGKILL)\n"
     script += "while os.getppid() == launcher: time.sleep(0.01)\n" + RUN + "raise ValueError('boom')"
     (tmp_path / "train.py").write_text(HEAD + script)

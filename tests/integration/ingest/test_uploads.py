@@ -44,14 +44,14 @@ def changed(settings: TrainerSettings, **checkpoints: Any) -> TrainerSettings:
 
 
 def composite(data: bytes, part_bytes: int) -> str:
-    """Return what S3 says of an object in parts, without how many there are, which moto leaves out."""
+    """Return the checksum of S3 for a multipart object, without the number of parts, which moto leaves out."""
     parts = [data[start : start + part_bytes] for start in range(0, len(data), part_bytes)]
     joined = b"".join(hashlib.sha256(part).digest() for part in parts)
     return base64.b64encode(hashlib.sha256(joined).digest()).decode()
 
 
 def left_behind(folder: Path) -> list[str]:
-    """Return the names of what trainwire has made in a folder."""
+    """Return the names of the entries that trainwire has created in a folder."""
     return [path.name for path in folder.iterdir() if path.name.startswith(".trainwire")]
 
 
@@ -164,7 +164,7 @@ def test_a_folder_that_changes_during_its_upload_costs_only_itself(
 def test_what_is_overwritten_is_uploaded_as_it_was(
     *, valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path, replaces: bool
 ) -> None:
-    """A trainer that writes last.pt anew, in place or by replacing it, does not change what it said before."""
+    """A trainer that overwrites or replaces last.pt does not change the uploaded checkpoint."""
     network.bytes_per_s = 20 * MEGABYTE
     with Run(42, settings=uploading) as run:
         run.checkpoint(large)
@@ -179,7 +179,7 @@ def test_what_is_overwritten_is_uploaded_as_it_was(
 def test_a_linked_file_that_is_overwritten_in_place_is_not_uploaded(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:
-    """With snapshots by link a torn file is noticed before it becomes an object; the row says why."""
+    """With linked snapshots an overwritten file is noticed before its object is complete; the row has the reason."""
     network.bytes_per_s = 20 * MEGABYTE
     with Run(42, settings=changed(uploading, snapshot="link")) as run:
         run.checkpoint(large)
@@ -193,7 +193,7 @@ def test_a_linked_file_that_is_overwritten_in_place_is_not_uploaded(
 def test_a_linked_file_that_is_replaced_is_uploaded_as_it_was(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:
-    """With snapshots by link, os.replace leaves the bytes that were said alone."""
+    """With linked snapshots, os.replace does not change the uploaded bytes."""
     network.bytes_per_s = 20 * MEGABYTE
     with Run(42, settings=changed(uploading, snapshot="link")) as run:
         run.checkpoint(large)
@@ -206,7 +206,7 @@ def test_a_linked_file_that_is_replaced_is_uploaded_as_it_was(
 def test_a_network_cut_in_the_middle_costs_only_the_parts_in_flight(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, tmp_path: Path
 ) -> None:
-    """Cut in mid-upload, the upload goes on where it was: what had arrived is not sent again."""
+    """After a network failure during an upload it continues: complete parts are not sent again."""
     size = 120 * MEGABYTE
     path = tmp_path / "epoch.pt"
     path.write_bytes(noise(size))
@@ -247,7 +247,7 @@ def test_an_outage_that_lasts_is_reported(
 def test_an_end_in_an_outage_says_so(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:
-    """The reason is the store that was away, not the time that finish() was given."""
+    """The reason is the unavailable store, not the timeout of finish()."""
     network.cut()
     run = Run(42, settings=uploading)
     run.checkpoint(large)
@@ -263,7 +263,7 @@ def test_an_end_in_an_outage_says_so(
 def test_a_given_up_upload_leaves_no_parts(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:
-    """What the end of the run cuts short is aborted in the store, and reported before the completion."""
+    """An upload abandoned at the end of the run is aborted in the store, and reported before the completion."""
     network.bytes_per_s = 2 * MEGABYTE
     run = Run(42, settings=uploading)
     run.checkpoint(large)
@@ -512,7 +512,7 @@ def test_an_unknown_attempt_never_shares_keys(
 
 
 def test_upload_none_only_records(valkey: Any, bucket: Any, uploading: TrainerSettings, large: Path) -> None:
-    """By setting no file is uploaded or copied; a call may say otherwise."""
+    """With this setting no file is uploaded or copied, unless a call asks for it."""
     with Run(42, settings=changed(uploading, upload="none")) as run:
         run.checkpoint(large)
         run.checkpoint(large, kind="best", upload="auto")
@@ -522,7 +522,7 @@ def test_upload_none_only_records(valkey: Any, bucket: Any, uploading: TrainerSe
 
 
 def test_a_missing_boto3_is_named(valkey: Any, silent_url: str, large: Path, tmp_path: Path) -> None:
-    """With a bucket and without boto3 the path is recorded, and one warning says what to install."""
+    """With a bucket and without boto3 the path is recorded, and one warning has the package to install."""
     hide = tmp_path / "sitecustomize.py"
     hide.write_text(
         "import importlib.util, sys\n"

@@ -18,7 +18,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 
 def bodies_of(outbox: Outbox, kind: Kind) -> list[Any]:
-    """Cut what is waiting and decode everything of one kind that was not sent."""
+    """Make messages of all buffered values and decode those of one kind that were not sent."""
     while outbox.cut():
         pass
     bodies: list[Body] = []
@@ -32,7 +32,7 @@ def bodies_of(outbox: Outbox, kind: Kind) -> list[Any]:
 
 
 class Told:
-    """A run that can reach no server, with what it said."""
+    """A run without a reachable server, and access to its messages."""
 
     def __init__(self, **arguments: Any) -> None:
         timing = Timing(first_backoff_s=30, longest_backoff_s=30)

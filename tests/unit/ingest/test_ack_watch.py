@@ -1,4 +1,4 @@
-"""What is sent again, and when."""
+"""Resends: of which messages, and when."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trainwire.ingest.settings import Timing
 
 
 def test_reports_are_read_leniently() -> None:
-    """Fields that are absent or broken say nothing."""
+    """Absent or malformed fields count as not reported."""
     assert parse_report(None, None) == AckReport()
     assert parse_report(b"7", b"3-5,9-9") == AckReport(7, ((3, 5), (9, 9)))
     assert parse_report(b"x", b"3-,a-b,8") == AckReport()
@@ -44,7 +44,7 @@ def test_a_busy_sender_needs_no_probe() -> None:
 
 
 def test_acks_that_go_back_are_probed_at_once() -> None:
-    """After a restore of Postgres the newest message shows what is missing, though more is sent meanwhile."""
+    """After a restore of Postgres a resend of the newest message shows the gap, even while more is sent."""
     watch = AckWatch(Timing(), now=0.0)
     assert not watch.overdue(AckReport(90), None, 1.0)
     assert watch.overdue(AckReport(40), 91, 2.0, stepped_back=True) == ((91, 91),)

@@ -15,7 +15,7 @@ from trainwire.ingest.output.tee import Tee
 
 
 def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed is still shown, and both streams become lines; the unfinished last one too."""
+    """Output is still shown, and both streams are logged, with the unfinished last line."""
     told = tell()
     with told.run.capture_output():
         print("hello")
@@ -31,7 +31,7 @@ def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.Capt
 
 
 def test_printed_levels_are_read(tell: Callable[..., Any]) -> None:
-    """What a logging library prints has its level; what is logged with one keeps it, whatever the text says."""
+    """Printed lines get the level found in them; `Run.log` keeps its argument, whatever the text is."""
     told = tell()
     with told.run.capture_output():
         print("INFO:root:hello\nplain")
@@ -42,7 +42,7 @@ def test_printed_levels_are_read(tell: Callable[..., Any]) -> None:
 
 
 def test_a_handler_that_was_made_before_is_captured(tell: Callable[..., Any]) -> None:
-    """The stream stays the same object, so whoever holds it from before the capture is captured too."""
+    """The stream stays the same object, so the output of handlers that hold it from before is captured too."""
     told = tell()
     handler = logging.StreamHandler(sys.stderr)
     with told.run.capture_output():
@@ -72,7 +72,7 @@ def test_under_the_launcher_nothing_is_taken_twice(tell: Callable[..., Any]) -> 
 
 
 def test_a_taker_that_prints_does_not_recurse(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed while a line is being taken is shown and not taken."""
+    """Output printed while a line is being logged is shown, and not logged."""
     taken: list[str] = []
 
     def take(lines: Any, _log_type: Any, _ts: int) -> None:

@@ -61,7 +61,7 @@ SOURCES = {
 
 
 class Ended:
-    """A process that has ended: what it showed, and what it logged."""
+    """The shown output and the log of a process that has ended."""
 
     def __init__(self, script: str, folder: Path, **options: Any) -> None:
         result = folder / "lines.json"
@@ -174,7 +174,7 @@ def test_what_was_printed_before_a_sudden_end_is_shown(tmp_path: Path, how: str)
 
 
 def test_captures_within_captures_end_in_any_order(tmp_path: Path) -> None:
-    """Two runs of one process both log what it prints while they last, and the outputs are its own afterwards."""
+    """Two runs of one process both log its output while they last; then the original outputs are restored."""
     script = (
         "first, second = begin(), Run(43, settings=settings)\n"
         "print('one')\n"
@@ -191,7 +191,7 @@ def test_captures_within_captures_end_in_any_order(tmp_path: Path) -> None:
 
 
 def test_without_a_relay_python_is_captured_and_one_warning_names_the_cause(tmp_path: Path) -> None:
-    """Where no process can be started, what Python prints is logged all the same."""
+    """Where no process can be started, the output of Python is still logged."""
     script = (
         "logging.getLogger('trainwire').setLevel(logging.WARNING)\n"
         "sys.executable = '/nowhere/python'\n"

@@ -1,4 +1,4 @@
-"""What is done to see how a process ends leaves no trace in it."""
+"""The detection of exit codes does not change the process."""
 
 from __future__ import annotations
 

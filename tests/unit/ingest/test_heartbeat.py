@@ -1,4 +1,4 @@
-"""Heartbeats: what they say of the rhythm, and how a rival is told from what a killed process has left."""
+"""Heartbeats: usual pauses, and the difference between a live rival and the claim of a killed process."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Process:
         return self.heartbeat.claim(int(self.now * 1000))
 
     def finds(self, other: Heartbeat | None) -> bool:
-        """Tell whether the process may take its rank where it finds this claim."""
+        """Return whether the process may claim its rank, given this claim."""
         return self.heartbeat.may_take(None if other is None else encode_heartbeat(other))
 
 
 def test_a_heartbeat_says_who_lives_and_for_how_long_it_is_quiet() -> None:
-    """Who, when, the promise, and the seconds since the last beat that had news."""
+    """It has the source, the time, the promise, and the seconds since the last new report."""
     process = Process(vitals=Vitals(stall_after_s=90))
     process.beat(reports=1)
     process.beat()
@@ -58,7 +58,7 @@ def test_a_heartbeat_says_who_lives_and_for_how_long_it_is_quiet() -> None:
 
 
 def test_a_heartbeat_says_what_has_not_got_through() -> None:
-    """What is unsent, spooled and dropped is asked for anew with each; who does not say it has said nothing."""
+    """Unsent, spooled and dropped counts are current in each heartbeat, and absent without a source of counts."""
     counts = iter([UnsentCounts(unsent=3, spooled_bytes=400, dropped=0), UnsentCounts(0, 0, 5)])
     heartbeat = SourceHeartbeat(Origin(42, 1, "0-a", 3), Vitals(), lambda: 0, unsent_counts=lambda: next(counts))
     first, second = (decode_heartbeat(encode_heartbeat(heartbeat.heartbeat(at))) for at in (1, 2))
@@ -110,7 +110,7 @@ def test_a_rival_that_lives_is_named_once(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_what_a_killed_process_left_warns_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """A claim that is not renewed is waited for until it has expired; one that cannot be read is nobody's."""
+    """A claim that is not renewed expires; a malformed claim is replaced."""
     left = Process("0-a").claim()
     second = Process("0-b")
     assert [second.finds(left) for _ in range(5)] == [False] * 5
@@ -120,7 +120,7 @@ def test_what_a_killed_process_left_warns_nobody(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_claim_does_not_contain_the_name_of_the_source() -> None:
-    """All trainers may read claims; whoever knows a source's name can write messages under it."""
+    """All trainers can read claims, and the name of a source would let them send as it."""
     claim = Process("0-a1b2c3d4e5f6a7b8c9d0e1f2").claim()
     assert b"a1b2c3d4e5f6" not in encode_heartbeat(claim)
     assert (claim.job, claim.attempt, claim.rank, claim.pid) == (42, 1, 3, os.getpid())
@@ -138,7 +138,7 @@ def test_a_heartbeat_of_others_may_say_little() -> None:
 
 
 def test_metrics_of_the_machine_are_no_progress() -> None:
-    """All that is said shows that the training goes on, except points with nothing but `system/` values."""
+    """All reports count as activity, except points that have `system/` values alone."""
     machine = Point(ts=1, values={"system/cpu": 1.0, "system/gpu": 2.0})
     for body in (logs("a"), metrics(loss=1.0), checkpoint(), completion(), Metrics(ts=1, name="n")):
         assert says_progress(body)
@@ -148,7 +148,7 @@ def test_metrics_of_the_machine_are_no_progress() -> None:
 
 
 def test_a_promise_is_a_number_of_seconds() -> None:
-    """What can be none is named, by argument and by variable."""
+    """An invalid promise is rejected with the name of the argument or of the variable."""
     wrong: list[Any] = [0.5, -1, True, float("nan"), "soon"]
     for value in wrong:
         with pytest.raises(ValueError, match=r"stall_after_s=.* is not a number of seconds from 1 to 2592000"):

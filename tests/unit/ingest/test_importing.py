@@ -1,4 +1,4 @@
-"""What `from trainwire import Run` costs and brings, seen from fresh processes."""
+"""The import time and the imported modules of `from trainwire import Run`, in fresh processes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_package_loads_its_parts_when_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize("name", trainwire.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    """What `__all__` lists can be imported from the package, and `dir` shows it."""
+    """All names of `__all__` can be imported from the package, and `dir` lists them."""
     assert getattr(trainwire, name).__name__ == name
     assert name in dir(trainwire)
 
@@ -91,7 +91,7 @@ def test_a_name_that_does_not_exist_is_an_import_error() -> None:
     ],
 )
 def test_an_unfinished_run_is_finished_at_exit(script: str, status: str, message: str) -> None:
-    """A script that never calls finish still says how it ended, within the deadline."""
+    """A script that never calls finish still sends its completion, within the deadline."""
     done = python(
         "import trainwire.ingest.run, trainwire.ingest.sending.session\n"
         "trainwire.ingest.sending.session.DEFAULT_TIMEOUT_S = 0.1\n"

@@ -1,4 +1,4 @@
-"""Which integration imports what, and what one says whose framework is missing."""
+"""The imports of integrations, and the error for a missing framework."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INTEGRATIONS = [path for path in FILES if path.stem not in SHARED]
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_none_imports_another(path: Path) -> None:
-    """Beside what all of them share, an integration names no file of its folder."""
+    """Besides the shared module, an integration imports no other one."""
     modules = [
         node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
     ]
@@ -48,7 +48,7 @@ def test_each_is_documented(path: Path) -> None:
     ],
 )
 def test_a_missing_package_is_named_with_the_remedy(integration: str, package: str, remedy: str) -> None:
-    """The import fails with one sentence: which integration, what it needs, how to get it."""
+    """The import fails with one sentence that has the integration, the missing package and the remedy."""
     script = f"import sys; sys.modules[{package!r}] = None; import trainwire.integrations.{integration}"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]

@@ -55,7 +55,7 @@ def test_an_exception_has_its_traceback(log_to: Log) -> None:
 
 
 def test_the_handlers_level_and_filters_count(log_to: Log) -> None:
-    """What is below the handler's level or stopped by a filter is not taken."""
+    """Records below the level of the handler, or stopped by a filter, are not logged."""
     run = RecordedRun()
     logger = log_to(run)
     (handler,) = logger.handlers
@@ -78,7 +78,7 @@ def test_what_cannot_be_formatted_raises_nothing(log_to: Log, capsys: pytest.Cap
 
 
 def test_our_own_warnings_do_not_come_back(caplog: pytest.LogCaptureFixture) -> None:
-    """What a run warns of, through a logger with this handler, is no line of that run."""
+    """Warnings of a run are not logged to the same run by a handler of their logger."""
     run = RecordedRun()
     root, handler = logging.getLogger(), RunHandler(run)
     root.addHandler(handler)
@@ -135,7 +135,7 @@ def test_a_thread_that_waits_for_room_holds_up_nobody_elses_record(log_to: Log) 
 
 
 def test_nothing_is_left_in_the_handler(log_to: Log) -> None:
-    """A record is with the run before anybody flushes, and flushing and closing lose nothing."""
+    """A record is in the run before any flush, and flushing and closing lose nothing."""
     run = RecordedRun()
     logger = log_to(run)
     logger.info("said")
@@ -148,7 +148,7 @@ def test_nothing_is_left_in_the_handler(log_to: Log) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork")  # newer Pythons advise against it with threads
 def test_a_forked_child_logs_for_itself(log_to: Log) -> None:
-    """A child forked while another thread logs does not hang, and says what it logs under a source of its own."""
+    """A child forked while another thread logs does not hang, and logs as a source of its own."""
     run = RecordedRun()
     logger = log_to(run)
     stop = threading.Event()

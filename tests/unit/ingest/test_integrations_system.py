@@ -1,4 +1,4 @@
-"""System metrics: what is read, and a thread that never gets in the way."""
+"""System metrics: the values, and a thread that does not disturb the training."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_forked_child_reports_nothing() -> None:
 
 @pytest.mark.parametrize("interval_s", [0, -1, float("nan"), float("inf")])
 def test_an_interval_that_is_none_is_named(interval_s: float) -> None:
-    """It is refused at once, with what to say."""
+    """It is rejected at once, with the remedy."""
     with pytest.raises(ValueError, match=r"interval_s=\S+ is no interval between two reports: give seconds"):
         report_system_metrics(RecordedRun(), interval_s)
 
@@ -131,7 +131,7 @@ def test_throughput_is_bytes_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Nvml:
-    """Stands in for pynvml on a machine with two GPUs, of which the second cannot tell its power."""
+    """A twin of pynvml on a machine with two GPUs, of which the second does not report its power."""
 
     NVMLError = pynvml.NVMLError
     NVML_TEMPERATURE_GPU = pynvml.NVML_TEMPERATURE_GPU
@@ -167,7 +167,7 @@ class Nvml:
 
 
 def test_gpus_are_read() -> None:
-    """Each GPU tells its load, memory, temperature and power; what one cannot tell is left out."""
+    """Load, memory, temperature and power of each GPU are reported; unsupported values are left out."""
     values = Gpus(Nvml()).read()
     assert values == {
         "system/gpu0_percent": 90,

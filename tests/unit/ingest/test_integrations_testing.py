@@ -1,4 +1,4 @@
-"""The run for other people's tests: what it keeps, and what it says when an expectation fails."""
+"""The recorded run for tests: its records, and the messages of failed assertions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.testing import RecordedRun
 
 
 def train(run: Run) -> None:
-    """Train as somebody's code would that knows of `Run` alone."""
+    """Train with code that uses the public methods of `Run` alone."""
     run.log("warming up", level="INFO")
     for epoch in (1, 2):
         run.metric(epoch=epoch, step=10 * epoch, loss=1 / epoch, values={"val/acc": math.nan})
@@ -43,7 +43,7 @@ def test_what_was_said_is_read_back() -> None:
 
 
 def test_the_receipt_is_complete() -> None:
-    """All that was said counts as stored, and the second receipt is the first."""
+    """All messages count as stored, and the second receipt is the first."""
     run = RecordedRun()
     train(run)
     receipt = run.finish()
@@ -65,7 +65,7 @@ def test_a_failure_has_its_traceback() -> None:
 
 
 def test_what_a_run_refuses_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """The checks are those of `Run`: what raises there raises here, what is left out there is left out here."""
+    """It raises the errors of `Run`, and leaves out the same arguments."""
     with pytest.raises(ValueError, match="job_id=-1 is not a whole number"):
         RecordedRun(-1)
     run = RecordedRun()
@@ -115,7 +115,7 @@ def test_the_environment_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_messages_are_kept() -> None:
-    """What takes several messages is read back whole and in order, however often it is looked at."""
+    """Records of several messages are complete and in order, also when they are read again."""
     run = RecordedRun()
     for step in range(2500):
         run.metric(step=step, loss=step)
@@ -127,7 +127,7 @@ def test_many_messages_are_kept() -> None:
 
 
 def test_a_failed_expectation_says_what_there_is() -> None:
-    """The message names what was looked for, and what was reported in its place."""
+    """The message has the expectation, and the values that were reported instead."""
     run = RecordedRun()
     with pytest.raises(AssertionError, match="no metric 'los' was reported, but: nothing"):
         run.values("los")
@@ -150,7 +150,7 @@ def test_a_failed_expectation_says_what_there_is() -> None:
 
 
 def test_a_run_that_completed_did_not_fail() -> None:
-    """assert_failed says so."""
+    """assert_failed raises for a run that has succeeded."""
     run = RecordedRun()
     run.finish()
     with pytest.raises(AssertionError, match="the run did not fail"):

@@ -1,4 +1,4 @@
-"""What a signal handler of the training raises while a call of a run is at work reaches the training."""
+"""An exception of a signal handler of the training during a call of a run reaches the training."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_lines_are_what_a_terminal_shows(chunks: list[str], lines: list[str]) ->
 
 @pytest.mark.parametrize("chunk_chars", [1000, 65_536, 200_000])
 def test_a_long_line_comes_in_numbered_parts(chunk_chars: int) -> None:
-    """However it arrives, nothing is lost, the last part says that it is the last, and the next line is itself."""
+    """However it is split, nothing is lost, the last part is marked, and the next line begins normally."""
     text = "x" * 150_000 + "\nshort\n"
     cutter = LineCutter()
     chunks = [text[begin : begin + chunk_chars] for begin in range(0, len(text), chunk_chars)]

@@ -1,4 +1,4 @@
-"""Where checkpoints are: URIs stay, what pathlib made of them is repaired, local paths are absolute."""
+"""Locations of checkpoints: URIs stay, URIs that pathlib has changed are repaired, local paths are absolute."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ URIS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", URIS)
 def test_a_uri_is_reported_as_one(tell: Tell, name: str) -> None:
-    """It is not made a local path, in whatever form it is given."""
+    """It is not made a local path, in any form."""
     given, uri = URIS[name]
     told = tell()
     told.run.checkpoint(given)
@@ -82,7 +82,7 @@ def test_a_local_path_is_absolute(tell: Tell, tmp_path: Path, monkeypatch: pytes
 def test_a_file_of_an_odd_name_is_found(
     tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """What exists under the name that was given is what was saved; variables of a shell stay."""
+    """An existing file of the given name is the checkpoint; variables of a shell are not expanded."""
     monkeypatch.chdir(tmp_path)
     Path(name).parent.mkdir(parents=True)
     Path(name).write_bytes(b"123")

@@ -57,6 +57,6 @@ def test_levels_are_read_from_the_head_of_a_line(line: str, level: str | None) -
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL])
 @pytest.mark.parametrize("form", [logging.BASIC_FORMAT, "%(asctime)s - %(name)s - %(levelname)s - %(message)s"])
 def test_what_logging_prints_is_read(level: int, form: str) -> None:
-    """Every level of the standard library is found in what its own formatter makes of it."""
+    """Every level of the standard library is found in the output of its own formatter."""
     record = logging.LogRecord("trainer", level, "train.py", 7, "epoch 1", None, None)
     assert level_of(logging.Formatter(form).format(record)) == logging.getLevelName(level)

@@ -23,7 +23,7 @@ V1 = "oom_kill_disable 0\nunder_oom 0\noom_kill {}\n"
     ],
 )
 def test_a_kill_is_seen_in_the_own_control_group(tmp_path: Path, own: str, counter: str, text: str) -> None:
-    """What the counter rose by since the beginning is said, with the group; a counter that stands says nothing."""
+    """The message has the increase of the counter and the group; without an increase there is none."""
     (tmp_path / "own").write_text(own)
     file = tmp_path / "cgroup" / counter
     file.parent.mkdir(parents=True)

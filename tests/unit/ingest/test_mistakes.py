@@ -1,4 +1,4 @@
-"""Mistakes in calls of the SDK: no call raises, what is clear is kept, and each mistake is named once."""
+"""Mistakes in calls of the SDK: no call raises, clear arguments are used, and each mistake is one warning."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def reported(told: Any) -> dict[str, float]:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_is_taken(tell: Tell, caplog: pytest.LogCaptureFixture, name: str, call: str) -> None:
-    """Scalars, arrays and tensors with one element, of any library, without a warning of anybody."""
+    """Scalars, arrays and tensors with one element, of any library, are taken without a warning."""
     told = tell()
     value, taken = NUMBERS[name]
     with warnings.catch_warnings():
@@ -172,7 +172,7 @@ MISPLACED: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
 
 @pytest.mark.parametrize("call", MISPLACED)
 def test_values_in_a_wrong_place_are_kept(tell: Tell, caplog: pytest.LogCaptureFixture, call: str) -> None:
-    """What they mean is taken; one warning shows how to write it."""
+    """They are used as meant; one warning shows the right call."""
     told = tell()
     misplaced, points = MISPLACED[call]
     misplaced(told.run)

@@ -37,7 +37,7 @@ def key_of(
     ],
 )
 def test_a_key_says_what_it_is(kind: str, epoch: int | None, step: int | None, path: str, key: str) -> None:
-    """Kind, epoch, step, and the file's own suffix; what would be a path of its own is escaped."""
+    """Kind, epoch, step, and the suffix of the file; separators are escaped."""
     assert key_of(Checkpoint(ts=TS, kind=kind, uri=path, epoch=epoch, step=step)) == key
 
 
@@ -62,7 +62,7 @@ def test_ranks_and_unknown_attempts_have_keys_of_their_own() -> None:
 
 @pytest.mark.parametrize("ts", [TS, 0, -1, 2**63 - 1, 10**30])
 def test_no_two_uploads_share_a_key(ts: int) -> None:
-    """The same checkpoint, uploaded a thousand times, has a thousand folders, whatever the clock reads."""
+    """A thousand uploads of the same checkpoint have a thousand folders, whatever the clock reads."""
     checkpoint = Checkpoint(ts=ts, kind="last", uri="/x.pt", epoch=1, step=2)
     keys = {object_key("p", ORIGIN, checkpoint, is_folder=False) for _ in range(1000)}
     folders = {upload_folder_of(S3Uri("b", "p/42/"), key) for key in keys}

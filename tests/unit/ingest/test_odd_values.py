@@ -1,4 +1,4 @@
-"""What people hand to a run: whatever it is, the training goes on and everything else arrives."""
+"""Odd values in calls of a run: the training goes on, and all other values arrive."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Index:
 
 
 class Hostile:
-    """Raises whatever is asked of it."""
+    """Raises in every method."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -118,7 +118,7 @@ ENDINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("said", CALLS)
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_values_disturb_nothing(tell: Tell, said: str, odd: str) -> None:
-    """No call raises, what was said around it arrives, and so does the completion."""
+    """No call raises, and the values before and after arrive, with the completion."""
     told = tell()
     told.run.log("before")
     told.run.metric(loss=1)
@@ -138,7 +138,7 @@ def test_odd_values_disturb_nothing(tell: Tell, said: str, odd: str) -> None:
 @pytest.mark.parametrize("said", ENDINGS)
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_endings_are_endings(tell: Tell, said: str, odd: str) -> None:
-    """Whatever `finish` is given, it does not raise, and the completion comes after everything else."""
+    """With any arguments `finish` does not raise, and the completion is the last message."""
     told = tell()
     told.run.log("before")
     receipt = told.run.finish(**{"timeout_s": 0, **ENDINGS[said](ODD[odd])})
@@ -150,7 +150,7 @@ def test_odd_endings_are_endings(tell: Tell, said: str, odd: str) -> None:
 
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_names_params_and_tags_are_text(tell: Tell, odd: str) -> None:
-    """Whatever a run is called and configured with, its first message can be sent."""
+    """With any name, params and tags the first message can be sent."""
     value = ODD[odd]
     told = tell(name=value, params={"odd": value, "lr": 0.1}, tags={"odd": [value]})
     (body,) = told.bodies("metrics")
@@ -160,7 +160,7 @@ def test_odd_names_params_and_tags_are_text(tell: Tell, odd: str) -> None:
 
 
 def test_what_has_a_meaning_keeps_it(tell: Tell) -> None:
-    """Paths, words, numbers and levels of other types arrive as what they mean."""
+    """Paths, words, numbers and levels of other types arrive with their meaning."""
     told = tell(name=Path("digits"))
     told.run.log(Word("line"), level=20)
     told.run.log(Colour.RED, level=np.int64(15))
@@ -211,7 +211,7 @@ def test_a_checkpoint_after_the_folder_was_deleted(
     [(2**40, 0), (2**70, 255), (256, 0), (-1, 255), (True, 1), (False, 0), (0.0, 1), (b"x", 1)],
 )
 def test_an_odd_exit_can_be_stored(tell: Tell, monkeypatch: pytest.MonkeyPatch, code: Any, exit_code: int) -> None:
-    """What is handed to sys.exit ends the job with the exit code that the process has."""
+    """The argument of sys.exit gives the completion the exit code of the process."""
     monkeypatch.setattr("trainwire.ingest.sending.session.DEFAULT_TIMEOUT_S", 0.0)
     told = tell()
     with pytest.raises(SystemExit), told.run:
@@ -234,7 +234,7 @@ def test_an_odd_timeout_is_a_number_of_seconds(timeout_s: Any, patience_s: float
 
 @pytest.mark.parametrize("timeout_s", [math.nan, b"x", "5"])
 def test_a_timeout_that_is_no_number_is_the_default(timeout_s: Any) -> None:
-    """It is named with what to write."""
+    """The warning has the remedy."""
     wrong: list[object] = []
     assert Arguments(wrong.append).timeout_s(timeout_s) is None
     assert "is not a number of seconds: the default is used; write timeout_s=10" in str(wrong[0])
@@ -249,7 +249,7 @@ class Broken(Outbox):
 
 
 def test_a_sender_outlives_an_outbox_that_raises(caplog: pytest.LogCaptureFixture) -> None:
-    """What goes wrong while messages are cut stops neither the sender nor `finish`, and is said."""
+    """An error while messages are made is logged, and ends neither the sender nor `finish`."""
     wake = threading.Event()
     outbox = Broken(Origin(42, 1, "0-test", 0), Buffer(1_000_000, wake))
     sender = Sender(outbox, "redis://127.0.0.1:1/0", Timing(first_backoff_s=30), wake)

@@ -31,12 +31,12 @@ def outbox(buffer: Buffer) -> Outbox:
 
 
 def seqs(outbox: Outbox, kind: Any) -> list[int]:
-    """Return what would be sent next."""
+    """Return the numbers of the messages that are sent next."""
     return [message.seq for message in outbox.to_send(2**40).get(kind, [])]
 
 
 def test_lines_become_bounded_batches(buffer: Buffer, outbox: Outbox, read_bodies: Read) -> None:
-    """A message has at most 1000 lines, in the order they were said, numbered without holes."""
+    """A message has at most 1000 lines, in order, numbered without gaps."""
     for number in range(2500):
         buffer.add_lines([str(number)], "stdout", number)
     bodies = read_bodies(outbox, "logs")
@@ -46,7 +46,7 @@ def test_lines_become_bounded_batches(buffer: Buffer, outbox: Outbox, read_bodie
 
 
 def test_who_does_not_say_its_attempt_says_when_it_began(buffer: Buffer, read_bodies: Read) -> None:
-    """In every kind of body: a launcher's first line may come long after its child has told the job's end."""
+    """In every kind of body: the first line of a launcher may come long after the completion of its child."""
     for attempt, expected in ((0, 17), (1, None)):
         outbox = Outbox(Origin(42, attempt, "0-test", 0, since_ns=17), buffer)
         buffer.add_lines(["a", "\ud800"], "stdout", 1)
@@ -63,7 +63,7 @@ def test_large_lines_are_batched_by_size(buffer: Buffer, outbox: Outbox, read_bo
 
 
 def test_stdout_and_stderr_keep_their_order(buffer: Buffer, outbox: Outbox, read_bodies: Read) -> None:
-    """Lines of both streams stay in the order they were said."""
+    """Lines of both streams keep their order."""
     buffer.add_lines(["a", "b"], "stdout", 1)
     buffer.add_lines(["c"], "stderr", 2)
     buffer.add_lines(["d"], "stdout", 3)
@@ -99,7 +99,7 @@ def test_a_full_buffer_drops_lines_first(buffer: Buffer, outbox: Outbox, read_bo
 
 
 def test_a_drop_leaves_no_gap(buffer: Buffer, outbox: Outbox) -> None:
-    """What was dropped never had a number."""
+    """Dropped lines never had a number."""
     buffer.add_lines(["a"], "stdout", 0)
     outbox.cut()
     buffer.add_lines(["x" * 2_000_000], "stdout", 0)
@@ -110,7 +110,7 @@ def test_a_drop_leaves_no_gap(buffer: Buffer, outbox: Outbox) -> None:
 
 
 def test_the_completion_sums_up_and_comes_last(buffer: Buffer, outbox: Outbox, read_bodies: Read) -> None:
-    """The completion names the last seq of each kind and what was dropped; nothing follows it."""
+    """The completion has the last number of each kind and the drops; no message follows it."""
     buffer.add_lines(["a", "x" * 2_000_000], "stdout", 0)
     buffer.add_checkpoint(Checkpoint(ts=0, kind="last", uri="/a"))
     buffer.close(Completion(ts=0, status="completed"))
@@ -121,7 +121,7 @@ def test_the_completion_sums_up_and_comes_last(buffer: Buffer, outbox: Outbox, r
 
 
 def test_acks_release_memory(buffer: Buffer, outbox: Outbox) -> None:
-    """Messages are kept until they are acknowledged, and an ack beyond what is known is harmless."""
+    """Messages are kept until they are acknowledged; an acknowledgement beyond the last message is harmless."""
     for text in "abc":
         buffer.add_lines([text], "stdout", 0)
         outbox.cut()
@@ -134,7 +134,7 @@ def test_acks_release_memory(buffer: Buffer, outbox: Outbox) -> None:
 
 
 def test_resent_messages_go_first(buffer: Buffer, outbox: Outbox) -> None:
-    """What Redis lost is sent before what is new; what is acked or was never sent is not sent again."""
+    """Lost messages are sent before new ones; acknowledged and unsent ones are not sent again."""
     for text in "abcde":
         buffer.add_lines([text], "stdout", 0)
         outbox.cut()
@@ -212,7 +212,7 @@ def test_the_completion_goes_without_what_is_bad_in_it(buffer: Buffer, outbox: O
 def test_a_body_without_a_form_on_the_wire_is_counted(
     buffer: Buffer, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be encoded even when repaired is dropped, counted and named; the next one gets its number."""
+    """An unencodable body is dropped, counted and logged; the next one gets its number."""
     buffer.add_metric(Metrics(params={"huge": 2**70}))
     outbox.cut()
     buffer.add_metric(Point(ts=0, values={"loss": 1.0}))

@@ -15,7 +15,7 @@ from trainwire.ingest.sending import sender
 
 
 def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> None:
-    """What the command printed before its end is shown and logged, however long a pager lets it wait."""
+    """All output before the end of the command is shown and logged, however long a pager holds it up."""
     told = tell()
     (read, written), (seen, shown) = os.pipe(), os.pipe()
     printed = b"x" * 60_000 + b"\n" + b"y" * 60_000 + b"\n"  # more than a pipe holds: the person's is full

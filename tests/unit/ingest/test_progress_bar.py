@@ -1,4 +1,4 @@
-"""The line that says how far an upload is."""
+"""The progress bar of an upload."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from trainwire.ingest.uploads.progress_bar import ProgressBar
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is one."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Tell so."""
+        """Return True."""
         return True
 
 

@@ -63,7 +63,7 @@ def test_each_launcher_is_understood(environ: dict[str, str], found: Place) -> N
     ],
 )
 def test_the_innermost_launcher_counts(environ: dict[str, str], found: Place) -> None:
-    """And before all of them what the user says; a size without a rank counts other processes."""
+    """The user's own values take precedence over all launchers; a size without a rank counts other processes."""
     assert place(**environ) == found
 
 

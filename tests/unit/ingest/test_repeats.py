@@ -17,7 +17,7 @@ def test_equal_lines_in_a_row_are_one_and_a_count() -> None:
 
 
 def test_a_line_that_never_ends_to_come_is_counted_on_the_way() -> None:
-    """Who follows the log sees that the training still prints."""
+    """Readers of the log see that the training still prints."""
     folder = RepeatFolder()
     assert folder.feed(["nan"], 0.0) == ["nan"]
     assert folder.feed(["nan"] * 5, COUNT_EVERY_S - 1) == []

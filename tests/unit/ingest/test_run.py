@@ -1,4 +1,4 @@
-"""The face of a run: what each call makes of what it is given."""
+"""The public calls of a run, and the messages that they make."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_progress_can_be_said(tell: Tell) -> None:
 
 
 def test_params_become_plain(tell: Tell) -> None:
-    """Paths, numpy, NaN, sets and huge integers in params become what JSON can carry."""
+    """Paths, numpy, NaN, sets and huge integers in params become JSON values."""
     told = tell(
         params={
             "path": Path("/data"),
@@ -129,7 +129,7 @@ def test_a_run_of_the_trainings_own_in_mlflow_is_said(tell: Tell, caplog: pytest
 
 
 def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path becomes absolute and has its size; a URI stays as it is; what is not there has none."""
+    """A relative path becomes absolute and has its size; a URI stays unchanged; a missing file has no size."""
     monkeypatch.chdir(tmp_path)
     Path("best.pt").write_bytes(b"12345")
     told = tell()
@@ -148,7 +148,7 @@ def test_a_local_checkpoint_is_measured(tell: Tell, tmp_path: Path, monkeypatch:
 
 
 def test_the_completion_repeats_the_last_values(tell: Tell) -> None:
-    """Final metrics and epochs default to the last that were said."""
+    """Final metrics and epochs default to the last reported ones."""
     told = tell(rank=3)
     told.run.metric(epoch=1, loss=0.5, accuracy=0.8)
     told.run.metric(epoch=2, loss=0.4)
@@ -160,7 +160,7 @@ def test_the_completion_repeats_the_last_values(tell: Tell) -> None:
 
 
 def quick() -> TrainerSettings:
-    """Return settings for a run that leaves its block at once, with nobody to send to."""
+    """Return settings for a run that ends at once, without a reachable server."""
     return TrainerSettings(redis_url="redis://127.0.0.1:1/0", timing=Timing(settle_s=0))
 
 
@@ -204,7 +204,7 @@ def test_ctrl_c_is_a_failure(left_with: Callable[[BaseException], Any]) -> None:
 
 
 def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
-    """A second finish changes nothing; what is said later is left out with one warning."""
+    """A second finish changes nothing; later calls are left out with one warning."""
     told = tell()
     receipt = told.run.finish("failed", error="no data", timeout_s=0)
     assert told.run.finish(timeout_s=0) is receipt
@@ -231,7 +231,7 @@ def test_finish_is_final(tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], sentence: str) -> None:
-    """An argument that cannot be right raises at once, with the value and what is allowed."""
+    """An invalid argument raises at once, with its value and the allowed ones."""
     with pytest.raises(ValueError, match=sentence):
         Run(**{"job_id": 42, "settings": quick(), **arguments})
 

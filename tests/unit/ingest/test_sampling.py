@@ -14,7 +14,7 @@ from trainwire.ingest.sending.sampling import SECOND_NS, LineSampler
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 1000])
 def test_beyond_the_limit_every_hundredth_line_is_taken(chunk: int) -> None:
-    """Ten lines a second: of a thousand the first ten and nine of the rest, in whatever pieces they come."""
+    """With ten lines per second, the first ten of a thousand and nine of the others are taken, in any chunks."""
     sampler = LineSampler(10)
     lines = [str(number) for number in range(1, 1001)]
     samples = [sampler.sample(lines[begin : begin + chunk], "stdout", 5) for begin in range(0, 1000, chunk)]
@@ -47,7 +47,7 @@ def test_a_storm_on_stdout_hides_no_error() -> None:
 
 
 def test_a_run_thins_what_it_logs_and_counts_it(tell: Callable[..., Any]) -> None:
-    """Lines that are left out by wish are said in the log and counted in the receipt; off, all are taken."""
+    """Sampled lines are counted in the log and in the receipt; without a limit all are taken."""
     settings = replace(TrainerSettings(redis_url="redis://127.0.0.1:1/0"), log_lines_per_s=5)
     told = tell(settings=settings)
     told.run.log("\n".join(["a"] * 105))

@@ -1,4 +1,4 @@
-"""What the environment may say."""
+"""The environment variables of a trainer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainwire.ingest.settings import CheckpointSettings, checked_redis_url, sho
 
 
 def test_an_empty_environment_has_defaults() -> None:
-    """Without variables the run goes to the local Redis and says no attempt."""
+    """Without variables the run uses the local Redis and states no attempt."""
     settings = TrainerSettings.from_env({"TRAINWIRE_JOB_ID": ""})
     assert settings.redis_url == "redis://localhost:6379/0"
     assert (settings.job_id, settings.attempt, settings.rank) == (None, 0, None)
@@ -45,7 +45,7 @@ def test_everything_can_be_said() -> None:
 
 
 def test_checkpoints_stay_where_they_are_unless_a_bucket_is_named() -> None:
-    """Nothing is uploaded by default; every word of the upload can be said."""
+    """Nothing is uploaded by default; every option of uploads can be set."""
     assert TrainerSettings.from_env({}).checkpoints == CheckpointSettings()
     said = TrainerSettings.from_env(
         {

@@ -1,4 +1,4 @@
-"""What a trainer says that is too large for a message: shortened, split or left out, and the rest is sent."""
+"""Values too large for a message are shortened, split or left out, and the others are sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOO_LARGE: dict[str, Body] = {
 
 @pytest.mark.parametrize("what", TOO_LARGE)
 def test_workers_take_what_is_left(what: str) -> None:
-    """Whatever is too large: the rest passes the check of the workers."""
+    """Whatever is too large, the rest passes the validation of the workers."""
     body, cuts = fitted(TOO_LARGE[what])
     check_body(body)
     assert cuts or what in {"level", "values"}
@@ -81,7 +81,7 @@ def test_a_line_of_forty_megabytes_is_split() -> None:
 
 
 def test_one_warning_names_it_and_the_message_goes_out(caplog: pytest.LogCaptureFixture) -> None:
-    """The outbox sends the rest, counts what is missing, and warns once."""
+    """The outbox sends the rest, counts the omissions, and warns once."""
     buffer = Buffer(2**30, threading.Event())
     outbox = Outbox(Origin(1, 1, "0-test", None), buffer)
     with caplog.at_level(logging.WARNING, "trainwire.ingest"):

@@ -1,4 +1,4 @@
-"""What a snapshot holds, whatever happens to the checkpoint afterwards."""
+"""The content of snapshots, whatever happens to the checkpoint afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read(snapshots: Snapshots, source: Path) -> dict[str, bytes]:
 
 
 def ours(folder: Path) -> list[Path]:
-    """Return what trainwire has made in a folder."""
+    """Return the entries that trainwire has created in a folder."""
     return list(folder.glob(".trainwire*"))
 
 
@@ -38,7 +38,7 @@ def test_a_replaced_file_keeps_its_snapshot(tmp_path: Path, mode: str) -> None:
 
 
 def test_a_file_that_is_rewritten_in_place(tmp_path: Path) -> None:
-    """A copy stays as it was; a link says that it is not what it was."""
+    """A copy stays unchanged; a link reports that it has changed."""
     path = tmp_path / "last.pt"
     path.write_bytes(b"first")
     (copied,) = Snapshots("copy", None).take(path).files
@@ -50,7 +50,7 @@ def test_a_file_that_is_rewritten_in_place(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_being_written_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What changes while it is copied is refused: half of it would be old and half new."""
+    """A file that changes during the copy is rejected: the copy would be half old and half new."""
     path = tmp_path / "last.pt"
     path.write_bytes(b"first")
     copy = os.copy_file_range
@@ -135,7 +135,7 @@ def test_the_folder_of_snapshots_can_be_named(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_may_be_cleared(tmp_path: Path) -> None:
-    """A trainer that removes everything in its folder can still say the next checkpoint."""
+    """A trainer that deletes everything in its folder can still report the next checkpoint."""
     path = tmp_path / "last.pt"
     path.write_bytes(b"first")
     snapshots = Snapshots("copy", None)

@@ -64,7 +64,7 @@ def numbers(bodies: list[Logs]) -> list[int]:
 
 
 def say(buffer: Buffer, outbox: Outbox, lines: range) -> None:
-    """Say lines, each a message of its own."""
+    """Add lines, each as a message of its own."""
     for number in lines:
         buffer.add_lines([noise(number)], "stdout", number)
         outbox.cut()
@@ -181,7 +181,7 @@ def test_of_a_source_that_left_its_completion_no_end_is_inferred(tmp_path: Path)
 
 
 def test_of_a_source_that_said_nothing_there_is_no_end(tmp_path: Path) -> None:
-    """Killed before its first message: its folder goes, and nobody hears of it."""
+    """Killed before its first message: its folder is deleted, and no end is sent."""
     open_spool(tmp_path).close()
     outbox, _ = resumed_from(tmp_path)
     assert outbox.is_all_acked
@@ -190,7 +190,7 @@ def test_of_a_source_that_said_nothing_there_is_no_end(tmp_path: Path) -> None:
 
 
 def test_what_is_dropped_is_noted_on_the_disk(tmp_path: Path) -> None:
-    """Each cut keeps the counts, whatever was dropped and why; a damaged note says nothing."""
+    """Each call writes the counts of drops by kind; a damaged file counts as none."""
     buffer, outbox = make(open_spool(tmp_path))
     buffer.add_lines(["a"], "stdout", 1)
     outbox.cut()
@@ -208,7 +208,7 @@ def test_what_is_dropped_is_noted_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_the_receipt_counts_what_is_on_the_disk(tmp_path: Path) -> None:
-    """What is not stored and on the disk is spooled; where somebody deleted the folder nothing is."""
+    """Unstored messages on the disk are spooled; none are if the folder was deleted."""
     buffer, outbox = make(open_spool(tmp_path))
     say(buffer, outbox, range(5))
     outbox.mark_sent("logs", [1, 2, 3])
@@ -220,7 +220,7 @@ def test_the_receipt_counts_what_is_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_a_full_spool_drops_the_oldest_logs_and_counts_them(tmp_path: Path) -> None:
-    """Metrics, checkpoints and the completion stay; of the logs the newest; what went is in the completion."""
+    """Metrics, checkpoints, the completion and the newest logs stay; the completion counts the dropped lines."""
     buffer, outbox = make(open_spool(tmp_path, limit_bytes=5_000_000))
     buffer.add_metric(Point(ts=1, values={"loss": 1.0}))
     say(buffer, outbox, range(100))
@@ -250,7 +250,7 @@ def test_what_redis_has_is_not_dropped(tmp_path: Path) -> None:
 
 
 def test_drop_newest_keeps_the_oldest(tmp_path: Path) -> None:
-    """With that policy what is said to a full spool is left out and counted, and leaves no gap."""
+    """With that policy new values for a full spool are dropped and counted, without a gap."""
     buffer, outbox = make(open_spool(tmp_path, limit_bytes=3_000_000), "drop_newest")
     say(buffer, outbox, range(60))
     kept = numbers(said(outbox))
@@ -260,7 +260,7 @@ def test_drop_newest_keeps_the_oldest(tmp_path: Path) -> None:
 
 
 def test_block_waits_for_room(tmp_path: Path) -> None:
-    """With that policy nothing is dropped: what waits is cut once there is room, or when the run ends."""
+    """With that policy nothing is dropped: values wait for room, or for the end of the run."""
     buffer, outbox = make(open_spool(tmp_path, limit_bytes=3_000_000), "block")
     say(buffer, outbox, range(60))
     kept = numbers(said(outbox))
@@ -277,7 +277,7 @@ def test_block_waits_for_room(tmp_path: Path) -> None:
 def test_a_disk_that_fails_leaves_the_messages_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An error of the disk is said once; nothing is lost while the process lives, and it is no gap afterwards."""
+    """A disk error is logged once; no message is lost while the process lives, and there is no gap afterwards."""
     spool = open_spool(tmp_path)
     buffer, outbox = make(spool)
     say(buffer, outbox, range(2))
@@ -298,7 +298,7 @@ def test_a_disk_that_fails_leaves_the_messages_in_memory(
 
 
 def test_without_a_place_for_it_there_is_no_spool(caplog: pytest.LogCaptureFixture) -> None:
-    """A folder that cannot be made is said once, and the messages are kept in memory."""
+    """A folder that cannot be created is logged once, and the messages are kept in memory."""
     buffer = Buffer(1 << 30, threading.Event())
     outbox = Outbox(ORIGIN, buffer, lambda: open_spool(Path("/proc/no/spool")))
     say(buffer, outbox, range(3))

@@ -23,7 +23,7 @@ DATA: Final = bytes(range(256)) * (PART_BYTES // 256 * 2 + 1)
 
 
 class Store(ObjectStore):
-    """A store in memory that raises what a test puts into `faults`, one at each request of that name."""
+    """A store in memory that raises the errors in `faults`, one for each request of that name."""
 
     def __init__(self) -> None:
         self.faults: dict[str, list[Exception]] = {}
@@ -120,7 +120,7 @@ def test_a_store_that_always_forgets_is_given_up(pool: DaemonPool[Part], tmp_pat
 
 
 def test_a_refusal_is_not_tried_again(pool: DaemonPool[Part], tmp_path: Path) -> None:
-    """What the store will never take is given up at once and aborted, even where that fails too."""
+    """A refused upload is abandoned at once and aborted, even where that fails too."""
     store = Store()
     store.faults = {"part 2": [StoreRefused("403")], "abort": [StoreUnavailable("503")]}
     with pytest.raises(StoreRefused, match="403"):
@@ -138,7 +138,7 @@ def test_an_outage_that_lasts_is_given_up_and_aborted(pool: DaemonPool[Part], tm
 
 
 def test_after_an_outage_each_is_tried_once_until_one_succeeds(pool: DaemonPool[Part], tmp_path: Path) -> None:
-    """What comes after the first that was given up does not wait as long again."""
+    """Uploads after the first abandoned one do not wait as long again."""
     store, patient = Store(), retry(0.05)
     store.faults = {"begin": [StoreUnavailable("503")] * 1000}
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The spool: what was written comes back, whatever a crash, a bad disk or a full one did to it."""
+"""The spool returns all readable messages after a crash, disk errors and a full disk."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_records_are_found_around_any_damage(payloads: list[bytes], noise: bytes
 
 
 def test_what_is_written_is_read_by_who_comes_next(folder: SourceFolder) -> None:
-    """After a crash the files tell which messages there are."""
+    """After a crash the next process finds all messages in the files."""
     spool = Spool(folder, LIMIT)
     write(spool, 1, 2, 3)
     write(spool, 1, kind="metrics")
@@ -128,7 +128,7 @@ def test_a_flipped_bit_costs_its_message_and_no_other(folder: SourceFolder) -> N
 
 
 def test_a_torn_tail_costs_the_torn_message(folder: SourceFolder) -> None:
-    """What was half written when the machine died is as if it had never been said."""
+    """A half written record is ignored: its message counts as never numbered."""
     spool = Spool(folder, LIMIT)
     write(spool, 1, 2, 3)
     spool.close()
@@ -140,7 +140,7 @@ def test_a_torn_tail_costs_the_torn_message(folder: SourceFolder) -> None:
 
 
 def test_an_unreadable_file_is_no_obstacle(folder: SourceFolder) -> None:
-    """Of a file of zeros, as a crash of the machine may leave, each message is gone; what lies behind is sent."""
+    """The messages of a file of zeros, as left by a system crash, are lost; those of the next file are sent."""
     spool = Spool(folder, LIMIT)
     write(spool, *range(1, 12), line="x" * 10 + os.urandom(150_000).hex() + " {}")
     spool.close()
@@ -156,7 +156,7 @@ def test_an_unreadable_file_is_no_obstacle(folder: SourceFolder) -> None:
 
 
 def test_records_of_another_version_are_no_obstacle(folder: SourceFolder) -> None:
-    """What no message can be read from costs itself alone, among messages and among what was dropped."""
+    """An undecodable record costs itself alone, among messages and among notes of dropped messages."""
     spool = Spool(folder, LIMIT)
     write(spool, 1)
     spool.close()
@@ -169,7 +169,7 @@ def test_records_of_another_version_are_no_obstacle(folder: SourceFolder) -> Non
 
 
 def test_a_file_that_somebody_deleted_is_no_obstacle(folder: SourceFolder) -> None:
-    """What is deleted under a living process is left out; the rest is read."""
+    """A file that is deleted under a live process is left out; the others are read."""
     spool = Spool(folder, LIMIT)
     write(spool, *range(1, 12), line="x" * 10 + os.urandom(150_000).hex() + " {}")
     first, *_ = sorted(folder.path.glob("logs-*.seg"))
@@ -180,7 +180,7 @@ def test_a_file_that_somebody_deleted_is_no_obstacle(folder: SourceFolder) -> No
 
 
 def test_folders_of_other_users_hide_no_others() -> None:
-    """In a spool that several users share, what one may not look into is named, and the others are found."""
+    """In a spool shared by several users, unreadable folders are listed, and the others are found."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     with tempfile.TemporaryDirectory() as made:
@@ -217,7 +217,7 @@ def test_what_is_dropped_leaves_empty_messages(folder: SourceFolder) -> None:
 
 
 def test_the_file_that_is_written_to_is_never_dropped(folder: SourceFolder) -> None:
-    """With one file there is nothing to give up."""
+    """With a single file nothing can be dropped."""
     spool = Spool(folder, LIMIT)
     write(spool, 1)
     assert spool.drop_oldest("logs", above=0) is None
@@ -259,7 +259,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_torn(tmp_path: Path) -> None:
 
 
 def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
-    """Nobody takes over the folder of a process that lives; once it is killed, anybody may."""
+    """The folder of a live process cannot be claimed; after a kill it can."""
     script = (
         "import sys, time; from pathlib import Path\n"
         "from trainwire.ingest.spool.folder import About, SourceFolder\n"
@@ -290,7 +290,7 @@ def test_a_living_process_keeps_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_forked_child_does_not_hold_its_parents_folder(folder: SourceFolder) -> None:
-    """A child that outlives its parent keeps nobody from sending what the parent left."""
+    """A child that outlives its parent does not keep the parent's folder locked."""
     holder = SourceFolder.claim(folder.path)
     assert holder is None
     child = os.fork()
