@@ -165,24 +165,19 @@ class Outbox:
     def receipt(self) -> Receipt:
         """Return the counts of messages by how far they came."""
         with self._lock:
+            receipt = Receipt(dropped=self._buffer.dropped, is_job_deleted=self._is_job_deleted)
             is_kept = self._spool.exists
-            kinds = {kind: messages for kind, messages in self._messages.items() if messages.last}
-            return Receipt(
-                produced={kind: messages.last for kind, messages in kinds.items()},
-                stored={
-                    kind: 0 if self._is_job_deleted else max(messages.acked - messages.lost, 0)
-                    for kind, messages in kinds.items()
-                },
-                lost={kind: messages.lost for kind, messages in kinds.items() if messages.lost},
-                sent={kind: messages.sent for kind, messages in kinds.items()},
-                unsent={kind: messages.last - messages.sent for kind, messages in kinds.items()},
-                spooled={
-                    kind: messages.last - messages.acked - messages.only_in_memory if is_kept else 0
-                    for kind, messages in kinds.items()
-                },
-                dropped=self._buffer.dropped,
-                is_job_deleted=self._is_job_deleted,
-            )
+            for kind, messages in self._messages.items():
+                if messages.last:
+                    receipt.produced[kind] = messages.last
+                    receipt.stored[kind] = 0 if self._is_job_deleted else max(messages.acked - messages.lost, 0)
+                    receipt.sent[kind] = messages.sent
+                    receipt.unsent[kind] = messages.last - messages.sent
+                    spooled = messages.last - messages.acked - messages.only_in_memory
+                    receipt.spooled[kind] = spooled if is_kept else 0
+                    if messages.lost:
+                        receipt.lost[kind] = messages.lost
+            return receipt
 
     def unsent_counts(self) -> UnsentCounts:
         """Return the number of messages that are not sent, the size of the spool, and the number of drops."""

@@ -7,10 +7,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.origin import Origin
@@ -118,14 +119,11 @@ class Session:
 
     def take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, level: str | None = None) -> None:
         """Take log lines of one level."""
-        if self._sampler is not None:
-            texts = self._sampled(self._sampler, texts, log_type, ts)
-        self._take_lines(texts, log_type, ts, (level,) * len(texts))
+        self._take_lines(self._sampled(texts, log_type, ts), log_type, ts, repeat(level))
 
     def take_printed(self, texts: Sequence[str], log_type: LogType, ts: int) -> None:
         """Take lines that a program has printed, with the levels found in them."""
-        if self._sampler is not None:
-            texts = self._sampled(self._sampler, texts, log_type, ts)
+        texts = self._sampled(texts, log_type, ts)
         self.printed.add(texts)
         self._take_lines(texts, log_type, ts, levels_of(texts))
 
@@ -219,15 +217,17 @@ class Session:
         origin, url = self.outbox.origin, self._settings.streams
         check_start(RedisConnection(url, origin.job_id, origin.source), self._heartbeat, url)
 
-    def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Sequence[str | None]) -> None:
+    def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None]) -> None:
         if not self._sender.is_started:
             self._start()
         if not self.buffer.add_lines(texts, log_type, ts, levels):
             self._warn_of_drop()
 
-    def _sampled(self, sampler: LineSampler, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
+    def _sampled(self, texts: Sequence[str], log_type: LogType, ts: int) -> Sequence[str]:
         """Return the lines to take; log how many of an earlier second were left out."""
-        sample = sampler.sample(texts, log_type, monotonic_ns())
+        if self._sampler is None:
+            return texts
+        sample = self._sampler.sample(texts, log_type, monotonic_ns())
         if sample.notice is not None:
             self._take_lines((sample.notice,), log_type, ts, ("WARNING",))
         if sample.left_out:

@@ -179,7 +179,7 @@ def test_what_is_overwritten_is_uploaded_as_it_was(
 def test_a_linked_file_that_is_overwritten_in_place_is_not_uploaded(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, large: Path
 ) -> None:
-    """With linked snapshots an overwritten file is noticed before its object is complete; the row has the reason."""
+    """With linked snapshots an overwritten file is noticed before the object is complete; the row has it."""
     network.bytes_per_s = 20 * MEGABYTE
     with Run(42, settings=changed(uploading, snapshot="link")) as run:
         run.checkpoint(large)
@@ -206,7 +206,7 @@ def test_a_linked_file_that_is_replaced_is_uploaded_as_it_was(
 def test_a_network_cut_in_the_middle_costs_only_the_parts_in_flight(
     valkey: Any, bucket: Any, network: TcpProxy, uploading: TrainerSettings, tmp_path: Path
 ) -> None:
-    """After a network failure during an upload it continues: complete parts are not sent again."""
+    """An upload continues after a network failure: complete parts are not sent again."""
     size = 120 * MEGABYTE
     path = tmp_path / "epoch.pt"
     path.write_bytes(noise(size))
