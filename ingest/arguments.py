@@ -109,11 +109,7 @@ class Arguments:
         word = "" if value is None else plain_text(value)
         if not word:
             self._replace(
-                "kind",
-                value,
-                "not a kind of checkpoint",
-                "last",
-                "write 'best', 'last' or another word",
+                "kind", value, "not a kind of checkpoint", "last", "write 'best', 'last' or another word"
             )
         return word or "last"
 

@@ -8,36 +8,26 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from signal import SIGTERM
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
-from trainwire.ingest.completion import Ending, History, completion, ending, ending_at_exit
+from trainwire.ingest.completion import History
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.outage import is_passing
-from trainwire.ingest.pickling import Handle, Shared, address_of, register
-from trainwire.ingest.process.daemon_pool import error_text
-from trainwire.ingest.process.exits import (
-    TERMINATED,
-    at_end_of_target,
-    exits,
-    finish_with_multiprocessing,
-    terminations,
-)
+from trainwire.ingest.pickling import Handle, address_of, register
+from trainwire.ingest.process.daemon_pool import message_of
+from trainwire.ingest.process.exits import at_end_of_target, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.log_filter import quiet_ours
 from trainwire.ingest.process.ranks import Place, checked_place
-from trainwire.ingest.process.tracebacks import leave_to_launcher
 from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.run_end import RunEnd
 from trainwire.ingest.run_options import RunOptions
 from trainwire.ingest.sanitize import Number, level_name, plain_text
 from trainwire.ingest.sending.buffer import LogType
-from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
+from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
-from trainwire.ingest.strict import NotStored
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
 from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
@@ -49,7 +39,7 @@ if TYPE_CHECKING:
 quiet_ours()
 
 
-class Run(Shared):
+class Run(RunEnd):
     """Reports the logs, metrics and checkpoints of one process of a job, and its completion.
 
     No call waits for the network, or raises because a server is unreachable. The constructor raises `ValueError`
@@ -113,7 +103,7 @@ class Run(Shared):
         self, settings: TrainerSettings, history: History, place: Place, handle: Handle | None = None
     ) -> None:
         """Begin to take messages; with a `handle`, as one that joins the run of another process."""
-        self._place: dict[str, Any] = {
+        self._place = {
             "rank": place.rank,
             "world_size": place.world_size,
             "launcher": settings.vitals.is_launcher or None,
@@ -122,7 +112,7 @@ class Run(Shared):
         self._is_launched = settings.is_captured and settings.job_id in (None, self.job_id)
         self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
-        self._capture: Capture | None = None
+        self._capture = None
         self._history = history
         self._address = address_of(settings)
         self._started_at: int = handle["started_at"] if handle else time.time_ns()
@@ -306,7 +296,7 @@ class Run(Shared):
             except (ImportError, OSError) as exc:
                 if not is_passing(exc):
                     raise
-                self._session.warn_once("capture", f"output is shown, but not logged ({error_text(exc)})")
+                self._session.warn_once("capture", f"output is shown, but not logged ({message_of(exc)})")
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
         return self._capture
@@ -343,63 +333,6 @@ class Run(Shared):
         end = arguments.ending(status, exit_code, error)
         return self._checked(self._finish(end, results, arguments.timeout_s(timeout_s)))
 
-    def renew_after_fork(self) -> None:
-        """Finish a forked child of multiprocessing at its end."""
-        finish_with_multiprocessing(self, Run._finish_at_exit)
-
     def _note_misuse(self, call: str, text: str) -> None:
         """Warn once of a call with wrong arguments."""
         self._session.warn_once(call, text)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        receipt = self._finish(ending(None, None, error), {}, None)
-        if error is None:
-            self._checked(receipt)
-
-    def _checked(self, receipt: Receipt) -> Receipt:
-        """Return the receipt; raise `NotStored` for a strict run, once, in the process that created it."""
-        is_strict, self._is_strict = self._is_strict and self._session.is_creator, False
-        if is_strict and receipt.stored != receipt.produced:
-            raise NotStored(self.job_id, receipt)
-        return receipt
-
-    def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
-        if self._is_launched:
-            end = replace(end, exit_code=None)
-        limit_s: float | None = RESERVED_S  # in case ctrl-C interrupts the end of the capture
-        try:
-            if self._capture is not None:
-                self._capture.stop()
-            atexit.unregister(self._finish_at_exit)
-            self._cancel_end_of_target()
-            terminations.forget(self)
-            limit_s = timeout_s
-        finally:
-            receipt = self._session.finish(
-                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, results),
-                limit_s,
-            )
-        return receipt
-
-    def _logged_once(self, end: Ending) -> Ending:
-        """Return the ending without its traceback, if that is logged as output, now or later by the launcher."""
-        text, folder = end.traceback, self._traceback_folder
-        if text is None:
-            return end
-        is_left = folder is not None and leave_to_launcher(folder, self.source, text)
-        return replace(end, traceback=None) if is_left or self._session.printed.contain(text) else end
-
-    def _finish_at_exit(self) -> None:
-        self._finish(ending_at_exit(), {}, None if self._session.is_creator else CHILD_FLUSH_S)
-        exits.keep_interrupt()
-
-    def _finish_at_end_of_target(self, error: BaseException | None) -> None:
-        self._finish(ending(None, None, error), {}, None)
-
-    def _finish_at_sigterm(self, timeout_s: float) -> None:
-        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)

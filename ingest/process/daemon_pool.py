@@ -48,7 +48,7 @@ def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
         try:
             work()
         except Exception as exc:
-            logger.warning("%s has ended: %s; training goes on", name, error_text(exc))
+            logger.warning("%s has ended: %s; training goes on", name, message_of(exc))
             logger.debug("%s", name, exc_info=True)
 
     _prepare_thread_ends()
@@ -71,7 +71,7 @@ def _prepare_thread_ends() -> None:
         dlopen("libgcc_s.so.1", 0)
 
 
-def error_text(exc: BaseException) -> str:
+def message_of(exc: BaseException) -> str:
     """Return type and message of an error, for a warning."""
     return f"{type(exc).__name__}: {exc}".removesuffix(": ")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.outage import Outage, Unavailable
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.process.daemon_pool import error_text, start_daemon
+from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
@@ -185,7 +185,7 @@ class Sender:
         except Exception as exc:
             # The thread must not end with messages in memory: it logs the error and tries again.
             logger.debug("unexpected in the sender", exc_info=True)
-            self._note_failure(Unavailable(error_text(exc)))
+            self._note_failure(Unavailable(message_of(exc)))
         while self._backoff_left_s() > 0 and self._cut():
             pass  # encoded and compressed, values take less memory while they wait
         if self._is_finishing and self._outbox.is_all_sent:
@@ -208,7 +208,7 @@ class Sender:
         try:
             return self._outbox.cut()
         except Exception as exc:
-            self._warn("messages cannot be cut now (%s): tried again", error_text(exc))
+            self._warn("messages cannot be cut now (%s): tried again", message_of(exc))
             logger.debug("unexpected while messages were cut", exc_info=True)
             return False
         finally:

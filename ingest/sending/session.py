@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
-from trainwire.ingest.process.daemon_pool import error_text, start_daemon
+from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
@@ -284,7 +284,7 @@ class Session:
                 for found in send_leftovers(folder, url, timing, RECOVERY_TIMEOUT_S, stop=self.finished):
                     logger.info("job %s: %s", found.about.job_id, found.receipt)
             except Exception as exc:
-                text = f"messages of earlier runs in {folder} cannot be sent now ({error_text(exc)})"
+                text = f"messages of earlier runs in {folder} cannot be sent now ({message_of(exc)})"
                 self.warn_once("recovery", f"{text}: tried again")
                 logger.debug("messages of earlier runs stay in the spool", exc_info=True)
                 wait_s = min(2 * wait_s, RECOVERY_TIMEOUT_S)

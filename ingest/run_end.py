@@ -1,0 +1,87 @@
+"""The end of a run: at `finish` or the end of its block, of its process, or at SIGTERM."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGTERM
+from types import TracebackType
+from typing import Any, Self
+
+from trainwire.ingest.completion import Ending, History, completion, ending, ending_at_exit
+from trainwire.ingest.pickling import Shared
+from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
+from trainwire.ingest.process.tracebacks import leave_to_launcher
+from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
+from trainwire.ingest.strict import NotStored
+
+
+class RunEnd(Shared):
+    """The methods of a run that finish it, once."""
+
+    _session: Session
+    _history: History
+    _place: dict[str, Any]
+    _is_strict: bool
+    _traceback_folder: Path | None
+    _cancel_end_of_target: Callable[[], object]
+
+    def renew_after_fork(self) -> None:
+        """Finish a forked child of multiprocessing at its end."""
+        finish_with_multiprocessing(self, RunEnd._finish_at_exit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        receipt = self._finish(ending(None, None, error), {}, None)
+        if error is None:
+            self._checked(receipt)
+
+    def _checked(self, receipt: Receipt) -> Receipt:
+        """Return the receipt; raise `NotStored` for a strict run, once, in the process that created it."""
+        is_strict, self._is_strict = self._is_strict and self._session.is_creator, False
+        if is_strict and receipt.stored != receipt.produced:
+            raise NotStored(self.job_id, receipt)
+        return receipt
+
+    def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
+        if self._is_launched:
+            end = replace(end, exit_code=None)
+        limit_s: float | None = RESERVED_S  # in case ctrl-C interrupts the end of the capture
+        try:
+            if self._capture is not None:
+                self._capture.stop()
+            atexit.unregister(self._finish_at_exit)
+            self._cancel_end_of_target()
+            terminations.forget(self)
+            limit_s = timeout_s
+        finally:
+            receipt = self._session.finish(
+                lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, results),
+                limit_s,
+            )
+        return receipt
+
+    def _logged_once(self, end: Ending) -> Ending:
+        """Return the ending without its traceback, if that is logged as output, now or later by the launcher."""
+        text, folder = end.traceback, self._traceback_folder
+        if text is None:
+            return end
+        is_left = folder is not None and leave_to_launcher(folder, self._session.outbox.origin.source, text)
+        return replace(end, traceback=None) if is_left or self._session.printed.contain(text) else end
+
+    def _finish_at_exit(self) -> None:
+        self._finish(ending_at_exit(), {}, None if self._session.is_creator else CHILD_FLUSH_S)
+        exits.keep_interrupt()
+
+    def _finish_at_end_of_target(self, error: BaseException | None) -> None:
+        self._finish(ending(None, None, error), {}, None)
+
+    def _finish_at_sigterm(self, timeout_s: float) -> None:
+        self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)
