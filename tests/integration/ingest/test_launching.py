@@ -129,7 +129,7 @@ def test_an_unknown_command_is_127(valkey: Any) -> None:
     code, _, errors = launch(valkey, "no-such-trainer")
     assert code == 127
     assert errors == (
-        b"trainwire: cannot run 'no-such-trainer': there is no such command; check its spelling and PATH\n"
+        b"trainwire: cannot run 'no-such-trainer': command not found; check its spelling and PATH\n"
     )
     (completion,) = valkey.completions()
     assert completion.status == "failed"
@@ -152,7 +152,7 @@ def test_a_grandchild_with_the_pipe_open_does_not_hang_the_end(valkey: Any) -> N
     assert (code, output) == (0, b"done\n")
     assert time.monotonic() - before < 20
     assert valkey.lines("stdout") == ["done"]
-    assert "what it started in the background" in valkey.lines("stderr")[0]
+    assert "processes that it started still run" in valkey.lines("stderr")[0]
 
 
 def test_a_grandchild_may_go_on_to_print(valkey: Any, tmp_path: Path, until: Callable[..., None]) -> None:
@@ -298,7 +298,7 @@ def test_a_missing_job_id_is_named() -> None:
     command = [sys.executable, "-m", "trainwire.ingest", "--", "echo", "trained"]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"no job id: say --job-id 42" in done.stderr
+    assert b"no job id: give --job-id 42" in done.stderr
 
 
 def test_arguments_that_cannot_be_right_are_named(valkey: Any) -> None:
