@@ -1,4 +1,4 @@
-"""Sends what processes that are gone have left in the spool."""
+"""Recovers the spool: sends the messages of processes that have ended."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ logger = logging.getLogger("trainwire.ingest")
 
 NO_LIMIT: Final = 1 << 62
 SETTLE_S: Final = 10.0
-"""How long workers may be silent on what they were sent; once they were, the other sources wait as told."""
+"""How long the recovery waits without a new acknowledgement, for the first source that needs it."""
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What became of one source's leftovers: all of it stored, or how much of it is still on the disk."""
+    """The result of the recovery of one source: its receipt, and its folder in the spool."""
 
     about: About
     receipt: Receipt
@@ -40,12 +40,12 @@ class Leftover:
 
     @property
     def is_done(self) -> bool:
-        """Return whether the folder is gone: everything is stored or declared lost, or was discarded."""
+        """Return whether the folder was deleted: everything is stored, declared lost or discarded."""
         return not self.receipt.unsettled or self.is_discarded
 
     @property
     def is_discarded(self) -> bool:
-        """Return whether the workers took everything and stored nothing, because the job was deleted."""
+        """Return whether the workers have acknowledged everything and stored nothing, as the job was deleted."""
         return self.receipt.is_job_deleted and not any(self.receipt.spooled.values())
 
 
@@ -79,7 +79,7 @@ def send_leftovers(
             leftover = None if folder is None else _send(folder, redis_url, patient, timeout_s)
         except OSError as exc:
             if is_passing(exc):
-                raise  # the others cannot be read now either
+                raise  # the other folders cannot be read now either
             logger.warning("%s cannot be sent, and stays: %s", path, exc)
             continue
         if leftover is None:
@@ -154,7 +154,7 @@ def outbox_of_inferred_end(origin: Origin, end: Completion) -> Outbox:
 
 
 def _joined(receipts: Sequence[Receipt]) -> Receipt:
-    """Return one receipt of outboxes that have no kind in common."""
+    """Return one receipt of outboxes with different kinds."""
     joined = Receipt(is_job_deleted=any(receipt.is_job_deleted for receipt in receipts))
     for receipt in receipts:
         for name, counts in vars(joined).items():
