@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
 
 from trainwire.ingest.completion import Ending, ending
-from trainwire.ingest.lines import split_lines
+from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.process.interruptions import raise_interruption
 from trainwire.ingest.sanitize import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
 from trainwire.ingest.sending.buffer import LogType

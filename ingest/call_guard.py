@@ -15,7 +15,7 @@ CallT = TypeVar("CallT", bound=Callable[..., Any])
 LOG_TYPES: Final = ("stdout", "stderr")
 
 
-class Call(NamedTuple):
+class CallArguments(NamedTuple):
     """The arguments of a call, by position (without `self`) and by name."""
 
     positional: tuple[Any, ...]
@@ -26,7 +26,7 @@ class Call(NamedTuple):
         return ", ".join([*map(shown, self.positional), *named])
 
 
-Interpretation = Callable[[Call], Call]
+Interpretation = Callable[[CallArguments], CallArguments]
 """Returns a call with its arguments under their names, where their meaning is clear."""
 
 
@@ -45,10 +45,10 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
                 trace = exc.__traceback__
                 if trace is None or trace.tb_next is not None:  # raised within the method
                     raise
-            given = Call(positional, named)
+            given = CallArguments(positional, named)
             kept = _fitting(method, interpret(given))
             name = f"run.{method.__name__}"
-            outcome = "left out" if kept is None else f"taken as {name}({Call((), kept)}), write it so"
+            outcome = "left out" if kept is None else f"taken as {name}({CallArguments((), kept)}), write it so"
             self._note_misuse(name, f"{name}({given}) does not fit {name}{_shown_signature(method)}: {outcome}")
             return None if kept is None else method(self, **kept)
 
@@ -57,7 +57,7 @@ def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT]
     return decorated
 
 
-def metric_call(call: Call) -> Call:
+def metric_call(call: CallArguments) -> CallArguments:
     """Interpret `metric("loss", 0.5)`, `metric("loss", 0.5, 10)`, `metric({"loss": 0.5}, 10)`; 10 is the step."""
     rest = list(call.positional)
     values: dict[Any, Any] = {}
@@ -71,10 +71,10 @@ def metric_call(call: Call) -> Call:
         given = named.get("values")
         named["values"] = {**values, **given} if isinstance(given, Mapping) else values
         _take_step(rest, named)
-    return Call(tuple(rest), named)
+    return CallArguments(tuple(rest), named)
 
 
-def log_call(call: Call) -> Call:
+def log_call(call: CallArguments) -> CallArguments:
     """Interpret `log(text, "stderr")`, `log({"loss": 0.5}, 10)`, and texts to format or join as `print` does."""
     if len(call.positional) < 2:
         return call
@@ -82,10 +82,10 @@ def log_call(call: Call) -> Call:
     named = dict(call.named)
     if isinstance(text, Mapping):
         _take_step(rest, named)
-        return Call((text,), named)
+        return CallArguments((text,), named)
     if rest[0] in LOG_TYPES and "log_type" not in named:
         named["log_type"] = rest.pop(0)
-    return Call((_joined(text, rest),), named)
+    return CallArguments((_joined(text, rest),), named)
 
 
 def _take_step(rest: list[Any], named: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ def _joined(text: Any, rest: list[Any]) -> Any:
         return " ".join(map(plain_text, (text, *rest)))
 
 
-def _fitting(method: Callable[..., Any], call: Call) -> dict[str, Any] | None:
+def _fitting(method: Callable[..., Any], call: CallArguments) -> dict[str, Any] | None:
     """Return the arguments that the method has, by name; None where a required one is missing."""
     parameters = list(signature(method).parameters.values())[1:]
     by_position = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]

@@ -20,7 +20,7 @@ _runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
 """The runs of this process and, after a fork, of its parent, by a token that is the same in every process."""
 
 
-class Shared:
+class SharedRun:
     """Makes copies of a run the run itself, and its pickles the run itself or one that joins it."""
 
     job_id: int

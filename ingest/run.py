@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
-from trainwire.ingest.lines import split_lines
+from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
 from trainwire.ingest.process.daemon_pool import message_of

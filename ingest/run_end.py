@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainwire.ingest.completion import Ending, History, completion, ending, ending_at_exit
-from trainwire.ingest.pickling import Shared
+from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.tracebacks import leave_to_launcher
 from trainwire.ingest.receipt import Receipt
@@ -19,7 +19,7 @@ from trainwire.ingest.sending.session import CHILD_FLUSH_S, RESERVED_S, Session
 from trainwire.ingest.strict import NotStored
 
 
-class RunEnd(Shared):
+class RunEnd(SharedRun):
     """The methods of a run that finish it, once."""
 
     _session: Session

@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from trainwire.ingest.launcher.child import MemoryKills, Signals, error_message, exit_code_of
+from trainwire.ingest.launcher.command import MemoryKills, Signals, error_message, exit_code_of
 from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
-from trainwire.ingest.output.terminal import Terminal
+from trainwire.ingest.output.pseudo_terminal import Terminal
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
 from trainwire.ingest.sending.buffer import LogType

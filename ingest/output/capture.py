@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from trainwire.ingest.output.pipes import OutputPipe, await_ends
+from trainwire.ingest.output.pseudo_terminal import Terminal
 from trainwire.ingest.output.tee import Tee
-from trainwire.ingest.output.terminal import Terminal
 from trainwire.ingest.sending.buffer import LogType
 
 if TYPE_CHECKING:

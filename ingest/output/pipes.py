@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
-from trainwire.ingest.lines import LineCutter
+from trainwire.ingest.line_splitting import LineCutter
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
 from trainwire.ingest.sending.buffer import LogType

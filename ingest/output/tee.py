@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from trainwire.ingest.lines import LineCutter
+from trainwire.ingest.line_splitting import LineCutter
 from trainwire.ingest.sanitize import plain_text
 from trainwire.ingest.sending.buffer import LogType
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, Self
 
-from trainwire.ingest.lines import LineCutter
+from trainwire.ingest.line_splitting import LineCutter
 
 KEPT_LINES: Final = 3000
 KEPT_CHARS: Final = 1000

@@ -15,7 +15,7 @@ SECOND_NS: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class LineSample:
     """The lines to take, the number of the others, and a notice to log about an earlier second."""
 
     lines: Sequence[str]
@@ -44,7 +44,7 @@ class LineSampler:
     # Re-entrant: a signal handler that prints may interrupt a caller inside the lock.
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def sample(self, lines: Sequence[str], log_type: LogType, now_ns: int) -> Sample:
+    def sample(self, lines: Sequence[str], log_type: LogType, now_ns: int) -> LineSample:
         """Return a sample of lines printed at `now_ns` (nanoseconds of a monotonic clock)."""
         with self._lock:
             second = self._seconds.get(log_type)
@@ -56,10 +56,10 @@ class LineSampler:
             beyond = max(0, second.seen - self.lines_per_s)
             second.seen += len(lines)
             if len(lines) <= room:
-                return Sample(lines, notice=notice)
+                return LineSample(lines, notice=notice)
             kept = [*lines[:room], *lines[room + SAMPLE_EVERY - 1 - beyond % SAMPLE_EVERY :: SAMPLE_EVERY]]
             second.left_out += len(lines) - len(kept)
-            return Sample(kept, len(lines) - len(kept), notice)
+            return LineSample(kept, len(lines) - len(kept), notice)
 
     def close(self) -> dict[LogType, str]:
         """Return the last notices, by log type."""

@@ -44,7 +44,7 @@ class UploadForgotten(Exception):  # noqa: N818 - named after its message
     """The store does not have the multipart upload any more: it must begin again."""
 
 
-class Part(NamedTuple):
+class UploadedPart(NamedTuple):
     """An uploaded part."""
 
     number: int
@@ -82,7 +82,7 @@ class ObjectStore:
             )
         return answer["UploadId"]
 
-    def put_part(self, uri: S3Uri, upload_id: str, number: int, data: bytes) -> Part:
+    def put_part(self, uri: S3Uri, upload_id: str, number: int, data: bytes) -> UploadedPart:
         """Write one part, numbered from 1."""
         digest = hashlib.sha256(data).digest()
         with _translated(f"part {number} of {uri}"):
@@ -96,9 +96,9 @@ class ObjectStore:
                 ChecksumSHA256=encoded(digest),
             )
         _checked(uri, encoded(digest), answer.get("ChecksumSHA256"))
-        return Part(number, answer["ETag"], digest)
+        return UploadedPart(number, answer["ETag"], digest)
 
-    def complete(self, uri: S3Uri, upload_id: str, parts: Sequence[Part]) -> str:
+    def complete(self, uri: S3Uri, upload_id: str, parts: Sequence[UploadedPart]) -> str:
         """Complete a multipart upload; return the checksum of the object in the form of S3."""
         with _translated(f"{uri}"):
             answer = self._client.complete_multipart_upload(

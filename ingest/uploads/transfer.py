@@ -10,7 +10,7 @@ from functools import partial
 from typing import BinaryIO, Final, NamedTuple, TypeAlias
 
 from trainwire.ingest.process.daemon_pool import DaemonPool
-from trainwire.ingest.uploads.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
+from trainwire.ingest.uploads.object_store import ObjectStore, StoreRefused, UploadedPart, UploadForgotten
 from trainwire.ingest.uploads.retry import StoreUnavailable, UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import Snapshot, SnapshotFile
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
@@ -39,7 +39,7 @@ class Uploaded(NamedTuple):
 class Transfer:
     """Uploads one file after the other, with as many parts at once, and in memory, as `pool` has threads."""
 
-    def __init__(self, store: ObjectStore, retry: UploadRetry, pool: DaemonPool[Part]) -> None:
+    def __init__(self, store: ObjectStore, retry: UploadRetry, pool: DaemonPool[UploadedPart]) -> None:
         self._store = store
         self._retry = retry
         self._pool = pool
@@ -90,11 +90,11 @@ class Transfer:
 
     def _send_parts(
         self, source: BinaryIO, size_bytes: int, uri: S3Uri, upload_id: str, advance: Advance
-    ) -> tuple[list[Part], str]:
+    ) -> tuple[list[UploadedPart], str]:
         """Send all parts, each with its own retries; return them in order, and the SHA-256 of the file."""
         whole = hashlib.sha256()
-        sent: list[Part] = []
-        waiting: set[Future[Part]] = set()
+        sent: list[UploadedPart] = []
+        waiting: set[Future[UploadedPart]] = set()
         number = 0
         while data := source.read(size_bytes):
             number += 1
@@ -109,7 +109,9 @@ class Transfer:
             waiting = self._await_some(waiting, sent)
         return sorted(sent), whole.hexdigest()
 
-    def _await_some(self, waiting: set[Future[Part]], sent: list[Part]) -> set[Future[Part]]:
+    def _await_some(
+        self, waiting: set[Future[UploadedPart]], sent: list[UploadedPart]
+    ) -> set[Future[UploadedPart]]:
         """Wait shortly for a part to complete; add it to `sent` and return the others."""
         self._retry.check()
         done, waiting = wait(waiting, LOOK_UP_S, FIRST_COMPLETED)

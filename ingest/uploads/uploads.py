@@ -30,7 +30,7 @@ from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.messages import Checkpoint
 
 if TYPE_CHECKING:
-    from trainwire.ingest.uploads.object_store import Part
+    from trainwire.ingest.uploads.object_store import UploadedPart
     from trainwire.ingest.uploads.transfer import Transfer
 
 logger = logging.getLogger("trainwire.ingest")
@@ -148,14 +148,14 @@ class Uploads:
         if self._thread is None:
             try:
                 # All threads now: an interpreter that is exiting, and waits for the last upload, starts none.
-                pool: DaemonPool[Part] = DaemonPool(PARTS_AT_ONCE, "trainwire-part")
+                pool: DaemonPool[UploadedPart] = DaemonPool(PARTS_AT_ONCE, "trainwire-part")
                 thread = start_daemon(partial(self._run, pool), "trainwire-uploads")
             except RuntimeError as exc:
                 self._abandon_rest(f"the system refused a thread to upload with ({exc})")
             else:
                 self._thread = thread
 
-    def _run(self, pool: DaemonPool[Part]) -> None:
+    def _run(self, pool: DaemonPool[UploadedPart]) -> None:
         while (pending := self._next()) is not None:
             outcome = self._outcome(pending, pool)
             with self._changed:
@@ -172,7 +172,7 @@ class Uploads:
             self._changed.wait_for(lambda: self._queue or self._is_closed)
             return self._queue[0] if self._queue else None
 
-    def _outcome(self, pending: _Pending, pool: DaemonPool[Part]) -> Checkpoint:
+    def _outcome(self, pending: _Pending, pool: DaemonPool[UploadedPart]) -> Checkpoint:
         """Upload one checkpoint and return it as it is to be reported."""
         if pending.snapshot is None or pending.uri is None:
             return pending.checkpoint
@@ -191,7 +191,7 @@ class Uploads:
             bar.clear()
         return msgspec.structs.replace(checkpoint, uri=str(uri), **found._asdict())
 
-    def _connected(self, pool: DaemonPool[Part]) -> Transfer:
+    def _connected(self, pool: DaemonPool[UploadedPart]) -> Transfer:
         if self._transfer is None:
             with importing():  # boto3 takes a third of a second to import
                 from trainwire.ingest.uploads.object_store import ObjectStore  # noqa: PLC0415

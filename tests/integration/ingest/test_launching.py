@@ -128,9 +128,7 @@ def test_an_unknown_command_is_127(valkey: Any) -> None:
     """A command that is not there gives one sentence, 127, and a failed completion."""
     code, _, errors = launch(valkey, "no-such-trainer")
     assert code == 127
-    assert errors == (
-        b"trainwire: cannot run 'no-such-trainer': command not found; check its spelling and PATH\n"
-    )
+    assert errors == (b"trainwire: cannot run 'no-such-trainer': command not found; check its spelling and PATH\n")
     (completion,) = valkey.completions()
     assert completion.status == "failed"
     assert "no-such-trainer" in completion.error_message

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest.launcher.child import MemoryKills
+from trainwire.ingest.launcher.command import MemoryKills
 from trainwire.ingest.launcher.launch import launch
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from trainwire.ingest.process.daemon_pool import DaemonPool
 from trainwire.ingest.settings import Timing
-from trainwire.ingest.uploads.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
+from trainwire.ingest.uploads.object_store import ObjectStore, StoreRefused, UploadedPart, UploadForgotten
 from trainwire.ingest.uploads.retry import StoreUnavailable, UploadAbandoned, UploadRetry
 from trainwire.ingest.uploads.snapshots import Snapshots
 from trainwire.ingest.uploads.transfer import MAX_PARTS, PART_BYTES, Transfer, part_bytes
@@ -40,16 +40,16 @@ class Store(ObjectStore):
         self.open[upload_id] = {}
         return upload_id
 
-    def put_part(self, uri: S3Uri, upload_id: str, number: int, data: bytes) -> Part:
+    def put_part(self, uri: S3Uri, upload_id: str, number: int, data: bytes) -> UploadedPart:
         """Keep a part."""
         self._fail(f"part {number}", uri)
         if upload_id not in self.open:
             raise UploadForgotten(upload_id)
         self.parts_sent += 1
         self.open[upload_id][number] = data
-        return Part(number, f"tag {number}", hashlib.sha256(data).digest())
+        return UploadedPart(number, f"tag {number}", hashlib.sha256(data).digest())
 
-    def complete(self, uri: S3Uri, upload_id: str, parts: Sequence[Part]) -> str:
+    def complete(self, uri: S3Uri, upload_id: str, parts: Sequence[UploadedPart]) -> str:
         """Make an object of the parts, in the order in which they are named."""
         self._fail("complete", uri)
         kept = self.open.pop(upload_id)
@@ -68,9 +68,9 @@ class Store(ObjectStore):
 
 
 @pytest.fixture
-def pool() -> Iterator[DaemonPool[Part]]:
+def pool() -> Iterator[DaemonPool[UploadedPart]]:
     """Give two threads."""
-    made: DaemonPool[Part] = DaemonPool(2, "test")
+    made: DaemonPool[UploadedPart] = DaemonPool(2, "test")
     yield made
     made.close()
 
@@ -80,7 +80,7 @@ def retry(retry_s: float = 5.0) -> UploadRetry:
     return UploadRetry(Timing(first_backoff_s=0.001, longest_backoff_s=0.01), retry_s)
 
 
-def upload(store: Store, pool: DaemonPool[Part], folder: Path, patient: UploadRetry) -> str:
+def upload(store: Store, pool: DaemonPool[UploadedPart], folder: Path, patient: UploadRetry) -> str:
     """Upload three parts and return the SHA-256 that is reported."""
     path = folder / "last.pt"
     path.write_bytes(DATA)
@@ -91,7 +91,7 @@ def upload(store: Store, pool: DaemonPool[Part], folder: Path, patient: UploadRe
         snapshots.remove()
 
 
-def test_only_the_missing_part_is_sent_again(pool: DaemonPool[Part], tmp_path: Path) -> None:
+def test_only_the_missing_part_is_sent_again(pool: DaemonPool[UploadedPart], tmp_path: Path) -> None:
     """Failures of one part, of the beginning and of the end cost no other part a second way."""
     store = Store()
     away = StoreUnavailable("503")
@@ -102,7 +102,7 @@ def test_only_the_missing_part_is_sent_again(pool: DaemonPool[Part], tmp_path: P
 
 
 @pytest.mark.parametrize("request_", ["part 1", "part 3", "complete"])
-def test_a_forgotten_upload_begins_again(pool: DaemonPool[Part], tmp_path: Path, request_: str) -> None:
+def test_a_forgotten_upload_begins_again(pool: DaemonPool[UploadedPart], tmp_path: Path, request_: str) -> None:
     """Where the store does not know the upload any more, all parts are sent in a new one."""
     store = Store()
     store.faults = {request_: [UploadForgotten("404 NoSuchUpload")]}
@@ -110,7 +110,7 @@ def test_a_forgotten_upload_begins_again(pool: DaemonPool[Part], tmp_path: Path,
     assert (store.objects, store.begun) == ({WHERE: DATA}, 2)
 
 
-def test_a_store_that_always_forgets_is_given_up(pool: DaemonPool[Part], tmp_path: Path) -> None:
+def test_a_store_that_always_forgets_is_given_up(pool: DaemonPool[UploadedPart], tmp_path: Path) -> None:
     """It is not begun for ever."""
     store = Store()
     store.faults = {"complete": [UploadForgotten("404 NoSuchUpload")] * 9}
@@ -119,7 +119,7 @@ def test_a_store_that_always_forgets_is_given_up(pool: DaemonPool[Part], tmp_pat
     assert not store.open
 
 
-def test_a_refusal_is_not_tried_again(pool: DaemonPool[Part], tmp_path: Path) -> None:
+def test_a_refusal_is_not_tried_again(pool: DaemonPool[UploadedPart], tmp_path: Path) -> None:
     """A refused upload is abandoned at once and aborted, even where that fails too."""
     store = Store()
     store.faults = {"part 2": [StoreRefused("403")], "abort": [StoreUnavailable("503")]}
@@ -128,7 +128,7 @@ def test_a_refusal_is_not_tried_again(pool: DaemonPool[Part], tmp_path: Path) ->
     assert not store.objects
 
 
-def test_an_outage_that_lasts_is_given_up_and_aborted(pool: DaemonPool[Part], tmp_path: Path) -> None:
+def test_an_outage_that_lasts_is_given_up_and_aborted(pool: DaemonPool[UploadedPart], tmp_path: Path) -> None:
     """After retry_s without a success no part is left in the store."""
     store = Store()
     store.faults = {"complete": [StoreUnavailable("503 SlowDown")] * 1000}
@@ -137,7 +137,9 @@ def test_an_outage_that_lasts_is_given_up_and_aborted(pool: DaemonPool[Part], tm
     assert (store.open, store.objects) == ({}, {})
 
 
-def test_after_an_outage_each_is_tried_once_until_one_succeeds(pool: DaemonPool[Part], tmp_path: Path) -> None:
+def test_after_an_outage_each_is_tried_once_until_one_succeeds(
+    pool: DaemonPool[UploadedPart], tmp_path: Path
+) -> None:
     """Uploads after the first abandoned one do not wait as long again."""
     store, patient = Store(), retry(0.05)
     store.faults = {"begin": [StoreUnavailable("503")] * 1000}
@@ -152,7 +154,7 @@ def test_after_an_outage_each_is_tried_once_until_one_succeeds(pool: DaemonPool[
     assert upload(store, pool, tmp_path, patient) == hashlib.sha256(DATA).hexdigest()
 
 
-def test_the_end_of_the_run_ends_every_attempt(pool: DaemonPool[Part], tmp_path: Path) -> None:
+def test_the_end_of_the_run_ends_every_attempt(pool: DaemonPool[UploadedPart], tmp_path: Path) -> None:
     """Once stopped, nothing is sent."""
     patient = retry()
     patient.stop()

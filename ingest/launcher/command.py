@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final, Self
 
-from trainwire.ingest.output.terminal import Terminal
+from trainwire.ingest.output.pseudo_terminal import Terminal
 
 FORWARDED: Final = (
     signal.SIGINT,
