@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -87,6 +88,13 @@ def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[
     return {(row["id"], row["attempt"]): JobState(**row) for row in found.mappings()}
 
 
+def load_spans(
+    connection: Connection, job_ids: Collection[int]
+) -> list[tuple[int, int, datetime | None, datetime | None]]:
+    """Return (job, attempt, began, ended) of all attempts of these jobs."""
+    return [tuple(row) for row in connection.execute(_SPANS, {"ids": list(job_ids)})] if job_ids else []
+
+
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
     """Write these attempts, and count the change of those that are not as they were."""
     values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
@@ -151,6 +159,9 @@ _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUSES: Final = text(
     "UPDATE training_jobs AS job SET status = said.status, quiet_since = said.quiet_since, "  # noqa: S608 - our own column names
     f"status_reason = said.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = said.id"
+)
+_SPANS: Final = text(
+    "SELECT job_id, attempt, started_at, completed_at FROM training_attempts WHERE job_id = ANY(:ids)"
 )
 _LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
 _OF_ATTEMPT: Final = ("job_id", "attempt", *FIELDS)

@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from trainwire.gateway import examples
 from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.parameters import VIEWER, Found, JobId, Names, split_names
+from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, Names, split_names
 from trainwire.gateway.problems import not_there, wrong_value
 from trainwire.gateway.resources import Resources, known_job
-from trainwire.schemas.checks import MAX_ATTEMPT
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.stores.attempts import find_attempts
 from trainwire.stores.mlflow import get_run, get_run_summary, run_id_in_mlflow, run_url
@@ -25,7 +24,7 @@ router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
 MOST_METRICS = 50
 """Each is a request to MLflow."""
-OfAttempt = Annotated[int | None, Query(ge=1, le=MAX_ATTEMPT, description="Not the newest attempt but this one.")]
+OfAttempt = Annotated[Attempt | None, Query(description="Not the newest attempt but this one.")]
 
 
 class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
