@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import RowMapping
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, metrics, one, rows
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Body, Checkpoint, Metrics, Point, Progress
-from trainwire.schemas.routes import Kind
 from trainwire.schemas.tables import (
     source_positions,
     training_attempts,
