@@ -11,7 +11,6 @@ from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from trainwire.ingest.sending.heartbeat import Vitals
 from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
@@ -33,6 +32,20 @@ SPOOL_OFF: Final = "off"
 LEAST_SPOOL_BYTES: Final = 4 * 1024 * 1024
 LEAST_PAUSE_S: Final = 1
 MOST_PAUSE_S: Final = 30 * 86_400
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """How a process shows that it lives.
+
+    `stall_after_s` is the longest pause it promises, None for no promise. `launcher` is the source of the launcher
+    that it runs under, empty for none; `is_launcher` tells whether it is one itself.
+    """
+
+    interval_s: float = 10.0
+    stall_after_s: float | None = None
+    launcher: str = ""
+    is_launcher: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAME
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_jobs; of `final_metrics` and `best_metrics` the first (`trainwire.stores.postgres.columns`)."""
+    """One row of training_jobs; `final_metrics` and `best_metrics` are cut (`stores/postgres/columns.py`)."""
 
     id: int
     name: str | None

@@ -342,7 +342,7 @@ def _jobs_of_unplaced(
         for said in contents
         if not isinstance(said, Rejected)
         and said.attempt == ATTEMPT_UNSAID
-        and (said.job_id, said.source) not in attempts
+        and (said.job_id, _ending(said) if isinstance(said, Message) else said.source) not in attempts
     }
 
 
