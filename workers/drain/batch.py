@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from trainwire.schemas.keys import KINDS, Kind
@@ -19,7 +20,7 @@ from trainwire.workers.drain import job_rows, rows, source_rows, store
 from trainwire.workers.drain.attempts import AttemptSpans, EarlierAttempts, has_changed
 from trainwire.workers.drain.changes import Change, log_lines
 from trainwire.workers.drain.decoding import Lost, RawEntry, Rejected, visible
-from trainwire.workers.drain.jobs import began_at
+from trainwire.workers.drain.jobs import FINAL_PATHS, began_at
 from trainwire.workers.drain.lifetimes import Lifetime
 from trainwire.workers.drain.positions import MAX_RANGES, Position
 from trainwire.workers.drain.source_rows import SourceKey, SourceRow
@@ -60,6 +61,8 @@ class Batch:
         self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
         unplaced = _jobs_of_unplaced(contents, self._attempts) & self._jobs.keys()
         self._spans = AttemptSpans(unplaced, job_rows.load_spans(connection, unplaced))
+        self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
+        """(job, URI) of checkpoints that completions name and that verification has not found as recorded."""
         self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
         self._ended = {
             (job_id, source)
@@ -222,6 +225,8 @@ class Batch:
         body, job = message.body, self._jobs[message.job_id]
         attempt = self._attempt_of(message)
         self._source_row(message.job_id, message.source, self._kind).note_place(body)
+        if isinstance(body, Completion):
+            body = self._without_unusable_paths(job.id, body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
         self._spans.note(job, body, attempt)
@@ -233,6 +238,12 @@ class Batch:
         count, new = rows.rows_of(origin, last_seq + 1, stored)
         setattr(job, self._storage.last_seq, last_seq + count)
         return new
+
+    def _without_unusable_paths(self, job_id: int, body: Completion) -> Completion:
+        """Return the completion without the paths of checkpoints that cannot be used: the job's paths stay."""
+        named = {name: getattr(body, name) for name in FINAL_PATHS}
+        left = {name: None for name, uri in named.items() if uri and (job_id, visible(uri)) in self._unusable}
+        return replace(body, **left) if left else body
 
     def _attempt_of(self, message: Message) -> int:
         """Return the attempt that a message belongs to, and note it for the source; an inferred end moves none."""
@@ -343,6 +354,17 @@ def _jobs_of_unplaced(
         if not isinstance(said, Rejected)
         and said.attempt == ATTEMPT_UNSAID
         and (said.job_id, _ending(said) if isinstance(said, Message) else said.source) not in attempts
+    }
+
+
+def _named_checkpoints(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:
+    """Return (job, URI) of the checkpoints that completions name."""
+    return {
+        (said.job_id, visible(uri))
+        for said in contents
+        if isinstance(said, Message) and isinstance(said.body, Completion)
+        for uri in (getattr(said.body, name) for name in FINAL_PATHS)
+        if uri
     }
 
 

@@ -234,6 +234,10 @@ COLUMNS: Final = tuple(field.name for field in fields(JobState))
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
 
 
+FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_checkpoint_path")
+"""The fields of a completion that name a checkpoint."""
+
+
 def began_at(body: Body) -> int | None:
     """Return when the source of this message began, in nanoseconds, as it says, or the earliest time it names."""
     if body.started_at is not None:
