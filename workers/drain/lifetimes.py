@@ -31,8 +31,8 @@ class Lifetime:
         """Return what a message states of its source; None where it does not state when the source began."""
         if body.started_at is None:
             return None
-        has_ended = isinstance(body, Completion) and body.of is None
-        return cls(to_datetime(body.started_at), to_datetime(body.ts) if has_ended and body.ts else None)
+        ended = to_datetime(body.ts) if isinstance(body, Completion) and body.of is None else None
+        return cls(to_datetime(body.started_at), ended)
 
     def is_before(self, began: datetime) -> bool:
         """Return whether this source is too early to be a part of the attempt that began at this time."""
