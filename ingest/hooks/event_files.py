@@ -81,6 +81,9 @@ class EventFiles:
         while not self._closing.wait(EVERY_S):
             self._look()
         self._look()
+        for file in self._files.values():
+            if file is not None:
+                file.close()
 
     def _look(self) -> None:
         for path in self._found():

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from trainwire.ingest.hooks.caught import Caught, HookedProcess
-from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import start_daemon
 
 SOCKET_VARIABLE: Final = "TRAINWIRE_HOOKS"
@@ -56,10 +55,8 @@ class HookListener:
 
     def _read(self) -> None:
         try:
-            idle_since_s = monotonic_s()
-            while not self._closing.is_set() or monotonic_s() - idle_since_s < _IDLE_S:
-                for key, _ in self._selector.select(_IDLE_S):
-                    idle_since_s = monotonic_s()
+            while (ready := self._selector.select(_IDLE_S)) or not self._closing.is_set():
+                for key, _ in ready:
                     if key.data is None:
                         self._accept()
                     elif not key.data.read():
@@ -108,5 +105,5 @@ class _Connection:
     def _take(self, line: bytes) -> None:
         try:
             self._process.take(json.loads(line))  # not msgspec, which knows no NaN
-        except (AttributeError, TypeError, ValueError, KeyError, OverflowError) as exc:
+        except (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as exc:
             self._caught.failed("the training", f"a record could not be read: {exc}")

@@ -7,7 +7,6 @@ another Python than trainwire: this file and `trainwire_hooks` need nothing outs
 import os
 import sys
 from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -17,6 +16,8 @@ def run_hidden():
     others = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != HERE]
     spec = PathFinder.find_spec("sitecustomize", others)
     if spec is not None and spec.loader is not None:
+        from importlib.util import module_from_spec  # noqa: PLC0415 - costs a few milliseconds
+
         module = module_from_spec(spec)
         sys.modules["sitecustomize"] = module
         spec.loader.exec_module(module)

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from . import SOCKET_VARIABLE
+
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Of records that the launcher has not read yet, because it is stopped or slow; more are counted and left out."""
 FLUSH_S = 2.0
@@ -104,14 +106,7 @@ class Channel:
 
 
 _channels: list[Channel] = []
-_paths: list[str] = []
 _takers: list[Callable[[Record], None]] = []
-
-
-def open_to(path: str) -> None:
-    """Have the first record open a connection to the launcher's socket."""
-    _paths[:] = [path]
-    atexit.register(_close)
 
 
 def send_to(take: Callable[[Record], None]) -> None:
@@ -126,8 +121,10 @@ def send(record: Record) -> None:
         if _takers:
             _takers[0](record)
             return
-        if not _channels and _paths:
-            _channels.append(Channel(_paths[0]))
+        path = os.environ.get(SOCKET_VARIABLE)
+        if not _channels and path:
+            _channels.append(Channel(path))
+            atexit.register(_close)
         for channel in _channels:
             channel.send(record)
     except Exception:  # noqa: BLE001, S110 - a record is worth less than the training
