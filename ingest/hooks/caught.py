@@ -29,7 +29,8 @@ class Caught:
         self._run_of_rank = run_of_rank
         self._lock = threading.Lock()
         self._values: Counter[str] = Counter()
-        self._names: dict[str, set[str]] = {}
+        self._owners: dict[str, str] = {}
+        """Which library each metric comes from."""
         self._not_taken: Counter[tuple[str, str]] = Counter()
         self._failures: dict[str, str] = {}
         self._params: dict[str, Any] = {}
@@ -42,7 +43,7 @@ class Caught:
 
     def logs_otherwise(self, by: str) -> bool:
         """Return whether metrics come from the SDK, or from another library than `by`."""
-        return self.has_sdk or bool(self._values.keys() - {by})
+        return self.has_sdk or bool((+self._values).keys() - {by})
 
     def skip(self, folder: str) -> None:
         """Note that the events of this folder of TensorBoard are not wanted."""
@@ -62,11 +63,16 @@ class Caught:
         epoch: float | None = None,
         rank: int | None = None,
     ) -> None:
-        """Take values of one step, measured at `ts` (nanoseconds since 1970)."""
-        self._of_rank(rank).metric_at(ts, values, step=step, epoch=epoch)
+        """Take values of one step, measured at `ts` (nanoseconds since 1970).
+
+        A metric belongs to the library that reports it first: others count its steps in another way.
+        """
         with self._lock:
-            self._values[by] += len(values)
-            self._names.setdefault(by, set()).update(values)
+            taken = {name: value for name, value in values.items() if self._owners.setdefault(name, by) == by}
+            self._values[by] += len(taken)
+            self._not_taken[by, "values that another library reports"] += len(values) - len(taken)
+        if taken:
+            self._of_rank(rank).metric_at(ts, taken, step=step, epoch=epoch)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Take parameters; those that were taken before stay."""
@@ -119,11 +125,15 @@ class Caught:
     def sentence(self) -> str | None:
         """Return in one sentence what was taken and what was not; None where no hook has caught anything."""
         with self._lock:
+            names = Counter(self._owners.values())
             taken = [
-                f"{count:,} {'value' if count == 1 else 'values'} of {len(self._names[by]):,} metrics from {by}"
+                f"{count:,} {'value' if count == 1 else 'values'} of {names[by]:,} metrics from {by}"
                 for by, count in sorted(self._values.items())
+                if count
             ]
-            left = [f"{count:,} of {kind} from {by}" for (by, kind), count in self._not_taken.most_common(_SHOWN)]
+            left = [
+                f"{count:,} of {kind} from {by}" for (by, kind), count in (+self._not_taken).most_common(_SHOWN)
+            ]
             failures = [f"the hook into {by} failed ({text})" for by, text in sorted(self._failures.items())]
         parts = []
         if taken:

@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def run_hidden():
+def run_hidden() -> None:
     """Run the next `sitecustomize` on the path, which Python would have imported without this one."""
     others = [entry for entry in sys.path if os.path.abspath(entry or os.curdir) != HERE]
     spec = PathFinder.find_spec("sitecustomize", others)
@@ -24,7 +24,7 @@ def run_hidden():
 
 
 try:
-    import trainwire_hooks
+    import trainwire_hooks  # type: ignore[import-not-found] # beside this file
 
     trainwire_hooks.install()
 except Exception as exc:  # noqa: BLE001 - a broken hook is no reason not to train

@@ -191,7 +191,7 @@ def test_a_slow_launcher_costs_memory_up_to_a_bound(
         wait_until(lambda: not channel._channels[0]._waiting, "all is sent", 10)
     finally:
         listener.close(10)
-        channel._channels[0]._socket.close()
+        channel._channels[0].close()
     taken = sum(record["type"] == "metrics" for record in records)
     left_out = sum(record["count"] for record in records if record["type"] == "left out")
     assert taken + left_out == 30_000

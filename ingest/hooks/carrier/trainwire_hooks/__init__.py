@@ -39,7 +39,7 @@ class ImportHook:
         """Return the spec that the finders behind this one have, with a loader that patches."""
         if fullname not in self._names or fullname in _patched:
             return None
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:  # type: ignore[arg-type]
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 return _patched_after_import(spec)
@@ -71,7 +71,7 @@ def _patch(module: ModuleType) -> None:
 def install() -> None:
     """Install the hooks, where a launcher listens."""
     if os.environ.get(SOCKET_VARIABLE):
-        sys.meta_path.insert(0, ImportHook(list(PATCHES)))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, ImportHook(list(PATCHES)))
 
 
 def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]) -> None:
@@ -83,7 +83,7 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
     for name in names:
         if name in sys.modules and name not in _patched:
             _patch(sys.modules[name])
-    sys.meta_path.insert(0, ImportHook(names))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, ImportHook(names))
 
 
 def announce_run() -> None:

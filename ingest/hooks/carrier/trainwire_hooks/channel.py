@@ -30,6 +30,7 @@ class Channel:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.RLock()  # a signal handler of the training may log in the middle of a call
+        self._thread: threading.Thread | None = None
         self._connect()
 
     def send(self, record: Record) -> None:
@@ -48,17 +49,23 @@ class Channel:
                 self._thread.start()
 
     def close(self) -> None:
-        """Wait a moment for records that were not sent yet."""
+        """Wait a moment for records that were not sent yet, and close the connection."""
+        if self._pid != os.getpid():
+            return
         thread = self._thread
-        if thread is not None and self._pid == os.getpid():
+        if thread is not None:
             thread.join(FLUSH_S)
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
 
     def _connect(self) -> None:
         self._pid = os.getpid()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._left_out = 0
-        self._thread: threading.Thread | None = None
+        self._thread = None
         self._socket: socket.socket | None = None
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
