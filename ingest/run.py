@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
+from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
@@ -96,6 +97,7 @@ class Run(RunEnd):
         self._session.take_metric(
             Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
         )
+        announce_run()
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
 
@@ -113,6 +115,7 @@ class Run(RunEnd):
         self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture = None
+        self._log_caught = None
         self._history = history
         self._address = address_of(settings)
         self._started_at: int = handle["started_at"] if handle else time.time_ns()
@@ -230,6 +233,24 @@ class Run(RunEnd):
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
 
+    def metric_at(
+        self, ts: int, values: Mapping[str, Number], *, step: int | None = None, epoch: float | None = None
+    ) -> None:
+        """Take values that were measured at `ts` (nanoseconds since 1970), as `metric` takes those of now."""
+        arguments = self._arguments
+        numbers = arguments.numbers("values", values)
+        at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
+        if numbers:
+            self._history.metrics.update(numbers)
+            point = Point(ts=moment_ns(ts), values=numbers, epoch=at_epoch, step=at_step)
+            self._session.take_metric(point)
+        if at_epoch is not None and at_epoch != self._history.epoch:
+            self._session.take_metric(Metrics(ts=moment_ns(ts), progress=self._history.progress_to(at_epoch)))
+
+    def describe(self, params: Mapping[str, Any]) -> None:
+        """Replace the parameters of the job's attempt."""
+        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, None, None)))
+
     @forgiving()
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
@@ -300,6 +321,13 @@ class Run(RunEnd):
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
         return self._capture
+
+    def hook(self, *libraries: str) -> None:
+        """Log what this training logs to "tensorboard" and "wandb" to this run too, to both without arguments.
+
+        They work on as before. Raises `ValueError` for another library.
+        """
+        self._log_caught = hook_into(self, libraries)
 
     @forgiving()
     def finish(

@@ -28,6 +28,7 @@ class RunEnd(SharedRun):
     _is_strict: bool
     _traceback_folder: Path | None
     _cancel_end_of_target: Callable[[], object]
+    _log_caught: Callable[[], None] | None
 
     def renew_after_fork(self) -> None:
         """Finish a forked child of multiprocessing at its end."""
@@ -53,6 +54,9 @@ class RunEnd(SharedRun):
     def _finish(self, end: Ending, results: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._is_launched:
             end = replace(end, exit_code=None)
+        if self._log_caught is not None:
+            log_caught, self._log_caught = self._log_caught, None
+            log_caught()
         limit_s: float | None = RESERVED_S  # in case ctrl-C interrupts the end of the capture
         try:
             if self._capture is not None:
