@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
-from trainwire.stores.postgres_urls import parse_postgres_url
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -176,3 +176,48 @@ def _said(error: Any) -> str:
     # A URL can hold a password, so its value is not repeated.
     value = "" if name.endswith(("_URL", "_URI")) else f" (it is {error['input']!r})"
     return f"{name} {error['msg'].removeprefix('Value error, ')}{value}"
+
+
+DEFAULT_PORT: Final = 5432
+_URL: Final = re.compile(r"(?P<scheme>[\w+]+)://(?:(?P<user>[^/?]*)@)?(?P<hosts>[^/?@]*)(?P<rest>.*)")
+_HOST: Final = re.compile(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>\d*))?")
+
+
+def parse_postgres_url(text: str) -> URL:
+    """Return the URL with our driver; several hosts become `host` and `port` of its query, as SQLAlchemy has them.
+
+    Raises `ValueError` where it is none.
+    """
+    parts = _URL.fullmatch(text)
+    if parts is None or "," not in parts["hosts"]:
+        return _with_driver(make_url(text))
+    found = [_HOST.fullmatch(host) for host in parts["hosts"].split(",")]
+    servers = [(host["address"] or host["name"], host["port"]) for host in found if host is not None]
+    if len(servers) < len(found):
+        raise ValueError("several hosts are h1:5432,h2:5433")
+    user = "" if parts["user"] is None else f"{parts['user']}@"
+    rest = parts["rest"] if parts["rest"].startswith("/") else f"/{parts['rest']}"
+    url = make_url(f"{parts['scheme']}://{user}{rest}")
+    hosts = {
+        "host": ",".join(name or "localhost" for name, _ in servers),
+        "port": ",".join(port or str(DEFAULT_PORT) for _, port in servers),
+    }
+    return _with_driver(url.update_query_dict(hosts))
+
+
+def shown_servers(url: URL) -> str:
+    """Return `host:port` of each server of a parsed URL, with commas between; no password."""
+    hosts, ports = url.query.get("host"), url.query.get("port")
+    if hosts is None:
+        return f"{url.host or 'localhost'}:{url.port or DEFAULT_PORT}"
+    names = hosts.split(",") if isinstance(hosts, str) else list(hosts)
+    numbers = ports.split(",") if isinstance(ports, str) else list(ports or ())
+    if not numbers:  # ?host=h1:5432&host=h2:5433, or the folder of a socket
+        return ", ".join(names)
+    return ", ".join(f"{name}:{port}" for name, port in zip(names, numbers, strict=False))
+
+
+def _with_driver(url: URL) -> URL:
+    return (
+        url.set(drivername="postgresql+psycopg") if url.get_backend_name() in {"postgresql", "postgres"} else url
+    )

@@ -29,10 +29,9 @@ from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.postgres.delivery_status import shown_delivery
+from trainwire.stores.postgres.completeness import find_completeness
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
 from trainwire.stores.postgres.jobs import Job, JobFilter, Place, find_page
-from trainwire.stores.postgres.positions import find_completeness
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 

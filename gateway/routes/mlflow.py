@@ -17,9 +17,15 @@ from trainwire.gateway.resources import Resources, known_job
 from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Names, split_names
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.schemas.validation import MAX_ATTEMPT
-from trainwire.stores.mlflow.history import HistoryPlace, read_page
-from trainwire.stores.mlflow.runs import get_run, get_run_summary, run_id_in_mlflow, run_url
-from trainwire.stores.postgres.attempts import find_attempts
+from trainwire.stores.mlflow.runs import (
+    HistoryPlace,
+    get_run,
+    get_run_summary,
+    read_page,
+    run_id_in_mlflow,
+    run_url,
+)
+from trainwire.stores.postgres.jobs import find_attempts
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 

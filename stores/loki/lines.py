@@ -10,13 +10,13 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from trainwire.schemas.events import LogLine as EventLine
+from trainwire.schemas.events import LogLine
 from trainwire.schemas.tables import delivery_cursors, training_jobs, training_logs
 from trainwire.schemas.times import to_datetime, to_ns
 from trainwire.stores.loki.config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.stores.loki.log_filters import LogFilter, LogLine
 from trainwire.stores.loki.query import LokiLine, read_lines, read_newest
+from trainwire.stores.rows.command_rows import LogFilter, StoredLine
 
 MARGIN_NS: Final = 10**9
 MAX_DIGITS: Final = 18
@@ -34,7 +34,7 @@ def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: st
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
 
 
-def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[LogLine]:
+def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[StoredLine]:
     """Yield the matching lines of a job, oldest first."""
     extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
     for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
@@ -44,7 +44,7 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
             yield _log_line(line, content)
 
 
-def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[EventLine]:
+def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[LogLine]:
     """Return the last lines that Loki has of a job, oldest first, as events carry them; split ones are joined."""
     times = _row_times(connection, job_id)
     start_ns, _ = _range_ns(connection, job_id, times)
@@ -108,8 +108,8 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
 
 
-def _event_line(line: LokiLine, text: str) -> EventLine:
-    return EventLine(
+def _event_line(line: LokiLine, text: str) -> LogLine:
+    return LogLine(
         seq=seq_of(line) or UNNUMBERED,
         attempt=_number(line.label("attempt")) or UNNUMBERED,
         ts=_trainers_ns(line),
@@ -120,8 +120,8 @@ def _event_line(line: LokiLine, text: str) -> EventLine:
     )
 
 
-def _log_line(line: LokiLine, content: str) -> LogLine:
-    return LogLine(
+def _log_line(line: LokiLine, content: str) -> StoredLine:
+    return StoredLine(
         seq=seq_of(line) or UNNUMBERED,
         logged_at=to_datetime(_trainers_ns(line)),
         log_type=line.label("log_type") or "",

@@ -8,60 +8,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, Literal
 
+from sqlalchemy import Connection
+
 from trainwire.schemas.messages import FINISHED, Status
-from trainwire.stores.postgres.ranks import AbsentRanks, absent_ranks
+from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.source_positions import (
+    AbsentRanks,
+    SourcePosition,
+    absent_ranks,
+    count_numbers,
+    find_positions,
+    find_unnumbered,
+)
 
 State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
 SHOWN_RANGES: Final = 10
 SHOWN_SOURCES: Final = 5
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far one source has come with one kind: a row of source_positions."""
-
-    source: str
-    kind: str
-    attempt: int
-    last_seq: int
-    missing: tuple[tuple[int, int], ...] = ()
-    dead_lettered: int = 0
-    produced: int | None = None
-    dropped: int | None = None
-    lost: tuple[tuple[int, int, str], ...] = ()
-    """Numbers that the source has declared lost: first, last and the reason of each range."""
-    rank: int | None = None
-    world_size: int | None = None
-    is_launcher: bool = False
-    began_at: datetime | None = None
-
-    @property
-    def made(self) -> int:
-        """How many messages the source has numbered, as far as is known."""
-        return max(self.produced or 0, self.last_seq)
-
-    @property
-    def gaps(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that never arrived, as ranges, the end of the stream included."""
-        tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
-        return _joined(self.missing + tail)
-
-    @property
-    def lost_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that will never come, as ranges."""
-        return tuple((first, last) for first, last, _ in self.lost)
-
-    @property
-    def has_completion(self) -> bool:
-        """Return whether a completion of the source itself is stored.
-
-        One whose `produced` counts no completion was made up for it (docs/wire-format.md).
-        """
-        stored = self.last_seq - _count(self.missing) - _count(self.lost_ranges) - self.dead_lettered
-        return self.kind == "completions" and stored > 0 and self.produced != 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +37,7 @@ class Completeness:
     dead_lettered: int
     missing: int
     dropped: int
-    gaps: tuple[Position, ...]
+    gaps: tuple[SourcePosition, ...]
     status: Status
     attempt: int
     open_sources: tuple[str, ...]
@@ -83,7 +47,7 @@ class Completeness:
     lost: int = 0
     """Messages that their trainers cannot send again, for example after a restore of Postgres."""
     lost_by_reason: Mapping[str, int] = field(default_factory=dict)
-    losses: tuple[Position, ...] = ()
+    losses: tuple[SourcePosition, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
     """Ranks that have not reported: whether they made anything is unknown."""
     uncounted_sources: tuple[str, ...] = ()
@@ -160,7 +124,7 @@ class Completeness:
 
 
 def assess(
-    positions: Iterable[Position], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
+    positions: Iterable[SourcePosition], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
 ) -> Completeness:
     """Add up the positions of a job whose newest attempt is `attempt`, and has this status.
 
@@ -175,7 +139,7 @@ def assess(
     # A lost attempt is given up, and so is one that another has followed.
     open_sources = {row.source for row in rows if row.attempt >= attempt} & quiet if status != "lost" else set()
     made = sum(row.made for row in rows)
-    missing = sum(_count(row.gaps) for row in rows)
+    missing = sum(count_numbers(row.gaps) for row in rows)
     dead_lettered = sum(row.dead_lettered for row in rows)
     dropped = sum(row.dropped or 0 for row in rows)
     lost_by_reason = Counter[str]()
@@ -216,15 +180,7 @@ def _listed(named: list[str], separator: str) -> str:
     return separator.join(named[:SHOWN_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _count(ranges: Iterable[tuple[int, int]]) -> int:
-    return sum(last - first + 1 for first, last in ranges)
-
-
-def _joined(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
-        else:
-            joined.append((first, last))
-    return tuple(joined)
+def find_completeness(connection: Connection, job: Job) -> Completeness:
+    """Return where all messages of a job are."""
+    positions, unnumbered = find_positions(connection, job.id), find_unnumbered(connection, job.id)
+    return assess(positions, job.attempt, job.status, unnumbered)

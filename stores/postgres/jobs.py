@@ -11,8 +11,8 @@ from sqlalchemy import Connection, func, select, tuple_
 
 from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.messages import FINISHED, Status
-from trainwire.schemas.tables import deleted_jobs, training_jobs
-from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
+from trainwire.schemas.tables import deleted_jobs, training_attempts, training_jobs
+from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, columns_of, job_columns
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,3 +117,29 @@ def next_job_id(connection: Connection) -> int:
         select(func.max(deleted_jobs.c.job_id)).scalar_subquery(),
     )
     return int(connection.execute(select(func.coalesce(last, 0) + 1)).scalar_one())
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_attempts, without what it was called."""
+
+    attempt: int
+    status: Status
+    started_at: datetime | None
+    completed_at: datetime | None
+    exit_code: int | None
+    error_message: str | None
+    mlflow_run_id: str | None
+    mirror_run_id: str | None
+    mirror_notes: dict[str, str] | None
+
+    @property
+    def run_id(self) -> str | None:
+        """Return the run in MLflow that counts: the trainer's own before ours."""
+        return self.mlflow_run_id or self.mirror_run_id
+
+
+def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
+    """Return the attempts of a job, the first one first."""
+    table = training_attempts
+    found = select(*columns_of(Attempt, table)).where(table.c.job_id == job_id).order_by(table.c.attempt)
+    return [Attempt(**row) for row in connection.execute(found).mappings()]

@@ -12,7 +12,7 @@ from trainwire.schemas.keys import acks_key
 from trainwire.schemas.tables import deleted_jobs, source_positions, training_jobs
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
-from trainwire.stores.postgres.positions import find_positions
+from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.operations.reconcile import reconcile
 from trainwire.workers.resources import Resources
 

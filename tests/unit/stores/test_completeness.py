@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from trainwire.schemas.messages import Status
-from trainwire.stores.postgres.completeness import Completeness, Position, State, assess, shown_ranges
+from trainwire.stores.postgres.completeness import Completeness, State, assess, shown_ranges
+from trainwire.stores.postgres.source_positions import SourcePosition
 
 
-def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> Position:
+def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> SourcePosition:
     fields: dict[str, object] = {"attempt": 1, **more}
-    return Position(source=source, kind=kind, last_seq=last_seq, **fields)  # type: ignore[arg-type]
+    return SourcePosition(source=source, kind=kind, last_seq=last_seq, **fields)  # type: ignore[arg-type]
 
 
-def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[Position]:
+def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[SourcePosition]:
     """A source that made so many lines (the second number: so many arrived) and has ended."""
     produced, arrived = logs[0], logs[-1]
     return [
@@ -24,7 +25,7 @@ def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[Positio
     ]
 
 
-def _assess(*rows: Position, attempt: int = 1, status: Status = "completed") -> Completeness:
+def _assess(*rows: SourcePosition, attempt: int = 1, status: Status = "completed") -> Completeness:
     return assess(rows, attempt, status)
 
 

@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from trainwire.cli.terminal import shown_clock
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth
-from trainwire.stores.postgres.delivery_status import shown_age, shown_delivery, shown_health
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, shown_age, shown_delivery, shown_health
 
 ANSWERS = SinkHealth(sink="loki", answers=True)
 

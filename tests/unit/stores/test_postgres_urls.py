@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import create_engine
 
-from trainwire.stores.postgres_urls import parse_postgres_url, shown_servers
-from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings
+from trainwire.stores.settings import (
+    StoreSettings,
+    WrongSettings,
+    parse_postgres_url,
+    read_settings,
+    shown_servers,
+)
 
 SEVERAL = [
     ("u:p@h1:5432,h2:5433/db?target_session_attrs=read-write", "h1,h2", "5432,5433", "h1:5432, h2:5433"),
