@@ -59,8 +59,8 @@ from trainwire.workers.orders import (
 )
 from trainwire.workers.resources import Resources, process_resources
 from trainwire.workers.sinks.deliver import Delivery
-from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.links import link_runs
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.plugin import plugin
 from trainwire.workers.streams.outage_log import AwayNotes
 from trainwire.workers.streams.strays import drain_jammed, tend_strays

@@ -29,7 +29,7 @@ from trainwire.stores.settings import WrongSettings
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 
 JOB = 42
 

@@ -18,7 +18,7 @@ from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.comparison import stored_ranges
-from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
+from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, ("loki",))

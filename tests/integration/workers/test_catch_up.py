@@ -18,11 +18,11 @@ from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.tables import dead_letters
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
-from trainwire.workers.sinks import round as delivery_round
+from trainwire.workers.sinks import deliver as delivery_module
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
-from trainwire.workers.sinks.loki.rows import DeliveredLines
+from trainwire.workers.sinks.loki.entries import DeliveredLines
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 MINUTE_NS = 60 * 10**9
@@ -144,7 +144,7 @@ def test_what_is_read_ahead_is_read_again_after_a_refusal(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int
 ) -> None:
     """One line that Loki will not take, in a day that takes many reads: the others are there, in order."""
-    monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
     said = store(resources, 1, DAY, time.time_ns())
     with resources.engine.begin() as connection:
         too_long = text("UPDATE training_logs SET content = repeat('x', 2000) WHERE seq = :seq")
@@ -161,7 +161,7 @@ def test_a_line_from_the_future_is_delivered_and_costs_no_other(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int, ahead: int
 ) -> None:
     """One line of a day is minutes or years ahead: all are in Loki once, also what was read ahead."""
-    monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
     minutes = [*DAY]
     minutes[seq - 1] = ahead
     said = store(resources, 1, minutes, time.time_ns())

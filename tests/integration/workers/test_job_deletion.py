@@ -60,7 +60,7 @@ from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 OF_JOBS = [table for table in metadata.sorted_tables if "job_id" in table.c and table.name != "gateway_tokens"]

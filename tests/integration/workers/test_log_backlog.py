@@ -21,8 +21,15 @@ from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
-from trainwire.workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
-from trainwire.workers.sinks.loki.rows import LogBatch, PackedLines
+from trainwire.workers.sinks.loki.entries import (
+    MAX_PUSH_BYTES,
+    LogBatch,
+    PackedLines,
+    entries_of,
+    is_plain,
+    newest_after,
+    plan,
+)
 from trainwire.workers.sinks.loki.sink import NARROWING_S, LokiSink
 
 MINUTE_NS = 60 * 10**9

@@ -25,7 +25,7 @@ from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
 from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES
 from trainwire.workers.sinks.mlflow.sink import MlflowSink

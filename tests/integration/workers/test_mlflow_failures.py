@@ -18,11 +18,10 @@ from trainwire.schemas.tables import delivery_cursors, sink_states
 from trainwire.stores.postgres.deliveries import sink_report
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
-from trainwire.workers.sinks.deliver import Delivery
+from trainwire.workers.sinks.deliver import PUSHES_AT_ONCE, Delivery
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
-from trainwire.workers.sinks.round import PUSHES_AT_ONCE
 
 ALL = b"/"
 """In every path."""

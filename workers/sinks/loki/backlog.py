@@ -13,17 +13,20 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.stores.loki.config import MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.workers.sinks import cursors
-from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.cursors import DeliveryCursor
-from trainwire.workers.sinks.loki.lines import (
+from trainwire.workers.sinks.loki.entries import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
     MAX_PUSH_BYTES,
     WINDOW_NS,
+    DeliveredLines,
+    LogBatch,
+    LogRow,
+    PackedLines,
     newest_after,
 )
-from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
+from trainwire.workers.sinks.plugin import SinkBacklog
 
 
 class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):

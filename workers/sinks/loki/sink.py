@@ -12,7 +12,11 @@ import urllib3
 from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, unavailable, words_of
 from trainwire.stores.loki.query import read_lines
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
-from trainwire.workers.sinks.loki.lines import (
+from trainwire.workers.sinks.loki.entries import (
+    DeliveredLines,
+    LogBatch,
+    LogRow,
+    PackedLines,
     Plan,
     Push,
     hour_of,
@@ -22,7 +26,6 @@ from trainwire.workers.sinks.loki.lines import (
     plan,
     shown_time,
 )
-from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204

@@ -12,7 +12,6 @@ from sqlalchemy import Connection, RowMapping, text
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED, LIFTED_SQL
 from trainwire.workers.sinks import cursors
-from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.mlflow.rows import (
     AttemptState,
     DeliveredMetrics,
@@ -21,6 +20,7 @@ from trainwire.workers.sinks.mlflow.rows import (
     MirroredAttempt,
 )
 from trainwire.workers.sinks.mlflow.rules import STOPPED
+from trainwire.workers.sinks.plugin import SinkBacklog
 
 GRACE_S: Final = 60.0
 """After so long without a word of an attempt that has ended, nothing more is expected of it."""
@@ -84,7 +84,7 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
             connection.execute(_SAVE_ATTEMPT, told)
 
 
-def tell_again(connection: Connection, job_id: int) -> None:
+def mirror_again(connection: Connection, job_id: int) -> None:
     """Have the job's attempts told anew; where somebody deleted a run another one is made."""
     connection.execute(_FORGET_LINK, {"job_id": job_id, "stopped": STOPPED})
     connection.execute(_TELL_AGAIN, {"job_id": job_id, "stopped": STOPPED})

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tests.factories import NOW_NS
 from trainwire.stores.loki.query import LokiLine
 from trainwire.workers.sinks.loki.comparison import Comparison, Copies, compare
-from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
-from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES, LogRow, entries_of
 
 ALL = range(1, 11)
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.workers.sinks.loki.lines import (
+from trainwire.workers.sinks.loki.entries import (
     MAX_LINE_BYTES,
     MINUTE_NS,
+    LogRow,
     Plan,
     entries_of,
     labels_of,
     plan,
     split_line,
 )
-from trainwire.workers.sinks.loki.rows import LogRow
 
 NOW_NS = 1_790_000_000 * 10**9
 HOUR_NS = 60 * MINUTE_NS
