@@ -120,7 +120,7 @@ def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -
 def note_failure(
     connection: Connection, sink: str, job_id: int, error: str, retry_in_s: float | None = None
 ) -> None:
-    """Record a failed attempt; the job is due again after `retry_in_s` (None: at once). The cursor does not move."""
+    """Record a failed attempt; the job is due again after `retry_in_s`, None: at once."""
     connection.execute(
         text(
             "INSERT INTO delivery_cursors (sink, job_id, attempts, last_error, next_attempt_at) "

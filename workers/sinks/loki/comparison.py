@@ -1,4 +1,4 @@
-"""The comparison of Loki with Postgres by the numbers of a job's lines; their texts are not compared."""
+"""Compares the numbers of a job's lines in Loki with those in Postgres; texts are not compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANY: Final = 2
 
 
 class Ranges(list[tuple[int, int]]):
-    """Numbers as ranges, first and last included, made by adding the numbers in ascending order."""
+    """Ascending numbers as ranges, first and last included."""
 
     @property
     def total(self) -> int:
@@ -29,7 +29,7 @@ class Ranges(list[tuple[int, int]]):
         return sum(last - first + 1 for first, last in self)
 
     def add(self, seq: int) -> None:
-        """Add a number that is higher than all before."""
+        """Add a number, higher than all before."""
         if self and self[-1][1] == seq - 1:
             self[-1] = (self[-1][0], seq)
         else:
@@ -43,7 +43,7 @@ class Copies:
         self.complete = bytearray(last_seq + 1)
         """By `seq`: number of copies with all their parts, at most `MANY`; a whole line is its only part."""
         self.of_any_part = bytearray(last_seq + 1)
-        """By `seq`: the same of the part that is there most often."""
+        """By `seq`: number of copies of the part with the most copies, at most `MANY`."""
         self.unnumbered = 0
         unknown = set()
         parts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
@@ -70,10 +70,10 @@ class Copies:
 
 @dataclass
 class Comparison:
-    """The lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
+    """All lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
 
-    Those not in Postgres were removed by retention, or are lost. `twice` are the lines of which Loki has a second
-    copy, `unknown` the numbers in Loki that no line of the job has.
+    Lines not in Postgres were removed by retention, or are lost. `twice`: lines with more than one copy in Loki;
+    `unknown`: numbers in Loki that no line of the job has.
     """
 
     rows: int
@@ -91,12 +91,12 @@ class Comparison:
 
     @property
     def is_verified(self) -> bool:
-        """Tell whether each line is where it should be, once; waiting and removed lines are."""
+        """Whether nothing is missing, duplicated, unknown or lost; lines may be waiting or removed."""
         return not any((self.missing, self.twice, self.unknown, self.unnumbered, self.lost))
 
     @property
     def line(self) -> str:
-        """The whole comparison in one line."""
+        """The numbers of lines as one line of text."""
         return (
             f"{'verified' if self.is_verified else 'differs'}: {self.rows:,} lines = {self.in_loki:,} in Loki + "
             f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.total:,} missing; "
@@ -107,7 +107,7 @@ class Comparison:
 
     @property
     def differences(self) -> list[str]:
-        """One line for each kind of difference, with the numbers of the lines."""
+        """One line of text per kind of difference, with the numbers of the log lines."""
         named = (
             ("missing in Loki", self.missing),
             ("twice in Loki", self.twice),
@@ -119,7 +119,7 @@ class Comparison:
 
     @property
     def document(self) -> dict[str, object]:
-        """The comparison as JSON: numbers of lines by count and ranges."""
+        """The comparison as a JSON document."""
         fields = {
             name: {"count": value.total, "ranges": value} if isinstance(value, Ranges) else value
             for name, value in vars(self).items()
@@ -128,9 +128,9 @@ class Comparison:
 
 
 def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> Comparison:
-    """Compare what Loki has of a job with Postgres. Raises `LokiUnavailable`."""
-    # In this order the job and retention may go on meanwhile: a line that the cursor has passed is in Loki
-    # whenever that is read, and a row that is gone when rows are read is removed when `removed_seq` is read.
+    """Compare the lines of a job in Loki with its rows in Postgres. Raises `LokiUnavailable`."""
+    # This order allows deliveries and retention meanwhile: lines before the cursor are in Loki when it is read
+    # later, and rows that were removed before the rows are read are covered by `removed_seq`, read later.
     confirmed_seq = read_cursors(connection, "loki", [job_id])[job_id].confirmed_seq
     last_seq = _last_seq(connection, job_id)
     refused = select(dead_letters.c.seq).where(
@@ -157,10 +157,10 @@ def compare(
     confirmed_seq: int,
     dead_lettered: Collection[int],
 ) -> Comparison:
-    """Compare the rows that Postgres has, as ranges, with the copies in Loki.
+    """Compare the rows in Postgres, given as ranges, with the copies in Loki.
 
     Rows up to `removed_seq` that are not stored were removed by retention. Stored rows after `confirmed_seq` that
-    Loki does not have are waiting.
+    are not in Loki are waiting.
     """
     found = Comparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
     is_stored = bytearray(found.rows + 1)
@@ -185,7 +185,7 @@ def compare(
 
 
 def stored_ranges(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
-    """Return which log rows of a job Postgres has, up to `last_seq`."""
+    """Return the ranges of a job's log rows in Postgres, up to `last_seq`."""
     rows = connection.execute(_STORED, {"job_id": job_id, "last_seq": last_seq})
     return [(first, last) for first, last in rows]
 
@@ -195,7 +195,7 @@ def _last_seq(connection: Connection, job_id: int) -> int:
     return connection.execute(last_seq).scalar_one_or_none() or 0
 
 
-# Numbers without a hole between them have the same distance to their place in the order.
+# Consecutive numbers have the same difference to their row number (gaps and islands).
 _STORED: Final = text(
     "SELECT min(seq), max(seq) FROM (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS holes "
     "FROM training_logs WHERE job_id = :job_id AND seq <= :last_seq) AS numbered GROUP BY holes"

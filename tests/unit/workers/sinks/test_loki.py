@@ -10,7 +10,7 @@ from tests.twins.loki import LokiTwin
 from tests.twins.loki_faults import FOREVER, Fault
 from trainwire.stores.loki.http import LokiHttp, LokiUnavailable
 from trainwire.workers.sinks.loki.entries import LogRow
-from trainwire.workers.sinks.loki.sink import PATIENCE_S, PAUSE_S, LokiSink
+from trainwire.workers.sinks.loki.sink import RATE_LIMIT_PAUSE_S, RATE_LIMIT_RETRY_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 
@@ -26,7 +26,7 @@ def test_a_row_that_is_begun_waits_for_the_rate_limit() -> None:
         twin.faults.extend([Fault(kind="slow"), Fault(status=429, times=3)])
         pauses: list[float] = []
         delivered = LokiSink(LokiHttp(twin.url), sleep=pauses.append).deliver_rows(7, [long_row()], {})
-        assert (delivered.confirmed_seq, pauses) == (1, [PAUSE_S] * 3)
+        assert (delivered.confirmed_seq, pauses) == (1, [RATE_LIMIT_PAUSE_S] * 3)
         assert "".join(line.line for line in twin.lines(7)) == long_row().content
 
 
@@ -50,4 +50,4 @@ def test_patience_ends() -> None:
         sink = LokiSink(LokiHttp(twin.url), clock=lambda: now[0], sleep=sleep)
         with pytest.raises(LokiUnavailable, match="rate limit"):
             sink.deliver_rows(7, [long_row()], {})
-    assert now[0] == PATIENCE_S
+    assert now[0] == RATE_LIMIT_RETRY_S
