@@ -14,7 +14,7 @@ from typing import Final
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stack.errors import Problem
 from trainwire.stores.files.folders import Reader, WrongManifest, address_of, read_manifest
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Unavailable
 from trainwire.stores.postgres.checkpoints import Source
 
 Advance = Callable[[int], None]
@@ -109,5 +109,5 @@ def _said(uri: S3Uri) -> Iterator[None]:
         yield
     except NoSuchObject as exc:
         raise Problem(f"{exc}: it was deleted, or never uploaded to this store") from exc
-    except (NotAllowed, StoreAway, WrongManifest) as exc:
+    except (NotAllowed, S3Unavailable, WrongManifest) as exc:
         raise Problem(f"cannot download {uri}: {exc}") from exc

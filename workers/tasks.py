@@ -33,7 +33,7 @@ from trainwire.schemas.keys import (
     delivery_ordered_key,
     echo_key,
 )
-from trainwire.stores.files.presign_policy import lending_places
+from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.workers.app import app
@@ -215,7 +215,7 @@ def verify_checkpoints() -> None:
         report = Verification(
             resources.engine,
             object_store,
-            lending_places(settings),
+            served_prefixes(settings),
             slice_s=settings.delivery_slice_s,
             store_backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),
         ).run()
@@ -265,7 +265,7 @@ def echo(worker: str) -> None:
 
 @cache
 def object_store() -> S3Store:
-    """Return this process's own object store, or raise `trainwire.stores.files.s3.StoreAway`."""
+    """Return this process's own object store, or raise `trainwire.stores.files.s3.S3Unavailable`."""
     return open_s3()
 
 

@@ -1,4 +1,4 @@
-"""Lines read back from Loki, as a job's log."""
+"""A job's log, read back from Loki."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FIRST_SEQ: Final = 1
 
 
 def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield what Loki has of a job, by time, in the range of times of the rows that Postgres has or has had.
+    """Yield a job's lines in Loki by time, within the times of its rows in Postgres.
 
-    Where rows are gone, all times are asked for that Loki can have had of the job. Postgres is asked together with
-    the first line.
+    If rows were removed, the range includes all times that Loki can have accepted for the job. Postgres is read
+    when the first line is requested.
     """
     start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
@@ -45,7 +45,7 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
 
 
 def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[LogLine]:
-    """Return the last lines that Loki has of a job, oldest first, as events carry them; split ones are joined."""
+    """Return the last lines of a job in Loki, oldest first, as in events; the parts of split lines are joined."""
     times = _row_times(connection, job_id)
     start_ns, _ = _range_ns(connection, job_id, times)
     newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id, times), limit)
@@ -53,11 +53,11 @@ def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int
 
 
 def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
-    """Yield each line with its text, the parts of a split one joined; parts share their nanosecond."""
+    """Yield each line with its text; the parts of a split line, which have the same time, are joined."""
     for _, group in groupby(lines, attrgetter("ts_ns")):
         parts: dict[object, dict[int, LokiLine]] = {}
         for number, line in enumerate(sorted(group, key=_place)):
-            # Of one seq a late stream may hold a second copy: that one is a line of its own.
+            # A stream of late lines may have a second copy of one seq: a separate line.
             is_part = line.label("part") is not None
             key = (line.label("seq"), line.label("log_type"), line.label("late")) if is_part else number
             parts.setdefault(key, {})[part_of(line)] = line
@@ -66,22 +66,22 @@ def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
 
 
 def seq_of(line: LokiLine) -> int | None:
-    """Return the number that the line has in Postgres, None for a line that is not ours."""
+    """Return the line's number in Postgres; None for a line that trainwire did not send."""
     return _number(line.label("seq"))
 
 
 def part_of(line: LokiLine) -> int:
-    """Return which part of a split line this is; a whole line is its own first part."""
+    """Return the number of the part of a split line, 1 for a whole line."""
     return _number((line.label("part") or "").partition("/")[0]) or 1
 
 
 def parts_of(line: LokiLine) -> int:
-    """Return into how many parts the line was split, 1 for a whole line."""
+    """Return the number of parts of a split line, 1 for a whole line."""
     return _number((line.label("part") or "").partition("/")[2]) or 1
 
 
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
-    """Yield the lines but those of rows that came into Postgres after `last_seq` was read."""
+    """Yield the lines except those of rows that were stored after `last_seq` was read."""
     newest = last_seq
     for line in lines:
         seq = seq_of(line) or UNNUMBERED
@@ -92,7 +92,7 @@ def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable
 
 
 def _trainers_ns(line: LokiLine) -> int:
-    """Return the trainer's time: Loki's, unless its clock was so far ahead that the line was sent with another."""
+    """Return the trainer's time: the metadata `logged_at` if the line was sent with another, else Loki's time."""
     whole, _, fraction = (line.label("logged_at") or "").removesuffix("Z").partition(".")
     try:
         return to_ns(datetime.fromisoformat(whole).replace(tzinfo=UTC)) + int(f"{fraction:0<9}"[:9])
@@ -132,7 +132,7 @@ def _log_line(line: LokiLine, content: str) -> StoredLine:
 
 
 class _RowTimes(NamedTuple):
-    """The first and the last time that rows in Postgres have in Loki, of a job, and their first number."""
+    """The first and the last time in Loki of a job's rows in Postgres, and the first `seq` of these rows."""
 
     first: datetime | None
     last: datetime | None
@@ -150,7 +150,7 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
     now = datetime.now(UTC)
     start_ns, end_ns = to_ns(times.first or now), to_ns(times.last or now)
     if times.first_seq != FIRST_SEQ:
-        # A row is delivered after its job began, with a time that Loki takes then.
+        # Removed rows were delivered after the job began, with times that Loki accepted then.
         known = select(training_jobs.c.created_at).where(training_jobs.c.id == job_id)
         began = connection.execute(known).scalar_one_or_none() or now
         start_ns, end_ns = min(start_ns, to_ns(began) - MAX_AGE_NS), max(end_ns, to_ns(now) + MAX_FUTURE_NS)
@@ -158,7 +158,7 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
 
 
 def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
-    """Return the time of the newest row that Postgres has or, where it has none, that Loki was sent."""
+    """Return the time of the newest row in Postgres or, if there is none, of the newest line sent to Loki."""
     if times.last is not None:
         return to_ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c

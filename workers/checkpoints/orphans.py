@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, OpenUpload, StoreAway, StoredObject
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, OpenUpload, S3Unavailable, StoredObject
 from trainwire.workers.checkpoints import verification_rows as checkpoints
 from trainwire.workers.checkpoints.surplus import keeping_of, shared_addresses
 from trainwire.workers.drain.store import postgres_errors
@@ -93,7 +93,7 @@ def sweep(
     before: datetime,
     is_late: Callable[[], bool],
 ) -> Swept:
-    """Delete the orphans of a job; raise `trainwire.stores.files.s3.StoreAway`."""
+    """Delete the orphans of a job; raise `trainwire.stores.files.s3.S3Unavailable`."""
     swept = Swept()
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -134,7 +134,7 @@ class OrphanSweep:
                     if time.monotonic() >= deadline:
                         break
                     count += self._log(job_id) if dry_run else self._sweep(job_id, deadline)
-            except StoreAway as exc:
+            except S3Unavailable as exc:
                 raise Unavailable(str(exc)) from exc
         return count
 

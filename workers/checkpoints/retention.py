@@ -14,7 +14,7 @@ from sqlalchemy import Engine, TextClause, text
 
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stores.files.folders import Reader, WrongManifest, address_of, read_manifest
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Unavailable
 from trainwire.stores.postgres.checkpoints import DIFFERENT
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints import verification_rows as checkpoints
@@ -188,7 +188,7 @@ def delete_objects(store: Deleter, address: str, sha256: str | None) -> None:
 def _away_is_unavailable() -> Iterator[None]:
     try:
         yield
-    except StoreAway as exc:
+    except S3Unavailable as exc:
         raise Unavailable(str(exc)) from exc
 
 

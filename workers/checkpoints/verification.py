@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri
 from trainwire.stores.files.folders import Reader, WrongManifest, address_of, read_manifest
-from trainwire.stores.files.presign_policy import lies_in, shown_places
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, ObjectHead, StoreAway
+from trainwire.stores.files.presign_policy import lies_in, shown_prefixes
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, ObjectHead, S3Unavailable
 from trainwire.stores.postgres.checkpoints import DIFFERENT, MISSING, NOT_SERVED, UNVERIFIED
 from trainwire.workers.checkpoints import verification_rows as checkpoints
 from trainwire.workers.checkpoints.verification_rows import Finding, UnverifiedFile
@@ -170,23 +170,23 @@ class Verification:
             return False  # no address at all: `find_fault` says so, and asks nobody
 
     def _set_aside(self, file: UnverifiedFile) -> Finding:
-        places = shown_places(self._places)
+        places = shown_prefixes(self._places)
         said = f"{NOT_SERVED}: workers look in {places}; others are named in CHECKPOINT_LEND_ALSO"
         return Finding(file, said, self._file_backoff.delay_s(file.attempts + 1))
 
-    def _look_at(self, files: Sequence[UnverifiedFile]) -> tuple[list[Finding], StoreAway | None]:
+    def _look_at(self, files: Sequence[UnverifiedFile]) -> tuple[list[Finding], S3Unavailable | None]:
         """Return what was found, and the failure of the store where it is away; then some were not looked at."""
         try:
             store = self._open_store()
-        except StoreAway as exc:
+        except S3Unavailable as exc:
             return [], exc
-        look = partial(self._finding, store, self._clock() + ROUND_S, failures := list[StoreAway]())
+        look = partial(self._finding, store, self._clock() + ROUND_S, failures := list[S3Unavailable]())
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             findings = [finding for finding in pool.map(look, files) if finding is not None]
         return findings, failures[0] if failures else None
 
     def _finding(
-        self, store: ObjectStore, deadline: float, failures: list[StoreAway], file: UnverifiedFile
+        self, store: ObjectStore, deadline: float, failures: list[S3Unavailable], file: UnverifiedFile
     ) -> Finding | None:
         """Look at one file; None where there is no time, or another has just found out that the store is away."""
         if file.is_overwritten:
@@ -195,7 +195,7 @@ class Verification:
             return None
         try:
             error = find_fault(store, file, lambda: self._clock() > deadline)
-        except StoreAway as exc:
+        except S3Unavailable as exc:
             failures.append(exc)
             # It lets others go first: a file that alone upsets the store must not be every probe.
             return Finding(file, f"{UNVERIFIED}: {exc}", self._store_backoff.delay_s(file.attempts + 1))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 from trainwire.schemas.checkpoint_keys import SCHEME, S3Uri
 from trainwire.schemas.keys import JOB_DELETED_FIELD, acks_key, alive_key, keys_of_job, shard_of
 from trainwire.stores.files.folders import WrongManifest
-from trainwire.stores.files.presign_policy import lending_places, lies_in
+from trainwire.stores.files.presign_policy import lies_in, served_prefixes
 from trainwire.stores.files.s3 import NoSuchObject, NotAllowed
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart, announce_deletion
 from trainwire.workers.checkpoints.retention import ObjectStore, delete_objects
@@ -61,7 +61,7 @@ class JobFiles:
 
     def __init__(self, settings: Settings, job_id: int, open_store: Callable[[], ObjectStore]) -> None:
         self._job_id = job_id
-        self._places = lending_places(settings)
+        self._places = served_prefixes(settings)
         self._bucket = settings.trainwire_checkpoint_bucket
         self._open_store = open_store
         prefix = settings.trainwire_checkpoint_prefix.strip("/")
@@ -82,7 +82,7 @@ class JobFiles:
         return shared_addresses(connection, self._job_id, [file.uri for file in files])
 
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
-        """Delete a file, or say why not; raise `trainwire.stores.files.s3.StoreAway`."""
+        """Delete a file, or say why not; raise `trainwire.stores.files.s3.S3Unavailable`."""
         if file.is_deleted:
             return Outcome()
         if why := self._why_it_stays(file.uri, is_shared=is_shared):

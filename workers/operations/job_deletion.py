@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, text
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.sinks import SINKS
-from trainwire.stores.files.s3 import StoreAway
+from trainwire.stores.files.s3 import S3Unavailable
 from trainwire.stores.postgres.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints.retention import ObjectStore
@@ -268,7 +268,7 @@ def _delete_batch(connection: Connection, table: str, job_id: int, rows: int) ->
 def _store_is_unavailable() -> Iterator[None]:
     try:
         yield
-    except StoreAway as exc:
+    except S3Unavailable as exc:
         raise Unavailable(str(exc)) from exc
 
 

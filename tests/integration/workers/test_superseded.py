@@ -19,7 +19,7 @@ from trainwire.schemas.checkpoint_keys import S3Uri, new_upload_folder
 from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import training_checkpoints, training_jobs
 from trainwire.stack.errors import Problem
-from trainwire.stores.files.s3 import S3Store, StoreAway, open_s3
+from trainwire.stores.files.s3 import S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import NotFetchable, find_checkpoints, find_source
 from trainwire.workers.checkpoints.orphans import OrphanSweep
 from trainwire.workers.checkpoints.retention import MAX_REFUSALS, Retention, retain
@@ -222,7 +222,8 @@ class Dying(S3Store):
 
 
 @pytest.mark.parametrize(
-    ("before", "failure"), [(0, KeyboardInterrupt), (1, StoreAway), (2, KeyboardInterrupt), (3, KeyboardInterrupt)]
+    ("before", "failure"),
+    [(0, KeyboardInterrupt), (1, S3Unavailable), (2, KeyboardInterrupt), (3, KeyboardInterrupt)],
 )
 def test_a_deletion_that_ends_early_leaves_no_verified_row(
     resources: Resources, save: Save, bucket: Bucket, before: int, failure: type[BaseException]

@@ -17,8 +17,8 @@ from tests.s3 import free_port, s3_client, s3_server
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from trainwire.schemas.tables import sink_states, training_checkpoints
-from trainwire.stores.files.presign_policy import lending_places
-from trainwire.stores.files.s3 import ObjectHead, S3Store, StoreAway, open_s3
+from trainwire.stores.files.presign_policy import served_prefixes
+from trainwire.stores.files.s3 import ObjectHead, S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import find_checkpoints, find_problems
 from trainwire.workers.checkpoints import verification as verify
 from trainwire.workers.checkpoints.verification import LOOKS, ObjectStore, Verification, VerificationReport
@@ -55,7 +55,7 @@ def verify_files(
 ) -> VerificationReport:
     """Run one verification as a worker does, but let no time pass before the next look."""
     urls = {name: getattr(resources.settings, name) for name in ("database_url", "redis_url")}
-    places = lending_places(load_settings(**urls))
+    places = served_prefixes(load_settings(**urls))
     verification = Verification(
         resources.engine, store, places, slice_s=0, store_backoff=backoff, file_backoff=backoff
     )
@@ -244,7 +244,7 @@ def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
     record(bucket.put("c/a.pt"))
 
     def away() -> ObjectStore:
-        raise StoreAway("S3 does not answer")
+        raise S3Unavailable("S3 does not answer")
 
     with pytest.raises(Unavailable):
         verify_files(resources, away)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from trainwire.stores.loki.config import MAX_AGE_NS, hidden_after, setting, shown_config
-from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, loki_http, unavailable, words_of
+from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, loki_http, message_of, unavailable
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.workers.findings import Finding, Findings, Part
 from trainwire.workers.resources import Resources
@@ -124,7 +124,7 @@ def request_deletion(http: LokiHttp, job_id: int, start_ns: int) -> None:
     if answer.status == _DELETE_ACCEPTED:
         return
     if answer.status in _DELETE_REFUSED:
-        raise LokiKeepsLines(f"Loki answered {answer.status} ({words_of(answer)[:200]}): {_DELETE_REMEDY}")
+        raise LokiKeepsLines(f"Loki answered {answer.status} ({message_of(answer)[:200]}): {_DELETE_REMEDY}")
     raise unavailable(answer)
 
 
@@ -135,7 +135,7 @@ def examine(settings: Settings) -> Findings:
     try:
         ready = http.get("/ready", {})
         if ready.status != 200:
-            yield LOKI.warning("ready", f"is not ready: {ready.status} {words_of(ready)[:200]}", remedy)
+            yield LOKI.warning("ready", f"is not ready: {ready.status} {message_of(ready)[:200]}", remedy)
             return
         yield LOKI.ok("ready", "is ready")
         config = shown_config(http)

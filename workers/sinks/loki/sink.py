@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 import urllib3
 
-from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, unavailable, words_of
+from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, message_of, unavailable
 from trainwire.stores.loki.query import read_lines
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
 from trainwire.workers.sinks.loki.entries import (
@@ -187,5 +187,5 @@ class LokiSink:
         if answer.status == STORED:
             return None
         if answer.status == PARTIAL:
-            return words_of(answer)[:1000] or "400 without a message"
+            return message_of(answer)[:1000] or "400 without a message"
         raise unavailable(answer)

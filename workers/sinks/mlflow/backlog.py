@@ -132,12 +132,12 @@ _SETTLED: Final = """
     (
         NOT EXISTS (
             SELECT FROM source_positions AS position
-            WHERE position.job_id = attempt_row.job_id AND position.attempt = attempt_row.attempt AND kind = 'metrics'
+            WHERE position.job_id = mirror.job_id AND position.attempt = mirror.attempt AND kind = 'metrics'
             AND (produced IS NULL OR last_seq < produced OR missing <> '[]')
         )
         OR NOT EXISTS (
             SELECT FROM source_positions AS position
-            WHERE position.job_id = attempt_row.job_id AND position.attempt = attempt_row.attempt
+            WHERE position.job_id = mirror.job_id AND position.attempt = mirror.attempt
             AND updated_at > now() - make_interval(secs => :grace_s)
         )
     )
@@ -149,9 +149,9 @@ _JOBS_BEHIND: Final = text(
         SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
         WHERE settled = ANY(:unsettled) AND last_metric_seq > coalesce(confirmed_seq, 0)
         UNION
-        SELECT job_id FROM training_attempts AS attempt_row JOIN training_jobs ON id = job_id
+        SELECT job_id FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
         WHERE changes > mirrored_changes
-        AND (attempt_row.status NOT IN ('completed', 'failed', 'ended', 'lost') OR {_SETTLED})
+        AND (mirror.status NOT IN ('completed', 'failed', 'ended', 'lost') OR {_SETTLED})
     ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     WHERE coalesce(next_attempt_at <= now(), true)
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit
@@ -160,12 +160,12 @@ _JOBS_BEHIND: Final = text(
 
 _READ_ATTEMPTS: Final = text(
     f"""
-    SELECT job_id, attempt_row.attempt, attempt_row.status, created_at AS job_created_at, attempt_row.name, attempt_row.started_at,
-        attempt_row.completed_at, CASE WHEN changes > mirrored_changes THEN attempt_row.params END AS params,
-        CASE WHEN changes > mirrored_changes THEN attempt_row.tags END AS tags, attempt_row.mlflow_run_id, mirror_run_id,
+    SELECT job_id, mirror.attempt, mirror.status, created_at AS job_created_at, mirror.name, mirror.started_at,
+        mirror.completed_at, CASE WHEN changes > mirrored_changes THEN mirror.params END AS params,
+        CASE WHEN changes > mirrored_changes THEN mirror.tags END AS tags, mirror.mlflow_run_id, mirror_run_id,
         changes, mirrored_changes, mirror_notes, changes > mirrored_changes AND {_SETTLED} AS is_settled
-    FROM training_attempts AS attempt_row JOIN training_jobs ON id = job_id
-    WHERE job_id = ANY(:jobs) ORDER BY job_id, attempt_row.attempt
+    FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
+    WHERE job_id = ANY(:jobs) ORDER BY job_id, mirror.attempt
     """  # noqa: S608 - our own expression
 )
 
@@ -195,9 +195,9 @@ _LINK_JOB: Final = text(
 )
 
 _FORGET_LINK: Final = text(
-    "UPDATE training_jobs SET mlflow_run_id = NULL FROM training_attempts AS attempt_row WHERE id = :job_id "
-    "AND attempt_row.job_id = id AND attempt_row.attempt = training_jobs.attempt "
-    "AND attempt_row.mirror_run_id = training_jobs.mlflow_run_id AND attempt_row.mirror_notes ? :stopped"
+    "UPDATE training_jobs SET mlflow_run_id = NULL FROM training_attempts AS mirror WHERE id = :job_id "
+    "AND mirror.job_id = id AND mirror.attempt = training_jobs.attempt "
+    "AND mirror.mirror_run_id = training_jobs.mlflow_run_id AND mirror.mirror_notes ? :stopped"
 )
 
 _MIRROR_AGAIN: Final = text(
@@ -207,7 +207,7 @@ _MIRROR_AGAIN: Final = text(
 
 _SAVE_ATTEMPT: Final = text(
     """
-    INSERT INTO training_attempts AS attempt_row
+    INSERT INTO training_attempts AS mirror
         (job_id, attempt, status, mirror_run_id, changes, mirrored_changes, mirror_notes)
     VALUES (:job_id, :attempt, :status, :run_id, greatest(:changes, 1), :changes, CAST(:notes AS jsonb))
     ON CONFLICT (job_id, attempt) DO UPDATE SET mirror_run_id = excluded.mirror_run_id,

@@ -63,14 +63,15 @@ def _link(connection: Connection, job_id: int, attempt: int, run_id: str) -> int
 
 
 _WITHOUT_LINK: Final = text(
-    "SELECT id, attempt, attempt_row.started_at FROM training_jobs JOIN training_attempts AS attempt_row USING (attempt) "
-    "WHERE attempt_row.job_id = id AND attempt_row.mlflow_run_id IS NULL AND last_seen_at > now() - :seen_within "
+    "SELECT id, attempt, attempts.started_at FROM training_jobs JOIN training_attempts AS attempts "
+    "USING (attempt) "
+    "WHERE attempts.job_id = id AND attempts.mlflow_run_id IS NULL AND last_seen_at > now() - :seen_within "
     "ORDER BY random() LIMIT :limit"
 )
 _LINK_JOB: Final = text(
-    "UPDATE training_jobs SET mlflow_run_id = :run_id FROM training_attempts AS attempt_row "
-    "WHERE id = :job_id AND training_jobs.attempt = :attempt AND attempt_row.job_id = id "
-    "AND attempt_row.attempt = training_jobs.attempt AND attempt_row.mlflow_run_id IS NULL"
+    "UPDATE training_jobs SET mlflow_run_id = :run_id FROM training_attempts AS attempts "
+    "WHERE id = :job_id AND training_jobs.attempt = :attempt AND attempts.job_id = id "
+    "AND attempts.attempt = training_jobs.attempt AND attempts.mlflow_run_id IS NULL"
 )
 _LINK_ATTEMPT: Final = text(
     "UPDATE training_attempts SET mlflow_run_id = :run_id, changes = changes + 1 "
