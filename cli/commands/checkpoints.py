@@ -23,8 +23,8 @@ from trainwire.stack.errors import Problem
 from trainwire.stores.files.s3 import MAX_PRESIGN_S, NoSuchObject, NotAllowed, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
+    CheckpointSource,
     NotFetchable,
-    Source,
     find_checkpoints,
     find_source,
 )
@@ -76,7 +76,7 @@ def checkpoints(
         say(f"no checkpoints of job {job_id} yet")
 
 
-def _lend(source: Source, expires_s: int) -> None:
+def _lend(source: CheckpointSource, expires_s: int) -> None:
     if source.uri.is_folder:
         raise Problem(f"{source.uri} is a folder, which has no address of its own: get it with --download")
     try:
@@ -85,7 +85,7 @@ def _lend(source: Source, expires_s: int) -> None:
         raise Problem(str(exc)) from exc
 
 
-def _download(source: Source, to: Path | None, *, force: bool) -> None:
+def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None:
     target = target_of(source, to)
     try:
         store = open_s3()

@@ -17,8 +17,8 @@ def check_served(uri: S3Uri, settings: StoreSettings) -> None:
     prefixes = served_prefixes(settings)
     if not lies_in(uri, prefixes):
         raise NotServed(
-            f"{uri} was named by a trainer, and is lent from {shown_prefixes(prefixes)}. If all who may see the job "
-            f"may have bucket {uri.bucket!r}, name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/"
+            f"{uri} was named by a trainer; files are served from {shown_prefixes(prefixes)}. If all who may see "
+            f"the job may have bucket {uri.bucket!r}, name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/"
         )
 
 

@@ -1,6 +1,6 @@
-"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + lost + dropped.
+"""The sum of a job's messages: produced = stored + dead-lettered + missing + lost + dropped.
 
-One word for its state, the same everywhere: docs/concepts.md has the table.
+docs/concepts.md explains its states.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHOWN_SOURCES: Final = 5
 
 @dataclass(frozen=True)
 class Completeness:
-    """Where all messages of a job are, and of which of its processes that is not known."""
+    """The sum of a job's messages, and the sources and ranks whose messages are not all known."""
 
     produced: int
     stored: int
@@ -41,27 +41,27 @@ class Completeness:
     status: Status
     attempt: int
     open_sources: tuple[str, ...]
-    """Sources of the newest attempt that have not ended: more may come of them."""
+    """Sources of the newest attempt that have not ended: they may send more."""
     silent_sources: tuple[str, ...]
-    """Sources that ended without a completion of their own: what they made beyond this is unknown."""
+    """Sources that ended without a completion of their own: they may have produced more."""
     lost: int = 0
     """Messages that their trainers cannot send again, for example after a restore of Postgres."""
     lost_by_reason: Mapping[str, int] = field(default_factory=dict)
     losses: tuple[SourcePosition, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
-    """Ranks that have not reported: whether they made anything is unknown."""
+    """Ranks that have not sent anything: they may have produced messages."""
     uncounted_sources: tuple[str, ...] = ()
-    """Sources whose completion does not count each kind that they sent: whether they made more is unknown."""
+    """Sources whose completion does not count every kind that they sent: they may have produced more."""
     unnumbered: Mapping[str, int] = field(default_factory=dict)
-    """Dead letters by source that are no part of the sum: their numbers cannot be believed, or they have none."""
+    """Number of dead letters by source that are not part of the sum: they have no valid message number."""
 
     @property
     def state(self) -> State:
-        """Return the one word for it, the first that is true.
+        """The state of the sum, the first that applies.
 
-        `open`: more messages may come. `incomplete`: numbered messages have not arrived. `unproven`: all of them
-        have, but nobody knows whether there are more. `accounted`: there are none, and some of them are counted as
-        dead-lettered, lost or dropped. `complete`: all are stored.
+        `open`: more messages may arrive. `incomplete`: numbered messages have not arrived. `unproven`: all have
+        arrived, but there may be more. `accounted`: some are dead-lettered, lost or dropped. `complete`: all are
+        stored.
         """
         is_over = self.status == "lost" or (self.status in FINISHED and not self.open_sources)
         if not is_over or not self.produced:
@@ -75,12 +75,12 @@ class Completeness:
 
     @property
     def may_grow(self) -> bool:
-        """Return whether more rows may come: `trainwire logs -f` waits for them."""
+        """Whether more rows may arrive: `trainwire logs -f` waits for them."""
         return self.state in ("open", "incomplete") or bool(self.absent_ranks)
 
     @property
     def line(self) -> str:
-        """The whole sum in one line, with the gaps by number."""
+        """The sum as one line of text, with the missing numbers."""
         total = (
             f"{self.produced:,} messages produced = {self.stored:,} stored + "
             f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self._named_lost()}"
@@ -126,17 +126,17 @@ class Completeness:
 def assess(
     positions: Iterable[SourcePosition], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
 ) -> Completeness:
-    """Add up the positions of a job whose newest attempt is `attempt`, and has this status.
+    """Add up the positions of a job; `attempt` and `status` are those of its newest attempt.
 
-    `unnumbered` are its dead letters that no position counts, by source.
+    `unnumbered` is the number of its dead letters by source that no position counts.
     """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}
-    # Their end was inferred by whoever sent their leftovers.
+    # Their end was inferred by the process that sent their spooled messages.
     killed = {row.source for row in rows if row.produced is not None} - ended
     quiet = {row.source for row in rows} - ended - killed
     uncounted = {row.source for row in rows if row.last_seq and row.produced is None} & ended
-    # A lost attempt is given up, and so is one that another has followed.
+    # No more is expected of a lost attempt, nor of one that was followed by another.
     open_sources = {row.source for row in rows if row.attempt >= attempt} & quiet if status != "lost" else set()
     made = sum(row.made for row in rows)
     missing = sum(count_numbers(row.gaps) for row in rows)
@@ -148,7 +148,7 @@ def assess(
             lost_by_reason[reason] += last - first + 1
     lost = lost_by_reason.total()
     return Completeness(
-        # What a trainer drops it drops before it is numbered, so it comes on top of the numbers.
+        # Items are dropped before they are numbered, so they are not among the numbered ones.
         produced=made + dropped,
         stored=made - missing - dead_lettered - lost,
         dead_lettered=dead_lettered,
@@ -169,7 +169,7 @@ def assess(
 
 
 def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    """Return ranges as people write them: `7, 9-12`."""
+    """Return ranges as text, such as `7, 9-12`."""
     named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN_RANGES]]
     more = len(ranges) - SHOWN_RANGES
     return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
@@ -181,6 +181,6 @@ def _listed(named: list[str], separator: str) -> str:
 
 
 def find_completeness(connection: Connection, job: Job) -> Completeness:
-    """Return where all messages of a job are."""
+    """Return the sum of a job's messages."""
     positions, unnumbered = find_positions(connection, job.id), find_unnumbered(connection, job.id)
     return assess(positions, job.attempt, job.status, unnumbered)

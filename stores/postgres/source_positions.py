@@ -1,4 +1,4 @@
-"""Which ranks of an attempt have sent nothing, though a rank of it stated how many there are."""
+"""The positions of a job's sources, and the ranks of its attempts that have sent nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True)
 class SourcePosition:
-    """How far one source has come with one kind: a row of source_positions."""
+    """How far the messages of one source and kind are stored: a row of source_positions."""
 
     source: str
     kind: str
@@ -37,32 +37,32 @@ class SourcePosition:
 
     @property
     def made(self) -> int:
-        """How many messages the source has numbered, as far as is known."""
+        """The highest known number of a message of the source."""
         return max(self.produced or 0, self.last_seq)
 
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that never arrived, as ranges, the end of the stream included."""
+        """The numbers that have not arrived, as ranges, including those after the last one."""
         tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
         return _joined(self.missing + tail)
 
     @property
     def lost_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that will never come, as ranges."""
+        """The numbers that the source has declared lost, as ranges."""
         return tuple((first, last) for first, last, _ in self.lost)
 
     @property
     def has_completion(self) -> bool:
-        """Return whether a completion of the source itself is stored.
+        """Whether a completion of the source itself is stored.
 
-        One whose `produced` counts no completion was made up for it (docs/wire-format.md).
+        If its `produced` counts no completion, another process sent it (docs/wire-format.md).
         """
         stored = self.last_seq - count_numbers(self.missing) - count_numbers(self.lost_ranges) - self.dead_lettered
         return self.kind == "completions" and stored > 0 and self.produced != 0
 
 
 def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
-    """Return how many dead letters of each source of a job are counted by none of its positions."""
+    """Return the number of dead letters of each source that none of its positions counts."""
     letters = dead_letters.c
     wanted = (
         select(letters.source, func.count().label("letters"))
@@ -74,7 +74,7 @@ def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
 
 
 def find_positions(connection: Connection, job_id: int) -> list[SourcePosition]:
-    """Return how far each source of a job has come with each kind."""
+    """Return the positions of a job, one per source and kind."""
     columns = [source_positions.c[field.name] for field in fields(SourcePosition)]
     wanted = select(*columns).where(source_positions.c.job_id == job_id)
     return [
@@ -87,14 +87,14 @@ def find_positions(connection: Connection, job_id: int) -> list[SourcePosition]:
 
 @dataclass(frozen=True)
 class AbsentRanks:
-    """Ranks of one attempt that have not reported, as ranges (inclusive, ascending), of `world_size` ranks."""
+    """Ranks of one attempt that have sent nothing, as ranges (inclusive, ascending), of `world_size` ranks."""
 
     attempt: int
     world_size: int
     ranges: tuple[tuple[int, int], ...]
 
     def shown(self, newest_attempt: int) -> str:
-        """Return them as people write them: `ranks 1-3 of 4`."""
+        """Return them as text, such as `ranks 1-3 of 4`."""
         named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
         rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
         more = f" and {rest:,} more" if rest else ""
@@ -114,10 +114,10 @@ def absent_ranks(rows: Iterable[SourcePosition]) -> tuple[AbsentRanks, ...]:
 
 
 def _expected(rows: Iterable[SourcePosition]) -> tuple[int, set[int]]:
-    """Return how many ranks an attempt has, 0 where nobody stated that, and which of them have reported.
+    """Return the world size of an attempt, 0 if no source stated one, and the ranks that have sent messages.
 
-    The newest source of the attempt decides, for the world of an elastic training grows and shrinks; trainers go
-    before launchers, which count machines. A source that stated another size counts for no rank of this world.
+    The newest source of the attempt decides, because the world of an elastic training grows and shrinks; trainers
+    take precedence over launchers, which count machines. A source that stated another size counts for no rank.
     """
     rows = list(rows)
     statements = {row.source: row for row in rows if row.world_size is not None}
@@ -135,7 +135,7 @@ def _age(row: SourcePosition) -> tuple[datetime, str]:
 
 
 def _between(ranks: set[int], size: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges from 0 to `size` - 1 in which there is none of `ranks`; never builds them."""
+    """Yield the ranges of 0 to `size` - 1 without any of `ranks`; takes no memory per rank."""
     first = 0
     for rank in [*sorted(rank for rank in ranks if 0 <= rank < size), size]:
         if rank > first:

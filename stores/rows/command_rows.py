@@ -1,4 +1,4 @@
-"""Log rows of a job, as the commands show them."""
+"""Reads rows of a job in the form in which commands show them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainwire.stores.rows.event_rows import values_of
 
 
 class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_logs."""
+    """One row of training_logs, or one line read back from Loki."""
 
     seq: int
     logged_at: datetime
@@ -26,7 +26,7 @@ class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines of a job are wanted; None is no condition."""
+    """Conditions on a job's lines; None is no condition. `text` is case-sensitive."""
 
     job_id: int
     log_type: str | None = None
@@ -59,7 +59,7 @@ def _logs(wanted: LogFilter) -> Select[Any]:
 
 
 class StoredPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_metrics, the lifted values beside the others; non-finite numbers by their names."""
+    """One row of training_metrics with all its values; non-finite numbers are their names."""
 
     seq: int
     attempt: int

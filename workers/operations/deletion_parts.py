@@ -13,7 +13,7 @@ from trainwire.schemas.keys import JOB_DELETED_FIELD, acks_key, alive_key, keys_
 from trainwire.stores.files.folders import WrongManifest
 from trainwire.stores.files.presign_policy import lies_in, served_prefixes
 from trainwire.stores.files.s3 import NoSuchObject, NotAllowed
-from trainwire.stores.postgres.deletion import Deletion, DeletionPart, announce_deletion
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart, publish_deletion
 from trainwire.workers.checkpoints.retention import ObjectStore, delete_objects
 from trainwire.workers.checkpoints.surplus import shared_addresses
 from trainwire.workers.drain.stream import ACKS_TTL_S, redis_errors
@@ -43,7 +43,7 @@ def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
         # Trainers that still live read here why nothing is stored any more.
         client.hset(acks, JOB_DELETED_FIELD, 1)
         client.expire(acks, ACKS_TTL_S)
-        announce_deletion(resources.redis, deletion)
+        publish_deletion(resources.redis, deletion)
     return DeletionPart(state="done", deleted=deleted)
 
 

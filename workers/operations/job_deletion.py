@@ -21,7 +21,8 @@ from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.sinks import SINKS
 from trainwire.stores.files.s3 import S3Unavailable
-from trainwire.stores.postgres.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName, find_deletion, save_part
+from trainwire.stores.postgres.deletion_plan import TABLES
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints.retention import ObjectStore
 from trainwire.workers.drain.store import postgres_errors

@@ -177,7 +177,7 @@ def test_what_nobody_recorded_is_said_to_be_unproven(
         ("4", "out/y.pt was only recorded, not uploaded: fetch it from where it is"),
         ("9", "job 42 has no checkpoint 9: see `trainwire checkpoints 42`"),
         ("best", "job 42 has no best checkpoint yet"),
-        ("newest", "'newest' is no checkpoint: say best, last, or a number of the list"),
+        ("newest", "'newest' is no checkpoint: use best, last, or a number of the list"),
     ],
 )
 def test_what_cannot_be_fetched_says_why(

@@ -40,7 +40,6 @@ from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.mlflow.runs import get_run
 from trainwire.stores.postgres.deletion import (
-    TABLES,
     Choice,
     Deletion,
     StillAtWork,
@@ -49,8 +48,8 @@ from trainwire.stores.postgres.deletion import (
     begin_deletion,
     find_deletion,
     forget_deletion,
-    plan_deletion,
 )
+from trainwire.stores.postgres.deletion_plan import TABLES, plan_deletion
 from trainwire.stores.postgres.jobs import next_job_id
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
