@@ -47,7 +47,7 @@ from trainwire.workers.events.notify import publish, status_events
 from trainwire.workers.liveness.heartbeats import listen
 from trainwire.workers.liveness.liveness import LostRule, watch
 from trainwire.workers.operations.job_deletion import JobDeleter
-from trainwire.workers.operations.row_retention import RowRetention, keepings_of
+from trainwire.workers.operations.row_retention import RowRetention, row_policies
 from trainwire.workers.orders import (
     announce,
     order_deliveries,
@@ -237,7 +237,7 @@ def retain_rows() -> None:
     """Remove old rows of finished jobs, or in a dry run count them."""
     resources = process_resources()
     try:
-        for keeping in keepings_of(resources.settings):
+        for keeping in row_policies(resources.settings):
             RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
     except Unavailable as exc:
         log.warning("row_retention.unavailable", reason=str(exc))

@@ -72,7 +72,7 @@ _EXCEPT: Final[dict[Rule, str]] = {"superseded": "", "surplus": "; best and last
 
 
 def _show_rows(address: Address, settings: Settings, as_json: bool) -> None:
-    keepings = row_retention.keepings_of(settings)
+    keepings = row_retention.row_policies(settings)
     if not keepings:
         raise Problem("neither LOG_RETENTION_DAYS nor METRIC_RETENTION_DAYS is set: all rows stay")
     with reading(address) as connection:

@@ -1,4 +1,4 @@
-"""The Postgres side of verification: which checkpoint files to look at, and what was found."""
+"""Reads the checkpoint files to verify from Postgres, and records the results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainwire.workers.drain.decoding import visible
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedFile:
-    """A checkpoint whose object is not known to be as recorded; `attempts` counts the looks at it so far."""
+    """A checkpoint file to verify; `attempts` is the number of earlier verifications."""
 
     job_id: int
     seq: int
@@ -26,10 +26,10 @@ class UnverifiedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look at a file found.
+class VerificationResult:
+    """The result of one verification of a file.
 
-    `error` None: it is as recorded, or was overwritten. `retry_in_s` None: it is not looked at again.
+    `error` None: the object is as recorded, or was overwritten. `retry_in_s` None: it is not verified again.
     """
 
     file: UnverifiedFile
@@ -38,30 +38,30 @@ class Finding:
 
 
 def take_turn(connection: Connection, work: str) -> bool:
-    """Take the lease on a kind of work until this transaction ends; False when another worker has it."""
+    """Lock a kind of work until this transaction ends; return False if another worker has the lock."""
     lease = text("SELECT pg_try_advisory_xact_lock(hashtextextended('checkpoints:' || :work, 0))")
     return bool(connection.execute(lease, {"work": work}).scalar_one())
 
 
 def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
-    """Return files that are to be looked at now, those first that nobody ever looked at."""
+    """Return files that are due, never verified ones first."""
     return [UnverifiedFile(*row) for row in connection.execute(_DUE, {"limit": limit})]
 
 
-def record(connection: Connection, findings: Sequence[Finding]) -> None:
-    """Stamp the files with what was found."""
-    if findings:
-        connection.execute(_RECORD, [_values(finding) for finding in findings])
+def record(connection: Connection, results: Sequence[VerificationResult]) -> None:
+    """Save the results in the rows of the files."""
+    if results:
+        connection.execute(_RECORD, [_values(result) for result in results])
 
 
-def _values(finding: Finding) -> dict[str, object]:
-    file = finding.file
+def _values(result: VerificationResult) -> dict[str, object]:
+    file = result.file
     return {
         "job_id": file.job_id,
         "seq": file.seq,
-        "is_verified": finding.error is None and not file.is_overwritten,
-        "error": finding.error and visible(finding.error),
-        "retry_in_s": finding.retry_in_s,
+        "is_verified": result.error is None and not file.is_overwritten,
+        "error": result.error and visible(result.error),
+        "retry_in_s": result.retry_in_s,
     }
 
 

@@ -13,16 +13,16 @@ from tests.twins.loki import LokiTwin
 from trainwire.cli.resending import replay
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.workers.operations.row_retention import Keeping, RowRetention, keepings_of, plan
+from trainwire.workers.operations.row_retention import RowPolicy, RowRetention, plan, row_policies
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 
-LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ())
-LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))
-METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
+LOGS = RowPolicy("training_logs", "last_log_seq", "removed_log_seq", 30, ())
+LOGS_IN_LOKI = RowPolicy("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))
+METRICS = RowPolicy("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
 Say = Callable[..., None]
 
 
@@ -61,7 +61,7 @@ def confirm(engine: Engine, job: int, seq: int, sink: str = "loki") -> None:
         connection.execute(text(cursor), {"job": job, "seq": seq, "sink": sink})
 
 
-def plan_of(resources: Resources, keeping: Keeping) -> list[int]:
+def plan_of(resources: Resources, keeping: RowPolicy) -> list[int]:
     """Return how many rows of each job a dry run would remove."""
     with resources.engine.connect() as connection:
         return [old.rows for old in plan(connection, keeping)]
@@ -176,8 +176,8 @@ def test_a_replay_of_what_is_gone_ends(resources: Resources, say: Say) -> None:
 def test_nothing_is_removed_unless_it_is_asked_for(resources: Resources) -> None:
     """Without the settings there is no retention, with them a dry run first; a sink in use must have confirmed."""
     urls = {"database_url": resources.settings.database_url, "redis_url": resources.settings.redis_url}
-    assert keepings_of(load_settings(**urls)) == []
+    assert row_policies(load_settings(**urls)) == []
     wanted = load_settings(**urls, log_retention_days=7, metric_retention_days=9, mlflow_tracking_uri="http://m:1")
     assert wanted.row_retention == "dry-run"
-    assert [(each.days, each.sinks) for each in keepings_of(wanted)] == [(7, ("loki",)), (9, ("mlflow",))]
-    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sinks == ()
+    assert [(each.days, each.sinks) for each in row_policies(wanted)] == [(7, ("loki",)), (9, ("mlflow",))]
+    assert row_policies(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sinks == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +21,7 @@ from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import ObjectHead, S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import find_checkpoints, find_problems
 from trainwire.workers.checkpoints import verification as verify
-from trainwire.workers.checkpoints.verification import LOOKS, ObjectStore, Verification, VerificationReport
+from trainwire.workers.checkpoints.verification import MAX_VERIFICATIONS, Verification, VerificationReport
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
@@ -51,7 +51,7 @@ def record(resources: Resources, sender: Sender) -> Callable[..., None]:
 
 
 def verify_files(
-    resources: Resources, store: Callable[[], ObjectStore] = open_s3, backoff: Backoff = AT_ONCE
+    resources: Resources, store: Callable[[], S3Store] = open_s3, backoff: Backoff = AT_ONCE
 ) -> VerificationReport:
     """Run one verification as a worker does, but let no time pass before the next look."""
     urls = {name: getattr(resources.settings, name) for name in ("database_url", "redis_url")}
@@ -161,10 +161,10 @@ def test_a_wrong_object_is_left_after_some_looks(
 ) -> None:
     """What is wrong for good stays on the job, and is not asked for for ever."""
     record({"uri": f"s3://{bucket.name}/never.pt"})
-    for _ in range(LOOKS + 3):
+    for _ in range(MAX_VERIFICATIONS + 3):
         verify_files(resources)
     row = one(resources.engine, training_checkpoints, job_id=1, seq=1)
-    assert (row["verify_attempts"], row["verify_after"]) == (LOOKS, None)
+    assert (row["verify_attempts"], row["verify_after"]) == (MAX_VERIFICATIONS, None)
     assert row["verify_error"] == f"missing: s3://{bucket.name}/never.pt is not there"
 
 
@@ -243,7 +243,7 @@ def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
     """A store that is away is probed with a file of its own."""
     record(bucket.put("c/a.pt"))
 
-    def away() -> ObjectStore:
+    def away() -> S3Store:
         raise S3Unavailable("S3 does not answer")
 
     with pytest.raises(Unavailable):
@@ -430,11 +430,11 @@ def test_a_folder_too_large_for_a_round_stops_nothing(
     assert found(resources) == [(True, None)] * 2
 
 
-class HeldStore:
+class HeldStore(S3Store):
     """A store that answers when it is told to."""
 
     def __init__(self, store: S3Store) -> None:
-        self._store = store
+        super().__init__(store._client)
         self.is_asked = threading.Event()
         self.may_answer = threading.Event()
 
@@ -442,15 +442,7 @@ class HeldStore:
         """Look at an object, in time."""
         self.is_asked.set()
         assert self.may_answer.wait(20)
-        return self._store.head(uri)
-
-    def has_any(self, folder: S3Uri) -> bool:
-        """Tell whether there is any object below a folder's key."""
-        return self._store.has_any(folder)
-
-    def read(self, uri: S3Uri) -> Iterator[bytes]:
-        """Yield the bytes of an object."""
-        return self._store.read(uri)
+        return super().head(uri)
 
 
 class ReadOnly(HeldStore):
@@ -461,6 +453,6 @@ class ReadOnly(HeldStore):
         pytest.fail(f"{uri} was asked for")
 
 
-def fails_when_asked() -> ObjectStore:
+def fails_when_asked() -> S3Store:
     """Fail the test: there is nothing to ask a store for."""
     pytest.fail("the object store was asked")

@@ -9,7 +9,7 @@ from trainwire.workers.sinks.loki.entries import (
     MAX_LINE_BYTES,
     MINUTE_NS,
     LogRow,
-    Plan,
+    PushPlan,
     entries_of,
     labels_of,
     plan,
@@ -26,7 +26,7 @@ def row(seq: int, ts_ns: int = NOW_NS, content: str = "line", log_type: str = "s
     return LogRow(seq, 1, None, "0-test", log_type, None, ts_ns, content)
 
 
-def planned(*rows: LogRow, newest_ns: dict[str, int] | None = None) -> Plan:
+def planned(*rows: LogRow, newest_ns: dict[str, int] | None = None) -> PushPlan:
     """The plan for these rows, now."""
     return plan(rows, newest_ns or {}, NOW_NS)
 
