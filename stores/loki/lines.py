@@ -15,11 +15,10 @@ from trainwire.schemas.tables import delivery_cursors, training_jobs, training_l
 from trainwire.schemas.times import to_datetime, to_ns
 from trainwire.stores.loki.config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.stores.loki.query import LokiLine, read_lines, read_newest
+from trainwire.stores.loki.query import LokiLine, number_of, read_lines, read_newest
 from trainwire.stores.rows.command_rows import LogFilter, StoredLine
 
 MARGIN_NS: Final = 10**9
-MAX_DIGITS: Final = 18
 UNNUMBERED: Final = 0
 FIRST_SEQ: Final = 1
 
@@ -56,35 +55,20 @@ def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
     """Yield each line with its text; the parts of a split line, which have the same time, are joined."""
     for _, group in groupby(lines, attrgetter("ts_ns")):
         parts: dict[object, dict[int, LokiLine]] = {}
-        for number, line in enumerate(sorted(group, key=_place)):
+        for number, line in enumerate(sorted(group, key=lambda line: (line.seq or UNNUMBERED, line.part))):
             # A stream of late lines may have a second copy of one seq: a separate line.
             is_part = line.label("part") is not None
             key = (line.label("seq"), line.label("log_type"), line.label("late")) if is_part else number
-            parts.setdefault(key, {})[part_of(line)] = line
+            parts.setdefault(key, {})[line.part] = line
         for joined in parts.values():
             yield next(iter(joined.values())), "".join(line.line for line in joined.values())
-
-
-def seq_of(line: LokiLine) -> int | None:
-    """Return the line's number in Postgres; None for a line that trainwire did not send."""
-    return _number(line.label("seq"))
-
-
-def part_of(line: LokiLine) -> int:
-    """Return the number of the part of a split line, 1 for a whole line."""
-    return _number((line.label("part") or "").partition("/")[0]) or 1
-
-
-def parts_of(line: LokiLine) -> int:
-    """Return the number of parts of a split line, 1 for a whole line."""
-    return _number((line.label("part") or "").partition("/")[2]) or 1
 
 
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
     """Yield the lines except those of rows that were stored after `last_seq` was read."""
     newest = last_seq
     for line in lines:
-        seq = seq_of(line) or UNNUMBERED
+        seq = line.seq or UNNUMBERED
         if seq > newest:
             newest = newest_seq()
         if not last_seq < seq <= newest:
@@ -100,33 +84,25 @@ def _trainers_ns(line: LokiLine) -> int:
         return line.ts_ns
 
 
-def _place(line: LokiLine) -> tuple[int, int]:
-    return seq_of(line) or UNNUMBERED, part_of(line)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
-
-
 def _event_line(line: LokiLine, text: str) -> LogLine:
     return LogLine(
-        seq=seq_of(line) or UNNUMBERED,
-        attempt=_number(line.label("attempt")) or UNNUMBERED,
+        seq=line.seq or UNNUMBERED,
+        attempt=number_of(line.label("attempt")) or UNNUMBERED,
         ts=_trainers_ns(line),
         log_type="stderr" if line.label("log_type") == "stderr" else "stdout",
         text=text,
         level=line.label("level"),
-        rank=_number(line.label("rank")),
+        rank=number_of(line.label("rank")),
     )
 
 
 def _log_line(line: LokiLine, content: str) -> StoredLine:
     return StoredLine(
-        seq=seq_of(line) or UNNUMBERED,
+        seq=line.seq or UNNUMBERED,
         logged_at=to_datetime(_trainers_ns(line)),
         log_type=line.label("log_type") or "",
         level=line.label("level"),
-        rank=_number(line.label("rank")),
+        rank=number_of(line.label("rank")),
         content=content,
     )
 

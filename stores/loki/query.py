@@ -18,6 +18,7 @@ LONG_LINES: Final = 10
 TOO_MUCH: Final = "message larger than max"
 """Part of Loki's error for a page that is too large for one message."""
 MOST_SEQ_DIGITS: Final = 19
+MOST_DIGITS: Final = 18
 LONGEST_RANGE_NS: Final = 30 * 24 * 3600 * 10**9
 """Just below Loki's `max_query_length` of 30 days and an hour."""
 
@@ -33,6 +34,21 @@ class LokiLine:
     def label(self, name: str) -> str | None:
         """Return one label; None if the entry has none of that name."""
         return next((value for key, value in self.labels if key == name), None)
+
+    @property
+    def seq(self) -> int | None:
+        """The line's number in Postgres; None for a line that trainwire did not send."""
+        return number_of(self.label("seq"))
+
+    @property
+    def part(self) -> int:
+        """The number of the part of a split line, 1 for a whole line."""
+        return number_of((self.label("part") or "").partition("/")[0]) or 1
+
+    @property
+    def parts(self) -> int:
+        """The number of parts of a split line, 1 for a whole line."""
+        return number_of((self.label("part") or "").partition("/")[2]) or 1
 
 
 def read_lines(http: LokiHttp, job_id: int, start_ns: int, end_ns: int, extra: str = "") -> Iterator[LokiLine]:
@@ -93,8 +109,10 @@ def _one_time(http: LokiHttp, selector: str, ts_ns: int, last_digits: str = "") 
 def _parts(http: LokiHttp, one_row: str, page: list[LokiLine]) -> Iterator[LokiLine]:
     """Yield all parts of a row that is too long for one page; `page` has some of them."""
     ts_ns = page[0].ts_ns
-    count = _number((page[0].label("part") or "").partition("/")[2])
-    yield from page if count == 0 else ()
+    count = page[0].parts
+    if count == 1:
+        yield from page
+        return
     for number in range(1, count + 1):
         yield from _page(http, f'{one_row} | part="{number}/{count}"', ts_ns, ts_ns + 1)[0]
 
@@ -134,9 +152,9 @@ def _lines_of(http: LokiHttp, answer: BaseHTTPResponse) -> list[LokiLine]:
 
 def _order(line: LokiLine) -> tuple[int, int, int]:
     """Return the sort key: time, row and part; labels that are no numbers count as 0."""
-    part = (line.label("part") or "").partition("/")[0]
-    return line.ts_ns, _number(line.label("seq")), _number(part)
+    return line.ts_ns, line.seq or 0, line.part
 
 
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdigit() else 0
+def number_of(text: str | None) -> int | None:
+    """Return a label's number; None if it has none, or more digits than any of ours."""
+    return int(text) if text and len(text) <= MOST_DIGITS and text.isascii() and text.isdecimal() else None

@@ -81,46 +81,26 @@ class Completeness:
     @property
     def line(self) -> str:
         """The sum as one line of text, with the missing numbers."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
+        lost = f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
         total = (
             f"{self.produced:,} messages produced = {self.stored:,} stored + "
-            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self._named_lost()}"
-            f"{self.dropped:,} dropped"
+            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {lost}{self.dropped:,} dropped"
         )
-        named = f"{self._named_gaps()}{self._named_losses()}{self._named_silent()}{self._named_ranks()}"
-        named += f"{self._named_uncounted()}{self._named_unnumbered()}"
-        return f"{self.state}: {total}{named}"
-
-    def _named_gaps(self) -> str:
-        named = [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps]
-        return f"; missing: {_listed(named, '; ')}" if named else ""
-
-    def _named_lost(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
-        return f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
-
-    def _named_losses(self) -> str:
-        named = [f"{row.kind} of {row.source}: {shown_ranges(row.lost_ranges)}" for row in self.losses]
-        return f"; lost: {_listed(named, '; ')}" if named else ""
-
-    def _named_silent(self) -> str:
-        if not self.silent_sources:
-            return ""
-        return f"; ended without a completion: {_listed(list(self.silent_sources), ', ')}"
-
-    def _named_uncounted(self) -> str:
-        if not self.uncounted_sources:
-            return ""
-        return f"; completed without `produced` of every kind: {_listed(list(self.uncounted_sources), ', ')}"
-
-    def _named_ranks(self) -> str:
-        if not self.absent_ranks:
-            return ""
-        named = [ranks.shown(self.attempt) for ranks in self.absent_ranks]
-        return f"; not reported: {_listed(named, '; ')}"
-
-    def _named_unnumbered(self) -> str:
-        named = [f"{count:,} of {source}" for source, count in self.unnumbered.items()]
-        return f"; dead letters beyond the sum: {_listed(named, ', ')}" if named else ""
+        details = (
+            ("missing", [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps], "; "),
+            (
+                "lost",
+                [f"{row.kind} of {row.source}: {shown_ranges(row.lost_ranges)}" for row in self.losses],
+                "; ",
+            ),
+            ("ended without a completion", self.silent_sources, ", "),
+            ("not reported", [ranks.shown(self.attempt) for ranks in self.absent_ranks], "; "),
+            ("completed without `produced` of every kind", self.uncounted_sources, ", "),
+            ("dead letters beyond the sum", [f"{n:,} of {source}" for source, n in self.unnumbered.items()], ", "),
+        )
+        shown = [f"; {title}: {_listed(items, separator)}" for title, items, separator in details if items]
+        return f"{self.state}: {total}{''.join(shown)}"
 
 
 def assess(
@@ -175,7 +155,7 @@ def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:
     return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _listed(named: list[str], separator: str) -> str:
+def _listed(named: Sequence[str], separator: str) -> str:
     more = len(named) - SHOWN_SOURCES
     return separator.join(named[:SHOWN_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
 

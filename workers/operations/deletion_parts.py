@@ -15,7 +15,6 @@ from trainwire.stores.files.presign_policy import lies_in, served_prefixes
 from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart, publish_deletion
 from trainwire.workers.checkpoints.retention import delete_objects
-from trainwire.workers.checkpoints.surplus import shared_addresses
 from trainwire.workers.drain.stream import ACKS_TTL_S, redis_errors
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
@@ -76,10 +75,6 @@ class JobFiles:
         """Return the next files after an address, in the order of addresses."""
         names = {"job_id": self._job_id, "after": after, "limit": PAGE_FILES}
         return [JobFile(*row) for row in connection.execute(_FILES, names)]
-
-    def shared(self, connection: Connection, files: list[JobFile]) -> set[str]:
-        """Return the addresses that other jobs use too, or that contain or are contained in theirs."""
-        return shared_addresses(connection, self._job_id, [file.uri for file in files])
 
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
         """Delete a file, or return the reason why it is kept. Raises `S3Unavailable`."""

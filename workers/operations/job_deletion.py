@@ -24,6 +24,7 @@ from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName,
 from trainwire.stores.postgres.deletion_plan import TABLES
 from trainwire.workers.checkpoints import orphans
 from trainwire.workers.checkpoints.retention import s3_errors
+from trainwire.workers.checkpoints.surplus import shared_addresses
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.operations import deletion_parts
@@ -171,7 +172,7 @@ class JobDeleter:
         while True:
             with self._engine.begin() as connection:
                 page = files.page(connection, after)
-                shared = files.shared(connection, page)
+                shared = shared_addresses(connection, deletion.job_id, [file.uri for file in page])
             if not page:
                 part = replace(part, state="left" if is_left else "done")
                 return self._delete_orphans(deletion.job_id, files.folder, part, run)

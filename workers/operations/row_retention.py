@@ -115,8 +115,10 @@ class RowRetention:
             names = {"job_id": job.id, "removed": removed, "confirmed": confirmed, "rows": self._batch_rows}
             through = connection.execute(_old_through(policy), names | _names(policy)).scalar_one()
             gone = {"job_id": job.id, "removed": removed, "through": through}
-            rows = connection.execute(_removal(policy), gone).rowcount
-            connection.execute(_recording(policy), gone)
+            removal = f"DELETE FROM {policy.table} WHERE job_id = :job_id AND seq > :removed AND seq <= :through"  # noqa: S608
+            rows = connection.execute(text(removal), gone).rowcount
+            record = f"UPDATE training_jobs SET {policy.removed_seq} = :through WHERE id = :job_id"  # noqa: S608
+            connection.execute(text(record), gone)
         return rows
 
 
@@ -172,14 +174,6 @@ def _old_through(policy: RowPolicy) -> TextClause:
         f"SELECT seq, created_at FROM {policy.table} WHERE job_id = :job_id AND seq > :removed "
         "AND seq <= :confirmed ORDER BY seq LIMIT :rows) AS next_rows) AS aged WHERE is_old"
     )
-
-
-def _removal(policy: RowPolicy) -> TextClause:
-    return text(f"DELETE FROM {policy.table} WHERE job_id = :job_id AND seq > :removed AND seq <= :through")  # noqa: S608
-
-
-def _recording(policy: RowPolicy) -> TextClause:
-    return text(f"UPDATE training_jobs SET {policy.removed_seq} = :through WHERE id = :job_id")  # noqa: S608
 
 
 _BEFORE: Final = "now() - make_interval(days => :days)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.factories import NOW_NS
-from trainwire.stores.loki.lines import seq_of, whole_lines, without_newer
+from trainwire.stores.loki.lines import whole_lines, without_newer
 from trainwire.stores.loki.query import LokiLine
 
 
@@ -30,7 +30,7 @@ def test_a_second_copy_is_a_line_of_its_own() -> None:
 def test_only_a_number_is_a_number() -> None:
     """A label that somebody else wrote cannot pass for a row."""
     found = [
-        seq_of(_line(text, "")) for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
+        _line(text, "").seq for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
     ]
     assert found == [7, None, None, None, None, None, None]
 
@@ -44,5 +44,5 @@ def test_rows_that_came_meanwhile_are_left_out() -> None:
         return 4
 
     lines = [_line(seq, "") for seq in (1, 2, 3, 4, 3, 5, "x")]
-    assert [seq_of(line) for line in without_newer(lines, 2, newest_seq)] == [1, 2, 5, None]
+    assert [line.seq for line in without_newer(lines, 2, newest_seq)] == [1, 2, 5, None]
     assert len(asked) == 2

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, text
 
 from trainwire.schemas.tables import dead_letters, training_jobs
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.stores.loki.lines import lines_in_loki, part_of, parts_of, seq_of, without_newer
+from trainwire.stores.loki.lines import lines_in_loki, without_newer
 from trainwire.stores.loki.query import LokiLine
 from trainwire.stores.postgres.completeness import shown_ranges
 from trainwire.stores.postgres.jobs import removed_rows
@@ -48,13 +48,13 @@ class Copies:
         unknown = set()
         parts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
         for line in lines:
-            seq = seq_of(line)
+            seq = line.seq
             if seq is None:
                 self.unnumbered += 1
             elif not 1 <= seq <= last_seq:
                 unknown.add(seq)
-            elif parts_of(line) > 1:
-                parts[seq, parts_of(line)][part_of(line)] += 1
+            elif line.parts > 1:
+                parts[seq, line.parts][line.part] += 1
             else:
                 self._count(seq, 1, 1)
         for (seq, number), copies in parts.items():

@@ -57,13 +57,9 @@ class Push:
         for number, (_, line, _) in enumerate(self.entries):
             size += ENTRY_OVERHEAD_BYTES + (len(line) if line.isascii() else len(line.encode()))
             if size > MAX_PUSH_BYTES and number > begin:
-                yield self.part(begin, number)
+                yield Push(self.key, self.entries[begin:number], self.rows[begin:number])
                 begin, size = number, 0
-        yield self.part(begin, len(self.entries))
-
-    def part(self, begin: int, end: int) -> Push:
-        """Return the entries from `begin` to before `end`."""
-        return Push(self.key, self.entries[begin:end], self.rows[begin:end])
+        yield Push(self.key, self.entries[begin:], self.rows[begin:])
 
 
 @dataclass(slots=True)

@@ -97,7 +97,23 @@ class LokiPlugin(SinkPlugin):
 
     def examine(self, settings: Settings) -> Iterator[Finding]:
         """Yield whether Loki is ready, and which of its limits refuse our lines."""
-        return examine(settings)
+        http = loki_http(settings)
+        remedy = "start it, correct LOKI_URL, or set LOKI_ENABLED=false; until then log rows wait in Postgres"
+        try:
+            ready = http.get("/ready", {})
+            if ready.status != 200:
+                yield LOKI.warning("ready", f"is not ready: {ready.status} {message_of(ready)[:200]}", remedy)
+                return
+            yield LOKI.ok("ready", "is ready")
+            config = shown_config(http)
+        except LokiUnavailable as exc:
+            yield LOKI.error("ready", str(exc), remedy)
+            return
+        if config is None:
+            yield LOKI.ok("limits", "does not show its limits")
+        else:
+            yield from _limits(config)
+            yield _late_lines(config)
 
     def verify(self, settings: Settings, connection: Connection, job_id: int) -> Verdict:
         """Compare the lines in Loki with the job's rows. Raises `SinkUnavailable`."""
@@ -126,27 +142,6 @@ def request_deletion(http: LokiHttp, job_id: int, start_ns: int) -> None:
     if answer.status in _DELETE_REFUSED:
         raise LokiKeepsLines(f"Loki answered {answer.status} ({message_of(answer)[:200]}): {_DELETE_REMEDY}")
     raise unavailable(answer)
-
-
-def examine(settings: Settings) -> Findings:
-    """Yield whether Loki is ready, and which of its limits refuse our lines."""
-    http = loki_http(settings)
-    remedy = "start it, correct LOKI_URL, or set LOKI_ENABLED=false; until then log rows wait in Postgres"
-    try:
-        ready = http.get("/ready", {})
-        if ready.status != 200:
-            yield LOKI.warning("ready", f"is not ready: {ready.status} {message_of(ready)[:200]}", remedy)
-            return
-        yield LOKI.ok("ready", "is ready")
-        config = shown_config(http)
-    except LokiUnavailable as exc:
-        yield LOKI.error("ready", str(exc), remedy)
-        return
-    if config is None:
-        yield LOKI.ok("limits", "does not show its limits")
-    else:
-        yield from _limits(config)
-        yield _late_lines(config)
 
 
 def _limits(config: str) -> Findings:

@@ -154,7 +154,8 @@ class LokiSink:
             self._sleep(RATE_LIMIT_PAUSE_S)
 
     def _push(self, job_id: int, push: Push) -> str | None:
-        refusal = self._post(job_id, push)
+        stream = {"stream": labels_of(job_id, push.key), "values": push.entries}
+        refusal = self._refusal(self._http.post_json(PUSH_PATH, msgspec.json.encode({"streams": [stream]})))
         if refusal is not None and TOO_FAR_BEHIND in refusal and push.key[1] is None:
             return self._push_late(job_id, push)
         return refusal
@@ -176,10 +177,6 @@ class LokiSink:
                 late.setdefault(hour, Push((push.key[0], hour))).add(entry, row)
         refusals = [self._push(job_id, of_an_hour) for of_an_hour in late.values()]
         return next((refusal for refusal in refusals if refusal is not None), None)
-
-    def _post(self, job_id: int, push: Push) -> str | None:
-        stream = {"stream": labels_of(job_id, push.key), "values": push.entries}
-        return self._refusal(self._http.post_json(PUSH_PATH, msgspec.json.encode({"streams": [stream]})))
 
     @staticmethod
     def _refusal(answer: urllib3.BaseHTTPResponse) -> str | None:

@@ -41,12 +41,13 @@ _HASH_CHARS: Final = 8
 _SHOWN_CHARS: Final = 100
 _SAFE: Final = re.compile(r"[/\w.\- :]+")
 _UNSAFE: Final = re.compile(r"[^/\w.\- :]+")
-_FINAL: Final[dict[str, RunStatus]] = {
+FINAL_STATUS: Final[dict[str, RunStatus]] = {
     "completed": "FINISHED",
     "failed": "FAILED",
     "ended": "KILLED",
     "lost": "KILLED",
 }
+"""The status of the run by the status of an attempt that has ended."""
 
 
 class Metric(NamedTuple):
@@ -155,11 +156,6 @@ def run_name(job_id: int, attempt: AttemptState) -> str:
     """Return the name of the run."""
     name = " ".join((attempt.name or f"job {job_id}").split()) or f"job {job_id}"
     return name[:MAX_RUN_NAME_CHARS]
-
-
-def final_status(status: str) -> RunStatus | None:
-    """Return the status of the ended run for a status of an attempt; None if the attempt has not ended."""
-    return _FINAL.get(status)
 
 
 def text_of(value: Any) -> str:

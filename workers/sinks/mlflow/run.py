@@ -19,12 +19,12 @@ from trainwire.stores.mlflow.runs import (
 from trainwire.workers.sinks.base import RefusedRow
 from trainwire.workers.sinks.mlflow.rows import AttemptState
 from trainwire.workers.sinks.mlflow.rules import (
+    FINAL_STATUS,
     MAX_TAG_CHARS,
     OLD_PARAM_CHARS,
     Metric,
     Notes,
     cut,
-    final_status,
     milliseconds,
     params_of,
     run_name,
@@ -82,7 +82,7 @@ class RunMirror:
         self._log_tags({name: value for name, value in tags.items() if run.tags.get(name) != value})
         if self._attempt.name and run.name != run_name(self._job_id, self._attempt):
             self._update(run_name=run_name(self._job_id, self._attempt))
-        if run.status == "KILLED" and final_status(self._attempt.status) is None:
+        if run.status == "KILLED" and self._attempt.status not in FINAL_STATUS:
             self._update(status="RUNNING")  # the attempt was lost and has resumed
 
     def log(self, metrics: Sequence[Metric]) -> list[RefusedRow]:
@@ -99,7 +99,7 @@ class RunMirror:
 
     def end(self) -> None:
         """End the run with the status of the attempt, if that has ended. Raises `RunGone`."""
-        status = final_status(self._attempt.status)
+        status = FINAL_STATUS.get(self._attempt.status)
         if status is not None:
             at = self._attempt.completed_at
             self._update(status=status, **({} if at is None else {"end_time": milliseconds(at)}))
@@ -123,7 +123,7 @@ class RunMirror:
             experiment_id=experiment_id,
             run_name=run_name(self._job_id, self._attempt),
             start_time=milliseconds(began),
-            tags=_documents(self._identity() | {SOURCE_TAG: MIRROR_SOURCE}),
+            tags=[_document(tag) for tag in (self._identity() | {SOURCE_TAG: MIRROR_SOURCE}).items()],
         )
         return str(made["run"]["info"]["run_id"])
 
@@ -179,7 +179,3 @@ class RunMirror:
 
 def _document(item: tuple[str, str]) -> dict[str, str]:
     return {"key": item[0], "value": item[1]}
-
-
-def _documents(items: Mapping[str, str]) -> list[dict[str, str]]:
-    return [_document(item) for item in items.items()]

@@ -13,6 +13,7 @@ from mlflow.utils import validation
 
 from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 from trainwire.workers.sinks.mlflow.rules import (
+    FINAL_STATUS,
     MAX_NAME_BYTES,
     MAX_PARAM_CHARS,
     MOST_METRICS,
@@ -22,7 +23,6 @@ from trainwire.workers.sinks.mlflow.rules import (
     Metric,
     Notes,
     cut,
-    final_status,
     metric_requests,
     metrics_of,
     milliseconds,
@@ -180,7 +180,7 @@ def test_notes_are_bounded() -> None:
 )
 def test_how_a_run_ends(status: str, final: str | None) -> None:
     """As its attempt ended; a stalled one may still go on."""
-    assert final_status(status) == final
+    assert FINAL_STATUS.get(status) == final
 
 
 @pytest.mark.parametrize(
