@@ -84,10 +84,17 @@ def _trainers_ns(line: LokiLine) -> int:
         return line.ts_ns
 
 
+def _attempt_of(line: LokiLine) -> int:
+    """Return the attempt, which is below 1 for a run that was sent late."""
+    label = line.label("attempt") or ""
+    number = number_of(label.removeprefix("-")) or UNNUMBERED
+    return -number if label.startswith("-") else number
+
+
 def _event_line(line: LokiLine, text: str) -> LogLine:
     return LogLine(
         seq=line.seq or UNNUMBERED,
-        attempt=number_of(line.label("attempt")) or UNNUMBERED,
+        attempt=_attempt_of(line),
         ts=_trainers_ns(line),
         log_type="stderr" if line.label("log_type") == "stderr" else "stdout",
         text=text,

@@ -27,7 +27,8 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The delivery of one job to a sink; `oldest_age_s` is the age of the oldest row that is not confirmed.
 
     `next_attempt_at`: the job's data may cause failures of the sink, so this job alone waits for a retry.
-    `own_run_id`: the trainer logs to this run itself, so its rows are skipped.
+    `own_run_id`: the trainer logs to this run itself, so its rows are skipped. `note`: a note of the sink about the
+    job's copies, for operators.
     """
 
     job_id: int
@@ -40,6 +41,7 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     dead_lettered: int
     next_attempt_at: datetime | None = None
     own_run_id: str | None = None
+    note: str | None = None
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +147,7 @@ def _delivery(sink: str) -> str:
         f"coalesce(confirmed_seq, 0) AS confirmed_seq, {rows.last_seq} AS last_seq, "
         "coalesce(attempts, 0) AS attempts, last_error, coalesce(dead_lettered, 0) AS dead_lettered, "
         "CASE WHEN next_attempt_at > now() THEN next_attempt_at END AS next_attempt_at, "
-        f"{SINKS[sink].own_run_id} AS own_run_id FROM training_jobs "
+        f"{SINKS[sink].own_run_id} AS own_run_id, state ->> 'note' AS note FROM training_jobs "
         "LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
         f"LEFT JOIN LATERAL (SELECT created_at FROM {rows.table} AS waiting WHERE waiting.job_id = id "
         "AND seq > coalesce(confirmed_seq, 0) ORDER BY seq LIMIT 1) AS oldest ON true "
@@ -190,7 +192,12 @@ def shown_totals(totals: DeliveryTotals) -> str:
 
 
 def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
-    """Return the delivery of one job as one line of text, with the reason if it is behind."""
+    """Return the delivery of one job as one line of text, with the reason if it is behind, and the sink's note."""
+    shown = _shown_progress(job, health, clock)
+    return shown if job.note is None else f"{shown}; {job.note}"
+
+
+def _shown_progress(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
     if job.own_run_id is not None:
         return f"nothing mirrored: the trainer logs to run {job.own_run_id} itself"
     noun = SINKS[health.sink].rows.item

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from trainwire.stores.postgres.checkpoints import DIFFERENT, MISSING, OF_PATH, UNUSABLE
 from trainwire.workers.drain.decoding import visible
 
 
@@ -49,9 +50,22 @@ def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
 
 
 def record(connection: Connection, results: Sequence[VerificationResult]) -> None:
-    """Save the results in the rows of the files."""
-    if results:
-        connection.execute(_RECORD, [_values(result) for result in results])
+    """Save the results in the rows of the files, and update the best and last paths of their jobs."""
+    if not results:
+        return
+    values = [_values(result) for result in results]
+    unusable = [value for value in values if str(value["error"]).startswith((MISSING, DIFFERENT))]
+    usable_again = [value for value in values if value["is_verified"] and value["was_verified_before"]]
+    if changed := unusable + usable_again:
+        # First the jobs: the lock order of drains and deletions.
+        connection.execute(_LOCK_JOBS, {"jobs": [value["job_id"] for value in changed]})
+    for name in OF_PATH:
+        if usable_again:
+            connection.execute(_RESTORE_PATH[name], usable_again)
+    connection.execute(_RECORD, values)
+    for name in OF_PATH:
+        if unusable:
+            connection.execute(_REPLACE_PATH[name], unusable)
 
 
 def _values(result: VerificationResult) -> dict[str, object]:
@@ -59,6 +73,8 @@ def _values(result: VerificationResult) -> dict[str, object]:
     return {
         "job_id": file.job_id,
         "seq": file.seq,
+        "uri": file.uri,
+        "was_verified_before": file.attempts > 0,
         "is_verified": result.error is None and not file.is_overwritten,
         "error": result.error and visible(result.error),
         "retry_in_s": result.retry_in_s,
@@ -83,3 +99,38 @@ _RECORD: Final = text(
     "verify_attempts = verify_attempts + 1, verify_after = now() + make_interval(secs => :retry_in_s) "
     "WHERE job_id = :job_id AND seq = :seq"
 )
+_LOCK_JOBS: Final = text("SELECT FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id FOR UPDATE")
+# The path of an unusable file is replaced by the newest usable one, of an earlier attempt if this one has none. The
+# time is only set for a file of the current attempt, as in a drain: later checkpoints of the attempt replace the path.
+_REPLACE_PATH: Final = {
+    name: text(
+        f"""
+        UPDATE training_jobs AS job SET {name}_checkpoint_path = kept.uri,
+            {name}_checkpoint_at = CASE WHEN kept.attempt = job.attempt THEN kept.logged_at END
+        FROM (VALUES (1)) AS once LEFT JOIN (
+            SELECT uri, attempt, logged_at FROM training_checkpoints AS file
+            WHERE job_id = :job_id AND {of_path} AND uri <> :uri AND NOT coalesce({UNUSABLE}, false)
+                AND upload_error IS NULL AND deletion_began_at IS NULL AND deleted_at IS NULL AND NOT EXISTS (
+                    SELECT FROM training_checkpoints AS newer
+                    WHERE newer.job_id = file.job_id AND newer.seq > file.seq AND newer.uri = file.uri
+                )
+            ORDER BY attempt DESC, logged_at DESC, seq DESC LIMIT 1
+        ) AS kept ON true
+        WHERE id = :job_id AND {name}_checkpoint_path = :uri AND NOT EXISTS (
+            SELECT FROM training_checkpoints WHERE job_id = :job_id AND seq > :seq AND uri = :uri
+        )
+        """  # noqa: S608 - our own names
+    )
+    for name, of_path in OF_PATH.items()
+}
+_RESTORE_PATH: Final = {
+    name: text(
+        f"""
+        UPDATE training_jobs AS job SET {name}_checkpoint_path = file.uri, {name}_checkpoint_at = file.logged_at
+        FROM training_checkpoints AS file
+        WHERE id = :job_id AND job_id = :job_id AND seq = :seq AND {of_path} AND {UNUSABLE}
+            AND file.attempt = job.attempt AND coalesce({name}_checkpoint_at <= file.logged_at, true)
+        """  # noqa: S608 - our own names
+    )
+    for name, of_path in OF_PATH.items()
+}
