@@ -27,8 +27,8 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The delivery of one job to a sink; `oldest_age_s` is the age of the oldest row that is not confirmed.
 
     `next_attempt_at`: the job's data may cause failures of the sink, so this job alone waits for a retry.
-    `own_run_id`: the trainer logs to this run itself, so its rows are skipped. `note`: a note of the sink about the
-    job's copies, for operators.
+    `own_run_id`: the trainer logs to this run itself, so its rows are skipped. `note`: the sink's note on
+    the job's copies, for operators.
     """
 
     job_id: int

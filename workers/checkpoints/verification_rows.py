@@ -100,8 +100,8 @@ _RECORD: Final = text(
     "WHERE job_id = :job_id AND seq = :seq"
 )
 _LOCK_JOBS: Final = text("SELECT FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id FOR UPDATE")
-# The path of an unusable file is replaced by the newest usable one, of an earlier attempt if this one has none. The
-# time is only set for a file of the current attempt, as in a drain: later checkpoints of the attempt replace the path.
+# The path of an unusable file is replaced by the newest usable one, of an earlier attempt if this one has none.
+# As in a drain, the time is only set for a file of the current attempt: its later checkpoints replace the path.
 _REPLACE_PATH: Final = {
     name: text(
         f"""

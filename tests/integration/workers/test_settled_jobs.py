@@ -14,7 +14,8 @@ from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.deliver import Delivery
-from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+from trainwire.workers.sinks.jsonl.backlog import JsonlBacklog
+from trainwire.workers.sinks.jsonl.plugin import JsonlSettings, JsonlSink
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog

@@ -16,24 +16,9 @@ from trainwire.stores.loki.query import LokiLine
 from trainwire.stores.postgres.completeness import shown_ranges
 from trainwire.stores.postgres.jobs import removed_rows
 from trainwire.workers.sinks.cursors import read_cursors
+from trainwire.workers.sinks.ranges import Ranges, ranges_of
 
 MANY: Final = 2
-
-
-class Ranges(list[tuple[int, int]]):
-    """Ascending numbers as ranges, first and last included."""
-
-    @property
-    def total(self) -> int:
-        """How many numbers there are."""
-        return sum(last - first + 1 for first, last in self)
-
-    def add(self, seq: int) -> None:
-        """Add a number, higher than all before."""
-        if self and self[-1][1] == seq - 1:
-            self[-1] = (self[-1][0], seq)
-        else:
-            self.append((seq, seq))
 
 
 class Copies:
@@ -59,9 +44,7 @@ class Copies:
                 self._count(seq, 1, 1)
         for (seq, number), copies in parts.items():
             self._count(seq, min(copies.values()) if len(copies) == number else 0, max(copies.values()))
-        self.unknown = Ranges()
-        for seq in sorted(unknown):
-            self.unknown.add(seq)
+        self.unknown = ranges_of(unknown)
 
     def _count(self, seq: int, complete: int, of_any_part: int) -> None:
         self.complete[seq] = min(self.complete[seq] + complete, MANY)
