@@ -29,9 +29,9 @@ from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
     DeletionPart,
+    NoSuchJob,
     StillAtWork,
     StillDeleting,
-    UnknownJob,
     find_deletion,
     forget_acks,
     forget_deletion,
@@ -123,7 +123,7 @@ def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is
     try:
         with engine.begin() as connection:
             found = plan_or_deletion(connection, job_id)
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise Problem(f"{exc}: `trainwire jobs` lists what there is") from exc
     if as_json and is_all:
         write_json(found)
@@ -213,7 +213,7 @@ def _delete(
         return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
     except StillAtWork as exc:
         raise Problem(f"{exc}: --force") from exc
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise Problem(str(exc)) from exc
     except Unavailable as exc:
         raise Problem(f"{exc}: the workers go on with it, or repeat the command") from exc
@@ -263,7 +263,7 @@ def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
     try:
         with engine.begin() as connection:
             forget_deletion(connection, job_id)
-    except (UnknownJob, StillDeleting) as exc:
+    except (NoSuchJob, StillDeleting) as exc:
         raise Problem(str(exc)) from exc
     client = open_stream_client(settings) or open_redis(settings)
     try:

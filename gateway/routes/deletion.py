@@ -19,7 +19,7 @@ from trainwire.schemas.sinks import SINKS
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
-    UnknownJob,
+    NoSuchJob,
     find_deletion,
     forget_acks,
     forget_deletion,
@@ -80,7 +80,7 @@ def delete_job(
             force=force,
             on_unpublished=lambda why: log.warning("deletion.not_announced", job_id=job_id, reason=why),
         )
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise unknown_job(job_id) from exc
     log.info("job.deleted", job_id=job_id, by=by)
     return json_answer(_report(deletion), 200 if deletion.is_finished else 202)
@@ -104,7 +104,7 @@ def forget(found: Found, job_id: JobId, _identity: Admin) -> Response:
     try:
         with found.engine.begin() as connection:
             forget_deletion(connection, job_id)
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise not_there(str(exc)) from exc
     forget_acks(found.stream_client or found.redis, job_id)
     return Response(status_code=204)
@@ -114,7 +114,7 @@ def _planned(found: Found, job_id: int) -> Response:
     try:
         with found.reading() as connection:
             planned = plan_or_deletion(connection, job_id)
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise unknown_job(job_id) from exc
     return json_answer(_plan_report(planned) if isinstance(planned, DeletionPlan) else _report(planned))
 

@@ -44,7 +44,7 @@ class MlflowRun(msgspec.Struct, frozen=True, kw_only=True):
         return self.tags.get(SOURCE_TAG) == MIRROR_SOURCE
 
 
-class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
+class RunPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One value of one metric; `ts_ms` in milliseconds since 1970."""
 
     ts_ms: int
@@ -96,7 +96,7 @@ def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | Non
     return None if tagged is None or tagged.is_mirror else tagged.run_id
 
 
-def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[MetricPoint]]:
+def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[RunPoint]]:
     """Return all points of these metrics, ordered by step and time."""
     return {name: sorted(_history(api, run_id, name), key=_step_and_time) for name in names}
 
@@ -167,7 +167,7 @@ def tag_filter(tags: Mapping[str, str]) -> str:
 
 def get_metric_page(
     api: MlflowApi, run_id: str, name: str, limit: int, token: str | None = None
-) -> tuple[list[MetricPoint], str | None]:
+) -> tuple[list[RunPoint], str | None]:
     """Return at most `limit` points of a metric, ordered by time, and the token of the next page.
 
     `token` is that of the page before, None for the first page; the last page has no next token.
@@ -175,13 +175,13 @@ def get_metric_page(
     page = {"page_token": token} if token else {}
     found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)
     points = [
-        MetricPoint(ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"]))
+        RunPoint(ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"]))
         for point in found.get("metrics", [])
     ]
     return points, found.get("next_page_token") or None
 
 
-def _history(api: MlflowApi, run_id: str, name: str) -> list[MetricPoint]:
+def _history(api: MlflowApi, run_id: str, name: str) -> list[RunPoint]:
     points, token = get_metric_page(api, run_id, name, HISTORY_PAGE)
     while token is not None:
         more, token = get_metric_page(api, run_id, name, HISTORY_PAGE, token)
@@ -189,7 +189,7 @@ def _history(api: MlflowApi, run_id: str, name: str) -> list[MetricPoint]:
     return points
 
 
-def _step_and_time(point: MetricPoint) -> tuple[int, int]:
+def _step_and_time(point: RunPoint) -> tuple[int, int]:
     return point.step, point.ts_ms
 
 
@@ -234,7 +234,7 @@ class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
     `more_metrics` is the number of metrics without a point on this page or before.
     """
 
-    metrics: dict[str, list[MetricPoint]]
+    metrics: dict[str, list[RunPoint]]
     more_metrics: int
     next: HistoryPlace | None
 
@@ -248,7 +248,7 @@ def read_page(
     """
     first = 0 if place is None else names.index(place.name)
     token = None if place is None else place.token
-    metrics: dict[str, list[MetricPoint]] = {}
+    metrics: dict[str, list[RunPoint]] = {}
     for number, name in enumerate(names[first:], first):
         if not limit or len(metrics) == MOST_REQUESTS:
             return HistoryPage(metrics=metrics, more_metrics=len(names) - number, next=HistoryPlace(name))

@@ -35,7 +35,7 @@ class StillAtWork(Exception):  # noqa: N818 - shown to users
     """The job has not ended, and its deletion was not forced."""
 
 
-class UnknownJob(LookupError):  # noqa: N818 - shown to users
+class NoSuchJob(LookupError):  # noqa: N818 - shown to users
     """There is neither a job nor a tombstone of this number."""
 
 
@@ -102,10 +102,10 @@ class Deletion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_or_deletion(connection: Connection, job_id: int) -> DeletionPlan | Deletion:
-    """Return the plan to delete a job, or the tombstone if it was deleted. Raises `UnknownJob`."""
+    """Return the plan to delete a job, or the tombstone if it was deleted. Raises `NoSuchJob`."""
     found = plan_deletion(connection, job_id) or find_deletion(connection, job_id)
     if found is None:
-        raise UnknownJob(f"no job {job_id} in the database")
+        raise NoSuchJob(f"no job {job_id} in the database")
     return found
 
 
@@ -159,7 +159,7 @@ def begin_deletion(
 
     After the commit the job is in no list, and no more of it is stored or delivered. Workers delete the rest. If
     the job was deleted before, parts that are `left`, and `kept` parts that `choice` does not keep, are reopened.
-    Raises `UnknownJob`, and `StillAtWork` unless `force`.
+    Raises `NoSuchJob`, and `StillAtWork` unless `force`.
     """
     # Waits for drains that have locked the job; later drains find the tombstone.
     connection.execute(_LOCK, {"job_id": job_id})
@@ -183,11 +183,11 @@ def begin_deletion(
 
 
 def forget_deletion(connection: Connection, job_id: int) -> None:
-    """Delete the tombstone, so that the number can be used again. Raises `UnknownJob` and `StillDeleting`."""
+    """Delete the tombstone, so that the number can be used again. Raises `NoSuchJob` and `StillDeleting`."""
     connection.execute(_LOCK_TOMBSTONE, {"job_id": job_id})
     deletion = find_deletion(connection, job_id)
     if deletion is None:
-        raise UnknownJob(f"job {job_id} was not deleted")
+        raise NoSuchJob(f"job {job_id} was not deleted")
     if not deletion.is_complete:
         raise StillDeleting(
             f"job {job_id} is not deleted completely: its number can be used again once nothing of it is left"
@@ -226,7 +226,7 @@ def _repeat(connection: Connection, job_id: int, choice: Choice) -> Deletion:
     connection.execute(_LOCK_TOMBSTONE, {"job_id": job_id})
     known = find_deletion(connection, job_id)
     if known is None:
-        raise UnknownJob(f"no job {job_id} in the database")
+        raise NoSuchJob(f"no job {job_id} in the database")
     parts = {name: _reopened(name, part, choice) for name, part in known.parts.items()}
     if parts == known.parts:
         return known

@@ -57,7 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return {kind: getattr(self, storage.last_seq) for kind, storage in ROW_KINDS.items()}
 
 
-class Place(NamedTuple):
+class JobPlace(NamedTuple):
     """The position of a job in the list of all, newest first."""
 
     created_at: datetime
@@ -69,7 +69,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     statuses: Sequence[str] = ()
     name: str | None = None
-    after: Place | None = None
+    after: JobPlace | None = None
 
 
 def find_page(connection: Connection, wanted: JobFilter, limit: int) -> list[Job]:

@@ -35,7 +35,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SinkVerification:
     """Whether a sink has all rows of a job: the result as lines of text and as a JSON document."""
 
     is_verified: bool
@@ -124,7 +124,7 @@ class SinkPlugin(ABC):
         del settings
         return ()
 
-    def verify(self, settings: Settings, connection: Connection, job_id: int) -> Verdict | str:
+    def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification | str:
         """Compare the copies of a job with its rows; if it cannot, return the reason or another command.
 
         Raises `SinkUnavailable`.

@@ -42,9 +42,9 @@ from trainwire.stores.mlflow.runs import get_run
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
+    NoSuchJob,
     StillAtWork,
     StillDeleting,
-    UnknownJob,
     begin_deletion,
     find_deletion,
     forget_deletion,
@@ -211,7 +211,7 @@ def test_a_job_at_work_is_deleted_by_force_only(resources: Resources, sender: Se
 
 def test_an_unknown_job_gets_no_tombstone(resources: Resources) -> None:
     """A number that nobody has used is not blocked by mistake."""
-    with pytest.raises(UnknownJob, match="no job 7 in the database"):
+    with pytest.raises(NoSuchJob, match="no job 7 in the database"):
         begin(resources, 7)
     with resources.engine.begin() as connection:
         assert find_deletion(connection, 7) is None
@@ -332,7 +332,7 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
     JobDeleter(resources, open_s3).run(1)
     with resources.engine.begin() as connection:
         forget_deletion(connection, 1)
-    with resources.engine.begin() as connection, pytest.raises(UnknownJob, match="job 1 was not deleted"):
+    with resources.engine.begin() as connection, pytest.raises(NoSuchJob, match="job 1 was not deleted"):
         forget_deletion(connection, 1)
     sender.send(logs("anew"), job=1, source="0-new", seq=1)
     drain(resources)

@@ -32,7 +32,7 @@ from trainwire.workers.sinks.base import Delivered, SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.jsonl import files
 from trainwire.workers.sinks.jsonl.backlog import JsonlBacklog, JsonlBatch
-from trainwire.workers.sinks.jsonl.files import Line
+from trainwire.workers.sinks.jsonl.files import JsonLine
 from trainwire.workers.sinks.jsonl.plugin import (
     JsonlPlugin,
     JsonlSettings,
@@ -90,9 +90,9 @@ def contents(folder: Path, job: int = 1) -> list[str]:
     return [line["content"] for line in found]
 
 
-def lines(first: int, last: int, day: str = DAY) -> list[Line]:
+def lines(first: int, last: int, day: str = DAY) -> list[JsonLine]:
     """Return short lines with these numbers."""
-    return [Line(seq, day, b'{"seq":%d}\n' % seq) for seq in range(first, last + 1)]
+    return [JsonLine(seq, day, b'{"seq":%d}\n' % seq) for seq in range(first, last + 1)]
 
 
 def numbers(folder: Path) -> list[int | None]:
@@ -219,7 +219,7 @@ def test_a_file_ends_at_its_limit_and_with_its_day(tmp_path: Path) -> None:
     assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl"]
     files.append(tmp_path / "1", lines(4, 4), 25)
     files.append(tmp_path / "1", [*lines(5, 5, "2026-11-30"), *lines(6, 6)], 25)
-    files.append(tmp_path / "1", [Line(7, "2026-12-01", b'{"seq":7,"content":"longer than a file"}\n')], 25)
+    files.append(tmp_path / "1", [JsonLine(7, "2026-12-01", b'{"seq":7,"content":"longer than a file"}\n')], 25)
     assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl", "2026-11-30.jsonl", "2026-12-01.jsonl"]
     assert numbers(tmp_path / "1") == [1, 2, 3, 4, 5, 6, 7]
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, text
 
 from trainwire.workers.sinks.base import Delivered
 from trainwire.workers.sinks.cursors import DeliveryCursor, read_cursors
-from trainwire.workers.sinks.jsonl.files import Line, Tail, first_lost
+from trainwire.workers.sinks.jsonl.files import JsonLine, Tail, first_lost
 from trainwire.workers.sinks.plugin import SinkBacklog
 
 log = structlog.get_logger("trainwire.workers.sinks.jsonl")
@@ -29,7 +29,7 @@ class JsonlBatch:
 
     confirmed_seq: int
     folder: str
-    lines: Sequence[Line]
+    lines: Sequence[JsonLine]
     last_seq: int
     note: str | None = None
     is_followed: bool = False
@@ -99,18 +99,18 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
 
 
 def folder_name(job_id: int, created_at: datetime) -> str:
-    """Return the name of a job's folder; its time differs from that of a job of this number in another database."""
+    """Return the name of a job's folder; the time distinguishes jobs of the same number in other databases."""
     return f"{job_id}-{created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def read_rows(
     connection: Connection, after: dict[int, int], most_rows: int, most_bytes: int
-) -> dict[int, list[Line]]:
+) -> dict[int, list[JsonLine]]:
     """Return the lines of each job after a `seq`; for the limits see `SinkBacklog.read`."""
     limits = {"most_rows": most_rows, "most_bytes": most_bytes}
-    lines: dict[int, list[Line]] = defaultdict(list)
+    lines: dict[int, list[JsonLine]] = defaultdict(list)
     for row in connection.execute(_READ, {"jobs": list(after), "after": list(after.values()), **limits}):
-        lines[row.job_id].append(Line(row.seq, row.day, _json_line(row)))
+        lines[row.job_id].append(JsonLine(row.seq, row.day, _json_line(row)))
     return lines
 
 

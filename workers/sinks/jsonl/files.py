@@ -30,7 +30,7 @@ LOCK_NAME: Final = ".lock"
 _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d{1,9}))?\.jsonl")
 
 
-class Line(NamedTuple):
+class JsonLine(NamedTuple):
     """One row as a line with its newline; `day` is the date (UTC) on which Postgres stored it."""
 
     seq: int
@@ -63,7 +63,7 @@ class _Numbered(msgspec.Struct):
 _decode_number = msgspec.json.Decoder(_Numbered).decode
 
 
-def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> Tail | None:
+def append(folder: Path, lines: Sequence[JsonLine], most_bytes: int) -> Tail | None:
     """Append lines after all with a smaller `seq`, and flush them to the disk. Raises `OSError`.
 
     A file is continued up to `most_bytes`; a longer line has a file of its own. Returns the newest file; None if
@@ -148,7 +148,7 @@ class FileComparison:
             self.different.add(seq)
 
 
-def compare(rows: Iterable[Line], folder: Path, confirmed_seq: int = 0) -> FileComparison:
+def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> FileComparison:
     """Compare the rows of a job with its files, both in the order of `seq`.
 
     Rows after `confirmed_seq` that are not in the files are waiting. Raises `OSError`.
@@ -253,10 +253,10 @@ def _seq_of(line: bytes) -> int | None:
 
 
 def _by_file(
-    newest: FileName | None, size: int, lines: Iterable[Line], most_bytes: int
-) -> Iterator[tuple[FileName, list[Line]]]:
+    newest: FileName | None, size: int, lines: Iterable[JsonLine], most_bytes: int
+) -> Iterator[tuple[FileName, list[JsonLine]]]:
     """Group lines by the file that they are appended to; a line of an earlier day goes to the newest file."""
-    name, part = newest, list[Line]()
+    name, part = newest, list[JsonLine]()
     for line in lines:
         next_name = name
         if name is None or line.day > name.day:

@@ -35,8 +35,8 @@ from trainwire.workers.sinks.jsonl.backlog import (
     folder_name,
     read_rows,
 )
-from trainwire.workers.sinks.jsonl.files import FileComparison, Line, append, compare, remove, remove_before
-from trainwire.workers.sinks.plugin import NotSetUp, SinkBacklog, SinkPlugin, SinkSettings, Verdict
+from trainwire.workers.sinks.jsonl.files import FileComparison, JsonLine, append, compare, remove, remove_before
+from trainwire.workers.sinks.plugin import NotSetUp, SinkBacklog, SinkPlugin, SinkSettings, SinkVerification
 from trainwire.workers.sinks.ranges import ranges_of
 
 log = structlog.get_logger("trainwire.workers.sinks.jsonl")
@@ -161,7 +161,7 @@ class JsonlPlugin(SinkPlugin):
             yield part.warning("space", says, "make room, or set JSONL_KEEP_DAYS; log rows wait in Postgres")
         yield part.ok("writable", f"{folder} can be written")
 
-    def verify(self, settings: Settings, connection: Connection, job_id: int) -> Verdict:
+    def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
         """Compare each line in the files with its row. Raises `SinkUnavailable`."""
         if not self.is_on(settings):
             raise SinkUnavailable("JSONL_DIR is not set here")
@@ -181,14 +181,14 @@ class JsonlPlugin(SinkPlugin):
         return self.settings.jsonl_dir or Path()
 
 
-def _all_rows(connection: Connection, job_id: int) -> Iterator[Line]:
+def _all_rows(connection: Connection, job_id: int) -> Iterator[JsonLine]:
     after = 0
     while batch := read_rows(connection, {job_id: after}, VERIFIED_ROWS, VERIFIED_BYTES)[job_id]:
         yield from batch
         after = batch[-1].seq
 
 
-def _verdict(found: FileComparison, removed_seq: int, last_seq: int) -> Verdict:
+def _verdict(found: FileComparison, removed_seq: int, last_seq: int) -> SinkVerification:
     # Without rows that were stored, or removed by retention, after the rows were read.
     unknown = {seq for seq in found.without_row if seq > removed_seq and not found.last_seq < seq <= last_seq}
     faults = {
@@ -214,7 +214,7 @@ def _verdict(found: FileComparison, removed_seq: int, last_seq: int) -> Verdict:
         "differences": faults,
         "unreadable": found.unreadable,
     }
-    return Verdict(is_verified, [line, *shown], document)
+    return SinkVerification(is_verified, [line, *shown], document)
 
 
 _LAST: Final = text("SELECT last_log_seq, removed_log_seq FROM training_jobs WHERE id = :job")

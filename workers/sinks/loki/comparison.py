@@ -52,7 +52,7 @@ class Copies:
 
 
 @dataclass
-class Comparison:
+class LokiComparison:
     """All lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
 
     Lines not in Postgres were removed by retention, or are lost. `twice`: lines with more than one copy in Loki;
@@ -110,7 +110,7 @@ class Comparison:
         return {"verified": self.is_verified, "line": self.line, **fields}
 
 
-def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> Comparison:
+def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> LokiComparison:
     """Compare the lines of a job in Loki with its rows in Postgres. Raises `LokiUnavailable`."""
     # This order allows deliveries and retention meanwhile: lines before the cursor are in Loki when it is read
     # later, and rows that were removed before the rows are read are covered by `removed_seq`, read later.
@@ -139,13 +139,13 @@ def compare(
     removed_seq: int,
     confirmed_seq: int,
     dead_lettered: Collection[int],
-) -> Comparison:
+) -> LokiComparison:
     """Compare the rows in Postgres, given as ranges, with the copies in Loki.
 
     Rows up to `removed_seq` that are not stored were removed by retention. Stored rows after `confirmed_seq` that
     are not in Loki are waiting.
     """
-    found = Comparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
+    found = LokiComparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
     is_stored = bytearray(found.rows + 1)
     for first, last in stored:
         is_stored[first : last + 1] = b"\1" * (last + 1 - first)

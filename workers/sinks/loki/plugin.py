@@ -21,7 +21,7 @@ from trainwire.workers.sinks.cursors import read_cursors
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.comparison import verify_loki
 from trainwire.workers.sinks.loki.sink import LokiSink
-from trainwire.workers.sinks.plugin import NotSetUp, SinkBacklog, SinkPlugin, Verdict
+from trainwire.workers.sinks.plugin import NotSetUp, SinkBacklog, SinkPlugin, SinkVerification
 
 LOKI: Final = Part("loki")
 LIMITS: Final = {
@@ -115,7 +115,7 @@ class LokiPlugin(SinkPlugin):
             yield from _limits(config)
             yield _late_lines(config)
 
-    def verify(self, settings: Settings, connection: Connection, job_id: int) -> Verdict:
+    def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
         """Compare the lines in Loki with the job's rows. Raises `SinkUnavailable`."""
         try:
             http = loki_http(settings)
@@ -124,7 +124,7 @@ class LokiPlugin(SinkPlugin):
         except LokiUnavailable as exc:
             raise SinkUnavailable(f"{exc}; LOKI_URL is {settings.loki_url}") from exc
         lines = [found.line, *found.differences, *([] if age is None else [_HIDDEN.format(age)])]
-        return Verdict(found.is_verified, lines, {**found.document, "hidden_after": age})
+        return SinkVerification(found.is_verified, lines, {**found.document, "hidden_after": age})
 
 
 def request_deletion(http: LokiHttp, job_id: int, start_ns: int) -> None:

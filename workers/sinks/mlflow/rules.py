@@ -50,7 +50,7 @@ FINAL_STATUS: Final[dict[str, RunStatus]] = {
 """The status of the run by the status of an attempt that has ended."""
 
 
-class Metric(NamedTuple):
+class MetricValue(NamedTuple):
     """One value for MLflow; tuples sort in the order that MLflow requires within a batch."""
 
     key: str
@@ -94,7 +94,7 @@ def safe_name(name: str) -> str:
     return f"{readable or 'unnamed'}-{hashlib.sha256(raw).hexdigest()[:_HASH_CHARS]}"
 
 
-def metrics_of(row: MetricRow, notes: Notes) -> Iterator[Metric]:
+def metrics_of(row: MetricRow, notes: Notes) -> Iterator[MetricValue]:
     """Yield the values of a row; the names of ranks other than 0 begin with `rank_<n>/`."""
     prefix = f"rank_{row.rank}/" if row.rank else ""
     timestamp = max(row.ts_ms, 0)
@@ -104,10 +104,10 @@ def metrics_of(row: MetricRow, notes: Notes) -> Iterator[Metric]:
         key = safe_name(prefix + name)
         if key != prefix + name:
             notes.add(f"metric {prefix}{name}", f"is called {key}")
-        yield Metric(key, row.step, timestamp, value, row)
+        yield MetricValue(key, row.step, timestamp, value, row)
 
 
-def metric_requests(metrics: Iterable[Metric]) -> Iterator[list[Metric]]:
+def metric_requests(metrics: Iterable[MetricValue]) -> Iterator[list[MetricValue]]:
     """Yield the values of each request, sorted; with names of any length a request is below a million bytes."""
     ordered = sorted(metrics, key=lambda metric: metric[:3])
     for begin in range(0, len(ordered), MOST_METRICS):

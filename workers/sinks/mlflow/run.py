@@ -22,7 +22,7 @@ from trainwire.workers.sinks.mlflow.rules import (
     FINAL_STATUS,
     MAX_TAG_CHARS,
     OLD_PARAM_CHARS,
-    Metric,
+    MetricValue,
     Notes,
     cut,
     milliseconds,
@@ -85,13 +85,13 @@ class RunMirror:
         if run.status == "KILLED" and self._attempt.status not in FINAL_STATUS:
             self._update(status="RUNNING")  # the attempt was lost and has resumed
 
-    def log(self, metrics: Sequence[Metric]) -> list[RefusedRow]:
+    def log(self, metrics: Sequence[MetricValue]) -> list[RefusedRow]:
         """Send the values of one request; return the rows of refused values.
 
         Raises `RunGone`, and `ManyRefused` if the caller has to send fewer rows to find the refused ones.
         """
         is_narrow = len(metrics) <= NARROWED_VALUES or len({metric.row.seq for metric in metrics}) == 1
-        refused = self._log("metrics", metrics, Metric.document, may_halve=is_narrow)
+        refused = self._log("metrics", metrics, MetricValue.document, may_halve=is_narrow)
         return [
             RefusedRow(metric.row.seq, metric.row.source, "refused", f"metric {metric.key}: {why}")
             for metric, why in refused

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW_NS
 from trainwire.stores.loki.query import LokiLine
-from trainwire.workers.sinks.loki.comparison import Comparison, Copies, compare
+from trainwire.workers.sinks.loki.comparison import Copies, LokiComparison, compare
 from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES, LogRow, entries_of
 
 ALL = range(1, 11)
@@ -37,7 +37,7 @@ def _compared(
     *,
     removed_seq: int = 0,
     last_seq: int = 10,
-) -> Comparison:
+) -> LokiComparison:
     return compare(
         [(seq, seq) for seq in stored],
         Copies(last_seq, lines),

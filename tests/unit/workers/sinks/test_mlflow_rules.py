@@ -20,7 +20,7 @@ from trainwire.workers.sinks.mlflow.rules import (
     MOST_NOTES,
     MOST_OF_AN_ATTEMPT,
     MOST_TEXT_BYTES,
-    Metric,
+    MetricValue,
     Notes,
     cut,
     metric_requests,
@@ -97,13 +97,14 @@ def test_times_before_1970_are_1970() -> None:
 def test_requests_are_sorted_and_within_the_limits() -> None:
     """By key, then step and time; at most a thousand values and a million bytes each, none left out."""
     origin = row({})
-    short = [Metric(f"k{n % 7}", 3000 - n, n, 1.0, origin) for n in range(2500)]
+    short = [MetricValue(f"k{n % 7}", 3000 - n, n, 1.0, origin) for n in range(2500)]
     requests = list(metric_requests(short))
     assert [len(request) for request in requests] == [MOST_METRICS, MOST_METRICS, 500]
     assert [metric[:3] for request in requests for metric in request] == sorted(metric[:3] for metric in short)
     for name in ("é" * 1000, "漢" * 1000, "x" * 1000):
         long = [
-            Metric(safe_name(name), -(2**63) + n, 10**14, -1.7976931348623157e308, origin) for n in range(1000)
+            MetricValue(safe_name(name), -(2**63) + n, 10**14, -1.7976931348623157e308, origin)
+            for n in range(1000)
         ]
         (request,) = metric_requests(long)
         body = {"run_id": "0" * 32, "metrics": [metric.document() for metric in request]}
