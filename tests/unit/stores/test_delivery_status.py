@@ -1,4 +1,4 @@
-"""What people read of deliveries."""
+"""Deliveries as text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_is_delivered_is_one_line() -> None:
 
 
 def test_an_outage_names_its_times() -> None:
-    """Since when, how often, what was said and when it is tried again; an attempt that is due is now."""
+    """An outage has its begin, the attempts, the error and the next attempt; one that is due is "now"."""
     now = datetime.now(UTC)
     later = now + timedelta(days=2)
     down = SinkHealth(

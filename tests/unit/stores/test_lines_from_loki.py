@@ -20,7 +20,7 @@ def test_parts_are_joined_in_the_order_of_their_numbers() -> None:
 
 
 def test_a_second_copy_is_a_line_of_its_own() -> None:
-    """What Loki has twice is shown twice, split or not."""
+    """A line that is twice in Loki is shown twice, split or not."""
     split = [_line(5, text, part=part) for part, text in (("1/2", "a"), ("2/2", "b"))]
     late = [LokiLine(line.ts_ns, line.line, (*line.labels, ("late", "2026-09-21T11"))) for line in split]
     whole = [_line(1, "x"), _line(1, "x", late="2026-09-21T11")]
@@ -28,7 +28,7 @@ def test_a_second_copy_is_a_line_of_its_own() -> None:
 
 
 def test_only_a_number_is_a_number() -> None:
-    """A label that somebody else wrote cannot pass for a row."""
+    """An invalid label of another client is not taken for the number of a row."""
     found = [
         _line(text, "").seq for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
     ]
@@ -36,7 +36,7 @@ def test_only_a_number_is_a_number() -> None:
 
 
 def test_rows_that_came_meanwhile_are_left_out() -> None:
-    """A job goes on while it is compared: what Postgres has by now is no stranger, and is asked for seldom."""
+    """Lines that are stored during the comparison are not unknown, and Postgres is read rarely for them."""
     asked: list[int] = []
 
     def newest_seq() -> int:

@@ -1,4 +1,4 @@
-"""Which ranks have not reported, from what their sources stated."""
+"""The ranks that have not reported, from the statements of their sources."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_launcher_stands_for_its_rank() -> None:
 
 
 def test_ranks_outside_of_the_world_are_ignored() -> None:
-    """A negative rank, or one too large, makes nobody else report."""
+    """A negative rank, or one that is too large, does not count as another rank."""
     assert _ranges(_rank(0, 2), _rank(-1), _rank(2**31 - 1)) == ((1, 1),)
 
 

@@ -18,7 +18,7 @@ from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, main_metric, 
     ],
 )
 def test_the_most_telling_metric_is_shown(names: list[str], name: str | None) -> None:
-    """A loss before an accuracy before the rest by name; how busy the machine was says nothing."""
+    """A loss before an accuracy before the rest by name; never a system metric."""
     assert main_metric(names) == name
 
 

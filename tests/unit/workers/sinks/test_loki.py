@@ -31,7 +31,7 @@ def test_a_row_that_is_begun_waits_for_the_rate_limit() -> None:
 
 
 def test_rows_that_are_not_begun_wait_for_another_turn() -> None:
-    """Where Loki takes nothing at all nobody waits here: other jobs do not, either."""
+    """If Loki accepts no push at all, the delivery does not wait, so that other jobs are not delayed."""
     with LokiTwin() as twin:
         twin.fail_with(429)
         with pytest.raises(LokiUnavailable, match="rate limit"):
