@@ -1,4 +1,4 @@
-"""The sink of JSON lines: each row stands once in the files, whatever is killed, and no proof comes before it."""
+"""The sink of JSON lines: each row is once in the files despite kills, and is confirmed only after the write."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def say(resources: Resources, sender: Sender) -> Say:
 
 
 def deliver(resources: Resources, folder: Path, **settings: Any) -> None:
-    """Deliver what waits."""
+    """Deliver all waiting rows."""
     sink = JsonlSink(JsonlSettings(jsonl_dir=folder, **settings), folder)
     backlog, backoff = JsonlBacklog("jsonl", folder), Backoff(first_s=0, cap_s=0)
     Delivery(resources.engine, backlog, sink, slice_s=60, backoff=backoff).run()
@@ -111,7 +111,7 @@ def confirmed(resources: Resources, job: int = 1) -> int:
 
 
 def test_rows_are_lines_that_jq_reads(resources: Resources, sender: Sender, folder: Path) -> None:
-    """A line has what the row has, the time to the nanosecond, any text and the source; one file for a day."""
+    """A line has all values of the row, such as the time in nanoseconds; there is one file per day."""
     sender.send(logs("50% done\r\x1b[0m", "näh \u2028 \U0001f600"))
     drain(resources)
     deliver(resources, folder)
@@ -237,7 +237,7 @@ def test_files_sort_by_number(tmp_path: Path) -> None:
     [b"\0" * 300_000, b"x" * 100_000 + b"\n", b'{"seq":"7"}\n{"seq":-7}\n', b"\xff\n", b"{}\n[]\n", b"\n\n"],
 )
 def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
-    """What a crash of the machine leaves at the end of a file, or of a file of its own, is no line."""
+    """The remains of a write that a crash of the machine interrupted are truncated."""
     files.append(tmp_path / "1", lines(1, 30_000), 10**9)
     with (tmp_path / "1" / f"{DAY}.jsonl").open("ab") as file:
         file.write(rubbish)
@@ -248,7 +248,7 @@ def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
 
 @pytest.mark.parametrize("first", [1, 2, 999, 5000, 9999, 10_000])
 def test_rows_are_written_again_from_anywhere(tmp_path: Path, first: int) -> None:
-    """A replay replaces all lines from its first row on, in whatever file that row is."""
+    """A replay replaces all lines from its first row on, in any file."""
     files.append(tmp_path / "1", lines(1, 10_000), 50_000)
     files.append(tmp_path / "1", lines(first, 10_001), 50_000)
     assert numbers(tmp_path / "1") == list(range(1, 10_002))
@@ -261,7 +261,7 @@ def newest_file(folder: Path) -> Path:
 
 
 def note(resources: Resources) -> str | None:
-    """Return what `trainwire status` shows of the files of job 1 besides their progress."""
+    """Return the note of `trainwire status` on the files of job 1."""
     with resources.engine.connect() as connection:
         return job_deliveries(connection, 1)["jsonl"][0].note
 
@@ -312,7 +312,7 @@ def test_the_rows_of_a_removed_folder_are_written_again(resources: Resources, sa
 def test_a_file_that_was_rotated_or_is_of_an_earlier_day_is_not_written_again(
     resources: Resources, say: Say, folder: Path
 ) -> None:
-    """Whoever compresses files has their rows; a new day begins a new file, and older ones may be taken."""
+    """Compressed files have lost no rows; a new day begins a new file, and older ones may be removed."""
     say("a")
     deliver(resources, folder)
     newest = newest_file(folder)
@@ -375,7 +375,7 @@ def test_verify_finds_a_removed_file_until_the_next_delivery(resources: Resource
 
 
 def test_every_difference_is_named(resources: Resources, say: Say, folder: Path) -> None:
-    """Changed, repeated, unknown and unreadable lines have their numbers; what waits is no difference."""
+    """Changed, repeated, unknown and unreadable lines are reported by number; waiting rows are no difference."""
     say("a", "b", "c")
     deliver(resources, folder)
     say("d")
@@ -538,7 +538,7 @@ def test_old_files_are_removed(resources: Resources, say: Say, folder: Path) -> 
 
 
 def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder: Path, monkeypatch: Any) -> None:
-    """A deletion removes the folder, compressed files too; without JSONL_DIR it is left to who has the setting."""
+    """A deletion removes the folder, also compressed files; it needs a process with JSONL_DIR."""
     sender.send(logs("a", "b"))
     drain(resources)
     sender.send(completion())

@@ -1,4 +1,4 @@
-"""Retention of rows: what goes, and what never does."""
+"""Retention of rows: removed rows, and those that are always kept."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def contents(engine: Engine, job: int = 1) -> list[str]:
 
 
 def test_old_rows_of_finished_jobs_go_and_young_ones_stay(resources: Resources, say: Say) -> None:
-    """Of a finished job what is older goes, what is younger stays, and the job says up to where it is gone."""
+    """Older rows of a finished job are removed, younger ones are kept, and the job has the last removed number."""
     say(1, old=3, new=2)
     say(2, old=1)
     assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 4
@@ -121,7 +121,7 @@ def test_what_the_sink_has_not_confirmed_stays(resources: Resources, say: Say) -
 
 
 def test_a_dry_run_names_and_removes_nothing(resources: Resources, say: Say) -> None:
-    """A dry run counts what would go, job by job."""
+    """A dry run counts the rows to remove by job."""
     say(1, old=3, new=1)
     say(2, old=4)
     assert RowRetention(resources.engine, LOGS).run(dry_run=True) == 7
@@ -140,7 +140,7 @@ def test_small_batches_of_which_each_is_committed(resources: Resources, say: Say
 
 
 def test_a_job_that_a_drain_holds_is_left_for_later(resources: Resources, say: Say) -> None:
-    """Retention waits for nobody: a locked job is passed over."""
+    """Retention skips a locked job."""
     say(1, old=3)
     with resources.engine.begin() as drain_of_another:
         drain_of_another.execute(text("SELECT 1 FROM training_jobs WHERE id = 1 FOR UPDATE"))
@@ -149,7 +149,7 @@ def test_a_job_that_a_drain_holds_is_left_for_later(resources: Resources, say: S
 
 
 def test_a_young_row_before_an_old_one_keeps_it(resources: Resources, say: Say) -> None:
-    """What is left of a job has no holes."""
+    """The remaining rows of a job have no gap."""
     say(1, old=3)
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_logs SET created_at = now() WHERE seq = 2"))
