@@ -13,7 +13,7 @@ from trainwire.cli.terminal import cell, console, one_line, say, table
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import Address
-from trainwire.workers.checkpoints.surplus import Rule, Surplus, keeping_of, plan
+from trainwire.workers.checkpoints.surplus import Rule, Surplus, plan, retention_policy
 from trainwire.workers.operations import row_retention
 from trainwire.workers.settings import Settings
 
@@ -30,7 +30,7 @@ def retention(
         _show_rows(address, settings, as_json)
         return
     try:
-        keeping = keeping_of(settings)
+        keeping = retention_policy(settings)
     except ValueError as exc:
         raise Problem(str(exc)) from exc
     with reading(address) as connection:

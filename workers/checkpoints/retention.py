@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import chain
 from typing import Final
 
@@ -14,23 +13,21 @@ from sqlalchemy import Engine, TextClause, text
 
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stores.files.folders import WrongManifest, address_of, read_manifest
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store, S3Unavailable
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store
 from trainwire.stores.postgres.checkpoints import DIFFERENT
 from trainwire.workers.checkpoints import orphans
-from trainwire.workers.checkpoints import verification_rows as checkpoints
+from trainwire.workers.checkpoints.runs import exclusive_run
 from trainwire.workers.checkpoints.surplus import (
     RUN_FILES,
-    Keeping,
+    RetentionPolicy,
     Rule,
     Surplus,
     begun_files,
-    keeping_of,
     plan,
+    retention_policy,
     surplus_files,
 )
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.store import postgres_errors
-from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 
 log = structlog.get_logger("trainwire.workers.checkpoints.retention")
@@ -48,7 +45,7 @@ def retain(resources: Resources, open_store: Callable[[], S3Store]) -> None:
     settings = resources.settings
     if not settings.trainwire_checkpoint_bucket:
         return
-    retention = Retention(resources.engine, open_store, keeping_of(settings))
+    retention = Retention(resources.engine, open_store, retention_policy(settings))
     if settings.checkpoint_remove_superseded != "off":
         retention.run(dry_run=settings.checkpoint_remove_superseded == "dry-run", rule="superseded")
     if settings.checkpoint_retention != "off":
@@ -64,12 +61,12 @@ class Retention:
         self,
         engine: Engine,
         open_store: Callable[[], S3Store],
-        keeping: Keeping,
+        policy: RetentionPolicy,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._open_store = open_store
-        self._keeping = keeping
+        self._policy = policy
         self._clock = clock
 
     def run(self, *, dry_run: bool, rule: Rule = "surplus") -> list[Surplus]:
@@ -77,15 +74,15 @@ class Retention:
 
         Raises `Unavailable` if the object store or Postgres is; the next run continues.
         """
-        with postgres_errors(), self._engine.begin() as lease:
-            if not checkpoints.take_turn(lease, "retention"):
+        with exclusive_run(self._engine, "retention") as lease:
+            if lease is None:
                 return []
             # Each statement is its own transaction: the check for use before each deletion reads current rows.
             with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 if not dry_run:
-                    begun = begun_files(connection, self._keeping)
-                    return self._delete_all(chain(begun, surplus_files(connection, self._keeping, rule)))
-                planned = plan(connection, self._keeping, rule)
+                    begun = begun_files(connection, self._policy)
+                    return self._delete_all(chain(begun, surplus_files(connection, self._policy, rule)))
+                planned = plan(connection, self._policy, rule)
         for surplus in planned:
             log.info("retention.would_delete", **_where(surplus), rule=rule)
         return planned
@@ -94,16 +91,15 @@ class Retention:
         deadline = self._clock() + RUN_S
         deleted: list[Surplus] = []
         refusals = 0
-        with s3_errors():
-            while len(deleted) < RUN_FILES and self._clock() < deadline and (surplus := next(files, None)):
-                try:
-                    if self._delete(self._open_store(), surplus):
-                        deleted.append(surplus)
-                except NotAllowed as exc:
-                    log.warning("retention.not_allowed", **_where(surplus), reason=str(exc))
-                    refusals += 1
-                    if refusals == MAX_REFUSALS:
-                        break
+        while len(deleted) < RUN_FILES and self._clock() < deadline and (surplus := next(files, None)):
+            try:
+                if self._delete(self._open_store(), surplus):
+                    deleted.append(surplus)
+            except NotAllowed as exc:
+                log.warning("retention.not_allowed", **_where(surplus), reason=str(exc))
+                refusals += 1
+                if refusals == MAX_REFUSALS:
+                    break
         return deleted
 
     def _delete(self, store: S3Store, surplus: Surplus) -> bool:
@@ -164,15 +160,6 @@ def delete_objects(store: S3Store, address: str, sha256: str | None, deleted: li
         for _ in pool.map(lambda shard: delete(address_of(uri, shard)), shards):
             pass
     delete(uri.manifest)
-
-
-@contextmanager
-def s3_errors() -> Iterator[None]:
-    """Translate `S3Unavailable` to `Unavailable`."""
-    try:
-        yield
-    except S3Unavailable as exc:
-        raise Unavailable(str(exc)) from exc
 
 
 _ROWS: Final = "WHERE job_id = :job_id AND uri = :uri AND seq <= :seq AND deleted_at IS NULL"

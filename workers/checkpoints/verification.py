@@ -19,10 +19,8 @@ from trainwire.stores.files.folders import WrongManifest, address_of, read_manif
 from trainwire.stores.files.presign_policy import lies_in, shown_prefixes
 from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store, S3Unavailable
 from trainwire.stores.postgres.checkpoints import DIFFERENT, MISSING, NOT_SERVED, UNVERIFIED
-from trainwire.workers.checkpoints import verification_rows as checkpoints
-from trainwire.workers.checkpoints.verification_rows import UnverifiedFile, VerificationResult
-from trainwire.workers.drain.store import postgres_errors
-from trainwire.workers.errors import Unavailable
+from trainwire.workers.checkpoints.runs import exclusive_run
+from trainwire.workers.checkpoints.verification_rows import UnverifiedFile, VerificationResult, due_files, record
 from trainwire.workers.sinks import cursors
 
 STORE: Final = "s3"
@@ -99,9 +97,8 @@ class Verification:
         """Verify due files. Raises `Unavailable` if the object store or Postgres is."""
         report = VerificationReport()
         deadline = self._clock() + self._slice_s
-        # The lease ends with this transaction, or with this process, whichever is first.
-        with postgres_errors(), self._engine.begin() as lease:
-            if not checkpoints.take_turn(lease, "verify") or not self._is_reachable(report):
+        with exclusive_run(self._engine, "verify") as lease:
+            if lease is None or not self._is_reachable(report):
                 return report
             while self._round(ROUND_FILES, report):
                 if self._clock() >= deadline:
@@ -128,22 +125,22 @@ class Verification:
             return False
         results, failure = self._verify(files)
         with self._engine.begin() as connection:
-            checkpoints.record(connection, results)
+            record(connection, results)
             if failure is not None:
                 attempts = cursors.sink_state(connection, STORE).attempts + 1
                 cursors.mark_down(connection, STORE, str(failure), self._store_backoff.delay_s(attempts))
         report.count(results)
         if failure is not None:
-            raise Unavailable(str(failure)) from failure
+            raise failure
         return True
 
     def _next_files(self, limit: int, report: VerificationReport) -> Sequence[UnverifiedFile]:
         """Return the next files to verify; record those outside of the served prefixes as not served."""
         for _ in range(READS):
             with self._engine.begin() as connection:
-                due = checkpoints.due_files(connection, READ_FILES)
+                due = due_files(connection, READ_FILES)
                 results = [self._not_served(file) for file in due if self._is_outside(file)]
-                checkpoints.record(connection, results)
+                record(connection, results)
             report.count(results)
             if len(results) < READ_FILES:
                 return [file for file in due if not self._is_outside(file)][:limit]

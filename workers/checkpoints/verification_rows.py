@@ -38,12 +38,6 @@ class VerificationResult:
     retry_in_s: float | None = None
 
 
-def take_turn(connection: Connection, work: str) -> bool:
-    """Lock a kind of work until this transaction ends; return False if another worker has the lock."""
-    lease = text("SELECT pg_try_advisory_xact_lock(hashtextextended('checkpoints:' || :work, 0))")
-    return bool(connection.execute(lease, {"work": work}).scalar_one())
-
-
 def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
     """Return files that are due, never verified ones first."""
     return [UnverifiedFile(*row) for row in connection.execute(_DUE, {"limit": limit})]

@@ -23,7 +23,7 @@ from trainwire.stores.files.s3 import S3Store
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName, find_deletion, save_part
 from trainwire.stores.postgres.deletion_plan import TABLES
 from trainwire.workers.checkpoints import orphans
-from trainwire.workers.checkpoints.retention import s3_errors
+from trainwire.workers.checkpoints.runs import s3_errors
 from trainwire.workers.checkpoints.surplus import shared_addresses
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable

@@ -18,7 +18,7 @@ from trainwire.schemas.tables import training_checkpoints
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.workers.checkpoints import surplus
 from trainwire.workers.checkpoints.retention import Retention
-from trainwire.workers.checkpoints.surplus import Keeping
+from trainwire.workers.checkpoints.surplus import RetentionPolicy
 from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
@@ -53,7 +53,7 @@ def retain(
     store: Callable[[], Any] = open_s3,
 ) -> list[str]:
     """Run retention as a worker does; return the keys of the files that it deleted, or would."""
-    keeping = Keeping(keep, bucket.name, "checkpoints")
+    keeping = RetentionPolicy(keep, bucket.name, "checkpoints")
     done = Retention(resources.engine, store, keeping).run(dry_run=dry_run)
     return [S3Uri.parse(each.uri).key for each in done]
 

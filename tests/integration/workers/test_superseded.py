@@ -23,7 +23,7 @@ from trainwire.stores.files.s3 import S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import NotFetchable, find_checkpoints, find_source
 from trainwire.workers.checkpoints.orphans import OrphanSweep
 from trainwire.workers.checkpoints.retention import MAX_REFUSALS, Retention, retain
-from trainwire.workers.checkpoints.surplus import Keeping
+from trainwire.workers.checkpoints.surplus import RetentionPolicy
 from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
@@ -82,7 +82,7 @@ def save(resources: Resources, sender: Sender, bucket: Bucket) -> Save:
 
 def remove(resources: Resources, bucket: Bucket, store: Callable[[], Any] = open_s3) -> list[int]:
     """Delete superseded uploads as a worker does; return their seqs."""
-    done = Retention(resources.engine, store, Keeping(1, bucket.name, "checkpoints")).run(
+    done = Retention(resources.engine, store, RetentionPolicy(1, bucket.name, "checkpoints")).run(
         dry_run=False, rule="superseded"
     )
     return [each.seq for each in done]
@@ -202,7 +202,7 @@ def test_the_last_ones_of_a_finished_job_are_of_different_slots(
         save(step=epoch, age_s=0)
     sender.send(completion(last_checkpoint_path="/elsewhere", ts=NOW_NS + 10_000 * SECOND_NS))
     drain(resources, "completions")
-    done = Retention(resources.engine, open_s3, Keeping(2, bucket.name, "checkpoints")).run(dry_run=False)
+    done = Retention(resources.engine, open_s3, RetentionPolicy(2, bucket.name, "checkpoints")).run(dry_run=False)
     assert [each.seq for each in done] == [1, 3]
 
 
