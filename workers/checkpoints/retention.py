@@ -62,12 +62,10 @@ class Retention:
         engine: Engine,
         open_store: Callable[[], S3Store],
         policy: RetentionPolicy,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._open_store = open_store
         self._policy = policy
-        self._clock = clock
 
     def run(self, *, dry_run: bool, rule: Rule = "surplus") -> list[Surplus]:
         """Delete, or in a dry run only log, the surplus checkpoints of a rule; return them.
@@ -88,10 +86,10 @@ class Retention:
         return planned
 
     def _delete_all(self, files: Iterator[Surplus]) -> list[Surplus]:
-        deadline = self._clock() + RUN_S
+        deadline = time.monotonic() + RUN_S
         deleted: list[Surplus] = []
         refusals = 0
-        while len(deleted) < RUN_FILES and self._clock() < deadline and (surplus := next(files, None)):
+        while len(deleted) < RUN_FILES and time.monotonic() < deadline and (surplus := next(files, None)):
             try:
                 if self._delete(self._open_store(), surplus):
                     deleted.append(surplus)

@@ -25,12 +25,12 @@ from trainwire.workers.sinks.loki.entries import (
     MAX_PUSH_BYTES,
     LogBatch,
     PackedLines,
+    can_send_packed,
     entries_of,
-    is_plain,
     newest_after,
     plan,
 )
-from trainwire.workers.sinks.loki.sink import NARROWING_S, LokiSink
+from trainwire.workers.sinks.loki.sink import REFUSAL_SEARCH_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 ODD_LINES = [
@@ -64,7 +64,7 @@ def are_plain(batch: LogBatch, now_ns: int) -> bool:
     """Return whether each window can be sent unchanged, after the one before it."""
     newest_ns = batch.newest_ns
     for window in batch.windows:
-        if not is_plain(window, newest_ns, now_ns):
+        if not can_send_packed(window, newest_ns, now_ns):
             return False
         newest_ns = newest_after(window, newest_ns)
     return True
@@ -215,7 +215,7 @@ def test_what_is_not_plain_is_looked_at(
 @given(st.lists(st.integers(-150, 15), min_size=1, max_size=12), st.integers(-200, 5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: list[int], newest: int) -> None:
-    """For any times, packs that pass `is_plain` have rows that `plan` puts, unchanged, into one stream."""
+    """For any times, packs that pass `can_send_packed` have rows that `plan` puts, unchanged, into one stream."""
     now = time.time_ns() // 1000 * 1000
     store(resources, [((now + offset * MINUTE_NS) / 1e9, "x") for offset in offsets])
     with resources.engine.begin() as connection:
@@ -228,14 +228,14 @@ def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: 
     for window in batch.windows:
         sent = window[-1].last_seq
         made = plan(batch.read_rows(confirmed, sent), newest_ns, now)
-        if not is_plain(window, newest_ns, now):
+        if not can_send_packed(window, newest_ns, now):
             break
         assert (made.confirmed_seq, made.refused, set(made.pushes)) == (sent, [], {("stdout", None)})
         confirmed, newest_ns = sent, newest_after(window, newest_ns)
         assert newest_ns == made.newest_ns
 
 
-def test_a_refusal_of_a_pack_is_narrowed_down_row_by_row(resources: Resources, sender: Sender) -> None:
+def test_the_refused_line_of_a_pack_is_found(resources: Resources, sender: Sender) -> None:
     """A line that Loki refuses unexpectedly is a dead letter; the others of its pack arrive once."""
     now = time.time_ns() - MINUTE_NS
     lines = [f"line {n}" if n != 17 else "x" * 2000 for n in range(50)]
@@ -258,7 +258,7 @@ def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resou
         confirmed, refused, turns = 0, list[int](), 0
         while confirmed < 32:
             (delivered,) = sink.deliver(1, backlog.read(connection, [1], 1000, 2**30)[1])
-            assert confirmed < delivered.confirmed_seq <= confirmed + NARROWING_S + 1
+            assert confirmed < delivered.confirmed_seq <= confirmed + REFUSAL_SEARCH_S + 1
             confirmed, turns = delivered.confirmed_seq, turns + 1
             refused += [refusal.seq for refusal in delivered.refused]
             backlog.confirm(connection, {1: delivered})

@@ -27,7 +27,7 @@ from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
 from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
-from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES
+from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NOW_MS = NOW_NS // 10**6
@@ -368,7 +368,7 @@ def test_a_job_of_which_much_is_refused_has_short_turns(mirror: Mirror, sender: 
     refusing = RefusingApi(mirror.api, lambda metric: metric["step"] < 150)
     sink = CountingSink(refusing, mirror.experiment)
     mirror.run(sink=sink)
-    assert max(sink.batches) <= 1 + 2 * NARROWED_VALUES
+    assert max(sink.batches) <= 1 + 2 * SEARCHED_VALUES
     assert mirror.values("loss") == [(n, float(n)) for n in range(150, 250)]
     buried = rows(mirror.resources.engine, dead_letters, "seq", order=["seq"])
     assert buried == list(range(1, 151))

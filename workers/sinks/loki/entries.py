@@ -72,7 +72,7 @@ class PushPlan:
     refused: list[RefusedRow] = field(default_factory=list)
 
 
-def is_plain(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
+def can_send_packed(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
     """Return whether the packs of a window can be sent unchanged.
 
     That is, whether `plan` would put all their rows, unchanged, into their log type's own stream.
@@ -223,7 +223,7 @@ class LogBatch:
     newest_ns: Mapping[str, int]
     windows: Sequence[Sequence[PackedLines]]
     read_rows: Callable[[int, int], Sequence[LogRow]]
-    """Reads the rows after one `seq` up to another, if packs cannot be sent unchanged (`is_plain`)."""
+    """Reads the rows after one `seq` up to another, if packs cannot be sent unchanged (`can_send_packed`)."""
     last_seq: int
 
     @property

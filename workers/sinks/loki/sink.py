@@ -19,8 +19,8 @@ from trainwire.workers.sinks.loki.entries import (
     PackedLines,
     Push,
     PushPlan,
+    can_send_packed,
     hour_of,
-    is_plain,
     labels_of,
     newest_after,
     plan,
@@ -37,7 +37,7 @@ AHEAD: Final = (
     "set the clocks of Postgres and of the workers"
 )
 """A trainer's clock cannot be the cause: `LogBacklog` limits its times by the clock of Postgres."""
-NARROWING_S: Final = 5.0
+REFUSAL_SEARCH_S: Final = 5.0
 """Time limit for the search for refused rows of a batch by halving; the rest waits for the job's next turn."""
 RATE_LIMIT_RETRY_S: Final = 15.0
 """For how long a push is retried at Loki's rate limit, if pushes before it have succeeded. In a later turn all of
@@ -69,7 +69,7 @@ class LokiSink:
         """
         if not batch.windows:
             yield DeliveredLines(batch.last_seq, newest_ns=batch.newest_ns)
-        deadline = self._clock() + NARROWING_S
+        deadline = self._clock() + REFUSAL_SEARCH_S
         done = DeliveredLines(batch.confirmed_seq, newest_ns=batch.newest_ns)
         for number, packs in enumerate(batch.windows, 1):
             try:
@@ -87,7 +87,7 @@ class LokiSink:
     ) -> DeliveredLines:
         """Push one window as packed by Postgres or, if its rows need single decisions, a prefix of it."""
         last_seq = packs[-1].last_seq
-        if is_plain(packs, before.newest_ns, self._now_ns()) and self._push_packs(job_id, packs):
+        if can_send_packed(packs, before.newest_ns, self._now_ns()) and self._push_packs(job_id, packs):
             return DeliveredLines(last_seq, newest_ns=newest_after(packs, before.newest_ns))
         if rows := batch.read_rows(before.confirmed_seq, last_seq):
             return self.deliver_rows(job_id, rows, before.newest_ns)
@@ -102,7 +102,7 @@ class LokiSink:
         others of such a push; sent again they are identical, and Loki keeps one copy. If Loki refuses every line,
         each takes two requests, so rows that are left at the deadline wait for the next turn.
         """
-        deadline = self._clock() + NARROWING_S
+        deadline = self._clock() + REFUSAL_SEARCH_S
         now_ns = self._now_ns()
         whole = plan(rows, newest_ns, now_ns)
         if whole.confirmed_seq < rows[0].seq:

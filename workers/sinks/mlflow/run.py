@@ -36,7 +36,7 @@ from trainwire.workers.sinks.mlflow.rules import (
 CREATED_TAG: Final = "trainwire.job_created_at"
 """Identifies a run together with job and attempt: another database may have a job of the same number."""
 CHANGED_PARAM_PREFIX: Final = "changed_param/"
-NARROWED_VALUES: Final = 100
+SEARCHED_VALUES: Final = 100
 """Most values in a search for refused ones: each takes up to four requests, and other jobs wait meanwhile."""
 
 _Item = TypeVar("_Item")
@@ -90,8 +90,8 @@ class RunMirror:
 
         Raises `RunGone`, and `ManyRefused` if the caller has to send fewer rows to find the refused ones.
         """
-        is_narrow = len(metrics) <= NARROWED_VALUES or len({metric.row.seq for metric in metrics}) == 1
-        refused = self._log("metrics", metrics, MetricValue.document, may_halve=is_narrow)
+        may_search = len(metrics) <= SEARCHED_VALUES or len({metric.row.seq for metric in metrics}) == 1
+        refused = self._log("metrics", metrics, MetricValue.document, may_halve=may_search)
         return [
             RefusedRow(metric.row.seq, metric.row.source, "refused", f"metric {metric.key}: {why}")
             for metric, why in refused

@@ -17,7 +17,7 @@ from trainwire.workers.sinks.mlflow.rows import (
     MirroredAttempt,
 )
 from trainwire.workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests, metrics_of
-from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
+from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
 """Values of one job in one turn, two requests: these take a server on SQLite half a second."""
@@ -51,7 +51,7 @@ class MlflowSink:
             return self._deliver_rows(job_id, batch, _first(batch.rows, MOST_VALUES))
         except ManyRefused:
             # Some values are sent twice; MLflow keeps one of two identical values.
-            return self._deliver_rows(job_id, batch, _first(batch.rows, NARROWED_VALUES))
+            return self._deliver_rows(job_id, batch, _first(batch.rows, SEARCHED_VALUES))
 
     def _deliver_rows(self, job_id: int, batch: MetricBatch, rows: Sequence[MetricRow]) -> DeliveredMetrics:
         confirmed_seq = rows[-1].seq if rows else max(batch.confirmed_seq, batch.last_seq)
