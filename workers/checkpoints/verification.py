@@ -71,7 +71,7 @@ class Verification:
     """Verifies due files concurrently, for about a time slice; one worker at a time.
 
     Only addresses that begin with one of `prefixes` are verified: a message can name any address, and the result
-    would reveal what the workers' keys can read.
+    would reveal which objects the workers' keys can read.
     """
 
     def __init__(
