@@ -13,6 +13,7 @@ from signal import SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
+from trainwire.ingest.announcements import announce
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.batches import LogType
 from trainwire.ingest.calls import forgiving, log_call, metric_call
@@ -20,19 +21,21 @@ from trainwire.ingest.checkpoints import checkpoint_at, location
 from trainwire.ingest.clock import monotonic_s
 from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
 from trainwire.ingest.daemon_pool import words_of
+from trainwire.ingest.default_names import default_name, script_of_process
 from trainwire.ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.forks import renew_in_children
 from trainwire.ingest.handles import Handle, Shared, address_of, register
 from trainwire.ingest.history import History
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.log_filter import quiet_ours
+from trainwire.ingest.open_runs import JobNumber, open_runs
 from trainwire.ingest.options import RunOptions
 from trainwire.ingest.outage import is_passing
-from trainwire.ingest.plain import Number, level_name, plain_text
+from trainwire.ingest.plain import Number, level_name, plain_text, shown
 from trainwire.ingest.ranks import Place, checked_place
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.session import CHILD_FLUSH_S, Session
-from trainwire.ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from trainwire.ingest.settings import TrainerSettings, whole_number
 from trainwire.ingest.strict import NotStored
 from trainwire.ingest.tracebacks import leave_to_launcher
 from trainwire.ingest.uploads import UploadChoice
@@ -51,6 +54,11 @@ RESERVED_S: Final = 3.0
 
 class Run(Shared):
     """One process's part in a job: logs, metrics, checkpoints, and at the end the completion.
+
+    Without a `job_id` it is the job of TRAINWIRE_JOB_ID, which `trainwire run` and the run of a parent process
+    export, or else a new one with a number of its own; so is each further run of a process. All ranks of a launch
+    by torchrun, srun or mpirun get one number, or a `ValueError` with the remedy. A new job without a `name` is
+    called after the script.
 
     No call waits for the network or raises because a store is away. Making a run raises `ValueError` for a value
     that cannot be right (a job id of -1); after that a wrong argument is named in one warning, and the rest of the
@@ -72,7 +80,7 @@ class Run(Shared):
 
     def __init__(
         self,
-        job_id: int,
+        job_id: int | None = None,
         name: str | None = None,
         *,
         total_epochs: int | None = None,
@@ -88,8 +96,6 @@ class Run(Shared):
         settings: TrainerSettings | None = None,
     ) -> None:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
-        self.job_id: int = whole_number("job_id", job_id, 1, MAX_ID)
-        self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size
@@ -99,7 +105,21 @@ class Run(Shared):
         self.rank: int | None = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         about = description(name, params, tags, mlflow_run_id)
-        self._begin(settings, History(epochs), place)
+        number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
+        self.job_id: int = number.job_id
+        parent = settings.parent if job_id is None and not number.is_made else None
+        self._parent = parent if parent is not None and parent.job_id == self.job_id else None
+        # Attempts of the environment are those of its own job.
+        known = self._parent or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
+        self.attempt = known.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
+        self._begin(settings, History(epochs), place, self._parent and self._parent.started_at_ns)
+        if self._parent is not None:
+            self._join(about)
+            return
+        if number.is_made and about["name"] is None:
+            about["name"] = default_name(script_of_process(), self.job_id)
+        if not settings.vitals.is_launcher:
+            open_runs.begin(self, self.job_id, self.attempt, self._started_at)
         running = Progress(status="running", total_epochs=epochs)
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
@@ -107,11 +127,25 @@ class Run(Shared):
         )
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
+        if not settings.vitals.is_launcher and (number.is_made or not self._is_launched):
+            announce(settings, number, about["name"], self.rank)
+
+    def _join(self, about: Mapping[str, Any]) -> None:
+        """Report to the run of the parent process, which has a name and an end of its own."""
+        said = {name: about[name] for name in ("params", "tags") if about[name]}
+        if said:
+            self._session.take_metric(Metrics(ts=time.time_ns(), **said))
+        terminations.watch(self, self._finish_at_sigterm)
 
     def _begin(
-        self, settings: TrainerSettings, history: History, place: Place, handle: Handle | None = None
+        self,
+        settings: TrainerSettings,
+        history: History,
+        place: Place,
+        joined_run_of_ns: int | None = None,
+        token: str | None = None,
     ) -> None:
-        """Begin to take messages; with a `handle`, as one that joins the run of another process."""
+        """Begin to take messages; with `joined_run_of_ns`, as a part of a run that another process began then."""
         self._place: dict[str, Any] = {
             "rank": place.rank,
             "world_size": place.world_size,
@@ -124,18 +158,18 @@ class Run(Shared):
         self._capture: Capture | None = None
         self._history = history
         self._address = address_of(settings)
-        self._started_at: int = handle["started_at"] if handle else time.time_ns()
+        self._started_at: int = joined_run_of_ns or time.time_ns()
         self._session = Session(
             self.job_id,
             self.attempt,
             self.rank,
             settings,
             self._history.note_checkpoint,
-            joined_run_of_ns=self._started_at if handle else None,
+            joined_run_of_ns=joined_run_of_ns,
         )
         self._arguments = Arguments(self._session.refuse)
         self._uploads_patience_s = settings.checkpoints.finish_s
-        self._token = register(self, handle["token"] if handle else None)
+        self._token = register(self, token)
         atexit.register(self._finish_at_exit)
         self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
@@ -145,7 +179,7 @@ class Run(Shared):
         """Return a run that sends what this process reports for a run of another process."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
-        run._begin(settings, History(), Place(run.rank), handle)  # noqa: SLF001 - its own
+        run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
         run._is_launched = run._is_launched or handle["is_captured"]  # noqa: SLF001
         finish_with_multiprocessing(run, Run._finish_at_exit)
         return run
@@ -159,11 +193,14 @@ class Run(Shared):
         settings: TrainerSettings | None = None,
         **overrides: Unpack[RunOptions],
     ) -> Self:
-        """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
+        """Make a run of the job in TRAINWIRE_JOB_ID, which each run of this process joins; `overrides` are Run's.
+
+        Without the variable it is `Run(...)`.
+        """
         settings = settings or TrainerSettings.from_env()
-        job_id = settings.job_id if job_id is None else job_id
-        if job_id is None:
-            raise ValueError(f"{JOB_ID_VARIABLE} is not set: export the job's id, a whole number from 1 up")
+        has_parent = settings.parent is not None and settings.parent.job_id == settings.job_id
+        if job_id is None and not has_parent:
+            job_id = settings.job_id
         return cls(job_id, name, settings=settings, **overrides)
 
     @property
@@ -309,6 +346,7 @@ class Run(Shared):
                 self._session.warn_once("capture", f"output is shown, but not logged ({words_of(exc)})")
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
+            open_runs.note_capture(self, self.source)
         return self._capture
 
     @forgiving()
@@ -378,6 +416,7 @@ class Run(Shared):
             atexit.unregister(self._finish_at_exit)
             self._cancel_end_of_target()
             terminations.forget(self)
+            open_runs.end(self)
             left_s = self._finish_uploads(timeout_s)
         finally:
             receipt = self._session.finish(
@@ -412,3 +451,9 @@ class Run(Shared):
 
     def _finish_at_sigterm(self, timeout_s: float) -> None:
         self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)
+
+
+def _checked_id(job_id: object) -> int:
+    if isinstance(job_id, str) and not job_id.isdecimal():
+        raise ValueError(f"job_id={shown(job_id)} is not a whole number: a name is written Run(name=...)")
+    return whole_number("job_id", job_id, 1, MAX_ID)

@@ -11,6 +11,7 @@ import msgspec
 from trainwire.ingest.batches import Line
 from trainwire.ingest.exits import terminations
 from trainwire.ingest.handles import Handle
+from trainwire.ingest.open_runs import open_runs
 from trainwire.ingest.options import RunOptions
 from trainwire.ingest.outbox import Outbox
 from trainwire.ingest.publisher import Publisher
@@ -35,7 +36,7 @@ class RecordedRun(Run):
 
     def __init__(
         self,
-        job_id: int = 1,
+        job_id: int | None = 1,
         name: str | None = None,
         *,
         settings: TrainerSettings | None = None,
@@ -49,6 +50,7 @@ class RecordedRun(Run):
         atexit.unregister(self._finish_at_exit)
         self._cancel_end_of_target()
         terminations.forget(self)
+        open_runs.end(self)
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`
