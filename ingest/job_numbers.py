@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from trainwire.ingest.forks import renew_in_children
-from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.checks import LEAST_MADE_ID, MAX_ID
 
 EPOCH_S: Final = 1_767_225_600
 """2026-01-01 UTC."""
@@ -22,8 +22,6 @@ SLOT_S: Final = 7200
 RANDOM_BITS: Final = 46
 LAST_SLOT: Final = 2**17 - 1
 """In November 2055; later numbers are unique, and no longer in the order of time."""
-LEAST_NUMBER: Final = 1 << RANDOM_BITS
-"""All numbers made here are above it: they never equal one that a person chose."""
 STEP_BITS: Final = 24
 
 
@@ -61,7 +59,7 @@ def number_of(identity: str) -> int:
     It has no time in it, as clocks of several machines differ.
     """
     digest = hashlib.blake2b(identity.encode(errors="surrogatepass"), digest_size=8).digest()
-    return LEAST_NUMBER + int.from_bytes(digest) % (MAX_ID - LEAST_NUMBER + 1)
+    return LEAST_MADE_ID + int.from_bytes(digest) % (MAX_ID - LEAST_MADE_ID + 1)
 
 
 def _random(bits: int) -> int:

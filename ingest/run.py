@@ -108,12 +108,13 @@ class Run(Shared):
         number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
         self.job_id: int = number.job_id
         parent = settings.parent if job_id is None and not number.is_made else None
-        self._parent = parent if parent is not None and parent.job_id == self.job_id else None
+        if parent is not None and parent.job_id != self.job_id:
+            parent = None
         # Attempts of the environment are those of its own job.
-        known = self._parent or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
+        known = parent or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
         self.attempt = known.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
-        self._begin(settings, History(epochs), place, self._parent and self._parent.started_at_ns)
-        if self._parent is not None:
+        self._begin(settings, History(epochs), place, None if parent is None else parent.started_at_ns)
+        if parent is not None:
             self._join(about)
             return
         if number.is_made and about["name"] is None:

@@ -21,6 +21,8 @@ from trainwire.schemas.messages import BODY_TYPES, Body, Checkpoint, Completion,
 
 MAX_ID: Final = 2**63 - 1
 """Largest job id and seq: a Postgres BIGINT."""
+LEAST_MADE_ID: Final = 2**46
+"""Smallest job id that trainers make where none is given: people choose smaller ones."""
 MAX_ATTEMPT: Final = 2**31 - 1
 
 MIN_TIME_NS: Final = -62_135_596_800 * 10**9

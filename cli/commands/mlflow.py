@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.jobs import known_job, shown_number, shown_time
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
 from trainwire.schemas.checks import MAX_ATTEMPT
@@ -26,7 +27,7 @@ COLUMNS = ("metric", "points", "last", "lowest", "highest")
 
 
 def mlflow(
-    job_id: JobId,
+    job: JobReference,
     attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "Not the newest attempt but this one.")] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most metrics to show.")] = 50,
     as_json: AsJson = False,
@@ -38,6 +39,7 @@ def mlflow(
     if uri is None:
         raise Problem("MLFLOW_TRACKING_URI is not set: name the MLflow server, like http://localhost:5000")
     with reading(address) as connection:
+        job_id = job_id_of(connection, job)
         wanted = known_job(connection, job_id).attempt if attempt is None else attempt
         known = _find_attempt(connection, job_id, wanted)
         delivery = job_deliveries(connection, job_id).get("mlflow")

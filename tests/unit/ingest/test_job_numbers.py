@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 from trainwire.ingest.job_numbers import (
     EPOCH_S,
     LAST_SLOT,
-    LEAST_NUMBER,
     RANDOM_BITS,
     SLOT_S,
     NumberMaker,
     number_of,
 )
-from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.checks import LEAST_MADE_ID, MAX_ID
 
 STARTS = 10_000
 
@@ -33,7 +32,7 @@ def test_ten_thousand_processes_make_numbers_of_their_own() -> None:
     now = EPOCH_S + 28_900_000.5
     numbers = [NumberMaker(lambda: now).make() for _ in range(STARTS)]
     assert len(set(numbers)) == STARTS
-    assert min(numbers) >= LEAST_NUMBER
+    assert min(numbers) >= LEAST_MADE_ID
     # Random in all of its bits: each is set in about half of the numbers.
     counts = [sum(number >> bit & 1 for number in numbers) for bit in range(RANDOM_BITS)]
     assert all(abs(count - STARTS / 2) < 6 * math.sqrt(STARTS) / 2 for count in counts)
@@ -44,7 +43,7 @@ def test_numbers_are_positive_bigints(times: list[float]) -> None:
     """Whatever the clock shows, a number is one that Postgres can store, and none that a person would choose."""
     moments = iter(times)
     maker = NumberMaker(lambda: next(moments))
-    assert all(LEAST_NUMBER <= maker.make() <= MAX_ID for _ in times)
+    assert all(LEAST_MADE_ID <= maker.make() <= MAX_ID for _ in times)
 
 
 @given(st.floats(EPOCH_S + SLOT_S, EPOCH_S + LAST_SLOT * SLOT_S), st.floats(SLOT_S, 1e9))
@@ -89,4 +88,4 @@ def test_forked_children_have_random_bits_of_their_own() -> None:
 def test_an_identity_has_one_number(identity: str) -> None:
     """Processes that compute the number of the same launch agree on it, whatever text identifies that."""
     assert number_of(identity) == number_of(identity) != number_of(identity + "'")
-    assert LEAST_NUMBER <= number_of(identity) <= MAX_ID
+    assert LEAST_MADE_ID <= number_of(identity) <= MAX_ID
