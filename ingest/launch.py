@@ -100,6 +100,7 @@ def launch(
         tell(f"{exc}; the command was not started")
         return STRICT_FAILED
     announce(settings, number, name, run.rank)
+    run.record_provenance(settings.provenance, command)
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
         environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 - libraries import it later: too late when the interpreter ends
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -32,6 +33,7 @@ from trainwire.ingest.open_runs import JobNumber, open_runs
 from trainwire.ingest.options import RunOptions
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.plain import Number, level_name, plain_text, shown
+from trainwire.ingest.provenance.recording import OF_INTERPRETER, recorder
 from trainwire.ingest.ranks import Place, checked_place
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.session import CHILD_FLUSH_S, Session
@@ -50,6 +52,10 @@ quiet_ours()
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
+
+
+PROVENANCE_WAIT_S: Final = 1.0
+"""How long the end of a short run waits for its provenance."""
 
 
 class Run(Shared):
@@ -128,6 +134,9 @@ class Run(Shared):
         )
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
+        if not settings.vitals.is_launcher:
+            wanted = settings.provenance
+            self.record_provenance(wanted.intersection(OF_INTERPRETER) if self._is_launched else wanted)
         if not settings.vitals.is_launcher and (number.is_made or not self._is_launched):
             announce(settings, number, about["name"], self.rank)
 
@@ -157,6 +166,7 @@ class Run(Shared):
         self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture: Capture | None = None
+        self._provenance_sent: threading.Event | None = None
         self._history = history
         self._address = address_of(settings)
         self._started_at: int = joined_run_of_ns or time.time_ns()
@@ -244,6 +254,15 @@ class Run(Shared):
         """Take a traceback as one line, unless all of its lines are among those that were just printed."""
         if not self._session.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
+
+    def record_provenance(self, items: frozenset[str], command: Sequence[str] | None = None) -> None:
+        """Collect these items of the provenance and send them, by rank 0 for all; a launcher gives its command."""
+        if items and not self.rank:
+
+            def send(answer: dict[str, Any]) -> None:
+                self._session.take_metric_late(Metrics(ts=time.time_ns(), provenance=answer))
+
+            self._provenance_sent = recorder.record(items, send, command)
 
     def note_output(self) -> None:
         """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
@@ -419,6 +438,8 @@ class Run(Shared):
             terminations.forget(self)
             open_runs.end(self)
             left_s = self._finish_uploads(timeout_s)
+            if self._provenance_sent is not None and self._session.is_makers:
+                self._provenance_sent.wait(min(PROVENANCE_WAIT_S, left_s / 4))
         finally:
             receipt = self._session.finish(
                 lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, said),

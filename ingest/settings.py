@@ -14,7 +14,7 @@ from trainwire.ingest.heartbeat import Vitals
 from trainwire.ingest.launches import find_launch
 from trainwire.ingest.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
 from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
-from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
+from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
 from trainwire.schemas.stream_urls import cluster_nodes, is_cluster
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
@@ -24,6 +24,7 @@ CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
 TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
+PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
 PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 
 WordT = TypeVar("WordT", bound=str)
@@ -170,6 +171,8 @@ class TrainerSettings:
     """Where the web page is, for the line with the job's address at the start."""
     quiet: bool = False
     """Whether that line is left out."""
+    provenance: frozenset[str] = frozenset()
+    """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -204,6 +207,7 @@ class TrainerSettings:
             strict=_word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
             page_url=environ.get(PAGE_URL_VARIABLE) or None,
             quiet=_word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
+            provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
             vitals=Vitals(
                 interval_s=_seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
                 stall_after_s=_stall_after_s(environ),
@@ -346,6 +350,21 @@ def _bucket(environ: Mapping[str, str]) -> str | None:
             f"TRAINWIRE_CHECKPOINT_BUCKET={name!r} is not a bucket's name: say it without s3:// and without a path"
         )
     return name
+
+
+def _provenance(text: str) -> frozenset[str]:
+    """Return the items of `all`, `off`, a list of items, or a list of those to leave out (`-diff,-user`)."""
+    names = [name.strip() for name in text.split(",")]
+    if names in (["all"], ["off"]):
+        return frozenset(PROVENANCE_ITEMS if names == ["all"] else ())
+    left_out = {name[1:] for name in names if name.startswith("-")}
+    kept = {name for name in names if not name.startswith("-")} - {"all"}
+    if unknown := (left_out | kept) - set(PROVENANCE_ITEMS):
+        raise ValueError(
+            f"{PROVENANCE_VARIABLE}={text!r}: {sorted(unknown)[0]!r} is not one of {', '.join(PROVENANCE_ITEMS)}; "
+            "write all, off, items with commas in between, or items to leave out, such as -diff,-user"
+        )
+    return frozenset(kept or PROVENANCE_ITEMS) - left_out
 
 
 def _word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:

@@ -44,7 +44,9 @@ class RecordedRun(Run):
     ) -> None:
         given = settings or TrainerSettings()
         arguments.pop("strict", None)  # nothing can be away here
-        self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
+        self._settings = replace(
+            given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False, provenance=frozenset()
+        )
         super().__init__(job_id, name, settings=self._settings, **arguments)
         # What a test leaves unfinished stays so, and nothing holds it.
         atexit.unregister(self._finish_at_exit)

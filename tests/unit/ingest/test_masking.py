@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from trainwire.ingest.masking import masked_arguments, masked_text, masked_variables
+from trainwire.ingest.provenance.masking import masked_arguments, masked_text, masked_variables
 
 SECRET = "hunter-2+"
 
