@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from trainwire.gateway.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
 from trainwire.gateway.printed_tracebacks import HEADER, printed_traceback
 from trainwire.schemas.non_finite import shown_float
-from trainwire.stores.attempts import Attempt, find_attempts
+from trainwire.stores.attempts import Attempt, find_attempts, renaming
 from trainwire.stores.columns import MOST_SHOWN_NAMES, RESULTS
 from trainwire.stores.jobs import Job, find_job
 from trainwire.stores.metric_names import MetricNames, names_within
@@ -70,6 +70,7 @@ def job_detail(
         metric_names=shown,
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
+        warning=renaming(attempts),
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )
 

@@ -138,8 +138,8 @@ class JobState:
         self.tags = body.tags if body.tags is not None else self.tags
         self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
         if body.provenance:
-            known = {item: body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
-            self.provenance = {**(self.provenance or {}), **known}
+            said = {str(item): body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
+            self.provenance = {**(self.provenance or {}), **said} or None
         if body.progress is not None:
             self._fold_progress(body.progress)
 

@@ -15,12 +15,14 @@ from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain,
 from trainwire.cli.halted import halted_streams
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.provenance import provenance_lines
 from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
+from trainwire.stores.attempts import find_attempts, find_provenance, renaming
 from trainwire.stores.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from trainwire.stores.completeness import Completeness
 from trainwire.stores.deletion import find_deletion
@@ -66,17 +68,21 @@ def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None)
         checkpoint = found.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)
         problems = find_problems(connection, job_id)
+        warning = renaming(find_attempts(connection, job_id))
+        provenance = find_provenance(connection, job_id, found.attempt)
     halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
     if as_json:
-        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
+        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems, "provenance": provenance}
         write_json(_status_document(found, metrics, completeness, checkpoint) | beside)
         return
     sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in deliveries.items()]
-    for name, value in _status_lines(found, metrics, checkpoint) + sinks:
+    for name, value in _status_lines(found, metrics, checkpoint) + provenance_lines(provenance) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
     if completeness.absent_ranks:
         say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if warning:
+        warn(one_line(warning))
     if problems:
         warn(one_line(_shown_problems(job_id, problems)))
     for stream, reason in halted.items():

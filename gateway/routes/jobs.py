@@ -20,15 +20,17 @@ from trainwire.gateway.documents import (
     JobDetail,
     JobPage,
     Loss,
+    Provenance,
     RankGap,
 )
 from trainwire.gateway.job_documents import job_detail, job_items
-from trainwire.gateway.parameters import VIEWER, Found, JobId, Text
+from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, Text
 from trainwire.gateway.problems import unknown_job, wrong_value
 from trainwire.gateway.resources import known_job
 from trainwire.schemas.checks import MAX_ID
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
+from trainwire.stores.attempts import find_provenance
 from trainwire.stores.deliveries import JobDelivery, SinkHealth, job_deliveries
 from trainwire.stores.delivery_words import shown_delivery
 from trainwire.stores.jobs import Job, JobFilter, Place, find_page
@@ -62,6 +64,18 @@ def job(found: Found, job_id: JobId) -> Response:
     if detail is None:
         raise unknown_job(job_id)
     return json_answer(detail)
+
+
+@router.get("/jobs/{job_id}/provenance", responses=described(Provenance, examples.PROVENANCE, 404))
+def provenance(
+    found: Found,
+    job_id: JobId,
+    attempt: Annotated[Attempt | None, Query(description="Default: the newest.")] = None,
+) -> Response:
+    """Show with which command, code and machine an attempt ran."""
+    with found.reading() as connection:
+        wanted = known_job(connection, job_id).attempt if attempt is None else attempt
+        return json_answer(Provenance(attempt=wanted, items=find_provenance(connection, job_id, wanted)))
 
 
 @router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, examples.COMPLETENESS, 404))

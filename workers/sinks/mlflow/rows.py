@@ -27,8 +27,8 @@ class MetricRow:
 class AttemptState:
     """One attempt of a job, and what a sink has of it.
 
-    `params` and `tags` are there only while `changes` is ahead of `mirrored_changes`. `is_settled`: no more
-    metrics are to be expected of it.
+    `params`, `tags` and `provenance` are there only while `changes` is ahead of `mirrored_changes`. `is_settled`:
+    no more metrics are to be expected of it.
     """
 
     attempt: int
@@ -39,6 +39,7 @@ class AttemptState:
     completed_at: datetime | None = None
     params: Mapping[str, Any] | None = None
     tags: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
     mlflow_run_id: str | None = None
     mirror_run_id: str | None = None
     changes: int = 0
