@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Final
 
 from sqlalchemy import Connection
@@ -50,5 +51,6 @@ def _candidates(text: str, found: list[Job], count: int) -> str:
         started = "" if job.started_at is None else f"{local(job.started_at):%Y-%m-%d %H:%M:%S}"
         lines.append(f"  {job.id:<19}  {one_line(job.name or ''):<{width}}  {job.status:<9}  {started}".rstrip())
     if count > len(found):
-        lines.append(f"  and {count - len(found):,} more: see `trainwire jobs --name TEXT --limit {count}`")
+        command = f"trainwire jobs --name {shlex.quote(one_line(text))} --limit {count}"
+        lines.append(f"  and {count - len(found):,} more: see `{command}`")
     return "\n".join(lines)

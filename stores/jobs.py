@@ -145,12 +145,3 @@ def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
     removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
     row = connection.execute(removed).one_or_none() or [0] * len(columns)
     return dict(zip(columns, row, strict=True))
-
-
-def next_job_id(connection: Connection) -> int:
-    """Return the first number after all jobs that exist or were deleted."""
-    last = func.greatest(
-        select(func.max(training_jobs.c.id)).scalar_subquery(),
-        select(func.max(deleted_jobs.c.job_id)).scalar_subquery(),
-    )
-    return int(connection.execute(select(func.coalesce(last, 0) + 1)).scalar_one())

@@ -48,7 +48,6 @@ from trainwire.stores.deletion import (
     forget_deletion,
     plan_deletion,
 )
-from trainwire.stores.jobs import next_job_id
 from trainwire.stores.loki_http import LokiHttp
 from trainwire.stores.mlflow import get_run
 from trainwire.stores.s3 import open_s3
@@ -338,15 +337,6 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
     sender.send(logs("anew"), job=1, source="0-new", seq=1)
     drain(resources)
     assert rows_of(resources)["training_logs"] == 1
-
-
-def test_the_number_of_a_deleted_job_is_not_given_again(resources: Resources, sender: Sender) -> None:
-    """Who takes the next number does not get one whose messages are discarded."""
-    resources = without_loki(resources)
-    leave_rows(resources, sender, 5)
-    delete(resources, 5)
-    with resources.engine.begin() as connection:
-        assert next_job_id(connection) == 6
 
 
 def test_redis_keeps_only_why_nothing_is_stored(resources: Resources, sender: Sender) -> None:

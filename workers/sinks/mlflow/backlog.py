@@ -164,7 +164,8 @@ _READ_ATTEMPTS: Final = text(
         told.completed_at, CASE WHEN changes > mirrored_changes THEN told.params END AS params,
         CASE WHEN changes > mirrored_changes THEN told.tags END AS tags,
         CASE WHEN changes > mirrored_changes THEN told.provenance - 'diff' - 'packages' END AS provenance,
-        told.mlflow_run_id, mirror_run_id, changes, mirrored_changes, mirror_notes, changes > mirrored_changes AND {_SETTLED} AS is_settled
+        told.mlflow_run_id, mirror_run_id, changes, mirrored_changes, mirror_notes,
+        changes > mirrored_changes AND {_SETTLED} AS is_settled
     FROM training_attempts AS told JOIN training_jobs ON id = job_id
     WHERE job_id = ANY(:jobs) ORDER BY job_id, told.attempt
     """  # noqa: S608 - our own expression

@@ -111,7 +111,7 @@ function provenanceBlocks(items) {
   ];
   return [
     table("Provenance", rows),
-    folded(`Packages (${Object.keys(packages ?? {}).length})`, packages && pairs(flat(packages))),
+    folded(`Packages (${Object.keys(packages ?? {}).length})`, packages && pairs(flat(packages).sort())),
     folded("Changes since the commit", diff && h("pre", { class: "traceback", tabindex: "0" }, diff)),
   ].filter(Boolean);
 }

@@ -255,6 +255,6 @@ function emptyWords() {
     { class: "empty" },
     h("h2", null, "No training has said anything yet"),
     h("p", null, "Run any command under trainwire, and it appears here by itself:"),
-    h("pre", null, h("code", null, "trainwire run --job-id 1 -- python train.py")),
+    h("pre", null, h("code", null, "trainwire run -- python train.py")),
   );
 }
