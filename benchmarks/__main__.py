@@ -29,7 +29,7 @@ from benchmarks import (
 )
 from benchmarks.processes import Drained, drain_with_a_worker, running, wait_until
 from benchmarks.stores import empty, open_stores
-from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.workers.resources import Resources
 
 SHARD = shard_of(load.JOB, DEFAULT_SHARDS)

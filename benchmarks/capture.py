@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from benchmarks import load
 from benchmarks.processes import ROOT
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.schemas.messages import Completion
-from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.schemas.wire import decode_body, open_envelope
 from trainwire.workers.resources import Resources
 

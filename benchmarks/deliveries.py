@@ -17,9 +17,9 @@ from sqlalchemy import text
 from benchmarks.load import LINE
 from benchmarks.processes import ROOT, running
 from trainwire import Run
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
 from trainwire.workers.sinks.loki.lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
 from trainwire.workers.sinks.loki.rows import LogRow

@@ -12,12 +12,12 @@ from redis.client import PubSub
 
 from benchmarks.processes import running
 from trainwire.schemas.events import decode_event
+from trainwire.schemas.keys import DEFAULT_SHARDS, events_channel, shard_of, stream_key
 from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.routes import DEFAULT_SHARDS, events_channel, shard_of, stream_key
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.drain import Drain
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import Ack, IngestStream
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import Ack, IngestStream
 
 JOB = 77
 EVENTS = 300

@@ -19,10 +19,10 @@ import psutil
 
 from benchmarks.events import StampedStream
 from benchmarks.processes import ROOT, running
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.drain import Drain
+from trainwire.workers.drain.drain import Drain
 from trainwire.workers.resources import Resources
 
 JOB = 77

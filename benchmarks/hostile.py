@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from benchmarks.processes import ROOT
 from benchmarks.stores import empty
-from trainwire.schemas.routes import DEFAULT_SHARDS, Kind, shard_of, stream_key
+from trainwire.schemas.keys import DEFAULT_SHARDS, Kind, shard_of, stream_key
 from trainwire.workers.resources import Resources
 
 JOB: Final = 1

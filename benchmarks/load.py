@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import redis
 
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point
-from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of, stream_key
 from trainwire.schemas.wire import encode_entry
 
 JOB = 1

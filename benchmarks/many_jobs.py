@@ -11,11 +11,11 @@ from sqlalchemy import text
 from benchmarks.load import LINE
 from benchmarks.processes import drain_with_a_worker
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.keys import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
 from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.routes import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.heartbeats import listen
-from trainwire.workers.liveness import LostRule, watch
+from trainwire.workers.liveness.heartbeats import listen
+from trainwire.workers.liveness.liveness import LostRule, watch
 from trainwire.workers.resources import Resources
 
 SHARD = 0

@@ -14,8 +14,8 @@ from mlflow.entities import Metric
 from sqlalchemy import text
 
 from tests.mlflow_server import MlflowServer
-from trainwire.workers.deliver import Delivery
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
 from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink

@@ -142,7 +142,7 @@ def new_rows(first_job: int) -> Iterator[Sequence[str]]:
 
 
 def remove(connection: Connection, jobs: range) -> None:
-    """Remove the lines of some jobs as trainwire.workers.row_retention does, then vacuum."""
+    """Remove the lines of some jobs as trainwire.workers.operations.row_retention does, then vacuum."""
     for job in jobs:
         for after in range(0, LINES, 2000):
             batch = f"DELETE FROM {ONE} WHERE job_id = %s AND seq > %s AND seq <= %s"

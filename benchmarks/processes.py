@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import psutil
 from sqlalchemy import text
 
-from trainwire.schemas.routes import Kind, ordered_key, stream_key
+from trainwire.schemas.keys import Kind, ordered_key, stream_key
 from trainwire.workers.resources import Resources
 
 ROOT = Path(__file__).parents[1]

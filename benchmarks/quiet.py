@@ -16,8 +16,8 @@ from sqlalchemy import text
 from benchmarks.load import LINE
 from benchmarks.processes import running
 from benchmarks.stores import empty
+from trainwire.schemas.keys import stream_key
 from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.routes import stream_key
 from trainwire.schemas.wire import encode_entry
 from trainwire.workers.resources import Resources
 

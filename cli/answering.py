@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from trainwire.schemas.broker import broker_at
+from trainwire.schemas.streams.broker import broker_at
 from trainwire.workers.settings import Settings
 
 

@@ -13,9 +13,9 @@ from typing import Final
 
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stack.errors import Problem
-from trainwire.stores.checkpoints import Source
-from trainwire.stores.folders import Reader, WrongManifest, address_of, read_manifest
-from trainwire.stores.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.stores.files.folders import Reader, WrongManifest, address_of, read_manifest
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.stores.postgres.checkpoints import Source
 
 Advance = Callable[[int], None]
 """Is told how many bytes more have arrived."""

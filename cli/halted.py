@@ -5,8 +5,8 @@ from __future__ import annotations
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from trainwire.schemas.routes import HALTED_KEY
-from trainwire.schemas.stream_clients import STREAM_ERRORS, open_streams
+from trainwire.schemas.keys import HALTED_KEY
+from trainwire.schemas.streams.clients import STREAM_ERRORS, open_streams
 
 PATIENCE_S = 1.0
 

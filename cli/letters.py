@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from trainwire.schemas.tables import dead_letters
-from trainwire.stores.columns import columns_of
+from trainwire.stores.postgres.columns import columns_of
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trainwire.stack.errors import Problem
-from trainwire.stores.loki_http import LokiHttp, LokiUnavailable, loki_http
+from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, loki_http
 from trainwire.stores.settings import StoreSettings
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.tables import dead_letters
 from trainwire.stack.errors import Problem
-from trainwire.workers.cursors import await_lease, move_back, read_cursors, try_again
+from trainwire.workers.sinks.cursors import await_lease, move_back, read_cursors, try_again
 from trainwire.workers.sinks.plugin import plugin
 
 PATIENCE_S: Final = 60
@@ -75,7 +75,7 @@ def replay(
 
 
 def _wait_for_lease(connection: Connection, sink: str, job_id: int, patience_s: int) -> None:
-    """Wait for the lock of `trainwire.workers.cursors.lease_jobs`: a delivery under way would undo the move."""
+    """Wait for the lock of `trainwire.workers.sinks.cursors.lease_jobs`: a delivery under way would undo the move."""
     connection.execute(text("SELECT set_config('lock_timeout', :patience, true)"), {"patience": f"{patience_s}s"})
     try:
         await_lease(connection, sink, job_id)

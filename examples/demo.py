@@ -22,9 +22,9 @@ from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir
 from trainwire.stack.locate import Address, locate
-from trainwire.stores.jobs import Job, find_job
-from trainwire.stores.positions import find_completeness
-from trainwire.stores.sparklines import LAST_ROWS, last_values
+from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.postgres.positions import find_completeness
+from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 UP_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 40.0

@@ -13,14 +13,14 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from trainwire.gateway import problems
-from trainwire.gateway.answers import describe
-from trainwire.gateway.feed.documents import feed_of, open_feed_engine
-from trainwire.gateway.feed.routes import feed_router
-from trainwire.gateway.heads import Heads
-from trainwire.gateway.limits import BodyLimit, RateLimit
-from trainwire.gateway.origins import Origins, SecurityHeaders
-from trainwire.gateway.proxies import RootPath, TrustedProxies
+from trainwire.gateway.feed.clients.routes import feed_router
+from trainwire.gateway.feed.first_frames import feed_of, open_feed_engine
+from trainwire.gateway.http import problems
+from trainwire.gateway.http.answers import describe
+from trainwire.gateway.http.head_requests import Heads
+from trainwire.gateway.http.limits import BodyLimit, RateLimit
+from trainwire.gateway.http.origins import Origins, SecurityHeaders
+from trainwire.gateway.http.proxies import RootPath, TrustedProxies
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes import (
     callbacks,

@@ -13,17 +13,17 @@ from fastapi import Request
 from redis import Redis
 from sqlalchemy import Connection, Engine
 
-from trainwire.gateway.auth import Guard
-from trainwire.gateway.callbacks import CallbackQueue
-from trainwire.gateway.known_tokens import THREADS
-from trainwire.gateway.problems import not_configured, unknown_job
+from trainwire.gateway.auth.authorization import Guard
+from trainwire.gateway.auth.token_cache import THREADS
+from trainwire.gateway.callbacks.callbacks import CallbackQueue
+from trainwire.gateway.http.problems import not_configured, unknown_job
 from trainwire.gateway.settings import GatewaySettings
-from trainwire.stores.connections import open_engine, open_redis, open_stream_client
-from trainwire.stores.jobs import Job, find_job
-from trainwire.stores.loki_http import LokiHttp, loki_http
-from trainwire.stores.metric_names import MetricNames
-from trainwire.stores.mlflow_http import MlflowApi, plain_send
-from trainwire.stores.s3 import S3Store, open_s3
+from trainwire.stores.files.s3 import S3Store, open_s3
+from trainwire.stores.loki.http import LokiHttp, loki_http
+from trainwire.stores.mlflow.http import MlflowApi, plain_send
+from trainwire.stores.postgres.connections import open_engine, open_redis, open_stream_client
+from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.rows.metric_names import MetricNames
 
 STATEMENT_TIMEOUT_S = 20
 TOKEN_STATEMENT_TIMEOUT_S = 5

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from trainwire.gateway.proxies import Network
+from trainwire.gateway.http.proxies import Network
 from trainwire.stores.settings import StoreSettings, read_settings
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})

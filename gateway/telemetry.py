@@ -8,8 +8,8 @@ from typing import Final, get_args
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trainwire.gateway.connections import Cut
-from trainwire.schemas.metric_names import GATEWAY_CUTS, GATEWAY_REQUESTS, GATEWAY_SECONDS
+from trainwire.gateway.http.timeouts import Cut
+from trainwire.schemas.prometheus_metrics import GATEWAY_CUTS, GATEWAY_REQUESTS, GATEWAY_SECONDS
 
 NO_ROUTE: Final = "none"
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from trainwire.ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 
 

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sized
 from typing import Any, Final, NamedTuple, SupportsFloat, TypeVar
 
-from trainwire.ingest.batches import LogType
 from trainwire.ingest.completion import Ending, ending
-from trainwire.ingest.interruptions import raise_interruption
 from trainwire.ingest.lines import split_lines
-from trainwire.ingest.plain import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
-from trainwire.ingest.uploads import UploadChoice
-from trainwire.schemas.checks import MAX_TIME_NS, MIN_TIME_NS
+from trainwire.ingest.process.interruptions import raise_interruption
+from trainwire.ingest.sanitize import count, exit_status, number, plain_mapping, plain_text, scalar, shown, truth
+from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.uploads.uploads import UploadChoice
+from trainwire.schemas.validation import MAX_TIME_NS, MIN_TIME_NS
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from traceback import TracebackException
 from typing import Any, Final
 
-from trainwire.ingest.exits import exits
 from trainwire.ingest.history import History
-from trainwire.ingest.interruptions import raise_interruption
-from trainwire.ingest.plain import plain_text
+from trainwire.ingest.process.exits import exits
+from trainwire.ingest.process.interruptions import raise_interruption
+from trainwire.ingest.sanitize import plain_text
 from trainwire.schemas.messages import Completion, Outcome
 
 MAX_TRACEBACK_CHARS: Final = 100_000

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from trainwire.ingest.forks import renew_in_children
-from trainwire.schemas.checks import LEAST_MADE_ID, MAX_ID
+from trainwire.ingest.process.forks import renew_in_children
+from trainwire.schemas.validation import LEAST_MADE_ID, MAX_ID
 
 EPOCH_S: Final = 1_767_225_600
 """2026-01-01 UTC."""

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.ranks import RANKS, Place
+from trainwire.ingest.process.ranks import RANKS, Place
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
 _SIZES: Final = (

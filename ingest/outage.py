@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Final
 
-from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.settings import Timing
 from trainwire.schemas.backoff import Backoff
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trainwire.schemas.routes import Kind
+from trainwire.schemas.keys import Kind
 
 
 @dataclass(frozen=True)

@@ -16,36 +16,42 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
 from trainwire.ingest.announcements import announce
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
-from trainwire.ingest.batches import LogType
-from trainwire.ingest.calls import forgiving, log_call, metric_call
-from trainwire.ingest.checkpoints import checkpoint_at, location
-from trainwire.ingest.clock import monotonic_s
+from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
-from trainwire.ingest.daemon_pool import words_of
 from trainwire.ingest.default_names import default_name, script_of_process
-from trainwire.ingest.exits import TERMINATED, at_end_of_target, exits, finish_with_multiprocessing, terminations
-from trainwire.ingest.forks import renew_in_children
-from trainwire.ingest.handles import Handle, Shared, address_of, register
 from trainwire.ingest.history import History
 from trainwire.ingest.lines import split_lines
-from trainwire.ingest.log_filter import quiet_ours
 from trainwire.ingest.open_runs import JobNumber, open_runs
-from trainwire.ingest.options import RunOptions
 from trainwire.ingest.outage import is_passing
-from trainwire.ingest.plain import Number, level_name, plain_text, shown
+from trainwire.ingest.pickling import Handle, Shared, address_of, register
+from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.process.daemon_pool import words_of
+from trainwire.ingest.process.exits import (
+    TERMINATED,
+    at_end_of_target,
+    exits,
+    finish_with_multiprocessing,
+    terminations,
+)
+from trainwire.ingest.process.forks import renew_in_children
+from trainwire.ingest.process.log_filter import quiet_ours
+from trainwire.ingest.process.ranks import Place, checked_place
+from trainwire.ingest.process.tracebacks import leave_to_launcher
 from trainwire.ingest.provenance.recording import OF_INTERPRETER, recorder
-from trainwire.ingest.ranks import Place, checked_place
 from trainwire.ingest.receipt import Receipt
-from trainwire.ingest.session import CHILD_FLUSH_S, Session
+from trainwire.ingest.run_options import RunOptions
+from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
+from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.sending.session import CHILD_FLUSH_S, Session
 from trainwire.ingest.settings import TrainerSettings, whole_number
 from trainwire.ingest.strict import NotStored
-from trainwire.ingest.tracebacks import leave_to_launcher
-from trainwire.ingest.uploads import UploadChoice
-from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
+from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
+from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 if TYPE_CHECKING:
-    from trainwire.ingest.capture import Capture
+    from trainwire.ingest.output.capture import Capture
 
 quiet_ours()
 
@@ -357,7 +363,7 @@ class Run(Shared):
         if self._capture is None:
             try:
                 # Here, because ctypes and subprocess cost 20 ms.
-                from trainwire.ingest.capture import Capture, NoCapture  # noqa: PLC0415
+                from trainwire.ingest.output.capture import Capture, NoCapture  # noqa: PLC0415
 
                 self._capture = NoCapture() if self._is_launched else Capture(self)
             except (ImportError, OSError) as exc:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from trainwire.ingest.heartbeat import Vitals
 from trainwire.ingest.launches import find_launch
-from trainwire.ingest.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID
+from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
+from trainwire.ingest.sending.heartbeat import Vitals
 from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
-from trainwire.schemas.stream_urls import cluster_nodes, is_cluster
+from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.clock import monotonic_s
 from trainwire.ingest.outage import Unavailable
+from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.settings import shown_host
 
 if TYPE_CHECKING:
-    from trainwire.ingest.heartbeat import Heart
-    from trainwire.ingest.link import StreamLink
     from trainwire.ingest.receipt import Receipt
+    from trainwire.ingest.sending.heartbeat import Heart
+    from trainwire.ingest.sending.redis_connection import StreamLink
 
 MISSED_BEATS: Final = 2
 """A process whose claim is so many of its intervals old does not live any more."""

@@ -11,10 +11,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from trainwire.schemas.checks import InvalidMessage
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Outcome, Status
 from trainwire.schemas.non_finite import Number
-from trainwire.schemas.routes import Kind
+from trainwire.schemas.validation import InvalidMessage
 
 EVENTS_VERSION: Final = 1
 

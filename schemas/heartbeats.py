@@ -7,8 +7,8 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
 from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Metrics
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
 from trainwire.schemas.wire import MAX_SOURCE_CHARS
 
 SYSTEM_PREFIX: Final = "system/"

@@ -2,7 +2,7 @@
 
 A new kind of rows is an entry here, its body in `trainwire.schemas.messages`, its columns in
 `trainwire.schemas.tables`, its event in `trainwire.schemas.events`, and the functions that make its rows
-(`trainwire.workers.rows`) and its items (`trainwire.workers.items`, `trainwire.gateway.feed.fills`).
+(`trainwire.workers.drain.rows`) and its items (`trainwire.workers.events.items`, `trainwire.gateway.feed.feed_queries`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RowStorage:
 
     table: Table
     columns: tuple[str, ...]
-    """Columns that a drain writes, in the order of the tuples of `trainwire.workers.rows`."""
+    """Columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
     last_seq: str
     """Column of training_jobs with the last `seq` given to a row, which is the number of rows ever written."""
     removed_seq: str | None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from trainwire.schemas.routes import Kind
+from trainwire.schemas.keys import Kind
 
 ATTEMPT_UNSAID: Final = 0
 """A trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 import zstandard
 
-from trainwire.schemas.checks import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.limits import (
     MAX_BODY_BYTES,
     MAX_FREE_BYTES,
@@ -21,8 +21,8 @@ from trainwire.schemas.limits import (
 )
 from trainwire.schemas.messages import BODY_TYPES, FREE_MAPS, Body, Message
 from trainwire.schemas.non_finite import with_floats
-from trainwire.schemas.routes import Kind
 from trainwire.schemas.structure import json_elements, msgpack_elements, msgpack_length
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
 
 WIRE_VERSION: Final = 1
 MAX_SOURCE_CHARS: Final = 200

@@ -14,7 +14,7 @@ from typing import IO, Final
 import psutil
 
 from trainwire.stack.errors import PartEnded, PartFailed
-from trainwire.stack.remembered import write_private
+from trainwire.stack.persisted_config import write_private
 
 POLL_S: Final = 0.02
 KILL_TIMEOUT_S: Final = 5.0

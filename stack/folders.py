@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.stack.errors import Problem
-from trainwire.stack.remembered import write_private
+from trainwire.stack.persisted_config import write_private
 
 DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
 LOCK_PATIENCE_S: Final = 0.5

@@ -15,8 +15,8 @@ import psycopg
 from psycopg import errors, sql
 
 from trainwire.stack.errors import PartFailed, Problem
+from trainwire.stack.persisted_config import new_password, remembered_password, write_private
 from trainwire.stack.privileges import give_to_unprivileged, unprivileged
-from trainwire.stack.remembered import new_password, remembered_password, write_private
 from trainwire.stack.server import EmbeddedServer
 
 USER: Final = "trainwire"

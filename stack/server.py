@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self
 
 from trainwire.stack.child import Child
 from trainwire.stack.errors import PartFailed
-from trainwire.stack.remembered import Port
+from trainwire.stack.persisted_config import Port
 
 READY_TIMEOUT_S: Final = 120
 """Long enough for the recovery of 4 GB of WAL, or an append-only file of some gigabytes, after a crash."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.leftovers import Leftover, send_leftovers
+from trainwire.ingest.sending.recovery import Leftover, send_leftovers
 from trainwire.ingest.settings import Timing
 
 LOOK_EVERY_S: Final = 10.0

@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.schemas.routes import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
+from trainwire.schemas.keys import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
 from trainwire.schemas.sinks import SINKS
 from trainwire.stack.child import Child, stop_leftover
 from trainwire.stack.database import migrate, settings_for, sinks_for
 from trainwire.stack.errors import PartFailed
 from trainwire.stack.folders import chosen_data_dir, publish, withdraw
 from trainwire.stack.locate import Address
+from trainwire.stack.persisted_config import Port, is_own_address
 from trainwire.stack.postgres import EmbeddedPostgres
-from trainwire.stack.remembered import Port, is_own_address
 from trainwire.stack.supervisor import CommandPart, Say, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
 

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from trainwire.stack.errors import Problem
-from trainwire.stack.remembered import new_password, remembered_password, write_private
+from trainwire.stack.persisted_config import new_password, remembered_password, write_private
 from trainwire.stack.server import EmbeddedServer
 
 NO_RETRY: Final = Retry(NoBackoff(), 0)

@@ -12,7 +12,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
-from trainwire.schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
+from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 from trainwire.stores.postgres_urls import parse_postgres_url
 
 

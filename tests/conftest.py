@@ -16,7 +16,7 @@ from trainwire.schemas.migrations import upgrade
 from trainwire.schemas.tables import metadata
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.stores.connections import open_engine, open_redis
+from trainwire.stores.postgres.connections import open_engine, open_redis
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings, load_settings
 

@@ -9,12 +9,12 @@ from typing import Any, Literal, cast
 import redis
 from sqlalchemy import Engine, RowMapping, Table, select
 
+from trainwire.schemas.keys import DEFAULT_SHARDS, Kind, shard_of, stream_key
 from trainwire.schemas.messages import KIND_OF_BODY, Body, Checkpoint, Completion, Logs, Message, Metrics, Point
-from trainwire.schemas.routes import DEFAULT_SHARDS, Kind, shard_of, stream_key
 from trainwire.schemas.wire import Entry, Loss, encode_entry, encode_loss
-from trainwire.workers.drain import Drain, Drained
+from trainwire.workers.drain.drain import Drain, Drained
+from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import IngestStream
 
 NOW_NS = 1_790_000_000_123_456_789
 SECOND_NS = 10**9

@@ -13,10 +13,10 @@ import requests
 import uvicorn
 
 from trainwire.gateway.app import create_app
-from trainwire.gateway.connections import Patience, http_protocol
 from trainwire.gateway.feed.protocol import FrameProtocol
+from trainwire.gateway.http.timeouts import Patience, http_protocol
 from trainwire.gateway.settings import GatewaySettings, load_gateway_settings
-from trainwire.stack.remembered import free_port
+from trainwire.stack.persisted_config import free_port
 
 START_TIMEOUT_S = 60.0
 PLENTY_PER_S = 1_000_000.0

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     HOLD_KEY,
     INGEST_QUEUE,
     KINDS,

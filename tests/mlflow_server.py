@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.processes import wait_until
-from trainwire.stores.mlflow_http import MlflowApi, plain_send
+from trainwire.stores.mlflow.http import MlflowApi, plain_send
 
 START_TIMEOUT_S = 90
 """Half a minute where its code is read for the first time."""

@@ -16,9 +16,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.processes import wait_until
-from trainwire.schemas.routes import KINDS
-from trainwire.schemas.stream_clients import open_streams
-from trainwire.stack.remembered import FILE_NAME, free_port, write_private
+from trainwire.schemas.keys import KINDS
+from trainwire.schemas.streams.clients import open_streams
+from trainwire.stack.persisted_config import FILE_NAME, free_port, write_private
 from trainwire.stack.valkey import EmbeddedValkey
 
 NODES: Final = 3

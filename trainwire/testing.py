@@ -8,18 +8,18 @@ from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 
-from trainwire.ingest.batches import Line
-from trainwire.ingest.exits import terminations
-from trainwire.ingest.handles import Handle
 from trainwire.ingest.open_runs import open_runs
-from trainwire.ingest.options import RunOptions
-from trainwire.ingest.outbox import Outbox
-from trainwire.ingest.publisher import Publisher
+from trainwire.ingest.pickling import Handle
+from trainwire.ingest.process.exits import terminations
 from trainwire.ingest.run import Run
-from trainwire.ingest.session import Session
+from trainwire.ingest.run_options import RunOptions
+from trainwire.ingest.sending.batching import Line
+from trainwire.ingest.sending.outbox import Outbox
+from trainwire.ingest.sending.sender import Publisher
+from trainwire.ingest.sending.session import Session
 from trainwire.ingest.settings import CheckpointSettings, SpoolSettings, TrainerSettings
+from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
-from trainwire.schemas.routes import KINDS, Kind
 from trainwire.schemas.wire import Entry, decode_body, open_envelope
 
 BodyT = TypeVar("BodyT", bound=Body)

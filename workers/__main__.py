@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import structlog
 from redis.exceptions import OutOfMemoryError
 
+from trainwire.schemas.keys import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
-from trainwire.schemas.routes import INGEST_QUEUE, QUEUES, SHARDS_KEY, echo_queue
 from trainwire.stores.settings import WrongSettings
+from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.lease import BeatLease
-from trainwire.workers.logs import configure_logging
+from trainwire.workers.log_events import configure_logging
 from trainwire.workers.resources import Resources, process_resources
 from trainwire.workers.sinks.plugin import sinks_on
-from trainwire.workers.store import postgres_errors
-from trainwire.workers.streams import redis_errors
-from trainwire.workers.sweep import drain_everything
+from trainwire.workers.streams.sweep import drain_everything
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -130,7 +130,7 @@ def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
-    from trainwire.workers import flower  # noqa: PLC0415 - nobody else needs it
+    from trainwire.workers.operations import flower  # noqa: PLC0415 - nobody else needs it
 
     flower.prepare(options.address, os.environ)
     address = [f"--address={options.address}", f"--port={options.port}"]
@@ -147,7 +147,7 @@ def _sweep(resources: Resources, _: argparse.Namespace) -> int:
 
 
 def _metrics(resources: Resources, options: argparse.Namespace) -> int:
-    from trainwire.workers.exporter import serve  # noqa: PLC0415 - nobody else needs an HTTP server
+    from trainwire.workers.operations.exporter import serve  # noqa: PLC0415 - nobody else needs an HTTP server
 
     try:
         serving = serve(resources, options.address, options.port)

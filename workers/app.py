@@ -5,9 +5,9 @@ from __future__ import annotations
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
-from trainwire.schemas.broker import broker_at
-from trainwire.schemas.routes import INGEST_QUEUE, QUEUES
-from trainwire.workers.logs import configure_logging
+from trainwire.schemas.keys import INGEST_QUEUE, QUEUES
+from trainwire.schemas.streams.broker import broker_at
+from trainwire.workers.log_events import configure_logging
 from trainwire.workers.schedule import SCHEDULE
 from trainwire.workers.settings import load_settings
 

@@ -12,7 +12,7 @@ import redis
 import structlog
 from kombu.transport import redis as kombu_redis
 
-from trainwire.schemas.routes import QUEUES, echo_queue
+from trainwire.schemas.keys import QUEUES, echo_queue
 from trainwire.workers.order_checks import WrongOrder, check_order, sender_of
 
 log = structlog.get_logger("trainwire.workers.broker_transport")

@@ -1,6 +1,6 @@
 """Three words, three behaviours: invalid (dead-letter it), unavailable (try later), anything else (crash loudly).
 
-*Invalid* is `trainwire.schemas.checks.InvalidMessage`.
+*Invalid* is `trainwire.schemas.validation.InvalidMessage`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from typing import Final, cast
 
 import redis
 
-from trainwire.schemas.routes import BEAT_LEASE_KEY, BEAT_TICKS_KEY
-from trainwire.workers.streams import redis_errors
+from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_TICKS_KEY
+from trainwire.workers.drain.stream import redis_errors
 
 LEASE_S: Final = 5.0
 """A beat that does not renew its lease for so long is taken for dead."""

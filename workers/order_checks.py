@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
     DELETE_TASK,

@@ -15,7 +15,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from trainwire.schemas.events import Event
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     CHECKPOINT_QUEUE,
     DELIVER_TASK,
     DRAIN_ORDERED_TTL_MS,
@@ -35,13 +35,13 @@ from trainwire.schemas.routes import (
 )
 from trainwire.schemas.sinks import SINKS
 from trainwire.workers.app import app
-from trainwire.workers.changes import Change
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.notify import MAX_WAITING_ORDERS, events_of, payloads
+from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads
 from trainwire.workers.order_checks import encode_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
-from trainwire.workers.streams import redis_errors
 
 log = structlog.get_logger("trainwire.workers.orders")
 

@@ -9,7 +9,7 @@ from functools import cache
 from redis import Redis
 from sqlalchemy import Engine
 
-from trainwire.stores.connections import open_engine, open_redis, open_stream_client
+from trainwire.stores.postgres.connections import open_engine, open_redis, open_stream_client
 from trainwire.workers.settings import Settings, load_settings
 
 

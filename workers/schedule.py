@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     BEAT_QUEUE,
     CHECKPOINT_QUEUE,
     DELETE_TASK,

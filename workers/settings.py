@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainwire.schemas.routes import DEFAULT_SHARDS
+from trainwire.schemas.keys import DEFAULT_SHARDS
 from trainwire.stores.settings import StoreSettings, read_settings
 
 

@@ -12,7 +12,7 @@ import structlog
 
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.events import decode_events
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     DELETE_TASK,
     DELIVER_TASK,
     DELIVER_TICK_TASK,
@@ -33,19 +33,21 @@ from trainwire.schemas.routes import (
     delivery_ordered_key,
     echo_key,
 )
-from trainwire.stores.lending import lending_places
-from trainwire.stores.mlflow_http import MlflowRefused, MlflowUnavailable
-from trainwire.stores.s3 import S3Store, open_s3
+from trainwire.stores.files.presign_policy import lending_places
+from trainwire.stores.files.s3 import S3Store, open_s3
+from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.workers.app import app
-from trainwire.workers.away import AwayNotes
-from trainwire.workers.deletion import JobDeleter
-from trainwire.workers.deliver import Delivery
-from trainwire.workers.drain import Drain
+from trainwire.workers.checkpoints.retention import retain
+from trainwire.workers.checkpoints.verification import Verification
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import IngestStream, redis_errors
 from trainwire.workers.durations import timed_delivery
 from trainwire.workers.errors import MostlyInvalid, Unavailable
-from trainwire.workers.heartbeats import listen
-from trainwire.workers.liveness import LostRule, watch
-from trainwire.workers.notify import publish, status_events
+from trainwire.workers.events.notify import publish, status_events
+from trainwire.workers.liveness.heartbeats import listen
+from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.operations.job_deletion import JobDeleter
+from trainwire.workers.operations.row_retention import RowRetention, keepings_of
 from trainwire.workers.orders import (
     announce,
     order_deliveries,
@@ -56,15 +58,13 @@ from trainwire.workers.orders import (
     send_order,
 )
 from trainwire.workers.resources import Resources, process_resources
-from trainwire.workers.retention import retain
-from trainwire.workers.row_retention import RowRetention, keepings_of
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.links import link_runs
 from trainwire.workers.sinks.plugin import plugin
-from trainwire.workers.strays import drain_jammed, tend_strays
-from trainwire.workers.streams import IngestStream, redis_errors
-from trainwire.workers.sweep import overdue, publish_hold, publish_shards
-from trainwire.workers.verify import Verification
+from trainwire.workers.streams.outage_log import AwayNotes
+from trainwire.workers.streams.strays import drain_jammed, tend_strays
+from trainwire.workers.streams.sweep import overdue, publish_hold, publish_shards
 
 log = structlog.get_logger("trainwire.workers.tasks")
 
@@ -75,7 +75,7 @@ REST_CRASHED_S = 2
 """The next drain looks for the entry that did it."""
 DRAIN_SOFT_LIMIT_S: Final = 75
 DRAIN_HARD_LIMIT_S: Final = 90
-"""More than the longest examination takes (`trainwire.workers.examination`)."""
+"""More than the longest examination takes (`trainwire.workers.drain.examination`)."""
 ECHO_TTL_S = 300
 _sweep_notes: Final = AwayNotes("sweep")
 _liveness_notes: Final = AwayNotes("liveness")
@@ -265,7 +265,7 @@ def echo(worker: str) -> None:
 
 @cache
 def object_store() -> S3Store:
-    """Return this process's own object store, or raise `trainwire.stores.s3.StoreAway`."""
+    """Return this process's own object store, or raise `trainwire.stores.files.s3.StoreAway`."""
     return open_s3()
 
 

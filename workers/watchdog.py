@@ -19,18 +19,18 @@ import redis
 import structlog
 from celery import bootsteps
 
-from trainwire.schemas.routes import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, jammed_key, stream_key
-from trainwire.schemas.stream_clients import STREAM_ERRORS
-from trainwire.schemas.stream_servers import Commands, ask_each
-from trainwire.stores.connections import open_redis, open_stream_client
+from trainwire.schemas.keys import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, jammed_key, stream_key
+from trainwire.schemas.streams.clients import STREAM_ERRORS
+from trainwire.schemas.streams.servers import Commands, ask_each
+from trainwire.stores.postgres.connections import open_redis, open_stream_client
+from trainwire.workers.drain.repairs import repair
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.heartbeats import note_look
-from trainwire.workers.liveness import LostRule
-from trainwire.workers.repairs import repair
+from trainwire.workers.liveness.heartbeats import note_look
+from trainwire.workers.liveness.liveness import LostRule
 from trainwire.workers.resources import process_resources
 from trainwire.workers.settings import Settings
-from trainwire.workers.stream_watch import StreamWatch
-from trainwire.workers.sweep import all_streams, publish_hold, publish_shards
+from trainwire.workers.streams.sweep import all_streams, publish_hold, publish_shards
+from trainwire.workers.streams.watch import StreamWatch
 
 log = structlog.get_logger("trainwire.workers.watchdog")
 

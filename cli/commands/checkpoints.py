@@ -18,11 +18,17 @@ from trainwire.cli.download import Advance, download, target_of
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import cell, console, one_line, say, table, warn
-from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
-from trainwire.stores.checkpoints import CheckpointFile, NotFetchable, Source, find_checkpoints, find_source
-from trainwire.stores.s3 import LONGEST_LOAN_S, NoSuchObject, NotAllowed, StoreAway, open_s3
+from trainwire.stores.files.s3 import LONGEST_LOAN_S, NoSuchObject, NotAllowed, StoreAway, open_s3
+from trainwire.stores.postgres.checkpoints import (
+    CheckpointFile,
+    NotFetchable,
+    Source,
+    find_checkpoints,
+    find_source,
+)
 
 Which = Annotated[
     str | None, typer.Option("--download", metavar="best|last|SEQ", help="Download this one, verified.")

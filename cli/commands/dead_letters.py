@@ -15,15 +15,15 @@ from trainwire.cli.commands.options import AsJson, DataDir, plain, servers, writ
 from trainwire.cli.letters import DeadLetter, find_dead_letter, find_dead_letters
 from trainwire.cli.numbers import whole
 from trainwire.cli.terminal import cell, console, one_line, safe, say, table, warn
-from trainwire.schemas.checks import MAX_ID, InvalidMessage
+from trainwire.schemas.validation import MAX_ID, InvalidMessage
 from trainwire.schemas.wire import open_envelope, plain_body
 from trainwire.stack.database import open_database, reading, settings_for
 from trainwire.stack.errors import Problem
-from trainwire.stores.connections import open_redis, open_stream_client
-from trainwire.workers.dead_letters import SINK_PREFIX
-from trainwire.workers.dead_letters import discard as discard_letter
-from trainwire.workers.dead_letters import replay as replay_letter
+from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.workers.errors import Unavailable
+from trainwire.workers.operations.dead_letters import SINK_PREFIX
+from trainwire.workers.operations.dead_letters import discard as discard_letter
+from trainwire.workers.operations.dead_letters import replay as replay_letter
 from trainwire.workers.settings import Settings
 
 SHOWN_CHARS = 4000

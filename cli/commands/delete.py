@@ -21,12 +21,13 @@ from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, safe, say, warn
 from trainwire.schemas.migrations import check_revision
 from trainwire.schemas.sinks import SINKS
-from trainwire.schemas.stream_clients import STREAM_ERRORS
-from trainwire.schemas.tls import redis_trouble
+from trainwire.schemas.streams.clients import STREAM_ERRORS
+from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stack.database import open_database, settings_for
 from trainwire.stack.errors import Problem
-from trainwire.stores.connections import open_redis, open_stream_client
-from trainwire.stores.deletion import (
+from trainwire.stores.files.s3 import open_s3
+from trainwire.stores.postgres.connections import open_redis, open_stream_client
+from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
     DeletionPart,
@@ -41,9 +42,8 @@ from trainwire.stores.deletion import (
     forget_deletion,
     plan_deletion,
 )
-from trainwire.stores.s3 import open_s3
-from trainwire.workers.deletion import JobDeleter
 from trainwire.workers.errors import Unavailable
+from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
 

@@ -23,12 +23,12 @@ from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.resending import replay as send_again
 from trainwire.cli.resending import retry_now
 from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
-from trainwire.schemas.checks import MAX_ID
 from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.database import reading, settings_for, sinks_for, writing
 from trainwire.stack.errors import Problem
-from trainwire.stores.deliveries import SinkReport, sink_report, was_used
-from trainwire.stores.delivery_words import counted, shown_age, shown_error, shown_health, shown_totals
+from trainwire.stores.postgres.deliveries import SinkReport, sink_report, was_used
+from trainwire.stores.postgres.delivery_status import counted, shown_age, shown_error, shown_health, shown_totals
 from trainwire.workers.settings import Settings
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")

@@ -17,14 +17,14 @@ from trainwire.cli.job_references import job_id_of
 from trainwire.cli.loki import reading_loki
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import local, safe, warn
-from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import Address
-from trainwire.stores.jobs import Job, find_job, removed_rows
-from trainwire.stores.logs import LogFilter, LogLine, logs_after, newest_logs
-from trainwire.stores.loki import find_lines
-from trainwire.stores.positions import find_completeness
+from trainwire.stores.loki.lines import find_lines
+from trainwire.stores.loki.log_filters import LogFilter, LogLine, logs_after, newest_logs
+from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
+from trainwire.stores.postgres.positions import find_completeness
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3

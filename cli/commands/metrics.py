@@ -11,8 +11,8 @@ from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, console, say, table, warn
 from trainwire.schemas.tables import LIFTED
 from trainwire.stack.database import reading
-from trainwire.stores.jobs import removed_rows
-from trainwire.stores.metrics import MetricRow, newest_metrics
+from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.stores.rows.metrics import MetricRow, newest_metrics
 
 SHOWN_EXTRAS = 12
 """More names than a table has room for are for --json."""

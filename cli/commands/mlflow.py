@@ -14,14 +14,14 @@ from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain,
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
-from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
-from trainwire.stores.attempts import Attempt, find_attempts
-from trainwire.stores.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.delivery_words import shown_delivery
-from trainwire.stores.mlflow import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
-from trainwire.stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+from trainwire.stores.mlflow.runs import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
+from trainwire.stores.postgres.attempts import Attempt, find_attempts
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
+from trainwire.stores.postgres.delivery_status import shown_delivery
 
 COLUMNS = ("metric", "points", "last", "lowest", "highest")
 

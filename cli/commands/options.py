@@ -13,9 +13,9 @@ import msgspec
 import typer
 
 from trainwire.cli.numbers import whole
-from trainwire.schemas.checks import MAX_ID
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.locate import Address, locate
 
 DataDir = Annotated[

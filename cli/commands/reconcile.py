@@ -6,10 +6,10 @@ from trainwire.cli.commands.options import DataDir, servers
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import open_database, settings_for
 from trainwire.stack.errors import Problem
-from trainwire.stores.completeness import shown_ranges
-from trainwire.stores.connections import open_redis, open_stream_client
+from trainwire.stores.postgres.completeness import shown_ranges
+from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.reconcile import reconcile as reconcile_all
+from trainwire.workers.operations.reconcile import reconcile as reconcile_all
 
 
 def reconcile(data_dir: DataDir = None) -> None:

@@ -13,9 +13,9 @@ from trainwire.cli.terminal import cell, console, one_line, say, table
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import Address
-from trainwire.workers import row_retention
+from trainwire.workers.checkpoints.surplus import Rule, Surplus, keeping_of, plan
+from trainwire.workers.operations import row_retention
 from trainwire.workers.settings import Settings
-from trainwire.workers.surplus import Rule, Surplus, keeping_of, plan
 
 
 def retention(

@@ -12,9 +12,9 @@ import typer
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.cli.terminal import warn
-from trainwire.ingest.launch import DEFAULT_FINISH_TIMEOUT_S, launch
+from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import DEFAULT_REDIS_URL, JOB_ID_VARIABLE, REDIS_URL_VARIABLE
-from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import locate
 

@@ -13,13 +13,13 @@ from trainwire.cli.commands.options import AsJson, DataDir, JobId, job_number, w
 from trainwire.cli.commands.run import known_redis_url
 from trainwire.cli.numbers import seconds_option
 from trainwire.cli.terminal import cell, console, local, one_line, say, table, warn
-from trainwire.ingest.leftovers import NO_LIMIT, Leftover, send_leftovers
+from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
 from trainwire.ingest.settings import Timing, default_spool_dir, server_of, shown_host
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import Spooled, list_spool
 from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.messages import Logs
-from trainwire.schemas.routes import KINDS, Kind
 from trainwire.schemas.wire import decode_body, open_envelope
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url

@@ -11,8 +11,8 @@ from trainwire.cli.commands.jobs import shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, job_number, plain, servers, write_json
 from trainwire.cli.numbers import whole, whole_option
 from trainwire.cli.terminal import cell, console, say, table
-from trainwire.gateway.tokens import ROLES, Token, create_token, list_tokens, revoke_token
-from trainwire.schemas.checks import MAX_ID
+from trainwire.gateway.auth.tokens import ROLES, Token, create_token, list_tokens, revoke_token
+from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.database import reading, writing
 from trainwire.stack.errors import Problem
 

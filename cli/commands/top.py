@@ -18,7 +18,7 @@ from trainwire.cli.top.snapshot import Snapshot, take
 from trainwire.cli.top.view import render
 from trainwire.stack.database import settings_for
 from trainwire.stack.errors import Problem
-from trainwire.stores.connections import open_engine, open_redis, open_stream_client
+from trainwire.stores.postgres.connections import open_engine, open_redis, open_stream_client
 from trainwire.workers.settings import Settings
 
 RATES_OVER_S: Final = 1.0

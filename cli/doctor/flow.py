@@ -9,12 +9,12 @@ import redis
 from sqlalchemy import Connection
 
 from trainwire.cli.halted import halted_streams
-from trainwire.schemas import metric_names as names
-from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.schemas import prometheus_metrics as names
+from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.stack.database import sinks_for
+from trainwire.workers.drain.repairs import recent_repairs
 from trainwire.workers.findings import Findings, Part
-from trainwire.workers.measures import postgres_samples, redis_samples, shards_away
-from trainwire.workers.repairs import recent_repairs
+from trainwire.workers.operations.measures import postgres_samples, redis_samples, shards_away
 from trainwire.workers.settings import Settings
 
 STREAM_LATE_S: Final = 60.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.stores.s3 import NoSuchObject, NotAllowed, S3Store, StoreAway, open_s3
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store, StoreAway, open_s3
 from trainwire.workers.findings import Finding, Findings, Part
 
 S3: Final = Part("s3")

@@ -15,7 +15,7 @@ from trainwire.schemas.migrations import (
     head_revision,
     is_newer,
 )
-from trainwire.stores.connections import postgres_trouble
+from trainwire.stores.postgres.connections import postgres_trouble
 from trainwire.workers.findings import Finding, Findings, Part, clock
 
 OLDEST: Final = 14

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from trainwire.cli.answering import answering_workers
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     BEAT_LEASE_KEY,
     BEAT_QUEUE,
     BEAT_TICKS_KEY,

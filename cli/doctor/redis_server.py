@@ -9,11 +9,11 @@ from typing import Any, Final
 import redis
 
 from trainwire.cli.doctor import redis_info
-from trainwire.schemas.broker import broker_at
-from trainwire.schemas.routes import HOLD_KEY, SHARDS_KEY
-from trainwire.schemas.stream_clients import STREAM_ERRORS, servers_of
-from trainwire.schemas.stream_urls import cluster_tls, is_cluster
-from trainwire.schemas.tls import redis_trouble
+from trainwire.schemas.keys import HOLD_KEY, SHARDS_KEY
+from trainwire.schemas.streams.broker import broker_at
+from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
+from trainwire.schemas.streams.tls import redis_trouble
+from trainwire.schemas.streams.urls import cluster_tls, is_cluster
 from trainwire.workers.findings import Finding, Findings, Part, clock
 from trainwire.workers.settings import Settings
 

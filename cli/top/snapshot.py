@@ -13,13 +13,13 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainwire.cli.answering import answering_workers
-from trainwire.schemas.metric_names import Metric
-from trainwire.schemas.stream_clients import STREAM_ERRORS
-from trainwire.schemas.tls import redis_trouble
+from trainwire.schemas.prometheus_metrics import Metric
+from trainwire.schemas.streams.clients import STREAM_ERRORS
+from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stack.database import sinks_for
-from trainwire.stores.connections import postgres_trouble
-from trainwire.stores.jobs import Job, find_jobs
-from trainwire.workers.measures import Sample, postgres_samples, redis_samples, shards_away
+from trainwire.stores.postgres.connections import postgres_trouble
+from trainwire.stores.postgres.jobs import Job, find_jobs
+from trainwire.workers.operations.measures import Sample, postgres_samples, redis_samples, shards_away
 from trainwire.workers.settings import Settings
 
 ANSWER_WITHIN_S: Final = 0.7

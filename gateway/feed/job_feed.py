@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, TypeAlias, cast
 
 from msgspec.structs import replace
 
+from trainwire.gateway.feed.job_state import Standing, news
 from trainwire.gateway.feed.merging import Merged, Said
 from trainwire.gateway.feed.positions import Position
-from trainwire.gateway.feed.recent import Recent
+from trainwire.gateway.feed.recent_rows import Recent
 from trainwire.gateway.feed.rows import Hole, Rows, carried, event_of, has_state, with_rows
-from trainwire.gateway.feed.standing import Standing, news
 from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
 from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
 

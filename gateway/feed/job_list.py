@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import structlog
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.fills import Mark, read_deleted, read_marks
+from trainwire.gateway.feed.client_queues import Outlet
+from trainwire.gateway.feed.feed_queries import Mark, read_deleted, read_marks
 from trainwire.gateway.feed.frames import Bundle, Frame, own_frame, tag_of
-from trainwire.gateway.feed.outlets import Outlet
-from trainwire.gateway.feed.reading import Documents, PostgresAway, Reader, Shared
+from trainwire.gateway.feed.read_pool import Documents, PostgresAway, Reader, Shared
 from trainwire.schemas.events import Event, TrainingDeleted, TrainingProgress, encode_event
 from trainwire.schemas.kinds import without_rows
 

@@ -14,15 +14,15 @@ from typing import Any, Final, Self
 import structlog
 from sqlalchemy import Engine
 
-from trainwire.gateway.feed.fills import read_look, read_looks
+from trainwire.gateway.feed.feed_queries import read_look, read_looks
 from trainwire.gateway.feed.job_feed import Look
 from trainwire.gateway.feed.job_list import JobList
-from trainwire.gateway.feed.reading import Documents, PostgresAway, Reader
+from trainwire.gateway.feed.job_room import Watch
+from trainwire.gateway.feed.read_pool import Documents, PostgresAway, Reader
 from trainwire.gateway.feed.subscription import Subscription
-from trainwire.gateway.feed.watch import Watch
-from trainwire.schemas.checks import InvalidMessage
 from trainwire.schemas.events import TrainingDeleted, decode_event
-from trainwire.schemas.routes import JOBS_CHANNEL, events_channel
+from trainwire.schemas.keys import JOBS_CHANNEL, events_channel
+from trainwire.schemas.validation import InvalidMessage
 
 LOOK_EVERY_S: Final = 2.0
 RESTART_PAUSE_S: Final = 1.0

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.standing import Standing, checkpoint_paths, progress
+from trainwire.gateway.feed.job_state import Standing, checkpoint_paths, progress
 from trainwire.schemas.events import (
     Event,
     LogLine,

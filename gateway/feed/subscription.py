@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from trainwire.schemas.backoff import Backoff
-from trainwire.schemas.tls import redis_trouble
+from trainwire.schemas.streams.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 5.0
 PING_EVERY_S: Final = 5.0

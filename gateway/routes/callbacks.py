@@ -11,19 +11,19 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.callback_bodies import (
+from trainwire.gateway.callbacks.bodies import (
     CheckpointCallback,
     CompletionCallback,
     LogsCallback,
     ProgressCallback,
 )
-from trainwire.gateway.callbacks import Idempotency, Taken
-from trainwire.gateway.documents import Accepted, Stored
-from trainwire.gateway.parameters import TRAINER, Found, JobId
+from trainwire.gateway.callbacks.callbacks import Idempotency, Taken
+from trainwire.gateway.documents.documents import Accepted, Stored
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
 from trainwire.gateway.resources import Resources
-from trainwire.schemas.stream_clients import STREAM_ERRORS
+from trainwire.gateway.routes.parameters import TRAINER, Found, JobId
+from trainwire.schemas.streams.clients import STREAM_ERRORS
 
 router = APIRouter(tags=["callbacks"], dependencies=TRAINER)
 

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.documents import CheckpointItem, CheckpointPage, Loan
-from trainwire.gateway.parameters import VIEWER, Found, JobId
-from trainwire.gateway.problems import not_there
+from trainwire.gateway.documents.documents import CheckpointItem, CheckpointPage, Loan
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
+from trainwire.gateway.http.problems import not_there
 from trainwire.gateway.resources import Resources, known_job
-from trainwire.schemas.checks import MAX_ID
+from trainwire.gateway.routes.parameters import VIEWER, Found, JobId
 from trainwire.schemas.times import to_ns
-from trainwire.stores.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
-from trainwire.stores.lending import check_lendable
-from trainwire.stores.s3 import LONGEST_LOAN_S
+from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.files.presign_policy import check_lendable
+from trainwire.stores.files.s3 import LONGEST_LOAN_S
+from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
 
 router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
 

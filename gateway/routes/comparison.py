@@ -8,17 +8,17 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.documents import Comparison, JobSeries
-from trainwire.gateway.job_documents import job_items
-from trainwire.gateway.parameters import VIEWER, Found, Names
-from trainwire.gateway.problems import wrong_value
+from trainwire.gateway.documents.documents import Comparison, JobSeries
+from trainwire.gateway.documents.job_documents import job_items
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
+from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.resources import Resources, known_job
 from trainwire.gateway.routes.metrics import shown_points, wanted_names
-from trainwire.schemas.checks import MAX_ID
-from trainwire.stores.jobs import Job
-from trainwire.stores.metric_series import MOST_POINTS, SeriesFilter, XAxis, read_series
+from trainwire.gateway.routes.parameters import VIEWER, Found, Names
+from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.rows.metric_series import MOST_POINTS, SeriesFilter, XAxis, read_series
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 MOST_JOBS = 20

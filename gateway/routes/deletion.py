@@ -10,15 +10,15 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import Field, create_model
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, described_problems, json_answer
-from trainwire.gateway.auth import Identity, require
-from trainwire.gateway.documents import DeletionReport
-from trainwire.gateway.parameters import VIEWER, Found, JobId, Text
-from trainwire.gateway.problems import not_there, unknown_job
+from trainwire.gateway.auth.authorization import Identity, require
+from trainwire.gateway.documents.documents import DeletionReport
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, described_problems, json_answer
+from trainwire.gateway.http.problems import not_there, unknown_job
+from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
 from trainwire.schemas.sinks import SINKS
-from trainwire.schemas.tls import redis_trouble
-from trainwire.stores.deletion import (
+from trainwire.schemas.streams.tls import redis_trouble
+from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
     DeletionPlan,

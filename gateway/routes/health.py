@@ -13,16 +13,16 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, described_problems, json_answer
-from trainwire.gateway.auth import require
-from trainwire.gateway.parameters import Found
+from trainwire.gateway.auth.authorization import require
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, described_problems, json_answer
 from trainwire.gateway.resources import Resources
+from trainwire.gateway.routes.parameters import Found
 from trainwire.gateway.telemetry import Telemetry
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
-from trainwire.schemas.stream_clients import STREAM_ERRORS, servers_of
-from trainwire.schemas.tls import redis_trouble
-from trainwire.stores.connections import postgres_trouble
+from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
+from trainwire.schemas.streams.tls import redis_trouble
+from trainwire.stores.postgres.connections import postgres_trouble
 
 log = structlog.get_logger("trainwire.gateway.health")
 

@@ -10,9 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.documents import (
+from trainwire.gateway.documents.documents import (
     CompletenessReport,
     Deliveries,
     DeliveryItem,
@@ -23,18 +21,20 @@ from trainwire.gateway.documents import (
     Provenance,
     RankGap,
 )
-from trainwire.gateway.job_documents import job_detail, job_items
-from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, Text
-from trainwire.gateway.problems import unknown_job, wrong_value
+from trainwire.gateway.documents.job_documents import job_detail, job_items
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
+from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.resources import known_job
-from trainwire.schemas.checks import MAX_ID
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, Text
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
-from trainwire.stores.attempts import find_provenance
-from trainwire.stores.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.delivery_words import shown_delivery
-from trainwire.stores.jobs import Job, JobFilter, Place, find_page
-from trainwire.stores.positions import find_completeness
+from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.postgres.attempts import find_provenance
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
+from trainwire.stores.postgres.delivery_status import shown_delivery
+from trainwire.stores.postgres.jobs import Job, JobFilter, Place, find_page
+from trainwire.stores.postgres.positions import find_completeness
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 

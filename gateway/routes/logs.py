@@ -9,16 +9,16 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, described_problems, json_answer
-from trainwire.gateway.documents import LogPage, Scanned
-from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq, Text
-from trainwire.gateway.problems import wrong_value
+from trainwire.gateway.documents.documents import LogPage, Scanned
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, described_problems, json_answer
+from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.resources import Resources, known_job
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, LogType, Rank, Seq, Text
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.times import to_datetime
-from trainwire.stores.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
-from trainwire.stores.loki import newest_lines
+from trainwire.stores.loki.lines import newest_lines
+from trainwire.stores.rows.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
 
 router = APIRouter(tags=["logs"], dependencies=VIEWER)
 

@@ -8,14 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.documents import MetricPage, NamePage, Series, SeriesPoint
-from trainwire.gateway.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
-from trainwire.gateway.problems import wrong_value
+from trainwire.gateway.documents.documents import MetricPage, NamePage, Series, SeriesPoint
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
+from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.resources import known_job
-from trainwire.stores.metric_names import names_within
-from trainwire.stores.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
+from trainwire.stores.rows.metric_names import names_within
+from trainwire.stores.rows.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 

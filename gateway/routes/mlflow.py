@@ -10,16 +10,16 @@ import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.parameters import VIEWER, Found, JobId, Names, split_names
-from trainwire.gateway.problems import not_there, wrong_value
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
+from trainwire.gateway.http.problems import not_there, wrong_value
 from trainwire.gateway.resources import Resources, known_job
-from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Names, split_names
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.stores.attempts import find_attempts
-from trainwire.stores.mlflow import get_run, get_run_summary, run_id_in_mlflow, run_url
-from trainwire.stores.mlflow_history import HistoryPlace, read_page
+from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.stores.mlflow.history import HistoryPlace, read_page
+from trainwire.stores.mlflow.runs import get_run, get_run_summary, run_id_in_mlflow, run_url
+from trainwire.stores.postgres.attempts import find_attempts
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from trainwire.gateway import examples
-from trainwire.gateway.answers import described, json_answer
-from trainwire.gateway.auth import COOKIE, Guard, Identity, Unauthorized, token_of
-from trainwire.gateway.documents import SessionState
-from trainwire.gateway.tokens import MAX_TOKEN_CHARS
+from trainwire.gateway.auth.authorization import COOKIE, Guard, Identity, Unauthorized, token_of
+from trainwire.gateway.auth.tokens import MAX_TOKEN_CHARS
+from trainwire.gateway.documents.documents import SessionState
+from trainwire.gateway.http import openapi_examples as examples
+from trainwire.gateway.http.answers import described, json_answer
 
 router = APIRouter(tags=["session"])
 SESSION_S: Final = 30 * 24 * 3600

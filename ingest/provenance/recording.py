@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from trainwire.ingest.clock import monotonic_s
-from trainwire.ingest.daemon_pool import start_daemon, words_of
-from trainwire.ingest.forks import importing, renew_in_children
+from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.process.daemon_pool import start_daemon, words_of
+from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.schemas.messages import PROVENANCE_ITEMS
 
 logger = logging.getLogger("trainwire.ingest")
@@ -102,7 +102,7 @@ class _Collection:
 
 def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance:
     """Return the answer of the collector; raise `OSError` or `ValueError` where there is none."""
-    with importing():  # in a thread: see trainwire.ingest.forks
+    with importing():  # in a thread: see trainwire.ingest.process.forks
         import json  # noqa: PLC0415 - costs the training its start
         import subprocess  # noqa: PLC0415
     interpreter = sys.executable if command is None else interpreter_of(command)

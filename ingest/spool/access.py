@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from trainwire.ingest.clock import monotonic_s
-from trainwire.schemas.routes import Kind
+from trainwire.ingest.process.clock import monotonic_s
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire import Entry
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainwire.ingest.spool.folder import About, is_owned, read_about, source_folders
 from trainwire.ingest.spool.segments import Segments
-from trainwire.schemas.routes import KINDS, Kind
+from trainwire.schemas.keys import KINDS, Kind
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from trainwire.ingest.spool.records import Damage, framed, unframed
-from trainwire.schemas.routes import Kind
+from trainwire.schemas.keys import Kind
 
 SEGMENT_BYTES: Final = 1024 * 1024
 _SUFFIX: Final = ".seg"

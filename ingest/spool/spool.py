@@ -14,8 +14,8 @@ import msgspec
 from trainwire.ingest.spool.folder import SourceFolder
 from trainwire.ingest.spool.records import Damage, framed, unframed
 from trainwire.ingest.spool.segments import Record, Segments
+from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.messages import Logs, Metrics
-from trainwire.schemas.routes import KINDS, Kind
 from trainwire.schemas.wire import WIRE_VERSION, Entry
 
 RecordT = TypeVar("RecordT")

@@ -18,7 +18,7 @@ from typing import Self
 import psutil
 
 from tests.processes import wait_until
-from trainwire.stack.remembered import free_port
+from trainwire.stack.persisted_config import free_port
 
 READY = "Ctrl-C stops it."
 PATIENCE_S = 60

@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 from sqlalchemy import text
 
 from tests.gateway_server import GatewayServer
-from trainwire.stores.deletion import Choice, announce_deletion, begin_deletion
+from trainwire.stores.postgres.deletion import Choice, announce_deletion, begin_deletion
 from trainwire.workers.resources import Resources
 
 WITHIN_MS = 15_000

@@ -14,9 +14,9 @@ from redis.client import PubSub
 from sqlalchemy import Engine, text
 
 from tests.chaos.honest_trainer import LINES_PER_CHECKPOINT, LINES_PER_POINT
-from trainwire.schemas.checks import InvalidMessage
 from trainwire.schemas.events import Event, TrainingComplete, TrainingError, TrainingStatus, decode_event
-from trainwire.schemas.routes import events_channel
+from trainwire.schemas.keys import events_channel
+from trainwire.schemas.validation import InvalidMessage
 
 LOOK_EVERY_S: Final = 0.5
 ITEMS: Final = {"logs": "content", "metrics": "step", "checkpoints": "uri"}

@@ -18,7 +18,7 @@ import psutil
 
 from tests.chaos.trainer import SEGMENT_BYTES
 from tests.chaos.world import World
-from trainwire.schemas.routes import SHARDS_KEY
+from trainwire.schemas.keys import SHARDS_KEY
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.valkey import DEFAULT_MAXMEMORY, EmbeddedValkey
 

@@ -21,7 +21,7 @@ import zstandard
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from trainwire.schemas.routes import KINDS, Kind, claim_key, shard_of, stream_key
+from trainwire.schemas.keys import KINDS, Kind, claim_key, shard_of, stream_key
 
 SHARDS: Final = 4
 OWN_JOBS: Final = range(700_000, 700_008)

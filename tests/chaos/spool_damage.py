@@ -14,8 +14,8 @@ import psutil
 from trainwire.ingest.spool.folder import About, SourceFolder, read_about, source_folders
 from trainwire.ingest.spool.records import Damage, unframed
 from trainwire.ingest.spool.segments import Record
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Body, Logs, Metrics
-from trainwire.schemas.routes import Kind
 from trainwire.schemas.wire import Envelope, decode_body
 
 _KINDS: Final[tuple[Kind, ...]] = ("logs", "metrics")

@@ -33,12 +33,12 @@ from tests.factories import rows
 from tests.followers import Follower
 from tests.integration.gateway.feed_clients import EventSource, GatewayProcess, WebSocketClient
 from tests.processes import ROOT, Process, wait_until, workers_running
-from trainwire.ingest.leftovers import send_leftovers
+from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.schemas.migrations import upgrade
 from trainwire.schemas.tables import training_jobs
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.stores.connections import open_engine
+from trainwire.stores.postgres.connections import open_engine
 from trainwire.workers.settings import Settings, load_settings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))

@@ -27,12 +27,12 @@ from tests.chaos import audit
 from tests.chaos.audit import EventWatch, Honest, RowWatch
 from tests.chaos.test_chaos import migrated
 from tests.processes import ROOT, Process, wait_until, workers_running
+from trainwire.stack.persisted_config import usable_port
 from trainwire.stack.postgres import EmbeddedPostgres
-from trainwire.stack.remembered import usable_port
 from trainwire.stack.valkey import binary
-from trainwire.stores.completeness import assess
-from trainwire.stores.connections import open_engine
-from trainwire.stores.positions import find_positions
+from trainwire.stores.postgres.completeness import assess
+from trainwire.stores.postgres.connections import open_engine
+from trainwire.stores.postgres.positions import find_positions
 from trainwire.workers.settings import load_settings
 
 SECONDS = float(os.environ.get("AUDIT_SECONDS", "20"))

@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import Final
 
 from trainwire import Run
-from trainwire.ingest import outbox
-from trainwire.ingest.heartbeat import Vitals
+from trainwire.ingest.sending import outbox
+from trainwire.ingest.sending.heartbeat import Vitals
 from trainwire.ingest.settings import Timing, TrainerSettings
 from trainwire.ingest.spool import segments
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.loki_api import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Found, LokiApi
 from tests.processes import wait_until
-from trainwire.stores.loki_config import hidden_after, setting
+from trainwire.stores.loki.config import hidden_after, setting
 
 
 def test_is_ready(loki: LokiApi) -> None:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.contract.loki_api import LokiApi
-from trainwire.stores.loki_config import MAX_AHEAD_NS
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.stores.loki_query import LokiLine, read_lines
+from trainwire.stores.loki.config import MAX_AHEAD_NS
+from trainwire.stores.loki.http import LokiHttp
+from trainwire.stores.loki.query import LokiLine, read_lines
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
 from trainwire.workers.sinks.loki.rows import LogRow

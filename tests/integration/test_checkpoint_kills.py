@@ -18,10 +18,10 @@ from tests.integration.conftest import Bucket
 from tests.processes import ROOT
 from trainwire.cli.download import download
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
-from trainwire.stores.checkpoints import find_checkpoints, find_source
-from trainwire.stores.s3 import open_s3
+from trainwire.stores.files.s3 import open_s3
+from trainwire.stores.postgres.checkpoints import find_checkpoints, find_source
+from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.resources import Resources
-from trainwire.workers.verify import Verification
 
 Files = Mapping[str, bytes]
 TIMEOUT_S: Final = 60
@@ -57,12 +57,12 @@ botocore.httpsession.URLLib3Session.send = counted
 TRAINER: Final = (
     KILLER
     + """
-import trainwire.ingest.transfer
+import trainwire.ingest.uploads.transfer
 import redis
 from trainwire import Run
-from trainwire.schemas.routes import stream_key
+from trainwire.schemas.keys import stream_key
 
-trainwire.ingest.transfer.PART_BYTES = 5 * 1024 * 1024
+trainwire.ingest.uploads.transfer.PART_BYTES = 5 * 1024 * 1024
 path, form = Path(sys.argv[1]), sys.argv[2]
 run = Run(42)
 
@@ -205,8 +205,8 @@ DOWNLOADER: Final = (
     KILLER
     + """
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.stores.checkpoints import Source
-from trainwire.stores.s3 import open_s3
+from trainwire.stores.postgres.checkpoints import Source
+from trainwire.stores.files.s3 import open_s3
 from trainwire.cli.download import download
 
 rename = Path.rename

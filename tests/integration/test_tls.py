@@ -18,18 +18,18 @@ from tests.integration.gateway.feed_clients import GatewayAddress, Trainer, WebS
 from tests.mlflow_server import MlflowServer
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from tests.twins.loki import LokiTwin
-from trainwire.ingest.object_store import ObjectStore
-from trainwire.ingest.patience import StoreUnavailable
+from trainwire.ingest.uploads.object_store import ObjectStore
+from trainwire.ingest.uploads.retry import StoreUnavailable
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.stores.connections import open_engine
-from trainwire.stores.loki_http import LokiUnavailable, loki_http
-from trainwire.stores.mlflow_http import MlflowApi, MlflowUnavailable, plain_send
-from trainwire.stores.s3 import StoreAway, open_s3
+from trainwire.stores.files.s3 import StoreAway, open_s3
+from trainwire.stores.loki.http import LokiUnavailable, loki_http
+from trainwire.stores.mlflow.http import MlflowApi, MlflowUnavailable, plain_send
+from trainwire.stores.postgres.connections import open_engine
 from trainwire.stores.settings import WrongSettings
+from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.mlflow.http import mlflow_api
-from trainwire.workers.store import postgres_errors
 
 JOB = 42
 

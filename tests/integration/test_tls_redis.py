@@ -21,17 +21,18 @@ from tests.processes import ROOT
 from tests.tcp_proxy import TcpProxy
 from tests.tls_servers import UNTRUSTED, Tls, over, settings_of
 from trainwire import Run, TrainerSettings
-from trainwire.ingest import link, outage
-from trainwire.ingest.leftovers import send_leftovers
-from trainwire.ingest.link import StreamLink
+from trainwire.ingest import outage
+from trainwire.ingest.sending import redis_connection as link
+from trainwire.ingest.sending.recovery import send_leftovers
+from trainwire.ingest.sending.redis_connection import StreamLink
 from trainwire.ingest.settings import SpoolSettings, Timing
-from trainwire.schemas.broker import broker_at
-from trainwire.schemas.routes import INGEST_QUEUE, stream_key
+from trainwire.schemas.keys import INGEST_QUEUE, stream_key
+from trainwire.schemas.streams.broker import broker_at
 from trainwire.schemas.wire import decode_body, open_envelope
-from trainwire.stores.connections import open_redis
+from trainwire.stores.postgres.connections import open_redis
+from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import redis_errors
 
 JOB = 42
 FORKING = f"""

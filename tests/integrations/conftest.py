@@ -14,7 +14,7 @@ import pytest
 
 from tests.factories import drain
 from tests.processes import ROOT
-from trainwire.schemas.routes import KINDS
+from trainwire.schemas.keys import KINDS
 from trainwire.testing import RecordedRun
 from trainwire.workers.resources import Resources
 

@@ -28,9 +28,9 @@ from trainwire.schemas.events import (
     TrainingStatus,
     decode_event,
 )
-from trainwire.schemas.routes import BEAT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE, events_channel
+from trainwire.schemas.keys import BEAT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE, events_channel
 from trainwire.schemas.tables import training_logs
-from trainwire.workers.notify import MAX_WAITING_ORDERS
+from trainwire.workers.events.notify import MAX_WAITING_ORDERS
 from trainwire.workers.resources import Resources
 
 JOB = 42

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from tests.processes import Process, wait_until
-from trainwire.schemas.routes import BEAT_LEASE_KEY, BEAT_QUEUE, BEAT_TICKS_KEY, CHECKPOINT_QUEUE
+from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_QUEUE, BEAT_TICKS_KEY, CHECKPOINT_QUEUE
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.workers.beat import LEAST_GAP_SHARE
 from trainwire.workers.schedule import SCHEDULE

@@ -12,15 +12,15 @@ from trainwire.workers.resources import Resources
 PLUG = '''
 """Read by every Python process that has this folder on its path."""
 import os, signal
-import trainwire.workers.decoding
-original = trainwire.workers.decoding.decode_plain
+import trainwire.workers.drain.decoding
+original = trainwire.workers.drain.decoding.decode_plain
 
 def decode_plain(kind, encoding, plain):
     if b"kills the decoder" in plain:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(kind, encoding, plain)
 
-trainwire.workers.decoding.decode_plain = decode_plain
+trainwire.workers.drain.decoding.decode_plain = decode_plain
 '''
 
 

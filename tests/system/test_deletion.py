@@ -16,7 +16,7 @@ from sqlalchemy import text
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
 from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
-from trainwire.stores.deletion import Choice, begin_deletion
+from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.workers.resources import Resources
 
 TALKER = """

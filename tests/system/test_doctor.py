@@ -10,7 +10,7 @@ import pytest
 from tests.processes import wait_until, workers_running
 from trainwire.cli.commands.doctor import examine
 from trainwire.cli.doctor import processes
-from trainwire.schemas.routes import BEAT_QUEUE
+from trainwire.schemas.keys import BEAT_QUEUE
 from trainwire.workers.findings import worst
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings, load_settings

@@ -16,9 +16,9 @@ import pytest
 
 from tests.factories import Sender, logs
 from tests.processes import Process, wait_until, workers_running
-from trainwire.stack.remembered import usable_port
+from trainwire.stack.persisted_config import usable_port
 from trainwire.stores.settings import WrongSettings
-from trainwire.workers.flower import credentials_for
+from trainwire.workers.operations.flower import credentials_for
 from trainwire.workers.resources import Resources
 
 OPERATOR = {"FLOWER_USER": "operator", "FLOWER_PASSWORD": "a,b:c d"}

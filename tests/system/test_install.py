@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from tests.processes import ROOT, wait_until
-from trainwire.schemas.routes import stream_key
+from trainwire.schemas.keys import stream_key
 
 OURS = ("schemas", "stores", "ingest", "workers", "gateway", "cli", "stack")
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")

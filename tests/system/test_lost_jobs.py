@@ -13,7 +13,7 @@ from tests.factories import Sender, logs, one
 from tests.processes import ROOT, wait_until, workers_running
 from tests.system.test_announcing import Listener
 from trainwire.schemas.events import TrainingStatus
-from trainwire.schemas.routes import events_channel
+from trainwire.schemas.keys import events_channel
 from trainwire.schemas.tables import training_jobs
 from trainwire.workers.resources import Resources
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests.factories import Sender, logs
 from tests.processes import Process, wait_until, workers_running
-from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of
-from trainwire.stack.remembered import usable_port
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
+from trainwire.stack.persisted_config import usable_port
 from trainwire.workers.resources import Resources
 
 JOB, MESSAGES, LINES = 1, 200, 50

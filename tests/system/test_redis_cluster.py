@@ -22,7 +22,7 @@ from tests.talkers import (
     trainers_running,
 )
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.schemas.routes import KINDS, shard_of, stream_key
+from trainwire.schemas.keys import KINDS, shard_of, stream_key
 from trainwire.schemas.tables import training_logs
 from trainwire.workers.resources import Resources
 

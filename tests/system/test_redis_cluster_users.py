@@ -24,7 +24,7 @@ from tests.talkers import check_command, check_postgres, ends_of, let_more_arriv
 from tests.tls_proxy import TlsProxy
 from tests.tls_servers import Tls
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.schemas.routes import KINDS, SHARDS_KEY, acks_key, shard_of, stream_key
+from trainwire.schemas.keys import KINDS, SHARDS_KEY, acks_key, shard_of, stream_key
 from trainwire.workers.resources import Resources
 
 USERS = ("worker", "trainer")

@@ -19,7 +19,7 @@ from tests.talkers import (
     trainers_running,
 )
 from tests.valkey_cluster import ValkeyCluster, role
-from trainwire.schemas.routes import shard_of, stream_key
+from trainwire.schemas.keys import shard_of, stream_key
 from trainwire.workers.resources import Resources
 
 SHARDS = 4

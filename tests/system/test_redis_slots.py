@@ -13,7 +13,7 @@ import pytest
 from tests.processes import workers_running
 from tests.talkers import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.schemas.routes import KINDS, shard_of, stream_key
+from trainwire.schemas.keys import KINDS, shard_of, stream_key
 from trainwire.workers.resources import Resources
 
 SHARDS = 4

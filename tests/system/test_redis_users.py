@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from tests.hostile_client import attack
 from tests.processes import ROOT, wait_until, workers_running
 from trainwire import Run
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     HOLD_KEY,
     INGEST_QUEUE,
     NOTIFY_QUEUE,
@@ -29,7 +29,7 @@ from trainwire.schemas.routes import (
     ordered_key,
     stream_key,
 )
-from trainwire.stack.remembered import usable_port
+from trainwire.stack.persisted_config import usable_port
 from trainwire.stack.valkey import binary
 from trainwire.workers.settings import Settings, load_settings
 

@@ -22,7 +22,7 @@ from trainwire.schemas.migrations import upgrade
 from trainwire.schemas.tables import source_positions, training_jobs, training_logs
 from trainwire.stack.postgres import EmbeddedPostgres, binary
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.stores.connections import open_engine
+from trainwire.stores.postgres.connections import open_engine
 from trainwire.workers.settings import Settings, load_settings
 
 TRAINER = """

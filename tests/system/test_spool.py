@@ -22,8 +22,8 @@ from trainwire.schemas.messages import Logs, Message
 from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.schemas.wire import encode_entry
 from trainwire.stack.spool_watch import SpoolWatch
-from trainwire.stores.completeness import assess
-from trainwire.stores.positions import find_positions
+from trainwire.stores.postgres.completeness import assess
+from trainwire.stores.postgres.positions import find_positions
 from trainwire.workers.resources import Resources
 
 TALKER = """

@@ -17,9 +17,9 @@ from tests.s3 import s3_client, s3_environment, s3_server
 from tests.tls_servers import Tls, over
 from tests.twins.loki import LokiTwin
 from trainwire.cli.answering import answering_workers
-from trainwire.schemas.routes import INGEST_QUEUE
+from trainwire.schemas.keys import INGEST_QUEUE
 from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs
-from trainwire.stack.remembered import usable_port
+from trainwire.stack.persisted_config import usable_port
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings, load_settings
 

@@ -18,7 +18,7 @@ from tests.processes import wait_until
 from tests.talkers import check_command, check_postgres, ends_of, trainers_running
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.tables import training_logs
-from trainwire.stores.deliveries import job_deliveries
+from trainwire.stores.postgres.deliveries import job_deliveries
 from trainwire.workers.resources import Resources
 
 JOBS = (1, 2, 3)

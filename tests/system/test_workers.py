@@ -19,15 +19,15 @@ from sqlalchemy import Engine, text
 
 from tests.factories import Sender, drain, logs
 from tests.processes import Process, kill_somebody, wait_until, workers_running
+from trainwire.schemas.keys import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
 from trainwire.schemas.migrations import upgrade
-from trainwire.schemas.routes import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.stores.connections import open_engine, open_redis
-from trainwire.workers import store
+from trainwire.stores.postgres.connections import open_engine, open_redis
+from trainwire.workers.drain import store
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
-from trainwire.workers.sweep import publish_hold
+from trainwire.workers.streams.sweep import publish_hold
 
 COUNT = text("SELECT count(*) FROM training_logs")
 DISTINCT = text("SELECT count(DISTINCT (job_id, content)) FROM training_logs")

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from tests.factories import Sender, logs
 from tests.processes import ROOT, Process, wait_until, workers_running
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     BEAT_QUEUE,
     DELIVER_TASK,
     DRAIN_TASK,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from trainwire.schemas.metric_names import GATEWAY_METRICS, WORKERS_METRICS
+from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS, WORKERS_METRICS
 
 METRICS = (*WORKERS_METRICS, *GATEWAY_METRICS)
 ROOT = Path(__file__).parents[2]

@@ -39,7 +39,7 @@ def _with(kind: type[BaseSettings], environ: Mapping[str, str], patch: pytest.Mo
 def _check(kind: type[BaseSettings], name: str, default: str, patch: pytest.MonkeyPatch) -> None:
     field = kind.model_fields.get(name.lower())
     if field is None:
-        assert name.startswith("FLOWER_")  # read by workers/flower.py; no default
+        assert name.startswith("FLOWER_")  # read by workers/operations/flower.py; no default
     elif default in {"", "required"}:
         assert field.is_required() == (default == "required")
         assert field.is_required() or field.get_default() in {None, "", SecretStr("")}

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from trainwire.schemas.routes import QUEUES
+from trainwire.schemas.keys import QUEUES
 from trainwire.schemas.sinks import SINKS
 from trainwire.workers.sinks.plugin import plugin
 

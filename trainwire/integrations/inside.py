@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from trainwire.ingest.plain import plain_mapping
 from trainwire.ingest.run import Run
+from trainwire.ingest.sanitize import plain_mapping
 from trainwire.schemas.messages import Metrics, Point
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from trainwire.ingest.log_filter import is_own_thread
+from trainwire.ingest.process.log_filter import is_own_thread
 from trainwire.ingest.run import Run
 
 OWN_LOGGERS: Final = "trainwire."

@@ -11,9 +11,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from trainwire.ingest.daemon_pool import start_daemon
-from trainwire.ingest.forks import importing
 from trainwire.ingest.outage import is_passing
+from trainwire.ingest.process.daemon_pool import start_daemon
+from trainwire.ingest.process.forks import importing
 from trainwire.ingest.run import Run
 from trainwire.integrations.inside import finish_event, say_beside
 

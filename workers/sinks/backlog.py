@@ -9,7 +9,7 @@ from typing import ClassVar, Generic
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.sinks import ROWS, RowKind
-from trainwire.workers import cursors
+from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.base import BatchT, DeliveredT_contra
 
 

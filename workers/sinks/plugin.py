@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection
 
 from trainwire.schemas.sinks import SINKS, SinkEntry
-from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.workers.findings import Finding
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 
 from tests.twins.loki import LokiTwin
 from trainwire.__main__ import main
-from trainwire.schemas.routes import DEFAULT_SHARDS, SHARDS_KEY
+from trainwire.schemas.keys import DEFAULT_SHARDS, SHARDS_KEY
 from trainwire.workers import findings
 from trainwire.workers.resources import Resources
 

@@ -19,9 +19,9 @@ from tests.integration.cli.conftest import Trainwire
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port
 from trainwire.schemas.checkpoint_keys import ManifestFile, encode_manifest
-from trainwire.stores.s3 import open_s3
+from trainwire.stores.files.s3 import open_s3
+from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.resources import Resources
-from trainwire.workers.verify import Verification
 
 Record = Callable[..., None]
 WEIGHTS = bytes(range(256)) * 10_000

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, insert, text, update
 
 from tests.integration.cli.conftest import Trainwire
 from trainwire.cli.commands.jobs import shown_time
-from trainwire.schemas import routes
+from trainwire.schemas import keys as routes
 from trainwire.schemas.tables import (
     source_positions,
     training_checkpoints,

@@ -14,7 +14,7 @@ from tests.integration.cli.conftest import Trainwire
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port
 from tests.twins.loki import LokiTwin
-from trainwire.schemas.routes import JOB_DELETED_FIELD, acks_key
+from trainwire.schemas.keys import JOB_DELETED_FIELD, acks_key
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.workers.resources import Resources

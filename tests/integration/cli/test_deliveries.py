@@ -14,7 +14,7 @@ from tests.integration.cli.conftest import Trainwire
 from trainwire.cli import resending
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs, training_logs
 from trainwire.stack.errors import Problem
-from trainwire.workers.cursors import lease_jobs
+from trainwire.workers.sinks.cursors import lease_jobs
 
 HOSTILE = "[red]x[/red] \x1b]0;x\x07\x1b[2Jend"
 SHOWN = "[red]x[/red] end"

@@ -12,8 +12,8 @@ from tests.factories import Sender, logs
 from tests.integration.cli.conftest import Doctor, Trainwire
 from tests.integration.conftest import Bucket
 from tests.twins.loki import LokiTwin
+from trainwire.schemas.keys import HALTED_KEY, stream_key
 from trainwire.schemas.migrations import head_revision
-from trainwire.schemas.routes import HALTED_KEY, stream_key
 from trainwire.workers import findings
 from trainwire.workers.sinks.loki.examination import LOKI, _limits
 

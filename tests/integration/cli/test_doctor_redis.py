@@ -13,7 +13,7 @@ import redis
 from tests.integration.cli.conftest import Doctor
 from tests.processes import wait_until
 from tests.valkey_cluster import NODES, ValkeyCluster
-from trainwire.schemas.routes import DEFAULT_SHARDS, SHARDS_KEY
+from trainwire.schemas.keys import DEFAULT_SHARDS, SHARDS_KEY
 from trainwire.stack.valkey import EmbeddedValkey
 
 

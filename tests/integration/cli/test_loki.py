@@ -14,8 +14,8 @@ from sqlalchemy import Engine, delete, insert, update
 from tests.integration.cli.conftest import Trainwire
 from tests.twins.loki import Fault, LokiTwin
 from trainwire.schemas.tables import delivery_cursors, training_jobs, training_logs
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
 from trainwire.workers.sinks.loki.sink import LokiSink

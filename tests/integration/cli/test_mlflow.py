@@ -15,9 +15,9 @@ from tests.integration.cli.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import delivery_cursors, training_attempts, training_jobs
-from trainwire.stores.mlflow import get_run
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.mlflow.runs import get_run
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 

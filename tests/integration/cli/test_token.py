@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.integration.cli.conftest import Trainwire
-from trainwire.gateway.tokens import find_token
+from trainwire.gateway.auth.tokens import find_token
 from trainwire.workers.resources import Resources
 
 

@@ -12,9 +12,9 @@ from tests.factories import Sender, drain, logs, metrics
 from tests.integration.cli.conftest import Trainwire
 from trainwire.cli.top.snapshot import Snapshot, take
 from trainwire.cli.top.view import age, size
-from trainwire.schemas import metric_names as names
-from trainwire.schemas.routes import BEAT_TICKS_KEY
-from trainwire.workers.measures import Sample
+from trainwire.schemas import prometheus_metrics as names
+from trainwire.schemas.keys import BEAT_TICKS_KEY
+from trainwire.workers.operations.measures import Sample
 from trainwire.workers.resources import Resources
 
 

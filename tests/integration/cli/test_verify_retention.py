@@ -11,11 +11,11 @@ from sqlalchemy import Connection, Engine, text
 from tests.factories import SECOND_NS, Sender, completion, drain, logs
 from tests.integration.cli.conftest import Trainwire
 from tests.twins.loki import LokiTwin
-from trainwire.stores.loki import newest_lines
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
+from trainwire.stores.loki.lines import newest_lines
+from trainwire.workers.operations.row_retention import Keeping, RowRetention
 from trainwire.workers.resources import Resources
-from trainwire.workers.row_retention import Keeping, RowRetention
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.comparison import stored_ranges
 from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES

@@ -21,13 +21,13 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.factories import Sender
 from tests.processes import ROOT, wait_until
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
 from trainwire.schemas.messages import KIND_OF_BODY, Body
-from trainwire.schemas.routes import DEFAULT_SHARDS, shard_of
-from trainwire.workers.changes import Change
-from trainwire.workers.drain import Drain
-from trainwire.workers.notify import events_of, publish
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import IngestStream
+from trainwire.workers.events.notify import events_of, publish
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import IngestStream
 
 DEADLINE_S = 30
 ITEMS = {"logs": "lines", "metrics": "points", "checkpoints": "checkpoints"}

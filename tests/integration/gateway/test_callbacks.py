@@ -11,9 +11,9 @@ import redis
 
 from tests.factories import drain, one, rows
 from tests.gateway_server import GatewayServer, gateway_settings
-from trainwire.gateway.callback_bodies import LogsCallback
+from trainwire.gateway.callbacks.bodies import LogsCallback
 from trainwire.gateway.resources import open_resources
-from trainwire.schemas.routes import HOLD_KEY, KINDS, callback_counters_key, shard_of, stream_key
+from trainwire.schemas.keys import HOLD_KEY, KINDS, callback_counters_key, shard_of, stream_key
 from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs, training_metrics
 from trainwire.workers.resources import Resources
 

@@ -9,10 +9,10 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from trainwire.gateway.auth import Guard, Unauthorized
-from trainwire.gateway.feed.admission import until_refused
-from trainwire.gateway.known_tokens import REMEMBERED_S
-from trainwire.gateway.tokens import create_token, revoke_token
+from trainwire.gateway.auth.authorization import Guard, Unauthorized
+from trainwire.gateway.auth.token_cache import REMEMBERED_S
+from trainwire.gateway.auth.tokens import create_token, revoke_token
+from trainwire.gateway.feed.clients.admission import until_refused
 
 
 def test_a_revoked_token_ends_its_connections(engine: Engine) -> None:

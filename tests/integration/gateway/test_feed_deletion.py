@@ -7,7 +7,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.factories import logs
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
-from trainwire.stores.deletion import Choice, announce_deletion, begin_deletion
+from trainwire.stores.postgres.deletion import Choice, announce_deletion, begin_deletion
 from trainwire.workers.resources import Resources
 
 

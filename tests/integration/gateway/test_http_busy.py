@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.processes import wait_until
-from trainwire.gateway.tokens import create_token
+from trainwire.gateway.auth.tokens import create_token
 from trainwire.workers.resources import Resources
 
 THREADS = 40

@@ -18,9 +18,9 @@ from sqlalchemy import text
 
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
-from trainwire.gateway.limits import RateLimit
-from trainwire.gateway.problems import Problem
-from trainwire.schemas.metric_names import GATEWAY_METRICS
+from trainwire.gateway.http.limits import RateLimit
+from trainwire.gateway.http.problems import Problem
+from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS
 from trainwire.workers.resources import Resources
 
 NOBODY = "127.0.0.1:1"

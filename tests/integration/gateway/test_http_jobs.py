@@ -11,11 +11,11 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents import CompletenessReport, JobDetail, JobPage
+from trainwire.gateway.documents.documents import CompletenessReport, JobDetail, JobPage
 from trainwire.gateway.routes import comparison
+from trainwire.schemas.keys import KINDS
 from trainwire.schemas.messages import Logs, Metrics, Point, Progress
-from trainwire.schemas.routes import KINDS
-from trainwire.stores.metric_names import MetricNames
+from trainwire.stores.rows.metric_names import MetricNames
 from trainwire.workers.resources import Resources
 
 _jobs = count(5_000)

@@ -12,10 +12,10 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.twins.loki import LokiTwin
-from trainwire.gateway.documents import LogPage
-from trainwire.gateway.feed import fills
+from trainwire.gateway.documents.documents import LogPage
+from trainwire.gateway.feed import feed_queries as fills
 from trainwire.schemas.messages import Logs
-from trainwire.stores import log_pages
+from trainwire.stores.rows import log_pages
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink

@@ -7,7 +7,7 @@ from typing import Final
 from tests.factories import Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.mlflow_server import MlflowServer
-from trainwire.stores.mlflow_http import MlflowApi
+from trainwire.stores.mlflow.http import MlflowApi
 from trainwire.workers.resources import Resources
 
 JOB: Final = 10_001

@@ -15,7 +15,7 @@ from tests.factories import logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.feed_clients import Trainer
 from tests.processes import wait_until
-from trainwire.gateway.connections import Patience
+from trainwire.gateway.http.timeouts import Patience
 from trainwire.workers.resources import Resources
 
 SHORT = Patience(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, deaf_s=1.0)

@@ -15,7 +15,7 @@ from websockets.typing import Origin
 from tests.factories import Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.nginx import Nginx
-from trainwire.gateway.tokens import create_token
+from trainwire.gateway.auth.tokens import create_token
 from trainwire.workers.resources import Resources
 
 NOT_REMOVED = {"proxy_pass http://127.0.0.1:8800/;": "proxy_pass http://127.0.0.1:8800;"}

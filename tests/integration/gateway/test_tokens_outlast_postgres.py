@@ -10,14 +10,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
+from tests.integration.gateway.test_auth import LINES, bearer
 
 from tests.gateway_server import GatewayServer, gateway_settings
-from tests.integration.gateway.test_auth import LINES, bearer
 from tests.processes import wait_until
 from tests.tcp_proxy import TcpProxy
-from trainwire.gateway import known_tokens
-from trainwire.gateway.known_tokens import OUTAGE_S, REMEMBERED_S, KnownTokens
-from trainwire.gateway.tokens import KnownToken, create_token, revoke_token
+from trainwire.gateway.auth import token_cache as known_tokens
+from trainwire.gateway.auth.token_cache import OUTAGE_S, REMEMBERED_S, KnownTokens
+from trainwire.gateway.auth.tokens import KnownToken, create_token, revoke_token
 from trainwire.workers.resources import Resources
 
 

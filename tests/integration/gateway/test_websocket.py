@@ -17,8 +17,8 @@ from tests.factories import NOW_NS, checkpoint, completion, logs, metrics
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
 from tests.processes import wait_until
 from trainwire.schemas.events import TrainingLog, encode_event
+from trainwire.schemas.keys import events_channel
 from trainwire.schemas.messages import Metrics, Progress
-from trainwire.schemas.routes import events_channel
 from trainwire.stack.valkey import EmbeddedValkey
 from trainwire.workers.resources import Resources
 

@@ -20,8 +20,8 @@ from tests.tcp_proxy import TcpProxy
 from trainwire import TrainerSettings
 from trainwire.ingest.settings import CheckpointSettings, Timing
 from trainwire.schemas.checkpoint_keys import S3Uri
+from trainwire.schemas.keys import Kind, ack_field, acks_key, missing_field, stream_key
 from trainwire.schemas.messages import Body
-from trainwire.schemas.routes import Kind, ack_field, acks_key, missing_field, stream_key
 from trainwire.schemas.wire import decode_body, open_envelope
 
 JOB = 42

@@ -12,7 +12,7 @@ import pytest
 
 from trainwire import Run, TrainerSettings
 from trainwire.ingest.strict import NotStored
-from trainwire.schemas.routes import JOB_DELETED_FIELD, KINDS, acks_key
+from trainwire.schemas.keys import JOB_DELETED_FIELD, KINDS, acks_key
 
 Until = Callable[..., None]
 

@@ -16,8 +16,8 @@ from trainwire.ingest.spool.folder import source_folders
 
 BEGIN = """
 import os, resource, sys, time
-import trainwire.ingest.session
-trainwire.ingest.session.LEFTOVERS_AFTER_S = 0.2
+import trainwire.ingest.sending.session
+trainwire.ingest.sending.session.LEFTOVERS_AFTER_S = 0.2
 from trainwire import Run
 
 held = []

@@ -14,10 +14,10 @@ from typing import Any, Final
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.heartbeat import Vitals
+from trainwire.ingest.sending.heartbeat import Vitals
 from trainwire.ingest.settings import SpoolSettings
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
-from trainwire.schemas.routes import HOLD_KEY, alive_key
+from trainwire.schemas.keys import HOLD_KEY, alive_key
 
 Until = Callable[..., None]
 ROOT: Final = Path(__file__).parents[3]

@@ -10,8 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from trainwire.schemas.keys import KINDS, stream_key
 from trainwire.schemas.messages import Completion, Metrics
-from trainwire.schemas.routes import KINDS, stream_key
 from trainwire.schemas.wire import decode_body, open_envelope
 
 ROOT = Path(__file__).parents[3]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest.launch import launch
-from trainwire.ingest.memory_kills import MemoryKills
+from trainwire.ingest.launcher.launch import launch
+from trainwire.ingest.launcher.memory_kills import MemoryKills
 
 
 def test_the_cause_of_a_kill_is_its_error(valkey: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,7 @@ def test_the_cause_of_a_kill_is_its_error(valkey: Any, tmp_path: Path, monkeypat
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 0\n")
     monkeypatch.setattr(
-        "trainwire.ingest.launch.MemoryKills", partial(MemoryKills, str(tmp_path), str(tmp_path / "own"))
+        "trainwire.ingest.launcher.launch.MemoryKills", partial(MemoryKills, str(tmp_path), str(tmp_path / "own"))
     )
     monkeypatch.setenv("TRAINWIRE_SETTLE_S", "0")
     killed = f"import os; open({str(counter)!r}, 'w').write('oom_kill 1\\n'); os.kill(os.getpid(), 9)"

@@ -16,10 +16,10 @@ import pytest
 
 from tests.processes import ROOT
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.handles import restored
-from trainwire.ingest.leftovers import send_leftovers
+from trainwire.ingest.pickling import restored
+from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.settings import Timing, public_address
-from trainwire.schemas.routes import Kind, stream_key
+from trainwire.schemas.keys import Kind, stream_key
 from trainwire.schemas.wire import decode_body, open_envelope
 from trainwire.testing import RecordedRun
 

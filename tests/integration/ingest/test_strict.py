@@ -17,9 +17,9 @@ import pytest
 
 from trainwire import NotStored, RankTaken, RedisAway, Run, StrictError, TrainerSettings
 from trainwire.ingest import strict
-from trainwire.ingest.heartbeat import Vitals
-from trainwire.ingest.launch import STRICT_FAILED
-from trainwire.schemas.routes import claim_key
+from trainwire.ingest.launcher.launch import STRICT_FAILED
+from trainwire.ingest.sending.heartbeat import Vitals
+from trainwire.schemas.keys import claim_key
 
 Until = Callable[..., None]
 ROOT = Path(__file__).parents[3]

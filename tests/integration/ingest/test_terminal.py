@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest.keeper import is_stopped
+from trainwire.ingest.launcher.keeper import is_stopped
 
 ROOT = Path(__file__).parents[3]
 AT_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"

@@ -352,7 +352,7 @@ def test_a_full_disk_stops_nothing(
     reason: str,
 ) -> None:
     """Without room for a snapshot the path is reported; nothing of it stays on the disk."""
-    monkeypatch.setattr("trainwire.ingest.snapshots.SPARE_COPIES", spare)
+    monkeypatch.setattr("trainwire.ingest.uploads.snapshots.SPARE_COPIES", spare)
     path = small_disk / "last.pt"
     path.write_bytes(noise(6 * MEGABYTE))
     with Run(42, settings=uploading) as run:

@@ -14,8 +14,8 @@ import pytest
 
 from trainwire.stack import privileges
 from trainwire.stack.errors import PartFailed, Problem
+from trainwire.stack.persisted_config import new_password, remembered_password
 from trainwire.stack.postgres import EmbeddedPostgres
-from trainwire.stack.remembered import new_password, remembered_password
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from sqlalchemy import text
 
 from tests.processes import ROOT
 from trainwire.stack.postgres import DATABASE, EmbeddedPostgres
-from trainwire.stores.connections import open_engine
+from trainwire.stores.postgres.connections import open_engine
+from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.settings import load_settings
-from trainwire.workers.store import postgres_errors
 
 USER: Final = "failover"
 PASSWORD: Final = "verysecret"

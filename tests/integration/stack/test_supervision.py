@@ -17,8 +17,8 @@ import pytest
 
 from trainwire.stack.child import Child
 from trainwire.stack.errors import PartEnded, PartFailed
+from trainwire.stack.persisted_config import Port, free_port, is_free, usable_port
 from trainwire.stack.postgres import EmbeddedPostgres
-from trainwire.stack.remembered import Port, free_port, is_free, usable_port
 from trainwire.stack.stack import WebPart
 from trainwire.stack.supervisor import CommandPart, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
@@ -229,7 +229,9 @@ def test_a_store_that_lost_its_port_takes_another(
         (tmp_path / "second" / first.name / "postmaster.pid").unlink(missing_ok=True)
         (tmp_path / "second" / "run" / f"{first.name}.json").unlink()
         # The race: the port that the copy remembers is free when it is looked at, and taken when it is bound.
-        monkeypatch.setattr("trainwire.stack.remembered.is_free", lambda *asked: next(free_once, is_free(*asked)))
+        monkeypatch.setattr(
+            "trainwire.stack.persisted_config.is_free", lambda *asked: next(free_once, is_free(*asked))
+        )
         with kind(tmp_path / "second") as second:
             assert second.port != first.port
             assert second.child.listens_on(second.port)

@@ -14,11 +14,11 @@ import zstandard
 from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
+from trainwire.schemas.keys import KINDS, Kind, stream_key
 from trainwire.schemas.messages import Logs, Metrics, Point
-from trainwire.schemas.routes import KINDS, Kind, stream_key
 from trainwire.schemas.tables import dead_letters, training_jobs, training_logs, training_metrics
 from trainwire.workers.resources import Resources
-from trainwire.workers.sweep import drain_everything
+from trainwire.workers.streams.sweep import drain_everything
 
 YEAR_9999_NS = 253_402_300_799 * 10**9
 

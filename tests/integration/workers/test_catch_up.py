@@ -16,11 +16,11 @@ from tests.factories import rows
 from tests.twins.loki import Fault, Limits, LokiTwin
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.tables import dead_letters
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers import delivery_round
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks import round as delivery_round
 from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.rows import DeliveredLines
 from trainwire.workers.sinks.loki.sink import LokiSink

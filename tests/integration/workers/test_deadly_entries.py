@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-import trainwire.workers.decoding
+import trainwire.workers.drain.decoding
 from tests.factories import Sender, drain, logs, rows
 from trainwire.schemas import wire
-from trainwire.schemas.routes import HALTED_KEY, stream_key, trials_key
+from trainwire.schemas.keys import HALTED_KEY, stream_key, trials_key
 from trainwire.schemas.tables import dead_letters, training_logs
-from trainwire.workers import examination
-from trainwire.workers.batch import Batch
-from trainwire.workers.drain import Drain, Drained
+from trainwire.workers.drain import examination
+from trainwire.workers.drain.batch import Batch
+from trainwire.workers.drain.drain import Drain, Drained
+from trainwire.workers.drain.stream import IngestStream
+from trainwire.workers.drain.trials import Trials
 from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import IngestStream
-from trainwire.workers.trials import Trials
 
 STREAM = stream_key("logs", 1)
 
@@ -49,7 +49,7 @@ def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
             by()
         return original(kind, encoding, plain)
 
-    monkeypatch.setattr(trainwire.workers.decoding, "decode_plain", decode_plain)
+    monkeypatch.setattr(trainwire.workers.drain.decoding, "decode_plain", decode_plain)
 
 
 def crash_store(monkeypatch: pytest.MonkeyPatch, word: str, by: Any) -> None:

@@ -12,14 +12,14 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, Sender, completion, drain, logs, one, rows
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states
-from trainwire.workers import cursors
-from trainwire.workers.deliver import ROUND_JOBS, Delivery, DeliveryReport
-from trainwire.workers.delivery_round import PUSHES_AT_ONCE
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
+from trainwire.workers.sinks.deliver import ROUND_JOBS, Delivery, DeliveryReport
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
 from trainwire.workers.sinks.loki.lines import newest_after
 from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch
+from trainwire.workers.sinks.round import PUSHES_AT_ONCE
 
 BACKOFF = Backoff(first_s=1000, cap_s=1000)
 

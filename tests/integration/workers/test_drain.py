@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one, rows
+from trainwire.schemas.keys import HALTED_KEY, acks_key, ordered_key, stream_key
 from trainwire.schemas.messages import Metrics, Point
-from trainwire.schemas.routes import HALTED_KEY, acks_key, ordered_key, stream_key
 from trainwire.schemas.tables import (
     dead_letters,
     ingest_cursors,
@@ -20,12 +20,12 @@ from trainwire.schemas.tables import (
     training_logs,
     training_metrics,
 )
-from trainwire.workers import store
-from trainwire.workers.decoding import RawEntry
-from trainwire.workers.drain import Drain
+from trainwire.workers.drain import store
+from trainwire.workers.drain.decoding import RawEntry
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import Ack, IngestStream, next_page
 from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import Ack, IngestStream, next_page
 
 STREAM = stream_key("logs", 1)
 

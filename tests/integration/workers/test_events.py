@@ -26,17 +26,17 @@ from trainwire.schemas.events import (
     TrainingStatus,
     decode_event,
 )
+from trainwire.schemas.keys import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
 from trainwire.schemas.messages import Metrics, Point, Progress
-from trainwire.schemas.routes import DEFAULT_SHARDS, JOBS_CHANNEL, Kind, events_channel, shard_of, stream_key
 from trainwire.schemas.tables import training_jobs, training_logs
-from trainwire.workers import job_rows, store
-from trainwire.workers.changes import Change
-from trainwire.workers.drain import Drain
+from trainwire.workers.drain import job_rows, store
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.jobs import UNLOADED
+from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.jobs import UNLOADED
-from trainwire.workers.notify import events_of, publish
+from trainwire.workers.events.notify import events_of, publish
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import IngestStream
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m{"type":"training_error"}\u2028\r\nPUBLISH events:1 x'
 

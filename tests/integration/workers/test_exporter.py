@@ -13,9 +13,7 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, drain, logs, metrics
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
-from trainwire.schemas.messages import Metrics, Point
-from trainwire.schemas.metric_names import GATEWAY_METRICS, WORKERS_METRICS, Metric
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     BEAT_QUEUE,
     BEAT_TICKS_KEY,
     DEFAULT_SHARDS,
@@ -25,9 +23,11 @@ from trainwire.schemas.routes import (
     shard_of,
     stream_key,
 )
-from trainwire.stores.connections import open_redis
+from trainwire.schemas.messages import Metrics, Point
+from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS, WORKERS_METRICS, Metric
+from trainwire.stores.postgres.connections import open_redis
 from trainwire.workers.durations import timed_delivery
-from trainwire.workers.exporter import Exporter
+from trainwire.workers.operations.exporter import Exporter
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
 

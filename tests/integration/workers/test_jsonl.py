@@ -21,12 +21,12 @@ from sqlalchemy import text
 from tests.factories import Sender, completion, drain, logs, one
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.tables import delivery_cursors
-from trainwire.stores.deletion import Choice, begin_deletion, find_deletion
-from trainwire.stores.s3 import open_s3
-from trainwire.workers.deletion import JobDeleter
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.files.s3 import open_s3
+from trainwire.stores.postgres.deletion import Choice, begin_deletion, find_deletion
+from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import Delivered, SinkUnavailable
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.jsonl import files
 from trainwire.workers.sinks.jsonl.files import Line
 from trainwire.workers.sinks.jsonl.plugin import (
@@ -175,8 +175,8 @@ def test_what_was_not_confirmed_is_written_once(resources: Resources, say: Say, 
 KILLED = """
 import sys
 from pathlib import Path
-from trainwire.stores.connections import open_engine
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.postgres.connections import open_engine
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.settings import load_settings
 from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
 
@@ -475,7 +475,7 @@ def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder
     assert begun.parts["jsonl"].planned == 2
     with pytest.raises(NotSetUp, match="JSONL_DIR is not set here"):
         plugin_of(None).delete(resources, begun, begun.parts["jsonl"])
-    monkeypatch.setattr("trainwire.workers.deletion.plugin", lambda _name: plugin_of(folder))
+    monkeypatch.setattr("trainwire.workers.operations.job_deletion.plugin", lambda _name: plugin_of(folder))
     assert JobDeleter(resources, open_s3).run(1)
     with resources.engine.connect() as connection:
         done = find_deletion(connection, 1)

@@ -21,21 +21,21 @@ from sqlalchemy import RowMapping
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics, one
 from tests.processes import ROOT, wait_until
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.keys import alive_field, alive_key, listening_key, stream_key
 from trainwire.schemas.messages import Metrics, Point
-from trainwire.schemas.routes import alive_field, alive_key, listening_key, stream_key
 from trainwire.schemas.tables import training_attempts, training_jobs
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.stores.connections import open_redis
-from trainwire.workers.changes import StatusChange
-from trainwire.workers.drain import Drain
+from trainwire.stores.postgres.connections import open_redis
+from trainwire.workers.drain.changes import StatusChange
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import MostlyInvalid, Unavailable
-from trainwire.workers.heartbeats import FORGET_AFTER_S, listen, note_look
-from trainwire.workers.liveness import LostRule, watch
-from trainwire.workers.notify import status_events
+from trainwire.workers.events.notify import status_events
+from trainwire.workers.liveness.heartbeats import FORGET_AFTER_S, listen, note_look
+from trainwire.workers.liveness.liveness import LostRule, watch
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
-from trainwire.workers.streams import IngestStream
-from trainwire.workers.sweep import drain_everything
+from trainwire.workers.streams.sweep import drain_everything
 
 LOST_AFTER_S: Final = 5.0
 """Longer than a trainer of a busy machine may be kept from its heartbeat."""

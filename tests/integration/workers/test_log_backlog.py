@@ -17,9 +17,9 @@ from tests.factories import Sender, drain, rows
 from tests.twins.loki import Limits, LokiTwin
 from trainwire.schemas.messages import Logs
 from trainwire.schemas.tables import dead_letters
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
 from trainwire.workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
 from trainwire.workers.sinks.loki.rows import LogBatch, PackedLines

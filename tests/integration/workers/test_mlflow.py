@@ -17,13 +17,13 @@ from tests.mlflow_server import MlflowServer
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
-from trainwire.stores.mlflow import MlflowRun, get_run, get_run_metrics, search_runs
-from trainwire.stores.mlflow_http import MlflowApi
-from trainwire.workers.deliver import Delivery
-from trainwire.workers.heartbeats import Heard
-from trainwire.workers.liveness import LostRule, watch
+from trainwire.stores.mlflow.http import MlflowApi
+from trainwire.stores.mlflow.runs import MlflowRun, get_run, get_run_metrics, search_runs
+from trainwire.workers.liveness.heartbeats import Heard
+from trainwire.workers.liveness.liveness import LostRule, watch
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
 from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch

@@ -15,14 +15,14 @@ from tests.mlflow_server import MlflowServer
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import delivery_cursors, sink_states
-from trainwire.stores.deliveries import sink_report
-from trainwire.workers.deliver import Delivery
-from trainwire.workers.delivery_round import PUSHES_AT_ONCE
+from trainwire.stores.postgres.deliveries import sink_report
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
 from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
+from trainwire.workers.sinks.round import PUSHES_AT_ONCE
 
 ALL = b"/"
 """In every path."""

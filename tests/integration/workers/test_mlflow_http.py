@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import pytest
 
-import trainwire.stores.mlflow_http
-from trainwire.stores.mlflow_http import INVALID, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+import trainwire.stores.mlflow.http
+from trainwire.stores.mlflow.http import INVALID, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.workers.sinks.mlflow import http as mlflow_http
 from trainwire.workers.sinks.mlflow.http import mlflow_api
 
@@ -114,7 +114,7 @@ def test_what_is_not_mlflow_is_unavailable(api: MlflowApi) -> None:
 def test_a_server_that_hangs_is_given_up(api: MlflowApi, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time-out, once, with the server's name."""
     Answers.pause_s = 1.0
-    for module in (trainwire.stores.mlflow_http, mlflow_http):
+    for module in (trainwire.stores.mlflow.http, mlflow_http):
         monkeypatch.setattr(module, "TIMEOUT_S", (0.2, 0.2))
     host = server.removeprefix("http://")
     with pytest.raises(MlflowUnavailable, match=rf"MLflow at {host} does not answer: \w*Timeout"):

@@ -13,10 +13,10 @@ from tests.factories import NOW_NS, Sender, completion, drain, one
 from tests.mlflow_server import MlflowServer
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.schemas.tables import training_attempts, training_jobs
-from trainwire.stores.mlflow import get_run, get_run_by_job_id
-from trainwire.workers import cursors
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.mlflow.runs import get_run, get_run_by_job_id
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks import cursors
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
 from trainwire.workers.sinks.mlflow.links import link_runs
 from trainwire.workers.sinks.mlflow.sink import MlflowSink

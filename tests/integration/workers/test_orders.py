@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainwire.schemas.routes import (
+from trainwire.schemas.keys import (
     BEAT_QUEUE,
     DELIVER_TASK,
     INGEST_QUEUE,

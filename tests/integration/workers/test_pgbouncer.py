@@ -14,11 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from tests.factories import Sender, drain, logs, rows
 from tests.pgbouncer import PgBouncer
 from tests.tls_servers import settings_of
-from trainwire.gateway.problems import _of_postgres
+from trainwire.gateway.http.problems import _of_postgres
 from trainwire.schemas.tables import training_logs
 from trainwire.stack.database import open_database
 from trainwire.stack.errors import Problem
-from trainwire.stores.connections import open_engine
+from trainwire.stores.postgres.connections import open_engine
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 

@@ -10,14 +10,14 @@ import zstandard
 from sqlalchemy import text
 
 from tests.factories import Sender, logs, rows
+from trainwire.schemas.keys import HALTED_KEY, ahead_key, stream_key
 from trainwire.schemas.messages import Message
-from trainwire.schemas.routes import HALTED_KEY, ahead_key, stream_key
 from trainwire.schemas.tables import dead_letters, training_logs
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.drain import Drain
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams import IngestStream
 
 STREAM = stream_key("logs", 1)
 GARBAGE = {"v": 1, "job": 9, "attempt": 1, "source": "s", "enc": "x", "body": "y"}

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import text
 
 from tests.factories import Sender, completion, drain, logs, one
-from trainwire.schemas.routes import acks_key
+from trainwire.schemas.keys import acks_key
 from trainwire.schemas.tables import deleted_jobs, source_positions, training_jobs
-from trainwire.stores.completeness import assess
-from trainwire.stores.deletion import Choice, begin_deletion
-from trainwire.stores.positions import find_positions
-from trainwire.workers.reconcile import reconcile
+from trainwire.stores.postgres.completeness import assess
+from trainwire.stores.postgres.deletion import Choice, begin_deletion
+from trainwire.stores.postgres.positions import find_positions
+from trainwire.workers.operations.reconcile import reconcile
 from trainwire.workers.resources import Resources
 
 

@@ -9,15 +9,15 @@ import pytest
 import redis
 
 from tests.factories import Sender, drain, logs, rows
-from trainwire.schemas.routes import KINDS, acks_key, alive_key, jammed_key, stream_key
+from trainwire.schemas.keys import KINDS, acks_key, alive_key, jammed_key, stream_key
 from trainwire.schemas.tables import dead_letters, training_logs
+from trainwire.workers.drain.repairs import recent_repairs, repair
+from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import MostlyInvalid
-from trainwire.workers.heartbeats import listen
-from trainwire.workers.repairs import recent_repairs, repair
+from trainwire.workers.liveness.heartbeats import listen
 from trainwire.workers.resources import Resources
-from trainwire.workers.strays import drain_jammed
-from trainwire.workers.streams import IngestStream
-from trainwire.workers.sweep import overdue
+from trainwire.workers.streams.strays import drain_jammed
+from trainwire.workers.streams.sweep import overdue
 
 LAST = 2**64 - 1
 STREAM = stream_key("logs", 1)

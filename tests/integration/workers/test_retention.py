@@ -15,13 +15,13 @@ from tests.s3 import free_port
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import training_checkpoints
-from trainwire.stores.s3 import S3Store, open_s3
-from trainwire.workers import surplus
+from trainwire.stores.files.s3 import S3Store, open_s3
+from trainwire.workers.checkpoints import surplus
+from trainwire.workers.checkpoints.retention import Retention
+from trainwire.workers.checkpoints.surplus import Keeping
+from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
-from trainwire.workers.retention import Retention
-from trainwire.workers.surplus import Keeping
-from trainwire.workers.verify import Verification
 
 Record = Callable[..., None]
 

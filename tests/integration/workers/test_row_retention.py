@@ -12,11 +12,11 @@ from tests.factories import Sender, completion, drain, logs, metrics, one, rows
 from tests.twins.loki import LokiTwin
 from trainwire.cli.resending import replay
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
+from trainwire.workers.operations.row_retention import Keeping, RowRetention, keepings_of, plan
 from trainwire.workers.resources import Resources
-from trainwire.workers.row_retention import Keeping, RowRetention, keepings_of, plan
 from trainwire.workers.settings import load_settings
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 

@@ -16,20 +16,20 @@ from tests.processes import wait_until
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.cli.doctor.flow import look_at_streams
 from trainwire.cli.top.snapshot import take
-from trainwire.ingest.heartbeat import Heart, Vitals
-from trainwire.ingest.link import StreamLink
-from trainwire.ingest.outbox import Origin
-from trainwire.schemas import stream_servers
+from trainwire.ingest.sending.heartbeat import Heart, Vitals
+from trainwire.ingest.sending.outbox import Origin
+from trainwire.ingest.sending.redis_connection import StreamLink
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
-from trainwire.schemas.routes import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
+from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
+from trainwire.schemas.streams import servers as stream_servers
 from trainwire.schemas.tables import training_jobs
-from trainwire.stores.connections import open_stream_client
-from trainwire.workers.exporter import Exporter
-from trainwire.workers.heartbeats import listen
-from trainwire.workers.liveness import LostRule, watch
+from trainwire.stores.postgres.connections import open_stream_client
+from trainwire.workers.liveness.heartbeats import listen
+from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.operations.exporter import Exporter
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
-from trainwire.workers.sweep import drain_everything, overdue, publish_hold
+from trainwire.workers.streams.sweep import drain_everything, overdue, publish_hold
 from trainwire.workers.watchdog import StuckStreams
 
 SHARDS: Final = 4

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, Sender, drain, logs, metrics, one
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.tables import training_jobs
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.workers import cursors
-from trainwire.workers.deliver import Delivery
+from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
+from trainwire.workers.sinks import cursors
+from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink

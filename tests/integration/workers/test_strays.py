@@ -8,13 +8,13 @@ import redis
 
 from tests.factories import logs, rows
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
+from trainwire.schemas.keys import acks_key, alive_field, alive_key
 from trainwire.schemas.messages import Message
-from trainwire.schemas.routes import acks_key, alive_field, alive_key
 from trainwire.schemas.tables import dead_letters, ingest_cursors, training_logs
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.repairs import recent_repairs
+from trainwire.workers.drain.repairs import recent_repairs
 from trainwire.workers.resources import Resources
-from trainwire.workers.strays import tend_strays
+from trainwire.workers.streams.strays import tend_strays
 
 
 @pytest.mark.parametrize("shard", ["4", "99999999999999999999", "-1", "007", "foo", "", "0}:callbacks:1:{0"])

@@ -9,12 +9,12 @@ import pytest
 import redis
 
 from tests.factories import Sender, logs
-from trainwire.schemas.routes import SHARDS_KEY, Kind, ordered_key, stream_key
-from trainwire.stores.connections import open_redis
-from trainwire.workers import stream_watch
+from trainwire.schemas.keys import SHARDS_KEY, Kind, ordered_key, stream_key
+from trainwire.stores.postgres.connections import open_redis
 from trainwire.workers.settings import Settings
-from trainwire.workers.stream_watch import Watcher
-from trainwire.workers.sweep import all_streams, publish_shards
+from trainwire.workers.streams import watch as stream_watch
+from trainwire.workers.streams.sweep import all_streams, publish_shards
+from trainwire.workers.streams.watch import Watcher
 
 
 class Orders:

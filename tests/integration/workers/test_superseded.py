@@ -19,15 +19,15 @@ from trainwire.schemas.checkpoint_keys import S3Uri, new_upload_folder
 from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import training_checkpoints, training_jobs
 from trainwire.stack.errors import Problem
-from trainwire.stores.checkpoints import NotFetchable, find_checkpoints, find_source
-from trainwire.stores.s3 import S3Store, StoreAway, open_s3
+from trainwire.stores.files.s3 import S3Store, StoreAway, open_s3
+from trainwire.stores.postgres.checkpoints import NotFetchable, find_checkpoints, find_source
+from trainwire.workers.checkpoints.orphans import OrphanSweep
+from trainwire.workers.checkpoints.retention import MAX_REFUSALS, Retention, retain
+from trainwire.workers.checkpoints.surplus import Keeping
+from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.orphans import OrphanSweep
 from trainwire.workers.resources import Resources
-from trainwire.workers.retention import MAX_REFUSALS, Retention, retain
 from trainwire.workers.settings import load_settings
-from trainwire.workers.surplus import Keeping
-from trainwire.workers.verify import Verification
 
 Save = Callable[..., int]
 

@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Engine, text
 
 from tests.factories import Sender, drain, logs, rows
 from tests.processes import wait_until, workers_running
+from trainwire.schemas.keys import stream_key
 from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.routes import stream_key
 from trainwire.schemas.tables import training_jobs, training_logs
-from trainwire.stores.connections import open_engine
-from trainwire.workers import store
+from trainwire.stores.postgres.connections import open_engine
+from trainwire.workers.drain import store
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from trainwire.cli.commands.jobs import shown_values
 from trainwire.cli.commands.logs import shown_line
 from trainwire.cli.commands.options import plain
-from trainwire.stores.logs import LogLine
+from trainwire.stores.loki.log_filters import LogLine
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 

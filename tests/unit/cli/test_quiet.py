@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainwire.cli.commands.logs import Quiet
-from trainwire.stores.jobs import Job
+from trainwire.stores.postgres.jobs import Job
 
 NOTHING: dict[str, Any] = dict.fromkeys(Job.__struct_fields__)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from trainwire.cli.commands.logs import shown_line
 from trainwire.cli.terminal import cell, local, one_line, safe, shown_clock
-from trainwire.stores.logs import LogLine
+from trainwire.stores.loki.log_filters import LogLine
 
 
 @pytest.mark.parametrize(

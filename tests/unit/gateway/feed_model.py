@@ -7,10 +7,10 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from trainwire.gateway.feed.job_feed import JobFeed, Look
+from trainwire.gateway.feed.job_state import Standing
 from trainwire.gateway.feed.merging import Said
 from trainwire.gateway.feed.positions import Position
 from trainwire.gateway.feed.rows import MAX_ROWS, Hole, Rows, encoded
-from trainwire.gateway.feed.standing import Standing
 from trainwire.schemas.events import (
     Event,
     LogLine,

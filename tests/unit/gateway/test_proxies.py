@@ -9,7 +9,7 @@ from ipaddress import ip_network
 import pytest
 from starlette.types import Scope
 
-from trainwire.gateway.proxies import TrustedProxies
+from trainwire.gateway.http.proxies import TrustedProxies
 
 TRUSTED = [ip_network(text) for text in ("127.0.0.1", "10.0.0.0/8", "fd00::/8")]
 

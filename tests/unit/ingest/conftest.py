@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.outbox import Outbox
+from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.settings import Timing
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Body
-from trainwire.schemas.routes import Kind
 from trainwire.schemas.wire import decode_body, open_envelope
 
 NOWHERE = "redis://127.0.0.1:1/0"

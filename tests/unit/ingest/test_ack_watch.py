@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwire.ingest.ack_watch import AckWatch, Report, parse_report
+from trainwire.ingest.sending.acks import AckWatch, Report, parse_report
 from trainwire.ingest.settings import Timing
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainwire import TrainerSettings
-from trainwire.ingest.tee import Tee
+from trainwire.ingest.output.tee import Tee
 
 
 def test_output_is_shown_and_taken(tell: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest.daemon_pool import signals_blocked
-from trainwire.ingest.exits import Exits, Terminations
+from trainwire.ingest.process.daemon_pool import signals_blocked
+from trainwire.ingest.process.exits import Exits, Terminations
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 
 from tests.factories import checkpoint, completion, logs, metrics
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
-from trainwire.ingest.outbox import Origin
-from trainwire.schemas.checks import InvalidMessage
+from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
+from trainwire.ingest.sending.outbox import Origin
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
 from trainwire.schemas.messages import Metrics, Point, Progress
+from trainwire.schemas.validation import InvalidMessage
 
 
 class Process:

@@ -34,7 +34,7 @@ def test_a_run_imports_nothing_of_the_workers() -> None:
         "run.log('a')\n"
         "run.checkpoint('last.pt')\n"
         "run.finish(timeout_s=1)\n"
-        "import trainwire.ingest.link, trainwire.ingest.leftovers, trainwire.ingest.launch\n"
+        "import trainwire.ingest.sending.redis_connection, trainwire.ingest.sending.recovery, trainwire.ingest.launcher.launch\n"
         "heavy = {'sqlalchemy', 'celery', 'kombu', 'pydantic', 'mlflow', 'psycopg', 'boto3',"
         " 'trainwire.schemas.tables'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
@@ -92,14 +92,14 @@ def test_a_name_that_does_not_exist_is_an_import_error() -> None:
 def test_an_unfinished_run_is_finished_at_exit(script: str, status: str, message: str) -> None:
     """A script that never calls finish still says how it ended, within the deadline."""
     done = python(
-        "import trainwire.ingest.run, trainwire.ingest.session\n"
+        "import trainwire.ingest.run, trainwire.ingest.sending.session\n"
         "trainwire.ingest.run.DEFAULT_TIMEOUT_S = 0.1\n"
-        "original = trainwire.ingest.session.Session.finish\n"
+        "original = trainwire.ingest.sending.session.Session.finish\n"
         "def finish(self, completion, timeout_s):\n"
         "    end = completion()\n"
         "    print(end.status, end.error_message)\n"
         "    return original(self, completion, timeout_s)\n"
-        "trainwire.ingest.session.Session.finish = finish\n"
+        "trainwire.ingest.sending.session.Session.finish = finish\n"
         "run = trainwire.Run(1, redis_url='redis://127.0.0.1:1/0')\n" + script
     )
     assert done.stdout.strip() == f"{status} {message}"

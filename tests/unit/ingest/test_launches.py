@@ -8,7 +8,7 @@ import pytest
 
 from trainwire.ingest.launches import UnknownLaunch, find_launch
 from trainwire.ingest.open_runs import OpenRuns
-from trainwire.ingest.ranks import Place, find_place
+from trainwire.ingest.process.ranks import Place, find_place
 from trainwire.ingest.settings import TrainerSettings
 
 UUID = "3f2a9c1e-7b42-4d0e-9a55-0123456789ab"

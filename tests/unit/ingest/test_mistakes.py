@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainwire.ingest.calls import forgiving
+from trainwire.ingest.call_guard import forgiving
 
 Tell = Callable[..., Any]
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from trainwire.ingest.arguments import LONGEST_TIMEOUT_S, Arguments
-from trainwire.ingest.intake import Intake
-from trainwire.ingest.outbox import Origin, Outbox
-from trainwire.ingest.publisher import Publisher
+from trainwire.ingest.sending.buffer import Intake
+from trainwire.ingest.sending.outbox import Origin, Outbox
+from trainwire.ingest.sending.sender import Publisher
 from trainwire.ingest.settings import Timing
-from trainwire.schemas.checks import MAX_ATTEMPT
+from trainwire.schemas.validation import MAX_ATTEMPT
 
 Tell = Callable[..., Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest import publisher
-from trainwire.ingest.pipes import OutputPipe, await_ends
+from trainwire.ingest.output.pipes import OutputPipe, await_ends
+from trainwire.ingest.sending import sender as publisher
 
 
 def test_a_person_who_watches_slowly_costs_no_line(tell: Callable[..., Any]) -> None:

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from trainwire.ingest.progress_bar import ProgressBar
+from trainwire.ingest.uploads.progress_bar import ProgressBar
 
 
 class Terminal(io.StringIO):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainwire.ingest import ranks
-from trainwire.ingest.ranks import Place
+from trainwire.ingest.process import ranks
+from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.settings import TrainerSettings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwire.ingest.repeats import TELL_EVERY_S, RepeatFolder
+from trainwire.ingest.output.repeats import TELL_EVERY_S, RepeatFolder
 
 
 def test_equal_lines_in_a_row_are_one_and_a_count() -> None:

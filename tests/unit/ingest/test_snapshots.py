@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.ingest.snapshots import NoSnapshot, Snapshots
+from trainwire.ingest.uploads.snapshots import NoSnapshot, Snapshots
 
 
 def read(snapshots: Snapshots, source: Path) -> dict[str, bytes]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from trainwire.ingest import outbox as outbox_module
-from trainwire.ingest.intake import Intake
-from trainwire.ingest.outbox import Origin, Outbox
+from trainwire.ingest.sending import outbox as outbox_module
+from trainwire.ingest.sending.buffer import Intake
+from trainwire.ingest.sending.outbox import Origin, Outbox
 from trainwire.ingest.settings import FullPolicy
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Checkpoint, Completion, Logs, Point
-from trainwire.schemas.routes import Kind
 from trainwire.schemas.wire import LOST, decode_body, decode_loss, open_envelope
 
 ORIGIN = Origin(42, 1, "0-test", 0, since_ns=5)

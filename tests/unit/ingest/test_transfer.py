@@ -9,12 +9,12 @@ from typing import Final
 
 import pytest
 
-from trainwire.ingest.daemon_pool import DaemonPool
-from trainwire.ingest.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
-from trainwire.ingest.patience import GivenUp, Patience, StoreUnavailable
+from trainwire.ingest.process.daemon_pool import DaemonPool
 from trainwire.ingest.settings import Timing
-from trainwire.ingest.snapshots import Snapshots
-from trainwire.ingest.transfer import MAX_PARTS, PART_BYTES, Transfer, part_bytes
+from trainwire.ingest.uploads.object_store import ObjectStore, Part, StoreRefused, UploadForgotten
+from trainwire.ingest.uploads.retry import GivenUp, Patience, StoreUnavailable
+from trainwire.ingest.uploads.snapshots import Snapshots
+from trainwire.ingest.uploads.transfer import MAX_PARTS, PART_BYTES, Transfer, part_bytes
 from trainwire.schemas.checkpoint_keys import S3Uri
 
 WHERE: Final = S3Uri("bucket", "42/1/last.pt")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.schemas.checks import InvalidMessage
 from trainwire.schemas.events import (
     Event,
     LogLine,
@@ -19,6 +18,7 @@ from trainwire.schemas.events import (
     encode_event,
     schema_text,
 )
+from trainwire.schemas.validation import InvalidMessage
 
 ROOT = Path(__file__).parents[3]
 

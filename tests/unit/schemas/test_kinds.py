@@ -39,4 +39,4 @@ def test_metric_columns_are_listed_once() -> None:
     ]
     listing = {path.relative_to(ROOT) for path in files if "learning_rate" in path.read_text()}
     migration = Path("schemas/migrations/versions/0001_first_tables.py")
-    assert listing == {Path("schemas/tables.py"), migration, Path("gateway/callback_bodies.py")}
+    assert listing == {Path("schemas/tables.py"), migration, Path("gateway/callbacks/bodies.py")}

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import NOW_NS
-from trainwire.schemas.checks import MAX_ID, InvalidMessage
+from trainwire.schemas.keys import Kind, shard_of, stream_key
 from trainwire.schemas.messages import Body, Logs, Message, Metrics, Point
 from trainwire.schemas.non_finite import NON_FINITE_NAMES, shown_float
-from trainwire.schemas.routes import Kind, shard_of, stream_key
+from trainwire.schemas.validation import MAX_ID, InvalidMessage
 from trainwire.schemas.wire import (
     COMPRESS_OVER_BYTES,
     Envelope,

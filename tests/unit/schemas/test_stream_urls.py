@@ -11,8 +11,8 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from trainwire.ingest.settings import TrainerSettings, server_of, shown_host
-from trainwire.schemas.stream_clients import STREAM_ERRORS, open_streams
-from trainwire.schemas.stream_urls import cluster_nodes, cluster_tls, is_cluster
+from trainwire.schemas.streams.clients import STREAM_ERRORS, open_streams
+from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 from trainwire.stores.settings import WrongSettings
 from trainwire.workers.settings import load_settings
 

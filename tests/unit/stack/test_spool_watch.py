@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.ingest.leftovers import Leftover
 from trainwire.ingest.receipt import Receipt
+from trainwire.ingest.sending.recovery import Leftover
 from trainwire.ingest.spool.folder import About
 from trainwire.stack.spool_watch import LONGEST_PAUSE_S, SpoolWatch
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trainwire.schemas.messages import Status
-from trainwire.stores.completeness import Completeness, Position, State, assess, shown_ranges
+from trainwire.stores.postgres.completeness import Completeness, Position, State, assess, shown_ranges
 
 
 def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> Position:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.factories import NOW_NS
-from trainwire.stores.loki import seq_of, whole_lines, without_newer
-from trainwire.stores.loki_query import LokiLine
+from trainwire.stores.loki.lines import seq_of, whole_lines, without_newer
+from trainwire.stores.loki.query import LokiLine
 
 
 def _line(seq: int | str, text: str, ts_ns: int = NOW_NS, **labels: str) -> LokiLine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainwire.stores.loki_config import hidden_after, setting
+from trainwire.stores.loki.config import hidden_after, setting
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from trainwire.schemas.messages import MAX_WORLD_SIZE
-from trainwire.stores.completeness import Position
-from trainwire.stores.ranks import AbsentRanks, absent_ranks
+from trainwire.stores.postgres.completeness import Position
+from trainwire.stores.postgres.ranks import AbsentRanks, absent_ranks
 
 
 def _rank(rank: int | None, world_size: int | None = None, *, began_s: int = 0, **more: object) -> Position:

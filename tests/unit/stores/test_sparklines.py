@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainwire.stores.sparklines import MOST_VALUES, SAMPLES, spread, telling_name, thinned
+from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, spread, telling_name, thinned
 
 
 @pytest.mark.parametrize(

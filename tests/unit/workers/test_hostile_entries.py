@@ -6,12 +6,12 @@ import pytest
 import zstandard
 
 from benchmarks import hostile
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Message
-from trainwire.schemas.routes import Kind
-from trainwire.workers import examination
-from trainwire.workers.decoding import RawEntry, Rejected, decode
-from trainwire.workers.examination import examine
-from trainwire.workers.weights import weight_of
+from trainwire.workers.drain import examination
+from trainwire.workers.drain.decoding import RawEntry, Rejected, decode
+from trainwire.workers.drain.examination import examine
+from trainwire.workers.drain.weights import weight_of
 
 CASES = {name: (kind, encoding, body) for name, kind, encoding, body in hostile.cases()}
 REFUSED = {

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[3]
     [
         "trainwire.workers.sinks.mlflow.http",
         "trainwire.workers.sinks.mlflow.links",
-        "trainwire.workers.drain",
+        "trainwire.workers.drain.drain",
         "trainwire.cli.commands.mlflow",
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
 from trainwire.schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
 from trainwire.schemas.times import to_datetime
-from trainwire.workers.jobs import JobState
+from trainwire.workers.drain.jobs import JobState
 
 
 def folded(*bodies: Body, attempt: int = 1) -> JobState:

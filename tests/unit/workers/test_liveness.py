@@ -8,8 +8,8 @@ import pytest
 
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.messages import Status
-from trainwire.workers.heartbeats import Heard
-from trainwire.workers.liveness import LostRule, Verdict, WatchedJob
+from trainwire.workers.liveness.heartbeats import Heard
+from trainwire.workers.liveness.liveness import LostRule, Verdict, WatchedJob
 
 NOW_MS = 1_790_000_000_000
 RULE = LostRule(after_s=60.0)

@@ -21,10 +21,10 @@ from trainwire.schemas.events import (
     encode_event,
 )
 from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
-from trainwire.workers.changes import Change, log_lines
-from trainwire.workers.items import MAX_ITEMS_BYTES
-from trainwire.workers.jobs import JobState
-from trainwire.workers.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
+from trainwire.workers.drain.changes import Change, log_lines
+from trainwire.workers.drain.jobs import JobState
+from trainwire.workers.events.items import MAX_ITEMS_BYTES
+from trainwire.workers.events.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
 
 
 def changed(*bodies: Body, job: JobState | None = None, attempt: int = 1) -> Change:

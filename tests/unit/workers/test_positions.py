@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.workers import positions
-from trainwire.workers.positions import Position
+from trainwire.workers.drain import positions
+from trainwire.workers.drain.positions import Position
 
 SEQS = st.lists(st.integers(1, 40), max_size=80)
 

@@ -22,7 +22,7 @@ from typing import Annotated, BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from trainwire.schemas.checks import MAX_ID
+from trainwire.schemas.validation import MAX_ID
 
 BLOCK_BYTES: Final = 64 * 1024
 LOCK_NAME: Final = ".lock"

@@ -21,15 +21,15 @@ from msgspec.structs import replace
 from pydantic import Field, field_validator
 from sqlalchemy import Connection, Row, text
 
-from trainwire.stores.completeness import shown_ranges
-from trainwire.stores.deletion import Deletion, DeletionPart
+from trainwire.stores.postgres.completeness import shown_ranges
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.stores.settings import read_settings
-from trainwire.workers.cursors import read_cursors
 from trainwire.workers.findings import Finding, Part
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.base import Delivered, Sink, SinkUnavailable
+from trainwire.workers.sinks.cursors import read_cursors
 from trainwire.workers.sinks.jsonl.files import Differences, Line, append, compare, remove, remove_before
 from trainwire.workers.sinks.plugin import NotSetUp, SinkPlugin, SinkSettings, Verdict
 from trainwire.workers.sinks.row_sums import RowSums, count, ranges_of, sum_up

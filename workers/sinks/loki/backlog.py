@@ -11,10 +11,10 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from trainwire.stores.loki_config import MAX_AHEAD_NS, MAX_FUTURE_NS
-from trainwire.workers import cursors
-from trainwire.workers.cursors import DeliveryCursor
+from trainwire.stores.loki.config import MAX_AHEAD_NS, MAX_FUTURE_NS
+from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.backlog import SinkBacklog
+from trainwire.workers.sinks.cursors import DeliveryCursor
 from trainwire.workers.sinks.loki.lines import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,

@@ -10,12 +10,12 @@ from typing import Final
 from sqlalchemy import Connection, select, text
 
 from trainwire.schemas.tables import dead_letters, training_jobs
-from trainwire.stores.completeness import shown_ranges
-from trainwire.stores.jobs import removed_rows
-from trainwire.stores.loki import lines_in_loki, part_of, parts_of, seq_of, without_newer
-from trainwire.stores.loki_http import LokiHttp
-from trainwire.stores.loki_query import LokiLine
-from trainwire.workers.cursors import read_cursors
+from trainwire.stores.loki.http import LokiHttp
+from trainwire.stores.loki.lines import lines_in_loki, part_of, parts_of, seq_of, without_newer
+from trainwire.stores.loki.query import LokiLine
+from trainwire.stores.postgres.completeness import shown_ranges
+from trainwire.stores.postgres.jobs import removed_rows
+from trainwire.workers.sinks.cursors import read_cursors
 
 MANY: Final = 2
 

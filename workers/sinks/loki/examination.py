@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from trainwire.stores.loki_config import hidden_after, setting, shown_config
-from trainwire.stores.loki_http import LokiUnavailable, loki_http, words_of
+from trainwire.stores.loki.config import hidden_after, setting, shown_config
+from trainwire.stores.loki.http import LokiUnavailable, loki_http, words_of
 from trainwire.workers.findings import Finding, Findings, Part
 from trainwire.workers.settings import Settings
 

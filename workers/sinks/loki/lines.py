@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from trainwire.stores.loki_config import MAX_AGE_NS, MAX_FUTURE_NS
+from trainwire.stores.loki.config import MAX_AGE_NS, MAX_FUTURE_NS
 from trainwire.workers.sinks.base import RefusedRow
 from trainwire.workers.sinks.loki.rows import LogRow, PackedLines
 

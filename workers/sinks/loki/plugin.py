@@ -10,16 +10,16 @@ from typing import Any, Final
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from trainwire.stores.deletion import Deletion, DeletionPart
-from trainwire.stores.loki_config import MAX_AGE_NS
-from trainwire.stores.loki_deletion import LokiKeepsLines, request_deletion
-from trainwire.stores.loki_http import LokiUnavailable, loki_http
-from trainwire.workers.cursors import read_cursors
+from trainwire.stores.loki.config import MAX_AGE_NS
+from trainwire.stores.loki.deletion import LokiKeepsLines, request_deletion
+from trainwire.stores.loki.http import LokiUnavailable, loki_http
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.workers.findings import Finding
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.base import Sink, SinkUnavailable
+from trainwire.workers.sinks.cursors import read_cursors
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.examination import examine
 from trainwire.workers.sinks.loki.sink import LokiSink

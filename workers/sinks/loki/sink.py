@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 import urllib3
 
-from trainwire.stores.loki_http import LokiHttp, LokiUnavailable, unavailable, words_of
-from trainwire.stores.loki_query import read_lines
+from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, unavailable, words_of
+from trainwire.stores.loki.query import read_lines
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
 from trainwire.workers.sinks.loki.lines import (
     Plan,

@@ -6,8 +6,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from trainwire.stores.loki_config import hidden_after, shown_config
-from trainwire.stores.loki_http import LokiUnavailable, loki_http
+from trainwire.stores.loki.config import hidden_after, shown_config
+from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.loki.comparison import verify_loki

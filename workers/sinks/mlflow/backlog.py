@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED, LIFTED_SQL
-from trainwire.workers import cursors
+from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.mlflow.rows import (
     AttemptState,

@@ -8,8 +8,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 from sqlalchemy import Connection, text
 
-from trainwire.stores.deletion import Deletion, DeletionPart
-from trainwire.stores.mlflow import (
+from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable
+from trainwire.stores.mlflow.runs import (
     JOB_TAG,
     MIRROR_SOURCE,
     SOURCE_TAG,
@@ -19,7 +19,7 @@ from trainwire.stores.mlflow import (
     search_runs,
     tag_filter,
 )
-from trainwire.stores.mlflow_http import MlflowApi, MlflowRefused, MlflowUnavailable
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.run import CREATED_TAG
@@ -30,7 +30,7 @@ MAX_RUNS: Final = 1000
 
 def delete_runs(resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
     """Mark the runs that workers made as deleted. Raises `NotSetUp` and the errors of
-    `trainwire.stores.mlflow_http`."""
+    `trainwire.stores.mlflow.http`."""
     settings = resources.settings
     with resources.engine.begin() as connection:
         mirrors, own_runs = _runs_of_attempts(connection, deletion.job_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trainwire.stores.mlflow_http import MISSING, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+from trainwire.stores.mlflow.http import MISSING, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.workers.findings import Findings, Part
 
 MLFLOW: Final = Part("mlflow")

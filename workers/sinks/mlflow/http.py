@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import requests
 
-from trainwire.stores.mlflow_http import TIMEOUT_S, MlflowApi, no_answer
+from trainwire.stores.mlflow.http import TIMEOUT_S, MlflowApi, no_answer
 
 _NEVER: Final[frozenset[int]] = frozenset()
 

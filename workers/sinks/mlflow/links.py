@@ -7,11 +7,11 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine, text
 
-from trainwire.stores.mlflow import ATTEMPT_TAG, JOB_TAG, MlflowRun, experiment_ids, search_runs, tag_filter
-from trainwire.stores.mlflow_http import MlflowApi
-from trainwire.workers import cursors
+from trainwire.stores.mlflow.http import MlflowApi
+from trainwire.stores.mlflow.runs import ATTEMPT_TAG, JOB_TAG, MlflowRun, experiment_ids, search_runs, tag_filter
+from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
-from trainwire.workers.store import postgres_errors
 
 JOBS_AT_ONCE: Final = 20
 """Asked for in one go, a request each."""
@@ -25,7 +25,7 @@ EARLIEST: Final = timedelta(minutes=10)
 def link_runs(engine: Engine, api: MlflowApi) -> int:
     """Link jobs that have no run of their trainer's to one that is tagged with them; return how many were.
 
-    Nothing is asked while MLflow is known to be away. Raises `trainwire.stores.mlflow_http.MlflowUnavailable`.
+    Nothing is asked while MLflow is known to be away. Raises `trainwire.stores.mlflow.http.MlflowUnavailable`.
     """
     with postgres_errors(), engine.begin() as connection:
         if cursors.sink_state(connection, MlflowSink.name).next_probe_at is not None:

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from trainwire.stores.deletion import Deletion, DeletionPart
-from trainwire.stores.mlflow_http import MlflowRefused, MlflowUnavailable
+from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.workers.findings import Finding
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from trainwire.stores.mlflow import RunStatus
+from trainwire.stores.mlflow.runs import RunStatus
 from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 
 MOST_METRICS: Final = 1000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from trainwire.stores.mlflow import (
+from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused
+from trainwire.stores.mlflow.runs import (
     ATTEMPT_TAG,
     JOB_TAG,
     MIRROR_SOURCE,
@@ -15,7 +16,6 @@ from trainwire.stores.mlflow import (
     search_runs,
     tag_filter,
 )
-from trainwire.stores.mlflow_http import MlflowApi, MlflowRefused
 from trainwire.workers.sinks.base import RefusedRow
 from trainwire.workers.sinks.mlflow.rows import AttemptState
 from trainwire.workers.sinks.mlflow.rules import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from trainwire.schemas.messages import FINISHED
-from trainwire.stores.mlflow_http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
+from trainwire.stores.mlflow.http import EXISTS, INVALID, MISSING, MlflowApi, MlflowRefused, MlflowUnavailable
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
 from trainwire.workers.sinks.mlflow.rows import (
     AttemptState,

@@ -19,8 +19,8 @@ from trainwire.ingest.spool.listing import list_spool
 from trainwire.ingest.spool.records import MAGIC, Damage, framed, unframed
 from trainwire.ingest.spool.segments import SEGMENT_BYTES
 from trainwire.ingest.spool.spool import Span, Spool
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.routes import Kind
 from trainwire.schemas.wire import decode_body, encode_entry, open_envelope
 
 LIMIT = 1 << 40

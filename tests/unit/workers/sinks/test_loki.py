@@ -8,7 +8,7 @@ import pytest
 
 from tests.twins.loki import LokiTwin
 from tests.twins.loki_faults import FOREVER, Fault
-from trainwire.stores.loki_http import LokiHttp, LokiUnavailable
+from trainwire.stores.loki.http import LokiHttp, LokiUnavailable
 from trainwire.workers.sinks.loki.rows import LogRow
 from trainwire.workers.sinks.loki.sink import PATIENCE_S, PAUSE_S, LokiSink
 

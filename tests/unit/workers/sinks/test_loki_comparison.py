@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import NOW_NS
-from trainwire.stores.loki_query import LokiLine
+from trainwire.stores.loki.query import LokiLine
 from trainwire.workers.sinks.loki.comparison import Comparison, Copies, compare
 from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
 from trainwire.workers.sinks.loki.rows import LogRow

@@ -1,0 +1,96 @@
+"""The tokens that let people, trainers and programs in: random, kept as hashes, each with a role."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import datetime, timedelta
+from typing import Final, Literal, get_args
+
+import msgspec
+from sqlalchemy import Connection, func, insert, select, text, update
+
+from trainwire.schemas.tables import gateway_tokens
+from trainwire.stores.postgres.columns import columns_of
+
+Role = Literal["viewer", "trainer", "admin"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+PREFIX: Final = "tw_"
+RANDOM_BYTES: Final = 32
+MAX_TOKEN_CHARS: Final = 200
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of gateway_tokens, without the hash; a trainer's may be bound to one job."""
+
+    id: int
+    name: str
+    role: Role
+    job_id: int | None
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KnownToken(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token that may be used allows; `lasts_s` is until it expires, None without end.
+
+    `is_use_news`: its last use was noted a while ago, or never.
+    """
+
+    id: int
+    role: Role
+    job_id: int | None
+    lasts_s: float | None = None
+    is_use_news: bool = True
+
+
+def create_token(
+    connection: Connection, name: str, role: Role, job_id: int | None = None, lasts: timedelta | None = None
+) -> tuple[int, str]:
+    """Make a token; return its number and its text, which is kept nowhere."""
+    token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+    values = {"name": name, "role": role, "job_id": job_id, "hash": hash_of(token)}
+    until = None if lasts is None else func.now() + lasts
+    made = insert(gateway_tokens).values(**values, expires_at=until).returning(gateway_tokens.c.id)
+    return int(connection.execute(made).scalar_one()), token
+
+
+def list_tokens(connection: Connection) -> list[Token]:
+    """Return all tokens, the oldest first."""
+    found = select(*columns_of(Token, gateway_tokens)).order_by(gateway_tokens.c.id)
+    return [Token(**row) for row in connection.execute(found).mappings()]
+
+
+def revoke_token(connection: Connection, token_id: int) -> bool:
+    """Make a token useless; return whether there is one of this number."""
+    table = gateway_tokens
+    revoked = update(table).where(table.c.id == token_id).returning(table.c.id)
+    at = func.coalesce(table.c.revoked_at, func.now())
+    return connection.execute(revoked.values(revoked_at=at)).scalar_one_or_none() is not None
+
+
+def find_token(connection: Connection, token: str) -> KnownToken | None:
+    """Return what a token allows; None where it is unknown, expired or revoked."""
+    row = connection.execute(_FIND, {"hash": hash_of(token)}).mappings().one_or_none()
+    return None if row is None else KnownToken(**row)
+
+
+def note_use(connection: Connection, token_id: int) -> None:
+    """Write down that a token is used now."""
+    connection.execute(_USED, {"id": token_id})
+
+
+def hash_of(token: str) -> bytes:
+    """Return the SHA-256 of a token: of 256 random bits, so a slower hash would protect nothing more."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+_FIND: Final = text(
+    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news, "
+    "CAST(extract(epoch FROM expires_at - now()) AS double precision) AS lasts_s "
+    "FROM gateway_tokens WHERE hash = :hash AND revoked_at IS NULL "
+    "AND coalesce(expires_at > now(), true)"
+)
+_USED: Final = text("UPDATE gateway_tokens SET last_used_at = now() WHERE id = :id")

@@ -1,0 +1,1 @@
+"""Messages of trainers that use HTTP instead of the SDK."""

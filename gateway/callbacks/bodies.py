@@ -1,0 +1,191 @@
+"""The bodies of callbacks, and the messages that they stand for; 0.0 is a value, not a missing one."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from trainwire.gateway.callbacks.callbacks import Said
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
+
+
+def _is_no_truth(value: object) -> object:
+    """Return the value; refuse true and false, which Python takes for numbers."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")  # noqa: TRY004 - pydantic reports a ValueError
+    return value
+
+
+_Numeric = BeforeValidator(_is_no_truth)
+Count = Annotated[int, _Numeric, Field(ge=0, le=MAX_ID)]
+Rank = Annotated[int, _Numeric, Field(ge=0, le=MAX_ATTEMPT)]
+Attempt = Annotated[int, _Numeric, Field(ge=ATTEMPT_UNSAID, le=MAX_ATTEMPT)]
+TimeNs = Annotated[int, _Numeric, Field(ge=0, le=MAX_TIME_NS)]
+Finite = Annotated[float, _Numeric, Field(allow_inf_nan=False)]
+Value = Annotated[float, _Numeric]
+MetricMap = dict[str, Value]
+Path = Annotated[str, Field(min_length=1, max_length=10_000)]
+MAX_LINES = 10_000
+
+
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [values]})
+
+
+class Callback(BaseModel):
+    """What all callbacks may say."""
+
+    attempt: Attempt = ATTEMPT_UNSAID
+    """Which try of the job this is; unsaid, the newest one that is known. Say it to begin another one."""
+    rank: Rank | None = None
+
+
+class MetricValues(BaseModel):
+    """Metrics by name; names that are not listed are as good, here or among `extra_metrics`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Value]
+
+    loss: Value | None = None
+    accuracy: Value | None = None
+    learning_rate: Value | None = None
+    extra_metrics: MetricMap | None = None
+
+    def named(self) -> MetricMap:
+        """Return all values by name."""
+        listed = {"loss": self.loss, "accuracy": self.accuracy, "learning_rate": self.learning_rate}
+        values = {name: value for name, value in listed.items() if value is not None}
+        return {**(self.__pydantic_extra__ or {}), **(self.extra_metrics or {}), **values}
+
+
+class ProgressCallback(Callback):
+    """How far a training is; a field that is not said leaves what is known."""
+
+    model_config = _example(
+        status="running",
+        current_epoch=3,
+        total_epochs=10,
+        metrics={"loss": 0.31, "accuracy": 0.9, "learning_rate": 0.001, "extra_metrics": {"grad_norm": 2.5}},
+        checkpoint_path="s3://models/42/epoch-3.pt",
+    )
+
+    status: Literal["pending", "running"] | None = None
+    current_epoch: Count | None = None
+    total_epochs: Count | None = None
+    progress_percent: Finite | None = None
+    step: Count | None = None
+    metrics: MetricValues | None = None
+    checkpoint_path: Path | None = None
+    best_checkpoint_path: Path | None = None
+    name: str | None = None
+    params: dict[str, Any] | None = None
+    tags: dict[str, Any] | None = None
+    mlflow_run_id: str | None = None
+
+    def messages(self) -> list[Said]:
+        """Return the metrics, and a checkpoint for each path that is another than before."""
+        ts = time.time_ns()
+        values = {} if self.metrics is None else self.metrics.named()
+        point = Point(
+            ts=ts, values=values, epoch=self.current_epoch, step=self.step, checkpoint_path=self.checkpoint_path
+        )
+        progress = Progress(
+            status=self.status,
+            current_epoch=self.current_epoch,
+            total_epochs=self.total_epochs,
+            progress_percent=self.progress_percent,
+        )
+        metrics = Metrics(
+            points=[point] if values else [],
+            progress=progress if progress != Progress() else None,
+            name=self.name,
+            params=self.params,
+            tags=self.tags,
+            mlflow_run_id=self.mlflow_run_id,
+            rank=self.rank,
+            ts=ts,
+        )
+        paths = {"last": self.checkpoint_path, "best": self.best_checkpoint_path}
+        return [Said(metrics)] + [
+            Said(Checkpoint(ts=ts, kind=kind, uri=uri, epoch=self.current_epoch, step=self.step), (kind, uri))
+            for kind, uri in paths.items()
+            if uri is not None
+        ]
+
+
+class CompletionCallback(Callback):
+    """How a training ended; with an exit code the status follows it."""
+
+    model_config = _example(
+        status="completed",
+        exit_code=0,
+        total_epochs_completed=10,
+        final_metrics={"loss": 0.0, "accuracy": 0.98},
+        best_checkpoint_path="s3://models/42/best.pt",
+    )
+
+    status: Literal["completed", "failed"] | None = None
+    exit_code: Annotated[int, _Numeric, Field(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)] | None = None
+    total_epochs_completed: Count | None = None
+    final_metrics: MetricMap | None = None
+    best_metrics: MetricMap | None = None
+    best_epoch: Count | None = None
+    final_checkpoint_path: Path | None = None
+    best_checkpoint_path: Path | None = None
+    last_checkpoint_path: Path | None = None
+    mlflow_run_id: str | None = None
+    error_message: str | None = None
+    traceback: str | None = None
+
+    @model_validator(mode="after")
+    def _says_how(self) -> Self:
+        if self.status is None and self.exit_code is None:
+            raise ValueError("say a status, completed or failed, or an exit_code")
+        return self
+
+    def messages(self) -> list[Said]:
+        """Return the completion; whoever numbers it adds how much was produced."""
+        fields = self.model_dump(exclude={"attempt", "status"})
+        is_failed = self.status == "failed" or (self.status is None and self.exit_code != 0)
+        return [Said(Completion(ts=time.time_ns(), status="failed" if is_failed else "completed", **fields))]
+
+
+class LogsCallback(Callback):
+    """Lines of one output stream; times, in nanoseconds since 1970, and levels are as many as lines."""
+
+    model_config = _example(log_type="stdout", lines=["epoch 1", "epoch 2"], levels=["INFO", None])
+
+    log_type: Literal["stdout", "stderr"] = "stdout"
+    lines: Annotated[list[str], Field(min_length=1, max_length=MAX_LINES)]
+    ts: Annotated[list[TimeNs], Field(max_length=MAX_LINES)] | None = None
+    levels: Annotated[list[str | None], Field(max_length=MAX_LINES)] | None = None
+
+    def messages(self) -> list[Said]:
+        """Return the lines; those without times are of now, in their order."""
+        now = time.time_ns()
+        times = self.ts if self.ts is not None else [now + number for number in range(len(self.lines))]
+        body = Logs(log_type=self.log_type, lines=self.lines, ts=times, levels=self.levels, rank=self.rank)
+        return [Said(body)]
+
+
+class CheckpointCallback(Callback):
+    """A checkpoint file or folder that is there: `kind` is best, last, epoch, or any other word."""
+
+    model_config = _example(kind="best", uri="s3://models/42/best.pt", epoch=3, metrics={"accuracy": 0.98})
+
+    uri: Path
+    kind: Annotated[str, Field(min_length=1, max_length=200)] = "last"
+    epoch: Count | None = None
+    step: Count | None = None
+    size_bytes: Count | None = None
+    sha256: Annotated[str, Field(max_length=200)] | None = None
+    is_best: bool | None = None
+    metrics: MetricMap | None = None
+
+    def messages(self) -> list[Said]:
+        """Return the checkpoint."""
+        body: Body = Checkpoint(ts=time.time_ns(), **self.model_dump(exclude={"attempt", "rank"}))
+        return [Said(body)]

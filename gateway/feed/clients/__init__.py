@@ -1,0 +1,1 @@
+"""Clients of the feed: WebSocket and server-sent events."""

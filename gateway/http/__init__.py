@@ -1,0 +1,1 @@
+"""HTTP around the routes: limits, origins, proxies, time-outs, problem documents."""

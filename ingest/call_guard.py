@@ -1,0 +1,125 @@
+"""Keeps a call that does not fit its signature from ending the training: one warning, clear arguments are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from trainwire.ingest.process.interruptions import raise_interruption
+from trainwire.ingest.sanitize import number, plain_text, shown
+
+CallT = TypeVar("CallT", bound=Callable[..., Any])
+
+LOG_TYPES: Final = ("stdout", "stderr")
+
+
+class Call(NamedTuple):
+    """The arguments of a call, by position (without `self`) and by name."""
+
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def __str__(self) -> str:
+        named = (f"{name}={shown(value)}" for name, value in self.named.items())
+        return ", ".join([*map(shown, self.positional), *named])
+
+
+Interpretation = Callable[[Call], Call]
+"""Returns a call with the arguments where they belong, as far as their meaning is clear."""
+
+
+def forgiving(interpret: Interpretation = lambda call: call) -> Callable[[CallT], CallT]:
+    """Have a method of `Run` raise no `TypeError` for arguments that it does not have, or lacks.
+
+    It is then called with the arguments that fit; where one that it needs is missing, it is not called.
+    """
+
+    def decorated(method: CallT) -> CallT:
+        @wraps(method)
+        def called(self: Any, /, *positional: Any, **named: Any) -> Any:
+            try:
+                return method(self, *positional, **named)
+            except TypeError as exc:
+                trace = exc.__traceback__
+                if trace is None or trace.tb_next is not None:  # raised inside of the method
+                    raise
+            given = Call(positional, named)
+            kept = _fitting(method, interpret(given))
+            name = f"run.{method.__name__}"
+            outcome = "left out" if kept is None else f"taken as {name}({Call((), kept)}), write it so"
+            self._note_misuse(name, f"{name}({given}) does not fit {name}{_shown_signature(method)}: {outcome}")
+            return None if kept is None else method(self, **kept)
+
+        return cast("CallT", called)
+
+    return decorated
+
+
+def metric_call(call: Call) -> Call:
+    """Interpret `metric("loss", 0.5)`, `metric("loss", 0.5, 10)`, `metric({"loss": 0.5}, 10)`; 10 is the step."""
+    rest = list(call.positional)
+    values: dict[Any, Any] = {}
+    while rest and isinstance(rest[0], Mapping):
+        values.update(rest.pop(0))
+    while len(rest) > 1 and isinstance(rest[0], str):
+        name, value, *rest = rest
+        values[name] = value
+    named = dict(call.named)
+    if values:
+        said = named.get("values")
+        named["values"] = {**values, **said} if isinstance(said, Mapping) else values
+        _take_step(rest, named)
+    return Call(tuple(rest), named)
+
+
+def log_call(call: Call) -> Call:
+    """Interpret `log(text, "stderr")`, `log({"loss": 0.5}, 10)`, and texts to format or join as `print` does."""
+    if len(call.positional) < 2:
+        return call
+    text, *rest = call.positional
+    named = dict(call.named)
+    if isinstance(text, Mapping):
+        _take_step(rest, named)
+        return Call((text,), named)
+    if rest[0] in LOG_TYPES and "log_type" not in named:
+        named["log_type"] = rest.pop(0)
+    return Call((_joined(text, rest),), named)
+
+
+def _take_step(rest: list[Any], named: dict[str, Any]) -> None:
+    if rest and "step" not in named and number(rest[0]) is not None:
+        named["step"] = rest.pop(0)
+
+
+def _joined(text: Any, rest: list[Any]) -> Any:
+    try:
+        return text if not rest else str.__mod__(text, tuple(rest))
+    except Exception as exc:  # noqa: BLE001 - no format string, or not for these
+        raise_interruption(exc)
+        return " ".join(map(plain_text, (text, *rest)))
+
+
+def _fitting(method: Callable[..., Any], call: Call) -> dict[str, Any] | None:
+    """Return the arguments that the method has, by name; None where one that it needs is missing."""
+    parameters = list(signature(method).parameters.values())[1:]
+    by_position = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    names = {each.name for each in parameters}
+    takes_all = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+    kept = dict(zip(by_position, call.positional, strict=False))
+    kept = {name: value for name, value in call.named.items() if takes_all or name in names} | kept
+    needed = {
+        each.name
+        for each in parameters
+        if each.default is Parameter.empty and each.kind is not Parameter.VAR_KEYWORD
+    }
+    return kept if needed <= kept.keys() else None
+
+
+def _shown_signature(method: Callable[..., Any]) -> str:
+    names = []
+    for each in list(signature(method).parameters.values())[1:]:
+        is_optional = each.default is not Parameter.empty
+        names.append(f"**{each.name}" if each.kind is Parameter.VAR_KEYWORD else each.name + "=" * is_optional)
+    return f"({', '.join(names)})"

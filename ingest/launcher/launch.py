@@ -1,0 +1,244 @@
+"""Runs any command as a training: its output becomes log lines, its exit code the completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Final, TextIO
+
+from trainwire.ingest.announcements import announce, tell
+from trainwire.ingest.default_names import default_name, script_of_command
+from trainwire.ingest.launcher.child import Signals, exit_code_of, how_it_ended
+from trainwire.ingest.launcher.keeper import Keeper
+from trainwire.ingest.launcher.memory_kills import MemoryKills
+from trainwire.ingest.launches import UnknownLaunch
+from trainwire.ingest.open_runs import JobNumber, open_runs
+from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
+from trainwire.ingest.output.terminal import Terminal
+from trainwire.ingest.process.ranks import Place
+from trainwire.ingest.process.tracebacks import TracebackFolder
+from trainwire.ingest.run import Run
+from trainwire.ingest.sending.batching import LogType
+from trainwire.ingest.settings import (
+    ATTEMPT_VARIABLE,
+    CAPTURED_VARIABLE,
+    JOB_ID_VARIABLE,
+    PAGE_URL_VARIABLE,
+    PARENT_VARIABLE,
+    REDIS_URL_VARIABLE,
+    TRACEBACKS_VARIABLE,
+    TrainerSettings,
+    whole_number,
+)
+from trainwire.ingest.strict import StrictError
+from trainwire.schemas.messages import ATTEMPT_UNSAID
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
+
+DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
+GRANDCHILD_GRACE_S: Final = 2.0
+"""How long output is read on after the command ended, while something it started keeps the pipe open."""
+_LEFT_BEHIND: Final = "the command ended, but not what it started in the background: its output is logged no more"
+_SHOWN_WHILE_STOPPED: Final = "bytes of output came while the launcher was stopped: shown, and not logged"
+_LAST_STANDARD: Final = 2
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+STRICT_FAILED: Final = 69
+"""EX_UNAVAILABLE of sysexits.h: with TRAINWIRE_STRICT=on, something that a strict run needs was away."""
+
+
+def launch(
+    command: Sequence[str],
+    *,
+    job_id: int | None = None,
+    name: str | None = None,
+    attempt: int | None = None,
+    redis_url: str | None = None,
+    page_url: str | None = None,
+    finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
+    tty: bool = False,
+    fold_repeats: bool = False,
+) -> int:
+    """Run `command`, still showing its output, and return its exit code: 128+n when signal n ended it.
+
+    Without a `job_id` it is the job of TRAINWIRE_JOB_ID, or a new one, whose number is made here. `page_url` is
+    where the page is, for the line that is written to stderr at the start.
+
+    With `tty` the command draws on a terminal, which has one output: its lines are all stdout's. With
+    `fold_repeats` equal lines in a row are logged once, with a line that counts the others.
+
+    127 means that there is no such command, 126 that it cannot be executed; 69, with TRAINWIRE_STRICT=on, that it
+    was not started for want of Redis or a free rank, or ended well and is not all stored. Raises `ValueError` for
+    a job id or an attempt that cannot be right; any other wrong setting is a warning, and the command runs without
+    trainwire.
+    """
+    if not command:
+        raise ValueError("command=[] is empty: say what to run, such as python train.py")
+    said = _said(job_id, attempt)
+    _occupy_standard_descriptors()
+    try:
+        settings = TrainerSettings.from_env().at(redis_url)
+    except ValueError as exc:
+        tell(f"{exc}; the command runs without trainwire")
+        return _run_alone(command, {**os.environ, **said})
+    if page_url is not None and settings.page_url is None:
+        settings = replace(settings, page_url=page_url)
+    try:
+        number = _number(job_id, settings)
+    except UnknownLaunch as exc:
+        tell(f"{exc}; the command runs without trainwire")
+        return _run_alone(command, {**os.environ, **said})
+    if number.is_made:
+        name = name or default_name(script_of_command(command), number.job_id)
+    settings = settings.as_launcher()
+    try:
+        run = Run(number.job_id, name, attempt=attempt, settings=settings)
+    except StrictError as exc:
+        tell(f"{exc}; the command was not started")
+        return STRICT_FAILED
+    announce(settings, number, name, run.rank)
+    run.record_provenance(settings.provenance, command)
+    with Signals() as signals, TracebackFolder() as tracebacks:
+        terminal = _terminal() if tty else None
+        environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)
+        exit_code, error = _run_command(command, run, environment, signals, terminal, fold_repeats=fold_repeats)
+        for text in tracebacks.take():
+            run.log_traceback(text)
+        try:
+            run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
+        except StrictError as exc:
+            tell(str(exc))
+            return exit_code or STRICT_FAILED
+    return exit_code
+
+
+def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
+    """Validate the job id and attempt that were passed; return them as environment variables for the command."""
+    said = {}
+    if job_id is not None:
+        said[JOB_ID_VARIABLE] = str(whole_number("job_id", job_id, 1, MAX_ID))
+    if attempt is not None:
+        said[ATTEMPT_VARIABLE] = str(whole_number("attempt", attempt, 0, MAX_ATTEMPT))
+    return said
+
+
+def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
+    """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does."""
+    if job_id is not None:
+        return JobNumber(job_id)
+    return open_runs.number_for(settings, Place(settings.rank, settings.world_size))
+
+
+def _run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
+    with Signals() as signals:
+        try:
+            process = subprocess.Popen(command, env=environment)  # noqa: S603 - as in _run_command
+        except OSError as exc:
+            return _cannot_run(command[0], exc)[0]
+        signals.forward_to(process)
+        return exit_code_of(process.wait())
+
+
+def _run_command(
+    command: Sequence[str],
+    run: Run,
+    environment: dict[str, str],
+    signals: Signals,
+    terminal: Terminal | None,
+    *,
+    fold_repeats: bool,
+) -> tuple[int, str | None]:
+    memory_kills = MemoryKills()
+    writer = subprocess.PIPE if terminal is None else terminal.writer
+    try:
+        process = subprocess.Popen(  # noqa: S603 - running the user's command is what this is for
+            command, stdout=writer, stderr=writer, env=environment, bufsize=0
+        )
+    except OSError as exc:
+        exit_code, sentence = _cannot_run(command[0], exc)
+        run.log(f"trainwire: {sentence}", log_type="stderr")
+        return exit_code, sentence
+    finally:
+        if terminal is not None:
+            terminal.close_writer()
+    signals.forward_to(process, terminal)
+    opened: list[tuple[IO[bytes] | None, TextIO | None, LogType]] = (
+        [(process.stdout, sys.stdout, "stdout"), (process.stderr, sys.stderr, "stderr")]
+        if terminal is None
+        else [(terminal.output, sys.stdout, "stdout")]
+    )
+    keeper = _keeper(process.pid, [(read, shown) for read, shown, _ in opened if read is not None])
+    outputs = [
+        OutputPipe(read, shown, log_type, run, fold_repeats=fold_repeats) for read, shown, log_type in opened
+    ]
+    return_code = process.wait()
+    if not await_ends(outputs, GRANDCHILD_GRACE_S):
+        run.log(f"trainwire: {_LEFT_BEHIND}", log_type="stderr", level="WARNING")
+    if keeper is not None and (shown_bytes := keeper.close()):
+        run.log(f"trainwire: {shown_bytes:,} {_SHOWN_WHILE_STOPPED}", log_type="stderr", level="WARNING")
+    return exit_code_of(return_code), how_it_ended(return_code, memory_kills.cause() or outputs[-1].last_line)
+
+
+def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) -> Keeper | None:
+    try:
+        return Keeper(command, [(read.fileno(), descriptor_of(shown)) for read, shown in outputs])
+    except OSError as exc:
+        tell(f"no process could be started that keeps the output open ({exc}): keep the launcher alive")
+        return None
+
+
+def _terminal() -> Terminal | None:
+    try:
+        return Terminal()
+    except OSError as exc:
+        tell(f"there is no terminal to be had ({exc}); the command writes to pipes")
+        return None
+
+
+def _environment(
+    run: Run, settings: TrainerSettings, tracebacks: TracebackFolder, *, has_terminal: bool
+) -> dict[str, str]:
+    """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
+    environment = {
+        **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
+        "PYTHONUNBUFFERED": "1",  # else Python keeps back output that goes into a pipe
+        **os.environ,
+        JOB_ID_VARIABLE: str(run.job_id),
+        CAPTURED_VARIABLE: run.source,
+        REDIS_URL_VARIABLE: settings.redis_url,
+    }
+    environment.pop(PARENT_VARIABLE, None)  # the job's end is now the launcher's to report
+    if settings.page_url is not None:
+        environment[PAGE_URL_VARIABLE] = settings.page_url
+    if tracebacks.path is not None:
+        environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
+    if run.attempt != ATTEMPT_UNSAID:
+        environment[ATTEMPT_VARIABLE] = str(run.attempt)
+    return environment
+
+
+def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
+    """Return the exit code that a shell gives a command that it cannot run, and the reason."""
+    exit_code = NOT_EXECUTABLE
+    if not isinstance(error, FileNotFoundError):
+        sentence = f"cannot run {program!r}: {error.strerror or error}"
+    elif "/" in program and Path(program).exists():
+        sentence = f"cannot run {program!r}: the interpreter that its first line names is not found"
+    else:
+        exit_code = NOT_FOUND
+        sentence = f"cannot run {program!r}: there is no such command; check its spelling and PATH"
+    tell(sentence)
+    return exit_code, sentence
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open /dev/null in place of each standard stream that is closed: a file opened later would get its number.
+
+    The command's are closed as before: these are not inherited.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD:
+        pass
+    os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Captured output: pipes, lines, levels, and the relay that keeps showing it."""

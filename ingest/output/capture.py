@@ -1,0 +1,255 @@
+"""Copies what this process prints to its run, while it is still shown."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from trainwire.ingest.output.pipes import OutputPipe, await_ends
+from trainwire.ingest.output.tee import Tee
+from trainwire.ingest.output.terminal import Terminal
+from trainwire.ingest.sending.batching import LogType
+
+if TYPE_CHECKING:
+    from trainwire.ingest.run import Run
+
+logger = logging.getLogger("trainwire.ingest")
+
+DESCRIPTORS: Final[dict[LogType, int]] = {"stdout": 1, "stderr": 2}
+RELAY: Final = Path(__file__).with_name("relay.py")
+RELAY_START_TIMEOUT_S: Final = 10
+STOP_TIMEOUT_S: Final = 10.0
+"""How long the lines that were printed before are awaited; usually they are there at once."""
+
+
+class Capture:
+    """The output of this process and of those that it starts, until `stop` or the end of its `with` block.
+
+    Descriptors 1 and 2 lead to a relay process (`trainwire.ingest.output.relay`), which shows every byte where it went
+    before and copies it to us: Python, C code and subprocesses are captured alike. A stream in `sys` that does not
+    write to them, such as a notebook's or pytest's, gets a `Tee`.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._relay: _Relay | None = None
+        try:
+            self._relay = _Relay(run)
+        except (OSError, subprocess.SubprocessError) as exc:
+            logger.warning(
+                "job %s: no relay process could be started (%s): what Python prints is logged, what C code and "
+                "subprocesses print is only shown",
+                run.job_id,
+                exc,
+            )
+        behind = {} if self._relay is None else self._relay.descriptors
+        self._tees = [
+            Tee(log_type, run.log_lines, run.note_output)
+            for log_type in DESCRIPTORS
+            if (stream := getattr(sys, log_type)) is not None and _descriptor(stream) not in behind
+        ]
+
+    def stop(self) -> None:
+        """Restore streams and descriptors, and take what was printed before."""
+        for tee in self._tees:
+            tee.stop()
+        if self._relay is not None:
+            self._relay.stop()
+            self._relay = None
+
+    def renew_after_fork(self) -> None:
+        """Make the tees usable in a forked child; what it prints to the descriptors stays its parent's output."""
+        for tee in self._tees:
+            tee.renew()
+        if self._relay is not None:
+            self._relay.abandon()
+            self._relay = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class NoCapture(Capture):
+    """Stands in where the launcher captures already."""
+
+    def __init__(self) -> None:
+        self._relay = None
+        self._tees = []
+
+
+class _Relay:
+    """The relay process and the descriptors that lead to it."""
+
+    def __init__(self, run: Run) -> None:
+        self._control = -1
+        self._outputs: list[_Output] = []
+        try:
+            for log_type, descriptor in DESCRIPTORS.items():
+                if _is_open(descriptor):
+                    self._outputs.append(_Output(log_type, descriptor))
+            if self._outputs:
+                self._control = _start_relay(self._outputs)
+        except BaseException:
+            for output in self._outputs:
+                output.close()
+            raise
+        _flush_c_streams()
+        for output in self._outputs:
+            output.redirect(run)
+
+    @property
+    def descriptors(self) -> set[int]:
+        """The descriptors that lead to the relay."""
+        return {output.descriptor for output in self._outputs}
+
+    def stop(self) -> None:
+        """Restore the descriptors, and wait until what was printed before is taken."""
+        _flush_c_streams()
+        for output in self._outputs:
+            output.restore()
+        if self._outputs:
+            with suppress(OSError):  # the relay was killed
+                os.write(self._control, b".")
+            os.close(self._control)
+        await_ends([output.pipe for output in self._outputs], STOP_TIMEOUT_S)
+
+    def abandon(self) -> None:
+        """Close what a forked child inherited: the relay must see the end of its parent."""
+        for output in self._outputs:
+            output.abandon()
+        if self._outputs:
+            os.close(self._control)
+
+
+class _Output:
+    """One descriptor of this process, led through the relay."""
+
+    pipe: OutputPipe
+
+    def __init__(self, log_type: LogType, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._log_type = log_type
+        self._opened: list[int] = []
+        self._saved = self._own(os.dup(descriptor))
+        if os.isatty(descriptor):
+            terminal = Terminal()
+            self._source, self._writer = self._own(os.dup(terminal.output.fileno())), self._own(terminal.writer)
+            terminal.output.close()
+        else:
+            self._source, self._writer = map(self._own, os.pipe())
+        self._reader, self._copy = map(self._own, os.pipe())
+        self._streams = [stream for stream in _text_streams() if _descriptor(stream) == descriptor]
+        self._buffered = [stream for stream in self._streams if not stream.line_buffering]
+
+    @property
+    def relayed(self) -> tuple[int, int, int]:
+        """The descriptors that the relay needs: where to read, where to show, where to copy."""
+        return self._source, self._saved, self._copy
+
+    def redirect(self, run: Run) -> None:
+        """Lead the descriptor to the relay."""
+        for stream in self._streams:
+            stream.flush()
+        for stream in self._buffered:
+            stream.reconfigure(line_buffering=True)  # a line has the time at which it was printed
+        written = os.fstat(self._writer)
+        self._identity = written.st_dev, written.st_ino
+        os.dup2(self._writer, self.descriptor, inheritable=True)
+        for descriptor in (self._source, self._writer, self._copy):
+            os.close(descriptor)
+        self.pipe = OutputPipe(open(self._reader, "rb", buffering=0), None, self._log_type, run)  # noqa: SIM115
+
+    def restore(self) -> None:
+        """Lead the descriptor where it led before, unless the training has put something else there since."""
+        for stream in self._streams:
+            with suppress(OSError, ValueError):  # closed, or nobody reads it any more
+                stream.flush()
+        for stream in self._buffered:
+            with suppress(OSError, ValueError):
+                stream.reconfigure(line_buffering=False)
+        with suppress(OSError):  # closed
+            now = os.fstat(self.descriptor)
+            if (now.st_dev, now.st_ino) == self._identity:
+                os.dup2(self._saved, self.descriptor, inheritable=True)
+        os.close(self._saved)
+
+    def abandon(self) -> None:
+        """Close what is of no use in a forked child."""
+        os.close(self._saved)
+        self.pipe.abandon()
+
+    def close(self) -> None:
+        """Close everything, where the relay could not be started."""
+        for descriptor in self._opened:
+            os.close(descriptor)
+
+    def _own(self, descriptor: int) -> int:
+        self._opened.append(descriptor)
+        return descriptor
+
+
+def _start_relay(outputs: Sequence[_Output]) -> int:
+    """Start the relay process; return the descriptor that stops it. Raises `OSError` or `SubprocessError`."""
+    if not sys.executable or not RELAY.is_file():
+        raise FileNotFoundError(f"Python is {sys.executable or 'unknown'!r}, the relay's file is {RELAY}")
+    read, control = os.pipe()
+    try:
+        command = [sys.executable, "-I", "-S", str(RELAY), str(read)]
+        command += [":".join(map(str, output.relayed)) for output in outputs]
+        passed = [read, *(descriptor for output in outputs for descriptor in output.relayed)]
+        subprocess.run(  # noqa: S603 - our own file
+            command,
+            check=True,
+            timeout=RELAY_START_TIMEOUT_S,
+            pass_fds=passed,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except BaseException:
+        os.close(control)
+        raise
+    finally:
+        os.close(read)
+    return control
+
+
+def _text_streams() -> list[io.TextIOWrapper]:
+    """Return Python's own text streams, each once."""
+    streams = {id(stream): stream for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)}
+    return [stream for stream in streams.values() if isinstance(stream, io.TextIOWrapper)]
+
+
+def _descriptor(stream: object) -> int | None:
+    """Return the descriptor that a stream writes to; None where it has none, or is closed."""
+    try:
+        return int(stream.fileno())  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError, TypeError):
+        return None
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _flush_c_streams() -> None:
+    """Write out what C code has printed into stdio's buffers."""
+    with suppress(OSError, AttributeError):  # no C library to be found
+        ctypes.CDLL(None).fflush(None)

@@ -1,0 +1,162 @@
+"""The process between a training and its output: shows every byte, and copies it to the training's own reader.
+
+It is a process, not a thread, because C code may print for minutes while it holds Python's global lock: a pipe
+that only a thread empties would then fill, and the training would hang. `trainwire.ingest.output.capture` runs it as a
+script; it imports nothing outside the standard library.
+
+Arguments: the control descriptor, then `source:shown:copy` for each output. Bytes are read from `source` until its
+end and written to `shown`, and to `copy` until the training writes a byte to the control descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import threading
+import time
+from contextlib import suppress
+
+CHUNK_BYTES = 64 * 1024
+BUFFER_BYTES = 64 * 1024 * 1024
+"""Copies that wait for the training's reader; what comes beyond is shown, and left out of the copy."""
+RESIZE_EVERY_S = 0.5
+SETTLE_S = 0.02
+"""An output that is silent for so long after the stop has nothing left from before it."""
+LONGEST_SETTLE_S = 1.0
+
+
+class Relay(threading.Thread):
+    """Moves one output from the training to its viewer, and copies it meanwhile."""
+
+    def __init__(self, source: int, shown: int, copy: int, stopping: threading.Event, wake: int) -> None:
+        super().__init__()
+        self._source = source
+        self._shown: int | None = shown
+        self._copy: int | None = copy
+        self._stopping = stopping
+        self._wake = wake
+        self._pending = bytearray()
+        self._left_out = 0
+        self._size: tuple[int, int] | None = None
+        os.set_blocking(copy, False)
+
+    def run(self) -> None:
+        """Relay until nobody has the output open."""
+        is_open = True
+        while is_open:
+            if self._copy is not None and self._stopping.is_set():
+                is_open = self._settle()
+                self._close_copy()
+                continue
+            is_open = self._turn(RESIZE_EVERY_S if self._is_terminal() else None)
+        self._close_copy()
+
+    def _turn(self, timeout_s: float | None) -> bool:
+        """Wait for something to do, and do it; return False at the end of the output."""
+        poll = select.poll()
+        poll.register(self._source, select.POLLIN)
+        if self._copy is not None:
+            poll.register(self._wake, select.POLLIN)
+            if self._pending:
+                poll.register(self._copy, select.POLLOUT)
+        ready = dict(poll.poll(None if timeout_s is None else timeout_s * 1000))
+        if self._copy in ready:
+            self._write_copy()
+        return self._source not in ready or self._pass_on()
+
+    def _settle(self) -> bool:
+        """Pass on what was written before the stop; return False at the end of the output."""
+        deadline = time.monotonic() + LONGEST_SETTLE_S  # other processes may print without end
+        poll = select.poll()
+        poll.register(self._source, select.POLLIN)
+        while time.monotonic() < deadline and poll.poll(SETTLE_S * 1000):
+            if not self._pass_on():
+                return False
+        return True
+
+    def _pass_on(self) -> bool:
+        chunk = _read(self._source)
+        self._show(chunk)
+        if self._copy is not None:
+            room = max(0, BUFFER_BYTES - len(self._pending))
+            self._pending += chunk[:room]
+            self._left_out += len(chunk) - len(chunk[:room])
+        return bool(chunk)
+
+    def _show(self, chunk: bytes) -> None:
+        while chunk and self._shown is not None:
+            try:
+                chunk = chunk[os.write(self._shown, chunk) :]
+            except BlockingIOError:  # the descriptor that the training inherited is non-blocking
+                select.select([], [self._shown], [])
+            except OSError:  # its reader has ended (`| head`)
+                self._shown = None
+
+    def _write_copy(self) -> None:
+        assert self._copy is not None  # noqa: S101 - checked by the callers
+        try:
+            del self._pending[: os.write(self._copy, self._pending[:CHUNK_BYTES])]
+        except BlockingIOError:
+            pass
+        except OSError:  # the training has ended
+            self._pending.clear()
+            os.close(self._copy)
+            self._copy = None
+        if not self._pending and self._left_out:
+            self._pending += b"\ntrainwire: %d bytes of output were not read in time and are not logged\n" % (
+                self._left_out
+            )
+            self._left_out = 0
+
+    def _close_copy(self) -> None:
+        if self._copy is None:
+            return
+        os.set_blocking(self._copy, True)
+        while self._copy is not None and self._pending:
+            self._write_copy()
+        if self._copy is not None:
+            os.close(self._copy)
+            self._copy = None
+
+    def _is_terminal(self) -> bool:
+        """Return whether the training draws on a terminal, after copying the size of the viewer's window."""
+        with suppress(OSError, termios.error, TypeError):
+            size = termios.tcgetwinsize(self._shown)  # type: ignore[arg-type]
+            if size != self._size:
+                self._size = size
+                termios.tcsetwinsize(self._source, size)
+            return True
+        return False
+
+
+def _read(source: int) -> bytes:
+    try:
+        return os.read(source, CHUNK_BYTES)
+    except OSError:  # EIO is how Linux reports that no process has the terminal open
+        return b""
+
+
+def main(arguments: list[str]) -> None:
+    """Relay in the background, in a session of its own, so that no signal of the terminal ends it."""
+    if os.fork():
+        os._exit(0)  # an orphan: the training's own os.wait() never meets it
+    os.setsid()
+    control, *outputs = arguments
+    stopping, (woken, wake) = threading.Event(), os.pipe()
+    relays = []
+    for output in outputs:
+        source, shown, copy = map(int, output.split(":"))
+        relays.append(Relay(source, shown, copy, stopping, woken))
+    for relay in relays:
+        relay.start()
+    os.read(int(control), 1)  # a byte, or the training's end
+    stopping.set()
+    os.close(wake)
+    for relay in relays:
+        relay.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""Copies the text written to a Python stream that has no descriptor, as in notebooks and under pytest."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from trainwire.ingest.lines import LineCutter
+from trainwire.ingest.sanitize import plain_text
+from trainwire.ingest.sending.batching import LogType
+
+TakeLines = Callable[[Sequence[str], LogType, int], None]
+"""Takes lines, the stream they came from, and when (nanoseconds since 1970)."""
+NoteOutput = Callable[[], None]
+"""Counts output as a sign of life, also where it completes no line."""
+
+
+class Tee:
+    """Replaces the `write` of a stream by one that also hands complete lines on, until `stop`.
+
+    The stream stays the same object, so handlers and consoles that were made before are captured too. Where the
+    object does not allow it, the stream in `sys` is replaced. Bytes written to its `buffer` are not captured.
+    """
+
+    def __init__(self, log_type: LogType, take_lines: TakeLines, note_output: NoteOutput = lambda: None) -> None:
+        self._stream = getattr(sys, log_type)
+        self._write: Callable[[str], int] = self._stream.write
+        self._log_type = log_type
+        self._take_lines = take_lines
+        self._note_output = note_output
+        self._is_open = True
+        self.renew()
+        try:
+            self._stream.write = self.write
+        except AttributeError:
+            setattr(sys, log_type, self)
+
+    def renew(self) -> None:
+        """Start over in a forked child: its parent keeps the unfinished line, and may hold the lock."""
+        self._lock = threading.RLock()
+        self._cutter = LineCutter()
+        self._is_taking = False
+
+    def write(self, text: str) -> int:
+        """Write to the stream, then take the lines that are complete."""
+        written = self._write(text)
+        self._note_output()
+        with self._lock:
+            # Taking lines may itself print (a warning): that is shown, not taken, or it would never end.
+            if self._is_open and not self._is_taking:
+                self._take(self._cutter.feed(plain_text(text)))
+        return written
+
+    def writelines(self, lines: Sequence[str]) -> None:
+        """Write each text."""
+        for line in lines:
+            self.write(line)
+
+    def stop(self) -> None:
+        """Take the unfinished last line, and restore the stream unless somebody else has replaced it since."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self._take(self._cutter.close())
+        if getattr(sys, self._log_type) is self:
+            setattr(sys, self._log_type, self._stream)
+        elif getattr(self._stream, "__dict__", {}).get("write") == self.write:
+            with suppress(AttributeError):
+                del self._stream.write
+
+    def _take(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        self._is_taking = True
+        try:
+            self._take_lines(lines, self._log_type, time.time_ns())
+        finally:
+            self._is_taking = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

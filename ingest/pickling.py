@@ -1,0 +1,94 @@
+"""Pickles of runs: in the process of the run and its forks they are the run, elsewhere one that joins it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from weakref import WeakValueDictionary
+
+from trainwire.ingest.settings import TrainerSettings, public_address, server_of
+
+if TYPE_CHECKING:
+    from trainwire.ingest.output.capture import Capture
+    from trainwire.ingest.run import Run
+
+Handle: TypeAlias = dict[str, Any]
+"""The part of a run that a pickle carries, in Python's own types: no password, and nothing that was reported."""
+
+_runs: WeakValueDictionary[str, Run] = WeakValueDictionary()
+"""The runs of this process and, after a fork, of its parent, by a token that they keep in every process."""
+
+
+class Shared:
+    """A run whose copies are the run itself, and whose pickles become it or join it."""
+
+    job_id: int
+    attempt: int
+    rank: int | None
+    _token: str
+    _address: str
+    _started_at: int
+    _is_launched: bool
+    _capture: Capture | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what a pickle carries."""
+        handle = {
+            "token": self._token,
+            "job_id": self.job_id,
+            "attempt": self.attempt,
+            "rank": self.rank,
+            "started_at": self._started_at,
+            "address": self._address,
+            "is_captured": self._is_launched or self._capture is not None,
+        }
+        return restored, (type(self), handle)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Return the run itself: a copy of an object that holds it reports to the same run."""
+        return self
+
+
+def register(run: Run, token: str | None = None) -> str:
+    """Have the pickles of `run` become `run` itself in this process; return the token that they carry."""
+    token = token or os.urandom(12).hex()
+    _runs[token] = run
+    return token
+
+
+def restored(run_type: type[Run], handle: Handle) -> Run:
+    """Return the run of a pickle.
+
+    Where the process has one, it is that run, or else one of the same job, as in a training that resumes from a
+    checkpoint which holds its former run. Otherwise it is a run that has joined: as a forked child, it numbers its
+    messages for itself, sends no completion, and claims no rank.
+    """
+    known = _runs.get(handle["token"])
+    if known is None:  # the newest that has not finished, or else one that has: what it is given is left out
+        same = [run for run in _runs.values() if run.job_id == handle["job_id"]]
+        known = max(reversed(same), key=_is_open, default=None)
+    return known or run_type._joined(handle, _settings_here(handle["address"]))  # noqa: SLF001
+
+
+def _is_open(run: Run) -> bool:
+    return not run._session.intake.is_closed  # noqa: SLF001
+
+
+def address_of(settings: TrainerSettings) -> str:
+    """Return the address that a pickle carries: without user and password, for pickles are kept and shared."""
+    return public_address(settings.streams)
+
+
+def _settings_here(address: str) -> TrainerSettings:
+    """Return the settings of this process's environment, for the server of the pickle."""
+    try:
+        settings = TrainerSettings.from_env()
+    except ValueError:  # a wrong setting is for `Run(...)` to name: unpickling raises nothing
+        settings = TrainerSettings()
+    if server_of(settings.streams) != server_of(address):
+        settings = replace(settings, streams_url=address)
+    return settings.strictly(False)

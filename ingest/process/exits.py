@@ -1,0 +1,242 @@
+"""The ends of a process of which Python sends no notice: exit codes, and SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from opcode import opname
+from types import FrameType, TracebackType
+from typing import Any, Final, NamedTuple, TypeVar
+
+from trainwire.ingest.process.clock import monotonic_s
+
+TERMINATED: Final = "terminated by SIGTERM"
+_INIT_PID: Final = 1
+
+
+class ProcessEnd(NamedTuple):
+    """How the process ends: by `error`, or well. Where `is_known` is False its exit code may be any."""
+
+    error: BaseException | None = None
+    is_known: bool = True
+
+
+class _Released:
+    """An attribute of a SystemExit that notes its release: with no frame left, the process exits with its code."""
+
+    def __init__(self, exits: Exits, code: object) -> None:
+        self._exits = exits
+        self._code = code
+
+    def __del__(self) -> None:
+        is_main = threading.get_ident() == threading.main_thread().ident
+        if is_main and sys._getframe().f_back is None:  # noqa: SLF001 - documented, for want of an import of inspect
+            self._exits.note_code(self._code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # an exception that is pickled takes its attributes with it
+
+
+class Exits:
+    """Finds out, when the interpreter exits, whether the main program returned, and its exit code.
+
+    The exit code is no longer visible to atexit functions, and `sys.exit` alone proves nothing, for a caller may
+    catch its SystemExit. Two facts remain: the instruction with which the outermost frame ended (a return, or
+    not), and the moment at which the SystemExit was released. That of `raise SystemExit(code)` is never seen: its
+    code is not known.
+    """
+
+    def __init__(self) -> None:
+        self._outermost: FrameType | None = None
+        self._is_program = False
+        self._codes: list[object] = []
+
+    def watch(self) -> None:
+        """Watch the main program of this process, and the calls of `sys.exit`, `exit` and `quit` from now on."""
+        self._codes.clear()
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
+        while frame is not None and frame.f_back is not None:
+            frame = frame.f_back
+        self._outermost = frame
+        self._is_program = hasattr(sys.modules.get("__main__"), "__file__")  # removed before atexit functions run
+        sys.exit = self._noting(sys.exit)
+        site = sys.modules.get("_sitebuiltins")  # absent with `python -S`
+        if site is not None:
+            site.Quitter.__call__ = self._noting(site.Quitter.__call__)
+
+    def note_code(self, code: object) -> None:
+        """Note that the process exits with this code."""
+        self._codes[:] = [code]
+
+    def process_end(self) -> ProcessEnd:
+        """Return how the process ends; to be called when the interpreter exits."""
+        if self._codes and not sys.flags.inspect:  # with `python -i` a SystemExit is shown, and a prompt follows
+            return ProcessEnd(SystemExit(self._codes[0]))
+        shown = getattr(sys, "last_value", None)  # by the interpreter at its end, or by a prompt long before it
+        if (last_cell := _last_cell()) is not None:
+            error = last_cell.error_before_exec or last_cell.error_in_exec
+            return ProcessEnd(error, is_known=error is None)
+        is_prompt = hasattr(sys, "ps1") and not self._is_program  # and no program that opens one in between
+        if self._outermost is None or is_prompt or sys.flags.inspect:
+            return ProcessEnd(is_known=shown is None)
+        code = self._outermost.f_code.co_code
+        if opname[code[self._outermost.f_lasti]].startswith("RETURN"):
+            return ProcessEnd()
+        trace: TracebackType | None = getattr(shown, "__traceback__", None)
+        if trace is not None and trace.tb_frame is self._outermost:
+            return ProcessEnd(shown)
+        return ProcessEnd(is_known=False)
+
+    def keep_interrupt(self) -> None:
+        """Have an interpreter that ctrl-C ended end of SIGINT, as Python does.
+
+        Python forgets it when any thread executes a string, as `dataclass` does in modules that are imported.
+        """
+        if isinstance(self.process_end().error, KeyboardInterrupt):
+            with suppress(KeyboardInterrupt):
+                exec("raise KeyboardInterrupt")  # noqa: S102 - sets _Py_UnhandledKeyboardInterrupt (pythonrun.c)
+
+    def _noting(self, leave: Callable[..., Any]) -> Callable[..., Any]:
+        if getattr(leave, "is_noted", False):
+            return leave
+
+        @wraps(leave)
+        def noted(*args: Any, **named: Any) -> Any:
+            try:
+                return leave(*args, **named)
+            except SystemExit as exc:
+                exc._trainwire = _Released(self, exc.code)  # type: ignore[attr-defined]  # noqa: SLF001
+                raise
+
+        noted.is_noted = True  # type: ignore[attr-defined]
+        return noted
+
+
+exits: Final = Exits()
+"""Of this process."""
+
+
+def _last_cell() -> Any:
+    """Return the result of the last cell if this process is an IPython shell or a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    try:
+        return ipython and ipython.get_ipython().last_execution_result
+    except Exception:  # noqa: BLE001 - foreign code, of any version: None where there is no shell
+        return None
+
+
+RunT = TypeVar("RunT")
+
+
+def finish_with_multiprocessing(run: RunT, finish: Callable[[RunT], object]) -> None:
+    """Call `finish` at the end of this forked child if multiprocessing made it: it calls no atexit functions."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is None:
+        return
+
+    def at_end(run: RunT) -> None:
+        util.Finalize(None, finish, args=(run,), exitpriority=0)
+
+    util.register_after_fork(run, at_end)  # the child forgets what was registered before it came this far
+
+
+def at_end_of_target(finish: Callable[[BaseException | None], object]) -> Callable[[], object]:
+    """Call `finish` when the target of this multiprocessing child ends, with its exception if it raised.
+
+    Returns a function that cancels it. In any other process it does nothing.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return lambda: None
+    from multiprocessing.util import Finalize  # noqa: PLC0415 - this is a child of multiprocessing: it is loaded
+
+    return Finalize(None, lambda: finish(sys.exc_info()[1]), exitpriority=0).cancel
+
+
+class Terminations:
+    """Finishes runs on SIGTERM before the process ends of it. A handler of the training takes precedence."""
+
+    def __init__(self) -> None:
+        self._finishers: dict[object, Callable[[float], object]] = {}
+        self._forking = threading.local()
+        # Blocked meanwhile: of a child that is terminated at once Python would forget the signal.
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._after_fork_in_child
+        )
+
+    def watch(self, run: object, finish: Callable[[float], object]) -> None:
+        """Call `finish` with a timeout on SIGTERM, until `forget`; only possible in the main thread."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and (self._is_installed or _has_default_action(signal.SIGTERM)):
+            self._finishers[run] = finish
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def forget(self, run: object) -> None:
+        """Remove a run; with the last one SIGTERM has its default action again."""
+        if self._finishers.pop(run, None) is not None and not self._finishers:
+            self._restore()
+
+    @property
+    def _is_installed(self) -> bool:
+        return signal.getsignal(signal.SIGTERM) == self._on_signal
+
+    def _restore(self) -> None:
+        if self._is_installed:
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _before_fork(self) -> None:
+        if self._is_installed:
+            self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _after_fork(self) -> None:
+        mask = self._forking.__dict__.pop("mask", None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _after_fork_in_child(self) -> None:
+        """Give a child the default action, which ends it even where no Python code runs."""
+        self._finishers.clear()
+        self._restore()
+        self._after_fork()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Finish all runs and end the process, where the default action would have ended it.
+
+        It would not where a handler that was installed later calls this one: that handler decides. Nor in a
+        container's first process, of which the kernel ignores the default action (kill(2)).
+        """
+        if not self._is_installed or os.getpid() == _INIT_PID:
+            return
+        deadline = monotonic_s() + SIGTERM_PATIENCE_S
+        try:
+            for finish in list(self._finishers.values()):
+                finish(max(0.0, deadline - monotonic_s()))
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+            os.kill(os.getpid(), number)
+
+
+SIGTERM_PATIENCE_S: Final = 5.0
+"""The sender of a SIGTERM kills soon after; unsent messages are in the spool by then."""
+
+terminations: Final = Terminations()
+"""Of this process."""
+
+
+def _has_default_action(number: signal.Signals) -> bool:
+    """Tell whether a signal has its default action; `getsignal` does not know of C code (faulthandler, MPI)."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    try:
+        with open("/proc/self/status", "rb") as status:
+            masks = [int(line.split()[1], 16) for line in status if line.startswith((b"SigIgn:", b"SigCgt:"))]
+    except (OSError, ValueError, IndexError):  # not Linux
+        return True
+    return not any(mask >> (number - 1) & 1 for mask in masks)

@@ -1,0 +1,199 @@
+"""Turns what trainers hand in (numpy, torch, paths, odd text) into what a message can carry."""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import os
+import reprlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, SupportsFloat, SupportsIndex, TypeAlias, TypeVar
+
+import msgspec
+
+from trainwire.ingest.process.interruptions import raise_interruption
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.validation import MAX_ATTEMPT
+
+Number: TypeAlias = SupportsFloat | SupportsIndex | None
+"""A value of a metric: a number of any library, or None, which is left out."""
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_DEEPEST: Final = 10
+_LARGEST_INT: Final = 2**63 - 1
+_repr: Final = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+def number(value: object) -> float | None:
+    """Return `value` as a float when it is one real number of any library, else None.
+
+    An array or a tensor with one element is that number. A text is none, nor is a complex number, nor one beyond
+    the range of a float.
+    """
+    if type(value) is float:
+        return value
+    if type(value) is int and -_LARGEST_INT <= value <= _LARGEST_INT:
+        return float(value)
+    try:
+        one = scalar(value)
+        if isinstance(one, str | bytes | bytearray) or not _has_float(one):
+            return None
+        floating = float(one)  # type: ignore[arg-type]
+        return None if math.isinf(floating) and one != floating else floating
+    except Exception as exc:  # noqa: BLE001 - foreign code: arrays, huge integers and odd objects raise what they like
+        raise_interruption(exc)
+        return None
+
+
+def _has_float(value: object) -> bool:
+    return hasattr(value, "__float__") or hasattr(value, "__index__")
+
+
+def scalar(value: object) -> object:
+    """Return the only element of an array or a tensor, on any device, as Python has it; else `value` itself.
+
+    `float()` of an array, a complex or a text of numpy gives a warning or a wrong number; `item()` does not.
+    None for a time of numpy, whose item may be a bare integer.
+    """
+    if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):
+        return None
+    item = getattr(value, "item", None)
+    try:
+        return value if item is None else item()
+    except Exception as exc:  # noqa: BLE001 - several elements, or an `item` that is something else
+        raise_interruption(exc)
+        return value
+
+
+def count(value: object) -> int | None:
+    """Return an epoch or a step as an integer (0.7 is in epoch 0), or None when it is none."""
+    if type(value) is int and -_LARGEST_INT <= value <= _LARGEST_INT:
+        return value
+    floating = number(value)
+    if floating is None or not math.isfinite(floating) or abs(floating) >= 2**63:
+        return None
+    return int(floating)
+
+
+def exit_status(value: object) -> int | None:
+    """Return an exit code as Postgres can hold it, the nearest where it is beyond, or None when it is none."""
+    floating = number(value)
+    if floating is None or math.isnan(floating):
+        return None
+    return int(max(-MAX_ATTEMPT, min(MAX_ATTEMPT, floating)))
+
+
+def truth(value: object) -> bool | None:
+    """Return whether `value` counts as true, or None where it cannot say (an array)."""
+    try:
+        return None if value is None else bool(value)
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
+        return None
+
+
+def plain_text(value: object) -> str:
+    """Return the text of anything as an exact `str`; what fails to give one is named by its type."""
+    if type(value) is str:
+        return value
+    try:
+        # Of a text's subclass the text itself: str() of an enum's member would give the member's name.
+        return str.__str__(value if isinstance(value, str) else str(value))
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
+        return f"<{type(value).__name__} without a text>"
+
+
+def shown(value: object) -> str:
+    """Return a short representation of anything, for a warning."""
+    try:
+        return _repr.repr(value)
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
+        return f"<{type(value).__name__}>"
+
+
+def path_text(path: object) -> str:
+    """Return a path as text; what is no path has the text it has."""
+    try:
+        return plain_text(os.fsdecode(path))  # type: ignore[arg-type]
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
+        return plain_text(path)
+
+
+def level_name(level: object) -> str | None:
+    """Return the name of a log level, which may be one of logging's numbers."""
+    if level is None or type(level) is str:
+        return level
+    whole = _index(level)
+    return plain_text(level if whole is None else logging.getLevelName(whole))
+
+
+def plain_mapping(what: str, values: Mapping[Any, object]) -> dict[str, Any]:
+    """Return params or tags as JSON can carry them; what has no such form becomes its text."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{what}={values!r} is no mapping: say a dictionary, such as vars(args)")  # noqa: TRY004
+    return {plain_text(name): _plain(value, _DEEPEST) for name, value in values.items()}
+
+
+def repaired(body: StructT) -> StructT:
+    """Return `body`, or a part of one, with lone surrogates, which UTF-8 cannot carry, replaced by U+FFFD."""
+    return msgspec.convert(_repaired(msgspec.to_builtins(body)), type(body))
+
+
+def repaired_text(text: str) -> str:
+    """Return `text` with every lone surrogate replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _plain(value: object, depth: int) -> Any:
+    if value is None or type(value) in (bool, str):
+        return value
+    if isinstance(value, str) or depth == 0:
+        return plain_text(value)
+    try:
+        return _plain_inside(value, depth - 1)
+    except Exception as exc:  # noqa: BLE001 - foreign code: a mapping that cannot be walked
+        raise_interruption(exc)
+        return plain_text(value)
+
+
+def _plain_inside(value: object, depth: int) -> Any:
+    if isinstance(value, Mapping):
+        return {plain_text(name): _plain(inner, depth) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(inner, depth) for inner in value]
+    return _plain_number(value)
+
+
+def _plain_number(value: object) -> int | float | str:
+    one = scalar(value)
+    if isinstance(one, bool):
+        return one
+    whole = _index(one)
+    if whole is not None:
+        return whole if abs(whole) <= _LARGEST_INT else str(whole)
+    floating = number(one)
+    return plain_text(value) if floating is None else shown_float(floating)
+
+
+def _index(value: object) -> int | None:
+    """Return a whole number of any library as `int`; numpy and torch arrays have __index__ and refuse it."""
+    try:
+        return int(operator.index(value))  # type: ignore[arg-type]
+    except Exception as exc:  # noqa: BLE001 - foreign code
+        raise_interruption(exc)
+        return None
+
+
+def _repaired(value: Any) -> Any:
+    if isinstance(value, str):
+        return repaired_text(value)
+    if isinstance(value, dict):
+        return {repaired_text(name): _repaired(inner) for name, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [_repaired(inner) for inner in value]
+    return value

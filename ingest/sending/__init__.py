@@ -1,0 +1,1 @@
+"""The way of a message from the call to the acknowledgement: buffer, batches, outbox, sender."""

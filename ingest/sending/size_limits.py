@@ -1,0 +1,144 @@
+"""Keeps messages within the limits of the wire format: what is too large is shortened, split or left out."""
+
+from __future__ import annotations
+
+import operator
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from trainwire.ingest.process.interruptions import raise_interruption
+from trainwire.schemas.limits import (
+    MAX_FREE_BYTES,
+    MAX_FREE_ELEMENTS,
+    MAX_ITEMS,
+    MAX_LEVEL_CHARS,
+    MAX_LINE_CHARS,
+    MAX_METRIC_NAME_CHARS,
+    MAX_RESULTS,
+    MAX_TEXT_CHARS,
+    MAX_VALUES,
+)
+from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Metrics, Point
+from trainwire.schemas.validation import free_elements
+
+SHORTENED_CHARS: Final = 1000
+"""Of a text in params that has to be shortened."""
+_MAPS: Final = ("metrics", "final_metrics", "best_metrics")
+
+
+def fitted(body: Body) -> tuple[Body, list[str]]:
+    """Return the body with every part within its limit, and what was shortened or left out, in words."""
+    cuts: list[str] = []
+    changed: dict[str, Any] = {}
+    for name in body.__struct_fields__:
+        most = MAX_TEXT_CHARS.get(name)
+        value = getattr(body, name)
+        if most is not None and value is not None and len(value) > most:
+            changed[name] = shortened(value, most)
+            cuts.append(f"{name} of {len(value):,} characters is cut to {most:,}")
+        elif name in _MAPS and value:
+            changed[name] = _fitted_numbers(name, value, cuts)
+    if isinstance(body, Metrics):
+        for name in FREE_MAPS:
+            if free := getattr(body, name):
+                changed[name] = _fitted_free(name, free, cuts)
+        if body.points:
+            changed["points"] = _fitted_points(body.points, cuts)
+    elif isinstance(body, Logs) and body.levels and _longest(body.levels) > MAX_LEVEL_CHARS:
+        changed["levels"] = [level and level[:MAX_LEVEL_CHARS] for level in body.levels]
+    changed = {name: value for name, value in changed.items() if value is not getattr(body, name)}
+    return (replace(body, **changed) if changed else body), cuts
+
+
+def _longest(levels: list[str | None]) -> int:
+    return max(map(len, filter(None, levels)), default=0)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters that shows where it was cut."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def line_pieces(text: str) -> list[str]:
+    """Return a line in pieces that a message can carry."""
+    most = MAX_LINE_CHARS if text.isascii() else MAX_LINE_CHARS // 4
+    return [text[start : start + most] for start in range(0, len(text), most)] or [text]
+
+
+def _fitted_numbers(name: str, numbers: dict[str, float], cuts: list[str]) -> dict[str, float]:
+    """Return the values whose names are short enough, the newest of them where they are too many."""
+    kept = numbers
+    if max(map(len, kept)) > MAX_METRIC_NAME_CHARS:
+        kept = {key: value for key, value in kept.items() if len(key) <= MAX_METRIC_NAME_CHARS}
+        cuts.append(
+            f"{name}: {len(numbers) - len(kept):,} names over {MAX_METRIC_NAME_CHARS:,} characters left out"
+        )
+    most = MAX_RESULTS if name in _MAPS else MAX_ITEMS
+    if len(kept) > most:
+        cuts.append(f"{name}: the newest {most:,} of {len(kept):,} values are kept")
+        kept = dict(islice(kept.items(), len(kept) - most, None))
+    return kept
+
+
+def _fitted_points(points: list[Point], cuts: list[str]) -> list[Point]:
+    """Return the points, those with too many values in several."""
+    fitting: list[Point] = []
+    room = MAX_VALUES
+    longest_path = MAX_TEXT_CHARS["checkpoint_path"]
+    for point in points:
+        path, values = point.checkpoint_path, point.values
+        if path is not None and len(path) > longest_path:
+            cuts.append(f"checkpoint_path of {len(path):,} characters is cut to {longest_path:,}")
+            path = shortened(path, longest_path)
+        if values and max(map(len, values)) > MAX_METRIC_NAME_CHARS:
+            values = _fitted_numbers("values", dict(islice(values.items(), MAX_VALUES)), cuts)
+        if len(values) > room:
+            cuts.append(f"values: the first {room:,} of {len(values):,} are kept")
+            values = dict(islice(values.items(), room))
+        room -= len(values)
+        if values is point.values and path is point.checkpoint_path and len(values) <= MAX_ITEMS:
+            fitting.append(point)
+            continue
+        items = iter(values.items())
+        while part := dict(islice(items, MAX_ITEMS)):
+            fitting.append(replace(point, values=part, checkpoint_path=path))
+    return points if all(map(operator.is_, fitting, points)) and len(fitting) == len(points) else fitting
+
+
+def _fitted_free(what: str, values: dict[str, Any], cuts: list[str]) -> dict[str, Any]:
+    """Return params or tags without the largest values, as many as do not fit; a long text is shortened."""
+    sizes = {name: _size(name, value) for name, value in values.items()}
+    bytes_left, elements_left = MAX_FREE_BYTES - 8, MAX_FREE_ELEMENTS - 1
+    if (
+        sum(size for size, _ in sizes.values()) <= bytes_left
+        and sum(count for _, count in sizes.values()) <= elements_left
+    ):
+        return values
+    kept: dict[str, Any] = {}
+    for name in sorted(values, key=lambda name: sizes[name]):
+        value, (size, count) = values[name], sizes[name]
+        if size > bytes_left and isinstance(value, str) and len(value) > SHORTENED_CHARS:
+            value = shortened(value, SHORTENED_CHARS)
+            size, count = _size(name, value)
+        if size > bytes_left or count > elements_left:
+            cuts.append(f"{what}[{shortened(name, 100)!r}] is left out: {size:,} bytes, {count:,} elements")
+            continue
+        if value is not values[name]:
+            cuts.append(f"{what}[{shortened(name, 100)!r}] is shortened to {SHORTENED_CHARS:,} characters")
+        kept[name] = value
+        bytes_left -= size
+        elements_left -= count
+    return {name: kept[name] for name in values if name in kept}
+
+
+def _size(name: str, value: object) -> tuple[int, int]:
+    """Return the bytes and the elements of an item; a value that has no form on the wire counts by its text."""
+    try:
+        size = len(msgspec.msgpack.encode(value))
+    except Exception as exc:  # noqa: BLE001 - it is left to `trainwire.ingest.sending.salvage`
+        raise_interruption(exc)
+        size = 0
+    return size + 4 * len(name) + 5, 1 + free_elements(value)

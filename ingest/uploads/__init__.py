@@ -1,0 +1,1 @@
+"""Uploads of checkpoint files to an object store."""

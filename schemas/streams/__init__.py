@@ -1,0 +1,1 @@
+"""The servers of the streams and of the broker: addresses, TLS and clients."""

@@ -1,0 +1,1 @@
+"""Checkpoint files: S3, local folders, and presigned URLs."""

@@ -1,0 +1,1 @@
+"""Reads from Loki over HTTP."""

@@ -1,0 +1,167 @@
+"""MLflow's REST API: one call, and what its answers mean; over `requests` for who only reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+import requests
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from trainwire.schemas.streams.tls import tls_trouble
+
+API: Final = "/api/2.0/mlflow/"
+TIMEOUT_S: Final = (3.0, 30.0)
+"""To connect, and to answer: a batch of 1000 metrics takes a busy server on SQLite a second."""
+LONGEST_RETRY_AFTER_S: Final = 600.0
+MISSING: Final = "RESOURCE_DOES_NOT_EXIST"
+EXISTS: Final = "RESOURCE_ALREADY_EXISTS"
+INVALID: Final = "INVALID_PARAMETER_VALUE"
+_SHOWN_ANSWER_CHARS: Final = 500
+_MEANING: Final = {
+    401: " (check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN)",
+    403: " (check what the user may do, and the server's --allowed-hosts)",
+    404: " (is MLFLOW_TRACKING_URI the address of MLflow itself?)",
+    429: " (rate limit)",
+}
+
+
+class MlflowUnavailable(Exception):  # noqa: N818 - the word the whole project uses
+    """MLflow did not answer, or not as MLflow does; `retry_after_s` is what it asked for, if it did.
+
+    `failed_inside` when it answered that it could not do this: a 5xx.
+    """
+
+    def __init__(self, text: str, retry_after_s: float | None = None, *, failed_inside: bool = False) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        self.failed_inside = failed_inside
+
+
+class MlflowRefused(Exception):  # noqa: N818 - the word the whole project uses
+    """MLflow will never do this: `code` is its own word for why, the text its message."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Send(Protocol):
+    """Sends one request and returns the answer, whatever its status; raises `MlflowUnavailable` without one."""
+
+    def __call__(
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, data: bytes | None = None
+    ) -> requests.Response:
+        """Send to a path of the server."""
+        ...
+
+
+class MlflowApi:
+    """Calls of MLflow's REST API; safe to use from several threads where its `send` is."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def get(self, endpoint: str, **params: Any) -> dict[str, Any]:
+        """Ask for something; raises `MlflowRefused` and `MlflowUnavailable`."""
+        return _document(self._send("GET", API + endpoint, params=params))
+
+    def post(self, endpoint: str, **fields: Any) -> dict[str, Any]:
+        """Have something done; raises `MlflowRefused` and `MlflowUnavailable`."""
+        return _document(self._send("POST", API + endpoint, data=msgspec.json.encode(fields)))
+
+
+def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
+    """Return what sends to this server with the credentials of MLflow's own environment variables.
+
+    Basic authentication, a bearer token and certificates; whoever writes has MLflow's client, with all its ways.
+    """
+    session = requests.Session()
+    session.trust_env = False  # a proxy for the world outside is not one for our stores
+    session.auth = _auth(environ)
+    session.cert = environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
+    is_insecure = environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}
+    session.verify = not is_insecure and (environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True)
+
+    def send(
+        method: str, path: str, *, params: Mapping[str, Any] | None = None, data: bytes | None = None
+    ) -> requests.Response:
+        headers = {"Content-Type": "application/json"}
+        try:
+            return session.request(
+                method, url.rstrip("/") + path, params=params, data=data, headers=headers, timeout=TIMEOUT_S
+            )
+        except OSError as exc:  # those of requests are, and what it says of a file that is not there
+            raise no_answer(url, exc) from exc
+
+    return send
+
+
+def no_answer(url: str, exc: BaseException) -> MlflowUnavailable:
+    """Return the error for a server that said nothing, with the name of what went wrong."""
+    reason = getattr(exc.args[0] if exc.args else None, "reason", None)  # urllib3's, inside that of requests
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+    why = str(exc) if type(exc) is OSError else type(reason or exc).__name__
+    trouble = tls_trouble(exc, "with MLFLOW_TRACKING_SERVER_CERT_PATH")
+    if trouble is not None:
+        return MlflowUnavailable(f"MLflow at {host} cannot be used: {trouble}")
+    return MlflowUnavailable(f"MLflow at {host} does not answer: {why}")
+
+
+class _Bearer(AuthBase):
+    """A token, as MLflow's client sends it."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class _Nobody(AuthBase):
+    """No credentials: without it `requests` would look for some in ~/.netrc."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+def _auth(environ: Mapping[str, str]) -> AuthBase:
+    user, password = environ.get("MLFLOW_TRACKING_USERNAME"), environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user and password:
+        return HTTPBasicAuth(user, password)
+    token = environ.get("MLFLOW_TRACKING_TOKEN")
+    return _Bearer(token) if token else _Nobody()
+
+
+def _document(answer: requests.Response) -> dict[str, Any]:
+    try:
+        document = msgspec.json.decode(answer.content or b"{}", type=dict[str, Any])
+    except msgspec.MsgspecError:
+        raise _unavailable(answer, answer.text) from None
+    if answer.status_code == requests.codes.ok:
+        return document
+    code, message = str(document.get("error_code")), str(document.get("message"))
+    if answer.status_code in {400, 404} and code in {INVALID, MISSING, EXISTS}:
+        raise MlflowRefused(code, message[:_SHOWN_ANSWER_CHARS])
+    raise _unavailable(answer, message)
+
+
+def _unavailable(answer: requests.Response, said: str) -> MlflowUnavailable:
+    status = answer.status_code
+    meaning = _MEANING.get(status, "")
+    shown = " ".join(said.split())[:_SHOWN_ANSWER_CHARS]
+    text = f"MLflow answered {status}{meaning}: {shown}"
+    is_failure = status >= requests.codes.internal_server_error
+    return MlflowUnavailable(text, _retry_after_s(answer), failed_inside=is_failure)
+
+
+def _retry_after_s(answer: requests.Response) -> float | None:
+    try:
+        return min(max(float(answer.headers["Retry-After"]), 0.0), LONGEST_RETRY_AFTER_S)
+    except (KeyError, ValueError):
+        return None

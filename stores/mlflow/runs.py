@@ -1,0 +1,217 @@
+"""Reads runs of a job and their metrics from MLflow, whole or as a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from trainwire.schemas.non_finite import NON_FINITE_NAMES
+from trainwire.stores.mlflow.http import MISSING, MlflowApi, MlflowRefused
+from trainwire.stores.postgres.attempts import Attempt
+
+MIRROR_SOURCE: Final = "trainwire"
+"""The tag `mlflow.source.name` of the runs that workers make."""
+SOURCE_TAG: Final = "mlflow.source.name"
+JOB_TAG: Final = "job_id"
+ATTEMPT_TAG: Final = "attempt"
+MOST_EXPERIMENTS: Final = 1000
+"""Searched for runs of a job: those that changed last."""
+HISTORY_PAGE: Final = 25_000
+
+RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+
+
+class MlflowRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run; `metrics` are the last values."""
+
+    run_id: str
+    experiment_id: str
+    name: str
+    status: str
+    is_deleted: bool
+    started_at: datetime | None
+    ended_at: datetime | None
+    metrics: dict[str, float]
+    params: dict[str, str]
+    tags: dict[str, str]
+
+    @property
+    def is_mirror(self) -> bool:
+        """Tell whether workers made it."""
+        return self.tags.get(SOURCE_TAG) == MIRROR_SOURCE
+
+
+class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of one metric; `ts_ms` in milliseconds since 1970."""
+
+    ts_ms: int
+    step: int
+    value: float
+
+
+class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric in short; NaN is neither the lowest nor the highest, unless there is nothing else."""
+
+    points: int
+    last: float
+    lowest: float
+    highest: float
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One run with its metrics in short; `more_metrics` were not asked for."""
+
+    run: MlflowRun
+    experiment: str
+    metrics: dict[str, MetricSummary]
+    more_metrics: int
+
+
+def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
+    """Return a run, a deleted one too; None where there is none of this id."""
+    try:
+        return _run(api.get("runs/get", run_id=run_id)["run"])
+    except MlflowRefused as exc:
+        if exc.code == MISSING:
+            return None
+        raise
+
+
+def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -> MlflowRun | None:
+    """Return the newest run that is tagged with the job (and its attempt), whoever made it; None for none."""
+    wanted = {JOB_TAG: str(job_id)} | ({} if attempt is None else {ATTEMPT_TAG: str(attempt)})
+    found = search_runs(api, experiment_ids(api), tag_filter(wanted), limit=1)
+    return found[0] if found else None
+
+
+def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | None:
+    """Return the run that Postgres knows of, or else one that a trainer tagged with the job."""
+    if attempt.run_id is not None:
+        return attempt.run_id
+    tagged = get_run_by_job_id(api, job_id)
+    # A mirror that Postgres does not know is of another database's job.
+    return None if tagged is None or tagged.is_mirror else tagged.run_id
+
+
+def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[MetricPoint]]:
+    """Return every point of these metrics, ordered by step and time."""
+    return {name: sorted(_history(api, run_id, name), key=_place) for name in names}
+
+
+def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummary | None:
+    """Return a run with at most so many of its metrics, in the order of their names; None where there is none."""
+    run = get_run(api, run_id)
+    if run is None:
+        return None
+    names = sorted(run.metrics)
+    histories = get_run_metrics(api, run_id, names[:most_metrics])
+    experiment = api.get("experiments/get", experiment_id=run.experiment_id)["experiment"]["name"]
+    return RunSummary(
+        run=run,
+        experiment=experiment,
+        metrics={
+            name: summary_of([point.value for point in points]) for name, points in histories.items() if points
+        },
+        more_metrics=max(len(names) - most_metrics, 0),
+    )
+
+
+def summary_of(values: list[float]) -> MetricSummary:
+    """Return the values of a metric, in their order, in short."""
+    numbers = [value for value in values if value == value] or values  # noqa: PLR0124 - NaN is unlike itself
+    return MetricSummary(points=len(values), last=values[-1], lowest=min(numbers), highest=max(numbers))
+
+
+def run_url(tracking_uri: str, run: MlflowRun) -> str:
+    """Return where a person sees the run."""
+    return f"{tracking_uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def experiment_ids(api: MlflowApi) -> list[str]:
+    """Return the experiments that are not deleted."""
+    found = api.post("experiments/search", max_results=MOST_EXPERIMENTS, order_by=["last_update_time DESC"])
+    return [experiment["experiment_id"] for experiment in found.get("experiments", [])]
+
+
+def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit: int) -> list[MlflowRun]:
+    """Return the runs that match one of MLflow's filters, the newest first; deleted ones do not."""
+    if not experiments:
+        return []
+    found = api.post(
+        "runs/search",
+        experiment_ids=list(experiments),
+        filter=wanted,
+        max_results=limit,
+        order_by=["attributes.start_time DESC"],
+    )
+    return [_run(run) for run in found.get("runs", [])]
+
+
+def delete_run(api: MlflowApi, run_id: str) -> None:
+    """Mark a run as deleted, for `mlflow gc` to remove; no error where it is marked, or gone, already."""
+    try:
+        api.post("runs/delete", run_id=run_id)
+    except MlflowRefused as exc:
+        run = get_run(api, run_id)
+        if run is not None and not run.is_deleted:
+            raise MlflowRefused(exc.code, f"MLflow refuses to delete run {run_id}: {exc}") from exc
+
+
+def tag_filter(tags: Mapping[str, str]) -> str:
+    """Return the filter for runs with all of these tags; the values have no quotes."""
+    return " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+
+
+def get_metric_page(
+    api: MlflowApi, run_id: str, name: str, limit: int, token: str | None = None
+) -> tuple[list[MetricPoint], str | None]:
+    """Return at most `limit` points of a metric, ordered by time as in MLflow, and the token of what follows.
+
+    Without a token the first ones come; no token comes with the last.
+    """
+    page = {"page_token": token} if token else {}
+    found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)
+    points = [
+        MetricPoint(ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"]))
+        for point in found.get("metrics", [])
+    ]
+    return points, found.get("next_page_token") or None
+
+
+def _history(api: MlflowApi, run_id: str, name: str) -> list[MetricPoint]:
+    points, token = get_metric_page(api, run_id, name, HISTORY_PAGE)
+    while token is not None:
+        more, token = get_metric_page(api, run_id, name, HISTORY_PAGE, token)
+        points += more
+    return points
+
+
+def _place(point: MetricPoint) -> tuple[int, int]:
+    return point.step, point.ts_ms
+
+
+def _run(document: Mapping[str, Any]) -> MlflowRun:
+    info, data = document["info"], document.get("data", {})
+    return MlflowRun(
+        run_id=info["run_id"],
+        experiment_id=info["experiment_id"],
+        name=info.get("run_name", ""),
+        status=info["status"],
+        is_deleted=info.get("lifecycle_stage") == "deleted",
+        started_at=_time(info.get("start_time")),
+        ended_at=_time(info.get("end_time")),
+        metrics={metric["key"]: _number(metric["value"]) for metric in data.get("metrics", [])},
+        params={param["key"]: param.get("value", "") for param in data.get("params", [])},
+        tags={tag["key"]: tag.get("value", "") for tag in data.get("tags", [])},
+    )
+
+
+def _number(value: Any) -> float:
+    return NON_FINITE_NAMES[value] if isinstance(value, str) else float(value)
+
+
+def _time(ms: Any) -> datetime | None:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None

@@ -1,0 +1,1 @@
+"""Reads jobs, attempts, checkpoints and deliveries from Postgres."""

@@ -1,0 +1,147 @@
+"""Jobs as Postgres knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Text, cast, func, select, tuple_
+
+from trainwire.schemas.kinds import ROW_KINDS
+from trainwire.schemas.messages import FINISHED, Status
+from trainwire.schemas.tables import deleted_jobs, training_jobs
+from trainwire.schemas.validation import LEAST_MADE_ID
+from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
+
+LEAST_PREFIX: Final = 4
+"""Digits of a number that are taken for its beginning."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_jobs; of `final_metrics` and `best_metrics` the first (`trainwire.stores.postgres.columns`)."""
+
+    id: int
+    name: str | None
+    status: Status
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    last_seen_at: datetime | None
+    current_epoch: int | None
+    total_epochs: int | None
+    progress_percent: float | None
+    final_accuracy: float | None
+    final_metrics: dict[str, Any] | None
+    best_metrics: dict[str, Any] | None
+    best_epoch: int | None
+    best_checkpoint_path: str | None
+    last_checkpoint_path: str | None
+    mlflow_run_id: str | None
+    exit_code: int | None
+    error_message: str | None
+    quiet_since: datetime | None
+    status_reason: str | None
+    params: dict[str, Any] | None
+    tags: dict[str, Any] | None
+    last_log_seq: int
+    last_metric_seq: int
+    last_checkpoint_seq: int
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the current attempt has ended."""
+        return self.status in FINISHED
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of each kind the job has had."""
+        return {kind: getattr(self, storage.last_seq) for kind, storage in ROW_KINDS.items()}
+
+
+class Place(NamedTuple):
+    """Where a job stands in the list of all."""
+
+    created_at: datetime
+    job_id: int
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are wanted; nothing is no condition. `after` is the last job of the page before."""
+
+    statuses: Sequence[str] = ()
+    name: str | None = None
+    after: Place | None = None
+
+
+def find_page(connection: Connection, wanted: JobFilter, limit: int) -> list[Job]:
+    """Return the first matching jobs after a place in the list, the newest first."""
+    table = training_jobs.c
+    columns = job_columns(Job, training_jobs, MOST_LISTED_NAMES)
+    found = select(*columns).order_by(table.created_at.desc(), table.id.desc())
+    if wanted.statuses:
+        found = found.where(table.status.in_(wanted.statuses))
+    if wanted.name is not None:
+        found = found.where(table.name.icontains(wanted.name, autoescape=True))
+    if wanted.after is not None:
+        found = found.where(tuple_(table.created_at, table.id) < tuple_(*wanted.after))
+    return [Job(**row) for row in connection.execute(found.limit(limit)).mappings()]
+
+
+def find_jobs(
+    connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
+) -> list[Job]:
+    """Return the newest jobs, the newest first."""
+    return find_page(connection, JobFilter(statuses=() if status is None else (status,), name=name), limit)
+
+
+def find_named(
+    connection: Connection, text: str, limit: int, *, may_abbreviate: bool = True
+) -> tuple[list[Job], int]:
+    """Return the newest jobs with this name, and how many there are.
+
+    Where there are none, and where the text may be an abbreviation: those whose name begins with it; if it has
+    digits only, those whose number begins with it, and is one that a trainer made: nobody abbreviates 42.
+    """
+    table = training_jobs.c
+    conditions = [table.name == text]
+    is_number = text.isascii() and text.isdecimal()
+    if may_abbreviate and not is_number:
+        conditions.append(func.starts_with(table.name, text))
+    elif may_abbreviate and len(text) >= LEAST_PREFIX:
+        conditions.append((table.id >= LEAST_MADE_ID) & func.starts_with(cast(table.id, Text), text))
+    for condition in conditions:
+        newest = select(table.id).where(condition).order_by(table.created_at.desc(), table.id.desc())
+        ids = connection.execute(newest.limit(limit)).scalars().all()
+        if ids:
+            count = connection.execute(select(func.count()).select_from(training_jobs).where(condition))
+            found = (find_job(connection, job_id) for job_id in ids)
+            return [job for job in found if job is not None], count.scalar_one()
+    return [], 0
+
+
+def is_known(connection: Connection, job_id: int) -> bool:
+    """Return whether a job with this number exists or was deleted."""
+    exists = [select(column).where(column == job_id) for column in (training_jobs.c.id, deleted_jobs.c.job_id)]
+    return connection.execute(exists[0].union(exists[1])).first() is not None
+
+
+def find_job(connection: Connection, job_id: int) -> Job | None:
+    """Return one job, None where no message of it has been stored.
+
+    Of its results it has one name more than is shown, where there are more.
+    """
+    columns = job_columns(Job, training_jobs, MOST_SHOWN_NAMES + 1)
+    wanted = select(*columns).where(training_jobs.c.id == job_id)
+    row = connection.execute(wanted).mappings().one_or_none()
+    return None if row is None else Job(**row)
+
+
+def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
+    """Return the last `seq` of each kind that retention has removed of a job; 0 for none."""
+    columns = {kind: storage.removed_seq for kind, storage in ROW_KINDS.items() if storage.removed_seq}
+    removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
+    row = connection.execute(removed).one_or_none() or [0] * len(columns)
+    return dict(zip(columns, row, strict=True))

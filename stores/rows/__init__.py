@@ -1,0 +1,1 @@
+"""Reads log lines and metric points from Postgres."""

@@ -1,0 +1,136 @@
+"""Pages of a job's log by `seq`, with filters: however few lines match, only so many are looked at for a page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, select
+
+from trainwire.schemas.events import LogLine
+from trainwire.schemas.tables import training_logs
+from trainwire.stores.rows.event_rows import lines_within, log_line, select_lines
+
+SCAN_ROWS: Final = 50_000
+"""Lines that one query looks at: where many match, hardly more than a page of them."""
+MOST_SCANNED: Final = 500_000
+"""Lines looked at for one page: about a second of Postgres."""
+PIECE_LINES: Final = 5000
+PAGE_BYTES: Final = 8 * 1024 * 1024
+"""Of text in one page; a page has at least one line."""
+CUT_CHARS: Final = 64 * 1024
+"""A longer line is cut in a page of several."""
+_L: Final = training_logs.c
+
+
+class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which lines of a job are wanted; None is no condition. `text` is looked for in either case."""
+
+    job_id: int
+    log_type: str | None = None
+    level: str | None = None
+    rank: int | None = None
+    attempt: int | None = None
+    text: str | None = None
+
+    @property
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What a line must fulfil."""
+        wanted = {"log_type": self.log_type, "level": self.level, "rank": self.rank, "attempt": self.attempt}
+        said: list[ColumnElement[bool]] = [
+            _L[name] == value for name, value in wanted.items() if value is not None
+        ]
+        return said if self.text is None else [*said, _L.content.icontains(self.text, autoescape=True)]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Lines, oldest to newest; `scanned` is the range that was looked at, where a bound ended the search.
+
+    Bounds are `MOST_SCANNED` lines and `PAGE_BYTES` of text.
+    """
+
+    lines: list[LogLine]
+    scanned: tuple[int, int] | None = None
+
+
+def newest_page(connection: Connection, wanted: LineFilter, before: int, limit: int) -> Page:
+    """Return the last `limit` matching lines before `before`."""
+    found: list[LogLine] = []
+    room = PAGE_BYTES
+    end = before - 1
+    while end > 0:
+        begin = max(1, end - _step(wanted) + 1)
+        query = select_lines(wanted.job_id, _L.seq.between(begin, end), *wanted.conditions)
+        query = query.order_by(_L.seq.desc()).limit(limit - len(found))
+        room -= _read(connection, lines_within(query, room, _cut_chars(limit), newest_first=True), found)
+        if len(found) == limit:
+            break
+        if room <= 0:
+            return Page(lines=found[::-1], scanned=(found[-1].seq, before - 1))
+        end = begin - 1
+        if before - begin >= MOST_SCANNED and end > 0:
+            return Page(lines=found[::-1], scanned=(begin, before - 1))
+    return Page(lines=found[::-1])
+
+
+def next_page(
+    connection: Connection, wanted: LineFilter, after: int, last: int, limit: int, *, is_cut: bool = True
+) -> Page:
+    """Return the first `limit` matching lines after `after` and up to `last`; not `is_cut`: long ones whole."""
+    found: list[LogLine] = []
+    room = PAGE_BYTES
+    begin = after + 1
+    while begin <= last:
+        end = min(last, begin + _step(wanted) - 1)
+        query = select_lines(wanted.job_id, _L.seq.between(begin, end), *wanted.conditions)
+        query = query.order_by(_L.seq).limit(limit - len(found))
+        room -= _read(connection, lines_within(query, room, _cut_chars(limit) if is_cut else None), found)
+        if len(found) == limit:
+            break
+        if room <= 0:
+            return Page(lines=found, scanned=(after + 1, found[-1].seq))
+        begin = end + 1
+        if end - after >= MOST_SCANNED and begin <= last:
+            return Page(lines=found, scanned=(after + 1, end))
+    return Page(lines=found)
+
+
+def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int) -> tuple[list[LogLine], int]:
+    """Return some of the matching lines after `after`, and the `seq` after which the next piece begins."""
+    page = next_page(connection, wanted, after, last, PIECE_LINES, is_cut=False)
+    if page.scanned is not None:
+        return page.lines, page.scanned[1]
+    return page.lines, page.lines[-1].seq if len(page.lines) == PIECE_LINES else last
+
+
+def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
+    """Return the `seq` from which lines are of that time or later; beyond the last where none is.
+
+    Times follow `seq` but for what came late, so the place is found by halving.
+    """
+    low, high = 1, last + 1
+    while low < high:
+        middle = (low + high) // 2
+        query = select(_L.seq, _L.logged_at >= at).where(_L.job_id == job_id)
+        row = connection.execute(query.where(_L.seq >= middle).order_by(_L.seq).limit(1)).one_or_none()
+        if row is None or row[1]:
+            high = middle
+        else:
+            low = row[0] + 1
+    return low
+
+
+def _read(connection: Connection, query: Select[Any], found: list[LogLine]) -> int:
+    """Add the lines of this query to `found`; return the size of their texts."""
+    rows = connection.execute(query).all()
+    found += [log_line(row) for row in rows]
+    return int(rows[-1].upto) if rows else 0
+
+
+def _cut_chars(limit: int) -> int | None:
+    return CUT_CHARS if limit > 1 else None
+
+
+def _step(wanted: LineFilter) -> int:
+    return SCAN_ROWS if wanted.conditions else MOST_SCANNED

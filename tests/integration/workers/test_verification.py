@@ -1,0 +1,466 @@
+"""Verification against a real S3 server: what is there, what is not, and what cannot be found out now."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.factories import Sender, checkpoint, drain, one, rows
+from tests.integration.conftest import Bucket
+from tests.s3 import free_port, s3_client, s3_server
+from trainwire.schemas.backoff import Backoff
+from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
+from trainwire.schemas.tables import sink_states, training_checkpoints
+from trainwire.stores.files.presign_policy import lending_places
+from trainwire.stores.files.s3 import ObjectHead, S3Store, StoreAway, open_s3
+from trainwire.stores.postgres.checkpoints import find_checkpoints, find_problems
+from trainwire.workers.checkpoints import verification as verify
+from trainwire.workers.checkpoints.verification import LOOKS, ObjectStore, Verification, VerificationReport
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.settings import load_settings
+
+if TYPE_CHECKING:
+    from types_boto3_s3.type_defs import CompletedPartTypeDef
+
+AT_ONCE = Backoff(first_s=0, cap_s=0)
+
+
+@pytest.fixture(autouse=True)
+def served(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers look into all of the test's bucket."""
+    monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/")
+
+
+@pytest.fixture
+def record(resources: Resources, sender: Sender) -> Callable[..., None]:
+    """Give a function that brings checkpoint messages into Postgres."""
+
+    def record(*all_fields: dict[str, Any], job: int = 1) -> None:
+        for fields in all_fields:
+            sender.send(checkpoint(**{"kind": "epoch"} | fields), job=job)
+        drain(resources, "checkpoints", job)
+
+    return record
+
+
+def verify_files(
+    resources: Resources, store: Callable[[], ObjectStore] = open_s3, backoff: Backoff = AT_ONCE
+) -> VerificationReport:
+    """Run one verification as a worker does, but let no time pass before the next look."""
+    urls = {name: getattr(resources.settings, name) for name in ("database_url", "redis_url")}
+    places = lending_places(load_settings(**urls))
+    verification = Verification(
+        resources.engine, store, places, slice_s=0, store_backoff=backoff, file_backoff=backoff
+    )
+    return verification.run()
+
+
+def found(resources: Resources) -> list[tuple[bool, str | None]]:
+    """Return of each checkpoint whether it is verified, and what was found wrong."""
+    found = rows(resources.engine, training_checkpoints, "verified_at", "verify_error")
+    return [(at is not None, error) for at, error in found]
+
+
+def test_what_is_as_recorded_is_verified(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """A file, a folder with all its files, and somebody's object of which nothing is recorded but the URI."""
+    bucket.put("elsewhere/model.bin")
+    bucket.put("elsewhere/folder/a")
+    record(
+        bucket.put("checkpoints/1/1/epoch-1.pt", b"1" * 1000),
+        bucket.put_folder("checkpoints/1/1/epoch-2/", rank0=b"abc", rank1=b"defg"),
+        {"uri": f"s3://{bucket.name}/elsewhere/model.bin"},
+        {"uri": f"s3://{bucket.name}/elsewhere/folder/"},
+    )
+    report = verify_files(resources)
+    assert found(resources) == [(True, None)] * 4
+    assert (report.verified, report.wrong, report.unknown) == (4, 0, 0)
+
+
+def test_an_object_of_several_parts_is_verified(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """Its checksum is one of checksums; not every server repeats how many there are."""
+    key, part = "checkpoints/1/1/epoch-1.pt", b"x" * 5 * 1024 * 1024
+    client, name = bucket.client, bucket.name
+    upload = client.create_multipart_upload(Bucket=name, Key=key, ChecksumAlgorithm="SHA256")["UploadId"]
+    parts: list[CompletedPartTypeDef] = []
+    for number in (1, 2):
+        answer = client.upload_part(
+            Bucket=name, Key=key, UploadId=upload, PartNumber=number, Body=part, ChecksumAlgorithm="SHA256"
+        )
+        parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": answer["ChecksumSHA256"]})
+    client.complete_multipart_upload(Bucket=name, Key=key, UploadId=upload, MultipartUpload={"Parts": parts})
+    digest = hashlib.sha256(hashlib.sha256(part).digest() * 2).digest()
+    fields = {"uri": str(S3Uri(name, key)), "size_bytes": 2 * len(part), "sha256": "0" * 64}
+    record(fields | {"store_checksum": f"{base64.b64encode(digest).decode()}-2"})
+    verify_files(resources)
+    assert found(resources) == [(True, None)]
+
+
+def test_what_is_missing_or_different_is_said(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """A missing object, another size, another content, and the same three inside of a folder."""
+    recorded = {name: bucket.put(f"c/{name}.pt", b"right") for name in ("gone", "cut", "other", "sha")}
+    recorded["sha"].pop("store_checksum")
+    bucket.delete("c/gone.pt")
+    bucket.put("c/cut.pt", b"righ")
+    bucket.put("c/other.pt", b"wrong")
+    bucket.put("c/sha.pt", b"wrong")
+    folders = {name: bucket.put_folder(f"c/{name}/", shard=b"right") for name in ("f-gone", "f-other", "f-list")}
+    bucket.delete("c/f-gone/shard")
+    bucket.put("c/f-other/shard", b"wrong")
+    bucket.put("c/f-list/manifest.json", b"[]")
+    bucket.put_folder("c/f-none/", shard=b"right")
+    bucket.delete("c/f-none/manifest.json")
+    record(*recorded.values(), *folders.values(), folders["f-list"] | {"uri": f"s3://{bucket.name}/c/f-none/"})
+    report = verify_files(resources)
+    assert [error and error.partition(": ")[0] for _, error in found(resources)] == [
+        "missing",
+        "different",
+        "different",
+        "different",
+        "missing",
+        "different",
+        "different",
+        "missing",
+    ]
+    said = [error or "" for _, error in found(resources)]
+    assert said[0] == f"missing: s3://{bucket.name}/c/gone.pt is not there"
+    assert "has 4 bytes, the trainer recorded 5" in said[1]
+    assert recorded["other"]["store_checksum"] in said[2]
+    assert f"s3://{bucket.name}/c/f-gone/shard is not there" in said[4]
+    assert report.wrong == 8
+
+
+def test_an_object_that_comes_later_is_verified_then(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """A store that shows an object late costs a second look, not the stamp."""
+    fields = bucket.put("c/late.pt")
+    bucket.delete("c/late.pt")
+    record(fields)
+    verify_files(resources)
+    assert found(resources)[0][1] == f"missing: {fields['uri']} is not there"
+    bucket.put("c/late.pt")
+    verify_files(resources)
+    assert found(resources) == [(True, None)]
+
+
+def test_a_wrong_object_is_left_after_some_looks(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """What is wrong for good stays on the job, and is not asked for for ever."""
+    record({"uri": f"s3://{bucket.name}/never.pt"})
+    for _ in range(LOOKS + 3):
+        verify_files(resources)
+    row = one(resources.engine, training_checkpoints, job_id=1, seq=1)
+    assert (row["verify_attempts"], row["verify_after"]) == (LOOKS, None)
+    assert row["verify_error"] == f"missing: s3://{bucket.name}/never.pt is not there"
+
+
+def test_a_missing_file_has_to_wait_for_its_next_look(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """Beat comes every few seconds; a file that was not there is asked for after its own, growing pause."""
+    record({"uri": f"s3://{bucket.name}/never.pt"})
+    verify_files(resources, backoff=Backoff(first_s=1000, cap_s=1000))
+    verify_files(resources, fails_when_asked)
+    assert one(resources.engine, training_checkpoints, job_id=1, seq=1)["verify_attempts"] == 1
+
+
+def test_what_is_not_in_s3_is_left_alone(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """A local path, another scheme, and a file whose upload failed are nothing to look at; no request is made."""
+    assert bucket.name
+    record({"uri": "/out/last.pt"}, {"uri": "gs://b/x"}, {"uri": "out/x.pt", "upload_error": "S3 was away"})
+    verify_files(resources, fails_when_asked)
+    assert rows(resources.engine, training_checkpoints, "verify_attempts") == [0, 0, 0]
+
+
+def test_an_address_that_nothing_can_have_is_missing(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """URIs that S3 has no request for are said to be missing; they stop nothing."""
+    monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/, s3://no bucket:8/")
+    record({"uri": "s3://"}, {"uri": "s3://bucket"}, {"uri": "s3://no bucket:8/x"}, bucket.put("c/a.pt"))
+    report = verify_files(resources)
+    assert [verified for verified, _ in found(resources)] == [False, False, False, True]
+    assert all((error or "missing: ").startswith("missing: ") for _, error in found(resources))
+    assert report.wrong == 3
+
+
+def test_no_address_is_probed_that_only_a_trainer_named(
+    resources: Resources,
+    record: Callable[..., None],
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another bucket, another folder, a way out of our own: recorded, not asked for, and it is said why."""
+    monkeypatch.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
+    monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
+    elsewhere = (
+        "salaries/2026.csv",
+        "checkpoints-of-others/1.pt",
+        "checkpoints/../salaries/2026.csv",
+        "salaries/",
+    )
+    uris = [f"s3://{bucket.name}/{key}" for key in elsewhere] + [f"s3://{bucket.name}-of-others/checkpoints/1.pt"]
+    record(*({"uri": uri} for uri in uris))
+    report = verify_files(resources, fails_when_asked)
+    why = f"not served: workers look in s3://{bucket.name}/checkpoints/; others are named in CHECKPOINT_LEND_ALSO"
+    assert found(resources) == [(False, why)] * len(uris)
+    assert (report.wrong, report.unknown) == (0, len(uris))
+    with resources.engine.connect() as connection:
+        files = find_checkpoints(connection, 1)
+        assert not find_problems(connection, 1)
+    assert {(file.state, file.reason) for file in files} == {("recorded", why.removeprefix("not served: "))}
+    record(bucket.put("checkpoints/1/1/epoch-1.pt"))
+    assert verify_files(resources).verified == 1, "who lies elsewhere does not stand before the others"
+    monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/salaries/")
+    bucket.put("salaries/2026.csv")
+    assert verify_files(resources).verified == 2, "what is named later is looked at in its next turn"
+    monkeypatch.delenv("TRAINWIRE_CHECKPOINT_BUCKET")
+    monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
+    record({"uri": "s3://b/x.pt"})
+    verify_files(resources, fails_when_asked)
+    assert "look in nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set" in str(found(resources)[-1][1])
+
+
+def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """A store that is away is probed with a file of its own."""
+    record(bucket.put("c/a.pt"))
+
+    def away() -> ObjectStore:
+        raise StoreAway("S3 does not answer")
+
+    with pytest.raises(Unavailable):
+        verify_files(resources, away)
+    record({"uri": "s3://elsewhere/a.pt"}, job=5)
+    with pytest.raises(Unavailable):
+        verify_files(resources, away)
+    assert one(resources.engine, sink_states, sink="s3")["attempts"] == 2
+
+
+def test_an_overwritten_file_is_not_an_error(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """Of several `last` with one key only the newest can be there: the others are neither verified nor wrong."""
+    record(*(bucket.put("c/last.pt", content) | {"kind": "last"} for content in (b"1", b"22", b"333")))
+    report = verify_files(resources)
+    assert found(resources) == [(False, None), (False, None), (True, None)]
+    assert (report.verified, report.wrong) == (1, 0)
+    assert verify_files(resources, fails_when_asked).verified == 0
+
+
+def test_another_job_cannot_make_a_file_look_overwritten(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """Only a newer row of the same job overwrites."""
+    fields = bucket.put("c/a.pt")
+    record(fields)
+    record(fields | {"size_bytes": 1}, job=2)
+    verify_files(resources)
+    assert [verified for verified, _ in found(resources)] == [True, False]
+
+
+def test_a_forbidden_object_is_asked_for_again(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """403 says nothing about the object: the reason is kept, others are verified, and later it is too."""
+    record(bucket.put("secret/a.pt"), bucket.put("open/a.pt"))
+    bucket.forbid("secret/", "s3:GetObject", "s3:HeadObject")
+    report = verify_files(resources)
+    (_, error), (verified, _) = found(resources)
+    assert verified
+    assert error is not None
+    assert error.startswith(f"not verified: S3 answered 403 Forbidden for s3://{bucket.name}/secret/a.pt")
+    assert report.unknown == 1
+    bucket.allow()
+    verify_files(resources)
+    assert found(resources) == [(True, None)] * 2
+
+
+def test_a_key_that_the_store_does_not_know(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With wrong credentials nothing is called missing."""
+    with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        record({"uri": f"s3://{bucket.name}/a.pt"})
+        verify_files(resources)
+    ((verified, error),) = found(resources)
+    assert not verified
+    assert (error or "").startswith("not verified: S3 answered 403")
+
+
+def test_the_store_away_and_back(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is killed makes nothing missing; once it is back, everything is verified."""
+    port = free_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    record(*({"uri": f"s3://{bucket.name}/{number}.pt"} for number in range(40)))
+    with pytest.raises(Unavailable, match="Could not connect to the endpoint URL"):
+        verify_files(resources)
+    assert not any(verified for verified, _ in found(resources))
+    assert all((error or "not verified").startswith("not verified") for _, error in found(resources))
+    state = one(resources.engine, sink_states, sink=verify.STORE)
+    assert (state["attempts"], state["down_since"] is not None) == (1, True)
+    with s3_server(port) as url:
+        client = s3_client(url)
+        client.create_bucket(Bucket=bucket.name)
+        for number in range(40):
+            client.put_object(Bucket=bucket.name, Key=f"{number}.pt", Body=b"x")
+        while verify_files(resources).more:
+            pass
+    assert found(resources) == [(True, None)] * 40
+    assert one(resources.engine, sink_states, sink=verify.STORE)["down_since"] is None
+
+
+def test_while_the_store_is_away_nobody_asks(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the next probe is due the store is left alone, and then one file finds out."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    record(*({"uri": f"s3://{bucket.name}/{number}.pt"} for number in range(40)))
+    slow = Backoff(first_s=1000, cap_s=1000)
+    with pytest.raises(Unavailable):
+        verify_files(resources, backoff=slow)
+    looks = sum(rows(resources.engine, training_checkpoints, "verify_attempts"))
+    assert 1 <= looks <= verify.FILES_AT_ONCE
+    assert verify_files(resources, fails_when_asked).unknown == 0
+    with resources.engine.begin() as connection:
+        connection.execute(text("UPDATE sink_states SET next_probe_at = now()"))
+    with pytest.raises(Unavailable):
+        verify_files(resources, backoff=slow)
+    assert sum(rows(resources.engine, training_checkpoints, "verify_attempts")) == looks + 1
+
+
+def test_no_credentials_are_said_to_the_operator(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker without AWS credentials says which variables are missing, and calls nothing missing."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    record({"uri": f"s3://{bucket.name}/a.pt"})
+    with pytest.raises(Unavailable, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
+        verify_files(resources)
+
+
+def test_two_workers_do_not_look_at_the_same_file(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """While one verifies, another finds nothing to do, at once."""
+    record(*(bucket.put(f"c/{number}.pt") for number in range(3)))
+    store = HeldStore(open_s3())
+    first = threading.Thread(target=verify_files, args=(resources, lambda: store))
+    first.start()
+    try:
+        assert store.is_asked.wait(20)
+        assert verify_files(resources, fails_when_asked).verified == 0
+    finally:
+        store.may_answer.set()
+        first.join(20)
+    assert found(resources) == [(True, None)] * 3
+    assert rows(resources.engine, training_checkpoints, "verify_attempts") == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../2/1/best.pt", "/etc/passwd", "a/../../b", "a//b", "", ".", "C:/x", "a\\..\\b", "x\0y", "manifest.json"],
+)
+def test_a_hostile_manifest_is_not_followed(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, path: str
+) -> None:
+    """A manifest that names what does not lie in its folder is refused before anything it names is asked for."""
+    fields = bucket.put("c/f/manifest.json", encode_manifest([ManifestFile(path=path, size_bytes=1, sha256="0")]))
+    record(fields | {"uri": f"s3://{bucket.name}/c/f/"})
+    verify_files(resources, lambda: ReadOnly(open_s3()))
+    ((verified, error),) = found(resources)
+    assert not verified
+    assert (error or "").startswith(f"different: s3://{bucket.name}/c/f/manifest.json lists ")
+
+
+@pytest.mark.parametrize("content", [b"{}", b"\xff\xfe", b"[" * 100_000, b"x" * (9 * 1024 * 1024)])
+def test_a_manifest_that_is_none_is_different(
+    resources: Resources, record: Callable[..., None], bucket: Bucket, content: bytes
+) -> None:
+    """Bytes that are no manifest, or too many, are a finding and not a crash."""
+    record(bucket.put("c/f/manifest.json", content) | {"uri": f"s3://{bucket.name}/c/f/"})
+    verify_files(resources)
+    assert (found(resources)[0][1] or "").startswith(f"different: s3://{bucket.name}/c/f/manifest.json ")
+
+
+def test_a_folder_too_large_for_a_round_stops_nothing(
+    resources: Resources, record: Callable[..., None], bucket: Bucket
+) -> None:
+    """What cannot be looked at in time waits for its next turn, with the reason; the rest is verified."""
+    folder = bucket.put_folder("c/f/", a=b"1", b=b"2", c=b"3")
+    record(folder, bucket.put("c/a.pt"))
+    # The clock is asked when the run and the round begin, when a file's turn comes, and after each shard.
+    clock = iter([0.0, 0.0, 0.0, 0.0, *[1e6] * 100])
+    lock = threading.Lock()
+
+    def tick() -> float:
+        with lock:
+            return next(clock)
+
+    Verification(
+        resources.engine, open_s3, [f"s3://{bucket.name}/"], slice_s=0, file_backoff=AT_ONCE, clock=tick
+    ).run()
+    assert found(resources)[0] == (
+        False,
+        f"not verified: {folder['uri']} has 3 files, more than can be looked at in {verify.ROUND_S:.0f} s",
+    )
+    while verify_files(resources).more:
+        pass
+    assert found(resources) == [(True, None)] * 2
+
+
+class HeldStore:
+    """A store that answers when it is told to."""
+
+    def __init__(self, store: S3Store) -> None:
+        self._store = store
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+
+    def head(self, uri: S3Uri) -> ObjectHead:
+        """Look at an object, in time."""
+        self.is_asked.set()
+        assert self.may_answer.wait(20)
+        return self._store.head(uri)
+
+    def has_any(self, folder: S3Uri) -> bool:
+        """Tell whether there is any object below a folder's key."""
+        return self._store.has_any(folder)
+
+    def read(self, uri: S3Uri) -> Iterator[bytes]:
+        """Yield the bytes of an object."""
+        return self._store.read(uri)
+
+
+class ReadOnly(HeldStore):
+    """A store that may be read from, and of which no object may be looked at."""
+
+    def head(self, uri: S3Uri) -> ObjectHead:
+        """Fail."""
+        pytest.fail(f"{uri} was asked for")
+
+
+def fails_when_asked() -> ObjectStore:
+    """Fail the test: there is nothing to ask a store for."""
+    pytest.fail("the object store was asked")

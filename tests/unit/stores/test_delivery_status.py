@@ -1,0 +1,71 @@
+"""What people read of deliveries."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from trainwire.cli.terminal import shown_clock
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth
+from trainwire.stores.postgres.delivery_status import shown_age, shown_delivery, shown_health
+
+ANSWERS = SinkHealth(sink="loki", answers=True)
+
+
+def _job(rows_behind: int, **more: object) -> JobDelivery:
+    fields: dict[str, object] = {"attempts": 0, "last_error": None, "dead_lettered": 0, **more}
+    seqs = {"confirmed_seq": 1234 - rows_behind, "last_seq": 1234}
+    return JobDelivery(job_id=42, rows_behind=rows_behind, oldest_age_s=1.0, **seqs, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, ""),
+        (0.04, "0.0 s"),
+        (59.9, "59.9 s"),
+        (61, "1 min 1 s"),
+        (3600, "1 h 0 min"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_ages_are_short(seconds: float | None, shown: str) -> None:
+    """Two units at most."""
+    assert shown_age(seconds) == shown
+
+
+def test_what_is_delivered_is_one_line() -> None:
+    """All delivered, all but dead letters, some behind, some behind with a reason."""
+    assert shown_delivery(_job(0), ANSWERS, shown_clock) == "all 1,234 lines delivered"
+    assert (
+        shown_delivery(_job(0, dead_lettered=2), ANSWERS, shown_clock)
+        == "all 1,234 lines delivered, 2 of them dead-lettered"
+    )
+    assert shown_delivery(_job(34), ANSWERS, shown_clock) == "34 lines behind"
+    assert shown_delivery(_job(34, last_error="no"), ANSWERS, shown_clock) == "34 lines behind; last error: no"
+
+
+def test_an_outage_names_its_times() -> None:
+    """Since when, how often, what was said and when it is tried again; an attempt that is due is now."""
+    now = datetime.now(UTC)
+    later = now + timedelta(days=2)
+    down = SinkHealth(
+        sink="loki",
+        answers=False,
+        down_since=now,
+        next_attempt_at=later,
+        attempts=7,
+        last_error="Loki answered 503",
+    )
+    wanted = f"Loki answered 503, since {shown_clock(now)}, next attempt {shown_clock(later)}"
+    assert shown_health(down, shown_clock) == f"{wanted} (7 attempts)"
+    assert shown_delivery(_job(34), down, shown_clock) == f"34 lines behind; {wanted}"
+    due = SinkHealth(sink="loki", answers=False, down_since=now, next_attempt_at=now)
+    assert "next attempt now" in shown_health(due, shown_clock)
+
+
+def test_other_days_have_a_date() -> None:
+    """A time of day alone would lie about last week."""
+    assert len(shown_clock(datetime.now(UTC))) == len("12:03:04")
+    assert shown_clock(datetime(2020, 1, 15, 12, tzinfo=UTC)).startswith("2020-01-15 ")

@@ -1,0 +1,1 @@
+"""Verification and retention of checkpoint files."""

@@ -1,0 +1,218 @@
+"""Uploads that no row names: their trainer was killed before it reported them, or a deletion ended early.
+
+Only folders that the SDK makes for its uploads are looked at, below the folder of one job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import groupby, islice
+from typing import Final, Protocol
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, OpenUpload, StoreAway, StoredObject
+from trainwire.workers.checkpoints import verification_rows as checkpoints
+from trainwire.workers.checkpoints.surplus import keeping_of, shared_addresses
+from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+
+log = structlog.get_logger("trainwire.workers.checkpoints.retention")
+
+RUN_S: Final = 20.0
+JOBS_AT_ONCE: Final = 20
+PAGE_FOLDERS: Final = 100
+
+
+class ObjectStore(Protocol):
+    """What is asked of an object store; its methods raise the errors of `trainwire.stores.files.s3`."""
+
+    def objects(self, folder: S3Uri) -> Iterator[StoredObject]:
+        """Yield the objects below a folder's key, in the order of their keys."""
+
+    def open_uploads(self, folder: S3Uri) -> Iterator[OpenUpload]:
+        """Yield the multipart uploads below a folder's key that are neither complete nor aborted."""
+
+    def abort(self, upload: OpenUpload) -> None:
+        """Delete the parts of a multipart upload."""
+
+    def delete(self, uri: S3Uri) -> None:
+        """Delete an object; one that is not there is as good as deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """The folder of an upload that no row names, and what is in it."""
+
+    folder: S3Uri
+    objects: list[StoredObject]
+    open_uploads: list[OpenUpload]
+
+
+@dataclass(slots=True)
+class Swept:
+    """The orphans that one sweep over a job deleted, in folders; `is_complete` False: its time was over before."""
+
+    deleted: int = 0
+    is_complete: bool = True
+    refusals: list[str] = field(default_factory=list)
+    """Why some could not be deleted."""
+    notes: list[str] = field(default_factory=list)
+
+
+def orphans(
+    connection: Connection, store: ObjectStore, job_id: int, job_folder: S3Uri, before: datetime
+) -> Iterator[Orphan]:
+    """Yield the uploads of a job that no row names, and that were written to last before a time.
+
+    A row protects its upload until its objects are deleted; rows, paths and parameters of other jobs do too.
+    """
+    found = _written(store, job_folder)
+    while page := list(islice(found, PAGE_FOLDERS)):
+        uris = [str(orphan.folder) for orphan in page]
+        claimed = set(connection.execute(_CLAIMED, {"job_id": job_id, "uris": uris}).scalars())
+        claimed |= shared_addresses(connection, job_id, uris)
+        for orphan in page:
+            times = [each.written_at for each in orphan.objects] + [each.began_at for each in orphan.open_uploads]
+            if str(orphan.folder) not in claimed and max(times) < before:
+                yield orphan
+
+
+def sweep(
+    engine: Engine,
+    store: ObjectStore,
+    job_id: int,
+    job_folder: S3Uri,
+    *,
+    before: datetime,
+    is_late: Callable[[], bool],
+) -> Swept:
+    """Delete the orphans of a job; raise `trainwire.stores.files.s3.StoreAway`."""
+    swept = Swept()
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for orphan in orphans(connection, store, job_id, job_folder, before):
+                if is_late():
+                    swept.is_complete = False
+                    return swept
+                _delete(store, orphan, swept)
+    except NoSuchObject:
+        pass  # no such bucket
+    except NotAllowed as exc:
+        swept.refusals.append(str(exc))
+    return swept
+
+
+class OrphanSweep:
+    """Deletes the orphans of jobs that have ended long ago; each job is looked at once after each of its ends."""
+
+    def __init__(self, resources: Resources, open_store: Callable[[], ObjectStore]) -> None:
+        self._engine = resources.engine
+        self._open_store = open_store
+        self._keeping = keeping_of(resources.settings)
+        self._age = timedelta(days=resources.settings.checkpoint_orphan_days)
+
+    def run(self, *, dry_run: bool) -> int:
+        """Delete, or in a dry run only log, the orphans of the next jobs; return how many.
+
+        Raises `Unavailable` when the object store or Postgres is away.
+        """
+        deadline = time.monotonic() + RUN_S
+        count = 0
+        with postgres_errors(), self._engine.begin() as lease:
+            if not checkpoints.take_turn(lease, "orphans"):
+                return 0
+            due = lease.execute(_DUE_JOBS, {"age": self._age, "limit": JOBS_AT_ONCE}).scalars().all()
+            try:
+                for job_id in due:
+                    if time.monotonic() >= deadline:
+                        break
+                    count += self._log(job_id) if dry_run else self._sweep(job_id, deadline)
+            except StoreAway as exc:
+                raise Unavailable(str(exc)) from exc
+        return count
+
+    def _sweep(self, job_id: int, deadline: float) -> int:
+        swept = sweep(
+            self._engine,
+            self._open_store(),
+            job_id,
+            self._keeping.folder_of(job_id),
+            before=datetime.now(UTC) - self._age,
+            is_late=lambda: time.monotonic() >= deadline,
+        )
+        for refusal in swept.refusals:
+            log.warning("retention.not_allowed", job_id=job_id, reason=refusal)
+        if swept.is_complete:
+            with self._engine.begin() as connection:
+                connection.execute(_SWEPT, {"job_id": job_id})
+        if swept.deleted:
+            log.info("retention.deleted_orphans", job_id=job_id, uploads=swept.deleted)
+        return swept.deleted
+
+    def _log(self, job_id: int) -> int:
+        count = 0
+        before = datetime.now(UTC) - self._age
+        folder = self._keeping.folder_of(job_id)
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            try:
+                for orphan in orphans(connection, self._open_store(), job_id, folder, before):
+                    log.info("retention.would_delete", job_id=job_id, uri=str(orphan.folder), rule="orphan")
+                    count += 1
+            except (NoSuchObject, NotAllowed) as exc:
+                log.warning("retention.not_allowed", job_id=job_id, reason=str(exc))
+        return count
+
+
+def _written(store: ObjectStore, job_folder: S3Uri) -> Iterator[Orphan]:
+    """Yield the folders of uploads that have objects, then those that have parts of files."""
+    for folder, objects in groupby(store.objects(job_folder), lambda found: _folder(job_folder, found.uri)):
+        if folder is not None:
+            yield Orphan(folder, list(objects), [])
+    try:
+        open_uploads = sorted(store.open_uploads(job_folder))
+    except (NotAllowed, NoSuchObject) as exc:
+        # The right to list them is one of its own, and a rule of the bucket can remove them too.
+        log.info("retention.open_uploads_unknown", folder=str(job_folder), reason=str(exc))
+        return
+    for folder, found in groupby(open_uploads, lambda upload: _folder(job_folder, upload.uri)):
+        if folder is not None:
+            yield Orphan(folder, [], list(found))
+
+
+def _folder(job_folder: S3Uri, uri: S3Uri) -> S3Uri | None:
+    return upload_folder_of(job_folder, uri.key)
+
+
+def _delete(store: ObjectStore, orphan: Orphan, swept: Swept) -> None:
+    try:
+        for upload in orphan.open_uploads:
+            store.abort(upload)
+        for found in orphan.objects:
+            store.delete(found.uri)
+    except NotAllowed as exc:
+        swept.refusals.append(str(exc))
+    else:
+        swept.deleted += 1
+
+
+_CLAIMED: Final = text(
+    "SELECT DISTINCT mine.uri FROM unnest(CAST(:uris AS text[])) AS mine(uri) JOIN training_checkpoints AS named "
+    "ON named.job_id = :job_id AND named.deleted_at IS NULL AND starts_with(named.uri, mine.uri)"
+)
+_ENDED_AT: Final = "greatest(created_at, last_seen_at, completed_at, quiet_since)"
+_DUE_JOBS: Final = text(
+    f"""
+    SELECT id FROM training_jobs WHERE status NOT IN ('pending', 'running', 'stalled')
+        AND {_ENDED_AT} < now() - CAST(:age AS interval)
+        AND coalesce(files_swept_at < {_ENDED_AT} + CAST(:age AS interval), true)
+    ORDER BY {_ENDED_AT}, id LIMIT :limit
+    """  # noqa: S608 - our own words
+)
+_SWEPT: Final = text("UPDATE training_jobs SET files_swept_at = now() WHERE id = :job_id")

@@ -1,0 +1,244 @@
+"""Which checkpoints need not stay: of finished jobs the surplus, of all jobs the superseded uploads.
+
+Whoever can send a message can name any URI. So only what lies under `{prefix}/{job_id}/` of our own bucket is
+ever deleted, by rows of that job; and of a job at work only what the SDK has uploaded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal, TypeAlias
+
+from sqlalchemy import Connection, CursorResult, text
+
+from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, UPLOAD_PATTERN, S3Uri
+from trainwire.workers.settings import Settings
+
+RUN_FILES: Final = 200
+"""Most checkpoints that one run deletes, or in a dry run names."""
+PAGE_FILES: Final = 500
+SUPERSEDED_AFTER_S: Final = 600
+"""How long an upload stays after a newer one in its slot was verified: downloads that have begun can end."""
+
+Rule: TypeAlias = Literal["surplus", "superseded"]
+"""`surplus`: of a finished job, besides its best and last ones. `superseded`: a newer upload took its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How many checkpoints of a job stay besides its best, and the only place where others are deleted."""
+
+    last: int
+    bucket: str
+    prefix: str
+    removes_superseded: bool = True
+    """Then superseded uploads do not count among the last ones: they are deleted by a rule of their own."""
+
+    @property
+    def root(self) -> str:
+        """What the URI of everything that may be deleted begins with, before the job's number."""
+        prefix = self.prefix.strip("/")
+        return f"{SCHEME}{self.bucket}/{prefix}/" if prefix else f"{SCHEME}{self.bucket}/"
+
+    def folder_of(self, job_id: int) -> S3Uri:
+        """Return the folder of a job."""
+        return S3Uri.parse(f"{self.root}{job_id}/")
+
+
+def keeping_of(settings: Settings) -> Keeping:
+    """Return what the settings say; raise `ValueError` where they do not name the bucket."""
+    if not settings.trainwire_checkpoint_bucket:
+        raise ValueError("TRAINWIRE_CHECKPOINT_BUCKET is not set: name the bucket that trainers upload to")
+    return Keeping(
+        settings.checkpoint_keep_last,
+        settings.trainwire_checkpoint_bucket,
+        settings.trainwire_checkpoint_prefix,
+        settings.checkpoint_remove_superseded == "on",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Surplus:
+    """A checkpoint that need not stay."""
+
+    job_id: int
+    seq: int
+    kind: str
+    uri: str
+    size_bytes: int | None
+    sha256: str | None
+    rule: Rule
+
+
+def surplus_files(connection: Connection, keeping: Keeping, rule: Rule) -> Iterator[Surplus]:
+    """Yield the uploads that a rule allows to delete and that no other row refers to, the oldest jobs first."""
+    names = {
+        "keep": keeping.last,
+        "root": keeping.root,
+        "upload": f"^{UPLOAD_PATTERN}[^/]+/?$",
+        "removes_superseded": keeping.removes_superseded,
+        "grace_s": SUPERSEDED_AFTER_S,
+        "limit": PAGE_FILES,
+        "job_id": 0,
+        "seq": 0,
+    }
+    while page := _files(connection.execute(_QUERIES[rule], names), rule):
+        for surplus in page:
+            if _is_free(connection, surplus):
+                yield surplus
+            names |= {"job_id": surplus.job_id, "seq": surplus.seq}
+
+
+def begun_files(connection: Connection, keeping: Keeping) -> list[Surplus]:
+    """Return the checkpoints whose deletion has begun and has not ended: some of their objects may be gone."""
+    return _files(connection.execute(_BEGUN, {"root": keeping.root, "limit": RUN_FILES}), "surplus")
+
+
+def plan(connection: Connection, keeping: Keeping, rule: Rule = "surplus") -> list[Surplus]:
+    """Return what the next run deletes by a rule."""
+    return list(islice(surplus_files(connection, keeping, rule), RUN_FILES))
+
+
+def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
+    """Return the addresses that other jobs name too, or that lie in one another with theirs."""
+    return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
+
+
+def _files(found: CursorResult[Any], rule: Rule) -> list[Surplus]:
+    return [Surplus(**row, rule=rule) for row in found.mappings()]
+
+
+def _is_free(connection: Connection, surplus: Surplus) -> bool:
+    """Tell whether no job that is at work, and no best or last path of any job, names it or what lies in it.
+
+    The rows of its own job, which may be at work, are no use of a superseded upload.
+    """
+    names = {
+        "job_id": surplus.job_id,
+        "seq": surplus.seq,
+        "uri": surplus.uri,
+        "is_superseded": surplus.rule == "superseded",
+    }
+    return not connection.execute(_IN_USE, names).scalar_one()
+
+
+def _is_in(column: str) -> str:
+    """Return SQL that tells whether a URI is `:uri`, or lies in that folder."""
+    return f"({column} = :uri OR right(:uri, 1) = '/' AND starts_with({column}, :uri))"
+
+
+def _holds(column: str) -> str:
+    """Return SQL that tells whether a URI is a folder in which `:uri` lies."""
+    return f"(right({column}, 1) = '/' AND {column} <> :uri AND starts_with(:uri, {column}))"
+
+
+_AT_WORK: Final = "status IN ('pending', 'running', 'stalled')"
+
+# The slot is that of `trainwire.ingest.uploads.object_keys.slot_of`, of one source. An upload is outdated when verified
+# ones in its slot are newer by their number and by the trainer's clock: where a message arrived late, or a clock
+# was set back, both candidates for the newest stay.
+_RANKED: Final = f"""
+    WITH present AS (
+        SELECT *, lead(seq) OVER (PARTITION BY job_id, uri ORDER BY seq) AS overwritten_by,
+            starts_with(uri, :root || job_id || '/')
+                AND substr(uri, length(:root || job_id || '/') + 1) ~ :upload AS is_upload,
+            CASE WHEN kind NOT IN {NEWEST_KINDS} THEN step END AS slot_step,
+            substring(uri FROM '([.][^./]*|/)$') AS ending,
+            verified_at < now() - make_interval(secs => :grace_s) AS is_settled
+        FROM training_checkpoints
+        WHERE deleted_at IS NULL AND deletion_began_at IS NULL AND starts_with(uri, 's3://')
+            AND job_id IN (SELECT id FROM training_jobs WHERE %s)
+    ), slots AS (
+        SELECT *, is_upload AND seq < max(seq) OVER slot AND logged_at < max(logged_at) OVER slot AS is_outdated,
+            is_upload AND seq < max(seq) FILTER (WHERE is_settled) OVER slot
+                AND logged_at < max(logged_at) FILTER (WHERE is_settled) OVER slot IS TRUE AS is_superseded
+        FROM present WHERE overwritten_by IS NULL AND verified_at IS NOT NULL
+        WINDOW slot AS (PARTITION BY job_id, attempt, source, kind, epoch, slot_step, ending, is_upload)
+    ), ranked AS (
+        SELECT *, row_number() OVER newest_first AS place,
+            is_best AND row_number() OVER (PARTITION BY job_id, is_best ORDER BY attempt DESC, logged_at DESC,
+            seq DESC) = 1 AS is_the_best
+        FROM slots WINDOW newest_first AS (
+            PARTITION BY job_id, is_outdated AND :removes_superseded
+            ORDER BY attempt DESC, logged_at DESC, seq DESC
+        )
+    ), below AS (
+        SELECT *, substr(uri, length(:root || job_id || '/') + 1) AS path
+        FROM ranked WHERE starts_with(uri, :root || job_id || '/')
+    )
+    SELECT job_id, seq, kind, uri, size_bytes, sha256 FROM below JOIN training_jobs AS job ON job.id = job_id
+    WHERE (job_id, seq) > (:job_id, :seq) AND NOT is_the_best
+        AND uri IS DISTINCT FROM job.best_checkpoint_path AND uri IS DISTINCT FROM job.last_checkpoint_path
+        -- Empty and dotted parts: a server or a proxy that tidies paths would be led to another job's folder.
+        AND regexp_replace(path, '/$', '') !~ '(^|/)[.]{{0,2}}(/|$)'
+    """  # noqa: S608 - our own words
+# A trainer that was only cut off from Redis is lost too, and needs its checkpoints when it is back.
+_ENDED: Final = f"NOT {_AT_WORK} AND coalesce(quiet_since < now() - interval '1 day', true)"
+_PAGE: Final = "ORDER BY job_id, seq LIMIT :limit"
+_QUERIES: Final = {
+    "surplus": text(
+        f"""
+        {_RANKED % _ENDED} AND place > :keep AND NOT (is_outdated AND :removes_superseded) {_PAGE}
+        """
+    ),
+    "superseded": text(
+        f"""
+        {_RANKED % "true"} AND is_superseded
+            -- The ranks of a sharded checkpoint: what another rank has of this step still needs it.
+            AND NOT EXISTS (
+                SELECT FROM slots AS other WHERE other.job_id = below.job_id AND other.attempt = below.attempt
+                    AND other.kind = below.kind AND other.step = below.step AND other.source <> below.source
+                    AND other.epoch IS NOT DISTINCT FROM below.epoch AND NOT other.is_superseded
+            )
+        {_PAGE}
+        """  # noqa: S608 - our own words
+    ),
+}
+_BEGUN: Final = text(
+    """
+    SELECT job_id, seq, kind, uri, size_bytes, sha256 FROM training_checkpoints
+    WHERE deletion_began_at IS NOT NULL AND deleted_at IS NULL AND starts_with(uri, :root || job_id || '/')
+        AND EXISTS (SELECT FROM training_jobs WHERE id = job_id)
+    ORDER BY job_id, seq LIMIT :limit
+    """
+)
+_IN_USE: Final = text(
+    f"""
+    SELECT EXISTS (
+        SELECT FROM training_jobs WHERE {_is_in("best_checkpoint_path")} OR {_is_in("last_checkpoint_path")}
+            -- Only the job's own folders: another's may be, by mistake, the whole bucket.
+            OR (id = :job_id AND ({_holds("best_checkpoint_path")} OR {_holds("last_checkpoint_path")}))
+            OR ({_AT_WORK} AND (id = :job_id AND NOT :is_superseded OR strpos(CAST(params AS text), :uri) > 0
+                OR strpos(CAST(tags AS text), :uri) > 0))
+    ) OR EXISTS (
+        SELECT FROM training_checkpoints AS other
+        WHERE other.job_id = :job_id AND deleted_at IS NULL AND (other.uri = :uri AND other.seq > :seq
+            OR other.uri <> :uri AND {_is_in("other.uri")}
+            OR verified_at IS NOT NULL AND sha256 IS NOT NULL AND {_holds("other.uri")})
+    ) OR EXISTS (
+        SELECT FROM training_checkpoints AS other JOIN training_jobs AS job ON job.id = other.job_id
+        WHERE job.{_AT_WORK} AND NOT (job.id = :job_id AND :is_superseded) AND {_is_in("other.uri")}
+    )
+    """  # noqa: S608 - our own words
+)
+_MINE: Final = "unnest(CAST(:uris AS text[])) AS mine(uri)"
+_NESTED: Final = (
+    "(right(mine.uri, 1) = '/' AND starts_with(other.uri, mine.uri) "
+    "OR right(other.uri, 1) = '/' AND starts_with(mine.uri, other.uri))"
+)
+# The first by a hash join; the others compare each with each, of folders only.
+_SHARED: Final = text(
+    f"""
+    WITH others AS (
+        SELECT uri FROM training_checkpoints WHERE job_id <> :job_id AND deleted_at IS NULL
+        UNION SELECT best_checkpoint_path FROM training_jobs WHERE best_checkpoint_path IS NOT NULL
+        UNION SELECT last_checkpoint_path FROM training_jobs WHERE last_checkpoint_path IS NOT NULL
+    )
+    SELECT mine.uri FROM {_MINE} JOIN others AS other ON other.uri = mine.uri
+    UNION SELECT mine.uri FROM {_MINE} JOIN others AS other ON {_NESTED}
+    UNION SELECT mine.uri FROM {_MINE} JOIN training_jobs AS job ON status IN ('pending', 'running', 'stalled')
+        AND (strpos(CAST(params AS text), mine.uri) > 0 OR strpos(CAST(tags AS text), mine.uri) > 0)
+    """  # noqa: S608 - our own words
+)

@@ -1,0 +1,1 @@
+"""Moves the entries of a stream into Postgres, one transaction a batch."""

@@ -1,0 +1,260 @@
+"""What the messages of a job say about the job itself: a fold from messages to one row of training_jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Final
+
+from trainwire.schemas.heartbeats import says_progress
+from trainwire.schemas.messages import (
+    FINISHED,
+    PROVENANCE_ITEMS,
+    Body,
+    Checkpoint,
+    Completion,
+    Logs,
+    Message,
+    Metrics,
+    Progress,
+    Status,
+)
+from trainwire.schemas.times import to_datetime
+from trainwire.schemas.validation import MAX_ATTEMPT
+from trainwire.workers.drain.decoding import visible
+from trainwire.workers.drain.rows import as_stored, is_best
+
+_CLAIMS: Final = ("ended", "completed", "failed")
+"""Of completions that say different things of one attempt, the later in this list is believed."""
+
+
+@dataclass(slots=True)
+class JobState:
+    """The columns of one training_jobs row that messages change.
+
+    Maps may be large and are not loaded: of `params` and `tags` None is whatever the row has, of `final_metrics`
+    and `best_metrics` the object `UNLOADED`.
+    """
+
+    id: int
+    name: str | None = None
+    status: Status = "pending"
+    attempt: int = 1
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    current_epoch: int | None = None
+    total_epochs: int | None = None
+    progress_percent: float | None = None
+    final_accuracy: float | None = None
+    final_metrics: dict[str, Any] | None = None
+    best_metrics: dict[str, Any] | None = None
+    best_epoch: int | None = None
+    best_checkpoint_path: str | None = None
+    last_checkpoint_path: str | None = None
+    best_checkpoint_at: datetime | None = None
+    last_checkpoint_at: datetime | None = None
+    mlflow_run_id: str | None = None
+    exit_code: int | None = None
+    error_message: str | None = None
+    quiet_since: datetime | None = None
+    status_reason: str | None = None
+    watched_attempt: int | None = None
+    params: dict[str, Any] | None = None
+    tags: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    """News of the attempt, which is merged with what is stored: the job's row has none."""
+    last_log_seq: int = 0
+    last_metric_seq: int = 0
+    last_checkpoint_seq: int = 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the current attempt has ended."""
+        return self.status in FINISHED
+
+    def attempt_of(self, message: Message, known: int | None) -> int:
+        """Return the attempt that a message belongs to: `known` is the one that its source got before."""
+        return self.attempt_of_source(message.attempt, known, began_at(message.body))
+
+    def attempt_of_source(self, attempt: int, known: int | None, began_ns: int | None) -> int:
+        """Return the attempt that a source belongs to; where its trainer does not set one, it is decided here.
+
+        A source keeps the attempt it once got (`known`). A new one belongs to the attempt that was running
+        when it began: the current one, or the next where the current one had ended before that.
+        """
+        if attempt:
+            return attempt
+        if known:
+            return known
+        if not self.is_finished or self.completed_at is None:
+            return self.attempt
+        if began_ns is None or to_datetime(began_ns) <= self.completed_at:
+            return self.attempt
+        return self._next_attempt
+
+    @property
+    def _next_attempt(self) -> int:
+        return min(self.attempt + 1, MAX_ATTEMPT)
+
+    def fold(self, body: Body, attempt: int) -> None:
+        """Take in what one stored message says; a late message of an earlier attempt changes nothing."""
+        if attempt < self.attempt and self.status != "pending":
+            return
+        if attempt > self.attempt or self.status == "pending":
+            self._begin(attempt, began_at(body))
+        if isinstance(body, Metrics) and body.heartbeat_s is not None:
+            self.watched_attempt = attempt
+        if isinstance(body, Completion) and not body.is_of_job:
+            return
+        if self.status == "lost" or (self.status == "stalled" and says_progress(body)):
+            self.status = "running"
+            self.quiet_since = self.status_reason = None
+        match body:
+            case Metrics():
+                self._fold_metrics(body)
+            case Checkpoint():
+                self._fold_checkpoint(body)
+            case Completion():
+                self._fold_completion(body)
+            case Logs():
+                pass
+
+    def _begin(self, attempt: int, began_ns: int | None) -> None:
+        """Start an attempt: what the one before said about its end and its progress is no longer true."""
+        self.attempt = attempt
+        self.status = "running"
+        self.started_at = None if began_ns is None else to_datetime(began_ns)
+        self.completed_at = self.exit_code = self.error_message = None
+        self.quiet_since = self.status_reason = None
+        self.current_epoch = self.progress_percent = None
+        self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
+        self.mlflow_run_id = self.provenance = None
+        # The paths stay, for they are what the attempt resumes from; whatever it saves itself replaces them.
+        self.best_checkpoint_at = self.last_checkpoint_at = None
+
+    def _fold_metrics(self, body: Metrics) -> None:
+        self.name = _said(body.name, self.name)
+        self.params = body.params if body.params is not None else self.params
+        self.tags = body.tags if body.tags is not None else self.tags
+        self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+        if body.provenance:
+            said = {str(item): body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
+            self.provenance = {**(self.provenance or {}), **said} or None
+        if body.progress is not None:
+            self._fold_progress(body.progress)
+
+    def _fold_progress(self, progress: Progress) -> None:
+        if progress.total_epochs is not None:
+            self.total_epochs = progress.total_epochs
+        if progress.current_epoch is not None:
+            self.current_epoch = progress.current_epoch
+            self.progress_percent = self._percent_of_epochs()
+        if progress.progress_percent is not None:
+            self.progress_percent = progress.progress_percent
+
+    def _percent_of_epochs(self) -> float | None:
+        if self.current_epoch is None or self.total_epochs is None or self.total_epochs <= 0:
+            return self.progress_percent
+        return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
+
+    def _fold_checkpoint(self, body: Checkpoint) -> None:
+        """Move the paths forwards: a checkpoint that arrives late, for its upload was retried, is older news."""
+        uri, saved_at = visible(body.uri), to_datetime(body.ts)
+        if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
+            self.best_checkpoint_path, self.best_checkpoint_at = uri, saved_at
+        if body.kind != "best" and _is_forward(saved_at, self.last_checkpoint_at):
+            self.last_checkpoint_path, self.last_checkpoint_at = uri, saved_at
+
+    def _fold_completion(self, body: Completion) -> None:
+        if self._is_decided_by(body):
+            self.status = body.outcome
+            self.completed_at = to_datetime(body.ts)
+            self.exit_code = body.exit_code if body.exit_code is not None else self.exit_code
+        # Many may say that it failed; the words of one that knew why (it has a traceback) are kept.
+        if self.error_message is None or body.traceback is not None:
+            self.error_message = _said(body.error_message, self.error_message)
+        if self.status == "completed":
+            self.error_message = None
+        self._fold_results(body)
+
+    def _is_decided_by(self, body: Completion) -> bool:
+        """Tell whether this completion sets the status: an exit code outranks a word, a failure a success.
+
+        A process that does not know its exit code is outranked by any that does.
+        """
+        if body.outcome != "failed" and body.rank:
+            return False  # one rank of many is done; the job ends with rank 0, or with any rank's failure
+        if not self.is_finished:
+            return True
+        if (body.exit_code is None) != (self.exit_code is None):
+            return body.exit_code is not None
+        return _CLAIMS.index(body.outcome) > _CLAIMS.index(self.status)
+
+    def _fold_results(self, body: Completion) -> None:
+        if body.final_metrics is not None:
+            self.final_metrics = dict(body.final_metrics)
+            self.final_accuracy = as_stored(body.final_metrics).get("accuracy")
+        if body.best_metrics is not None:
+            self.best_metrics = dict(body.best_metrics)
+        if body.best_epoch is not None:
+            self.best_epoch = body.best_epoch
+        if body.total_epochs_completed is not None:
+            self.current_epoch = body.total_epochs_completed
+            self.progress_percent = self._percent_of_epochs()
+        self._fold_final_paths(body)
+        self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+
+    def _fold_final_paths(self, body: Completion) -> None:
+        ended_at = to_datetime(body.ts)
+        best, last = body.best_checkpoint_path, body.last_checkpoint_path or body.final_checkpoint_path
+        if best and _is_final(best, ended_at, self.best_checkpoint_path, self.best_checkpoint_at):
+            self.best_checkpoint_path = visible(best)
+            self.best_checkpoint_at = ended_at if is_remote(best) else self.best_checkpoint_at
+        if last and _is_final(last, ended_at, self.last_checkpoint_path, self.last_checkpoint_at):
+            self.last_checkpoint_path = visible(last)
+            self.last_checkpoint_at = ended_at if is_remote(last) else self.last_checkpoint_at
+
+
+RESULTS: Final = ("final_metrics", "best_metrics")
+JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
+UNLOADED: Final[dict[str, Any]] = {}
+"""Results of a job that are in Postgres and were not read; told by identity from an empty map."""
+COLUMNS: Final = tuple(field.name for field in fields(JobState) if field.name != "provenance")
+LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
+
+
+def began_at(body: Body) -> int | None:
+    """Return when the source of this message began, in nanoseconds, as it says, or the earliest time it names."""
+    if body.started_at is not None:
+        return body.started_at
+    match body:
+        case Logs():
+            return body.ts[0] if body.ts else None
+        case Metrics():
+            return body.ts if body.ts is not None else (body.points[0].ts if body.points else None)
+        case Checkpoint() | Completion():
+            return body.ts
+
+
+def _said(value: str | None, known: str | None) -> str | None:
+    return known if value is None else visible(value)
+
+
+def is_remote(path: str) -> bool:
+    """Tell whether a checkpoint's path is a URI, which others can reach, or a path on the trainer's machine."""
+    return "://" in path
+
+
+def _is_forward(at: datetime, known_at: datetime | None) -> bool:
+    return known_at is None or at >= known_at
+
+
+def _is_final(path: str, ended_at: datetime, known: str | None, known_at: datetime | None) -> bool:
+    """Tell whether a completion's path replaces the known one, which this attempt reported if it has a time.
+
+    A trainer names its files by their local paths at the end, though their uploads have been reported: the URI
+    stays. A local path takes no time with it, so that the URI of an upload that ends later replaces it.
+    """
+    if not is_remote(path) and known_at is not None and is_remote(known or ""):
+        return False
+    return _is_forward(ended_at, known_at)

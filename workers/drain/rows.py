@@ -1,0 +1,164 @@
+"""Messages into rows: one tuple per row, in the order of the columns of `trainwire.schemas.kinds`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from psycopg.types.json import Jsonb
+
+from trainwire.schemas.messages import Checkpoint, Logs, Metrics
+from trainwire.schemas.non_finite import shown_float
+from trainwire.schemas.tables import LIFTED
+from trainwire.schemas.validation import MAX_ID, InvalidMessage
+from trainwire.workers.drain.decoding import visible
+
+Row = tuple[object, ...]
+
+POSTGRES_EPOCH_US: Final = 946_684_800 * 1_000_000
+"""Postgres counts microseconds since 2000-01-01, and its binary form of a time is that number.
+
+Rows have times as these numbers: a datetime for each would cost more than the rest of the row.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all rows of one message share."""
+
+    job_id: int
+    attempt: int
+    source: str
+    rank: int | None = None
+
+
+def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -> tuple[int, Iterable[Row]]:
+    """Return the number of rows of a message, and the rows, numbered from `first_seq`."""
+    match body:
+        case Logs():
+            return len(body.lines), log_rows(origin, first_seq, body)
+        case Metrics():
+            return len(body.points), metric_rows(origin, first_seq, body)
+        case Checkpoint():
+            return 1, [checkpoint_row(origin, first_seq, body)]
+
+
+def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
+    """Yield one row per line, numbered from `first_seq`."""
+    job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
+    log_type = body.log_type
+    levels: Iterable[str | None] = body.levels or (None,) * len(body.lines)
+    seq = first_seq
+    for line, ts, level in zip(body.lines, body.ts, levels, strict=True):
+        micros, nanos = divmod(ts, 1000)
+        content = visible(line) if "\x00" in line else line
+        at = micros - POSTGRES_EPOCH_US
+        yield job_id, seq, attempt, rank, source, log_type, at, nanos, level and visible(level), content
+        seq += 1
+
+
+def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
+    """Yield one row per point, numbered from `first_seq`."""
+    for seq, point in enumerate(body.points, first_seq):
+        lifted, extra = lift(point.values)
+        yield (
+            origin.job_id,
+            seq,
+            origin.attempt,
+            origin.rank,
+            origin.source,
+            _postgres_time(point.ts),
+            point.epoch,
+            point.step,
+            *lifted,
+            point.checkpoint_path and visible(point.checkpoint_path),
+            _jsonb(extra),
+        )
+
+
+def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
+    """Return the row of a checkpoint."""
+    return (
+        origin.job_id,
+        seq,
+        origin.attempt,
+        origin.source,
+        _postgres_time(body.ts),
+        visible(body.kind),
+        visible(body.uri),
+        body.epoch,
+        body.step,
+        body.size_bytes,
+        body.sha256 and visible(body.sha256),
+        body.store_checksum and visible(body.store_checksum),
+        body.upload_error and visible(body.upload_error),
+        is_best(body),
+        _jsonb(body.metrics),
+    )
+
+
+def is_best(body: Checkpoint) -> bool:
+    """Tell whether a checkpoint is the best so far, by its own word or by its kind."""
+    return body.kind == "best" if body.is_best is None else body.is_best
+
+
+def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
+    """Split metrics into those with a column of their own (None where absent; 0.0 is a value) and the rest."""
+    rest = dict(values)
+    lifted = [_taken(rest, names) for names in LIFTED.values()]
+    return lifted, rest
+
+
+def as_stored(values: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics under the names that their row has, such as `accuracy` for `acc`."""
+    lifted, rest = lift(values)
+    return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
+
+
+def jsonb_text(value: object) -> bytes:
+    """Return JSON that a JSONB column takes: non-finite numbers by name, NUL and broken text made visible."""
+    try:
+        return msgspec.json.encode(_plain(value))
+    except RecursionError as exc:
+        raise InvalidMessage("wrong-fields", "a JSON value is nested too deeply to store") from exc
+
+
+def _postgres_time(ts_ns: int) -> int:
+    return ts_ns // 1000 - POSTGRES_EPOCH_US
+
+
+def _taken(rest: dict[str, float], names: Iterable[str]) -> float | None:
+    for name in names:
+        if name in rest:
+            return rest.pop(name)
+    return None
+
+
+def _jsonb(values: Mapping[str, float] | None) -> Jsonb | None:
+    return Jsonb(values, dumps=_number_map) if values else None
+
+
+def _number_map(values: Mapping[str, float]) -> bytes:
+    # A sum is finite only if all its terms are, and far cheaper than to look at each.
+    if math.isfinite(sum(values.values())):
+        data = msgspec.json.encode(values)
+        if b"\\u0000" not in data:
+            return data
+    return jsonb_text(values)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float):
+        return shown_float(value)
+    if isinstance(value, int) and abs(value) <= MAX_ID:
+        return value
+    if isinstance(value, dict):
+        return {visible(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return visible(str(value))

@@ -1,0 +1,1 @@
+"""Publishes an event for each committed transaction."""

@@ -1,0 +1,203 @@
+"""From one committed transaction to events, and from events to those who listen (docs/events.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, cast
+
+import redis
+from msgspec.structs import replace
+
+from trainwire.schemas.events import (
+    Event,
+    TrainingCheckpoint,
+    TrainingComplete,
+    TrainingError,
+    TrainingLog,
+    TrainingProgress,
+    TrainingStatus,
+    encode_event,
+)
+from trainwire.schemas.keys import JOBS_CHANNEL, events_channel
+from trainwire.schemas.kinds import ROW_KINDS, RowKind, without_rows
+from trainwire.schemas.messages import Completion, Metrics, Outcome, Point, Status
+from trainwire.schemas.non_finite import shown_float
+from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES
+from trainwire.workers.drain.changes import Change, StatusChange
+from trainwire.workers.drain.jobs import JobState
+from trainwire.workers.drain.rows import as_stored
+from trainwire.workers.drain.stream import redis_errors
+from trainwire.workers.events import items
+from trainwire.workers.events.items import numbers, text
+
+MAX_EVENT_BYTES: Final = 64 * 1024
+MAX_ORDER_BYTES: Final = 256 * 1024
+MAX_WAITING_ORDERS: Final = 256
+"""Orders nobody takes must not fill Redis: what is committed while so many wait is not announced."""
+_CUT_TEXT_CHARS: Final = 1000
+
+
+def events_of(changes: Iterable[Change]) -> list[Event]:
+    """Return what a committed transaction is to listeners: for each job its status, its rows, its end."""
+    return [event for change in changes for event in _events_of_job(change)]
+
+
+def status_events(changes: Iterable[StatusChange]) -> list[Event]:
+    """Return what is to be said of jobs that were found to be stalled, lost or back."""
+    return [
+        TrainingStatus(
+            job_id=change.after.id,
+            attempt=change.after.attempt,
+            status=change.after.status,
+            previous_status=change.before.status,
+            reason=change.reason,
+        )
+        for change in changes
+    ]
+
+
+def payloads(events: Iterable[Event]) -> list[bytes]:
+    """Return JSON arrays of these events, each of at most `MAX_ORDER_BYTES`.
+
+    An event that is too large keeps its range and its numbers; where all together are too large, all go without
+    their lines, points and checkpoints.
+    """
+    events = [_bounded(event) for event in events]
+    encoded = [encode_event(event) for event in events]
+    if sum(map(len, encoded)) > MAX_ORDER_BYTES:
+        encoded = [encode_event(without_rows(event)) for event in events]
+    packs: list[list[bytes]] = []
+    room = 0
+    for data in encoded:
+        if len(data) > room:
+            packs.append([])
+            room = MAX_ORDER_BYTES - 2
+        packs[-1].append(data)
+        room -= len(data) + 1
+    return [b"[" + b",".join(pack) + b"]" for pack in packs]
+
+
+def publish(client: redis.Redis, events: Iterable[Event]) -> None:
+    """Publish each event to its job's channel and, unless it is about log lines, to that of all jobs."""
+    pipeline = client.pipeline(transaction=False)
+    for event in events:
+        data = encode_event(event)
+        pipeline.publish(events_channel(event.job_id), data)
+        if not isinstance(event, TrainingLog):
+            pipeline.publish(JOBS_CHANNEL, data)
+    with redis_errors():
+        pipeline.execute()
+
+
+def _events_of_job(change: Change) -> Iterator[Event]:
+    if not change.after.is_finished and _standing(change.before) != _standing(change.after):
+        yield TrainingStatus(**_head(change), status=change.after.status, previous_status=change.before.status)
+    match change.kind:
+        case "logs":
+            yield from _log_event(change)
+        case "metrics":
+            yield _progress_event(change)
+        case "checkpoints":
+            yield _checkpoint_event(change)
+        case "completions":
+            yield from _log_event(change)
+            yield from _end_event(change)
+
+
+def _log_event(change: Change) -> Iterator[TrainingLog]:
+    if change.new_rows("logs"):
+        yield TrainingLog(**_head(change), **_new_rows(change, "logs"))
+
+
+def _progress_event(change: Change) -> TrainingProgress:
+    job, newest = change.after, _newest_point(change)
+    return TrainingProgress(
+        **_head(change),
+        **_new_rows(change, "metrics"),
+        status=job.status,
+        current_epoch=job.current_epoch,
+        total_epochs=job.total_epochs,
+        progress_percent=None if job.progress_percent is None else shown_float(job.progress_percent),
+        metrics=numbers(as_stored(newest.values)) if newest else None,
+        checkpoint_path=text(newest.checkpoint_path if newest else None) or job.last_checkpoint_path,
+        best_checkpoint_path=job.best_checkpoint_path,
+    )
+
+
+def _checkpoint_event(change: Change) -> TrainingCheckpoint:
+    return TrainingCheckpoint(
+        **_head(change),
+        **_new_rows(change, "checkpoints"),
+        best_checkpoint_path=change.after.best_checkpoint_path,
+        last_checkpoint_path=change.after.last_checkpoint_path,
+    )
+
+
+def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
+    """Yield the end of the job's attempt, if that is what these completions said."""
+    job = change.after
+    ends = [said for said in change.messages if isinstance(said.body, Completion) and said.body.is_of_job]
+    if not job.is_finished or job.attempt not in map(change.attempt_of, ends):
+        return
+    ended = TrainingError if job.status == "failed" else TrainingComplete
+    yield ended(
+        **_head(change),
+        kind="completions",
+        status=cast("Outcome", job.status),
+        exit_code=job.exit_code,
+        total_epochs_completed=job.current_epoch,
+        final_metrics=numbers(_first_names(job.final_metrics)),
+        best_metrics=numbers(_first_names(job.best_metrics)),
+        best_epoch=job.best_epoch,
+        final_checkpoint_path=job.last_checkpoint_path,
+        best_checkpoint_path=job.best_checkpoint_path,
+        mlflow_run_id=job.mlflow_run_id,
+        error_message=job.error_message,
+    )
+
+
+def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return as many names as the feed reads from Postgres, and the same: JSONB has the shortest first."""
+    if values is None or len(values) <= MOST_SHOWN_NAMES:
+        return values
+    encoded = sorted(values, key=lambda name: (len(data := name.encode(errors="replace")), data))
+    return {name: values[name] for name in encoded[:MOST_SHOWN_NAMES]}
+
+
+def _head(change: Change) -> dict[str, Any]:
+    """Return the fields that every event has."""
+    return {"job_id": change.after.id, "attempt": change.after.attempt}
+
+
+def _new_rows(change: Change, kind: RowKind) -> dict[str, Any]:
+    """Return the fields of an event for the rows of `kind` that the transaction wrote."""
+    first, last = change.new_rows(kind) or (None, None)
+    rows = items.carried(change, kind)
+    return {"kind": kind, "first_seq": first, "last_seq": last, ROW_KINDS[kind].items: rows}
+
+
+def _newest_point(change: Change) -> Point | None:
+    """Return the last point that belongs to the job's attempt, not to an earlier one that is late."""
+    for message in reversed(change.messages):
+        points = message.body.points if isinstance(message.body, Metrics) else []
+        if points and change.attempt_of(message) == change.after.attempt:
+            return points[-1]
+    return None
+
+
+def _standing(job: JobState) -> tuple[int, Status]:
+    return job.attempt, job.status
+
+
+def _bounded(event: Event) -> Event:
+    """Return the event, or where it is too large even for one, without lists and maps and with its texts cut."""
+    if len(encode_event(event)) <= MAX_EVENT_BYTES:
+        return event
+    lighter: dict[str, Any] = {}
+    for name in event.__struct_fields__:
+        match getattr(event, name):
+            case list() | dict():
+                lighter[name] = None
+            case str(long) if len(long) > _CUT_TEXT_CHARS:
+                lighter[name] = long[:_CUT_TEXT_CHARS] + "…"
+    return replace(event, **lighter)

@@ -1,0 +1,1 @@
+"""Heartbeats, and the jobs that are lost or stalled."""

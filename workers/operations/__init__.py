@@ -1,0 +1,1 @@
+"""Operations: deletion, retention of rows, reconciliation, Flower and the exporter."""

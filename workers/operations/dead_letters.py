@@ -1,0 +1,78 @@
+"""What operators do with dead letters: send them through the drain again, or give them up."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+import msgspec
+import redis
+from sqlalchemy import Connection, Engine, RowMapping, delete
+
+from trainwire.schemas.keys import ordered_key
+from trainwire.schemas.tables import dead_letters
+from trainwire.workers.drain import job_rows, source_rows, store
+from trainwire.workers.drain.stream import redis_errors
+
+SINK_PREFIX: Final = "sink:"
+"""What the stream of a letter begins with that a sink refused, before the sink's name."""
+
+
+def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
+    """Publish the entry again, as it came; the drain stores it, or buries it anew with the reason of then.
+
+    Raises `LookupError` for an unknown letter and for a row that a sink refused, which is in Postgres and has no
+    entry, and `Unavailable` when a store is away (the letter stays).
+    """
+    with store.postgres_errors(), engine.begin() as connection:
+        letter = _take(connection, letter_id)
+        if letter["stream"].startswith(SINK_PREFIX):
+            raise LookupError(_resending(letter))
+        if letter["job_id"] is not None and letter["source"] is not None:
+            _reopen(connection, letter)
+        fields = msgspec.msgpack.decode(letter["raw"], type=dict[bytes, bytes])
+        # Published before the commit, read after it: the drain waits for the job's lock, which is ours till then.
+        with redis_errors():
+            client.xadd(letter["stream"], cast("Any", fields))
+    with redis_errors():
+        # A drain is ordered at once then, that of a resting (halted) stream too.
+        client.delete(ordered_key(letter["stream"]))
+
+
+def discard(engine: Engine, letter_id: int) -> None:
+    """Delete a dead letter; the sum of its job still counts it as dead-lettered.
+
+    Raises `LookupError` for an unknown one.
+    """
+    with store.postgres_errors(), engine.begin() as connection:
+        _take(connection, letter_id)
+
+
+def _take(connection: Connection, letter_id: int) -> RowMapping:
+    taken = connection.execute(
+        delete(dead_letters).where(dead_letters.c.id == letter_id).returning(*dead_letters.c)
+    )
+    letter = taken.mappings().first()
+    if letter is None:
+        raise LookupError(
+            f"there is no dead letter {letter_id}: `trainwire dead-letters list` shows what there is"
+        )
+    return letter
+
+
+def _resending(letter: RowMapping) -> str:
+    sink = letter["stream"].removeprefix(SINK_PREFIX)
+    return (
+        f"dead letter {letter['id']} is a row that {sink} refused, and Postgres has it: to send it again use "
+        f"`trainwire replay {letter['job_id']} --sink {sink} --from {letter['seq']}`"
+    )
+
+
+def _reopen(connection: Connection, letter: RowMapping) -> None:
+    """Make the source's position expect this message again, where it counts the letter."""
+    job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
+    if not job_rows.lock_jobs(connection, [job_id]):
+        return  # deleted: its drain discards the entry
+    row = source_rows.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
+    if row is not None and row.dead_lettered and seq is not None and row.position.reopen(seq):
+        row.dead_lettered -= 1
+        source_rows.save_positions(connection, {(job_id, source, kind): row})

@@ -1,0 +1,74 @@
+"""Flower: who may see it, and what it shows of our orders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import flower.options  # noqa: F401 - defines the options that are set below
+from flower.app import Flower
+from flower.views.monitor import Metrics
+from tornado.httputil import HTTPServerRequest
+from tornado.options import options
+from tornado.web import Application, RequestHandler, authenticated
+
+from trainwire.stores.settings import WrongSettings
+from trainwire.workers.operations.local_hosts import is_local_host, is_loopback
+
+COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
+
+
+def prepare(address: str, environ: Mapping[str, str]) -> None:
+    """Set Flower up for this address, with the user and password of the environment.
+
+    Raises `WrongSettings` where it would be open to others: Flower can stop workers and shows what they do.
+    """
+    credentials = credentials_for(address, environ)
+    if credentials is None:
+        Flower.find_handler = _find_local_handler
+    else:
+        # Not on the command line, which `ps` shows, nor in Flower's own variable, which splits at commas.
+        options.basic_auth = [credentials]
+        # The one page that Flower leaves open.
+        Metrics.get = authenticated(Metrics.get)
+
+
+def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
+    """Return `user:password`, None where there is none and the address is this machine's own."""
+    user, password = environ.get("FLOWER_USER", ""), environ.get("FLOWER_PASSWORD", "")
+    if ":" in user:
+        raise WrongSettings("FLOWER_USER has a colon, which basic authentication does not allow")
+    if user and password:
+        return f"{user}:{password}"
+    if user or password:
+        missing = "FLOWER_PASSWORD" if user else "FLOWER_USER"
+        raise WrongSettings(f"{missing} is not set: FLOWER_USER and FLOWER_PASSWORD go together")
+    if not is_loopback(address):
+        raise WrongSettings(
+            f"--address {address or '(all)'} lets others see Flower, and stop workers with it: set FLOWER_USER "
+            "and FLOWER_PASSWORD, or leave it on 127.0.0.1"
+        )
+    return None
+
+
+class ForeignHost(RequestHandler):
+    """Refuses a request with the host name of another site (`is_local_host`)."""
+
+    def prepare(self) -> None:
+        """Answer 403."""
+        self.set_status(403)
+        self.finish(
+            f"host {self.request.host[:200]!r}: without FLOWER_USER and FLOWER_PASSWORD Flower answers only names "
+            "like localhost\n"
+        )
+
+    def set_default_headers(self) -> None:
+        """Set the type of the sentence, which repeats what came."""
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.set_header("X-Content-Type-Options", "nosniff")
+
+
+def _find_local_handler(application: Application, request: HTTPServerRequest, **more: Any) -> Any:
+    if is_local_host(request.host):
+        return Application.find_handler(application, request, **more)
+    return application.get_handler_delegate(request, ForeignHost)

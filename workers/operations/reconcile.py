@@ -1,0 +1,106 @@
+"""After a restore of Postgres: acknowledged messages that are gone become missing ones, by their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import redis
+from sqlalchemy import Connection, Engine, text
+
+from trainwire.schemas.keys import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
+from trainwire.schemas.validation import MAX_ID
+from trainwire.workers.drain import job_rows, source_rows, store
+from trainwire.workers.drain.positions import Position
+from trainwire.workers.drain.source_rows import SourceRow
+from trainwire.workers.drain.stream import Ack, redis_errors, write_acks
+
+_SCAN_COUNT = 1000
+_WATCH = text(
+    "UPDATE training_jobs SET status = 'running', watched_attempt = attempt, last_seen_at = now() "
+    "WHERE id = :job AND (status = 'pending' OR (status = 'running' AND :has_ended))"
+)
+"""A job that only Redis knows, or that ended after the backup, becomes lost where no heartbeat of it is found."""
+
+
+@dataclass(frozen=True)
+class Gone:
+    """Messages of one source and kind that were acknowledged and that Postgres has not, as ranges."""
+
+    job_id: int
+    source: str
+    kind: Kind
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def count(self) -> int:
+        """How many messages these are."""
+        return sum(last - first + 1 for first, last in self.ranges)
+
+
+def reconcile(engine: Engine, client: redis.Redis) -> Iterator[Gone]:
+    """Compare all acknowledgements in Redis with Postgres; record and yield the messages that Postgres has lost.
+
+    They become missing: a trainer that lives sends them again, or declares them lost. Those of callbacks, which
+    nobody keeps, are lost at once. Where nothing was restored nothing changes: acknowledgements are written after
+    the commit. Raises `Unavailable` where a store is away.
+    """
+    for job_id, acked in _acknowledged(client):
+        with store.postgres_errors(), engine.begin() as connection:
+            gone, acks = _missing(connection, job_id, acked)
+        if not gone:
+            continue
+        with redis_errors():
+            pipeline = client.pipeline(transaction=False)
+            write_acks(pipeline, acks)
+            pipeline.execute()
+        yield from gone
+
+
+def _acknowledged(client: redis.Redis) -> Iterator[tuple[int, dict[tuple[str, Kind], int]]]:
+    """Yield each job with the highest acknowledged number of its sources, by kind."""
+    with redis_errors():
+        for key in client.scan_iter(f"{ACKS_PREFIX}*", count=_SCAN_COUNT):
+            job = key.decode().removeprefix(ACKS_PREFIX)
+            if job.isdigit() and 0 < int(job) <= MAX_ID:
+                yield int(job), _numbers(client.hgetall(key))  # type: ignore[arg-type]
+
+
+def _numbers(fields: dict[bytes, bytes]) -> dict[tuple[str, Kind], int]:
+    found: dict[tuple[str, Kind], int] = {}
+    for name, value in fields.items():
+        source, _, kind = name.decode(errors="replace").rpartition(":")
+        if kind in KINDS and value.isdigit() and 0 < int(value) <= MAX_ID:
+            found[source, kind] = int(value)
+    return found
+
+
+def _missing(
+    connection: Connection, job_id: int, acked: dict[tuple[str, Kind], int]
+) -> tuple[list[Gone], list[Ack]]:
+    """Record what of `acked` is not in Postgres; return it, and the acknowledgements as they are now."""
+    sources = [(job_id, source) for source, _ in acked]
+    known = source_rows.load_positions(connection, sources)
+    if not any(_of(known, job_id, *key).position.contiguous < last for key, last in acked.items()):
+        return [], []
+    job = job_rows.lock_jobs(connection, [job_id]).get(job_id)
+    if job is None:  # it was deleted
+        return [], []
+    known = source_rows.load_positions(connection, sources)
+    attempts = {source: row.attempt for (_, source, _), row in known.items()}
+    gone, changed = [], {}
+    for (source, kind), last in acked.items():
+        row = _of(known, job_id, source, kind)
+        row.attempt = row.attempt or attempts.get(source, job.attempt)
+        if missing := row.position.expect(last):
+            gone.append(Gone(job_id, source, kind, tuple(missing)))
+            changed[job_id, source, kind] = row
+            for first, end in missing if source.startswith(CALLBACK_SOURCE) else ():
+                row.position.lose(first, end, "restored")
+    source_rows.save_positions(connection, changed)
+    connection.execute(_WATCH, {"job": job_id, "has_ended": any(each.kind == "completions" for each in gone)})
+    return gone, [(*key, row.position) for key, row in changed.items()]
+
+
+def _of(known: dict[source_rows.SourceKey, SourceRow], job_id: int, source: str, kind: Kind) -> SourceRow:
+    return known.get((job_id, source, kind)) or SourceRow(0, Position())

@@ -1,0 +1,281 @@
+"""The Postgres side of all deliveries: leases, cursors, whether a sink answers, and what it refused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, text
+from sqlalchemy.dialects.postgresql import insert
+
+from trainwire.schemas.sinks import ROWS, RowKind
+from trainwire.schemas.tables import dead_letters
+from trainwire.workers.drain.decoding import visible
+from trainwire.workers.sinks.base import Delivered
+
+QUIET_S: Final = 120.0
+"""A job that spoke a moment ago will speak again: marking it would cost more than looking at it."""
+SETTLED_AT_ONCE: Final = 5000
+
+_LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
+"""The number of the advisory lock that is the lease on a sink and a job."""
+
+
+@dataclass(slots=True)
+class DeliveryCursor:
+    """How far a sink has confirmed a job; `state` is what the sink has stored with it (`Delivered.state`)."""
+
+    confirmed_seq: int = 0
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """Whether a sink answers; `is_due` tells whether the next probe's time has come."""
+
+    attempts: int
+    next_probe_at: datetime | None
+    is_due: bool
+
+
+def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> list[int]:
+    """Return those of the jobs that nobody else delivers now; they are ours until this transaction ends.
+
+    Advisory locks, not row locks: the cursors are written in other transactions while these are held.
+    Jobs that do not exist (any more) are left out, so that nobody writes a cursor of a deleted job.
+    """
+    ids = "unnest(CAST(:ids AS bigint[])) AS id"
+    leased = text(f"SELECT id FROM {ids} WHERE pg_try_advisory_xact_lock({_LEASE}) ORDER BY id")  # noqa: S608
+    found = list(connection.execute(leased, {"ids": sorted(job_ids), "sink": sink}).scalars())
+    # A statement of its own: it sees what was committed before the locks were taken.
+    existing = text("SELECT id FROM training_jobs WHERE id = ANY(:ids) ORDER BY id")
+    return list(connection.execute(existing, {"ids": found}).scalars()) if found else []
+
+
+def await_lease(connection: Connection, sink: str, job_id: int) -> None:
+    """Wait, up to the session's lock_timeout, until nobody delivers this job; then it is ours."""
+    job = "(SELECT CAST(:job_id AS bigint) AS id) AS job"
+    waiting = text(f"SELECT pg_advisory_xact_lock({_LEASE}) FROM {job}")  # noqa: S608
+    connection.execute(waiting, {"sink": sink, "job_id": job_id})
+
+
+def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, DeliveryCursor]:
+    """Return the cursors of these jobs, new ones where there are none."""
+    found = connection.execute(
+        text(
+            "SELECT job_id, confirmed_seq, state FROM delivery_cursors "
+            "WHERE sink = :sink AND job_id = ANY(:job_ids)"
+        ),
+        {"sink": sink, "job_ids": list(job_ids)},
+    )
+    known = {job_id: DeliveryCursor(seq, state) for job_id, seq, state in found}
+    return {job_id: known.get(job_id) or DeliveryCursor() for job_id in job_ids}
+
+
+def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
+    """Return due jobs that have rows of a kind after the sink's cursor, those delivered longest ago first."""
+    behind = text(
+        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
+        f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
+        "AND coalesce(next_attempt_at <= now(), true) ORDER BY moved_at NULLS FIRST, id LIMIT :limit"
+    )
+    wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "limit": limit}
+    return list(connection.execute(behind, wanted).scalars())
+
+
+def unsettled(connection: Connection, sink: str) -> list[str]:
+    """Return the values of `training_jobs.settled` that do not contain the sink; the few values there are.
+
+    A query gets them as a parameter, not as a subquery: only so does the planner know that few jobs have them.
+    """
+    return list(connection.execute(_UNSETTLED, {"sink": sink}).scalars())
+
+
+def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
+    """Move the jobs' cursors to what the sink has confirmed, and dead-letter what it refused."""
+    _dead_letter(connection, sink, kind, delivered)
+    moves = {
+        "sink": sink,
+        "jobs": list(delivered),
+        "seqs": [done.confirmed_seq for done in delivered.values()],
+        "states": [msgspec.json.encode(done.state).decode() for done in delivered.values()],
+        "dead": [len({refusal.seq for refusal in done.refused}) for done in delivered.values()],
+    }
+    connection.execute(_MOVE, moves)
+
+
+def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, int]:
+    """Return how often in a row those of the jobs failed that did since the sink last took something of them."""
+    failed = text(
+        "SELECT job_id, attempts FROM delivery_cursors "
+        "WHERE sink = :sink AND job_id = ANY(:job_ids) AND attempts > 0"
+    )
+    return {row.job_id: row.attempts for row in connection.execute(failed, {"sink": sink, "job_ids": job_ids})}
+
+
+def note_failure(
+    connection: Connection, sink: str, job_id: int, error: str, retry_in_s: float | None = None
+) -> None:
+    """Record a failed attempt, and how long others go before the job; the cursor stays where it is."""
+    connection.execute(
+        text(
+            "INSERT INTO delivery_cursors (sink, job_id, attempts, last_error, next_attempt_at) "
+            "VALUES (:sink, :job_id, 1, :error, now() + make_interval(secs => :retry_in_s)) "
+            "ON CONFLICT (sink, job_id) DO UPDATE SET attempts = delivery_cursors.attempts + 1, "
+            "last_error = excluded.last_error, next_attempt_at = excluded.next_attempt_at"
+        ),
+        {"sink": sink, "job_id": job_id, "error": visible(error), "retry_in_s": retry_in_s},
+    )
+
+
+def try_again(connection: Connection, sink: str) -> int:
+    """Have the jobs that wait because they failed tried with the others; return how many."""
+    # Who holds one of these has just moved it, or found that it fails once more.
+    waiting = (
+        "SELECT job_id FROM delivery_cursors WHERE sink = :sink AND next_attempt_at > now() FOR UPDATE SKIP LOCKED"
+    )
+    due = text(
+        f"UPDATE delivery_cursors SET next_attempt_at = NULL WHERE sink = :sink AND job_id IN ({waiting})"  # noqa: S608
+    )
+    return connection.execute(due, {"sink": sink}).rowcount
+
+
+def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> None:
+    """Have everything from `from_seq` on delivered again."""
+    connection.execute(
+        text(
+            "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), state = '{}', "
+            "attempts = 0, next_attempt_at = NULL WHERE sink = :sink AND job_id = :job_id"
+        ),
+        {"sink": sink, "job_id": job_id, "seq": from_seq - 1},
+    )
+    unsettle = (
+        "UPDATE training_jobs SET settled = '', logs_settled = false, metrics_settled = false WHERE id = :job_id"
+    )
+    connection.execute(text(unsettle), {"job_id": job_id})
+
+
+def settle(connection: Connection, sink: str, kind: RowKind) -> None:
+    """Mark quiet jobs of which the sink has every row of a kind: `jobs_behind` skips them until they change.
+
+    A job with a new row, or whose cursor was moved back, since they were selected is not marked.
+    """
+    is_done = (
+        f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
+        "AND last_seen_at < now() - make_interval(secs => :quiet_s)"
+    )
+    done = (
+        "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608
+        f"WHERE settled = ANY(:unsettled) AND {is_done}"
+    )
+    wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
+    found = connection.execute(text(f"{done} LIMIT :limit"), wanted).scalars().all()
+    # Selected again under the lease, under which cursors are moved back; a locked job has a drain at work.
+    leased = lease_jobs(connection, sink, found) if found else []
+    if leased:
+        still_done = f"{done} AND id = ANY(:ids) ORDER BY id FOR UPDATE OF training_jobs SKIP LOCKED"
+        mark = text(f"UPDATE training_jobs SET settled = {_WITH_SINK} WHERE id IN ({still_done})")  # noqa: S608
+        connection.execute(mark, wanted | {"ids": leased})
+
+
+def sink_state(connection: Connection, sink: str) -> SinkState:
+    """Return whether the sink answers, as far as is known."""
+    found = connection.execute(
+        text(
+            "SELECT attempts, next_probe_at, coalesce(next_probe_at <= now(), true) FROM sink_states "
+            "WHERE sink = :sink"
+        ),
+        {"sink": sink},
+    ).one_or_none()
+    return SinkState(0, None, True) if found is None else SinkState(*found)
+
+
+def claim_probe(connection: Connection, sink: str, for_s: float) -> bool:
+    """Take the one probe that is due; False when another worker has it, or its time has not come."""
+    claimed = connection.execute(
+        text(
+            "UPDATE sink_states SET next_probe_at = now() + make_interval(secs => :for_s) "
+            "WHERE sink = :sink AND next_probe_at <= now() RETURNING 1"
+        ),
+        {"sink": sink, "for_s": for_s},
+    )
+    return claimed.first() is not None
+
+
+def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) -> None:
+    """Record that the sink does not answer, and when to probe it."""
+    connection.execute(
+        text(
+            "INSERT INTO sink_states (sink, attempts, down_since, next_probe_at, last_error) "
+            "VALUES (:sink, 1, now(), now() + make_interval(secs => :retry_in_s), :error) "
+            "ON CONFLICT (sink) DO UPDATE SET attempts = sink_states.attempts + 1, "
+            "down_since = coalesce(sink_states.down_since, now()), next_probe_at = excluded.next_probe_at, "
+            "last_error = excluded.last_error"
+        ),
+        {"sink": sink, "error": visible(error), "retry_in_s": retry_in_s},
+    )
+
+
+def mark_up(connection: Connection, sink: str) -> None:
+    """Record that the sink answers: who failed meanwhile may well have failed because of it."""
+    try_again(connection, sink)
+    connection.execute(
+        text(
+            "UPDATE sink_states SET attempts = 0, down_since = NULL, next_probe_at = NULL, last_error = NULL "
+            "WHERE sink = :sink"
+        ),
+        {"sink": sink},
+    )
+
+
+def _dead_letter(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
+    letters = []
+    for job_id, refusal in ((job_id, refusal) for job_id, done in delivered.items() for refusal in done.refused):
+        raw = msgspec.msgpack.encode({"sink": sink, "job": job_id, "seq": refusal.seq})
+        letters.append(
+            {
+                "stream": f"sink:{sink}",
+                "entry_id": f"{job_id}-{refusal.seq}",
+                "kind": kind,
+                "job_id": job_id,
+                "source": refusal.source,
+                "seq": refusal.seq,
+                "reason": refusal.reason,
+                "detail": visible(refusal.detail),
+                "raw": raw,
+                "raw_sha256": hashlib.sha256(raw).digest(),
+            }
+        )
+    if letters:
+        connection.execute(insert(dead_letters).on_conflict_do_nothing(), letters)
+
+
+_MOVE: Final = text(
+    "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq, state, dead_lettered, moved_at) "
+    "SELECT :sink, job_id, seq, state, dead, now() FROM unnest(CAST(:jobs AS bigint[]), "
+    "CAST(:seqs AS bigint[]), CAST(:states AS jsonb[]), CAST(:dead AS bigint[])) "
+    "AS moved(job_id, seq, state, dead) "
+    "ON CONFLICT (sink, job_id) DO UPDATE SET confirmed_seq = excluded.confirmed_seq, "
+    "state = excluded.state, moved_at = now(), attempts = 0, last_error = NULL, next_attempt_at = NULL, "
+    "dead_lettered = delivery_cursors.dead_lettered + excluded.dead_lettered"
+)
+# Reads the index once per value, however many jobs have it.
+_UNSETTLED: Final = text(
+    """
+    WITH RECURSIVE found(value) AS (
+        (SELECT settled FROM training_jobs ORDER BY settled LIMIT 1)
+        UNION ALL
+        SELECT (SELECT settled FROM training_jobs WHERE settled > value ORDER BY settled LIMIT 1)
+        FROM found WHERE value IS NOT NULL
+    )
+    SELECT value FROM found WHERE value IS NOT NULL AND :sink <> ALL(string_to_array(value, ','))
+    """
+)
+_WITH_SINK: Final = (
+    "array_to_string(ARRAY(SELECT name FROM unnest(string_to_array(settled, ',') || CAST(:sink AS text)) AS name "
+    "ORDER BY name), ',')"
+)

@@ -1,0 +1,1 @@
+"""Finds streams that have entries and no drain, and orders one."""

@@ -1,0 +1,91 @@
+"""The net below the stream watch: streams with entries of which nobody has ordered a drain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import redis
+import structlog
+
+from trainwire.schemas.keys import HOLD_KEY, KINDS, SHARDS_KEY, Kind, jammed_key, ordered_key, stream_key
+from trainwire.schemas.streams.servers import ask_each, fullest_memory
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import IngestStream, redis_errors
+from trainwire.workers.errors import MostlyInvalid, Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams.strays import drain_jammed
+
+log = structlog.get_logger("trainwire.workers.streams.sweep")
+
+_HOLD_TTL_S = 10
+_RELEASE_AT = 0.9
+"""Trainers go on when memory is below this share of the high-water mark, so that it does not flutter."""
+
+
+def all_streams(shards: int) -> list[tuple[Kind, int]]:
+    """Return every stream as (kind, shard), those that hold few and urgent messages first."""
+    order: list[Kind] = sorted(KINDS, key=lambda kind: kind in {"logs", "metrics"})
+    return [(kind, shard) for kind in order for shard in range(shards)]
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """The streams that wait for a drain, and which servers could not be asked (host:port -> why)."""
+
+    streams: list[tuple[Kind, int]]
+    away: Mapping[str, str]
+
+
+def overdue(client: redis.Redis, shards: int) -> Overdue:
+    """Return the streams that have entries, or had some when they were jammed, and no ordered drain."""
+    questions = {}
+    for kind, shard in all_streams(shards):
+        key = stream_key(kind, shard)
+        jammed = jammed_key(kind, shard)
+        questions[kind, shard] = [("XLEN", key), ("XLEN", jammed), ("EXISTS", ordered_key(key))]
+    with redis_errors():
+        found = ask_each(client, questions)
+    replies = found.replies.items()
+    waiting = {stream for stream, (length, jammed, ordered) in replies if (length or jammed) and not ordered}
+    return Overdue([stream for stream in questions if stream in waiting], found.away)
+
+
+def publish_shards(client: redis.Redis, shards: int) -> None:
+    """Publish the number of shards where it is not (FLUSHALL): trainers that do not find it take the default."""
+    with redis_errors(), suppress(redis.OutOfMemoryError):
+        client.set(SHARDS_KEY, shards, nx=True)
+
+
+def publish_hold(client: redis.Redis, high_water: float) -> None:
+    """Tell the trainers to hold back while Redis is above its high-water mark, and to go on below it.
+
+    Where a server of a cluster is away that is to say so, nobody is told: who cannot ask it holds back anyway.
+    """
+    with redis_errors():
+        used, limit = fullest_memory(client)
+        if limit and used > high_water * limit:
+            with suppress(redis.OutOfMemoryError):  # full already: trainers are refused, which holds them too
+                ask_each(client, {HOLD_KEY: [("SET", HOLD_KEY, used, "EX", _HOLD_TTL_S)]})
+        elif not limit or used < high_water * limit * _RELEASE_AT:
+            ask_each(client, {HOLD_KEY: [("DEL", HOLD_KEY)]})
+
+
+def drain_everything(resources: Resources, on_commit: Callable[[list[Change]], None] | None = None) -> None:
+    """Drain all streams once, without any order: for when orders cannot be sent.
+
+    A stream that cannot be drained is logged and left; the others must not wait for it. `on_commit` is what each
+    drain is given.
+    """
+    for kind, shard in all_streams(resources.settings.ingest_shards):
+        stream = IngestStream(resources.streams, kind, shard)
+        drain_jammed(resources, stream, on_commit)
+        try:
+            if stream.has_entries():
+                Drain(resources.engine, stream, resources.settings, on_commit=on_commit).run()
+        except (MostlyInvalid, Unavailable) as exc:
+            log.warning("sweep.left_a_stream", stream=stream.key, reason=str(exc))
+        except Exception:
+            log.exception("sweep.left_a_stream", stream=stream.key)

@@ -1,0 +1,159 @@
+"""Orders a drain as soon as a stream has entries, from threads of each worker's main process (decision 21)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, cast
+
+import redis
+import structlog
+
+from trainwire.schemas.keys import Kind, jammed_key, stream_key
+from trainwire.schemas.streams.clients import STREAM_ERRORS, beside, drop_connections
+from trainwire.schemas.streams.urls import is_cluster
+from trainwire.stores.postgres.connections import open_redis, open_stream_client
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.resources import Resources
+from trainwire.workers.streams.sweep import all_streams
+
+log = structlog.get_logger("trainwire.workers.streams.watch")
+
+Stream = tuple[Kind, int]
+Order = Callable[[Resources, Kind, int], bool]
+"""Orders a drain unless there is one; returns whether it did."""
+
+BLOCK_S: Final = 1.0
+"""The longest blocking read: ends soon after `stop`, and well before the socket's timeout."""
+LEAST_PAUSE_S: Final = 0.01
+MOST_PAUSE_S: Final = 0.1
+"""How long a stream is left alone that is still not empty although its drain is ordered or at work."""
+BYTES_PER_S: Final = 8 * 1024 * 1024
+"""A blocking read returns an entry, which nobody here needs: large entries are read that much less often."""
+RETRY_S: Final = 1.0
+WRONG_TYPE_PAUSE_S: Final = 5.0
+
+
+class StreamWatch:
+    """Watches all streams: with one blocking read on one Redis, with one for each shard on a cluster.
+
+    So a server that is away delays the shards that it has, and no others.
+    """
+
+    def __init__(self, resources: Resources, order: Order) -> None:
+        self._resources = resources
+        streams = all_streams(resources.settings.ingest_shards)
+        shard_of_group: dict[int, list[Stream]] = defaultdict(list)
+        for kind, shard in streams:
+            shard_of_group[shard].append((kind, shard))
+        are_apart = is_cluster(resources.settings.streams_address)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(group, order), name="stream-watch", daemon=True)
+            for group in (shard_of_group.values() if are_apart else [streams])
+        ]
+
+    def start(self) -> None:
+        """Start to watch."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stop within `BLOCK_S`."""
+        self._stop.set()
+
+    def _run(self, streams: Sequence[Stream], order: Order) -> None:
+        settings = self._resources.settings
+        # Of its own, so that no other thread has to wait for a server that does not answer.
+        own = replace(self._resources, redis=open_redis(settings), stream_client=open_stream_client(settings))
+        watcher = Watcher(own.streams, streams, partial(order, own))
+        trouble = None
+        while not self._stop.is_set():
+            try:
+                watcher.look()
+            except (*STREAM_ERRORS, Unavailable) as exc:
+                if trouble is None:
+                    log.warning("stream_watch.unavailable", reason=str(exc))
+                trouble = str(exc)
+                drop_connections(own.streams)
+                self._stop.wait(RETRY_S)
+            else:
+                if trouble is not None:
+                    log.info("stream_watch.back", after=trouble)
+                trouble = None
+
+
+class Watcher:
+    """Waits for entries in a group of streams, which one server has.
+
+    It reads from the start of each stream: entries that are committed are trimmed, so a stream with entries is one
+    to be drained, whatever became of its ids.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        streams: Sequence[Stream],
+        order: Callable[[Kind, int], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._streams = {key(*stream): stream for stream in streams for key in (jammed_key, stream_key)}
+        self._order = order
+        self._clock = clock
+        self._resume_at = dict.fromkeys(self._streams, 0.0)
+        self._pause_s = dict.fromkeys(self._streams, LEAST_PAUSE_S)
+
+    def look(self) -> None:
+        """Wait at most `BLOCK_S` for entries, and order the drains of the streams that have any."""
+        now = self._clock()
+        awake = [key for key, at in self._resume_at.items() if at <= now]
+        pauses = [at - now for at in self._resume_at.values() if at > now]
+        wait_s = min([BLOCK_S, *pauses])
+        if not awake:
+            time.sleep(wait_s)
+            return
+        for key, size_bytes in self._read(awake, wait_s):
+            is_sent = self._order(*self._streams[key])
+            pause_s = LEAST_PAUSE_S if is_sent else min(2 * self._pause_s[key], MOST_PAUSE_S)
+            self._pause_s[key] = pause_s
+            self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
+
+    def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
+        """Return the streams that have entries, each with the size of its first one."""
+        try:
+            # Not by `xread`: redis-py would ask a cluster twice before each read which of the arguments are keys.
+            found = cast("Any", self._client).execute_command(
+                *(
+                    "XREAD",
+                    "COUNT",
+                    1,
+                    "BLOCK",
+                    max(1, int(wait_s * 1000)),
+                    "STREAMS",
+                    *keys,
+                    *("0-0" for _ in keys),
+                ),
+                **beside(self._client, next(iter(keys))),
+            )
+        except redis.ResponseError as exc:
+            if not str(exc).startswith("WRONGTYPE"):
+                raise
+            self._leave_wrong_types(keys)
+            return []
+        pairs = found.items() if isinstance(found, dict) else cast("list[Any]", found or [])
+        return [(cast("bytes", key).decode(), _size_bytes(entries)) for key, entries in pairs]
+
+    def _leave_wrong_types(self, keys: Collection[str]) -> None:
+        """Leave out for a while what is not a stream, until somebody has repaired it."""
+        for key in keys:
+            if self._client.type(key) not in {b"stream", b"none"}:
+                self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S
+
+
+def _size_bytes(entries: Any) -> int:
+    return sum(len(name) + len(value) for _, fields in entries for name, value in (fields or {}).items())
