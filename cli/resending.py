@@ -75,7 +75,7 @@ def replay(
 
 
 def _wait_for_lease(connection: Connection, sink: str, job_id: int, patience_s: int) -> None:
-    """Wait for the lock of `trainwire.workers.sinks.cursors.lease_jobs`: a delivery under way would undo the move."""
+    """Wait for the lock of `lease_jobs` (`trainwire.workers.sinks.cursors`): a delivery would undo the move."""
     connection.execute(text("SELECT set_config('lock_timeout', :patience, true)"), {"patience": f"{patience_s}s"})
     try:
         await_lease(connection, sink, job_id)

@@ -41,7 +41,7 @@ def main() -> None:
         log_config=None,
         access_log=False,  # an address says who looked at what
         server_header=False,
-        proxy_headers=False,  # trainwire.gateway.http.proxies; uvicorn's own trusts 127.0.0.1 unless told otherwise
+        proxy_headers=False,  # trainwire.gateway.http.proxies; uvicorn's own trusts 127.0.0.1 by default
         # On h11: httptools, where installed, keeps a URL and headers of any length before it knows who asks.
         http=http_protocol(app.state.telemetry.count_cut),
         ws=FrameProtocol,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_network
-from typing import Annotated, Any, Final, Literal
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from trainwire.gateway.http.proxies import Network
+from trainwire.gateway.http.proxies import Network, is_loopback
 from trainwire.stores.settings import StoreSettings, read_settings
-
-LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class GatewaySettings(StoreSettings):
@@ -81,16 +79,6 @@ def _networks(value: str) -> tuple[Network, ...]:
             remedy = "use an address like 127.0.0.1 or a network like 10.0.0.0/8"
             raise ValueError(f"has {text!r}, which is no address or network of a proxy ({exc}): {remedy}") from exc
     return tuple(networks)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address leads to this machine alone."""
-    if host in LOOPBACK_NAMES:
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_gateway_settings(**overrides: Any) -> GatewaySettings:

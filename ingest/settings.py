@@ -12,8 +12,12 @@ from urllib.parse import urlsplit
 
 from trainwire.ingest.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
+<<<<<<< 4a5f8db27c58c54258b5549c004ceba0396af0a5
 from trainwire.ingest.sending.heartbeat import Vitals
 from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
+=======
+from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
+>>>>>>> b4a99e4e6057a06838da54d8a48a474e87a48d74
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
@@ -37,6 +41,20 @@ SPOOL_OFF: Final = "off"
 LEAST_SPOOL_BYTES: Final = 4 * 1024 * 1024
 LEAST_PAUSE_S: Final = 1
 MOST_PAUSE_S: Final = 30 * 86_400
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """How a process shows that it lives.
+
+    `stall_after_s` is the longest pause it promises, None for no promise. `launcher` is the source of the launcher
+    that it runs under, empty for none; `is_launcher` tells whether it is one itself.
+    """
+
+    interval_s: float = 10.0
+    stall_after_s: float | None = None
+    launcher: str = ""
+    is_launcher: bool = False
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ training_checkpoints = Table(
     _at("verify_after"),
     Column("deletion_began_at", DateTime(timezone=True), comment="from then on the object may be incomplete"),
     Column("deleted_at", DateTime(timezone=True), comment="when retention removed the object"),
-    # Whoever looks for what to verify reads this predicate's rows only: workers/checkpoints/verification_rows.py repeats it.
+    # The query for files to verify repeats this predicate: workers/checkpoints/verification_rows.py
     Index(
         "training_checkpoints_unverified_idx",
         "verify_after",

@@ -34,9 +34,9 @@ STOP_TIMEOUT_S: Final = 10.0
 class Capture:
     """The output of this process and of those that it starts, until `stop` or the end of its `with` block.
 
-    Descriptors 1 and 2 lead to a relay process (`trainwire.ingest.output.relay`), which shows every byte where it went
-    before and copies it to us: Python, C code and subprocesses are captured alike. A stream in `sys` that does not
-    write to them, such as a notebook's or pytest's, gets a `Tee`.
+    Descriptors 1 and 2 lead to a relay process (`trainwire.ingest.output.relay`), which shows every byte where it
+    went before and copies it to us: Python, C code and subprocesses are captured alike. A stream in `sys` that
+    does not write to them, such as a notebook's or pytest's, gets a `Tee`.
     """
 
     def __init__(self, run: Run) -> None:

@@ -1,8 +1,8 @@
 """The process between a training and its output: shows every byte, and copies it to the training's own reader.
 
 It is a process, not a thread, because C code may print for minutes while it holds Python's global lock: a pipe
-that only a thread empties would then fill, and the training would hang. `trainwire.ingest.output.capture` runs it as a
-script; it imports nothing outside the standard library.
+that only a thread empties would then fill, and the training would hang. `trainwire.ingest.output.capture` runs it
+as a script; it imports nothing outside the standard library.
 
 Arguments: the control descriptor, then `source:shown:copy` for each output. Bytes are read from `source` until its
 end and written to `shown`, and to `copy` until the training writes a byte to the control descriptor.

@@ -13,7 +13,7 @@ from trainwire.schemas.messages import Body, Message
 from trainwire.schemas.wire import Entry, encode_entry
 
 if TYPE_CHECKING:
-    from trainwire.ingest.sending.outbox import Origin
+    from trainwire.ingest.origin import Origin
 
 logger = logging.getLogger("trainwire.ingest")
 

@@ -7,16 +7,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
 from trainwire.schemas.messages import ATTEMPT_UNSAID
 from trainwire.schemas.validation import InvalidMessage
 
 if TYPE_CHECKING:
-    from trainwire.ingest.sending.outbox import Origin
+    from trainwire.ingest.origin import Origin
 
 logger = logging.getLogger("trainwire.ingest")
 
@@ -28,20 +28,6 @@ LEAST_PAUSES: Final = 10
 """A rhythm is known after so many pauses."""
 RHYTHM_FACTOR: Final = 3.0
 LEAST_USUAL_PAUSE_S: Final = 600.0
-
-
-@dataclass(frozen=True)
-class Vitals:
-    """How a process shows that it lives.
-
-    `stall_after_s` is the longest pause it promises, None for no promise. `launcher` is the source of the launcher
-    that it runs under, empty for none; `is_launcher` tells whether it is one itself.
-    """
-
-    interval_s: float = 10.0
-    stall_after_s: float | None = None
-    launcher: str = ""
-    is_launcher: bool = False
 
 
 class Backlog(NamedTuple):

@@ -7,10 +7,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.sending.buffer import Intake
 from trainwire.ingest.sending.encoding import BodyEncoder
@@ -39,18 +40,6 @@ NAMED_LOSSES: Final = 20
 """So many lost ranges are named in the log; `trainwire status` names them all."""
 DROP_ORDER: Final[tuple[Kind, ...]] = ("logs", "metrics")
 """What goes first when the spool is full; checkpoints and completions never do."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Who says it."""
-
-    job_id: int
-    attempt: int
-    source: str
-    rank: int | None
-    since_ns: int | None = None
-    """When it began, by its own clock."""
 
 
 class Outbox:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.process.clock import monotonic_ns
 from trainwire.ingest.process.daemon_pool import start_daemon, words_of
 from trainwire.ingest.process.forks import importing, renew_in_children
@@ -22,7 +23,7 @@ from trainwire.ingest.sending.batching import LogType, MetricItem
 from trainwire.ingest.sending.buffer import Intake
 from trainwire.ingest.sending.heartbeat import Heart
 from trainwire.ingest.sending.log_levels import levels_of
-from trainwire.ingest.sending.outbox import Origin, Outbox
+from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sampling import LineSampler
 from trainwire.ingest.sending.sender import Publisher
 from trainwire.ingest.settings import TrainerSettings, server_of, shown_host

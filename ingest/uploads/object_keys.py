@@ -6,7 +6,7 @@ import os
 from typing import NamedTuple
 from urllib.parse import quote
 
-from trainwire.ingest.sending.outbox import Origin
+from trainwire.ingest.origin import Origin
 from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
 from trainwire.schemas.messages import ATTEMPT_UNSAID, Checkpoint
 

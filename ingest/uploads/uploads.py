@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.daemon_pool import DaemonPool, start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
-from trainwire.ingest.sending.outbox import Origin
 from trainwire.ingest.settings import TrainerSettings
 from trainwire.ingest.uploads.checkpoint import is_uri
 from trainwire.ingest.uploads.object_keys import Slot, object_key, slot_of

@@ -1,4 +1,7 @@
-"""Deletion of jobs: the plan, the tombstone, its progress. Workers carry it out (`trainwire.workers.operations.job_deletion`)."""
+"""Deletion of jobs: the plan, the tombstone and its progress.
+
+Workers carry it out (`trainwire.workers.operations.job_deletion`).
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LEAST_PREFIX: Final = 4
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_jobs; of `final_metrics` and `best_metrics` the first (`trainwire.stores.postgres.columns`)."""
+    """One row of training_jobs; `final_metrics` and `best_metrics` are cut (`stores/postgres/columns.py`)."""
 
     id: int
     name: str | None

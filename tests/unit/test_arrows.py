@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,69 +25,27 @@ MAY_IMPORT = {
 CELERY_SHELL = {"app", "beat", "broker_transport", "orders", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
-LAYERS = [
-    {"__main__"},
-    {"watchdog", "beat", "flower"},
-    {"tasks", "stream_watch", "broker_transport"},
-    {"orders"},
-    {"app"},
-    {"exporter"},
-    {"measures"},
-    {"schedule"},
-    {"deletion"},
-    {"deletion_parts"},
-    {"sweep"},
-    {
-        "strays",
-        "liveness",
-        "dead_letters",
-        "reconcile",
-        "notify",
-        "deliver",
-        "verify",
-        "retention",
-        "row_retention",
-        "lease",
-    },
-    {"orphans"},
-    {"surplus"},
-    {"drain", "delivery_round"},
-    {"trials", "examination"},
-    {"batch", "items"},
-    {"heartbeats"},
-    {"ahead"},
-    {"store", "job_rows", "source_rows", "streams", "changes", "cursors", "checkpoints"},
-    {"sinks"},
-    {"attempts"},
-    {"jobs"},
-    {"rows", "resources", "weights"},
-    {"order_checks", "repairs"},
-    {
-        "positions",
-        "decoding",
-        "errors",
-        "settings",
-        "logs",
-        "durations",
-        "away",
-        "recordset",
-        "findings",
-    },
-    {"local_hosts"},
-]
-"""`workers` from the outside in: a module imports only from layers below its own."""
-
 MODULES = [path for folder in (*FOLDERS, PUBLIC) for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Yield the name of everything a file imports: of ours from its folder on, of others in full."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path: Path, *, typing: bool = True) -> Iterator[str]:
+    """Yield the name of everything a file imports, of our own modules without `trainwire.`.
+
+    Without `typing`, imports below `if TYPE_CHECKING:` are left out.
+    """
+    for node in _nodes(ast.parse(path.read_text()), typing):
         if isinstance(node, ast.Import):
             yield from (_from_its_folder(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports hide where an arrow leads"
             yield from (_from_its_folder(f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _nodes(node: ast.AST, typing: bool) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if typing or not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from _nodes(child, typing)
 
 
 def _from_its_folder(name: str) -> str:
@@ -104,29 +63,41 @@ def test_folders_import_only_what_lies_before_them(path: Path) -> None:
     assert ours <= MAY_IMPORT[folder]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "workers").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "workers").rglob("*.py")), ids=lambda path: path.stem)
 def test_only_the_shell_knows_celery(path: Path) -> None:
     """The pipeline is plain Python that a test can call without Celery."""
     knows = any(name.split(".")[0] in {"celery", "kombu", "billiard"} for name in imported(path))
     assert not knows or path.stem in CELERY_SHELL
 
 
-def test_layers_name_modules_that_exist() -> None:
-    """A module that was moved or deleted leaves no name behind."""
-    modules = {path.stem for path in (ROOT / "workers").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert set[str]().union(*LAYERS) <= modules
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "workers").glob("[!_]*.py")), ids=lambda path: path.stem)
-def test_workers_import_downwards(path: Path) -> None:
-    """Inside `workers` the arrows go from the shell to the store, and never back."""
-    height = next(index for index, layer in enumerate(LAYERS) if path.stem in layer)
-    below = set[str]().union(*LAYERS[height + 1 :])
-    ours = {name.split(".")[1] for name in imported(path) if name.startswith("workers.")}
-    siblings = {
-        name.split(".")[-1] for name in imported(path) if name.startswith("workers.") and name.count(".") == 1
+def test_neither_modules_nor_rooms_import_each_other() -> None:
+    """Imports form no circle: not between modules, and not between the sub-folders of a folder."""
+    names = {_module_of(path) for path in MODULES}
+    modules = {
+        _module_of(path): {_module_imported(name, names) for name in imported(path, typing=False)} - {None}
+        for path in MODULES
     }
-    assert (ours | siblings) <= below
+    rooms: dict[str, set[str]] = {}
+    for module, others in modules.items():
+        rooms.setdefault(_room_of(module), set()).update(_room_of(other) for other in others if other)
+    for room, others_of_room in rooms.items():
+        others_of_room.discard(room)
+    assert list(TopologicalSorter(modules).static_order())
+    assert list(TopologicalSorter(rooms).static_order())
+
+
+def _module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _module_imported(name: str, modules: set[str]) -> str | None:
+    """Return the module of ours that an import names: itself, or the one that it takes a name from."""
+    return next((known for known in (name, name.rpartition(".")[0]) if known in modules), None)
+
+
+def _room_of(module: str) -> str:
+    """Return the sub-folder of a module; a module outside of any is a room of its own."""
+    return ".".join(module.split(".")[:2])
 
 
 @pytest.mark.parametrize(

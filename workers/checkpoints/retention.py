@@ -1,4 +1,4 @@
-"""Retention: deletes the checkpoints that need not stay (`trainwire.workers.checkpoints.surplus`) from the object store."""
+"""Retention: deletes surplus checkpoints (`trainwire.workers.checkpoints.surplus`) from the object store."""
 
 from __future__ import annotations
 

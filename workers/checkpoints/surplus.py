@@ -136,7 +136,8 @@ def _holds(column: str) -> str:
 
 _AT_WORK: Final = "status IN ('pending', 'running', 'stalled')"
 
-# The slot is that of `trainwire.ingest.uploads.object_keys.slot_of`, of one source. An upload is outdated when verified
+# The slot is that of `trainwire.ingest.uploads.object_keys.slot_of`, of one source. An upload is outdated when
+# verified
 # ones in its slot are newer by their number and by the trainer's clock: where a message arrived late, or a clock
 # was set back, both candidates for the newest stay.
 _RANKED: Final = f"""

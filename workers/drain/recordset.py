@@ -36,7 +36,7 @@ def sql_type(column: Column[Any]) -> str:
 def encoded(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return the parameter `:rows`. A float that JSON cannot say goes by its name, which Postgres reads again.
 
-    A value of a JSONB column is given as `msgspec.Raw`, as `trainwire.workers.drain.rows` has made it fit for Postgres.
+    A value of a JSONB column is a `msgspec.Raw` that `trainwire.workers.drain.rows` has made fit for Postgres.
     """
     return msgspec.json.encode([{name: _shown(value) for name, value in row.items()} for row in rows]).decode()
 

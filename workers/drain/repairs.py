@@ -2,8 +2,8 @@
 
 A stream whose last id lies in the future is jammed: at the highest id Redis refuses every XADD, and trainers can
 neither see nor mend that. It is deleted if it is empty. Otherwise it is renamed (`jammed_key`), so that trainers
-can append again at once, and is drained beside the new stream (`trainwire.workers.streams.strays`): where its entries
-cannot be stored, it would never become empty by itself. Trainers send again what is not acknowledged.
+can append again at once, and is drained beside the new stream (`trainwire.workers.streams.strays`): where its
+entries cannot be stored, it would never become empty by itself. Trainers send again what is not acknowledged.
 """
 
 from __future__ import annotations

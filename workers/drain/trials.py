@@ -1,8 +1,8 @@
 """Finds the entry that ends its drains: by a kill, a time limit or a crash, whatever the cause.
 
 A drain that ends in good order is noted here; one that does not is noticed by the next. That one first decodes the
-batch in a child process (`trainwire.workers.drain.examination`), then stores it in ever smaller pieces, until one entry
-is alone.
+batch in a child process (`trainwire.workers.drain.examination`), then stores it in ever smaller pieces, until one
+entry is alone.
 """
 
 from __future__ import annotations

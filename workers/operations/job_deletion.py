@@ -1,4 +1,4 @@
-"""Carries out deletions of jobs (`trainwire.stores.postgres.deletion`): store by store, in small transactions, for a time.
+"""Carries out deletions of jobs (`trainwire.stores.postgres.deletion`), store by store, in small transactions.
 
 Whoever is killed in the middle loses nothing: the tombstone says what is still open, and the next run goes on.
 """

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from tests.integration.gateway.test_auth import bearer, make_token
 
 from tests.factories import Sender, completion, drain, logs, one, rows
 from tests.gateway_server import GatewayServer
+from tests.integration.gateway.test_authorization import bearer, make_token
 from trainwire.gateway.auth.tokens import Role
 from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
 from trainwire.stores.files.s3 import open_s3

@@ -10,9 +10,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
-from tests.integration.gateway.test_auth import LINES, bearer
 
 from tests.gateway_server import GatewayServer, gateway_settings
+from tests.integration.gateway.test_authorization import LINES, bearer
 from tests.processes import wait_until
 from tests.tcp_proxy import TcpProxy
 from trainwire.gateway.auth import token_cache as known_tokens

@@ -14,8 +14,7 @@ from typing import Any, Final
 import pytest
 
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.sending.heartbeat import Vitals
-from trainwire.ingest.settings import SpoolSettings
+from trainwire.ingest.settings import SpoolSettings, Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
 from trainwire.schemas.keys import HOLD_KEY, alive_key
 

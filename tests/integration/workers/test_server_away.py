@@ -16,9 +16,10 @@ from tests.processes import wait_until
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.cli.doctor.flow import look_at_streams
 from trainwire.cli.top.snapshot import take
-from trainwire.ingest.sending.heartbeat import Heart, Vitals
-from trainwire.ingest.sending.outbox import Origin
+from trainwire.ingest.origin import Origin
+from trainwire.ingest.sending.heartbeat import Heart
 from trainwire.ingest.sending.redis_connection import StreamLink
+from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_key, ordered_key, stream_key
 from trainwire.schemas.streams import servers as stream_servers

@@ -11,8 +11,9 @@ import pytest
 
 from tests.factories import checkpoint, completion, logs, metrics
 from trainwire import Run, TrainerSettings
-from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart, Vitals
-from trainwire.ingest.sending.outbox import Origin
+from trainwire.ingest.origin import Origin
+from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, Backlog, Heart
+from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
 from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.validation import InvalidMessage

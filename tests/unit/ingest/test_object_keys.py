@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from trainwire.ingest.sending.outbox import Origin
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.uploads.object_keys import object_key, slot_of
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
 from trainwire.schemas.messages import Checkpoint

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from trainwire.ingest.arguments import LONGEST_TIMEOUT_S, Arguments
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.buffer import Intake
-from trainwire.ingest.sending.outbox import Origin, Outbox
+from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sender import Publisher
 from trainwire.ingest.settings import Timing
 from trainwire.schemas.validation import MAX_ATTEMPT

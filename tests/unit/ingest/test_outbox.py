@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.factories import checkpoint
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.buffer import Intake
-from trainwire.ingest.sending.outbox import Origin, Outbox
+from trainwire.ingest.sending.outbox import Outbox
 from trainwire.schemas.messages import Checkpoint, Completion, Metrics, Point, Progress
 
 Read = Callable[[Outbox, Any], list[Any]]

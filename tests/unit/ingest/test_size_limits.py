@@ -8,9 +8,10 @@ import threading
 import pytest
 
 from tests.factories import NOW_NS
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.batching import Line, log_bodies
 from trainwire.ingest.sending.buffer import Intake
-from trainwire.ingest.sending.outbox import Origin, Outbox
+from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.size_limits import fitted
 from trainwire.schemas.limits import MAX_ITEMS, MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS, MAX_TEXT_CHARS
 from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics, Point

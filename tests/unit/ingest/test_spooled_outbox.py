@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending import outbox as outbox_module
 from trainwire.ingest.sending.buffer import Intake
-from trainwire.ingest.sending.outbox import Origin, Outbox
+from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.settings import FullPolicy
 from trainwire.ingest.spool.folder import About, SourceFolder
 from trainwire.ingest.spool.spool import Spool

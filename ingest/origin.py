@@ -1,0 +1,16 @@
+"""The origin of messages: job, attempt, source and rank of one process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Identifies one source of messages; `since_ns` is when it began, in nanoseconds of its own clock."""
+
+    job_id: int
+    attempt: int
+    source: str
+    rank: int | None
+    since_ns: int | None = None
