@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from trainwire.cli.commands.jobs import shown_values
 from trainwire.cli.commands.logs import has_ended
 from trainwire.cli.terminal import console, one_line, say
-from trainwire.ingest.job_numbers import make_number
+from trainwire.ingest.identity.job_numbers import make_number
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir

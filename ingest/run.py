@@ -14,14 +14,14 @@ from signal import SIGTERM
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
-from trainwire.ingest.announcements import announce
 from trainwire.ingest.arguments import Arguments, description, line_texts, moment_ns
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
-from trainwire.ingest.default_names import default_name, script_of_process
 from trainwire.ingest.history import History
+from trainwire.ingest.identity.announcements import announce
+from trainwire.ingest.identity.default_names import default_name, script_of_process
+from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.lines import split_lines
-from trainwire.ingest.open_runs import JobNumber, open_runs
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, Shared, address_of, register
 from trainwire.ingest.process.clock import monotonic_s

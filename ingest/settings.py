@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from trainwire.ingest.launches import find_launch
+from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-<<<<<<< 4a5f8db27c58c54258b5549c004ceba0396af0a5
-from trainwire.ingest.sending.heartbeat import Vitals
 from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
-=======
-from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
->>>>>>> b4a99e4e6057a06838da54d8a48a474e87a48d74
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 

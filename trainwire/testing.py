@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 
-from trainwire.ingest.open_runs import open_runs
+from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import Handle
 from trainwire.ingest.process.exits import terminations
 from trainwire.ingest.run import Run

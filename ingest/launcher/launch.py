@@ -10,15 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from trainwire.ingest.announcements import announce, tell
-from trainwire.ingest.default_names import default_name, script_of_command
+from trainwire.ingest.identity.announcements import announce, tell
+from trainwire.ingest.identity.default_names import default_name, script_of_command
+from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.launcher.child import Signals, exit_code_of, how_it_ended
 from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.launcher.memory_kills import MemoryKills
-from trainwire.ingest.launches import UnknownLaunch
-from trainwire.ingest.open_runs import JobNumber, open_runs
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.terminal import Terminal
+from trainwire.ingest.process.launches import UnknownLaunch
 from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine, insert
 
 from tests.integration.cli.conftest import Trainwire
-from trainwire.ingest.job_numbers import number_of
+from trainwire.ingest.identity.job_numbers import number_of
 from trainwire.schemas.tables import training_jobs, training_logs
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from trainwire.ingest.default_names import default_name, script_of_command
-from trainwire.ingest.job_numbers import make_number
+from trainwire.ingest.identity.default_names import default_name, script_of_command
+from trainwire.ingest.identity.job_numbers import make_number
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.ingest.job_numbers import (
+from trainwire.ingest.identity.job_numbers import (
     EPOCH_S,
     LAST_SLOT,
     RANDOM_BITS,

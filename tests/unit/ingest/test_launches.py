@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.ingest.launches import UnknownLaunch, find_launch
-from trainwire.ingest.open_runs import OpenRuns
+from trainwire.ingest.identity.open_runs import OpenRuns
+from trainwire.ingest.process.launches import UnknownLaunch, find_launch
 from trainwire.ingest.process.ranks import Place, find_place
 from trainwire.ingest.settings import TrainerSettings
 

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from trainwire.ingest.job_numbers import make_number, number_of
-from trainwire.ingest.launches import UnknownLaunch, is_one_of_several
+from trainwire.ingest.identity.job_numbers import make_number, number_of
 from trainwire.ingest.process.forks import renew_in_children
+from trainwire.ingest.process.launches import UnknownLaunch, is_one_of_several
 from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from trainwire.ingest.open_runs import JobNumber
+from trainwire.ingest.identity.open_runs import JobNumber
 from trainwire.ingest.settings import TrainerSettings
 
 
