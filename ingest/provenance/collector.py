@@ -223,10 +223,8 @@ _COLLECTORS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def main() -> None:
-    """Answer the request; in a grandchild, so that a training which waits for its children does not meet it."""
+    """Answer the request."""
     request = json.load(sys.stdin)
-    if os.fork():
-        os._exit(0)
     try:
         os.nice(5)
         json.dump(collect(request), sys.stdout)

@@ -20,6 +20,8 @@ from trainwire.schemas.messages import PROVENANCE_ITEMS
 logger = logging.getLogger("trainwire.ingest")
 
 COLLECTOR: Final = Path(__file__).with_name("collector.py")
+IN_BACKGROUND: Final = 'exec 3<&0; "$0" "$@" <&3 3<&- &'
+"""Leaves the collector to init within a millisecond: a training that waits for any child does not meet it."""
 TIMEOUT_S: Final = 60.0
 """git and nvidia-smi have limits of their own; a file system that hangs has none."""
 MAX_ANSWER_BYTES: Final = 1024 * 1024
@@ -116,7 +118,7 @@ def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance
     }
     isolated = ("-I", "-S") if command is None else ()
     process = subprocess.Popen(  # noqa: S603 - our own file
-        [interpreter, *isolated, str(COLLECTOR)],
+        ["/bin/sh", "-c", IN_BACKGROUND, interpreter, *isolated, str(COLLECTOR)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
