@@ -126,7 +126,13 @@ def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
 
 
 def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
-    """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does."""
+    """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does.
+
+    In a process that was started within an open run it is a new one: a launch has an end of its own.
+    """
+    parent = settings.parent
+    if parent is not None and parent.job_id == settings.job_id and job_id in (None, parent.job_id):
+        job_id, settings = None, replace(settings, job_id=None)
     if job_id is not None:
         return JobNumber(job_id)
     return open_runs.number_for(settings, Place(settings.rank, settings.world_size))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ _SIZES: Final = (
 )
 """How many ranks there are, and how many of them on this machine: torchrun, Open MPI, MPICH."""
 _NODES: Final = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _DEEPEST: Final = 64
 
 
@@ -74,17 +76,18 @@ def _slurm_step(environ: Mapping[str, str]) -> str | None:
 def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
     """Return the launcher's process, by machine, process id and start, where all ranks run on this machine.
 
-    It is the nearest ancestor without the variable that gives this process its rank. Where a person exported that
-    variable in a shell, the shell would be taken for it: hence only with a variable that launchers set.
+    It is the nearest ancestor without the variable that gives this process its rank. Where the training sets RANK
+    itself, it is the process that started this one by multiprocessing: a shell in which a person exported RANK
+    would be taken for the launcher of all that is started there.
     """
     variable = next((name for name in RANKS if environ.get(name)), None)
-    is_by_hand = variable == "RANK" and "TORCHELASTIC_RUN_ID" not in environ
-    if variable is None or is_by_hand or not _is_on_one_machine(environ, variable):
+    if variable is None or not _is_on_one_machine(environ, variable):
         return None
+    is_by_hand = variable == "RANK" and "TORCHELASTIC_RUN_ID" not in environ
     with suppress(OSError, ValueError, IndexError):  # another system, or another user's process
-        for pid in _ancestors(proc):
+        for pid in _multiprocessing_parent() if is_by_hand else _ancestors(proc):
             entries = (proc / pid / "environ").read_bytes().split(b"\0")
-            if not any(entry.startswith(f"{variable}=".encode()) for entry in entries):
+            if is_by_hand or not any(entry.startswith(f"{variable}=".encode()) for entry in entries):
                 boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
                 space = os.readlink(proc / pid / "ns" / "pid")
                 inner = environ.get("TORCHELASTIC_RUN_ID", "")
@@ -92,9 +95,18 @@ def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
     return None
 
 
+def _multiprocessing_parent() -> list[str]:
+    """Return the id of the process that started this one by multiprocessing, in a list; none otherwise."""
+    module = sys.modules.get("multiprocessing.process")
+    parent = None if module is None else module.parent_process()
+    return [] if parent is None else [str(parent.pid)]
+
+
 def _is_on_one_machine(environ: Mapping[str, str], variable: str) -> bool:
     if variable == "SLURM_PROCID":
         return next((environ[name] for name in _NODES if environ.get(name)), None) == "1"
+    if environ.get("MASTER_ADDR") in _LOOPBACK:
+        return True
     return any(environ.get(size) and environ.get(size) == environ.get(local) for size, local in _SIZES)
 
 

@@ -149,6 +149,42 @@ def test_ranks_of_torchrun_share_a_number(valkey: Any) -> None:
     assert 2 in stated
 
 
+def test_ranks_that_a_training_spawns_share_a_number(valkey: Any, tmp_path: Path) -> None:
+    """Ranks of multiprocessing, which set their variables themselves, get one number; the next launch another."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import multiprocessing, os\n"
+        "def rank(number):\n"
+        "    os.environ.update(RANK=str(number), WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT='12355')\n"
+        "    from trainwire import Run\n"
+        "    with Run(name='spawned') as run:\n"
+        "        print(run.job_id)\n"
+        "if __name__ == '__main__':\n"
+        "    spawn = multiprocessing.get_context('spawn')\n"
+        "    ranks = [spawn.Process(target=rank, args=(number,)) for number in range(2)]\n"
+        "    [process.start() for process in ranks]\n"
+        "    [process.join() for process in ranks]\n"
+    )
+    launches = [finish(start(valkey, sys.executable, str(script)))[0] for _ in range(2)]
+    assert [(len(numbers), len(set(numbers))) for numbers in launches] == [(2, 1), (2, 1)]
+    assert launches[0] != launches[1]
+
+
+def test_a_launch_within_an_open_run_is_a_job_of_its_own(valkey: Any) -> None:
+    """`trainwire run` in a process with an open run does not end that run's job."""
+    command = [sys.executable, "-m", "trainwire.ingest", "--", "sh", "-c", "echo $TRAINWIRE_JOB_ID"]
+    script = (
+        "import subprocess\n"
+        "from trainwire import Run\n"
+        "with Run(name='sweep') as run:\n"
+        "    print(run.job_id, flush=True)\n"
+        f"    subprocess.run({command!r})\n"
+    )
+    sweep, trial = run(valkey, script)
+    assert sweep != trial
+    assert {job_id: len(ends) for job_id, ends in completions(valkey).items()} == {sweep: 1, trial: 1}
+
+
 def test_a_rank_that_cannot_know_its_launch_is_told_so(valkey: Any) -> None:
     """`Run` raises one sentence with the remedy; the launcher writes it, and runs the command all the same."""
     ranks = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node-0", "MASTER_PORT": "29500"}
