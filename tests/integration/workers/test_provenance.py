@@ -67,12 +67,12 @@ def test_a_number_that_was_chosen_again_is_warned_about(resources: Resources, se
     later = NOW_NS + 60 * SECOND_NS
     sender.send(Metrics(name="digits", ts=NOW_NS, started_at=NOW_NS), source="0-a", attempt=0)
     sender.send(completion("failed", started_at=NOW_NS), source="0-a", attempt=0)
-    for kind in ("metrics", "completions"):
-        drain(resources, kind)
+    drain(resources, "metrics")
+    drain(resources, "completions")
     sender.send(Metrics(name="digits", ts=later, started_at=later), source="0-b", attempt=0)
     sender.send(completion(ts=later + SECOND_NS, started_at=later), source="0-b", attempt=0)
-    for kind in ("metrics", "completions"):
-        drain(resources, kind)
+    drain(resources, "metrics")
+    drain(resources, "completions")
     with resources.engine.connect() as connection:
         assert renaming(find_attempts(connection, 1)) is None
     sender.send(

@@ -167,9 +167,12 @@ def test_a_run_sends_its_provenance_once(tell: Callable[..., Told]) -> None:
 def test_a_process_collects_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in a loop share one collection."""
     asked: list[object] = []
-    monkeypatch.setattr(
-        "trainwire.ingest.provenance.recording.collected", lambda *given: asked.append(given) or {"user": "me"}
-    )
+
+    def collect(*given: object) -> dict[str, Any]:
+        asked.append(given)
+        return {"user": "me"}
+
+    monkeypatch.setattr("trainwire.ingest.provenance.recording.collected", collect)
     recorder, answers = Recorder(), list[dict[str, Any]]()
     for _ in range(5):
         assert recorder.record(frozenset({"user"}), answers.append).wait(20)
