@@ -17,12 +17,13 @@ from sqlalchemy import Connection
 from trainwire.cli.commands.jobs import shown_values
 from trainwire.cli.commands.logs import has_ended
 from trainwire.cli.terminal import console, one_line, say
+from trainwire.ingest.identity.job_numbers import make_number
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir
 from trainwire.stack.locate import Address, locate
 from trainwire.stores.postgres.completeness import find_completeness
-from trainwire.stores.postgres.jobs import Job, find_job, next_job_id
+from trainwire.stores.postgres.jobs import Job, find_job
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 UP_TIMEOUT_S = 120.0
@@ -37,7 +38,7 @@ def main() -> int:
     """Start the stack where none runs, train, show, sum up; return the training's exit code."""
     began = time.monotonic()
     with running_stack() as address, reading(address) as connection:
-        job_id = next_job_id(connection)
+        job_id = make_number()
         folder = demo_folder(address) / f"job-{job_id}"
         folder.mkdir(parents=True, exist_ok=True)
         say(f"training examples/digits.py as job {job_id}; its own output goes to {folder}/output.log\n")

@@ -1,7 +1,7 @@
 """A real training, a few seconds long: scikit-learn's digits, shifted and noised, and a small network.
 
-Run it under trainwire (`trainwire run --job-id 1 -- python examples/digits.py`), or alone with
-`TRAINWIRE_JOB_ID=1 REDIS_URL=... python examples/digits.py`.
+Run it under trainwire (`trainwire run -- python examples/digits.py`), or alone with
+`REDIS_URL=... python examples/digits.py`.
 """
 
 from __future__ import annotations
@@ -114,11 +114,11 @@ def parse_options() -> Options:
 
 
 def main() -> None:
-    """Train under a run whose job id the environment names."""
+    """Train under a run of the launcher's job, or of a new one."""
     options = parse_options()
     options.out.mkdir(parents=True, exist_ok=True)
     params = {name: value for name, value in vars(options).items() if name != "out"}
-    with Run.from_env(name="digits", total_epochs=options.epochs, params=params) as run:
+    with Run(name="digits", total_epochs=options.epochs, params=params) as run:
         train(run, options)
 
 

@@ -1,4 +1,4 @@
-"""`python -m trainwire.ingest --job-id 42 -- python train.py`: the launcher, with the base install alone."""
+"""`python -m trainwire.ingest -- python train.py`: the launcher, with the base install alone."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainwire.ingest", description=launch.__doc__, allow_abbrev=False
     )
-    parser.add_argument("--job-id", type=int, help=f"the job's id; else {JOB_ID_VARIABLE} says it")
-    parser.add_argument("--name", help="what the job is called")
+    parser.add_argument("--job-id", type=int, help=f"the job's number; else {JOB_ID_VARIABLE}, or a new one")
+    parser.add_argument("--name", help="the job's name; else the script's, with two words")
     parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; unsaid, the workers count")
     parser.add_argument("--redis-url", help="redis://host:port/0; else REDIS_URL says it")
     parser.add_argument("--finish-timeout-s", type=float, default=DEFAULT_FINISH_TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures.thread  # noqa: F401 - libraries import it later: too late when the interpreter ends
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,6 +19,9 @@ from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
 from trainwire.ingest.history import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
+from trainwire.ingest.identity.announcements import announce
+from trainwire.ingest.identity.default_names import default_name, script_of_process
+from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, Shared, address_of, register
@@ -34,12 +38,13 @@ from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.log_filter import quiet_ours
 from trainwire.ingest.process.ranks import Place, checked_place
 from trainwire.ingest.process.tracebacks import leave_to_launcher
+from trainwire.ingest.provenance.recording import OF_INTERPRETER, recorder
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_options import RunOptions
-from trainwire.ingest.sanitize import Number, level_name, plain_text
+from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
 from trainwire.ingest.sending.batching import LogType
 from trainwire.ingest.sending.session import CHILD_FLUSH_S, Session
-from trainwire.ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from trainwire.ingest.settings import TrainerSettings, whole_number
 from trainwire.ingest.strict import NotStored
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
 from trainwire.ingest.uploads.uploads import UploadChoice
@@ -56,8 +61,17 @@ RESERVED_S: Final = 3.0
 """What of a timeout is kept for the messages, the completion among them, when uploads take long."""
 
 
+PROVENANCE_WAIT_S: Final = 1.0
+"""How long the end of a short run waits for its provenance."""
+
+
 class Run(Shared):
     """One process's part in a job: logs, metrics, checkpoints, and at the end the completion.
+
+    Without a `job_id` it is the job of TRAINWIRE_JOB_ID, which `trainwire run` and the run of a parent process
+    export, or else a new one with a number of its own; so is each further run of a process. All ranks of a launch
+    by torchrun, srun or mpirun get one number, or a `ValueError` with the remedy. A new job without a `name` is
+    called after the script.
 
     No call waits for the network or raises because a store is away. Making a run raises `ValueError` for a value
     that cannot be right (a job id of -1); after that a wrong argument is named in one warning, and the rest of the
@@ -79,7 +93,7 @@ class Run(Shared):
 
     def __init__(
         self,
-        job_id: int,
+        job_id: int | None = None,
         name: str | None = None,
         *,
         total_epochs: int | None = None,
@@ -95,8 +109,6 @@ class Run(Shared):
         settings: TrainerSettings | None = None,
     ) -> None:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
-        self.job_id: int = whole_number("job_id", job_id, 1, MAX_ID)
-        self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size
@@ -106,7 +118,22 @@ class Run(Shared):
         self.rank: int | None = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         about = description(name, params, tags, mlflow_run_id)
-        self._begin(settings, History(epochs), place)
+        number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
+        self.job_id: int = number.job_id
+        parent = settings.parent if job_id is None and not number.is_made else None
+        if parent is not None and parent.job_id != self.job_id:
+            parent = None
+        # Attempts of the environment are those of its own job.
+        known = parent or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
+        self.attempt = known.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
+        self._begin(settings, History(epochs), place, None if parent is None else parent.started_at_ns)
+        if parent is not None:
+            self._join(about)
+            return
+        if number.is_made and about["name"] is None:
+            about["name"] = default_name(script_of_process(), self.job_id)
+        if not settings.vitals.is_launcher:
+            open_runs.begin(self, self.job_id, self.attempt, self._started_at)
         running = Progress(status="running", total_epochs=epochs)
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
@@ -115,11 +142,28 @@ class Run(Shared):
         announce_run()
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
+        if not settings.vitals.is_launcher:
+            wanted = settings.provenance
+            self.record_provenance(wanted.intersection(OF_INTERPRETER) if self._is_launched else wanted)
+        if not settings.vitals.is_launcher and (number.is_made or not self._is_launched):
+            announce(settings, number, about["name"], self.rank)
+
+    def _join(self, about: Mapping[str, Any]) -> None:
+        """Report to the run of the parent process, which has a name and an end of its own."""
+        said = {name: about[name] for name in ("params", "tags") if about[name]}
+        if said:
+            self._session.take_metric(Metrics(ts=time.time_ns(), **said))
+        terminations.watch(self, self._finish_at_sigterm)
 
     def _begin(
-        self, settings: TrainerSettings, history: History, place: Place, handle: Handle | None = None
+        self,
+        settings: TrainerSettings,
+        history: History,
+        place: Place,
+        joined_run_of_ns: int | None = None,
+        token: str | None = None,
     ) -> None:
-        """Begin to take messages; with a `handle`, as one that joins the run of another process."""
+        """Begin to take messages; with `joined_run_of_ns`, as a part of a run that another process began then."""
         self._place: dict[str, Any] = {
             "rank": place.rank,
             "world_size": place.world_size,
@@ -130,21 +174,22 @@ class Run(Shared):
         self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture: Capture | None = None
+        self._provenance_sent: threading.Event | None = None
         self._log_caught: Callable[[], None] | None = None
         self._history = history
         self._address = address_of(settings)
-        self._started_at: int = handle["started_at"] if handle else time.time_ns()
+        self._started_at: int = joined_run_of_ns or time.time_ns()
         self._session = Session(
             self.job_id,
             self.attempt,
             self.rank,
             settings,
             self._history.note_checkpoint,
-            joined_run_of_ns=self._started_at if handle else None,
+            joined_run_of_ns=joined_run_of_ns,
         )
         self._arguments = Arguments(self._session.refuse)
         self._uploads_patience_s = settings.checkpoints.finish_s
-        self._token = register(self, handle["token"] if handle else None)
+        self._token = register(self, token)
         atexit.register(self._finish_at_exit)
         self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
@@ -154,7 +199,7 @@ class Run(Shared):
         """Return a run that sends what this process reports for a run of another process."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
-        run._begin(settings, History(), Place(run.rank), handle)  # noqa: SLF001 - its own
+        run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
         run._is_launched = run._is_launched or handle["is_captured"]  # noqa: SLF001
         finish_with_multiprocessing(run, Run._finish_at_exit)
         return run
@@ -168,11 +213,14 @@ class Run(Shared):
         settings: TrainerSettings | None = None,
         **overrides: Unpack[RunOptions],
     ) -> Self:
-        """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
+        """Make a run of the job in TRAINWIRE_JOB_ID, which each run of this process joins; `overrides` are Run's.
+
+        Without the variable it is `Run(...)`.
+        """
         settings = settings or TrainerSettings.from_env()
-        job_id = settings.job_id if job_id is None else job_id
-        if job_id is None:
-            raise ValueError(f"{JOB_ID_VARIABLE} is not set: export the job's id, a whole number from 1 up")
+        has_parent = settings.parent is not None and settings.parent.job_id == settings.job_id
+        if job_id is None and not has_parent:
+            job_id = settings.job_id
         return cls(job_id, name, settings=settings, **overrides)
 
     @property
@@ -215,6 +263,15 @@ class Run(Shared):
         """Take a traceback as one line, unless all of its lines are among those that were just printed."""
         if not self._session.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
+
+    def record_provenance(self, items: frozenset[str], command: Sequence[str] | None = None) -> None:
+        """Collect these items of the provenance and send them, by rank 0 for all; a launcher gives its command."""
+        if items and not self.rank:
+
+            def send(answer: dict[str, Any]) -> None:
+                self._session.take_metric_late(Metrics(ts=time.time_ns(), provenance=answer))
+
+            self._provenance_sent = recorder.record(items, send, command)
 
     def note_output(self) -> None:
         """Count output of the training as a sign of life, also where it completes no line (a progress bar)."""
@@ -336,6 +393,7 @@ class Run(Shared):
                 self._session.warn_once("capture", f"output is shown, but not logged ({message_of(exc)})")
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
+            open_runs.note_capture(self, self.source)
         return self._capture
 
     def hook(self, *libraries: str) -> None:
@@ -415,7 +473,10 @@ class Run(Shared):
             atexit.unregister(self._finish_at_exit)
             self._cancel_end_of_target()
             terminations.forget(self)
+            open_runs.end(self)
             left_s = self._finish_uploads(timeout_s)
+            if self._provenance_sent is not None and self._session.is_makers:
+                self._provenance_sent.wait(min(PROVENANCE_WAIT_S, left_s / 4))
         finally:
             receipt = self._session.finish(
                 lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, said),
@@ -449,3 +510,9 @@ class Run(Shared):
 
     def _finish_at_sigterm(self, timeout_s: float) -> None:
         self._finish(Ending("failed", 128 + SIGTERM, TERMINATED), {}, timeout_s)
+
+
+def _checked_id(job_id: object) -> int:
+    if isinstance(job_id, str) and not job_id.isdecimal():
+        raise ValueError(f"job_id={shown(job_id)} is not a whole number: a name is written Run(name=...)")
+    return whole_number("job_id", job_id, 1, MAX_ID)

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
+from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
+PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
 TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
+PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
+PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 
 WordT = TypeVar("WordT", bound=str)
 
@@ -134,6 +138,22 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
 
 
 @dataclass(frozen=True)
+class ParentRun:
+    """The open run of the process that started this one, where it is not the launcher."""
+
+    job_id: int
+    attempt: int
+    started_at_ns: int
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> ParentRun | None:
+        """Read what the parent has exported; None where there is nothing that can be read."""
+        parts = environ.get(PARENT_VARIABLE, "").split(":")
+        is_readable = len(parts) == 3 and all(part.isdecimal() and len(part) < 20 for part in parts)
+        return cls(*map(int, parts)) if is_readable else None
+
+
+@dataclass(frozen=True)
 class TrainerSettings:
     """Where messages go, who says them, and how much memory they may take."""
 
@@ -141,6 +161,9 @@ class TrainerSettings:
     streams_url: str | None = field(default=None, repr=False)
     """Where the streams are, if not at `redis_url`, the broker of the Celery workers."""
     job_id: int | None = None
+    parent: ParentRun | None = None
+    launch: str | None = None
+    """Identity of the launch of which this process is one of several ranks; None: there is none, or unknown."""
     attempt: int = ATTEMPT_UNSAID
     rank: int | None = None
     world_size: int | None = None
@@ -157,6 +180,12 @@ class TrainerSettings:
     vitals: Vitals = field(default_factory=Vitals)
     strict: bool = False
     """Whether a store that is away, or a rank that is taken, is an error (docs/strict.md)."""
+    page_url: str | None = None
+    """Where the web page is, for the line with the job's address at the start."""
+    quiet: bool = False
+    """Whether that line is left out."""
+    provenance: frozenset[str] = frozenset()
+    """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -170,6 +199,8 @@ class TrainerSettings:
             redis_url=checked_redis_url(environ.get(REDIS_URL_VARIABLE) or DEFAULT_REDIS_URL),
             streams_url=streams_url_of(environ),
             job_id=_optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
+            parent=ParentRun.from_env(environ),
+            launch=find_launch(environ, place),
             attempt=_attempt(environ),
             rank=place.rank,
             world_size=place.world_size,
@@ -187,6 +218,9 @@ class TrainerSettings:
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),
             strict=_word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
+            page_url=environ.get(PAGE_URL_VARIABLE) or None,
+            quiet=_word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
+            provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
             vitals=Vitals(
                 interval_s=_seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
                 stall_after_s=_stall_after_s(environ),
@@ -329,6 +363,21 @@ def _bucket(environ: Mapping[str, str]) -> str | None:
             f"TRAINWIRE_CHECKPOINT_BUCKET={name!r} is not a bucket's name: say it without s3:// and without a path"
         )
     return name
+
+
+def _provenance(text: str) -> frozenset[str]:
+    """Return the items of `all`, `off`, a list of items, or a list of those to leave out (`-diff,-user`)."""
+    names = [name.strip() for name in text.split(",")]
+    if names in (["all"], ["off"]):
+        return frozenset(PROVENANCE_ITEMS if names == ["all"] else ())
+    left_out = {name[1:] for name in names if name.startswith("-")}
+    kept = {name for name in names if not name.startswith("-")} - {"all"}
+    if unknown := (left_out | kept) - set(PROVENANCE_ITEMS):
+        raise ValueError(
+            f"{PROVENANCE_VARIABLE}={text!r}: {sorted(unknown)[0]!r} is not one of {', '.join(PROVENANCE_ITEMS)}; "
+            "write all, off, items with commas in between, or items to leave out, such as -diff,-user"
+        )
+    return frozenset(kept or PROVENANCE_ITEMS) - left_out
 
 
 def _word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:

@@ -25,7 +25,8 @@ pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_serv
 
 @pytest.fixture(autouse=True)
 def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers of a test keep their messages in a folder of the test's own."""
+    """Trainers of a test keep their messages in a folder of the test's own, and collect no provenance."""
+    monkeypatch.setenv("TRAINWIRE_PROVENANCE", "off")
     monkeypatch.setenv("TRAINWIRE_SPOOL_DIR", str(tmp_path / "spool"))
 
 

@@ -11,15 +11,18 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
 from trainwire.cli.halted import halted_streams
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.provenance import provenance_lines
 from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
+from trainwire.stores.postgres.attempts import find_attempts, find_provenance, renaming
 from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.deletion import find_deletion
@@ -33,6 +36,7 @@ STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "los
 
 def jobs(
     status: Annotated[str | None, typer.Option(help=f"Only {', '.join(get_args(Status))}.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Only jobs with TEXT in their name.")] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -41,36 +45,42 @@ def jobs(
     if status is not None and status not in get_args(Status):
         raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
     with reading(servers(data_dir)) as connection:
-        found = find_jobs(connection, status=status, limit=limit)
+        found = find_jobs(connection, status=status, name=name, limit=limit)
     if as_json:
         write_json([job_document(job) for job in found])
     elif found:
         _show_table(found)
     else:
-        say("no jobs yet" if status is None else f"no {status} jobs")
+        wanted = "" if status is None else f"{status} "
+        say("no jobs yet" if status is name is None else f"no such {wanted}jobs" if name else f"no {wanted}jobs")
 
 
-def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Show one job: state, progress, last metrics, rows, and whether all its messages have arrived."""
     address = servers(data_dir)
     with reading(address) as connection:
-        job = known_job(connection, job_id)
+        job_id = job_id_of(connection, job)
+        found = known_job(connection, job_id)
         metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
-        completeness = find_completeness(connection, job)
-        checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
+        completeness = find_completeness(connection, found)
+        checkpoint = found.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)
         problems = find_problems(connection, job_id)
+        warning = renaming(find_attempts(connection, job_id))
+        provenance = find_provenance(connection, job_id, found.attempt)
     halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
     if as_json:
-        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
-        write_json(_status_document(job, metrics, completeness, checkpoint) | beside)
+        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems, "provenance": provenance}
+        write_json(_status_document(found, metrics, completeness, checkpoint) | beside)
         return
-    sinks = [(sink, shown_delivery(*found, shown_clock)) for sink, found in deliveries.items()]
-    for name, value in _status_lines(job, metrics, checkpoint) + sinks:
+    sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in deliveries.items()]
+    for name, value in _status_lines(found, metrics, checkpoint) + provenance_lines(provenance) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
     if completeness.absent_ranks:
         say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if warning:
+        warn(one_line(warning))
     if problems:
         warn(one_line(_shown_problems(job_id, problems)))
     for stream, reason in halted.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -24,12 +25,18 @@ def run(
     *,
     command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run.")],
     job_id: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--job-id", envvar=JOB_ID_VARIABLE, parser=job_number, metavar="JOB", help="The job's number."
+            "--job-id",
+            envvar=JOB_ID_VARIABLE,
+            parser=job_number,
+            metavar="NUMBER",
+            help="A number of your own; default: a new job.",
         ),
-    ],
-    name: Annotated[str | None, typer.Option(help="What people call the job.")] = None,
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The job's name; default: the script's, with two words.")
+    ] = None,
     attempt: Annotated[
         int | None, whole_option(0, MAX_ATTEMPT, "Which try this is; default: the next one.")
     ] = None,
@@ -67,6 +74,7 @@ def run(
             name=name,
             attempt=attempt,
             redis_url=redis_url_or_fallback(data_dir),
+            page_url=known_page_url(data_dir),
             finish_timeout_s=finish_timeout_s,
             tty=tty,
             fold_repeats=fold_repeats,
@@ -94,3 +102,10 @@ def known_redis_url(data_dir: Path | None) -> str:
     """Return the Redis to use; the database is not needed, so one variable alone is enough."""
     named = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
     return named or locate(data_dir, os.environ).need_redis_url()
+
+
+def known_page_url(data_dir: Path | None) -> str | None:
+    """Return where the page is: of the chosen folder, the environment or the running stack; None if unknown."""
+    with suppress(Problem):
+        return locate(data_dir, os.environ).gateway_url
+    return None

@@ -102,9 +102,9 @@ def _say_ready(stack: Stack, folder: Path) -> None:
         say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
     say("In another terminal:")
     command = "trainwire" if shutil.which("trainwire") else sys.argv[0]
-    say(f"  {command} run --job-id 42 -- python train.py")
-    say(f"  {command} status 42")
-    say(f"  {command} logs 42 -f")
+    say(f"  {command} run -- python train.py")
+    say(f"  {command} status last")
+    say(f"  {command} logs last -f")
     say(f"Data and logs: {folder}. Ctrl-C stops it.\n")
 
 

@@ -66,6 +66,7 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt of a job."""
 
     attempt: int
+    name: str | None
     status: Status
     started_at: datetime | None
     completed_at: datetime | None
@@ -87,6 +88,14 @@ class JobDetail(JobItem, frozen=True, kw_only=True):
     metric_names_complete: bool
     results_complete: bool
     traceback: str | None
+    warning: str | None
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Command, code and machine of an attempt, item by item (docs/provenance.md)."""
+
+    attempt: int
+    items: dict[str, Any]
 
 
 class NamePage(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, text
 from trainwire.gateway.documents.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
 from trainwire.gateway.documents.printed_tracebacks import HEADER, printed_traceback
 from trainwire.schemas.non_finite import shown_float
+from trainwire.stores.postgres.attempts import Attempt, find_attempts, renaming
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, RESULTS
-from trainwire.stores.postgres.jobs import Attempt, Job, find_attempts, find_job
+from trainwire.stores.postgres.jobs import Job, find_job
 from trainwire.stores.rows.metric_names import MetricNames, names_within
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, sparklines
 
@@ -69,6 +70,7 @@ def job_detail(
         metric_names=shown,
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
+        warning=renaming(attempts),
         traceback=_traceback(connection, job) if job.status == "failed" else None,
     )
 

@@ -41,6 +41,7 @@ JOB_DETAIL: Final = JOB | {
     "attempts": [
         {
             "attempt": 1,
+            "name": "digits",
             "status": "running",
             "started_at": _AT,
             "completed_at": None,
@@ -52,6 +53,17 @@ JOB_DETAIL: Final = JOB | {
     "metric_names_complete": True,
     "results_complete": True,
     "traceback": None,
+    "warning": None,
+}
+PROVENANCE: Final = {
+    "attempt": 1,
+    "items": {
+        "command": ["python", "train.py", "--lr", "0.001", "--api-key", "***"],
+        "folder": "/home/ada/digits",
+        "git": {"commit": "7bea80b22ac2e7ea8d53cf7b1f35bea11261839c", "branch": "main", "changed_files": 1},
+        "python": {"version": "3.12.8", "implementation": "CPython", "executable": "/usr/bin/python3"},
+        "gpu": [{"name": "NVIDIA H100 80GB HBM3", "driver": "550.54.15", "memory": "81559 MiB"}],
+    },
 }
 NAME_PAGE: Final = {"items": ["accuracy", "grad_norm", "loss"], "next": None, "complete": True}
 LOG_PAGE: Final = {

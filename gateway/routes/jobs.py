@@ -18,6 +18,7 @@ from trainwire.gateway.documents.documents import (
     JobDetail,
     JobPage,
     Loss,
+    Provenance,
     RankGap,
 )
 from trainwire.gateway.documents.job_documents import job_detail, job_items
@@ -25,10 +26,11 @@ from trainwire.gateway.http import openapi_examples as examples
 from trainwire.gateway.http.answers import described, json_answer
 from trainwire.gateway.http.problems import unknown_job, wrong_value
 from trainwire.gateway.resources import known_job
-from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, Text
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.postgres.attempts import find_provenance
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
 from trainwire.stores.postgres.jobs import Job, JobFilter, JobPlace, find_page
@@ -61,6 +63,18 @@ def job(found: Found, job_id: JobId) -> Response:
     if detail is None:
         raise unknown_job(job_id)
     return json_answer(detail)
+
+
+@router.get("/jobs/{job_id}/provenance", responses=described(Provenance, examples.PROVENANCE, 404))
+def provenance(
+    found: Found,
+    job_id: JobId,
+    attempt: Annotated[Attempt | None, Query(description="Default: the newest.")] = None,
+) -> Response:
+    """Show with which command, code and machine an attempt ran."""
+    with found.reading() as connection:
+        wanted = known_job(connection, job_id).attempt if attempt is None else attempt
+        return json_answer(Provenance(attempt=wanted, items=find_provenance(connection, job_id, wanted)))
 
 
 @router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, examples.COMPLETENESS, 404))

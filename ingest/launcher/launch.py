@@ -6,17 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, TextIO
 
 from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
+from trainwire.ingest.identity.announcements import announce, tell
+from trainwire.ingest.identity.default_names import default_name, script_of_command
+from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.launcher.child import Signals, exit_code_of, how_it_ended
 from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.launcher.memory_kills import MemoryKills
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.terminal import Terminal
+from trainwire.ingest.process.launches import UnknownLaunch
+from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
 from trainwire.ingest.sending.batching import LogType
@@ -24,6 +29,8 @@ from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
+    PAGE_URL_VARIABLE,
+    PARENT_VARIABLE,
     REDIS_URL_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
@@ -52,12 +59,16 @@ def launch(
     name: str | None = None,
     attempt: int | None = None,
     redis_url: str | None = None,
+    page_url: str | None = None,
     finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
     tty: bool = False,
     fold_repeats: bool = False,
     catch: CatchOptions | None = None,
 ) -> int:
     """Run `command`, still showing its output, and return its exit code: 128+n when signal n ended it.
+
+    Without a `job_id` it is the job of TRAINWIRE_JOB_ID, or a new one, whose number is made here. `page_url` is
+    where the page is, for the line that is written to stderr at the start.
 
     With `tty` the command draws on a terminal, which has one output: its lines are all stdout's. With
     `fold_repeats` equal lines in a row are logged once, with a line that counts the others.
@@ -74,20 +85,29 @@ def launch(
     try:
         settings = TrainerSettings.from_env().at(redis_url)
     except ValueError as exc:
-        _tell(f"{exc}; the command runs without trainwire")
+        tell(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **said})
-    job_id = settings.job_id if job_id is None else job_id
-    if job_id is None:
-        raise ValueError(f"no job id: say --job-id 42 or export {JOB_ID_VARIABLE}=42")
+    if page_url is not None and settings.page_url is None:
+        settings = replace(settings, page_url=page_url)
     try:
-        run = Run(job_id, name, attempt=attempt, settings=settings.as_launcher())
+        number = _number(job_id, settings)
+    except UnknownLaunch as exc:
+        tell(f"{exc}; the command runs without trainwire")
+        return _run_alone(command, {**os.environ, **said})
+    if number.is_made:
+        name = name or default_name(script_of_command(command), number.job_id)
+    settings = settings.as_launcher()
+    try:
+        run = Run(number.job_id, name, attempt=attempt, settings=settings)
     except StrictError as exc:
-        _tell(f"{exc}; the command was not started")
+        tell(f"{exc}; the command was not started")
         return STRICT_FAILED
+    announce(settings, number, name, run.rank)
+    run.record_provenance(settings.provenance, command)
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
-        environment = _environment(run, settings.redis_url, tracebacks, has_terminal=terminal is not None)
-        hooks = Hooks(run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), _tell)
+        environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)
+        hooks = Hooks(run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), tell)
         environment |= hooks.environment(environment)
         exit_code, error = _run_command(
             command, run, environment, signals, terminal, fold_repeats=fold_repeats, on_lines=hooks.take_printed
@@ -103,7 +123,7 @@ def launch(
                 timeout_s=finish_timeout_s,
             )
         except StrictError as exc:
-            _tell(str(exc))
+            tell(str(exc))
             return exit_code or STRICT_FAILED
     return exit_code
 
@@ -122,6 +142,19 @@ def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
     if attempt is not None:
         said[ATTEMPT_VARIABLE] = str(whole_number("attempt", attempt, 0, MAX_ATTEMPT))
     return said
+
+
+def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
+    """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does.
+
+    In a process that was started within an open run it is a new one: a launch has an end of its own.
+    """
+    parent = settings.parent
+    if parent is not None and parent.job_id == settings.job_id and job_id in (None, parent.job_id):
+        job_id, settings = None, replace(settings, job_id=None)
+    if job_id is not None:
+        return JobNumber(job_id)
+    return open_runs.number_for(settings, Place(settings.rank, settings.world_size))
 
 
 def _run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -180,7 +213,7 @@ def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) ->
     try:
         return Keeper(command, [(read.fileno(), descriptor_of(shown)) for read, shown in outputs])
     except OSError as exc:
-        _tell(f"no process could be started that keeps the output open ({exc}): keep the launcher alive")
+        tell(f"no process could be started that keeps the output open ({exc}): keep the launcher alive")
         return None
 
 
@@ -188,11 +221,13 @@ def _terminal() -> Terminal | None:
     try:
         return Terminal()
     except OSError as exc:
-        _tell(f"there is no terminal to be had ({exc}); the command writes to pipes")
+        tell(f"there is no terminal to be had ({exc}); the command writes to pipes")
         return None
 
 
-def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_terminal: bool) -> dict[str, str]:
+def _environment(
+    run: Run, settings: TrainerSettings, tracebacks: TracebackFolder, *, has_terminal: bool
+) -> dict[str, str]:
     """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
     environment = {
         **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
@@ -200,8 +235,11 @@ def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_t
         **os.environ,
         JOB_ID_VARIABLE: str(run.job_id),
         CAPTURED_VARIABLE: run.source,
-        REDIS_URL_VARIABLE: redis_url,
+        REDIS_URL_VARIABLE: settings.redis_url,
     }
+    environment.pop(PARENT_VARIABLE, None)  # the job's end is now the launcher's to report
+    if settings.page_url is not None:
+        environment[PAGE_URL_VARIABLE] = settings.page_url
     if tracebacks.path is not None:
         environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
     if run.attempt != ATTEMPT_UNSAID:
@@ -219,16 +257,8 @@ def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
     else:
         exit_code = NOT_FOUND
         sentence = f"cannot run {program!r}: there is no such command; check its spelling and PATH"
-    _tell(sentence)
+    tell(sentence)
     return exit_code, sentence
-
-
-def _tell(sentence: str) -> None:
-    """Write a sentence to stderr, where that can be written."""
-    with suppress(OSError, ValueError):
-        descriptor = descriptor_of(sys.stderr)
-        if descriptor is not None:  # past its buffer: what that cannot write changes the exit code at the end
-            os.write(descriptor, f"trainwire: {sentence}\n".encode(errors="backslashreplace"))
 
 
 def _occupy_standard_descriptors() -> None:

@@ -146,6 +146,11 @@ class Session:
         if not self.intake.add_metric(item):
             self._warn_of_loss()
 
+    def take_metric_late(self, item: MetricItem) -> None:
+        """Take a point or a header that comes by itself, unless the run is finished meanwhile."""
+        if not self.intake.is_closed:
+            self.take_metric(item)
+
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
         """Take a checkpoint; where its file is to be uploaded, it is published when that is done."""
         self._uploads.take(checkpoint, choice)

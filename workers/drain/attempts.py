@@ -26,6 +26,7 @@ FIELDS: Final = (
     "error_message",
     "params",
     "tags",
+    "provenance",
     "mlflow_run_id",
 )
 """What is kept of each attempt."""

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, text
 
+from trainwire.schemas.messages import FREE_MAPS
 from trainwire.schemas.tables import training_attempts, training_jobs
 from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
@@ -77,7 +78,7 @@ def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
 
 
 def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
-    """Return what is known of these attempts; params and tags are not loaded."""
+    """Return what is known of these attempts; their maps are not loaded."""
     found = connection.execute(
         text(
             f"SELECT job_id AS id, attempt, {', '.join(_LOADED_OF_ATTEMPT)} FROM training_attempts "  # noqa: S608 - our own column names
@@ -119,7 +120,7 @@ def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
 
 def _attempt_values(state: JobState) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(state, name) for name in FIELDS}
-    json_values = {name: _raw_json(values[name]) for name in ("params", "tags")}
+    json_values = {name: _raw_json(values[name]) for name in FREE_MAPS}
     return values | json_values | {"job_id": state.id, "attempt": state.attempt}
 
 
@@ -176,7 +177,10 @@ _MISSING: Final = text(
 _SPANS: Final = text(
     "SELECT job_id, attempt, started_at, completed_at FROM training_attempts WHERE job_id = ANY(:ids)"
 )
-_LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
+_LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in FREE_MAPS)
+_PROVENANCE: Final = (
+    "coalesce(known.provenance || excluded.provenance, excluded.provenance, known.provenance)"  # null || x is null
+)
 _OF_ATTEMPT: Final = ("job_id", "attempt", *FIELDS)
 _SAVE_ATTEMPTS: Final = text(
     f"""
@@ -185,15 +189,15 @@ _SAVE_ATTEMPTS: Final = text(
     ON CONFLICT (job_id, attempt) DO UPDATE SET name = excluded.name, status = excluded.status,
         started_at = excluded.started_at, completed_at = excluded.completed_at, exit_code = excluded.exit_code,
         error_message = excluded.error_message, params = coalesce(excluded.params, known.params),
-        tags = coalesce(excluded.tags, known.tags),
+        tags = coalesce(excluded.tags, known.tags), provenance = {_PROVENANCE},
         -- The run of the job's row may be the one that we made for it.
         mlflow_run_id = coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id),
         changes = known.changes + 1
     WHERE (known.name, known.status, known.started_at, known.completed_at, known.exit_code, known.error_message,
-            known.params, known.tags, known.mlflow_run_id)
+            known.params, known.tags, known.provenance, known.mlflow_run_id)
         IS DISTINCT FROM (excluded.name, excluded.status, excluded.started_at, excluded.completed_at,
             excluded.exit_code, excluded.error_message, coalesce(excluded.params, known.params),
-            coalesce(excluded.tags, known.tags),
+            coalesce(excluded.tags, known.tags), {_PROVENANCE},
             coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id))
     """  # noqa: S608 - our own column names
 )

@@ -9,6 +9,7 @@ from typing import Any, Final
 from trainwire.schemas.heartbeats import says_progress
 from trainwire.schemas.messages import (
     FINISHED,
+    PROVENANCE_ITEMS,
     Body,
     Checkpoint,
     Completion,
@@ -61,6 +62,8 @@ class JobState:
     watched_attempt: int | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    """News of the attempt, which is merged with what is stored: the job's row has none."""
     last_log_seq: int = 0
     last_metric_seq: int = 0
     last_checkpoint_seq: int = 0
@@ -131,7 +134,7 @@ class JobState:
         self.quiet_since = self.status_reason = None
         self.current_epoch = self.progress_percent = None
         self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
-        self.mlflow_run_id = None
+        self.mlflow_run_id = self.provenance = None
         # The paths stay, for they are what the attempt resumes from; whatever it saves itself replaces them.
         self.best_checkpoint_at = self.last_checkpoint_at = None
 
@@ -140,6 +143,9 @@ class JobState:
         self.params = body.params if body.params is not None else self.params
         self.tags = body.tags if body.tags is not None else self.tags
         self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+        if body.provenance:
+            said = {str(item): body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
+            self.provenance = {**(self.provenance or {}), **said} or None
         if body.progress is not None:
             self._fold_progress(body.progress)
 
@@ -230,7 +236,7 @@ RESULTS: Final = ("final_metrics", "best_metrics")
 JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
 UNLOADED: Final[dict[str, Any]] = {}
 """Results of a job that are in Postgres and were not read; told by identity from an empty map."""
-COLUMNS: Final = tuple(field.name for field in fields(JobState))
+COLUMNS: Final = tuple(field.name for field in fields(JobState) if field.name != "provenance")
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
 
 

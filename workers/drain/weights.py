@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from trainwire.schemas.messages import Logs, Message, Metrics
+from trainwire.schemas.messages import FREE_MAPS, Logs, Message, Metrics
 from trainwire.schemas.validation import free_elements
 from trainwire.workers.drain.decoding import Lost, Rejected
 
@@ -45,7 +45,7 @@ def _message_bytes(message: Message, plain_bytes: int) -> int:
             values = sum(len(point.values) for point in body.points)
             points = _POINT_BYTES * len(body.points) + _VALUE_BYTES * values
             # Names and paths take no more than they did in the body.
-            return points + plain_bytes + _free_bytes(body.params) + _free_bytes(body.tags)
+            return points + plain_bytes + sum(_free_bytes(getattr(body, name)) for name in FREE_MAPS)
         case body:
             return sum(map(_field_bytes, msgspec.structs.astuple(body)))
 

@@ -12,6 +12,12 @@ export function jobName(job) {
   return job.name || `job ${job.id}`;
 }
 
+/** Compare two ids, numbers or texts of any length, as numbers. */
+export function byId(one, other) {
+  const [a, b] = [String(one), String(other)];
+  return a.length - b.length || (a < b ? -1 : Number(a > b));
+}
+
 /** For how long the attempt has run, in seconds; null where it has not begun. */
 export function runtime(job) {
   const from = fromText(job.started_at ?? job.created_at);

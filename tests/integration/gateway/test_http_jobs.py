@@ -332,3 +332,19 @@ def test_values_of_very_large_rows_are_not_read(gateway: GatewayServer, resource
     (listed,) = [item for item in gateway.get("/jobs?limit=200")["items"] if item["id"] == job]
     assert listed["last_metrics"] == {"loss": 0.5, "f1": 3}
     assert gateway.get(f"/jobs/{job}")["last_metrics"] == {"loss": 0.5, "f1": 3}
+
+
+def test_a_jobs_provenance_is_shown(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """Command, code and machine of the newest attempt, or of the one asked for; two names are a warning."""
+    sender.send(Metrics(name="digits", provenance={"user": "<b>ada"}), job=job, attempt=1)
+    sender.send(Metrics(name="mnist", provenance={"user": "bob"}), job=job, attempt=2, source="0-b")
+    drain_all(resources, job)
+    path = f"/jobs/{job}/provenance"
+    assert gateway.get(path) == {"attempt": 2, "items": {"user": "bob"}}
+    assert gateway.get(path, params={"attempt": 1}) == {"attempt": 1, "items": {"user": "<b>ada"}}
+    assert gateway.get(path, params={"attempt": 7}) == {"attempt": 7, "items": {}}
+    shown = gateway.get(f"/jobs/{job}")
+    assert [attempt["name"] for attempt in shown["attempts"]] == ["digits", "mnist"]
+    assert "attempt 1 is called 'digits', and attempt 2 'mnist'" in shown["warning"]

@@ -92,8 +92,9 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 @pytest.mark.parametrize(
     "command",
     [
-        *("status", "logs", "metrics", "mlflow", "checkpoints", "verify", "spool show"),
-        *("replay --from 1", "run --job-id", "token create --name me --role trainer --job"),
+        "spool show",
+        "run --job-id",
+        "token create --name me --role trainer --job",
     ],
 )
 @pytest.mark.parametrize("job", ["abc", "0", "1.5", "9223372036854775808"])
