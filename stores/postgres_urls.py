@@ -7,6 +7,8 @@ from typing import Final
 
 from sqlalchemy import URL, make_url
 
+from trainwire.schemas.redis_urls import is_port
+
 DEFAULT_PORT: Final = 5432
 _URL: Final = re.compile(r"(?P<scheme>[\w+]+)://(?:(?P<user>[^/?]*)@)?(?P<hosts>[^/?@]*)(?P<rest>.*)")
 _HOST: Final = re.compile(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>\d*))?")
@@ -32,6 +34,19 @@ def parse_postgres_url(text: str) -> URL:
         "port": ",".join(port or str(DEFAULT_PORT) for _, port in servers),
     }
     return _with_driver(url.update_query_dict(hosts))
+
+
+def wrong_port(text: str) -> str | None:
+    """Return the first port of a URL with `@` that is none; None where all can be right.
+
+    Without `@` a word behind a colon may be a password, and no error may repeat that.
+    """
+    _, has_user, rest = text.rpartition("@")
+    hosts = re.split("[/?]", rest)[0] if has_user else ""
+    ports = [
+        host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",") if "[" not in host or "]" in host
+    ]
+    return next((port for port in ports if port and not is_port(port)), None)
 
 
 def shown_servers(url: URL) -> str:

@@ -12,8 +12,9 @@ from sqlalchemy import URL
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
+from trainwire.schemas.redis_urls import MAX_PORT, redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
-from trainwire.stores.postgres_urls import parse_postgres_url
+from trainwire.stores.postgres_urls import parse_postgres_url, wrong_port
 
 
 class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
@@ -95,6 +96,11 @@ class StoreSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        if (port := wrong_port(value.get_secret_value())) is not None:
+            raise ValueError(
+                f"has the port {port!r}, which is not a number from 1 to {MAX_PORT}: write "
+                "postgresql://user:password@host:5432/database"
+            )
         try:
             url = parse_postgres_url(value.get_secret_value())
         except (ArgumentError, ValueError) as exc:
@@ -106,20 +112,10 @@ class StoreSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value().startswith("unix://"):
-            # kombu.transport.TRANSPORT_ALIASES has none of this name; trainwire.ingest.settings takes none either.
-            raise ValueError(
-                "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
-                "port too (port 6379, bind 127.0.0.1), and say redis://127.0.0.1:6379/0"
-            )
-        if not value.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("is not a URL like redis://host:6379/0")
-        parts = urlsplit(value.get_secret_value())
-        try:
-            parts.port  # noqa: B018 - parsed when it is asked for
-        except ValueError as exc:
-            raise ValueError("has a port that is no number, unlike redis://host:6379/0") from exc
-        for name in parse_qs(parts.query).get("ssl_ca_certs", []):
+        url = value.get_secret_value()
+        if (problem := redis_url_problem(url)) is not None:
+            raise ValueError(f"{problem} (it is {shown_url(url)!r})")
+        for name in parse_qs(urlsplit(url).query).get("ssl_ca_certs", []):
             _check_readable(Path(name), "names ssl_ca_certs, which ")
         return value
 
@@ -133,7 +129,8 @@ class StoreSettings(BaseSettings):
         try:
             cluster_nodes(value.get_secret_value())
         except ValueError as exc:
-            raise ValueError(f"is not a URL like redis+cluster://host:6379,host:6379: it {exc}") from exc
+            shown = shown_url(value.get_secret_value())
+            raise ValueError(f"{exc}: write redis+cluster://host:6379,host:6379 (it is {shown!r})") from exc
         if ca := cluster_tls(value.get_secret_value()).get("ssl_ca_certs"):
             _check_readable(Path(str(ca)), "names ssl_ca_certs, which ")
         return value

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, TextIO
 
+from trainwire.ingest.destinations import variables_of
 from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
 from trainwire.ingest.launcher.child import Signals, exit_code_of, how_it_ended
 from trainwire.ingest.launcher.keeper import Keeper
@@ -24,7 +25,6 @@ from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
-    REDIS_URL_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
     whole_number,
@@ -52,6 +52,7 @@ def launch(
     name: str | None = None,
     attempt: int | None = None,
     redis_url: str | None = None,
+    data_dir: Path | None = None,
     finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
     tty: bool = False,
     fold_repeats: bool = False,
@@ -72,7 +73,7 @@ def launch(
     said = _said(job_id, attempt)
     _occupy_standard_descriptors()
     try:
-        settings = TrainerSettings.from_env().at(redis_url)
+        settings = TrainerSettings.from_env().at(redis_url).at_stack(data_dir)
     except ValueError as exc:
         _tell(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **said})
@@ -86,7 +87,7 @@ def launch(
         return STRICT_FAILED
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
-        environment = _environment(run, settings.redis_url, tracebacks, has_terminal=terminal is not None)
+        environment = _environment(run, variables_of(settings), tracebacks, has_terminal=terminal is not None)
         hooks = Hooks(run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), _tell)
         environment |= hooks.environment(environment)
         exit_code, error = _run_command(
@@ -192,21 +193,23 @@ def _terminal() -> Terminal | None:
         return None
 
 
-def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_terminal: bool) -> dict[str, str]:
-    """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
-    environment = {
+def _environment(
+    run: Run, server: Mapping[str, str | None], tracebacks: TracebackFolder, *, has_terminal: bool
+) -> dict[str, str]:
+    """Return the environment of the command: a `Run` inside it joins the same job and does not capture twice."""
+    environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
         "PYTHONUNBUFFERED": "1",  # else Python keeps back output that goes into a pipe
         **os.environ,
         JOB_ID_VARIABLE: str(run.job_id),
         CAPTURED_VARIABLE: run.source,
-        REDIS_URL_VARIABLE: redis_url,
+        **server,
     }
     if tracebacks.path is not None:
         environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
     if run.attempt != ATTEMPT_UNSAID:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
-    return environment
+    return {name: value for name, value in environment.items() if value is not None}
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:

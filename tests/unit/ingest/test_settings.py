@@ -11,9 +11,9 @@ from trainwire.ingest.settings import CheckpointSettings, checked_redis_url, sho
 
 
 def test_an_empty_environment_has_defaults() -> None:
-    """Without variables the run goes to the local Redis and says no attempt."""
+    """Without variables a run goes to the user's own stack, and names no attempt."""
     settings = TrainerSettings.from_env({"TRAINWIRE_JOB_ID": ""})
-    assert settings.redis_url == "redis://localhost:6379/0"
+    assert settings.streams is None
     assert (settings.job_id, settings.attempt, settings.rank) == (None, 0, None)
     assert settings.buffer_bytes == 256 * 1024 * 1024
     assert not settings.is_captured
