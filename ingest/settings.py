@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
+from trainwire.ingest.running_stacks import StackFolders
 from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
+from trainwire.schemas.redis_urls import redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
@@ -28,7 +30,6 @@ PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 
 WordT = TypeVar("WordT", bound=str)
 
-DEFAULT_REDIS_URL: Final = "redis://localhost:6379/0"
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
 SPOOL_VARIABLE: Final = "TRAINWIRE_SPOOL_DIR"
@@ -157,7 +158,8 @@ class ParentRun:
 class TrainerSettings:
     """Where messages go, who says them, and how much memory they may take."""
 
-    redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)  # may hold a password
+    redis_url: str | None = field(default=None, repr=False)  # may hold a password
+    """None: the Redis of this user's running `trainwire up`, and while there is none, the spool alone."""
     streams_url: str | None = field(default=None, repr=False)
     """Where the streams are, if not at `redis_url`, the broker of the Celery workers."""
     job_id: int | None = None
@@ -178,6 +180,8 @@ class TrainerSettings:
     checkpoints: CheckpointSettings = CheckpointSettings()
     spool: SpoolSettings = SpoolSettings()
     vitals: Vitals = field(default_factory=Vitals)
+    stacks: StackFolders | None = None
+    """Where running stacks are looked for; None: where the environment of the process says."""
     strict: bool = False
     """Whether a store that is away, or a rank that is taken, is an error (docs/strict.md)."""
     page_url: str | None = None
@@ -196,7 +200,8 @@ class TrainerSettings:
             _optional_whole(environ, WORLD_SIZE_VARIABLE, 1, MAX_WORLD_SIZE),
         )
         return cls(
-            redis_url=checked_redis_url(environ.get(REDIS_URL_VARIABLE) or DEFAULT_REDIS_URL),
+            redis_url=checked_redis_url(url) if (url := environ.get(REDIS_URL_VARIABLE)) else None,
+            stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
             job_id=_optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
             parent=ParentRun.from_env(environ),
@@ -229,8 +234,8 @@ class TrainerSettings:
         )
 
     @property
-    def streams(self) -> str:
-        """Return the address of the server that has the streams."""
+    def streams(self) -> str | None:
+        """Return the address of the server that has the streams, None where none is named."""
         return self.streams_url or self.redis_url
 
     def promising(self, stall_after_s: float | None) -> TrainerSettings:
@@ -251,6 +256,13 @@ class TrainerSettings:
         """Return these settings with another address, if one is said; raise `ValueError` when it is none."""
         return self if redis_url is None else replace(self, redis_url=checked_redis_url(redis_url, "redis_url"))
 
+    def at_stack(self, data_dir: Path | None) -> TrainerSettings:
+        """Return these settings for the running stack of a data folder, whatever the environment names."""
+        if data_dir is None:
+            return self
+        stacks = (self.stacks or StackFolders.from_env()).at(data_dir)
+        return replace(self, redis_url=None, streams_url=None, stacks=stacks)
+
 
 def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
     """Return the longest pause a trainer promises, in seconds, else raise `ValueError`."""
@@ -261,16 +273,8 @@ def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
     """Return `url` if it can be one of a Redis server, else raise `ValueError`; a password is never shown."""
-    try:
-        parts = urlsplit(url)
-        is_fine = parts.scheme in ("redis", "rediss") and parts.port != 0
-    except ValueError:
-        is_fine = False
-    if not is_fine or not _is_database(parts.path):
-        shown = url.rpartition("@")[2]
-        raise ValueError(
-            f"{name}={shown!r} is not a Redis address: say redis://host:port/0, or rediss:// with TLS"
-        )
+    if (problem := redis_url_problem(url)) is not None:
+        raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
 
 
@@ -282,9 +286,8 @@ def streams_url_of(environ: Mapping[str, str]) -> str | None:
     try:
         cluster_nodes(url)
     except ValueError as exc:
-        shown = url.rpartition("@")[2]
         raise ValueError(
-            f"{STREAMS_URL_VARIABLE}={shown!r} {exc}: say redis+cluster://host:port,host:port"
+            f"{STREAMS_URL_VARIABLE}={shown_url(url)!r} {exc}: write redis+cluster://host:6379,host:6379"
         ) from exc
     return url
 
@@ -395,7 +398,3 @@ def _parsed(parse: Callable[[str], int | float], text: str) -> int | float | str
         return parse(text)
     except ValueError:
         return text
-
-
-def _is_database(path: str) -> bool:
-    return path in ("", "/") or path[1:].isdecimal()

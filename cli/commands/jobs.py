@@ -26,11 +26,12 @@ from trainwire.stores.postgres.attempts import find_attempts, find_provenance, r
 from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.deletion import find_deletion
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, counted, job_deliveries, shown_delivery
 from trainwire.stores.postgres.jobs import Job, find_job, find_jobs
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 EXIT_UNKNOWN = "its process has ended; the exit code is not known (docs/ends.md)"
+ROW_NAMES = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
 
@@ -77,6 +78,8 @@ def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None)
     for name, value in _status_lines(found, metrics, checkpoint) + provenance_lines(provenance) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
+    if 0 < completeness.stored < sum(found.rows.values()):
+        say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
     if completeness.absent_ranks:
         say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
     if warning:
@@ -167,9 +170,14 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
         ("error", job.error_message),
         ("best checkpoint", job.best_checkpoint_path),
         ("last checkpoint", checkpoint),
-        ("rows", " · ".join(f"{count:,} {kind}" for kind, count in job.rows.items())),
+        ("rows", shown_rows(job)),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "")]
+
+
+def shown_rows(job: Job) -> str:
+    """Return how many rows of each kind are in Postgres, by what one row holds."""
+    return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
 
 
 def shown_values(values: dict[str, Any]) -> str:
@@ -209,7 +217,7 @@ def shown_time(at: datetime | None) -> str | None:
 
 
 def _show_table(found: list[Job]) -> None:
-    shown = table("job", "name", "status", "attempt", "progress", "started", "logs", "metrics", "checkpoints")
+    shown = table("job", "name", "status", "attempt", "progress", "started", "log lines", "points", "checkpoints")
     for job in found:
         status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
         values = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())

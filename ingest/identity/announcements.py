@@ -6,13 +6,15 @@ import os
 import sys
 from contextlib import suppress
 
+from trainwire.ingest.destinations import page_url_of
 from trainwire.ingest.identity.open_runs import JobNumber
 from trainwire.ingest.settings import TrainerSettings
 
 
 def page_of_job(settings: TrainerSettings, job_id: int) -> str | None:
-    """Return the address of a job's page; None where it is not known where the page is."""
-    return None if settings.page_url is None else f"{settings.page_url.rstrip('/')}/#/jobs/{job_id}"
+    """Return the address of a job's page; None if the address of the web page is unknown."""
+    page_url = page_url_of(settings)
+    return None if page_url is None else f"{page_url.rstrip('/')}/#/jobs/{job_id}"
 
 
 def announce(settings: TrainerSettings, number: JobNumber, name: str | None, rank: int | None) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Final, TextIO
 
+from trainwire.ingest.destinations import page_url_of, variables_of
 from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
 from trainwire.ingest.identity.announcements import announce, tell
 from trainwire.ingest.identity.default_names import default_name, script_of_command
@@ -31,7 +32,6 @@ from trainwire.ingest.settings import (
     JOB_ID_VARIABLE,
     PAGE_URL_VARIABLE,
     PARENT_VARIABLE,
-    REDIS_URL_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
     whole_number,
@@ -59,7 +59,7 @@ def launch(
     name: str | None = None,
     attempt: int | None = None,
     redis_url: str | None = None,
-    page_url: str | None = None,
+    data_dir: Path | None = None,
     finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
     tty: bool = False,
     fold_repeats: bool = False,
@@ -83,12 +83,10 @@ def launch(
     said = _said(job_id, attempt)
     _occupy_standard_descriptors()
     try:
-        settings = TrainerSettings.from_env().at(redis_url)
+        settings = TrainerSettings.from_env().at(redis_url).at_stack(data_dir)
     except ValueError as exc:
         tell(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **said})
-    if page_url is not None and settings.page_url is None:
-        settings = replace(settings, page_url=page_url)
     try:
         number = _number(job_id, settings)
     except UnknownLaunch as exc:
@@ -228,23 +226,23 @@ def _terminal() -> Terminal | None:
 def _environment(
     run: Run, settings: TrainerSettings, tracebacks: TracebackFolder, *, has_terminal: bool
 ) -> dict[str, str]:
-    """Return what the command is told: a `Run` inside it joins the same job and does not capture twice."""
-    environment = {
+    """Return the environment of the command: a `Run` inside it joins the same job and does not capture twice."""
+    environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # where nobody has said what a terminal is
         "PYTHONUNBUFFERED": "1",  # else Python keeps back output that goes into a pipe
         **os.environ,
         JOB_ID_VARIABLE: str(run.job_id),
         CAPTURED_VARIABLE: run.source,
-        REDIS_URL_VARIABLE: settings.redis_url,
+        **variables_of(settings),
     }
     environment.pop(PARENT_VARIABLE, None)  # the job's end is now the launcher's to report
-    if settings.page_url is not None:
-        environment[PAGE_URL_VARIABLE] = settings.page_url
+    if (page_url := page_url_of(settings)) is not None:
+        environment[PAGE_URL_VARIABLE] = page_url
     if tracebacks.path is not None:
         environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
     if run.attempt != ATTEMPT_UNSAID:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
-    return environment
+    return {name: value for name, value in environment.items() if value is not None}
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.process.daemon_pool import start_daemon, message_of
+from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.schemas.messages import PROVENANCE_ITEMS
 

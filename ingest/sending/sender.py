@@ -16,10 +16,11 @@ from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckWatch, Report
 from trainwire.ingest.sending.buffer import SENDER_THREAD
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings import Timing, shown_host
+from trainwire.ingest.settings import Timing
 from trainwire.schemas.keys import KINDS, Kind
 
 if TYPE_CHECKING:
+    from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import Heart
     from trainwire.ingest.sending.redis_connection import StreamLink
 
@@ -48,18 +49,20 @@ class Publisher:
     def __init__(
         self,
         outbox: Outbox,
-        redis_url: str,
+        destination: Destination,
         timing: Timing,
         wake: threading.Event,
         heart: Heart | None = None,
     ) -> None:
         self._outbox = outbox
         self._heart = heart
-        self._redis_url = redis_url
+        self._destination = destination
         self._timing = timing
         self._wake = wake
-        self._outage = Outage(timing, shown_host(redis_url))
+        self._outage = Outage(timing)
         self._link: StreamLink | None = None
+        self._address: str | None = None
+        self._is_located = False
         self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
         self._failed_at = 0.0
         self._backoff_s = 0.0
@@ -149,6 +152,8 @@ class Publisher:
         if since is None or self._failed_at < began:  # one attempt at least
             return False
         patience_s = timeout_s if self._has_answered else self._timing.away_s
+        if self._outage.is_without_server:
+            patience_s = 0  # one that is started later sends it
         return monotonic_s() - since >= patience_s and self._outbox.is_all_spooled
 
     def _await_acks(self, deadline: float) -> None:
@@ -222,7 +227,7 @@ class Publisher:
             logger.warning(text, why)
 
     def _note_failure(self, exc: Unavailable) -> None:
-        self._backoff_s = self._outage.note_failure(exc)
+        self._backoff_s = self._outage.note_failure(exc, self._address)
         self._failed_at = monotonic_s()
         self._disconnect()
 
@@ -295,14 +300,20 @@ class Publisher:
             self._outbox.send_again(kind, ranges)
 
     def _connected(self) -> StreamLink:
+        if self._link is None or not self._is_located:
+            address = self._destination.locate()  # a `trainwire up` that was restarted can have another port
+            if address != self._address:
+                self._address, self._link = address, None
         if self._link is None:
+            assert self._address is not None  # noqa: S101 - just located
             with importing():  # here, not at the top: redis costs the trainer's start 100 ms
                 from trainwire.ingest.sending.redis_connection import StreamLink  # noqa: PLC0415
 
                 origin = self._outbox.origin
                 quiet_libraries()
-                self._link = StreamLink(self._redis_url, origin.job_id, origin.source)  # imports a little more
+                self._link = StreamLink(self._address, origin.job_id, origin.source)  # imports a little more
                 quiet_libraries()
+        self._is_located = True
         return self._link
 
     def _pause_s(self) -> float:
@@ -316,6 +327,7 @@ class Publisher:
                 self._all_acked.set()
 
     def _disconnect(self) -> None:
+        self._is_located = False
         if self._link is not None:
             self._link.close()
 

@@ -13,7 +13,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from trainwire.ingest.destinations import ANY_STACK, NamedServer, destination_of
 from trainwire.ingest.origin import Origin
+from trainwire.ingest.outage import NoServer
 from trainwire.ingest.process.clock import monotonic_ns
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
@@ -26,7 +28,7 @@ from trainwire.ingest.sending.log_levels import levels_of
 from trainwire.ingest.sending.outbox import Outbox
 from trainwire.ingest.sending.sampling import LineSampler
 from trainwire.ingest.sending.sender import Publisher
-from trainwire.ingest.settings import TrainerSettings, server_of, shown_host
+from trainwire.ingest.settings import TrainerSettings, shown_host
 from trainwire.ingest.uploads.uploads import UploadChoice, Uploads
 from trainwire.schemas.messages import Checkpoint, Completion
 
@@ -70,6 +72,7 @@ class Session:
         self._attempt = attempt
         self._rank = rank
         self._settings = settings
+        self.destination = destination_of(settings)
         self._note_checkpoint = note_checkpoint
         self._since_ns = joined_run_of_ns or time.time_ns()
         """Stated by each source of this run, those of forked children too: they belong to the same attempt."""
@@ -106,7 +109,7 @@ class Session:
         timing = self._settings.timing
         if self._settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for the acks, up to its deadline
-        self._publisher = Publisher(outbox, self._settings.streams, timing, wake, self._heart)
+        self._publisher = Publisher(outbox, self.destination, timing, wake, self._heart)
         rate = self._settings.log_lines_per_s
         self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
@@ -202,9 +205,13 @@ class Session:
 
     def _check_start(self) -> None:
         from trainwire.ingest.sending.redis_connection import StreamLink  # noqa: PLC0415 - redis costs the start of those that are not strict
-        from trainwire.ingest.strict import check_start  # noqa: PLC0415
+        from trainwire.ingest.strict import RedisAway, check_start  # noqa: PLC0415
 
-        origin, url = self.outbox.origin, self._settings.streams
+        origin = self.outbox.origin
+        try:
+            url = self.destination.locate()
+        except NoServer as exc:
+            raise RedisAway(f"{exc.__cause__}: start it, name a Redis in REDIS_URL, or leave out strict") from exc
         check_start(StreamLink(url, origin.job_id, origin.source), self._heart, url)
 
     def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Sequence[str | None]) -> None:
@@ -252,22 +259,28 @@ class Session:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
         if not unsent:
             return
-        host = shown_host(self._settings.streams)
-        kept = (
-            f"they are kept in {self._settings.spool.folder}: the next run that reaches this Redis sends them; "
-            "`trainwire spool send --any-server` sends them to a running `trainwire up`"
-            if spooled >= unsent
-            else "what is not in a spool is lost"
-        )
+        is_kept = spooled >= unsent
+        if isinstance(self.destination, NamedServer):
+            host = f"Redis at {shown_host(self.destination.locate())}"
+            remedy = (
+                "the next run that reaches this Redis sends them; "
+                "`trainwire spool send --any-server` sends them to a running `trainwire up`"
+            )
+        else:
+            host, remedy = self.destination.server, "a `trainwire up` sends them as soon as it runs"
+            if is_kept and host == ANY_STACK:
+                return  # logged when the run began
+        kept = f"they are kept in {self._settings.spool.folder}: {remedy}"
         logger.warning(
-            "job %s: %s messages could not be sent to Redis at %s; %s", self._job_id, unsent, host, kept
+            "job %s: %s messages (each has a batch of log lines, or of points) could not be sent to %s; %s",
+            *(self._job_id, unsent, host, kept if is_kept else "what is not in a spool is lost"),
         )
 
     def _open_spool(self, folder: Path, origin: Origin) -> Spool:
         with importing():  # in the sender's thread: the trainer's start does not wait for it
             from trainwire.ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
             from trainwire.ingest.spool.spool import Spool  # noqa: PLC0415
-        server = server_of(self._settings.streams)
+        server = self.destination.server
         about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
         made = SourceFolder.create(folder, about)
         try:
@@ -293,6 +306,17 @@ class Session:
     def _send_leftovers_now(self, folder: Path) -> None:
         with importing():
             from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
-        url, timing = self._settings.streams, self._settings.timing
-        for leftover in send_leftovers(folder, url, timing, LEFTOVERS_TIMEOUT_S, stop=self._finished):
+        try:
+            url = self.destination.locate()
+        except NoServer:
+            return  # the `trainwire up` that is started later sends them
+        found = send_leftovers(
+            folder,
+            url,
+            self._settings.timing,
+            LEFTOVERS_TIMEOUT_S,
+            servers={self.destination.server},
+            stop=self._finished,
+        )
+        for leftover in found:
             logger.info("job %s: %s", leftover.about.job_id, leftover.receipt)

@@ -1,8 +1,9 @@
-"""What `make demo` runs: a real training under trainwire, watched from the database while it runs."""
+"""`trainwire demo`: a real training under trainwire, watched from the database while it runs."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.jobs import shown_values
+from trainwire.cli.commands.jobs import shown_rows, shown_values
 from trainwire.cli.commands.logs import has_ended
 from trainwire.cli.terminal import console, one_line, say
 from trainwire.ingest.identity.job_numbers import make_number
@@ -22,6 +24,7 @@ from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir
 from trainwire.stack.locate import Address, locate
+from trainwire.stack.stack import python_command
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs import Job, find_job
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
@@ -31,22 +34,31 @@ STOP_TIMEOUT_S = 40.0
 ARRIVAL_TIMEOUT_S = 30.0
 LOOK_EVERY_S = 0.2
 EPOCHS = 10
-TRAINING = Path(__file__).with_name("digits.py")
+TRAINING = "trainwire.cli.demo.digits"
 
 
-def main() -> int:
+def demo() -> None:
+    """Start the whole stack where none runs, train a small classifier under it, and read back what has arrived.
+
+    It takes about half a minute; the data stays.
+    """
+    raise typer.Exit(run_demo())
+
+
+def run_demo() -> int:
     """Start the stack where none runs, train, show, sum up; return the training's exit code."""
     began = time.monotonic()
-    with running_stack() as address, reading(address) as connection:
+    with running_stack() as (address, is_ours), reading(address) as connection:
         job_id = make_number()
         folder = demo_folder(address) / f"job-{job_id}"
         folder.mkdir(parents=True, exist_ok=True)
-        say(f"training examples/digits.py as job {job_id}; its own output goes to {folder}/output.log\n")
+        say(f"training a small network to read digits, as job {job_id}; its output goes to {folder}/output.log\n")
         with training(job_id, folder, address) as process:
             watch(connection, job_id, process)
         code = process.returncode
         wait_for(lambda: has_ended(connection, job_id), ARRIVAL_TIMEOUT_S)
-        sum_up(connection, address, job_id)
+        sum_up(connection, with_web_servers(address), job_id)
+        say("\nStopping; the data stays" if is_ours else "")
     say(f"\nThe demo took {time.monotonic() - began:.0f} s.")
     if code:
         say(f"The training failed with exit code {code}: see {folder}/output.log")
@@ -54,21 +66,21 @@ def main() -> int:
 
 
 @contextmanager
-def running_stack() -> Iterator[Address]:
-    """Give the servers of the stack that runs; where there is none, run one for as long as the block does."""
+def running_stack() -> Iterator[tuple[Address, bool]]:
+    """Yield the servers of the running stack, or of one that runs as long as the block; and whether it is that."""
     try:
         address = locate(None, os.environ)
     except Problem:
         address = None
     if address is not None:
         say("using the trainwire that is running")
-        yield address
+        yield address, False
         return
     data_dir = chosen_data_dir(None, os.environ) or default_data_dir(os.environ)
     say(f"starting trainwire (Postgres, Valkey, workers, beat, Flower, gateway) in {data_dir}")
     process = start_stack(data_dir)
     try:
-        yield wait_until_ready(process, data_dir)
+        yield wait_until_ready(process, data_dir), True
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(STOP_TIMEOUT_S)
@@ -79,8 +91,8 @@ def start_stack(data_dir: Path) -> subprocess.Popen[bytes]:
     log_path = data_dir / "logs" / "up.log"
     log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with log_path.open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "trainwire", "up", "--data-dir", str(data_dir)],
+        return subprocess.Popen(  # noqa: S603 - our own command list, no shell
+            python_command("trainwire", "up", "--data-dir", str(data_dir)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -105,15 +117,22 @@ def wait_until_ready(process: subprocess.Popen[bytes], data_dir: Path) -> Addres
     return address
 
 
+def with_web_servers(address: Address) -> Address:
+    """Return the addresses with those of the servers that were not ready before."""
+    try:
+        return address if address.data_dir is None else locate(address.data_dir, os.environ)
+    except Problem:
+        return address
+
+
 @contextmanager
 def training(job_id: int, folder: Path, address: Address) -> Iterator[subprocess.Popen[bytes]]:
     """Run the training under `trainwire run` while the block runs, and wait for its end."""
-    command = [sys.executable, "-m", "trainwire", "run", "--job-id", str(job_id), "--name", "digits", "--"]
-    command += [sys.executable, str(TRAINING), "--epochs", str(EPOCHS), "--out", str(folder)]
-    # Small matrices: a second thread of BLAS would only take the processor from the worker.
-    env = os.environ | {"REDIS_URL": address.need_redis_url(), "OMP_NUM_THREADS": "1"}
+    command = python_command("trainwire", "run", "--job-id", str(job_id), "--name", "digits", "--")
+    command += python_command(TRAINING, "--epochs", str(EPOCHS), "--out", str(folder))
+    env = os.environ | {"REDIS_URL": address.need_redis_url()}
     with (folder / "output.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env)  # noqa: S603 - as above
     try:
         yield process
         process.wait()
@@ -168,7 +187,9 @@ def sum_up(connection: Connection, address: Address, job_id: int) -> None:
     if address.flower_url:
         say(f"  {'Flower ran at':<16}{address.flower_url}")
     program = Path(sys.executable).with_name("trainwire")
-    shown = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    shown: Path | str = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    if (found := shutil.which("trainwire")) and Path(found).samefile(program):
+        shown = "trainwire"
     say("\nTry next, each in a terminal of its own:")
     for arguments in ("up", f"status {job_id}", f"logs {job_id}", f"metrics {job_id}", "jobs"):
         say(f"  {shown} {arguments}")
@@ -181,7 +202,7 @@ def summary(connection: Connection, job: Job) -> list[tuple[str, str]]:
     return [
         ("job", f"{job.id} {job.name or ''}"),
         ("status", f"{job.status}, exit code {job.exit_code}"),
-        ("rows", " · ".join(f"{count:,} {kind}" for kind, count in job.rows.items())),
+        ("rows", shown_rows(job)),
         ("last metrics", shown_values(last_values(connection, [job.id], LAST_ROWS).get(job.id, {}))),
         ("best checkpoint", str(job.best_checkpoint_path)),
         ("last checkpoint", str(job.last_checkpoint_path)),
@@ -199,12 +220,3 @@ def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY_S)
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Problem as problem:
-        sys.exit(f"demo: {problem}")
-    except KeyboardInterrupt:
-        sys.exit(130)
