@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "workers": {"workers", "schemas", "stores"},
     "gateway": {"gateway", "schemas", "stores"},
     "stack": set(FOLDERS) - {"cli"},
-    "cli": set(FOLDERS),
+    "cli": {*FOLDERS, PUBLIC},
     PUBLIC: {PUBLIC, "ingest", "schemas"},
 }
 CELERY_SHELL = {"app", "beat", "broker_transport", "orders", "tasks", "watchdog", "schedule", "__main__"}
