@@ -23,7 +23,7 @@ from trainwire.schemas.keys import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, 
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.servers import Commands, ask_each
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
-from trainwire.workers.drain.repairs import repair
+from trainwire.workers.drain.stream_repair import repair
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.liveness.heartbeats import note_look
 from trainwire.workers.liveness.liveness import LostRule

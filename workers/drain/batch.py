@@ -16,7 +16,7 @@ from trainwire.schemas.messages import Completion, Message
 from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, rows, source_rows, store
 from trainwire.workers.drain.attempts import EarlierAttempts, has_changed
-from trainwire.workers.drain.changes import Change, log_lines
+from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Lost, RawEntry, Rejected, visible
 from trainwire.workers.drain.positions import MAX_RANGES, Position
 from trainwire.workers.drain.source_rows import SourceKey, SourceRow
@@ -219,7 +219,7 @@ class Batch:
         self._source_row(message.job_id, message.source, self._kind).note_place(body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
-        stored = log_lines(body) if isinstance(body, Completion) else body
+        stored = rows.log_lines(body) if isinstance(body, Completion) else body
         if stored is None:
             return []
         origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))

@@ -13,7 +13,7 @@ from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows
 from trainwire.workers.drain.attempts import FIELDS, AttemptKey
 from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
-from trainwire.workers.drain.recordset import encoded, recordset
+from trainwire.workers.drain.store import encoded, recordset
 from trainwire.workers.errors import Unavailable
 
 
@@ -117,8 +117,8 @@ def _keeps(name: str) -> str:
 
 
 def _assignments() -> str:
-    kept = {name: f"CASE WHEN {_keeps(name)} THEN job.{name} ELSE said.{name} END" for name in JSON_COLUMNS}
-    return ", ".join(f"{name} = {kept.get(name, f'said.{name}')}" for name in COLUMNS if name != "id")
+    kept = {name: f"CASE WHEN {_keeps(name)} THEN job.{name} ELSE given.{name} END" for name in JSON_COLUMNS}
+    return ", ".join(f"{name} = {kept.get(name, f'given.{name}')}" for name in COLUMNS if name != "id")
 
 
 _CREATE: Final = text(
@@ -145,12 +145,12 @@ _SAVE_JOBS: Final = text(
     f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), settled = '', "  # noqa: S608 - our own column names
     "logs_settled = false, metrics_settled = false "  # of older versions, as in move_back
     f"FROM {recordset(training_jobs, COLUMNS, **{_keeps(name): 'boolean' for name in JSON_COLUMNS})} "
-    "WHERE job.id = said.id"
+    "WHERE job.id = given.id"
 )
 _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUSES: Final = text(
-    "UPDATE training_jobs AS job SET status = said.status, quiet_since = said.quiet_since, "  # noqa: S608 - our own column names
-    f"status_reason = said.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = said.id"
+    "UPDATE training_jobs AS job SET status = given.status, quiet_since = given.quiet_since, "  # noqa: S608 - our own column names
+    f"status_reason = given.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = given.id"
 )
 _LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
 _OF_ATTEMPT: Final = ("job_id", "attempt", *FIELDS)

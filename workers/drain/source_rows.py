@@ -15,7 +15,7 @@ from trainwire.schemas.tables import source_positions
 from trainwire.schemas.times import to_datetime
 from trainwire.workers.drain.jobs import began_at
 from trainwire.workers.drain.positions import Position
-from trainwire.workers.drain.recordset import encoded, recordset
+from trainwire.workers.drain.store import encoded, recordset
 
 SourceKey = tuple[int, str, Kind]
 """Job, source, kind."""

@@ -12,9 +12,9 @@ from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from trainwire.schemas.kinds import RowKind
 from trainwire.schemas.messages import Checkpoint, Metrics
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.workers.drain.changes import Change, log_lines
+from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.rows import as_stored, is_best
+from trainwire.workers.drain.rows import as_stored, is_best, log_lines
 
 MAX_ITEMS_BYTES: Final = 16 * 1024
 """An event carries its lines, points or checkpoints up to this size as JSON."""

@@ -15,7 +15,7 @@ from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
 from trainwire.schemas.keys import HALTED_KEY, KINDS, ahead_key, alive_key, listening_key, shard_of, stream_key
 from trainwire.schemas.streams.servers import Answers, Commands, ask_each
 from trainwire.schemas.validation import InvalidMessage
-from trainwire.workers.drain.ahead import looked_through
+from trainwire.workers.drain.lookahead import read_through
 from trainwire.workers.drain.stream import redis_errors
 
 FORGET_AFTER_S: Final = 3600
@@ -143,7 +143,7 @@ def _unread_ms(client: redis.Redis, before: Answers[int]) -> dict[int, int]:
     halted = {topic: stream_key(*topic) for topic in firsts if stream_key(*topic).encode() in names}
     if halted:
         looks = ask_each(client, {topic: [("GET", ahead_key(key))] for topic, key in halted.items()}).replies
-        behind = {topic: f"({looked_through(state)}" for topic, (state,) in looks.items()}
+        behind = {topic: f"({read_through(state)}" for topic, (state,) in looks.items()}
         found_behind = ask_each(client, {topic: [_first(halted[topic], id_)] for topic, id_ in behind.items()})
         firsts |= {topic: found for topic, (found,) in found_behind.replies.items()}
     waited_ms = dict.fromkeys(before.replies, 0)

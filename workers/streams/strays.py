@@ -26,8 +26,8 @@ from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain
-from trainwire.workers.drain.repairs import note_repair
 from trainwire.workers.drain.stream import IngestStream, redis_errors
+from trainwire.workers.drain.stream_repair import note_repair
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 

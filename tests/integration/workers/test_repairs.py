@@ -11,8 +11,8 @@ import redis
 from tests.factories import Sender, drain, logs, rows
 from trainwire.schemas.keys import KINDS, acks_key, alive_key, jammed_key, stream_key
 from trainwire.schemas.tables import dead_letters, training_logs
-from trainwire.workers.drain.repairs import recent_repairs, repair
 from trainwire.workers.drain.stream import IngestStream
+from trainwire.workers.drain.stream_repair import recent_repairs, repair
 from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.liveness.heartbeats import listen
 from trainwire.workers.resources import Resources

@@ -12,7 +12,7 @@ from trainwire.schemas.keys import acks_key, alive_field, alive_key
 from trainwire.schemas.messages import Message
 from trainwire.schemas.tables import dead_letters, ingest_cursors, training_logs
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.drain.repairs import recent_repairs
+from trainwire.workers.drain.stream_repair import recent_repairs
 from trainwire.workers.resources import Resources
 from trainwire.workers.streams.strays import tend_strays
 

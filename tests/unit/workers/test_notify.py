@@ -21,8 +21,9 @@ from trainwire.schemas.events import (
     encode_event,
 )
 from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
-from trainwire.workers.drain.changes import Change, log_lines
+from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.jobs import JobState
+from trainwire.workers.drain.rows import log_lines
 from trainwire.workers.events.items import MAX_ITEMS_BYTES
 from trainwire.workers.events.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
 

@@ -1,9 +1,10 @@
-"""Repairs keys of Redis that workers cannot go on with: jammed streams, keys of the wrong type.
+"""Repairs Redis keys that workers cannot use: jammed streams, and keys of the wrong type.
 
-A stream whose last id lies in the future is jammed: at the highest id Redis refuses every XADD, and trainers can
-neither see nor mend that. It is deleted if it is empty. Otherwise it is renamed (`jammed_key`), so that trainers
-can append again at once, and is drained beside the new stream (`trainwire.workers.streams.strays`): where its
-entries cannot be stored, it would never become empty by itself. Trainers send again what is not acknowledged.
+A stream is jammed when its last id lies in the future: at the highest id Redis refuses every XADD, and trainers
+cannot detect or repair that. An empty jammed stream is deleted. Any other is renamed (`jammed_key`), so that
+trainers can append again at once, and drained beside the new stream (`trainwire.workers.streams.stray_streams`):
+entries that cannot be stored would keep it from ever becoming empty. Trainers resend messages that are not
+acknowledged.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from trainwire.schemas.keys import (
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.servers import Commands, ask_each
 
-log = structlog.get_logger("trainwire.workers.drain.repairs")
+log = structlog.get_logger("trainwire.workers.drain.stream_repair")
 
 AHEAD_MS: Final = 24 * 3600 * 1000
-"""An id this far ahead of the clock was chosen by a client, or by a clock that was wrong by a day."""
+"""An id further in the future was set by a client, or by a server whose clock was wrong by a day."""
 KEPT_S: Final = 7 * 24 * 3600
 MAX_NOTES: Final = 1000
-"""Then the notes begin anew: whoever makes stray streams chooses their names."""
+"""At this number all notes are deleted: clients choose the names of stray streams, so they could fill Redis."""
 RESTARTED: Final = "restarted"
 RENAMED: Final = "renamed"
 _REPAIR: Final = """
@@ -62,46 +63,47 @@ redis.call('RENAME', KEYS[1], KEYS[3])
 redis.call('DEL', KEYS[4])
 return {'renamed', last}
 """
-"""Keys: the one to repair and its name when set aside; of a shard's stream also its name when it is jammed and the
-state of its look ahead. Arguments: its type, the latest time of a last id, a TTL in seconds.
+"""Keys: the key to repair and its new name if it has the wrong type; for the stream of a shard also its new name
+if it is jammed, and the key of its look-ahead. Arguments: expected type, highest valid time of a last id in
+milliseconds, TTL in seconds.
 """
 
 
 def is_ahead(entry_id: str) -> bool:
-    """Tell whether an entry's id lies so far in the future that its stream is to be started anew."""
+    """Return whether an entry's id lies so far in the future that its stream counts as jammed."""
     return int(entry_id.partition("-")[0]) > _latest_ms()
 
 
 def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
-    """Repair the keys of all shards; return those that were repaired, and how. Raises what redis-py raises."""
+    """Repair the keys of all shards; return a description of the repair by key. Raises redis-py's errors."""
     commands = {stream_key(kind, shard): _stream_command(kind, shard) for kind in KINDS for shard in range(shards)}
     hashes = [key for shard in range(shards) for key in (alive_key(shard), listening_key(shard))]
     commands |= {key: _command("hash", key) for key in hashes}
-    # TYPE is there for its key, by which the server is found.
+    # TYPE is here because `ask_each` finds the server of a key by the first command.
     questions: dict[str, Commands] = {key: [("TYPE", key), command] for key, command in commands.items()}
     found = ask_each(client, questions).replies
-    repaired = {key: _text(done) for key, (_, done) in found.items() if done}
+    repaired = {key: _description(done) for key, (_, done) in found.items() if done}
     for key, how in repaired.items():
         note_repair(client, key, how)
     return repaired
 
 
 def restart_if_jammed(client: redis.Redis, key: str) -> None:
-    """Delete a stream that is jammed and empty."""
+    """Delete a stream if it is jammed and empty."""
     done: Any = client.eval(*_command("stream", key)[1:])
     if done:
-        note_repair(client, key, _text(done))
+        note_repair(client, key, _description(done))
 
 
 def recent_repairs(client: redis.Redis, within_s: float) -> dict[str, str]:
-    """Return the keys that were repaired not long ago, and how."""
+    """Return a description of each repair of the last `within_s` seconds, by key."""
     found = cast("dict[bytes, bytes]", client.hgetall(REPAIRS_KEY))
     notes = {key.decode(errors="replace"): json.loads(note) for key, note in found.items()}
     return {key: note["how"] for key, note in notes.items() if time.time() - note["at"] < within_s}
 
 
 def note_repair(client: redis.Redis, key: str, how: str) -> None:
-    """Log a repair, and note it where operators look."""
+    """Log a repair, and store it in Redis for `trainwire doctor`."""
     log.warning("stream.repaired", key=key, how=how)
     pipeline = client.pipeline(transaction=False)
     pipeline.hset(REPAIRS_KEY, key, json.dumps({"at": time.time(), "how": how}))
@@ -110,7 +112,7 @@ def note_repair(client: redis.Redis, key: str, how: str) -> None:
         if client.hlen(REPAIRS_KEY) >= MAX_NOTES:
             client.delete(REPAIRS_KEY)
         pipeline.execute()
-    except STREAM_ERRORS as exc:  # a full Redis, a server that is away: the log has it
+    except STREAM_ERRORS as exc:  # Redis is full or unavailable: the log has the repair
         log.warning("stream.repair_not_noted", key=key, reason=str(exc))
 
 
@@ -128,10 +130,10 @@ def _latest_ms() -> int:
     return int(time.time() * 1000) + AHEAD_MS
 
 
-def _text(done: list[bytes]) -> str:
-    how, what = (part.decode() for part in done)
+def _description(done: list[bytes]) -> str:
+    how, found = (part.decode() for part in done)
     if how == RESTARTED:
-        return f"jammed at id {what}: started anew"
+        return f"jammed at id {found}: started anew"
     if how == RENAMED:
-        return f"jammed at id {what}: started anew, its entries are drained beside it"
-    return f"{what}, not what belongs there: renamed, and kept for {KEPT_S // 86400} days"
+        return f"jammed at id {found}: started anew, its entries are drained beside it"
+    return f"wrong type ({found}): renamed, and kept for {KEPT_S // 86400} days"
