@@ -1,4 +1,4 @@
-"""What beat does, as data. Each tick expires before the next few, so that a stalled worker is not flooded."""
+"""The schedule of beat. Ticks expire after a few intervals, so that they do not pile up for a stalled worker."""
 
 from __future__ import annotations
 

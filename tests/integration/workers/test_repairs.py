@@ -14,9 +14,9 @@ from trainwire.schemas.tables import dead_letters, training_logs
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.drain.stream_repair import recent_repairs, repair
 from trainwire.workers.errors import MostlyInvalid
-from trainwire.workers.liveness.heartbeats import listen
+from trainwire.workers.liveness.heartbeats import read_heartbeats
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams.strays import drain_jammed
+from trainwire.workers.streams.stray_streams import drain_jammed
 from trainwire.workers.streams.sweep import overdue
 
 LAST = 2**64 - 1
@@ -123,7 +123,7 @@ def test_keys_of_the_wrong_type_are_set_aside(resources: Resources, sender: Send
     assert len(repair(sender.client, 4)) == 20
     sender.send(logs("a"))
     assert drain(resources).stored == 1
-    assert listen(sender.client, 4, 60).now_ms
+    assert read_heartbeats(sender.client, 4, 60).now_ms
     assert sender.client.get(f"{STREAM}:set-aside") == b"a typo"
     assert 0 < sender.client.ttl(f"{STREAM}:set-aside") <= 7 * 24 * 3600
 

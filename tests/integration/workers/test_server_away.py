@@ -25,8 +25,8 @@ from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_
 from trainwire.schemas.streams import servers as stream_servers
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.connections import open_stream_client
-from trainwire.workers.liveness.heartbeats import listen
-from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.liveness.heartbeats import read_heartbeats
+from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.operations.exporter import Exporter
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
@@ -76,7 +76,7 @@ def say_alive(split: Resources, *jobs: int) -> None:
 
 def statuses(split: Resources) -> dict[int, str]:
     """Look once; return how the jobs stand."""
-    watch(split.engine, listen(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
+    update_statuses(split.engine, read_heartbeats(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
     return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*AWAY, *OTHERS)}
 
 
@@ -94,9 +94,9 @@ def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCl
     assert found.streams == [("logs", 0)]
     assert list(found.away) == [f"127.0.0.1:{cluster.nodes[VICTIM].port}"]
     publish_hold(split.streams, 0.75)
-    assert not stuck.look()
+    assert not stuck.find()
     now_s = 100.0
-    assert stuck.look() == [stream_key("logs", 0), stream_key("logs", 3)]
+    assert stuck.find() == [stream_key("logs", 0), stream_key("logs", 3)]
     cluster.nodes[VICTIM].start()
     wait_until(lambda: not overdue(split.streams, SHARDS).away, "the server's return")
 

@@ -8,8 +8,8 @@ import pytest
 
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.messages import Status
-from trainwire.workers.liveness.heartbeats import Heard
-from trainwire.workers.liveness.liveness import LostRule, Verdict, WatchedJob
+from trainwire.workers.liveness.heartbeats import Heartbeats
+from trainwire.workers.liveness.job_status import LostRule, NewStatus, WatchedJob
 
 NOW_MS = 1_790_000_000_000
 RULE = LostRule(after_s=60.0)
@@ -28,11 +28,11 @@ def judged(
     unseen_s: float = LONG_S,
     listened_s: float = LONG_S,
     unread_s: float = 0.0,
-) -> Verdict:
+) -> NewStatus:
     """Return the verdict on job 1, attempt 1, with these heartbeats."""
     unread_ms = [int(unread_s * 1000)]
-    heard = Heard([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
-    return RULE.judge(WatchedJob(1, 1, status, watched, unseen_s), heard)
+    heard = Heartbeats([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
+    return RULE.evaluate(WatchedJob(1, 1, status, watched, unseen_s), heard)
 
 
 def test_a_job_without_a_heartbeat_is_lost() -> None:
@@ -55,8 +55,8 @@ def test_a_job_without_a_heartbeat_is_lost() -> None:
 )
 def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
     """Nobody is lost who could not be heard, of whom messages arrive, or who sends no heartbeats."""
-    assert judged(beat(61), **why) == Verdict("running")
-    assert judged(**why) == Verdict("running")
+    assert judged(beat(61), **why) == NewStatus("running")
+    assert judged(**why) == NewStatus("running")
 
 
 def test_a_backlog_delays_the_loss_and_does_not_prevent_it() -> None:
@@ -97,7 +97,7 @@ def test_a_promise_that_is_broken_is_a_stall() -> None:
     """The newest word of all processes counts, and the longest promise; the rhythm does not."""
     verdict = judged(beat(quiet_s=91, stall_after_s=90, host="gpu-7"), beat(quiet_s=95, source="launcher"))
     assert (verdict.status, verdict.quiet_s) == ("stalled", 91)
-    assert verdict.reason == "alive (host gpu-7), but it promised a word every 90 s"
+    assert verdict.reason == "alive (host gpu-7), but it promised a message every 90 s"
     assert judged(beat(quiet_s=90, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5)).status == "running"  # it prints

@@ -24,7 +24,7 @@ from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metric
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import log_lines
-from trainwire.workers.events.items import MAX_ITEMS_BYTES
+from trainwire.workers.events.event_rows import MAX_ROWS_BYTES
 from trainwire.workers.events.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
 
 
@@ -82,7 +82,7 @@ def test_levels_and_ranks_are_carried() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        logs("x" * MAX_ITEMS_BYTES),
+        logs("x" * MAX_ROWS_BYTES),
         logs(*["x" * 100] * 150),
         logs(*["\x1b" * 1000] * 3),  # each becomes six characters in JSON
         logs(*[""] * 1_000_000),
@@ -102,7 +102,7 @@ def test_up_to_the_size_all_lines_are_said() -> None:
     assert isinstance(event, TrainingLog)
     assert event.lines is not None
     assert len(event.lines) == 75
-    assert len(encode_event(event)) < MAX_ITEMS_BYTES + 300
+    assert len(encode_event(event)) < MAX_ROWS_BYTES + 300
 
 
 def test_a_message_without_lines_is_no_event() -> None:

@@ -1,6 +1,6 @@
-"""Work orders, and the keys that exist while one is on its way, so that nobody sends another.
+"""Sends work orders. A key with a TTL marks each kind of order that is waiting, so that it is not sent twice.
 
-An order that could not be sent is sent by beat, which looks for overdue work every second.
+Orders that could not be sent, or were lost, are sent again by beat, which looks for overdue work every second.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads
-from trainwire.workers.order_checks import encode_order
+from trainwire.workers.orders.order_format import encode_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
 
-log = structlog.get_logger("trainwire.workers.orders")
+log = structlog.get_logger("trainwire.workers.orders.sender")
 
-LEAST_WAITING_DRAINS: Final = 32
+MIN_WAITING_DRAINS: Final = 32
+"""No drain is ordered while as many orders wait, or twice the number of streams if that is more."""
 _ORDER_ONCE: Final = """
 if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
 if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
@@ -56,19 +57,24 @@ NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
 
 
 def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
-    """Order the drain of a stream, unless it is ordered or at work; return whether an order was sent.
+    """Order the drain of a stream unless one is ordered or running; return whether an order was sent.
 
-    Where many orders wait none is sent: workers are busy, and one for this stream is among them; if it was lost
-    after all, this is called again. `is_rest`: the caller is the drain itself, which leaves the rest of the stream
-    to the next one.
+    While many orders wait none is sent: workers are busy, and an order for this stream is probably among them. If
+    it was lost, a later call sends one.
+
+    Args:
+        resources: the connections and settings of this process.
+        kind: with `shard`, the stream.
+        shard: with `kind`, the stream.
+        is_rest: whether the caller is the running drain, whose time slice ended before the stream was empty.
     """
     key = ordered_key(stream_key(kind, shard))
-    most_waiting = max(LEAST_WAITING_DRAINS, 2 * len(KINDS) * resources.settings.ingest_shards)
+    most_waiting = max(MIN_WAITING_DRAINS, 2 * len(KINDS) * resources.settings.ingest_shards)
     order = encode_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE, time.time() + ORDER_TTL_S)
     with redis_errors():
         if is_rest:
             resources.streams.set(key, 1, px=DRAIN_ORDERED_TTL_MS)
-        elif resources.stream_client is None:  # in one round trip: it is on the way of every message
+        elif resources.stream_client is None:  # in one round trip: each message waits for it
             arguments = (key, INGEST_QUEUE, DRAIN_ORDERED_TTL_MS, most_waiting, order)
             return bool(resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))
         elif (
@@ -81,24 +87,24 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
 
 
 def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
-    """Order deliveries to all sinks that are on, or to those that receive what a drain of this kind has stored."""
+    """Order deliveries to all sinks that are on, or to those that receive rows of this kind of messages."""
     for sink in sinks_on(resources.settings):
         if kind in {None, sink.kind, "completions"}:  # a completion has a traceback, and ends an attempt
             order_delivery(resources, sink.name)
 
 
 def order_delivery(resources: Resources, sink: str) -> None:
-    """Order a delivery to a sink, unless one is on its way."""
+    """Order a delivery to a sink unless one is ordered."""
     _order_once(resources.redis, delivery_ordered_key(sink), DELIVER_TASK, [sink], SINKS[sink].queue)
 
 
 def order_verification(resources: Resources) -> None:
-    """Order that new checkpoint files be verified, unless such an order is on its way."""
+    """Order the verification of new checkpoint files unless one is ordered."""
     _order_once(resources.redis, VERIFY_ORDERED_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
 
 
 def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
-    """Send an order, unless its key shows that one is on its way."""
+    """Send an order unless its key exists."""
     with redis_errors():
         is_first = client.set(key, 1, nx=True, ex=ORDERED_TTL_S)
     if is_first:
@@ -106,14 +112,19 @@ def _order_once(client: redis.Redis, key: str, task: str, args: list[object], qu
 
 
 def order_notify(resources: Resources, changes: list[Change]) -> None:
-    """Order that a drain's commit be announced."""
+    """Order the events of a drain's transaction to be published."""
     announce(resources, partial(events_of, changes), len(changes))
 
 
 def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
-    """Order that what was committed be announced. Nothing that happens here reaches who committed it.
+    """Order events of a committed transaction to be published. Never raises.
 
-    Who listens sees by the numbers of the next event what was not announced, and finds it in Postgres.
+    A client detects missing events by the numbers in the next one, and reads their rows from Postgres.
+
+    Args:
+        resources: the connections and settings of this process.
+        make_events: returns the events; called only if an order can be sent.
+        jobs: number of jobs, for the log.
     """
     try:
         with redis_errors():
@@ -131,7 +142,7 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
 
 
 def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
-    """Send a work order that expires; raise `Unavailable` when Redis does not take it."""
+    """Send a work order that expires after `ORDER_TTL_S`; raise `Unavailable` if Redis does not accept it."""
     try:
         app.send_task(task, args=args, queue=queue, expires=ORDER_TTL_S, ignore_result=True, **options)
     except OperationalError as exc:

@@ -1,7 +1,7 @@
-"""Work orders as messages: how one is made, and which a worker takes from which queue. All others are dropped.
+"""The format of work orders: encodes them, and checks those that a worker reads from a queue.
 
-All that kombu and Celery read of a message before the task runs is checked: an order that passes can neither end
-the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
+The check covers everything that kombu and Celery read of a message before the task runs: a valid order can neither
+end the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ from trainwire.schemas.sinks import SINKS
 MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
 MAX_SHARD: Final = 2**31 - 1
 _YEARS: Final = range(2000, 2101)
-"""Of an expiry: beyond them, arithmetic with time zones overflows."""
+"""The years of an expiry: outside of them, arithmetic with time zones overflows."""
 
 Name: TypeAlias = Annotated[str, Meta(max_length=1000)]
 
 
 class WrongOrder(ValueError):  # noqa: N818 - part of a log line
-    """A message is no order of its queue; the text tells why."""
+    """A message is not a valid order of its queue; the text is the reason."""
 
 
 class _Headers(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Those of Celery's message protocol 2, as our processes send them: no eta, no retries, no time limits."""
+    """The headers of Celery's message protocol 2 that our processes send: no eta, no retries, no time limits."""
 
     task: Name
     id: Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -115,12 +115,12 @@ class _Embedded(msgspec.Struct, forbid_unknown_fields=True):
     chord: None = None
 
 
-class _NoNames(msgspec.Struct, forbid_unknown_fields=True):
+class _NoKeywords(msgspec.Struct, forbid_unknown_fields=True):
     """No keyword arguments."""
 
 
 class _Sender(msgspec.Struct):
-    """As much of a wrong order as may tell where it comes from."""
+    """The headers of an invalid order that help to find its sender."""
 
     origin: Any = None
     task: Any = None
@@ -130,16 +130,16 @@ class _Sent(msgspec.Struct):
     headers: _Sender | UnsetType = UNSET
 
 
-DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoNames, _Embedded]]
+DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoKeywords, _Embedded]]
 """Returns arguments, keyword arguments and embedded tasks; raises msgspec's errors for any others."""
 
 
 def _bodies(arguments: Any) -> DecodeBody:
     """Return a decoder of task bodies whose arguments have these types.
 
-    Decoders are made at import: msgspec 0.22 crashes where two threads make the first one of a type at once.
+    Called at import: msgspec 0.22 crashes if two threads make the first decoder of a type at the same time.
     """
-    types: Any = (arguments, _NoNames, _Embedded)
+    types: Any = (arguments, _NoKeywords, _Embedded)
     return msgspec.json.Decoder(tuple.__class_getitem__(types)).decode
 
 
@@ -199,7 +199,7 @@ def encode_order(task: str, args: Sequence[object], queue: str, expires_at: floa
 
 
 def check_order(raw: bytes, queue: str) -> None:
-    """Raise `WrongOrder` unless this message is an order that a worker takes from this queue."""
+    """Raise `WrongOrder` unless the message is a valid order of this queue."""
     if len(raw) > MAX_ORDER_BYTES:
         raise WrongOrder(f"it has {len(raw):,} bytes, more than {MAX_ORDER_BYTES:,}")
     try:
@@ -214,7 +214,7 @@ def check_order(raw: bytes, queue: str) -> None:
 
 
 def sender_of(raw: bytes) -> dict[str, str]:
-    """Return what a wrong order contains of its sender and its task, shortened."""
+    """Return the sender and the task of an invalid order, shortened, as far as they are readable."""
     try:
         headers = _decode_sent(raw[:MAX_ORDER_BYTES]).headers
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -225,7 +225,7 @@ def sender_of(raw: bytes) -> dict[str, str]:
 
 
 def _body_decoder(task: str, queue: str) -> DecodeBody:
-    """Return the decoder of an order's body; raise `WrongOrder` where the order does not belong into the queue."""
+    """Return the decoder of an order's body; raise `WrongOrder` if the task does not belong to the queue."""
     if task == DELIVER_TASK and queue in _DELIVERIES:
         return _DELIVERIES[queue]
     if task == ECHO_TASK and queue not in _ALL_QUEUES:
