@@ -17,7 +17,7 @@ import redis
 from tests.processes import Process, wait_until
 from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_QUEUE, BEAT_TICKS_KEY, CHECKPOINT_QUEUE
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.workers.beat import LEAST_GAP_SHARE
+from trainwire.workers.beat import MIN_GAP_SHARE
 from trainwire.workers.schedule import SCHEDULE
 from trainwire.workers.settings import Settings, load_settings
 
@@ -61,7 +61,7 @@ def assert_no_tick_is_doubled(client: redis.Redis) -> None:
         name, _, at_ms = tick.rpartition("-")
         times[name].append(int(at_ms))
     for name, at in times.items():
-        least_ms = LEAST_GAP_SHARE * SCHEDULE[name]["schedule"] * 1000
+        least_ms = MIN_GAP_SHARE * SCHEDULE[name]["schedule"] * 1000
         assert all(after - before >= least_ms for before, after in pairwise(at)), (name, at)
 
 
