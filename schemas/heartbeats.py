@@ -1,4 +1,4 @@
-"""What a trainer says of itself every few seconds, in a Redis hash, beside its messages (docs/liveness.md)."""
+"""Heartbeats, which a trainer writes to a Redis hash every few seconds (docs/liveness.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, Inval
 from trainwire.schemas.wire import MAX_SOURCE_CHARS
 
 SYSTEM_PREFIX: Final = "system/"
-"""Names of metrics that say how the machine is; they come from a hung training too."""
+"""Prefix of the names of metrics of the machine, which a hung training also sends."""
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
@@ -23,13 +23,17 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """That a process lived at `at`, and for how long it had been quiet then.
+    """The state of a process at the time `at`, in milliseconds since 1970 by the clock of Redis (TIME).
 
-    `at` is in milliseconds since 1970 by the clock of Redis (TIME), all else is optional: `since` is the start of
-    the process in seconds since 1970; `every_s` how often it says so; `stall_after_s` the longest pause that it
-    promised; `usual_pause_s` the longest that is to be expected of it, by its rhythm so far; `unsent` how many of
-    its messages were not in Redis, `spooled_bytes` what it kept on its disk until that is committed, `dropped` how
-    many lines, points and checkpoints it had dropped by then.
+    All other fields but job and source are optional:
+    `since`: the start of the process, in seconds since 1970;
+    `every_s`: the interval of its heartbeats;
+    `quiet_s`: time since its last message;
+    `stall_after_s`: the longest pause that it promised between messages;
+    `usual_pause_s`: the longest pause to be expected from its rhythm so far;
+    `unsent`: number of its messages that are not in Redis yet;
+    `spooled_bytes`: size of the messages on its disk that are not acknowledged yet;
+    `dropped`: number of lines, points and checkpoints that it has dropped.
     """
 
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
@@ -54,7 +58,7 @@ _decode: Final = msgspec.json.Decoder(Heartbeat).decode
 
 
 def decode_heartbeat(data: bytes) -> Heartbeat:
-    """Return the heartbeat; raise `InvalidMessage` where it is none."""
+    """Return the heartbeat; raise `InvalidMessage` for anything else."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -62,7 +66,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
 
 
 def says_progress(body: Body) -> bool:
-    """Tell whether a message shows that the training goes on; metrics of the machine alone do not."""
+    """Return whether a message shows that the training goes on; metrics of the machine alone do not."""
     if not isinstance(body, Metrics) or body.progress is not None or not body.points:
         return True
     return any(not name.startswith(SYSTEM_PREFIX) for point in body.points for name in point.values)
