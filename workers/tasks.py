@@ -10,29 +10,10 @@ from typing import Any, Final
 
 import structlog
 
+from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.events import decode_events
-from trainwire.schemas.keys import (
-    DELETE_TASK,
-    DELIVER_TASK,
-    DELIVER_TICK_TASK,
-    DRAIN_TASK,
-    ECHO_TASK,
-    LINK_QUEUE,
-    LINK_TASK,
-    LINK_TICK_TASK,
-    LIVENESS_TASK,
-    NOTIFY_TASK,
-    RETENTION_TASK,
-    ROW_RETENTION_TASK,
-    STRAYS_TASK,
-    SWEEP_TASK,
-    VERIFY_ORDERED_KEY,
-    VERIFY_TASK,
-    Kind,
-    delivery_ordered_key,
-    echo_key,
-)
+from trainwire.schemas.keys import Kind
 from trainwire.stores.files.presign_policy import lending_places
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
@@ -101,7 +82,7 @@ def task(name: str, log_name: str, **options: Any) -> Callable[[Callable[..., No
     return register
 
 
-@app.task(name=DRAIN_TASK, soft_time_limit=DRAIN_SOFT_LIMIT_S, time_limit=DRAIN_HARD_LIMIT_S)
+@app.task(name=keys.DRAIN_TASK, soft_time_limit=DRAIN_SOFT_LIMIT_S, time_limit=DRAIN_HARD_LIMIT_S)
 def drain(kind: Kind, shard: int) -> None:
     """Drain one stream; if that fails, let it rest for a few seconds."""
     resources = process_resources()
@@ -144,7 +125,7 @@ def _rest(stream: IngestStream, seconds: int) -> None:
         stream.rest(seconds)
 
 
-@task(SWEEP_TASK, "sweep")
+@task(keys.SWEEP_TASK, "sweep")
 def sweep(resources: Resources) -> None:
     """Order overdue drains, and publish the keys that trainers read first: number of shards, hold."""
     shards = resources.settings.ingest_shards
@@ -156,13 +137,13 @@ def sweep(resources: Resources) -> None:
         order_drain(resources, kind, shard)
 
 
-@task(STRAYS_TASK, "strays")
+@task(keys.STRAYS_TASK, "strays")
 def drain_strays(resources: Resources) -> None:
     """Drain streams of shards that do not exist; give claims without an expiry one."""
     drain_stray_streams(resources, partial(order_notify, resources))
 
 
-@task(LIVENESS_TASK, "liveness")
+@task(keys.LIVENESS_TASK, "liveness")
 def watch_trainers(resources: Resources) -> None:
     """Find running jobs that are stalled, lost or back, and publish events of the changes."""
     rule = LostRule(resources.settings.lost_after_s)
@@ -172,13 +153,13 @@ def watch_trainers(resources: Resources) -> None:
     announce(resources, partial(status_events, changes), len(changes))
 
 
-@task(DELIVER_TICK_TASK, "deliver_tick")
+@task(keys.DELIVER_TICK_TASK, "deliver_tick")
 def order_due_deliveries(resources: Resources) -> None:
     """Order deliveries of rows whose order was lost, or whose sink was unavailable."""
     order_deliveries(resources)
 
 
-@app.task(name=DELIVER_TASK)
+@app.task(name=keys.DELIVER_TASK)
 def deliver(sink: str) -> None:
     """Deliver the rows that a sink has not confirmed."""
     try:
@@ -192,7 +173,7 @@ def _deliver(resources: Resources, sink: str) -> None:
     # Collects rows for one delivery: while the key exists no other is ordered.
     time.sleep(plugin(sink).linger_s(resources.settings))
     with redis_errors():
-        resources.redis.delete(delivery_ordered_key(sink))
+        resources.redis.delete(keys.delivery_ordered_key(sink))
     with timed_delivery(resources.engine, sink):
         report = _delivery(resources, sink).run()
     if report.refused:
@@ -210,14 +191,14 @@ def _delivery(resources: Resources, sink: str) -> Delivery[Any, Any]:
     return Delivery(resources.engine, backlog, connected, slice_s=settings.delivery_slice_s, backoff=backoff)
 
 
-@task(LINK_TICK_TASK, "link_tick")
+@task(keys.LINK_TICK_TASK, "link_tick")
 def order_mlflow_links(resources: Resources) -> None:
     """Order that jobs be linked to runs which their trainers created in MLflow, if there is an MLflow."""
     if resources.settings.mlflow_tracking_uri is not None:
-        send_order(LINK_TASK, [], LINK_QUEUE)
+        send_order(keys.LINK_TASK, [], keys.LINK_QUEUE)
 
 
-@task(LINK_TASK, "link")
+@task(keys.LINK_TASK, "link")
 def link_mlflow_runs(resources: Resources) -> None:
     """Link jobs to runs which their trainers created in MLflow."""
     uri = resources.settings.mlflow_tracking_uri
@@ -230,12 +211,12 @@ def link_mlflow_runs(resources: Resources) -> None:
         raise Unavailable(str(exc)) from exc
 
 
-@task(VERIFY_TASK, "verification")
+@task(keys.VERIFY_TASK, "verification")
 def verify_checkpoints(resources: Resources) -> None:
     """Verify new checkpoint files; order another verification if the time slice was too short."""
     settings = resources.settings
     with redis_errors():
-        resources.redis.delete(VERIFY_ORDERED_KEY)
+        resources.redis.delete(keys.VERIFY_ORDERED_KEY)
     report = Verification(
         resources.engine,
         object_store,
@@ -249,35 +230,35 @@ def verify_checkpoints(resources: Resources) -> None:
         order_verification(resources)
 
 
-@task(RETENTION_TASK, "retention")
+@task(keys.RETENTION_TASK, "retention")
 def retain_checkpoints(resources: Resources) -> None:
     """Delete checkpoints that the retention policy does not keep, or in a dry run log them."""
     retain(resources, object_store)
 
 
-@task(ROW_RETENTION_TASK, "row_retention")
+@task(keys.ROW_RETENTION_TASK, "row_retention")
 def retain_rows(resources: Resources) -> None:
     """Delete old rows of finished jobs, or in a dry run count them."""
     for keeping in keepings_of(resources.settings):
         RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
 
 
-@task(DELETE_TASK, "deletion")
+@task(keys.DELETE_TASK, "deletion")
 def delete_jobs(resources: Resources) -> None:
     """Continue the deletions of jobs."""
     JobDeleter(resources, object_store).run_due()
 
 
-@task(NOTIFY_TASK, "notify")
+@task(keys.NOTIFY_TASK, "notify")
 def notify(resources: Resources, events: str) -> None:
     """Publish events; they are discarded if Redis does not answer."""
     publish(resources.redis, decode_events(events))
 
 
-@app.task(name=ECHO_TASK)
+@app.task(name=keys.ECHO_TASK)
 def echo(worker: str) -> None:
     """Set the key by which the worker sees that its own orders are executed (`trainwire.workers.watchdog`)."""
-    process_resources().redis.set(echo_key(worker), 1, ex=ECHO_TTL_S)
+    process_resources().redis.set(keys.echo_key(worker), 1, ex=ECHO_TTL_S)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How far each source of a job is stored, kind by kind: the rows of source_positions."""
+"""The rows of source_positions: the position of each source of a job, by kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Body, Checkpoint, Completion, Metrics
@@ -36,7 +36,7 @@ class SourceRow:
     began_at: datetime | None = None
 
     def note_place(self, body: Body) -> None:
-        """Take over the rank of a message, and how many ranks it states that there are."""
+        """Take over the rank, and the number of ranks, that a message states."""
         if isinstance(body, Checkpoint):
             return
         self.rank = self.rank if body.rank is None else body.rank
@@ -47,7 +47,7 @@ class SourceRow:
 
 
 def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
-    """Return what is known of these (job, source) pairs, in all kinds."""
+    """Return the rows of these (job, source) pairs, of all kinds."""
     pairs = sorted(set(sources))
     found = connection.execute(
         text(
@@ -57,62 +57,35 @@ def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -
         ),
         {"jobs": [job for job, _ in pairs], "sources": [source for _, source in pairs]},
     )
-    return {
-        (row.job_id, row.source, row.kind): SourceRow(
-            row.attempt,
-            Position(
-                row.last_seq,
-                [(first, last) for first, last in row.missing],
-                [(first, last, reason) for first, last, reason in row.lost],
-            ),
-            row.dead_lettered,
-            row.produced,
-            row.dropped,
-            row.rank,
-            row.world_size,
-            row.is_launcher,
-            row.began_at,
-        )
-        for row in found
-    }
+    return {(row.job_id, row.source, row.kind): _source_row(row) for row in found}
 
 
 def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
-    """Write these positions, in the order of their keys."""
+    """Write these rows, in the order of their keys."""
     if changed:
         connection.execute(_SAVE, {"rows": encoded(_values(key, row) for key, row in sorted(changed.items()))})
 
 
+def _source_row(row: Row[Any]) -> SourceRow:
+    missing = [(first, last) for first, last in row.missing]
+    lost = [(first, last, reason) for first, last, reason in row.lost]
+    position = Position(row.last_seq, missing, lost)
+    return SourceRow(row.attempt, position, **{name: getattr(row, name) for name in _COUNTS})
+
+
 def _values(key: SourceKey, row: SourceRow) -> dict[str, Any]:
     position = row.position
-    numbers = (position.last_seq, position.missing, position.lost)
-    counts = (row.dead_lettered, row.produced, row.dropped)
-    place = (row.rank, row.world_size, row.is_launcher, row.began_at)
-    return dict(zip(_COLUMNS, (*key, row.attempt, *numbers, *counts, *place), strict=True))
+    values = (*key, row.attempt, position.last_seq, position.missing, position.lost)
+    return dict(zip(_KEY_AND_POSITION, values, strict=True)) | {name: getattr(row, name) for name in _COUNTS}
 
 
-_COLUMNS: Final = (
-    "job_id",
-    "source",
-    "kind",
-    "attempt",
-    "last_seq",
-    "missing",
-    "lost",
-    "dead_lettered",
-    "produced",
-    "dropped",
-    "rank",
-    "world_size",
-    "is_launcher",
-    "began_at",
-)
+_COUNTS: Final = ("dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher", "began_at")
+"""The columns that are fields of `SourceRow`."""
+_KEY_AND_POSITION: Final = ("job_id", "source", "kind", "attempt", "last_seq", "missing", "lost")
+_COLUMNS: Final = (*_KEY_AND_POSITION, *_COUNTS)
 _SAVE: Final = text(
     f"INSERT INTO source_positions ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
     f"SELECT {', '.join(_COLUMNS)} FROM {recordset(source_positions, _COLUMNS)} "
-    "ON CONFLICT (job_id, source, kind) DO UPDATE SET attempt = excluded.attempt, "
-    "last_seq = excluded.last_seq, missing = excluded.missing, lost = excluded.lost, "
-    "dead_lettered = excluded.dead_lettered, produced = excluded.produced, dropped = excluded.dropped, "
-    "rank = excluded.rank, world_size = excluded.world_size, is_launcher = excluded.is_launcher, "
-    "began_at = excluded.began_at, updated_at = now()"
+    "ON CONFLICT (job_id, source, kind) DO UPDATE SET "
+    f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[3:])}, updated_at = now()"
 )

@@ -10,19 +10,8 @@ from typing import Any, Final, cast
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from trainwire.schemas.keys import (
-    DRAIN_ORDERED_TTL_MS,
-    HALTED_KEY,
-    JOB_DELETED_FIELD,
-    Kind,
-    ack_field,
-    acks_key,
-    jammed_key,
-    lost_field,
-    missing_field,
-    ordered_key,
-    stream_key,
-)
+from trainwire.schemas import keys
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.workers.drain.decoding import RawEntry
@@ -58,14 +47,14 @@ def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
     for job_id, source, kind, position in acks:
         by_job[job_id].append((source, kind, position))
     for job_id, positions in by_job.items():
-        key = acks_key(job_id)
+        key = keys.acks_key(job_id)
         fields: dict[str, int | str | None] = {}
         for source, kind, position in positions:
-            fields[ack_field(source, kind)] = position.contiguous
-            fields[missing_field(source, kind)] = position.missing_text() or None
-            fields[lost_field(source, kind)] = position.lost_count or None
+            fields[keys.ack_field(source, kind)] = position.contiguous
+            fields[keys.missing_field(source, kind)] = position.missing_text() or None
+            fields[keys.lost_field(source, kind)] = position.lost_count or None
             if position.is_discarded:
-                fields[JOB_DELETED_FIELD] = 1
+                fields[keys.JOB_DELETED_FIELD] = 1
         # One command for all kinds: a trainer that reads the ack of its completion also reads those of its other
         # kinds.
         present = {name: value for name, value in fields.items() if value is not None}
@@ -109,7 +98,7 @@ class IngestStream:
         self.client = client
         self.kind = kind
         self.shard = shard
-        self.key = self.name = key or stream_key(kind, shard)
+        self.key = self.name = key or keys.stream_key(kind, shard)
         self._read_ids: list[str] = []
 
     def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
@@ -154,7 +143,7 @@ class IngestStream:
     def keep_ordered(self) -> None:
         """Mark the stream as ordered, so that no other drain is ordered while this one runs."""
         with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
-            self.client.set(ordered_key(self.key), 1, px=DRAIN_ORDERED_TTL_MS)
+            self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
     def finish(self) -> bool:
         """Remove the mark that a drain is ordered; return whether the stream is empty.
@@ -163,18 +152,18 @@ class IngestStream:
         """
         with redis_errors():
             pipeline = self.client.pipeline(transaction=False)
-            pipeline.delete(ordered_key(self.key))
+            pipeline.delete(keys.ordered_key(self.key))
             pipeline.xlen(self.key)
             return not pipeline.execute()[1]
 
     def rest(self, seconds: int) -> None:
         """Let no drain be ordered for a number of seconds, because it would fail."""
         with redis_errors():
-            self.client.set(ordered_key(self.key), 1, ex=seconds)
+            self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
 
     def jammed(self) -> IngestStream:
         """Return the renamed stream of the same kind and shard that was jammed; it has the same lease."""
-        stream = IngestStream(self.client, self.kind, self.shard, jammed_key(self.kind, self.shard))
+        stream = IngestStream(self.client, self.kind, self.shard, keys.jammed_key(self.kind, self.shard))
         stream.name = self.name
         return stream
 
@@ -212,7 +201,7 @@ class IngestStream:
     def halt(self, reason: str) -> None:
         """Mark the stream as halted, with the reason for operators; the next `settle` removes the mark."""
         with redis_errors():
-            self.client.hset(HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
+            self.client.hset(keys.HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
 
     def acknowledge(self, acks: Iterable[Ack]) -> None:
         """Publish acks without trimming; a halted stream stays halted."""
@@ -222,7 +211,7 @@ class IngestStream:
     def _acknowledge(self, acks: list[Ack], *, is_drained: bool) -> None:
         pipeline = self.client.pipeline(transaction=False)
         if is_drained:
-            pipeline.hdel(HALTED_KEY, self.key)
+            pipeline.hdel(keys.HALTED_KEY, self.key)
         write_acks(pipeline, acks)
         pipeline.execute()
 

@@ -17,16 +17,8 @@ from typing import Any, Final, cast
 import redis
 import structlog
 
-from trainwire.schemas.keys import (
-    KINDS,
-    REPAIRS_KEY,
-    Kind,
-    ahead_key,
-    alive_key,
-    jammed_key,
-    listening_key,
-    stream_key,
-)
+from trainwire.schemas import keys
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.servers import Commands, ask_each
 
@@ -76,8 +68,12 @@ def is_ahead(entry_id: str) -> bool:
 
 def repair(client: redis.Redis, shards: int) -> Mapping[str, str]:
     """Repair the keys of all shards; return a description of the repair by key. Raises redis-py's errors."""
-    commands = {stream_key(kind, shard): _stream_command(kind, shard) for kind in KINDS for shard in range(shards)}
-    hashes = [key for shard in range(shards) for key in (alive_key(shard), listening_key(shard))]
+    commands = {
+        keys.stream_key(kind, shard): _stream_command(kind, shard)
+        for kind in keys.KINDS
+        for shard in range(shards)
+    }
+    hashes = [key for shard in range(shards) for key in (keys.alive_key(shard), keys.listening_key(shard))]
     commands |= {key: _command("hash", key) for key in hashes}
     # TYPE is here because `ask_each` finds the server of a key by the first command.
     questions: dict[str, Commands] = {key: [("TYPE", key), command] for key, command in commands.items()}
@@ -97,7 +93,7 @@ def restart_if_jammed(client: redis.Redis, key: str) -> None:
 
 def recent_repairs(client: redis.Redis, within_s: float) -> dict[str, str]:
     """Return a description of each repair of the last `within_s` seconds, by key."""
-    found = cast("dict[bytes, bytes]", client.hgetall(REPAIRS_KEY))
+    found = cast("dict[bytes, bytes]", client.hgetall(keys.REPAIRS_KEY))
     notes = {key.decode(errors="replace"): json.loads(note) for key, note in found.items()}
     return {key: note["how"] for key, note in notes.items() if time.time() - note["at"] < within_s}
 
@@ -106,24 +102,24 @@ def note_repair(client: redis.Redis, key: str, how: str) -> None:
     """Log a repair, and store it in Redis for `trainwire doctor`."""
     log.warning("stream.repaired", key=key, how=how)
     pipeline = client.pipeline(transaction=False)
-    pipeline.hset(REPAIRS_KEY, key, json.dumps({"at": time.time(), "how": how}))
-    pipeline.expire(REPAIRS_KEY, KEPT_S)
+    pipeline.hset(keys.REPAIRS_KEY, key, json.dumps({"at": time.time(), "how": how}))
+    pipeline.expire(keys.REPAIRS_KEY, KEPT_S)
     try:
-        if client.hlen(REPAIRS_KEY) >= MAX_NOTES:
-            client.delete(REPAIRS_KEY)
+        if client.hlen(keys.REPAIRS_KEY) >= MAX_NOTES:
+            client.delete(keys.REPAIRS_KEY)
         pipeline.execute()
     except STREAM_ERRORS as exc:  # Redis is full or unavailable: the log has the repair
         log.warning("stream.repair_not_noted", key=key, reason=str(exc))
 
 
 def _stream_command(kind: Kind, shard: int) -> tuple[Any, ...]:
-    key = stream_key(kind, shard)
-    return _command("stream", key, jammed_key(kind, shard), ahead_key(key))
+    key = keys.stream_key(kind, shard)
+    return _command("stream", key, keys.jammed_key(kind, shard), keys.ahead_key(key))
 
 
 def _command(data_type: str, key: str, *more_keys: str) -> tuple[Any, ...]:
-    keys = (key, f"{key}:set-aside", *more_keys)
-    return ("EVAL", _REPAIR, len(keys), *keys, data_type, _latest_ms(), KEPT_S)
+    all_keys = (key, f"{key}:set-aside", *more_keys)
+    return ("EVAL", _REPAIR, len(all_keys), *all_keys, data_type, _latest_ms(), KEPT_S)
 
 
 def _latest_ms() -> int:

@@ -27,7 +27,7 @@ from trainwire.workers.drain.changes import Change, StatusChange
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import as_stored
 from trainwire.workers.drain.stream import redis_errors
-from trainwire.workers.events.event_rows import numbers, rows_of_event, text
+from trainwire.workers.events.new_rows import numbers, rows_of_event, text
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_ORDER_BYTES: Final = 256 * 1024

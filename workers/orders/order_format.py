@@ -19,29 +19,8 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from trainwire.schemas.keys import (
-    BEAT_QUEUE,
-    CHECKPOINT_QUEUE,
-    DELETE_TASK,
-    DELIVER_TASK,
-    DELIVER_TICK_TASK,
-    DRAIN_TASK,
-    ECHO_TASK,
-    INGEST_QUEUE,
-    LINK_QUEUE,
-    LINK_TASK,
-    LINK_TICK_TASK,
-    LIVENESS_TASK,
-    NOTIFY_QUEUE,
-    NOTIFY_TASK,
-    RETENTION_TASK,
-    ROW_RETENTION_TASK,
-    STRAYS_TASK,
-    SWEEP_TASK,
-    VERIFY_TASK,
-    Kind,
-    echo_queue,
-)
+from trainwire.schemas import keys
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.sinks import SINKS
 
 MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
@@ -152,18 +131,18 @@ class _Order:
 
 
 _ORDERS: Final = {
-    DRAIN_TASK: _Order({INGEST_QUEUE}, _bodies(tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]])),
-    STRAYS_TASK: _Order({INGEST_QUEUE}, _bodies(tuple[()])),
-    NOTIFY_TASK: _Order({NOTIFY_QUEUE}, _bodies(tuple[str])),
-    SWEEP_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LIVENESS_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    DELIVER_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LINK_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LINK_TASK: _Order({LINK_QUEUE}, _bodies(tuple[()])),
-    VERIFY_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
-    RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
-    ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
-    DELETE_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.DRAIN_TASK: _Order({keys.INGEST_QUEUE}, _bodies(tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]])),
+    keys.STRAYS_TASK: _Order({keys.INGEST_QUEUE}, _bodies(tuple[()])),
+    keys.NOTIFY_TASK: _Order({keys.NOTIFY_QUEUE}, _bodies(tuple[str])),
+    keys.SWEEP_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.LIVENESS_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.DELIVER_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.LINK_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.LINK_TASK: _Order({keys.LINK_QUEUE}, _bodies(tuple[()])),
+    keys.VERIFY_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.RETENTION_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.ROW_RETENTION_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.DELETE_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
 }
 _DELIVERIES: Final = {
     sink.queue: _bodies(tuple.__class_getitem__(Literal.__getitem__(sink.name))) for sink in SINKS.values()
@@ -209,7 +188,7 @@ def check_order(raw: bytes, queue: str) -> None:
         _check_expiry(envelope.headers.expires)
     except (msgspec.DecodeError, binascii.Error, UnicodeError, ValueError, RecursionError) as exc:
         raise WrongOrder(str(exc)) from exc
-    if envelope.headers.task == ECHO_TASK and echo_queue(arguments[0]) != queue:
+    if envelope.headers.task == keys.ECHO_TASK and keys.echo_queue(arguments[0]) != queue:
         raise WrongOrder(f"an echo for {arguments[0]!r:.200}")
 
 
@@ -226,9 +205,9 @@ def sender_of(raw: bytes) -> dict[str, str]:
 
 def _body_decoder(task: str, queue: str) -> DecodeBody:
     """Return the decoder of an order's body; raise `WrongOrder` if the task does not belong to the queue."""
-    if task == DELIVER_TASK and queue in _DELIVERIES:
+    if task == keys.DELIVER_TASK and queue in _DELIVERIES:
         return _DELIVERIES[queue]
-    if task == ECHO_TASK and queue not in _ALL_QUEUES:
+    if task == keys.ECHO_TASK and queue not in _ALL_QUEUES:
         return _decode_echo
     known = _ORDERS.get(task)
     if known is None or queue not in known.queues:

@@ -14,25 +14,9 @@ import redis
 import structlog
 from kombu.exceptions import OperationalError
 
+from trainwire.schemas import keys
 from trainwire.schemas.events import Event
-from trainwire.schemas.keys import (
-    CHECKPOINT_QUEUE,
-    DELIVER_TASK,
-    DRAIN_ORDERED_TTL_MS,
-    DRAIN_TASK,
-    INGEST_QUEUE,
-    KINDS,
-    NOTIFY_QUEUE,
-    NOTIFY_TASK,
-    ORDER_TTL_S,
-    ORDERED_TTL_S,
-    VERIFY_ORDERED_KEY,
-    VERIFY_TASK,
-    Kind,
-    delivery_ordered_key,
-    ordered_key,
-    stream_key,
-)
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.sinks import SINKS
 from trainwire.workers.app import app
 from trainwire.workers.drain.changes import Change
@@ -68,21 +52,21 @@ def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool =
         shard: with `kind`, the stream.
         is_rest: whether the caller is the running drain, whose time slice ended before the stream was empty.
     """
-    key = ordered_key(stream_key(kind, shard))
-    most_waiting = max(MIN_WAITING_DRAINS, 2 * len(KINDS) * resources.settings.ingest_shards)
-    order = encode_order(DRAIN_TASK, [kind, shard], INGEST_QUEUE, time.time() + ORDER_TTL_S)
+    key = keys.ordered_key(keys.stream_key(kind, shard))
+    most_waiting = max(MIN_WAITING_DRAINS, 2 * len(keys.KINDS) * resources.settings.ingest_shards)
+    order = encode_order(keys.DRAIN_TASK, [kind, shard], keys.INGEST_QUEUE, time.time() + keys.ORDER_TTL_S)
     with redis_errors():
         if is_rest:
-            resources.streams.set(key, 1, px=DRAIN_ORDERED_TTL_MS)
+            resources.streams.set(key, 1, px=keys.DRAIN_ORDERED_TTL_MS)
         elif resources.stream_client is None:  # in one round trip: each message waits for it
-            arguments = (key, INGEST_QUEUE, DRAIN_ORDERED_TTL_MS, most_waiting, order)
+            arguments = (key, keys.INGEST_QUEUE, keys.DRAIN_ORDERED_TTL_MS, most_waiting, order)
             return bool(resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))
         elif (
-            not resources.streams.set(key, 1, nx=True, px=DRAIN_ORDERED_TTL_MS)
-            or resources.redis.llen(INGEST_QUEUE) >= most_waiting
+            not resources.streams.set(key, 1, nx=True, px=keys.DRAIN_ORDERED_TTL_MS)
+            or resources.redis.llen(keys.INGEST_QUEUE) >= most_waiting
         ):
             return False
-        resources.redis.lpush(INGEST_QUEUE, order)
+        resources.redis.lpush(keys.INGEST_QUEUE, order)
     return True
 
 
@@ -95,18 +79,18 @@ def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
 
 def order_delivery(resources: Resources, sink: str) -> None:
     """Order a delivery to a sink unless one is ordered."""
-    _order_once(resources.redis, delivery_ordered_key(sink), DELIVER_TASK, [sink], SINKS[sink].queue)
+    _order_once(resources.redis, keys.delivery_ordered_key(sink), keys.DELIVER_TASK, [sink], SINKS[sink].queue)
 
 
 def order_verification(resources: Resources) -> None:
     """Order the verification of new checkpoint files unless one is ordered."""
-    _order_once(resources.redis, VERIFY_ORDERED_KEY, VERIFY_TASK, [], CHECKPOINT_QUEUE)
+    _order_once(resources.redis, keys.VERIFY_ORDERED_KEY, keys.VERIFY_TASK, [], keys.CHECKPOINT_QUEUE)
 
 
 def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
     """Send an order unless its key exists."""
     with redis_errors():
-        is_first = client.set(key, 1, nx=True, ex=ORDERED_TTL_S)
+        is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
     if is_first:
         send_order(task, args, queue)
 
@@ -128,13 +112,15 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
     """
     try:
         with redis_errors():
-            waiting = resources.redis.llen(NOTIFY_QUEUE)
+            waiting = resources.redis.llen(keys.NOTIFY_QUEUE)
         if waiting >= MAX_WAITING_ORDERS:
             log.warning("notify.dropped", jobs=jobs, reason=f"{waiting} orders wait for a worker")
             return
         for payload in payloads(make_events()):
             shown = f"events of {jobs:,} jobs, {len(payload):,} bytes"  # in Flower, in place of all of them
-            send_order(NOTIFY_TASK, [payload.decode()], NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown)
+            send_order(
+                keys.NOTIFY_TASK, [payload.decode()], keys.NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown
+            )
     except Unavailable as exc:
         log.warning("notify.dropped", jobs=jobs, reason=str(exc))
     except Exception:
@@ -144,6 +130,6 @@ def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs:
 def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
     """Send a work order that expires after `ORDER_TTL_S`; raise `Unavailable` if Redis does not accept it."""
     try:
-        app.send_task(task, args=args, queue=queue, expires=ORDER_TTL_S, ignore_result=True, **options)
+        app.send_task(task, args=args, queue=queue, expires=keys.ORDER_TTL_S, ignore_result=True, **options)
     except OperationalError as exc:
         raise Unavailable(f"Redis took no order: {exc}") from exc

@@ -28,7 +28,7 @@ from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream, redis_errors
 from trainwire.workers.drain.stream_repair import note_repair
-from trainwire.workers.errors import Unavailable
+from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.resources import Resources
 
 log = structlog.get_logger("trainwire.workers.streams.stray_streams")
@@ -108,7 +108,7 @@ def drain_stray_streams(
 def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
     """Drain the renamed stream of the same shard that was jammed, if there is one; errors are only logged."""
     jammed = stream.jammed()
-    with _errors_logged(jammed):
+    with errors_logged(jammed):
         if jammed.has_entries() and (entries := _drain(resources, jammed, on_commit)) is not None:
             note_repair(resources.streams, jammed.key, f"renamed when it was jammed: drained, {entries} entries")
 
@@ -164,7 +164,7 @@ def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
     """Drain a stray stream for one time slice; once it is empty, delete its cursor."""
-    with _errors_logged(stream):
+    with errors_logged(stream):
         entries = _drain(resources, stream, on_commit)
         if entries is None:
             return
@@ -185,10 +185,11 @@ def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> i
 
 
 @contextmanager
-def _errors_logged(stream: IngestStream) -> Iterator[None]:
+def errors_logged(stream: IngestStream) -> Iterator[None]:
+    """Log an error of a drain, so that other streams are drained nevertheless."""
     try:
         yield
-    except Unavailable as exc:
-        log.warning("strays.left", stream=stream.key, reason=str(exc))
+    except (MostlyInvalid, Unavailable) as exc:
+        log.warning("stream.not_drained", stream=stream.key, reason=str(exc))
     except Exception:
-        log.exception("strays.left", stream=stream.key)
+        log.exception("stream.not_drained", stream=stream.key)

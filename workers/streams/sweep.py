@@ -7,17 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import redis
-import structlog
 
 from trainwire.schemas.keys import HOLD_KEY, KINDS, SHARDS_KEY, Kind, jammed_key, ordered_key, stream_key
 from trainwire.schemas.streams.servers import ask_each, fullest_memory
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream, redis_errors
-from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams.stray_streams import OnCommit, drain_jammed
-
-log = structlog.get_logger("trainwire.workers.streams.sweep")
+from trainwire.workers.streams.stray_streams import OnCommit, drain_jammed, errors_logged
 
 _HOLD_TTL_S = 10
 _RELEASE_AT = 0.9
@@ -80,10 +76,6 @@ def drain_everything(resources: Resources, on_commit: OnCommit = None) -> None:
     for kind, shard in all_streams(resources.settings.ingest_shards):
         stream = IngestStream(resources.streams, kind, shard)
         drain_jammed(resources, stream, on_commit)
-        try:
+        with errors_logged(stream):
             if stream.has_entries():
                 Drain(resources.engine, stream, resources.settings, on_commit=on_commit).run()
-        except (MostlyInvalid, Unavailable) as exc:
-            log.warning("sweep.left_a_stream", stream=stream.key, reason=str(exc))
-        except Exception:
-            log.exception("sweep.left_a_stream", stream=stream.key)

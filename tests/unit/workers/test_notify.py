@@ -24,7 +24,7 @@ from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metric
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import log_lines
-from trainwire.workers.events.event_rows import MAX_ROWS_BYTES
+from trainwire.workers.events.new_rows import MAX_ROWS_BYTES
 from trainwire.workers.events.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
 
 
