@@ -70,7 +70,7 @@ def kill_self() -> None:
 
 
 def crash() -> None:
-    """Fail as nobody thought of."""
+    """Fail with an unexpected exception."""
     raise OSError("of nobody's making")
 
 
@@ -107,7 +107,7 @@ def test_an_entry_that_hangs_its_decoder(
 def test_an_entry_that_takes_all_memory(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoder that lacks memory is no verdict at first; the examination makes it one."""
+    """A MemoryError alone does not reject an entry; one in a child process with a memory limit does."""
     monkeypatch.setattr(poison_entries, "CHILD_MEMORY_BYTES", 64 * 1024**2)
 
     def take_memory() -> None:
@@ -124,7 +124,7 @@ def test_an_entry_that_takes_all_memory(
 def test_an_entry_that_crashes_the_store(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails only while it is stored is found by ever smaller pieces, within one run of the drain."""
+    """An entry that crashes while it is stored is found by smaller transactions, within one run of the drain."""
     crash_store(monkeypatch, "deadly", crash)
     for number in range(500):
         sender.send(logs("deadly" if number == 333 else f"{number}"))
@@ -154,7 +154,7 @@ def test_an_entry_that_kills_the_store(
 def test_a_fault_of_ours_makes_no_dead_letters(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where every entry fails the drain stops and says why; once that is mended everything is stored."""
+    """If every entry fails, the drain stops with the reason; once the cause is repaired, everything is stored."""
     with monkeypatch.context() as broken:
         crash_store(broken, "", crash)
         for number in range(20):
@@ -181,7 +181,7 @@ def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, s
 def test_an_entry_that_ends_the_trial_once(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A child process that somebody else killed is no verdict."""
+    """An entry is not rejected because its child process was killed by something else."""
     original = poison_entries._decode_in_child
     killed: list[int] = []
 

@@ -101,7 +101,7 @@ class Watch:
             time.sleep(0.05)
 
     def job(self, job: int = 1) -> RowMapping:
-        """What Postgres has of a job."""
+        """Return the row of a job in Postgres."""
         return one(self.resources.engine, training_jobs, id=job)
 
 
@@ -140,7 +140,7 @@ def say(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
 def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
     watching: Watch, sender: Sender, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """SIGKILL and SIGSTOP: both lost in time, one is back with SIGCONT; who never beats is not missed."""
+    """After SIGKILL and SIGSTOP both jobs are lost, and SIGCONT brings one back; one without heartbeats is not."""
     killed, stopped = start(1, watching.resources), start(2, watching.resources)
     sender.send(logs("only XADD"), job=3)
     watching.hears(1, 2)
@@ -165,7 +165,7 @@ def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
 def test_an_outage_of_ours_makes_nobody_lost(
     resources: Resources, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    """Redis killed for longer than the limit and born empty, workers away for as long: nobody is lost by it."""
+    """No job is lost because Redis, restarted empty, or the workers were down for longer than the limit."""
     with EmbeddedValkey(tmp_path / "store") as valkey:
         settings = load_settings(
             database_url=resources.settings.database_url.get_secret_value(), redis_url=valkey.url
@@ -189,7 +189,7 @@ def test_an_outage_of_ours_makes_nobody_lost(
 
 
 def test_a_trainer_that_died_while_workers_were_away_is_lost_after_its_time(watching: Watch) -> None:
-    """The time begins when heartbeats could be heard again."""
+    """The time without heartbeats counts from when they could be read again."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
     say(client)
@@ -235,7 +235,7 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
 
 
 def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching: Watch) -> None:
-    """Garbage of another job halts a stream of the shard: what lies behind it counts as read."""
+    """Messages behind the invalid entries that halt a stream do not count as unread once they are stored."""
     client = watching.resources.redis
     sender = Sender(client)
     for job in (1, 5):
@@ -276,7 +276,7 @@ def test_a_trainer_that_died_before_anybody_looked_is_lost(watching: Watch) -> N
 
 
 def test_a_trainer_whose_heartbeats_nobody_has_is_lost(watching: Watch) -> None:
-    """Killed while Redis was away, or forgotten by it: its first message states that it sends heartbeats."""
+    """A trainer whose heartbeats are not in Redis is lost, because its first message states that it sends some."""
     Sender(watching.resources.redis).send(Metrics(ts=NOW_NS, heartbeat_s=0.1), job=1)
     Sender(watching.resources.redis).send(Metrics(ts=NOW_NS), job=2)
     watching.becomes("running", 2)
@@ -342,7 +342,7 @@ def test_a_training_that_hangs_has_stalled_until_it_speaks(watching: Watch) -> N
 
 
 def test_a_finished_job_stays_as_it_is(watching: Watch) -> None:
-    """Neither silence nor the heartbeat of somebody who has not ended yet changes an end."""
+    """Neither missing heartbeats nor those of another process change the status of a finished job."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"))
@@ -356,7 +356,7 @@ def test_a_finished_job_stays_as_it_is(watching: Watch) -> None:
 
 
 def test_heartbeats_that_are_old_or_none_are_cleared_away(watching: Watch) -> None:
-    """An hour after the last one, and what cannot be read at all."""
+    """Heartbeats older than an hour and invalid ones are deleted."""
     client = watching.resources.redis
     say(client, ago_s=FORGET_AFTER_S + 1)
     say(client, source="0-young", ago_s=FORGET_AFTER_S - 100)

@@ -19,7 +19,7 @@ from trainwire.workers.resources import Resources
 
 
 def acks(resources: Resources) -> dict[str, str]:
-    """Return what the trainers of job 1 read."""
+    """Return the acknowledgements of job 1."""
     found: Any = resources.redis.hgetall(acks_key(1))
     return {name.decode(): value.decode() for name, value in found.items()}
 
@@ -113,7 +113,7 @@ def test_a_statement_in_json(resources: Resources, sender: Sender) -> None:
 def test_a_wrong_statement_is_dead_lettered(
     resources: Resources, sender: Sender, body: bytes, reason: str
 ) -> None:
-    """What is no statement of loss, or covers more than any trainer can lose, declares nothing."""
+    """An invalid declaration of loss, or one of too many numbers, is dead-lettered."""
     sender.send_raw("logs", 1, encode_loss(1, 1, "0-test", 3, Loss(last=3, reason="x")) | {"body": body})
     drain(resources)
     assert one(resources.engine, source_positions, source="0-test")["lost"] == []

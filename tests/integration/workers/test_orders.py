@@ -31,7 +31,7 @@ def _environment(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_drain_is_ordered_once(resources: Resources) -> None:
-    """While one is ordered or at work nobody else orders one; a drain orders its own rest all the same."""
+    """While a drain is ordered or running no other is ordered, except by the drain itself for the rest."""
     from trainwire.workers.orders.sender import order_drain  # noqa: PLC0415 - see the fixture
 
     assert [order_drain(resources, "logs", 1) for _ in range(3)] == [True, False, False]
@@ -46,7 +46,7 @@ def test_a_drain_is_ordered_once(resources: Resources) -> None:
 
 
 def test_no_pile_of_orders_is_made(resources: Resources) -> None:
-    """Where workers are busy for long, each stream has two orders at most: what is ordered again is not sent."""
+    """While workers are busy, each stream has at most two waiting orders."""
     from trainwire.workers.orders.sender import order_drain  # noqa: PLC0415 - see the fixture
 
     for _ in range(500):

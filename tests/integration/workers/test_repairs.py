@@ -26,7 +26,7 @@ JAMS = [f"{LAST}-{LAST}", f"{LAST}-0", f"{LAST - 1}-{LAST}", "9999999999999-0"]
 
 @pytest.mark.parametrize("entry_id", JAMS)
 def test_a_jammed_stream_is_drained_and_started_anew(resources: Resources, sender: Sender, entry_id: str) -> None:
-    """What came before is stored, the entry that jams it dead-lettered, and trainers can append again."""
+    """Earlier entries are stored, the one that jams the stream is dead-lettered, and trainers can append again."""
     sender.send(logs("before"))
     sender.client.xadd(STREAM, {"v": "1"}, id=entry_id)
     drain(resources)
@@ -54,7 +54,7 @@ def test_a_stream_that_is_jammed_and_empty_is_started_anew(
 
 
 def test_a_settle_that_comes_late_deletes_nothing_of_the_new_stream(resources: Resources, sender: Sender) -> None:
-    """Two drains read a jammed stream; what is appended after the first has started it anew stays for the next."""
+    """Of two drains of a jammed stream the later one deletes nothing of the stream that replaced it."""
     sender.send(logs("before"))
     sender.client.xadd(STREAM, {"v": "1"}, id=JAMS[0])
     late = IngestStream(sender.client, "logs", 1)

@@ -1,4 +1,4 @@
-"""One server of the cluster that has the streams is away: who asks all of them goes on with the others."""
+"""With one server of the cluster down, processes that ask all servers go on with the others."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from trainwire.workers.watchdog import StuckStreams
 
 SHARDS: Final = 4
 FIRST: Final = 0
-"""It has the first slots: whom redis-py asks for what has no key."""
+"""The server of the first slots, to which redis-py sends commands without a key."""
 VICTIM: Final = 1
-"""It has shards 1 and 2; what all trainers read is elsewhere."""
+"""The server of shards 1 and 2, without the keys that all trainers read."""
 AWAY: Final = (1, 2)
 OTHERS: Final = (3, 4)
 LOST_AFTER_S: Final = 4.0
@@ -81,7 +81,7 @@ def statuses(split: Resources) -> dict[int, str]:
 
 
 def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCluster) -> None:
-    """The sweep and the watchdog see the streams of servers that answer, and know who does not."""
+    """The sweep and the watchdog find streams on the servers that answer, and report those that do not."""
     sender = Sender(split.streams)
     for job in (*AWAY, *OTHERS):
         sender.send(logs("a"), job=job)
@@ -122,7 +122,7 @@ def test_who_cannot_be_heard_is_not_lost(split: Resources, cluster: ValkeyCluste
 
 
 def exported(split: Resources) -> dict[str, float]:
-    """Return what the exporter says, by series."""
+    """Return the output of the exporter, by series."""
     registry = CollectorRegistry()
     registry.register(Exporter(split))
     lines = generate_latest(registry).decode().splitlines()

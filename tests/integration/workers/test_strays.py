@@ -1,4 +1,4 @@
-"""What clients leave where no shard is: drained, moved, limited or deleted."""
+"""Keys of shards that do not exist are drained, moved or deleted, and claims get an expiry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_stream_that_no_shard_has_is_drained(resources: Resources, client: red
 
 
 def test_rubbish_in_a_stray_stream_is_dead_lettered(resources: Resources, client: redis.Redis) -> None:
-    """However much of it there is: it halts nothing, for nobody else uses the stream."""
+    """Invalid entries of a stray stream are dead-lettered, however large their share is."""
     pipeline = client.pipeline()
     for _ in range(300):
         pipeline.xadd("ingest:{77}:logs", {"x": "y"})
@@ -52,7 +52,7 @@ def test_a_key_that_cannot_be_named_is_deleted(resources: Resources, client: red
 
 
 def test_streams_of_shards_and_other_keys_are_left_alone(resources: Resources, client: redis.Redis) -> None:
-    """What workers drain on orders is no stray, nor is what other applications have."""
+    """Streams of existing shards and keys of other applications are not stray."""
     for key in ("ingest:{0}:logs", "ingest:{3}:completions", "elsewhere", "ingest:{4}:logs2"):
         client.xadd(key, {"v": "1"})
     drain_stray_streams(resources)

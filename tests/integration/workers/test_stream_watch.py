@@ -1,4 +1,4 @@
-"""The watch orders a drain as soon as a stream has entries, whatever became of the stream."""
+"""The watch orders a drain as soon as a stream has entries, also after a deletion or a restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.workers.streams.watch import Watcher
 
 
 class Orders:
-    """Remembers what was ordered; refuses while a drain is ordered, as `order_drain` does."""
+    """Records orders; refuses one while a drain is ordered, as `order_drain` does."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.sent: list[tuple[Kind, int]] = []
@@ -53,7 +53,7 @@ def test_entries_are_ordered_at_once(watcher: Watcher, sender: Sender, orders: O
 
 
 def test_a_stream_that_is_not_drained_is_ordered_again(watcher: Watcher, sender: Sender, orders: Orders) -> None:
-    """A lost order costs no more than the time for which nobody else orders; until then none is sent."""
+    """A lost order is sent again once the mark of the ordered drain has expired, not before."""
     sender.send(logs("a"))
     deadline = time.monotonic() + 5
     while len(orders.sent) < 3 and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Entries of a few bytes that would take gigabytes: refused before they are built, with a reason that says why."""
+"""Entries of a few bytes that would take gigabytes are rejected before they are built, with the reason."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_whatever_it_is_it_takes_little_memory(name: str, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_with_the_value_and_the_limit(name: str) -> None:
-    """The reason is stable, the detail names the part, how large it is and what is allowed; or it is a message."""
+    """The reason is stable, and the detail names the part, its size and the limit; other entries are messages."""
     kind, encoding, body = CASES[name]
     content, plain_bytes = decode(kind, entry_of(encoding, body))
     if name not in REFUSED:
@@ -76,6 +76,6 @@ def test_a_message_weighs_what_it_takes(name: str, least_bytes: int) -> None:
 
 
 def test_entries_that_weigh_nothing_count() -> None:
-    """An entry with one empty field, and one with a thousand, count by what Python takes for them."""
+    """The size of an entry without values counts the memory that Python takes for its fields."""
     assert RawEntry("1-1", {b"a": b""}).held_bytes >= 100
     assert RawEntry("1-1", {b"%d" % n: b"" for n in range(1000)}).held_bytes >= 90_000

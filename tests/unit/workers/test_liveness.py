@@ -36,7 +36,7 @@ def judged(
 
 
 def test_a_job_without_a_heartbeat_is_lost() -> None:
-    """After 60 seconds, since the last heartbeat, with who it was."""
+    """A job is lost 60 seconds after its last heartbeat, and the reason names its process."""
     verdict = judged(beat(61, rank=3, host="gpu-7", pid=12), beat(90))
     assert (verdict.status, verdict.quiet_s) == ("lost", 61)
     assert verdict.reason == "no heartbeat for 60 s; the last: rank 3, host gpu-7, pid 12"
@@ -54,13 +54,13 @@ def test_a_job_without_a_heartbeat_is_lost() -> None:
     ],
 )
 def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
-    """Nobody is lost who could not be heard, of whom messages arrive, or who sends no heartbeats."""
+    """A job is not lost if its heartbeats could not be read, its messages arrive, or it sends no heartbeats."""
     assert judged(beat(61), **why) == NewStatus("running")
     assert judged(**why) == NewStatus("running")
 
 
 def test_a_backlog_delays_the_loss_and_does_not_prevent_it() -> None:
-    """What came within 60 s after the last heartbeat has to be read; without a heartbeat, almost everything."""
+    """Messages of 60 s after the last heartbeat must be drained first; without a heartbeat, almost all."""
     assert judged(beat(1000), unread_s=939).status == "lost"
     assert judged(beat(1000), unread_s=941).status == "running"
     assert judged(unread_s=19).status == "lost"
@@ -80,7 +80,7 @@ def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:
 
 
 def test_a_heartbeat_takes_the_job_back() -> None:
-    """Of this attempt, or of nobody knows which; not of another, and not an old one."""
+    """A heartbeat of this or an unknown attempt makes the job running; an old one or another attempt's does not."""
     assert judged(beat(), status="lost").status == "running"
     assert judged(beat(attempt=0), status="lost").status == "running"
     assert judged(beat(attempt=2), status="lost").status == "lost"
@@ -88,7 +88,7 @@ def test_a_heartbeat_takes_the_job_back() -> None:
 
 
 def test_a_heartbeat_from_the_future_is_as_old_as_the_listening() -> None:
-    """The clock of Redis was set back by an hour: a trainer that says nothing from then on is lost in time."""
+    """After the clock of Redis was set back by an hour, a trainer without further heartbeats is lost in time."""
     assert judged(beat(-3600), listened_s=59).status == "running"
     assert judged(beat(-3600), listened_s=61).status == "lost"
 
@@ -115,7 +115,7 @@ def test_an_unusual_pause_is_a_stall() -> None:
 
 
 def test_a_stalled_job_names_the_ranks_that_are_silent() -> None:
-    """One rank died and the others wait for it: that is what a person wants to know."""
+    """If one rank has died and the others wait for it, the reason names the rank."""
     alive = [beat(quiet_s=99, stall_after_s=60, rank=rank) for rank in (0, 1)]
     reason = judged(*alive, beat(300, rank=2), beat(300, rank=1)).reason
     assert reason is not None
@@ -123,7 +123,7 @@ def test_a_stalled_job_names_the_ranks_that_are_silent() -> None:
 
 
 def test_a_message_is_newer_than_the_heartbeat_before_it() -> None:
-    """What was stored after the heartbeat is not taken for a stall by it; the next heartbeat decides."""
+    """A heartbeat does not stall a job whose messages were stored after it; the next heartbeat decides."""
     quiet = {"quiet_s": 99, "stall_after_s": 60}
     assert judged(beat(5, **quiet), unseen_s=3).status == "running"
     assert judged(beat(5, **quiet), unseen_s=7).status == "stalled"
