@@ -80,7 +80,7 @@ def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:
 
 
 def test_a_heartbeat_takes_the_job_back() -> None:
-    """A heartbeat of this or an unknown attempt makes the job running; an old one or another attempt's does not."""
+    """A heartbeat of this or an unknown attempt makes a job running; an old one or another attempt's does not."""
     assert judged(beat(), status="lost").status == "running"
     assert judged(beat(attempt=0), status="lost").status == "running"
     assert judged(beat(attempt=2), status="lost").status == "lost"
