@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from sys import getsizeof
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgpack
 import msgspec
@@ -100,7 +100,11 @@ class Lost:
     began_ns: int | None
 
 
-def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Lost | Rejected, int]:
+Content: TypeAlias = Message | Lost | Rejected
+"""The result of decoding an entry."""
+
+
+def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
     """Return (message, declaration of loss or rejection; size of the body in bytes after decompression).
 
     Invalid input never raises. An exception has a cause that may lie outside the entry, such as a task's time
@@ -206,7 +210,7 @@ def _sanitized(value: object) -> object:
             return value
 
 
-def memory_bytes(content: Message | Lost | Rejected, plain_bytes: int) -> int:
+def memory_bytes(content: Content, plain_bytes: int) -> int:
     """Return about how many bytes of memory decoding an entry took, and its message takes until the commit.
 
     Both arguments are those that `decode` returns.

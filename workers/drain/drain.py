@@ -14,20 +14,8 @@ from trainwire.workers.drain import store
 from trainwire.workers.drain.batch import Arrival, Batch
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes, rejected
-from trainwire.workers.drain.lookahead import (
-    MAX_LOOK_HALTED_S,
-    START,
-    LookAhead,
-    SourceDigest,
-    heavy_sources,
-    source_of,
-)
-from trainwire.workers.drain.poison_entries import (
-    MAX_POISON_ENTRIES,
-    PoisonSearch,
-    Precautions,
-    find_poison_entry,
-)
+from trainwire.workers.drain.lookahead import START, LookAhead, SourceDigest, heavy_sources, source_of
+from trainwire.workers.drain.poison_entries import MAX_POISON_ENTRIES, PoisonSearch, Precautions, find_poison_entry
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import DrainsEnd, MostlyInvalid, Refused, Unavailable, WrongPooler
 from trainwire.workers.settings import Settings
@@ -193,7 +181,7 @@ class Drain:
             if not store.take_lease(connection, self._stream.name):
                 return False
             began = self._clock()
-            arrivals = self._decode_valid(self._lookahead.read(START, self._with_invalid, MAX_LOOK_HALTED_S))
+            arrivals = self._decode_valid(self._lookahead.read(START, self._with_invalid))
             if not arrivals:
                 self._lookahead.save(())
                 return self._lookahead.found_invalid or not self._lookahead.is_at_end

@@ -21,7 +21,7 @@ from trainwire.schemas.messages import (
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.lifetimes import RANK_SKEW, Lifetime
+from trainwire.workers.drain.lifetimes import RANK_SKEW, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
@@ -236,19 +236,6 @@ LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUM
 
 FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_checkpoint_path")
 """The fields of a completion that name a checkpoint."""
-
-
-def began_at(body: Body) -> int | None:
-    """Return when the source of this message began, in nanoseconds, as it says, or the earliest time it names."""
-    if body.started_at is not None:
-        return body.started_at
-    match body:
-        case Logs():
-            return body.ts[0] if body.ts else None
-        case Metrics():
-            return body.ts if body.ts is not None else (body.points[0].ts if body.points else None)
-        case Checkpoint() | Completion():
-            return body.ts
 
 
 def _said(value: str | None, known: str | None) -> str | None:

@@ -114,19 +114,19 @@ class LookAhead:
         self.found_invalid = False
         """Whether the last call of `read` found a source with invalid entries that was not known before."""
 
-    def read(
-        self, after_id: str, heavy: Collection[SourceDigest], timeout_s: float = MAX_LOOK_S
-    ) -> list[RawEntry]:
+    def read(self, after_id: str, heavy: Collection[SourceDigest]) -> list[RawEntry]:
         """Return entries behind `after_id` of sources that are neither heavy nor skipped, oldest first.
+
+        Ends after a second or two; the next call goes on from there.
 
         Args:
             after_id: the last entry of the batch; `START` in a halted stream, where sources that were skipped for
                 another reason than invalid entries are taken from their first entry on once the end is reached.
             heavy: the sources to skip; in a halted stream those with invalid entries.
-            timeout_s: seconds after which the look-ahead ends; the next call goes on from there.
         """
         state = self._state = self._resumed(after_id)
         is_halted = after_id == START
+        timeout_s = MAX_LOOK_HALTED_S if is_halted else MAX_LOOK_S
         self.found_invalid = False
         taken: list[RawEntry] = []
         sizes: Counter[SourceDigest] = Counter()
