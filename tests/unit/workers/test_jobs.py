@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
-from trainwire.schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
+from trainwire.schemas.messages import Body, Checkpoint, Metrics, Point, Progress, Status
 from trainwire.schemas.times import to_datetime
 from trainwire.workers.drain.jobs import JobState
+from trainwire.workers.drain.lifetimes import began_at
 
 
 def folded(*bodies: Body, attempt: int = 1) -> JobState:
@@ -186,7 +187,7 @@ def test_a_source_that_does_not_say_its_attempt() -> None:
     job = folded(logs("a"))
 
     def attempt_of(body: Body, known: int | None = None) -> int:
-        return job.attempt_of(Message("logs", 1, 0, "0-x", 1, body), known)
+        return job.attempt_of_source(0, known, began_at(body))
 
     assert attempt_of(logs("b")) == 1
     job.fold(completion(ts=NOW_NS + 5 * SECOND_NS), 1)
@@ -196,7 +197,7 @@ def test_a_source_that_does_not_say_its_attempt() -> None:
     launcher = completion(ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS, exit_code=0)
     assert attempt_of(launcher) == 1
     assert attempt_of(logs("a launcher's first line", ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS)) == 1
-    assert job.attempt_of(Message("logs", 1, 7, "0-x", 1, logs("said")), 1) == 7
+    assert job.attempt_of_source(7, 1, began_at(logs("said"))) == 7
 
 
 def test_name_params_and_links_are_kept_until_said_anew() -> None:
