@@ -24,7 +24,6 @@ from trainwire.schemas.structure import json_elements, msgpack_elements
 from trainwire.schemas.validation import InvalidMessage, free_elements
 from trainwire.schemas.wire import (
     LOST,
-    Envelope,
     body_from_object,
     decode_loss,
     decode_plain,
@@ -110,43 +109,32 @@ def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
     Invalid input never raises. An exception has a cause that may lie outside the entry, such as a task's time
     limit or a `MemoryError`.
     """
-    envelope: Envelope | None = None
     size_bytes = 0
     try:
         envelope = open_envelope(raw.fields)
+        origin = (envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
         if envelope.encoding == LOST:
-            return _lost(envelope), len(envelope.body)
+            loss = decode_loss(envelope)
+            return Lost(*origin, loss.last, loss.reason, loss.started_at), len(envelope.body)
         plain = plain_body(envelope)
         size_bytes = len(plain)
-        body = _decode_body(kind, envelope.encoding, plain)
+        return Message(kind, *origin, _decode_body(kind, envelope.encoding, plain)), size_bytes
     except InvalidMessage as exc:
         if exc.reason == "too-large":
             size_bytes = size_bytes or MAX_BODY_BYTES  # decompression stopped at this limit
-        return _rejected(raw, envelope, exc.reason, str(exc)), size_bytes
+        return rejected(raw, exc.reason, str(exc)), size_bytes
     except _INPUT_ERRORS as exc:
         # An error that no validation foresaw. Raised, it would stop the stream at this entry.
         log.exception("decoding.failed", entry_id=raw.entry_id, kind=kind)
-        return _rejected(raw, envelope, "undecodable", f"{type(exc).__name__}: {exc}"), size_bytes
-    return Message(kind, envelope.job_id, envelope.attempt, envelope.source, envelope.seq, body), size_bytes
+        return rejected(raw, "undecodable", f"{type(exc).__name__}: {exc}"), size_bytes
 
 
 def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
-    """Return a rejection of an entry without decoding its body; the envelope is included where it is valid."""
-    try:
-        return _rejected(raw, open_envelope(raw.fields), reason, detail)
-    except InvalidMessage:
-        return _rejected(raw, None, reason, detail)
-
-
-def _lost(envelope: Envelope) -> Lost:
-    loss = decode_loss(envelope)
-    origin = (envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
-    return Lost(*origin, loss.last, loss.reason, loss.started_at)
-
-
-def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str) -> Rejected:
+    """Return a rejection of an entry without decoding its body; the envelope is included if it is valid."""
     detail = detail[:MAX_DETAIL_CHARS]
-    if envelope is None:
+    try:
+        envelope = open_envelope(raw.fields)
+    except _INPUT_ERRORS:
         return Rejected(raw, reason, detail)
     # In a declaration of loss, `seq` is the first lost number, not the number of this entry.
     seq = None if envelope.encoding == LOST else envelope.seq

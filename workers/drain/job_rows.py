@@ -234,22 +234,18 @@ _SPANS: Final = text(
 )
 _LOADED_OF_ATTEMPT: Final = tuple(name for name in ATTEMPT_FIELDS if name not in {"params", "tags"})
 _OF_ATTEMPT: Final = ("job_id", "attempt", *ATTEMPT_FIELDS)
+_UPDATED: Final = {name: f"excluded.{name}" for name in ATTEMPT_FIELDS} | {
+    "params": "coalesce(excluded.params, known.params)",
+    "tags": "coalesce(excluded.tags, known.tags)",
+    # The run in the job's row may be the mirror of this attempt, which is no run of its trainer.
+    "mlflow_run_id": "coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id)",
+}
 _SAVE_ATTEMPTS: Final = text(
     f"""
     INSERT INTO training_attempts AS known ({", ".join(_OF_ATTEMPT)}, changes)
     SELECT {", ".join(_OF_ATTEMPT)}, 1 FROM {recordset(training_attempts, _OF_ATTEMPT)}
-    ON CONFLICT (job_id, attempt) DO UPDATE SET name = excluded.name, status = excluded.status,
-        started_at = excluded.started_at, completed_at = excluded.completed_at, exit_code = excluded.exit_code,
-        error_message = excluded.error_message, params = coalesce(excluded.params, known.params),
-        tags = coalesce(excluded.tags, known.tags),
-        -- The run of the job's row may be the one that we made for it.
-        mlflow_run_id = coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id),
-        changes = known.changes + 1
-    WHERE (known.name, known.status, known.started_at, known.completed_at, known.exit_code, known.error_message,
-            known.params, known.tags, known.mlflow_run_id)
-        IS DISTINCT FROM (excluded.name, excluded.status, excluded.started_at, excluded.completed_at,
-            excluded.exit_code, excluded.error_message, coalesce(excluded.params, known.params),
-            coalesce(excluded.tags, known.tags),
-            coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id))
+    ON CONFLICT (job_id, attempt) DO UPDATE
+    SET {", ".join(f"{name} = {value}" for name, value in _UPDATED.items())}, changes = known.changes + 1
+    WHERE ({", ".join(f"known.{name}" for name in _UPDATED)}) IS DISTINCT FROM ({", ".join(_UPDATED.values())})
     """  # noqa: S608 - our own column names
 )

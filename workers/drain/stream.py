@@ -187,11 +187,11 @@ class IngestStream:
         acks = list(acks)
         with redis_errors():
             try:
-                self._acknowledge(acks, is_drained=True)
+                self._publish(acks, is_drained=True)
             except OutOfMemoryError:
                 self._trim(through_id)
                 with suppress(OutOfMemoryError):  # a resend gets the ack later
-                    self._acknowledge(acks, is_drained=True)
+                    self._publish(acks, is_drained=True)
             except STREAM_ERRORS:
                 self._trim(through_id)
                 raise
@@ -206,9 +206,9 @@ class IngestStream:
     def acknowledge(self, acks: Iterable[Ack]) -> None:
         """Publish acks without trimming; a halted stream stays halted."""
         with redis_errors():
-            self._acknowledge(list(acks), is_drained=False)
+            self._publish(acks, is_drained=False)
 
-    def _acknowledge(self, acks: list[Ack], *, is_drained: bool) -> None:
+    def _publish(self, acks: Iterable[Ack], *, is_drained: bool) -> None:
         pipeline = self.client.pipeline(transaction=False)
         if is_drained:
             pipeline.hdel(keys.HALTED_KEY, self.key)
