@@ -15,11 +15,11 @@ SYSTEM_PREFIX: Final = "system/"
 """Prefix of the names of metrics of the machine, which a hung training also sends."""
 
 
-Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
-Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ID)]
-Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=10**9)]
+_Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
+_Count: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ID)]
+_Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=10**9)]
 """Up to thirty years."""
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
+_Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,20 +37,20 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
-    source: Name
+    source: _Name
     at: Annotated[int, Meta(ge=0, le=MAX_ID)]
-    attempt: Number = ATTEMPT_UNSAID
-    rank: Number | None = None
-    host: Name | None = None
-    pid: Number | None = None
+    attempt: _Number = ATTEMPT_UNSAID
+    rank: _Number | None = None
+    host: _Name | None = None
+    pid: _Number | None = None
     since: Annotated[float, Meta(ge=0, le=MAX_TIME_NS // 10**9)] | None = None
-    every_s: Seconds = 10.0
-    quiet_s: Seconds = 0.0
-    stall_after_s: Seconds | None = None
-    usual_pause_s: Seconds | None = None
-    unsent: Count | None = None
-    spooled_bytes: Count | None = None
-    dropped: Count | None = None
+    every_s: _Seconds = 10.0
+    quiet_s: _Seconds = 0.0
+    stall_after_s: _Seconds | None = None
+    usual_pause_s: _Seconds | None = None
+    unsent: _Count | None = None
+    spooled_bytes: _Count | None = None
+    dropped: _Count | None = None
 
 
 encode_heartbeat: Final = msgspec.json.Encoder().encode

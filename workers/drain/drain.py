@@ -213,8 +213,8 @@ class Drain:
     ) -> None:
         size_bytes = sum(arrival.raw.size_bytes for arrival in arrivals)
         seconds = self._clock() - began
-        taken = store.Taken(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
-        store.move_cursor(connection, self._stream.name, last_id, taken)
+        counts = store.TransactionCounts(len(arrivals), batch.duplicates, batch.rows_written, size_bytes, seconds)
+        store.move_cursor(connection, self._stream.name, last_id, counts)
 
     def _count(self, total: Drained, batch: Batch, entries: int) -> None:
         """Add the counts of a committed transaction, and pass its changes to `on_commit`."""

@@ -64,7 +64,7 @@ class State(msgspec.Struct):
     """The id of the last entry read, if it was taken: it is not deleted, to show that the stream is the same."""
 
 
-_Origin: TypeAlias = "tuple[int, str] | None"
+_JobAndSource: TypeAlias = "tuple[int, str] | None"
 
 _decode = msgspec.json.Decoder(State).decode
 
@@ -84,7 +84,7 @@ def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
 
     Of a heavy job, sources with less than half of the average of its sources are left out.
     """
-    by_source: list[Counter[_Origin]] = [Counter(), Counter()]
+    by_source: list[Counter[_JobAndSource]] = [Counter(), Counter()]
     by_job: list[Counter[int | None]] = [Counter(), Counter()]
     for entry in entries:
         origin = read_origin(entry.fields)
@@ -226,7 +226,7 @@ class LookAhead:
         return state
 
 
-def _digest(origin: _Origin) -> SourceDigest:
+def _digest(origin: _JobAndSource) -> SourceDigest:
     if origin is None:
         return NO_SOURCE
     job_id, source = origin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgspec
@@ -67,7 +67,7 @@ def take_lease(connection: Connection, stream: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class TransactionCounts:
     """Counts of one transaction of a drain: entries taken from the stream, rows written, duration so far."""
 
     entries: int
@@ -77,18 +77,9 @@ class Taken:
     seconds: float
 
 
-def move_cursor(connection: Connection, stream: str, last_id: str, taken: Taken) -> None:
+def move_cursor(connection: Connection, stream: str, last_id: str, counts: TransactionCounts) -> None:
     """Set the cursor of a stream, and add the counts of this transaction to its totals."""
-    values = {
-        "stream": stream,
-        "last_id": last_id,
-        "entries": taken.entries,
-        "duplicates": taken.duplicates,
-        "rows": taken.rows,
-        "bytes": taken.size_bytes,
-        "seconds": taken.seconds,
-        "bucket": bucket_of(taken.seconds),
-    }
+    values = {"stream": stream, "last_id": last_id, "bucket": bucket_of(counts.seconds), **asdict(counts)}
     connection.execute(_MOVE_CURSOR, values)
 
 
@@ -186,7 +177,7 @@ def _letter_values(stream: str, kind: Kind, letter: Rejected) -> dict[str, Any]:
 
 _MOVE_CURSOR: Final = text(
     "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
-    "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :bytes, "
+    "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :size_bytes, "
     "drain_counts[:bucket] = drain_counts[:bucket] + 1, drain_seconds = drain_seconds + :seconds, "
     "moved_at = now() WHERE stream = :stream"
 )
