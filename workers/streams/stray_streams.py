@@ -80,17 +80,13 @@ def find_strays(client: redis.Redis, shards: int) -> Strays:
     return found
 
 
-def drain_stray_streams(
-    resources: Resources,
-    on_commit: OnCommit = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
+def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> None:
     """Drain stray streams, move stray heartbeats to their shards, and give claims an expiry.
 
     Raises `Unavailable` if Redis does not answer.
     """
     client, shards = resources.streams, resources.settings.ingest_shards
-    deadline = clock() + TIME_S
+    deadline = time.monotonic() + TIME_S
     with redis_errors():
         found = find_strays(client, shards)
         _limit_claims(client, found.claims)
@@ -100,7 +96,7 @@ def drain_stray_streams(
         for name in found.heartbeats:
             _move_heartbeats(client, name, shards)
     for kind, name in found.streams:
-        if clock() >= deadline:
+        if time.monotonic() >= deadline:
             return
         _drain_stray(resources, IngestStream(client, kind, -1, key=name), on_commit)
 
