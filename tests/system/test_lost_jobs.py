@@ -21,7 +21,7 @@ TRAINER = "import time\nfrom trainwire import Run\nrun = Run(42)\ntime.sleep(120
 
 
 def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: Path) -> None:
-    """A job is lost in time, with the reason and the time in `trainwire status`; a late message makes it running again."""
+    """A job is lost in time, with reason and time in `trainwire status`; a late message makes it running again."""
     env = os.environ | {
         "REDIS_URL": resources.settings.redis_url.get_secret_value(),
         "DATABASE_URL": resources.settings.database_url.get_secret_value(),

@@ -84,7 +84,7 @@ def test_two_trainers_with_one_job_id(resources: Resources, sender: Sender) -> N
 
 
 def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, sender: Sender) -> None:
-    """The end of a killed script, sent after its launcher completed the job, belongs to the attempt of its start."""
+    """The end of a killed script that arrives after that of its launcher belongs to the attempt of its start."""
     sender.send(completion("failed", exit_code=137), source="0-launcher", attempt=0)
     drain(resources, "completions")
     later = NOW_NS + 60 * SECOND_NS
