@@ -14,7 +14,7 @@ from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
 from trainwire.schemas.messages import Logs, Message
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.liveness.heartbeats import read_heartbeats
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
 

@@ -139,7 +139,7 @@ def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
 
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:
-    from trainwire.workers.orders.sender import order_notify  # noqa: PLC0415 - the checks above need no Celery
+    from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - the checks above need no Celery
 
     drain_everything(resources, partial(order_notify, resources))
     return 0

@@ -25,11 +25,11 @@ from trainwire.workers.drain.stream import IngestStream, redis_errors
 from trainwire.workers.durations import timed_delivery
 from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.events.notify import publish, status_events
-from trainwire.workers.liveness.heartbeats import read_heartbeats
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.operations.row_retention import RowRetention, keepings_of
-from trainwire.workers.orders.sender import (
+from trainwire.workers.orders.order_sender import (
     announce,
     order_deliveries,
     order_delivery,

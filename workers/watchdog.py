@@ -26,7 +26,7 @@ from trainwire.schemas.streams.servers import Commands, ask_each
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.workers.drain.stream_repair import repair
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.liveness.heartbeats import record_writable
+from trainwire.workers.liveness.heartbeat_reader import record_writable
 from trainwire.workers.liveness.job_status import LostRule
 from trainwire.workers.resources import process_resources
 from trainwire.workers.settings import Settings
@@ -162,7 +162,7 @@ class WatchdogStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads."""
         del parent
-        from trainwire.workers.orders.sender import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
+        from trainwire.workers.orders.order_sender import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
 
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))

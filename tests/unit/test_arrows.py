@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "cli": set(FOLDERS),
     PUBLIC: {PUBLIC, "ingest", "schemas"},
 }
-CELERY_SHELL = {"app", "beat", "broker_transport", "sender", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "beat", "broker_transport", "order_sender", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 MODULES = [path for folder in (*FOLDERS, PUBLIC) for path in sorted((ROOT / folder).rglob("*.py"))]

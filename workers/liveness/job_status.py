@@ -15,7 +15,7 @@ from trainwire.schemas.messages import ATTEMPT_UNSAID, Status
 from trainwire.workers.drain import job_rows, store
 from trainwire.workers.drain.changes import StatusChange
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.liveness.heartbeats import Heartbeats
+from trainwire.workers.liveness.heartbeat_reader import Heartbeats
 
 log = structlog.get_logger("trainwire.workers.liveness.job_status")
 

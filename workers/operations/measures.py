@@ -17,7 +17,7 @@ from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.streams.servers import Commands, ask_each, fullest_memory
 from trainwire.schemas.tables import LIFTED_SQL
 from trainwire.stores.rows.event_rows import values_of
-from trainwire.workers.liveness.heartbeats import recent_heartbeats
+from trainwire.workers.liveness.heartbeat_reader import recent_heartbeats
 from trainwire.workers.sinks import cursors
 from trainwire.workers.streams.sweep import all_streams
 

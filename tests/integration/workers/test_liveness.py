@@ -31,7 +31,7 @@ from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.events.notify import status_events
-from trainwire.workers.liveness.heartbeats import FORGET_AFTER_S, read_heartbeats, record_writable
+from trainwire.workers.liveness.heartbeat_reader import FORGET_AFTER_S, read_heartbeats, record_writable
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings

@@ -19,7 +19,7 @@ from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
 from trainwire.stores.mlflow.http import MlflowApi
 from trainwire.stores.mlflow.runs import MlflowRun, get_run, get_run_metrics, search_runs
-from trainwire.workers.liveness.heartbeats import Heartbeats
+from trainwire.workers.liveness.heartbeat_reader import Heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable

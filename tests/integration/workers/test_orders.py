@@ -32,7 +32,7 @@ def _environment(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_drain_is_ordered_once(resources: Resources) -> None:
     """While a drain is ordered or running no other is ordered, except by the drain itself for the rest."""
-    from trainwire.workers.orders.sender import order_drain  # noqa: PLC0415 - see the fixture
+    from trainwire.workers.orders.order_sender import order_drain  # noqa: PLC0415 - see the fixture
 
     assert [order_drain(resources, "logs", 1) for _ in range(3)] == [True, False, False]
     assert order_drain(resources, "logs", 2)
@@ -47,7 +47,7 @@ def test_a_drain_is_ordered_once(resources: Resources) -> None:
 
 def test_no_pile_of_orders_is_made(resources: Resources) -> None:
     """While workers are busy, each stream has at most two waiting orders."""
-    from trainwire.workers.orders.sender import order_drain  # noqa: PLC0415 - see the fixture
+    from trainwire.workers.orders.order_sender import order_drain  # noqa: PLC0415 - see the fixture
 
     for _ in range(500):
         resources.redis.delete(DRAINS)

@@ -14,7 +14,7 @@ from trainwire.schemas.tables import dead_letters, training_logs
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.drain.stream_repair import recent_repairs, repair
 from trainwire.workers.errors import MostlyInvalid
-from trainwire.workers.liveness.heartbeats import read_heartbeats
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.resources import Resources
 from trainwire.workers.streams.stray_streams import drain_jammed
 from trainwire.workers.streams.sweep import overdue

@@ -25,7 +25,7 @@ from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_
 from trainwire.schemas.streams import servers as stream_servers
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.connections import open_stream_client
-from trainwire.workers.liveness.heartbeats import read_heartbeats
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.operations.exporter import Exporter
 from trainwire.workers.resources import Resources

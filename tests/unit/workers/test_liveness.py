@@ -8,7 +8,7 @@ import pytest
 
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.messages import Status
-from trainwire.workers.liveness.heartbeats import Heartbeats
+from trainwire.workers.liveness.heartbeat_reader import Heartbeats
 from trainwire.workers.liveness.job_status import LostRule, NewStatus, WatchedJob
 
 NOW_MS = 1_790_000_000_000

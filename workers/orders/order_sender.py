@@ -27,7 +27,7 @@ from trainwire.workers.orders.order_format import encode_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
 
-log = structlog.get_logger("trainwire.workers.orders.sender")
+log = structlog.get_logger("trainwire.workers.orders.order_sender")
 
 MIN_WAITING_DRAINS: Final = 32
 """No drain is ordered while as many orders wait, or twice the number of streams if that is more."""
