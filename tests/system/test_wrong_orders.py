@@ -275,7 +275,7 @@ def test_orders_of_our_own_pass(working: tuple[Resources, Process]) -> None:
 
 FAULTY = """
 import sys
-from trainwire.workers import broker_transport
+from trainwire.workers.orders import broker_transport
 from trainwire.workers.__main__ import main
 
 def check_order(raw, queue):
