@@ -1,1 +1,1 @@
-"""The contract of all processes: messages, their wire format, Redis keys and tables. Imports no other folder."""
+"""The contract: what trainers say, where it travels, and the tables it ends in. Imports nothing of ours."""

@@ -1,4 +1,4 @@
-"""The keys of checkpoint files in an object store (`s3://bucket/key`), and the manifest of a folder."""
+"""Where checkpoint files lie in an object store: `s3://bucket/key`, and a folder's manifest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import msgspec
 
 SCHEME: Final = "s3://"
 MANIFEST: Final = "manifest.json"
-"""The object of a folder that is written last: if it exists, the folder is complete."""
+"""The last object of a folder to be written: where it is, the folder is complete."""
 MAX_FILES: Final = 10_000
-"""Limit of the files of a folder."""
+"""Most files of a folder."""
 NEWEST_KINDS: Final = ("best", "last", "final")
-"""Kinds of checkpoints of which a newer step replaces the one before."""
+"""Kinds of which a newer step takes the place of the one before."""
 UPLOAD_PATTERN: Final = "[^/]+/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/"
-"""Attempt and folder of one upload, below the folder of the job: a regular expression for Postgres and Python."""
+"""Attempt and folder of one upload, below the job's folder: a regular expression of Postgres and of Python."""
 _LATEST_S: Final = 253_402_300_799
 """The last second of the year 9999."""
 
@@ -30,7 +30,7 @@ class S3Uri(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str) -> Self:
-        """Parse `s3://bucket/key`; raise a `ValueError` that names any other text."""
+        """Read `s3://bucket/key`; raise `ValueError` naming what is not one."""
         bucket, _, key = uri.removeprefix(SCHEME).partition("/")
         if not uri.startswith(SCHEME) or not bucket or not key:
             raise ValueError(f"{uri!r} is not an address in an object store: say s3://bucket/key")
@@ -38,12 +38,12 @@ class S3Uri(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        """Return whether the key is that of a folder of objects."""
+        """Tell whether this names a folder of objects."""
         return self.key.endswith("/")
 
     @property
     def manifest(self) -> S3Uri:
-        """Return the location of this folder's manifest."""
+        """Return where the manifest of this folder is."""
         return S3Uri(self.bucket, self.key + MANIFEST)
 
     def __str__(self) -> str:
@@ -51,13 +51,13 @@ class S3Uri(NamedTuple):
 
 
 def new_upload_folder(ts: int) -> str:
-    """Return a unique folder name for an upload; it sorts by `ts`, in nanoseconds since 1970."""
+    """Return the name of a folder that no other upload has; `ts` (nanoseconds since 1970) only sorts them."""
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
     return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{secrets.token_hex(4)}"
 
 
 def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
-    """Return the folder of the upload to which a key belongs; None for a key with another form."""
+    """Return the folder of the upload that a key belongs to; None where its name is not one of ours."""
     if not key.startswith(job_folder.key):
         return None
     found = _UPLOAD.match(key, len(job_folder.key))
@@ -65,7 +65,7 @@ def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
 
 
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a folder: its path relative to the folder, with slashes, and size and digest of its object."""
+    """One file of a folder: its path below the folder, with slashes, and what its object must be."""
 
     path: str
     size_bytes: int

@@ -1,4 +1,4 @@
-"""The kinds of messages that become rows: their table, columns, number column and event.
+"""The kinds of messages that become rows: their table, their columns, their number column and their event.
 
 A new kind of rows is an entry here, its body in `trainwire.schemas.messages`, its columns in
 `trainwire.schemas.tables`, its event in `trainwire.schemas.events`, and the functions that make its rows
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from sqlalchemy import Table
 
 from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
-from trainwire.schemas.sinks import ROWS
 from trainwire.schemas.tables import LIFTED, training_checkpoints, training_logs, training_metrics
 
 RowKind: TypeAlias = Literal["logs", "metrics", "checkpoints"]
@@ -24,15 +23,15 @@ RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class RowStorage:
-    """The table, the columns and the event of the rows of one kind."""
+    """Where the rows of one kind are stored, and how they are announced."""
 
     table: Table
     columns: tuple[str, ...]
-    """The columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
+    """Columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
     last_seq: str
-    """Column of training_jobs with the `seq` of the newest row, which is the number of rows ever written."""
+    """Column of training_jobs with the last `seq` given to a row, which is the number of rows ever written."""
     removed_seq: str | None
-    """Column of training_jobs with the last `seq` that retention has removed; None if rows are never removed."""
+    """Column of training_jobs with the last `seq` that retention has removed; None: rows are never removed."""
     event: type[RowEvent]
     items: str
     """Field of the event that carries the rows."""
@@ -45,8 +44,8 @@ ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
             *("job_id", "seq", "attempt", "rank", "source"),
             *("log_type", "logged_at", "logged_ns", "level", "content"),
         ),
-        last_seq=ROWS["logs"].last_seq,
-        removed_seq=ROWS["logs"].removed_seq,
+        last_seq="last_log_seq",
+        removed_seq="removed_log_seq",
         event=TrainingLog,
         items="lines",
     ),
@@ -56,8 +55,8 @@ ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
             *("job_id", "seq", "attempt", "rank", "source"),
             *("logged_at", "epoch", "step", *LIFTED, "checkpoint_path", "extra_metrics"),
         ),
-        last_seq=ROWS["metrics"].last_seq,
-        removed_seq=ROWS["metrics"].removed_seq,
+        last_seq="last_metric_seq",
+        removed_seq="removed_metric_seq",
         event=TrainingProgress,
         items="points",
     ),
@@ -76,6 +75,6 @@ ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
 
 
 def without_rows(event: Event) -> Event:
-    """Return an event without its rows; it keeps their range."""
+    """Return an event without the rows that it carries; their range stays."""
     fields = [storage.items for storage in ROW_KINDS.values() if isinstance(event, storage.event)]
     return replace(event, **dict.fromkeys(fields))

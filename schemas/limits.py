@@ -1,6 +1,6 @@
-"""The size limits of messages and their parts, for workers and trainers (docs/wire-format.md).
+"""How large a message and each of its parts may be (docs/wire-format.md): the one place for workers and trainers.
 
-A part beyond its limit is rejected before it is built, so that an entry of a few bytes cannot take all memory.
+A part beyond its limit is refused before it is built, so that an entry of a few bytes cannot take all memory.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 MAX_BODY_BYTES: Final = 32 * MIB
-"""Size of a body after decompression."""
+"""Largest body, after decompression."""
 MAX_ITEMS: Final = 100_000
-"""Number of lines or points of a message, and of values of one point."""
+"""Most lines of a message, points of a message, and values of one point."""
 MAX_RESULTS: Final = 10_000
-"""Number of values of `final_metrics`, `best_metrics`, and `metrics` of a checkpoint: each is in one row."""
+"""Most values of `final_metrics`, `best_metrics` and `metrics` of a checkpoint: they stand in one row."""
 MAX_VALUES: Final = 200_000
-"""Number of values of all points of a message."""
+"""Most values of all points of a message together."""
 MAX_FREE_BYTES: Final = MIB
-"""Encoded size of params, and of tags."""
+"""Largest params and tags, each, encoded."""
 MAX_FREE_ELEMENTS: Final = 100_000
-"""Number of names and values in params, and in tags, at all depths: an empty list takes 64 bytes in memory."""
+"""Most names and values in params and in tags, each, at all depths: an empty list is one byte and 64 in memory."""
 MAX_FREE_DEPTH: Final = 50
 
 MAX_LINE_CHARS: Final = 16 * MIB
@@ -42,9 +42,9 @@ MAX_TEXT_CHARS: Final[dict[str, int]] = {
     "error_message": 64 * KIB,
     "traceback": MIB,
 }
-"""Field -> length of its text, in characters."""
+"""Field -> longest text, in characters."""
 
 UNCOUNTED_BYTES: Final = 128 * KIB
-"""Smaller bodies are decoded without counting elements first: they take ten megabytes at most."""
+"""A smaller body is decoded at once: whatever it holds takes ten megabytes at most."""
 MAX_REPAIRED_ELEMENTS: Final = 3 * MAX_ITEMS
-"""Number of elements of a body with invalid text, which is decoded without types."""
+"""Most elements of a body with broken text, which is decoded without types."""

@@ -1,4 +1,4 @@
-"""Messages of trainers: the bodies of the four kinds, and the message that contains one of them."""
+"""What trainers say: four kinds of bodies, and the message that has one of them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from msgspec import Meta
 from trainwire.schemas.keys import Kind
 
 ATTEMPT_UNSAID: Final = 0
-"""The attempt of a message whose trainer does not know it: the worker decides (docs/wire-format.md)."""
+"""A trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""
 
 MAX_WORLD_SIZE: Final = 1_000_000
 WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
-"""Number of ranks of an attempt."""
+"""How many ranks an attempt has."""
 SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 Status = Literal["pending", "running", "completed", "failed", "ended", "stalled", "lost"]
 Outcome = Literal["completed", "failed", "ended"]
 FINISHED: Final = ("completed", "failed", "ended")
-"""The statuses of attempts that have ended; `ended` with an unknown exit code."""
+"""The statuses in which an attempt has ended; `ended` where its exit code is not known."""
 
 
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
 
-    `started_at`, in every kind of body, is the start of the source. Sources that do not state their attempt set
-    it.
+    `started_at`, in every kind of body, is when the source began: a source that does not say its attempt says it.
     """
 
     log_type: Literal["stdout", "stderr"]
@@ -49,7 +48,7 @@ class Point(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The progress of a job; fields that are None do not change it."""
+    """How far the job is; a field that is not said leaves what is known."""
 
     status: Status | None = None
     current_epoch: int | None = None
@@ -58,11 +57,11 @@ class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Points, progress, and name, params and tags of the run; every part may be absent or empty.
+    """Points, progress and what the run is called; every part may be absent or empty.
 
-    The first message of a source has `world_size`, the number of ranks of the attempt, if it is known, and
-    `heartbeat_s`, the interval of its heartbeats. With `launcher` the source runs the trainers of its machine, and
-    its rank counts machines instead of processes.
+    At its start a source states `world_size`, how many ranks the attempt has, where it knows that, and
+    `heartbeat_s`, how often it sends heartbeats. `launcher`: it runs the trainers of its machine, and its rank
+    counts machines where theirs counts processes.
     """
 
     points: list[Point] = []
@@ -80,11 +79,11 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One checkpoint file or folder.
+    """One checkpoint file or folder, named by its URI.
 
-    `sha256` is the digest of the file (of a folder: of its manifest), in hex. `store_checksum` is the checksum
-    that the object store reports, in the format of S3's `ChecksumSHA256`. `upload_error` is the reason why `uri`
-    is still a path on the trainer's machine.
+    `sha256` is of the file's bytes (of a folder: of its manifest), in hex. `store_checksum` is what the object
+    store itself says of the object, as S3's `ChecksumSHA256` has it. `upload_error` tells why `uri` is still a
+    path on the trainer's machine.
     """
 
     ts: int
@@ -102,13 +101,13 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The end of one source. An exit code takes precedence over the status.
+    """The end of one source; with an exit code the status follows it.
 
-    The status `ended` does not change the job: a forked child has ended. With `exit_unknown` it was the process of
-    the training itself, whose exit code is unknown. With `of` it is an inferred end: this source sends spooled
-    messages of the source `of`, among which it found no completion, and `produced` and `dropped` are the counts of
-    `of`. A completion of `of` itself replaces it, in any order of arrival. `world_size` and `launcher` repeat the
-    first message of the source.
+    `ended` leaves the job's status alone: a forked child has ended. With `exit_unknown` the process of the
+    training itself has ended, with an exit code that it could not find out. With `of` it is an inferred end: this
+    source sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count
+    the messages of `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and
+    `launcher` repeat the source's first statement.
     """
 
     ts: int
@@ -135,14 +134,14 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome:
-        """The outcome by the exit code, or without one the status."""
+        """How the job ended: by the exit code, or where there is none, as the trainer says."""
         if self.exit_code is None:
             return self.status
         return "completed" if self.exit_code == 0 else "failed"
 
     @property
     def is_of_job(self) -> bool:
-        """Whether the completion sets the status of the job, instead of only ending a source."""
+        """Return whether it sets the job's status, and does not only end a source."""
         return (self.status != "ended" or self.exit_unknown) and self.of is None
 
 
@@ -157,7 +156,7 @@ KIND_OF_BODY: Final[dict[type[Body], Kind]] = {body_type: kind for kind, body_ty
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A decoded entry; `seq` is its number among the messages of its source and kind."""
+    """One decoded entry: who says it, its number in that source and kind, and what it says."""
 
     kind: Kind
     job_id: int

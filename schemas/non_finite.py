@@ -1,4 +1,4 @@
-"""The strings for NaN and the infinities in JSON and in JSONB columns, which have no such numbers."""
+"""NaN and the infinities, which JSON cannot say: how they are spelled, there and in our JSONB columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
 
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number in JSON."""
+"""A number as JSON can carry it."""
 
 
 def shown_float(value: float | str) -> Number:
-    """Return a number for JSON: itself, or the string for NaN and infinities. Strings are returned as they are."""
+    """Return a number as JSON can carry it: itself, or the name of NaN and infinities. Names are kept."""
     if isinstance(value, str):
         return cast("Number", value)
     if math.isfinite(value):
@@ -23,7 +23,7 @@ def shown_float(value: float | str) -> Number:
 
 
 def with_floats(value: object) -> object:
-    """Replace the strings of non-finite numbers by floats, in the maps of numbers of a body."""
+    """Replace the names of non-finite numbers in the places where a body has maps of numbers."""
     if isinstance(value, dict):
         return {
             key: _floats(inner) if key in _NUMBER_MAPS else _with_points(key, inner)

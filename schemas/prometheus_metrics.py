@@ -1,4 +1,4 @@
-"""The Prometheus metrics of exporter and gateway: every name with its type, help text and labels."""
+"""The Prometheus metrics of exporter and gateway: every name with its unit, its labels and what it says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric; its name ends in its unit, that of a counter in `_total`."""
+    """One metric; the name ends in its unit, a counter's then in `_total`."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]

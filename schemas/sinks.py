@@ -1,6 +1,6 @@
-"""The registry of sinks: the stores that receive copies of rows. No other module lists them.
+"""The registry of sinks: every store that receives a copy of what Postgres has. Nowhere else are they listed.
 
-The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md describes how to add one.
+The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md tells how to add one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ RowKind = Literal["logs", "metrics"]
 
 @dataclass(frozen=True, slots=True)
 class RowNames:
-    """The table of one kind of rows, its columns in `training_jobs`, and two nouns for texts.
-
-    Not in `trainwire.schemas.kinds`, which imports SQLAlchemy: trainers import this module, and not SQLAlchemy.
-    """
+    """The table of one kind of rows, its columns in `training_jobs`, and two nouns for messages."""
 
     table: str
     last_seq: str
@@ -33,12 +30,12 @@ ROWS: Final[dict[RowKind, RowNames]] = {
 
 @dataclass(frozen=True, slots=True)
 class SinkEntry:
-    """The facts about a sink that processes need which do not deliver to it."""
+    """The facts about a sink that every process needs, also those that never deliver to it."""
 
     name: str
-    """Its name in cursors, dead letters, work orders and settings, and of the folder of its code."""
+    """In cursors, dead letters, work orders and settings, and as the folder of its code."""
     title: str
-    """Its name in texts."""
+    """For people."""
     kind: RowKind
     """The rows that it receives."""
     queue: str
@@ -46,9 +43,9 @@ class SinkEntry:
     worker: str
     """The name of the worker that `trainwire up` starts for the queue."""
     copies: str = "lines"
-    """The plural noun for its copies of rows."""
+    """The plural noun for what the sink stores."""
     work_list: str = "delivery_cursors"
-    """The table by which a deletion finds the copies of a job."""
+    """The table whose rows a deletion needs to find the copies of a job."""
     copy_count: str = (
         "coalesce((SELECT confirmed_seq FROM delivery_cursors WHERE sink = '{name}' AND job_id = id), 0)"
     )

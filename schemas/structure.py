@@ -1,4 +1,4 @@
-"""Counts the elements of encoded msgpack and JSON values without decoding them."""
+"""Counts what encoded values hold, before any of it is built."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LENGTH_BYTES: Final = {
     0xDA: (2, 0),
     0xDB: (4, 0),
 }
-"""msgpack's first byte -> bytes of the length that follows, and further bytes (the type of an extension)."""
+"""msgpack's first byte -> bytes of the length that follows, and bytes besides (an extension's type)."""
 _CONTAINERS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 """msgpack's first byte -> bytes of the length that follows, and elements for each (a map has keys and values)."""
 
@@ -46,7 +46,7 @@ _JSON_OPENERS: Final = frozenset(b"[{,")
 
 
 def msgpack_length(raw: bytes | memoryview) -> int:
-    """Return the number of items of an array, or of pairs of a map, at the start of `raw`; 0 for other values."""
+    """Return how many items the array, or pairs the map, that `raw` begins with has; 0 where it is neither."""
     first = raw[0] if len(raw) else 0
     if 0x80 <= first <= 0x9F:
         return first & 0x0F
@@ -55,9 +55,9 @@ def msgpack_length(raw: bytes | memoryview) -> int:
 
 
 def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
-    """Return the number of elements of a value, keys included; stops as soon as there are more than `most`.
+    """Return how many elements, keys included, the value holds; stops as soon as there are more than `most`.
 
-    A truncated value ends the count: the decoder rejects it.
+    A truncated value ends the count: the decoder refuses it.
     """
     position, count, left = 0, 0, 1
     end = len(raw)
@@ -84,21 +84,21 @@ def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
             width, each = _CONTAINERS[first]
             left += each * int.from_bytes(raw[position + 1 : position + 1 + width], "big")
             position += 1 + width
-            if left > MAX_BODY_BYTES:  # more than a body can contain
+            if left > MAX_BODY_BYTES:  # announced, and never there
                 return most + 1
     return count
 
 
 def json_elements(raw: bytes, most: int) -> int:
-    """Return about the number of elements of a JSON text; stops as soon as there are more than `most`.
+    """Return about how many elements a JSON text holds; stops as soon as there are more than `most`.
 
-    Counts commas and opening brackets, if their number exceeds `most` without those inside strings.
+    A comma or a bracket stands for each element. Those inside of texts are left out where they make a difference.
     """
     if (upper := raw.count(b",") + raw.count(b"[") + raw.count(b"{")) <= most:
         return upper
     count = 0
     for seen, token in enumerate(_JSON_TOKENS.finditer(raw)):
         count += raw[token.start()] in _JSON_OPENERS
-        if count > most or seen > 8 * most:  # strings without commas between them are not JSON
+        if count > most or seen > 8 * most:  # texts that no comma parts are no JSON
             return most + 1
     return count

@@ -1,4 +1,4 @@
-"""Converts times between nanoseconds since 1970, as in messages, and datetimes in microseconds, as in Postgres."""
+"""Nanoseconds since 1970, as messages state times, and datetimes of microseconds, as Postgres does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def to_datetime(ts_ns: int) -> datetime:
-    """Return a time in nanoseconds since 1970 as a datetime, rounded down to microseconds."""
+    """Return a time in nanoseconds as a datetime; what is below its microsecond is cut off."""
     return EPOCH + timedelta(microseconds=ts_ns // 1000)
 
 
 def to_ns(at: datetime) -> int:
-    """Return a datetime in nanoseconds since 1970, without the rounding of its `timestamp()`."""
+    """Return a datetime in nanoseconds since 1970; exact, where its `timestamp()` is not."""
     return (at - EPOCH) // _MICROSECOND * 1000

@@ -1,4 +1,4 @@
-"""Validates decoded bodies: ranges of Postgres for numbers and times, size limits, fields that fit together."""
+"""What a body may say: its numbers and times within what Postgres can store, its parts fitting together."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from trainwire.schemas.limits import (
 from trainwire.schemas.messages import BODY_TYPES, Body, Checkpoint, Completion, Logs, Metrics, Point
 
 MAX_ID: Final = 2**63 - 1
-"""The largest job id and seq, which are a BIGINT in Postgres."""
+"""Largest job id and seq: a Postgres BIGINT."""
 MAX_ATTEMPT: Final = 2**31 - 1
 
 MIN_TIME_NS: Final = -62_135_596_800 * 10**9
 MAX_TIME_NS: Final = 253_402_300_800 * 10**9 - 1
-"""Years 1 to 9999, the range of both Postgres and Python."""
+"""Years 1 to 9999: what Postgres and Python can both name."""
 
 
-class InvalidMessage(ValueError):  # noqa: N818 - the term of the whole project
-    """An entry that can never be stored: `reason` is a stable slug for counts, the text names the value."""
+class InvalidMessage(ValueError):  # noqa: N818 - the word the whole project uses
+    """An entry that can never be stored: `reason` is a stable slug to count by, the text names the value."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -43,10 +43,10 @@ _TEXTS: Final = {
 
 
 def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
-    """Raise `InvalidMessage` if fields do not fit together, or values do not fit the columns of the tables.
+    """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables.
 
-    A part beyond its limit (`trainwire.schemas.limits`) has the reason `too-large`. `size_bytes`, the size of the
-    encoded body, saves checks of limits that it cannot exceed.
+    A part beyond its limit (`trainwire.schemas.limits`) has the reason `too-large`; what cannot be in an encoded
+    body of `size_bytes` is not looked for.
     """
     if body.started_at is not None:
         _check_time(body.started_at)
@@ -66,7 +66,7 @@ def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
 
 
 def free_elements(value: object) -> int:
-    """Return the number of names and values in `value`, itself included."""
+    """Return how many names and values `value` holds, itself included."""
     if isinstance(value, Mapping):
         return 1 + len(value) + sum(map(free_elements, value.values()))
     if isinstance(value, (list, tuple)):
@@ -75,7 +75,7 @@ def free_elements(value: object) -> int:
 
 
 def _check_metrics(body: Metrics, size_bytes: int) -> None:
-    check_amount("points", len(body.points), MAX_ITEMS)
+    _check_amount("points", len(body.points), MAX_ITEMS)
     for point in body.points:
         _check_time(point.ts)
         _check_counts(epoch=point.epoch, step=point.step)
@@ -88,7 +88,7 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
     for name, free in (("params", body.params), ("tags", body.tags)):
         _check_depth(free)
         if free:
-            check_amount(name, free_elements(free), MAX_FREE_ELEMENTS, "elements")
+            _check_amount(name, free_elements(free), MAX_FREE_ELEMENTS, "elements")
     if body.progress is not None:
         progress = body.progress
         _check_counts(current_epoch=progress.current_epoch, total_epochs=progress.total_epochs)
@@ -97,20 +97,20 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
 def _check_values(points: Iterable[Point]) -> None:
     values = [point.values for point in points]
     counts = list(map(len, values))
-    check_amount("values of a point", max(counts, default=0), MAX_ITEMS)
-    check_amount("values of all points", sum(counts), MAX_VALUES)
+    _check_amount("values of a point", max(counts, default=0), MAX_ITEMS)
+    _check_amount("values of all points", sum(counts), MAX_VALUES)
     _check_names(set().union(*values))
 
 
 def _check_numbers(name: str, numbers: Mapping[str, Any] | None) -> None:
     if numbers:
-        check_amount(name, len(numbers), MAX_RESULTS)
+        _check_amount(name, len(numbers), MAX_RESULTS)
         _check_names(numbers)
 
 
 def _check_names(names: Iterable[str]) -> None:
     longest = max(map(len, names), default=0)
-    check_amount("name of a value", longest, MAX_METRIC_NAME_CHARS, "characters")
+    _check_amount("name of a value", longest, MAX_METRIC_NAME_CHARS, "characters")
 
 
 def _check_text(name: str, text: str | None, most: int) -> None:
@@ -118,8 +118,7 @@ def _check_text(name: str, text: str | None, most: int) -> None:
         raise InvalidMessage("too-large", f"{name}: {len(text):,} characters, at most {most:,} are allowed")
 
 
-def check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
-    """Raise `InvalidMessage` with the reason `too-large` if there are more than `most`."""
+def _check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
     if amount > most:
         raise InvalidMessage("too-large", f"{name}: {amount:,} {unit}, at most {most:,} are allowed")
 
@@ -141,14 +140,14 @@ def _check_logs(body: Logs, size_bytes: int) -> None:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.ts)} times")
     if body.levels is not None and len(body.levels) != count:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.levels)} levels")
-    check_amount("lines", count, MAX_ITEMS)
+    _check_amount("lines", count, MAX_ITEMS)
     if count:
         _check_time(min(body.ts))
         _check_time(max(body.ts))
         if size_bytes > MAX_LINE_CHARS:
-            check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
+            _check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
     if body.levels:
-        check_amount("level", max(map(len, filter(None, body.levels)), default=0), MAX_LEVEL_CHARS, "characters")
+        _check_amount("level", max(map(len, filter(None, body.levels)), default=0), MAX_LEVEL_CHARS, "characters")
 
 
 def _check_completion(body: Completion) -> None:

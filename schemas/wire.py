@@ -1,4 +1,4 @@
-"""The wire format of messages: a stream entry with flat fields and one encoded body (docs/wire-format.md)."""
+"""How a message travels: a stream entry of flat fields and one encoded body (docs/wire-format.md)."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from trainwire.schemas.limits import (
 from trainwire.schemas.messages import BODY_TYPES, Body, Message
 from trainwire.schemas.non_finite import with_floats
 from trainwire.schemas.structure import json_elements, msgpack_elements, msgpack_length
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_amount, check_body
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
 
 WIRE_VERSION: Final = 1
 MAX_SOURCE_CHARS: Final = 200
 COMPRESS_OVER_BYTES: Final = 2048
 
 LOST: Final = "lost"
-"""The encoding of an entry that declares messages lost; its body is a `Loss`."""
+"""The encoding of an entry that states which numbers will never be sent; its body is a `Loss`."""
 MAX_LOST: Final = 10**9
-"""Limit of the numbers that one entry may declare lost."""
+"""Most numbers that one entry may declare lost."""
 MAX_LOSS_BYTES: Final = 1024
 _LOST_ONE: Final = b"damaged in the spool of its trainer"
-"""The body of older trainers, which declared each damaged message lost by an entry of its own."""
+"""The body that trainers sent in the place of each damaged message before they declared ranges."""
 
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """The validated flat fields of an entry, with the encoded body."""
+    """The flat fields of an entry, checked, with the body still encoded."""
 
     job_id: int
     attempt: int
@@ -51,9 +51,9 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
-    """Declares the messages from the entry's `seq` to `last` lost.
+    """States that the numbers from the entry's `seq` to `last` will never be sent.
 
-    `reason` is a short word for counts. `started_at`, as in messages, is the start of the source.
+    `reason` is a short word to count by. `started_at`, as in messages, is when the source began.
     """
 
     last: int
@@ -73,19 +73,19 @@ _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
 
 
 def encode_entry(message: Message) -> Entry:
-    """Return the fields of one XADD for `message`, as msgpack, compressed if it is over `COMPRESS_OVER_BYTES`.
+    """Return the fields of one XADD for `message`: msgpack, compressed where the body is worth it.
 
-    Raises `InvalidMessage` for a text or a number without a msgpack form (a lone surrogate, 2**64), and for a body
-    that is larger than workers accept.
+    Raises `InvalidMessage` where a text or a number has no msgpack form (a lone surrogate, 2**64), and where the
+    body is larger than workers take it.
     """
     try:
         body = _encode_msgpack(message.body)
     except (UnicodeEncodeError, OverflowError, TypeError) as exc:
         raise InvalidMessage("unencodable", f"{message.kind} of job {message.job_id}: {exc}") from exc
-    check_amount("body", len(body), MAX_BODY_BYTES, "bytes")
+    _check_amount("body", "bytes", len(body), MAX_BODY_BYTES)
     encoding: Encoding = "msgpack"
     if len(body) > COMPRESS_OVER_BYTES:
-        # A copy of the exact size: zstandard over-allocates, and trainers keep the body until the ack.
+        # A copy: trainers hold it until the ack, and what zstandard returns keeps room for the whole body.
         body, encoding = bytes(memoryview(zstandard.compress(body, 1))), "msgpack+zstd"
     return {
         "v": WIRE_VERSION,
@@ -112,7 +112,7 @@ def encode_loss(job_id: int, attempt: int, source: str, first: int, loss: Loss) 
 
 
 def decode_loss(envelope: Envelope) -> Loss:
-    """Decode and validate the body of an entry with the encoding `lost`; raises `InvalidMessage`."""
+    """Decode the body of an entry with the encoding `lost`; raise `InvalidMessage` where it breaks the rules."""
     if envelope.body == _LOST_ONE:
         return Loss(last=envelope.seq, reason="damaged")
     if len(envelope.body) > MAX_LOSS_BYTES:
@@ -131,13 +131,13 @@ def decode_loss(envelope: Envelope) -> Loss:
 
 
 def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
-    """Validate and return the flat fields of a raw entry, without decoding its body.
+    """Check the flat fields of a raw entry and return them; the body is not looked at.
 
-    Raises an `InvalidMessage` that names the field, its value and the valid values.
+    Raises `InvalidMessage` that names the field, its value and what is allowed.
     """
     version = _whole_number(fields, b"v", 0, MAX_ID)
     if version != WIRE_VERSION:
-        raise InvalidMessage("unknown-version", f"version {version} is unknown: this side supports 1")
+        raise InvalidMessage("unknown-version", f"version {version} is unknown here: this side speaks 1")
     return Envelope(
         job_id=_whole_number(fields, b"job", 1, MAX_ID),
         attempt=_whole_number(fields, b"attempt", 0, MAX_ATTEMPT),
@@ -149,7 +149,7 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
 
 
 def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
-    """Return an entry's job and source as `open_envelope` does; None if one of them is invalid."""
+    """Return an entry's job and source as `open_envelope` reads them; None where one of them is not valid."""
     try:
         return _whole_number(fields, b"job", 1, MAX_ID), _source(fields)
     except InvalidMessage:
@@ -162,7 +162,7 @@ def decode_body(kind: Kind, envelope: Envelope) -> Body:
 
 
 def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
-    """Decode an uncompressed body, as `decode_body` does."""
+    """Decode a body that is not compressed (any more), as `decode_body` does."""
     is_json = encoding.startswith("json")
     try:
         if is_json:
@@ -177,7 +177,7 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
 
 
 def body_from_object(kind: Kind, value: object) -> Body:
-    """Build a body from lists and dictionaries, with non-finite numbers as strings, as in JSON."""
+    """Build a body from plain lists and dictionaries, with non-finite numbers spelled as in JSON."""
     try:
         body = msgspec.convert(with_floats(value), BODY_TYPES[kind])
     except (msgspec.ValidationError, OverflowError) as exc:
@@ -187,10 +187,10 @@ def body_from_object(kind: Kind, value: object) -> Body:
 
 
 def plain_body(envelope: Envelope) -> bytes:
-    """Return the uncompressed msgpack or JSON; raise `InvalidMessage` if it is over `MAX_BODY_BYTES`."""
+    """Return the body's msgpack or JSON bytes, up to `MAX_BODY_BYTES` of them."""
     match envelope.encoding:
         case "msgpack" | "json":
-            check_amount("body", len(envelope.body), MAX_BODY_BYTES, "bytes")
+            _check_amount("body", "bytes", len(envelope.body), MAX_BODY_BYTES)
             return envelope.body
         case "msgpack+zstd" | "json+zstd":
             return _decompress(envelope.body)
@@ -198,10 +198,10 @@ def plain_body(envelope: Envelope) -> bytes:
             raise InvalidMessage("unknown-encoding", f"encoding {unknown!r} is not msgpack or json, or +zstd")
 
 
-_MIN_VALUE_BYTES: Final = 3
+_LEAST_VALUE_BYTES: Final = 3
 """A name of one character and a small number, in msgpack."""
 _JSON_ELEMENTS_A_VALUE: Final = 4
-"""Upper bound: a point with one value has five commas and brackets, each further value has one."""
+"""A point of one value has five commas and brackets, a further value has one."""
 _LISTS: Final = ("lines", "ts", "levels")
 _FREE: Final = ("params", "tags")
 _NUMBER_MAPS: Final = ("metrics", "final_metrics", "best_metrics", "produced", "dropped")
@@ -233,11 +233,11 @@ _split_points: Final = msgspec.msgpack.Decoder(list[_UndecodedPoint]).decode
 
 
 def _counted(kind: Kind, raw: bytes) -> Body:
-    """Decode a large msgpack body field by field, each after a check of its limits.
+    """Decode a large msgpack body field by field, each only once it is known to be within its limits.
 
-    Of a field that occurs twice only the last one is decoded.
+    A field that comes twice is built once: the last counts.
     """
-    fields = _present(_split_msgpack[kind](raw))
+    fields = _said(_split_msgpack[kind](raw))
     for name in _required[kind]:
         if name not in fields:
             raise InvalidMessage("wrong-fields", f"{kind} body: Object missing required field `{name}`")
@@ -255,28 +255,28 @@ def _counted(kind: Kind, raw: bytes) -> Body:
 def _check_msgpack(name: str, value: memoryview) -> None:
     if name in _LISTS or name in _NUMBER_MAPS:
         most = MAX_RESULTS if name in _NUMBER_MAPS else MAX_ITEMS
-        check_amount(name, msgpack_length(value), most)
+        _check_amount(name, "items", msgpack_length(value), most)
     elif name in _FREE:
-        check_amount(name, len(value), MAX_FREE_BYTES, "bytes")
+        _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
         _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)
     elif name == "points":
-        check_amount(name, msgpack_length(value), MAX_ITEMS)
-        if len(value) <= _MIN_VALUE_BYTES * MAX_VALUES:
+        _check_amount(name, "items", msgpack_length(value), MAX_ITEMS)
+        if len(value) <= _LEAST_VALUE_BYTES * MAX_VALUES:
             return
         values = [memoryview(point.values) for point in _split_points(value)]
-        check_amount("values of all points", sum(map(msgpack_length, values)), MAX_VALUES)
-        # Other content of points, for instance `values` a second time, is decoded as well.
-        check_amount(
-            "points without their values", len(value) - sum(map(len, values)), MAX_BODY_BYTES // 4, "bytes"
+        _check_amount("values of all points", "items", sum(map(msgpack_length, values)), MAX_VALUES)
+        # What a point has besides, for instance `values` a second time, is built as well.
+        _check_amount(
+            "points without their values", "bytes", len(value) - sum(map(len, values)), MAX_BODY_BYTES // 4
         )
 
 
 def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
-    """Decode the known fields of a JSON body, each after a check of its limits; unknown fields are not decoded."""
-    fields = {name: bytes(value) for name, value in _present(_split_json[kind](raw)).items()}
+    """Decode the fields that a body has, as far as they are there; nothing is built of any others."""
+    fields = {name: bytes(value) for name, value in _said(_split_json[kind](raw)).items()}
     for name, value in fields.items():
         if name in _FREE:
-            check_amount(name, len(value), MAX_FREE_BYTES, "bytes")
+            _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
         if len(value) > UNCOUNTED_BYTES:
             most = MAX_FREE_ELEMENTS if name in _FREE else MAX_ITEMS
             most = most if name not in _NUMBER_MAPS else MAX_RESULTS
@@ -285,15 +285,20 @@ def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
     return {name: msgspec.json.decode(value) for name, value in fields.items()}
 
 
-def _present(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
-    """Return the fields that the body has."""
+def _said(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
+    """Return the fields that are there."""
     fields = msgspec.structs.asdict(undecoded)
     return {name: value for name, value in fields.items() if memoryview(value).nbytes}
 
 
-def _check_elements(name: str, count: int, most: int) -> None:
+def _check_amount(what: str, unit: str, amount: int, most: int) -> None:
+    if amount > most:
+        raise InvalidMessage("too-large", f"{what}: {amount:,} {unit}, at most {most:,} are allowed")
+
+
+def _check_elements(what: str, count: int, most: int) -> None:
     if count > most:
-        raise InvalidMessage("too-large", f"{name}: more than the {most:,} elements that are allowed")
+        raise InvalidMessage("too-large", f"{what}: more than the {most:,} elements that are allowed")
 
 
 def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:

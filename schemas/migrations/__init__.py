@@ -14,7 +14,7 @@ from trainwire.schemas.tables import metadata
 
 
 class WrongSchemaRevision(RuntimeError):  # noqa: N818 - said to operators as it stands
-    """The schema revision of the database does not fit this version of trainwire."""
+    """The database is at another schema revision than this version of trainwire was made for."""
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -25,7 +25,7 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def head_revision() -> str:
-    """Return the schema revision of this version of trainwire."""
+    """Return the revision this version of trainwire was made for."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     if head is None:
         raise WrongSchemaRevision("the package has lost its migrations; install trainwire again")
@@ -33,7 +33,7 @@ def head_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the schema revision of the database; None if it has no tables of trainwire."""
+    """Return the database's revision, None for a database without our tables."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -55,8 +55,8 @@ def upgrade(connection: Connection) -> None:
 def check_revision(connection: Connection) -> None:
     """Raise `WrongSchemaRevision`, with the command to run, unless this version can work with the tables.
 
-    It works with its own revision, and with newer ones that still have every column that it uses: migrations only
-    add (docs/deploy.md), so that old processes run on while new ones are started.
+    It can at its own revision, and at a newer one that still has every column that it uses: migrations only add
+    (docs/deploy.md), so that old processes go on while new ones are started.
     """
     current, head = current_revision(connection), head_revision()
     if current == head:
@@ -72,12 +72,12 @@ def check_revision(connection: Connection) -> None:
 
 
 def is_newer(revision: str | None) -> bool:
-    """Return whether a revision is newer than that of this version; revisions are numbers."""
+    """Tell whether a revision comes after the newest that this version knows; they are numbers."""
     return revision is not None and revision.isdecimal() and int(revision) > int(head_revision())
 
 
 def _faults(connection: Connection) -> list[str]:
-    """Return the faults of newer tables: missing columns, and new ones without a default."""
+    """Return why this version cannot work with newer tables: what they lack, and what they ask of each new row."""
     found = {
         name: {column["name"]: column for column in columns}
         for (_, name), columns in inspect(connection).get_multi_columns().items()

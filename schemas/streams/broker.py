@@ -1,4 +1,4 @@
-"""Converts the URL of Redis for kombu, which by default does not verify the certificate of a server."""
+"""The address of Redis as kombu must be told it: left alone, it does not verify the certificate of a server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _TLS_PREFIX: Final = "ssl_"
 
 
 class Broker(NamedTuple):
-    """Arguments of `kombu.Connection`: the URL without parameters, and the TLS parameters, None without TLS."""
+    """What `kombu.Connection` takes: an address without parameters, and those of TLS, None where there is none."""
 
     url: str
     ssl: dict[str, Any] | None
 
 
 def broker_at(redis_url: str) -> Broker:
-    """Return the arguments for kombu by which it connects to a Redis as redis-py does.
+    """Return where kombu finds the Redis of an address, with TLS exactly as redis-py would have it.
 
-    kombu does not verify certificates of a `rediss://` URL without parameters, and fails for parameters that it
-    does not know. Raises `ValueError` for a URL that redis-py rejects.
+    kombu does not verify the certificate of a `rediss://` that says nothing more, and stumbles over parameters
+    that it does not know. Raises `ValueError` for an address that redis-py does not understand.
     """
     parts = urlsplit(redis_url)
     if parts.scheme not in {"redis", "rediss"}:

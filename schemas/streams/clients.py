@@ -13,13 +13,13 @@ from redis.retry import Retry
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 
 STREAM_ERRORS: Final = (redis.RedisError, RedisClusterException)
-"""The errors of servers that do not answer, or refuse a command; the second class is no subclass of the first."""
+"""What a server that is away, or refuses, looks like; redis-py does not count the second among the first."""
 
 
 def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
-    """Return a client that connects at its first command, which may raise one of `STREAM_ERRORS`.
+    """Return a client; nothing is connected before its first command, which raises one of `STREAM_ERRORS`.
 
-    `options` are keyword arguments of redis-py, such as timeouts.
+    `options` are timeouts and the like, as redis-py takes them.
     """
     if not is_cluster(url):
         return redis.Redis.from_url(url, retry=retry, **options)
@@ -27,7 +27,7 @@ def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
 
 
 class Cluster:
-    """A client of a cluster that discovers the servers at its first command, and again after `close`."""
+    """A client of a cluster that looks for its servers with the first command, and again after `close`."""
 
     def __init__(self, url: str, *, retry: Retry, **options: Any) -> None:
         self._nodes = cluster_nodes(url)
@@ -40,39 +40,39 @@ class Cluster:
                 "password": unquote(password) or None,
                 "ssl": url.startswith("rediss"),
                 "retry": retry,
-                # A server that does not answer must not affect the shards of others.
+                # A server that is away is the trouble of its own shards alone.
                 "require_full_coverage": False,
             }
         )
         self._client: RedisCluster | None = None
         self.resting: dict[str, tuple[float, str]] = {}
-        """Servers that did not answer -> (monotonic time of the next try, error)."""
+        """Servers that did not answer: until when they are left alone, and what the matter was."""
 
     def __getattr__(self, name: str) -> Any:
         if self._client is None:
-            node = cast("Any", ClusterNode)  # redis-py has no type hints for it
+            node = cast("Any", ClusterNode)  # redis-py does not say its types
             nodes = [node(host, port) for host, port in self._nodes]
             self._client = RedisCluster(startup_nodes=nodes, **self._options)
         return getattr(self._client, name)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Drop all connections."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
 
 
 def drop_connections(client: redis.Redis) -> None:
-    """Close a client's connections; its next command opens new ones and resolves the host again."""
+    """Drop a client's connections; its next command makes new ones and looks the host up again."""
     client.close()
     if not isinstance(client, Cluster):
         client.connection_pool.disconnect()
 
 
 def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
-    """Return a client for each server by `host:port`, also for those that do not answer; for one Redis, itself.
+    """Return a client for each server by `host:port`, those that are away included; for one Redis, itself.
 
-    Raises one of `STREAM_ERRORS` if no server of a cluster answers.
+    Raises one of `STREAM_ERRORS` where no server of a cluster tells which others there are.
     """
     if not isinstance(client, Cluster):
         return {"": client}
@@ -82,5 +82,5 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
 
 
 def beside(client: redis.Redis, key: str) -> dict[str, Any]:
-    """Return the options that send a command without a key to the server of this key."""
+    """Return the options that send a command without a key to the server that has this one."""
     return {"target_nodes": [cast("Any", client).get_node_from_key(key)]} if isinstance(client, Cluster) else {}

@@ -1,4 +1,4 @@
-"""Sends commands to each server of the streams, and collects replies and failures (decision 17)."""
+"""Asks each server that has streams for what it has, and collects who is away (decision 17)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.streams.urls import DEFAULT_PORT
 
 REST_S: Final = 5.0
-"""Pause after a server did not answer: connecting to a host that is down takes seconds."""
+"""For so long a server that did not answer is left alone: to try a host that is down takes seconds."""
 NOBODY: Final = "no server of the cluster"
 
 Topic = TypeVar("Topic", bound=Hashable)
 Commands = Sequence[tuple[Any, ...]]
-"""The commands for one topic: names and arguments. The first argument is a key; all keys are on one server."""
+"""Of one question: name and arguments, the first of them a key; all keys are of one server."""
 
 
 @dataclass
 class Answers(Generic[Topic]):
-    """The replies on each topic, one per command, with the time of its server in milliseconds since 1970.
+    """What was said on each topic, one reply a command, and by which server's clock.
 
-    Topics of a server in `away` (host:port -> reason), which did not answer or refused a command, have no replies.
+    A topic without replies is one of a server that is `away` (host:port -> why) or refused.
     """
 
     replies: dict[Topic, list[Any]] = field(default_factory=dict)
@@ -40,10 +40,10 @@ class Answers(Generic[Topic]):
 
 
 def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answers[Topic]:
-    """Send the commands of each topic to the server of its keys.
+    """Put each question to the server that has its keys.
 
-    A single Redis gets all of them in one round trip, and its errors are raised. In a cluster each server gets its
-    own; errors of a server are in the answers (`away`), and only a failed discovery of all servers is raised.
+    One Redis is asked in one round trip, and what it raises is raised. Of a cluster each server is asked for
+    itself: one that is away or refuses is named in the answers; raised is only that no server was found at all.
     """
     answers: Answers[Topic] = Answers()
     if not isinstance(client, Cluster):
@@ -56,7 +56,7 @@ def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answer
     for node, theirs in _by_server(client, questions).items():
         answers.servers |= dict.fromkeys(theirs, NOBODY if node is None else node.name)
         try:
-            # First and alone: a server that does not answer costs one timeout, not one per command.
+            # By itself, before the rest: whether it answers is found out once, not with each command.
             now = _alone(client, node, "TIME")
             replies = _run(cast("Any", client).pipeline(transaction=False), theirs)
         except STREAM_ERRORS as exc:
@@ -83,7 +83,7 @@ def _by_server(
     client: Cluster, questions: Mapping[Topic, Commands]
 ) -> Mapping[ClusterNode | None, dict[Topic, Commands]]:
     found: dict[ClusterNode | None, dict[Topic, Commands]] = defaultdict(dict)
-    get_node = client.get_node_from_key  # discovers the servers if that was not done, and may raise
+    get_node = client.get_node_from_key  # connects where nobody has yet, and raises where no server is found
     for topic, commands in questions.items():
         node = None
         with suppress(RedisClusterException):
@@ -93,7 +93,7 @@ def _by_server(
 
 
 def _alone(client: Cluster, node: ClusterNode | None, *command: str) -> Any:
-    """Send a command to one server; raise the last error during the pause after it did not answer."""
+    """Send a command to one server, unless it did not answer a moment ago."""
     if node is None:
         raise RedisClusterException("no server has these slots")
     until, why = client.resting.get(node.name, (0.0, ""))
@@ -122,5 +122,5 @@ def _take(answers: Answers[Topic], questions: Mapping[Topic, Commands], now: Any
 
 
 def _name(client: redis.Redis) -> str:
-    options = client.get_connection_kwargs()
-    return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', DEFAULT_PORT)}")
+    said = client.get_connection_kwargs()
+    return str(said.get("path") or f"{said.get('host', 'localhost')}:{said.get('port', DEFAULT_PORT)}")

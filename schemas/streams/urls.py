@@ -12,16 +12,16 @@ CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 DEFAULT_PORT: Final = 6379
 TLS_PARAMETERS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs")
 _NO: Final = frozenset({"0", "f", "false", "n", "no"})
-"""The values that redis-py reads as false."""
+"""As redis-py reads them."""
 
 
 def is_cluster(url: str) -> bool:
-    """Return whether a URL is that of a Redis Cluster."""
+    """Tell whether an address is one of a Redis Cluster."""
     return url.partition("://")[0] in CLUSTER_SCHEMES
 
 
 def cluster_nodes(url: str) -> list[tuple[str, int]]:
-    """Return the hosts and ports; raise `ValueError` for an invalid one, a database, or an unknown parameter."""
+    """Return the hosts and ports; raise `ValueError` for what is none, a database, or an unknown parameter."""
     cluster_tls(url)
     _, _, rest = url.partition("?")[0].partition("://")
     hosts, _, database = rest.rpartition("@")[2].partition("/")
@@ -37,10 +37,10 @@ def cluster_nodes(url: str) -> list[tuple[str, int]]:
 
 
 def cluster_tls(url: str) -> dict[str, str | bool]:
-    """Return the TLS parameters by redis-py's names; raise `ValueError` for any other parameter."""
+    """Return what the address says of TLS, by redis-py's names; raise `ValueError` for any other parameter."""
     address, _, query = url.partition("?")
     if "@" in query and "@" not in address:
-        # Not in the error, because it is part of a password.
+        # Part of a password, which no error may repeat.
         raise ValueError("has a ? before its @: write %3F for it in the password, and %40 for an @ behind a ?")
     found: dict[str, str | bool] = dict(parse_qsl(query, keep_blank_values=True))
     known = TLS_PARAMETERS if url.startswith("rediss") else ()
@@ -56,7 +56,7 @@ def cluster_tls(url: str) -> dict[str, str | bool]:
 
 
 def _has_port(parts: SplitResult) -> bool:
-    """Return whether the port is valid or absent."""
+    """Tell whether what is said of a port, if anything, is one."""
     try:
         return parts.port != 0
     except ValueError:
