@@ -14,11 +14,11 @@ from trainwire.schemas.keys import Kind
 from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.messages import Completion, Message
 from trainwire.schemas.validation import InvalidMessage
-from trainwire.workers.drain import job_rows, rows, source_positions, store
+from trainwire.workers.drain import job_rows, positions, rows, store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
 from trainwire.workers.drain.jobs import FINAL_PATHS
-from trainwire.workers.drain.source_positions import MAX_RANGES, Position
+from trainwire.workers.drain.positions import MAX_RANGES, Position
 from trainwire.workers.drain.sources import Sources
 from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
@@ -77,7 +77,7 @@ class Batch:
                 "sender or the workers, or set DRAIN_MAX_INVALID_RATIO=1 to send them to the dead letters"
             )
         store.save_dead_letters(self._connection, stream, self._kind, self.letters)
-        source_positions.save_positions(self._connection, self._sources.changed_rows())
+        positions.save_positions(self._connection, self._sources.changed_rows())
         discarded = Counter(content.job_id for content in self._discarded if content.job_id is not None)
         job_rows.note_discarded(self._connection, stream, discarded)
 

@@ -14,7 +14,7 @@ from trainwire.workers.drain import job_rows
 from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.lifetimes import Lifetime, began_at
-from trainwire.workers.drain.source_positions import Position, SourceKey, SourceRow, load_positions
+from trainwire.workers.drain.positions import Position, SourceKey, SourceRow, load_positions
 
 Source = tuple[int, str]
 """Job, source."""

@@ -15,7 +15,7 @@ from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.workers.drain.decoding import RawEntry
-from trainwire.workers.drain.source_positions import Position
+from trainwire.workers.drain.positions import Position
 from trainwire.workers.drain.stream_repair import is_ahead, restart_if_jammed
 from trainwire.workers.errors import Unavailable
 

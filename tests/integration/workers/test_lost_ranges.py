@@ -184,7 +184,7 @@ def test_a_source_with_too_many_holes_is_dead_lettered(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source that leaves out every second number does not make its row grow without end; it may fill holes."""
-    monkeypatch.setattr("trainwire.workers.drain.source_positions.MAX_RANGES", 2)
+    monkeypatch.setattr("trainwire.workers.drain.positions.MAX_RANGES", 2)
     for seq in (1, 3, 5, 7, 6, 4):
         sender.send(logs(f"line {seq}"), seq=seq)
         drain(resources)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.workers.drain import source_positions
-from trainwire.workers.drain.source_positions import Position
+from trainwire.workers.drain import positions
+from trainwire.workers.drain.positions import Position
 
 SEQS = st.lists(st.integers(1, 40), max_size=80)
 
@@ -84,7 +84,7 @@ def test_ranges_are_said_as_trainers_read_them() -> None:
 
 def test_a_position_has_a_bounded_number_of_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the most ranges that it may have, it takes numbers that close one, and none that opens another."""
-    monkeypatch.setattr(source_positions, "MAX_RANGES", 3)
+    monkeypatch.setattr(positions, "MAX_RANGES", 3)
     position = Position(missing=[(3, 9), (20, 29)], lost=[(40, 49, "damaged")], last_seq=50)
     inside, edges, beyond = [5, 25, 45], [3, 9, 20, 29, 40, 49, 51, 2], [52, 10**6]
     assert [seq for seq in [*inside, *edges, *beyond] if position.would_scatter(seq, seq)] == [*inside, *beyond]
@@ -98,7 +98,7 @@ def test_a_position_has_a_bounded_number_of_ranges(monkeypatch: pytest.MonkeyPat
 
 def test_a_source_that_gives_many_reasons_has_a_bounded_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap that is declared lost number by number, each for another reason, does not grow without end."""
-    monkeypatch.setattr(source_positions, "MAX_RANGES", 10)
+    monkeypatch.setattr(positions, "MAX_RANGES", 10)
     position = Position(missing=[(1, 1000)], last_seq=1000)
     for seq in range(1, 500):
         if not position.would_scatter(seq, seq, lost=True):
@@ -129,7 +129,7 @@ class _Counted(list[Any]):
 
 def test_one_entry_touches_few_ranges() -> None:
     """Statements that change nothing or one range cost the same with ten thousand ranges as with ten."""
-    count = source_positions.MAX_RANGES // 2
+    count = positions.MAX_RANGES // 2
     gaps = _Counted((first, first + 1) for first in range(4, 4 + 8 * count, 8))
     lost = _Counted((first + 4, first + 4, "ab"[number % 2]) for number, (first, _) in enumerate(gaps))
     last = gaps[-1][1] + 5
