@@ -14,7 +14,7 @@ from trainwire.schemas import keys
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.events import decode_events
 from trainwire.schemas.keys import Kind
-from trainwire.stores.files.presign_policy import lending_places
+from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.workers.app import app
@@ -28,7 +28,7 @@ from trainwire.workers.events.notify import publish, status_events
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.operations.job_deletion import JobDeleter
-from trainwire.workers.operations.row_retention import RowRetention, keepings_of
+from trainwire.workers.operations.row_retention import RowRetention, row_policies
 from trainwire.workers.orders.order_sender import (
     announce,
     order_deliveries,
@@ -40,8 +40,8 @@ from trainwire.workers.orders.order_sender import (
 )
 from trainwire.workers.resources import Resources, process_resources
 from trainwire.workers.sinks.deliver import Delivery
-from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.links import link_runs
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.plugin import plugin
 from trainwire.workers.streams.outage_log import OutageLog
 from trainwire.workers.streams.stray_streams import drain_jammed, drain_stray_streams
@@ -220,7 +220,7 @@ def verify_checkpoints(resources: Resources) -> None:
     report = Verification(
         resources.engine,
         object_store,
-        lending_places(settings),
+        served_prefixes(settings),
         slice_s=settings.delivery_slice_s,
         store_backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),
     ).run()
@@ -239,8 +239,8 @@ def retain_checkpoints(resources: Resources) -> None:
 @task(keys.ROW_RETENTION_TASK, "row_retention")
 def retain_rows(resources: Resources) -> None:
     """Delete old rows of finished jobs, or in a dry run count them."""
-    for keeping in keepings_of(resources.settings):
-        RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
+    for policy in row_policies(resources.settings):
+        RowRetention(resources.engine, policy).run(dry_run=resources.settings.row_retention == "dry-run")
 
 
 @task(keys.DELETE_TASK, "deletion")
@@ -263,5 +263,5 @@ def echo(worker: str) -> None:
 
 @cache
 def object_store() -> S3Store:
-    """Return the object store of this process; raises `trainwire.stores.files.s3.StoreAway`."""
+    """Return the object store of this process; raises `trainwire.stores.files.s3.S3Unavailable`."""
     return open_s3()
