@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "cli": {*FOLDERS, PUBLIC},
     PUBLIC: {PUBLIC, "ingest", "schemas"},
 }
-CELERY_SHELL = {"app", "beat", "broker_transport", "orders", "tasks", "watchdog", "schedule", "__main__"}
+CELERY_SHELL = {"app", "beat", "broker_transport", "order_sender", "tasks", "watchdog", "schedule", "__main__"}
 """The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
 
 CARRIER = ROOT / "ingest" / "hooks" / "carrier"

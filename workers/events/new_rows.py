@@ -1,4 +1,4 @@
-"""The rows of one transaction as an event carries them: all of them up to a size, beyond it none."""
+"""Converts the rows of a transaction for its event, which carries either all of them or, beyond a size, none."""
 
 from __future__ import annotations
 
@@ -12,43 +12,40 @@ from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from trainwire.schemas.kinds import RowKind
 from trainwire.schemas.messages import Checkpoint, Metrics
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.workers.drain.changes import Change, log_lines
+from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.rows import as_stored, is_best
+from trainwire.workers.drain.rows import as_stored, is_best, log_lines
 
-MAX_ITEMS_BYTES: Final = 16 * 1024
-"""An event carries its lines, points or checkpoints up to this size as JSON."""
-_LEAST_ITEM_BYTES: Final = 60
+MAX_ROWS_BYTES: Final = 16 * 1024
+"""Size limit as JSON of the lines, points or checkpoints in an event."""
+_MIN_ROW_BYTES: Final = 60
 
 _encode = msgspec.json.Encoder().encode
-Item: TypeAlias = LogLine | MetricPoint | SavedCheckpoint
+EventRow: TypeAlias = LogLine | MetricPoint | SavedCheckpoint
 
 
-def carried(change: Change, kind: RowKind) -> list[Item] | None:
-    """Return the new rows of a kind as an event carries them; None where there are none, or too many for an event.
-
-    It makes no more of them than fit.
-    """
+def rows_of_event(change: Change, kind: RowKind) -> list[EventRow] | None:
+    """Return the new rows of a kind for their event; None if there are none, or more than fit into an event."""
     first, last = change.new_rows(kind) or (1, 0)
-    if not 0 < (last - first + 1) * _LEAST_ITEM_BYTES <= MAX_ITEMS_BYTES:
+    if not 0 < (last - first + 1) * _MIN_ROW_BYTES <= MAX_ROWS_BYTES:
         return None
-    room = MAX_ITEMS_BYTES
+    room = MAX_ROWS_BYTES
     kept = []
-    for item in _ITEMS[kind](change, count(first)):
-        room -= len(_encode(item)) + 1
+    for row in _ROWS[kind](change, count(first)):
+        room -= len(_encode(row)) + 1
         if room < 0:
             return None
-        kept.append(item)
+        kept.append(row)
     return kept
 
 
-def text(said: str | None) -> str | None:
-    """Return text as Postgres holds it."""
-    return None if said is None else visible(said)
+def text(value: str | None) -> str | None:
+    """Return text as Postgres stores it."""
+    return None if value is None else visible(value)
 
 
 def numbers(values: Mapping[str, Any] | None) -> dict[str, Number] | None:
-    """Return a map of numbers as JSON can carry it."""
+    """Return a map of numbers for JSON, with non-finite ones as strings."""
     return None if values is None else {visible(name): shown_float(value) for name, value in values.items()}
 
 
@@ -105,7 +102,7 @@ def _checkpoints(change: Change, seqs: Iterator[int]) -> Iterator[SavedCheckpoin
         )
 
 
-_ITEMS: Final[dict[RowKind, Callable[[Change, Iterator[int]], Iterator[Item]]]] = {
+_ROWS: Final[dict[RowKind, Callable[[Change, Iterator[int]], Iterator[EventRow]]]] = {
     "logs": _lines,
     "metrics": _points,
     "checkpoints": _checkpoints,

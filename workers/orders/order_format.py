@@ -1,7 +1,7 @@
-"""Work orders as messages: how one is made, and which a worker takes from which queue. All others are dropped.
+"""The format of work orders: encodes them, and checks those that a worker reads from a queue.
 
-All that kombu and Celery read of a message before the task runs is checked: an order that passes can neither end
-the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
+The check covers everything that kombu and Celery read of a message before the task runs: a valid order can neither
+end the worker's main process, nor wait in its memory (`eta`), nor start other tasks (`chain`, callbacks).
 """
 
 from __future__ import annotations
@@ -19,45 +19,24 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from trainwire.schemas.keys import (
-    BEAT_QUEUE,
-    CHECKPOINT_QUEUE,
-    DELETE_TASK,
-    DELIVER_TASK,
-    DELIVER_TICK_TASK,
-    DRAIN_TASK,
-    ECHO_TASK,
-    INGEST_QUEUE,
-    LINK_QUEUE,
-    LINK_TASK,
-    LINK_TICK_TASK,
-    LIVENESS_TASK,
-    NOTIFY_QUEUE,
-    NOTIFY_TASK,
-    RETENTION_TASK,
-    ROW_RETENTION_TASK,
-    STRAYS_TASK,
-    SWEEP_TASK,
-    VERIFY_TASK,
-    Kind,
-    echo_queue,
-)
+from trainwire.schemas import keys
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.sinks import SINKS
 
 MAX_ORDER_BYTES: Final = 4 * 1024 * 1024
 MAX_SHARD: Final = 2**31 - 1
 _YEARS: Final = range(2000, 2101)
-"""Of an expiry: beyond them, arithmetic with time zones overflows."""
+"""The years of an expiry: outside of them, arithmetic with time zones overflows."""
 
 Name: TypeAlias = Annotated[str, Meta(max_length=1000)]
 
 
 class WrongOrder(ValueError):  # noqa: N818 - part of a log line
-    """A message is no order of its queue; the text tells why."""
+    """A message is not a valid order of its queue; the text is the reason."""
 
 
 class _Headers(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Those of Celery's message protocol 2, as our processes send them: no eta, no retries, no time limits."""
+    """The headers of Celery's message protocol 2 that our processes send: no eta, no retries, no time limits."""
 
     task: Name
     id: Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -115,12 +94,12 @@ class _Embedded(msgspec.Struct, forbid_unknown_fields=True):
     chord: None = None
 
 
-class _NoNames(msgspec.Struct, forbid_unknown_fields=True):
+class _NoKeywords(msgspec.Struct, forbid_unknown_fields=True):
     """No keyword arguments."""
 
 
 class _Sender(msgspec.Struct):
-    """As much of a wrong order as may tell where it comes from."""
+    """The headers of an invalid order that help to find its sender."""
 
     origin: Any = None
     task: Any = None
@@ -130,16 +109,16 @@ class _Sent(msgspec.Struct):
     headers: _Sender | UnsetType = UNSET
 
 
-DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoNames, _Embedded]]
+DecodeBody: TypeAlias = Callable[[bytes], tuple[Any, _NoKeywords, _Embedded]]
 """Returns arguments, keyword arguments and embedded tasks; raises msgspec's errors for any others."""
 
 
 def _bodies(arguments: Any) -> DecodeBody:
     """Return a decoder of task bodies whose arguments have these types.
 
-    Decoders are made at import: msgspec 0.22 crashes where two threads make the first one of a type at once.
+    Called at import: msgspec 0.22 crashes if two threads make the first decoder of a type at the same time.
     """
-    types: Any = (arguments, _NoNames, _Embedded)
+    types: Any = (arguments, _NoKeywords, _Embedded)
     return msgspec.json.Decoder(tuple.__class_getitem__(types)).decode
 
 
@@ -152,18 +131,18 @@ class _Order:
 
 
 _ORDERS: Final = {
-    DRAIN_TASK: _Order({INGEST_QUEUE}, _bodies(tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]])),
-    STRAYS_TASK: _Order({INGEST_QUEUE}, _bodies(tuple[()])),
-    NOTIFY_TASK: _Order({NOTIFY_QUEUE}, _bodies(tuple[str])),
-    SWEEP_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LIVENESS_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    DELIVER_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LINK_TICK_TASK: _Order({BEAT_QUEUE}, _bodies(tuple[()])),
-    LINK_TASK: _Order({LINK_QUEUE}, _bodies(tuple[()])),
-    VERIFY_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
-    RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
-    ROW_RETENTION_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
-    DELETE_TASK: _Order({CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.DRAIN_TASK: _Order({keys.INGEST_QUEUE}, _bodies(tuple[Kind, Annotated[int, Meta(ge=0, le=MAX_SHARD)]])),
+    keys.STRAYS_TASK: _Order({keys.INGEST_QUEUE}, _bodies(tuple[()])),
+    keys.NOTIFY_TASK: _Order({keys.NOTIFY_QUEUE}, _bodies(tuple[str])),
+    keys.SWEEP_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.LIVENESS_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.DELIVER_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.LINK_TICK_TASK: _Order({keys.BEAT_QUEUE}, _bodies(tuple[()])),
+    keys.LINK_TASK: _Order({keys.LINK_QUEUE}, _bodies(tuple[()])),
+    keys.VERIFY_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.RETENTION_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.ROW_RETENTION_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
+    keys.DELETE_TASK: _Order({keys.CHECKPOINT_QUEUE}, _bodies(tuple[()])),
 }
 _DELIVERIES: Final = {
     sink.queue: _bodies(tuple.__class_getitem__(Literal.__getitem__(sink.name))) for sink in SINKS.values()
@@ -199,7 +178,7 @@ def encode_order(task: str, args: Sequence[object], queue: str, expires_at: floa
 
 
 def check_order(raw: bytes, queue: str) -> None:
-    """Raise `WrongOrder` unless this message is an order that a worker takes from this queue."""
+    """Raise `WrongOrder` unless the message is a valid order of this queue."""
     if len(raw) > MAX_ORDER_BYTES:
         raise WrongOrder(f"it has {len(raw):,} bytes, more than {MAX_ORDER_BYTES:,}")
     try:
@@ -209,12 +188,12 @@ def check_order(raw: bytes, queue: str) -> None:
         _check_expiry(envelope.headers.expires)
     except (msgspec.DecodeError, binascii.Error, UnicodeError, ValueError, RecursionError) as exc:
         raise WrongOrder(str(exc)) from exc
-    if envelope.headers.task == ECHO_TASK and echo_queue(arguments[0]) != queue:
+    if envelope.headers.task == keys.ECHO_TASK and keys.echo_queue(arguments[0]) != queue:
         raise WrongOrder(f"an echo for {arguments[0]!r:.200}")
 
 
 def sender_of(raw: bytes) -> dict[str, str]:
-    """Return what a wrong order contains of its sender and its task, shortened."""
+    """Return the sender and the task of an invalid order, shortened, as far as they are readable."""
     try:
         headers = _decode_sent(raw[:MAX_ORDER_BYTES]).headers
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -225,10 +204,10 @@ def sender_of(raw: bytes) -> dict[str, str]:
 
 
 def _body_decoder(task: str, queue: str) -> DecodeBody:
-    """Return the decoder of an order's body; raise `WrongOrder` where the order does not belong into the queue."""
-    if task == DELIVER_TASK and queue in _DELIVERIES:
+    """Return the decoder of an order's body; raise `WrongOrder` if the task does not belong to the queue."""
+    if task == keys.DELIVER_TASK and queue in _DELIVERIES:
         return _DELIVERIES[queue]
-    if task == ECHO_TASK and queue not in _ALL_QUEUES:
+    if task == keys.ECHO_TASK and queue not in _ALL_QUEUES:
         return _decode_echo
     known = _ORDERS.get(task)
     if known is None or queue not in known.queues:

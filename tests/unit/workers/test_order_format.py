@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trainwire.workers.order_checks import check_order
+from trainwire.workers.orders.order_format import check_order
 from trainwire.workers.schedule import SCHEDULE
 
 

@@ -1,7 +1,7 @@
-"""Drains streams of shards that do not exist and streams that were jammed, and limits claims.
+"""Drains stray streams, whose shards do not exist, and streams that were jammed; gives claims an expiry.
 
-A client that takes another number of shards for the right one (INGEST_SHARDS was changed, FLUSHALL) appends to
-such streams. Its messages are valid wherever they are.
+Clients that use an outdated number of shards (INGEST_SHARDS was changed, FLUSHALL) append to stray streams. Their
+messages are as valid as any.
 """
 
 from __future__ import annotations
@@ -26,40 +26,42 @@ from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import store
 from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain
-from trainwire.workers.drain.repairs import note_repair
 from trainwire.workers.drain.stream import IngestStream, redis_errors
-from trainwire.workers.errors import Unavailable
+from trainwire.workers.drain.stream_repair import note_repair
+from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.resources import Resources
 
-log = structlog.get_logger("trainwire.workers.streams.strays")
+log = structlog.get_logger("trainwire.workers.streams.stray_streams")
 
 Item = TypeVar("Item")
+OnCommit = Callable[[list[Change]], None] | None
+"""Called with the changes of each transaction."""
 
 SLICE_S: Final = 2.0
-"""Of one stream's drain."""
+"""Time slice of one stream's drain."""
 TIME_S: Final = 5.0
-"""Of all of it; the rest is done the next time."""
+"""Time for all streams; the next call drains the rest."""
 MAX_CLAIM_BYTES: Final = 4096
 MAX_CLAIM_MS: Final = 3600 * 1000
-"""A claim is renewed every few seconds; without an expiry it would stay for ever."""
-_AT_ONCE: Final = 500
+"""Longest lifetime of a claim; its trainer renews it every few seconds."""
+_CHUNK_SIZE: Final = 500
 _KEY: Final = re.compile(rf"ingest:\{{(.*)\}}:({'|'.join(KINDS)}|alive)", re.DOTALL)
 _MAX_KEY_CHARS: Final = 200
 
 
 @dataclass
 class Strays:
-    """Keys that no shard has, and claims."""
+    """The keys of shards that do not exist, and all claims."""
 
     streams: list[tuple[Kind, str]] = dataclasses.field(default_factory=list)
     heartbeats: list[str] = dataclasses.field(default_factory=list)
     unreadable: list[bytes] = dataclasses.field(default_factory=list)
-    """Streams and hashes whose names cannot be stored as text."""
+    """Keys whose names are too long or not printable."""
     claims: list[bytes] = dataclasses.field(default_factory=list)
 
 
 def find_strays(client: redis.Redis, shards: int) -> Strays:
-    """Look through the keys of all servers that answer. Raises what redis-py raises where none does."""
+    """Scan the keys of all servers that answer. Raises an error of redis-py if none does."""
     found = Strays()
     for key in _keys(client):
         if key.startswith(b"ingest:claims:"):
@@ -78,14 +80,13 @@ def find_strays(client: redis.Redis, shards: int) -> Strays:
     return found
 
 
-def tend_strays(
-    resources: Resources,
-    on_commit: Callable[[list[Change]], None] | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Drain stray streams, move stray heartbeats, give claims an expiry; raise `Unavailable` without Redis."""
+def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> None:
+    """Drain stray streams, move stray heartbeats to their shards, and give claims an expiry.
+
+    Raises `Unavailable` if Redis does not answer.
+    """
     client, shards = resources.streams, resources.settings.ingest_shards
-    deadline = clock() + TIME_S
+    deadline = time.monotonic() + TIME_S
     with redis_errors():
         found = find_strays(client, shards)
         _limit_claims(client, found.claims)
@@ -95,17 +96,15 @@ def tend_strays(
         for name in found.heartbeats:
             _move_heartbeats(client, name, shards)
     for kind, name in found.streams:
-        if clock() >= deadline:
+        if time.monotonic() >= deadline:
             return
         _drain_stray(resources, IngestStream(client, kind, -1, key=name), on_commit)
 
 
-def drain_jammed(
-    resources: Resources, stream: IngestStream, on_commit: Callable[[list[Change]], None] | None = None
-) -> None:
-    """Drain for a while what a stream was before it was jammed, if there is any; what fails is logged."""
+def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
+    """Drain the renamed stream of the same shard that was jammed, if there is one; errors are only logged."""
     jammed = stream.jammed()
-    with _errors_logged(jammed):
+    with errors_logged(jammed):
         if jammed.has_entries() and (entries := _drain(resources, jammed, on_commit)) is not None:
             note_repair(resources.streams, jammed.key, f"renamed when it was jammed: drained, {entries} entries")
 
@@ -127,13 +126,13 @@ def _is_shard(name: str, shards: int) -> bool:
 
 
 def _limit_claims(client: redis.Redis, keys: Sequence[bytes]) -> None:
-    for some in _chunks(keys):
+    for chunk in _chunks(keys):
         pipeline = client.pipeline(transaction=False)
-        for key in some:
+        for key in chunk:
             pipeline.pttl(key)
             pipeline.strlen(key)
         replies = pipeline.execute(raise_on_error=False)
-        for key, left_ms, size in zip(some, replies[::2], replies[1::2], strict=True):
+        for key, left_ms, size in zip(chunk, replies[::2], replies[1::2], strict=True):
             if isinstance(size, Exception) or size > MAX_CLAIM_BYTES:
                 client.unlink(key)
             elif left_ms == -1 or left_ms > MAX_CLAIM_MS:
@@ -141,10 +140,10 @@ def _limit_claims(client: redis.Redis, keys: Sequence[bytes]) -> None:
 
 
 def _move_heartbeats(client: redis.Redis, name: str, shards: int) -> None:
-    """Move heartbeats to where they are looked for: their trainers know another number of shards."""
-    for some in _chunks(cast("Iterable[tuple[bytes, bytes]]", client.hscan_iter(name, count=_AT_ONCE))):
+    """Move heartbeats to the hashes of their shards: their trainers use another number of shards."""
+    for chunk in _chunks(cast("Iterable[tuple[bytes, bytes]]", client.hscan_iter(name, count=_CHUNK_SIZE))):
         pipeline = client.pipeline(transaction=False)
-        for _, data in some:
+        for _, data in chunk:
             with suppress(InvalidMessage):
                 beat = decode_heartbeat(data)
                 name_of_beat = alive_field(beat.job, beat.source)
@@ -154,16 +153,14 @@ def _move_heartbeats(client: redis.Redis, name: str, shards: int) -> None:
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while some := list(islice(rest, _AT_ONCE)):
-        yield some
+    remaining = iter(items)
+    while chunk := list(islice(remaining, _CHUNK_SIZE)):
+        yield chunk
 
 
-def _drain_stray(
-    resources: Resources, stream: IngestStream, on_commit: Callable[[list[Change]], None] | None
-) -> None:
-    """Drain a stray stream for a while; delete its cursor once it is empty."""
-    with _errors_logged(stream):
+def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
+    """Drain a stray stream for one time slice; once it is empty, delete its cursor."""
+    with errors_logged(stream):
         entries = _drain(resources, stream, on_commit)
         if entries is None:
             return
@@ -173,11 +170,9 @@ def _drain_stray(
             note_repair(resources.streams, stream.key, f"no shard has it: drained, {entries} entries")
 
 
-def _drain(
-    resources: Resources, stream: IngestStream, on_commit: Callable[[list[Change]], None] | None
-) -> int | None:
-    """Drain a stream for a while; once it is empty delete its key, and return how many entries there were."""
-    # All of it may be invalid, and then is dead-lettered: that is no sign of a bad deploy here.
+def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
+    """Drain a stream for one time slice; once it is empty delete its key and return the number of its entries."""
+    # Nothing is too invalid here: in such a stream invalid entries do not suggest a bad deploy.
     settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})
     drained = Drain(resources.engine, stream, settings, on_commit=on_commit).run()
     if drained.leased_elsewhere or drained.more or not stream.delete_if_empty():
@@ -186,10 +181,11 @@ def _drain(
 
 
 @contextmanager
-def _errors_logged(stream: IngestStream) -> Iterator[None]:
+def errors_logged(stream: IngestStream) -> Iterator[None]:
+    """Log an error of a drain, so that other streams are drained nevertheless."""
     try:
         yield
-    except Unavailable as exc:
-        log.warning("strays.left", stream=stream.key, reason=str(exc))
+    except (MostlyInvalid, Unavailable) as exc:
+        log.warning("stream.not_drained", stream=stream.key, reason=str(exc))
     except Exception:
-        log.exception("strays.left", stream=stream.key)
+        log.exception("stream.not_drained", stream=stream.key)

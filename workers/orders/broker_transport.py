@@ -1,6 +1,6 @@
-"""kombu's Redis transport, which drops what is no work order before kombu or Celery read any of it.
+"""kombu's Redis transport with a check: messages that are not work orders are dropped before kombu reads them.
 
-Left alone, a message that is not JSON, or lacks a field, raises in the event loop and ends the worker.
+Without the check a message that is not JSON, or lacks a field, raises in the event loop and ends the worker.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import structlog
 from kombu.transport import redis as kombu_redis
 
 from trainwire.schemas.keys import QUEUES, echo_queue
-from trainwire.workers.order_checks import WrongOrder, check_order, sender_of
+from trainwire.workers.orders.order_format import WrongOrder, check_order, sender_of
 
-log = structlog.get_logger("trainwire.workers.broker_transport")
+log = structlog.get_logger("trainwire.workers.orders.broker_transport")
 
 LOG_EVERY_S: Final = 1.0
-"""A queue full of rubbish is one line a second."""
+"""The interval between two log lines about dropped messages."""
 _ECHO_QUEUES: Final = echo_queue("")
 
 
 class DropLog:
-    """Logs dropped messages: the first one in full, of those that follow within a second how many there were."""
+    """Logs dropped messages: at most one per second in full, and the number of the others."""
 
     def __init__(self) -> None:
         self._next_at = 0.0
         self._unlogged = 0
 
-    def note(self, queue: str, raw: bytes, why: str) -> None:
+    def note(self, queue: str, raw: bytes, reason: str) -> None:
         """Log, or count, a message that was dropped."""
         now = time.monotonic()
         if now < self._next_at:
@@ -39,7 +39,7 @@ class DropLog:
         log.error(
             "order.dropped",
             queue=queue,
-            reason=why[:500],
+            reason=reason[:500],
             size_bytes=len(raw),
             begins_with=raw[:200].decode("utf-8", "backslashreplace"),
             dropped_before=self._unlogged,
@@ -49,12 +49,12 @@ class DropLog:
 
 
 class CheckedRedis(redis.Redis):
-    """A client that leaves out of BRPOP's replies what is no order of its queue."""
+    """A Redis client whose BRPOP returns only valid orders of the queue."""
 
     drops = DropLog()
 
     def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
-        """Return the reply; for a dropped message None, as when BRPOP has waited in vain."""
+        """Return the reply; None, as after a timeout of BRPOP, for a message that was dropped."""
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP" or not reply:
             return reply
@@ -69,7 +69,7 @@ class CheckedRedis(redis.Redis):
 
 
 class Channel(kombu_redis.Channel):
-    """Uses the client that checks."""
+    """kombu's channel with the checking client."""
 
     def _get_client(self) -> type[redis.Redis]:
         super()._get_client()  # type: ignore[misc] # checks the version of redis-py
@@ -77,12 +77,12 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(kombu_redis.Transport):
-    """Uses the channel that checks."""
+    """kombu's transport with the checking channel."""
 
     Channel = Channel
 
     def _deliver(self, message: Any, queue: str | None) -> None:
-        """Hand a message to its consumer; drop one of remote control (`celery inspect`) that nobody can read."""
+        """Pass a message to its consumer; drop an invalid one of remote control (`celery inspect`)."""
         if queue is None or queue in QUEUES or queue.startswith(_ECHO_QUEUES):
             super()._deliver(message, queue)
             return
