@@ -1,4 +1,4 @@
-"""The one place where the gateway reads the environment."""
+"""The settings of the gateway, from the environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainwire.stores.settings import StoreSettings, read_settings
 
 
 class GatewaySettings(StoreSettings):
-    """What the gateway needs to know, from environment variables of the same names in capitals."""
+    """Settings from environment variables with the same names in capitals."""
 
     gateway_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """The address to listen on."""

@@ -1,8 +1,9 @@
-"""How a job stands, as its listeners were told: status, progress and results, which have no `seq` of their own."""
+"""The state of a job as its clients know it: status, progress and results, which have no `seq` of their own."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -15,12 +16,29 @@ from trainwire.schemas.events import (
     TrainingProgress,
     TrainingStatus,
 )
-from trainwire.schemas.messages import FINISHED, Outcome, Status
+from trainwire.schemas.messages import FINISHED, Status
 from trainwire.schemas.non_finite import Number
 
+_EPOCHS: Final = ("current_epoch", "total_epochs", "progress_percent")
+_PROGRESS: Final = ("status", *_EPOCHS, "best_checkpoint_path")
+_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path")
+_RESULTS: Final = {
+    "status": "status",
+    "exit_code": "exit_code",
+    "current_epoch": "total_epochs_completed",
+    "final_metrics": "final_metrics",
+    "best_metrics": "best_metrics",
+    "best_epoch": "best_epoch",
+    "last_checkpoint_path": "final_checkpoint_path",
+    "best_checkpoint_path": "best_checkpoint_path",
+    "mlflow_run_id": "mlflow_run_id",
+    "error_message": "error_message",
+}
+"""Fields of the state, and the fields of a completion event that have the same values."""
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The columns of training_jobs that events tell of; numbers as JSON can carry them."""
+
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns of training_jobs that events report; NaN and infinities are strings, as in JSON."""
 
     attempt: int
     status: Status
@@ -39,39 +57,33 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_finished(self) -> bool:
-        """Tell whether the attempt has ended."""
+        """Return whether the attempt has ended."""
         return self.status in FINISHED
 
-    def after(self, event: Event) -> Standing:
-        """Return how the job stands once this has been told."""
-        before = self if event.attempt <= self.attempt else self._begun(event.attempt)
+    def updated_by(self, event: Event) -> JobState:
+        """Return the state after this event."""
+        before = self if event.attempt <= self.attempt else self._next_attempt(event.attempt)
         match event:
             case TrainingStatus():
                 return replace(before, status=event.status, status_reason=event.reason)
             case TrainingProgress():
                 reason = before.status_reason if event.status == before.status else None
-                return replace(before, **_progress(event), status_reason=reason)
+                return replace(before, **_fields(event, _PROGRESS), status_reason=reason)
             case TrainingCheckpoint():
-                best, last = event.best_checkpoint_path, event.last_checkpoint_path
-                return replace(before, best_checkpoint_path=best, last_checkpoint_path=last)
+                return replace(before, **_fields(event, _PATHS))
             case TrainingComplete() | TrainingError():
-                return replace(before, **_results(event))
+                results = {name: getattr(event, field) for name, field in _RESULTS.items()}
+                return replace(before, **results, status_reason=None)
         return before
 
-    def _begun(self, attempt: int) -> Standing:
-        """Return the beginning of an attempt: its results are not known, the files stay."""
-        return Standing(
-            attempt=attempt,
-            status="running",
-            total_epochs=self.total_epochs,
-            best_checkpoint_path=self.best_checkpoint_path,
-            last_checkpoint_path=self.last_checkpoint_path,
-        )
+    def _next_attempt(self, attempt: int) -> JobState:
+        """Return the state in which an attempt starts: no results, but the checkpoints of the earlier ones."""
+        return JobState(attempt=attempt, status="running", total_epochs=self.total_epochs, **_fields(self, _PATHS))
 
-    def outdates(self, event: Event) -> bool:
-        """Tell whether what the event says of the job was true before what has been told.
+    def is_newer_than(self, event: Event) -> bool:
+        """Return whether the event reports an earlier state than this one.
 
-        Attempts only grow, and nothing but a new attempt reopens a finished one (docs/events.md).
+        Attempts only increase, and only a new attempt reopens a finished job (docs/events.md).
         """
         if event.attempt < self.attempt:
             return True
@@ -79,102 +91,52 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return reopens and self.is_finished and event.attempt == self.attempt
 
 
-def news(job_id: int, told: Standing, now: Standing) -> list[Event]:
-    """Return the events that tell what is different `now`, as the notifier would have said it."""
-    said = _news_of_status(job_id, told, now)
-    known = told
-    for event in said:
-        known = known.after(event)
-    if _progressed(now) != _progressed(known):
-        said.append(progress(job_id, now))
-    if _paths(now) != _paths(known):
-        said.append(checkpoint_paths(job_id, now))
-    return said
+def change_events(job_id: int, known: JobState, stored: JobState) -> list[Event]:
+    """Return the events that bring clients from the `known` state to the `stored` one."""
+    events = _status_events(job_id, known, stored)
+    for event in events:
+        known = known.updated_by(event)
+    if _fields(stored, _EPOCHS) != _fields(known, _EPOCHS):
+        events.append(progress_event(job_id, stored))
+    if _fields(stored, _PATHS) != _fields(known, _PATHS):
+        events.append(checkpoint_event(job_id, stored))
+    return events
 
 
-def _news_of_status(job_id: int, told: Standing, now: Standing) -> list[Event]:
-    if now.is_finished:
-        return [_ended(job_id, now)] if _end(now) != _end(told) else []
-    if (now.attempt, now.status, now.status_reason) == (told.attempt, told.status, told.status_reason):
+def _status_events(job_id: int, known: JobState, stored: JobState) -> list[Event]:
+    if stored.is_finished:
+        compared = ("attempt", *_RESULTS)
+        return [_completion_event(job_id, stored)] if _fields(stored, compared) != _fields(known, compared) else []
+    compared = ("attempt", "status", "status_reason")
+    if _fields(stored, compared) == _fields(known, compared):
         return []
-    status = TrainingStatus(
-        job_id=job_id,
-        attempt=now.attempt,
-        status=now.status,
-        previous_status=told.status,
-        reason=now.status_reason,
-    )
-    return [status]
+    return [
+        TrainingStatus(
+            job_id=job_id,
+            attempt=stored.attempt,
+            status=stored.status,
+            previous_status=known.status,
+            reason=stored.status_reason,
+        )
+    ]
 
 
-def progress(job_id: int, standing: Standing) -> TrainingProgress:
-    """Return a training_progress without rows."""
-    return TrainingProgress(
-        job_id=job_id,
-        attempt=standing.attempt,
-        kind="metrics",
-        status=standing.status,
-        current_epoch=standing.current_epoch,
-        total_epochs=standing.total_epochs,
-        progress_percent=standing.progress_percent,
-        checkpoint_path=standing.last_checkpoint_path,
-        best_checkpoint_path=standing.best_checkpoint_path,
-    )
+def progress_event(job_id: int, state: JobState) -> TrainingProgress:
+    """Return a training_progress event without rows."""
+    fields = _fields(state, ("attempt", *_PROGRESS))
+    return TrainingProgress(job_id=job_id, kind="metrics", checkpoint_path=state.last_checkpoint_path, **fields)
 
 
-def checkpoint_paths(job_id: int, standing: Standing) -> TrainingCheckpoint:
-    """Return a training_checkpoint without rows."""
-    return TrainingCheckpoint(
-        job_id=job_id,
-        attempt=standing.attempt,
-        kind="checkpoints",
-        best_checkpoint_path=standing.best_checkpoint_path,
-        last_checkpoint_path=standing.last_checkpoint_path,
-    )
+def checkpoint_event(job_id: int, state: JobState) -> TrainingCheckpoint:
+    """Return a training_checkpoint event without rows."""
+    return TrainingCheckpoint(job_id=job_id, kind="checkpoints", **_fields(state, ("attempt", *_PATHS)))
 
 
-def _progress(event: TrainingProgress) -> dict[str, Any]:
-    names = ("status", "current_epoch", "total_epochs", "progress_percent", "best_checkpoint_path")
-    return {name: getattr(event, name) for name in names}
+def _completion_event(job_id: int, state: JobState) -> TrainingComplete | TrainingError:
+    event_type = TrainingError if state.status == "failed" else TrainingComplete
+    results = {field: getattr(state, name) for name, field in _RESULTS.items()}
+    return event_type(job_id=job_id, attempt=state.attempt, kind="completions", **results)
 
 
-def _results(event: TrainingComplete | TrainingError) -> dict[str, Any]:
-    names = ("status", "exit_code", "final_metrics", "best_metrics", "best_epoch")
-    more = ("best_checkpoint_path", "mlflow_run_id", "error_message")
-    return {name: getattr(event, name) for name in (*names, *more)} | {
-        "current_epoch": event.total_epochs_completed,
-        "last_checkpoint_path": event.final_checkpoint_path,
-        "status_reason": None,
-    }
-
-
-def _ended(job_id: int, standing: Standing) -> TrainingComplete | TrainingError:
-    ended = TrainingError if standing.status == "failed" else TrainingComplete
-    return ended(
-        job_id=job_id,
-        attempt=standing.attempt,
-        kind="completions",
-        status=cast("Outcome", standing.status),
-        exit_code=standing.exit_code,
-        total_epochs_completed=standing.current_epoch,
-        final_metrics=standing.final_metrics,
-        best_metrics=standing.best_metrics,
-        best_epoch=standing.best_epoch,
-        final_checkpoint_path=standing.last_checkpoint_path,
-        best_checkpoint_path=standing.best_checkpoint_path,
-        mlflow_run_id=standing.mlflow_run_id,
-        error_message=standing.error_message,
-    )
-
-
-def _end(standing: Standing) -> object:
-    """Return what a completion tells, to be compared."""
-    return replace(standing, status_reason=None, total_epochs=None, progress_percent=None)
-
-
-def _progressed(standing: Standing) -> tuple[object, ...]:
-    return standing.current_epoch, standing.total_epochs, standing.progress_percent
-
-
-def _paths(standing: Standing) -> tuple[object, ...]:
-    return standing.best_checkpoint_path, standing.last_checkpoint_path
+def _fields(source: JobState | Event, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}

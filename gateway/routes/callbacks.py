@@ -1,10 +1,11 @@
-"""For trainers that cannot use the SDK: what they say over HTTP goes the way of all messages."""
+"""Routes of the callbacks of trainers without the SDK: their messages are stored like all others."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import anyio
 from anyio import to_thread
@@ -17,24 +18,34 @@ from trainwire.gateway.callbacks.bodies import (
     LogsCallback,
     ProgressCallback,
 )
-from trainwire.gateway.callbacks.callbacks import Idempotency, Taken
-from trainwire.gateway.documents.documents import Accepted, Stored
-from trainwire.gateway.http import openapi_examples as examples
-from trainwire.gateway.http.answers import described, json_answer
+from trainwire.gateway.callbacks.callback_streams import Idempotency, Receipt
+from trainwire.gateway.documents import openapi_examples as examples
+from trainwire.gateway.documents.response_types import Accepted, Stored
+from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources
-from trainwire.gateway.routes.parameters import TRAINER, Found, JobId
+from trainwire.gateway.routes.parameters import TRAINER, JobId, ResourcesDep
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 
 router = APIRouter(tags=["callbacks"], dependencies=TRAINER)
 
 AnyCallback = ProgressCallback | CompletionCallback | LogsCallback | CheckpointCallback
+CALLBACKS: Final[dict[str, tuple[type[AnyCallback], str]]] = {
+    "progress": (
+        ProgressCallback,
+        "Report the progress and the newest metrics. The first callback creates the job.",
+    ),
+    "completion": (CompletionCallback, "Report the end of a training."),
+    "logs": (LogsCallback, "Send log lines."),
+    "checkpoint": (CheckpointCallback, "Report a saved checkpoint."),
+}
+"""Each callback's name in its path, its body, and its description."""
 Key = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
         min_length=1,
         max_length=200,
-        description="A name for this request: sent again with the same key, within a day, it is taken once.",
+        description="A name for this request: repeated with the same key within a day, it is stored once.",
         examples=["epoch-3"],
     ),
 ]
@@ -43,85 +54,80 @@ WaitS = Annotated[
     Query(
         ge=0,
         le=60,
-        description="How many seconds to wait for the commit in Postgres: once it is, the answer is 200.",
+        description="How many seconds to wait for the commit in Postgres; the answer is 200 once it is done.",
     ),
 ]
-_ANSWERS: Any = {
+_RESPONSES: Any = {
     **described(Stored, examples.STORED),
     **described(Accepted, examples.ACCEPTED, 400, 410, 413, status=202),
 }
-_LOOK_S = 0.02
-_MOST_LOOK_S = 0.5
+_POLL_S = 0.02
+_MAX_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What every callback comes with, besides its body."""
+    """The parameters of all callbacks."""
 
-    found: Resources
+    resources: Resources
     job_id: int
     key: str | None
     wait_s: float
 
 
-async def _call(found: Found, job_id: JobId, key: Key = None, wait_s: WaitS = 0) -> Call:
-    # Async, for FastAPI runs others in the readers' threads, which may all be waiting.
-    return Call(found, job_id, key, wait_s)
+async def _call(resources: ResourcesDep, job_id: JobId, key: Key = None, wait_s: WaitS = 0) -> Call:
+    # Async: FastAPI would run it in a thread that it shares with slow requests.
+    return Call(resources, job_id, key, wait_s)
 
 
-Called = Annotated[Call, Depends(_call)]
+def _route(body_type: type[AnyCallback]) -> Callable[..., Awaitable[Response]]:
+    async def callback(call: Annotated[Call, Depends(_call)], body: AnyCallback) -> Response:
+        return await _append(call, body)
+
+    callback.__annotations__["body"] = body_type  # FastAPI parses and describes the body by this
+    return callback
 
 
-@router.post("/jobs/{job_id}/callback/progress", status_code=202, responses=_ANSWERS)
-async def progress(call: Called, body: ProgressCallback) -> Response:
-    """Say how far a training is, and its newest metrics. The first word of a job makes it."""
-    return await _take(call, body)
+for name, (body_type, description) in CALLBACKS.items():
+    router.add_api_route(
+        f"/jobs/{{job_id}}/callback/{name}",
+        _route(body_type),
+        methods=["POST"],
+        name=name,
+        description=description,
+        status_code=202,
+        responses=_RESPONSES,
+    )
 
 
-@router.post("/jobs/{job_id}/callback/completion", status_code=202, responses=_ANSWERS)
-async def completion(call: Called, body: CompletionCallback) -> Response:
-    """Say how a training ended."""
-    return await _take(call, body)
+async def _append(call: Call, body: AnyCallback) -> Response:
+    """Append the messages to the streams, in threads for callbacks alone: slow requests do not delay them."""
+    resources, job_id = call.resources, call.job_id
+
+    def put() -> Receipt:
+        request = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
+        idempotency = None if call.key is None else Idempotency(call.key, hashlib.sha256(request).hexdigest())
+        return resources.callbacks.put(job_id, body.attempt, body.messages(), idempotency)
+
+    receipt = await to_thread.run_sync(put, limiter=resources.callback_threads)
+    headers = {"Idempotency-Replayed": "true"} if receipt.is_repeated else None
+    if call.wait_s and await _is_stored_within(resources, receipt, call.wait_s):
+        return json_response(Stored(job_id=job_id), 200, headers)
+    return json_response(Accepted(job_id=job_id), 202, headers)
 
 
-@router.post("/jobs/{job_id}/callback/logs", status_code=202, responses=_ANSWERS)
-async def logs(call: Called, body: LogsCallback) -> Response:
-    """Say log lines."""
-    return await _take(call, body)
-
-
-@router.post("/jobs/{job_id}/callback/checkpoint", status_code=202, responses=_ANSWERS)
-async def checkpoint(call: Called, body: CheckpointCallback) -> Response:
-    """Say that a checkpoint has been saved."""
-    return await _take(call, body)
-
-
-async def _take(call: Call, body: AnyCallback) -> Response:
-    """Put what was said on the streams, in threads of the callbacks' own: who reads much holds up no trainer."""
-    found, job_id = call.found, call.job_id
-
-    def put() -> Taken:
-        said = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
-        once = None if call.key is None else Idempotency(call.key, hashlib.sha256(said).hexdigest())
-        return found.callbacks.put(job_id, body.attempt, body.messages(), once)
-
-    taken = await to_thread.run_sync(put, limiter=found.callback_threads)
-    headers = {"Idempotency-Replayed": "true"} if taken.is_repeated else None
-    if call.wait_s and await _is_stored_within(found, taken, call.wait_s):
-        return json_answer(Stored(job_id=job_id), 200, headers)
-    return json_answer(Accepted(job_id=job_id), 202, headers)
-
-
-async def _is_stored_within(found: Resources, taken: Taken, wait_s: float) -> bool:
-    """Tell whether the workers ack a request in time; a Redis that is away meanwhile is asked again."""
-    pause_s = _LOOK_S
+async def _is_stored_within(resources: Resources, receipt: Receipt, wait_s: float) -> bool:
+    """Return whether the messages are acknowledged in time; retry while Redis is unavailable."""
+    pause_s = _POLL_S
     with anyio.move_on_after(wait_s):
         while True:
             try:
-                if await to_thread.run_sync(found.callbacks.is_stored, taken, limiter=found.callback_threads):
+                if await to_thread.run_sync(
+                    resources.callbacks.is_stored, receipt, limiter=resources.callback_threads
+                ):
                     return True
             except STREAM_ERRORS:
-                pause_s = _MOST_LOOK_S
+                pause_s = _MAX_POLL_S
             await anyio.sleep(pause_s)
-            pause_s = min(pause_s * 1.5, _MOST_LOOK_S)
+            pause_s = min(pause_s * 1.5, _MAX_POLL_S)
     return False

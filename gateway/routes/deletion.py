@@ -1,4 +1,4 @@
-"""Deletion of a job, by admins: the plan, the order to delete, and how far the workers are with it."""
+"""Routes to delete a job (for admins): plan, deletion, progress, and reuse of the number."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import Field, create_model
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
-from trainwire.gateway.documents.documents import DeletionReport
-from trainwire.gateway.http import openapi_examples as examples
-from trainwire.gateway.http.answers import described, described_problems, json_answer
-from trainwire.gateway.http.problems import not_there, unknown_job
-from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
+from trainwire.gateway.documents import openapi_examples as examples
+from trainwire.gateway.documents.response_types import DeletionReport
+from trainwire.gateway.http.problems import not_found, unknown_job
+from trainwire.gateway.http.responses import described, described_problems, json_response
+from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep, Text
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stores.postgres.deletion import (
@@ -41,7 +41,7 @@ _flags: Any = {
 }
 _Keep: Any = create_model("Keep", **_flags)
 Admin = Annotated[Identity, Depends(require("admin"))]
-_ANSWERS: Any = {
+_RESPONSES: Any = {
     **described(DeletionReport, examples.DELETION_PLAN, 404, 409),
     **described(DeletionReport, examples.DELETION, 404, 409, status=202),
 }
@@ -51,73 +51,73 @@ def _kept(wanted: Annotated[_Keep, Query()]) -> KeptSinks:
     return frozenset(name for name in SINKS if getattr(wanted, f"keep_{name}"))
 
 
-@router.delete("/jobs/{job_id}", status_code=202, responses=_ANSWERS)
+@router.delete("/jobs/{job_id}", status_code=202, responses=_RESPONSES)
 def delete_job(
     *,
-    found: Found,
+    resources: ResourcesDep,
     identity: Admin,
     job_id: JobId,
-    dry_run: Annotated[bool, Query(description="Only show what there is.")] = False,
-    force: Annotated[bool, Query(description="Also a job that has not ended.")] = False,
-    with_files: Annotated[bool, Query(description="Also its checkpoint files in S3.")] = False,
+    dry_run: Annotated[bool, Query(description="Return the plan only.")] = False,
+    force: Annotated[bool, Query(description="Delete the job even if it has not ended.")] = False,
+    with_files: Annotated[bool, Query(description="Delete its checkpoint files in S3 too.")] = False,
     keep: Annotated[KeptSinks, Depends(_kept)],
-    reason: Annotated[Text | None, Query(description="Why, for the record.")] = None,
+    reason: Annotated[Text | None, Query(description="The reason, which is stored.")] = None,
 ) -> Response:
     """Delete a job from all stores.
 
-    It is in no list from now on, and nothing more of it is stored; workers delete the rest (202), as
-    `GET /jobs/{job_id}/deletion` shows. Repeated, it tries again what could not be deleted (200: nothing is open).
+    The job disappears from lists at once, and its messages are not stored any more. Workers delete the rest (202);
+    `GET /jobs/{job_id}/deletion` has the progress. A repeated request retries failed parts; 200 means finished.
     """
     if dry_run:
-        return _planned(found, job_id)
+        return _planned(resources, job_id)
     choice = Choice(with_files=with_files, keep=keep)
     by = "gateway, without a token" if identity.token_id is None else f"gateway, token {identity.token_id}"
     try:
-        with found.engine.begin() as connection:
+        with resources.engine.begin() as connection:
             deletion = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
     except UnknownJob as exc:
         raise unknown_job(job_id) from exc
     log.info("job.deleted", job_id=job_id, by=by)
     try:
-        announce_deletion(found.redis, deletion)
-    except redis.RedisError as exc:  # the workers do so too
+        announce_deletion(resources.redis, deletion)
+    except redis.RedisError as exc:  # the workers repeat it
         log.warning("deletion.not_announced", job_id=job_id, reason=redis_trouble(exc))
-    return json_answer(_report(deletion), 200 if deletion.is_finished else 202)
+    return json_response(_report(deletion), 200 if deletion.is_finished else 202)
 
 
 @router.get(
     "/jobs/{job_id}/deletion", dependencies=VIEWER, responses=described(DeletionReport, examples.DELETION, 404)
 )
-def deletion(found: Found, job_id: JobId) -> Response:
-    """Show how far the deletion of a job is."""
-    with found.reading() as connection:
+def deletion(resources: ResourcesDep, job_id: JobId) -> Response:
+    """Return the progress of a deletion."""
+    with resources.reading() as connection:
         known = find_deletion(connection, job_id)
     if known is None:
-        raise not_there(f"job {job_id} was not deleted")
-    return json_answer(_report(known))
+        raise not_found(f"job {job_id} was not deleted")
+    return json_response(_report(known))
 
 
 @router.delete("/jobs/{job_id}/deletion", status_code=204, responses=described_problems(404, 409))
-def forget(found: Found, job_id: JobId, _identity: Admin) -> Response:
-    """Let the number of a deleted job be used again: what comes under it from now on is stored."""
+def forget(resources: ResourcesDep, job_id: JobId, _identity: Admin) -> Response:
+    """Make the number of a deleted job usable again: new messages with it are stored."""
     try:
-        with found.engine.begin() as connection:
+        with resources.engine.begin() as connection:
             forget_deletion(connection, job_id)
     except UnknownJob as exc:
-        raise not_there(str(exc)) from exc
-    forget_acks(found.stream_client or found.redis, job_id)
+        raise not_found(str(exc)) from exc
+    forget_acks(resources.stream_client or resources.redis, job_id)
     return Response(status_code=204)
 
 
-def _planned(found: Found, job_id: int) -> Response:
-    with found.reading() as connection:
+def _planned(resources: ResourcesDep, job_id: int) -> Response:
+    with resources.reading() as connection:
         plan = plan_deletion(connection, job_id)
         known = find_deletion(connection, job_id) if plan is None else None
     if known is not None:
-        return json_answer(_report(known))
+        return json_response(_report(known))
     if plan is None:
         raise unknown_job(job_id)
-    return json_answer(_plan_report(plan))
+    return json_response(_plan_report(plan))
 
 
 def _plan_report(plan: DeletionPlan) -> DeletionReport:

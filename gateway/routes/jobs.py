@@ -1,16 +1,17 @@
-"""Jobs: the list, and one of them."""
+"""Routes of jobs: the list, one job, its completeness and its deliveries."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from datetime import datetime
 from typing import Annotated
 
+import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents.documents import (
+from trainwire.gateway.documents import openapi_examples as examples
+from trainwire.gateway.documents.job_documents import job_detail, job_items
+from trainwire.gateway.documents.response_types import (
     CompletenessReport,
     Deliveries,
     DeliveryItem,
@@ -20,12 +21,18 @@ from trainwire.gateway.documents.documents import (
     Loss,
     RankGap,
 )
-from trainwire.gateway.documents.job_documents import job_detail, job_items
-from trainwire.gateway.http import openapi_examples as examples
-from trainwire.gateway.http.answers import described, json_answer
-from trainwire.gateway.http.problems import unknown_job, wrong_value
-from trainwire.gateway.resources import known_job
-from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
+from trainwire.gateway.http.problems import unknown_job
+from trainwire.gateway.http.responses import described, json_response
+from trainwire.gateway.resources import job_or_404
+from trainwire.gateway.routes.parameters import (
+    VIEWER,
+    JobId,
+    ResourcesDep,
+    Text,
+    decode_cursor,
+    encode_cursor,
+    wrong_cursor,
+)
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
@@ -40,67 +47,62 @@ router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 @router.get("/jobs", responses=described(JobPage, examples.JOB_PAGE))
 def jobs(
     *,
-    found: Found,
-    status: Annotated[list[Status], Query(description="Only jobs that stand so; may be repeated.")] = [],  # noqa: B006
+    resources: ResourcesDep,
+    status: Annotated[list[Status], Query(description="Only jobs with this status; may be repeated.")] = [],  # noqa: B006
     name: Annotated[Text | None, Query(description="Only jobs whose name contains this.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
 ) -> Response:
-    """List jobs, the newest first."""
+    """Return jobs, the newest first."""
     wanted = JobFilter(statuses=status, name=name, after=None if cursor is None else _place(cursor))
-    with found.reading() as connection:
+    with resources.reading() as connection:
         page = find_page(connection, wanted, limit + 1)
         items = job_items(connection, page[:limit])
-    return json_answer(JobPage(items=items, next=_cursor(page[limit - 1]) if len(page) > limit else None))
+    return json_response(JobPage(items=items, next=_cursor(page[limit - 1]) if len(page) > limit else None))
 
 
 @router.get("/jobs/{job_id}", responses=described(JobDetail, examples.JOB_DETAIL, 404))
-def job(found: Found, job_id: JobId) -> Response:
-    """Show one job with its parameters, attempts and the names of its metrics."""
-    with found.reading() as connection:
-        detail = job_detail(connection, job_id, found.metric_names, found.settings.mlflow_shown_at)
+def job(resources: ResourcesDep, job_id: JobId) -> Response:
+    """Return one job with its parameters, attempts and names of metrics."""
+    with resources.reading() as connection:
+        detail = job_detail(connection, job_id, resources.metric_names, resources.settings.mlflow_shown_at)
     if detail is None:
         raise unknown_job(job_id)
-    return json_answer(detail)
+    return json_response(detail)
 
 
 @router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, examples.COMPLETENESS, 404))
-def completeness(found: Found, job_id: JobId) -> Response:
-    """Show whether all messages have arrived, and which have not."""
-    with found.reading() as connection:
-        sum_of_all = find_completeness(connection, known_job(connection, job_id))
-    gaps = [Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in sum_of_all.gaps]
-    losses = [Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in sum_of_all.losses]
-    return json_answer(
+def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
+    """Return whether all messages of a job are stored, and which are not."""
+    with resources.reading() as connection:
+        found = find_completeness(connection, job_or_404(connection, job_id))
+    return json_response(
         CompletenessReport(
-            state=sum_of_all.state,
-            status=sum_of_all.status,
-            line=sum_of_all.line,
-            produced=sum_of_all.produced,
-            stored=sum_of_all.stored,
-            dead_lettered=sum_of_all.dead_lettered,
-            missing=sum_of_all.missing,
-            lost=dict(sum_of_all.lost_by_reason),
-            dropped=sum_of_all.dropped,
-            gaps=gaps,
-            losses=losses,
-            open_sources=list(sum_of_all.open_sources),
-            silent_sources=list(sum_of_all.silent_sources),
-            absent_ranks=[
-                RankGap(attempt=ranks.attempt, world_size=ranks.world_size, ranges=list(ranks.ranges))
-                for ranks in sum_of_all.absent_ranks
-            ],
+            state=found.state,
+            status=found.status,
+            line=found.line,
+            produced=found.produced,
+            stored=found.stored,
+            dead_lettered=found.dead_lettered,
+            missing=found.missing,
+            lost=dict(found.lost_by_reason),
+            dropped=found.dropped,
+            gaps=[Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in found.gaps],
+            losses=[Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in found.losses],
+            open_sources=list(found.open_sources),
+            silent_sources=list(found.silent_sources),
+            absent_ranks=msgspec.convert(found.absent_ranks, list[RankGap], from_attributes=True),
         )
     )
 
 
 @router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, examples.DELIVERIES, 404))
-def deliveries(found: Found, job_id: JobId) -> Response:
-    """Return how many of the job's rows each sink has confirmed, and why not more."""
-    with found.reading() as connection:
-        known_job(connection, job_id)
+def deliveries(resources: ResourcesDep, job_id: JobId) -> Response:
+    """Return how many of the job's rows each sink has confirmed, and the errors of the others."""
+    with resources.reading() as connection:
+        job_or_404(connection, job_id)
         sinks = job_deliveries(connection, job_id)
-    return json_answer(Deliveries(items=[_delivery(*pair) for pair in sinks.values()]))
+    return json_response(Deliveries(items=[_delivery(*pair) for pair in sinks.values()]))
 
 
 def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
@@ -119,17 +121,15 @@ def _delivery(job: JobDelivery, health: SinkHealth) -> DeliveryItem:
 
 
 def _cursor(last: Job) -> str:
-    return base64.urlsafe_b64encode(f"{last.created_at.isoformat()}|{last.id}".encode()).decode().rstrip("=")
+    return encode_cursor(f"{last.created_at.isoformat()}|{last.id}".encode())
 
 
 def _place(cursor: str) -> Place:
-    """Read a cursor; a problem where it is none of ours."""
     try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        at, _, job_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("|")
+        at, _, job_id = decode_cursor(cursor).decode().partition("|")
         place = Place(datetime.fromisoformat(at), int(job_id))
-    except (ValueError, binascii.Error) as exc:
-        raise wrong_value("cursor", cursor, "is no `next` of a page") from exc
+    except ValueError as exc:
+        raise wrong_cursor(cursor) from exc
     if place.created_at.tzinfo is None or not 0 <= place.job_id <= MAX_ID:
-        raise wrong_value("cursor", cursor, "is no `next` of a page")
+        raise wrong_cursor(cursor)
     return place

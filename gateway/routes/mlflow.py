@@ -1,8 +1,7 @@
-"""What MLflow has of a job."""
+"""Routes of a job's run in MLflow."""
 
 from __future__ import annotations
 
-import base64
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,11 +9,20 @@ import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway.http import openapi_examples as examples
-from trainwire.gateway.http.answers import described, json_answer
-from trainwire.gateway.http.problems import not_there, wrong_value
-from trainwire.gateway.resources import Resources, known_job
-from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Names, split_names
+from trainwire.gateway.documents import openapi_examples as examples
+from trainwire.gateway.http.problems import not_found
+from trainwire.gateway.http.responses import described, json_response
+from trainwire.gateway.resources import Resources, job_or_404
+from trainwire.gateway.routes.parameters import (
+    VIEWER,
+    JobId,
+    Names,
+    ResourcesDep,
+    decode_cursor,
+    encode_cursor,
+    split_names,
+    wrong_cursor,
+)
 from trainwire.schemas.non_finite import Number, shown_float
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stores.mlflow.history import HistoryPlace, read_page
@@ -23,9 +31,11 @@ from trainwire.stores.postgres.attempts import find_attempts
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
-MOST_METRICS = 50
-"""Each is a request to MLflow."""
-OfAttempt = Annotated[int | None, Query(ge=1, le=MAX_ATTEMPT, description="Not the newest attempt but this one.")]
+MAX_METRICS = 50
+"""Maximum metrics in a summary: each is a request to MLflow."""
+OfAttempt = Annotated[
+    int | None, Query(ge=1, le=MAX_ATTEMPT, description="The attempt, by default the newest one.")
+]
 
 
 class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,9 +47,9 @@ class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MlflowMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Points of metrics in MLflow, as it orders them: by time; `next` is the cursor of the following page.
+    """Points of metrics in MLflow, in order of time; `next` is the cursor of the following page.
 
-    `more_metrics` is how many metrics come on later pages only.
+    `more_metrics` is the number of metrics that are on later pages only.
     """
 
     run_id: str
@@ -49,7 +59,7 @@ class MlflowMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MlflowNumbers(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric in short."""
+    """Number of points of one metric, and its last, lowest and highest value."""
 
     points: int
     last: Number
@@ -58,7 +68,7 @@ class MlflowNumbers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MlflowSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The job's run in MLflow in short; `is_mirror`: workers made it."""
+    """The job's run in MLflow, without points; `is_mirror` is true if trainwire's workers created the run."""
 
     run_id: str
     url: str
@@ -77,26 +87,26 @@ class MlflowSummary(msgspec.Struct, frozen=True, kw_only=True):
 @router.get("/jobs/{job_id}/mlflow/metrics", responses=described(MlflowMetrics, examples.MLFLOW_METRICS, 404, 502))
 def mlflow_metrics(
     *,
-    found: Found,
+    resources: ResourcesDep,
     job_id: JobId,
     names: Names = [],  # noqa: B006
     attempt: OfAttempt = None,
-    limit: Annotated[int, Query(ge=1, le=25_000, description="Most points, of all metrics together.")] = 1000,
-    cursor: Annotated[str | None, Query(description="`next` of the page before, asked as that one was.")] = None,
+    limit: Annotated[int, Query(ge=1, le=25_000, description="Maximum points of all metrics together.")] = 1000,
+    cursor: Annotated[str | None, Query(description="`next` of a page with the same parameters.")] = None,
 ) -> Response:
-    """Return the points that MLflow has of these metrics, or of all: one metric after the other."""
-    run_id = _run_id(found, job_id, attempt)
-    run = get_run(found.mlflow, run_id)
+    """Return the points of these metrics in MLflow, by default of all, one metric after the other."""
+    run_id = _run_id(resources, job_id, attempt)
+    run = get_run(resources.mlflow, run_id)
     if run is None:
-        raise not_there(f"MLflow has no run {run_id}")
+        raise not_found(f"run {run_id} does not exist in MLflow")
     wanted = [name for name in split_names(names) if name in run.metrics] if names else sorted(run.metrics)
     place = None if cursor is None else _place(cursor, wanted)
-    page = read_page(found.mlflow, run_id, wanted, limit, place)
+    page = read_page(resources.mlflow, run_id, wanted, limit, place)
     metrics = {
         name: [MlflowPoint(ts_ms=point.ts_ms, step=point.step, value=shown_float(point.value)) for point in points]
         for name, points in page.metrics.items()
     }
-    return json_answer(
+    return json_response(
         MlflowMetrics(run_id=run_id, metrics=metrics, more_metrics=page.more_metrics, next=_cursor(page.next))
     )
 
@@ -105,33 +115,28 @@ _decode_place = msgspec.json.Decoder(HistoryPlace).decode
 
 
 def _cursor(place: HistoryPlace | None) -> str | None:
-    if place is None:
-        return None
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+    return None if place is None else encode_cursor(msgspec.json.encode(place))
 
 
 def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
-    """Read a cursor; a problem where it is none of ours, or of other metrics."""
     try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        data = base64.b64decode(padded, altchars=b"-_", validate=True)
-        place = _decode_place(data)
+        place = _decode_place(decode_cursor(cursor))
     except (ValueError, msgspec.MsgspecError) as exc:
-        raise wrong_value("cursor", cursor, "is no `next` of a page") from exc
+        raise wrong_cursor(cursor) from exc
     if place.name not in wanted:
-        raise wrong_value("cursor", cursor, "is no `next` of a page with these names")
+        raise wrong_cursor(cursor)
     return place
 
 
 @router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, examples.MLFLOW_SUMMARY, 404, 502))
-def mlflow_summary(found: Found, job_id: JobId, attempt: OfAttempt = None) -> Response:
-    """Return the job's run in MLflow with its metrics in short."""
-    run_id = _run_id(found, job_id, attempt)
-    summary = get_run_summary(found.mlflow, run_id, MOST_METRICS)
+def mlflow_summary(resources: ResourcesDep, job_id: JobId, attempt: OfAttempt = None) -> Response:
+    """Return the job's run in MLflow with a summary of its metrics."""
+    run_id = _run_id(resources, job_id, attempt)
+    summary = get_run_summary(resources.mlflow, run_id, MAX_METRICS)
     if summary is None:
-        raise not_there(f"MLflow has no run {run_id}")
+        raise not_found(f"run {run_id} does not exist in MLflow")
     run = summary.run
-    numbers = {
+    metrics = {
         name: MlflowNumbers(
             points=metric.points,
             last=shown_float(metric.last),
@@ -144,27 +149,27 @@ def mlflow_summary(found: Found, job_id: JobId, attempt: OfAttempt = None) -> Re
         name: getattr(run, name)
         for name in ("run_id", "name", "status", "is_mirror", "is_deleted", "started_at", "ended_at", "params")
     }
-    uri = found.settings.mlflow_shown_at or ""
-    return json_answer(
+    uri = resources.settings.mlflow_shown_at or ""
+    return json_response(
         MlflowSummary(
             url=run_url(uri, run),
             experiment=summary.experiment,
-            metrics=numbers,
+            metrics=metrics,
             more_metrics=summary.more_metrics,
             **copied,
         )
     )
 
 
-def _run_id(found: Resources, job_id: int, attempt: int | None) -> str:
-    """Return the run of an attempt, the newest where none is said; a problem where there is none."""
-    api = found.mlflow
-    with found.reading() as connection:
-        wanted = known_job(connection, job_id).attempt if attempt is None else attempt
+def _run_id(resources: Resources, job_id: int, attempt: int | None) -> str:
+    """Return the run of an attempt, by default of the newest one; raise a `ProblemError` if there is none."""
+    api = resources.mlflow
+    with resources.reading() as connection:
+        wanted = job_or_404(connection, job_id).attempt if attempt is None else attempt
         known = [row for row in find_attempts(connection, job_id) if row.attempt == wanted]
     if not known:
-        raise not_there(f"job {job_id} has no attempt {wanted}")
+        raise not_found(f"job {job_id} has no attempt {wanted}")
     run_id = run_id_in_mlflow(api, job_id, known[0])
     if run_id is None:
-        raise not_there(f"MLflow has no run of job {job_id} yet")
+        raise not_found(f"job {job_id} has no run in MLflow yet")
     return run_id

@@ -11,7 +11,7 @@ from sqlalchemy import make_url, text
 from tests.factories import one
 from tests.gateway_server import FLOWER_URL, GatewayServer, gateway_settings
 from tests.processes import wait_until
-from trainwire.gateway.auth.token_cache import REMEMBERED_S
+from trainwire.gateway.auth.token_cache import FRESH_S
 from trainwire.gateway.auth.tokens import Role, create_token, hash_of, revoke_token
 from trainwire.gateway.settings import load_gateway_settings
 from trainwire.schemas.tables import gateway_tokens
@@ -96,7 +96,7 @@ def test_a_revoked_token_works_no_longer(guarded: GatewayServer, resources: Reso
     def is_refused() -> bool:
         return guarded.request("GET", "/jobs", headers=bearer(token)).status_code == 401
 
-    wait_until(is_refused, "the end of the token", REMEMBERED_S + 30)
+    wait_until(is_refused, "the end of the token", FRESH_S + 30)
 
 
 def test_only_a_hash_is_kept(guarded: GatewayServer, resources: Resources) -> None:

@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
-from trainwire.gateway.http.limits import RateLimit
 from trainwire.gateway.http.problems import Problem
+from trainwire.gateway.http.request_limits import RateLimit
 from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS
 from trainwire.workers.resources import Resources
 
@@ -271,10 +271,10 @@ def test_buckets_fill_again() -> None:
     """A client that waits may ask again, and one client's haste is not another's."""
     now = [0.0]
     limit = RateLimit(_no_app, per_s=1, clock=lambda: now[0])
-    assert [limit.takes("a") for _ in range(5)] == [True] * 4 + [False]
-    assert limit.takes("b")
+    assert [limit.allows("a") for _ in range(5)] == [True] * 4 + [False]
+    assert limit.allows("b")
     now[0] = 1.5
-    assert [limit.takes("a") for _ in range(2)] == [True, False]
+    assert [limit.allows("a") for _ in range(2)] == [True, False]
 
 
 async def _no_app(*_: object) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents.documents import CompletenessReport, JobDetail, JobPage
+from trainwire.gateway.documents.response_types import CompletenessReport, JobDetail, JobPage
 from trainwire.gateway.routes import comparison
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.messages import Logs, Metrics, Point, Progress

@@ -12,8 +12,8 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.twins.loki import LokiTwin
-from trainwire.gateway.documents.documents import LogPage
-from trainwire.gateway.feed import feed_queries as fills
+from trainwire.gateway.documents.response_types import LogPage
+from trainwire.gateway.feed.feed_queries import read_newest, read_rows
 from trainwire.schemas.messages import Logs
 from trainwire.stores.rows import log_pages
 from trainwire.workers.resources import Resources
@@ -204,10 +204,10 @@ def test_the_feed_reads_long_lines_in_parts(resources: Resources) -> None:
     insert_lines(resources, job, 5, "repeat('x', 700000)")
     reads = []
     with resources.engine.connect() as connection:
-        have = 0
-        while have < 5:
-            found = fills.read_rows(connection, job, "logs", have)
-            reads.append([row.seq for row in found.items])
-            have = found.last
-        assert [row.seq for row in fills.read_newest(connection, job, "logs", 5)] == [4, 5]
+        after = 0
+        while after < 5:
+            batch = read_rows(connection, job, "logs", after)
+            reads.append([row.seq for row in batch.items])
+            after = batch.last
+        assert [row.seq for row in read_newest(connection, job, "logs", 5)] == [4, 5]
     assert reads == [[1, 2], [3, 4], [5]]

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, drain
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents.documents import MetricPage
+from trainwire.gateway.documents.response_types import MetricPage
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 
@@ -110,7 +110,9 @@ def test_too_many_names_are_refused(gateway: GatewayServer, long_job: int) -> No
     """More metrics than one answer may have are a problem with their number."""
     names = ",".join(f"m{number}" for number in range(51))
     refusal = gateway.get(f"/jobs/{long_job}/metrics", status=422, params={"names": names})
-    assert refusal["errors"] == [{"field": "names", "value": "51 names", "detail": "ask for at most 50 at once"}]
+    assert refusal["errors"] == [
+        {"field": "names", "value": "51 names", "detail": "send at most 50 names per request"}
+    ]
 
 
 def test_a_part_of_a_series_is_finer(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:

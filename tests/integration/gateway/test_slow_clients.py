@@ -15,11 +15,11 @@ from tests.factories import logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.feed_clients import Trainer
 from tests.processes import wait_until
-from trainwire.gateway.http.timeouts import Patience
+from trainwire.gateway.http.timeouts import Timeouts
 from trainwire.workers.resources import Resources
 
-SHORT = Patience(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, deaf_s=1.0)
-PLENTY = Patience(head_s=3600.0, body_s=3600.0, deaf_s=1.0)
+SHORT = Timeouts(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, stall_s=1.0)
+PLENTY = Timeouts(head_s=3600.0, body_s=3600.0, stall_s=1.0)
 DEADLINE_S = 60
 BODY = json.dumps({"lines": ["x" * 60]}).encode()
 HEAD = (
@@ -114,7 +114,7 @@ def test_who_says_nothing_is_ended(hasty: GatewayServer) -> None:
 def test_a_body_that_keeps_coming_may_take_its_time(database_url: str, redis_url: str, resources: object) -> None:
     """What comes at the least pace or above it has more time with each byte."""
     assert resources
-    pace = Patience(body_s=2.0, body_bytes_per_s=4)
+    pace = Timeouts(body_s=2.0, body_bytes_per_s=4)
     with (
         GatewayServer(gateway_settings(database_url, redis_url), pace) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client,

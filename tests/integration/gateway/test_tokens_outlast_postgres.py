@@ -15,9 +15,9 @@ from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.test_authorization import LINES, bearer
 from tests.processes import wait_until
 from tests.tcp_proxy import TcpProxy
-from trainwire.gateway.auth import token_cache as known_tokens
-from trainwire.gateway.auth.token_cache import OUTAGE_S, REMEMBERED_S, KnownTokens
-from trainwire.gateway.auth.tokens import KnownToken, create_token, revoke_token
+from trainwire.gateway.auth import token_cache
+from trainwire.gateway.auth.token_cache import FRESH_S, OUTAGE_S, TokenCache
+from trainwire.gateway.auth.tokens import ValidToken, create_token, revoke_token
 from trainwire.workers.resources import Resources
 
 
@@ -77,7 +77,7 @@ def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProx
 
         assert callback(token) == 202
         proxy.cut()
-        wait_until(lambda: session() == 503, "a token that counts for looking no longer", REMEMBERED_S + 30)
+        wait_until(lambda: session() == 503, "a token that counts for looking no longer", FRESH_S + 30)
         assert [callback(token) for _ in range(3)] == [202] * 3
         assert (
             server.request("POST", "/jobs/2/callback/logs", json=LINES, headers=bearer(token)).status_code == 403
@@ -86,15 +86,15 @@ def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProx
         proxy.mend()
         with resources.engine.begin() as connection:
             revoke_token(connection, 1)
-        wait_until(lambda: callback(token) == 401, "the end of the token", REMEMBERED_S + 30)
+        wait_until(lambda: callback(token) == 401, "the end of the token", FRESH_S + 30)
 
 
 def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
     """Five minutes after Postgres last said that a token is valid it is believed no longer."""
     clock, token = Clock(), new_token(resources.engine)
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
-    async def ask() -> KnownToken | None:
+    async def ask() -> ValidToken | None:
         return await tokens.find(token, may_outlast_postgres=True)
 
     async def story() -> None:
@@ -114,16 +114,16 @@ def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) ->
 def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
     """A token that Postgres has called revoked stays so when Postgres goes away."""
     clock, token = Clock(), new_token(resources.engine)
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
         with resources.engine.begin() as connection:
             revoke_token(connection, 1)
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         assert await tokens.find(token, may_outlast_postgres=True) is None
         proxy.cut()
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         with pytest.raises(OperationalError):
             await tokens.find(token, may_outlast_postgres=True)
 
@@ -133,7 +133,7 @@ def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resou
 def test_a_token_is_not_believed_beyond_its_end(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
     """Nor after its own time, while nobody can be asked."""
     clock, token = Clock(), new_token(resources.engine, timedelta(minutes=1))
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
@@ -150,11 +150,11 @@ def test_a_token_is_not_believed_beyond_its_end(proxy: TcpProxy, by_proxy: Engin
 def test_a_postgres_that_hangs_is_not_waited_for(engine: Engine) -> None:
     """A table that is locked holds up nobody who is known, and is asked once however many wait."""
     clock, token = Clock(), new_token(engine)
-    tokens = KnownTokens(engine, clock)
+    tokens = TokenCache(engine, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         with engine.connect() as locking:
             locking.execute(text("LOCK TABLE gateway_tokens IN ACCESS EXCLUSIVE MODE"))
             asked = [tokens.find(token, may_outlast_postgres=True) for _ in range(50)]
@@ -174,9 +174,9 @@ def test_made_up_tokens_push_out_no_valid_one(
     proxy: TcpProxy, by_proxy: Engine, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many are tried, a trainer that was known is; and only so many are remembered."""
-    monkeypatch.setattr(known_tokens, "MOST_REMEMBERED", 3)
+    monkeypatch.setattr(token_cache, "MAX_CACHED", 3)
     clock, token = Clock(), new_token(resources.engine)
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
@@ -186,13 +186,13 @@ def test_made_up_tokens_push_out_no_valid_one(
         for other in others:
             assert await tokens.find(other, may_outlast_postgres=True)
         proxy.cut()
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         for valid in (token, *others):
             assert await tokens.find(valid, may_outlast_postgres=True)
         proxy.mend()
         await tokens.find(new_token(resources.engine))
         proxy.cut()
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         outcomes = []
         for valid in (token, *others):
             with contextlib.suppress(OperationalError):

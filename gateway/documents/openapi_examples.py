@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document: a training of digits, as it might look halfway."""
+"""The examples of the OpenAPI document: a training halfway through its epochs."""
 
 from __future__ import annotations
 
