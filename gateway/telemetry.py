@@ -12,6 +12,7 @@ from trainwire.gateway.http.timeouts import Cut
 from trainwire.schemas.prometheus_metrics import GATEWAY_CUTS, GATEWAY_REQUESTS, GATEWAY_SECONDS
 
 NO_ROUTE: Final = "none"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Telemetry:
@@ -30,18 +31,12 @@ class Telemetry:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; unknown methods are counted as `other`, which bounds the number of labels."""
-        known = method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
-        self._requests.labels(known, route, str(status)).inc()
-        self._duration.labels(route).observe(seconds)
-
     def count_cut(self, reason: Cut) -> None:
         """Count a connection that was ended because its client was too slow."""
         self._cuts.labels(reason).inc()
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Return an application that counts its requests, by route: paths would be unlimited labels."""
+        """Return an application that counts its requests, by route and known method: labels must be bounded."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -59,6 +54,8 @@ class Telemetry:
                 await app(scope, receive, send_counted)
             finally:
                 route = getattr(scope.get("route"), "path", NO_ROUTE)
-                self.count(scope["method"], route, status, time.monotonic() - began_at)
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._requests.labels(method, route, str(status)).inc()
+                self._duration.labels(route).observe(time.monotonic() - began_at)
 
         return counted

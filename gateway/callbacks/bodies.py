@@ -92,21 +92,12 @@ class ProgressCallback(Callback):
         point = Point(
             ts=ts, values=values, epoch=self.current_epoch, step=self.step, checkpoint_path=self.checkpoint_path
         )
-        progress = Progress(
-            status=self.status,
-            current_epoch=self.current_epoch,
-            total_epochs=self.total_epochs,
-            progress_percent=self.progress_percent,
-        )
+        progress = Progress(**self.model_dump(include=set(Progress.__struct_fields__)))
         metrics = Metrics(
             points=[point] if values else [],
             progress=progress if progress != Progress() else None,
-            name=self.name,
-            params=self.params,
-            tags=self.tags,
-            mlflow_run_id=self.mlflow_run_id,
-            rank=self.rank,
             ts=ts,
+            **{name: getattr(self, name) for name in ("name", "params", "tags", "mlflow_run_id", "rank")},
         )
         paths = {"last": self.checkpoint_path, "best": self.best_checkpoint_path}
         checkpoints = [

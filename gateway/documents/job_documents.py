@@ -7,10 +7,16 @@ from itertools import islice
 from typing import Any, Final
 from urllib.parse import quote
 
-import msgspec
 from sqlalchemy import Connection, select, text
 
-from trainwire.gateway.documents.response_types import AttemptItem, JobDetail, JobItem, Rows, Sparkline
+from trainwire.gateway.documents.response_types import (
+    AttemptItem,
+    JobDetail,
+    JobItem,
+    Rows,
+    Sparkline,
+    document_from,
+)
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.attempts import Attempt, find_attempts
@@ -33,8 +39,6 @@ _CONNECTORS: Final = (
 )
 _LINES_TO_CONNECTOR: Final = 2
 """Lines from a traceback's header back to the connector after the exception before; one of them is empty."""
-_COMPUTED: Final = frozenset({"rows", "last_metrics", "sparkline"})
-_COPIED: Final = tuple(name for name in JobItem.__struct_fields__ if name not in _COMPUTED)
 
 _REPORTED_TRACEBACK: Final = text(
     "SELECT left(content, :chars) FROM training_logs WHERE job_id = :job_id AND seq > :after "
@@ -61,7 +65,8 @@ def job_items_of(connection: Connection, job_ids: Sequence[int]) -> list[JobItem
 
 def job_items(connection: Connection, jobs: Sequence[Job]) -> list[JobItem]:
     """Return the documents of these jobs for a list, in the same order; the number of queries is constant."""
-    return [JobItem(**fields) for fields in _items(connection, jobs, LAST_ROWS_IN_LISTS)]
+    computed = _computed_fields(connection, jobs, LAST_ROWS_IN_LISTS)
+    return [document_from(JobItem, job, **fields) for job, fields in zip(jobs, computed, strict=True)]
 
 
 def job_detail(
@@ -72,18 +77,18 @@ def job_detail(
     if job is None:
         return None
     attempts = find_attempts(connection, job_id)
-    (fields,) = _items(connection, [job], LAST_ROWS)
+    (fields,) = _computed_fields(connection, [job], LAST_ROWS)
     for result in RESULTS:
-        if fields[result] is not None:
-            fields[result] = dict(islice(fields[result].items(), MOST_SHOWN_NAMES))
+        values = getattr(job, result)
+        fields[result] = values and dict(islice(values.items(), MOST_SHOWN_NAMES))
     known = names.of(connection, job_id, job.last_metric_seq)
     shown = names_within(sorted(known.names), MAX_NAMES)
-    return JobDetail(
+    return document_from(
+        JobDetail,
+        job,
         **fields,
-        params=job.params,
-        tags=job.tags,
         mlflow_url=_mlflow_url(mlflow_uri, job, attempts),
-        attempts=[msgspec.convert(attempt, AttemptItem, from_attributes=True) for attempt in attempts],
+        attempts=[document_from(AttemptItem, attempt) for attempt in attempts],
         metric_names=shown,
         metric_names_complete=known.is_complete(job.last_metric_seq) and len(shown) == len(known.names),
         results_complete=all(len(getattr(job, result) or ()) <= MOST_SHOWN_NAMES for result in RESULTS),
@@ -98,12 +103,12 @@ def _mlflow_url(uri: str | None, job: Job, attempts: Iterable[Attempt]) -> str |
     return f"{uri.rstrip('/')}/#/runs/{quote(run_id, safe='')}" if uri and run_id else None
 
 
-def _items(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[dict[str, Any]]:
+def _computed_fields(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[dict[str, Any]]:
+    """Return the fields of each job's document that are not attributes of the job."""
     last = last_values(connection, [job.id for job in jobs], last_rows)
     lines = sparklines(connection, jobs, last)
     return [
-        {name: getattr(job, name) for name in _COPIED}
-        | {
+        {
             "progress_percent": None if job.progress_percent is None else shown_float(job.progress_percent),
             "rows": Rows(**job.rows),
             "last_metrics": last.get(job.id, {}),
@@ -115,7 +120,11 @@ def _items(connection: Connection, jobs: Sequence[Job], last_rows: int) -> list[
 
 def _traceback(connection: Connection, job: Job) -> str | None:
     """Return the traceback of the job's completion, or else the last one that it printed."""
-    names = {"job_id": job.id, "attempt": job.attempt, "after": job.last_log_seq - _LATEST_LINES}
+    names: dict[str, Any] = {
+        "job_id": job.id,
+        "attempt": job.attempt,
+        "after": job.last_log_seq - _LATEST_LINES,
+    }
     reported = connection.execute(_REPORTED_TRACEBACK, names | {"chars": MAX_TRACEBACK_CHARS}).scalar_one_or_none()
     if reported is not None:
         return str(reported)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -15,6 +15,13 @@ from trainwire.stores.postgres.completeness import State
 from trainwire.stores.postgres.deletion import DeletionPart, DeletionPlan, PartName
 
 Numbers = dict[str, Number]
+D = TypeVar("D", bound=msgspec.Struct)
+
+
+def document_from(document: type[D], source: object, **fields: Any) -> D:
+    """Return a document with these fields; all others are the attributes of the source with the same name."""
+    same = {name: getattr(source, name) for name in document.__struct_fields__ if name not in fields}
+    return document(**same, **fields)
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from trainwire.gateway.documents.response_types import JobDetail
 from trainwire.gateway.feed.client_queues import ClientQueue, MustReconnect
 from trainwire.gateway.feed.feed_queries import read_job_row, read_newest
-from trainwire.gateway.feed.frames import FrameBatch, encode_events, gateway_frame
+from trainwire.gateway.feed.frames import Frame, FrameBatch, encode_events, gateway_frame
 from trainwire.gateway.feed.job_feed import FeedEvent, JobFeed, JobRow
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult, SharedRows
 from trainwire.gateway.feed.rows import InvalidPosition, Position, RowGap
@@ -35,7 +35,7 @@ log = structlog.get_logger("trainwire.gateway.feed.followed_job")
 class FirstFrame(NamedTuple):
     """The first frame of a client, and its position after it."""
 
-    batch: FrameBatch
+    frame: Frame
     position: Position
 
 
@@ -99,20 +99,24 @@ class FollowedJob:
             raise InvalidPosition(
                 f"{after} is beyond the rows of job {self.job_id} ({first.position}): connect without a position"
             )
-        return FirstFrame(first.batch.at(str(after)), after)
+        return FirstFrame(first.frame.at(str(after)), after)
 
-    async def add_client(self, queue: ClientQueue, position: Position) -> None:
-        """Send a client the events after its position; from then on it receives new events.
+    async def add_client(self, queue: ClientQueue, first: FirstFrame) -> None:
+        """Send a client its first frame and the events after it; from then on it receives new events.
 
-        Raises `MustReconnect` or `PostgresUnavailable`.
+        A client that is too slow must reconnect. Raises `PostgresUnavailable`.
         """
-        while (missed := await self._next_missed(position)) is not None:
-            position = missed.position
-            queue.send(encode_events([missed]))
-            await queue.wait_for_room()
-        if self._is_closed:
-            raise MustReconnect
-        self._clients[queue] = None
+        queue.send(FrameBatch([first.frame]))
+        position = first.position
+        try:
+            while (missed := await self._next_missed(position)) is not None:
+                position = missed.position
+                queue.send(encode_events([missed]))
+                await queue.wait_for_room()
+        except MustReconnect:
+            queue.resync()
+        else:
+            self._clients[queue] = None
 
     def remove_client(self, queue: ClientQueue) -> None:
         """Send a client no more events."""
@@ -126,13 +130,13 @@ class FollowedJob:
             self._drop(queue)
 
     async def _next_missed(self, position: Position) -> FeedEvent | None:
-        """Return the next event after a position; None if there is none."""
-        while position.is_beyond(self.feed.position):
-            # The first frame was read from Postgres, and the feed has not processed that row yet.
-            if self._is_closed:
-                raise MustReconnect
+        """Return the next event after a position, None if there is none; raise `MustReconnect`."""
+        # The first frame was read from Postgres, so it may have rows that the feed has not processed yet.
+        while position.is_beyond(self.feed.position) and not self._is_closed:
             self._has_moved.clear()
             await self._has_moved.wait()
+        if self._is_closed:
+            raise MustReconnect
         missed = self.feed.next_missed(position)
         if not isinstance(missed, RowGap):
             return missed
@@ -173,17 +177,17 @@ class FollowedJob:
     async def _make_resumed(self) -> FirstFrame:
         position = await self._read_position()
         detail = await self._read(self._read_detail, self.job_id)
-        return FirstFrame(FrameBatch([gateway_frame("resumed", str(position), job=detail)]), position)
+        return FirstFrame(gateway_frame("resumed", str(position), job=detail), position)
 
     async def _read_position(self) -> Position:
         row = await self._read(read_job_row, self.job_id, self.feed.state_events)
         self.update(row)
         return row.position
 
-    def _snapshot_frame(self, connection: Connection, position: Position) -> FrameBatch:
+    def _snapshot_frame(self, connection: Connection, position: Position) -> Frame:
         def newest(kind: RowKind) -> list[Any]:
             return [row.json for row in read_newest(connection, self.job_id, kind, position.of(kind))]
 
         fields = {"logs": newest("logs"), "checkpoints": newest("checkpoints")}
         detail = self._read_detail(connection, self.job_id)
-        return FrameBatch([gateway_frame("snapshot", str(position), job=detail, **fields)])
+        return gateway_frame("snapshot", str(position), job=detail, **fields)

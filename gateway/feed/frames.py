@@ -61,10 +61,6 @@ class FrameBatch:
     def __init__(self, frames: Sequence[Frame]) -> None:
         self.frames = frames
 
-    def at(self, position: str) -> FrameBatch:
-        """Return the same events with another position."""
-        return FrameBatch([frame.at(position) for frame in self.frames])
-
     @cached_property
     def wire(self) -> bytes:
         """All frames for a WebSocket."""

@@ -70,7 +70,7 @@ class Origins:
 
     def _refusal(self, connection: HTTPConnection) -> str | None:
         host = connection.headers.get("host", "")
-        if self._loopback_only and not is_loopback(_host_of(f"//{host}")[0]):
+        if self._loopback_only and not is_loopback(_parse_origin(f"//{host}")[1]):
             return (
                 f"host {shown(host)!r}: without tokens only names like localhost are allowed "
                 "(GATEWAY_AUTH=on requires tokens and allows all)"
@@ -79,8 +79,8 @@ class Origins:
         is_safe = connection.scope["type"] == "http" and connection.scope["method"] in SAFE_METHODS
         if origin is None or is_safe:
             return None
-        scheme = urlsplit(origin).scheme if _is_url(origin) else ""
-        if _host_of(origin) == _host_of(f"{scheme}://{host}") and scheme:
+        scheme = _parse_origin(origin)[0]
+        if scheme and _parse_origin(origin) == _parse_origin(f"{scheme}://{host}"):
             return None
         return (
             f"origin {shown(origin)} is not that of the Host header {shown(host)}; "
@@ -88,17 +88,10 @@ class Origins:
         )
 
 
-def _is_url(text: str) -> bool:
-    try:
-        return bool(urlsplit(text).scheme)
-    except ValueError:
-        return False
-
-
-def _host_of(url: str) -> tuple[str, int | None]:
-    """Return host and port of a URL, by default the port of its scheme; an invalid URL has no host."""
+def _parse_origin(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port (by default the scheme's) of a URL; an invalid one has no scheme and host."""
     try:
         parts = urlsplit(url)
-        return parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+        return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
     except ValueError:
-        return "", None
+        return "", "", None

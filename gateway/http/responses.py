@@ -10,12 +10,11 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
+from trainwire.gateway.documents.openapi_examples import EXAMPLES
 from trainwire.gateway.http.problems import MEDIA_TYPE, Problem
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 _documents: dict[str, type[msgspec.Struct]] = {Problem.__name__: Problem}
-_examples: dict[str, dict[str, Any]] = {}
-"""Examples by reference; added to the finished document, because FastAPI would remove their nulls."""
 _PROBLEMS: Final = {
     400: "The body is not valid JSON.",
     401: "No token, or none that is valid.",
@@ -38,13 +37,11 @@ def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str
 
 
 def described(
-    document: type[msgspec.Struct], example: dict[str, Any], *problems: int, status: int = 200
+    document: type[msgspec.Struct], *problems: int, status: int = 200
 ) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a FastAPI route: the document, an example, and the problems by status."""
+    """Return the `responses` of a FastAPI route: this document, and the problems by status."""
     _documents[document.__name__] = document
-    reference = _REFERENCE.format(name=document.__name__)
-    _examples[reference] = example
-    content = {"application/json": {"schema": {"$ref": reference}}}
+    content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=document.__name__)}}}
     summary = (document.__doc__ or "").partition("\n")[0]
     return {status: {"description": summary, "content": content}, **described_problems(*problems)}
 
@@ -88,12 +85,13 @@ def _replace_validation_errors(document: dict[str, Any]) -> None:
 
 
 def _add_examples(document: dict[str, Any]) -> None:
+    """Add the examples to the finished document, because FastAPI would remove their nulls."""
     for responses in _responses(document):
         for response in responses.values():
             content = response.get("content", {}).get("application/json", {})
-            example = _examples.get(content.get("schema", {}).get("$ref", ""))
-            if example is not None:
-                content["example"] = example
+            name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if name in EXAMPLES:
+                content["example"] = EXAMPLES[name]
 
 
 def _responses(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

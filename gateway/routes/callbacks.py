@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from trainwire.gateway.callbacks.bodies import (
@@ -19,7 +18,6 @@ from trainwire.gateway.callbacks.bodies import (
     ProgressCallback,
 )
 from trainwire.gateway.callbacks.callback_streams import Idempotency, Receipt
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.documents.response_types import Accepted, Stored
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources
@@ -58,31 +56,32 @@ WaitS = Annotated[
     ),
 ]
 _RESPONSES: Any = {
-    **described(Stored, examples.STORED),
-    **described(Accepted, examples.ACCEPTED, 400, 410, 413, status=202),
+    **described(Stored),
+    **described(Accepted, 400, 410, 413, status=202),
 }
 _POLL_S = 0.02
 _MAX_POLL_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The parameters of all callbacks."""
-
-    resources: Resources
-    job_id: int
-    key: str | None
-    wait_s: float
-
-
-async def _call(resources: ResourcesDep, job_id: JobId, key: Key = None, wait_s: WaitS = 0) -> Call:
-    # Async: FastAPI would run it in a thread that it shares with slow requests.
-    return Call(resources, job_id, key, wait_s)
-
-
 def _route(body_type: type[AnyCallback]) -> Callable[..., Awaitable[Response]]:
-    async def callback(call: Annotated[Call, Depends(_call)], body: AnyCallback) -> Response:
-        return await _append(call, body)
+    """Return a route that appends the messages of a body to the streams.
+
+    It uses threads for callbacks alone, so that slow requests do not delay them.
+    """
+
+    async def callback(
+        resources: ResourcesDep, job_id: JobId, body: AnyCallback, key: Key = None, wait_s: WaitS = 0
+    ) -> Response:
+        def put() -> Receipt:
+            request = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
+            idempotency = None if key is None else Idempotency(key, hashlib.sha256(request).hexdigest())
+            return resources.callbacks.put(job_id, body.attempt, body.messages(), idempotency)
+
+        receipt = await to_thread.run_sync(put, limiter=resources.callback_threads)
+        headers = {"Idempotency-Replayed": "true"} if receipt.is_repeated else None
+        if wait_s and await _is_stored_within(resources, receipt, wait_s):
+            return json_response(Stored(job_id=job_id), 200, headers)
+        return json_response(Accepted(job_id=job_id), 202, headers)
 
     callback.__annotations__["body"] = body_type  # FastAPI parses and describes the body by this
     return callback
@@ -98,22 +97,6 @@ for name, (body_type, description) in CALLBACKS.items():
         status_code=202,
         responses=_RESPONSES,
     )
-
-
-async def _append(call: Call, body: AnyCallback) -> Response:
-    """Append the messages to the streams, in threads for callbacks alone: slow requests do not delay them."""
-    resources, job_id = call.resources, call.job_id
-
-    def put() -> Receipt:
-        request = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
-        idempotency = None if call.key is None else Idempotency(call.key, hashlib.sha256(request).hexdigest())
-        return resources.callbacks.put(job_id, body.attempt, body.messages(), idempotency)
-
-    receipt = await to_thread.run_sync(put, limiter=resources.callback_threads)
-    headers = {"Idempotency-Replayed": "true"} if receipt.is_repeated else None
-    if call.wait_s and await _is_stored_within(resources, receipt, call.wait_s):
-        return json_response(Stored(job_id=job_id), 200, headers)
-    return json_response(Accepted(job_id=job_id), 202, headers)
 
 
 async def _is_stored_within(resources: Resources, receipt: Receipt, wait_s: float) -> bool:

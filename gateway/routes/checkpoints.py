@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents import openapi_examples as examples
-from trainwire.gateway.documents.response_types import CheckpointItem, CheckpointPage, Loan
+from trainwire.gateway.documents.response_types import CheckpointItem, CheckpointPage, Loan, document_from
 from trainwire.gateway.http.problems import not_found
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
@@ -27,7 +26,7 @@ CheckpointSeq = Annotated[int, Path(ge=1, le=MAX_ID, description="The checkpoint
 Seconds = Annotated[int, Query(ge=1, le=LONGEST_LOAN_S, description="How long the URL is valid, in seconds.")]
 
 
-@router.get("/jobs/{job_id}/checkpoints", responses=described(CheckpointPage, examples.CHECKPOINT_PAGE, 404))
+@router.get("/jobs/{job_id}/checkpoints", responses=described(CheckpointPage, 404))
 def checkpoints(resources: ResourcesDep, job_id: JobId) -> Response:
     """Return the newest 1000 checkpoints, in the order in which they were stored."""
     with resources.reading() as connection:
@@ -37,11 +36,11 @@ def checkpoints(resources: ResourcesDep, job_id: JobId) -> Response:
     return json_response(CheckpointPage(items=[_item(file, best, last) for file in files]))
 
 
-@router.get("/jobs/{job_id}/checkpoints/{seq}/url", responses=described(Loan, examples.LOAN, 404, 502))
+@router.get("/jobs/{job_id}/checkpoints/{seq}/url", responses=described(Loan, 404, 502))
 @router.get(
     "/checkpoints/{job_id}-{seq}/url",
     name="url_of_checkpoint",
-    responses=described(Loan, examples.LOAN, 404, 502),
+    responses=described(Loan, 404, 502),
 )
 def checkpoint_url(
     resources: ResourcesDep, job_id: JobId, seq: CheckpointSeq, expires_s: Seconds = 3600
@@ -63,16 +62,14 @@ def checkpoint_url(
 
 
 def _item(file: CheckpointFile, best: int | None, last: int | None) -> CheckpointItem:
-    own: dict[str, Any] = {
-        "ts": to_ns(file.logged_at),
-        "checkpoint_kind": file.kind,
-        "is_best": file.seq == best,
-        "is_last": file.seq == last,
-    }
-    same: dict[str, Any] = {
-        name: getattr(file, name) for name in CheckpointItem.__struct_fields__ if name not in own
-    }
-    return CheckpointItem(**own, **same)
+    return document_from(
+        CheckpointItem,
+        file,
+        ts=to_ns(file.logged_at),
+        checkpoint_kind=file.kind,
+        is_best=file.seq == best,
+        is_last=file.seq == last,
+    )
 
 
 def _newest_of(files: list[CheckpointFile], path: str | None) -> int | None:

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.documents.job_documents import job_items
 from trainwire.gateway.documents.response_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
@@ -24,7 +23,7 @@ router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 MAX_JOBS = 20
 
 
-@router.get("/jobs/compare", responses=described(Comparison, examples.COMPARISON, 404))
+@router.get("/jobs/compare", responses=described(Comparison, 404))
 def compare(
     resources: ResourcesDep,
     ids: Annotated[str, Query(max_length=1000, description="Job numbers, separated by commas.", examples=["1,2"])],

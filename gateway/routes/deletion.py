@@ -11,8 +11,7 @@ from pydantic import Field, create_model
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import Identity, require
-from trainwire.gateway.documents import openapi_examples as examples
-from trainwire.gateway.documents.response_types import DeletionReport
+from trainwire.gateway.documents.response_types import DeletionReport, document_from
 from trainwire.gateway.http.problems import not_found, unknown_job
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep, Text
@@ -21,7 +20,6 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
-    DeletionPlan,
     UnknownJob,
     announce_deletion,
     begin_deletion,
@@ -42,8 +40,8 @@ _flags: Any = {
 _Keep: Any = create_model("Keep", **_flags)
 Admin = Annotated[Identity, Depends(require("admin"))]
 _RESPONSES: Any = {
-    **described(DeletionReport, examples.DELETION_PLAN, 404, 409),
-    **described(DeletionReport, examples.DELETION, 404, 409, status=202),
+    **described(DeletionReport, 404, 409),
+    **described(DeletionReport, 404, 409, status=202),
 }
 
 
@@ -85,9 +83,7 @@ def delete_job(
     return json_response(_report(deletion), 200 if deletion.is_finished else 202)
 
 
-@router.get(
-    "/jobs/{job_id}/deletion", dependencies=VIEWER, responses=described(DeletionReport, examples.DELETION, 404)
-)
+@router.get("/jobs/{job_id}/deletion", dependencies=VIEWER, responses=described(DeletionReport, 404))
 def deletion(resources: ResourcesDep, job_id: JobId) -> Response:
     """Return the progress of a deletion."""
     with resources.reading() as connection:
@@ -117,23 +113,10 @@ def _planned(resources: ResourcesDep, job_id: int) -> Response:
         return json_response(_report(known))
     if plan is None:
         raise unknown_job(job_id)
-    return json_response(_plan_report(plan))
-
-
-def _plan_report(plan: DeletionPlan) -> DeletionReport:
-    return DeletionReport(job_id=plan.job_id, name=plan.name, state="planned", plan=plan)
+    report = DeletionReport(job_id=plan.job_id, name=plan.name, state="planned", plan=plan)
+    return json_response(report)
 
 
 def _report(deletion: Deletion) -> DeletionReport:
     state = "deleting" if not deletion.is_finished else "deleted" if deletion.is_complete else "left"
-    return DeletionReport(
-        job_id=deletion.job_id,
-        name=deletion.name,
-        state=state,  # type: ignore[arg-type]
-        deleted_at=deletion.deleted_at,
-        deleted_by=deletion.deleted_by,
-        reason=deletion.reason,
-        finished_at=deletion.finished_at,
-        discarded_messages=deletion.discarded_messages,
-        parts=deletion.parts,
-    )
+    return document_from(DeletionReport, deletion, state=state, plan=None)

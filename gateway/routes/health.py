@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import require
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.http.responses import described, described_problems, json_response
 from trainwire.gateway.resources import Resources
 from trainwire.gateway.routes.parameters import ResourcesDep
@@ -45,14 +44,14 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     checks: dict[str, str]
 
 
-@router.get("/healthz", responses=described(Health, examples.HEALTH))
+@router.get("/healthz", responses=described(Health))
 async def healthz() -> Response:
     """Return that the process is alive."""
     # On the event loop: if all threads wait for Postgres, supervisors must not restart the process.
     return json_response(Health())
 
 
-@router.get("/readyz", responses=described(Readiness, examples.READINESS))
+@router.get("/readyz", responses=described(Readiness))
 async def readyz(resources: ResourcesDep) -> Response:
     """Return whether Postgres and Redis are available, and the tables migrated to this version."""
     checks = await to_thread.run_sync(_checks, resources, limiter=resources.readiness_threads)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.documents.job_documents import job_detail, job_items
 from trainwire.gateway.documents.response_types import (
     CompletenessReport,
@@ -20,6 +18,7 @@ from trainwire.gateway.documents.response_types import (
     JobPage,
     Loss,
     RankGap,
+    document_from,
 )
 from trainwire.gateway.http.problems import unknown_job
 from trainwire.gateway.http.responses import described, json_response
@@ -44,7 +43,7 @@ from trainwire.stores.postgres.positions import find_completeness
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
 
-@router.get("/jobs", responses=described(JobPage, examples.JOB_PAGE))
+@router.get("/jobs", responses=described(JobPage))
 def jobs(
     *,
     resources: ResourcesDep,
@@ -61,7 +60,7 @@ def jobs(
     return json_response(JobPage(items=items, next=_cursor(page[limit - 1]) if len(page) > limit else None))
 
 
-@router.get("/jobs/{job_id}", responses=described(JobDetail, examples.JOB_DETAIL, 404))
+@router.get("/jobs/{job_id}", responses=described(JobDetail, 404))
 def job(resources: ResourcesDep, job_id: JobId) -> Response:
     """Return one job with its parameters, attempts and names of metrics."""
     with resources.reading() as connection:
@@ -71,32 +70,24 @@ def job(resources: ResourcesDep, job_id: JobId) -> Response:
     return json_response(detail)
 
 
-@router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, examples.COMPLETENESS, 404))
+@router.get("/jobs/{job_id}/completeness", responses=described(CompletenessReport, 404))
 def completeness(resources: ResourcesDep, job_id: JobId) -> Response:
     """Return whether all messages of a job are stored, and which are not."""
     with resources.reading() as connection:
         found = find_completeness(connection, job_or_404(connection, job_id))
     return json_response(
-        CompletenessReport(
-            state=found.state,
-            status=found.status,
-            line=found.line,
-            produced=found.produced,
-            stored=found.stored,
-            dead_lettered=found.dead_lettered,
-            missing=found.missing,
+        document_from(
+            CompletenessReport,
+            found,
             lost=dict(found.lost_by_reason),
-            dropped=found.dropped,
             gaps=[Gap(source=row.source, kind=row.kind, ranges=list(row.gaps)) for row in found.gaps],
             losses=[Loss(source=row.source, kind=row.kind, ranges=list(row.lost)) for row in found.losses],
-            open_sources=list(found.open_sources),
-            silent_sources=list(found.silent_sources),
-            absent_ranks=msgspec.convert(found.absent_ranks, list[RankGap], from_attributes=True),
+            absent_ranks=[document_from(RankGap, ranks) for ranks in found.absent_ranks],
         )
     )
 
 
-@router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, examples.DELIVERIES, 404))
+@router.get("/jobs/{job_id}/deliveries", responses=described(Deliveries, 404))
 def deliveries(resources: ResourcesDep, job_id: JobId) -> Response:
     """Return how many of the job's rows each sink has confirmed, and the errors of the others."""
     with resources.reading() as connection:

@@ -9,7 +9,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import Response, StreamingResponse
 
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.documents.response_types import LogPage, Scanned
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, described_problems, json_response
@@ -40,7 +39,7 @@ def _filter(
 Wanted = Annotated[LineFilter, Depends(_filter)]
 
 
-@router.get("/jobs/{job_id}/logs", responses=described(LogPage, examples.LOG_PAGE, 404))
+@router.get("/jobs/{job_id}/logs", responses=described(LogPage, 404))
 def logs(
     *,
     resources: ResourcesDep,
@@ -71,7 +70,7 @@ def logs(
     return json_response(_document(page, last))
 
 
-@router.get("/jobs/{job_id}/logs/loki", responses=described(LogPage, examples.LOG_PAGE, 404, 502))
+@router.get("/jobs/{job_id}/logs/loki", responses=described(LogPage, 404, 502))
 def logs_of_loki(
     resources: ResourcesDep, job_id: JobId, limit: Annotated[int, Query(ge=1, le=5000)] = 1000
 ) -> Response:

@@ -9,7 +9,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.documents.response_types import MetricPage, NamePage, Series, SeriesPoint
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
@@ -26,7 +25,7 @@ MAX_NAMES = 50
 """Maximum names per request: Postgres reads all rows for each."""
 
 
-@router.get("/jobs/{job_id}/metrics", responses=described(MetricPage, examples.METRIC_PAGE, 404))
+@router.get("/jobs/{job_id}/metrics", responses=described(MetricPage, 404))
 def metrics(
     *,
     resources: ResourcesDep,
@@ -67,7 +66,7 @@ def metrics(
     )
 
 
-@router.get("/jobs/{job_id}/metrics/names", responses=described(NamePage, examples.NAME_PAGE, 404))
+@router.get("/jobs/{job_id}/metrics/names", responses=described(NamePage, 404))
 def metric_names(
     resources: ResourcesDep,
     job_id: JobId,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from trainwire.gateway.documents import openapi_examples as examples
+from trainwire.gateway.documents.response_types import document_from
 from trainwire.gateway.http.problems import not_found
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
@@ -84,7 +84,7 @@ class MlflowSummary(msgspec.Struct, frozen=True, kw_only=True):
     more_metrics: int
 
 
-@router.get("/jobs/{job_id}/mlflow/metrics", responses=described(MlflowMetrics, examples.MLFLOW_METRICS, 404, 502))
+@router.get("/jobs/{job_id}/mlflow/metrics", responses=described(MlflowMetrics, 404, 502))
 def mlflow_metrics(
     *,
     resources: ResourcesDep,
@@ -128,35 +128,31 @@ def _place(cursor: str, wanted: list[str]) -> HistoryPlace:
     return place
 
 
-@router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, examples.MLFLOW_SUMMARY, 404, 502))
+@router.get("/jobs/{job_id}/mlflow/summary", responses=described(MlflowSummary, 404, 502))
 def mlflow_summary(resources: ResourcesDep, job_id: JobId, attempt: OfAttempt = None) -> Response:
     """Return the job's run in MLflow with a summary of its metrics."""
     run_id = _run_id(resources, job_id, attempt)
     summary = get_run_summary(resources.mlflow, run_id, MAX_METRICS)
     if summary is None:
         raise not_found(f"run {run_id} does not exist in MLflow")
-    run = summary.run
     metrics = {
-        name: MlflowNumbers(
-            points=metric.points,
+        name: document_from(
+            MlflowNumbers,
+            metric,
             last=shown_float(metric.last),
             lowest=shown_float(metric.lowest),
             highest=shown_float(metric.highest),
         )
         for name, metric in summary.metrics.items()
     }
-    copied: dict[str, Any] = {
-        name: getattr(run, name)
-        for name in ("run_id", "name", "status", "is_mirror", "is_deleted", "started_at", "ended_at", "params")
-    }
-    uri = resources.settings.mlflow_shown_at or ""
     return json_response(
-        MlflowSummary(
-            url=run_url(uri, run),
+        document_from(
+            MlflowSummary,
+            summary.run,
+            url=run_url(resources.settings.mlflow_shown_at or "", summary.run),
             experiment=summary.experiment,
             metrics=metrics,
             more_metrics=summary.more_metrics,
-            **copied,
         )
     )
 

@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from trainwire.gateway.auth.authorization import COOKIE, Authorizer, Identity, invalid_token, token_of
 from trainwire.gateway.auth.tokens import MAX_TOKEN_CHARS
-from trainwire.gateway.documents import openapi_examples as examples
 from trainwire.gateway.documents.response_types import SessionState
 from trainwire.gateway.http.responses import described, json_response
 
@@ -26,7 +25,7 @@ class NewSession(BaseModel):
     token: Annotated[str, Field(min_length=1, max_length=MAX_TOKEN_CHARS, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
-@router.get("/session", responses=described(SessionState, examples.SESSION))
+@router.get("/session", responses=described(SessionState))
 async def session(request: Request) -> Response:
     """Return whether tokens are required, and the role of this request's token."""
     authorizer: Authorizer = request.app.state.authorizer
@@ -34,7 +33,7 @@ async def session(request: Request) -> Response:
     return _state(request, await authorizer.identify(token or "") if token or not authorizer.is_on else None)
 
 
-@router.post("/session", responses=described(SessionState, examples.SESSION, 400, 413))
+@router.post("/session", responses=described(SessionState, 400, 413))
 async def begin(request: Request, body: NewSession) -> Response:
     """Set the cookie, if the token is valid."""
     authorizer: Authorizer = request.app.state.authorizer

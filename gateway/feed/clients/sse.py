@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from trainwire.gateway.auth.authorization import authorize_connection, wait_until_refused
-from trainwire.gateway.feed.client_queues import ClientQueue, MemoryQueue, MustReconnect
+from trainwire.gateway.feed.client_queues import ClientQueue, MemoryQueue
 from trainwire.gateway.feed.feed_queries import JobDeleted, JobNotFound
 from trainwire.gateway.feed.followed_job import FirstFrame, FollowedJob
 from trainwire.gateway.feed.frames import FrameBatch
@@ -104,7 +104,7 @@ class EventStream(Response):
     async def _add(self, queue: MemoryQueue) -> None:
         try:
             await self._add_client(queue)
-        except (MustReconnect, PostgresUnavailable):
+        except PostgresUnavailable:
             queue.resync()  # browsers reconnect by themselves, with their position
 
 
@@ -161,15 +161,11 @@ async def job_events(
     feed: LiveFeed = request.app.state.feed
     job, first = await _begin(feed, job_id, after if last_event_id is None else last_event_id)
 
-    async def add_client(queue: ClientQueue) -> None:
-        queue.send(first.batch)
-        await job.add_client(queue, first.position)
-
     def remove_client(queue: ClientQueue) -> None:
         job.remove_client(queue)
         feed.release(job)
 
-    return EventStream(request, job_id, add_client, remove_client)
+    return EventStream(request, job_id, lambda queue: job.add_client(queue, first), remove_client)
 
 
 async def _begin(feed: LiveFeed, job_id: int, after: str | None) -> tuple[FollowedJob, FirstFrame]:

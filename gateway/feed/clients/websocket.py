@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +25,6 @@ from trainwire.gateway.feed.client_queues import (
     RESYNC_REASON,
     ClientQueue,
     MemoryQueue,
-    MustReconnect,
     SocketQueue,
 )
 from trainwire.gateway.feed.feed_queries import JobDeleted, JobNotFound
@@ -47,7 +46,7 @@ _CODES: Final[dict[type[Exception], int]] = {
     PostgresUnavailable: TRY_AGAIN_LATER,
     SQLAlchemyError: TRY_AGAIN_LATER,
 }
-AddClient = Callable[[ClientQueue], Awaitable[None]]
+AddClient = Callable[[ClientQueue], Coroutine[Any, Any, None]]
 router = APIRouter(tags=["feed"])
 
 
@@ -93,9 +92,7 @@ async def _follow_job(websocket: WebSocket) -> None:
     job = await feed.acquire(job_id)
 
     async def add_client(queue: ClientQueue) -> None:
-        first = await job.first_frame(position)
-        queue.send(first.batch)
-        await job.add_client(queue, first.position)
+        await job.add_client(queue, await job.first_frame(position))
 
     try:
         await _serve(websocket, job_id, add_client, job.remove_client)
@@ -120,7 +117,7 @@ async def _serve(
     on_behind = partial(websocket.app.state.telemetry.count_cut, "behind")
     queue = MemoryQueue(on_behind) if protocol is None else SocketQueue(protocol, on_behind)
     disconnect = asyncio.create_task(_wait_for_disconnect(websocket))
-    runs = [_add(queue, add_client), wait_until_refused(websocket, job_id)]
+    runs: list[Coroutine[Any, Any, None]] = [add_client(queue), wait_until_refused(websocket, job_id)]
     if isinstance(queue, MemoryQueue):
         runs.append(_send_queued(websocket, queue))
     tasks = {disconnect, *map(asyncio.create_task, runs)}
@@ -135,13 +132,6 @@ async def _serve(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _add(queue: ClientQueue, add_client: AddClient) -> None:
-    try:
-        await add_client(queue)
-    except MustReconnect:
-        queue.resync()
 
 
 async def _wait_for_disconnect(websocket: WebSocket) -> None:

@@ -63,7 +63,7 @@ def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Reso
     headers = bearer(make_token(resources, "trainer", 7))
     assert guarded.request("POST", "/jobs/7/callback/logs", json=LINES, headers=headers).status_code == 202
     refusal = guarded.post("/jobs/8/callback/logs", LINES, status=403, headers=headers)
-    assert refusal["detail"] == "this token is for job 7 alone"
+    assert refusal["detail"] == "the token is for job 7 only: use a token for this job"
     assert guarded.get("/session", headers=headers) == {
         "auth": "on",
         "role": "trainer",
