@@ -1,4 +1,4 @@
-"""Authenticates requests by token (header, cookie or WebSocket subprotocol) and checks what the role allows."""
+"""Authenticates requests by token (header, cookie or WebSocket subprotocol) and checks the permissions of its role."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def authorize_connection(connection: HTTPConnection, job_id: int | None = 
 async def wait_until_refused(
     connection: HTTPConnection, job_id: int | None, every_s: float = CHECK_EVERY_S
 ) -> None:
-    """Authorize an open connection again and again; raise what refuses it, for example once its token is revoked.
+    """Authorize an open connection again and again; raise `Unauthorized` or `Forbidden` once it is refused.
 
     While Postgres is unavailable the connection stays open.
     """

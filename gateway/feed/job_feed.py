@@ -52,7 +52,7 @@ _Queued: TypeAlias = Event | RowGap | JobRow
 
 
 class JobFeed:
-    """Turns what the notifier and Postgres report about one job into the events for its clients."""
+    """Merges the notifier's events and the rows in Postgres of one job into the events for its clients."""
 
     def __init__(self, job_id: int, row: JobRow) -> None:
         self.job_id = job_id

@@ -277,9 +277,9 @@ def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
     assert answer.json() == {
         "type": "urn:trainwire:problem:unknown-job",
-        "title": "There is no such job",
+        "title": "Job not found",
         "status": 404,
-        "detail": "no job 424242 in the database",
+        "detail": "no job 424242 in the database: check the number (GET /jobs lists all)",
         "instance": f"/jobs/424242{path}",
     }
 

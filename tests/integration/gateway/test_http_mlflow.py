@@ -39,7 +39,7 @@ def test_a_run_is_shown_in_short_and_point_by_point(
     settings = gateway_settings(database_url, redis_url, mlflow_tracking_uri=mlflow_server.url)
     with GatewayServer(settings) as server:
         none_yet = server.get(f"/jobs/{JOB}/mlflow/summary", status=404)
-        assert none_yet["detail"] == f"MLflow has no run of job {JOB} yet"
+        assert none_yet["detail"] == f"job {JOB} has no run in MLflow yet"
         run_id = logged_run(mlflow_server.api)
         summary = server.get(f"/jobs/{JOB}/mlflow/summary")
         found = server.get(f"/jobs/{JOB}/mlflow/metrics?names=loss,unknown")
