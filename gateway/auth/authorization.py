@@ -1,4 +1,4 @@
-"""Authenticates requests by token (header, cookie or WebSocket subprotocol) and checks the permissions of its role."""
+"""Authenticates requests by token (header, cookie or WebSocket subprotocol), and checks roles."""
 
 from __future__ import annotations
 
@@ -118,12 +118,16 @@ def require(needed: Role) -> Callable[[HTTPConnection], Awaitable[Identity]]:
 
     async def authorized(connection: HTTPConnection) -> Identity:
         authorizer: Authorizer = connection.app.state.authorizer
-        text = str(connection.path_params.get("job_id", ""))
         # The route itself refuses a job_id that is not a number.
-        is_number = text.isascii() and text.isdecimal() and len(text) < 20
-        return await authorizer.authorize(connection, needed, int(text) if is_number else None)
+        job_id = parse_number(str(connection.path_params.get("job_id", "")))
+        return await authorizer.authorize(connection, needed, job_id)
 
     return authorized
+
+
+def parse_number(text: str) -> int | None:
+    """Return a number of at most 19 ASCII digits; None if the text is anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
 
 
 def token_of(connection: HTTPConnection) -> str | None:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeGuard, cast
 
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.job_state import JobState, change_events
+from trainwire.gateway.feed.job_state import JobState, change_events, with_metrics_of
 from trainwire.gateway.feed.rows import (
     MAX_ROWS,
     Position,
@@ -228,10 +228,7 @@ class PendingEvents:
         if pending is None or len(pending.rows) + len(batch.items) > MAX_ROWS:
             self._events.append(_Pending(event, batch.after, batch.last, list(batch.items), size_bytes))
             return
-        earlier = pending.event
-        if isinstance(event, TrainingProgress) and isinstance(earlier, TrainingProgress) and event.metrics is None:
-            event = replace(event, metrics=earlier.metrics)
-        pending.event = event
+        pending.event = with_metrics_of(pending.event, event)
         pending.last = batch.last
         pending.rows += batch.items
         pending.size_bytes += size_bytes

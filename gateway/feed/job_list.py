@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import structlog
-from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from trainwire.gateway.documents.job_documents import job_items_of
@@ -20,8 +19,9 @@ from trainwire.gateway.documents.response_types import JobItem
 from trainwire.gateway.feed.client_queues import ClientQueue
 from trainwire.gateway.feed.feed_queries import ListedColumns, read_deleted, read_listed
 from trainwire.gateway.feed.frames import Frame, FrameBatch, event_frame, gateway_frame, type_of
+from trainwire.gateway.feed.job_state import with_metrics_of
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult
-from trainwire.schemas.events import Event, TrainingDeleted, TrainingProgress
+from trainwire.schemas.events import Event, TrainingDeleted
 from trainwire.schemas.kinds import without_rows
 
 PAUSE_S: Final = 0.25
@@ -62,10 +62,7 @@ class JobList:
     def receive(self, event: Event) -> None:
         """Queue an event without its rows: the list shows only the newest values."""
         key = (event.job_id, type_of(event))
-        before = self._queued.pop(key, None)
-        event = without_rows(event)
-        if isinstance(event, TrainingProgress) and isinstance(before, TrainingProgress) and event.metrics is None:
-            event = replace(event, metrics=before.metrics)
+        event = with_metrics_of(self._queued.pop(key, None), without_rows(event))
         if len(self._queued) < MAX_QUEUED:
             self._queued[key] = event
         self._has_input.set()

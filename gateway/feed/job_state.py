@@ -121,6 +121,13 @@ def _status_events(job_id: int, known: JobState, stored: JobState) -> list[Event
     ]
 
 
+def with_metrics_of(earlier: Event | None, later: Event) -> Event:
+    """Return the later event; a training_progress without metrics gets those of the earlier one."""
+    if isinstance(later, TrainingProgress) and isinstance(earlier, TrainingProgress) and later.metrics is None:
+        return replace(later, metrics=earlier.metrics)
+    return later
+
+
 def progress_event(job_id: int, state: JobState) -> TrainingProgress:
     """Return a training_progress event without rows."""
     fields = _fields(state, ("attempt", *_PROGRESS))

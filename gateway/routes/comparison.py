@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from trainwire.gateway.auth.authorization import parse_number
 from trainwire.gateway.documents.job_documents import job_items
 from trainwire.gateway.documents.response_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
@@ -61,10 +62,12 @@ def _common_names(resources: Resources, connection: Connection, jobs: list[Job])
 
 def _numbers(ids: str) -> list[int]:
     """Parse a list of job numbers; raise a `ProblemError` that names an invalid one."""
-    texts = [text.strip() for text in ids.split(",") if text.strip()]
-    for text in texts:
-        if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_ID):
+    numbers = []
+    for text in filter(None, map(str.strip, ids.split(","))):
+        number = parse_number(text)
+        if number is None or not 1 <= number <= MAX_ID:
             raise wrong_value("ids", text, "is not a job number: send numbers like 1,2,3")
-    if not 1 <= len(texts) <= MAX_JOBS:
-        raise wrong_value("ids", f"{len(texts)} jobs", f"send 1 to {MAX_JOBS} job numbers, like 1,2,3")
-    return list(dict.fromkeys(map(int, texts)))
+        numbers.append(number)
+    if not 1 <= len(numbers) <= MAX_JOBS:
+        raise wrong_value("ids", f"{len(numbers)} jobs", f"send 1 to {MAX_JOBS} job numbers, like 1,2,3")
+    return list(dict.fromkeys(numbers))

@@ -18,6 +18,7 @@ from trainwire.gateway.auth.authorization import (
     Forbidden,
     Unauthorized,
     authorize_connection,
+    parse_number,
     wait_until_refused,
 )
 from trainwire.gateway.feed.client_queues import (
@@ -102,9 +103,8 @@ async def _follow_job(websocket: WebSocket) -> None:
 
 def _parse_job_id(text: str) -> int:
     """Return the number of a job; raise `JobNotFound` if no job can have it."""
-    is_number = text.isascii() and text.isdecimal() and len(text) < 20
-    job_id = int(text) if is_number else -1
-    if not 0 <= job_id <= MAX_ID:
+    job_id = parse_number(text)
+    if job_id is None or job_id > MAX_ID:
         raise JobNotFound(text[:20])
     return job_id
 
