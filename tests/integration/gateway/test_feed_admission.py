@@ -15,7 +15,7 @@ from trainwire.gateway.auth.tokens import create_token, revoke_token
 
 
 def test_a_revoked_token_ends_its_connections(engine: Engine) -> None:
-    """Who was let in is refused once the token is revoked, as soon as it is asked for again."""
+    """An open connection is refused at the next check after its token is revoked."""
     with engine.begin() as connection:
         token_id, token = create_token(connection, "browser", "viewer")
     now = [100.0]

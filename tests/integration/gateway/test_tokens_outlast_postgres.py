@@ -1,4 +1,4 @@
-"""Callbacks of known trainers go on while Postgres is away, for a while, and nobody else comes in."""
+"""Callbacks of cached tokens continue for a while without Postgres, and all other tokens are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainwire.workers.resources import Resources
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that is moved by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ class Clock:
 
 @pytest.fixture
 def proxy(database_url: str) -> Iterator[TcpProxy]:
-    """The way to Postgres."""
+    """A TCP proxy to Postgres."""
     url = make_url(database_url)
     with TcpProxy(f"http://{url.host}:{url.port}") as way:
         yield way
@@ -42,7 +42,7 @@ def proxy(database_url: str) -> Iterator[TcpProxy]:
 
 @pytest.fixture
 def proxied(database_url: str, proxy: TcpProxy) -> str:
-    """The database's address by that way."""
+    """The database's address through the proxy."""
     host, _, port = proxy.url.removeprefix("http://").partition(":")
     url = make_url(database_url).set(host=host, port=int(port))
     return url.render_as_string(hide_password=False)
@@ -50,7 +50,7 @@ def proxied(database_url: str, proxy: TcpProxy) -> str:
 
 @pytest.fixture
 def by_proxy(proxied: str) -> Iterator[Engine]:
-    """Connections by that way."""
+    """An engine that connects through the proxy."""
     engine = create_engine(make_url(proxied).set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     yield engine
     engine.dispose()
@@ -63,7 +63,7 @@ def new_token(engine: Engine, lasts: timedelta | None = None) -> str:
 
 
 def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProxy, resources: Resources) -> None:
-    """A trainer that was known is heard while Postgres is away, nobody else is; a revocation counts after."""
+    """A trainer's cached token is accepted during an outage, others are not; a revocation counts after it."""
     token = new_token(resources.engine)
     settings = gateway_settings(proxied, redis_url, gateway_auth="on")
     with GatewayServer(settings) as server:
@@ -90,7 +90,7 @@ def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProx
 
 
 def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
-    """Five minutes after Postgres last said that a token is valid it is believed no longer."""
+    """A cached token is refused five minutes after its last successful lookup."""
     clock, token = Clock(), new_token(resources.engine)
     tokens = TokenCache(by_proxy, clock)
 
@@ -112,7 +112,7 @@ def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) ->
 
 
 def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
-    """A token that Postgres has called revoked stays so when Postgres goes away."""
+    """A token that was found to be revoked stays refused during an outage."""
     clock, token = Clock(), new_token(resources.engine)
     tokens = TokenCache(by_proxy, clock)
 
@@ -131,7 +131,7 @@ def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resou
 
 
 def test_a_token_is_not_believed_beyond_its_end(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
-    """Nor after its own time, while nobody can be asked."""
+    """A cached token that expires during an outage is refused."""
     clock, token = Clock(), new_token(resources.engine, timedelta(minutes=1))
     tokens = TokenCache(by_proxy, clock)
 
@@ -148,7 +148,7 @@ def test_a_token_is_not_believed_beyond_its_end(proxy: TcpProxy, by_proxy: Engin
 
 
 def test_a_postgres_that_hangs_is_not_waited_for(engine: Engine) -> None:
-    """A table that is locked holds up nobody who is known, and is asked once however many wait."""
+    """A locked table does not delay cached tokens, and concurrent requests share one lookup."""
     clock, token = Clock(), new_token(engine)
     tokens = TokenCache(engine, clock)
 
@@ -173,7 +173,7 @@ def test_a_postgres_that_hangs_is_not_waited_for(engine: Engine) -> None:
 def test_made_up_tokens_push_out_no_valid_one(
     proxy: TcpProxy, by_proxy: Engine, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are tried, a trainer that was known is; and only so many are remembered."""
+    """Invalid tokens evict no valid one, and the number of cached tokens is limited."""
     monkeypatch.setattr(token_cache, "MAX_CACHED", 3)
     clock, token = Clock(), new_token(resources.engine)
     tokens = TokenCache(by_proxy, clock)

@@ -150,7 +150,7 @@ class Gateway:
             self.feed.fill(self.job.read(gap))
 
     def join(self, follower: Follower) -> None:
-        """Send a client what it missed, and then new events."""
+        """Send a client the events that it missed, and then new ones."""
         self.followers.append(follower)
         self.poll()
         assert not follower.position.is_beyond(self.feed.position)
