@@ -23,16 +23,16 @@ from trainwire.gateway.http.request_limits import BodyLimit, RateLimit
 from trainwire.gateway.http.responses import describe_structs
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes import (
-    callbacks,
-    checkpoints,
-    comparison,
-    deletion,
-    health,
-    jobs,
-    logs,
-    metrics,
-    mlflow,
-    session,
+    callback_routes,
+    checkpoint_routes,
+    comparison_routes,
+    deletion_routes,
+    health_routes,
+    job_routes,
+    log_routes,
+    metric_routes,
+    mlflow_routes,
+    session_routes,
 )
 from trainwire.gateway.settings import GatewaySettings
 from trainwire.gateway.telemetry import Telemetry
@@ -42,16 +42,16 @@ ROUTERS: Final = (
     # The first three before /jobs/{job_id}, which `events` and `compare` would match.
     websocket.router,
     sse.router,
-    comparison.router,
-    jobs.router,
-    deletion.router,
-    logs.router,
-    metrics.router,
-    checkpoints.router,
-    mlflow.router,
-    callbacks.router,
-    session.router,
-    health.router,
+    comparison_routes.router,
+    job_routes.router,
+    deletion_routes.router,
+    log_routes.router,
+    metric_routes.router,
+    checkpoint_routes.router,
+    mlflow_routes.router,
+    callback_routes.router,
+    session_routes.router,
+    health_routes.router,
 )
 DESCRIPTION: Final = (
     "Jobs, their logs, metrics and checkpoints, and whether all their messages are stored. NaN and infinities are "

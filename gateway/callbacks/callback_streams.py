@@ -67,8 +67,8 @@ class Idempotency:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """The numbers of a request's messages, and whether it is a repetition."""
+class AppendResult:
+    """The numbers of a request's messages, and whether the request is a repetition."""
 
     job_id: int
     is_repeated: bool
@@ -85,7 +85,7 @@ class CallbackStreams:
 
     def put(
         self, job_id: int, attempt: int, messages: Sequence[NewMessage], idempotency: Idempotency | None = None
-    ) -> Receipt:
+    ) -> AppendResult:
         """Append all messages to their streams, or none.
 
         Raises `InvalidMessage`, redis-py's errors, and a `ProblemError` if Redis is nearly full, the key belongs
@@ -106,26 +106,26 @@ class CallbackStreams:
             kind = KIND_OF_BODY[type(message.body)]
             keys.append(stream_key(kind, shard))
             values += [kind, encode(message.body), *message.once]
-        outcome, receipt = [word.decode() for word in self._script(keys=keys, args=values)]
+        outcome, numbers_text = [word.decode() for word in self._script(keys=keys, args=values)]
         if outcome == "other":
             raise ProblemError(_KEY_TAKEN)
-        source, *numbered = receipt.split(" ")
+        source, *numbered = numbers_text.split(" ")
         numbers = {kind: int(seq) for kind, _, seq in (word.partition("=") for word in numbered)}
         is_repeated = outcome == "again" and idempotency is not None
-        return Receipt(job_id, is_repeated, source, cast("dict[Kind, int]", numbers))
+        return AppendResult(job_id, is_repeated, source, cast("dict[Kind, int]", numbers))
 
-    def is_stored(self, receipt: Receipt) -> bool:
+    def is_stored(self, result: AppendResult) -> bool:
         """Return whether all messages of a request are acknowledged, so committed in Postgres.
 
         Raises redis-py's errors, and a `ProblemError` if the job was deleted meanwhile.
         """
-        if not receipt.numbers:
+        if not result.numbers:
             return False
-        fields = [JOB_DELETED_FIELD, *(ack_field(receipt.source, kind) for kind in receipt.numbers)]
-        is_deleted, *acks = cast("list[bytes | None]", self._client.hmget(acks_key(receipt.job_id), fields))
+        fields = [JOB_DELETED_FIELD, *(ack_field(result.source, kind) for kind in result.numbers)]
+        is_deleted, *acks = cast("list[bytes | None]", self._client.hmget(acks_key(result.job_id), fields))
         if is_deleted:
-            raise deleted_job(receipt.job_id)
-        return all(int(ack or 0) >= seq for ack, seq in zip(acks, receipt.numbers.values(), strict=True))
+            raise deleted_job(result.job_id)
+        return all(int(ack or 0) >= seq for ack, seq in zip(acks, result.numbers.values(), strict=True))
 
     @cached_property
     def _script(self) -> Script:

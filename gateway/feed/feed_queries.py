@@ -7,9 +7,9 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, Select, select
 
+from trainwire.gateway.feed.feed_rows import MAX_ROWS, FeedPosition, Row, RowBatch, encode_row
+from trainwire.gateway.feed.feed_state import FeedState
 from trainwire.gateway.feed.job_feed import JobRow
-from trainwire.gateway.feed.job_state import JobState
-from trainwire.gateway.feed.rows import MAX_ROWS, Position, Row, RowBatch, encode_row
 from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from trainwire.schemas.kinds import ROW_KINDS, RowKind
 from trainwire.schemas.non_finite import shown_float
@@ -56,7 +56,7 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
 def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
     """Return the rows of jobs by job; `state_events` has the jobs, and the events received of each until now."""
     jobs = training_jobs.c
-    state = job_columns(JobState, training_jobs, MOST_SHOWN_NAMES)
+    state = job_columns(FeedState, training_jobs, MOST_SHOWN_NAMES)
     columns = [jobs.id, *(jobs[name] for name in _LAST_SEQS), *state]
     found = connection.execute(select(*columns).where(jobs.id.in_(list(state_events)))).mappings()
     return {row["id"]: _job_row(row, state_events[row["id"]]) for row in found}
@@ -124,10 +124,10 @@ def _read(
 
 
 def _job_row(row: RowMapping, state_events: int) -> JobRow:
-    state = {name: row[name] for name in JobState.__struct_fields__}
+    state = {name: row[name] for name in FeedState.__struct_fields__}
     if state["progress_percent"] is not None:
         state["progress_percent"] = shown_float(state["progress_percent"])
-    return JobRow(Position(*(row[name] for name in _LAST_SEQS)), JobState(**state), state_events)
+    return JobRow(FeedPosition(*(row[name] for name in _LAST_SEQS)), FeedState(**state), state_events)
 
 
 def _point(row: RowMapping) -> MetricPoint:

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from trainwire.gateway.documents.response_types import JobDetail
 from trainwire.gateway.feed.client_queues import ClientQueue, MustReconnect
 from trainwire.gateway.feed.feed_queries import read_job_row, read_newest
+from trainwire.gateway.feed.feed_rows import FeedPosition, InvalidPosition, RowGap
 from trainwire.gateway.feed.frames import Frame, FrameBatch, encode_events, gateway_frame
 from trainwire.gateway.feed.job_feed import FeedEvent, JobFeed, JobRow
 from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult, SharedRows
-from trainwire.gateway.feed.rows import InvalidPosition, Position, RowGap
 from trainwire.schemas.events import Event
 from trainwire.schemas.kinds import RowKind
 
@@ -36,7 +36,7 @@ class FirstFrame(NamedTuple):
     """The first frame of a client, and its position after it."""
 
     frame: Frame
-    position: Position
+    position: FeedPosition
 
 
 class FollowedJob:
@@ -83,7 +83,7 @@ class FollowedJob:
             pause_s = min(len(self._clients) * PAUSE_PER_CLIENT_S, MAX_PAUSE_S)
             await asyncio.sleep(max(began_at + pause_s - clock(), 0))
 
-    async def first_frame(self, after: Position | None) -> FirstFrame:
+    async def first_frame(self, after: FeedPosition | None) -> FirstFrame:
         """Return a snapshot, or with a position `resumed`.
 
         Raises `InvalidPosition` for a position beyond the job's, and `PostgresUnavailable`.
@@ -129,7 +129,7 @@ class FollowedJob:
         for queue in list(self._clients):
             self._drop(queue)
 
-    async def _next_missed(self, position: Position) -> FeedEvent | None:
+    async def _next_missed(self, position: FeedPosition) -> FeedEvent | None:
         """Return the next event after a position, None if there is none; raise `MustReconnect`."""
         # The first frame was read from Postgres, so it may have rows that the feed has not processed yet.
         while position.is_beyond(self.feed.position) and not self._is_closed:
@@ -179,12 +179,12 @@ class FollowedJob:
         detail = await self._read(self._read_detail, self.job_id)
         return FirstFrame(gateway_frame("resumed", str(position), job=detail), position)
 
-    async def _read_position(self) -> Position:
+    async def _read_position(self) -> FeedPosition:
         row = await self._read(read_job_row, self.job_id, self.feed.state_events)
         self.update(row)
         return row.position
 
-    def _snapshot_frame(self, connection: Connection, position: Position) -> Frame:
+    def _snapshot_frame(self, connection: Connection, position: FeedPosition) -> Frame:
         def newest(kind: RowKind) -> list[Any]:
             return [row.json for row in read_newest(connection, self.job_id, kind, position.of(kind))]
 

@@ -12,10 +12,9 @@ from typing import Final, NamedTuple, TypeAlias, TypeGuard, cast
 
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.job_state import JobState, change_events, with_metrics_of
-from trainwire.gateway.feed.rows import (
+from trainwire.gateway.feed.feed_rows import (
     MAX_ROWS,
-    Position,
+    FeedPosition,
     Row,
     RowBatch,
     RowCache,
@@ -24,6 +23,7 @@ from trainwire.gateway.feed.rows import (
     rows_of,
     with_rows,
 )
+from trainwire.gateway.feed.feed_state import FeedState, change_events, with_metrics_of
 from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
 from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
 
@@ -36,8 +36,8 @@ MAX_ROW_BYTES: Final = 256 * 1024
 class JobRow(NamedTuple):
     """The row of training_jobs, and how many state events had been received before it was read."""
 
-    position: Position
-    state: JobState
+    position: FeedPosition
+    state: FeedState
     state_events: int
 
 
@@ -45,7 +45,7 @@ class FeedEvent(NamedTuple):
     """An event, and the position of a client after it."""
 
     event: Event
-    position: Position
+    position: FeedPosition
 
 
 _Queued: TypeAlias = Event | RowGap | JobRow
@@ -105,7 +105,7 @@ class JobFeed:
         self.position = self._end
         return events
 
-    def next_missed(self, position: Position) -> FeedEvent | RowGap | None:
+    def next_missed(self, position: FeedPosition) -> FeedEvent | RowGap | None:
         """Return the next event after `position`, or the rows to read for it; None if there is none."""
         for kind in ROW_KINDS:
             after, last = position.of(kind), self.position.of(kind)
@@ -114,7 +114,7 @@ class JobFeed:
                 return RowGap(kind, after, last) if batch is None else self.missed_rows(batch, position)
         return None
 
-    def missed_rows(self, batch: RowBatch, position: Position) -> FeedEvent:
+    def missed_rows(self, batch: RowBatch, position: FeedPosition) -> FeedEvent:
         """Return an event with the rows of the batch that follow `position`."""
         after = position.of(batch.kind)
         last = min(batch.last, self.position.of(batch.kind))
@@ -233,7 +233,7 @@ class PendingEvents:
         pending.rows += batch.items
         pending.size_bytes += size_bytes
 
-    def take(self, position: Position) -> list[FeedEvent]:
+    def take(self, position: FeedPosition) -> list[FeedEvent]:
         """Return all events for clients at `position`, and remove them."""
         events = []
         for pending in self._events:

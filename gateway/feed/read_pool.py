@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from trainwire.gateway.feed.feed_queries import read_rows
-from trainwire.gateway.feed.rows import RowBatch, RowGap
+from trainwire.gateway.feed.feed_rows import RowBatch, RowGap
 from trainwire.schemas.kinds import RowKind
 
 THREADS: Final = 4

@@ -14,11 +14,11 @@ from starlette.types import Receive, Scope, Send
 from trainwire.gateway.auth.authorization import authorize_connection, wait_until_refused
 from trainwire.gateway.feed.client_queues import ClientQueue, MemoryQueue
 from trainwire.gateway.feed.feed_queries import JobDeleted, JobNotFound
+from trainwire.gateway.feed.feed_rows import InvalidPosition, parse_position
 from trainwire.gateway.feed.followed_job import FirstFrame, FollowedJob
 from trainwire.gateway.feed.frames import FrameBatch
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.feed.read_pool import PostgresUnavailable
-from trainwire.gateway.feed.rows import InvalidPosition, parse_position
 from trainwire.gateway.http.problems import ProblemError, deleted_job, problem, unknown_job, wrong_value
 from trainwire.schemas.validation import MAX_ID
 

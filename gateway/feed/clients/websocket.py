@@ -29,10 +29,10 @@ from trainwire.gateway.feed.client_queues import (
     SocketQueue,
 )
 from trainwire.gateway.feed.feed_queries import JobDeleted, JobNotFound
+from trainwire.gateway.feed.feed_rows import InvalidPosition, parse_position
 from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.feed.protocol import frame_protocol
 from trainwire.gateway.feed.read_pool import PostgresUnavailable
-from trainwire.gateway.feed.rows import InvalidPosition, parse_position
 from trainwire.schemas.validation import MAX_ID
 
 MAX_REASON_CHARS: Final = 100

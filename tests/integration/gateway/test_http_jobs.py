@@ -12,7 +12,7 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
 from trainwire.gateway.documents.response_types import CompletenessReport, JobDetail, JobPage
-from trainwire.gateway.routes import comparison
+from trainwire.gateway.routes import comparison_routes
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.messages import Logs, Metrics, Point, Progress
 from trainwire.stores.rows.metric_names import MetricNames
@@ -259,7 +259,7 @@ def test_a_comparison_is_bounded(
     gateway: GatewayServer, resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit of points is for all jobs of a comparison together."""
-    monkeypatch.setattr(comparison, "MOST_POINTS", 40)
+    monkeypatch.setattr(comparison_routes, "MOST_POINTS", 40)
     jobs = [next(_jobs) for _ in range(4)]
     for job in jobs:
         points = [Point(ts=NOW_NS, values={"loss": float(number)}) for number in range(100)]

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from trainwire.gateway.feed.feed_rows import MAX_ROWS, FeedPosition, RowBatch, RowGap, encode_row
+from trainwire.gateway.feed.feed_state import FeedState
 from trainwire.gateway.feed.job_feed import FeedEvent, JobFeed, JobRow
-from trainwire.gateway.feed.job_state import JobState
-from trainwire.gateway.feed.rows import MAX_ROWS, Position, RowBatch, RowGap, encode_row
 from trainwire.schemas.events import (
     Event,
     LogLine,
@@ -33,12 +33,12 @@ class StoredJob:
 
     def __init__(self) -> None:
         self.rows: dict[RowKind, list[Any]] = {kind: [] for kind in ROW_KINDS}
-        self.state = JobState(attempt=1, status="running")
+        self.state = FeedState(attempt=1, status="running")
 
     @property
-    def position(self) -> Position:
+    def position(self) -> FeedPosition:
         """The last `seq` of each kind."""
-        return Position(*(len(self.rows[kind]) for kind in ROW_KINDS))
+        return FeedPosition(*(len(self.rows[kind]) for kind in ROW_KINDS))
 
     def commit(self, kind: RowKind, count: int, *, with_rows: bool = True) -> Event:
         """Store rows of one kind."""
@@ -106,7 +106,7 @@ class StoredJob:
 class Follower:
     """A client that receives frames, and asserts that each row follows the one before."""
 
-    def __init__(self, position: Position, state: JobState) -> None:
+    def __init__(self, position: FeedPosition, state: FeedState) -> None:
         self.position = position
         self.state = state
         self.is_live = False

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.unit.gateway.feed_model import JOB, Follower, Gateway, StoredJob
+from trainwire.gateway.feed.feed_rows import FeedPosition, RowGap
 from trainwire.gateway.feed.job_feed import MAX_QUEUED, JobFeed
-from trainwire.gateway.feed.rows import Position, RowGap
 from trainwire.schemas.events import (
     Event,
     TrainingComplete,
@@ -24,7 +24,7 @@ from trainwire.schemas.events import (
 )
 from trainwire.schemas.kinds import ROW_KINDS
 
-START = Position(0, 0, 0)
+START = FeedPosition(0, 0, 0)
 
 
 def sent(feed: JobFeed) -> list[Event]:
@@ -146,7 +146,7 @@ def test_rows_that_came_with_the_event_are_not_read() -> None:
     (log,) = sent(feed)
     assert isinstance(log, TrainingLog)
     assert (log.first_seq, log.last_seq) == (1, 2)
-    assert feed.position == Position(2, 0, 0)
+    assert feed.position == FeedPosition(2, 0, 0)
 
 
 def test_small_transactions_become_one_event() -> None:
@@ -190,7 +190,7 @@ def test_events_about_missing_rows_are_dropped() -> None:
     gateway.feed.receive(TrainingLog(job_id=JOB, attempt=1, kind="logs", first_seq=900, last_seq=905))
     gateway.feed.receive(job.commit("logs", 1))
     gateway.pump()
-    assert gateway.feed.position == Position(1, 0, 0)
+    assert gateway.feed.position == FeedPosition(1, 0, 0)
 
 
 def test_a_lost_completion_is_sent_after_the_next_poll() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from trainwire.gateway.feed.rows import InvalidPosition, Position, parse_position
+from trainwire.gateway.feed.feed_rows import FeedPosition, InvalidPosition, parse_position
 
 
 def test_a_position_comes_back_as_it_was_given() -> None:
     """A position that is formatted and parsed is the same."""
-    position = Position(120, 45, 2**63 - 1)
+    position = FeedPosition(120, 45, 2**63 - 1)
     assert parse_position(str(position)) == position
 
 

@@ -17,7 +17,7 @@ from trainwire.gateway.callbacks.bodies import (
     LogsCallback,
     ProgressCallback,
 )
-from trainwire.gateway.callbacks.callback_streams import Idempotency, Receipt
+from trainwire.gateway.callbacks.callback_streams import AppendResult, Idempotency
 from trainwire.gateway.documents.response_types import Accepted, Stored
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources
@@ -72,14 +72,14 @@ def _route(body_type: type[AnyCallback]) -> Callable[..., Awaitable[Response]]:
     async def callback(
         resources: ResourcesDep, job_id: JobId, body: AnyCallback, key: Key = None, wait_s: WaitS = 0
     ) -> Response:
-        def put() -> Receipt:
+        def put() -> AppendResult:
             request = f"{type(body).__name__} {body!r}".encode("utf-8", "backslashreplace")
             idempotency = None if key is None else Idempotency(key, hashlib.sha256(request).hexdigest())
             return resources.callbacks.put(job_id, body.attempt, body.messages(), idempotency)
 
-        receipt = await to_thread.run_sync(put, limiter=resources.callback_threads)
-        headers = {"Idempotency-Replayed": "true"} if receipt.is_repeated else None
-        if wait_s and await _is_stored_within(resources, receipt, wait_s):
+        result = await to_thread.run_sync(put, limiter=resources.callback_threads)
+        headers = {"Idempotency-Replayed": "true"} if result.is_repeated else None
+        if wait_s and await _is_stored_within(resources, result, wait_s):
             return json_response(Stored(job_id=job_id), 200, headers)
         return json_response(Accepted(job_id=job_id), 202, headers)
 
@@ -99,14 +99,14 @@ for name, (body_type, description) in CALLBACKS.items():
     )
 
 
-async def _is_stored_within(resources: Resources, receipt: Receipt, wait_s: float) -> bool:
+async def _is_stored_within(resources: Resources, result: AppendResult, wait_s: float) -> bool:
     """Return whether the messages are acknowledged in time; retry while Redis is unavailable."""
     pause_s = _POLL_S
     with anyio.move_on_after(wait_s):
         while True:
             try:
                 if await to_thread.run_sync(
-                    resources.callbacks.is_stored, receipt, limiter=resources.callback_threads
+                    resources.callbacks.is_stored, result, limiter=resources.callback_threads
                 ):
                     return True
             except STREAM_ERRORS:

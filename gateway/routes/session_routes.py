@@ -8,10 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from trainwire.gateway.auth.authorization import COOKIE, Authorizer, Identity, invalid_token, token_of
+from trainwire.gateway.auth.authorization import COOKIE, Identity, invalid_token, token_of
 from trainwire.gateway.auth.tokens import MAX_TOKEN_CHARS
 from trainwire.gateway.documents.response_types import SessionState
 from trainwire.gateway.http.responses import described, json_response
+from trainwire.gateway.resources import Resources
+from trainwire.gateway.routes.parameters import ResourcesDep
 
 router = APIRouter(tags=["session"])
 SESSION_S: Final = 30 * 24 * 3600
@@ -26,21 +28,19 @@ class NewSession(BaseModel):
 
 
 @router.get("/session", responses=described(SessionState))
-async def session(request: Request) -> Response:
+async def session(request: Request, resources: ResourcesDep) -> Response:
     """Return whether tokens are required, and the role of this request's token."""
-    authorizer: Authorizer = request.app.state.authorizer
-    token = token_of(request)
-    return _state(request, await authorizer.identify(token or "") if token or not authorizer.is_on else None)
+    token, authorizer = token_of(request), resources.authorizer
+    return _state(resources, await authorizer.identify(token or "") if token or not authorizer.is_on else None)
 
 
 @router.post("/session", responses=described(SessionState, 400, 413))
-async def begin(request: Request, body: NewSession) -> Response:
+async def begin(request: Request, resources: ResourcesDep, body: NewSession) -> Response:
     """Set the cookie, if the token is valid."""
-    authorizer: Authorizer = request.app.state.authorizer
-    identity = await authorizer.identify(body.token)
+    identity = await resources.authorizer.identify(body.token)
     if identity is None:
         raise invalid_token()
-    response = _state(request, identity)
+    response = _state(resources, identity)
     _set_cookie(request, response, body.token, SESSION_S)
     return response
 
@@ -65,14 +65,14 @@ def _set_cookie(request: Request, response: Response, token: str, max_age_s: int
     )
 
 
-def _state(request: Request, identity: Identity | None) -> Response:
-    authorizer: Authorizer = request.app.state.authorizer
-    may_read = not authorizer.is_on or (identity is not None and identity.role != "trainer")
+def _state(resources: Resources, identity: Identity | None) -> Response:
+    is_on = resources.authorizer.is_on
+    may_read = not is_on or (identity is not None and identity.role != "trainer")
     return json_response(
         SessionState(
-            auth="on" if authorizer.is_on else "off",
+            auth="on" if is_on else "off",
             role=None if identity is None else identity.role,
             job_id=None if identity is None else identity.job_id,
-            flower_url=request.app.state.resources.settings.gateway_flower_url if may_read else None,
+            flower_url=resources.settings.gateway_flower_url if may_read else None,
         )
     )

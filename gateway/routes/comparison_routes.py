@@ -14,7 +14,7 @@ from trainwire.gateway.documents.response_types import Comparison, JobSeries
 from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
-from trainwire.gateway.routes.metrics import shown_points, wanted_names
+from trainwire.gateway.routes.metric_routes import shown_points, wanted_names
 from trainwire.gateway.routes.parameters import VIEWER, Names, ResourcesDep
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stores.postgres.jobs import Job

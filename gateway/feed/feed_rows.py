@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.job_state import JobState, checkpoint_event, progress_event
+from trainwire.gateway.feed.feed_state import FeedState, checkpoint_event, progress_event
 from trainwire.schemas.events import (
     LogLine,
     MetricPoint,
@@ -37,7 +37,7 @@ class InvalidPosition(ValueError):  # noqa: N818 - its text is sent to clients
     """A client sent a position that this feed cannot resume from."""
 
 
-class Position(NamedTuple):
+class FeedPosition(NamedTuple):
     """The last `seq` of each kind of rows that a client has; as text, `120-45-3`, its resume token."""
 
     logs: int
@@ -51,16 +51,16 @@ class Position(NamedTuple):
         """Return the last `seq` of one kind."""
         return cast("int", getattr(self, kind))
 
-    def with_seq(self, kind: RowKind, seq: int) -> Position:
+    def with_seq(self, kind: RowKind, seq: int) -> FeedPosition:
         """Return a copy with another last `seq` of one kind."""
         return self._replace(**{kind: seq})
 
-    def is_beyond(self, other: Position) -> bool:
+    def is_beyond(self, other: FeedPosition) -> bool:
         """Return whether this position is greater than `other` in any kind."""
         return any(mine > theirs for mine, theirs in zip(self, other, strict=True))
 
 
-def parse_position(text: str) -> Position:
+def parse_position(text: str) -> FeedPosition:
     """Parse a position that a client sends back; raise `InvalidPosition` if it is malformed."""
     parts = _POSITION.fullmatch(text)
     numbers = [int(part) for part in parts.groups()] if parts else [-1]
@@ -68,7 +68,7 @@ def parse_position(text: str) -> Position:
         raise InvalidPosition(
             f"{text[:80]!r} is not a position like 120-45-3: send the position of the last frame, or none"
         )
-    return Position(*numbers)
+    return FeedPosition(*numbers)
 
 
 class Row(NamedTuple):
@@ -162,7 +162,7 @@ def with_rows(event: RowEvent, after: int, last: int, rows: Iterable[Row]) -> Ro
     return replace(event, first_seq=after + 1, last_seq=last, **items)
 
 
-def event_for_rows(job_id: int, state: JobState, kind: RowKind, rows: Sequence[Row]) -> RowEvent:
+def event_for_rows(job_id: int, state: FeedState, kind: RowKind, rows: Sequence[Row]) -> RowEvent:
     """Return an event of this kind with the job's state, for rows that were read from Postgres."""
     match kind:
         case "logs":

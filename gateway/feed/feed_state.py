@@ -37,7 +37,7 @@ _RESULTS: Final = {
 """Fields of the state, and the fields of a completion event that have the same values."""
 
 
-class JobState(msgspec.Struct, frozen=True, kw_only=True):
+class FeedState(msgspec.Struct, frozen=True, kw_only=True):
     """The columns of training_jobs that events report; NaN and infinities are strings, as in JSON."""
 
     attempt: int
@@ -60,7 +60,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether the attempt has ended."""
         return self.status in FINISHED
 
-    def updated_by(self, event: Event) -> JobState:
+    def updated_by(self, event: Event) -> FeedState:
         """Return the state after this event."""
         before = self if event.attempt <= self.attempt else self._next_attempt(event.attempt)
         match event:
@@ -76,9 +76,11 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
                 return replace(before, **results, status_reason=None)
         return before
 
-    def _next_attempt(self, attempt: int) -> JobState:
+    def _next_attempt(self, attempt: int) -> FeedState:
         """Return the state in which an attempt starts: no results, but the checkpoints of the earlier ones."""
-        return JobState(attempt=attempt, status="running", total_epochs=self.total_epochs, **_fields(self, _PATHS))
+        return FeedState(
+            attempt=attempt, status="running", total_epochs=self.total_epochs, **_fields(self, _PATHS)
+        )
 
     def is_newer_than(self, event: Event) -> bool:
         """Return whether the event reports an earlier state than this one.
@@ -91,7 +93,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         return reopens and self.is_finished and event.attempt == self.attempt
 
 
-def change_events(job_id: int, known: JobState, stored: JobState) -> list[Event]:
+def change_events(job_id: int, known: FeedState, stored: FeedState) -> list[Event]:
     """Return the events that bring clients from the `known` state to the `stored` one."""
     events = _status_events(job_id, known, stored)
     for event in events:
@@ -103,7 +105,7 @@ def change_events(job_id: int, known: JobState, stored: JobState) -> list[Event]
     return events
 
 
-def _status_events(job_id: int, known: JobState, stored: JobState) -> list[Event]:
+def _status_events(job_id: int, known: FeedState, stored: FeedState) -> list[Event]:
     if stored.is_finished:
         compared = ("attempt", *_RESULTS)
         return [_completion_event(job_id, stored)] if _fields(stored, compared) != _fields(known, compared) else []
@@ -128,22 +130,22 @@ def with_metrics_of(earlier: Event | None, later: Event) -> Event:
     return later
 
 
-def progress_event(job_id: int, state: JobState) -> TrainingProgress:
+def progress_event(job_id: int, state: FeedState) -> TrainingProgress:
     """Return a training_progress event without rows."""
     fields = _fields(state, ("attempt", *_PROGRESS))
     return TrainingProgress(job_id=job_id, kind="metrics", checkpoint_path=state.last_checkpoint_path, **fields)
 
 
-def checkpoint_event(job_id: int, state: JobState) -> TrainingCheckpoint:
+def checkpoint_event(job_id: int, state: FeedState) -> TrainingCheckpoint:
     """Return a training_checkpoint event without rows."""
     return TrainingCheckpoint(job_id=job_id, kind="checkpoints", **_fields(state, ("attempt", *_PATHS)))
 
 
-def _completion_event(job_id: int, state: JobState) -> TrainingComplete | TrainingError:
+def _completion_event(job_id: int, state: FeedState) -> TrainingComplete | TrainingError:
     event_type = TrainingError if state.status == "failed" else TrainingComplete
     results = {field: getattr(state, name) for name, field in _RESULTS.items()}
     return event_type(job_id=job_id, attempt=state.attempt, kind="completions", **results)
 
 
-def _fields(source: JobState | Event, names: Iterable[str]) -> dict[str, Any]:
+def _fields(source: FeedState | Event, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(source, name) for name in names}
