@@ -27,7 +27,9 @@ COLUMNS = ("metric", "points", "last", "lowest", "highest")
 
 def mlflow(
     job_id: JobId,
-    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "Not the newest attempt but this one.")] = None,
+    attempt: Annotated[
+        int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Not the newest attempt but this one.")
+    ] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most metrics to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,

@@ -15,6 +15,7 @@ from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import Resources, job_or_404
 from trainwire.gateway.routes.parameters import (
     VIEWER,
+    Attempt,
     JobId,
     Names,
     ResourcesDep,
@@ -24,7 +25,6 @@ from trainwire.gateway.routes.parameters import (
     wrong_cursor,
 )
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stores.mlflow.history import HistoryPlace, read_page
 from trainwire.stores.mlflow.runs import get_run, get_run_summary, run_id_in_mlflow, run_url
 from trainwire.stores.postgres.attempts import find_attempts
@@ -33,9 +33,7 @@ router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
 MAX_METRICS = 50
 """Maximum metrics in a summary: each is a request to MLflow."""
-OfAttempt = Annotated[
-    int | None, Query(ge=1, le=MAX_ATTEMPT, description="The attempt, by default the newest one.")
-]
+OfAttempt = Annotated[Attempt | None, Query(description="By default the newest attempt.")]
 
 
 class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):
