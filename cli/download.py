@@ -13,9 +13,9 @@ from typing import Final
 
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.stack.errors import Problem
-from trainwire.stores.files.folders import Reader, WrongManifest, address_of, read_manifest
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, StoreAway
-from trainwire.stores.postgres.checkpoints import Source
+from trainwire.stores.files.folders import WrongManifest, address_of, read_manifest
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store, S3Unavailable
+from trainwire.stores.postgres.checkpoints import CheckpointSource
 
 Advance = Callable[[int], None]
 """Is told how many bytes more have arrived."""
@@ -23,7 +23,7 @@ Advance = Callable[[int], None]
 _UNNAMED: Final = "checkpoint"
 
 
-def target_of(source: Source, chosen: Path | None) -> Path:
+def target_of(source: CheckpointSource, chosen: Path | None) -> Path:
     """Return where a download goes: where the person says (into it if it is a folder), else its own name, here."""
     name = PurePosixPath(source.uri.key).name
     own = Path(_UNNAMED if name in {"", ".."} else name)
@@ -32,7 +32,7 @@ def target_of(source: Source, chosen: Path | None) -> Path:
     return chosen / own if chosen.is_dir() else chosen
 
 
-def download(store: Reader, source: Source, target: Path, *, force: bool, advance: Advance) -> None:
+def download(store: S3Store, source: CheckpointSource, target: Path, *, force: bool, advance: Advance) -> None:
     """Fetch a file or a folder and put it in place with one rename, once every byte is as it was recorded.
 
     Raises `Problem` where `target` is there and `force` is not set, where the store does not give it, and where
@@ -55,16 +55,18 @@ def download(store: Reader, source: Source, target: Path, *, force: bool, advanc
         _remove(arriving)
 
 
-def _fetch_folder(store: Reader, source: Source, folder: Path, advance: Advance) -> None:
+def _fetch_folder(store: S3Store, source: CheckpointSource, folder: Path, advance: Advance) -> None:
     """Fetch what the manifest lists, which names nothing outside of the folder."""
     folder.mkdir()
     for shard in read_manifest(store, source.uri, source.sha256):
         path = folder / shard.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(store, Source(address_of(source.uri, shard), shard.size_bytes, shard.sha256), path, advance)
+        _fetch(
+            store, CheckpointSource(address_of(source.uri, shard), shard.size_bytes, shard.sha256), path, advance
+        )
 
 
-def _fetch(store: Reader, source: Source, path: Path, advance: Advance) -> None:
+def _fetch(store: S3Store, source: CheckpointSource, path: Path, advance: Advance) -> None:
     size_bytes, digest = 0, hashlib.sha256()
     with path.open("xb") as file:
         for piece in store.read(source.uri):
@@ -109,5 +111,5 @@ def _said(uri: S3Uri) -> Iterator[None]:
         yield
     except NoSuchObject as exc:
         raise Problem(f"{exc}: it was deleted, or never uploaded to this store") from exc
-    except (NotAllowed, StoreAway, WrongManifest) as exc:
+    except (NotAllowed, S3Unavailable, WrongManifest) as exc:
         raise Problem(f"cannot download {uri}: {exc}") from exc

@@ -20,11 +20,11 @@ from trainwire.cli.terminal import cell, console, one_line, say, table, warn
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
-from trainwire.stores.files.s3 import LONGEST_LOAN_S, NoSuchObject, NotAllowed, StoreAway, open_s3
+from trainwire.stores.files.s3 import MAX_PRESIGN_S, NoSuchObject, NotAllowed, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
+    CheckpointSource,
     NotFetchable,
-    Source,
     find_checkpoints,
     find_source,
 )
@@ -44,7 +44,7 @@ def checkpoints(
     attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only of this attempt.")] = None,
     url: Lent = None,
     expires: Annotated[
-        int, whole_option(1, LONGEST_LOAN_S, "How many seconds the address is good for.", metavar="SECONDS")
+        int, whole_option(1, MAX_PRESIGN_S, "How many seconds the address is good for.", metavar="SECONDS")
     ] = 3600,
     which: Which = None,
     to: Annotated[
@@ -76,20 +76,20 @@ def checkpoints(
         say(f"no checkpoints of job {job_id} yet")
 
 
-def _lend(source: Source, expires_s: int) -> None:
+def _lend(source: CheckpointSource, expires_s: int) -> None:
     if source.uri.is_folder:
         raise Problem(f"{source.uri} is a folder, which has no address of its own: get it with --download")
     try:
-        say(open_s3().lend(source.uri, expires_s))
-    except (StoreAway, NotAllowed, NoSuchObject) as exc:
+        say(open_s3().presign(source.uri, expires_s))
+    except (S3Unavailable, NotAllowed, NoSuchObject) as exc:
         raise Problem(str(exc)) from exc
 
 
-def _download(source: Source, to: Path | None, *, force: bool) -> None:
+def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None:
     target = target_of(source, to)
     try:
         store = open_s3()
-    except StoreAway as exc:
+    except S3Unavailable as exc:
         raise Problem(str(exc)) from exc
     with _progress(target.name, None if source.uri.is_folder else source.size_bytes) as advance:
         download(store, source, target, force=force, advance=advance)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-import redis
 import typer
 from sqlalchemy import Engine
 
@@ -30,17 +29,16 @@ from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
     DeletionPart,
-    DeletionPlan,
+    NoSuchJob,
     StillAtWork,
     StillDeleting,
-    UnknownJob,
-    announce_deletion,
-    begin_deletion,
     find_deletion,
     forget_acks,
     forget_deletion,
-    plan_deletion,
+    plan_or_deletion,
+    start_deletion,
 )
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
@@ -121,16 +119,17 @@ def delete(
 
 
 def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is_all: bool) -> None:
-    """Show what there is of the job, or how far its deletion is; raise `Problem` where there is neither."""
-    with engine.begin() as connection:
-        plan, known = plan_deletion(connection, job_id), find_deletion(connection, job_id)
-    if plan is None and known is None:
-        raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+    """Show the plan, or the progress of a deletion that has begun. Raises `Problem` for an unknown job."""
+    try:
+        with engine.begin() as connection:
+            found = plan_or_deletion(connection, job_id)
+    except NoSuchJob as exc:
+        raise Problem(f"{exc}: `trainwire jobs` lists what there is") from exc
     if as_json and is_all:
-        write_json(plan or known)
+        write_json(found)
     if as_json:
         return
-    for line in _plan_lines(plan, choice) if plan is not None else _deletion_lines(known):
+    for line in _plan_lines(found, choice) if isinstance(found, DeletionPlan) else _deletion_lines(found):
         (say if is_all else _to_stderr)(safe(line))
 
 
@@ -165,8 +164,7 @@ def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
     return lines
 
 
-def _deletion_lines(known: Deletion | None) -> list[str]:
-    assert known is not None  # noqa: S101 - the caller has looked
+def _deletion_lines(known: Deletion) -> list[str]:
     why = f": {known.reason}" if known.reason else ""
     lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{why}"]
     if known.discarded_messages:
@@ -207,15 +205,15 @@ def _delete(
 ) -> Deletion:
     client, streams = open_redis(settings), open_stream_client(settings)
     try:
-        with engine.begin() as connection:
-            by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
-            begun = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
-        _announce(client, begun)
+        by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
+        begun = start_deletion(
+            engine, client, job_id, choice, by=by, reason=reason, force=force, on_unpublished=_warn_of_delay
+        )
         deleter = JobDeleter(Resources(settings, engine, client, streams), open_s3, is_worker=False)
         return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
     except StillAtWork as exc:
         raise Problem(f"{exc}: --force") from exc
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise Problem(str(exc)) from exc
     except Unavailable as exc:
         raise Problem(f"{exc}: the workers go on with it, or repeat the command") from exc
@@ -243,11 +241,8 @@ def _run(
     return known
 
 
-def _announce(client: redis.Redis, deletion: Deletion) -> None:
-    try:
-        announce_deletion(client, deletion)
-    except redis.RedisError as exc:
-        warn(f"pages that are open see it a little later: {redis_trouble(exc)}")
+def _warn_of_delay(reason: str) -> None:
+    warn(f"pages that are open see it a little later: {reason}")
 
 
 def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
@@ -268,7 +263,7 @@ def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
     try:
         with engine.begin() as connection:
             forget_deletion(connection, job_id)
-    except (UnknownJob, StillDeleting) as exc:
+    except (NoSuchJob, StillDeleting) as exc:
         raise Problem(str(exc)) from exc
     client = open_stream_client(settings) or open_redis(settings)
     try:

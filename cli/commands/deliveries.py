@@ -17,8 +17,16 @@ from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.database import reading, settings_for, sinks_for, writing
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.deliveries import SinkReport, sink_report, was_used
-from trainwire.stores.postgres.delivery_status import counted, shown_age, shown_error, shown_health, shown_totals
+from trainwire.stores.postgres.deliveries import (
+    SinkReport,
+    counted,
+    shown_age,
+    shown_error,
+    shown_health,
+    shown_totals,
+    sink_report,
+    was_used,
+)
 from trainwire.workers.settings import Settings
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")

@@ -13,7 +13,7 @@ from trainwire.cli.terminal import cell, console, one_line, say, table
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import Address
-from trainwire.workers.checkpoints.surplus import Rule, Surplus, keeping_of, plan
+from trainwire.workers.checkpoints.surplus import Rule, Surplus, plan, retention_policy
 from trainwire.workers.operations import row_retention
 from trainwire.workers.settings import Settings
 
@@ -30,7 +30,7 @@ def retention(
         _show_rows(address, settings, as_json)
         return
     try:
-        keeping = keeping_of(settings)
+        keeping = retention_policy(settings)
     except ValueError as exc:
         raise Problem(str(exc)) from exc
     with reading(address) as connection:
@@ -72,7 +72,7 @@ _EXCEPT: Final[dict[Rule, str]] = {"superseded": "", "surplus": "; best and last
 
 
 def _show_rows(address: Address, settings: Settings, as_json: bool) -> None:
-    keepings = row_retention.keepings_of(settings)
+    keepings = row_retention.row_policies(settings)
     if not keepings:
         raise Problem("neither LOG_RETENTION_DAYS nor METRIC_RETENTION_DAYS is set: all rows stay")
     with reading(address) as connection:

@@ -14,7 +14,7 @@ from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.stack.database import sinks_for
 from trainwire.workers.drain.repairs import recent_repairs
 from trainwire.workers.findings import Findings, Part
-from trainwire.workers.operations.measures import postgres_samples, redis_samples, shards_away
+from trainwire.workers.operations.measures import postgres_samples, redis_samples, unreachable_shards
 from trainwire.workers.settings import Settings
 
 STREAM_LATE_S: Final = 60.0
@@ -33,7 +33,7 @@ def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redi
             for sample in samples
             if sample.metric is names.STREAM_LAG_SECONDS and sample.value > STREAM_LATE_S
         ]
-        away = shards_away(samples)
+        away = unreachable_shards(samples)
         for server, shards in away.items():
             says = f"{server} does not answer: what is said in shard {', '.join(shards)} waits at the trainers"
             yield PART.error("server", says, "start it, or have a replica take over; look at CLUSTER NODES")

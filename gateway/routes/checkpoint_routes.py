@@ -15,15 +15,15 @@ from trainwire.gateway.resources import job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep
 from trainwire.schemas.times import to_ns
 from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.files.presign_policy import check_lendable
-from trainwire.stores.files.s3 import LONGEST_LOAN_S
+from trainwire.stores.files.presign_policy import check_served
+from trainwire.stores.files.s3 import MAX_PRESIGN_S
 from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
 
 router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
 
 MAX_CHECKPOINTS: Final = 1000
 CheckpointSeq = Annotated[int, Path(ge=1, le=MAX_ID, description="The checkpoint's `seq`.", examples=[3])]
-Seconds = Annotated[int, Query(ge=1, le=LONGEST_LOAN_S, description="How long the URL is valid, in seconds.")]
+Seconds = Annotated[int, Query(ge=1, le=MAX_PRESIGN_S, description="How long the URL is valid, in seconds.")]
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=described(CheckpointPage, 404))
@@ -56,9 +56,9 @@ def checkpoint_url(
         raise not_found(
             f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` downloads it"
         )
-    check_lendable(source.uri, resources.settings)
+    check_served(source.uri, resources.settings)
     expires_at = datetime.now(UTC) + timedelta(seconds=expires_s)
-    return json_response(Loan(url=resources.s3.lend(source.uri, expires_s), expires_at=expires_at))
+    return json_response(Loan(url=resources.s3.presign(source.uri, expires_s), expires_at=expires_at))
 
 
 def _item(file: CheckpointFile, best: int | None, last: int | None) -> CheckpointItem:

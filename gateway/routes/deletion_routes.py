@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-import redis
 import structlog
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field, create_model
@@ -14,20 +13,20 @@ from trainwire.gateway.auth.authorization import Identity, require
 from trainwire.gateway.documents.response_types import DeletionReport, document_from
 from trainwire.gateway.http.problems import not_found, unknown_job
 from trainwire.gateway.http.responses import described, described_problems, json_response
+from trainwire.gateway.resources import Resources
 from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep, Text
 from trainwire.schemas.sinks import SINKS
-from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
-    UnknownJob,
-    announce_deletion,
-    begin_deletion,
+    NoSuchJob,
     find_deletion,
     forget_acks,
     forget_deletion,
-    plan_deletion,
+    plan_or_deletion,
+    start_deletion,
 )
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
 
 log = structlog.get_logger("trainwire.gateway.deletion")
 router = APIRouter(tags=["deletion"])
@@ -71,15 +70,19 @@ def delete_job(
     choice = Choice(with_files=with_files, keep=keep)
     by = "gateway, without a token" if identity.token_id is None else f"gateway, token {identity.token_id}"
     try:
-        with resources.engine.begin() as connection:
-            deletion = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
-    except UnknownJob as exc:
+        deletion = start_deletion(
+            resources.engine,
+            resources.redis,
+            job_id,
+            choice,
+            by=by,
+            reason=reason,
+            force=force,
+            on_unpublished=lambda why: log.warning("deletion.not_announced", job_id=job_id, reason=why),
+        )
+    except NoSuchJob as exc:
         raise unknown_job(job_id) from exc
     log.info("job.deleted", job_id=job_id, by=by)
-    try:
-        announce_deletion(resources.redis, deletion)
-    except redis.RedisError as exc:  # the workers repeat it
-        log.warning("deletion.not_announced", job_id=job_id, reason=redis_trouble(exc))
     return json_response(_report(deletion), 200 if deletion.is_finished else 202)
 
 
@@ -99,22 +102,21 @@ def forget(resources: ResourcesDep, job_id: JobId, _identity: Admin) -> Response
     try:
         with resources.engine.begin() as connection:
             forget_deletion(connection, job_id)
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise not_found(str(exc)) from exc
     forget_acks(resources.stream_client or resources.redis, job_id)
     return Response(status_code=204)
 
 
-def _planned(resources: ResourcesDep, job_id: int) -> Response:
-    with resources.reading() as connection:
-        plan = plan_deletion(connection, job_id)
-        known = find_deletion(connection, job_id) if plan is None else None
-    if known is not None:
-        return json_response(_report(known))
-    if plan is None:
-        raise unknown_job(job_id)
-    report = DeletionReport(job_id=plan.job_id, name=plan.name, state="planned", plan=plan)
-    return json_response(report)
+def _planned(resources: Resources, job_id: int) -> Response:
+    try:
+        with resources.reading() as connection:
+            planned = plan_or_deletion(connection, job_id)
+    except NoSuchJob as exc:
+        raise unknown_job(job_id) from exc
+    if isinstance(planned, DeletionPlan):
+        return json_response(DeletionReport(job_id=job_id, name=planned.name, state="planned", plan=planned))
+    return json_response(_report(planned))
 
 
 def _report(deletion: Deletion) -> DeletionReport:

@@ -35,10 +35,9 @@ from trainwire.gateway.routes.parameters import (
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.postgres.delivery_status import shown_delivery
-from trainwire.stores.postgres.jobs import Job, JobFilter, Place, find_page
-from trainwire.stores.postgres.positions import find_completeness
+from trainwire.stores.postgres.completeness import find_completeness
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
+from trainwire.stores.postgres.jobs import Job, JobFilter, JobPlace, find_page
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
@@ -115,10 +114,10 @@ def _cursor(last: Job) -> str:
     return encode_cursor(f"{last.created_at.isoformat()}|{last.id}".encode())
 
 
-def _place(cursor: str) -> Place:
+def _place(cursor: str) -> JobPlace:
     try:
         at, _, job_id = decode_cursor(cursor).decode().partition("|")
-        place = Place(datetime.fromisoformat(at), int(job_id))
+        place = JobPlace(datetime.fromisoformat(at), int(job_id))
     except ValueError as exc:
         raise wrong_cursor(cursor) from exc
     if place.created_at.tzinfo is None or not 0 <= place.job_id <= MAX_ID:

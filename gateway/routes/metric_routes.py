@@ -15,7 +15,7 @@ from trainwire.gateway.http.responses import described, json_response
 from trainwire.gateway.resources import job_or_404
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq, split_names
 from trainwire.stores.rows.metric_names import names_within
-from trainwire.stores.rows.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
+from trainwire.stores.rows.metric_series import SeriesFilter, SeriesValue, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 
@@ -91,7 +91,7 @@ def wanted_names(given: list[str]) -> list[str]:
     return names
 
 
-def shown_points(points: Iterable[Point], x: XAxis) -> list[SeriesPoint]:
+def shown_points(points: Iterable[SeriesValue], x: XAxis) -> list[SeriesPoint]:
     """Return points as in the document, with the value of the x axis first."""
     axis = attrgetter("ts" if x == "time" else x)
     return [(axis(point), point.ts, point.value, point.epoch, point.seq) for point in points]

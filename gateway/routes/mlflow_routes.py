@@ -25,9 +25,15 @@ from trainwire.gateway.routes.parameters import (
     wrong_cursor,
 )
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.stores.mlflow.history import HistoryPlace, read_page
-from trainwire.stores.mlflow.runs import get_run, get_run_summary, run_id_in_mlflow, run_url
-from trainwire.stores.postgres.attempts import find_attempts
+from trainwire.stores.mlflow.runs import (
+    HistoryPlace,
+    get_run,
+    get_run_summary,
+    read_page,
+    run_id_in_mlflow,
+    run_url,
+)
+from trainwire.stores.postgres.jobs import find_attempts
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
