@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.factories import Sender, drain, logs, rows
 from tests.pgbouncer import PgBouncer
 from tests.tls_servers import settings_of
-from trainwire.gateway.http.problems import _of_postgres
+from trainwire.gateway.http.problems import problem_of
 from trainwire.schemas.tables import training_logs
 from trainwire.stack.database import open_database
 from trainwire.stack.errors import Problem
@@ -97,4 +97,4 @@ def test_a_request_that_meets_the_statements_of_others(engine: Engine, statement
     """The gateway calls it Postgres' trouble, which passes, and not a fault of its own."""
     with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(text(statement))
-    assert _of_postgres(caught.value).status == 503
+    assert problem_of(caught.value).status == 503

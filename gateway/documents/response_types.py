@@ -1,10 +1,10 @@
-"""The documents that the gateway answers with, besides the rows of schemas/events.py."""
+"""The JSON documents of responses, besides the rows in schemas/events.py; OpenAPI shows their docstrings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -16,10 +16,17 @@ from trainwire.stores.postgres.deletion import DeletionPart, PartName
 from trainwire.stores.postgres.deletion_plan import DeletionPlan
 
 Numbers = dict[str, Number]
+D = TypeVar("D", bound=msgspec.Struct)
+
+
+def document_from(document: type[D], source: object, **fields: Any) -> D:
+    """Return a document with these fields; all others are the attributes of the source with the same name."""
+    same = {name: getattr(source, name) for name in document.__struct_fields__ if name not in fields}
+    return document(**same, **fields)
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """How many rows of each kind a job has had."""
+    """Number of rows of each kind that were ever stored for a job."""
 
     logs: int
     metrics: int
@@ -27,14 +34,14 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of a job in at most 40 values, from its first to its newest; NaN and infinities are left out."""
+    """At most 40 values of one metric, from its first to its newest; NaN and infinities are left out."""
 
     name: str
     values: list[float]
 
 
 class JobItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as lists show it."""
+    """A job in a list."""
 
     id: int
     name: str | None
@@ -75,9 +82,10 @@ class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobDetail(JobItem, frozen=True, kw_only=True):
-    """A job as its own page shows it; not `metric_names_complete`: `/jobs/{id}/metrics/names` has more.
+    """One job with its parameters, tags, attempts and names of metrics.
 
-    Not `results_complete`: `final_metrics` and `best_metrics` have 1,000 names each at most, and there are more.
+    If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is
+    false, `final_metrics` or `best_metrics` has more than the 1,000 names that are shown.
     """
 
     params: dict[str, Any] | None
@@ -99,9 +107,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Names of metrics in their order; `next` is the `after` of the following page, null at the end.
+    """Sorted names of metrics; `next` is the `after` of the following page, null on the last one.
 
-    Not `complete`: older rows of a job with millions are not read yet; ask again.
+    If `complete` is false, older rows of a large job have not been read yet: repeat the request.
     """
 
     items: list[str]
@@ -110,21 +118,21 @@ class NamePage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Jobs, the newest first; `next` is the `cursor` of the page after this, null at the end."""
+    """Jobs, the newest first; `next` is the `cursor` of the following page, null on the last one."""
 
     items: list[JobItem]
     next: str | None
 
 
 class Scanned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was looked at, where that was not all: go on with `before=first_seq` or `after=last_seq`."""
+    """The lines that were searched, if not all: continue with `before=first_seq` or `after=last_seq`."""
 
     first_seq: int
     last_seq: int
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines, oldest to newest; `total` is the last `seq` of the job."""
+    """Lines, oldest to newest; `total` is the last `seq` of the job's lines."""
 
     items: list[LogLine]
     first_seq: int | None
@@ -134,7 +142,7 @@ class LogPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SeriesPoint = tuple[int | None, int, Number, int | None, int]
-"""x (step, epoch or time, as asked for), time in nanoseconds, value, epoch, seq."""
+"""x (step, epoch or time, as requested), time in nanoseconds, value, epoch, seq."""
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +155,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Series up to the row `last_seq`; downsampled: of each piece the lowest and the highest point are there."""
+    """Series up to the row `last_seq`; a downsampled one has the lowest and the highest point of each piece."""
 
     series: list[Series]
     last_seq: int
@@ -155,7 +163,7 @@ class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric of one of several jobs, of its newest attempt."""
+    """One metric of the newest attempt of one job."""
 
     job_id: int
     name: str
@@ -164,14 +172,14 @@ class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Several jobs side by side."""
+    """Several jobs and series of their metrics."""
 
     jobs: list[JobItem]
     series: list[JobSeries]
 
 
 class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):
-    """One checkpoint and what has become of its file; `is_best` and `is_last` are the job's now."""
+    """One checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
 
     is_last: bool
     state: str
@@ -183,20 +191,20 @@ class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=T
 
 
 class CheckpointPage(msgspec.Struct, frozen=True, kw_only=True):
-    """Checkpoints in the order in which they were stored: the newest 1000."""
+    """The newest 1000 checkpoints, in the order in which they were stored."""
 
     items: list[CheckpointItem]
 
 
 class Loan(msgspec.Struct, frozen=True, kw_only=True):
-    """An address from which a checkpoint file can be downloaded for a while."""
+    """A signed URL from which a checkpoint file can be downloaded until `expires_at`."""
 
     url: str
     expires_at: datetime
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages of one source and kind that never arrived: first and last number of each range."""
+    """Missing messages of one source and kind: first and last number of each range."""
 
     source: str
     kind: str
@@ -204,7 +212,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages of one source and kind that it cannot send again: first, last and the reason of each range."""
+    """Lost messages of one source and kind: first number, last number and reason of each range."""
 
     source: str
     kind: str
@@ -220,9 +228,9 @@ class RankGap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
-    """produced = stored + dead_lettered + missing + all of lost + dropped, in messages; `line` is one sentence.
+    """Counts of messages: produced = stored + dead_lettered + missing + lost + dropped; `line` is a summary.
 
-    `state` is one word (docs/concepts.md), which takes the job's `status` into account. `lost` counts by reason.
+    `state` is explained in docs/concepts.md, and depends on the job's `status` too. `lost` counts by reason.
     """
 
     state: State
@@ -242,7 +250,7 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a sink has confirmed a job's rows; `words` say it."""
+    """How many of a job's rows a sink has confirmed; `words` is a summary."""
 
     sink: str
     title: str
@@ -257,29 +265,29 @@ class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
-    """The sinks that a job's rows go to."""
+    """The sinks that receive a job's rows."""
 
     items: list[DeliveryItem]
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said is in the queue; workers store it within a moment."""
+    """The messages are in Redis; workers store them soon."""
 
     job_id: int
     status: Literal["accepted"] = "accepted"
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said is committed in Postgres."""
+    """The messages are committed in Postgres."""
 
     job_id: int
     status: Literal["stored"] = "stored"
 
 
 class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's deletion, store by store.
+    """The deletion of a job, with its progress in each store.
 
-    `state` is planned (a dry run: only `plan` is there), deleting, deleted, or left: something cannot be deleted.
+    `state` is planned (a dry run, with `plan` only), deleting, deleted, or left: something could not be deleted.
     """
 
     job_id: int
@@ -295,9 +303,9 @@ class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a token is asked for, and who asks; the role is null for who has no valid token.
+    """Whether tokens are required, and the role and job of this request's token; null without a valid one.
 
-    `flower_url` is where operators look at the workers, for who may look.
+    `flower_url` is Flower's address, for roles that may read.
     """
 
     auth: Literal["off", "on"]
