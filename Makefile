@@ -14,10 +14,10 @@ FRAMEWORKS := $(CACHE)/frameworks-$(shell $(PYTHON) -c 'import hashlib, sys; pri
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## set everything up and run a real training under trainwire
-	@$(BIN)/python examples/demo.py
+demo: $(VENV)/.embedded ## set everything up and run a real training under trainwire
+	@$(BIN)/trainwire demo
 
-up: $(VENV)/.demo ## run the whole stack in the foreground; ctrl-C stops it
+up: $(VENV)/.embedded ## run the whole stack in the foreground; ctrl-C stops it
 	@$(BIN)/trainwire up
 
 test: $(VENV)/.test ## run the tests, on real servers that they start themselves
@@ -72,7 +72,8 @@ $(FRAMEWORKS): | $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $@.new -r $(REQUIREMENTS)
 	@mv $@.new $@
 
-# A stamp per extra: installed again only when the project's metadata or the pins change.
+# A stamp per extra: installed again only when the project's metadata or the pins change. Not compiled: Python compiles
+# the small part of the modules that is imported, with its first import.
 $(VENV)/.%: pyproject.toml constraints.txt
 	@echo 'setting up $(VENV) with the packages of trainwire[$*]; this takes half a minute, once'
 	@if command -v uv >/dev/null 2>&1; then \
@@ -80,6 +81,6 @@ $(VENV)/.%: pyproject.toml constraints.txt
 	  uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$*]'; \
 	else \
 	  test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[$*]'; \
 	fi
 	@touch $@

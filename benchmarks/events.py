@@ -45,7 +45,7 @@ def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
     """
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
-    from trainwire.workers.orders import order_notify  # noqa: PLC0415 - reads the environment
+    from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - reads the environment
 
     stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
     drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))

@@ -50,7 +50,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
     """Say a thousand lines a second to so many clients at `path`, all of which must get every line."""
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
-    from trainwire.workers.orders import order_notify  # noqa: PLC0415 - reads the environment
+    from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - reads the environment
 
     stream = StampedStream(resources.redis, "logs", shard_of(JOB, DEFAULT_SHARDS))
     drain = Drain(resources.engine, stream, resources.settings, on_commit=partial(order_notify, resources))

@@ -14,8 +14,8 @@ from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
 from trainwire.schemas.messages import Logs, Message
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.liveness.heartbeats import listen
-from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
+from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
 
 SHARD = 0
@@ -52,7 +52,7 @@ def seconds_to_watch(resources: Resources, jobs: int) -> float:
     pipeline.execute()
     for _ in range(2):
         began = time.perf_counter()
-        watch(resources.engine, listen(resources.redis, DEFAULT_SHARDS, 20), LostRule(60))
+        update_statuses(resources.engine, read_heartbeats(resources.redis, DEFAULT_SHARDS, 20), LostRule(60))
         took = time.perf_counter() - began
     return took
 

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from trainwire.cli.extras import install_hint
 from trainwire.cli.terminal import say
 from trainwire.stack.errors import Problem
 
 COMMANDS: Final = {
     "up": "trainwire.cli.commands.up:up",
+    "demo": "trainwire.cli.commands.demo:demo",
     "run": "trainwire.cli.commands.run:run",
     "jobs": "trainwire.cli.commands.jobs:jobs",
     "status": "trainwire.cli.commands.jobs:status",
@@ -82,7 +84,7 @@ def _add(app: typer.Typer, name: str) -> None:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] == "trainwire":
             raise
-        app.command(name, context_settings=RUN_CONTEXT)(_stand_in(str(exc.name)))
+        app.command(name, context_settings=RUN_CONTEXT)(_stand_in(install_hint(str(exc.name), name)))
         return
     if isinstance(command, typer.Typer):
         app.add_typer(command, name=name)
@@ -90,9 +92,9 @@ def _add(app: typer.Typer, name: str) -> None:
         app.command(name, context_settings=RUN_CONTEXT if name == "run" else {})(command)
 
 
-def _stand_in(package: str) -> Any:
+def _stand_in(sentence: str) -> Any:
     def not_installed(_arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-        raise NotInstalled(f'{package} is not installed: pip install "trainwire[worker]"')
+        raise NotInstalled(sentence)
 
-    not_installed.__doc__ = 'Not installed: pip install "trainwire[worker]".'
+    not_installed.__doc__ = f"Not installed: {sentence.partition(': ')[2]}."
     return not_installed

@@ -1,1 +1,1 @@
-"""The gateway: what Postgres knows of jobs, and what happens to them, over HTTP, WebSocket and a page."""
+"""The gateway: serves jobs and their live events over HTTP, WebSocket and a web page."""

@@ -1,4 +1,4 @@
-"""`python -m trainwire.gateway`: the gateway as a process, with its settings from the environment."""
+"""Runs the gateway as a process: `python -m trainwire.gateway`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainwire.gateway.settings import load_gateway_settings
 from trainwire.stores.settings import WrongSettings
 
 GRACE_S = 5
-"""How long requests that are under way may take when the process is to end."""
+"""How long running requests may take after SIGTERM."""
 BACKLOG = 4096
-"""Browsers that come back all at once after a restart wait here."""
-MAX_SOCKETS = 10_240
-"""As many as macOS lets a process have."""
+"""Length of the listen queue, for the browsers that reconnect all at once after a restart."""
+MAX_OPEN_FILES = 10_240
+"""The maximum of macOS."""
 MAX_CLIENT_MESSAGE_BYTES = 64 * 1024
-"""What a browser says over its WebSocket is not listened to."""
+"""Messages of browsers over a WebSocket are read and ignored."""
 
 
 def main() -> None:
@@ -39,10 +39,10 @@ def main() -> None:
         host=settings.gateway_host,
         port=settings.gateway_port,
         log_config=None,
-        access_log=False,  # an address says who looked at what
+        access_log=False,  # it would log client addresses
         server_header=False,
         proxy_headers=False,  # trainwire.gateway.http.proxies; uvicorn's own trusts 127.0.0.1 by default
-        # On h11: httptools, where installed, keeps a URL and headers of any length before it knows who asks.
+        # Based on h11: httptools buffers URLs and headers of any length before a request is authorized.
         http=http_protocol(app.state.telemetry.count_cut),
         ws=FrameProtocol,
         ws_per_message_deflate=False,
@@ -53,13 +53,13 @@ def main() -> None:
 
 
 def _allow_many_sockets() -> None:
-    """Raise the soft limit of open files as far as the hard one lets us: the usual 1,024 are few browsers."""
+    """Raise the soft limit of open files, by default often 1,024, which is too low for many browsers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_SOCKETS)), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_OPEN_FILES)), hard))
 
 
 def configure_logging() -> None:
-    """Send our events to stderr as JSON lines, and what libraries say as text."""
+    """Write our log events to stderr as JSON lines, and those of libraries as text."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(

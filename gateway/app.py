@@ -1,4 +1,4 @@
-"""The application: what answers which path, and what stands before all of it."""
+"""The ASGI application: its routes and its middleware."""
 
 from __future__ import annotations
 
@@ -13,83 +13,82 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from trainwire.gateway.feed.clients.routes import feed_router
-from trainwire.gateway.feed.first_frames import feed_of, open_feed_engine
+from trainwire.gateway.feed.clients import sse, websocket
+from trainwire.gateway.feed.live_feed import LiveFeed
 from trainwire.gateway.http import problems
-from trainwire.gateway.http.answers import describe
-from trainwire.gateway.http.head_requests import Heads
-from trainwire.gateway.http.limits import BodyLimit, RateLimit
+from trainwire.gateway.http.head_requests import HeadRequests
 from trainwire.gateway.http.origins import Origins, SecurityHeaders
 from trainwire.gateway.http.proxies import RootPath, TrustedProxies
+from trainwire.gateway.http.request_limits import BodyLimit, RateLimit
+from trainwire.gateway.http.responses import describe_structs
 from trainwire.gateway.resources import open_resources
 from trainwire.gateway.routes import (
-    callbacks,
-    checkpoints,
-    comparison,
-    deletion,
-    health,
-    jobs,
-    logs,
-    metrics,
-    mlflow,
-    session,
+    callback_routes,
+    checkpoint_routes,
+    comparison_routes,
+    deletion_routes,
+    health_routes,
+    job_routes,
+    log_routes,
+    metric_routes,
+    mlflow_routes,
+    session_routes,
 )
 from trainwire.gateway.settings import GatewaySettings
 from trainwire.gateway.telemetry import Telemetry
 
 PAGE: Final = Path(__file__).parent / "page"
 ROUTERS: Final = (
-    feed_router,  # these two before /jobs/{job_id}: `events` and `compare` are no numbers
-    comparison.router,
-    jobs.router,
-    deletion.router,
-    logs.router,
-    metrics.router,
-    checkpoints.router,
-    mlflow.router,
-    callbacks.router,
-    session.router,
-    health.router,
+    # The first three before /jobs/{job_id}, which `events` and `compare` would match.
+    websocket.router,
+    sse.router,
+    comparison_routes.router,
+    job_routes.router,
+    deletion_routes.router,
+    log_routes.router,
+    metric_routes.router,
+    checkpoint_routes.router,
+    mlflow_routes.router,
+    callback_routes.router,
+    session_routes.router,
+    health_routes.router,
 )
 DESCRIPTION: Final = (
-    "Jobs, their logs, metrics and checkpoints, and whether everything they said has arrived. Numbers that JSON "
-    "cannot say are the strings NaN, Infinity and -Infinity; times named `ts` are nanoseconds since 1970, all "
-    "others RFC 3339. Errors are problem documents (RFC 9457)."
+    "Jobs, their logs, metrics and checkpoints, and whether all their messages are stored. NaN and infinities are "
+    "the strings NaN, Infinity and -Infinity; times named `ts` are nanoseconds since 1970, all others RFC 3339. "
+    "Errors are problem documents (RFC 9457)."
 )
 
 
 class PageFiles(StaticFiles):
-    """Files that a browser asks for anew each time: after an update no old module may meet a new one."""
+    """The page's files, revalidated at each use, so that modules of two versions are never mixed."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Return a file, or 304 where the browser has it."""
+        """Return a file, or 304 if the browser has the same version."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
 
 
 def create_app(settings: GatewaySettings) -> FastAPI:
-    """Return the gateway for these settings; it connects to the stores when they are first asked for."""
-    found = open_resources(settings)
+    """Return the gateway for these settings; it connects to each store at its first use."""
+    resources, telemetry = open_resources(settings), Telemetry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = open_feed_engine(settings)
-        async with feed_of(settings, engine, found.metric_names) as feed:
+        async with LiveFeed(settings, resources.metric_names) as feed:
             app.state.feed = feed
             yield
-        engine.dispose()
-        found.close()
+        resources.close()
 
-    telemetry = Telemetry()
     app = FastAPI(
         title="trainwire",
         version=importlib.metadata.version("trainwire"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # its pages load their scripts from elsewhere
+        docs_url=None,  # its pages load scripts from other hosts, which our security headers forbid
         redoc_url=None,
-        servers=[{"url": "./"}],  # relative to /openapi.json, which a proxy may serve below a path of its own
+        servers=[{"url": "./"}],  # relative to /openapi.json: a proxy may add a path prefix
         middleware=[
             Middleware(RootPath, root_path=settings.gateway_root_path),
             Middleware(TrustedProxies, trusted=settings.trusted_proxies),
@@ -97,21 +96,21 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             Middleware(telemetry.middleware),
             Middleware(Origins, loopback_only=not settings.is_auth_on),
             Middleware(RateLimit, per_s=settings.gateway_requests_per_s),
-            Middleware(BodyLimit, most_bytes=settings.gateway_max_body_bytes),
-            Middleware(Heads),
+            Middleware(BodyLimit, max_bytes=settings.gateway_max_body_bytes),
+            Middleware(HeadRequests),
         ],
     )
-    app.state.resources, app.state.guard, app.state.telemetry = found, found.guard, telemetry
+    app.state.resources, app.state.authorizer, app.state.telemetry = resources, resources.authorizer, telemetry
     for router in ROUTERS:
         app.include_router(router)
     problems.install(app)
-    describe(app)
+    describe_structs(app)
     _serve_page(app)
     return app
 
 
 def _serve_page(app: FastAPI) -> None:
-    """Serve the page's files where the package has them."""
+    """Serve the page, if its files are installed."""
     if not PAGE.is_dir():
         return
 

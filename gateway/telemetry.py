@@ -1,4 +1,4 @@
-"""What the gateway counts of itself, for Prometheus."""
+"""The gateway's own metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from trainwire.gateway.http.timeouts import Cut
 from trainwire.schemas.prometheus_metrics import GATEWAY_CUTS, GATEWAY_REQUESTS, GATEWAY_SECONDS
 
 NO_ROUTE: Final = "none"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Telemetry:
-    """The counts of one gateway, in a registry of its own."""
+    """The metrics of one gateway, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -27,38 +28,34 @@ class Telemetry:
             self._cuts.labels(reason)
 
     def text(self) -> bytes:
-        """Return all counts as Prometheus reads them."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request; methods that are none are one."""
-        known = method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} else "other"
-        self._requests.labels(known, route, str(status)).inc()
-        self._duration.labels(route).observe(seconds)
-
     def count_cut(self, reason: Cut) -> None:
-        """Count a connection that was ended because of what its client did not do."""
+        """Count a connection that was ended because its client was too slow."""
         self._cuts.labels(reason).inc()
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
-        """Return the application with its requests counted, by the route and never by the path."""
+        """Return an application that counts its requests, by route and known method: labels must be bounded."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
-            began, status = time.monotonic(), 500
+            began_at, status = time.monotonic(), 500
 
-            async def noted(message: Message) -> None:
+            async def send_counted(message: Message) -> None:
                 nonlocal status
                 if message["type"] == "http.response.start":
                     status = message["status"]
                 await send(message)
 
             try:
-                await app(scope, receive, noted)
+                await app(scope, receive, send_counted)
             finally:
                 route = getattr(scope.get("route"), "path", NO_ROUTE)
-                self.count(scope["method"], route, status, time.monotonic() - began)
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._requests.labels(method, route, str(status)).inc()
+                self._duration.labels(route).observe(time.monotonic() - began_at)
 
         return counted

@@ -1,4 +1,4 @@
-"""`python -m trainwire.ingest --job-id 42 -- python train.py`: the launcher, with the base install alone."""
+"""`python -m trainwire.ingest -- python train.py`: the launcher, with the base install alone."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainwire.ingest", description=launch.__doc__, allow_abbrev=False
     )
-    parser.add_argument("--job-id", type=int, help=f"the job's id; default: {JOB_ID_VARIABLE}")
-    parser.add_argument("--name", help="the job's name")
+    parser.add_argument("--job-id", type=int, help=f"the job's number; default: {JOB_ID_VARIABLE}, or a new one")
+    parser.add_argument("--name", help="the job's name; default: the script's, with two words")
     parser.add_argument("--attempt", type=int, help="1, 2, 3 ...; default: counted by the workers")
     parser.add_argument("--redis-url", help="redis://host:port/0; default: REDIS_URL")
     parser.add_argument("--finish-timeout-s", type=float, default=DEFAULT_FINISH_TIMEOUT_S)

@@ -8,7 +8,7 @@ import os
 from typing import Final
 
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.settings import Timing
+from trainwire.ingest.settings import Timing, shown_host
 from trainwire.schemas.backoff import Backoff
 
 logger = logging.getLogger("trainwire.ingest")
@@ -32,23 +32,42 @@ class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
     """Redis cannot take messages now; the message is the reason. The sender keeps all messages and retries."""
 
 
-class Outage:
-    """Counts consecutive failures, and computes the pause before the next attempt."""
+class NoServer(Unavailable):
+    """No server is named, and no `trainwire up` of this user can be used; the text is one sentence for people.
 
-    def __init__(self, timing: Timing, host: str) -> None:
+    With `is_logged` that sentence was logged before, here or by the launcher.
+    """
+
+    def __init__(self, text: str, *, is_logged: bool = False) -> None:
+        super().__init__(text)
+        self.is_logged = is_logged
+
+
+class Outage:
+    """Counts consecutive failures, logs the first of them, and computes the pause before the next attempt."""
+
+    def __init__(self, timing: Timing) -> None:
         self._backoff = Backoff(timing.first_backoff_s, timing.longest_backoff_s)
-        self._host = host
         self._failures = 0
+        self._host = ""
+        self.is_without_server = False
+        """Whether the last failure was that there is no server to connect to."""
         self.since: float | None = None
         """The beginning of the current outage on the monotonic clock; None without one."""
 
-    def note_failure(self, error: Unavailable) -> float:
-        """Log a warning for the first of consecutive failures; return the seconds to wait."""
+    def note_failure(self, error: Unavailable, address: str | None) -> float:
+        """Log a warning for the first of consecutive failures of this server; return the seconds to wait."""
+        self.is_without_server = isinstance(error, NoServer)
         if self._failures == 0:
             self.since = monotonic_s()
+        if isinstance(error, NoServer):
+            if not error.is_logged and not self._failures:
+                logger.warning("%s", error)
+        elif not self._host:
+            self._host = f" at {shown_host(address)}" if address else " "
             logger.warning(
-                "cannot send to Redis at %s: %s; training goes on, messages are kept and sent later",
-                self._host,
+                "cannot send to Redis%s: %s; training goes on, messages are kept and sent later",
+                self._host.rstrip(),
                 str(error).rstrip("."),
             )
         self._failures += 1
@@ -56,7 +75,7 @@ class Outage:
 
     def note_success(self) -> None:
         """Log the end of an outage, if there was one."""
-        if self._failures:
-            logger.info("Redis at %s takes messages again", self._host)
-        self._failures = 0
+        if self._host:
+            logger.info("Redis%s takes messages again", self._host.rstrip())
+        self._failures, self._host, self.is_without_server = 0, "", False
         self.since = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from trainwire.ingest.settings import TrainerSettings, public_address, server_of
+from trainwire.ingest.destinations import ANY_STACK, STACK_IN, destination_of
+from trainwire.ingest.settings import TrainerSettings, server_of
 
 if TYPE_CHECKING:
     from trainwire.ingest.output.capture import Capture
@@ -80,7 +82,7 @@ def _is_open(run: Run) -> bool:
 
 def address_of(settings: TrainerSettings) -> str:
     """Return the address for a pickle: without user and password, for pickles are stored and shared."""
-    return public_address(settings.streams)
+    return destination_of(settings).public_address
 
 
 def _settings_here(address: str) -> TrainerSettings:
@@ -89,6 +91,8 @@ def _settings_here(address: str) -> TrainerSettings:
         settings = TrainerSettings.from_env()
     except ValueError:  # `Run(...)` reports a wrong setting; unpickling must not raise
         settings = TrainerSettings()
-    if server_of(settings.streams) != server_of(address):
+    if address.startswith(STACK_IN):
+        settings = settings.at_stack(Path(address.removeprefix(STACK_IN)))
+    elif address != ANY_STACK and (settings.streams is None or server_of(settings.streams) != server_of(address)):
         settings = replace(settings, streams_url=address)
     return settings.strictly(False)

@@ -14,6 +14,9 @@ from trainwire.ingest.arguments import Arguments, description, line_texts, momen
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import History
 from trainwire.ingest.hooks.inside import announce_run, hook_into
+from trainwire.ingest.identity.announcements import announce
+from trainwire.ingest.identity.default_names import default_name, script_of_process
+from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.line_splitting import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, address_of, register
@@ -22,13 +25,14 @@ from trainwire.ingest.process.exits import at_end_of_target, exits, finish_with_
 from trainwire.ingest.process.forks import renew_in_children
 from trainwire.ingest.process.log_filter import quiet_ours
 from trainwire.ingest.process.ranks import Place, checked_place
+from trainwire.ingest.provenance.recording import OF_INTERPRETER, recorder
 from trainwire.ingest.receipt import Receipt
 from trainwire.ingest.run_end import RunEnd
 from trainwire.ingest.run_options import RunOptions
-from trainwire.ingest.sanitize import Number, level_name, plain_text
+from trainwire.ingest.sanitize import Number, level_name, plain_text, shown
 from trainwire.ingest.sending.buffer import LogType
 from trainwire.ingest.sending.session import Session
-from trainwire.ingest.settings import JOB_ID_VARIABLE, TrainerSettings, whole_number
+from trainwire.ingest.settings import TrainerSettings, whole_number
 from trainwire.ingest.uploads.checkpoint import checkpoint_at, location
 from trainwire.ingest.uploads.uploads import UploadChoice
 from trainwire.schemas.messages import MAX_WORLD_SIZE, Metrics, Point, Progress
@@ -42,6 +46,11 @@ quiet_ours()
 
 class Run(RunEnd):
     """Reports the logs, metrics and checkpoints of one process of a job, and its completion.
+
+    Without a `job_id` it is the job of TRAINWIRE_JOB_ID, which `trainwire run` and the run of a parent process
+    export, or else a new one with a number of its own; so is each further run of a process. All ranks of a launch
+    by torchrun, srun or mpirun get one number, or a `ValueError` with the remedy. A new job without a `name` is
+    called after the script.
 
     No call waits for the network, or raises because a server is unreachable. The constructor raises `ValueError`
     for an invalid value (a job id of -1); in later calls an invalid argument is left out with one warning. Use
@@ -64,7 +73,7 @@ class Run(RunEnd):
 
     def __init__(
         self,
-        job_id: int,
+        job_id: int | None = None,
         name: str | None = None,
         *,
         total_epochs: int | None = None,
@@ -80,8 +89,6 @@ class Run(RunEnd):
         settings: TrainerSettings | None = None,
     ) -> None:
         settings = (settings or TrainerSettings.from_env()).at(redis_url).promising(stall_after_s).strictly(strict)
-        self.job_id: int = whole_number("job_id", job_id, 1, MAX_ID)
-        self.attempt = settings.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
         place = checked_place(
             settings.rank if rank is None else whole_number("rank", rank, 0, MAX_ATTEMPT),
             settings.world_size
@@ -91,7 +98,22 @@ class Run(RunEnd):
         self.rank: int | None = place.rank
         epochs = None if total_epochs is None else whole_number("total_epochs", total_epochs, 0, MAX_ID)
         about = description(name, params, tags, mlflow_run_id)
-        self._begin(settings, History(epochs), place)
+        number = open_runs.number_for(settings, place) if job_id is None else JobNumber(_checked_id(job_id))
+        self.job_id: int = number.job_id
+        parent = settings.parent if job_id is None and not number.is_made else None
+        if parent is not None and parent.job_id != self.job_id:
+            parent = None
+        # Attempts of the environment are those of its own job.
+        known = parent or (TrainerSettings() if number.is_made and settings.job_id is not None else settings)
+        self.attempt = known.attempt if attempt is None else whole_number("attempt", attempt, 0, MAX_ATTEMPT)
+        self._begin(settings, History(epochs), place, None if parent is None else parent.started_at_ns)
+        if parent is not None:
+            self._join(about)
+            return
+        if number.is_made and about["name"] is None:
+            about["name"] = default_name(script_of_process(), self.job_id)
+        if not settings.vitals.is_launcher:
+            open_runs.begin(self, self.job_id, self.attempt, self._started_at)
         running = Progress(status="running", total_epochs=epochs)
         beat_s = settings.vitals.interval_s
         self._session.take_metric(
@@ -100,11 +122,28 @@ class Run(RunEnd):
         announce_run()
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
+        if not settings.vitals.is_launcher:
+            wanted = settings.provenance
+            self.record_provenance(wanted.intersection(OF_INTERPRETER) if self._is_launched else wanted)
+        if not settings.vitals.is_launcher and (number.is_made or not self._is_launched):
+            announce(settings, number, about["name"], self.rank)
+
+    def _join(self, about: Mapping[str, Any]) -> None:
+        """Report to the run of the parent process, which has a name and an end of its own."""
+        described = {name: about[name] for name in ("params", "tags") if about[name]}
+        if described:
+            self._session.take_metric(Metrics(ts=time.time_ns(), **described))
+        terminations.watch(self, self._finish_at_sigterm)
 
     def _begin(
-        self, settings: TrainerSettings, history: History, place: Place, handle: Handle | None = None
+        self,
+        settings: TrainerSettings,
+        history: History,
+        place: Place,
+        joined_run_of_ns: int | None = None,
+        token: str | None = None,
     ) -> None:
-        """Begin to take messages; with a `handle`, as one that joins the run of another process."""
+        """Begin to take messages; with `joined_run_of_ns`, as a part of a run that another process began then."""
         self._place = {
             "rank": place.rank,
             "world_size": place.world_size,
@@ -115,20 +154,21 @@ class Run(RunEnd):
         self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture = None
+        self._provenance_sent = None
         self._log_caught = None
         self._history = history
         self._address = address_of(settings)
-        self._started_at: int = handle["started_at"] if handle else time.time_ns()
+        self._started_at: int = joined_run_of_ns or time.time_ns()
         self._session = Session(
             self.job_id,
             self.attempt,
             self.rank,
             settings,
             self._history.note_checkpoint,
-            joined_run_of_ns=self._started_at if handle else None,
+            joined_run_of_ns=joined_run_of_ns,
         )
         self._arguments = Arguments(self._session.report_wrong)
-        self._token = register(self, handle["token"] if handle else None)
+        self._token = register(self, token)
         atexit.register(self._finish_at_exit)
         self._cancel_end_of_target = at_end_of_target(self._finish_at_end_of_target)
         renew_in_children(self)
@@ -138,7 +178,7 @@ class Run(RunEnd):
         """Return a run for the reports of this process to a run of another process."""
         run = cls.__new__(cls)
         run.job_id, run.attempt, run.rank = handle["job_id"], handle["attempt"], handle["rank"]
-        run._begin(settings, History(), Place(run.rank), handle)  # noqa: SLF001 - its own
+        run._begin(settings, History(), Place(run.rank), handle["started_at"], handle["token"])  # noqa: SLF001
         run._is_launched = run._is_launched or handle["is_captured"]  # noqa: SLF001
         finish_with_multiprocessing(run, Run._finish_at_exit)
         return run
@@ -152,11 +192,14 @@ class Run(RunEnd):
         settings: TrainerSettings | None = None,
         **overrides: Unpack[RunOptions],
     ) -> Self:
-        """Make the run whose job id a scheduler put into TRAINWIRE_JOB_ID; `overrides` are Run's arguments."""
+        """Make a run of the job in TRAINWIRE_JOB_ID, which each run of this process joins; `overrides` are Run's.
+
+        Without the variable it is `Run(...)`.
+        """
         settings = settings or TrainerSettings.from_env()
-        job_id = settings.job_id if job_id is None else job_id
-        if job_id is None:
-            raise ValueError(f"{JOB_ID_VARIABLE} is not set: export the job's id, a whole number from 1 up")
+        has_parent = settings.parent is not None and settings.parent.job_id == settings.job_id
+        if job_id is None and not has_parent:
+            job_id = settings.job_id
         return cls(job_id, name, settings=settings, **overrides)
 
     @property
@@ -199,6 +242,15 @@ class Run(RunEnd):
         """Log a traceback as one line, unless all of its lines were printed before."""
         if not self._session.printed.contain(text):
             self.log_lines([f"TRACEBACK:\n{text}"], "stderr", time.time_ns())
+
+    def record_provenance(self, items: frozenset[str], command: Sequence[str] | None = None) -> None:
+        """Collect these items of the provenance and send them, by rank 0 for all; a launcher gives its command."""
+        if items and not self.rank:
+
+            def send(answer: dict[str, Any]) -> None:
+                self._session.take_metric_late(Metrics(ts=time.time_ns(), provenance=answer))
+
+            self._provenance_sent = recorder.record(items, send, command)
 
     def note_output(self) -> None:
         """Count output of the training as a sign of life, also without a complete line (a progress bar)."""
@@ -320,6 +372,7 @@ class Run(RunEnd):
                 self._session.warn_once("capture", f"output is shown, but not logged ({message_of(exc)})")
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
+            open_runs.note_capture(self, self.source)
         return self._capture
 
     def hook(self, *libraries: str) -> None:
@@ -364,3 +417,9 @@ class Run(RunEnd):
     def _note_misuse(self, call: str, text: str) -> None:
         """Warn once of a call with wrong arguments."""
         self._session.warn_once(call, text)
+
+
+def _checked_id(job_id: object) -> int:
+    if isinstance(job_id, str) and not job_id.isdecimal():
+        raise ValueError(f"job_id={shown(job_id)} is not a whole number: a name is written Run(name=...)")
+    return whole_number("job_id", job_id, 1, MAX_ID)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainwire.ingest.completion import Ending, History, completion, ending, ending_at_exit
+from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import SharedRun
 from trainwire.ingest.process.exits import TERMINATED, exits, finish_with_multiprocessing, terminations
 from trainwire.ingest.process.tracebacks import leave_to_launcher
@@ -29,6 +31,7 @@ class RunEnd(SharedRun):
     _traceback_folder: Path | None
     _cancel_end_of_target: Callable[[], object]
     _log_caught: Callable[[], None] | None
+    _provenance_sent: threading.Event | None
 
     def renew_after_fork(self) -> None:
         """Finish a forked child of multiprocessing at its end."""
@@ -64,11 +67,13 @@ class RunEnd(SharedRun):
             atexit.unregister(self._finish_at_exit)
             self._cancel_end_of_target()
             terminations.forget(self)
+            open_runs.end(self)
             limit_s = timeout_s
         finally:
             receipt = self._session.finish(
                 lambda: completion(self._logged_once(end), self._history, self._started_at, self._place, results),
                 limit_s,
+                self._provenance_sent,
             )
         return receipt
 

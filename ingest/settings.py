@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
+from trainwire.ingest.running_stacks import StackFolders
+from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
+from trainwire.schemas.redis_urls import redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 JOB_ID_VARIABLE: Final = "TRAINWIRE_JOB_ID"
 ATTEMPT_VARIABLE: Final = "TRAINWIRE_ATTEMPT"
+PARENT_VARIABLE: Final = "TRAINWIRE_PARENT_RUN"
 CAPTURED_VARIABLE: Final = "TRAINWIRE_CAPTURED"
 TRACEBACKS_VARIABLE: Final = "TRAINWIRE_TRACEBACKS"
 REDIS_URL_VARIABLE: Final = "REDIS_URL"
 STREAMS_URL_VARIABLE: Final = "STREAMS_URL"
+PROVENANCE_VARIABLE: Final = "TRAINWIRE_PROVENANCE"
+PAGE_URL_VARIABLE: Final = "TRAINWIRE_PAGE_URL"
 
 WordT = TypeVar("WordT", bound=str)
 
-DEFAULT_REDIS_URL: Final = "redis://localhost:6379/0"
 DEFAULT_BUFFER_BYTES: Final = 256 * 1024 * 1024
 LEAST_BUFFER_BYTES: Final = 64 * 1024
 SPOOL_VARIABLE: Final = "TRAINWIRE_SPOOL_DIR"
@@ -135,13 +140,33 @@ def default_spool_dir(environ: Mapping[str, str]) -> Path:
 
 
 @dataclass(frozen=True)
+class ParentRun:
+    """The open run of the process that started this one, where it is not the launcher."""
+
+    job_id: int
+    attempt: int
+    started_at_ns: int
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> ParentRun | None:
+        """Read what the parent has exported; None where there is nothing that can be read."""
+        parts = environ.get(PARENT_VARIABLE, "").split(":")
+        is_readable = len(parts) == 3 and all(part.isdecimal() and len(part) < 20 for part in parts)
+        return cls(*map(int, parts)) if is_readable else None
+
+
+@dataclass(frozen=True)
 class TrainerSettings:
     """The settings of a run: server, job, rank, memory and the groups of settings above."""
 
-    redis_url: str = field(default=DEFAULT_REDIS_URL, repr=False)  # may hold a password
+    redis_url: str | None = field(default=None, repr=False)  # may hold a password
+    """None: the Redis of this user's running `trainwire up`, and while there is none, the spool alone."""
     streams_url: str | None = field(default=None, repr=False)
     """Where the streams are, if not at `redis_url`, the broker of the Celery workers."""
     job_id: int | None = None
+    parent: ParentRun | None = None
+    launch: str | None = None
+    """Identity of the launch of which this process is one of several ranks; None: there is none, or unknown."""
     attempt: int = ATTEMPT_UNSAID
     rank: int | None = None
     world_size: int | None = None
@@ -156,8 +181,16 @@ class TrainerSettings:
     checkpoints: CheckpointSettings = CheckpointSettings()
     spool: SpoolSettings = SpoolSettings()
     vitals: Vitals = field(default_factory=Vitals)
+    stacks: StackFolders | None = None
+    """Where running stacks are looked for; None: where the environment of the process says."""
     strict: bool = False
     """Whether an unreachable Redis, a taken rank or unstored messages are errors (docs/strict.md)."""
+    page_url: str | None = None
+    """Where the web page is, for the line with the job's address at the start."""
+    quiet: bool = False
+    """Whether that line is left out."""
+    provenance: frozenset[str] = frozenset()
+    """Items that are collected at the start (docs/provenance.md): none where settings are made in code."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> TrainerSettings:
@@ -168,9 +201,12 @@ class TrainerSettings:
             _optional_whole(environ, WORLD_SIZE_VARIABLE, 1, MAX_WORLD_SIZE),
         )
         return cls(
-            redis_url=checked_redis_url(environ.get(REDIS_URL_VARIABLE) or DEFAULT_REDIS_URL),
+            redis_url=checked_redis_url(url) if (url := environ.get(REDIS_URL_VARIABLE)) else None,
+            stacks=StackFolders.from_env(environ),
             streams_url=streams_url_of(environ),
             job_id=_optional_whole(environ, JOB_ID_VARIABLE, 1, MAX_ID),
+            parent=ParentRun.from_env(environ),
+            launch=find_launch(environ, place),
             attempt=_attempt(environ),
             rank=place.rank,
             world_size=place.world_size,
@@ -188,6 +224,9 @@ class TrainerSettings:
             checkpoints=CheckpointSettings.from_env(environ),
             spool=SpoolSettings.from_env(environ),
             strict=_word(environ, "TRAINWIRE_STRICT", ("off", "on")) == "on",
+            page_url=environ.get(PAGE_URL_VARIABLE) or None,
+            quiet=_word(environ, "TRAINWIRE_QUIET", ("off", "on")) == "on",
+            provenance=_provenance(environ.get(PROVENANCE_VARIABLE) or "all"),
             vitals=Vitals(
                 interval_s=_seconds(environ, "TRAINWIRE_HEARTBEAT_S", Vitals.interval_s, 0.05, 20),
                 stall_after_s=_stall_after_s(environ),
@@ -196,8 +235,8 @@ class TrainerSettings:
         )
 
     @property
-    def streams(self) -> str:
-        """Return the address of the server that has the streams."""
+    def streams(self) -> str | None:
+        """Return the address of the server that has the streams, None where none is named."""
         return self.streams_url or self.redis_url
 
     def promising(self, stall_after_s: float | None) -> TrainerSettings:
@@ -218,6 +257,13 @@ class TrainerSettings:
         """Return these settings with this address, unless it is None. Raises `ValueError` for an invalid one."""
         return self if redis_url is None else replace(self, redis_url=checked_redis_url(redis_url, "redis_url"))
 
+    def at_stack(self, data_dir: Path | None) -> TrainerSettings:
+        """Return these settings for the running stack of a data folder, whatever the environment names."""
+        if data_dir is None:
+            return self
+        stacks = (self.stacks or StackFolders.from_env()).at(data_dir)
+        return replace(self, redis_url=None, streams_url=None, stacks=stacks)
+
 
 def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
     """Return the promised longest pause in seconds. Raises `ValueError` for an invalid one."""
@@ -228,16 +274,8 @@ def checked_pause_s(seconds: object, name: str = "stall_after_s") -> float:
 
 def checked_redis_url(url: str, name: str = REDIS_URL_VARIABLE) -> str:
     """Return `url` if it can be one of a Redis server, else raise `ValueError`; a password is never shown."""
-    try:
-        parts = urlsplit(url)
-        is_fine = parts.scheme in ("redis", "rediss") and parts.port != 0
-    except ValueError:
-        is_fine = False
-    if not is_fine or not _is_database(parts.path):
-        shown = url.rpartition("@")[2]
-        raise ValueError(
-            f"{name}={shown!r} is not a Redis address: say redis://host:port/0, or rediss:// with TLS"
-        )
+    if (problem := redis_url_problem(url)) is not None:
+        raise ValueError(f"{name}={shown_url(url)!r} {problem}")
     return url
 
 
@@ -249,9 +287,8 @@ def streams_url_of(environ: Mapping[str, str]) -> str | None:
     try:
         cluster_nodes(url)
     except ValueError as exc:
-        shown = url.rpartition("@")[2]
         raise ValueError(
-            f"{STREAMS_URL_VARIABLE}={shown!r} {exc}: say redis+cluster://host:port,host:port"
+            f"{STREAMS_URL_VARIABLE}={shown_url(url)!r} {exc}: write redis+cluster://host:6379,host:6379"
         ) from exc
     return url
 
@@ -332,6 +369,21 @@ def _bucket(environ: Mapping[str, str]) -> str | None:
     return name
 
 
+def _provenance(text: str) -> frozenset[str]:
+    """Return the items of `all`, `off`, a list of items, or a list of those to leave out (`-diff,-user`)."""
+    names = [name.strip() for name in text.split(",")]
+    if names in (["all"], ["off"]):
+        return frozenset(PROVENANCE_ITEMS if names == ["all"] else ())
+    left_out = {name[1:] for name in names if name.startswith("-")}
+    kept = {name for name in names if not name.startswith("-")} - {"all"}
+    if unknown := (left_out | kept) - set(PROVENANCE_ITEMS):
+        raise ValueError(
+            f"{PROVENANCE_VARIABLE}={text!r}: {sorted(unknown)[0]!r} is not one of {', '.join(PROVENANCE_ITEMS)}; "
+            "write all, off, items with commas in between, or items to leave out, such as -diff,-user"
+        )
+    return frozenset(kept or PROVENANCE_ITEMS) - left_out
+
+
 def _word(environ: Mapping[str, str], name: str, words: tuple[WordT, ...]) -> WordT:
     """Return the value of a variable, one of `words`; the first of them without a value."""
     value = environ.get(name) or words[0]
@@ -347,7 +399,3 @@ def _parsed(parse: Callable[[str], int | float], text: str) -> int | float | str
         return parse(text)
     except ValueError:
         return text
-
-
-def _is_database(path: str) -> bool:
-    return path in ("", "/") or path[1:].isdecimal()

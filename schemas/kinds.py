@@ -2,7 +2,7 @@
 
 A new kind of rows is an entry here, its body in `trainwire.schemas.messages`, its columns in
 `trainwire.schemas.tables`, its event in `trainwire.schemas.events`, and the functions that make its rows
-(`trainwire.workers.drain.rows`) and its items (`trainwire.workers.events.items`,
+(`trainwire.workers.drain.rows`) and its items (`trainwire.workers.events.new_rows`,
 `trainwire.gateway.feed.feed_queries`).
 """
 

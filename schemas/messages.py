@@ -23,6 +23,15 @@ FINISHED: Final = ("completed", "failed", "ended")
 """The statuses in which an attempt has ended; `ended` where its exit code is not known."""
 
 
+FREE_MAPS: Final = ("params", "tags", "provenance")
+"""Fields of metrics that are maps of anything, each within the limits of `trainwire.schemas.limits`."""
+PROVENANCE_ITEMS: Final = (
+    *("command", "folder", "git", "diff", "host", "user", "python", "packages"),
+    *("gpu", "container", "scheduler", "variables"),
+)
+"""What makes a run reproducible, item by item (docs/provenance.md); others are not stored."""
+
+
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
 
@@ -61,7 +70,7 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     At its start a source states `world_size`, how many ranks the attempt has, where it knows that, and
     `heartbeat_s`, how often it sends heartbeats. `launcher`: it runs the trainers of its machine, and its rank
-    counts machines where theirs counts processes.
+    counts machines where theirs counts processes. `provenance` is merged item by item with what the attempt has.
     """
 
     points: list[Point] = []
@@ -69,6 +78,7 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
     name: str | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
     rank: int | None = None
     world_size: WorldSize | None = None

@@ -121,6 +121,7 @@ training_attempts = Table(
     Column("error_message", Text),
     Column("params", JSONB),
     Column("tags", JSONB),
+    Column("provenance", JSONB, comment="command, code and machine: docs/provenance.md"),
     Column("mlflow_run_id", Text, comment="the run that the trainer itself logs to, where it said so"),
     Column("mirror_run_id", Text, comment="the run that workers made and log to"),
     _count("changes"),

@@ -17,10 +17,12 @@ from trainwire.schemas.limits import (
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
-from trainwire.schemas.messages import BODY_TYPES, Body, Checkpoint, Completion, Logs, Metrics, Point
+from trainwire.schemas.messages import BODY_TYPES, FREE_MAPS, Body, Checkpoint, Completion, Logs, Metrics, Point
 
 MAX_ID: Final = 2**63 - 1
 """Largest job id and seq: a Postgres BIGINT."""
+LEAST_MADE_ID: Final = 2**46
+"""Smallest job id that trainers make where none is given: people choose smaller ones."""
 MAX_ATTEMPT: Final = 2**31 - 1
 
 MIN_TIME_NS: Final = -62_135_596_800 * 10**9
@@ -85,7 +87,8 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
         _check_values(body.points)
     if body.ts is not None:
         _check_time(body.ts)
-    for name, free in (("params", body.params), ("tags", body.tags)):
+    for name in FREE_MAPS:
+        free = getattr(body, name)
         _check_depth(free)
         if free:
             _check_amount(name, free_elements(free), MAX_FREE_ELEMENTS, "elements")
@@ -125,7 +128,7 @@ def _check_amount(name: str, amount: int, most: int, unit: str = "items") -> Non
 
 def _check_depth(value: object, depth: int = 0) -> None:
     if depth > MAX_FREE_DEPTH:
-        raise InvalidMessage("wrong-fields", f"params or tags are nested deeper than {MAX_FREE_DEPTH}")
+        raise InvalidMessage("wrong-fields", f"params, tags or provenance are nested deeper than {MAX_FREE_DEPTH}")
     if isinstance(value, dict):
         for item in value.values():
             _check_depth(item, depth + 1)

@@ -19,7 +19,7 @@ from trainwire.schemas.limits import (
     MAX_VALUES,
     UNCOUNTED_BYTES,
 )
-from trainwire.schemas.messages import BODY_TYPES, Body, Message
+from trainwire.schemas.messages import BODY_TYPES, FREE_MAPS, Body, Message
 from trainwire.schemas.non_finite import with_floats
 from trainwire.schemas.structure import json_elements, msgpack_elements, msgpack_length
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
@@ -203,7 +203,6 @@ _LEAST_VALUE_BYTES: Final = 3
 _JSON_ELEMENTS_A_VALUE: Final = 4
 """A point of one value has five commas and brackets, a further value has one."""
 _LISTS: Final = ("lines", "ts", "levels")
-_FREE: Final = ("params", "tags")
 _NUMBER_MAPS: Final = ("metrics", "final_metrics", "best_metrics", "produced", "dropped")
 
 _undecoded: Final[dict[Kind, type[msgspec.Struct]]] = {
@@ -256,7 +255,7 @@ def _check_msgpack(name: str, value: memoryview) -> None:
     if name in _LISTS or name in _NUMBER_MAPS:
         most = MAX_RESULTS if name in _NUMBER_MAPS else MAX_ITEMS
         _check_amount(name, "items", msgpack_length(value), most)
-    elif name in _FREE:
+    elif name in FREE_MAPS:
         _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
         _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)
     elif name == "points":
@@ -275,10 +274,10 @@ def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
     """Decode the fields that a body has, as far as they are there; nothing is built of any others."""
     fields = {name: bytes(value) for name, value in _said(_split_json[kind](raw)).items()}
     for name, value in fields.items():
-        if name in _FREE:
+        if name in FREE_MAPS:
             _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
         if len(value) > UNCOUNTED_BYTES:
-            most = MAX_FREE_ELEMENTS if name in _FREE else MAX_ITEMS
+            most = MAX_FREE_ELEMENTS if name in FREE_MAPS else MAX_ITEMS
             most = most if name not in _NUMBER_MAPS else MAX_RESULTS
             most = most if name != "points" else _JSON_ELEMENTS_A_VALUE * MAX_VALUES
             _check_elements(name, json_elements(value, most), most)

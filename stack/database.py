@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from trainwire.ingest.settings import DEFAULT_REDIS_URL
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision, upgrade
 from trainwire.schemas.sinks import SinkEntry
 from trainwire.stack.errors import Problem
@@ -18,11 +18,13 @@ from trainwire.stores.settings import WrongSettings, shown_servers
 from trainwire.workers.settings import Settings, load_settings
 from trainwire.workers.sinks.plugin import sinks_on
 
+UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
+
 
 def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
     """Return the workers' settings for these servers; raise `Problem` where a URL is missing or wrong."""
     # The settings ask for both servers; a command that only reads Postgres need not know the other.
-    redis_url = address.need_redis_url() if with_redis else address.redis_url or DEFAULT_REDIS_URL
+    redis_url = address.need_redis_url() if with_redis else address.redis_url or UNUSED_REDIS_URL
     try:
         return load_settings(database_url=address.need_database_url(), redis_url=redis_url)
     except WrongSettings as exc:
@@ -76,6 +78,13 @@ def migrate(address: Address) -> None:
     """Bring the database to the schema revision of this version."""
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         upgrade(connection)
+
+
+def forget_outages(address: Address) -> None:
+    """Remove the outages of sinks that are switched off: nobody finds out when they answer again."""
+    on = [sink.name for sink in sinks_for(settings_for(address))]
+    with writing(address) as connection:
+        connection.execute(text("DELETE FROM sink_states WHERE sink <> ALL(:sinks)"), {"sinks": on})
 
 
 def _server(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""Where a stack lives, who holds it, and where running stacks are registered for the other commands."""
+"""The data folder of a stack: its lock, and the record by which trainers and commands find the running stack."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from trainwire.ingest.running_stacks import (
+    DATA_DIR_VARIABLE,
+    ENTRY_NAME_LENGTH,
+    RECORD_NAME,
+    StackFolders,
+    is_held,
+    process_mark,
+    running_record,
+)
 from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import write_private
 
-DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
 LOCK_PATIENCE_S: Final = 0.5
 """How long `up` asks for the lock: another command may hold it for the moment in which it looks."""
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
     """Return the data folder of a user who chooses none."""
-    return _xdg(environ, "XDG_DATA_HOME", ".local/share")
+    return StackFolders.from_env(environ).default
 
 
 def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -57,31 +65,17 @@ def hold(data_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(data_dir: Path) -> bool:
-    """Tell whether a `trainwire up` owns the folder now."""
-    try:
-        descriptor = os.open(data_dir / "lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Say that the stack in `data_dir` is ready, and where."""
-    write_private(_stack_path(data_dir), json.dumps(dict(stack), indent=1))
+    """Record that the stack in `data_dir` is ready, with its addresses, and that it is one of this process."""
+    record = {**stack, "process": process_mark(os.getpid())}
+    write_private(_stack_path(data_dir), json.dumps(record, indent=1))
     entry = _registry_entry(data_dir, environ)
     entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(entry, str(data_dir))
 
 
 def withdraw(data_dir: Path, environ: Mapping[str, str]) -> None:
-    """Take back what `publish` said."""
+    """Remove the record and the entry of the registry."""
     _stack_path(data_dir).unlink(missing_ok=True)
     _registry_entry(data_dir, environ).unlink(missing_ok=True)
 
@@ -98,12 +92,12 @@ def published(data_dir: Path) -> dict[str, Any] | None:
 
 
 def running_data_dirs(environ: Mapping[str, str]) -> list[Path]:
-    """Return the folders of this user's running stacks."""
-    registry = _registry(environ)
-    if not registry.is_dir():
-        return []
-    named = [Path(entry.read_text()) for entry in sorted(registry.iterdir()) if len(entry.name) == 16]
-    return [data_dir for data_dir in named if is_held(data_dir)]
+    """Return the folders of this user's stacks that run on this machine, or are just starting."""
+    return [folder for folder in StackFolders.from_env(environ).registered() if _is_of_this_machine(folder)]
+
+
+def _is_of_this_machine(data_dir: Path) -> bool:
+    return is_held(data_dir) and (not _stack_path(data_dir).exists() or running_record(data_dir) is not None)
 
 
 def _lock(descriptor: int) -> bool:
@@ -120,17 +114,9 @@ def _lock(descriptor: int) -> bool:
 
 
 def _stack_path(data_dir: Path) -> Path:
-    return data_dir / "stack.json"
-
-
-def _registry(environ: Mapping[str, str]) -> Path:
-    return _xdg(environ, "XDG_STATE_HOME", ".local/state") / "stacks"
+    return data_dir / RECORD_NAME
 
 
 def _registry_entry(data_dir: Path, environ: Mapping[str, str]) -> Path:
-    return _registry(environ) / hashlib.sha256(str(data_dir).encode()).hexdigest()[:16]
-
-
-def _xdg(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
-    base = environ.get(variable)
-    return (Path(base) if base else Path.home() / below_home) / "trainwire"
+    name = hashlib.sha256(str(data_dir).encode()).hexdigest()[:ENTRY_NAME_LENGTH]
+    return StackFolders.from_env(environ).registry / name

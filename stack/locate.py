@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from trainwire.ingest.running_stacks import StackFolders, is_held
 from trainwire.ingest.settings import streams_url_of
 from trainwire.stack.errors import Problem
-from trainwire.stack.folders import chosen_data_dir, is_held, published, running_data_dirs
+from trainwire.stack.folders import chosen_data_dir, published, running_data_dirs
+from trainwire.stack.persisted_config import is_own_address
 
 NOT_RUNNING = (
     "no trainwire is running: start `trainwire up` in another terminal, or set DATABASE_URL and REDIS_URL"
@@ -28,6 +30,8 @@ class Address:
     data_dir: Path | None = None
     gateway_url: str | None = None
     metrics_url: str | None = None
+    settings: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    """The variables of the running stack, None for those that it does not have; empty for servers of your own."""
 
     def need_database_url(self) -> str:
         """Return the database's URL; raise `Problem` where it is not known."""
@@ -52,7 +56,7 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
     database_url = environ.get("DATABASE_URL") or None
     redis_url = environ.get("REDIS_URL") or None
     if database_url and redis_url:
-        return _named(environ)
+        return _exported_by(database_url, redis_url, environ) or _named(environ)
     try:
         found = running_stack(data_dir, environ)
     except Problem:
@@ -60,6 +64,23 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
             return _named(environ)
         raise
     return replace(found, database_url=database_url or found.database_url, redis_url=redis_url or found.redis_url)
+
+
+def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) -> Address | None:
+    """Return the running stack whose addresses `trainwire env` has exported; its ports may be others by now."""
+    folder = StackFolders.from_env(environ).owner_of(redis_url)
+    if folder is None or not is_own_address(folder, "postgres", database_url) or published(folder) is None:
+        return None
+    return _stack_in(folder)
+
+
+def adopt(settings: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
+    """Change an environment to the recorded settings: also those that the stack does not have."""
+    for name, value in settings.items():
+        if value is None:
+            environ.pop(name, None)
+        else:
+            environ[name] = value
 
 
 def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
@@ -71,9 +92,8 @@ def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
 
 
 def _named(environ: Mapping[str, str]) -> Address:
-    return Address(
-        data_dir=None, **{f"{name}_url": environ.get(f"{name}_URL".upper()) or None for name in SERVERS}
-    )
+    urls: dict[str, Any] = {f"{name}_url": environ.get(f"{name}_URL".upper()) or None for name in SERVERS}
+    return Address(**urls)
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
@@ -96,7 +116,9 @@ def _stack_in(data_dir: Path) -> Address:
         raise Problem(f"the trainwire in {data_dir} is starting or stopping: try again in a moment")
     if stack is None:
         raise Problem(f"no trainwire is running in {data_dir}: start `trainwire up --data-dir {data_dir}`")
-    return Address(data_dir=data_dir, **{f"{name}_url": _text(stack, f"{name}_url") for name in SERVERS})
+    settings = stack.get("settings")
+    urls: dict[str, Any] = {f"{name}_url": _text(stack, f"{name}_url") for name in SERVERS}
+    return Address(data_dir=data_dir, settings=settings if isinstance(settings, dict) else {}, **urls)
 
 
 def _text(stack: Mapping[str, Any], name: str) -> str | None:

@@ -13,9 +13,9 @@ from threading import Lock
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from trainwire.ingest.running_stacks import SECRETS_NAME
 from trainwire.stack.errors import PartEnded, Problem
 
-FILE_NAME: Final = "secrets.json"
 PORTS: Final = range(15_000, 32_000)
 """Below the ports that the kernel gives to outgoing connections: a client that calls a server which is just
 restarting could otherwise be given that very port, and connect to itself."""
@@ -43,6 +43,8 @@ class Port:
         self._first = first
         self._number = fixed
         self._is_final = fixed is not None
+        self.wanted = fixed or first or remembered_port(data_dir, part)
+        """The port that it should have, None where any will do."""
 
     @property
     def number(self) -> int:
@@ -65,6 +67,13 @@ class Port:
         else:
             start()
         self._is_final = True
+
+
+def moved(port: Port) -> str | None:
+    """Return a sentence where a server has another port than it should have, None otherwise."""
+    if port.wanted is None or port.number == port.wanted:
+        return None
+    return f"port {port.wanted} is taken by another program: listening on {port.number}"
 
 
 def write_private(path: Path, text: str) -> None:
@@ -102,13 +111,22 @@ def new_password(data_dir: Path, part: str) -> str:
 
 
 def usable_port(data_dir: Path, part: str, first: int | None = None, host: str = "127.0.0.1") -> int:
-    """Return the port that `part` had the last time, or a new one where that is taken: `first` if it is free."""
-    port = _read(data_dir).get(f"{part}_port")
-    if isinstance(port, int) and is_free(port, host):
-        return port
-    port = first if first is not None and is_free(first, host) else free_port(host)
-    _remember(data_dir, f"{part}_port", port)
+    """Return `first` where it is free, else the port that `part` had the last time, else another free one."""
+    remembered = remembered_port(data_dir, part)
+    for port in (first, remembered):
+        if port is not None and is_free(port, host):
+            break
+    else:
+        port = free_port(host)
+    if port != remembered:
+        _remember(data_dir, f"{part}_port", port)
     return port
+
+
+def remembered_port(data_dir: Path, part: str) -> int | None:
+    """Return the port that `part` had the last time, None where there was none."""
+    port = _read(data_dir).get(f"{part}_port")
+    return port if isinstance(port, int) else None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -134,11 +152,11 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
 def _remember(data_dir: Path, name: str, value: str | int) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
     with _one_writer:
-        write_private(data_dir / FILE_NAME, json.dumps(_read(data_dir) | {name: value}, indent=1))
+        write_private(data_dir / SECRETS_NAME, json.dumps(_read(data_dir) | {name: value}, indent=1))
 
 
 def _read(data_dir: Path) -> dict[str, Any]:
-    path = data_dir / FILE_NAME
+    path = data_dir / SECRETS_NAME
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:

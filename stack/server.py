@@ -11,7 +11,7 @@ from typing import ClassVar, Final, Self
 
 from trainwire.stack.child import Child
 from trainwire.stack.errors import PartFailed
-from trainwire.stack.persisted_config import Port
+from trainwire.stack.persisted_config import Port, moved
 
 READY_TIMEOUT_S: Final = 120
 """Long enough for the recovery of 4 GB of WAL, or an append-only file of some gigabytes, after a crash."""
@@ -41,6 +41,11 @@ class EmbeddedServer(ABC):
     def port(self) -> int:
         """The port on 127.0.0.1; the same for the life of this object once the server has been ready."""
         return self._port.number
+
+    @property
+    def moved(self) -> str | None:
+        """A sentence where it does not have the port of the last start, None otherwise."""
+        return moved(self._port)
 
     def start(self) -> None:
         """Start the server, making its files on first use; return when it answers.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +22,16 @@ class SpoolWatch:
     What no worker has stored is sent again after twice the time, up to ten minutes.
     """
 
-    def __init__(self, spool: Path, redis_url: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        spool: Path,
+        redis_url: str,
+        say: Callable[[str], None],
+        servers: Callable[[], Collection[str]] = lambda: (),
+    ) -> None:
+        """Watch `spool` for messages to `redis_url`; `servers` returns the names under which it has them."""
         self._spool = spool
+        self._servers = servers
         self._redis_url = redis_url
         self._say = say
         self._stop = threading.Event()
@@ -45,6 +53,7 @@ class SpoolWatch:
                 self._redis_url,
                 Timing(),
                 SOURCE_TIMEOUT_S,
+                servers=self._servers(),
                 stop=self._stop,
                 is_due=self._is_due,
             )

@@ -12,15 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from trainwire.ingest.settings import STREAMS_URL_VARIABLE
 from trainwire.schemas.keys import BEAT_QUEUE, CHECKPOINT_QUEUE, INGEST_QUEUE, NOTIFY_QUEUE
 from trainwire.schemas.sinks import SINKS
 from trainwire.stack.child import Child, stop_leftover
-from trainwire.stack.database import migrate, settings_for, sinks_for
+from trainwire.stack.database import forget_outages, migrate, settings_for, sinks_for
 from trainwire.stack.errors import PartFailed
 from trainwire.stack.folders import chosen_data_dir, publish, withdraw
 from trainwire.stack.locate import Address
-from trainwire.stack.persisted_config import Port, is_own_address
+from trainwire.stack.persisted_config import Port, is_own_address, moved
 from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.recorded_settings import recorded_settings
+from trainwire.stack.server import EmbeddedServer
 from trainwire.stack.supervisor import CommandPart, Say, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
 
@@ -31,6 +34,7 @@ WEB_STOP_TIMEOUT_S: Final = 2.0
 """They only show what others hold: killing them loses nothing."""
 GATEWAY_PORT: Final = 8800
 METRICS_PORT: Final = 9464
+FLOWER_PORT: Final = 5555
 EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - what may be asked for, not what is listened on
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
@@ -70,8 +74,13 @@ class WebPart:
 
     @property
     def url(self) -> str:
-        """Where a browser finds it."""
+        """The address for a browser."""
         return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port.number}"
+
+    @property
+    def moved(self) -> str | None:
+        """A sentence where it does not have the port that it should have, None otherwise."""
+        return moved(self._port)
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
@@ -106,8 +115,11 @@ class Stack:
             return
         migrate(self.address)
         self._say("postgres: tables are at the newest schema revision")
+        if not self._environ.get("DATABASE_URL"):  # one of the user's own may have workers elsewhere
+            forget_outages(self.address)
         env = dict(self._environ) | {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
         self._start_workers(env)
+        self._publish()  # trainers need no web server
         self._start_webs(env)
         self._publish()
 
@@ -143,6 +155,7 @@ class Stack:
             return url
         server = EmbeddedPostgres(self._options.data_dir)
         self._supervisor.start(server)
+        self._say_moved(server)
         return server.url
 
     def _start_valkey(self) -> str:
@@ -150,6 +163,7 @@ class Stack:
             return url
         server = EmbeddedValkey(self._options.data_dir)
         self._supervisor.start(server)
+        self._say_moved(server)
         return server.url
 
     def _given(self, variable: str, part: str) -> str | None:
@@ -200,15 +214,20 @@ class Stack:
         for name, part in parts.items():
             if part.is_ready():
                 self._take_address(part)
+                self._say_moved(part)
             else:
                 self._late[name] = part
+
+    def _say_moved(self, part: WebPart | EmbeddedServer) -> None:
+        if part.moved is not None:
+            self._say(f"{part.name}: {part.moved}")
 
     def _flower(self, env: Mapping[str, str]) -> WebPart:
         data_dir = self._options.data_dir
         return WebPart(
             "flower",
             data_dir,
-            Port(data_dir, "flower"),
+            Port(data_dir, "flower", first=FLOWER_PORT),
             lambda port: (workers_command("flower", "--port", str(port)), env),
         )
 
@@ -269,8 +288,10 @@ class Stack:
             "flower_url": address.flower_url,
             "gateway_url": address.gateway_url,
             "metrics_url": address.metrics_url,
+            "streams_url": self._environ.get(STREAMS_URL_VARIABLE) or None,
         }
-        publish(self._options.data_dir, urls | {"pid": os.getpid()}, self._environ)
+        settings = recorded_settings(self._environ)
+        publish(self._options.data_dir, {**urls, "pid": os.getpid(), "settings": settings}, self._environ)
 
 
 def workers_command(*arguments: str) -> list[str]:

@@ -13,6 +13,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
+from trainwire.schemas.redis_urls import MAX_PORT, is_port, redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 
 
@@ -95,6 +96,11 @@ class StoreSettings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _is_postgres(cls, value: SecretStr) -> SecretStr:
+        if (port := wrong_port(value.get_secret_value())) is not None:
+            raise ValueError(
+                f"has the port {port!r}, which is not a number from 1 to {MAX_PORT}: write "
+                "postgresql://user:password@host:5432/database"
+            )
         try:
             url = parse_postgres_url(value.get_secret_value())
         except (ArgumentError, ValueError) as exc:
@@ -106,20 +112,10 @@ class StoreSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, value: SecretStr) -> SecretStr:
-        if value.get_secret_value().startswith("unix://"):
-            # kombu.transport.TRANSPORT_ALIASES has none of this name; trainwire.ingest.settings takes none either.
-            raise ValueError(
-                "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
-                "port too (port 6379, bind 127.0.0.1), and set redis://127.0.0.1:6379/0"
-            )
-        if not value.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("is not a URL like redis://host:6379/0")
-        parts = urlsplit(value.get_secret_value())
-        try:
-            parts.port  # noqa: B018 - the property parses it
-        except ValueError as exc:
-            raise ValueError("has a port that is no number, unlike redis://host:6379/0") from exc
-        for name in parse_qs(parts.query).get("ssl_ca_certs", []):
+        url = value.get_secret_value()
+        if (problem := redis_url_problem(url)) is not None:
+            raise ValueError(f"{problem} (it is {shown_url(url)!r})")
+        for name in parse_qs(urlsplit(url).query).get("ssl_ca_certs", []):
             _check_readable(Path(name), "names ssl_ca_certs, which ")
         return value
 
@@ -133,7 +129,8 @@ class StoreSettings(BaseSettings):
         try:
             cluster_nodes(value.get_secret_value())
         except ValueError as exc:
-            raise ValueError(f"is not a URL like redis+cluster://host:6379,host:6379: it {exc}") from exc
+            shown = shown_url(value.get_secret_value())
+            raise ValueError(f"{exc}: write redis+cluster://host:6379,host:6379 (it is {shown!r})") from exc
         if ca := cluster_tls(value.get_secret_value()).get("ssl_ca_certs"):
             _check_readable(Path(str(ca)), "names ssl_ca_certs, which ")
         return value
@@ -204,6 +201,19 @@ def parse_postgres_url(text: str) -> URL:
         "port": ",".join(port or str(DEFAULT_PORT) for _, port in servers),
     }
     return _with_driver(url.update_query_dict(hosts))
+
+
+def wrong_port(text: str) -> str | None:
+    """Return the first port of a URL with `@` that is none; None where all can be right.
+
+    Without `@` a word behind a colon may be a password, and no error may repeat that.
+    """
+    _, has_user, rest = text.rpartition("@")
+    hosts = re.split("[/?]", rest)[0] if has_user else ""
+    ports = [
+        host.rpartition("]")[2].partition(":")[2] for host in hosts.split(",") if "[" not in host or "]" in host
+    ]
+    return next((port for port in ports if port and not is_port(port)), None)
 
 
 def shown_servers(url: URL) -> str:

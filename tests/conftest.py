@@ -25,8 +25,10 @@ pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_serv
 
 @pytest.fixture(autouse=True)
 def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers of a test keep their messages in a folder of the test's own."""
+    """Trainers of a test have a spool of its own, find no stack of the developer's, record no provenance."""
+    monkeypatch.setenv("TRAINWIRE_PROVENANCE", "off")
     monkeypatch.setenv("TRAINWIRE_SPOOL_DIR", str(tmp_path / "spool"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture(scope="session")

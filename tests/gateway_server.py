@@ -14,7 +14,7 @@ import uvicorn
 
 from trainwire.gateway.app import create_app
 from trainwire.gateway.feed.protocol import FrameProtocol
-from trainwire.gateway.http.timeouts import Patience, http_protocol
+from trainwire.gateway.http.timeouts import Timeouts, http_protocol
 from trainwire.gateway.settings import GatewaySettings, load_gateway_settings
 from trainwire.stack.persisted_config import free_port
 
@@ -26,7 +26,7 @@ FLOWER_URL = "http://127.0.0.1:5555"
 class GatewayServer:
     """A gateway on a port of its own."""
 
-    def __init__(self, settings: GatewaySettings, patience: Patience | None = None) -> None:
+    def __init__(self, settings: GatewaySettings, timeouts: Timeouts | None = None) -> None:
         self.settings = settings
         self.app = create_app(settings)
         self.http = requests.Session()
@@ -40,7 +40,7 @@ class GatewayServer:
                 port=port,
                 log_config=None,
                 proxy_headers=False,
-                http=http_protocol(self.app.state.telemetry.count_cut, patience),
+                http=http_protocol(self.app.state.telemetry.count_cut, timeouts),
                 ws=FrameProtocol,
                 ws_per_message_deflate=False,
                 timeout_graceful_shutdown=1,

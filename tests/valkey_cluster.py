@@ -16,9 +16,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.processes import wait_until
+from trainwire.ingest.running_stacks import SECRETS_NAME
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.streams.clients import open_streams
-from trainwire.stack.persisted_config import FILE_NAME, free_port, write_private
+from trainwire.stack.persisted_config import free_port, write_private
 from trainwire.stack.valkey import EmbeddedValkey
 
 NODES: Final = 3
@@ -44,7 +45,7 @@ class ValkeyCluster:
 
     def _server(self, data_dir: Path) -> EmbeddedValkey:
         data_dir.mkdir(parents=True)
-        write_private(data_dir / FILE_NAME, json.dumps({"valkey_password": self._password}))
+        write_private(data_dir / SECRETS_NAME, json.dumps({"valkey_password": self._password}))
         bus = free_port()  # the usual one, 10,000 above, may be the end of somebody's connection
         own = {"masterauth": self._password, "cluster-port": str(bus)}
         server = EmbeddedValkey(data_dir, settings=SETTINGS | own)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 
+from trainwire.ingest.identity.open_runs import open_runs
 from trainwire.ingest.pickling import Handle
 from trainwire.ingest.process.exits import terminations
 from trainwire.ingest.run import Run
@@ -35,7 +36,7 @@ class RecordedRun(Run):
 
     def __init__(
         self,
-        job_id: int = 1,
+        job_id: int | None = 1,
         name: str | None = None,
         *,
         settings: TrainerSettings | None = None,
@@ -43,12 +44,15 @@ class RecordedRun(Run):
     ) -> None:
         given = settings or TrainerSettings()
         arguments.pop("strict", None)  # it has no server
-        self._settings = replace(given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False)
+        self._settings = replace(
+            given, spool=SpoolSettings(), checkpoints=CheckpointSettings(), strict=False, provenance=frozenset()
+        )
         super().__init__(job_id, name, settings=self._settings, **arguments)
         # A run that a test does not finish stays unfinished, and can be garbage-collected.
         atexit.unregister(self._finish_at_exit)
         self._cancel_end_of_target()
         terminations.forget(self)
+        open_runs.end(self)
 
     @classmethod
     def _joined(cls, handle: Handle, settings: TrainerSettings) -> RecordedRun:  # noqa: ARG003 - as of `Run`

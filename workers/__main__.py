@@ -20,7 +20,6 @@ from trainwire.stores.settings import WrongSettings
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.lease import BeatLease
 from trainwire.workers.log_events import configure_logging
 from trainwire.workers.resources import Resources, process_resources
 from trainwire.workers.sinks.plugin import sinks_on
@@ -34,7 +33,7 @@ log = structlog.get_logger("trainwire.workers")
 ALL_QUEUES = ",".join(QUEUES)
 EXIT_NOT_READY = 78
 EXIT_FAULT = 1
-NOTICE_TENTHS_S = 20
+CONFIRMATION_TENTHS_S = 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -47,26 +46,26 @@ def main(argv: list[str] | None = None) -> int:
         log.info("process.starting", process=options.process, settings=resources.settings.model_dump(mode="json"))
         if options.process in {"worker", "metrics", "sweep"}:
             _check_schema(resources)
-            sinks_on(resources.settings)  # reads their own settings
+            sinks_on(resources.settings)  # reads the settings of each sink
         return PROCESSES[options.process](resources, options)
     except (WrongSettings, WrongSchemaRevision, Unavailable) as exc:
-        print(f"trainwire {options.process}: {exc}", file=sys.stderr)  # noqa: T201 - said to the operator
+        print(f"trainwire {options.process}: {exc}", file=sys.stderr)  # noqa: T201 - for the operator
         return EXIT_NOT_READY
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return what the command line takes."""
+    """Return the parser of the command line."""
     arguments = argparse.ArgumentParser(prog="python -m trainwire.workers", description=__doc__)
     processes = arguments.add_subparsers(dest="process", required=True)
-    worker = processes.add_parser("worker", help="take work orders")
+    worker = processes.add_parser("worker", help="execute work orders")
     worker.add_argument("--concurrency", type=int, default=2, help="pool processes (default 2)")
-    worker.add_argument("--queues", default=ALL_QUEUES, help=f"what to take orders from (default {ALL_QUEUES})")
+    worker.add_argument("--queues", default=ALL_QUEUES, help=f"queues of work orders (default {ALL_QUEUES})")
     worker.add_argument("--name", default="worker", help="unique among the workers of this host")
-    processes.add_parser("beat", help="give the regular orders; of several, one is active")
+    processes.add_parser("beat", help="send the periodic work orders; of several, one is active")
     flower = processes.add_parser("flower", help="show the workers in a browser")
     flower.add_argument("--port", type=int, default=5555)
     flower.add_argument("--address", default="127.0.0.1")
-    metrics = processes.add_parser("metrics", help="show what workers do to Prometheus")
+    metrics = processes.add_parser("metrics", help="serve metrics for Prometheus")
     metrics.add_argument("--port", type=int, default=9464)
     metrics.add_argument("--address", default="127.0.0.1")
     processes.add_parser("sweep", help="drain all streams once, without orders")
@@ -82,7 +81,7 @@ def _publish_shards(resources: Resources) -> None:
     try:
         resources.streams.set(SHARDS_KEY, resources.settings.ingest_shards)
     except OutOfMemoryError:
-        # A Redis full to the brim takes nothing, Celery's own declarations included: make room first.
+        # A full Redis also refuses the queue declarations of Celery: make room first.
         drain_everything(resources)
         resources.streams.set(SHARDS_KEY, resources.settings.ingest_shards)
 
@@ -104,12 +103,12 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
     WatchdogStep.worker, WatchdogStep.settings = name, resources.settings
     WatchdogStep.takes_drains = INGEST_QUEUE in options.queues.split(",")
     app.steps["worker"].add(WatchdogStep)
-    app.conf.broker_transport = "trainwire.workers.broker_transport:Transport"
+    app.conf.broker_transport = "trainwire.workers.orders.broker_transport:Transport"
     app.conf.task_queues = [*app.conf.task_queues, own_queue(echo_queue(name))]
     signals.worker_process_init.connect(_die_with_parent, weak=False)
-    # A pool process waits for the worker to take note of its last order, which one that ends may never do: for
-    # half a minute by default. An order that is done twice does nothing the second time.
-    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = NOTICE_TENTHS_S
+    # By default a pool process waits half a minute for the worker to confirm its last order, which a worker that
+    # is ending may never do. Executing an order twice is harmless.
+    pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = CONFIRMATION_TENTHS_S
     queues = f"{options.queues},{echo_queue(name)}"
     arguments = ["--concurrency", str(options.concurrency), "--hostname", name, "--queues", queues]
     arguments += ["--without-gossip", "--without-mingle", "--loglevel", "INFO"]
@@ -120,7 +119,7 @@ def _worker(resources: Resources, options: argparse.Namespace) -> int:
 
 
 def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
-    from trainwire.workers.beat import LeasedScheduler  # noqa: PLC0415 - sweep and the checks above need no Celery
+    from trainwire.workers.beat import BeatLease, LeasedScheduler  # noqa: PLC0415 - the checks above need no Celery
 
     resources.engine.dispose()  # beat needs Redis alone
     LeasedScheduler.lease, LeasedScheduler.alive_file = BeatLease(resources.redis), resources.settings.alive_file
@@ -130,24 +129,24 @@ def _beat(resources: Resources, _: argparse.Namespace) -> NoReturn:
 
 
 def _flower(_: Resources, options: argparse.Namespace) -> NoReturn:
-    from trainwire.workers.operations import flower  # noqa: PLC0415 - nobody else needs it
+    from trainwire.workers.operations import flower  # noqa: PLC0415 - only this process needs it
 
     flower.prepare(options.address, os.environ)
     address = [f"--address={options.address}", f"--port={options.port}"]
     app = _app()
-    app.conf.broker_pool_limit = 0  # Flower asks for two connections in each of ten threads: four are a deadlock
+    app.conf.broker_pool_limit = 0  # Flower takes two connections in each of ten threads: a pool of four deadlocks
     app.start(["flower", *address, f"--tasks_columns={flower.COLUMNS}"])
 
 
 def _sweep(resources: Resources, _: argparse.Namespace) -> int:
-    from trainwire.workers.orders import order_notify  # noqa: PLC0415 - the checks above need no Celery
+    from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - the checks above need no Celery
 
     drain_everything(resources, partial(order_notify, resources))
     return 0
 
 
 def _metrics(resources: Resources, options: argparse.Namespace) -> int:
-    from trainwire.workers.operations.exporter import serve  # noqa: PLC0415 - nobody else needs an HTTP server
+    from trainwire.workers.operations.exporter import serve  # noqa: PLC0415 - only this process needs an HTTP server
 
     try:
         serving = serve(resources, options.address, options.port)
@@ -166,7 +165,7 @@ def _app() -> Celery:
 
 
 def _die_with_parent(**_: object) -> None:
-    """Let no pool process outlive a killed worker; it would sit on its Postgres connection. Linux only."""
+    """End pool processes with a killed worker, whose Postgres connections they would keep. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:

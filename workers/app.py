@@ -22,22 +22,22 @@ broker = broker_at(settings.redis_url.get_secret_value())
 app = Celery("trainwire", include=["trainwire.workers.tasks"])
 app.conf.update(
     broker_url=broker.url,
-    broker_use_ssl=broker.ssl,  # Flower reads it too, and nothing of the kind from the address
+    broker_use_ssl=broker.ssl,  # Flower reads this setting, but not the TLS options of the URL
     broker_transport_options={
-        # A half-open connection must end in an error, not in silence.
+        # Without timeouts a half-open connection blocks for ever.
         "socket_timeout": 20,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # One list per queue instead of four: we have no priorities.
+        # One list per queue instead of four: orders have no priorities.
         "priority_steps": [0],
-        # Orders are idempotent and made anew: nothing waits for a redelivery, so let it be soon and rare.
+        # Lost orders are sent again by beat, so nothing depends on a redelivery: one at once is enough.
         "visibility_timeout": 300,
         "unacked_restore_interval": 30,
         "unacked_restore_throttle": 1,
     },
     broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,  # a Redis that is away for hours comes back to a living worker
+    broker_connection_max_retries=None,  # workers survive an outage of Redis of any length
     broker_channel_error_retry=True,  # a full Redis refuses kombu's own bookkeeping
     broker_pool_limit=4,
     task_serializer="json",
@@ -45,17 +45,17 @@ app.conf.update(
     result_backend=None,
     task_ignore_result=True,
     task_acks_late=True,
-    worker_prefetch_multiplier=1,  # an order waits in Redis, where any worker can take it
+    worker_prefetch_multiplier=1,  # further orders stay in Redis for other workers
     task_time_limit=120,
     task_soft_time_limit=90,
-    task_create_missing_queues=False,  # a typo is an error, not a queue that nobody reads
+    task_create_missing_queues=False,  # a typo is an error, not a queue without a worker
     task_queues=[own_queue(name) for name in QUEUES],
     task_default_queue=INGEST_QUEUE,
     task_publish_retry_policy={"max_retries": 2, "interval_start": 0.05, "interval_max": 0.2},
-    worker_cancel_long_running_tasks_on_connection_loss=False,  # a drain does not need the broker to end well
+    worker_cancel_long_running_tasks_on_connection_loss=False,  # a drain can finish without the broker
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
-    worker_send_task_events=False,  # Flower switches them on while it looks
+    worker_send_task_events=False,  # Flower switches them on while it runs
     beat_schedule=SCHEDULE,
     timezone="UTC",
 )

@@ -1,39 +1,112 @@
-"""Beat, of which exactly one is active however many run: it ticks while it holds the lease."""
+"""Celery's beat with a lease: of several beats one is active, and each tick is sent once."""
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
+import redis
 import structlog
 from celery.beat import Scheduler
 from celery.exceptions import OperationalError
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_TICKS_KEY
+from trainwire.workers.drain.stream import redis_errors
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.lease import BeatLease
 
 log = structlog.get_logger("trainwire.workers.beat")
 
-LOOK_EVERY_S: Final = 1.0
-"""How often the lease is renewed, or looked at by who waits for it."""
-LEAST_GAP_SHARE: Final = 0.5
-"""Of a tick's interval: a tick that comes sooner after the last one is a double, and not sent."""
+HOLD_EVERY_S: Final = 1.0
+"""The interval at which the holder renews the lease and the others try to take it."""
+MIN_GAP_SHARE: Final = 0.5
+"""A tick that follows the last one within this share of its interval is a duplicate, and is not sent."""
+LEASE_MS: Final = 5000
+"""A lease that is not renewed for this time is free."""
+
+_HOLD: Final = """
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    return 'kept'
+end
+if holder then return holder end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 'taken'
+"""
+_CLAIM: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local last_ms = tonumber(redis.call('HGET', KEYS[2], ARGV[2]) or '0')
+-- A last tick in the future does not count: the clock was set back.
+if last_ms <= now_ms and now_ms - last_ms < tonumber(ARGV[3]) then return 0 end
+redis.call('HSET', KEYS[2], ARGV[2], now_ms)
+return now_ms
+"""
+_RELEASE: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
+
+
+class BeatLease:
+    """The lease of which one beat at a time is the holder, in Redis and by its clock.
+
+    Every method raises `Unavailable` if Redis does not answer or is full.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+        self.holder: str | None = None
+        self._client = client
+        self._hold = client.register_script(_HOLD)
+        self._claim = client.register_script(_CLAIM)
+        self._release = client.register_script(_RELEASE)
+
+    def hold(self) -> bool:
+        """Renew the lease, or take it if it is free; return whether this beat holds it."""
+        with redis_errors():
+            reply = cast("bytes", self._hold(keys=[BEAT_LEASE_KEY], args=[self.name, LEASE_MS])).decode()
+        is_held = reply in {"kept", "taken"}
+        self.holder = self.name if is_held else reply
+        return is_held
+
+    def claim(self, tick: str, not_within_s: float) -> int | None:
+        """Claim the next tick of this name; return its time in milliseconds since 1970.
+
+        Returns None if another beat holds the lease, or if a tick of this name was claimed within `not_within_s`.
+        """
+        with redis_errors():
+            arguments: list[str | int] = [self.name, tick, round(not_within_s * 1000)]
+            claimed = cast("int", self._claim(keys=[BEAT_LEASE_KEY, BEAT_TICKS_KEY], args=arguments))
+        return claimed or None
+
+    def last_ticks(self) -> dict[str, datetime]:
+        """Return the time of the last claim of each tick, by any beat."""
+        with redis_errors():
+            found = cast("dict[bytes, bytes]", self._client.hgetall(BEAT_TICKS_KEY))
+        return {name.decode(): datetime.fromtimestamp(int(at_ms) / 1000, UTC) for name, at_ms in found.items()}
+
+    def release(self) -> None:
+        """Release the lease, so that another beat can take it at once."""
+        with redis_errors():
+            self._release(keys=[BEAT_LEASE_KEY], args=[self.name])
 
 
 class LeasedScheduler(Scheduler):
-    """Celery's scheduler in memory, which sends a tick only as the holder of the lease, and each only once.
+    """Celery's in-memory scheduler, which sends ticks only while it holds the lease.
 
-    When each tick was last sent is in Redis, so that whoever takes over goes on where the other stopped.
+    The time of the last tick of each name is in Redis, so that the next holder keeps the intervals.
     """
 
     lease: ClassVar[BeatLease]
-    """Set before the scheduler is made: Celery makes it from its class's name."""
+    """A class attribute because Celery makes the scheduler from the name of its class."""
     alive_file: ClassVar[Path | None] = None
-    """Touched at each look at the lease; set as that is."""
+    """Touched each time the lease is held or tried."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._was_active: bool | None = None
@@ -41,30 +114,30 @@ class LeasedScheduler(Scheduler):
         super().__init__(*arguments, **options)
 
     def tick(self, *arguments: Any, **options: Any) -> float:
-        """Send one tick that is due, if the lease is ours; return how long to sleep, in seconds."""
+        """Send one due tick if this beat holds the lease; return the seconds to sleep."""
         try:
             if not self._is_active():
-                return LOOK_EVERY_S
+                return HOLD_EVERY_S
         except Unavailable as exc:
-            self._say_trouble(str(exc))
-            return LOOK_EVERY_S
-        return min(float(super().tick(*arguments, **options)), LOOK_EVERY_S)
+            self._log_trouble(str(exc))
+            return HOLD_EVERY_S
+        return min(float(super().tick(*arguments, **options)), HOLD_EVERY_S)
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send one tick under a name of its own; where Redis does not take it, say so once and go on."""
+        """Send one tick with a task id of its own; errors of Redis are logged once and ignored."""
         try:
             every_s = entry.schedule.run_every.total_seconds()
-            claimed_ms = self.lease.claim(entry.name, LEAST_GAP_SHARE * every_s)
+            claimed_ms = self.lease.claim(entry.name, MIN_GAP_SHARE * every_s)
             if claimed_ms is not None:
                 task_id = f"{entry.name}-{claimed_ms}"
                 self.send_task(entry.task, producer=producer, task_id=task_id, **entry.options)
         except (Unavailable, OperationalError, KombuError, RedisError, OSError) as exc:
-            self._say_trouble(str(exc))
+            self._log_trouble(str(exc))
         else:
-            self._say_trouble(None)
+            self._log_trouble(None)
 
     def close(self) -> None:
-        """Give the lease back at the end."""
+        """Release the lease at the end."""
         with suppress(Unavailable):
             self.lease.release()
         super().close()
@@ -74,23 +147,23 @@ class LeasedScheduler(Scheduler):
         if self.alive_file is not None:
             self.alive_file.touch()
         if is_active and not self._was_active:
-            self._go_on_from(self.lease.last_ticks())
+            self._resume_from(self.lease.last_ticks())
             log.info("beat.active", name=self.lease.name)
         if not is_active and self._was_active is not False:
             log.info("beat.standby", name=self.lease.name, active=self.lease.holder)
         self._was_active = is_active
         return is_active
 
-    def _go_on_from(self, last_ticks: dict[str, datetime]) -> None:
-        """Let each tick come when it would have come from whoever sent the last one."""
+    def _resume_from(self, last_ticks: dict[str, datetime]) -> None:
+        """Keep the intervals of the last ticks, which another beat may have sent."""
         now = datetime.now(UTC)
         for name, at in last_ticks.items():
             if name in self.schedule:
                 self.schedule[name].last_run_at = min(at, now)
         self._heap = None
 
-    def _say_trouble(self, reason: str | None) -> None:
-        """Log the first of a row of failures, and their end."""
+    def _log_trouble(self, reason: str | None) -> None:
+        """Log the first failure in a row, and the end of the row."""
         if reason is not None and self._trouble is None:
             log.warning("beat.unavailable", reason=reason)
         if reason is None and self._trouble is not None:

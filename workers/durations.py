@@ -1,4 +1,4 @@
-"""How long things took, counted in Postgres beside what they did: what is committed is counted, whoever dies."""
+"""Histograms of durations, kept in Postgres so that they survive the processes that measured them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 BUCKETS_S: Final = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 30.0)
-"""Upper bounds in seconds; what took longer is counted in one more bucket."""
+"""Upper bounds of the buckets in seconds; one more bucket counts longer durations."""
 
 
 def bucket_of(seconds: float) -> int:
-    """Return the place of a duration in a Postgres array of counts, which begins with 1."""
+    """Return the index of a duration's bucket in a Postgres array, which begins with 1."""
     return bisect_left(BUCKETS_S, seconds) + 1
 
 
 def cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Return the buckets of a Prometheus histogram: each bound with how many took no longer."""
+    """Return the buckets of a Prometheus histogram: each bound with the number of durations up to it."""
     bounds = [*(str(bound) for bound in BUCKETS_S), "+Inf"]
     return list(zip(bounds, map(float, accumulate(counts)), strict=True))
 
 
 @contextmanager
 def timed_delivery(engine: Engine, sink: str) -> Iterator[None]:
-    """Count how long one work order to deliver takes, failed or not."""
+    """Count the duration of one delivery, failed or not, as an order of `sink`."""
     began = time.monotonic()
     try:
         yield
@@ -37,7 +37,7 @@ def timed_delivery(engine: Engine, sink: str) -> Iterator[None]:
         seconds = time.monotonic() - began
         bucket = bucket_of(seconds)
         first = [int(place == bucket) for place in range(1, len(BUCKETS_S) + 2)]
-        # A figure less is no reason to fail.
+        # A delivery must not fail because its duration cannot be counted.
         with suppress(SQLAlchemyError), engine.begin() as connection:
             connection.execute(_COUNT, {"sink": sink, "first": first, "bucket": bucket, "seconds": seconds})
 

@@ -1,26 +1,27 @@
-"""Three words, three behaviours: invalid (dead-letter it), unavailable (try later), anything else (crash loudly).
+"""The exceptions of the workers.
 
-*Invalid* is `trainwire.schemas.validation.InvalidMessage`.
+`trainwire.schemas.validation.InvalidMessage` and `Refused` lead to a dead letter, `Unavailable` to a retry. Any
+other exception is a bug and is logged with its traceback.
 """
 
 from __future__ import annotations
 
 
-class Unavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """A store did not answer, or asked us to come back; the same work succeeds later."""
+class Unavailable(Exception):  # noqa: N818 - the term of the whole project
+    """A store did not answer, or asked for a retry later."""
 
 
 class WrongPooler(Unavailable):
-    """A pooler gave a transaction a connection without its prepared statements: trying again would hide it."""
+    """A pooler of transactions lost prepared statements. Not retried: a retry would hide the misconfiguration."""
 
 
-class Refused(Exception):  # noqa: N818 - the word the whole project uses
-    """Postgres will never take these rows as they are: invalid, found out late."""
+class Refused(Exception):  # noqa: N818 - the term of the whole project
+    """Postgres rejected these rows for their values; a retry would fail too."""
 
 
-class MostlyInvalid(Exception):  # noqa: N818 - a state of the stream, said to operators as it stands
-    """Nearly all entries of a stream are invalid: a bad deploy, not bad data, so the drain stops."""
+class MostlyInvalid(Exception):  # noqa: N818 - a state of the stream
+    """Nearly all entries of a stream are invalid, which suggests a bad deploy: the drain stops."""
 
 
 class DrainsEnd(MostlyInvalid):
-    """Entries end their drains, and no other entry shows yet whether that is their fault."""
+    """Entries end their drains, and no other entry was stored: the cause may lie outside of the entries."""

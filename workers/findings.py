@@ -1,4 +1,4 @@
-"""What a look finds: how bad it is, what is the matter, and the remedy in one line."""
+"""Findings of a check: severity, description, and a remedy in one line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 Level = Literal["ok", "warning", "error"]
 SEVERITY: Final[dict[Level, int]] = {"ok": 0, "warning": 1, "error": 2}
-"""Also the exit codes."""
+"""Also the exit codes of `trainwire doctor`."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at; `check` is its stable name, for scripts."""
+    """The result of one check; `check` is its stable name, for scripts."""
 
     level: Level
     part: str
@@ -26,22 +26,22 @@ Findings = Iterator[Finding]
 
 
 class Part:
-    """Makes the findings of one part of the system, or of one `member` of a part that has several."""
+    """Makes findings about one part of the system, or about one `member` of a part that has several."""
 
     def __init__(self, name: str, member: str = "") -> None:
         self.name = name
         self._member = member
 
     def ok(self, check: str, says: str) -> Finding:
-        """Return that something is as it should be."""
+        """Return a finding without a problem."""
         return self._made("ok", check, says, None)
 
     def warning(self, check: str, says: str, remedy: str) -> Finding:
-        """Return that something will hurt, though nothing is lost by it yet."""
+        """Return a finding about a problem that does not lose data yet."""
         return self._made("warning", check, says, remedy)
 
     def error(self, check: str, says: str, remedy: str) -> Finding:
-        """Return that something is broken, or can lose what it was trusted with."""
+        """Return a finding about something that does not work, or can lose data."""
         return self._made("error", check, says, remedy)
 
     def _made(self, level: Level, check: str, says: str, remedy: str | None) -> Finding:
@@ -51,12 +51,12 @@ class Part:
 
 
 def worst(findings: list[Finding]) -> int:
-    """Return the exit code: 0 all is well, 1 warnings, 2 errors."""
+    """Return the exit code: 0 without problems, 1 with warnings, 2 with errors."""
     return max((SEVERITY[finding.level] for finding in findings), default=0)
 
 
 def clock(part: Part, theirs_s: float, before_s: float, after_s: float) -> Finding:
-    """Judge a server's clock against ours, read before and after it."""
+    """Compare a server's clock with this machine's, read before and after it. Times are in seconds."""
     off_s = max(0.0, before_s - theirs_s, theirs_s - after_s)
     which = "behind" if theirs_s < before_s else "ahead of"
     says = f"its clock is {off_s:,.1f} s {which} this machine's"

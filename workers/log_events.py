@@ -1,4 +1,4 @@
-"""Log events of the workers: a stable event name and fields, as JSON lines or, on a terminal, as text."""
+"""Configures logging: events with a stable name and fields, as JSON lines or, on a terminal, as text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SHARED: list[Any] = [
 ]
 
 _CHATTY = ("celery.app.trace", "celery.beat", "celery.worker.strategy", "alembic.runtime.migration")
-"""Loggers that say several lines a second, or at every start, about what goes well."""
+"""Loggers of which only warnings are logged: they report success several times a second or at every start."""
 
 
 def configure_logging(level: int = logging.INFO) -> None:
-    """Send our events and those of the libraries to stderr in one form."""
+    """Write log events of workers and libraries to stderr in one format."""
     terminal = sys.stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
     formatter = structlog.stdlib.ProcessorFormatter(

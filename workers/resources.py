@@ -1,4 +1,4 @@
-"""A worker process's connections, made once per process and never shared over a fork."""
+"""The connections of a worker process: made once per process, never shared with a forked child."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from trainwire.workers.settings import Settings, load_settings
 
 @dataclass(frozen=True)
 class Resources:
-    """What the tasks of one process work with."""
+    """The settings and connections of one process."""
 
     settings: Settings
     engine: Engine
     redis: Redis
-    """The broker of the work orders, and who has the events."""
+    """The server of the work orders and of the events."""
     stream_client: Redis | None = None
-    """Who has the streams, if another server."""
+    """The server of the streams, if it is another one."""
 
     @property
     def streams(self) -> Redis:
-        """Return the client of the server that has the streams, its acks and heartbeats."""
+        """The client of the server of streams, acknowledgements and heartbeats."""
         return self.redis if self.stream_client is None else self.stream_client
 
 
 def process_resources() -> Resources:
-    """Return this process's own connections; a forked child makes new ones on its first call."""
+    """Return the connections of this process; a forked child makes new ones on its first call."""
     return _resources_of(os.getpid())
 
 

@@ -1,23 +1,10 @@
-"""What beat does, as data. Each tick expires before the next few, so that a stalled worker is not flooded."""
+"""The schedule of beat. Ticks expire after a few intervals, so that they do not pile up for a stalled worker."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from trainwire.schemas.keys import (
-    BEAT_QUEUE,
-    CHECKPOINT_QUEUE,
-    DELETE_TASK,
-    DELIVER_TICK_TASK,
-    INGEST_QUEUE,
-    LINK_TICK_TASK,
-    LIVENESS_TASK,
-    RETENTION_TASK,
-    ROW_RETENTION_TASK,
-    STRAYS_TASK,
-    SWEEP_TASK,
-    VERIFY_TASK,
-)
+from trainwire.schemas import keys
 
 
 def _tick(task: str, queue: str, every_s: float, expires_s: int) -> dict[str, Any]:
@@ -29,13 +16,13 @@ def _tick(task: str, queue: str, every_s: float, expires_s: int) -> dict[str, An
 
 
 SCHEDULE: Final = {
-    "order-overdue-drains": _tick(SWEEP_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
-    "drain-stray-streams": _tick(STRAYS_TASK, INGEST_QUEUE, every_s=10.0, expires_s=10),
-    "wake-due-deliveries": _tick(DELIVER_TICK_TASK, BEAT_QUEUE, every_s=1.0, expires_s=3),
-    "watch-trainers": _tick(LIVENESS_TASK, BEAT_QUEUE, every_s=2.0, expires_s=6),
-    "link-mlflow-runs": _tick(LINK_TICK_TASK, BEAT_QUEUE, every_s=30.0, expires_s=20),
-    "verify-due-checkpoints": _tick(VERIFY_TASK, CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
-    "retain-checkpoints": _tick(RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
-    "delete-jobs": _tick(DELETE_TASK, CHECKPOINT_QUEUE, every_s=2.0, expires_s=6),
-    "retain-rows": _tick(ROW_RETENTION_TASK, CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
+    "order-overdue-drains": _tick(keys.SWEEP_TASK, keys.BEAT_QUEUE, every_s=1.0, expires_s=3),
+    "drain-stray-streams": _tick(keys.STRAYS_TASK, keys.INGEST_QUEUE, every_s=10.0, expires_s=10),
+    "wake-due-deliveries": _tick(keys.DELIVER_TICK_TASK, keys.BEAT_QUEUE, every_s=1.0, expires_s=3),
+    "watch-trainers": _tick(keys.LIVENESS_TASK, keys.BEAT_QUEUE, every_s=2.0, expires_s=6),
+    "link-mlflow-runs": _tick(keys.LINK_TICK_TASK, keys.BEAT_QUEUE, every_s=30.0, expires_s=20),
+    "verify-due-checkpoints": _tick(keys.VERIFY_TASK, keys.CHECKPOINT_QUEUE, every_s=5.0, expires_s=10),
+    "retain-checkpoints": _tick(keys.RETENTION_TASK, keys.CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
+    "delete-jobs": _tick(keys.DELETE_TASK, keys.CHECKPOINT_QUEUE, every_s=2.0, expires_s=6),
+    "retain-rows": _tick(keys.ROW_RETENTION_TASK, keys.CHECKPOINT_QUEUE, every_s=300.0, expires_s=120),
 }

@@ -1,4 +1,4 @@
-"""The one place where the workers read the environment."""
+"""The settings of the workers; no other module of them reads the environment."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from trainwire.stores.settings import StoreSettings, read_settings
 
 
 class Settings(StoreSettings):
-    """What a worker needs to know, from environment variables of the same names in capitals."""
+    """The settings of a worker, from environment variables of the same names in capitals."""
 
     ingest_shards: Annotated[int, Field(ge=1, le=1024)] = DEFAULT_SHARDS
     """Number of streams per kind; change it only while the streams are empty."""
     drain_slice_s: Annotated[float, Field(gt=0, le=30)] = 5.0
-    """How long one work order drains before another is sent for the rest, in seconds."""
+    """Time slice of one work order to drain, in seconds; another one is sent for the rest."""
     drain_batch_bytes: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
-    """Most bytes of entries in one transaction (a single larger entry still goes through)."""
+    """Limit in bytes of the entries of one transaction; a single larger entry is stored all the same."""
     drain_max_invalid_ratio: Annotated[float, Field(ge=0, le=1)] = 0.9
     """A batch with a larger share of invalid entries stops the drain; 1 never stops it."""
     redis_high_water: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """Share of Redis' maxmemory above which trainers are told to hold back."""
+    """Share of Redis' maxmemory above which trainers hold their messages back."""
 
     worker_deaf_after_s: Annotated[float, Field(ge=5)] = 90.0
-    """A worker whose own orders do not come back for so long ends, so that its supervisor starts it anew."""
+    """A worker that does not receive its own orders for this time exits, so that its supervisor restarts it."""
 
     alive_file: Path | None = None
-    """For health checks: touched every ten seconds or so by a worker whose own orders come back, and by a beat."""
+    """For health checks: touched about every ten seconds by a worker that receives its own orders, and by beat."""
 
     lost_after_s: Annotated[float, Field(ge=6, le=86_400)] = 60.0
-    """A job without a heartbeat for so long is lost, if its trainer has ever sent one."""
+    """A job whose heartbeats ceased for this time is lost."""
 
     loki_linger_s: Annotated[float, Field(ge=0, le=5)] = 0.1
-    """How long lines are gathered before they are pushed: many quiet jobs are not as many pushes a second."""
+    """How long lines are collected before a push, so that many quiet jobs do not cause as many pushes."""
     mlflow_experiment: Annotated[str, Field(min_length=1, max_length=250)] = "trainwire"
-    """The experiment of the mirrored runs; made where it is missing."""
+    """The experiment of the mirrored runs; created if it is missing."""
     delivery_slice_s: Annotated[float, Field(gt=0, le=60)] = 10.0
-    """How long one work order delivers before it orders the rest."""
+    """Time slice of one work order to deliver; another one is sent for the rest."""
 
     delivery_backoff_cap_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
-    """Longest wait before a store that is away is probed again."""
+    """Longest wait before an unavailable store is probed again."""
 
     metrics_max_jobs: Annotated[int, Field(ge=0, le=10_000)] = 100
-    """Of how many running jobs the exporter shows the newest training metrics, those heard of last first."""
+    """Number of running jobs whose newest training metrics the exporter shows, most recent messages first."""
     metrics_max_series: Annotated[int, Field(ge=0, le=100_000)] = 1000
-    """How many values of training metrics the exporter shows in all."""
+    """Number of training metrics that the exporter shows at most."""
 
     checkpoint_retention: Literal["off", "dry-run", "on"] = "off"
-    """Whether checkpoints of finished jobs are deleted, or in a dry run only named in the log."""
+    """Whether checkpoints of finished jobs are deleted, or in a dry run only logged."""
     checkpoint_keep_last: Annotated[int, Field(ge=1)] = 3
-    """How many checkpoints of each job stay besides its best."""
+    """Number of checkpoints of each job that are kept besides its best."""
 
     checkpoint_remove_superseded: Literal["off", "dry-run", "on"] = "on"
-    """Whether an upload is deleted, also of a job at work, once a newer one in its place is verified."""
+    """Whether an upload, also of a running job, is deleted once a newer one under its name is verified."""
     checkpoint_orphan_days: Annotated[int, Field(ge=1, le=3650)] = 7
-    """Where checkpoint_retention is on: how long after the end of a job unrecorded uploads of it stay."""
+    """With checkpoint_retention on: days after the end of a job until its unrecorded uploads are deleted."""
 
     log_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Log rows of finished jobs that are older are removed; unset, none is."""
+    """Older log rows of finished jobs are removed; if unset, none are."""
     metric_retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Metric rows of finished jobs that are older are removed; unset, none is."""
+    """Older metric rows of finished jobs are removed; if unset, none are."""
     row_retention: Literal["dry-run", "on"] = "dry-run"
-    """Whether old rows are removed, or only counted in the log."""
+    """Whether old rows are removed, or in a dry run only counted in the log."""
 
     @model_validator(mode="after")
     def _knows_where_to_delete(self) -> Self:

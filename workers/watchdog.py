@@ -1,7 +1,8 @@
-"""Each worker's own look at itself: do its orders come back, and does anything lie undrained?
+"""Checks, in each worker, that the worker receives its own orders and that streams are drained.
 
-Celery workers are known to live on and consume nothing after a broker failure (celery #8030, #8091). And a
-Redis that is full to the brim refuses orders, so that nothing would ever make room. Both end here.
+Celery workers are known to stay alive but consume nothing after a broker failure (celery #8030, #8091): such a
+worker exits. A full Redis refuses orders, so that no drain would ever make room: stuck streams are drained without
+orders.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from trainwire.schemas.keys import ECHO_TASK, HALTED_KEY, echo_key, echo_queue, 
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.servers import Commands, ask_each
 from trainwire.stores.postgres.connections import open_redis, open_stream_client
-from trainwire.workers.drain.repairs import repair
+from trainwire.workers.drain.stream_repair import repair
 from trainwire.workers.errors import Unavailable
-from trainwire.workers.liveness.heartbeats import note_look
-from trainwire.workers.liveness.liveness import LostRule
+from trainwire.workers.liveness.heartbeat_reader import record_writable
+from trainwire.workers.liveness.job_status import LostRule
 from trainwire.workers.resources import process_resources
 from trainwire.workers.settings import Settings
 from trainwire.workers.streams.sweep import all_streams, publish_hold, publish_shards
@@ -34,19 +35,19 @@ from trainwire.workers.streams.watch import StreamWatch
 
 log = structlog.get_logger("trainwire.workers.watchdog")
 
-LOOK_EVERY_S: Final = 2.0
+CHECK_EVERY_S: Final = 2.0
 ECHO_EVERY_S: Final = 10.0
 STUCK_AFTER_S: Final = 10.0
 SWEEP_TIMEOUT_S: Final = 300
 EXIT_DEAF: Final = 70
 
 _sending = threading.Lock()
-"""Forks wait for it: a pool process forked while another thread holds a lock of kombu's would wait for ever."""
+"""Held while orders are sent, and before forks: a child that inherits a locked lock of kombu blocks for ever."""
 os.register_at_fork(before=_sending.acquire, after_in_parent=_sending.release, after_in_child=_sending.release)
 
 
 class StuckStreams:
-    """Remembers the first entry of each stream: one that stays first for too long is not being drained."""
+    """Remembers the first entry of each stream; a stream whose first entry stays is not being drained."""
 
     def __init__(self, client: redis.Redis, shards: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client
@@ -57,11 +58,11 @@ class StuckStreams:
         self._clock = clock
         self._first: dict[str, tuple[bytes, float]] = {}
 
-    def look(self) -> list[str]:
-        """Return the streams whose first entry has not moved for `STUCK_AFTER_S`, halted ones left out."""
+    def find(self) -> list[str]:
+        """Return the streams, except halted ones, whose first entry has not changed for `STUCK_AFTER_S`."""
         now = self._clock()
         found = ask_each(self._client, self._questions).replies
-        if HALTED_KEY in found:  # its server may be away, and is no reason to drain what is halted
+        if HALTED_KEY in found:  # if its server does not answer, the last known list applies
             self._halted = {key.decode() for key in found[HALTED_KEY][0]}
         firsts = {key: found[key][0][0][0] for key in self._keys if key in found and found[key][0]}
         self._first = {
@@ -76,7 +77,7 @@ class StuckStreams:
 
 
 class Watchdog:
-    """Looks every two seconds from a thread of the worker's main process, which itself runs no task."""
+    """Checks every two seconds, in a thread of the worker's main process, which itself runs no task."""
 
     def __init__(self, settings: Settings, worker: str, send_echo: Callable[[], None]) -> None:
         self._settings = settings
@@ -91,34 +92,34 @@ class Watchdog:
         self._unanswered_since: float | None = None
 
     def start(self) -> None:
-        """Start to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop to look."""
+        """Ask the thread to stop."""
         self._stop.set()
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_S):
+        while not self._stop.wait(CHECK_EVERY_S):
             try:
                 publish_hold(self._streams, self._settings.redis_high_water)
-                with suppress(redis.OutOfMemoryError):  # full: to be drained, which is what comes next
+                with suppress(redis.OutOfMemoryError):  # a full Redis: the drain below makes room
                     repair(self._streams, self._settings.ingest_shards)
-                if stuck := self._stuck.look():
+                if stuck := self._stuck.find():
                     self._drain_without_orders(stuck)
-                    self._unanswered_since = None  # nobody listened meanwhile
-                self._listen(time.monotonic())
-                # Last, because a full Redis may refuse what these write, and must be drained all the same.
+                    self._unanswered_since = None  # no echo could arrive meanwhile
+                self._check_echo(time.monotonic())
+                # These write, which a full Redis may refuse: they come after the drain.
                 publish_shards(self._streams, self._settings.ingest_shards)
                 gap_s = LostRule(self._settings.lost_after_s).longest_gap_s
-                note_look(self._streams, self._settings.ingest_shards, gap_s)
+                record_writable(self._streams, self._settings.ingest_shards, gap_s)
             except (*STREAM_ERRORS, Unavailable) as exc:
-                # Without Redis no order can come back: that is not the worker's fault.
+                # Without Redis no echo can arrive: the time without one begins anew.
                 self._unanswered_since = None
                 log.warning("watchdog.unavailable", reason=str(exc))
 
     def _drain_without_orders(self, stuck: list[str]) -> None:
-        """Drain in a process of its own: this one must not hold Postgres connections over its forks."""
+        """Drain in another process: this one forks, and must not have Postgres connections then."""
         log.warning("watchdog.draining_without_orders", streams=stuck)
         try:
             subprocess.run(
@@ -127,8 +128,8 @@ class Watchdog:
         except subprocess.TimeoutExpired:
             log.warning("watchdog.sweep_too_slow", timeout_s=SWEEP_TIMEOUT_S)
 
-    def _listen(self, now: float) -> None:
-        """Send an order to ourselves now and then; leave the process when none comes back for too long."""
+    def _check_echo(self, now: float) -> None:
+        """Send an order to this worker every few seconds; exit when none was executed for too long."""
         if self._redis.delete(echo_key(self._worker)):
             self._unanswered_since = None
             if self._settings.alive_file is not None:
@@ -148,7 +149,7 @@ class WatchdogStep(bootsteps.StartStopStep):
     """Starts the watchdog with the worker, and the stream watch where the worker takes the orders to drain."""
 
     requires = ("celery.worker.components:Pool",)
-    """The pool forks before these threads run: a lock that one of them held would stay locked in the child."""
+    """The pool must fork before these threads run: a lock that a thread holds stays locked in the child."""
 
     worker: str
     settings: Settings
@@ -161,7 +162,7 @@ class WatchdogStep(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """Start the threads."""
         del parent
-        from trainwire.workers.orders import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
+        from trainwire.workers.orders.order_sender import order_drain, send_order  # noqa: PLC0415 - the app is complete only now
 
         def send_echo() -> None:
             send_order(ECHO_TASK, [self.worker], echo_queue(self.worker))

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from trainwire.cli.commands.jobs import known_job
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
 from trainwire.cli.download import Advance, download, target_of
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import cell, console, one_line, say, table, warn
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -38,7 +39,7 @@ Lent = Annotated[
 
 
 def checkpoints(
-    job_id: JobId,
+    job: JobReference,
     *,
     as_json: AsJson = False,
     attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only of this attempt.")] = None,
@@ -58,7 +59,7 @@ def checkpoints(
         raise Problem("say either --url or --download")
     wanted = url or which
     with reading(servers(data_dir)) as connection:
-        known_job(connection, job_id)
+        job_id = known_job(connection, job_id_of(connection, job)).id
         try:
             source = None if wanted is None else find_source(connection, job_id, wanted)
         except NotFetchable as exc:

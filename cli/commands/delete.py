@@ -15,7 +15,8 @@ from sqlalchemy import Engine
 
 from trainwire.cli.commands.checkpoints import shown_size
 from trainwire.cli.commands.jobs import shown_time
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, safe, say, warn
 from trainwire.schemas.migrations import check_revision
 from trainwire.schemas.sinks import SINKS
@@ -78,7 +79,7 @@ def _with_keep_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 @_with_keep_flags
 def delete(
-    job_id: JobId,
+    job: JobReference,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is, and delete nothing.")] = False,
@@ -101,6 +102,8 @@ def delete(
     with open_database(settings) as engine:
         with engine.connect() as connection:
             check_revision(connection)
+            # Where nobody is asked, an abbreviation could be that of another job than was meant.
+            job_id = job_id_of(connection, job, may_abbreviate=dry_run or not yes)
         if forget:
             _forget(engine, settings, job_id)
             return

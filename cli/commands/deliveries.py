@@ -8,7 +8,17 @@ import typer
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.jobs import known_job
-from trainwire.cli.commands.options import SINK_NAMES, AsJson, DataDir, JobId, Sink, plain, servers, write_json
+from trainwire.cli.commands.options import (
+    SINK_NAMES,
+    AsJson,
+    DataDir,
+    JobReference,
+    Sink,
+    plain,
+    servers,
+    write_json,
+)
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.resending import replay as send_again
 from trainwire.cli.resending import retry_now
@@ -87,7 +97,7 @@ def retry(
 
 
 def replay(
-    job_id: JobId,
+    job: JobReference,
     sink: Sink,
     from_seq: Annotated[int, whole_option(1, MAX_ID, "The first row to send again.", "--from", metavar="SEQ")] = 1,
     data_dir: DataDir = None,
@@ -95,6 +105,7 @@ def replay(
     """Send a job's rows to a store again, those that it had refused too; it keeps one of two that are the same."""
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
+        job_id = job_id_of(connection, job)
         last_seq = getattr(known_job(connection, job_id), SINKS[sink].rows.last_seq)
         if from_seq > last_seq:
             has = f"has the rows 1 to {last_seq}" if last_seq else f"has no {SINKS[sink].rows.kind} rows yet"

@@ -11,28 +11,33 @@ import typer
 from rich.text import Text
 from sqlalchemy import Connection
 
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
 from trainwire.cli.halted import halted_streams
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.provenance import provenance_lines
 from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
+from trainwire.stores.postgres.attempts import find_attempts, find_provenance, renaming
 from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
 from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.deletion import find_deletion
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, counted, job_deliveries, shown_delivery
 from trainwire.stores.postgres.jobs import Job, find_job, find_jobs
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 EXIT_UNKNOWN = "its process has ended; the exit code is not known (docs/ends.md)"
+ROW_NAMES = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
 
 def jobs(
     status: Annotated[str | None, typer.Option(help=f"Only {', '.join(get_args(Status))}.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Only jobs with TEXT in their name.")] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -41,36 +46,44 @@ def jobs(
     if status is not None and status not in get_args(Status):
         raise Problem(f"no such status {status!r}: choose one of {', '.join(get_args(Status))}")
     with reading(servers(data_dir)) as connection:
-        found = find_jobs(connection, status=status, limit=limit)
+        found = find_jobs(connection, status=status, name=name, limit=limit)
     if as_json:
         write_json([job_document(job) for job in found])
     elif found:
         _show_table(found)
     else:
-        say("no jobs yet" if status is None else f"no {status} jobs")
+        wanted = "" if status is None else f"{status} "
+        say("no jobs yet" if status is name is None else f"no such {wanted}jobs" if name else f"no {wanted}jobs")
 
 
-def status(job_id: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Show one job: state, progress, last metrics, rows, and whether all its messages have arrived."""
     address = servers(data_dir)
     with reading(address) as connection:
-        job = known_job(connection, job_id)
+        job_id = job_id_of(connection, job)
+        found = known_job(connection, job_id)
         metrics = last_values(connection, [job_id], LAST_ROWS).get(job_id, {})
-        completeness = find_completeness(connection, job)
-        checkpoint = job.last_checkpoint_path or last_checkpoint(connection, job_id)
+        completeness = find_completeness(connection, found)
+        checkpoint = found.last_checkpoint_path or last_checkpoint(connection, job_id)
         deliveries = job_deliveries(connection, job_id)
         problems = find_problems(connection, job_id)
+        warning = renaming(find_attempts(connection, job_id))
+        provenance = find_provenance(connection, job_id, found.attempt)
     halted = halted_streams(address.redis_url and streams_url(address.redis_url, os.environ))
     if as_json:
-        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems}
-        write_json(_status_document(job, metrics, completeness, checkpoint) | beside)
+        beside = _beside(deliveries, halted) | {"checkpoint_problems": problems, "provenance": provenance}
+        write_json(_status_document(found, metrics, completeness, checkpoint) | beside)
         return
-    sinks = [(sink, shown_delivery(*found, shown_clock)) for sink, found in deliveries.items()]
-    for name, value in _status_lines(job, metrics, checkpoint) + sinks:
+    sinks = [(sink, shown_delivery(*delivery, shown_clock)) for sink, delivery in deliveries.items()]
+    for name, value in _status_lines(found, metrics, checkpoint) + provenance_lines(provenance) + sinks:
         say(f"{name:<16}{one_line(value)}")
     say(one_line(completeness.line))
+    if 0 < completeness.stored < sum(found.rows.values()):
+        say(f"{'':<16}a message is a batch of rows: log lines, or points of metrics, that were sent together")
     if completeness.absent_ranks:
         say(f"{'':<16}if only some ranks use trainwire, set TRAINWIRE_WORLD_SIZE to their number")
+    if warning:
+        warn(one_line(warning))
     if problems:
         warn(one_line(_shown_problems(job_id, problems)))
     for stream, reason in halted.items():
@@ -157,9 +170,14 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
         ("error", job.error_message),
         ("best checkpoint", job.best_checkpoint_path),
         ("last checkpoint", checkpoint),
-        ("rows", " · ".join(f"{count:,} {kind}" for kind, count in job.rows.items())),
+        ("rows", shown_rows(job)),
     ]
     return [(name, str(value)) for name, value in lines if value not in (None, "")]
+
+
+def shown_rows(job: Job) -> str:
+    """Return how many rows of each kind are in Postgres, by what one row holds."""
+    return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
 
 
 def shown_values(values: dict[str, Any]) -> str:
@@ -199,7 +217,7 @@ def shown_time(at: datetime | None) -> str | None:
 
 
 def _show_table(found: list[Job]) -> None:
-    shown = table("job", "name", "status", "attempt", "progress", "started", "logs", "metrics", "checkpoints")
+    shown = table("job", "name", "status", "attempt", "progress", "started", "log lines", "points", "checkpoints")
     for job in found:
         status_cell = Text(shown_status(job), style=STATUS_COLOURS.get(job.status, ""))
         values = (job.attempt, _progress(job), shown_time(job.started_at), *job.rows.values())

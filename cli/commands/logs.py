@@ -12,7 +12,8 @@ import typer
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.jobs import known_job
-from trainwire.cli.commands.options import DataDir, JobId, servers
+from trainwire.cli.commands.options import DataDir, JobReference, servers
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.loki import reading_loki
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import local, safe, warn
@@ -34,7 +35,7 @@ LOG_TYPES = ("stdout", "stderr")
 
 
 def logs(
-    job_id: JobId,
+    job: JobReference,
     *,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with the lines that come.")] = False,
     log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
@@ -53,24 +54,25 @@ def logs(
     """
     if log_type not in (None, *LOG_TYPES):
         raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
-    wanted = LogFilter(job_id=job_id, log_type=log_type, text=grep, attempt=attempt)
-    if source is not None:
-        if source != LokiSink.name:
-            raise Problem(f"--from {source}: a log is read from Postgres, or with --from loki from Loki")
-        _print_from_loki(servers(data_dir), wanted, limit, follow=follow)
-        return
-    with reading(servers(data_dir)) as connection:
-        known_job(connection, job_id)
+    if source not in (None, LokiSink.name):
+        raise Problem(f"--from {source}: a log is read from Postgres, or with --from loki from Loki")
+    if source is not None and follow:
+        raise Problem("-f follows a job in Postgres, which has each line first: leave out --from loki")
+    address = servers(data_dir)
+    with reading(address) as connection:
+        wanted = LogFilter(job_id=job_id_of(connection, job), log_type=log_type, text=grep, attempt=attempt)
+        if source is not None:
+            _print_from_loki(address, connection, wanted, limit)
+            return
+        known_job(connection, wanted.job_id)
         try:
             _print_lines(connection, wanted, limit, follow=follow)
         except KeyboardInterrupt:
             return
 
 
-def _print_from_loki(address: Address, wanted: LogFilter, limit: int, *, follow: bool) -> None:
-    if follow:
-        raise Problem("-f follows a job in Postgres, which has each line first: leave out --from loki")
-    with reading(address) as connection, reading_loki(settings_for(address)) as http:
+def _print_from_loki(address: Address, connection: Connection, wanted: LogFilter, limit: int) -> None:
+    with reading_loki(settings_for(address)) as http:
         lines = deque(find_lines(connection, http, wanted), maxlen=limit)
         if not lines and find_job(connection, wanted.job_id) is None:
             raise Problem(f"no job {wanted.job_id} in the database, and Loki has no such line of the last 7 days")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from trainwire.cli.commands.jobs import known_job, shown_number
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, console, say, table, warn
 from trainwire.schemas.tables import LIFTED
@@ -18,14 +19,14 @@ SHOWN_EXTRAS = 12
 
 
 def metrics(
-    job_id: JobId,
+    job: JobReference,
     as_json: AsJson = False,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "How many of the newest points.")] = 500,
     data_dir: DataDir = None,
 ) -> None:
     """Print a job's newest points, oldest first."""
     with reading(servers(data_dir)) as connection:
-        known_job(connection, job_id)
+        job_id = known_job(connection, job_id_of(connection, job)).id
         rows = newest_metrics(connection, job_id, limit)
         removed = removed_rows(connection, job_id)["metrics"]
     if as_json:

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.jobs import known_job, shown_number, shown_time
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -18,14 +19,14 @@ from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.stores.mlflow.runs import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
+from trainwire.stores.postgres.attempts import Attempt, find_attempts
 from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
-from trainwire.stores.postgres.jobs import Attempt, find_attempts
 
 COLUMNS = ("metric", "points", "last", "lowest", "highest")
 
 
 def mlflow(
-    job_id: JobId,
+    job: JobReference,
     attempt: Annotated[
         int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Not the newest attempt but this one.")
     ] = None,
@@ -39,6 +40,7 @@ def mlflow(
     if uri is None:
         raise Problem("MLFLOW_TRACKING_URI is not set: name the MLflow server, like http://localhost:5000")
     with reading(address) as connection:
+        job_id = job_id_of(connection, job)
         wanted = known_job(connection, job_id).attempt if attempt is None else attempt
         known = _find_attempt(connection, job_id, wanted)
         delivery = job_deliveries(connection, job_id).get("mlflow")

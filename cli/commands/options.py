@@ -16,7 +16,7 @@ from trainwire.cli.numbers import whole
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
-from trainwire.stack.locate import Address, locate
+from trainwire.stack.locate import Address, adopt, locate
 
 DataDir = Annotated[
     Path | None,
@@ -27,13 +27,18 @@ DataDir = Annotated[
 SINK_NAMES = " or ".join([", ".join([*SINKS][:-1]), [*SINKS][-1]])
 job_number = whole(1, MAX_ID, "the number of a job")
 JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
+JobReference = Annotated[
+    str, typer.Argument(metavar="JOB", help="Its number, its name, the beginning of either, or `last`.")
+]
 Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store besides Postgres: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def servers(data_dir: Path | None) -> Address:
-    """Return the servers this command uses."""
-    return locate(data_dir, os.environ)
+    """Return the servers that this command uses; the settings of a running stack become those of this process."""
+    address = locate(data_dir, os.environ)
+    adopt(address.settings, os.environ)
+    return address
 
 
 def write_json(document: object) -> None:

@@ -9,12 +9,13 @@ from typing import Annotated, Final
 
 import typer
 
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, job_number, write_json
-from trainwire.cli.commands.run import known_redis_url
+from trainwire.cli.commands.options import AsJson, DataDir, JobId, job_number, servers, write_json
 from trainwire.cli.numbers import seconds_option
 from trainwire.cli.terminal import cell, console, local, one_line, say, table, warn
+from trainwire.ingest.destinations import ANY_STACK, name_of
+from trainwire.ingest.running_stacks import StackFolders
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
-from trainwire.ingest.settings import Timing, default_spool_dir, server_of, shown_host
+from trainwire.ingest.settings import REDIS_URL_VARIABLE, Timing, default_spool_dir, server_of, shown_host
 from trainwire.ingest.spool.folder import About, SourceFolder, source_folders
 from trainwire.ingest.spool.listing import Spooled, list_spool
 from trainwire.ingest.spool.spool import Spool
@@ -70,16 +71,16 @@ def send(
     data_dir: DataDir = None,
 ) -> None:
     """Send what processes that are gone have left; exit code 1 while anything is left of it."""
-    redis_url = streams_url(known_redis_url(data_dir), os.environ)
+    redis_url, names = _server(data_dir)
     folder = _folder(spool)
-    for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, any_server=any_server):
+    for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, servers=names, any_server=any_server):
         say(_told(leftover, redis_url))
     found, has_more = _looked_into(folder)
     left = [source for source in found if not source.is_live or source.is_being_sent]
     for source in left:
         if source.is_being_sent:
             say(f"{_name(source.about)}: another process sends its {source.count:,} messages now")
-    others = sorted({source.about.server for source in left} - {server_of(redis_url)})
+    others = sorted({source.about.server for source in left} - names)
     if others and not any_server:
         say(f"left for {', '.join(others)}: name that server in REDIS_URL, or send it here with --any-server")
     if has_more or left:
@@ -132,6 +133,18 @@ def _discard(source: Spooled, *, is_meant: bool) -> None:
 
 def _name(about: About) -> str:
     return f"job {about.job_id}, source {about.source}"
+
+
+def _server(data_dir: Path | None) -> tuple[str, set[str]]:
+    """Return the server to send to, and the names under which the spool has messages for it."""
+    redis_url = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
+    folders = StackFolders.from_env(os.environ)
+    stack = folders.owner_of(redis_url) if redis_url else None
+    if redis_url is None or stack is not None:
+        address = servers(data_dir or stack)
+        redis_url, stack = address.need_redis_url(), address.data_dir
+    streams = streams_url(redis_url, os.environ)
+    return streams, {server_of(streams), ANY_STACK, *([] if stack is None else [name_of(stack)])}
 
 
 def _folder(spool: Path | None) -> Path:

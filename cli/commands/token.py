@@ -27,7 +27,7 @@ def create(
     name: Annotated[str, typer.Option(help="Whose it is, for the list.")],
     role: Annotated[str, typer.Option(help="viewer looks, trainer reports, admin does both.")] = "viewer",
     job: Annotated[
-        int | None, typer.Option(parser=job_number, metavar="JOB", help="A trainer's only job.")
+        int | None, typer.Option(parser=job_number, metavar="NUMBER", help="A trainer's only job.")
     ] = None,
     days: Annotated[int | None, whole_option(1, MAX_DAYS, "How long it is valid; default: until revoked.")] = None,
     data_dir: DataDir = None,

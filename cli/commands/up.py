@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -14,11 +16,14 @@ import typer
 
 from trainwire.cli.numbers import whole_option
 from trainwire.cli.terminal import say
-from trainwire.ingest.settings import default_spool_dir
+from trainwire.ingest.destinations import ANY_STACK, name_of
+from trainwire.ingest.running_stacks import NoStack, StackFolders
+from trainwire.ingest.settings import default_spool_dir, server_of
 from trainwire.stack.database import settings_for
 from trainwire.stack.errors import KILLED_BY_CTRL_C, Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir, hold
 from trainwire.stack.locate import streams_url
+from trainwire.stack.recorded_settings import switch_off_absent_loki
 from trainwire.stack.spool_watch import SpoolWatch
 from trainwire.stack.stack import Stack, StackOptions
 from trainwire.workers.settings import Settings
@@ -45,21 +50,25 @@ def up(
     """
     folder = chosen_data_dir(data_dir, os.environ) or default_data_dir(os.environ)
     with hold(folder):
+        no_loki = switch_off_absent_loki(os.environ)
         options = StackOptions(folder, concurrency, not no_flower, not no_gateway, not no_metrics)
-        run_stack(Stack(options, os.environ, say), folder)
+        run_stack(Stack(options, os.environ, say), folder, no_loki)
 
 
-def run_stack(stack: Stack, folder: Path) -> None:
-    """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it."""
+def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
+    """Start, watch and stop `stack`; the first ctrl-C asks it to stop, the second kills it.
+
+    `no_loki` is why Loki was switched off, for people.
+    """
     _stop_on_signals(stack)
     spool: SpoolWatch | None = None
     try:
         stack.start()
         if not stack.stop_requested:
-            _say_ready(stack, folder)
+            _say_ready(stack, folder, no_loki)
             redis_url = stack.address.need_redis_url()
             streams = streams_url(redis_url, os.environ)
-            spool = SpoolWatch(default_spool_dir(os.environ), streams, say)
+            spool = SpoolWatch(default_spool_dir(os.environ), streams, say, partial(_spool_names, folder, streams))
             spool.start()
         stack.watch()
     except Problem:
@@ -72,6 +81,15 @@ def run_stack(stack: Stack, folder: Path) -> None:
             spool.stop()
         stack.stop()
     say(f"stopped; the data is in {folder}")
+
+
+def _spool_names(folder: Path, streams: str) -> set[str]:
+    """Return the names under which trainers spool for this stack: any of them where it is the one to be found."""
+    try:
+        is_found = StackFolders.from_env(os.environ).find().data_dir == folder
+    except NoStack:
+        is_found = False
+    return {name_of(folder), server_of(streams), *([ANY_STACK] if is_found else [])}
 
 
 def _stop_on_signals(stack: Stack) -> None:
@@ -87,13 +105,13 @@ def _stop_on_signals(stack: Stack) -> None:
             signal.signal(number, on_signal)
 
 
-def _say_ready(stack: Stack, folder: Path) -> None:
+def _say_ready(stack: Stack, folder: Path, no_loki: str | None) -> None:
     address = stack.address
     shown = [_host_and_port("Postgres", address.database_url), _host_and_port("Redis", address.redis_url)]
     if address.flower_url:
         shown.append(f"Flower {address.flower_url}")
     say(f"\ntrainwire is ready: {' · '.join(shown)}")
-    say(_log_rows(settings_for(address)))
+    say(_log_rows(settings_for(address), no_loki))
     if address.metrics_url:
         say(f"Prometheus finds metrics at {address.metrics_url}")
     if address.gateway_url:
@@ -102,14 +120,21 @@ def _say_ready(stack: Stack, folder: Path) -> None:
         say(f"Not ready yet: {', '.join(stack.late)}. The address is printed as soon as it answers.")
     say("In another terminal:")
     command = "trainwire" if shutil.which("trainwire") else sys.argv[0]
-    say(f"  {command} run --job-id 42 -- python train.py")
-    say(f"  {command} status 42")
-    say(f"  {command} logs 42 -f")
+    which = "" if folder == default_data_dir(os.environ) else f" --data-dir {shlex.quote(str(folder))}"
+    say(f"  {command} run{which} -- python train.py")
+    say(f"  {command} status{which} last")
+    say(f"  {command} logs{which} last -f")
     say(f"Data and logs: {folder}. Ctrl-C stops it.\n")
 
 
-def _log_rows(settings: Settings) -> str:
+def _log_rows(settings: Settings, no_loki: str | None) -> str:
     sinks = [sink for sink in sinks_on(settings) if sink.kind == "logs"]
+    if no_loki is not None:
+        also = "".join(f", and go to {sink.title}" for sink in sinks)
+        return (
+            f"Loki is off: {no_loki}. Log rows stay in Postgres{also}. To switch Loki on, start it there or set "
+            "LOKI_URL, and start `trainwire up` again; it then delivers the earlier rows, too"
+        )
     if not sinks:
         return "Log rows end in Postgres (LOKI_ENABLED is false)"
     hint = f" (LOKI_URL is {settings.loki_url}; LOKI_ENABLED=false: not to Loki)" if settings.loki_enabled else ""

@@ -8,7 +8,8 @@ import typer
 
 from trainwire.cli.commands.deliveries import known_sink
 from trainwire.cli.commands.jobs import known_job
-from trainwire.cli.commands.options import AsJson, DataDir, JobId, Sink, servers, write_json
+from trainwire.cli.commands.options import AsJson, DataDir, JobReference, Sink, servers, write_json
+from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
@@ -18,12 +19,12 @@ from trainwire.workers.sinks.plugin import plugin
 EXIT_DIFFERS: Final = 1
 
 
-def verify(job_id: JobId, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+def verify(job: JobReference, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Compare what a store has of a job with what Postgres has, line by line; exit code 1 when they differ."""
     known_sink(sink)
     address = servers(data_dir)
     with reading(address) as connection:
-        known_job(connection, job_id)
+        job_id = known_job(connection, job_id_of(connection, job)).id
         try:
             found = plugin(sink).verify(settings_for(address), connection, job_id)
         except SinkUnavailable as exc:

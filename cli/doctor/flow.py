@@ -12,7 +12,7 @@ from trainwire.cli.halted import halted_streams
 from trainwire.schemas import prometheus_metrics as names
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.stack.database import sinks_for
-from trainwire.workers.drain.repairs import recent_repairs
+from trainwire.workers.drain.stream_repair import recent_repairs
 from trainwire.workers.findings import Findings, Part
 from trainwire.workers.operations.measures import postgres_samples, redis_samples, unreachable_shards
 from trainwire.workers.settings import Settings

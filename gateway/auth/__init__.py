@@ -1,1 +1,1 @@
-"""Tokens, roles and sessions."""
+"""Tokens, roles and authorization."""

@@ -1,110 +1,137 @@
-"""Who may come in: tokens from a header, a cookie or a WebSocket's subprotocol, and what their roles allow."""
+"""Authenticates requests by token (header, cookie or WebSocket subprotocol), and checks roles."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import HTTPConnection
 
-from trainwire.gateway.auth.token_cache import KnownTokens
+from trainwire.gateway.auth.token_cache import TokenCache
 from trainwire.gateway.auth.tokens import MAX_TOKEN_CHARS, Role
 
 COOKIE: Final = "trainwire_session"
 SUBPROTOCOL: Final = "trainwire.v1"
 BEARER_SUBPROTOCOL: Final = "trainwire.bearer."
-Need = Literal["viewer", "trainer", "admin"]
-_ALLOWED: Final[dict[Need, frozenset[Role]]] = {
+CHECK_EVERY_S: Final = 60.0
+_ALLOWED: Final[dict[Role, frozenset[Role]]] = {
     "viewer": frozenset({"viewer", "admin"}),
     "trainer": frozenset({"trainer", "admin"}),
     "admin": frozenset({"admin"}),
 }
 
 
-class Unauthorized(Exception):  # noqa: N818 - said to people as it stands
-    """There is no token, or none that is valid."""
+class Unauthorized(Exception):  # noqa: N818 - its text is sent to clients
+    """The request has no token, or none that is valid."""
 
 
-class Forbidden(Exception):  # noqa: N818 - said to people as it stands
-    """The token is valid, and not for this."""
+class Forbidden(Exception):  # noqa: N818 - its text is sent to clients
+    """The token is valid, but its role or job does not allow the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks; `job_id` is the only job that a trainer may speak for, None: any."""
+    """The role of a request; a trainer with a `job_id` may send messages of that job only."""
 
     role: Role
     job_id: int | None = None
     token_id: int | None = None
 
-    def check(self, need: Need, job_id: int | None = None) -> None:
-        """Raise `Forbidden` unless the role, and for a trainer the job, allows what is asked."""
-        if self.role not in _ALLOWED[need]:
-            raise Forbidden(f"a token with the role {self.role} may not do this: it takes the role {need}")
+    def check(self, needed: Role, job_id: int | None = None) -> None:
+        """Raise `Forbidden` unless the role, and for a trainer the job, allows the request."""
+        if self.role not in _ALLOWED[needed]:
+            raise Forbidden(f"the token has the role {self.role}: use a token with the role {needed}")
         if self.job_id is not None and job_id != self.job_id:
-            raise Forbidden(f"this token is for job {self.job_id} alone")
+            raise Forbidden(f"the token is for job {self.job_id} only: use a token for this job")
 
 
-ANYBODY: Final = Identity("admin")
-"""Who asks where no token is needed."""
+UNAUTHENTICATED: Final = Identity("admin")
+"""The identity of all requests to a gateway that requires no tokens."""
 
 
-class Guard:
-    """Knows who has which token; one for each gateway."""
+class Authorizer:
+    """Authorizes the requests of one gateway."""
 
     def __init__(self, engine: Engine, *, is_on: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._tokens = KnownTokens(engine, clock)
+        self._tokens = TokenCache(engine, clock)
         self.is_on = is_on
+        """Whether tokens are required."""
 
-    async def identify(self, token: str, need: Need = "viewer") -> Identity | None:
-        """Return who has this token, None where it is not valid."""
+    async def identify(self, token: str, needed: Role = "viewer") -> Identity | None:
+        """Return the identity of a token; None if it is not valid."""
         if not self.is_on:
-            return ANYBODY
+            return UNAUTHENTICATED
         if len(token) > MAX_TOKEN_CHARS:
             return None
-        known = await self._tokens.find(token, may_outlast_postgres=need == "trainer")
-        return None if known is None else Identity(known.role, known.job_id, known.id)
+        valid = await self._tokens.find(token, may_outlast_postgres=needed == "trainer")
+        return None if valid is None else Identity(valid.role, valid.job_id, valid.id)
 
-    async def authorize(self, connection: HTTPConnection, need: Need, job_id: int | None = None) -> Identity:
-        """Return who asks; raise `Unauthorized` or `Forbidden`."""
+    async def authorize(self, connection: HTTPConnection, needed: Role, job_id: int | None = None) -> Identity:
+        """Return the identity of a request; raise `Unauthorized`, `Forbidden`, or SQLAlchemy's errors."""
         if not self.is_on:
-            return ANYBODY
+            return UNAUTHENTICATED
         token = token_of(connection)
         if token is None:
-            raise Unauthorized("this gateway asks for a token: `trainwire token create` makes one")
-        identity = await self.identify(token, need)
+            raise Unauthorized("this gateway requires a token: `trainwire token create` makes one")
+        identity = await self.identify(token, needed)
         if identity is None:
-            raise Unauthorized("the token is not valid: unknown, expired or revoked")
-        identity.check(need, job_id)
+            raise invalid_token()
+        identity.check(needed, job_id)
         return identity
 
 
+def invalid_token() -> Unauthorized:
+    """Return the error for a token that is unknown, expired or revoked."""
+    return Unauthorized("the token is unknown, expired or revoked: `trainwire token create` makes a new one")
+
+
 async def authorize_connection(connection: HTTPConnection, job_id: int | None = None) -> Identity:
-    """Return who wants to follow this job, or with None all jobs; raise `Unauthorized` or `Forbidden`.
+    """Return the identity of a request to follow this job, or with None all jobs.
 
-    The gateway's guard is `app.state.guard`. May also raise what SQLAlchemy raises while Postgres is away.
+    The gateway's authorizer is `app.state.authorizer`. Raises `Unauthorized`, `Forbidden`, or SQLAlchemy's errors.
     """
-    guard: Guard = connection.app.state.guard
-    return await guard.authorize(connection, "viewer", job_id)
+    authorizer: Authorizer = connection.app.state.authorizer
+    return await authorizer.authorize(connection, "viewer", job_id)
 
 
-def require(need: Need) -> Callable[[HTTPConnection], Awaitable[Identity]]:
-    """Return the dependency of a route that takes this role; a path's `job_id` is the job that is meant."""
+async def wait_until_refused(
+    connection: HTTPConnection, job_id: int | None, every_s: float = CHECK_EVERY_S
+) -> None:
+    """Authorize an open connection again and again; raise `Unauthorized` or `Forbidden` once it is refused.
+
+    While Postgres is unavailable the connection stays open.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        with suppress(SQLAlchemyError):
+            await authorize_connection(connection, job_id)
+
+
+def require(needed: Role) -> Callable[[HTTPConnection], Awaitable[Identity]]:
+    """Return a FastAPI dependency that requires this role, for the job in the path if there is one."""
 
     async def authorized(connection: HTTPConnection) -> Identity:
-        guard: Guard = connection.app.state.guard
-        said = str(connection.path_params.get("job_id", ""))
-        # What is no number is refused by the route itself.
-        return await guard.authorize(connection, need, int(said) if _is_number(said) else None)
+        authorizer: Authorizer = connection.app.state.authorizer
+        # The route itself refuses a job_id that is not a number.
+        job_id = parse_number(str(connection.path_params.get("job_id", "")))
+        return await authorizer.authorize(connection, needed, job_id)
 
     return authorized
 
 
+def parse_number(text: str) -> int | None:
+    """Return a number of at most 19 ASCII digits; None if the text is anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+
 def token_of(connection: HTTPConnection) -> str | None:
-    """Return the token that came with a request: never from its URL, which gets logged."""
+    """Return the token of a request; a token in the URL is ignored, because URLs are logged."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
@@ -113,7 +140,3 @@ def token_of(connection: HTTPConnection) -> str | None:
         if name.startswith(BEARER_SUBPROTOCOL):
             return name.removeprefix(BEARER_SUBPROTOCOL)
     return connection.cookies.get(COOKIE) or None
-
-
-def _is_number(said: str) -> bool:
-    return said.isascii() and said.isdecimal() and len(said) < 20

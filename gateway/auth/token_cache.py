@@ -1,4 +1,4 @@
-"""Tokens that were looked up lately, by their hashes: few requests ask Postgres, and callbacks outlast it."""
+"""Caches tokens by hash: most requests need no query, and callbacks work for a while without Postgres."""
 
 from __future__ import annotations
 
@@ -16,113 +16,110 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
-from trainwire.gateway.auth.tokens import KnownToken, find_token, hash_of, note_use
+from trainwire.gateway.auth.tokens import ValidToken, find_token, hash_of, note_use
 from trainwire.stores.postgres.connections import postgres_trouble
 
-REMEMBERED_S: Final = 5.0
-"""How long a token counts as what it was: a revoked one works no longer than this while Postgres answers."""
+FRESH_S: Final = 5.0
+"""How long a result is cached: a revoked token works no longer than this while Postgres is available."""
 OUTAGE_S: Final = 300.0
-"""How long after Postgres last said that a token is valid it is believed while Postgres is away."""
-PATIENCE_S: Final = 2.0
-"""How long Postgres is waited for where the token is known from before."""
-MOST_REMEMBERED: Final = 1000
-"""Of valid tokens, and as many of others: whoever makes up tokens pushes out no valid one."""
+"""How long a token stays valid while Postgres is unavailable, from the last successful lookup."""
+QUERY_TIMEOUT_S: Final = 2.0
+"""Timeout of a lookup if the cached token may be used instead."""
+MAX_CACHED: Final = 1000
+"""Number of valid tokens, and of invalid ones: a flood of invalid tokens evicts no valid one."""
 THREADS: Final = 2
-"""Their own, as their connections are: who reads much keeps nobody from coming in."""
-AWAY: Final = (OperationalError, InterfaceError, InternalError, NoConnectionLeft, TimeoutError)
+"""Threads and connections for tokens alone, so that slow requests do not delay authorization."""
+UNAVAILABLE: Final = (OperationalError, InterfaceError, InternalError, NoConnectionLeft, TimeoutError)
 
 V = TypeVar("V")
 log = structlog.get_logger("trainwire.gateway.auth.token_cache")
 
 
 @dataclass(slots=True)
-class _Valid:
-    """A token that Postgres said is valid, and the times (of the clock) until which that counts."""
+class _Cached:
+    """A valid token, and the times of the clock until which it may be used without a query."""
 
-    known: KnownToken
+    token: ValidToken
     fresh_until: float
     outage_until: float
-    unasked_until: float = 0.0
-    """Postgres was away when it was asked for the token, and is not asked before this."""
+    retry_at: float = 0.0
+    """Postgres was unavailable at the last lookup; the next is not before this time."""
 
 
-class KnownTokens:
-    """The tokens of one gateway; used on its event loop only."""
+class TokenCache:
+    """The cached tokens of one gateway; to be used on its event loop only."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
         self._threads = CapacityLimiter(THREADS)
-        self._valid: OrderedDict[bytes, _Valid] = OrderedDict()
+        self._valid: OrderedDict[bytes, _Cached] = OrderedDict()
         self._refused_until: OrderedDict[bytes, float] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[KnownToken | None]] = {}
+        self._lookups: dict[bytes, asyncio.Task[ValidToken | None]] = {}
 
-    async def find(self, token: str, *, may_outlast_postgres: bool = False) -> KnownToken | None:
-        """Return what a token allows, None where it is not valid; raises what SQLAlchemy raises.
+    async def find(self, token: str, *, may_outlast_postgres: bool = False) -> ValidToken | None:
+        """Return a valid token, else None; raise SQLAlchemy's errors.
 
-        With `may_outlast_postgres` a token that was valid at most `OUTAGE_S` ago still is while Postgres is away.
+        With `may_outlast_postgres` a token that was valid at most `OUTAGE_S` ago is returned while Postgres is
+        unavailable.
         """
         key, now = hash_of(token), self._clock()
-        valid = self._valid.get(key)
-        if valid is not None and now < valid.fresh_until:
+        cached = self._valid.get(key)
+        if cached is not None and now < cached.fresh_until:
             self._valid.move_to_end(key)
-            return valid.known
+            return cached.token
         if now < self._refused_until.get(key, -math.inf):
             return None
-        if valid is None or not may_outlast_postgres or now >= valid.outage_until:
-            return await self._ask(key, token)
-        if now < valid.unasked_until:
-            return valid.known
+        if cached is None or not may_outlast_postgres or now >= cached.outage_until:
+            return await self._shared_lookup(key, token)
+        if now < cached.retry_at:
+            return cached.token
         try:
-            return await asyncio.wait_for(self._ask(key, token), PATIENCE_S)
-        except AWAY as exc:
-            valid.unasked_until = self._clock() + REMEMBERED_S
-            log.warning("token.believed_without_postgres", token_id=valid.known.id, reason=postgres_trouble(exc))
-            return valid.known
+            return await asyncio.wait_for(self._shared_lookup(key, token), QUERY_TIMEOUT_S)
+        except UNAVAILABLE as exc:
+            cached.retry_at = self._clock() + FRESH_S
+            log.warning("token.accepted_from_cache", token_id=cached.token.id, reason=postgres_trouble(exc))
+            return cached.token
 
-    async def _ask(self, key: bytes, token: str) -> KnownToken | None:
-        """Ask Postgres, once for all who wait for the same token."""
-        task = self._asking.get(key)
+    async def _shared_lookup(self, key: bytes, token: str) -> ValidToken | None:
+        """Look a token up in Postgres, once for all concurrent callers."""
+        task = self._lookups.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.create_task(self._look_up(key, token))
-            task.add_done_callback(lambda done: self._asked(key, done))
+            task = self._lookups[key] = asyncio.create_task(self._look_up(key, token))
+            task.add_done_callback(lambda done: self._looked_up(key, done))
         return await asyncio.shield(task)
 
-    def _asked(self, key: bytes, task: asyncio.Task[KnownToken | None]) -> None:
-        del self._asking[key]
+    def _looked_up(self, key: bytes, task: asyncio.Task[ValidToken | None]) -> None:
+        del self._lookups[key]
         if not task.cancelled():
-            task.exception()  # whoever still waits is told; nobody may be left
+            task.exception()  # retrieved, because all callers may have been cancelled
 
-    async def _look_up(self, key: bytes, token: str) -> KnownToken | None:
-        asked_at = self._clock()
-        known = await to_thread.run_sync(self._find, token, limiter=self._threads)
+    async def _look_up(self, key: bytes, token: str) -> ValidToken | None:
+        began_at = self._clock()
+        valid = await to_thread.run_sync(self._find, token, limiter=self._threads)
         self._valid.pop(key, None)
         self._refused_until.pop(key, None)
-        if known is None:
-            _put(self._refused_until, key, asked_at + REMEMBERED_S)
+        if valid is None:
+            _put(self._refused_until, key, began_at + FRESH_S)
         else:
-            ends = math.inf if known.lasts_s is None else asked_at + known.lasts_s
-            until = (min(asked_at + REMEMBERED_S, ends), min(asked_at + OUTAGE_S, ends))
-            _put(self._valid, key, _Valid(known, *until))
-        return known
+            expires_at = math.inf if valid.expires_in_s is None else began_at + valid.expires_in_s
+            until = (min(began_at + FRESH_S, expires_at), min(began_at + OUTAGE_S, expires_at))
+            _put(self._valid, key, _Cached(valid, *until))
+        return valid
 
-    def _find(self, token: str) -> KnownToken | None:
+    def _find(self, token: str) -> ValidToken | None:
         with self._engine.begin() as connection:
-            known = find_token(connection, token)
-        if known is not None and known.is_use_news:
-            self._note_use(known)
-        return known
-
-    def _note_use(self, known: KnownToken) -> None:
-        """Note the use of a token, where Postgres can: a standby cannot, nor a server whose disk is full."""
-        try:
-            with self._engine.begin() as connection:
-                note_use(connection, known.id)
-        except SQLAlchemyError as exc:
-            log.warning("token.use_not_noted", token_id=known.id, reason=postgres_trouble(exc))
+            valid = find_token(connection, token)
+        if valid is not None and valid.must_note_use:
+            try:
+                with self._engine.begin() as connection:
+                    note_use(connection, valid.id)
+            except SQLAlchemyError as exc:  # a standby, or a server with a full disk
+                log.warning("token.use_not_noted", token_id=valid.id, reason=postgres_trouble(exc))
+        return valid
 
 
-def _put(kept: OrderedDict[bytes, V], key: bytes, value: V) -> None:
-    kept[key] = value
-    while len(kept) > MOST_REMEMBERED:
-        kept.popitem(last=False)
+def _put(cache: OrderedDict[bytes, V], key: bytes, value: V) -> None:
+    cache[key] = value
+    while len(cache) > MAX_CACHED:
+        cache.popitem(last=False)

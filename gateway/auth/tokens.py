@@ -1,4 +1,4 @@
-"""The tokens that let people, trainers and programs in: random, kept as hashes, each with a role."""
+"""Access tokens: random text with a role, stored as a hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_TOKEN_CHARS: Final = 200
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of gateway_tokens, without the hash; a trainer's may be bound to one job."""
+    """One row of gateway_tokens without the hash; a trainer's token may be bound to one job."""
 
     id: int
     name: str
@@ -33,23 +33,23 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
 
 
-class KnownToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token that may be used allows; `lasts_s` is until it expires, None without end.
+class ValidToken(msgspec.Struct, frozen=True, kw_only=True):
+    """The role and job of a valid token; it expires in `expires_in_s` seconds, or never.
 
-    `is_use_news`: its last use was noted a while ago, or never.
+    `must_note_use` is true if its last use was noted more than a minute ago, or never.
     """
 
     id: int
     role: Role
     job_id: int | None
-    lasts_s: float | None = None
-    is_use_news: bool = True
+    expires_in_s: float | None = None
+    must_note_use: bool = True
 
 
 def create_token(
     connection: Connection, name: str, role: Role, job_id: int | None = None, lasts: timedelta | None = None
 ) -> tuple[int, str]:
-    """Make a token; return its number and its text, which is kept nowhere."""
+    """Create a token that lasts this long, or for ever; return its number and its text, which is not stored."""
     token = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     values = {"name": name, "role": role, "job_id": job_id, "hash": hash_of(token)}
     until = None if lasts is None else func.now() + lasts
@@ -64,32 +64,32 @@ def list_tokens(connection: Connection) -> list[Token]:
 
 
 def revoke_token(connection: Connection, token_id: int) -> bool:
-    """Make a token useless; return whether there is one of this number."""
+    """Revoke a token; return whether there is one with this number."""
     table = gateway_tokens
     revoked = update(table).where(table.c.id == token_id).returning(table.c.id)
     at = func.coalesce(table.c.revoked_at, func.now())
     return connection.execute(revoked.values(revoked_at=at)).scalar_one_or_none() is not None
 
 
-def find_token(connection: Connection, token: str) -> KnownToken | None:
-    """Return what a token allows; None where it is unknown, expired or revoked."""
+def find_token(connection: Connection, token: str) -> ValidToken | None:
+    """Return a valid token; None if it is unknown, expired or revoked."""
     row = connection.execute(_FIND, {"hash": hash_of(token)}).mappings().one_or_none()
-    return None if row is None else KnownToken(**row)
+    return None if row is None else ValidToken(**row)
 
 
 def note_use(connection: Connection, token_id: int) -> None:
-    """Write down that a token is used now."""
+    """Store that a token is used now."""
     connection.execute(_USED, {"id": token_id})
 
 
 def hash_of(token: str) -> bytes:
-    """Return the SHA-256 of a token: of 256 random bits, so a slower hash would protect nothing more."""
+    """Return the SHA-256 of a token; a slower hash is of no use, because the token has 256 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 _FIND: Final = text(
-    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS is_use_news, "
-    "CAST(extract(epoch FROM expires_at - now()) AS double precision) AS lasts_s "
+    "SELECT id, role, job_id, coalesce(last_used_at < now() - interval '1 minute', true) AS must_note_use, "
+    "CAST(extract(epoch FROM expires_at - now()) AS double precision) AS expires_in_s "
     "FROM gateway_tokens WHERE hash = :hash AND revoked_at IS NULL "
     "AND coalesce(expires_at > now(), true)"
 )

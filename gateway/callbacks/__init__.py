@@ -1,1 +1,1 @@
-"""Messages of trainers that use HTTP instead of the SDK."""
+"""Callbacks: messages of trainers that send HTTP requests instead of using the SDK."""

@@ -1,4 +1,4 @@
-"""The bodies of callbacks, and the messages that they stand for; 0.0 is a value, not a missing one."""
+"""The request bodies of callbacks, and the messages made of them; 0.0 is a value, not a missing one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from trainwire.gateway.callbacks.callbacks import Said
+from trainwire.gateway.callbacks.callback_streams import NewMessage
 from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
 
 
-def _is_no_truth(value: object) -> object:
-    """Return the value; refuse true and false, which Python takes for numbers."""
+def _not_bool(value: object) -> object:
+    """Return the value; refuse booleans, which pydantic would convert to numbers."""
     if isinstance(value, bool):
-        raise ValueError("true and false are no numbers")  # noqa: TRY004 - pydantic reports a ValueError
+        raise ValueError("must be a number, not true or false")  # noqa: TRY004 - pydantic reports a ValueError
     return value
 
 
-_Numeric = BeforeValidator(_is_no_truth)
+_Numeric = BeforeValidator(_not_bool)
 Count = Annotated[int, _Numeric, Field(ge=0, le=MAX_ID)]
 Rank = Annotated[int, _Numeric, Field(ge=0, le=MAX_ATTEMPT)]
 Attempt = Annotated[int, _Numeric, Field(ge=ATTEMPT_UNSAID, le=MAX_ATTEMPT)]
@@ -36,15 +36,15 @@ def _example(**values: Any) -> ConfigDict:
 
 
 class Callback(BaseModel):
-    """What all callbacks may say."""
+    """Fields of all callbacks."""
 
     attempt: Attempt = ATTEMPT_UNSAID
-    """Which try of the job this is; unsaid, the newest one that is known. Say it to begin another one."""
+    """Number of the attempt, by default the newest one; a new number begins a new attempt."""
     rank: Rank | None = None
 
 
 class MetricValues(BaseModel):
-    """Metrics by name; names that are not listed are as good, here or among `extra_metrics`."""
+    """Metrics by name; other names are allowed too, here or in `extra_metrics`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Value]
@@ -62,7 +62,7 @@ class MetricValues(BaseModel):
 
 
 class ProgressCallback(Callback):
-    """How far a training is; a field that is not said leaves what is known."""
+    """The progress and the newest metrics of a job; absent fields leave the stored values."""
 
     model_config = _example(
         status="running",
@@ -85,39 +85,31 @@ class ProgressCallback(Callback):
     tags: dict[str, Any] | None = None
     mlflow_run_id: str | None = None
 
-    def messages(self) -> list[Said]:
-        """Return the metrics, and a checkpoint for each path that is another than before."""
+    def messages(self) -> list[NewMessage]:
+        """Return a metrics message, and a checkpoint for each path, to be appended if the path is new."""
         ts = time.time_ns()
         values = {} if self.metrics is None else self.metrics.named()
         point = Point(
             ts=ts, values=values, epoch=self.current_epoch, step=self.step, checkpoint_path=self.checkpoint_path
         )
-        progress = Progress(
-            status=self.status,
-            current_epoch=self.current_epoch,
-            total_epochs=self.total_epochs,
-            progress_percent=self.progress_percent,
-        )
+        progress = Progress(**self.model_dump(include=set(Progress.__struct_fields__)))
         metrics = Metrics(
             points=[point] if values else [],
             progress=progress if progress != Progress() else None,
-            name=self.name,
-            params=self.params,
-            tags=self.tags,
-            mlflow_run_id=self.mlflow_run_id,
-            rank=self.rank,
             ts=ts,
+            **{name: getattr(self, name) for name in ("name", "params", "tags", "mlflow_run_id", "rank")},
         )
         paths = {"last": self.checkpoint_path, "best": self.best_checkpoint_path}
-        return [Said(metrics)] + [
-            Said(Checkpoint(ts=ts, kind=kind, uri=uri, epoch=self.current_epoch, step=self.step), (kind, uri))
+        checkpoints = [
+            Checkpoint(ts=ts, kind=kind, uri=uri, epoch=self.current_epoch, step=self.step)
             for kind, uri in paths.items()
             if uri is not None
         ]
+        return [NewMessage(metrics), *(NewMessage(each, once=(each.kind, each.uri)) for each in checkpoints)]
 
 
 class CompletionCallback(Callback):
-    """How a training ended; with an exit code the status follows it."""
+    """The end of a training; without a status, exit code 0 is completed and any other is failed."""
 
     model_config = _example(
         status="completed",
@@ -141,20 +133,20 @@ class CompletionCallback(Callback):
     traceback: str | None = None
 
     @model_validator(mode="after")
-    def _says_how(self) -> Self:
+    def _has_outcome(self) -> Self:
         if self.status is None and self.exit_code is None:
-            raise ValueError("say a status, completed or failed, or an exit_code")
+            raise ValueError("needs a status, completed or failed, or an exit_code")
         return self
 
-    def messages(self) -> list[Said]:
-        """Return the completion; whoever numbers it adds how much was produced."""
+    def messages(self) -> list[NewMessage]:
+        """Return the completion; the Redis script adds the number of messages produced."""
         fields = self.model_dump(exclude={"attempt", "status"})
         is_failed = self.status == "failed" or (self.status is None and self.exit_code != 0)
-        return [Said(Completion(ts=time.time_ns(), status="failed" if is_failed else "completed", **fields))]
+        return [NewMessage(Completion(ts=time.time_ns(), status="failed" if is_failed else "completed", **fields))]
 
 
 class LogsCallback(Callback):
-    """Lines of one output stream; times, in nanoseconds since 1970, and levels are as many as lines."""
+    """Lines of one output stream; `ts` (nanoseconds since 1970) and `levels`, if sent, have one item per line."""
 
     model_config = _example(log_type="stdout", lines=["epoch 1", "epoch 2"], levels=["INFO", None])
 
@@ -163,16 +155,16 @@ class LogsCallback(Callback):
     ts: Annotated[list[TimeNs], Field(max_length=MAX_LINES)] | None = None
     levels: Annotated[list[str | None], Field(max_length=MAX_LINES)] | None = None
 
-    def messages(self) -> list[Said]:
-        """Return the lines; those without times are of now, in their order."""
+    def messages(self) -> list[NewMessage]:
+        """Return the lines; without `ts` they get the current time, in order."""
         now = time.time_ns()
         times = self.ts if self.ts is not None else [now + number for number in range(len(self.lines))]
         body = Logs(log_type=self.log_type, lines=self.lines, ts=times, levels=self.levels, rank=self.rank)
-        return [Said(body)]
+        return [NewMessage(body)]
 
 
 class CheckpointCallback(Callback):
-    """A checkpoint file or folder that is there: `kind` is best, last, epoch, or any other word."""
+    """A saved checkpoint file or folder; `kind` is best, last, epoch, or any other word."""
 
     model_config = _example(kind="best", uri="s3://models/42/best.pt", epoch=3, metrics={"accuracy": 0.98})
 
@@ -185,7 +177,7 @@ class CheckpointCallback(Callback):
     is_best: bool | None = None
     metrics: MetricMap | None = None
 
-    def messages(self) -> list[Said]:
+    def messages(self) -> list[NewMessage]:
         """Return the checkpoint."""
         body: Body = Checkpoint(ts=time.time_ns(), **self.model_dump(exclude={"attempt", "rank"}))
-        return [Said(body)]
+        return [NewMessage(body)]

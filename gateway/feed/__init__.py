@@ -1,1 +1,1 @@
-"""What happens, as it happens: from the notifier and Postgres to every browser, each row once and in order."""
+"""The live feed: sends events of jobs to browsers, each row once and in order."""

@@ -1,4 +1,4 @@
-"""Where the frames for one client go: bounded, so that one who does not read costs nobody else anything."""
+"""Bounded queues of frames, one per client: a client that does not read delays no other."""
 
 from __future__ import annotations
 
@@ -6,117 +6,112 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from trainwire.gateway.feed.frames import RESYNC, Bundle
+from trainwire.gateway.feed.frames import RESYNC, FrameBatch
 from trainwire.gateway.feed.protocol import FrameProtocol
 
 MAX_WAITING_BYTES: Final = 1024 * 1024
-"""A client that lets more than this wait, beyond what its socket takes, is too slow."""
+"""A client with more than this in its queue is too slow; the buffers of its operating system come on top."""
 ROOM_TIMEOUT_S: Final = 30.0
-"""While it catches up a client is waited for, this long for each piece."""
+"""How long a client that catches up may take for each batch."""
 RESYNC_CODE: Final = 4008
+RESYNC_REASON: Final = "too slow: connect again with your position"
 
 
-class MustComeAgain(Exception):  # noqa: N818 - never leaves the gateway
-    """A client cannot be told more here: it did not read for too long, or its job is not watched any more."""
+class MustReconnect(Exception):  # noqa: N818 - never leaves the gateway
+    """The client must reconnect: it was too slow, or the gateway does not follow its job any more."""
 
 
-class Outlet(Protocol):
-    """What a feed needs to know of a client."""
+class ClientQueue(Protocol):
+    """The queue of one client, as the feed uses it."""
 
-    def send(self, bundle: Bundle) -> bool:
-        """Pass frames on without waiting; return False where the client is too slow."""
+    def send(self, batch: FrameBatch) -> bool:
+        """Queue frames; return False if the client is too slow."""
 
-    async def drained(self) -> None:
-        """Wait until there is room for more; raise `MustComeAgain` where that takes too long."""
+    async def wait_for_room(self) -> None:
+        """Wait until the queue is nearly empty; raise `MustReconnect` after `ROOM_TIMEOUT_S`."""
 
     def resync(self) -> None:
-        """Tell the client to come again, and end."""
+        """Send `resync` as the last frame, and close the connection."""
 
 
-class SocketOutlet:
-    """Writes to the socket itself: two thousand clients are two thousand writes, not as many tasks."""
+class SocketQueue:
+    """Writes to the socket, whose write buffer is the queue: thousands of clients need no task each."""
 
     def __init__(self, protocol: FrameProtocol, on_behind: Callable[[], None]) -> None:
         self._protocol = protocol
         self._on_behind = on_behind
 
-    def send(self, bundle: Bundle) -> bool:
+    def send(self, batch: FrameBatch) -> bool:
         """Write the frames, unless too much is waiting already."""
         if self._protocol.waiting_bytes > MAX_WAITING_BYTES:
             self._on_behind()
             return False
-        self._protocol.write(bundle.wire)
+        self._protocol.write(batch.wire)
         return True
 
-    async def drained(self) -> None:
-        """Wait until the socket has taken nearly all of it."""
-        await _in_time(self._protocol.writable, self._on_behind)
+    async def wait_for_room(self) -> None:
+        """Wait until uvicorn may write again."""
+        await _wait_for_room(self._protocol.writable, self._on_behind)
 
     def resync(self) -> None:
-        """Write the last frame and close; who does not even read that is cut off."""
-        self._protocol.finish(RESYNC.wire, RESYNC_CODE, "too slow: connect again with your position")
+        """Write the last frame and close; a client that does not read it is disconnected."""
+        self._protocol.finish(RESYNC.wire, RESYNC_CODE, RESYNC_REASON)
 
 
-class QueueOutlet:
-    """Keeps frames until a task has sent them: for server-sent events, and WebSockets of other servers."""
+class MemoryQueue:
+    """Keeps frames until a task has sent them: for server-sent events, and for WebSockets of other servers."""
 
     def __init__(self, on_behind: Callable[[], None]) -> None:
         self._on_behind = on_behind
-        self._bundles: list[Bundle] = []
+        self._batches: list[FrameBatch] = []
         self._waiting_bytes = 0
-        self._has_some = asyncio.Event()
+        self._is_closed = False
+        self._has_frames = asyncio.Event()
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self.is_over = False
-        """No frame follows those that are in the queue."""
 
-    def send(self, bundle: Bundle) -> bool:
+    def send(self, batch: FrameBatch) -> bool:
         """Queue the frames, unless too much is waiting already."""
         if self._waiting_bytes > MAX_WAITING_BYTES:
             self._on_behind()
             return False
-        if not self.is_over:
-            self._put(bundle)
+        if not self._is_closed:
+            self._put(batch)
         return True
 
-    async def drained(self) -> None:
-        """Wait until all is sent."""
-        await _in_time(self._has_room, self._on_behind)
+    async def wait_for_room(self) -> None:
+        """Wait until the queue is empty."""
+        await _wait_for_room(self._has_room, self._on_behind)
 
     def resync(self) -> None:
-        """Forget what waits: the client begins from its position."""
-        self._bundles.clear()
+        """Replace the queued frames by `resync`, and close the queue; the client resumes from its position."""
+        self._batches.clear()
         self._waiting_bytes = 0
         self._put(RESYNC)
-        self.end()
+        self._is_closed = True
 
-    def end(self) -> None:
-        """Let the queue run out."""
-        self.is_over = True
-        self._has_some.set()
-
-    async def next(self) -> list[Bundle]:
-        """Wait for frames and return all there are; none after the last."""
-        while not self._bundles and not self.is_over:
-            self._has_some.clear()
-            await self._has_some.wait()
-        bundles, self._bundles = self._bundles, []
+    async def next(self) -> list[FrameBatch]:
+        """Wait for frames and return all that are queued; none after the last one."""
+        while not self._batches and not self._is_closed:
+            self._has_frames.clear()
+            await self._has_frames.wait()
+        batches, self._batches = self._batches, []
         self._waiting_bytes = 0
         self._has_room.set()
-        return bundles
+        return batches
 
-    def _put(self, bundle: Bundle) -> None:
-        self._bundles.append(bundle)
-        self._waiting_bytes += len(bundle.sse)
+    def _put(self, batch: FrameBatch) -> None:
+        self._batches.append(batch)
+        self._waiting_bytes += len(batch.sse)
         self._has_room.clear()
-        self._has_some.set()
+        self._has_frames.set()
 
 
-async def _in_time(event: asyncio.Event, on_behind: Callable[[], None]) -> None:
-    if event.is_set():
+async def _wait_for_room(has_room: asyncio.Event, on_behind: Callable[[], None]) -> None:
+    if has_room.is_set():
         return
     try:
-        await asyncio.wait_for(event.wait(), ROOM_TIMEOUT_S)
+        await asyncio.wait_for(has_room.wait(), ROOM_TIMEOUT_S)
     except TimeoutError as exc:
         on_behind()
-        raise MustComeAgain from exc
+        raise MustReconnect from exc

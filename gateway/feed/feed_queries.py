@@ -1,4 +1,4 @@
-"""What the feed reads from Postgres: rows after a `seq`, the newest rows, and how jobs stand."""
+"""The queries of the feed: rows after a `seq`, the newest rows, and the rows of training_jobs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import Connection, RowMapping, Select, select
 
-from trainwire.gateway.feed.job_feed import Look
-from trainwire.gateway.feed.job_state import Standing
-from trainwire.gateway.feed.positions import Position
-from trainwire.gateway.feed.rows import MAX_ROWS, Row, Rows, encoded
+from trainwire.gateway.feed.feed_rows import MAX_ROWS, FeedPosition, Row, RowBatch, encode_row
+from trainwire.gateway.feed.feed_state import FeedState
+from trainwire.gateway.feed.job_feed import JobRow
 from trainwire.schemas.events import LogLine, MetricPoint, SavedCheckpoint
 from trainwire.schemas.kinds import ROW_KINDS, RowKind
 from trainwire.schemas.non_finite import shown_float
@@ -22,38 +21,25 @@ from trainwire.stores.rows.event_rows import lines_within, log_line, select_line
 MAX_READ_BYTES: Final = 1024 * 1024
 FETCHED_ROWS: Final = 200
 SNAPSHOT_ROWS: Final[dict[RowKind, int]] = {"logs": 500, "metrics": 0, "checkpoints": 1000}
-"""The points of a chart are a request of their own, which can thin them out."""
-
+"""A snapshot has no points: clients request them from /jobs/{id}/metrics, which can downsample them."""
 LISTED_JOBS: Final = 200
 
+_LAST_SEQS: Final = tuple(storage.last_seq for storage in ROW_KINDS.values())
+_PROGRESS: Final = ("current_epoch", "total_epochs", "progress_percent")
+_LISTED: Final = (*_LAST_SEQS, "attempt", "status", "status_reason", *_PROGRESS, "exit_code")
 
-Item: TypeAlias = LogLine | MetricPoint | SavedCheckpoint
-
-_LAST: Final = tuple(storage.last_seq for storage in ROW_KINDS.values())
-_MARKED: Final = (
-    "attempt",
-    "status",
-    "status_reason",
-    "current_epoch",
-    "total_epochs",
-    "progress_percent",
-    "exit_code",
-)
-_STATE: Final = tuple(Standing.__struct_fields__)
+ListedColumns: TypeAlias = tuple[object, ...]
+"""Columns of a job in the list of all jobs; the job has changed if they have."""
 
 
-Mark: TypeAlias = tuple[object, ...]
-"""What of a job a list shows and events may have failed to say."""
-
-
-class UnknownJob(LookupError):  # noqa: N818 - said to clients as it stands
+class JobNotFound(LookupError):  # noqa: N818 - its text is sent to clients
     """No message of this job has been stored."""
 
     def __init__(self, job_id: int | str) -> None:
         super().__init__(f"no job {job_id} in the database")
 
 
-class DeletedJob(UnknownJob):
+class JobDeleted(JobNotFound):
     """The job was deleted."""
 
     def __init__(self, job_id: int) -> None:
@@ -67,115 +53,95 @@ def read_deleted(connection: Connection, job_ids: Collection[int]) -> list[int]:
     return list(connection.execute(select(tombstones.job_id).where(tombstones.job_id.in_(job_ids))).scalars())
 
 
-def read_looks(connection: Connection, heard: Mapping[int, int]) -> dict[int, Look]:
-    """Return how these jobs stand; `heard` is how much had been heard of each before."""
+def read_job_rows(connection: Connection, state_events: Mapping[int, int]) -> dict[int, JobRow]:
+    """Return the rows of jobs by job; `state_events` has the jobs, and the events received of each until now."""
     jobs = training_jobs.c
-    state = job_columns(Standing, training_jobs, MOST_SHOWN_NAMES)
-    columns = [jobs.id, *(jobs[name] for name in _LAST), *state]
-    found = connection.execute(select(*columns).where(jobs.id.in_(list(heard)))).mappings()
-    return {row["id"]: _look(row, heard[row["id"]]) for row in found}
+    state = job_columns(FeedState, training_jobs, MOST_SHOWN_NAMES)
+    columns = [jobs.id, *(jobs[name] for name in _LAST_SEQS), *state]
+    found = connection.execute(select(*columns).where(jobs.id.in_(list(state_events)))).mappings()
+    return {row["id"]: _job_row(row, state_events[row["id"]]) for row in found}
 
 
-def read_rows(connection: Connection, job_id: int, kind: RowKind, have: int) -> Rows:
-    """Return rows of one kind after `have`, up to the next thousand, or less where they are large.
+def read_job_row(connection: Connection, job_id: int, state_events: int) -> JobRow:
+    """Return the row of one job; raise `JobNotFound`, or `JobDeleted` if the job was deleted."""
+    row = read_job_rows(connection, {job_id: state_events}).get(job_id)
+    if row is None:
+        raise JobDeleted(job_id) if read_deleted(connection, [job_id]) else JobNotFound(job_id)
+    return row
 
-    Where rows end depends on `have` alone, so that clients that are near one another read the same rows.
+
+def read_rows(connection: Connection, job_id: int, kind: RowKind, after: int) -> RowBatch:
+    """Return rows of one kind after `after`, up to the next multiple of `MAX_ROWS`, or fewer if they are large.
+
+    The end of the batch depends on `after` alone, so that clients at nearby positions soon read the same batches.
     """
-    upto = min(_last_seq(connection, job_id, kind), (have // MAX_ROWS + 1) * MAX_ROWS)
+    column = training_jobs.c[ROW_KINDS[kind].last_seq]
+    # Read first: all rows up to this `seq` are visible to the next query.
+    stored = connection.execute(select(column).where(training_jobs.c.id == job_id)).scalar_one_or_none() or 0
+    last = min(stored, (after // MAX_ROWS + 1) * MAX_ROWS)
     seq = ROW_KINDS[kind].table.c.seq
-    wanted = _of_job(kind, job_id).where(seq > have, seq <= upto).order_by(seq)
-    rows, is_all = _read(connection, kind, wanted)
-    return Rows(kind, have, upto if is_all else rows[-1].seq, rows)
+    query = _rows_of_job(kind, job_id).where(seq > after, seq <= last).order_by(seq)
+    rows, is_all = _read(connection, kind, query)
+    return RowBatch(kind, after, last if is_all else rows[-1].seq, rows)
 
 
 def read_newest(connection: Connection, job_id: int, kind: RowKind, last: int) -> list[Row]:
-    """Return the newest rows up to `last` as a snapshot has them, oldest first; fewer where they are large."""
+    """Return the newest rows up to `last` for a snapshot, oldest first; fewer if they are large."""
     seq = ROW_KINDS[kind].table.c.seq
-    wanted = _of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
-    rows, _ = _read(connection, kind, wanted, newest_first=True)
+    query = _rows_of_job(kind, job_id).where(seq <= last, seq > last - SNAPSHOT_ROWS[kind]).order_by(seq.desc())
+    rows, _ = _read(connection, kind, query, newest_first=True)
     return rows[::-1]
 
 
-def read_marks(connection: Connection) -> dict[int, Mark]:
-    """Return the marks of the newest jobs, the newest first."""
+def read_listed(connection: Connection) -> dict[int, ListedColumns]:
+    """Return the columns of the newest jobs by job, the newest first."""
     jobs = training_jobs.c
-    columns = [jobs.id, jobs.name, *(jobs[name] for name in (*_LAST, *_MARKED))]
+    columns = [jobs.id, jobs.name, *(jobs[name] for name in _LISTED)]
     newest = select(*columns).order_by(jobs.created_at.desc(), jobs.id.desc()).limit(LISTED_JOBS)
     return {row[0]: tuple(row) for row in connection.execute(newest)}
 
 
-def read_look(connection: Connection, job_id: int, heard: int) -> Look:
-    """Return how one job stands; raise `UnknownJob`, `DeletedJob` where it was deleted."""
-    look = read_looks(connection, {job_id: heard}).get(job_id)
-    if look is None:
-        raise DeletedJob(job_id) if read_deleted(connection, [job_id]) else UnknownJob(job_id)
-    return look
-
-
-def _last_seq(connection: Connection, job_id: int, kind: RowKind) -> int:
-    """Return the last `seq` given to a row; all rows up to it are visible to what is read next."""
-    column = training_jobs.c[ROW_KINDS[kind].last_seq]
-    return connection.execute(select(column).where(training_jobs.c.id == job_id)).scalar_one_or_none() or 0
-
-
-def _of_job(kind: RowKind, job_id: int) -> Select[Any]:
+def _rows_of_job(kind: RowKind, job_id: int) -> Select[Any]:
     table = ROW_KINDS[kind].table
     return select_lines(job_id) if kind == "logs" else select(table).where(table.c.job_id == job_id)
 
 
 def _read(
-    connection: Connection, kind: RowKind, wanted: Select[Any], *, newest_first: bool = False
+    connection: Connection, kind: RowKind, query: Select[Any], *, newest_first: bool = False
 ) -> tuple[list[Row], bool]:
-    """Return rows up to a size, and whether these are all; a client may not make us hold a job's longest lines."""
+    """Return rows up to `MAX_READ_BYTES`, which bounds the memory for long lines, and whether these are all."""
     rows: list[Row] = []
     size_bytes = 0
     if kind == "logs":
-        wanted = lines_within(wanted, MAX_READ_BYTES, newest_first=newest_first)
-    with connection.execute(wanted, execution_options={"yield_per": FETCHED_ROWS}) as found:
+        query = lines_within(query, MAX_READ_BYTES, newest_first=newest_first)
+    with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as found:
         for row in found if kind == "logs" else found.mappings():
             if size_bytes >= MAX_READ_BYTES:
                 return rows, False
-            rows.append(encoded(_MAKE[kind](row)))
+            rows.append(encode_row(_MAKE[kind](row)))
             size_bytes += rows[-1].size_bytes
-    return rows, size_bytes < MAX_READ_BYTES  # of lines, more may have been left out by the query
+    return rows, size_bytes < MAX_READ_BYTES  # the query itself stops at this size of lines
 
 
-def _look(row: RowMapping, heard: int) -> Look:
-    state = {name: row[name] for name in _STATE}
+def _job_row(row: RowMapping, state_events: int) -> JobRow:
+    state = {name: row[name] for name in FeedState.__struct_fields__}
     if state["progress_percent"] is not None:
         state["progress_percent"] = shown_float(state["progress_percent"])
-    return Look(Position(*(row[name] for name in _LAST)), Standing(**state), heard)
+    return JobRow(FeedPosition(*(row[name] for name in _LAST_SEQS)), FeedState(**state), state_events)
 
 
 def _point(row: RowMapping) -> MetricPoint:
-    return MetricPoint(
-        seq=row["seq"],
-        attempt=row["attempt"],
-        ts=to_ns(row["logged_at"]),
-        values=values_of(row),
-        epoch=row["epoch"],
-        step=row["step"],
-        rank=row["rank"],
-    )
+    same = {name: row[name] for name in ("seq", "attempt", "epoch", "step", "rank")}
+    return MetricPoint(ts=to_ns(row["logged_at"]), values=values_of(row), **same)
 
 
 def _checkpoint(row: RowMapping) -> SavedCheckpoint:
-    return SavedCheckpoint(
-        seq=row["seq"],
-        attempt=row["attempt"],
-        ts=to_ns(row["logged_at"]),
-        checkpoint_kind=row["kind"],
-        uri=row["uri"],
-        is_best=row["is_best"],
-        epoch=row["epoch"],
-        step=row["step"],
-        size_bytes=row["size_bytes"],
-        sha256=row["sha256"],
-        metrics=row["metrics"],
-    )
+    names = ("seq", "attempt", "uri", "is_best", "epoch", "step", "size_bytes", "sha256", "metrics")
+    same = {name: row[name] for name in names}
+    return SavedCheckpoint(ts=to_ns(row["logged_at"]), checkpoint_kind=row["kind"], **same)
 
 
-_MAKE: Final[dict[RowKind, Callable[[Any], Item]]] = {
+_MAKE: Final[dict[RowKind, Callable[[Any], LogLine | MetricPoint | SavedCheckpoint]]] = {
     "logs": log_line,
     "metrics": _point,
     "checkpoints": _checkpoint,

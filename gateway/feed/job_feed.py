@@ -1,188 +1,267 @@
-"""One job's live feed: what its clients have, what came, what must be read. No network, no clock, no database.
+"""The live feed of one job, without network, clock or database: queues events and finds the rows to read.
 
-Whatever is lost, doubled or in another order on the way from the notifier, every row is said once, in order:
-rows follow the last one, or wait until those between have been read from Postgres.
+The notifier's events may be lost, repeated or reordered. Each row still leaves the feed once and in order: rows
+that follow the last one leave at once, others wait until the rows before them have been read from Postgres.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final, NamedTuple, TypeAlias, cast
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeAlias, TypeGuard, cast
 
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.job_state import Standing, news
-from trainwire.gateway.feed.merging import Merged, Said
-from trainwire.gateway.feed.positions import Position
-from trainwire.gateway.feed.recent_rows import Recent
-from trainwire.gateway.feed.rows import Hole, Rows, carried, event_of, has_state, with_rows
+from trainwire.gateway.feed.feed_rows import (
+    MAX_ROWS,
+    FeedPosition,
+    Row,
+    RowBatch,
+    RowCache,
+    RowGap,
+    event_for_rows,
+    rows_of,
+    with_rows,
+)
+from trainwire.gateway.feed.feed_state import FeedState, change_events, with_metrics_of
 from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
 from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
 
-MAX_HEARD: Final = 1000
-"""Beyond so many events that wait for Postgres they are dropped: the next look at the job finds their rows."""
+MAX_QUEUED: Final = 1000
+"""The queue is cleared at this many events, while Postgres is unavailable; the next `update` finds their rows."""
+MAX_ROW_BYTES: Final = 256 * 1024
+"""No rows are added to an event that has this many bytes of them."""
 
 
-class Look(NamedTuple):
-    """The row of training_jobs, and how much had been heard of the job's state before it was read."""
+class JobRow(NamedTuple):
+    """The row of training_jobs, and how many state events had been received before it was read."""
 
-    position: Position
-    standing: Standing
-    heard: int
-
-
-class _Reach(NamedTuple):
-    """Rows of a kind are known to exist up to here."""
-
-    kind: RowKind
-    last: int
+    position: FeedPosition
+    state: FeedState
+    state_events: int
 
 
-class _Compare(NamedTuple):
-    standing: Standing
-    heard: int
+class FeedEvent(NamedTuple):
+    """An event, and the position of a client after it."""
+
+    event: Event
+    position: FeedPosition
 
 
-_Item: TypeAlias = Event | _Reach | _Compare
+_Queued: TypeAlias = Event | RowGap | JobRow
 
 
 class JobFeed:
-    """What is said about one job to all of its clients."""
+    """Merges the notifier's events and the rows in Postgres of one job into the events for its clients."""
 
-    def __init__(self, job_id: int, look: Look) -> None:
+    def __init__(self, job_id: int, row: JobRow) -> None:
         self.job_id = job_id
-        self.position = look.position
-        """What a client has that has got everything said so far."""
-        self.heard = look.heard
-        """How many events that tell the job's state have come."""
-        self._have = look.position
-        self._standing = look.standing
-        self._items: deque[_Item] = deque()
-        self._next = Merged()
-        self._recent = {kind: Recent(kind, look.position.of(kind)) for kind in ROW_KINDS}
+        self.position = row.position
+        """The position of a client that has all events taken so far."""
+        self.state_events = row.state_events
+        """Number of events received that report the job's state."""
+        self._end = row.position
+        self._state = row.state
+        self._queue: deque[_Queued] = deque()
+        self._pending = PendingEvents()
+        self._recent = {kind: RowCache(kind, row.position.of(kind)) for kind in ROW_KINDS}
 
-    def hear(self, event: Event) -> None:
-        """Take what the notifier said."""
-        self.heard += has_state(event)
-        if len(self._items) >= MAX_HEARD:
-            self._items.clear()
-        self._items.append(event)
+    def receive(self, event: Event) -> None:
+        """Queue an event of the notifier."""
+        self.state_events += not isinstance(event, TrainingLog)
+        if len(self._queue) >= MAX_QUEUED:
+            self._queue.clear()
+        self._queue.append(event)
 
-    def learn(self, look: Look) -> None:
-        """Take what Postgres says: rows up to its position exist, and the job stands like that."""
-        for kind in ROW_KINDS:
-            self._items.append(_Reach(kind, look.position.of(kind)))
-        self._items.append(_Compare(look.standing, look.heard))
+    def update(self, row: JobRow) -> None:
+        """Queue the rows and the state that Postgres has."""
+        self._queue += [RowGap(kind, 0, row.position.of(kind)) for kind in ROW_KINDS]
+        self._queue.append(row)
 
-    def advance(self) -> Hole | None:
-        """Work through what came; return the rows that must be read before it goes on, None where all is done."""
-        while self._items:
-            hole = self._digest(self._items[0])
-            if hole is None:
-                self._items.popleft()
-            elif not self._bring_forward(hole):
-                return hole
+    def advance(self) -> RowGap | None:
+        """Process the queue; return the rows that must be read before it can go on, None once it is empty."""
+        while self._queue:
+            gap = self._process(self._queue[0])
+            if gap is None:
+                self._queue.popleft()
+            elif not self._process_overtaken(gap):
+                return gap
         return None
 
-    def fill(self, rows: Rows) -> None:
-        """Take rows that were read for the hole of `advance`; what claimed rows that do not exist is dropped."""
-        have = self._have.of(rows.kind)
-        if rows.last <= have:
-            if self._items:
-                self._items.popleft()
-        elif rows.have <= have:
-            items = rows.after(have)
-            self._say_rows(event_of(self.job_id, self._standing, rows.kind, items), rows._replace(items=items))
+    def fill(self, batch: RowBatch) -> None:
+        """Add rows that were read for the gap of `advance`; without any, drop the queued item that needs them."""
+        end = self._end.of(batch.kind)
+        if batch.last <= end:
+            if self._queue:
+                self._queue.popleft()
+        elif batch.after <= end:
+            rows = batch.rows_after(end)
+            event = event_for_rows(self.job_id, self._state, batch.kind, rows)
+            self._add_rows(event, batch._replace(after=end, items=rows))
 
-    def take(self) -> list[Said]:
-        """Return what is to be said now to those who have everything said before."""
-        said = self._next.take(self.position)
-        self.position = self._have
-        return said
+    def take(self) -> list[FeedEvent]:
+        """Return the events for clients that have all events taken before."""
+        events = self._pending.take(self.position)
+        self.position = self._end
+        return events
 
-    def missed(self, position: Position) -> Said | Hole | None:
-        """Return the next that somebody lacks: in an event, or as a hole to be read; None where nothing is."""
+    def next_missed(self, position: FeedPosition) -> FeedEvent | RowGap | None:
+        """Return the next event after `position`, or the rows to read for it; None if there is none."""
         for kind in ROW_KINDS:
-            have, last = position.of(kind), self.position.of(kind)
-            if have < last:
-                rows = self._recent[kind].after(have, last)
-                return Hole(kind, have, last) if rows is None else self.said_of(rows, position)
+            after, last = position.of(kind), self.position.of(kind)
+            if after < last:
+                batch = self._recent[kind].find(after, last)
+                return RowGap(kind, after, last) if batch is None else self.missed_rows(batch, position)
         return None
 
-    def said_of(self, rows: Rows, position: Position) -> Said:
-        """Return rows as an event for somebody who is at `position`."""
-        have = position.of(rows.kind)
-        last = min(rows.last, self.position.of(rows.kind))
-        items = [row for row in rows.after(have) if row.seq <= last]
-        event = event_of(self.job_id, self._standing, rows.kind, items)
-        return Said(with_rows(event, have, last, items), position.moved(rows.kind, last))
+    def missed_rows(self, batch: RowBatch, position: FeedPosition) -> FeedEvent:
+        """Return an event with the rows of the batch that follow `position`."""
+        after = position.of(batch.kind)
+        last = min(batch.last, self.position.of(batch.kind))
+        rows = [row for row in batch.rows_after(after) if row.seq <= last]
+        event = event_for_rows(self.job_id, self._state, batch.kind, rows)
+        return FeedEvent(with_rows(event, after, last, rows), position.with_seq(batch.kind, last))
 
-    def _digest(self, item: _Item) -> Hole | None:
-        """Say what an item brings; return the hole before it where there is one."""
+    def _process(self, item: _Queued) -> RowGap | None:
+        """Process the first item of the queue; return the rows that must be read before it."""
         match item:
-            case _Reach():
-                have = self._have.of(item.kind)
-                return Hole(item.kind, have, item.last) if item.last > have else None
-            case _Compare():
-                if item.heard == self.heard:
-                    for event in news(self.job_id, self._standing, item.standing):
-                        self._say_state(event)
-                    self._standing = item.standing
+            case RowGap():
+                end = self._end.of(item.kind)
+                return item._replace(after=end) if item.last > end else None
+            case JobRow():
+                # A row that was read before the newest event has an older state than the clients.
+                if item.state_events == self.state_events:
+                    for event in change_events(self.job_id, self._state, item.state):
+                        self._add_state(event)
+                    self._state = item.state
                 return None
-            case TrainingLog() | TrainingProgress() | TrainingCheckpoint() if item.last_seq is not None:
-                return self._digest_rows(item)
-        if not self._standing.outdates(item):
-            self._say_state(item)
+        if _announces_rows(item):
+            return self._process_rows(item)
+        if not self._state.is_newer_than(item):
+            self._add_state(item)
         return None
 
-    def _digest_rows(self, event: RowEvent) -> Hole | None:
-        kind, first, last = _range(event)
-        have = self._have.of(kind)
-        if last <= have:
+    def _process_rows(self, event: RowEvent) -> RowGap | None:
+        kind, first, last = _range_of(event)
+        end = self._end.of(kind)
+        if last <= end:
             return None
-        if first > have + 1:
-            return Hole(kind, have, first - 1)
-        rows = carried(event)
+        if first > end + 1:
+            return RowGap(kind, end, first - 1)
+        rows = rows_of(event)
         if rows is None:
-            # Its rows first, then what it says of the job.
-            self._items[0] = replace(event, first_seq=None, last_seq=None)
-            self._items.appendleft(_Reach(kind, last))
-            return Hole(kind, have, last)
-        self._say_rows(event, Rows(kind, have, last, [row for row in rows if row.seq > have]))
+            # The event follows without its range, for its state, once its rows have been read.
+            gap = RowGap(kind, end, last)
+            self._queue[0] = replace(event, first_seq=None, last_seq=None)
+            self._queue.appendleft(gap)
+            return gap
+        self._add_rows(event, RowBatch(kind, end, last, [row for row in rows if row.seq > end]))
         return None
 
-    def _bring_forward(self, hole: Hole) -> bool:
-        """Say the rows that follow, if they are here and have only been overtaken."""
-        for index, item in enumerate(self._items):
-            if not isinstance(item, (TrainingLog, TrainingProgress, TrainingCheckpoint)) or item.last_seq is None:
+    def _process_overtaken(self, gap: RowGap) -> bool:
+        """Process the queued event that begins the gap, if there is one; return whether there was."""
+        for index, item in enumerate(self._queue):
+            if not _announces_rows(item):
                 continue
-            kind, first, last = _range(item)
-            if kind == hole.kind and first <= hole.have + 1 <= last and carries_rows(item):
-                del self._items[index]
-                self._digest_rows(item)
+            kind, first, last = _range_of(item)
+            if kind == gap.kind and first <= gap.after + 1 <= last and _carries_rows(item):
+                del self._queue[index]
+                self._process_rows(item)
                 return True
         return False
 
-    def _say_state(self, event: Event) -> None:
+    def _add_state(self, event: Event) -> None:
         if isinstance(event, TrainingLog):
-            return  # its rows are said, and it says no more
-        self._standing = self._standing.after(event)
-        self._next.add_state(event)
+            return  # without its range it reports nothing
+        self._state = self._state.updated_by(event)
+        self._pending.add(event)
 
-    def _say_rows(self, event: RowEvent, rows: Rows) -> None:
-        if self._standing.outdates(event):
-            event = event_of(self.job_id, self._standing, rows.kind, rows.items)
-        self._standing = self._standing.after(event)
-        self._next.add_rows(event, rows.have, rows.last, list(rows.items))
-        self._recent[rows.kind].add(rows.items)
-        self._have = self._have.moved(rows.kind, rows.last)
+    def _add_rows(self, event: RowEvent, batch: RowBatch) -> None:
+        if self._state.is_newer_than(event):
+            event = event_for_rows(self.job_id, self._state, batch.kind, batch.items)
+        self._state = self._state.updated_by(event)
+        self._pending.add_rows(event, batch)
+        self._recent[batch.kind].add(batch.items)
+        self._end = self._end.with_seq(batch.kind, batch.last)
 
 
-def carries_rows(event: RowEvent) -> bool:
-    """Tell whether an event has its rows with it."""
+@dataclass
+class _Pending:
+    """An event that was not taken yet; if it has rows, those after `after`, up to and including `last`."""
+
+    event: Event
+    after: int = 0
+    last: int = 0
+    rows: list[Row] = field(default_factory=list)
+    size_bytes: int = 0
+
+    @property
+    def has_rows(self) -> bool:
+        return self.last > self.after
+
+    def accepts_rows_of(self, event: RowEvent) -> bool:
+        return (
+            type(event) is type(self.event)
+            and self.has_rows
+            and len(self.rows) < MAX_ROWS
+            and self.size_bytes < MAX_ROW_BYTES
+        )
+
+
+class PendingEvents:
+    """Events in order, consecutive ones of one type merged: many small transactions become one event.
+
+    Log events do not report the job's state, so they may be merged across events that do.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[_Pending] = []
+
+    def add(self, event: Event) -> None:
+        """Append an event without rows."""
+        self._events.append(_Pending(event))
+
+    def add_rows(self, event: RowEvent, batch: RowBatch) -> None:
+        """Append an event with rows that follow those added before."""
+        size_bytes = sum(row.size_bytes for row in batch.items)
+        pending = self._mergeable(event)
+        if pending is None or len(pending.rows) + len(batch.items) > MAX_ROWS:
+            self._events.append(_Pending(event, batch.after, batch.last, list(batch.items), size_bytes))
+            return
+        pending.event = with_metrics_of(pending.event, event)
+        pending.last = batch.last
+        pending.rows += batch.items
+        pending.size_bytes += size_bytes
+
+    def take(self, position: FeedPosition) -> list[FeedEvent]:
+        """Return all events for clients at `position`, and remove them."""
+        events = []
+        for pending in self._events:
+            event = pending.event
+            if pending.has_rows:
+                position = position.with_seq(cast("RowKind", event.kind), pending.last)
+                event = with_rows(cast("RowEvent", event), pending.after, pending.last, pending.rows)
+            events.append(FeedEvent(event, position))
+        self._events = []
+        return events
+
+    def _mergeable(self, event: RowEvent) -> _Pending | None:
+        is_log = isinstance(event, TrainingLog)
+        for pending in reversed(self._events):
+            if isinstance(pending.event, TrainingLog) is is_log:
+                return pending if pending.accepts_rows_of(event) else None
+        return None
+
+
+def _announces_rows(item: object) -> TypeGuard[RowEvent]:
+    """Return whether an item is an event about new rows, whether or not it carries them."""
+    return isinstance(item, (TrainingLog, TrainingProgress, TrainingCheckpoint)) and item.last_seq is not None
+
+
+def _carries_rows(event: RowEvent) -> bool:
     return getattr(event, ROW_KINDS[cast("RowKind", event.kind)].items) is not None
 
 
-def _range(event: RowEvent) -> tuple[RowKind, int, int]:
-    """Return the kind and the `seq` of the first and last row of an event that has some."""
+def _range_of(event: RowEvent) -> tuple[RowKind, int, int]:
+    """Return the kind of an event's rows, and the first and the last `seq`."""
     return cast("RowKind", event.kind), cast("int", event.first_seq), cast("int", event.last_seq)

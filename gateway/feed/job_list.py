@@ -1,6 +1,6 @@
-"""What the list of all jobs is told: the events of the channel of all jobs, and each job that changed unheard.
+"""The feed of all jobs: the events of the notifier's channel of all jobs, and jobs that changed without an event.
 
-These events have no `seq` that covers all of them, so Postgres is compared with what was known every few seconds.
+These events have no common `seq`, so the list is compared with Postgres every few seconds.
 """
 
 from __future__ import annotations
@@ -9,162 +9,151 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import structlog
-from msgspec.structs import replace
+from sqlalchemy import Connection
 
-from trainwire.gateway.feed.client_queues import Outlet
-from trainwire.gateway.feed.feed_queries import Mark, read_deleted, read_marks
-from trainwire.gateway.feed.frames import Bundle, Frame, own_frame, tag_of
-from trainwire.gateway.feed.read_pool import Documents, PostgresAway, Reader, Shared
-from trainwire.schemas.events import Event, TrainingDeleted, TrainingProgress, encode_event
+from trainwire.gateway.documents.job_documents import job_items_of
+from trainwire.gateway.documents.response_types import JobItem
+from trainwire.gateway.feed.client_queues import ClientQueue
+from trainwire.gateway.feed.feed_queries import ListedColumns, read_deleted, read_listed
+from trainwire.gateway.feed.feed_state import with_metrics_of
+from trainwire.gateway.feed.frames import Frame, FrameBatch, event_frame, gateway_frame, type_of
+from trainwire.gateway.feed.read_pool import PostgresUnavailable, ReadPool, SharedResult
+from trainwire.schemas.events import Event, TrainingDeleted
 from trainwire.schemas.kinds import without_rows
 
 PAUSE_S: Final = 0.25
-"""Frames leave this far apart, and of what was said in between the last of each type and job."""
+"""Pause between batches; of the events in between only the last of each type and job is sent."""
 COMPARE_EVERY_S: Final = 5.0
 SNAPSHOT_FRESH_S: Final = 0.5
-KEPT_BUNDLES: Final = 64
-MAX_HEARD: Final = 20_000
+KEPT_BATCHES: Final = 64
+MAX_QUEUED: Final = 20_000
 
 log = structlog.get_logger("trainwire.gateway.feed.job_list")
 
-_Key: TypeAlias = tuple[int, str]
-
 
 class _Snapshot(NamedTuple):
-    bundle: Bundle
-    said: int
-    """How many bundles had been said when its reading began."""
+    batch: FrameBatch
+    number: int
+    """Number of the last batch that was sent before the snapshot was read."""
 
 
 class JobList:
-    """The clients that look at all jobs."""
+    """The clients of the list of all jobs, and the events for them."""
 
-    def __init__(self, read: Reader, documents: Documents) -> None:
+    def __init__(self, read: ReadPool) -> None:
         self._read = read
-        self._documents = documents
-        self._clients: dict[Outlet, None] = {}
-        self._heard: dict[_Key, Event] = {}
-        self._marks: dict[int, Mark] = {}
-        self._said = 0
-        self._recent: deque[tuple[int, Bundle]] = deque(maxlen=KEPT_BUNDLES)
-        self._has_news = asyncio.Event()
+        self._clients: dict[ClientQueue, None] = {}
+        self._queued: dict[tuple[int, str], Event] = {}
+        self._listed: dict[int, ListedColumns] = {}
+        self._number = 0
+        self._recent: deque[tuple[int, FrameBatch]] = deque(maxlen=KEPT_BATCHES)
+        self._has_input = asyncio.Event()
         self._must_compare = False
-        self._snapshot = Shared(self._make_snapshot, SNAPSHOT_FRESH_S)
+        self._snapshot = SharedResult(self._make_snapshot, SNAPSHOT_FRESH_S)
 
     @property
     def clients(self) -> int:
-        """How many are live."""
+        """Number of clients that receive new events."""
         return len(self._clients)
 
-    def hear(self, event: Event) -> None:
-        """Take what the notifier said, without its rows: a list shows the newest values only."""
-        key = (event.job_id, tag_of(event))
-        before = self._heard.pop(key, None)
-        light = without_rows(event)
-        if isinstance(light, TrainingProgress) and isinstance(before, TrainingProgress) and light.metrics is None:
-            light = replace(light, metrics=before.metrics)
-        if len(self._heard) < MAX_HEARD:
-            self._heard[key] = light
-        self._has_news.set()
+    def receive(self, event: Event) -> None:
+        """Queue an event without its rows: the list shows only the newest values."""
+        key = (event.job_id, type_of(event))
+        event = with_metrics_of(self._queued.pop(key, None), without_rows(event))
+        if len(self._queued) < MAX_QUEUED:
+            self._queued[key] = event
+        self._has_input.set()
 
-    def compare(self) -> None:
-        """Look at Postgres soon: something may have been missed."""
+    def compare_soon(self) -> None:
+        """Compare the list with Postgres soon, because events may have been lost."""
         self._must_compare = True
-        self._has_news.set()
+        self._has_input.set()
 
-    async def follow(self, outlet: Outlet) -> None:
-        """Send all jobs, then have the client told with the others; raise `PostgresAway`."""
+    async def add_client(self, queue: ClientQueue) -> None:
+        """Send all jobs to a client; from then on it receives new events. Raises `PostgresUnavailable`."""
         while True:
             snapshot = await self._snapshot.get()
-            if not self._recent or self._recent[0][0] <= snapshot.said + 1:
+            if not self._recent or self._recent[0][0] <= snapshot.number + 1:
                 break
-            self._snapshot.forget()
-        outlet.send(snapshot.bundle)
-        for number, bundle in self._recent:
-            if number > snapshot.said:
-                outlet.send(bundle)
-        self._clients[outlet] = None
-        self.compare()  # without a client nothing was heard
+            self._snapshot.invalidate()
+        queue.send(snapshot.batch)
+        for number, batch in self._recent:
+            if number > snapshot.number:
+                queue.send(batch)
+        self._clients[queue] = None
+        self.compare_soon()  # events are ignored while there are no clients
 
-    def leave(self, outlet: Outlet) -> None:
-        """Forget a client."""
-        self._clients.pop(outlet, None)
+    def remove_client(self, queue: ClientQueue) -> None:
+        """Send a client no more events."""
+        self._clients.pop(queue, None)
 
     async def run(self) -> None:
-        """Say what there is to say, until cancelled."""
+        """Send queued events and changed jobs to all clients until cancelled."""
         clock = asyncio.get_running_loop().time
         compare_at = clock() + COMPARE_EVERY_S
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._has_news.wait(), max(compare_at - clock(), 0.01))
-            self._has_news.clear()
+                await asyncio.wait_for(self._has_input.wait(), max(compare_at - clock(), 0.01))
+            self._has_input.clear()
             if clock() >= compare_at:
                 self._must_compare = True
                 compare_at = clock() + COMPARE_EVERY_S
             try:
-                await self._say_all()
-            except PostgresAway as away:
-                log.warning("feed.postgres_away", reason=str(away))
+                await self._send_queued()
+            except PostgresUnavailable as exc:
+                log.warning("feed.postgres_unavailable", reason=str(exc))
             await asyncio.sleep(PAUSE_S)
 
-    async def _say_all(self) -> None:
-        heard, self._heard = self._heard, {}
+    async def _send_queued(self) -> None:
+        queued, self._queued = self._queued, {}
         must_compare, self._must_compare = self._must_compare, False
         if not self._clients:
             return
         frames = []
-        if must_compare or any(map(self._is_unforeseen, heard.values())):
-            frames += await self._changed()
+        if must_compare or any(map(self._changes_list, queued.values())):
+            frames += await self._changed_jobs()
         frames += [
-            Frame(tag, encode_event(event))
-            for (job_id, tag), event in heard.items()
-            if job_id in self._marks and not isinstance(event, TrainingDeleted)
+            event_frame(event)
+            for event in queued.values()
+            if event.job_id in self._listed and not isinstance(event, TrainingDeleted)
         ]
         if frames:
-            self._send(Bundle(frames))
+            self._send(FrameBatch(frames))
 
-    def _is_unforeseen(self, event: Event) -> bool:
-        """Tell whether an event shows that there are other jobs than at the last comparison."""
-        return isinstance(event, TrainingDeleted) or event.job_id not in self._marks
+    def _changes_list(self, event: Event) -> bool:
+        """Return whether an event adds a job to the list or removes one."""
+        return isinstance(event, TrainingDeleted) or event.job_id not in self._listed
 
-    async def _changed(self) -> list[Frame]:
-        """Return a frame for each job that is not as it was at the last comparison, new and deleted ones too."""
-        marks = await self._read(read_marks)
-        changed = [job_id for job_id, mark in marks.items() if self._marks.get(job_id) != mark]
-        items = await self._read(self._documents.items, changed) if changed else ()
-        gone = self._marks.keys() - marks.keys()
-        deleted = await self._read(read_deleted, gone) if gone else []
-        self._marks = marks
-        return [_job_frame(item) for item in items] + [_deleted_frame(job_id) for job_id in deleted]
+    async def _changed_jobs(self) -> list[Frame]:
+        """Return a frame for each job that is new, changed or deleted since the last comparison."""
+        listed = await self._read(read_listed)
+        changed = [job_id for job_id, columns in listed.items() if self._listed.get(job_id) != columns]
+        items = await self._read(job_items_of, changed) if changed else ()
+        removed = self._listed.keys() - listed.keys()
+        deleted = await self._read(read_deleted, removed) if removed else []
+        self._listed = listed
+        frames = [gateway_frame("job", job=item) for item in items]
+        return frames + [event_frame(TrainingDeleted(job_id=job_id, attempt=0)) for job_id in deleted]
 
-    def _send(self, bundle: Bundle) -> None:
-        self._said += 1
-        self._recent.append((self._said, bundle))
-        for outlet in list(self._clients):
-            if not outlet.send(bundle):
-                self.leave(outlet)
-                outlet.resync()
+    def _send(self, batch: FrameBatch) -> None:
+        self._number += 1
+        self._recent.append((self._number, batch))
+        for queue in list(self._clients):
+            if not queue.send(batch):
+                self.remove_client(queue)
+                queue.resync()
 
     async def _make_snapshot(self) -> _Snapshot:
-        said = self._said
-        marks, items = await self._read(self._read_all)
+        number = self._number
+        listed, items = await self._read(_read_all)
         if not self._clients:
-            self._marks = marks  # with clients, those of the last comparison stand until the next
-        return _Snapshot(own_frame("snapshot", jobs=items), said)
-
-    def _read_all(self, connection: Any) -> tuple[dict[int, Mark], Sequence[object]]:
-        marks = read_marks(connection)
-        return marks, self._documents.items(connection, list(marks))
+            self._listed = listed  # with clients, the next comparison must still find the changes for them
+        return _Snapshot(FrameBatch([gateway_frame("snapshot", jobs=items)]), number)
 
 
-def _deleted_frame(job_id: int) -> Frame:
-    event = TrainingDeleted(job_id=job_id, attempt=0)
-    return Frame(tag_of(event), encode_event(event))
-
-
-def _job_frame(item: object) -> Frame:
-    (frame,) = own_frame("job", job=item).frames
-    return frame
+def _read_all(connection: Connection) -> tuple[dict[int, ListedColumns], Sequence[JobItem]]:
+    listed = read_listed(connection)
+    return listed, job_items_of(connection, list(listed))

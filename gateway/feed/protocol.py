@@ -1,7 +1,6 @@
-"""uvicorn's WebSocket, with a door for frames that are encoded already: `uvicorn.run(..., ws=FrameProtocol)`.
+"""uvicorn's WebSocket protocol, extended to write encoded frames: `uvicorn.run(..., ws=FrameProtocol)`.
 
-ASGI sends a message by a coroutine that frames it anew for each client. The feed has the same
-bytes for all of them.
+With ASGI each message is a coroutine that encodes it again for each client. The feed sends the same bytes to all.
 """
 
 from __future__ import annotations
@@ -16,41 +15,41 @@ from websockets.http11 import Request
 EXTENSION: Final = "trainwire.frames"
 CLOSE_TIMEOUT_S: Final = 10.0
 
-_failures = logging.getLogger("trainwire.gateway.feed.protocol")
-_failures.setLevel(logging.WARNING)
+_warnings = logging.getLogger("trainwire.gateway.feed.protocol")
+_warnings.setLevel(logging.WARNING)
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
-    """Puts itself into the scope, as the extension `trainwire.frames`; says to no log who connects to what."""
+    """Is in the scope as the ASGI extension `trainwire.frames`; logs no addresses of connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.logger = _failures
+        self.logger = _warnings
 
     def handle_connect(self, event: Request) -> None:
-        """Begin a connection as uvicorn does."""
+        """Begin a connection as uvicorn does, and add the extension."""
         super().handle_connect(event)
         if not self.close_sent:
             cast("dict[str, object]", self.scope["extensions"])[EXTENSION] = self
 
     @property
     def waiting_bytes(self) -> int:
-        """What the socket has not taken yet."""
+        """Bytes that the operating system has not taken yet."""
         return self.transport.get_write_buffer_size()
 
     def write(self, frames: bytes) -> None:
-        """Write whole frames; nothing where the connection is ending."""
+        """Write encoded frames; does nothing on a closing connection."""
         if not (self.close_sent or self.transport.is_closing()):
             self.transport.write(frames)
 
     def keepalive_timeout(self) -> None:
-        """Close a connection that sent no pong; abort it if the close frame is not answered either."""
+        """Close a connection that sent no pong; abort it if it does not answer the close frame either."""
         super().keepalive_timeout()
         if self.close_sent and self.close_timer is None:
             self.close_timer = self.loop.call_later(CLOSE_TIMEOUT_S, self.transport.abort)
 
     def finish(self, frames: bytes, code: int, reason: str) -> None:
-        """Write the last frames and close; without an answer in time the connection is cut, whatever waits."""
+        """Write the last frames and a close frame; abort the connection if that is not answered in time."""
         if self.close_sent or self.transport.is_closing():
             return
         self.stop_keepalive()
@@ -61,6 +60,6 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
 
 def frame_protocol(websocket: WebSocket) -> FrameProtocol | None:
-    """Return what serves this connection; None where another server or class does."""
+    """Return the `FrameProtocol` of a connection; None if another server or protocol class serves it."""
     found = websocket.scope.get("extensions", {}).get(EXTENSION)
     return found if isinstance(found, FrameProtocol) else None

@@ -1,116 +1,104 @@
-"""Postgres for the event loop: reads in a few threads of their own, and none of them twice at the same time."""
+"""Reads from Postgres for the event loop: in separate threads, with results shared by concurrent readers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, Final, Generic, ParamSpec, TypeVar
 
-import structlog
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from trainwire.gateway.feed.feed_queries import read_rows
-from trainwire.gateway.feed.rows import Hole, Rows
+from trainwire.gateway.feed.feed_rows import RowBatch, RowGap
 from trainwire.schemas.kinds import RowKind
 
-READERS: Final = 4
-KEPT_PIECES: Final = 4
+THREADS: Final = 4
+KEPT_BATCHES: Final = 4
 KEPT_S: Final = 60.0
 
-log = structlog.get_logger("trainwire.gateway.feed.read_pool")
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Documents(Protocol):
-    """Jobs as HTTP shows them: the feed begins with the same documents."""
-
-    def detail(self, connection: Connection, job_id: int) -> object:
-        """Return one job; None where no message of it has been stored."""
-
-    def items(self, connection: Connection, job_ids: Sequence[int]) -> Sequence[object]:
-        """Return these jobs as lists show them, the newest first."""
+class PostgresUnavailable(Exception):  # noqa: N818 - its text is sent to clients
+    """A read from Postgres failed and may be retried."""
 
 
-class PostgresAway(Exception):  # noqa: N818 - said to clients as it stands
-    """Postgres cannot be asked just now."""
-
-
-class Reader:
-    """Reads from Postgres without holding up the event loop, and without queueing behind HTTP requests."""
+class ReadPool:
+    """Runs reads in threads and connections of the feed, so that they do not queue behind HTTP requests."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._threads = CapacityLimiter(READERS)
+        self._threads = CapacityLimiter(THREADS)
 
     async def __call__(
         self, read: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return what `read(connection, ...)` returns; raise `PostgresAway`."""
+        """Return `read(connection, ...)`; raise `PostgresUnavailable`."""
 
-        def work() -> T:
+        def run() -> T:
             with self._engine.connect() as connection:
                 return read(connection, *args, **kwargs)
 
         try:
-            return await to_thread.run_sync(work, limiter=self._threads)
+            return await to_thread.run_sync(run, limiter=self._threads)
         except (DBAPIError, NoConnectionLeft) as exc:
-            said = str(getattr(exc, "orig", exc)).strip().partition("\n")[0]
-            raise PostgresAway(f"Postgres cannot be read: {said}") from exc
+            reason = str(getattr(exc, "orig", exc)).strip().partition("\n")[0]
+            raise PostgresUnavailable(f"Postgres cannot be read: {reason}") from exc
 
 
-class Shared(Generic[T]):
-    """One result for all who ask while it is made, and for a moment after."""
+class SharedResult(Generic[T]):
+    """A result that is made once for all concurrent callers, and reused for `fresh_s` seconds."""
 
     def __init__(self, make: Callable[[], Awaitable[T]], fresh_s: float = 0.0) -> None:
         self._make = make
         self._fresh_s = fresh_s
         self._task: asyncio.Task[T] | None = None
-        self._until = 0.0
+        self._fresh_until = 0.0
 
     async def get(self) -> T:
-        """Return the result; who is cancelled meanwhile takes it from nobody."""
-        if self._task is None or (self._task.done() and time.monotonic() >= self._until):
-            self._task = asyncio.ensure_future(self._timed())
+        """Return the result; the cancellation of one caller does not affect the others."""
+        if self._task is None or (self._task.done() and time.monotonic() >= self._fresh_until):
+            self._task = asyncio.ensure_future(self._run())
         return await asyncio.shield(self._task)
 
-    def forget(self) -> None:
-        """Have the next one who asks get what is made after now."""
+    def invalidate(self) -> None:
+        """Make the next caller start a new task."""
         self._task = None
 
-    async def _timed(self) -> T:
-        self._until = 0.0
+    async def _run(self) -> T:
+        self._fresh_until = 0.0
         result = await self._make()
-        self._until = time.monotonic() + self._fresh_s
+        self._fresh_until = time.monotonic() + self._fresh_s
         return result
 
 
-class Backlog:
-    """The rows of one job in pieces; clients that catch up side by side share them."""
+class SharedRows:
+    """Batches of the rows of one job; clients that catch up at the same time share them."""
 
-    def __init__(self, read: Reader, job_id: int) -> None:
+    def __init__(self, read: ReadPool, job_id: int) -> None:
         self._read = read
         self._job_id = job_id
-        self._pieces: OrderedDict[tuple[RowKind, int], Shared[Rows]] = OrderedDict()
+        self._batches: OrderedDict[tuple[RowKind, int], SharedResult[RowBatch]] = OrderedDict()
 
-    async def rows(self, hole: Hole) -> Rows:
-        """Return some of the first rows of a hole; none where Postgres has none. May have more than the hole."""
-        key = (hole.kind, hole.have)
-        piece = self._pieces.get(key)
-        if piece is None:
-            piece = self._pieces[key] = Shared(lambda: self._read(read_rows, self._job_id, *key), KEPT_S)
-            if len(self._pieces) > KEPT_PIECES:
-                self._pieces.popitem(last=False)
+    async def read(self, gap: RowGap) -> RowBatch:
+        """Return a batch with the first rows of a gap, possibly beyond its end; without rows if there are none."""
+        key = (gap.kind, gap.after)
+        shared = self._batches.get(key)
+        if shared is None:
+            shared = self._batches[key] = SharedResult(lambda: self._read(read_rows, self._job_id, *key), KEPT_S)
+            if len(self._batches) > KEPT_BATCHES:
+                self._batches.popitem(last=False)
         try:
-            rows = await piece.get()
+            batch = await shared.get()
         except BaseException:
-            self._pieces.pop(key, None)
+            self._batches.pop(key, None)
             raise
-        if rows.last <= rows.have:
-            self._pieces.pop(key, None)  # none yet; what is there never changes
-        return rows
+        if batch.last <= batch.after:
+            self._batches.pop(key, None)  # rows may follow; only a batch with rows stays true
+        return batch

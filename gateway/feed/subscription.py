@@ -1,4 +1,4 @@
-"""The gateway's one subscription to the notifier's channels; it comes back by itself when Redis does."""
+"""The gateway's subscription to the notifier's Redis channels; reconnects with backoff."""
 
 from __future__ import annotations
 
@@ -19,53 +19,51 @@ from trainwire.schemas.streams.tls import redis_trouble
 
 CONNECT_TIMEOUT_S: Final = 5.0
 PING_EVERY_S: Final = 5.0
-DEAF_AFTER_S: Final = 15.0
+RECEIVE_TIMEOUT_S: Final = 15.0
 BACKOFF: Final = Backoff(first_s=0.1, cap_s=2.0)
 
 log = structlog.get_logger("trainwire.gateway.feed.subscription")
 
 
 class Subscription:
-    """Tells of each message, and of each time that a channel begins: what was said before is to be looked up."""
+    """Passes on each message, and each (re)subscription of a channel: earlier messages of it may be lost."""
 
     def __init__(
-        self, url: str, *, on_message: Callable[[str, bytes], None], on_begin: Callable[[str], None]
+        self, url: str, *, on_message: Callable[[str, bytes], None], on_subscribed: Callable[[str], None]
     ) -> None:
         self._url = url
         self._on_message = on_message
-        self._on_begin = on_begin
+        self._on_subscribed = on_subscribed
         self._wanted: set[str] = set()
-        self._asked: set[str] = set()
+        self._subscribed: set[str] = set()
         self._is_changed = asyncio.Event()
-        self._heard_at = 0.0
-        self.is_connected = False
+        self._received_at = 0.0
 
     def add(self, channel: str) -> None:
-        """Listen to a channel, from when `on_begin` says so."""
+        """Subscribe to a channel; `on_subscribed` reports when that is done."""
         self._wanted.add(channel)
         self._is_changed.set()
 
     def remove(self, channel: str) -> None:
-        """Listen no longer."""
+        """Unsubscribe from a channel."""
         self._wanted.discard(channel)
         self._is_changed.set()
 
     async def run(self) -> None:
-        """Listen until cancelled."""
+        """Receive messages until cancelled."""
         failures = 0
         while True:
             began_at = time.monotonic()
             try:
-                await self._listen()
+                await self._receive()
             except* (RedisError, OSError) as lost:
                 log.warning("feed.redis_lost", reason=redis_trouble(lost.exceptions[0]))
-            self.is_connected = False
-            if time.monotonic() - began_at > DEAF_AFTER_S:
+            if time.monotonic() - began_at > RECEIVE_TIMEOUT_S:
                 failures = 0
             failures += 1
             await asyncio.sleep(BACKOFF.delay_s(failures))
 
-    async def _listen(self) -> None:
+    async def _receive(self) -> None:
         while not self._wanted:
             await self._is_changed.wait()
             self._is_changed.clear()
@@ -78,10 +76,9 @@ class Subscription:
             retry=Retry(NoBackoff(), 0),
         )
         async with client, client.pubsub() as pubsub:
-            self._asked = set()
-            self._heard_at = time.monotonic()
-            await self._ask(pubsub)
-            self.is_connected = True
+            self._subscribed = set()
+            self._received_at = time.monotonic()
+            await self._update_channels(pubsub)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._read(pubsub))
                 tasks.create_task(self._write(pubsub))
@@ -91,30 +88,30 @@ class Subscription:
             message: dict[str, Any] | None = await pubsub.get_message(timeout=PING_EVERY_S)
             if message is None:
                 continue
-            self._heard_at = time.monotonic()
+            self._received_at = time.monotonic()
             match message["type"]:
                 case "message":
                     self._on_message(message["channel"].decode(), message["data"])
                 case "subscribe":
-                    self._on_begin(message["channel"].decode())
+                    self._on_subscribed(message["channel"].decode())
 
     async def _write(self, pubsub: PubSub) -> None:
-        """Ask for what is wanted as it changes; in between see to it that Redis still answers."""
+        """Subscribe and unsubscribe as channels are added and removed; ping in between."""
         while True:
             try:
                 await asyncio.wait_for(self._is_changed.wait(), PING_EVERY_S)
             except TimeoutError:
-                if time.monotonic() - self._heard_at > DEAF_AFTER_S:
-                    raise ConnectionError(f"Redis has not answered for {DEAF_AFTER_S:.0f} s") from None
-                if self._asked:
+                if time.monotonic() - self._received_at > RECEIVE_TIMEOUT_S:
+                    raise ConnectionError(f"Redis has not answered for {RECEIVE_TIMEOUT_S:.0f} s") from None
+                if self._subscribed:
                     await pubsub.ping()
-            await self._ask(pubsub)
+            await self._update_channels(pubsub)
 
-    async def _ask(self, pubsub: PubSub) -> None:
+    async def _update_channels(self, pubsub: PubSub) -> None:
         self._is_changed.clear()
         wanted = set(self._wanted)
-        if new := wanted - self._asked:
+        if new := wanted - self._subscribed:
             await pubsub.subscribe(*new)
-        if old := self._asked - wanted:
+        if old := self._subscribed - wanted:
             await pubsub.unsubscribe(*old)
-        self._asked = wanted
+        self._subscribed = wanted

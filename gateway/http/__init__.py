@@ -1,1 +1,1 @@
-"""HTTP around the routes: limits, origins, proxies, time-outs, problem documents."""
+"""Everything between a socket and the routes: timeouts, proxies, limits, origins, responses and problems."""

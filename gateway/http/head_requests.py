@@ -1,4 +1,4 @@
-"""HEAD (RFC 9110, 9.3.2): what GET would answer, without the body. Pure ASGI, next to the routes."""
+"""HEAD (RFC 9110, 9.3.2) for every route with GET; pure ASGI, the last middleware before the routes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _STREAMS: Final = re.compile(r"/jobs(/[^/]*)?/events")
-"""Answers without an end: nobody opens one to look at its headers."""
+"""Endless streams, which do not support HEAD."""
 
 
-class _AnsweredError(Exception):
-    """The answer has begun: what would follow is not wanted."""
+class _BodyIgnoredError(Exception):
+    """Ends a route whose remaining body would be ignored."""
 
 
-class Heads:
-    """Has the routes answer HEAD as GET, and keeps the body back; a body of many pieces is not made at all."""
+class HeadRequests:
+    """Serves HEAD as GET without sending the body; a streamed body is stopped at its first piece."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -32,7 +32,7 @@ class Heads:
             await self._app(scope, receive, _with_head_allowed(send))
 
     async def _answer_head(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = {**scope, "method": "GET"}
+        get_scope = {**scope, "method": "GET"}
 
         async def without_body(message: Message) -> None:
             if message["type"] != "http.response.body":
@@ -40,18 +40,18 @@ class Heads:
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             if message.get("more_body"):
-                raise _AnsweredError
+                raise _BodyIgnoredError
 
         try:
-            await self._app(asked, receive, without_body)
-        except _AnsweredError:
+            await self._app(get_scope, receive, without_body)
+        except _BodyIgnoredError:
             pass
         finally:
-            scope.update({**asked, "method": "HEAD"})  # the route that was found, for our counts
+            scope.update({**get_scope, "method": "HEAD"})  # with the route, for the request counts
 
 
 def _with_head_allowed(send: Send) -> Send:
-    """Return a `send` that says, with a refusal of another method, that HEAD may be asked where GET may."""
+    """Return a `send` that adds HEAD to the `Allow` header of a 405 response."""
 
     async def completed(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] == 405:

@@ -1,4 +1,4 @@
-"""What a browser may do on behalf of a page, and whose page that is. Pure ASGI, before anything is parsed."""
+"""Security headers, and checks of the Host and Origin headers; pure ASGI, before anything is parsed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from trainwire.gateway.http.problems import answer, problem, shown
+from trainwire.gateway.http.problems import problem, problem_response, shown
 from trainwire.gateway.http.proxies import is_loopback
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -28,13 +28,13 @@ _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class SecurityHeaders:
-    """Adds what keeps browsers from doing more with an answer than it is meant for."""
+    """Adds security headers to each response, and `Cache-Control: no-store` outside of the page's files."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the request, its answer with the headers."""
+        """Serve the request, and add the headers to its response."""
 
         async def with_headers(message: Message) -> None:
             if message["type"] in {"http.response.start", "websocket.http.response.start"}:
@@ -49,10 +49,10 @@ class SecurityHeaders:
 
 
 class Origins:
-    """Refuses what a foreign page makes a browser send, and while no token is asked for, foreign host names.
+    """Refuses changes and WebSockets from pages of other origins, and without tokens also foreign host names.
 
-    The second stops a foreign name that is made to lead here (DNS rebinding): a browser would take the gateway
-    for that page's own.
+    The host name is checked against DNS rebinding: a foreign name that resolves to this machine would give its
+    pages the same origin as the gateway.
     """
 
     def __init__(self, app: ASGIApp, *, loopback_only: bool) -> None:
@@ -62,41 +62,36 @@ class Origins:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, or refuse it."""
         if scope["type"] in {"http", "websocket"} and (refusal := self._refusal(HTTPConnection(scope))):
-            await answer(problem(403, "foreign", "Not from here", refusal))(scope, receive, send)
+            await problem_response(problem(403, "foreign", "Foreign host or origin", refusal))(
+                scope, receive, send
+            )
             return
         await self._app(scope, receive, send)
 
     def _refusal(self, connection: HTTPConnection) -> str | None:
         host = connection.headers.get("host", "")
-        if self._loopback_only and not is_loopback(_host_of(f"//{host}")[0]):
+        if self._loopback_only and not is_loopback(_parse_origin(f"//{host}")[1]):
             return (
-                f"host {shown(host)!r}: without tokens only names like localhost are answered "
-                "(GATEWAY_AUTH=on asks for tokens)"
+                f"host {shown(host)!r}: without tokens only names like localhost are allowed "
+                "(GATEWAY_AUTH=on requires tokens and allows all)"
             )
         origin = connection.headers.get("origin")
         is_safe = connection.scope["type"] == "http" and connection.scope["method"] in SAFE_METHODS
         if origin is None or is_safe:
             return None
-        scheme = urlsplit(origin).scheme if _is_url(origin) else ""
-        if _host_of(origin) == _host_of(f"{scheme}://{host}") and scheme:
+        scheme = _parse_origin(origin)[0]
+        if scheme and _parse_origin(origin) == _parse_origin(f"{scheme}://{host}"):
             return None
         return (
-            f"a page of {shown(origin)} may not do this on {shown(host)}, which is the Host header; "
-            "a proxy must pass that on as the browser sent it (nginx: proxy_set_header Host $http_host)"
+            f"origin {shown(origin)} is not that of the Host header {shown(host)}; "
+            "a proxy must pass Host on as the browser sent it (nginx: proxy_set_header Host $http_host)"
         )
 
 
-def _is_url(text: str) -> bool:
-    try:
-        return bool(urlsplit(text).scheme)
-    except ValueError:
-        return False
-
-
-def _host_of(url: str) -> tuple[str, int | None]:
-    """Return host and port of a URL, the scheme's own port where it names none; empty for what is none."""
+def _parse_origin(url: str) -> tuple[str, str, int | None]:
+    """Return scheme, host and port (by default the scheme's) of a URL; an invalid one has no scheme and host."""
     try:
         parts = urlsplit(url)
-        return parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+        return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
     except ValueError:
-        return "", None
+        return "", "", None

@@ -1,4 +1,4 @@
-"""The gateway behind proxies: their path, and the addresses of their clients. Pure ASGI, before all else."""
+"""Requests through proxies: their path prefix and the addresses of their clients; pure ASGI, before all else."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
     def _client(self, peer: Address, forwarded: Sequence[str]) -> Address:
-        """Return the last address of the chain that a trusted proxy vouches for."""
+        """Return the last forwarded address that does not belong to a trusted proxy."""
         client = peer
         for text in reversed(",".join(forwarded).split(",")):
             address = parse_address(text)
             if address is None:
-                break  # no address, so nothing further left can be attributed
+                break  # malformed, so the addresses to the left of it are not trustworthy
             client = address
             if not self._is_trusted(address):
                 break
@@ -60,7 +60,7 @@ class TrustedProxies:
 class RootPath:
     """Removes the path below which a proxy serves the gateway from requests, and the host from redirects.
 
-    Redirects only add or remove a slash at the end; a relative one is right wherever a proxy serves us.
+    The routes redirect only to add or remove a slash at the end, which a relative path can express.
     """
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
@@ -113,7 +113,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address leads to this machine alone."""
+    """Return whether a host name or address is a loopback one."""
     if host in LOOPBACK_NAMES:
         return True
     try:

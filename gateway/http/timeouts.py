@@ -1,7 +1,7 @@
-"""What a connection may keep us waiting for: a request that does not come, an answer that is not taken.
+"""Timeouts of connections: for the head and the body of a request, and for a client that does not read.
 
-uvicorn bounds only the pause between two requests. Here the head of a request has a time, its body a time that
-grows with what has come (as Apache's RequestReadTimeout), and a socket that takes nothing is cut off in the end.
+uvicorn limits only the pause between two requests. Here the head has a timeout, the body has one that grows with
+the bytes received (as Apache's RequestReadTimeout), and a connection whose client reads nothing is aborted.
 """
 
 from __future__ import annotations
@@ -20,130 +20,132 @@ from typing import Any, Final, Literal, cast
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from trainwire.gateway.http.problems import Problem, answer, problem, shown
+from trainwire.gateway.http.problems import Problem, problem, problem_response, shown
 
 Cut = Literal["slow_head", "slow_body", "deaf", "behind"]
-"""Why a connection was ended: its request came too slowly, its answer was not taken, it fell behind the feed."""
-LOOKS: Final = 6
-"""How many times a deaf socket is looked at before it is cut off."""
+"""Why a connection was ended: a slow request, a client that reads nothing (deaf), or one behind the feed."""
+STALL_CHECKS: Final = 6
+"""Number of checks of a stalled connection until it is aborted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long what is waited for; a body has one second more for each `body_bytes_per_s` that have come."""
+class Timeouts:
+    """Timeouts in seconds; that of a body is one second longer for each `body_bytes_per_s` received."""
 
     head_s: float = 20.0
     body_s: float = 30.0
     body_bytes_per_s: int = 1024
-    deaf_s: float = 60.0
+    stall_s: float = 60.0
 
 
-def http_protocol(on_cut: Callable[[Cut], None], patience: Patience | None = None) -> type[asyncio.Protocol]:
-    """Return what uvicorn makes a connection with: `uvicorn.run(..., http=...)`."""
-    made = partial(PatientProtocol, on_cut=on_cut, patience=patience or Patience())
-    return cast("type[asyncio.Protocol]", made)
+def http_protocol(on_cut: Callable[[Cut], None], timeouts: Timeouts | None = None) -> type[asyncio.Protocol]:
+    """Return the protocol for `uvicorn.run(..., http=...)`; `on_cut` is called for each connection it ends."""
+    factory = partial(TimedProtocol, on_cut=on_cut, timeouts=timeouts or Timeouts())
+    return cast("type[asyncio.Protocol]", factory)
 
 
-class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 whose requests must come in time; a WebSocket keeps the watched transport."""
+class TimedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol with timeouts; a WebSocket keeps the transport, and so its stall timeout."""
 
-    def __init__(self, *args: Any, on_cut: Callable[[Cut], None], patience: Patience, **more: Any) -> None:
+    def __init__(self, *args: Any, on_cut: Callable[[Cut], None], timeouts: Timeouts, **more: Any) -> None:
         super().__init__(*args, **more)
         self.conn = self._parser = StrictConnection(h11.SERVER)
         self._on_cut = on_cut
-        self._patience = patience
-        self._waits_for: Literal["head", "body"] | None = None
+        self._timeouts = timeouts
+        self._awaited: Literal["head", "body"] | None = None
         self._since = 0.0
         self._received = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
-        on_deaf = partial(self._on_cut, "deaf")
-        watched = WatchedTransport(transport, self.loop, self._patience.deaf_s, on_deaf)
+        """Start the timeout of the first request."""
+        on_stall = partial(self._on_cut, "deaf")
+        watched = WatchedTransport(transport, self.loop, self._timeouts.stall_s, on_stall)
         super().connection_made(cast("asyncio.Transport", watched))
-        self._wait()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the time limit."""
+        """Cancel the timeout."""
         super().connection_lost(exc)
-        self._stop()
+        self._cancel_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on; start or stop the time limit of the request."""
+        """Process the bytes; start or cancel the timeout of the request."""
         self._received += len(data)
         super().data_received(data)
-        self._wait()
+        self._update_timer()
 
-    def _wait(self) -> None:
-        missing = self._missing()
-        if missing == self._waits_for:
+    def _update_timer(self) -> None:
+        missing = self._missing_part()
+        if missing == self._awaited:
             return
-        self._stop()
-        self._waits_for = missing
+        self._cancel_timer()
+        self._awaited = missing
         if missing is not None:
             self._since, self._received = self.loop.time(), 0
-            self._timer = self.loop.call_later(self._allowed_s(), self._look)
+            self._timer = self.loop.call_later(self._timeout_s(), self._check)
 
-    def _missing(self) -> Literal["head", "body"] | None:
-        """Return what the client has not sent all of."""
+    def _missing_part(self) -> Literal["head", "body"] | None:
+        """Return the part of the request that is not complete; None between request and response."""
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return None
         if self.conn.their_state is h11.IDLE:
             return "head"
         return "body" if self.conn.their_state is h11.SEND_BODY else None
 
-    def _allowed_s(self) -> float:
-        if self._waits_for == "head":
-            return self._patience.head_s
-        return self._patience.body_s + self._received / self._patience.body_bytes_per_s
+    def _timeout_s(self) -> float:
+        if self._awaited == "head":
+            return self._timeouts.head_s
+        return self._timeouts.body_s + self._received / self._timeouts.body_bytes_per_s
 
-    def _look(self) -> None:
-        if self.flow.read_paused:  # it is we who do not take it
+    def _check(self) -> None:
+        if self.flow.read_paused:  # the application has not read the body yet, so the client may not send
             self._since = self.loop.time()
-        left_s = self._since + self._allowed_s() - self.loop.time()
+        left_s = self._since + self._timeout_s() - self.loop.time()
         if left_s > 0:
-            self._timer = self.loop.call_later(left_s, self._look)
+            self._timer = self.loop.call_later(left_s, self._check)
             return
-        self._on_cut("slow_head" if self._waits_for == "head" else "slow_body")
-        if self._waits_for == "body" or self._received:  # a browser opens spare connections and says nothing
+        self._on_cut("slow_head" if self._awaited == "head" else "slow_body")
+        if self._awaited == "body" or self._received:  # browsers open spare connections and send nothing
             self._refuse(_TOO_SLOW)
         self.transport.close()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the same sentence for every request
-        """Answer a request that is not HTTP with a problem document, and close: its end is not known."""
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - `refusal` has a better text
+        """Answer an invalid request with a problem document, and close, because its end is unknown."""
         self._refuse(self._parser.refusal)
         self.transport.close()
 
     def _refuse(self, response: bytes) -> None:
-        """Write a whole response, unless another is under way."""
+        """Write a whole response, unless another has begun."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(response)
 
-    def _stop(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
 class StrictConnection(h11.Connection):
-    """h11's parser that refuses a request whose length a proxy in front may see otherwise (request smuggling).
+    """h11's parser, which also refuses requests whose length a proxy may interpret differently (smuggling).
 
-    RFC 9112, 6.1 and 6.3: Content-Length beside Transfer-Encoding, and Transfer-Encoding in HTTP/1.0, are faulty
-    framing. h11 itself refuses lengths that differ or are no digits, codings other than chunked, two Hosts.
+    RFC 9112, 6.1 and 6.3: Content-Length beside Transfer-Encoding, and Transfer-Encoding in HTTP/1.0, are invalid
+    framing. h11 itself refuses different or invalid lengths, codings other than chunked, and two Hosts.
     """
 
     refusal = b""
-    """The response to the request that was refused last."""
+    """The response to the last refused request."""
 
     def next_event(self) -> Any:
-        """Return the next event; raise h11's `RemoteProtocolError` for a request that is refused."""
+        """Return the next event; raise h11's `RemoteProtocolError` for an invalid request."""
         try:
             event = super().next_event()
             if isinstance(event, h11.Request):
                 _check_framing(event)
         except h11.RemoteProtocolError as exc:
-            self.refusal = _closing(problem(400, "not-http", "This is not a valid HTTP request", shown(str(exc))))
+            self.refusal = _closing_response(
+                problem(400, "not-http", "The request is not valid HTTP", shown(str(exc)))
+            )
             raise
         return event
 
@@ -159,22 +161,22 @@ def _check_framing(request: h11.Request) -> None:
 
 
 class WatchedTransport:
-    """A transport that is cut off when its socket takes nothing for `deaf_s` seconds while something waits."""
+    """A transport that aborts if the client reads nothing for `stall_s` seconds while data is waiting."""
 
     def __init__(
         self,
         transport: asyncio.Transport,
         loop: asyncio.AbstractEventLoop,
-        deaf_s: float,
-        on_deaf: Callable[[], None],
+        stall_s: float,
+        on_stall: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._loop = loop
-        self._deaf_s = deaf_s
-        self._on_deaf = on_deaf
+        self._stall_s = stall_s
+        self._on_stall = on_stall
         self._written = 0
-        self._taken = 0
-        self._taken_at = 0.0
+        self._received = 0
+        self._progress_at = 0.0
         self._is_watching = False
         self.get_write_buffer_size = transport.get_write_buffer_size
         self.is_closing = transport.is_closing
@@ -183,43 +185,42 @@ class WatchedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Write as the transport does; watch what does not leave at once."""
+        """Write as the transport does; start to watch if it could not send all."""
         self._transport.write(data)
         self._written += len(data)
         if not self._is_watching and self.get_write_buffer_size():
             self._is_watching = True
-            self._taken, self._taken_at = self._taken_bytes(), self._loop.time()
-            self._look_later()
+            self._received, self._progress_at = self._received_bytes(), self._loop.time()
+            self._check_later()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if not self.get_write_buffer_size():
             self._is_watching = False
             return
-        taken = self._taken_bytes()
-        if taken != self._taken:
-            self._taken, self._taken_at = taken, self._loop.time()
-        if self._loop.time() - self._taken_at < self._deaf_s:
-            self._look_later()
+        received = self._received_bytes()
+        if received != self._received:
+            self._received, self._progress_at = received, self._loop.time()
+        if self._loop.time() - self._progress_at < self._stall_s:
+            self._check_later()
             return
         self._is_watching = False
-        self._on_deaf()
+        self._on_stall()
         self._transport.abort()
 
-    def _taken_bytes(self) -> int:
-        """Return how much the other side's system has taken."""
-        return (
-            self._written - self.get_write_buffer_size() - unsent_bytes(self._transport.get_extra_info("socket"))
-        )
+    def _received_bytes(self) -> int:
+        """Return the number of bytes that the client's system has acknowledged."""
+        unsent = unsent_bytes(self._transport.get_extra_info("socket"))
+        return self._written - self.get_write_buffer_size() - unsent
 
-    def _look_later(self) -> None:
-        self._loop.call_later(self._deaf_s / LOOKS, self._look)
+    def _check_later(self) -> None:
+        self._loop.call_later(self._stall_s / STALL_CHECKS, self._check)
 
 
 def unsent_bytes(sock: socket.socket) -> int:
-    """Return what the system holds of a socket that the other side has not taken; 0 where it does not say.
+    """Return the unacknowledged bytes in the socket's send buffer; 0 if the system does not report them.
 
-    Linux: SIOCOUTQ (tcp(7)). Without it a slow client seems to take nothing for as long as it takes to empty a
-    good part of the system's buffer, which may hold megabytes.
+    Linux: SIOCOUTQ (tcp(7)). Without it a slow client seems stalled until it has read a good part of the send
+    buffer, which may hold megabytes.
     """
     try:
         (unsent,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
@@ -228,16 +229,16 @@ def unsent_bytes(sock: socket.socket) -> int:
     return int(unsent)
 
 
-def _closing(said: Problem) -> bytes:
-    """Return a whole response that carries a problem and ends its connection."""
-    response = answer(said)
+def _closing_response(document: Problem) -> bytes:
+    """Return the bytes of a response with this problem and `Connection: close`."""
+    response = problem_response(document)
     headers = [(b"connection", b"close"), *response.raw_headers]
-    phrase = HTTPStatus(said.status).phrase.encode()
-    lines = [b"HTTP/1.1 %d %s" % (said.status, phrase), *(b": ".join(header) for header in headers)]
+    phrase = HTTPStatus(document.status).phrase.encode()
+    lines = [b"HTTP/1.1 %d %s" % (document.status, phrase), *(b": ".join(header) for header in headers)]
     return b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body)
 
 
-_TOO_SLOW: Final = _closing(
+_TOO_SLOW: Final = _closing_response(
     problem(
         408,
         "too-slow",

@@ -1,1 +1,1 @@
-"""What answers which path, one file per subject."""
+"""The HTTP routes, by subject."""

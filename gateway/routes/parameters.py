@@ -1,42 +1,59 @@
-"""The parameters that several routes take, each with what is allowed."""
+"""Parameters that several routes have, with their limits, and page cursors."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import base64
+from typing import Annotated, Final, Literal
 
 from fastapi import Depends, Path, Query
 from pydantic import AfterValidator
 
 from trainwire.gateway.auth.authorization import require
-from trainwire.gateway.resources import Resources, resources
+from trainwire.gateway.http.problems import wrong_value
+from trainwire.gateway.resources import Resources, resources_of
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
-MAX_TEXT_CHARS = 1000
-VIEWER = [Depends(require("viewer"))]
-TRAINER = [Depends(require("trainer"))]
+MAX_TEXT_CHARS: Final = 1000
+VIEWER: Final = [Depends(require("viewer"))]
+TRAINER: Final = [Depends(require("trainer"))]
 
 
-def _plain(text: str) -> str:
-    """Return the text; refuse what Postgres cannot hold, and so cannot look for."""
+def _without_nul(text: str) -> str:
+    """Return the text; refuse NUL, which Postgres cannot store."""
     if "\x00" in text:
-        raise ValueError("NUL is in no text here")
+        raise ValueError("must not contain NUL: no stored text does")
     return text
 
 
-Found = Annotated[Resources, Depends(resources)]
+ResourcesDep = Annotated[Resources, Depends(resources_of)]
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="The job's number.", examples=[42])]
-Text = Annotated[str, Query(max_length=MAX_TEXT_CHARS), AfterValidator(_plain)]
+Text = Annotated[str, Query(max_length=MAX_TEXT_CHARS), AfterValidator(_without_nul)]
 Seq = Annotated[int, Query(ge=0, le=MAX_ID)]
 Attempt = Annotated[int, Query(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)]
 Rank = Annotated[int, Query(ge=0, le=MAX_ATTEMPT)]
 LogType = Literal["stdout", "stderr"]
 Names = Annotated[
-    list[Annotated[str, AfterValidator(_plain)]],
+    list[Annotated[str, AfterValidator(_without_nul)]],
     Query(max_length=100, description="Names of metrics, separated by commas, or repeated."),
 ]
 
 
 def split_names(given: list[str]) -> list[str]:
-    """Return the names of a parameter that may be repeated and may hold several, each once."""
+    """Return the distinct names of a repeatable, comma-separated parameter."""
     names = [name.strip() for text in given for name in text.split(",")]
     return list(dict.fromkeys(name for name in names if name))
+
+
+def encode_cursor(data: bytes) -> str:
+    """Return a cursor that may stand in a URL."""
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> bytes:
+    """Return the data of a cursor; raise `ValueError` if it is malformed."""
+    return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+
+
+def wrong_cursor(cursor: str) -> Exception:
+    """Return the error for a cursor that is not the `next` of a page of the same request."""
+    return wrong_value("cursor", cursor, "must be the `next` of a page with the same parameters")

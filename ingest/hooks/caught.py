@@ -9,11 +9,13 @@ import time
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
 from trainwire.ingest.process.ranks import find_place
-from trainwire.ingest.run import Run
+
+if TYPE_CHECKING:
+    from trainwire.ingest.run import Run
 
 TENSORBOARD: Final = "tensorboard"
 _SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
 from trainwire.ingest.hooks.printed import MetricPattern, PrintedMetrics
-from trainwire.ingest.run import Run
+
+if TYPE_CHECKING:
+    from trainwire.ingest.run import Run
 
 TIMEOUT_S: Final = 5.0
 """How long, at the end, records that are not read yet may take."""

@@ -6,16 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, TextIO
 
+from trainwire.ingest.destinations import page_url_of, variables_of
 from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
+from trainwire.ingest.identity.announcements import announce, print_note
+from trainwire.ingest.identity.default_names import default_name, script_of_command
+from trainwire.ingest.identity.open_runs import JobNumber, open_runs
 from trainwire.ingest.launcher.command import MemoryKills, Signals, error_message, exit_code_of
 from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.output.pipes import OutputPipe, await_ends, descriptor_of
 from trainwire.ingest.output.pseudo_terminal import Terminal
+from trainwire.ingest.process.launches import UnknownLaunch
+from trainwire.ingest.process.ranks import Place
 from trainwire.ingest.process.tracebacks import TracebackFolder
 from trainwire.ingest.run import Run
 from trainwire.ingest.sending.buffer import LogType
@@ -23,7 +29,8 @@ from trainwire.ingest.settings import (
     ATTEMPT_VARIABLE,
     CAPTURED_VARIABLE,
     JOB_ID_VARIABLE,
-    REDIS_URL_VARIABLE,
+    PAGE_URL_VARIABLE,
+    PARENT_VARIABLE,
     TRACEBACKS_VARIABLE,
     TrainerSettings,
     whole_number,
@@ -51,12 +58,15 @@ def launch(
     name: str | None = None,
     attempt: int | None = None,
     redis_url: str | None = None,
+    data_dir: Path | None = None,
     finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
     tty: bool = False,
     fold_repeats: bool = False,
     catch: CatchOptions | None = None,
 ) -> int:
     """Run `command`, show and log its output, and return its exit code: 128+n when signal n ended it.
+
+    Without a `job_id` the job is that of TRAINWIRE_JOB_ID, or a new one, whose number is made here.
 
     With `tty` the command has a terminal, with one output: all its lines are logged as stdout. With `fold_repeats`
     equal lines in a row are logged once, followed by a line with the number of repetitions.
@@ -71,22 +81,31 @@ def launch(
     variables = _variables(job_id, attempt)
     _occupy_standard_descriptors()
     try:
-        settings = TrainerSettings.from_env().at(redis_url)
+        settings = TrainerSettings.from_env().at(redis_url).at_stack(data_dir)
     except ValueError as exc:
-        _print(f"{exc}; the command runs without trainwire")
+        print_note(f"{exc}; the command runs without trainwire")
         return _run_alone(command, {**os.environ, **variables})
-    job_id = settings.job_id if job_id is None else job_id
-    if job_id is None:
-        raise ValueError(f"no job id: give --job-id 42 or export {JOB_ID_VARIABLE}=42")
     try:
-        run = Run(job_id, name, attempt=attempt, settings=settings.as_launcher())
+        number = _number(job_id, settings)
+    except UnknownLaunch as exc:
+        print_note(f"{exc}; the command runs without trainwire")
+        return _run_alone(command, {**os.environ, **variables})
+    if number.is_made:
+        name = name or default_name(script_of_command(command), number.job_id)
+    settings = settings.as_launcher()
+    try:
+        run = Run(number.job_id, name, attempt=attempt, settings=settings)
     except StrictError as exc:
-        _print(f"{exc}; the command was not started")
+        print_note(f"{exc}; the command was not started")
         return STRICT_FAILED
+    announce(settings, number, name, run.rank)
+    run.record_provenance(settings.provenance, command)
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
-        environment = _environment(run, settings.redis_url, tracebacks, has_terminal=terminal is not None)
-        hooks = Hooks(run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), _print)
+        environment = _environment(run, settings, tracebacks, has_terminal=terminal is not None)
+        hooks = Hooks(
+            run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), print_note
+        )
         environment |= hooks.environment(environment)
         exit_code, error = _run_command(
             command, run, environment, signals, terminal, fold_repeats=fold_repeats, on_lines=hooks.take_printed
@@ -102,7 +121,7 @@ def launch(
                 timeout_s=finish_timeout_s,
             )
         except StrictError as exc:
-            _print(str(exc))
+            print_note(str(exc))
             return exit_code or STRICT_FAILED
     return exit_code
 
@@ -121,6 +140,19 @@ def _variables(job_id: int | None, attempt: int | None) -> dict[str, str]:
     if attempt is not None:
         variables[ATTEMPT_VARIABLE] = str(whole_number("attempt", attempt, 0, MAX_ATTEMPT))
     return variables
+
+
+def _number(job_id: int | None, settings: TrainerSettings) -> JobNumber:
+    """Return the job's number: as passed, as exported, or made; raise `UnknownLaunch` as `Run` does.
+
+    In a process that was started within an open run it is a new one: a launch has an end of its own.
+    """
+    parent = settings.parent
+    if parent is not None and parent.job_id == settings.job_id and job_id in (None, parent.job_id):
+        job_id, settings = None, replace(settings, job_id=None)
+    if job_id is not None:
+        return JobNumber(job_id)
+    return open_runs.number_for(settings, Place(settings.rank, settings.world_size))
 
 
 def _run_alone(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -179,7 +211,9 @@ def _keeper(command: int, outputs: Sequence[tuple[IO[bytes], TextIO | None]]) ->
     try:
         return Keeper(command, [(read.fileno(), descriptor_of(shown)) for read, shown in outputs])
     except OSError as exc:
-        _print(f"the process that keeps the output open could not be started ({exc}): do not kill the launcher")
+        print_note(
+            f"the process that keeps the output open could not be started ({exc}): do not kill the launcher"
+        )
         return None
 
 
@@ -187,25 +221,30 @@ def _terminal() -> Terminal | None:
     try:
         return Terminal()
     except OSError as exc:
-        _print(f"no terminal could be opened ({exc}); the command writes to pipes")
+        print_note(f"no terminal could be opened ({exc}); the command writes to pipes")
         return None
 
 
-def _environment(run: Run, redis_url: str, tracebacks: TracebackFolder, *, has_terminal: bool) -> dict[str, str]:
+def _environment(
+    run: Run, settings: TrainerSettings, tracebacks: TracebackFolder, *, has_terminal: bool
+) -> dict[str, str]:
     """Return the environment of the command: a `Run` in it belongs to the same job, and captures no output."""
-    environment = {
+    environment: dict[str, str | None] = {
         **({"TERM": "xterm"} if has_terminal else {}),  # unless the environment names another
         "PYTHONUNBUFFERED": "1",  # else Python buffers output to a pipe
         **os.environ,
         JOB_ID_VARIABLE: str(run.job_id),
         CAPTURED_VARIABLE: run.source,
-        REDIS_URL_VARIABLE: redis_url,
+        **variables_of(settings),
     }
+    environment.pop(PARENT_VARIABLE, None)  # the job's end is now the launcher's to report
+    if (page_url := page_url_of(settings)) is not None:
+        environment[PAGE_URL_VARIABLE] = page_url
     if tracebacks.path is not None:
         environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
     if run.attempt != ATTEMPT_UNSAID:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
-    return environment
+    return {name: value for name, value in environment.items() if value is not None}
 
 
 def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
@@ -218,16 +257,8 @@ def _cannot_run(program: str, error: OSError) -> tuple[int, str]:
     else:
         exit_code = NOT_FOUND
         sentence = f"cannot run {program!r}: command not found; check its spelling and PATH"
-    _print(sentence)
+    print_note(sentence)
     return exit_code, sentence
-
-
-def _print(sentence: str) -> None:
-    """Write a sentence to stderr; errors are ignored."""
-    with suppress(OSError, ValueError):
-        descriptor = descriptor_of(sys.stderr)
-        if descriptor is not None:  # unbuffered: an error when Python flushes stderr changes the exit code
-            os.write(descriptor, f"trainwire: {sentence}\n".encode(errors="backslashreplace"))
 
 
 def _occupy_standard_descriptors() -> None:

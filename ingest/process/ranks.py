@@ -20,6 +20,8 @@ _LAUNCHERS: Final = (
     ("PMI_RANK", "PMI_SIZE"),
 )
 """The variables of each launcher, the innermost first: torchrun and mpirun run within a Slurm step."""
+RANKS: Final = (*(rank for rank, _ in _LAUNCHERS), "SLURM_PROCID")
+"""Variables in which launchers give a process its rank, the innermost first."""
 _warned: set[str] = set()
 
 

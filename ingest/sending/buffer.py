@@ -259,6 +259,8 @@ def _merge(body: Metrics, header: Metrics) -> None:
     for name in ("ts", "name", "params", "tags", "mlflow_run_id", "world_size", "launcher", "heartbeat_s"):
         if getattr(header, name) is not None:
             setattr(body, name, getattr(header, name))
+    if header.provenance is not None:
+        body.provenance = {**(body.provenance or {}), **header.provenance}
     if header.progress is None:
         return
     known: dict[str, Any] = msgspec.structs.asdict(body.progress) if body.progress else {}

@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from trainwire.ingest.destinations import NamedServer
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.process.clock import monotonic_s
@@ -55,24 +56,26 @@ def send_leftovers(
     timing: Timing,
     timeout_s: float,
     *,
+    servers: Collection[str] = (),
     any_server: bool = False,
     stop: threading.Event | None = None,
     is_due: Callable[[Path], bool] = lambda _path: True,
 ) -> Iterator[Leftover]:
     """Send what is left for this server, the oldest source first, each for at most `timeout_s`.
 
-    Folders for which `is_due` returns False are left for another time. Living sources are let alone, and what was
-    meant for another server, unless `any_server`. What cannot be read is logged, and stays. Ends at `stop`, and
-    after the first source that could not be sent: the others would not fare better. Raises `OSError` where the
-    system has no descriptors or no memory left.
+    `servers` are the names under which the spool has messages for it; without any, its address. Messages of
+    other servers stay, unless `any_server`. Folders for which `is_due` returns False are left for another time,
+    and so are those of living sources. What cannot be read is logged, and stays. Ends at `stop`, and after the
+    first source that could not be sent: the others would not fare better. Raises `OSError` where the system has no
+    descriptors or no memory left.
     """
-    server = server_of(redis_url)
+    names = servers or {server_of(redis_url)}
     patient = replace(timing, settle_s=max(timing.settle_s, SETTLE_S))
     for path in source_folders(spool):
         if stop is not None and stop.is_set():
             return
         about = read_about(path)
-        if about is None or not (any_server or about.server == server) or not is_due(path):
+        if about is None or not (any_server or about.server in names) or not is_due(path):
             continue
         try:
             folder = SourceFolder.claim(path)
@@ -101,7 +104,7 @@ def _send(folder: SourceFolder, redis_url: str, timing: Timing, timeout_s: float
     if inferred_end is not None:
         # First: once the messages are acknowledged, the spool no longer shows how many there were.
         outboxes.insert(0, outbox_of_inferred_end(outbox.origin, inferred_end))
-    senders = [Sender(each, redis_url, timing, threading.Event()) for each in outboxes]
+    senders = [Sender(each, NamedServer(redis_url), timing, threading.Event()) for each in outboxes]
     deadline = monotonic_s() + timeout_s
     for sender in senders:
         sender.start()

@@ -16,10 +16,11 @@ from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckReport, AckWatch
 from trainwire.ingest.sending.buffer import SENDER_THREAD
 from trainwire.ingest.sending.outbox import Outbox
-from trainwire.ingest.settings import Timing, shown_host
+from trainwire.ingest.settings import Timing
 from trainwire.schemas.keys import KINDS, Kind
 
 if TYPE_CHECKING:
+    from trainwire.ingest.destinations import Destination
     from trainwire.ingest.sending.heartbeat import SourceHeartbeat
     from trainwire.ingest.sending.redis_connection import RedisConnection
 
@@ -47,18 +48,20 @@ class Sender:
     def __init__(
         self,
         outbox: Outbox,
-        redis_url: str,
+        destination: Destination,
         timing: Timing,
         wake: threading.Event,
         heartbeat: SourceHeartbeat | None = None,
     ) -> None:
         self._outbox = outbox
         self._heartbeat = heartbeat
-        self._redis_url = redis_url
+        self._destination = destination
         self._timing = timing
         self._wake = wake
-        self._outage = Outage(timing, shown_host(redis_url))
+        self._outage = Outage(timing)
         self._connection: RedisConnection | None = None
+        self._address: str | None = None
+        self._is_located = False
         self._watches = {kind: AckWatch(timing, monotonic_s()) for kind in KINDS}
         self._failed_at = 0.0
         self._backoff_s = 0.0
@@ -149,6 +152,8 @@ class Sender:
         if since is None or self._failed_at < began:  # one attempt at least
             return False
         limit_s = timeout_s if self._has_answered else self._timing.away_s
+        if self._outage.is_without_server:
+            limit_s = 0  # one that is started later sends it
         return monotonic_s() - since >= limit_s and self._outbox.is_all_spooled
 
     def _await_acks(self, deadline: float) -> None:
@@ -225,7 +230,7 @@ class Sender:
             logger.warning(text, cause)
 
     def _note_failure(self, exc: Unavailable) -> None:
-        self._backoff_s = self._outage.note_failure(exc)
+        self._backoff_s = self._outage.note_failure(exc, self._address)
         self._failed_at = monotonic_s()
         self._disconnect()
 
@@ -298,17 +303,24 @@ class Sender:
             self._outbox.send_again(kind, ranges)
 
     def _connected(self) -> RedisConnection:
+        if self._connection is None or not self._is_located:
+            address = self._destination.locate()  # a `trainwire up` that was restarted can have another port
+            if address != self._address:
+                self._address, self._connection = address, None
         if self._connection is None:
+            assert self._address is not None  # noqa: S101 - just located
             with importing():  # here, not at the top: redis takes 100 ms to import
                 from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415
 
                 origin = self._outbox.origin
                 quiet_libraries()
-                self._connection = RedisConnection(self._redis_url, origin.job_id, origin.source)
+                self._connection = RedisConnection(self._address, origin.job_id, origin.source)
                 quiet_libraries()  # it has imported more
+        self._is_located = True
         return self._connection
 
     def _disconnect(self) -> None:
+        self._is_located = False
         if self._connection is not None:
             self._connection.close()
 

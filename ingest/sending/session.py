@@ -14,7 +14,9 @@ from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Final
 
+from trainwire.ingest.destinations import ANY_STACK, NamedServer, destination_of
 from trainwire.ingest.origin import Origin
+from trainwire.ingest.outage import NoServer
 from trainwire.ingest.process.clock import monotonic_ns, monotonic_s
 from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
@@ -50,6 +52,8 @@ RELIEF_BYTES: Final = 16 * 1024 * 1024
 DEFAULT_TIMEOUT_S: Final = 10.0
 RESERVED_S: Final = 3.0
 """The part of a timeout that is reserved for the messages when uploads take long."""
+PROVENANCE_WAIT_S: Final = 1.0
+"""How long the end of a short run waits for its provenance."""
 CHILD_FLUSH_S: Final = 2.0
 """How long the end of a forked child may wait for its own messages."""
 
@@ -72,6 +76,7 @@ class Session:
         self._attempt = attempt
         self._rank = rank
         self._settings = settings
+        self.destination = destination_of(settings)
         self._note_checkpoint = note_checkpoint
         self._since_ns = joined_run_of_ns or time.time_ns()
         """The beginning of the attempt, which each source of this run states, forked children included."""
@@ -92,8 +97,8 @@ class Session:
         wake = threading.Event()
         self.buffer = Buffer(settings.buffer_bytes, wake, must_wait=settings.spool.when_full == "block")
         origin = Origin(self._job_id, self._attempt, source, self._rank, self._since_ns)
-        outbox = Outbox(origin, self.buffer, spool_opener(settings, origin), settings.spool.when_full)
-        self.outbox = outbox
+        open_spool = spool_opener(settings.spool, self.destination, origin)
+        self.outbox = outbox = Outbox(origin, self.buffer, open_spool, settings.spool.when_full)
         self._uploads = Uploads(settings, origin, self._publish_checkpoint, can_upload=self.is_creator)
         self._heartbeat = SourceHeartbeat(
             origin,
@@ -105,7 +110,7 @@ class Session:
         timing = settings.timing
         if settings.strict:
             timing = replace(timing, settle_s=math.inf)  # the end waits for acknowledgements up to its deadline
-        self._sender = Sender(outbox, settings.streams, timing, wake, self._heartbeat)
+        self._sender = Sender(outbox, self.destination, timing, wake, self._heartbeat)
         rate = settings.log_lines_per_s
         self._sampler = None if rate is None else LineSampler(rate)
         self._starting = threading.Lock()
@@ -143,6 +148,11 @@ class Session:
         if not self.buffer.add_metric(metric):
             self._warn_of_drop()
 
+    def take_metric_late(self, metric: Point | Metrics) -> None:
+        """Take what a thread of trainwire reports; without a warning, nothing once the run is finished."""
+        if not self.buffer.is_closed:
+            self.take_metric(metric)
+
     def take_checkpoint(self, checkpoint: Checkpoint, choice: UploadChoice | None) -> None:
         """Take a checkpoint; one whose file is to be uploaded is reported after the upload."""
         self._uploads.take(checkpoint, choice)
@@ -159,16 +169,23 @@ class Session:
             self._warned_of.add(subject)
             logger.warning("job %s: %s", self._job_id, text)
 
-    def finish(self, completion: Callable[[], Completion], timeout_s: float | None) -> Receipt:
+    def finish(
+        self,
+        completion: Callable[[], Completion],
+        timeout_s: float | None,
+        provenance_sent: threading.Event | None = None,
+    ) -> Receipt:
         """Finish the uploads, send the completion and return the receipt, within `timeout_s` or the defaults.
 
         A forked child sends a completion of its own, without a status, if it has sent anything. Uploads that do
         not finish in time are given up. An exception such as ctrl-C ends the wait for uploads; the messages then
-        have `RESERVED_S`.
+        have `RESERVED_S`. The process that created the run also waits a moment for `provenance_sent`.
         """
         left_s = RESERVED_S
         try:
             left_s = self._finish_uploads(timeout_s)
+            if provenance_sent is not None and self.is_creator:
+                provenance_sent.wait(min(PROVENANCE_WAIT_S, left_s / 4))
         finally:
             receipt = self._finish_messages(completion, left_s)
         return receipt
@@ -212,9 +229,13 @@ class Session:
 
     def _check_start(self) -> None:
         from trainwire.ingest.sending.redis_connection import RedisConnection  # noqa: PLC0415 - slow to import
-        from trainwire.ingest.strict import check_start  # noqa: PLC0415
+        from trainwire.ingest.strict import RedisAway, check_start  # noqa: PLC0415
 
-        origin, url = self.outbox.origin, self._settings.streams
+        origin = self.outbox.origin
+        try:
+            url = self.destination.locate()
+        except NoServer as exc:
+            raise RedisAway(f"{exc.__cause__}: start it, name a Redis in REDIS_URL, or leave out strict") from exc
         check_start(RedisConnection(url, origin.job_id, origin.source), self._heartbeat, url)
 
     def _take_lines(self, texts: Sequence[str], log_type: LogType, ts: int, levels: Iterable[str | None]) -> None:
@@ -262,27 +283,42 @@ class Session:
         unsent, spooled = sum(receipt.unsent.values()), sum(receipt.spooled.values())
         if not unsent:
             return
-        host = shown_host(self._settings.streams)
-        kept = (
-            f"they are kept in {self._settings.spool.folder}: the next run that reaches this Redis sends them; "
-            "`trainwire spool send --any-server` sends them to a running `trainwire up`"
-            if spooled >= unsent
-            else "those that are not in a spool are lost"
-        )
+        is_kept = spooled >= unsent
+        if isinstance(self.destination, NamedServer):
+            host = f"Redis at {shown_host(self.destination.locate())}"
+            remedy = (
+                "the next run that reaches this Redis sends them; "
+                "`trainwire spool send --any-server` sends them to a running `trainwire up`"
+            )
+        else:
+            host, remedy = self.destination.server, "a `trainwire up` sends them as soon as it runs"
+            if is_kept and host == ANY_STACK:
+                return  # logged when the run began
+        kept = f"they are kept in {self._settings.spool.folder}: {remedy}"
         logger.warning(
-            "job %s: %s messages could not be sent to Redis at %s; %s", self._job_id, unsent, host, kept
+            "job %s: %s messages (each has a batch of log lines, or of points) could not be sent to %s; %s",
+            *(self._job_id, unsent, host, kept if is_kept else "those that are not in a spool are lost"),
         )
 
     def _recover_spool(self, folder: Path) -> None:
         """Send the messages of earlier processes on this machine to their server; after an error, try again."""
         wait_s = RECOVERY_DELAY_S
-        url, timing = self._settings.streams, self._settings.timing
         while not self.finished.wait(wait_s):
             try:
                 with importing():
                     from trainwire.ingest.sending.recovery import send_leftovers  # noqa: PLC0415
-                for found in send_leftovers(folder, url, timing, RECOVERY_TIMEOUT_S, stop=self.finished):
+                recovered = send_leftovers(
+                    folder,
+                    self.destination.locate(),
+                    self._settings.timing,
+                    RECOVERY_TIMEOUT_S,
+                    servers={self.destination.server},
+                    stop=self.finished,
+                )
+                for found in recovered:
                     logger.info("job %s: %s", found.about.job_id, found.receipt)
+            except NoServer:
+                return  # the `trainwire up` that is started later sends them
             except Exception as exc:
                 text = f"messages of earlier runs in {folder} cannot be sent now ({message_of(exc)})"
                 self.warn_once("recovery", f"{text}: tried again")

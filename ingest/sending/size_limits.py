@@ -21,7 +21,7 @@ from trainwire.schemas.limits import (
     MAX_TEXT_CHARS,
     MAX_VALUES,
 )
-from trainwire.schemas.messages import Body, Logs, Metrics, Point
+from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Metrics, Point
 from trainwire.schemas.validation import free_elements
 
 SHORTENED_CHARS: Final = 1000
@@ -42,8 +42,8 @@ def fitted(body: Body) -> tuple[Body, list[str]]:
         elif name in _MAPS and value:
             changed[name] = _fitted_numbers(name, value, cuts)
     if isinstance(body, Metrics):
-        for name, free in (("params", body.params), ("tags", body.tags)):
-            if free:
+        for name in FREE_MAPS:
+            if free := getattr(body, name):
                 changed[name] = _fitted_free(name, free, cuts)
         if body.points:
             changed["points"] = _fitted_points(body.points, cuts)

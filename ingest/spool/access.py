@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.process.forks import importing
-from trainwire.ingest.settings import TrainerSettings, server_of
+from trainwire.ingest.settings import SpoolSettings
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.wire import Entry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from trainwire.ingest.destinations import Destination
     from trainwire.ingest.spool.spool import Spool  # imported by the sender's thread: it is slow to import
 
 logger = logging.getLogger("trainwire.ingest")
@@ -29,21 +30,21 @@ WARN_EVERY_S: Final = 600.0
 """The shortest time between two warnings of disk errors."""
 
 
-def spool_opener(settings: TrainerSettings, origin: Origin) -> Callable[[], Spool] | None:
+def spool_opener(settings: SpoolSettings, destination: Destination, origin: Origin) -> Callable[[], Spool] | None:
     """Return a function that makes the spool of a source; None where the settings want no spool."""
-    folder = settings.spool.folder
-    return None if folder is None else partial(_new_spool, folder, settings, origin)
+    folder = settings.folder
+    return None if folder is None else partial(_new_spool, folder, settings.limit_bytes, destination, origin)
 
 
-def _new_spool(folder: Path, settings: TrainerSettings, origin: Origin) -> Spool:
+def _new_spool(folder: Path, limit_bytes: int, destination: Destination, origin: Origin) -> Spool:
     with importing():  # in the sender's thread: the start of the trainer does not wait for it
         from trainwire.ingest.spool.folder import About, SourceFolder  # noqa: PLC0415
         from trainwire.ingest.spool.spool import Spool  # noqa: PLC0415
-    server = server_of(settings.streams)
+    server = destination.server
     about = About(origin.job_id, origin.attempt, origin.source, origin.rank, server, origin.since_ns)
     created = SourceFolder.create(folder, about)
     try:
-        return Spool(created, settings.spool.limit_bytes)
+        return Spool(created, limit_bytes)
     except OSError:
         created.remove()
         raise

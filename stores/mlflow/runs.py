@@ -10,7 +10,7 @@ import msgspec
 
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.stores.mlflow.http import MISSING, MlflowApi, MlflowRefused
-from trainwire.stores.postgres.jobs import Attempt
+from trainwire.stores.postgres.attempts import Attempt
 
 MIRROR_SOURCE: Final = "trainwire"
 """The value of the tag `mlflow.source.name` of runs that workers create."""

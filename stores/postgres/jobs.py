@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, func, select, tuple_
+from sqlalchemy import Connection, Text, cast, func, select, tuple_
 
 from trainwire.schemas.kinds import ROW_KINDS
 from trainwire.schemas.messages import FINISHED, Status
-from trainwire.schemas.tables import deleted_jobs, training_attempts, training_jobs
-from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, columns_of, job_columns
+from trainwire.schemas.tables import deleted_jobs, training_jobs
+from trainwire.schemas.validation import LEAST_MADE_ID
+from trainwire.stores.postgres.columns import MOST_LISTED_NAMES, MOST_SHOWN_NAMES, job_columns
+
+LEAST_PREFIX: Final = 4
+"""Digits of a number that are taken for its beginning."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +90,42 @@ def find_page(connection: Connection, wanted: JobFilter, limit: int) -> list[Job
     return [Job(**row) for row in connection.execute(found.limit(limit)).mappings()]
 
 
-def find_jobs(connection: Connection, *, status: str | None = None, limit: int = 50) -> list[Job]:
-    """Return the newest jobs, newest first."""
-    return find_page(connection, JobFilter(statuses=() if status is None else (status,)), limit)
+def find_jobs(
+    connection: Connection, *, status: str | None = None, name: str | None = None, limit: int = 50
+) -> list[Job]:
+    """Return the newest jobs, the newest first."""
+    return find_page(connection, JobFilter(statuses=() if status is None else (status,), name=name), limit)
+
+
+def find_named(
+    connection: Connection, text: str, limit: int, *, may_abbreviate: bool = True
+) -> tuple[list[Job], int]:
+    """Return the newest jobs with this name, and how many there are.
+
+    Where there are none, and where the text may be an abbreviation: those whose name begins with it; if it has
+    digits only, those whose number begins with it, and is one that a trainer made: nobody abbreviates 42.
+    """
+    table = training_jobs.c
+    conditions = [table.name == text]
+    is_number = text.isascii() and text.isdecimal()
+    if may_abbreviate and not is_number:
+        conditions.append(func.starts_with(table.name, text))
+    elif may_abbreviate and len(text) >= LEAST_PREFIX:
+        conditions.append((table.id >= LEAST_MADE_ID) & func.starts_with(cast(table.id, Text), text))
+    for condition in conditions:
+        newest = select(table.id).where(condition).order_by(table.created_at.desc(), table.id.desc())
+        ids = connection.execute(newest.limit(limit)).scalars().all()
+        if ids:
+            count = connection.execute(select(func.count()).select_from(training_jobs).where(condition))
+            found = (find_job(connection, job_id) for job_id in ids)
+            return [job for job in found if job is not None], count.scalar_one()
+    return [], 0
+
+
+def is_known(connection: Connection, job_id: int) -> bool:
+    """Return whether a job with this number exists or was deleted."""
+    exists = [select(column).where(column == job_id) for column in (training_jobs.c.id, deleted_jobs.c.job_id)]
+    return connection.execute(exists[0].union(exists[1])).first() is not None
 
 
 def find_job(connection: Connection, job_id: int) -> Job | None:
@@ -108,39 +145,3 @@ def removed_rows(connection: Connection, job_id: int) -> dict[str, int]:
     removed = select(*(training_jobs.c[name] for name in columns.values())).where(training_jobs.c.id == job_id)
     row = connection.execute(removed).one_or_none() or [0] * len(columns)
     return dict(zip(columns, row, strict=True))
-
-
-def next_job_id(connection: Connection) -> int:
-    """Return the first number after all jobs that exist or were deleted."""
-    last = func.greatest(
-        select(func.max(training_jobs.c.id)).scalar_subquery(),
-        select(func.max(deleted_jobs.c.job_id)).scalar_subquery(),
-    )
-    return int(connection.execute(select(func.coalesce(last, 0) + 1)).scalar_one())
-
-
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of training_attempts, without its name, params and tags."""
-
-    attempt: int
-    status: Status
-    started_at: datetime | None
-    completed_at: datetime | None
-    exit_code: int | None
-    error_message: str | None
-    mlflow_run_id: str | None
-    mirror_run_id: str | None
-    mirror_notes: dict[str, str] | None
-
-    @property
-    def run_id(self) -> str | None:
-        """The attempt's run in MLflow: the trainer's own, else the one that workers created."""
-        return self.mlflow_run_id or self.mirror_run_id
-
-
-def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
-    """Return the attempts of a job in the order in which they began."""
-    table = training_attempts
-    began = (table.c.started_at.nulls_first(), table.c.attempt)
-    found = select(*columns_of(Attempt, table)).where(table.c.job_id == job_id).order_by(*began)
-    return [Attempt(**row) for row in connection.execute(found).mappings()]

@@ -64,6 +64,23 @@ def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | No
     assert said == ({"at": found["at"] + offset_ms} if found and "at" in found else found)
 
 
+@pytest.mark.parametrize(
+    ("job", "shown"),
+    [
+        ({"status": "completed", "total_epochs": 10, "current_epoch": None}, 100),
+        ({"status": "running", "total_epochs": 10, "current_epoch": None}, None),
+        ({"status": "failed", "total_epochs": 10, "current_epoch": None}, None),
+        ({"status": "running", "total_epochs": 10, "current_epoch": 0}, 0),
+        ({"status": "running", "total_epochs": 10, "current_epoch": 3}, 30),
+        ({"status": "running", "total_epochs": 10, "current_epoch": None, "progress_percent": 12.5}, 12.5),
+        ({"status": "completed", "total_epochs": None, "current_epoch": 3}, 100),
+    ],
+)
+def test_progress_that_is_not_reported_is_not_zero(page: Page, job: dict[str, Any], shown: float | None) -> None:
+    """A job with `total_epochs` that has reported no epoch shows no share of them."""
+    assert call(page, "words.js", "percent", job) == shown
+
+
 def test_long_ids_stay_exact(page: Page) -> None:
     """A job's id beyond 2^53 is read as a string; what only looks like one inside a text is left alone."""
     text = json.dumps({"id": 9007199254740993, "text": 'say "id": 9007199254740993', "seq": 12})

@@ -198,6 +198,6 @@ def test_an_empty_list_says_what_to_type(page: Page) -> None:
         "**/jobs/ws", lambda socket: socket.send('{"event": {"type": "snapshot", "jobs": []}, "position": null}')
     )
     page.goto("/")
-    expect(page.get_by_text("trainwire run --job-id 1 -- python train.py")).to_be_visible()
+    expect(page.get_by_text("trainwire run -- python train.py")).to_be_visible()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_contain_text("theme")

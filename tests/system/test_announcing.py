@@ -1,4 +1,4 @@
-"""Real workers announce what they commit, and store all the same when nobody can be told."""
+"""Real workers publish events of their commits, and store rows also when they cannot publish."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ JOB = 42
 
 
 class Listener:
-    """A subscriber of one job that keeps what it hears."""
+    """A subscriber to one job that keeps the events it receives."""
 
     def __init__(self, pubsub: PubSub) -> None:
         self._pubsub = pubsub
         self.heard: list[Event] = []
 
     def hear(self, condition: Callable[[Event], object], what: str, timeout_s: float = 20) -> Event:
-        """Listen until an event meets the condition; fail with what was waited for."""
+        """Wait until an event meets the condition; the failure names the condition."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             message = self._pubsub.get_message(timeout=0.5)
@@ -57,7 +57,7 @@ class Listener:
 
 
 def test_a_sweep_announces_what_it_stores(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """What is drained without orders is announced like everything else."""
+    """Drains without orders publish their events as well."""
     sender.send(logs("swept"), job=JOB)
     sweep = Process(resources.settings, tmp_path / "sweep.log", "sweep").start()
     assert sweep.process.wait(60) == 0, sweep.output
@@ -84,19 +84,19 @@ def trainer(resources: Resources) -> TrainerSettings:
 
 
 def carries(text: str, event: Event) -> bool:
-    """Tell whether an event has this log line."""
+    """Return whether an event has this log line."""
     return isinstance(event, TrainingLog) and text in {line.text for line in event.lines or []}
 
 
 def is_a(event_type: type[Event], event: Event) -> bool:
-    """Tell whether an event is of this type."""
+    """Return whether an event is of this type."""
     return isinstance(event, event_type)
 
 
 def test_a_run_is_heard_of_as_it_happens(
     resources: Resources, trainer: TrainerSettings, listener: Listener, tmp_path: Path
 ) -> None:
-    """What a trainer says reaches a subscriber in its order: lines, metrics, checkpoint, end."""
+    """The events of a trainer reach a subscriber in order: lines, metrics, checkpoint, end."""
     weights = tmp_path / "best.pt"
     weights.write_bytes(b"weights")
     with workers_running(resources.settings, tmp_path), Run(job_id=JOB, settings=trainer) as run:
@@ -156,7 +156,7 @@ def test_orders_that_nobody_takes_hold_nothing_up(resources: Resources, sender: 
 def test_a_redis_that_publishes_nothing_holds_nothing_up(
     resources: Resources, sender: Sender, listener: Listener, tmp_path: Path
 ) -> None:
-    """Where PUBLISH is refused the rows are stored, and what comes later is announced with its numbers."""
+    """If PUBLISH is refused the rows are stored, and later events have the numbers after theirs."""
     resources.redis.acl_setuser("default", enabled=True, commands=["-publish"])
     try:
         with workers_running(resources.settings, tmp_path) as (worker,):
@@ -173,7 +173,7 @@ def test_a_redis_that_publishes_nothing_holds_nothing_up(
 
 
 def has_lines(resources: Resources, count: int) -> bool:
-    """Tell whether there are exactly so many rows."""
+    """Return whether there are exactly this many rows."""
     return len(lines_of(resources)) == count
 
 

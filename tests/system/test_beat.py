@@ -17,7 +17,7 @@ import redis
 from tests.processes import Process, wait_until
 from trainwire.schemas.keys import BEAT_LEASE_KEY, BEAT_QUEUE, BEAT_TICKS_KEY, CHECKPOINT_QUEUE
 from trainwire.stack.valkey import EmbeddedValkey
-from trainwire.workers.beat import LEAST_GAP_SHARE
+from trainwire.workers.beat import MIN_GAP_SHARE
 from trainwire.workers.schedule import SCHEDULE
 from trainwire.workers.settings import Settings, load_settings
 
@@ -46,7 +46,7 @@ def ticks(client: redis.Redis) -> list[tuple[str, str]]:
 
 
 def active_of(beats: list[Process]) -> Process:
-    """Return the one that has said that it is active, once every other has said that it stands by."""
+    """Return the beat that has logged that it is active, once all others have logged that they stand by."""
     wait_until(lambda: sum("beat.active" in beat.output for beat in beats) == 1, "an active beat")
     wait_until(lambda: sum("beat.standby" in beat.output for beat in beats) == len(beats) - 1, "the standbys")
     return next(beat for beat in beats if "beat.active" in beat.output)
@@ -61,14 +61,14 @@ def assert_no_tick_is_doubled(client: redis.Redis) -> None:
         name, _, at_ms = tick.rpartition("-")
         times[name].append(int(at_ms))
     for name, at in times.items():
-        least_ms = LEAST_GAP_SHARE * SCHEDULE[name]["schedule"] * 1000
+        least_ms = MIN_GAP_SHARE * SCHEDULE[name]["schedule"] * 1000
         assert all(after - before >= least_ms for before, after in pairwise(at)), (name, at)
 
 
 def test_when_the_active_beat_is_killed_another_takes_over(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Of three beats one ticks; killed with -9, one of the others goes on, and nobody sends a tick twice."""
+    """Of three beats one sends ticks; after kill -9 another one goes on, and no tick is sent twice."""
     with beats_running(settings, tmp_path, number=3) as beats:
         first = active_of(beats)
         wait_until(lambda: len(ticks(client)) >= 6, "ticks of the first")
@@ -87,7 +87,7 @@ def test_when_the_active_beat_is_killed_another_takes_over(
 def test_a_beat_that_is_stopped_hands_over_at_once(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """A beat that ends in good order gives its lease back: nobody waits until it runs out."""
+    """A beat that is stopped releases its lease, and another takes over without waiting for its expiry."""
     with beats_running(settings, tmp_path) as beats:
         first = active_of(beats)
         first.process.terminate()
@@ -118,7 +118,7 @@ def test_a_beat_that_is_frozen_does_not_tick_beside_its_successor(
 def test_a_long_tick_is_not_sent_anew_by_every_new_beat(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """A tick that comes every five minutes keeps its time, whoever is active: neither doubled nor put off."""
+    """A tick with an interval of five minutes keeps its time when another beat becomes active."""
     now_ms = int(client.time()[0]) * 1000
     client.hset(BEAT_TICKS_KEY, mapping={"retain-checkpoints": now_ms - 298_000, "verify-due-checkpoints": now_ms})
     with beats_running(settings, tmp_path, number=1):
@@ -128,7 +128,7 @@ def test_a_long_tick_is_not_sent_anew_by_every_new_beat(
 
 @pytest.mark.timeout(180)
 def test_a_full_redis_is_one_line_in_the_log_of_beat(settings: Settings, tmp_path: Path) -> None:
-    """While Redis takes nothing beat says so once, without a traceback, and once more when ticks go out again."""
+    """While Redis is full beat logs that once, without a traceback, and once more when it can send again."""
     with EmbeddedValkey(tmp_path / "valkey", maxmemory="64mb") as server, redis.Redis.from_url(server.url) as full:
         database_url = settings.database_url.get_secret_value()
         own = load_settings(database_url=database_url, redis_url=server.url)

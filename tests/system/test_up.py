@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ import pytest
 import requests
 
 from tests.processes import wait_until
+from tests.twins.loki import LokiTwin
 from trainwire.stack.folders import hold, published
 from trainwire.stack.stack import Stack, StackOptions
 
@@ -36,7 +38,11 @@ class Terminal:
         self.said_path = home / "up.txt"
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
         kept.pop("TRAINWIRE_DATA_DIR", None)
-        self.env = kept | {"XDG_DATA_HOME": str(home / "data"), "XDG_STATE_HOME": str(home / "state")}
+        self.env = kept | {
+            "XDG_DATA_HOME": str(home / "data"),
+            "XDG_STATE_HOME": str(home / "state"),
+            "LOKI_ENABLED": "true",  # whether one answers on the port that Loki has by default or not
+        }
         self.ups: list[subprocess.Popen[bytes]] = []
 
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
@@ -68,6 +74,10 @@ class Terminal:
         """Run a command with --json and return its document, None when it failed."""
         done = self.run(*arguments, "--json")
         return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def document_of(self, name: str) -> Any:
+        """Return a JSON file of the data folder."""
+        return json.loads((self.data_dir / name).read_text())
 
     def said(self) -> str:
         """Return what `up` has printed so far."""
@@ -291,7 +301,7 @@ def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
 
 
 def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
-    """No stack anywhere: the command runs, its exit code is ours, and one line says where messages wait."""
+    """No stack anywhere: the command runs, its exit code is ours, and one sentence names what to type."""
     ran = terminal.run(
         "run",
         "--job-id",
@@ -304,4 +314,89 @@ def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
         "print('trained'); exit(4)",
     )
     assert (ran.returncode, ran.stdout) == (4, "trained\n")
-    assert "running the command all the same" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert "no trainwire is running: this run is kept in " in ran.stderr
+    assert "; type `trainwire up`, now or later, to store and see it\n" in ran.stderr
+
+
+TRAINING = """
+import sys, time
+from trainwire import Run
+with Run(job_id=int(sys.argv[1]), name="digits", params={"lr": 1e-3}) as run:
+    run.log("warming up")
+    for step in range(int(sys.argv[2])):
+        run.metric(step=step, loss=1 / (step + 1), accuracy=step / 50)
+        time.sleep(float(sys.argv[3]))
+"""
+
+
+def _train(terminal: Terminal, job: int, steps: int = 50, pause_s: float = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TRAINING, str(job), str(steps), str(pause_s)]
+    return subprocess.Popen(command, env=terminal.env, text=True, stderr=subprocess.PIPE)
+
+
+def _is_complete(terminal: Terminal, job: int) -> bool:
+    status = terminal.document("status", str(job))
+    return status is not None and status["completeness"]["state"] == "complete"
+
+
+@pytest.mark.timeout(300)
+def test_a_training_needs_no_address(terminal: Terminal) -> None:
+    """Before, beside and after a stack that is killed: a training without any variable ends up in its Postgres."""
+    options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+    terminal.env |= {"LOKI_ENABLED": "false"}
+    _, said = _train(terminal, 1).communicate(timeout=60)
+    assert said.count("\n") == 1
+    early = _train(terminal, 2, 1000, 0.1)
+    first = terminal.up(*options)
+    _, said = _train(terminal, 3).communicate(timeout=60)
+    assert said == ""
+    terminal.wait_for(lambda: _is_complete(terminal, 1) and _is_complete(terminal, 3))
+    terminal.wait_for(lambda: (terminal.document("status", "2") or {}).get("status") == "running")
+    first.kill()
+    first.wait()
+    _, said = _train(terminal, 4).communicate(timeout=60)
+    assert "no trainwire is running" in said
+    port = terminal.document_of("secrets.json")["valkey_port"]
+    for name in ("worker", "notifier", "checkpoints", "beat", "valkey"):
+        terminal.part(name).kill()
+    with ExitStack() as taken:  # the stack comes back on another port
+        taker = taken.enter_context(socket.socket())
+        taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        terminal.wait_for(lambda: _has_bound(taker, port))
+        terminal.up(*options)
+        assert f"valkey: port {port} is taken by another program: listening on" in terminal.said()
+        before = terminal.document("status", "2")["rows"]["metrics"]
+        terminal.wait_for(lambda: terminal.document("status", "2")["rows"]["metrics"] > before)
+        terminal.wait_for(lambda: _is_complete(terminal, 4))
+    early.terminate()
+    early.communicate(timeout=60)
+    terminal.wait_for(lambda: terminal.document("status", "2")["completeness"]["state"] == "complete")
+
+
+def _has_bound(taker: socket.socket, port: int) -> bool:
+    try:
+        taker.bind(("127.0.0.1", port))
+        taker.listen()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_loki_that_comes_later_gets_what_waited(terminal: Terminal) -> None:
+    """Rows of a time without Loki are delivered; a command in another shell knows the stack's Loki."""
+    options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
+    terminal.env |= {"LOKI_ENABLED": "false"}
+    first = terminal.up(*options)
+    _train(terminal, 1).communicate(timeout=60)
+    terminal.wait_for(lambda: _is_complete(terminal, 1))
+    first.send_signal(signal.SIGINT)
+    first.wait(60)
+    with LokiTwin() as twin:
+        terminal.env |= {"LOKI_ENABLED": "true", "LOKI_URL": twin.url}
+        terminal.up(*options)
+        del terminal.env["LOKI_URL"]
+        terminal.env["LOKI_ENABLED"] = "false"
+        terminal.wait_for(lambda: len(twin.lines(1)) == 1)
+        assert terminal.run("verify", "1", "--sink", "loki").returncode == 0
+        assert "fully delivered" in terminal.run("deliveries").stdout

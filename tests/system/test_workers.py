@@ -1,4 +1,4 @@
-"""Real worker processes: what the promise is worth when they, Redis or Postgres are killed."""
+"""Real worker processes lose and duplicate no message when they, Redis or Postgres are killed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def own(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Iterator[Resource
 
 
 def count(engine: Engine, statement: sqlalchemy.TextClause = COUNT) -> int:
-    """Return the number of log rows, or -1 while Postgres is away."""
+    """Return the number of log rows, or -1 while Postgres does not answer."""
     try:
         with engine.connect() as connection:
             return int(connection.execute(statement).scalar_one())
@@ -71,12 +71,12 @@ def count(engine: Engine, statement: sqlalchemy.TextClause = COUNT) -> int:
 
 
 def has_rows(engine: Engine, expected: int) -> bool:
-    """Tell whether there are exactly so many log rows."""
+    """Return whether there are exactly this many log rows."""
     return count(engine) == expected
 
 
 def is_acked(sender: Sender, job: int, seq: int) -> bool:
-    """Tell whether the job's trainer was told that everything up to `seq` is committed."""
+    """Return whether the messages of the job's trainer up to `seq` are acknowledged."""
     return sender.client.hget(acks_key(job), "0-test:logs") == str(seq).encode()
 
 
@@ -259,7 +259,7 @@ def test_trainers_are_told_to_hold_above_the_high_water_mark(own: Resources) -> 
 
 
 def test_workers_refuse_a_database_of_another_revision(own: Resources, tmp_path: Path) -> None:
-    """The worker ends at once, non-zero, with one sentence that says which command to run."""
+    """The worker exits at once with a non-zero code and a sentence that names the command to run."""
     with own.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'other'"))
     worker = Process(own.settings, tmp_path / "worker.log", "worker").start()
@@ -281,7 +281,7 @@ def test_pool_processes_do_not_outlive_their_worker(resources: Resources, tmp_pa
 
 
 def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) -> None:
-    """When its own orders do not come back, a worker says so and exits with 70, for its supervisor to see.
+    """A worker that does not receive its own orders logs that and exits with 70.
 
     Until then it touches the file that health checks look at.
     """

@@ -1,4 +1,4 @@
-"""What is no work order, in queues of real workers: dropped and logged, and the workers go on."""
+"""Messages in the queues of real workers that are not work orders are dropped and logged."""
 
 from __future__ import annotations
 
@@ -182,19 +182,19 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[tuple[Resources, P
 
 
 def are_taken(resources: Resources, queue: str) -> bool:
-    """Tell whether a queue is empty."""
+    """Return whether a queue is empty."""
     return not resources.redis.llen(queue)
 
 
 def goes_on(resources: Resources, job: int) -> bool:
-    """Tell whether a line of a job is stored."""
+    """Return whether a line of a job is stored."""
     with resources.engine.connect() as connection:
         found = text("SELECT count(*) FROM training_logs WHERE job_id = :job")
         return bool(connection.execute(found, {"job": job}).scalar_one())
 
 
 def test_wrong_orders_are_dropped_in_every_queue(working: tuple[Resources, Process]) -> None:
-    """Whatever lies in a queue, the worker does not end or reconnect, nothing is left of it, drains go on."""
+    """Any message in a queue is removed, without an end or a reconnect of the worker, and drains go on."""
     resources, worker = working
     listener = resources.redis.pubsub()  # type: ignore[no-untyped-call]
     listener.subscribe(events_channel(1))
@@ -251,7 +251,7 @@ def test_twenty_thousand_orders_for_2099_hold_nothing_up(working: tuple[Resource
 
 
 def test_a_wrong_message_of_remote_control_is_dropped(working: tuple[Resources, Process]) -> None:
-    """`celery inspect` goes over pub/sub: what cannot be read there does not end the worker either."""
+    """An invalid message of remote control, on pub/sub, does not end the worker either."""
     resources, worker = working
     for wrong in ("x", "[]", "{}", json.dumps(order()), json.dumps(order(args="x"))):
         resources.redis.publish("/0.celery.pidbox", wrong)
@@ -275,7 +275,7 @@ def test_orders_of_our_own_pass(working: tuple[Resources, Process]) -> None:
 
 FAULTY = """
 import sys
-from trainwire.workers import broker_transport
+from trainwire.workers.orders import broker_transport
 from trainwire.workers.__main__ import main
 
 def check_order(raw, queue):

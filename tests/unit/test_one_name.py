@@ -14,7 +14,7 @@ FOLDERS = {path.name: path.readlink() for path in (ROOT / "trainwire").iterdir()
 EXPECTED = ("cli", "gateway", "ingest", "schemas", "stack", "stores", "workers")
 SOURCES = [
     path
-    for folder in (*FOLDERS, "trainwire", "tests", "benchmarks", "examples", "docs/site")
+    for folder in (*FOLDERS, "trainwire", "tests", "benchmarks", "docs/site")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 TEXTS = [

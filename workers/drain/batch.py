@@ -1,75 +1,60 @@
-"""The entries of one transaction: who is new, in which order, into which rows, and what cannot be stored."""
+"""Stores the entries of one transaction: rows, jobs, positions and dead letters."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from trainwire.schemas.keys import KINDS, Kind
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Completion, Message
-from trainwire.schemas.times import to_datetime
+from trainwire.schemas.messages import Completion, Message
 from trainwire.schemas.validation import InvalidMessage
-from trainwire.workers.drain import job_rows, rows, source_rows, store
-from trainwire.workers.drain.attempts import AttemptSpans, EarlierAttempts, has_changed
-from trainwire.workers.drain.changes import Change, log_lines
-from trainwire.workers.drain.decoding import Lost, RawEntry, Rejected, visible
-from trainwire.workers.drain.jobs import FINAL_PATHS, began_at
-from trainwire.workers.drain.lifetimes import Lifetime
+from trainwire.workers.drain import job_rows, positions, rows, store
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.decoding import Content, Lost, RawEntry, Rejected, visible
+from trainwire.workers.drain.jobs import FINAL_PATHS
 from trainwire.workers.drain.positions import MAX_RANGES, Position
-from trainwire.workers.drain.source_rows import SourceKey, SourceRow
+from trainwire.workers.drain.sources import Sources
 from trainwire.workers.drain.stream import Ack
 from trainwire.workers.errors import MostlyInvalid, Refused
 
 MAX_JUMP = 10**9
-"""A gap beyond this is no gap but a mistake; believed, it would make the job's sum useless for good."""
+"""A larger gap between two numbers is a mistake of the sender; accepted, it would spoil the job's sum for good."""
 MOSTLY_INVALID_FROM = 100
-"""A batch with fewer new entries says nothing about a deploy."""
+"""A batch with fewer new entries does not show whether nearly all are invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One entry and what it was decoded to."""
+    """An entry and the result of decoding it."""
 
     raw: RawEntry
-    content: Message | Lost | Rejected
+    content: Content
 
 
 class Batch:
-    """Stores arrivals of one kind through an open transaction; the caller commits."""
+    """Stores arrivals of one kind in an open transaction, which the caller commits."""
 
     def __init__(self, connection: Connection, kind: Kind, arrivals: Sequence[Arrival]) -> None:
         self._connection = connection
         self._kind = kind
         # A completion becomes a log row: the traceback of a failure.
         self._storage = ROW_KINDS["logs" if kind == "completions" else kind]
-        contents = [arrival.content for arrival in arrivals]
-        sources = {(said.job_id, said.source) for said in contents if said.job_id and said.source}
-        self._jobs = job_rows.lock_jobs(connection, {job_id for job_id, _ in sources})
-        deleted = {job_id for job_id, _ in sources} - self._jobs.keys()
-        self._discarded = [said for said in contents if said.job_id in deleted]
-        self._arrivals = in_order([arrival for arrival in arrivals if arrival.content.job_id not in deleted])
-        sources = {source for source in sources if source[0] not in deleted}
+        job_ids = {each.content.job_id for each in arrivals if each.content.job_id and each.content.source}
+        self._jobs = job_rows.lock_jobs(connection, job_ids)
+        deleted = job_ids - self._jobs.keys()
+        self._discarded = [each.content for each in arrivals if each.content.job_id in deleted]
+        self._arrivals = in_order([each for each in arrivals if each.content.job_id not in deleted])
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
-        self._sources = source_rows.load_positions(connection, sources | _ended_by_others(contents))
-        self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
-        unplaced = _jobs_of_unplaced(contents, self._attempts) & self._jobs.keys()
-        self._spans = AttemptSpans(unplaced, job_rows.load_spans(connection, unplaced))
+        contents = [each.content for each in self._arrivals]
+        self._sources = Sources(connection, kind, contents, self._jobs)
         self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
-        """(job, URI) of checkpoints that completions name and that verification has not found as recorded."""
-        self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
-        self._ended = {
-            (job_id, source)
-            for (job_id, source, of), row in self._sources.items()
-            if of == "completions" and row.position.received > row.dead_lettered
-        }
-        """Sources of which a completion of their own is stored."""
+        """(job, URI) of checkpoints in completions of which verification has found no usable file."""
         self.duplicates = 0
         self.stored = 0
         self.letters: list[Rejected] = []
@@ -78,7 +63,7 @@ class Batch:
     def store(self, stream: str, max_invalid_ratio: float) -> None:
         """Write rows, job states, positions and dead letters.
 
-        Raises `MostlyInvalid` when more than `max_invalid_ratio` of the new entries cannot be stored.
+        Raises `MostlyInvalid` if more than `max_invalid_ratio` of the new entries cannot be stored.
         """
         self._store(self._new_messages())
         if self._kind == "completions":
@@ -88,114 +73,100 @@ class Batch:
             first = self.letters[0]
             raise MostlyInvalid(
                 f"{len(self.letters)} of {new} new entries of {stream} cannot be stored, the first "
-                f"({first.raw.entry_id}) because: {first.detail}. Nothing was taken from the stream. Mend what "
-                "writes or reads it, or set DRAIN_MAX_INVALID_RATIO=1 to send them to the dead letters"
+                f"({first.raw.entry_id}) because: {first.detail}. Nothing was taken from the stream. Repair their "
+                "sender or the workers, or set DRAIN_MAX_INVALID_RATIO=1 to send them to the dead letters"
             )
         store.save_dead_letters(self._connection, stream, self._kind, self.letters)
-        source_rows.save_positions(self._connection, self._settled_positions())
-        discarded = Counter(said.job_id for said in self._discarded if said.job_id is not None)
+        positions.save_positions(self._connection, self._sources.changed_rows())
+        discarded = Counter(content.job_id for content in self._discarded if content.job_id is not None)
         job_rows.note_discarded(self._connection, stream, discarded)
 
     def acks(self) -> list[Ack]:
-        """Return how far each source of this batch is committed, once the caller has committed.
+        """Return the positions to acknowledge, once the caller has committed.
 
-        A completion states how much there is of each kind. Their acks are published too: Postgres may have been
-        restored to an older state since the last message of a kind, and then its trainer has to know. Messages of
-        deleted jobs are acknowledged too, so that their senders stop to send them.
+        Includes all kinds of a source that a completion counts: after a restore of Postgres to an older state
+        their positions may be lower than the trainer knows. Messages of deleted jobs are acknowledged as well, so
+        that they are not sent again.
         """
-        return [(*key, self._sources[key].position) for key in self._changed] + self._acks_of_deleted()
-
-    def _acks_of_deleted(self) -> list[Ack]:
         last_seqs: dict[tuple[int, str], int] = defaultdict(int)
-        for said in self._discarded:
-            if said.job_id is not None and said.source is not None:
-                source = said.job_id, said.source
-                last_seq = said.last if isinstance(said, Lost) else said.seq or 0
-                last_seqs[source] = max(last_seqs[source], last_seq)
-        return [
+        for content in self._discarded:
+            if content.job_id is not None and content.source is not None:
+                source = content.job_id, content.source
+                last_seqs[source] = max(last_seqs[source], _last_seq(content))
+        return [(*key, row.position) for key, row in self._sources.changed_rows().items()] + [
             (job_id, source, self._kind, Position(last_seq, is_discarded=True))
             for (job_id, source), last_seq in last_seqs.items()
         ]
 
     @property
     def rows_written(self) -> int:
-        """Number of rows that were written."""
+        """The number of rows written."""
         return sum(
             getattr(self._jobs[job_id], self._storage.last_seq) - getattr(before, self._storage.last_seq)
             for job_id, before in self._jobs_before.items()
         )
 
     def changes(self) -> list[Change]:
-        """Return what this batch did to each job that it stored messages of, once the caller has committed."""
+        """Return the changes of the jobs of stored messages, once the caller has committed."""
         by_job: dict[int, list[Message]] = defaultdict(list)
         for message in self._messages:
             by_job[message.job_id].append(message)
         return [
-            Change(self._kind, self._jobs_before[job_id], self._jobs[job_id], messages, self._attempts)
+            Change(self._kind, self._jobs_before[job_id], self._jobs[job_id], messages, self._sources.attempts)
             for job_id, messages in by_job.items()
         ]
 
     def _new_messages(self) -> list[Arrival]:
-        """Tick off every arrival in its source's position; return those that are new and readable."""
+        """Record each arrival in its source's position; return new messages, and count or reject the others."""
         new = []
         for arrival in self._arrivals:
-            said = arrival.content
-            if said.job_id is None or said.source is None:
-                assert isinstance(said, Rejected)  # noqa: S101 - a message always states both
-                self.letters.append(said)
+            content = arrival.content
+            if content.job_id is None or content.source is None or content.seq is None:
+                assert isinstance(content, Rejected)  # noqa: S101 - other contents have all three
+                self.letters.append(content)
                 continue
-            row = self._source_row(said.job_id, said.source, self._kind)
-            if said.seq is None:
-                assert isinstance(said, Rejected)  # noqa: S101 - a message always states its number
-                self.letters.append(said)
-            elif isinstance(said, Lost):
-                self._lose(arrival, said, row)
-            elif said.seq > row.position.last_seq + MAX_JUMP:
-                self.letters.append(_jumped(arrival, row.position.last_seq))
-            elif row.position.would_scatter(said.seq, said.seq):
-                self.letters.append(_scattered(arrival))
-            elif not row.position.accept(said.seq):
+            position = self._sources.row(content.job_id, content.source, self._kind).position
+            last, is_lost = _last_seq(content), isinstance(content, Lost)
+            if last > position.last_seq + MAX_JUMP:
+                detail = (
+                    f"seq {content.seq} after {position.last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
+                )
+                self.letters.append(_rejection(arrival, "seq-jump", detail))
+            elif position.would_scatter(content.seq, last, lost=is_lost):
+                detail = (
+                    f"seq {content.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
+                )
+                self.letters.append(_rejection(arrival, "scattered", detail))
+            elif isinstance(content, Lost):
+                if not position.lose(content.seq, last, content.reason):
+                    self.duplicates += 1
+            elif not position.accept(content.seq):
                 self.duplicates += 1
-            elif isinstance(said, Rejected):
-                self._dead_letter(said)
+            elif isinstance(content, Rejected):
+                self._dead_letter(content)
             else:
                 new.append(arrival)
+            if isinstance(content, Lost):
+                self._sources.set_attempt_of_loss(content)
         return new
 
-    def _lose(self, arrival: Arrival, lost: Lost, row: SourceRow) -> None:
-        """Count what will never come; a number that has arrived stays stored."""
-        if lost.last > row.position.last_seq + MAX_JUMP:
-            self.letters.append(_jumped(arrival, row.position.last_seq))
-        elif row.position.would_scatter(lost.seq, lost.last, lost=True):
-            self.letters.append(_scattered(arrival))
-        elif not row.position.lose(lost.seq, lost.last, lost.reason):
-            self.duplicates += 1
-        source = (lost.job_id, lost.source)
-        lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
-        self._attempts[source] = self._attempt_of_source(source, lost.attempt, lifetime, lost.began_ns)
-
-    def _source_row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
-        key = (job_id, source, kind)
-        if key not in self._sources:
-            self._sources[key] = SourceRow(self._attempts.get((job_id, source), 0), Position())
-        return self._sources[key]
-
     def _store(self, arrivals: Sequence[Arrival]) -> None:
-        """Store these in order; where Postgres refuses, halve until the refused ones stand alone."""
+        """Store these in order; if Postgres refuses them, by halves until each refused message is alone."""
         if not arrivals:
             return
         ids = {arrival.content.job_id for arrival in arrivals}
         messages = [arrival.content for arrival in arrivals if isinstance(arrival.content, Message)]
         before = {job_id: copy(job) for job_id, job in self._jobs.items() if job_id in ids}
-        attempts = dict(self._attempts)
+        attempts = dict(self._sources.attempts)
         try:
             with store.postgres_errors(), self._connection.begin_nested():
                 self._write(messages)
         except (Refused, InvalidMessage) as exc:
             self._jobs.update(before)
-            self._attempts = attempts
+            self._sources.attempts = attempts
             if len(arrivals) == 1:
-                self._refuse(arrivals[0], str(exc))
+                detail = f"Postgres refused this message: {exc}"
+                self._dead_letter(_rejection(arrivals[0], "refused", detail, messages[0].seq))
                 return
             middle = len(arrivals) // 2
             self._store(arrivals[:middle])
@@ -204,33 +175,31 @@ class Batch:
             self.stored += len(arrivals)
             self._messages.extend(messages)
             for message in messages:
-                self._note_counts(message)
+                self._sources.add_counts(message)
 
     def _write(self, messages: Sequence[Message]) -> None:
-        """Encode and COPY the rows of these messages, and fold them into their jobs."""
-        earlier = EarlierAttempts()
+        """COPY the rows of these messages, fold the messages into their jobs, and write the jobs."""
+        earlier = job_rows.EarlierAttempts()
         with store.copying(self._connection, self._storage) as write_row:
             for message in messages:
                 for row in self._fold(message, earlier):
                     write_row(row)
-        jobs = [self._jobs[job_id] for job_id in {said.job_id for said in messages}]
+        jobs = [self._jobs[job_id] for job_id in {message.job_id for message in messages}]
         job_rows.save_jobs(self._connection, jobs, self._jobs_before)
-        changed = [job for job in jobs if has_changed(job, self._jobs_before[job.id])]
-        job_rows.save_attempts(
-            self._connection, changed + earlier.fold(partial(job_rows.load_attempts, self._connection))
-        )
+        changed = [job for job in jobs if job_rows.has_changed(job, self._jobs_before[job.id])]
+        job_rows.save_attempts(self._connection, changed + earlier.fold(self._connection))
 
-    def _fold(self, message: Message, earlier: EarlierAttempts) -> Iterable[rows.Row]:
+    def _fold(self, message: Message, earlier: job_rows.EarlierAttempts) -> Iterable[rows.Row]:
         """Fold one message into its job; return its rows."""
         body, job = message.body, self._jobs[message.job_id]
-        attempt = self._attempt_of(message)
-        self._source_row(message.job_id, message.source, self._kind).note_place(body)
+        attempt = self._sources.attempt_of(message)
+        self._sources.row(message.job_id, message.source, self._kind).note_place(body)
         if isinstance(body, Completion):
             body = self._without_unusable_paths(job.id, body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
-        self._spans.note(job, body, attempt)
-        stored = log_lines(body) if isinstance(body, Completion) else body
+        self._sources.spans.note(job, body, attempt)
+        stored = rows.log_lines(body) if isinstance(body, Completion) else body
         if stored is None:
             return []
         origin = rows.Origin(message.job_id, attempt, message.source, getattr(body, "rank", None))
@@ -240,146 +209,40 @@ class Batch:
         return new
 
     def _without_unusable_paths(self, job_id: int, body: Completion) -> Completion:
-        """Return the completion without the paths of checkpoints that cannot be used: the job's paths stay."""
+        """Return a completion without the paths of unusable checkpoints, so that the job keeps its own paths."""
         named = {name: getattr(body, name) for name in FINAL_PATHS}
-        left = {name: None for name, uri in named.items() if uri and (job_id, visible(uri)) in self._unusable}
-        return replace(body, **left) if left else body
-
-    def _attempt_of(self, message: Message) -> int:
-        """Return the attempt that a message belongs to, and note it for the source; an inferred end moves none."""
-        body, sender, of = message.body, (message.job_id, message.source), (message.job_id, _ending(message))
-        if of == sender or of not in self._attempts:
-            lifetime, began_ns = Lifetime.of(body), began_at(body)
-            self._attempts[of] = self._attempt_of_source(of, message.attempt, lifetime, began_ns)
-        self._attempts.setdefault(sender, self._attempts[of])
-        return self._attempts[of]
-
-    def _attempt_of_source(
-        self, source: tuple[int, str], stated: int, lifetime: Lifetime | None, began_ns: int | None
-    ) -> int:
-        """Return the attempt of a source; `stated` is 0 where its trainer leaves that to the workers."""
-        job, known = self._jobs[source[0]], self._attempts.get(source)
-        if stated == ATTEMPT_UNSAID and known is None:
-            known = self._spans.earlier_attempt(job, lifetime)
-        return job.attempt_of_source(stated, known, began_ns)
-
-    def _note_counts(self, message: Message) -> None:
-        """Note how many messages a source made: the highest counts of its own completions, once these are stored.
-
-        Those of inferred ends hold only until the first of them, which replaces them in every kind.
-        """
-        body = message.body
-        if not isinstance(body, Completion):
-            return
-        job_id, source = message.job_id, _ending(message)
-        if source != message.source:
-            sender = self._source_row(job_id, message.source, self._kind)
-            sender.produced = _highest(sender.produced, message.seq)  # of it there is no more than this
-            if (job_id, source) in self._ended:
-                return
-        elif (job_id, source) not in self._ended:
-            self._ended.add((job_id, source))
-            self._forget_counts(job_id, source)
-        for kind in KINDS:
-            produced, dropped = (body.produced or {}).get(kind), (body.dropped or {}).get(kind)
-            if kind == "completions" and not set(KINDS).issuperset(body.produced or ()):
-                produced = (
-                    None  # a kind that does not exist: the sum names the source, for something is not counted
-                )
-            if produced is None and dropped is None:
-                continue
-            row = self._source_row(job_id, source, kind)
-            row.produced, row.dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
-            self._changed.add((job_id, source, kind))
-
-    def _forget_counts(self, job_id: int, source: str) -> None:
-        """Clear the counts of an inferred end before those of the source's own completion are noted.
-
-        An inferred end may state counts of kinds that the completion leaves out.
-        """
-        for kind in KINDS:
-            row = self._sources.get((job_id, source, kind))
-            if row is not None and (row.produced, row.dropped) != (None, None):
-                row.produced = row.dropped = None
-                self._changed.add((job_id, source, kind))
-
-    def _refuse(self, arrival: Arrival, why: str) -> None:
-        said = arrival.content
-        detail = f"Postgres refused this message: {why}"
-        self._dead_letter(
-            Rejected(arrival.raw, "refused", detail, said.job_id, said.attempt, said.source, said.seq)
-        )
+        left_out = {name: None for name, uri in named.items() if uri and (job_id, visible(uri)) in self._unusable}
+        return replace(body, **left_out) if left_out else body
 
     def _dead_letter(self, letter: Rejected) -> None:
+        """Dead-letter a message whose number is recorded in the position of its source."""
         assert letter.job_id is not None and letter.source is not None  # noqa: S101, PT018 - had a position
-        self._source_row(letter.job_id, letter.source, self._kind).dead_lettered += 1
+        self._sources.row(letter.job_id, letter.source, self._kind).dead_lettered += 1
         self.letters.append(letter)
 
-    def _settled_positions(self) -> dict[SourceKey, SourceRow]:
-        """Return the positions to save, each with the attempt that its source got."""
-        changed = {key: self._sources[key] for key in self._changed}
-        for (job_id, source, _), row in changed.items():
-            row.attempt = self._attempts.get((job_id, source), self._jobs[job_id].attempt)
-        return changed
+
+def _last_seq(content: Content) -> int:
+    return content.last if isinstance(content, Lost) else content.seq or 0
 
 
-def _jumped(arrival: Arrival, last_seq: int) -> Rejected:
-    said = arrival.content
-    detail = f"seq {said.seq} after {last_seq}: no trainer leaves out {MAX_JUMP:,} messages"
-    return Rejected(arrival.raw, "seq-jump", detail, said.job_id, said.attempt, said.source)
+def _rejection(arrival: Arrival, reason: str, detail: str, seq: int | None = None) -> Rejected:
+    content = arrival.content
+    return Rejected(arrival.raw, reason, detail, content.job_id, content.attempt, content.source, seq)
 
 
-def _scattered(arrival: Arrival) -> Rejected:
-    said = arrival.content
-    detail = f"seq {said.seq}: {MAX_RANGES:,} separate ranges of this source are missing or lost already"
-    return Rejected(arrival.raw, "scattered", detail, said.job_id, said.attempt, said.source)
-
-
-def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:
-    """Return the sources of which these messages infer that they have ended."""
+def _named_checkpoints(contents: Iterable[Content]) -> set[tuple[int, str]]:
+    """Return (job, URI) of the checkpoints in completions."""
     return {
-        (said.job_id, visible(said.body.of))
-        for said in contents
-        if isinstance(said, Message) and isinstance(said.body, Completion) and said.body.of is not None
-    }
-
-
-def _jobs_of_unplaced(
-    contents: Iterable[Message | Lost | Rejected], attempts: Mapping[tuple[int, str], int]
-) -> set[int]:
-    """Return the jobs with sources whose attempt neither is known nor stated."""
-    return {
-        said.job_id
-        for said in contents
-        if not isinstance(said, Rejected)
-        and said.attempt == ATTEMPT_UNSAID
-        and (said.job_id, _ending(said) if isinstance(said, Message) else said.source) not in attempts
-    }
-
-
-def _named_checkpoints(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:
-    """Return (job, URI) of the checkpoints that completions name."""
-    return {
-        (said.job_id, visible(uri))
-        for said in contents
-        if isinstance(said, Message) and isinstance(said.body, Completion)
-        for uri in (getattr(said.body, name) for name in FINAL_PATHS)
+        (content.job_id, visible(uri))
+        for content in contents
+        if isinstance(content, Message) and isinstance(content.body, Completion)
+        for uri in (getattr(content.body, name) for name in FINAL_PATHS)
         if uri
     }
 
 
-def _ending(message: Message) -> str:
-    """Return the source that a message is about: its own, or the one of which it infers the end."""
-    body = message.body
-    return message.source if not isinstance(body, Completion) or body.of is None else visible(body.of)
-
-
-def _highest(*counts: int | None) -> int | None:
-    return max((count for count in counts if count is not None), default=None)
-
-
 def in_order(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Sort each source's arrivals by their numbers, among the places that the source has."""
+    """Sort the arrivals of each source by their numbers; each source keeps its places in the sequence."""
     by_source: dict[tuple[int | None, str | None], list[Arrival]] = defaultdict(list)
     for arrival in arrivals:
         by_source[arrival.content.job_id, arrival.content.source].append(arrival)

@@ -1,11 +1,16 @@
-"""Raw stream entries into messages: strictly first, and where only the text is broken, by making it visible."""
+"""Decodes stream entries into messages, and estimates how much memory a decoded entry takes.
+
+Decoding is strict first. An entry that fails only for invalid text (NUL, bytes that are not UTF-8, lone
+surrogates) is decoded again with replacement characters, so that a few bad characters do not cost a whole message.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from sys import getsizeof
+from typing import Final, TypeAlias
 
 import msgpack
 import msgspec
@@ -14,12 +19,11 @@ import zstandard
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.limits import MAX_BODY_BYTES, MAX_REPAIRED_ELEMENTS, UNCOUNTED_BYTES
-from trainwire.schemas.messages import Body, Message
+from trainwire.schemas.messages import FREE_MAPS, Body, Logs, Message, Metrics
 from trainwire.schemas.structure import json_elements, msgpack_elements
-from trainwire.schemas.validation import InvalidMessage
+from trainwire.schemas.validation import InvalidMessage, free_elements
 from trainwire.schemas.wire import (
     LOST,
-    Envelope,
     body_from_object,
     decode_loss,
     decode_plain,
@@ -29,42 +33,48 @@ from trainwire.schemas.wire import (
 
 log = structlog.get_logger("trainwire.workers.drain.decoding")
 
-NUL_SHOWN: Final = "\u2400"
-BROKEN_SHOWN: Final = "\ufffd"
+NUL_REPLACEMENT: Final = "\u2400"
+SURROGATE_REPLACEMENT: Final = "\ufffd"
 MAX_DETAIL_CHARS: Final = 2000
-_FIELDS: Final = 7
+_MESSAGE_FIELDS: Final = 7
 _FIELD_BYTES: Final = 100
+"""Estimated overhead in Python of an entry, and of each field that no message has."""
 MAX_REPAIRED_BYTES: Final = 16 * 1024 * 1024
-"""The tolerant decoders build everything before it is checked; a larger body is dead-lettered instead."""
-_OF_THE_ENTRY: Final = (
+"""Lenient decoders build the whole object before it is validated: larger bodies are dead-lettered instead."""
+_INPUT_ERRORS: Final = (
     *(ArithmeticError, AssertionError, AttributeError, BufferError, LookupError),
     *(RuntimeError, TypeError, ValueError, msgspec.MsgspecError, msgpack.UnpackException, zstandard.ZstdError),
 )
-"""What a decoder raises because of its input. Others, such as a time limit or a lack of memory, are no verdict."""
+"""Exceptions that decoders raise for bad input. Others (a time limit, MemoryError) may have another cause."""
+_ROW_BYTES: Final = 100
+_POINT_BYTES: Final = 250
+_VALUE_BYTES: Final = 60
+_LONG_CHARS: Final = 500
+_ELEMENT_BYTES: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
 class RawEntry:
-    """One entry as Redis holds it."""
+    """A stream entry as read from Redis."""
 
     entry_id: str
     fields: Mapping[bytes, bytes]
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all values."""
+        """Total size of the values in bytes."""
         return sum(map(len, self.fields.values()))
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory it takes: names count too, and each field beyond those of a message."""
-        extra = max(0, len(self.fields) - _FIELDS)
+        """Estimated memory in bytes: field names, values, and an overhead for each field that no message has."""
+        extra = max(0, len(self.fields) - _MESSAGE_FIELDS)
         return self.size_bytes + sum(map(len, self.fields)) + _FIELD_BYTES * (1 + extra)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An entry that can never be stored, why, and what its envelope says where that much could be read."""
+    """An entry that can never be stored: the reason, and the fields of its envelope as far as it was readable."""
 
     raw: RawEntry
     reason: str
@@ -73,12 +83,12 @@ class Rejected:
     attempt: int = 0
     source: str | None = None
     seq: int | None = None
-    """The number that it takes in its source's position; None where it takes none, and is in no sum."""
+    """Its message number; None where it has none and therefore counts in no sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An entry by which a source declares the numbers `seq` to `last` lost."""
+    """An entry in which a source declares its messages `seq` to `last` (inclusive) lost."""
 
     job_id: int
     attempt: int
@@ -89,81 +99,74 @@ class Lost:
     began_ns: int | None
 
 
-def decode(kind: Kind, raw: RawEntry) -> tuple[Message | Lost | Rejected, int]:
-    """Return the entry's message or its statement of loss, or the reason why there can be none.
+Content: TypeAlias = Message | Lost | Rejected
+"""The result of decoding an entry."""
 
-    The second value is the size in bytes of its body after decompression. Raises what is no fault of the entry as
-    far as can be seen here: a time limit, a lack of memory.
+
+def decode(kind: Kind, raw: RawEntry) -> tuple[Content, int]:
+    """Return (message, declaration of loss or rejection; size of the body in bytes after decompression).
+
+    Invalid input never raises. An exception has a cause that may lie outside the entry, such as a task's time
+    limit or a `MemoryError`.
     """
-    envelope: Envelope | None = None
     size_bytes = 0
     try:
         envelope = open_envelope(raw.fields)
+        origin = (envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
         if envelope.encoding == LOST:
-            return _lost(envelope), len(envelope.body)
+            loss = decode_loss(envelope)
+            return Lost(*origin, loss.last, loss.reason, loss.started_at), len(envelope.body)
         plain = plain_body(envelope)
         size_bytes = len(plain)
-        body = _body(kind, envelope.encoding, plain)
+        return Message(kind, *origin, _decode_body(kind, envelope.encoding, plain)), size_bytes
     except InvalidMessage as exc:
         if exc.reason == "too-large":
-            size_bytes = size_bytes or MAX_BODY_BYTES  # it was decompressed so far
-        return _rejected(raw, envelope, exc.reason, str(exc)), size_bytes
-    except _OF_THE_ENTRY as exc:
-        # Nobody thought of this one; as an exception it would stop its stream.
+            size_bytes = size_bytes or MAX_BODY_BYTES  # decompression stopped at this limit
+        return rejected(raw, exc.reason, str(exc)), size_bytes
+    except _INPUT_ERRORS as exc:
+        # An error that no validation foresaw. Raised, it would stop the stream at this entry.
         log.exception("decoding.failed", entry_id=raw.entry_id, kind=kind)
-        return _rejected(raw, envelope, "undecodable", f"{type(exc).__name__}: {exc}"), size_bytes
-    return Message(kind, envelope.job_id, envelope.attempt, envelope.source, envelope.seq, body), size_bytes
+        return rejected(raw, "undecodable", f"{type(exc).__name__}: {exc}"), size_bytes
 
 
 def rejected(raw: RawEntry, reason: str, detail: str) -> Rejected:
-    """Return the entry as one that is not to be decoded, with its envelope where that can be read."""
-    try:
-        return _rejected(raw, open_envelope(raw.fields), reason, detail)
-    except InvalidMessage:
-        return _rejected(raw, None, reason, detail)
-
-
-def _lost(envelope: Envelope) -> Lost:
-    loss = decode_loss(envelope)
-    origin = (envelope.job_id, envelope.attempt, envelope.source, envelope.seq)
-    return Lost(*origin, loss.last, loss.reason, loss.started_at)
-
-
-def _rejected(raw: RawEntry, envelope: Envelope | None, reason: str, detail: str) -> Rejected:
+    """Return a rejection of an entry without decoding its body; the envelope is included if it is valid."""
     detail = detail[:MAX_DETAIL_CHARS]
-    if envelope is None:
+    try:
+        envelope = open_envelope(raw.fields)
+    except _INPUT_ERRORS:
         return Rejected(raw, reason, detail)
-    # A statement of loss that cannot be read is about a number; it is not the message that has it.
+    # In a declaration of loss, `seq` is the first lost number, not the number of this entry.
     seq = None if envelope.encoding == LOST else envelope.seq
     return Rejected(raw, reason, detail, envelope.job_id, envelope.attempt, envelope.source, seq)
 
 
 def visible(text: str) -> str:
-    """Return `text` as Postgres can hold it: NUL and lone surrogates become visible signs, nothing is dropped."""
+    """Return `text` as Postgres can store it: NUL and lone surrogates are replaced by visible characters."""
     if "\x00" in text:
-        text = text.replace("\x00", NUL_SHOWN)
+        text = text.replace("\x00", NUL_REPLACEMENT)
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = "".join(BROKEN_SHOWN if "\ud800" <= char <= "\udfff" else char for char in text)
+        text = "".join(SURROGATE_REPLACEMENT if "\ud800" <= char <= "\udfff" else char for char in text)
     return text
 
 
-def _body(kind: Kind, encoding: str, plain: bytes) -> Body:
+def _decode_body(kind: Kind, encoding: str, plain: bytes) -> Body:
     try:
         return decode_plain(kind, encoding, plain)
     except InvalidMessage as strict:
-        repaired = None if strict.reason == "too-large" else _repaired(encoding, plain)
-        if repaired is None:
+        lenient = None if strict.reason == "too-large" else _decode_leniently(encoding, plain)
+        if lenient is None:
             raise
         try:
-            return body_from_object(kind, repaired)
+            return body_from_object(kind, lenient)
         except InvalidMessage:
             raise strict from None
 
 
-def _repaired(encoding: str, plain: bytes) -> object | None:
-    """Decode with tolerance for broken text only; None where the structure itself cannot be read."""
+def _decode_leniently(encoding: str, plain: bytes) -> object | None:
+    """Decode leniently, replacing invalid text; return None where the structure itself is invalid or too large."""
     if len(plain) > MAX_REPAIRED_BYTES:
         return None
     is_json = encoding.startswith("json")
@@ -173,23 +176,73 @@ def _repaired(encoding: str, plain: bytes) -> object | None:
             return None
     try:
         if is_json:
-            return _text_of(json.loads(plain.decode("utf-8", "replace")))
-        return _text_of(msgpack.unpackb(plain, unicode_errors="surrogateescape", strict_map_key=False))
+            return _sanitized(json.loads(plain.decode("utf-8", "replace")))
+        return _sanitized(msgpack.unpackb(plain, unicode_errors="surrogateescape", strict_map_key=False))
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
         return None
 
 
-def _text_of(value: object) -> object:
-    """Turn byte strings into text and make what is no Unicode visible, all the way down."""
+def _sanitized(value: object) -> object:
+    """Return the value with all byte strings decoded and all invalid characters replaced, recursively."""
     match value:
         case bytes():
             return value.decode("utf-8", "replace")
         case str():
-            # surrogateescape keeps each invalid byte apart from its valid neighbours.
+            # surrogateescape has turned each invalid byte into one lone surrogate.
             return visible(value)
         case list():
-            return [_text_of(item) for item in value]
+            return [_sanitized(item) for item in value]
         case dict():
-            return {_text_of(key): _text_of(item) for key, item in value.items()}
+            return {_sanitized(key): _sanitized(item) for key, item in value.items()}
         case _:
             return value
+
+
+def memory_bytes(content: Content, plain_bytes: int) -> int:
+    """Return about how many bytes of memory decoding an entry took, and its message takes until the commit.
+
+    Both arguments are those that `decode` returns.
+    """
+    match content:
+        case Rejected(raw=raw):
+            held = raw.held_bytes
+        case Lost():
+            held = 0
+        case message:
+            held = _message_bytes(message, plain_bytes)
+    return _ROW_BYTES + max(held, plain_bytes)
+
+
+def _message_bytes(message: Message, plain_bytes: int) -> int:
+    match message.body:
+        case Logs(lines=lines) as body:
+            chars = sum(map(len, lines))
+            if chars > _LONG_CHARS * len(lines):
+                # A Python str with one character beyond U+FFFF takes four bytes for each of its characters.
+                chars = sum(map(getsizeof, lines))
+            return chars + (160 if body.levels else 100) * len(lines)
+        case Metrics() as body:
+            values = sum(len(point.values) for point in body.points)
+            points = _POINT_BYTES * len(body.points) + _VALUE_BYTES * values
+            # Names and paths take about as much as in the body.
+            return points + plain_bytes + sum(_free_bytes(getattr(body, name)) for name in FREE_MAPS)
+        case body:
+            return sum(map(_field_bytes, msgspec.structs.astuple(body)))
+
+
+def _free_bytes(value: object) -> int:
+    return _ELEMENT_BYTES * free_elements(value) + _text_bytes(value) if value else 0
+
+
+def _text_bytes(value: object) -> int:
+    if isinstance(value, dict):
+        return sum(map(_text_bytes, value)) + sum(map(_text_bytes, value.values()))
+    if isinstance(value, list):
+        return sum(map(_text_bytes, value))
+    return getsizeof(value) if isinstance(value, (str, bytes)) else 0
+
+
+def _field_bytes(value: object) -> int:
+    if isinstance(value, dict):
+        return _VALUE_BYTES * len(value) + sum(map(getsizeof, value))
+    return getsizeof(value) if isinstance(value, str) else 0

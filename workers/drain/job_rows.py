@@ -1,29 +1,39 @@
-"""The rows of jobs and of their attempts, as a drain locks, reads and writes them."""
+"""The rows of jobs and of their attempts: locks, reads and writes them."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from copy import copy
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, text
 
+from trainwire.schemas.messages import FREE_MAPS, Body
 from trainwire.schemas.tables import training_attempts, training_jobs
 from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows
-from trainwire.workers.drain.attempts import FIELDS, AttemptKey
 from trainwire.workers.drain.jobs import COLUMNS, JSON_COLUMNS, LOADED_COLUMNS, RESULTS, UNLOADED, JobState
-from trainwire.workers.drain.recordset import encoded, recordset
+from trainwire.workers.drain.store import encoded, recordset
 from trainwire.workers.errors import Unavailable
+
+AttemptKey = tuple[int, int]
+"""Job, attempt."""
+ATTEMPT_FIELDS: Final = (
+    *("name", "status", "started_at", "completed_at", "exit_code", "error_message", "params", "tags"),
+    *("provenance", "mlflow_run_id"),
+)
+"""The fields of a job that are also stored for each of its attempts."""
 
 
 def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobState]:
-    """Create what is missing of these jobs and lock them all, always in the order of their ids.
+    """Create these jobs if they do not exist, and lock them in the order of their ids.
 
-    First all inserts, then all locks: drains that share jobs wait for one another and never in a circle.
-    Deleted jobs are neither created nor returned.
+    All inserts come before all locks, so that drains with the same jobs do not deadlock. Deleted jobs are neither
+    created nor returned.
     """
     ids = sorted(set(job_ids))
     created = connection.execute(_CREATE, {"ids": ids}).rowcount
@@ -35,7 +45,7 @@ def lock_jobs(connection: Connection, job_ids: Iterable[int]) -> dict[int, JobSt
 
 
 def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
-    """Read the results of these jobs that were not loaded, as many names of each as an event carries."""
+    """Read the results that were not loaded of these jobs, up to the number of names that an event has."""
     wanted = {job.id: job for job in jobs if any(getattr(job, name) is UNLOADED for name in RESULTS)}
     found = connection.execute(_LOAD_RESULTS, {"ids": list(wanted)}).mappings() if wanted else ()
     for row in found:
@@ -46,7 +56,7 @@ def load_results(connection: Connection, jobs: Iterable[JobState]) -> None:
 
 
 def note_discarded(connection: Connection, stream: str, messages: Mapping[int, int]) -> None:
-    """Count messages of deleted jobs, given by job, that were acknowledged and not stored."""
+    """Count messages of deleted jobs (job -> number), which were acknowledged but not stored."""
     if messages:
         jobs = {"jobs": list(messages), "counts": list(messages.values())}
         connection.execute(_COUNT_OF_JOBS, jobs)
@@ -54,30 +64,30 @@ def note_discarded(connection: Connection, stream: str, messages: Mapping[int, i
 
 
 def _without_deleted(connection: Connection, ids: list[int], jobs: dict[int, JobState]) -> dict[int, JobState]:
-    """Return the jobs that have no tombstone; remove the rows that `lock_jobs` has created of the others."""
+    """Return the jobs without a tombstone; delete the rows that `lock_jobs` has created of the others."""
     deleted = set(connection.execute(_TOMBSTONES, {"ids": ids}).scalars())
     if gone := set(ids) - jobs.keys() - deleted:
-        raise Unavailable(f"the rows of jobs {sorted(gone)} were removed by someone else: try again")
+        raise Unavailable(f"the rows of jobs {sorted(gone)} were deleted by another process: try again")
     if deleted:
         connection.execute(_REMOVE, {"ids": sorted(deleted)})
     return {job_id: job for job_id, job in jobs.items() if job_id not in deleted}
 
 
 def save_jobs(connection: Connection, jobs: Collection[JobState], before: Mapping[int, JobState]) -> None:
-    """Write the jobs back and stamp that they were heard of; JSON that is as it was `before` is left alone."""
+    """Write these jobs, with the time of their last message; JSON that has not changed is not written."""
     if jobs:
         connection.execute(_SAVE_JOBS, {"rows": encoded(_job_values(job, before[job.id]) for job in jobs)})
 
 
 def save_statuses(connection: Connection, jobs: Collection[JobState]) -> None:
-    """Write how these jobs stand; that nothing was heard of them is no news of them."""
+    """Write the statuses of these jobs; the time of their last message stays."""
     if jobs:
         values = ({name: getattr(job, name) for name in _OF_STATUS} for job in jobs)
         connection.execute(_SAVE_STATUSES, {"rows": encoded(values)})
 
 
 def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[AttemptKey, JobState]:
-    """Return what is known of these attempts; params and tags are not loaded."""
+    """Return the states of these attempts as far as they exist, without params, tags and provenance."""
     found = connection.execute(
         text(
             f"SELECT job_id AS id, attempt, {', '.join(_LOADED_OF_ATTEMPT)} FROM training_attempts "  # noqa: S608 - our own column names
@@ -97,16 +107,62 @@ def load_spans(
 
 
 def missing_checkpoints(connection: Connection, named: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Return those (job, URI) pairs of which the newest checkpoint row is known to have no usable file."""
+    """Return the (job, URI) pairs whose newest checkpoint row is known to have no usable file."""
     wanted = {"jobs": [job_id for job_id, _ in named], "uris": [uri for _, uri in named]}
     return {(job_id, uri) for job_id, uri in connection.execute(_MISSING, wanted)} if named else set()
 
 
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
-    """Write these attempts, and count the change of those that are not as they were."""
+    """Write these attempts; the count `changes` of those that differ from their rows grows."""
     values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
     if values:
         connection.execute(_SAVE_ATTEMPTS, {"rows": encoded(values)})
+
+
+class EarlierAttempts:
+    """Attempts that are not the newest of their jobs, and are changed by the messages of one transaction.
+
+    A late message of such an attempt changes its row and not that of the job.
+    """
+
+    def __init__(self) -> None:
+        self._superseded: dict[AttemptKey, JobState] = {}
+        self._late: dict[AttemptKey, list[Body]] = defaultdict(list)
+
+    def note(self, job: JobState, body: Body, attempt: int) -> None:
+        """Record a message, before its job is folded with it."""
+        if job.status == "pending" or attempt == job.attempt:
+            return
+        if attempt < job.attempt:
+            self._late[job.id, attempt].append(body)
+        else:
+            self._superseded[job.id, job.attempt] = _as_earlier(job)
+
+    def fold(self, connection: Connection) -> list[JobState]:
+        """Return the states of the recorded attempts, folded with their late messages."""
+        unknown = self._late.keys() - self._superseded.keys()
+        states = self._superseded | (load_attempts(connection, unknown) if unknown else {})
+        for (job_id, attempt), bodies in self._late.items():
+            state = states.get((job_id, attempt)) or JobState(job_id, attempt=attempt)
+            for body in bodies:
+                state.fold(body, attempt)
+            states[job_id, attempt] = _as_earlier(state)
+        return list(states.values())
+
+
+def has_changed(job: JobState, before: JobState) -> bool:
+    """Return whether the newest attempt of a job is another one, or has changed."""
+    return job.attempt != before.attempt or any(
+        getattr(job, name) != getattr(before, name) for name in ATTEMPT_FIELDS
+    )
+
+
+def _as_earlier(state: JobState) -> JobState:
+    """Return a copy; without an end the attempt is lost, because another one has begun."""
+    earlier = copy(state)
+    if not earlier.is_finished:
+        earlier.status = "lost"
+    return earlier
 
 
 def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
@@ -118,8 +174,8 @@ def _job_values(job: JobState, before: JobState) -> dict[str, Any]:
 
 
 def _attempt_values(state: JobState) -> dict[str, Any]:
-    values: dict[str, Any] = {name: getattr(state, name) for name in FIELDS}
-    json_values = {name: _raw_json(values[name]) for name in ("params", "tags")}
+    values: dict[str, Any] = {name: getattr(state, name) for name in ATTEMPT_FIELDS}
+    json_values = {name: _raw_json(values[name]) for name in FREE_MAPS}
     return values | json_values | {"job_id": state.id, "attempt": state.attempt}
 
 
@@ -132,8 +188,8 @@ def _keeps(name: str) -> str:
 
 
 def _assignments() -> str:
-    kept = {name: f"CASE WHEN {_keeps(name)} THEN job.{name} ELSE said.{name} END" for name in JSON_COLUMNS}
-    return ", ".join(f"{name} = {kept.get(name, f'said.{name}')}" for name in COLUMNS if name != "id")
+    kept = {name: f"CASE WHEN {_keeps(name)} THEN job.{name} ELSE given.{name} END" for name in JSON_COLUMNS}
+    return ", ".join(f"{name} = {kept.get(name, f'given.{name}')}" for name in COLUMNS if name != "id")
 
 
 _CREATE: Final = text(
@@ -160,12 +216,12 @@ _SAVE_JOBS: Final = text(
     f"UPDATE training_jobs AS job SET {_assignments()}, last_seen_at = now(), settled = '', "  # noqa: S608 - our own column names
     "logs_settled = false, metrics_settled = false "  # of older versions, as in move_back
     f"FROM {recordset(training_jobs, COLUMNS, **{_keeps(name): 'boolean' for name in JSON_COLUMNS})} "
-    "WHERE job.id = said.id"
+    "WHERE job.id = given.id"
 )
 _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUSES: Final = text(
-    "UPDATE training_jobs AS job SET status = said.status, quiet_since = said.quiet_since, "  # noqa: S608 - our own column names
-    f"status_reason = said.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = said.id"
+    "UPDATE training_jobs AS job SET status = given.status, quiet_since = given.quiet_since, "  # noqa: S608 - our own column names
+    f"status_reason = given.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = given.id"
 )
 _MISSING: Final = text(
     "SELECT job_id, uri FROM ("  # noqa: S608 - our own expression
@@ -176,24 +232,22 @@ _MISSING: Final = text(
 _SPANS: Final = text(
     "SELECT job_id, attempt, started_at, completed_at FROM training_attempts WHERE job_id = ANY(:ids)"
 )
-_LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
-_OF_ATTEMPT: Final = ("job_id", "attempt", *FIELDS)
+_LOADED_OF_ATTEMPT: Final = tuple(name for name in ATTEMPT_FIELDS if name not in FREE_MAPS)
+_OF_ATTEMPT: Final = ("job_id", "attempt", *ATTEMPT_FIELDS)
+_UPDATED: Final = {name: f"excluded.{name}" for name in ATTEMPT_FIELDS} | {
+    "params": "coalesce(excluded.params, known.params)",
+    "tags": "coalesce(excluded.tags, known.tags)",
+    # NULL || x is NULL
+    "provenance": "coalesce(known.provenance || excluded.provenance, excluded.provenance, known.provenance)",
+    # The run in the job's row may be the mirror of this attempt, which is no run of its trainer.
+    "mlflow_run_id": "coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id)",
+}
 _SAVE_ATTEMPTS: Final = text(
     f"""
     INSERT INTO training_attempts AS known ({", ".join(_OF_ATTEMPT)}, changes)
     SELECT {", ".join(_OF_ATTEMPT)}, 1 FROM {recordset(training_attempts, _OF_ATTEMPT)}
-    ON CONFLICT (job_id, attempt) DO UPDATE SET name = excluded.name, status = excluded.status,
-        started_at = excluded.started_at, completed_at = excluded.completed_at, exit_code = excluded.exit_code,
-        error_message = excluded.error_message, params = coalesce(excluded.params, known.params),
-        tags = coalesce(excluded.tags, known.tags),
-        -- The run of the job's row may be the one that we made for it.
-        mlflow_run_id = coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id),
-        changes = known.changes + 1
-    WHERE (known.name, known.status, known.started_at, known.completed_at, known.exit_code, known.error_message,
-            known.params, known.tags, known.mlflow_run_id)
-        IS DISTINCT FROM (excluded.name, excluded.status, excluded.started_at, excluded.completed_at,
-            excluded.exit_code, excluded.error_message, coalesce(excluded.params, known.params),
-            coalesce(excluded.tags, known.tags),
-            coalesce(nullif(excluded.mlflow_run_id, known.mirror_run_id), known.mlflow_run_id))
+    ON CONFLICT (job_id, attempt) DO UPDATE
+    SET {", ".join(f"{name} = {value}" for name, value in _UPDATED.items())}, changes = known.changes + 1
+    WHERE ({", ".join(f"known.{name}" for name in _UPDATED)}) IS DISTINCT FROM ({", ".join(_UPDATED.values())})
     """  # noqa: S608 - our own column names
 )

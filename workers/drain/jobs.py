@@ -1,4 +1,4 @@
-"""What the messages of a job say about the job itself: a fold from messages to one row of training_jobs."""
+"""The state of a job, and how each message changes it: a fold of messages into one row of training_jobs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Final
 from trainwire.schemas.heartbeats import says_progress
 from trainwire.schemas.messages import (
     FINISHED,
+    PROVENANCE_ITEMS,
     Body,
     Checkpoint,
     Completion,
     Logs,
-    Message,
     Metrics,
     Progress,
     Status,
@@ -21,19 +21,19 @@ from trainwire.schemas.messages import (
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.lifetimes import RANK_SKEW, Lifetime
+from trainwire.workers.drain.lifetimes import RANK_SKEW, Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
-"""Of completions that say different things of one attempt, the later in this list is believed."""
+"""Of contradicting completions of one attempt, the outcome that is later in this list applies."""
 
 
 @dataclass(slots=True)
 class JobState:
     """The columns of one training_jobs row that messages change.
 
-    Maps may be large and are not loaded: of `params` and `tags` None is whatever the row has, of `final_metrics`
-    and `best_metrics` the object `UNLOADED`.
+    Large maps are not loaded: None in `params` and `tags`, and the object `UNLOADED` in `final_metrics` and
+    `best_metrics`, stand for the unknown value in the row.
     """
 
     id: int
@@ -61,46 +61,43 @@ class JobState:
     watched_attempt: int | None = None
     params: dict[str, Any] | None = None
     tags: dict[str, Any] | None = None
+    provenance: dict[str, Any] | None = None
+    """News of the attempt, which is merged with what is stored: the job's row has none."""
     last_log_seq: int = 0
     last_metric_seq: int = 0
     last_checkpoint_seq: int = 0
 
     @property
     def is_finished(self) -> bool:
-        """Tell whether the current attempt has ended."""
+        """Whether the current attempt has ended."""
         return self.status in FINISHED
 
-    def attempt_of(self, message: Message, known: int | None) -> int:
-        """Return the attempt that a message belongs to: `known` is the one that its source got before."""
-        return self.attempt_of_source(message.attempt, known, began_at(message.body))
+    def attempt_of_source(self, stated: int, known: int | None, began_ns: int | None) -> int:
+        """Return the attempt of a source.
 
-    def attempt_of_source(self, attempt: int, known: int | None, began_ns: int | None) -> int:
-        """Return the attempt that a source belongs to; where its trainer does not set one, it is decided here.
-
-        A source keeps the attempt it once got (`known`). A new one belongs to the attempt that was running
-        when it began: the current one, or the next where the current one had ended before that. A source that is
-        older than the current attempt gets an earlier one from `trainwire.workers.drain.attempts.AttemptSpans`.
+        Args:
+            stated: the attempt in its messages, or 0 if its trainer does not know it.
+            known: the attempt that the source was given before; it keeps that.
+            began_ns: when the source began. A new source belongs to the current attempt, or to the next one if the
+                current one had ended by then. (`trainwire.workers.drain.sources.AttemptSpans` finds the attempts
+                of sources that are older than the current one.)
         """
-        if attempt:
-            return attempt
+        if stated:
+            return stated
         if known is not None:
             return known
         if not self.is_finished or self.completed_at is None:
             return self.attempt
         if began_ns is None or to_datetime(began_ns) <= self.completed_at:
             return self.attempt
-        return self._next_attempt
-
-    def is_preceded_by(self, source: Lifetime) -> bool:
-        """Return whether a source belongs to an earlier run than the newest attempt."""
-        return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
-
-    @property
-    def _next_attempt(self) -> int:
         return min(self.attempt + 1, MAX_ATTEMPT)
 
+    def is_preceded_by(self, source: Lifetime) -> bool:
+        """Return whether a source is older than the newest attempt."""
+        return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
+
     def fold(self, body: Body, attempt: int) -> None:
-        """Take in what one stored message says; a late message of an earlier attempt changes nothing."""
+        """Apply one stored message; a late message of an earlier attempt changes nothing."""
         if attempt < self.attempt and self.status != "pending":
             return
         if attempt > self.attempt or self.status == "pending":
@@ -123,7 +120,7 @@ class JobState:
                 pass
 
     def _begin(self, attempt: int, began_ns: int | None) -> None:
-        """Start an attempt: what the one before said about its end and its progress is no longer true."""
+        """Start an attempt, and reset the end and the progress of the one before."""
         self.attempt = attempt
         self.status = "running"
         self.started_at = None if began_ns is None else to_datetime(began_ns)
@@ -131,15 +128,18 @@ class JobState:
         self.quiet_since = self.status_reason = None
         self.current_epoch = self.progress_percent = None
         self.final_accuracy = self.final_metrics = self.best_metrics = self.best_epoch = None
-        self.mlflow_run_id = None
-        # The paths stay, for they are what the attempt resumes from; whatever it saves itself replaces them.
+        self.mlflow_run_id = self.provenance = None
+        # The paths stay because the attempt resumes from them; without times its own first ones replace them.
         self.best_checkpoint_at = self.last_checkpoint_at = None
 
     def _fold_metrics(self, body: Metrics) -> None:
-        self.name = _said(body.name, self.name)
+        self.name = _text_or(body.name, self.name)
         self.params = body.params if body.params is not None else self.params
         self.tags = body.tags if body.tags is not None else self.tags
-        self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+        self.mlflow_run_id = _text_or(body.mlflow_run_id, self.mlflow_run_id)
+        if body.provenance:
+            known = {str(item): body.provenance[item] for item in PROVENANCE_ITEMS if item in body.provenance}
+            self.provenance = {**(self.provenance or {}), **known} or None
         if body.progress is not None:
             self._fold_progress(body.progress)
 
@@ -158,7 +158,7 @@ class JobState:
         return min(100.0, 100.0 * self.current_epoch / self.total_epochs)
 
     def _fold_checkpoint(self, body: Checkpoint) -> None:
-        """Move the paths forwards: a checkpoint that arrives late, for its upload was retried, is older news."""
+        """Set the paths, unless the known ones are newer: a checkpoint whose upload was retried arrives late."""
         uri, saved_at = visible(body.uri), to_datetime(body.ts)
         if is_best(body) and _is_forward(saved_at, self.best_checkpoint_at):
             self.best_checkpoint_path, self.best_checkpoint_at = uri, saved_at
@@ -170,9 +170,9 @@ class JobState:
             self.status = body.outcome
             self.completed_at = to_datetime(body.ts)
             self.exit_code = body.exit_code if body.exit_code is not None else self.exit_code
-        # Many may say that it failed; the words of one that knew why (it has a traceback) are kept.
+        # Several completions may report a failure; the message of one with a traceback is kept.
         if self.error_message is None or body.traceback is not None:
-            self.error_message = _said(body.error_message, self.error_message)
+            self.error_message = _text_or(body.error_message, self.error_message)
         if self.status == "completed":
             self.error_message = None
         self._fold_results(body)
@@ -180,7 +180,7 @@ class JobState:
     def _may_end_by(self, body: Completion) -> bool:
         """Return False for the completion of a process that had ended before the attempt began.
 
-        Its other messages may have arrived before and been stored as a part of the attempt.
+        Its other messages may have arrived earlier, and may be stored under the attempt.
         """
         source = Lifetime.of(body)
         if source is None or self.started_at is None:
@@ -189,12 +189,12 @@ class JobState:
         return not source.is_before(self.started_at if is_alone else self.started_at - RANK_SKEW)
 
     def _is_decided_by(self, body: Completion) -> bool:
-        """Tell whether this completion sets the status: an exit code outranks a word, a failure a success.
+        """Return whether a completion sets the status.
 
-        A process that does not know its exit code is outranked by any that does.
+        An exit code takes precedence over a completion without one, and a failure over a success.
         """
         if body.outcome != "failed" and body.rank:
-            return False  # one rank of many is done; the job ends with rank 0, or with any rank's failure
+            return False  # the job ends with the completion of rank 0, or with a failure of any rank
         if not self.is_finished:
             return True
         if (body.exit_code is None) != (self.exit_code is None):
@@ -213,7 +213,7 @@ class JobState:
             self.current_epoch = body.total_epochs_completed
             self.progress_percent = self._percent_of_epochs()
         self._fold_final_paths(body)
-        self.mlflow_run_id = _said(body.mlflow_run_id, self.mlflow_run_id)
+        self.mlflow_run_id = _text_or(body.mlflow_run_id, self.mlflow_run_id)
 
     def _fold_final_paths(self, body: Completion) -> None:
         ended_at = to_datetime(body.ts)
@@ -229,8 +229,8 @@ class JobState:
 RESULTS: Final = ("final_metrics", "best_metrics")
 JSON_COLUMNS: Final = (*RESULTS, "params", "tags")
 UNLOADED: Final[dict[str, Any]] = {}
-"""Results of a job that are in Postgres and were not read; told by identity from an empty map."""
-COLUMNS: Final = tuple(field.name for field in fields(JobState))
+"""Results of a job that were not read from Postgres; compared by identity, for an empty map is a value."""
+COLUMNS: Final = tuple(field.name for field in fields(JobState) if field.name != "provenance")
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
 
 
@@ -238,25 +238,12 @@ FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_che
 """The fields of a completion that name a checkpoint."""
 
 
-def began_at(body: Body) -> int | None:
-    """Return when the source of this message began, in nanoseconds, as it says, or the earliest time it names."""
-    if body.started_at is not None:
-        return body.started_at
-    match body:
-        case Logs():
-            return body.ts[0] if body.ts else None
-        case Metrics():
-            return body.ts if body.ts is not None else (body.points[0].ts if body.points else None)
-        case Checkpoint() | Completion():
-            return body.ts
-
-
-def _said(value: str | None, known: str | None) -> str | None:
+def _text_or(value: str | None, known: str | None) -> str | None:
     return known if value is None else visible(value)
 
 
 def is_remote(path: str) -> bool:
-    """Tell whether a checkpoint's path is a URI, which others can reach, or a path on the trainer's machine."""
+    """Return whether a checkpoint's path is a URI, not a path on the trainer's machine."""
     return "://" in path
 
 
@@ -265,10 +252,10 @@ def _is_forward(at: datetime, known_at: datetime | None) -> bool:
 
 
 def _is_final(path: str, ended_at: datetime, known: str | None, known_at: datetime | None) -> bool:
-    """Tell whether a completion's path replaces the known one, which this attempt reported if it has a time.
+    """Return whether a completion's path replaces the known one, which is of this attempt if it has a time.
 
-    A trainer names its files by their local paths at the end, though their uploads have been reported: the URI
-    stays. A local path takes no time with it, so that the URI of an upload that ends later replaces it.
+    Completions have local paths also of files whose uploads were reported: then the URI stays. A local path gets
+    no time, so that the URI of an upload that ends later replaces it.
     """
     if not is_remote(path) and known_at is not None and is_remote(known or ""):
         return False

@@ -1,4 +1,4 @@
-"""When the sources of a job began and ended, by the clocks of their machines."""
+"""When sources began and ended, by the times in their messages, which are of the clocks of their machines."""
 
 from __future__ import annotations
 
@@ -6,36 +6,49 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from trainwire.schemas.messages import Body, Completion
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics
 from trainwire.schemas.times import to_datetime
 
 START_SPREAD: Final = timedelta(minutes=5)
-"""How much earlier than its attempt a source may have begun.
+"""The longest time by which a source may begin before its attempt.
 
-The first message that arrives dates the attempt, and ranks neither start together nor have the same time. Kerberos
-tolerates clocks that differ by as much (RFC 4120, section 8.2).
+An attempt begins with the source of its first message to arrive; ranks do not start at the same time, and their
+clocks differ. Kerberos tolerates the same difference of clocks (RFC 4120, section 8.2).
 """
 RANK_SKEW: Final = timedelta(seconds=30)
-"""How much the clocks of two ranks may differ where one seems to end before the other began."""
+"""The tolerated difference of two ranks' clocks when one ended before the other began."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """When a source or an attempt began, and when it ended where that is known."""
+    """The beginning of a source or an attempt, and its end if that is known."""
 
     began: datetime
     ended: datetime | None = None
 
     @classmethod
     def of(cls, body: Body) -> Lifetime | None:
-        """Return what a message states of its source; None where it does not state when the source began."""
+        """Return the lifetime that a message states of its source; None without the time of its beginning."""
         if body.started_at is None:
             return None
         ended = to_datetime(body.ts) if isinstance(body, Completion) and body.of is None else None
         return cls(to_datetime(body.started_at), ended)
 
     def is_before(self, began: datetime) -> bool:
-        """Return whether this source is too early to be a part of the attempt that began at this time."""
+        """Return whether this source is too early to belong to an attempt that began at `began`."""
         if self.began >= began:
             return False
         return self.began < began - START_SPREAD or (self.ended is not None and self.ended < began)
+
+
+def began_at(body: Body) -> int | None:
+    """Return the beginning of a message's source in nanoseconds since 1970, or the first time in the message."""
+    if body.started_at is not None:
+        return body.started_at
+    match body:
+        case Logs():
+            return body.ts[0] if body.ts else None
+        case Metrics():
+            return body.ts if body.ts is not None else (body.points[0].ts if body.points else None)
+        case Checkpoint() | Completion():
+            return body.ts

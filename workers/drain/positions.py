@@ -1,24 +1,34 @@
-"""Per source and kind: which message numbers have arrived, which will never come, and which are still missing."""
+"""Positions of sources: the message numbers that have arrived, are missing or are lost, as rows in Postgres."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
+from sqlalchemy import Connection, Row, text
+
+from trainwire.schemas.keys import Kind
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Metrics
+from trainwire.schemas.tables import source_positions
+from trainwire.schemas.times import to_datetime
+from trainwire.workers.drain.lifetimes import began_at
+from trainwire.workers.drain.store import encoded, recordset
+
 MAX_RANGES: Final = 10_000
-"""Of one position: its row is written with each transaction, and no outage leaves so many holes."""
+"""Limit of the ranges of one position, whose row is written in each transaction; outages leave far fewer."""
 LostRange = tuple[int, int, str]
-"""First and last number, both included, and the reason that the trainer gave."""
+"""First and last number (inclusive), and the reason of the trainer."""
 
 
 @dataclass(slots=True)
 class Position:
-    """Everything up to `last_seq` has arrived, except the ranges in `missing` and `lost`.
+    """All messages up to `last_seq` have arrived, except those in the ranges `missing` and `lost`.
 
-    Both are inclusive, ascending and disjoint. `lost` are the numbers that the source cannot send again: a trainer
-    need not keep anything for them, and one that arrives nevertheless is taken.
+    The ranges are inclusive, ascending and disjoint. `lost` are numbers that their trainer cannot send again; a
+    message that arrives nevertheless is stored.
     """
 
     last_seq: int = 0
@@ -28,26 +38,26 @@ class Position:
     """The job was deleted: messages are acknowledged and not stored."""
     missing_count: int = field(init=False)
     lost_count: int = field(init=False)
-    """How many numbers will never come. Both are kept, not counted: each entry may ask for them."""
+    """The sizes of both, kept up to date because each entry may need them."""
 
     def __post_init__(self) -> None:
-        """Count once what the lists hold."""
+        """Count the numbers in the lists once."""
         self.missing_count, self.lost_count = _count(self.missing), _count(self.lost)
 
     def would_scatter(self, first: int, last: int, *, lost: bool = False) -> bool:
-        """Return whether `first` to `last`, arrived or `lost`, would leave too many separate ranges."""
+        """Return whether `first` to `last`, arrived or `lost`, would leave more than `MAX_RANGES` ranges."""
         if len(self.missing) + len(self.lost) < MAX_RANGES:
             return False
         if last > self.last_seq:
             return lost or first > self.last_seq + 1
         if not lost:
             return any(_is_inside(ranges, first, last) for ranges in (self.missing, self.lost))
-        # Each gap that is lost as a whole only changes lists; the rest of one would be one range more.
+        # A gap that is lost as a whole moves from one list to the other; a partly lost one becomes two ranges.
         start, end = _overlapping(self.missing, first, last)
         return start < end and (self.missing[start][0] < first or last < self.missing[end - 1][1])
 
     def accept(self, seq: int) -> bool:
-        """Take note that `seq` arrived; return False when it had arrived before (a resend)."""
+        """Record that `seq` arrived; return False if it had arrived before (a resend)."""
         if seq > self.last_seq:
             self._extend(seq - 1)
             self.last_seq = seq
@@ -55,7 +65,7 @@ class Position:
         return self._fill(seq)
 
     def lose(self, first: int, last: int, reason: str) -> int:
-        """Count the missing numbers from `first` to `last` as lost, with the reason; return how many there are."""
+        """Move the missing numbers from `first` to `last` to `lost`; return their number."""
         self._extend(last)
         start, end = _overlapping(self.missing, first, last)
         if start == end:
@@ -71,12 +81,12 @@ class Position:
         return count
 
     def expect(self, last: int) -> list[tuple[int, int]]:
-        """Take note that there are numbers up to `last`; return the ranges up to there that are missing."""
+        """Record that messages up to `last` exist; return the missing ranges up to there."""
         self._extend(last)
         return [(first, min(end, last)) for first, end in self.missing if first <= last]
 
     def reopen(self, seq: int) -> bool:
-        """Forget that `seq` arrived, so that it may come again; return False where it has not arrived."""
+        """Make `seq` missing, so that it is stored when it comes again; return False if it has not arrived."""
         missing, lost = _overlapping(self.missing, seq, seq), _overlapping(self.lost, seq, seq)
         if not 1 <= seq <= self.last_seq or missing[0] < missing[1] or lost[0] < lost[1]:
             return False
@@ -86,20 +96,20 @@ class Position:
 
     @property
     def contiguous(self) -> int:
-        """The highest number up to which nothing is missing: a trainer may forget all up to here."""
+        """The highest number up to which nothing is missing: a trainer may delete its messages up to here."""
         return self.missing[0][0] - 1 if self.missing else self.last_seq
 
     @property
     def received(self) -> int:
-        """How many messages have arrived."""
+        """The number of messages that have arrived."""
         return self.last_seq - self.missing_count - self.lost_count
 
     def missing_text(self) -> str:
-        """Return the missing ranges as trainers read them: `3-5,9-9`."""
+        """Return the missing ranges in the format that trainers read: `3-5,9-9`."""
         return ",".join(f"{first}-{last}" for first, last in self.missing)
 
     def _extend(self, last: int) -> None:
-        """Take note that the numbers up to `last` exist; those beyond `last_seq` are missing."""
+        """Record that messages up to `last` exist; those beyond `last_seq` become missing."""
         if last > self.last_seq:
             self.missing.append((self.last_seq + 1, last))
             self.missing_count += last - self.last_seq
@@ -120,7 +130,7 @@ class Position:
         return False
 
     def _add_lost(self, first: int, last: int, reason: str) -> None:
-        """Insert a range into `lost`; neighbours that have the same reason become one with it."""
+        """Insert a range into `lost`, and merge it with neighbours that have the same reason."""
         start = end = bisect_right(self.lost, first, key=_first)
         if start and self.lost[start - 1][1:] == (first - 1, reason):
             start -= 1
@@ -131,25 +141,99 @@ class Position:
         self.lost[start:end] = [(first, last, reason)]
 
 
+SourceKey = tuple[int, str, Kind]
+"""Job, source, kind."""
+
+
+@dataclass(slots=True)
+class SourceRow:
+    """One row of source_positions."""
+
+    attempt: int
+    position: Position
+    dead_lettered: int = 0
+    produced: int | None = None
+    dropped: int | None = None
+    rank: int | None = None
+    world_size: int | None = None
+    is_launcher: bool = False
+    began_at: datetime | None = None
+
+    def note_place(self, body: Body) -> None:
+        """Take over the rank, and the number of ranks, that a message states."""
+        if isinstance(body, Checkpoint):
+            return
+        self.rank = self.rank if body.rank is None else body.rank
+        if isinstance(body, Metrics | Completion) and body.world_size is not None:
+            began_ns = began_at(body)
+            self.world_size, self.is_launcher = body.world_size, bool(body.launcher)
+            self.began_at = None if began_ns is None else to_datetime(began_ns)
+
+
+def load_positions(connection: Connection, sources: Iterable[tuple[int, str]]) -> dict[SourceKey, SourceRow]:
+    """Return the rows of these (job, source) pairs, of all kinds."""
+    pairs = sorted(set(sources))
+    found = connection.execute(
+        text(
+            f"SELECT {', '.join(_COLUMNS)} FROM source_positions "  # noqa: S608 - our own column names
+            "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:sources AS text[])) "
+            "AS wanted(job_id, source) USING (job_id, source)"
+        ),
+        {"jobs": [job for job, _ in pairs], "sources": [source for _, source in pairs]},
+    )
+    return {(row.job_id, row.source, row.kind): _source_row(row) for row in found}
+
+
+def save_positions(connection: Connection, changed: dict[SourceKey, SourceRow]) -> None:
+    """Write these rows, in the order of their keys."""
+    if changed:
+        connection.execute(_SAVE, {"rows": encoded(_values(key, row) for key, row in sorted(changed.items()))})
+
+
+def _source_row(row: Row[Any]) -> SourceRow:
+    missing = [(first, last) for first, last in row.missing]
+    lost = [(first, last, reason) for first, last, reason in row.lost]
+    position = Position(row.last_seq, missing, lost)
+    return SourceRow(row.attempt, position, **{name: getattr(row, name) for name in _COUNTS})
+
+
+def _values(key: SourceKey, row: SourceRow) -> dict[str, Any]:
+    position = row.position
+    values = (*key, row.attempt, position.last_seq, position.missing, position.lost)
+    return dict(zip(_KEY_AND_POSITION, values, strict=True)) | {name: getattr(row, name) for name in _COUNTS}
+
+
+_COUNTS: Final = ("dead_lettered", "produced", "dropped", "rank", "world_size", "is_launcher", "began_at")
+"""The columns that are fields of `SourceRow`."""
+_KEY_AND_POSITION: Final = ("job_id", "source", "kind", "attempt", "last_seq", "missing", "lost")
+_COLUMNS: Final = (*_KEY_AND_POSITION, *_COUNTS)
+_SAVE: Final = text(
+    f"INSERT INTO source_positions ({', '.join(_COLUMNS)}) "  # noqa: S608 - our own column names
+    f"SELECT {', '.join(_COLUMNS)} FROM {recordset(source_positions, _COLUMNS)} "
+    "ON CONFLICT (job_id, source, kind) DO UPDATE SET "
+    f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[3:])}, updated_at = now()"
+)
+
+
 def _first(numbers: tuple[Any, ...]) -> int:
     return int(numbers[0])
 
 
 def _overlapping(ranges: Sequence[tuple[Any, ...]], first: int, last: int) -> tuple[int, int]:
-    """Return the slice of `ranges` (ascending, disjoint) that have a number of `first` to `last`."""
+    """Return the slice of `ranges` that overlap `first` to `last`, as (start, end)."""
     end = bisect_right(ranges, last, key=_first)
     start = bisect_right(ranges, first, hi=end, key=_first)
     return (start - 1 if start and ranges[start - 1][1] >= first else start), end
 
 
 def _is_inside(ranges: Sequence[tuple[Any, ...]], first: int, last: int) -> bool:
-    """Return whether one of `ranges` reaches beyond `first` to `last` on both sides."""
+    """Return whether one of `ranges` contains `first` to `last` and extends it on both sides."""
     start, end = _overlapping(ranges, first, last)
     return end - start == 1 and ranges[start][0] < first and last < ranges[start][1]
 
 
 def _outside(gap: tuple[int, int], first: int, last: int) -> list[tuple[int, int]]:
-    """Return the parts of a range that are not in `first` to `last`."""
+    """Return the parts of `gap` that are outside `first` to `last`."""
     return [part for part in ((gap[0], first - 1), (last + 1, gap[1])) if part[0] <= part[1]]
 
 

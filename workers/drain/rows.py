@@ -1,4 +1,4 @@
-"""Messages into rows: one tuple per row, in the order of the columns of `trainwire.schemas.kinds`."""
+"""Converts messages into rows: one tuple per row, with the columns of `trainwire.schemas.kinds` in their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from psycopg.types.json import Jsonb
 
-from trainwire.schemas.messages import Checkpoint, Logs, Metrics
+from trainwire.schemas.messages import Body, Checkpoint, Completion, Logs, Metrics
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED
 from trainwire.schemas.validation import MAX_ID, InvalidMessage
@@ -19,15 +19,15 @@ from trainwire.workers.drain.decoding import visible
 Row = tuple[object, ...]
 
 POSTGRES_EPOCH_US: Final = 946_684_800 * 1_000_000
-"""Postgres counts microseconds since 2000-01-01, and its binary form of a time is that number.
+"""Postgres' binary format of a time is the number of microseconds since 2000-01-01.
 
-Rows have times as these numbers: a datetime for each would cost more than the rest of the row.
+Times in rows are such numbers: making a datetime for each would cost more than the rest of the row.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all rows of one message share."""
+    """The values that all rows of one message have in common."""
 
     job_id: int
     attempt: int
@@ -36,7 +36,7 @@ class Origin:
 
 
 def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -> tuple[int, Iterable[Row]]:
-    """Return the number of rows of a message, and the rows, numbered from `first_seq`."""
+    """Return the number of rows of a message and the rows themselves, whose `seq` counts from `first_seq`."""
     match body:
         case Logs():
             return len(body.lines), log_rows(origin, first_seq, body)
@@ -46,8 +46,17 @@ def rows_of(origin: Origin, first_seq: int, body: Logs | Metrics | Checkpoint) -
             return 1, [checkpoint_row(origin, first_seq, body)]
 
 
+def log_lines(body: Body) -> Logs | None:
+    """Return the log lines of a message: those of a log message, and the traceback of a failed completion."""
+    if isinstance(body, Logs):
+        return body
+    if not isinstance(body, Completion) or body.traceback is None:
+        return None
+    return Logs(log_type="stderr", lines=[f"TRACEBACK:\n{body.traceback}"], ts=[body.ts])
+
+
 def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
-    """Yield one row per line, numbered from `first_seq`."""
+    """Yield one row per line."""
     job_id, attempt, rank, source = origin.job_id, origin.attempt, origin.rank, origin.source
     log_type = body.log_type
     levels: Iterable[str | None] = body.levels or (None,) * len(body.lines)
@@ -61,7 +70,7 @@ def log_rows(origin: Origin, first_seq: int, body: Logs) -> Iterator[Row]:
 
 
 def metric_rows(origin: Origin, first_seq: int, body: Metrics) -> Iterator[Row]:
-    """Yield one row per point, numbered from `first_seq`."""
+    """Yield one row per point."""
     for seq, point in enumerate(body.points, first_seq):
         lifted, extra = lift(point.values)
         yield (
@@ -101,27 +110,27 @@ def checkpoint_row(origin: Origin, seq: int, body: Checkpoint) -> Row:
 
 
 def is_best(body: Checkpoint) -> bool:
-    """Tell whether a checkpoint is the best so far, by its own word or by its kind."""
+    """Return whether a checkpoint is the best so far, by its field `is_best` or else by its kind."""
     return body.kind == "best" if body.is_best is None else body.is_best
 
 
 def lift(values: Mapping[str, float]) -> tuple[list[float | None], dict[str, float]]:
-    """Split metrics into those with a column of their own (None where absent; 0.0 is a value) and the rest."""
+    """Split metrics into the values of the lifted columns (None where absent) and the rest."""
     rest = dict(values)
     lifted = [_taken(rest, names) for names in LIFTED.values()]
     return lifted, rest
 
 
 def as_stored(values: Mapping[str, float]) -> dict[str, float]:
-    """Return metrics under the names that their row has, such as `accuracy` for `acc`."""
+    """Return metrics under the names of their columns, such as `accuracy` for `acc`."""
     lifted, rest = lift(values)
     return {name: value for name, value in zip(LIFTED, lifted, strict=True) if value is not None} | rest
 
 
 def jsonb_text(value: object) -> bytes:
-    """Return JSON that a JSONB column takes: non-finite numbers by name, NUL and broken text made visible."""
+    """Return JSON that a JSONB column accepts: non-finite numbers as strings, invalid characters replaced."""
     try:
-        return msgspec.json.encode(_plain(value))
+        return msgspec.json.encode(_storable(value))
     except RecursionError as exc:
         raise InvalidMessage("wrong-fields", "a JSON value is nested too deeply to store") from exc
 
@@ -142,7 +151,7 @@ def _jsonb(values: Mapping[str, float] | None) -> Jsonb | None:
 
 
 def _number_map(values: Mapping[str, float]) -> bytes:
-    # A sum is finite only if all its terms are, and far cheaper than to look at each.
+    # A sum is finite only if all its terms are; one sum is far cheaper than a test of each value.
     if math.isfinite(sum(values.values())):
         data = msgspec.json.encode(values)
         if b"\\u0000" not in data:
@@ -150,7 +159,7 @@ def _number_map(values: Mapping[str, float]) -> bytes:
     return jsonb_text(values)
 
 
-def _plain(value: Any) -> Any:
+def _storable(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
@@ -158,7 +167,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, int) and abs(value) <= MAX_ID:
         return value
     if isinstance(value, dict):
-        return {visible(str(key)): _plain(item) for key, item in value.items()}
+        return {visible(str(key)): _storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_storable(item) for item in value]
     return visible(str(value))

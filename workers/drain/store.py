@@ -1,21 +1,23 @@
-"""The Postgres side of a drain: what it says, the lease and cursor of a stream, COPY, and the dead letters."""
+"""The Postgres side of a drain: errors, leases and cursors of streams, COPY, JSON recordsets, dead letters."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import msgspec
 import psycopg
-from sqlalchemy import Column, Connection, DateTime, text
+from sqlalchemy import Column, Connection, DateTime, Table, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.kinds import RowStorage
+from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import dead_letters, ingest_cursors
 from trainwire.stores.postgres.connections import (
     ends_session,
@@ -23,19 +25,19 @@ from trainwire.stores.postgres.connections import (
     is_unavailable,
     postgres_trouble,
 )
-from trainwire.workers.drain import rows
 from trainwire.workers.drain.decoding import Rejected, visible
-from trainwire.workers.drain.recordset import sql_type
+from trainwire.workers.drain.rows import Row
 from trainwire.workers.durations import bucket_of
 from trainwire.workers.errors import Refused, Unavailable, WrongPooler
 
 _REFUSED_CLASSES: Final = ("22", "23", "54")
 """SQLSTATE classes: data exception, integrity constraint violation, program limit exceeded."""
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def postgres_errors() -> Iterator[None]:
-    """Translate what Postgres says: `Refused`, `Unavailable`, or its own error where we are at fault."""
+    """Translate errors of Postgres into `Refused` and `Unavailable`; others, which are bugs of ours, pass."""
     try:
         yield
     except (psycopg.Error, DBAPIError) as exc:
@@ -51,22 +53,22 @@ def postgres_errors() -> Iterator[None]:
 
 
 def take_lease(connection: Connection, stream: str) -> bool:
-    """Lock the stream's cursor for this transaction; False when another drain has it."""
+    """Lock the stream's cursor for this transaction; return False if another drain holds the lock."""
     lease = text("SELECT 1 FROM ingest_cursors WHERE stream = :stream FOR UPDATE SKIP LOCKED")
     if connection.execute(lease, {"stream": stream}).first():
         return True
     known = text("SELECT 1 FROM ingest_cursors WHERE stream = :stream")
     if connection.execute(known, {"stream": stream}).first():
         return False
-    # In a transaction of its own: as part of ours it would make the next drain wait instead of return.
+    # In a transaction of its own: an uncommitted insert would make the next drain wait instead of return.
     with connection.engine.begin() as at_once:
         at_once.execute(insert(ingest_cursors).values(stream=stream).on_conflict_do_nothing())
     return connection.execute(lease, {"stream": stream}).first() is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What one transaction took off its stream, in entries, rows and bytes, and how long it has taken so far."""
+class TransactionCounts:
+    """Counts of one transaction of a drain: entries taken from the stream, rows written, duration so far."""
 
     entries: int
     duplicates: int
@@ -75,37 +77,20 @@ class Taken:
     seconds: float
 
 
-def move_cursor(connection: Connection, stream: str, last_id: str, taken: Taken) -> None:
-    """Record how far the stream is committed, and what came by."""
-    values = {
-        "stream": stream,
-        "last_id": last_id,
-        "entries": taken.entries,
-        "duplicates": taken.duplicates,
-        "rows": taken.rows,
-        "bytes": taken.size_bytes,
-        "seconds": taken.seconds,
-        "bucket": bucket_of(taken.seconds),
-    }
+def move_cursor(connection: Connection, stream: str, last_id: str, counts: TransactionCounts) -> None:
+    """Set the cursor of a stream, and add the counts of this transaction to its totals."""
+    values = {"stream": stream, "last_id": last_id, "bucket": bucket_of(counts.seconds), **asdict(counts)}
     connection.execute(_MOVE_CURSOR, values)
 
 
 def last_id_of(connection: Connection, stream: str) -> str:
-    """Return how far the stream is committed."""
+    """Return the cursor of a stream: the id of the last entry that is committed."""
     known = text("SELECT last_id FROM ingest_cursors WHERE stream = :stream")
     return str(connection.execute(known, {"stream": stream}).scalar_one())
 
 
-_MOVE_CURSOR: Final = text(
-    "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
-    "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :bytes, "
-    "drain_counts[:bucket] = drain_counts[:bucket] + 1, drain_seconds = drain_seconds + :seconds, "
-    "moved_at = now() WHERE stream = :stream"
-)
-
-
 def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: Sequence[Rejected]) -> None:
-    """Keep these entries with their raw bytes; one that is here already (read twice) is kept once."""
+    """Insert entries into `dead_letters` with their raw bytes; one that is there already is left as it is."""
     if not letters:
         return
     statement = insert(dead_letters).on_conflict_do_nothing()
@@ -113,27 +98,55 @@ def save_dead_letters(connection: Connection, stream: str, kind: Kind, letters: 
 
 
 @contextmanager
-def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[rows.Row], None]]:
-    """COPY rows (`trainwire.workers.drain.rows`) into their table; yields a function that takes one row.
+def copying(connection: Connection, storage: RowStorage) -> Iterator[Callable[[Row], None]]:
+    """COPY rows (`trainwire.workers.drain.rows`) into their table; yields a function that writes one row.
 
-    Postgres works on what it has been given while the caller makes the next rows. Raises `Refused` when it
-    will not have them.
+    Postgres processes rows while the caller makes the next ones. Raises `Refused` if it rejects one.
     """
     statement = f"COPY {storage.table.name} ({', '.join(storage.columns)}) FROM STDIN WITH (FORMAT BINARY)"
     driver: Any = connection.connection.driver_connection
-    with postgres_errors(), _known_to_pool(connection), driver.cursor() as cursor, cursor.copy(statement) as copy:
+    with postgres_errors(), _invalidated(connection), driver.cursor() as cursor, cursor.copy(statement) as copy:
         copy.set_types([_copied_type(storage.table.c[name]) for name in storage.columns])
         yield copy.write_row
 
 
+def recordset(table: Table, columns: Iterable[str], **others: str) -> str:
+    """Return SQL that reads the parameter `:rows` as a table `given` of these columns of `table`, and of `others`.
+
+    One statement with all rows as JSON avoids planning and a round trip for each row, which with many jobs would
+    be most of the time of a drain. `others` are further columns with their types.
+    """
+    types = {name: sql_type(table.c[name]) for name in columns} | others
+    described = ", ".join(f"{name} {type_}" for name, type_ in types.items())
+    return f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS given({described})"
+
+
+def sql_type(column: Column[Any]) -> str:
+    """Return the type of a column as written in SQL."""
+    return column.type.compile(_DIALECT)
+
+
+def encoded(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the parameter `:rows` of `recordset`. Non-finite floats are strings, which Postgres casts back.
+
+    The value of a JSONB column is a `msgspec.Raw` of JSON that Postgres accepts
+    (`trainwire.workers.drain.rows.jsonb_text`).
+    """
+    return msgspec.json.encode([{name: _shown(value) for name, value in row.items()} for row in rows]).decode()
+
+
+def _shown(value: Any) -> Any:
+    return shown_float(value) if isinstance(value, float) else value
+
+
 def _copied_type(column: Column[Any]) -> str:
-    """Return the type that psycopg encodes a value for; a time is given as the integer that it is in Postgres."""
+    """Return the type by which psycopg encodes a value. Times are integers, as in Postgres' binary format."""
     return "bigint" if isinstance(column.type, DateTime) else sql_type(column).lower()
 
 
 @contextmanager
-def _known_to_pool(connection: Connection) -> Iterator[None]:
-    """Close the session where the driver itself has an error after which it is of no use."""
+def _invalidated(connection: Connection) -> Iterator[None]:
+    """Invalidate the pooled connection on an error that ends its session; SQLAlchemy sees no driver errors."""
     try:
         yield
     except psycopg.Error as exc:
@@ -160,3 +173,11 @@ def _letter_values(stream: str, kind: Kind, letter: Rejected) -> dict[str, Any]:
         "raw": raw,
         "raw_sha256": hashlib.sha256(raw).digest(),
     }
+
+
+_MOVE_CURSOR: Final = text(
+    "UPDATE ingest_cursors SET last_id = :last_id, entries = entries + :entries, "
+    "duplicates = duplicates + :duplicates, rows_in = rows_in + :rows, bytes_in = bytes_in + :size_bytes, "
+    "drain_counts[:bucket] = drain_counts[:bucket] + 1, drain_seconds = drain_seconds + :seconds, "
+    "moved_at = now() WHERE stream = :stream"
+)

@@ -1,4 +1,4 @@
-"""The Redis side of one ingest stream: entries, acks, trim, and whether a drain is ordered."""
+"""The Redis side of a drain: reads, acknowledges and trims a stream, and marks it as ordered or halted."""
 
 from __future__ import annotations
 
@@ -10,37 +10,26 @@ from typing import Any, Final, cast
 import redis
 from redis.exceptions import OutOfMemoryError
 
-from trainwire.schemas.keys import (
-    DRAIN_ORDERED_TTL_MS,
-    HALTED_KEY,
-    JOB_DELETED_FIELD,
-    Kind,
-    ack_field,
-    acks_key,
-    jammed_key,
-    lost_field,
-    missing_field,
-    ordered_key,
-    stream_key,
-)
+from trainwire.schemas import keys
+from trainwire.schemas.keys import Kind
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.workers.drain.decoding import RawEntry
 from trainwire.workers.drain.positions import Position
-from trainwire.workers.drain.repairs import is_ahead, restart_if_jammed
+from trainwire.workers.drain.stream_repair import is_ahead, restart_if_jammed
 from trainwire.workers.errors import Unavailable
 
 ACKS_TTL_S: Final = 7 * 24 * 3600
 FIRST_PAGE: Final = 1
-"""An entry can be large; how large they are here is not known before the first."""
+"""Entries in the first reply: their size is not known yet, and may be large."""
 _PAGE_GROWTH: Final = 4
 _LARGEST_PAGE: Final = 128
-"""Entries in one reply: those that follow small ones may be large, and Redis cannot limit a reply by bytes."""
+"""Entries in one reply: large entries may follow small ones, and Redis cannot limit a reply by bytes."""
 _LARGEST_REPLY: Final = 4
-"""Times the bytes to be read, where all of the next entries are as large as the largest so far."""
-_MAX_WHY_CHARS: Final = 2000
+"""Size limit of a reply as a multiple of the bytes to read, if no entry is larger than those read before."""
+_MAX_REASON_CHARS: Final = 2000
 _LAST_ID: Final = f"{2**64 - 1}-{2**64 - 1}"
-"""Nothing can be appended after it."""
+"""The highest id: XRANGE rejects a range that begins behind it."""
 _DELETED_AT_ONCE: Final = 1000
 _DELETE_IF_EMPTY: Final = """
 if redis.call('XLEN', KEYS[1]) > 0 then return 0 end
@@ -49,21 +38,25 @@ return 1
 """
 
 Ack = tuple[int, str, Kind, Position]
-"""Job, source, kind, and how far it is committed."""
+"""Job, source, kind, and the position that is committed."""
 
 
 def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
-    """Add the commands to a pipeline that publish acknowledgements to trainers."""
-    for job_id, positions in _by_job(acks).items():
-        key = acks_key(job_id)
+    """Add commands to `pipeline` that publish acknowledgements to trainers."""
+    by_job: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
+    for job_id, source, kind, position in acks:
+        by_job[job_id].append((source, kind, position))
+    for job_id, positions in by_job.items():
+        key = keys.acks_key(job_id)
         fields: dict[str, int | str | None] = {}
         for source, kind, position in positions:
-            fields[ack_field(source, kind)] = position.contiguous
-            fields[missing_field(source, kind)] = position.missing_text() or None
-            fields[lost_field(source, kind)] = position.lost_count or None
+            fields[keys.ack_field(source, kind)] = position.contiguous
+            fields[keys.missing_field(source, kind)] = position.missing_text() or None
+            fields[keys.lost_field(source, kind)] = position.lost_count or None
             if position.is_discarded:
-                fields[JOB_DELETED_FIELD] = 1
-        # In one command: a trainer that sees its completion acknowledged sees the other kinds of then, too.
+                fields[keys.JOB_DELETED_FIELD] = 1
+        # One command for all kinds: a trainer that reads the ack of its completion also reads those of its other
+        # kinds.
         present = {name: value for name, value in fields.items() if value is not None}
         pipeline.hset(key, mapping=present)
         if absent := fields.keys() - present.keys():
@@ -71,18 +64,11 @@ def write_acks(pipeline: Any, acks: Iterable[Ack]) -> None:
         pipeline.expire(key, ACKS_TTL_S)
 
 
-def _by_job(acks: Iterable[Ack]) -> dict[int, list[tuple[str, Kind, Position]]]:
-    found: dict[int, list[tuple[str, Kind, Position]]] = defaultdict(list)
-    for job_id, source, kind, position in acks:
-        found[job_id].append((source, kind, position))
-    return found
-
-
 @contextmanager
 def redis_errors(url: str = "") -> Iterator[None]:
-    """Translate what Redis says into our words; every error of Redis passes, so all are *unavailable*.
+    """Translate errors of redis-py into `Unavailable`: each of them is temporary.
 
-    `url` is for a server that is asked for the first time: see `redis_trouble`.
+    `url` adds advice to the message for a server that is contacted for the first time (`redis_trouble`).
     """
     try:
         yield
@@ -91,33 +77,35 @@ def redis_errors(url: str = "") -> Iterator[None]:
 
 
 def next_page(count: int, largest_bytes: int, max_bytes: int) -> int:
-    """Return how many entries to read after a page of `count`, of entries that had up to `largest_bytes` so far.
+    """Return the number of entries to read next.
 
-    The reply has at most a few times `max_bytes`, unless its entries are larger than all before.
+    Args:
+        count: entries in the last page.
+        largest_bytes: size of the largest entry so far.
+        max_bytes: bytes to read; the reply exceeds a small multiple of it only if its entries are larger than
+            all before.
     """
     return max(1, min(count * _PAGE_GROWTH, _LARGEST_PAGE, _LARGEST_REPLY * max_bytes // largest_bytes))
 
 
 class IngestStream:
-    """One stream of one kind and shard.
+    """The stream of one kind and shard.
 
-    `key` is its key in Redis, `name` that of its lease, cursor and dead letters in Postgres.
+    `key` is its key in Redis; `name` identifies its lease, cursor and dead letters in Postgres.
     """
 
     def __init__(self, client: redis.Redis, kind: Kind, shard: int, key: str | None = None) -> None:
-        self.client = self._client = client
+        self.client = client
         self.kind = kind
         self.shard = shard
-        self.key = self.name = key or stream_key(kind, shard)
+        self.key = self.name = key or keys.stream_key(kind, shard)
         self._read_ids: list[str] = []
 
-    def read(self, max_bytes: int, most: int | None = None) -> tuple[list[RawEntry], bool]:
-        """Return the oldest entries, about as many as fit into `max_bytes`, and whether these are all.
+    def read(self, max_bytes: int, max_entries: int | None = None) -> tuple[list[RawEntry], bool]:
+        """Return the oldest entries, about `max_bytes` of them, and whether the stream has no others.
 
-        There are at most `most` of them.
-
-        Always from the start: what is committed has been trimmed, so what is here is news, or a resend that
-        the positions know. That holds too for a stream born anew with ids below the cursor.
+        Reads from the start, not from the cursor: committed entries have been trimmed, and a resend is detected by
+        its number. So a stream that was created again, with ids below the cursor, is read as well.
         """
         entries: list[RawEntry] = []
         size = 0
@@ -125,8 +113,8 @@ class IngestStream:
         largest = 1
         count = FIRST_PAGE
         start = "-"
-        while size < max_bytes and (most is None or len(entries) < most):
-            count = count if most is None else min(count, most - len(entries))
+        while size < max_bytes and (max_entries is None or len(entries) < max_entries):
+            count = count if max_entries is None else min(count, max_entries - len(entries))
             page = self.page(start, count)
             entries.extend(page)
             self._read_ids += [entry.entry_id for entry in page]
@@ -141,88 +129,89 @@ class IngestStream:
         return entries, False
 
     def page(self, start: str, count: int) -> list[RawEntry]:
-        """Return up to `count` entries from an id on, or behind it where a bracket stands before."""
+        """Return up to `count` entries from the id `start` on; `(ID` excludes the entry with that id."""
         with redis_errors():
-            page = cast("list[Any]", self._client.xrange(self.key, start, "+", count))
+            page = cast("list[Any]", self.client.xrange(self.key, start, "+", count))
         return [RawEntry(entry_id.decode(), fields or {}) for entry_id, fields in page]
 
     def newest_id(self) -> str:
-        """Return the id of the last entry, `0-0` where there is none."""
+        """Return the id of the last entry, `0-0` for an empty stream."""
         with redis_errors():
-            found = cast("list[Any]", self._client.xrevrange(self.key, count=1))
+            found = cast("list[Any]", self.client.xrevrange(self.key, count=1))
         return found[0][0].decode() if found else "0-0"
 
     def keep_ordered(self) -> None:
-        """Keep others from ordering a drain while one is at work."""
-        with redis_errors(), suppress(OutOfMemoryError):  # full: another order would find the lease taken
-            self._client.set(ordered_key(self.key), 1, px=DRAIN_ORDERED_TTL_MS)
+        """Mark the stream as ordered, so that no other drain is ordered while this one runs."""
+        with redis_errors(), suppress(OutOfMemoryError):  # without the mark another drain finds the lease taken
+            self.client.set(keys.ordered_key(self.key), 1, px=keys.DRAIN_ORDERED_TTL_MS)
 
     def finish(self) -> bool:
-        """Let others order drains again; return whether the stream is empty.
+        """Remove the mark that a drain is ordered; return whether the stream is empty.
 
-        The order of the two commands matters: for an entry that is appended after the count a drain is ordered.
+        The length is read after the mark is removed: a drain is ordered for each entry that is appended later.
         """
         with redis_errors():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.delete(ordered_key(self.key))
+            pipeline = self.client.pipeline(transaction=False)
+            pipeline.delete(keys.ordered_key(self.key))
             pipeline.xlen(self.key)
             return not pipeline.execute()[1]
 
     def rest(self, seconds: int) -> None:
-        """Keep others from ordering a drain for a while, because it would fail."""
+        """Let no drain be ordered for a number of seconds, because it would fail."""
         with redis_errors():
-            self._client.set(ordered_key(self.key), 1, ex=seconds)
+            self.client.set(keys.ordered_key(self.key), 1, ex=seconds)
 
     def jammed(self) -> IngestStream:
-        """Return what this stream was before it was jammed, with the same lease."""
-        stream = IngestStream(self._client, self.kind, self.shard, jammed_key(self.kind, self.shard))
+        """Return the renamed stream of the same kind and shard that was jammed; it has the same lease."""
+        stream = IngestStream(self.client, self.kind, self.shard, keys.jammed_key(self.kind, self.shard))
         stream.name = self.name
         return stream
 
     def has_entries(self) -> bool:
-        """Tell whether anything waits."""
+        """Return whether the stream has entries."""
         with redis_errors():
-            return bool(self._client.xlen(self.key))
+            return bool(self.client.xlen(self.key))
 
     def delete_if_empty(self) -> bool:
-        """Delete the key of an empty stream; return whether it is gone."""
+        """Delete the key if the stream is empty; return whether it was deleted."""
         with redis_errors():
-            return bool(self._client.eval(_DELETE_IF_EMPTY, 1, self.key))
+            return bool(self.client.eval(_DELETE_IF_EMPTY, 1, self.key))
 
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
-        """After the commit: tell the trainers what is committed, and trim it.
+        """After a commit: publish the acks, and delete the entries up to `through_id` from the stream.
 
-        A full Redis refuses the acks and takes the trim, after which there is room for the acks. If they fail
-        for good (in a cluster they may be on a server that is away) the trainer asks again with a resend.
+        A full Redis refuses the acks but accepts the trim, which makes room for them. If the acks cannot be
+        written (in a cluster their server may be unavailable), the trainer resends its messages and gets them
+        then.
         """
         acks = list(acks)
         with redis_errors():
             try:
-                self._acknowledge(acks, is_drained=True)
+                self._publish(acks, is_drained=True)
             except OutOfMemoryError:
                 self._trim(through_id)
-                with suppress(OutOfMemoryError):  # still: the next batch makes more room, and a resend asks again
-                    self._acknowledge(acks, is_drained=True)
+                with suppress(OutOfMemoryError):  # a resend gets the ack later
+                    self._publish(acks, is_drained=True)
             except STREAM_ERRORS:
                 self._trim(through_id)
                 raise
             else:
                 self._trim(through_id)
 
-    def halt(self, why: str) -> None:
-        """Say where operators look why this stream is not drained; the next `settle` takes it back."""
+    def halt(self, reason: str) -> None:
+        """Mark the stream as halted, with the reason for operators; the next `settle` removes the mark."""
         with redis_errors():
-            self._client.hset(HALTED_KEY, self.key, why[:_MAX_WHY_CHARS])
+            self.client.hset(keys.HALTED_KEY, self.key, reason[:_MAX_REASON_CHARS])
 
     def acknowledge(self, acks: Iterable[Ack]) -> None:
-        """Tell the trainers what is committed; the stream stays halted where it is."""
+        """Publish acks without trimming; a halted stream stays halted."""
         with redis_errors():
-            self._acknowledge(list(acks), is_drained=False)
+            self._publish(acks, is_drained=False)
 
-    def _acknowledge(self, acks: list[Ack], *, is_drained: bool) -> None:
-        pipeline = self._client.pipeline(transaction=False)
+    def _publish(self, acks: Iterable[Ack], *, is_drained: bool) -> None:
+        pipeline = self.client.pipeline(transaction=False)
         if is_drained:
-            pipeline.hdel(HALTED_KEY, self.key)
+            pipeline.hdel(keys.HALTED_KEY, self.key)
         write_acks(pipeline, acks)
         pipeline.execute()
 
@@ -231,14 +220,14 @@ class IngestStream:
             self._delete_read(through_id)
             return
         millis, _, number = through_id.partition("-")
-        self._client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
+        self.client.xtrim(self.key, minid=f"{millis}-{int(number) + 1}", approximate=False)
 
     def _delete_read(self, through_id: str) -> None:
-        """Delete what was read, and start the stream anew if nothing else is in it.
+        """Delete the entries that were read from a jammed stream, and then the stream if it is empty.
 
-        Not by XTRIM: where another worker has started the stream anew meanwhile, that would delete all of it.
+        Not by XTRIM: if another worker has meanwhile renamed the stream, that would delete all of the new one.
         """
         ids = self._read_ids[: self._read_ids.index(through_id) + 1]
         for first in range(0, len(ids), _DELETED_AT_ONCE):
-            self._client.xdel(self.key, *ids[first : first + _DELETED_AT_ONCE])
-        restart_if_jammed(self._client, self.key)
+            self.client.xdel(self.key, *ids[first : first + _DELETED_AT_ONCE])
+        restart_if_jammed(self.client, self.key)

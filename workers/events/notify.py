@@ -1,4 +1,4 @@
-"""From one committed transaction to events, and from events to those who listen (docs/events.md)."""
+"""Makes events from committed transactions, and publishes them on Redis channels (docs/events.md)."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ from trainwire.workers.drain.changes import Change, StatusChange
 from trainwire.workers.drain.jobs import JobState
 from trainwire.workers.drain.rows import as_stored
 from trainwire.workers.drain.stream import redis_errors
-from trainwire.workers.events import items
-from trainwire.workers.events.items import numbers, text
+from trainwire.workers.events.new_rows import numbers, rows_of_event, text
 
 MAX_EVENT_BYTES: Final = 64 * 1024
 MAX_ORDER_BYTES: Final = 256 * 1024
 MAX_WAITING_ORDERS: Final = 256
-"""Orders nobody takes must not fill Redis: what is committed while so many wait is not announced."""
+"""With more orders waiting, commits are not announced, so that orders without a worker do not fill Redis."""
 _CUT_TEXT_CHARS: Final = 1000
 
 
 def events_of(changes: Iterable[Change]) -> list[Event]:
-    """Return what a committed transaction is to listeners: for each job its status, its rows, its end."""
+    """Return the events of a committed transaction: for each job its new status, its new rows, its end."""
     return [event for change in changes for event in _events_of_job(change)]
 
 
 def status_events(changes: Iterable[StatusChange]) -> list[Event]:
-    """Return what is to be said of jobs that were found to be stalled, lost or back."""
+    """Return the events of jobs whose status was changed by their heartbeats."""
     return [
         TrainingStatus(
             job_id=change.after.id,
@@ -57,10 +56,10 @@ def status_events(changes: Iterable[StatusChange]) -> list[Event]:
 
 
 def payloads(events: Iterable[Event]) -> list[bytes]:
-    """Return JSON arrays of these events, each of at most `MAX_ORDER_BYTES`.
+    """Return the events as JSON arrays of at most `MAX_ORDER_BYTES` each.
 
-    An event that is too large keeps its range and its numbers; where all together are too large, all go without
-    their lines, points and checkpoints.
+    Events that are larger than `MAX_EVENT_BYTES` lose their lists and maps. If all events together are larger than
+    one order, all lose their lines, points and checkpoints.
     """
     events = [_bounded(event) for event in events]
     encoded = [encode_event(event) for event in events]
@@ -78,7 +77,7 @@ def payloads(events: Iterable[Event]) -> list[bytes]:
 
 
 def publish(client: redis.Redis, events: Iterable[Event]) -> None:
-    """Publish each event to its job's channel and, unless it is about log lines, to that of all jobs."""
+    """Publish each event on the channel of its job and, except for log lines, on the channel of all jobs."""
     pipeline = client.pipeline(transaction=False)
     for event in events:
         data = encode_event(event)
@@ -90,7 +89,7 @@ def publish(client: redis.Redis, events: Iterable[Event]) -> None:
 
 
 def _events_of_job(change: Change) -> Iterator[Event]:
-    if not change.after.is_finished and _standing(change.before) != _standing(change.after):
+    if not change.after.is_finished and _attempt_and_status(change.before) != _attempt_and_status(change.after):
         yield TrainingStatus(**_head(change), status=change.after.status, previous_status=change.before.status)
     match change.kind:
         case "logs":
@@ -134,9 +133,9 @@ def _checkpoint_event(change: Change) -> TrainingCheckpoint:
 
 
 def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
-    """Yield the end of the job's attempt, if that is what these completions said."""
+    """Yield the event of the attempt's end, if one of these completions ended it."""
     job = change.after
-    ends = [said for said in change.messages if isinstance(said.body, Completion) and said.body.is_of_job]
+    ends = [each for each in change.messages if isinstance(each.body, Completion) and each.body.is_of_job]
     if not job.is_finished or job.attempt not in map(change.attempt_of, ends):
         return
     ended = TrainingError if job.status == "failed" else TrainingComplete
@@ -157,7 +156,7 @@ def _end_event(change: Change) -> Iterator[TrainingComplete | TrainingError]:
 
 
 def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return as many names as the feed reads from Postgres, and the same: JSONB has the shortest first."""
+    """Return the names that the feed would read from Postgres: the first in the order of JSONB, shortest first."""
     if values is None or len(values) <= MOST_SHOWN_NAMES:
         return values
     encoded = sorted(values, key=lambda name: (len(data := name.encode(errors="replace")), data))
@@ -165,19 +164,19 @@ def _first_names(values: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _head(change: Change) -> dict[str, Any]:
-    """Return the fields that every event has."""
+    """Return the fields that all events have."""
     return {"job_id": change.after.id, "attempt": change.after.attempt}
 
 
 def _new_rows(change: Change, kind: RowKind) -> dict[str, Any]:
     """Return the fields of an event for the rows of `kind` that the transaction wrote."""
     first, last = change.new_rows(kind) or (None, None)
-    rows = items.carried(change, kind)
+    rows = rows_of_event(change, kind)
     return {"kind": kind, "first_seq": first, "last_seq": last, ROW_KINDS[kind].items: rows}
 
 
 def _newest_point(change: Change) -> Point | None:
-    """Return the last point that belongs to the job's attempt, not to an earlier one that is late."""
+    """Return the last point of the job's current attempt; points of earlier attempts may arrive late."""
     for message in reversed(change.messages):
         points = message.body.points if isinstance(message.body, Metrics) else []
         if points and change.attempt_of(message) == change.after.attempt:
@@ -185,12 +184,12 @@ def _newest_point(change: Change) -> Point | None:
     return None
 
 
-def _standing(job: JobState) -> tuple[int, Status]:
+def _attempt_and_status(job: JobState) -> tuple[int, Status]:
     return job.attempt, job.status
 
 
 def _bounded(event: Event) -> Event:
-    """Return the event, or where it is too large even for one, without lists and maps and with its texts cut."""
+    """Return the event; if it is too large, without lists and maps and with long texts cut."""
     if len(encode_event(event)) <= MAX_EVENT_BYTES:
         return event
     lighter: dict[str, Any] = {}

@@ -1,1 +1,1 @@
-"""Heartbeats, and the jobs that are lost or stalled."""
+"""Reads heartbeats, and finds jobs that are lost or stalled."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, RowMapping, delete
 
 from trainwire.schemas.keys import ordered_key
 from trainwire.schemas.tables import dead_letters
-from trainwire.workers.drain import job_rows, source_rows, store
+from trainwire.workers.drain import job_rows, positions, store
 from trainwire.workers.drain.stream import redis_errors
 
 SINK_PREFIX: Final = "sink:"
@@ -72,7 +72,7 @@ def _reopen(connection: Connection, letter: RowMapping) -> None:
     job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
     if not job_rows.lock_jobs(connection, [job_id]):
         return  # the job was deleted: the drain discards the entry
-    row = source_rows.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
+    row = positions.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
     if row is not None and row.dead_lettered and seq is not None and row.position.reopen(seq):
         row.dead_lettered -= 1
-        source_rows.save_positions(connection, {(job_id, source, kind): row})
+        positions.save_positions(connection, {(job_id, source, kind): row})

@@ -26,7 +26,7 @@ from trainwire.workers.operations.measures import (
 )
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
-from trainwire.workers.streams.outage_log import AwayNotes
+from trainwire.workers.streams.outage_log import OutageLog
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -43,7 +43,7 @@ class Exporter(Collector):
         self._resources = resources
         self._sinks = [sink.name for sink in sinks_on(resources.settings)]
         self._one_at_a_time = threading.Lock()
-        self._notes = AwayNotes("exporter")
+        self._notes = OutageLog("exporter")
 
     def describe(self) -> list[Metric]:
         """Return no metrics, so that registration does not read the stores."""

@@ -17,7 +17,7 @@ from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.streams.servers import Commands, ask_each, fullest_memory
 from trainwire.schemas.tables import LIFTED_SQL
 from trainwire.stores.rows.event_rows import values_of
-from trainwire.workers.liveness.heartbeats import living
+from trainwire.workers.liveness.heartbeat_reader import recent_heartbeats
 from trainwire.workers.sinks import cursors
 from trainwire.workers.streams.sweep import all_streams
 
@@ -95,7 +95,7 @@ def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterat
     Only sums and the maximum: there may be thousands of trainers. Nothing if a server with heartbeats does not
     answer.
     """
-    beats = living(client, shards, within_s)
+    beats = recent_heartbeats(client, shards, within_s)
     if beats is None:
         return
     spooled = [beat.spooled_bytes or 0 for beat in beats]

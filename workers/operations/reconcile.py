@@ -10,9 +10,8 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.keys import ACKS_PREFIX, CALLBACK_SOURCE, KINDS, Kind
 from trainwire.schemas.validation import MAX_ID
-from trainwire.workers.drain import job_rows, source_rows, store
-from trainwire.workers.drain.positions import Position
-from trainwire.workers.drain.source_rows import SourceRow
+from trainwire.workers.drain import job_rows, positions, store
+from trainwire.workers.drain.positions import Position, SourceRow
 from trainwire.workers.drain.stream import Ack, redis_errors, write_acks
 
 _SCAN_COUNT = 1000
@@ -80,13 +79,13 @@ def _missing(
 ) -> tuple[list[LostMessages], list[Ack]]:
     """Record the messages of `acked` that are not in Postgres; return them, and the corrected acknowledgements."""
     sources = [(job_id, source) for source, _ in acked]
-    known = source_rows.load_positions(connection, sources)
+    known = positions.load_positions(connection, sources)
     if not any(_of(known, job_id, *key).position.contiguous < last for key, last in acked.items()):
         return [], []
     job = job_rows.lock_jobs(connection, [job_id]).get(job_id)
     if job is None:  # it was deleted
         return [], []
-    known = source_rows.load_positions(connection, sources)
+    known = positions.load_positions(connection, sources)
     attempts = {source: row.attempt for (_, source, _), row in known.items()}
     gone, changed = [], {}
     for (source, kind), last in acked.items():
@@ -97,10 +96,10 @@ def _missing(
             changed[job_id, source, kind] = row
             for first, end in missing if source.startswith(CALLBACK_SOURCE) else ():
                 row.position.lose(first, end, "restored")
-    source_rows.save_positions(connection, changed)
+    positions.save_positions(connection, changed)
     connection.execute(_WATCH, {"job": job_id, "has_ended": any(each.kind == "completions" for each in gone)})
     return gone, [(*key, row.position) for key, row in changed.items()]
 
 
-def _of(known: dict[source_rows.SourceKey, SourceRow], job_id: int, source: str, kind: Kind) -> SourceRow:
+def _of(known: dict[positions.SourceKey, SourceRow], job_id: int, source: str, kind: Kind) -> SourceRow:
     return known.get((job_id, source, kind)) or SourceRow(0, Position())

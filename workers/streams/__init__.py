@@ -1,1 +1,1 @@
-"""Finds streams that have entries and no drain, and orders one."""
+"""Finds streams with entries and no drain, and orders or runs one."""

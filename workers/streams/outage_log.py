@@ -1,4 +1,4 @@
-"""Which servers of the streams do not answer: said when that changes, not with each look."""
+"""Logs which stream servers stop and start to answer, once per change."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import structlog
 log = structlog.get_logger("trainwire.workers.streams.outage_log")
 
 
-class AwayNotes:
-    """Remembers, for one who looks again and again, who was away the last time."""
+class OutageLog:
+    """Remembers which servers did not answer the last time; `name` is the first part of its log events."""
 
-    def __init__(self, who: str) -> None:
-        self._who = who
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._known: Mapping[str, str] = {}
 
     def note(self, away: Mapping[str, str]) -> None:
-        """Log which servers (host:port -> why) are newly away, and which are back."""
+        """Log servers (host:port -> reason) that newly do not answer, and servers that answer again."""
         for server in away.keys() - self._known.keys():
-            log.warning(f"{self._who}.server_away", server=server, reason=away[server])
+            log.warning(f"{self._name}.server_away", server=server, reason=away[server])
         for server in self._known.keys() - away.keys():
-            log.info(f"{self._who}.server_back", server=server)
+            log.info(f"{self._name}.server_back", server=server)
         self._known = dict(away)

@@ -1,46 +1,41 @@
-"""The net below the stream watch: streams with entries of which nobody has ordered a drain."""
+"""Finds streams with entries and no ordered drain, whose order was lost or not sent by the stream watch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import redis
-import structlog
 
 from trainwire.schemas.keys import HOLD_KEY, KINDS, SHARDS_KEY, Kind, jammed_key, ordered_key, stream_key
 from trainwire.schemas.streams.servers import ask_each, fullest_memory
-from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream, redis_errors
-from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams.strays import drain_jammed
-
-log = structlog.get_logger("trainwire.workers.streams.sweep")
+from trainwire.workers.streams.stray_streams import OnCommit, drain_jammed, errors_logged
 
 _HOLD_TTL_S = 10
 _RELEASE_AT = 0.9
-"""Trainers go on when memory is below this share of the high-water mark, so that it does not flutter."""
+"""The hold ends below this share of the high-water mark, so that it does not switch on and off all the time."""
 
 
 def all_streams(shards: int) -> list[tuple[Kind, int]]:
-    """Return every stream as (kind, shard), those that hold few and urgent messages first."""
+    """Return every stream as (kind, shard); checkpoints and completions, which are few and urgent, come first."""
     order: list[Kind] = sorted(KINDS, key=lambda kind: kind in {"logs", "metrics"})
     return [(kind, shard) for kind in order for shard in range(shards)]
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """The streams that wait for a drain, and which servers could not be asked (host:port -> why)."""
+    """The streams that wait for a drain, and the servers that did not answer (host:port -> reason)."""
 
     streams: list[tuple[Kind, int]]
     away: Mapping[str, str]
 
 
 def overdue(client: redis.Redis, shards: int) -> Overdue:
-    """Return the streams that have entries, or had some when they were jammed, and no ordered drain."""
+    """Return the streams that have entries, in the stream itself or in the jammed one, and no ordered drain."""
     questions = {}
     for kind, shard in all_streams(shards):
         key = stream_key(kind, shard)
@@ -54,38 +49,33 @@ def overdue(client: redis.Redis, shards: int) -> Overdue:
 
 
 def publish_shards(client: redis.Redis, shards: int) -> None:
-    """Publish the number of shards where it is not (FLUSHALL): trainers that do not find it take the default."""
+    """Publish the number of shards if it is missing (FLUSHALL): without it trainers use the default."""
     with redis_errors(), suppress(redis.OutOfMemoryError):
         client.set(SHARDS_KEY, shards, nx=True)
 
 
 def publish_hold(client: redis.Redis, high_water: float) -> None:
-    """Tell the trainers to hold back while Redis is above its high-water mark, and to go on below it.
+    """Set the key by which trainers hold messages back while Redis is above its high-water mark; delete it below.
 
-    Where a server of a cluster is away that is to say so, nobody is told: who cannot ask it holds back anyway.
+    On a cluster whose server of this key does not answer nothing is set: trainers cannot read it and hold anyway.
     """
     with redis_errors():
         used, limit = fullest_memory(client)
         if limit and used > high_water * limit:
-            with suppress(redis.OutOfMemoryError):  # full already: trainers are refused, which holds them too
+            with suppress(redis.OutOfMemoryError):  # a full Redis refuses the messages of trainers anyway
                 ask_each(client, {HOLD_KEY: [("SET", HOLD_KEY, used, "EX", _HOLD_TTL_S)]})
         elif not limit or used < high_water * limit * _RELEASE_AT:
             ask_each(client, {HOLD_KEY: [("DEL", HOLD_KEY)]})
 
 
-def drain_everything(resources: Resources, on_commit: Callable[[list[Change]], None] | None = None) -> None:
-    """Drain all streams once, without any order: for when orders cannot be sent.
+def drain_everything(resources: Resources, on_commit: OnCommit = None) -> None:
+    """Drain all streams once without orders, for a Redis that does not accept orders.
 
-    A stream that cannot be drained is logged and left; the others must not wait for it. `on_commit` is what each
-    drain is given.
+    Streams that cannot be drained are logged and skipped. `on_commit` is passed to each drain.
     """
     for kind, shard in all_streams(resources.settings.ingest_shards):
         stream = IngestStream(resources.streams, kind, shard)
         drain_jammed(resources, stream, on_commit)
-        try:
+        with errors_logged(stream):
             if stream.has_entries():
                 Drain(resources.engine, stream, resources.settings, on_commit=on_commit).run()
-        except (MostlyInvalid, Unavailable) as exc:
-            log.warning("sweep.left_a_stream", stream=stream.key, reason=str(exc))
-        except Exception:
-            log.exception("sweep.left_a_stream", stream=stream.key)

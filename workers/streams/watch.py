@@ -1,4 +1,4 @@
-"""Orders a drain as soon as a stream has entries, from threads of each worker's main process (decision 21)."""
+"""Orders a drain as soon as a stream has entries; runs in threads of each worker's main process (decision 21)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ log = structlog.get_logger("trainwire.workers.streams.watch")
 
 Stream = tuple[Kind, int]
 Order = Callable[[Resources, Kind, int], bool]
-"""Orders a drain unless there is one; returns whether it did."""
+"""Orders a drain unless one is ordered; returns whether it did."""
 
 BLOCK_S: Final = 1.0
-"""The longest blocking read: ends soon after `stop`, and well before the socket's timeout."""
+"""Timeout of a blocking read: short enough for `stop`, and below the timeout of the socket."""
 LEAST_PAUSE_S: Final = 0.01
 MOST_PAUSE_S: Final = 0.1
-"""How long a stream is left alone that is still not empty although its drain is ordered or at work."""
+"""The pause before the next read of a stream that has entries although its drain is ordered or running."""
 BYTES_PER_S: Final = 8 * 1024 * 1024
-"""A blocking read returns an entry, which nobody here needs: large entries are read that much less often."""
+"""A blocking read returns the first entry, which is not needed here: the pause grows with its size."""
 RETRY_S: Final = 1.0
 WRONG_TYPE_PAUSE_S: Final = 5.0
 
 
 class StreamWatch:
-    """Watches all streams: with one blocking read on one Redis, with one for each shard on a cluster.
+    """Watches all streams: with one blocking read on a single Redis, with one for each shard on a cluster.
 
-    So a server that is away delays the shards that it has, and no others.
+    So a server that does not answer delays only its own shards.
     """
 
     def __init__(self, resources: Resources, order: Order) -> None:
@@ -58,23 +58,23 @@ class StreamWatch:
         ]
 
     def start(self) -> None:
-        """Start to watch."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Stop within `BLOCK_S`."""
+        """Ask the threads to stop; they do within `BLOCK_S`."""
         self._stop.set()
 
     def _run(self, streams: Sequence[Stream], order: Order) -> None:
         settings = self._resources.settings
-        # Of its own, so that no other thread has to wait for a server that does not answer.
+        # Connections of its own: no other thread has to wait for a server that does not answer.
         own = replace(self._resources, redis=open_redis(settings), stream_client=open_stream_client(settings))
         watcher = Watcher(own.streams, streams, partial(order, own))
         trouble = None
         while not self._stop.is_set():
             try:
-                watcher.look()
+                watcher.order_drains()
             except (*STREAM_ERRORS, Unavailable) as exc:
                 if trouble is None:
                     log.warning("stream_watch.unavailable", reason=str(exc))
@@ -88,10 +88,10 @@ class StreamWatch:
 
 
 class Watcher:
-    """Waits for entries in a group of streams, which one server has.
+    """Waits for entries in a group of streams on one server.
 
-    It reads from the start of each stream: entries that are committed are trimmed, so a stream with entries is one
-    to be drained, whatever became of its ids.
+    Reads from the start of each stream: committed entries are trimmed, so each stream with entries is to be
+    drained, whatever their ids are.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Watcher:
         self._resume_at = dict.fromkeys(self._streams, 0.0)
         self._pause_s = dict.fromkeys(self._streams, LEAST_PAUSE_S)
 
-    def look(self) -> None:
-        """Wait at most `BLOCK_S` for entries, and order the drains of the streams that have any."""
+    def order_drains(self) -> None:
+        """Wait at most `BLOCK_S` for entries, and order the drains of the streams that have some."""
         now = self._clock()
         awake = [key for key, at in self._resume_at.items() if at <= now]
         pauses = [at - now for at in self._resume_at.values() if at > now]
@@ -124,9 +124,9 @@ class Watcher:
             self._resume_at[key] = self._clock() + max(pause_s, size_bytes / BYTES_PER_S)
 
     def _read(self, keys: Collection[str], wait_s: float) -> list[tuple[str, int]]:
-        """Return the streams that have entries, each with the size of its first one."""
+        """Return the streams that have entries, each with the size in bytes of its first one."""
         try:
-            # Not by `xread`: redis-py would ask a cluster twice before each read which of the arguments are keys.
+            # Not by `xread`: on a cluster redis-py sends two commands before each read to find the keys in it.
             found = cast("Any", self._client).execute_command(
                 *(
                     "XREAD",
@@ -149,7 +149,7 @@ class Watcher:
         return [(cast("bytes", key).decode(), _size_bytes(entries)) for key, entries in pairs]
 
     def _leave_wrong_types(self, keys: Collection[str]) -> None:
-        """Leave out for a while what is not a stream, until somebody has repaired it."""
+        """Pause reads of keys that are not streams; the watchdog repairs them."""
         for key in keys:
             if self._client.type(key) not in {b"stream", b"none"}:
                 self._resume_at[key] = self._clock() + WRONG_TYPE_PAUSE_S

@@ -1,1 +1,1 @@
-"""Clients of the feed: WebSocket and server-sent events."""
+"""Routes of the live feed: WebSocket and server-sent events."""

@@ -1,34 +1,56 @@
-"""The feed as server-sent events: `/jobs/{id}/events` and `/jobs/events`, for whoever has no WebSocket."""
+"""The live feed as server-sent events, for clients without WebSocket: `/jobs/{id}/events` and `/jobs/events`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import Header, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from trainwire.gateway.auth.authorization import authorize_connection
-from trainwire.gateway.feed.client_queues import MustComeAgain, Outlet, QueueOutlet
-from trainwire.gateway.feed.clients.admission import until_refused
-from trainwire.gateway.feed.feed_queries import DeletedJob, UnknownJob
-from trainwire.gateway.feed.frames import Bundle
-from trainwire.gateway.feed.job_room import First, Watch
-from trainwire.gateway.feed.live import Feed
-from trainwire.gateway.feed.positions import BadPosition, read_position
-from trainwire.gateway.feed.read_pool import PostgresAway
+from trainwire.gateway.auth.authorization import authorize_connection, wait_until_refused
+from trainwire.gateway.feed.client_queues import ClientQueue, MemoryQueue
+from trainwire.gateway.feed.feed_queries import JobDeleted, JobNotFound
+from trainwire.gateway.feed.feed_rows import InvalidPosition, parse_position
+from trainwire.gateway.feed.followed_job import FirstFrame, FollowedJob
+from trainwire.gateway.feed.frames import FrameBatch
+from trainwire.gateway.feed.live_feed import LiveFeed
+from trainwire.gateway.feed.read_pool import PostgresUnavailable
 from trainwire.gateway.http.problems import ProblemError, deleted_job, problem, unknown_job, wrong_value
 from trainwire.schemas.validation import MAX_ID
 
 MEDIA_TYPE: Final = "text/event-stream"
 PING_EVERY_S: Final = 20.0
 
+JobId = Annotated[int, Path(ge=0, le=MAX_ID, description="The job's number.", examples=[42])]
+After = Annotated[
+    str | None,
+    Query(description="The position to resume from: the `id` of the last event.", examples=["120-45-3"]),
+]
+LastEventId = Annotated[
+    str | None, Header(description="The same, as browsers send it when they reconnect; overrides `after`.")
+]
+_STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "An endless stream of server-sent events.",
+        "content": {
+            MEDIA_TYPE: {
+                "example": "id: 120-45-3\nevent: training_log\n"
+                'data: {"type":"training_log","v":1,"job_id":42,"attempt":1,"kind":"logs","first_seq":120,'
+                '"last_seq":120,"lines":[{"seq":120,"attempt":1,"ts":1790000000000000000,"log_type":"stdout",'
+                '"text":"epoch 1"}]}\n\n'
+            }
+        },
+    }
+}
+router = APIRouter(tags=["feed"])
 
-class _Comment(Bundle):
-    """What is for the connection, and no event."""
+
+class _Comment(FrameBatch):
+    """A line for the connection itself, which clients do not see as an event."""
 
     def __init__(self, line: bytes) -> None:
         super().__init__(())
@@ -38,125 +60,130 @@ class _Comment(Bundle):
 _PING: Final = _Comment(b": ping")
 _RETRY: Final = _Comment(b"retry: 1000")
 
-JobId = Annotated[int, Path(ge=0, le=MAX_ID, description="The job.", examples=[42])]
-After = Annotated[
-    str | None, Query(description="The position to go on from: the `id` of an event.", examples=["120-45-3"])
-]
-LastEventId = Annotated[str | None, Header(description="The same, as a browser says it when it reconnects.")]
-
 
 class EventStream(Response):
-    """Answers with events until the client is gone or told to come again."""
+    """Sends events until the client disconnects, is too slow, or is not authorized any more."""
 
     media_type = MEDIA_TYPE
 
     def __init__(
         self,
-        join: Callable[[Outlet], Awaitable[None]],
-        leave: Callable[[Outlet], None],
-        refused: Callable[[], Coroutine[Any, Any, None]],
-        on_behind: Callable[[], None],
+        request: Request,
+        job_id: int | None,
+        add_client: Callable[[ClientQueue], Awaitable[None]],
+        remove_client: Callable[[ClientQueue], None],
     ) -> None:
         self.status_code = 200
         self.body = b""
         self.background = None
         self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._join = join
-        self._leave = leave
-        self._refused = refused
-        self._on_behind = on_behind
+        self._request = request
+        self._job_id = job_id
+        self._add_client = add_client
+        self._remove_client = remove_client
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         """Send until the end."""
-        outlet = QueueOutlet(self._on_behind)
-        outlet.send(_RETRY)
-        ends = (self._send(outlet, send), _until_gone(receive), self._refused())
-        tasks = [asyncio.create_task(run) for run in (*ends, self._begin(outlet), _ping(outlet))]
+        queue = MemoryQueue(partial(self._request.app.state.telemetry.count_cut, "behind"))
+        queue.send(_RETRY)
+        until = (
+            _send_queued(self, queue, send),
+            _wait_for_disconnect(receive),
+            wait_until_refused(self._request, self._job_id),
+        )
+        tasks = [asyncio.create_task(run) for run in (*until, self._add(queue), _ping(queue))]
         try:
-            await asyncio.wait(tasks[: len(ends)], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks[: len(until)], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._leave(outlet)
+            self._remove_client(queue)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _begin(self, outlet: QueueOutlet) -> None:
+    async def _add(self, queue: MemoryQueue) -> None:
         try:
-            await self._join(outlet)
-        except (MustComeAgain, PostgresAway):
-            outlet.resync()  # the browser comes again by itself, with its position
-
-    async def _send(self, outlet: QueueOutlet, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        while bundles := await outlet.next():
-            data = bundles[0].sse if len(bundles) == 1 else b"".join(bundle.sse for bundle in bundles)
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._add_client(queue)
+        except PostgresUnavailable:
+            queue.resync()  # browsers reconnect by themselves, with their position
 
 
+async def _send_queued(response: Response, queue: MemoryQueue, send: Send) -> None:
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    while batches := await queue.next():
+        data = batches[0].sse if len(batches) == 1 else b"".join(batch.sse for batch in batches)
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _ping(queue: MemoryQueue) -> None:
+    """Send pings, because some proxies close quiet connections."""
+    while True:
+        await asyncio.sleep(PING_EVERY_S)
+        queue.send(_PING)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@router.get(
+    "/jobs/events",
+    status_code=200,
+    response_class=EventStream,
+    responses=_STREAM,
+    summary="Follow all jobs",
+)
+async def jobs_events(request: Request) -> Response:
+    """Stream the events of all jobs: `snapshot` with the newest 200, then the changes of the list."""
+    await authorize_connection(request)
+    jobs = request.app.state.feed.jobs
+    return EventStream(request, None, jobs.add_client, jobs.remove_client)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    status_code=200,
+    response_class=EventStream,
+    responses=_STREAM,
+    summary="Follow a job",
+)
 async def job_events(
     request: Request, job_id: JobId, after: After = None, last_event_id: LastEventId = None
 ) -> Response:
-    """Everything that happens to one job, as server-sent events.
+    """Stream the events of one job.
 
-    First `snapshot` (the job, its newest lines, its checkpoints), or with a position `resumed` and what was
-    missed; then what happens. The `id` of each event is the position after it.
+    The first event is `snapshot` (the job, its newest lines, its checkpoints), or with a position `resumed` and
+    the events after it; new events follow. The `id` of each event is the position after it.
     """
     await authorize_connection(request, job_id)
-    feed: Feed = request.app.state.feed
-    watch, first = await _first(feed, job_id, after if last_event_id is None else last_event_id)
+    feed: LiveFeed = request.app.state.feed
+    job, first = await _begin(feed, job_id, after if last_event_id is None else last_event_id)
 
-    async def join(outlet: Outlet) -> None:
-        outlet.send(first.bundle)
-        await watch.follow(outlet, first.look.position)
+    def remove_client(queue: ClientQueue) -> None:
+        job.remove_client(queue)
+        feed.release(job)
 
-    def leave(outlet: Outlet) -> None:
-        watch.leave(outlet)
-        feed.release(watch)
-
-    return EventStream(join, leave, partial(until_refused, request, job_id), _behind(request))
+    return EventStream(request, job_id, lambda queue: job.add_client(queue, first), remove_client)
 
 
-async def _first(feed: Feed, job_id: int, written: str | None) -> tuple[Watch, First]:
-    """Begin to watch a job and return the first frame, or end with a problem while that can still be told."""
+async def _begin(feed: LiveFeed, job_id: int, after: str | None) -> tuple[FollowedJob, FirstFrame]:
+    """Acquire a job and return it with its first frame; raise a `ProblemError` before the response has begun."""
     try:
-        position = None if written is None else read_position(written)
-        watch = await feed.watch(job_id)
+        position = None if after is None else parse_position(after)
+        job = await feed.acquire(job_id)
         try:
-            return watch, await watch.first(position)
+            return job, await job.first_frame(position)
         except BaseException:
-            feed.release(watch)
+            feed.release(job)
             raise
-    except BadPosition as exc:
-        raise wrong_value("after", written, str(exc)) from exc
-    except DeletedJob as exc:
+    except InvalidPosition as exc:
+        raise wrong_value("after", after, str(exc)) from exc
+    except JobDeleted as exc:
         raise deleted_job(job_id) from exc
-    except UnknownJob as exc:
+    except JobNotFound as exc:
         raise unknown_job(job_id) from exc
-    except PostgresAway as exc:
+    except PostgresUnavailable as exc:
         detail = "Postgres does not answer (DATABASE_URL): try again"
-        raise ProblemError(problem(503, "postgres-away", "Postgres is away", detail)) from exc
-
-
-async def jobs_events(request: Request) -> Response:
-    """What happens to all jobs, as server-sent events: `snapshot` with the newest 200, then what a list shows."""
-    await authorize_connection(request)
-    feed: Feed = request.app.state.feed
-    return EventStream(feed.jobs.follow, feed.jobs.leave, partial(until_refused, request, None), _behind(request))
-
-
-def _behind(request: Request) -> Callable[[], None]:
-    return partial(request.app.state.telemetry.count_cut, "behind")
-
-
-async def _ping(outlet: QueueOutlet) -> None:
-    """Send now and then what keeps proxies from closing a quiet connection."""
-    while True:
-        await asyncio.sleep(PING_EVERY_S)
-        outlet.send(_PING)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        raise ProblemError(problem(503, "postgres-away", "Postgres is unavailable", detail)) from exc

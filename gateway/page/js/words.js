@@ -12,6 +12,12 @@ export function jobName(job) {
   return job.name || `job ${job.id}`;
 }
 
+/** Compare two ids, numbers or texts of any length, as numbers. */
+export function byId(one, other) {
+  const [a, b] = [String(one), String(other)];
+  return a.length - b.length || (a < b ? -1 : Number(a > b));
+}
+
 /** For how long the attempt has run, in seconds; null where it has not begun. */
 export function runtime(job) {
   const from = fromText(job.started_at ?? job.created_at);
@@ -24,14 +30,14 @@ export function runtime(job) {
   return ((until ?? Date.now()) - from) / 1000;
 }
 
-/** Per cent of the way, null where the trainer has not said where the end is. */
+/** Progress in per cent; null where the trainer has reported too little to compute it. */
 export function percent(job) {
   if (job.progress_percent !== null && job.progress_percent !== undefined) {
     const said = Number(job.progress_percent);
     return Number.isFinite(said) ? Math.min(100, Math.max(0, said)) : null;
   }
-  if (job.total_epochs > 0 && job.current_epoch >= 0)
-    return Math.min(100, (100 * job.current_epoch) / job.total_epochs);
+  const epoch = Number(job.current_epoch ?? NaN); // null, not reported, would count as 0
+  if (job.total_epochs > 0 && epoch >= 0) return Math.min(100, (100 * epoch) / job.total_epochs);
   return job.status === "completed" ? 100 : null;
 }
 

@@ -110,7 +110,7 @@ def test_status_shows_the_job_and_the_sum(connected: Trainwire) -> None:
         "loss 0 · accuracy Infinity",
         "f1 -Infinity",
         "out/best.pt",
-        "2 logs · 2 metrics · 1 checkpoints",
+        "2 log lines · 2 metric points · 1 checkpoint\n",
         "complete: 6 messages produced = 6 stored + 0 dead-lettered + 0 missing + 0 dropped",
     ):
         assert wanted in shown.out

@@ -24,5 +24,5 @@ def feed_gateway(
 
 @pytest.fixture
 def trainer(resources: Resources) -> Trainer:
-    """A trainer of a job that no other test has: a gateway remembers for a while what it followed."""
+    """A trainer with a job number of its own, because gateways follow a job on after its last client."""
     return Trainer(resources, next(_jobs))

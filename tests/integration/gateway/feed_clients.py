@@ -1,4 +1,4 @@
-"""Who follows the feed in tests: a gateway in a process of its own, clients of it, and a bare trainer."""
+"""The parts of feed tests: a gateway process, its clients, and a trainer."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ class GatewayProcess(GatewayAddress):
             )
 
     def is_running(self) -> bool:
-        """Return whether the process is there."""
+        """Return whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def addresses(self) -> set[str]:
-        """Return its own ends of its connections, as the servers see them."""
+        """Return the local addresses of the gateway's connections to the servers."""
         assert self._process is not None
         sockets = psutil.Process(self._process.pid).net_connections("tcp")
         return {f"{one.laddr.ip}:{one.laddr.port}" for one in sockets if one.laddr}
@@ -109,7 +109,7 @@ class GatewayProcess(GatewayAddress):
 
     @property
     def logged(self) -> str:
-        """All that it has said so far."""
+        """The output of the process so far."""
         return self._log.read_text()
 
     def _answers(self) -> bool:
@@ -123,7 +123,7 @@ class GatewayProcess(GatewayAddress):
 
 
 class Trainer:
-    """Stores rows of one job, and has them announced or not."""
+    """Stores rows of one job, with or without events."""
 
     def __init__(self, resources: Resources, job_id: int) -> None:
         self._resources = resources
@@ -131,7 +131,7 @@ class Trainer:
         self.job_id = job_id
 
     def say(self, body: Body, *, announced: bool = True, attempt: int = 1, source: str = "0-test") -> None:
-        """Send a message, drain it, and tell who listens."""
+        """Send a message, drain it, and publish its event."""
         kind = KIND_OF_BODY[type(body)]
         self._sender.send(body, job=self.job_id, attempt=attempt, source=source)
         stream = IngestStream(self._resources.redis, kind, shard_of(self.job_id, DEFAULT_SHARDS))
@@ -142,7 +142,7 @@ class Trainer:
 
 
 class Followed:
-    """Events as a client takes them: each row must follow the last of its kind."""
+    """Receives events as a client; asserts that each row follows the last one of its kind."""
 
     def __init__(self, follow: Any, *, position: str | None = None) -> None:
         self._frames = follow
@@ -155,7 +155,7 @@ class Followed:
         self.first: dict[str, Any] = {}
 
     def go_on(self, frames: Any) -> None:
-        """Take what follows from another connection."""
+        """Continue with another connection."""
         self._frames = frames
 
     def take(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who may come in: tokens and their roles, cookies, foreign pages and foreign names."""
+"""Authorization: tokens and roles, cookies, foreign origins and foreign host names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import make_url, text
 from tests.factories import one
 from tests.gateway_server import FLOWER_URL, GatewayServer, gateway_settings
 from tests.processes import wait_until
-from trainwire.gateway.auth.token_cache import REMEMBERED_S
+from trainwire.gateway.auth.token_cache import FRESH_S
 from trainwire.gateway.auth.tokens import Role, create_token, hash_of, revoke_token
 from trainwire.gateway.settings import load_gateway_settings
 from trainwire.schemas.tables import gateway_tokens
@@ -33,7 +33,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def test_without_a_token_nothing_is_shown(guarded: GatewayServer) -> None:
-    """Every question of a job is refused, with the scheme to use; health and the session may be asked."""
+    """Requests for jobs are refused, with the scheme to use; health and session need no token."""
     for path in ("/jobs", "/jobs/1/logs", "/jobs/compare?ids=1", "/checkpoints/1-1/url", "/metrics"):
         answer = guarded.request("GET", path)
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
@@ -48,7 +48,7 @@ def test_without_a_token_nothing_is_shown(guarded: GatewayServer) -> None:
 def test_each_role_may_do_its_part(
     guarded: GatewayServer, resources: Resources, role: Role, may_look: bool, may_speak: bool
 ) -> None:
-    """A viewer looks, a trainer reports, an admin does both."""
+    """A viewer reads, a trainer sends callbacks, an admin does both."""
     headers = bearer(make_token(resources, role))
     looked = guarded.request("GET", "/jobs", headers=headers)
     spoken = guarded.request("POST", "/jobs/1/callback/logs", json=LINES, headers=headers)
@@ -59,11 +59,11 @@ def test_each_role_may_do_its_part(
 
 
 def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Resources) -> None:
-    """Such a token is for its own job alone, and says which that is."""
+    """Such a token is refused for other jobs, and the error names its job."""
     headers = bearer(make_token(resources, "trainer", 7))
     assert guarded.request("POST", "/jobs/7/callback/logs", json=LINES, headers=headers).status_code == 202
     refusal = guarded.post("/jobs/8/callback/logs", LINES, status=403, headers=headers)
-    assert refusal["detail"] == "this token is for job 7 alone"
+    assert refusal["detail"] == "the token is for job 7 only: use a token for this job"
     assert guarded.get("/session", headers=headers) == {
         "auth": "on",
         "role": "trainer",
@@ -74,19 +74,19 @@ def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Reso
 
 @pytest.mark.parametrize("token", ["tw_unknown", "x" * 10_000, "\u00fc"])
 def test_an_unknown_token_is_none(guarded: GatewayServer, token: str) -> None:
-    """What is no token of ours opens nothing."""
+    """Unknown and malformed tokens are refused."""
     headers = {"Authorization": f"Bearer {token}".encode()}
     assert guarded.request("GET", "/jobs", headers=headers).status_code == 401
 
 
 def test_an_expired_token_is_none(guarded: GatewayServer, resources: Resources) -> None:
-    """After its time a token opens nothing."""
+    """A token is refused after it expires."""
     token = make_token(resources, "viewer", lasts=timedelta(seconds=-1))
     assert guarded.request("GET", "/jobs", headers=bearer(token)).status_code == 401
 
 
 def test_a_revoked_token_works_no_longer(guarded: GatewayServer, resources: Resources) -> None:
-    """A token that was in use until now is refused within seconds."""
+    """A cached token is refused within seconds of its revocation."""
     token = make_token(resources, "viewer")
     assert guarded.request("GET", "/jobs", headers=bearer(token)).status_code == 200
     with resources.engine.begin() as connection:
@@ -96,11 +96,11 @@ def test_a_revoked_token_works_no_longer(guarded: GatewayServer, resources: Reso
     def is_refused() -> bool:
         return guarded.request("GET", "/jobs", headers=bearer(token)).status_code == 401
 
-    wait_until(is_refused, "the end of the token", REMEMBERED_S + 30)
+    wait_until(is_refused, "the end of the token", FRESH_S + 30)
 
 
 def test_only_a_hash_is_kept(guarded: GatewayServer, resources: Resources) -> None:
-    """The table has no token, and knows when one was used."""
+    """The table has a hash instead of the token, and the time of its last use."""
     token = make_token(resources, "viewer")
     guarded.get("/jobs", headers=bearer(token))
     row = one(resources.engine, gateway_tokens, id=1)
@@ -112,7 +112,7 @@ def test_only_a_hash_is_kept(guarded: GatewayServer, resources: Resources) -> No
 def test_a_postgres_that_takes_no_writes_lets_people_in(
     database_url: str, redis_url: str, resources: Resources
 ) -> None:
-    """On a standby, or with a full disk, tokens are valid as ever; only their last use is not noted."""
+    """On a standby, or with a full disk, tokens stay valid; only their last use is not stored."""
     headers = bearer(make_token(resources, "admin"))
     settings = gateway_settings(without_writes(database_url, resources), redis_url, gateway_auth="on")
     with GatewayServer(settings) as server:
@@ -124,7 +124,7 @@ def test_a_postgres_that_takes_no_writes_lets_people_in(
 def test_sessions_of_a_read_only_postgres_do_not_stay(
     database_url: str, redis_url: str, resources: Resources
 ) -> None:
-    """When it takes writes again, so do the sessions of the gateway; terminated ones are made anew unnoticed."""
+    """Once Postgres accepts writes again, the gateway's sessions do too; terminated sessions are replaced."""
     headers = bearer(make_token(resources, "admin"))
     settings = gateway_settings(without_writes(database_url, resources), redis_url, gateway_auth="on")
     with GatewayServer(settings) as server:
@@ -174,7 +174,7 @@ def test_a_browser_has_the_token_in_a_cookie(guarded: GatewayServer, resources: 
 def test_over_https_the_cookie_is_for_https_alone(
     guarded: GatewayServer, database_url: str, redis_url: str, resources: Resources
 ) -> None:
-    """Behind a trusted proxy with TLS the cookie never travels in the clear; no other client can say so."""
+    """The cookie is Secure if a trusted proxy forwards https; the header of other clients is ignored."""
     token, https = make_token(resources, "viewer"), {"X-Forwarded-Proto": "https"}
     answer = guarded.request("POST", "/session", json={"token": token}, headers=https)
     assert "secure" not in answer.headers["Set-Cookie"].lower()
@@ -197,7 +197,7 @@ def test_over_https_the_cookie_is_for_https_alone(
     ],
 )
 def test_foreign_pages_may_not_speak(gateway: GatewayServer, origin: str | None, status: int) -> None:
-    """What a page makes a browser send counts only from the gateway's own page; programs name no page."""
+    """Changes are accepted from the gateway's own page, and from programs, which send no Origin."""
     headers = {} if origin is None else {"Origin": origin.format(url=gateway.url)}
     assert gateway.request("POST", "/jobs/1/callback/logs", json=LINES, headers=headers).status_code == status
     assert gateway.request("GET", "/jobs", headers=headers).status_code == 200
@@ -209,12 +209,12 @@ def test_foreign_pages_may_not_speak(gateway: GatewayServer, origin: str | None,
 def test_without_tokens_only_this_machines_names_are_answered(
     gateway: GatewayServer, host: str, status: int
 ) -> None:
-    """A foreign name that is made to lead to this machine shows nothing to the page that has it."""
+    """Requests with a foreign host name (DNS rebinding) are refused."""
     assert gateway.request("GET", "/jobs", headers={"Host": host}).status_code == status
 
 
 def test_with_tokens_any_name_is_answered(guarded: GatewayServer, resources: Resources) -> None:
-    """Behind a proxy the gateway has whatever name it is given."""
+    """With tokens every host name is accepted, as a proxy may use any."""
     headers = {"Host": "train.example.com", **bearer(make_token(resources, "viewer"))}
     assert guarded.request("GET", "/jobs", headers=headers).status_code == 200
 
@@ -233,7 +233,7 @@ def test_with_tokens_any_name_is_answered(guarded: GatewayServer, resources: Res
     ],
 )
 def test_tokens_are_asked_for_unless_only_this_machine_can_reach_it(host: str, auth: Any, is_on: bool) -> None:
-    """Who listens for others asks for tokens; there is no way to switch that off."""
+    """Tokens are required on any address that other machines can reach, and cannot be switched off."""
     urls = {"database_url": "postgresql://h/db", "redis_url": "redis://h"}
     assert load_gateway_settings(**urls, gateway_host=host, gateway_auth=auth).is_auth_on is is_on
     with pytest.raises(WrongSettings, match=r"GATEWAY_AUTH Input should be 'auto' or 'on' \(it is 'off'\)"):
@@ -241,7 +241,7 @@ def test_tokens_are_asked_for_unless_only_this_machine_can_reach_it(host: str, a
 
 
 def test_a_gateway_without_postgres_lets_nobody_in(guarded: GatewayServer, resources: Resources) -> None:
-    """Where tokens cannot be looked up, the answer is to come again, not to come in."""
+    """If tokens cannot be looked up, the answer is 503."""
     with resources.engine.begin() as connection:
         connection.execute(text("ALTER TABLE gateway_tokens RENAME TO gone"))
     try:

@@ -1,4 +1,4 @@
-"""Trainers that speak HTTP: what they say is numbered, taken once, and stored like what the SDK says."""
+"""Callbacks: their messages are numbered, accepted once, and stored like those of the SDK."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def job() -> int:
 
 
 def drain_all(resources: Resources, job: int) -> None:
-    """Store what was said of a job."""
+    """Store the messages of a job."""
     for kind in KINDS:
         drain(resources, kind, job)
 
@@ -35,7 +35,7 @@ def drain_all(resources: Resources, job: int) -> None:
 def test_a_training_is_told_from_its_begin_to_its_end(
     gateway: GatewayServer, resources: Resources, job: int
 ) -> None:
-    """Progress, lines, a checkpoint and the completion are a job that is provably complete; 0.0 is a value."""
+    """A job with progress, lines, a checkpoint and a completion is provably complete; 0.0 is a value."""
     metrics = {"loss": 0.0, "accuracy": 0.0, "extra_metrics": {"f1": "NaN", "zero": 0.0}, "other": 1}
     accepted = gateway.post(
         f"/jobs/{job}/callback/progress",
@@ -74,7 +74,7 @@ def test_a_training_is_told_from_its_begin_to_its_end(
 
 
 def test_a_failure_has_its_traceback(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """An exit code alone says that it failed."""
+    """A completion with only a non-zero exit code is a failure."""
     end = {"exit_code": 3, "error_message": "no", "traceback": "File 1"}
     gateway.post(f"/jobs/{job}/callback/completion", end)
     drain_all(resources, job)
@@ -83,7 +83,7 @@ def test_a_failure_has_its_traceback(gateway: GatewayServer, resources: Resource
 
 
 def test_a_repetition_is_taken_once(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """The same request with the same key is answered the same and stored once; another request may not have it."""
+    """A repeated request with the same key is stored once; the key is refused for another request."""
     path, headers = f"/jobs/{job}/callback/logs", {"Idempotency-Key": "one"}
     answers = [gateway.request("POST", path, json={"lines": ["a"]}, headers=headers) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [202, 202, 202]
@@ -97,7 +97,7 @@ def test_a_repetition_is_taken_once(gateway: GatewayServer, resources: Resources
 
 
 class LosesAnswers(redis.Connection):
-    """A connection that breaks once messages are on their stream, before the gateway hears of it."""
+    """A connection that breaks after the messages are on their stream, and before the reply arrives."""
 
     left = 0
 
@@ -117,7 +117,7 @@ def test_a_lost_answer_of_redis_doubles_nothing(
     job: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Redis took the messages, its answer was lost, and the gateway asks again: they are there once."""
+    """If Redis' reply is lost, the repeated command appends nothing twice."""
     found = open_resources(gateway_settings(database_url, redis_url))
     found.redis.connection_pool.connection_class = LosesAnswers
     monkeypatch.setattr(LosesAnswers, "left", 1)
@@ -130,7 +130,7 @@ def test_a_lost_answer_of_redis_doubles_nothing(
 
 
 def test_many_at_once_leave_no_hole(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """Requests side by side get numbers without a hole and without a double."""
+    """Concurrent requests get consecutive numbers."""
 
     def say(number: int) -> None:
         for each in range(5):
@@ -150,7 +150,7 @@ def test_many_at_once_leave_no_hole(gateway: GatewayServer, resources: Resources
 def test_a_redis_that_forgot_begins_a_new_source(
     gateway: GatewayServer, resources: Resources, client: redis.Redis, job: int
 ) -> None:
-    """Numbers that are lost are not used again, so nothing that comes after is taken for a repetition."""
+    """After a loss of counters a new source begins, so no new message is taken for a repetition."""
     gateway.post(f"/jobs/{job}/callback/logs", {"lines": ["before"]})
     drain_all(resources, job)
     client.flushdb()
@@ -161,7 +161,7 @@ def test_a_redis_that_forgot_begins_a_new_source(
 
 
 def test_another_attempt_is_begun_by_its_number(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """Late words change nothing of a job that has ended; an attempt with a number of its own begins anew."""
+    """Late messages do not change a job that has ended; a new attempt number begins a new attempt."""
     gateway.post(f"/jobs/{job}/callback/completion", {"status": "completed"})
     gateway.post(f"/jobs/{job}/callback/progress", {"status": "running", "current_epoch": 1})
     drain_all(resources, job)
@@ -183,7 +183,7 @@ def test_a_path_is_a_checkpoint_once(gateway: GatewayServer, resources: Resource
 def test_trainers_are_asked_to_hold_back(
     gateway: GatewayServer, resources: Resources, client: redis.Redis, job: int
 ) -> None:
-    """While Redis is nearly full a callback is refused for a moment, and nothing of it is kept."""
+    """While Redis is nearly full callbacks are refused, and nothing is stored of them."""
     client.set(HOLD_KEY, 1)
     answer = gateway.request("POST", f"/jobs/{job}/callback/logs", json={"lines": ["a"]})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
@@ -217,7 +217,7 @@ def test_trainers_are_asked_to_hold_back(
 def test_a_wrong_field_is_named(
     gateway: GatewayServer, client: redis.Redis, kind: str, body: Any, field: str
 ) -> None:
-    """What cannot be stored is refused at the door, by its field, and is on no stream."""
+    """Invalid fields are refused by name, and nothing is appended to a stream."""
     refusal = gateway.post(f"/jobs/1/callback/{kind}", body, status=422)
     assert [error["field"] for error in refusal["errors"]] == [field]
     assert not list(client.scan_iter("ingest:*"))
@@ -239,7 +239,7 @@ def test_a_wrong_field_is_named(
     ],
 )
 def test_broken_bodies_are_refused(gateway: GatewayServer, job: int, raw: bytes) -> None:
-    """Whatever bytes come, the answer is a problem document of the client's making."""
+    """Arbitrary bytes as a body are answered with a problem of status 4xx."""
     headers = {"Content-Type": "application/json"}
     answer = gateway.request("POST", f"/jobs/{job}/callback/logs", data=raw, headers=headers)
     assert answer.status_code in {400, 422}, answer.text
@@ -250,5 +250,5 @@ def test_broken_bodies_are_refused(gateway: GatewayServer, job: int, raw: bytes)
     "body", [{"params": {"a": "\ud800"}}, {"params": {"a": "x" * 1_100_000}}, {"name": "\ud800"}]
 )
 def test_what_cannot_be_stored_is_refused(gateway: GatewayServer, job: int, body: Any) -> None:
-    """Parameters may be of any shape, as long as they have a form in JSON and a bounded size."""
+    """Parameters may have any structure that JSON can encode within the limit of size."""
     gateway.post(f"/jobs/{job}/callback/progress", body, status=422)

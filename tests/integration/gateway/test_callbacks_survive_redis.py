@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 def stored(server: EmbeddedValkey, settings: Settings, engine: Engine) -> Iterator[Resources]:
-    """What a worker has that drains this server."""
+    """The resources of a worker that drains this server."""
     with redis.Redis.from_url(server.url) as client:
         yield Resources(settings, engine, client)
 
@@ -45,14 +45,14 @@ def own_gateway(server: EmbeddedValkey, database_url: str) -> Iterator[GatewaySe
 
 
 def say(gateway: GatewayServer, line: str) -> None:
-    """Say one line."""
+    """Send one line."""
     gateway.post(f"/jobs/{JOB}/callback/logs", {"lines": [line]})
 
 
 def test_a_restart_from_an_older_file_uses_no_number_again(
     own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources, tmp_path: Path
 ) -> None:
-    """Redis crashes, its newest second is not in its file, though stored: what is said then is stored as well."""
+    """After Redis restarts from older data, the next messages are stored too, not taken for repetitions."""
     say(own_gateway, "1")
     shutil.copytree(tmp_path / "first" / "valkey", tmp_path / "older")  # written before it answers
     say(own_gateway, "2")
@@ -74,7 +74,7 @@ def test_a_restart_from_an_older_file_uses_no_number_again(
 def test_a_primary_that_followed_an_older_one_uses_no_number_again(
     own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources, tmp_path: Path
 ) -> None:
-    """A replica that lacks a stored message was primary; the old one, never restarted, is primary again."""
+    """A replica that lacks a stored message was primary for a while, and the old primary is promoted again."""
     say(own_gateway, "1")
     password = server.url.split("@")[0].rpartition(":")[2]
     first: redis.Redis = stored.redis
@@ -98,7 +98,7 @@ def test_a_primary_that_followed_an_older_one_uses_no_number_again(
 def test_late_words_after_a_restart_begin_no_attempt(
     own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources
 ) -> None:
-    """A job that has ended stays so, though its late words come from a new source."""
+    """Late messages from a new source do not reopen a job that has ended."""
     say(own_gateway, "1")
     own_gateway.post(f"/jobs/{JOB}/callback/completion", {"exit_code": 0})
     drain_all(stored, JOB)
@@ -112,7 +112,7 @@ def test_late_words_after_a_restart_begin_no_attempt(
 
 
 def test_who_waits_hears_that_it_is_stored(own_gateway: GatewayServer, stored: Resources) -> None:
-    """202 while nobody has stored it, 200 once it is in Postgres; the same key asks for the same message."""
+    """The answer is 202 until the message is in Postgres, then 200; the same key refers to the same message."""
     path, headers = f"/jobs/{JOB}/callback/logs", {"Idempotency-Key": "one"}
     body = {"lines": ["a"]}
     assert own_gateway.post(f"{path}?wait_s=0.1", body, headers=headers)["status"] == "accepted"

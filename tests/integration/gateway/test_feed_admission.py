@@ -9,29 +9,28 @@ from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.requests import HTTPConnection
 
-from trainwire.gateway.auth.authorization import Guard, Unauthorized
-from trainwire.gateway.auth.token_cache import REMEMBERED_S
+from trainwire.gateway.auth.authorization import Authorizer, Unauthorized, wait_until_refused
+from trainwire.gateway.auth.token_cache import FRESH_S
 from trainwire.gateway.auth.tokens import create_token, revoke_token
-from trainwire.gateway.feed.clients.admission import until_refused
 
 
 def test_a_revoked_token_ends_its_connections(engine: Engine) -> None:
-    """Who was let in is refused once the token is revoked, as soon as it is asked for again."""
+    """An open connection is refused at the next check after its token is revoked."""
     with engine.begin() as connection:
         token_id, token = create_token(connection, "browser", "viewer")
     now = [100.0]
     app = FastAPI()
-    app.state.guard = Guard(engine, is_on=True, clock=lambda: now[0])
+    app.state.authorizer = Authorizer(engine, is_on=True, clock=lambda: now[0])
     headers = [(b"authorization", f"Bearer {token}".encode())]
     opened = HTTPConnection({"type": "http", "app": app, "headers": headers})
 
     async def follow() -> None:
-        waiting = asyncio.create_task(until_refused(opened, 1, every_s=0.01))
+        waiting = asyncio.create_task(wait_until_refused(opened, 1, every_s=0.01))
         await asyncio.sleep(0.2)
         assert not waiting.done()
         with engine.begin() as connection:
             revoke_token(connection, token_id)
-        now[0] += REMEMBERED_S + 1
+        now[0] += FRESH_S + 1
         with pytest.raises(Unauthorized):
             await asyncio.wait_for(waiting, 30)
 

@@ -1,4 +1,4 @@
-"""What listeners see of a deletion: it is announced, found without its event, and named to whoever comes back."""
+"""Deletions in the feed: announced by an event or found without one, and named when clients reconnect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def delete(resources: Resources, job_id: int, *, announced: bool) -> None:
 def test_the_list_loses_the_job(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources, announced: bool
 ) -> None:
-    """Its event says so, in time or with the next comparison."""
+    """A deleted job is removed from the list by its event, or by the next comparison."""
     trainer.say(logs("one"))
     with WebSocketClient(feed_gateway, "/jobs/ws") as client:
         listed = [job["id"] for job in client.take()["jobs"]]
@@ -39,7 +39,7 @@ def test_the_list_loses_the_job(
 def test_who_follows_the_job_is_told(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources, announced: bool
 ) -> None:
-    """The connection ends; who comes again gets 4410, as long as it comes."""
+    """The connection is closed, and reconnecting clients get 4410."""
     trainer.say(logs("one"))
     path = f"/jobs/{trainer.job_id}/ws"
     with WebSocketClient(feed_gateway, path) as client:

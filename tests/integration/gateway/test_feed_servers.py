@@ -34,7 +34,7 @@ def plain_gateway(database_url: str, redis_url: str) -> Iterator[GatewayAddress]
 
 
 def test_any_server_carries_the_feed(plain_gateway: GatewayAddress, trainer: Trainer) -> None:
-    """Without the door the same frames arrive, and a client goes on from its position."""
+    """Without FrameProtocol the same frames arrive, and a client resumes from its position."""
     trainer.say(logs("one"))
     with WebSocketClient(plain_gateway, f"/jobs/{trainer.job_id}/ws") as client:
         assert client.take()["type"] == "snapshot"

@@ -58,7 +58,7 @@ def exchange(server: GatewayServer, request: bytes) -> bytes:
     ],
 )
 def test_an_ambiguous_length_is_refused_and_the_connection_closed(gateway: GatewayServer, headers: bytes) -> None:
-    """One answer comes, a problem with the status 400, and nothing behind the request is read."""
+    """The answer is 400, and bytes after the request are not read."""
     head, _, body = exchange(gateway, POST + headers + b"\r\n" + CHUNKS).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"connection: close" in head.lower()
@@ -66,7 +66,7 @@ def test_an_ambiguous_length_is_refused_and_the_connection_closed(gateway: Gatew
 
 
 def test_http_1_0_has_no_transfer_encoding(gateway: GatewayServer) -> None:
-    """RFC 9112, 6.1: the framing of such a message is faulty."""
+    """HTTP/1.0 with Transfer-Encoding is refused (RFC 9112, 6.1)."""
     came = exchange(
         gateway, POST.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS
     )
@@ -87,7 +87,7 @@ def test_http_1_0_has_no_transfer_encoding(gateway: GatewayServer) -> None:
     ],
 )
 def test_a_clear_length_is_taken(gateway: GatewayServer, headers: bytes) -> None:
-    """A request with one length, in each form that RFC 9112 allows to read, is answered, and the next one too."""
+    """Each unambiguous framing that RFC 9112 allows is accepted, and so is the next request."""
     came = exchange(gateway, POST + headers + b'\r\n{"lines":["x"]}')
     assert came.startswith(b"HTTP/1.1 202 ")
     assert came.count(b"HTTP/1.1 ") == 2

@@ -33,7 +33,7 @@ def send_all(client: socket.socket, piece: bytes) -> None:
     ids=["url", "header", "headers", "trailers"],
 )
 def test_a_head_without_end_is_refused(feed_gateway: GatewayProcess, begin: bytes, piece: bytes) -> None:
-    """Nobody makes the gateway remember megabytes before it knows who asks."""
+    """A head without an end is refused before megabytes of it are buffered."""
     with socket.create_connection(("127.0.0.1", feed_gateway.port), timeout=60) as client:
         client.sendall(begin)
         with pytest.raises(ConnectionError):
@@ -41,7 +41,7 @@ def test_a_head_without_end_is_refused(feed_gateway: GatewayProcess, begin: byte
 
 
 def test_a_long_body_is_no_head(feed_gateway: GatewayProcess) -> None:
-    """A body, in whatever pieces, may be as long as the gateway's bound for bodies."""
+    """The limit for heads does not apply to bodies, whole or in chunks."""
     body = b'{"lines": ["' + b"x" * 1_000_000 + b'"]}'
     for sent in (body, (body[at : at + 1000] for at in range(0, len(body), 1000))):
         answer = requests.post(

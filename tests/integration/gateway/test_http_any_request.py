@@ -1,4 +1,4 @@
-"""Whatever is sent to whatever operation of the OpenAPI document: the answer is one that it describes.
+"""Random requests to all operations of the OpenAPI document get one of the described responses.
 
 What schemathesis does, in small (docs/decisions/0010-schemathesis-by-hand.md).
 """
@@ -45,7 +45,7 @@ def told(gateway: GatewayServer, resources: Resources, sender: Sender) -> Gatewa
 
 
 def values(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
-    """Return what fits a parameter's or field's schema roughly, and often what does not."""
+    """Return values that roughly fit the schema of a parameter or field, and often values that do not."""
     if "anyOf" in schema:
         return st.one_of(*(values(each) for each in schema["anyOf"] if each != JSON_NULL), st.none())
     match schema.get("type"):

@@ -16,7 +16,7 @@ THREADS = 40
 
 
 def test_callbacks_are_taken_while_all_reads_hang(database_url: str, redis_url: str, resources: Resources) -> None:
-    """A Postgres that answers nobody who reads keeps no trainer waiting, nor who is refused, and is ready."""
+    """While all reads wait for Postgres, callbacks and refusals are answered and the gateway is ready."""
     with resources.engine.begin() as connection:
         _, token = create_token(connection, "gpu", "admin")
     headers = {"Authorization": f"Bearer {token}"}

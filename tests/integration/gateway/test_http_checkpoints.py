@@ -1,4 +1,4 @@
-"""Checkpoints over HTTP: what became of them, and which files are lent to whom."""
+"""Checkpoints over HTTP: their states, and signed URLs of their files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lending(database_url: str, redis_url: str, bucket: Bucket, resources: object
 
 
 def named(resources: Resources, sender: Sender, uri: str) -> str:
-    """Have a trainer name an address as its checkpoint; return the path that would lend it."""
+    """Store a checkpoint with this URI; return the path that would return its URL."""
     job = next(_jobs)
     sender.send(checkpoint(uri), job=job)
     drain(resources, "checkpoints", job)
@@ -39,7 +39,7 @@ def named(resources: Resources, sender: Sender, uri: str) -> str:
 def test_checkpoints_are_lent(
     lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
 ) -> None:
-    """Checkpoints say which is best and last and what became of them; a signed address gives the file itself."""
+    """Checkpoints have their state, and which is best and last; the file can be downloaded from a signed URL."""
     job = next(_jobs)
     sender.send(checkpoint(kind="epoch", epoch=0, **bucket.put(f"checkpoints/{job}/1.pt", b"one")), job=job)
     best = bucket.put(f"checkpoints/{job}/best.pt", b"two")
@@ -75,7 +75,7 @@ def test_checkpoints_are_lent(
 def test_what_a_trainer_names_elsewhere_is_not_lent(
     lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket, uri: str
 ) -> None:
-    """Nothing outside of the checkpoints' folder gets an address; the answer names place and remedy."""
+    """No URL is signed outside of the checkpoints' folder; the error names the folder and the remedy."""
     path = named(resources, sender, uri.format(bucket=bucket.name))
     job = path.split("/")[2]
     for each in (path, f"/checkpoints/{job}-1/url"):
@@ -90,7 +90,7 @@ def test_what_a_trainer_names_elsewhere_is_not_lent(
 def test_a_gateway_without_a_bucket_lends_nothing(
     gateway: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
 ) -> None:
-    """Keys that open every bucket are no reason to lend from it; what to set is said."""
+    """Without a configured bucket no URL is signed, though the keys allow it; the error names the setting."""
     bucket.put("checkpoints/1/best.pt")
     path = named(resources, sender, f"s3://{bucket.name}/checkpoints/1/best.pt")
     assert "TRAINWIRE_CHECKPOINT_BUCKET is not set" in gateway.get(path, status=403)["detail"]
@@ -99,7 +99,7 @@ def test_a_gateway_without_a_bucket_lends_nothing(
 def test_other_places_are_lent_from_where_they_are_named(
     session_settings: Settings, resources: Resources, sender: Sender, bucket: Bucket, s3_url: str
 ) -> None:
-    """CHECKPOINT_LEND_ALSO names buckets and folders besides: those, and nothing beside them."""
+    """CHECKPOINT_LEND_ALSO allows more buckets and folders, and nothing beside these."""
     released = f"{bucket.name}-released"
     client = s3_client(s3_url)
     client.create_bucket(Bucket=released)
@@ -122,7 +122,7 @@ def test_files_are_lent_at_the_address_that_browsers_reach(
     s3_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In compose the gateway's own name of the store means nothing outside."""
+    """URLs are signed for the store's address that browsers can reach."""
     s3_client(s3_url).put_object(Bucket=bucket.name, Key="checkpoints/7.pt", Body=b"seven")
     path = named(resources, sender, f"s3://{bucket.name}/checkpoints/7.pt")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://inside.invalid:8333")
@@ -134,6 +134,6 @@ def test_files_are_lent_at_the_address_that_browsers_reach(
 
 @pytest.mark.parametrize("wrong", ["archive", "s3://", "s3:///models", "s3://a/, https://b/"])
 def test_a_place_that_is_none_is_named_at_the_start(database_url: str, redis_url: str, wrong: str) -> None:
-    """A gateway with a setting that could be meant in two ways does not start."""
+    """A gateway with an ambiguous CHECKPOINT_LEND_ALSO does not start."""
     with pytest.raises(WrongSettings, match=r"CHECKPOINT_LEND_ALSO names .*, which is no place like s3://bucket/"):
         gateway_settings(database_url, redis_url, checkpoint_lend_also=wrong)

@@ -38,7 +38,7 @@ def delete(gateway: GatewayServer, path: str, status: int = 202, **options: Any)
 def test_admins_delete(
     guarded: GatewayServer, resources: Resources, job: int, role: Role | None, status: int
 ) -> None:
-    """Nobody else does, nor makes the number free again, nor sees the plan; who it was is recorded."""
+    """Only admins delete jobs, see the plan and free the number; the admin's token is recorded."""
     headers = {} if role is None else bearer(make_token(resources, role))
     is_admin = status == 202
     delete(guarded, f"/jobs/{job}?dry_run=true", 200 if is_admin else status, headers=headers)
@@ -51,7 +51,7 @@ def test_admins_delete(
 
 
 def test_a_dry_run_deletes_nothing(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """It shows what there is."""
+    """A dry run returns the plan and deletes nothing."""
     planned = delete(gateway, f"/jobs/{job}?dry_run=true", 200)
     assert (planned["state"], planned["plan"]["rows"]["training_logs"]) == ("planned", 2)
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == [job]
@@ -116,7 +116,7 @@ def test_a_number_is_freed(gateway: GatewayServer, resources: Resources, job: in
 def test_a_callback_that_waits_is_told_of_the_deletion(
     gateway: GatewayServer, resources: Resources, job: int
 ) -> None:
-    """What was accepted before the deletion and is not stored is not called stored."""
+    """A message that the deletion discarded is not answered as stored."""
     delete(gateway, f"/jobs/{job}?keep_loki=true")
     # The workers have not written to Redis yet that the job is deleted.
     assert gateway.post(f"/jobs/{job}/callback/logs", {"lines": ["a"]}, 202)["status"] == "accepted"

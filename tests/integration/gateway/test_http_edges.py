@@ -1,4 +1,4 @@
-"""What is hostile, too much or away: refused with a problem that names it, and never with a 500."""
+"""Hostile requests, limits and unavailable stores: the answer is a problem with the cause, never 500."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from tests.factories import Sender, checkpoint, drain
 from tests.gateway_server import GatewayServer, gateway_settings
-from trainwire.gateway.http.limits import RateLimit
 from trainwire.gateway.http.problems import Problem
+from trainwire.gateway.http.request_limits import RateLimit
 from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS
 from trainwire.workers.resources import Resources
 
@@ -57,7 +57,7 @@ _jobs = count(8_000)
     ],
 )
 def test_a_wrong_value_is_named(gateway: GatewayServer, path: str, field: str) -> None:
-    """Field, value and what is allowed are told; Postgres never sees what it cannot hold."""
+    """The error has the field, its value and the remedy; values that Postgres cannot store are not sent to it."""
     answer = gateway.request("GET", path)
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
     told = msgspec.json.decode(answer.content, type=Problem)
@@ -84,14 +84,14 @@ def test_raw_bytes_are_answered(gateway: GatewayServer) -> None:
 
 
 def test_unknown_paths_and_methods_are_problems(gateway: GatewayServer) -> None:
-    """Also what no route answers is a problem document; which methods there are is said."""
+    """Unknown paths and methods are answered with a problem, which names the allowed methods."""
     assert gateway.get("/nothing", status=404)["type"] == "urn:trainwire:problem:http"
     answer = gateway.request("PUT", "/jobs")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
 def test_every_answer_has_the_security_headers(gateway: GatewayServer) -> None:
-    """A browser does nothing with an answer but what it is meant for, errors included."""
+    """All responses have the security headers, errors included."""
     for path in ("/jobs", "/nothing"):
         headers = gateway.request("GET", path).headers
         assert headers["Content-Security-Policy"].startswith("default-src 'none'; script-src 'self';")
@@ -102,7 +102,7 @@ def test_every_answer_has_the_security_headers(gateway: GatewayServer) -> None:
 
 
 def test_a_body_may_only_be_so_large(database_url: str, redis_url: str) -> None:
-    """A body beyond the limit is refused, whether its length is said or not; one below it is taken."""
+    """A body above the limit is refused, with or without a Content-Length; one below it is accepted."""
     settings = gateway_settings(database_url, redis_url, gateway_max_body_bytes=2048)
     body = json.dumps({"lines": ["x" * 3000]}).encode()
     with GatewayServer(settings) as server:
@@ -116,7 +116,7 @@ def test_a_body_may_only_be_so_large(database_url: str, redis_url: str) -> None:
 
 
 def test_a_client_may_only_ask_so_often(database_url: str, redis_url: str) -> None:
-    """Beyond the rate a client is told to wait, and for how long."""
+    """A client above the rate gets 429 with Retry-After."""
     with GatewayServer(gateway_settings(database_url, redis_url, gateway_requests_per_s=0.5)) as server:
         answers = [server.request("GET", "/healthz") for _ in range(8)]
     refused = [answer for answer in answers if answer.status_code == 429]
@@ -134,7 +134,7 @@ def statuses(server: GatewayServer, requests: int = 8) -> list[int]:
 
 
 def test_a_client_cannot_choose_its_address(database_url: str, redis_url: str) -> None:
-    """X-Forwarded-For of loopback gives no new rate limit; that of a trusted proxy gives each client its own."""
+    """X-Forwarded-For is used for rate limits from trusted proxies only."""
     settings = gateway_settings(database_url, redis_url, gateway_requests_per_s=0.5)
     with GatewayServer(settings) as server:
         assert 429 in statuses(server)
@@ -144,7 +144,7 @@ def test_a_client_cannot_choose_its_address(database_url: str, redis_url: str) -
 
 
 def test_postgres_away_is_a_problem(redis_url: str) -> None:
-    """Without Postgres every question is answered with the setting to look at; the process lives."""
+    """Without Postgres requests get 503 with the setting to check, and /healthz is answered."""
     with GatewayServer(gateway_settings(f"postgresql://u:hush@{NOBODY}/db", redis_url)) as server:
         for path in ("/jobs", "/jobs/1", "/jobs/1/logs", "/jobs/1/metrics", "/jobs/1/logs/download"):
             answer = server.request("GET", path)
@@ -157,7 +157,7 @@ def test_postgres_away_is_a_problem(redis_url: str) -> None:
 
 
 def test_the_process_lives_while_all_threads_wait(database_url: str, redis_url: str) -> None:
-    """However many requests wait for a store, a supervisor hears that the process lives."""
+    """While all threads wait for a store, /healthz is answered."""
     may_end, waiting = threading.Event(), threading.Semaphore(0)
 
     def wait() -> None:
@@ -176,7 +176,7 @@ def test_the_process_lives_while_all_threads_wait(database_url: str, redis_url: 
 
 
 def test_redis_away_is_a_problem(database_url: str) -> None:
-    """Without Redis a callback is refused, for later; what Postgres knows is still shown."""
+    """Without Redis callbacks get 503, and jobs are still returned."""
     with GatewayServer(gateway_settings(database_url, f"redis://{NOBODY}/0")) as server:
         answer = server.request("POST", "/jobs/1/callback/logs", json={"lines": ["a"]})
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:trainwire:problem:redis-away")
@@ -186,7 +186,7 @@ def test_redis_away_is_a_problem(database_url: str) -> None:
 def test_a_database_without_tables_is_told_what_to_run(
     database_url: str, redis_url: str, resources: Resources
 ) -> None:
-    """Tables of another revision are a problem with the command that helps."""
+    """A database that is not migrated is a problem with the command to run."""
     with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("DROP DATABASE IF EXISTS bare"))
         connection.execute(text("CREATE DATABASE bare"))
@@ -199,7 +199,7 @@ def test_a_database_without_tables_is_told_what_to_run(
 def test_stores_that_are_not_there_are_named(
     database_url: str, redis_url: str, resources: Resources, sender: Sender
 ) -> None:
-    """An MLflow or Loki that is not set up, or does not answer, is a problem with the variable's name."""
+    """An MLflow or Loki that is not configured, or unavailable, is a problem with the variable's name."""
     job = next(_jobs)
     sender.send(checkpoint(), job=job)
     drain(resources, "checkpoints", job)
@@ -218,7 +218,7 @@ def test_stores_that_are_not_there_are_named(
 
 
 def test_openapi_says_everything(gateway: GatewayServer) -> None:
-    """Every operation has a summary, a description and for what it answers a schema with a fitting example."""
+    """Every operation has a summary, a description, and for its responses a schema with a valid example."""
     document = gateway.get("/openapi.json")
     structs = {struct.__name__: struct for struct in _subclasses(msgspec.Struct)}
     for path, operations in document["paths"].items():
@@ -245,7 +245,7 @@ def _check_example(structs: dict[str, Any], status: str, content: dict[str, Any]
 
 
 def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
-    """Requests are counted by route, so that no job's number becomes a label."""
+    """Requests are counted by route, so that job numbers do not become labels."""
     gateway.get("/jobs/424242", status=404)
     told = gateway.request("GET", "/metrics").text
     assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in told
@@ -253,7 +253,7 @@ def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
 
 
 def test_the_gateway_counts_what_the_list_says(gateway: GatewayServer) -> None:
-    """What it exports has the names, kinds and labels of the list, and nothing else."""
+    """The exported metrics have the names, types and labels of the list, and there are no others."""
     gateway.get("/healthz")
     found = {
         (family.name, family.type, frozenset(name for name in sample.labels if name != "le"))
@@ -268,13 +268,13 @@ def test_the_gateway_counts_what_the_list_says(gateway: GatewayServer) -> None:
 
 
 def test_buckets_fill_again() -> None:
-    """A client that waits may ask again, and one client's haste is not another's."""
+    """A bucket refills with time, and each client has its own."""
     now = [0.0]
     limit = RateLimit(_no_app, per_s=1, clock=lambda: now[0])
-    assert [limit.takes("a") for _ in range(5)] == [True] * 4 + [False]
-    assert limit.takes("b")
+    assert [limit.allows("a") for _ in range(5)] == [True] * 4 + [False]
+    assert limit.allows("b")
     now[0] = 1.5
-    assert [limit.takes("a") for _ in range(2)] == [True, False]
+    assert [limit.allows("a") for _ in range(2)] == [True, False]
 
 
 async def _no_app(*_: object) -> None:

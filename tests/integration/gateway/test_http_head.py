@@ -1,4 +1,4 @@
-"""HEAD: what a supervisor, a proxy or `curl -I` asks."""
+"""HEAD requests, as supervisors, proxies and `curl -I` send them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def told(gateway: GatewayServer, resources: Resources, sender: Sender) -> Gatewa
     ],
 )
 def test_head_is_get_without_its_body(told: GatewayServer, path: str) -> None:
-    """Status and headers are those of GET, errors included, and the connection is good for the next request."""
+    """Status and headers equal those of GET, errors included, and the connection can be reused."""
     asked, told_of = told.request("HEAD", path), told.request("GET", path)
     assert (asked.status_code, asked.content) == (told_of.status_code, b"")
     for name in ("Content-Type", "Content-Length", "Content-Disposition", "Cache-Control"):
@@ -39,7 +39,7 @@ def test_head_is_get_without_its_body(told: GatewayServer, path: str) -> None:
 
 
 def test_no_byte_follows_a_head(told: GatewayServer) -> None:
-    """What follows the headers on the wire is the next answer."""
+    """After the headers of HEAD the next response follows on the wire, without a body between."""
     host = urlsplit(told.url)
     with socket.create_connection((str(host.hostname), int(host.port or 0)), timeout=20) as raw:
         for path, rest in (("/", ""), (f"/jobs/{JOB}", "Connection: close\r\n")):
@@ -53,13 +53,13 @@ def test_no_byte_follows_a_head(told: GatewayServer) -> None:
 
 @pytest.mark.parametrize("path", ["/jobs/events", f"/jobs/{JOB}/events"])
 def test_a_stream_has_no_head(told: GatewayServer, path: str) -> None:
-    """An answer without an end is not begun."""
+    """HEAD of an endless stream is refused."""
     answer = told.request("HEAD", path)
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")
 
 
 def test_a_head_is_counted_as_one(told: GatewayServer) -> None:
-    """By the route that answers it."""
+    """HEAD is counted by its route."""
     told.request("HEAD", f"/jobs/{JOB}")
     counted = 'trainwire_gateway_requests_total{method="HEAD",route="/jobs/{job_id}",status="200"} '
     assert counted in told.request("GET", "/metrics").text

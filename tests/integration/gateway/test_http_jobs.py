@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, checkpoint, completion, drain, logs, metrics
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents.documents import CompletenessReport, JobDetail, JobPage
-from trainwire.gateway.routes import comparison
+from trainwire.gateway.documents.response_types import CompletenessReport, JobDetail, JobPage
+from trainwire.gateway.routes import comparison_routes
 from trainwire.schemas.keys import KINDS
 from trainwire.schemas.messages import Logs, Metrics, Point, Progress
 from trainwire.stores.rows.metric_names import MetricNames
@@ -51,7 +51,7 @@ def insert_jobs(resources: Resources, number: int, **columns: Any) -> None:
 def test_a_job_is_shown_with_everything_it_said(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
-    """A job's own page has parameters, attempts, metrics by name and newest value, and rows by kind."""
+    """The document of a job has parameters, attempts, names and newest values of metrics, and rows by kind."""
     point = Point(ts=NOW_NS, epoch=2, step=7, values={"loss": 0.0, "f1": float("nan"), "lr": 0.0})
     said = Metrics(
         points=[Point(ts=NOW_NS, values={"loss": 0.5}), point],
@@ -79,7 +79,7 @@ def test_a_job_is_shown_with_everything_it_said(
 def test_a_failed_job_has_its_traceback(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
-    """The traceback of the newest attempt is with the job, as it was said."""
+    """A failed job has the traceback of its newest attempt, unchanged."""
     failed = completion("failed", exit_code=1, error_message="ValueError: no", traceback="File 1\nValueError: no")
     sender.send(failed, job=job)
     drain_all(resources, job)
@@ -91,7 +91,7 @@ def test_a_failed_job_has_its_traceback(
 def test_a_failed_command_has_the_traceback_that_it_printed(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
-    """Where no completion contains one, the last one of its output is with the job, with its cause."""
+    """Without a traceback in the completion, the job has the last one of its output, with its causes."""
     cause = ("Traceback (most recent call last):", "  File 1", "KeyError: 1", "")
     between = ("During handling of the above exception, another exception occurred:", "")
     last = ("Traceback (most recent call last):", "  File 2", "    load()", "ValueError: no")
@@ -106,7 +106,7 @@ def test_a_failed_command_has_the_traceback_that_it_printed(
 def test_new_metric_names_are_found(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
-    """A name that comes later is listed from then on."""
+    """Names in new rows are added to the list."""
     sender.send(metrics(loss=1.0), job=job)
     drain_all(resources, job)
     assert gateway.get(f"/jobs/{job}")["metric_names"] == ["loss"]
@@ -129,7 +129,7 @@ def insert_names(resources: Resources, job: int, rows: int, named: str) -> None:
 
 
 def test_thousands_of_metric_names_are_all_listed(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """3,000 names are in the document; of 7,000 it has 5,000 and says so, and the pages have all."""
+    """The document of a job has at most 5,000 names and a flag if there are more; the pages have all."""
     insert_names(resources, job, 3000, "jsonb_build_object('m' || lpad(CAST(n AS text), 5, '0'), 1)")
     shown = gateway.get(f"/jobs/{job}")
     assert shown["metric_names"] == [f"m{n:05}" for n in range(1, 3001)]
@@ -148,7 +148,7 @@ def test_thousands_of_metric_names_are_all_listed(gateway: GatewayServer, resour
 
 
 def test_names_of_old_rows_are_found_in_bounded_steps(resources: Resources, job: int) -> None:
-    """A name in the first of 50,000 rows is found, some rows a question; new rows are read before older ones."""
+    """A name in the first of 50,000 rows is found over several requests; new rows are read before older ones."""
     insert_names(resources, job, 50_000, "jsonb_build_object(CASE n WHEN 1 THEN 'first' ELSE 'm' END, 1)")
     ticks = iter(range(1000))
     names = MetricNames(clock=lambda: float(next(ticks)))
@@ -180,7 +180,7 @@ def test_the_pages_of_the_list_join(gateway: GatewayServer, resources: Resources
 
 
 def test_the_list_is_filtered(gateway: GatewayServer, resources: Resources) -> None:
-    """By one status or several, and by a part of the name in either case; what means something in SQL does not."""
+    """Jobs are filtered by statuses and by a part of the name, ignoring case; SQL wildcards are literal."""
     insert_jobs(resources, 2, name="100% Digits_a", status="running")
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET status = 'failed', name = 'other' WHERE id = 2"))
@@ -196,7 +196,7 @@ def test_the_list_is_filtered(gateway: GatewayServer, resources: Resources) -> N
 
 
 def test_completeness_is_told(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
-    """The sum in numbers and in words, with the gaps by number."""
+    """Completeness has the counts, a summary, and the gaps by number."""
     sender.send(logs("a"), job=job, seq=1)
     sender.send(logs("c"), job=job, seq=4)
     drain_all(resources, job)
@@ -212,7 +212,7 @@ def test_completeness_is_told(gateway: GatewayServer, resources: Resources, send
 def test_deliveries_are_told_in_words(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
-    """A store that does not answer is named with its error, and how far behind it is."""
+    """An unavailable sink has its error and the number of rows behind."""
     sender.send(logs("a", "b"), job=job)
     drain_all(resources, job)
     assert gateway.get(f"/jobs/{job}/deliveries") == {"items": []}
@@ -258,8 +258,8 @@ def test_jobs_that_share_no_metric_are_compared(
 def test_a_comparison_is_bounded(
     gateway: GatewayServer, resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All points of an answer are counted together, however many jobs they are of."""
-    monkeypatch.setattr(comparison, "MOST_POINTS", 40)
+    """The limit of points is for all jobs of a comparison together."""
+    monkeypatch.setattr(comparison_routes, "MOST_POINTS", 40)
     jobs = [next(_jobs) for _ in range(4)]
     for job in jobs:
         points = [Point(ts=NOW_NS, values={"loss": float(number)}) for number in range(100)]
@@ -272,14 +272,14 @@ def test_a_comparison_is_bounded(
 
 @pytest.mark.parametrize("path", ["", "/logs", "/metrics", "/checkpoints", "/completeness", "/deliveries"])
 def test_an_unknown_job_is_named(gateway: GatewayServer, path: str) -> None:
-    """What is asked of a job that nobody has heard of ends with its number in a problem document."""
+    """Requests for an unknown job get 404 with its number."""
     answer = gateway.request("GET", f"/jobs/424242{path}")
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
     assert answer.json() == {
         "type": "urn:trainwire:problem:unknown-job",
-        "title": "There is no such job",
+        "title": "Job not found",
         "status": 404,
-        "detail": "no job 424242 in the database",
+        "detail": "no job 424242 in the database: check the number (GET /jobs lists all)",
         "instance": f"/jobs/424242{path}",
     }
 
@@ -321,7 +321,7 @@ def test_metric_names_are_bounded_in_bytes(gateway: GatewayServer, resources: Re
 
 
 def test_values_of_very_large_rows_are_not_read(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """The newest rows that fit are in a list, and of a row that does not its loss; large rows do not add up."""
+    """Lists have the newest values of rows that are small enough, and only the loss of larger ones."""
     many = "SELECT jsonb_object_agg('m' || k, k) FROM generate_series(1, {}) AS k"
     values = f"CASE WHEN n = 1 THEN ({many.format(100_000)}) ELSE jsonb_build_object('f1', n) END"
     insert_names(resources, job, 3, values)
@@ -332,3 +332,19 @@ def test_values_of_very_large_rows_are_not_read(gateway: GatewayServer, resource
     (listed,) = [item for item in gateway.get("/jobs?limit=200")["items"] if item["id"] == job]
     assert listed["last_metrics"] == {"loss": 0.5, "f1": 3}
     assert gateway.get(f"/jobs/{job}")["last_metrics"] == {"loss": 0.5, "f1": 3}
+
+
+def test_a_jobs_provenance_is_shown(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
+    """Command, code and machine of the newest attempt, or of the one asked for; two names are a warning."""
+    sender.send(Metrics(name="digits", provenance={"user": "<b>ada"}), job=job, attempt=1)
+    sender.send(Metrics(name="mnist", provenance={"user": "bob"}), job=job, attempt=2, source="0-b")
+    drain_all(resources, job)
+    path = f"/jobs/{job}/provenance"
+    assert gateway.get(path) == {"attempt": 2, "items": {"user": "bob"}}
+    assert gateway.get(path, params={"attempt": 1}) == {"attempt": 1, "items": {"user": "<b>ada"}}
+    assert gateway.get(path, params={"attempt": 7}) == {"attempt": 7, "items": {}}
+    shown = gateway.get(f"/jobs/{job}")
+    assert [attempt["name"] for attempt in shown["attempts"]] == ["digits", "mnist"]
+    assert "attempt 1 is called 'digits', and attempt 2 'mnist'" in shown["warning"]

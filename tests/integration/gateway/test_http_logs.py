@@ -1,4 +1,4 @@
-"""Logs over HTTP: pages, filters, search within bounds, jumps in time, downloads, and what Loki has."""
+"""Logs over HTTP: pages, filters, bounded search, jumps in time, downloads, and lines from Loki."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sqlalchemy import text
 from tests.factories import NOW_NS, SECOND_NS, Sender, drain, logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.twins.loki import LokiTwin
-from trainwire.gateway.documents.documents import LogPage
-from trainwire.gateway.feed import feed_queries as fills
+from trainwire.gateway.documents.response_types import LogPage
+from trainwire.gateway.feed.feed_queries import read_newest, read_rows
 from trainwire.schemas.messages import Logs
 from trainwire.stores.rows import log_pages
 from trainwire.workers.resources import Resources
@@ -72,7 +72,7 @@ def test_pages_and_filters(gateway: GatewayServer, job: int, query: str, seqs: l
 
 
 def test_a_line_is_what_was_said(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
-    """Text is data, to the letter, and its time is to the nanosecond."""
+    """Text is returned unchanged, and times to the nanosecond."""
     sender.send(logs(HOSTILE), job=job, source="hostile")
     drain(resources, job=job)
     (line,) = gateway.get(f"/jobs/{job}/logs?limit=1")["items"]
@@ -80,7 +80,7 @@ def test_a_line_is_what_was_said(gateway: GatewayServer, resources: Resources, s
 
 
 def test_a_time_leads_to_the_first_line_from_then_on(gateway: GatewayServer, job: int) -> None:
-    """A jump in time lands on the first line of that moment or later, and goes on from there."""
+    """`at` returns the first line of that time or later, and the following ones."""
     at = "2026-09-21T14:13:{:02d}.5Z"  # NOW_NS is 14:13:20.12
     found = gateway.get(f"/jobs/{job}/logs", params={"at": at.format(24), "limit": 2})
     assert [line["seq"] for line in found["items"]] == [5, 6]
@@ -91,7 +91,7 @@ def test_a_time_leads_to_the_first_line_from_then_on(gateway: GatewayServer, job
 def test_a_search_says_where_it_stopped(
     gateway: GatewayServer, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What matches rarely is looked for among so many lines only; the answer tells where to go on."""
+    """A rare match is searched among a limited number of lines; `scanned` is where to continue."""
     monkeypatch.setattr(log_pages, "MOST_SCANNED", 20_000)
     monkeypatch.setattr(log_pages, "SCAN_ROWS", 5_000)
     job = next(_jobs)
@@ -118,7 +118,7 @@ def test_a_search_says_where_it_stopped(
 
 
 def test_a_log_is_downloaded(gateway: GatewayServer, job: int) -> None:
-    """All matching lines come as a text file: when, on which stream, and what."""
+    """A download has all matching lines as text, with time and output stream."""
     answer = gateway.request("GET", f"/jobs/{job}/logs/download?log_type=stderr&before=1")
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert answer.headers["Content-Disposition"] == f'attachment; filename="job-{job}.log"'
@@ -128,7 +128,7 @@ def test_a_log_is_downloaded(gateway: GatewayServer, job: int) -> None:
 
 
 def test_the_log_as_loki_has_it(database_url: str, redis_url: str, resources: Resources, sender: Sender) -> None:
-    """The newest lines that Loki has look like those of Postgres; one that is away is named."""
+    """Lines from Loki equal those from Postgres; an unavailable Loki is named in the problem."""
     job = next(_jobs)
     sender.send(logs(*(f"line {n}" for n in range(1, 6)), ts=time.time_ns()), job=job)
     drain(resources, job=job)
@@ -204,10 +204,10 @@ def test_the_feed_reads_long_lines_in_parts(resources: Resources) -> None:
     insert_lines(resources, job, 5, "repeat('x', 700000)")
     reads = []
     with resources.engine.connect() as connection:
-        have = 0
-        while have < 5:
-            found = fills.read_rows(connection, job, "logs", have)
-            reads.append([row.seq for row in found.items])
-            have = found.last
-        assert [row.seq for row in fills.read_newest(connection, job, "logs", 5)] == [4, 5]
+        after = 0
+        while after < 5:
+            batch = read_rows(connection, job, "logs", after)
+            reads.append([row.seq for row in batch.items])
+            after = batch.last
+        assert [row.seq for row in read_newest(connection, job, "logs", 5)] == [4, 5]
     assert reads == [[1, 2], [3, 4], [5]]

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, Sender, drain
 from tests.gateway_server import GatewayServer
-from trainwire.gateway.documents.documents import MetricPage
+from trainwire.gateway.documents.response_types import MetricPage
 from trainwire.schemas.messages import Metrics, Point
 from trainwire.workers.resources import Resources
 
@@ -49,7 +49,7 @@ def test_few_points_come_as_they_are(gateway: GatewayServer, resources: Resource
 def test_attempts_and_ranks_are_series_of_their_own(
     gateway: GatewayServer, resources: Resources, sender: Sender
 ) -> None:
-    """Each attempt and rank is told apart, and asked for alone; `after` leaves out what is known."""
+    """Attempts and ranks are separate series and filters; `after` omits earlier rows."""
     job = next(_jobs)
     for attempt, rank in ((1, None), (2, 0), (2, 1)):
         point = Point(ts=NOW_NS, step=5, epoch=7, values={"loss": float(attempt)})
@@ -88,7 +88,7 @@ def long_job(gateway: GatewayServer, resources: Resources) -> int:  # noqa: ARG0
 
 
 def test_spikes_survive_downsampling(gateway: GatewayServer, long_job: int) -> None:
-    """Of 300,000 points a thousand come, the spikes, a NaN, the first and the last among them, in order."""
+    """A thousand of 300,000 points are returned in order, with the spikes, a NaN, the first and the last."""
     page = gateway.get(f"/jobs/{long_job}/metrics?names=loss,val/f1&points=1000")
     loss, f1 = page["series"]
     values = {point[4]: point[2] for point in loss["points"]}
@@ -100,21 +100,23 @@ def test_spikes_survive_downsampling(gateway: GatewayServer, long_job: int) -> N
 
 
 def test_what_came_since_is_whole(gateway: GatewayServer, long_job: int) -> None:
-    """After a known row the rest of a long job comes point by point."""
+    """`after` returns the newer points of a long job without downsampling."""
     page = gateway.get(f"/jobs/{long_job}/metrics?names=loss&after={MANY - 3}")
     assert [point[4] for point in page["series"][0]["points"]] == [MANY - 2, MANY - 1, MANY]
     assert not page["downsampled"]
 
 
 def test_too_many_names_are_refused(gateway: GatewayServer, long_job: int) -> None:
-    """More metrics than one answer may have are a problem with their number."""
+    """Too many names in one request are refused with their number."""
     names = ",".join(f"m{number}" for number in range(51))
     refusal = gateway.get(f"/jobs/{long_job}/metrics", status=422, params={"names": names})
-    assert refusal["errors"] == [{"field": "names", "value": "51 names", "detail": "ask for at most 50 at once"}]
+    assert refusal["errors"] == [
+        {"field": "names", "value": "51 names", "detail": "send at most 50 names per request"}
+    ]
 
 
 def test_a_part_of_a_series_is_finer(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
-    """Of a range of x come as many points as of all of it, or every point where they are so few."""
+    """A range of x has as many points as the whole series, or every point if there are fewer."""
     job = next(_jobs)
     points = [Point(ts=NOW_NS + n * 1000, step=n, epoch=n // 100, values={"loss": n % 7}) for n in range(2000)]
     send_points(sender, resources, job, [*points, Point(ts=NOW_NS, values={"loss": 0.5})])

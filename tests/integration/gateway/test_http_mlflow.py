@@ -33,13 +33,13 @@ def log_metric(api: MlflowApi, run_id: str, key: str, *values: float) -> None:
 def test_a_run_is_shown_in_short_and_point_by_point(
     database_url: str, redis_url: str, resources: Resources, sender: Sender, mlflow_server: MlflowServer
 ) -> None:
-    """The run that is tagged with the job is found; its metrics come as they are, 0.0 as a value."""
+    """The run that is tagged with the job is found, with all its values, 0.0 included."""
     sender.send(logs("a"), job=JOB)
     drain(resources, job=JOB)
     settings = gateway_settings(database_url, redis_url, mlflow_tracking_uri=mlflow_server.url)
     with GatewayServer(settings) as server:
         none_yet = server.get(f"/jobs/{JOB}/mlflow/summary", status=404)
-        assert none_yet["detail"] == f"MLflow has no run of job {JOB} yet"
+        assert none_yet["detail"] == f"job {JOB} has no run in MLflow yet"
         run_id = logged_run(mlflow_server.api)
         summary = server.get(f"/jobs/{JOB}/mlflow/summary")
         found = server.get(f"/jobs/{JOB}/mlflow/metrics?names=loss,unknown")
@@ -53,7 +53,7 @@ def test_a_run_is_shown_in_short_and_point_by_point(
 def test_points_come_page_by_page(
     database_url: str, redis_url: str, resources: Resources, sender: Sender, mlflow_server: MlflowServer
 ) -> None:
-    """However many points a run has, an answer has a bounded number; the cursors lead to each of them once."""
+    """Each page has a limited number of points, and the cursors lead to each point once."""
     job = JOB + 1
     sender.send(logs("a"), job=job)
     drain(resources, job=job)

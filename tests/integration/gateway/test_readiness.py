@@ -17,7 +17,7 @@ STREAMS_AWAY = ALL_OK | {"streams": "does not answer"}
 
 
 def test_streams_on_a_server_of_their_own(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """A gateway whose streams are away is not ready, however well the broker does, and is when they return."""
+    """A gateway is not ready while the streams' server is unavailable, even if the broker is available."""
     with EmbeddedValkey(tmp_path) as streams:
         settings = gateway_settings(database_url, redis_url, streams_url=streams.url)
         with GatewayServer(settings) as gateway:
@@ -42,7 +42,7 @@ LACKS = (f"{JOBS} RENAME name TO x", f"{JOBS} RENAME x TO name")
 def test_an_old_gateway_stays_ready_on_newer_tables(
     gateway: GatewayServer, engine: Engine, revision: str, change: tuple[str, str], status: int
 ) -> None:
-    """A rolling upgrade migrates first: gateways of before stay ready while the tables have what they use."""
+    """After a migration gateways of the version before stay ready, as long as the tables have their columns."""
     set_revision = text("UPDATE alembic_version SET version_num = :to")
     with engine.begin() as connection:
         connection.execute(text(change[0]))
@@ -57,7 +57,7 @@ def test_an_old_gateway_stays_ready_on_newer_tables(
 
 @pytest.mark.timeout(180)
 def test_streams_on_a_cluster(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """A gateway starts while the whole cluster is away, says so, and is ready as soon as one server answers."""
+    """A gateway starts without its cluster, is not ready, and becomes ready with the first server."""
     with ValkeyCluster(tmp_path) as cluster:
         for node in cluster.nodes:
             node.kill()

@@ -15,11 +15,11 @@ from tests.factories import logs
 from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.feed_clients import Trainer
 from tests.processes import wait_until
-from trainwire.gateway.http.timeouts import Patience
+from trainwire.gateway.http.timeouts import Timeouts
 from trainwire.workers.resources import Resources
 
-SHORT = Patience(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, deaf_s=1.0)
-PLENTY = Patience(head_s=3600.0, body_s=3600.0, deaf_s=1.0)
+SHORT = Timeouts(head_s=1.0, body_s=1.0, body_bytes_per_s=1_000_000, stall_s=1.0)
+PLENTY = Timeouts(head_s=3600.0, body_s=3600.0, stall_s=1.0)
 DEADLINE_S = 60
 BODY = json.dumps({"lines": ["x" * 60]}).encode()
 HEAD = (
@@ -30,14 +30,14 @@ HEAD = (
 
 @pytest.fixture
 def hasty(database_url: str, redis_url: str, resources: object) -> Iterator[GatewayServer]:  # noqa: ARG001 - empties the stores
-    """A gateway that waits a second for everything."""
+    """A gateway with timeouts of one second."""
     with GatewayServer(gateway_settings(database_url, redis_url), SHORT) as server:
         yield server
 
 
 @pytest.fixture
 def patient(database_url: str, redis_url: str, resources: object) -> Iterator[GatewayServer]:  # noqa: ARG001 - empties the stores
-    """A gateway that waits for requests, and a second for those who take nothing."""
+    """A gateway with long timeouts for requests, and one second for clients that read nothing."""
     with GatewayServer(gateway_settings(database_url, redis_url), PLENTY) as server:
         yield server
 
@@ -54,7 +54,7 @@ def cuts(server: GatewayServer, reason: str) -> float:
 
 
 def drip(client: socket.socket, data: bytes) -> bytes:
-    """Send a byte now and then until the connection ends; return what came back."""
+    """Send a byte at intervals until the connection ends; return the response."""
     deadline = time.monotonic() + DEADLINE_S
     came = b""
     client.settimeout(0.1)
@@ -84,7 +84,7 @@ def drip(client: socket.socket, data: bytes) -> bytes:
 def test_a_request_that_does_not_come_is_ended(
     hasty: GatewayServer, begin: bytes, rest: bytes, reason: str
 ) -> None:
-    """A byte now and then keeps no connection: the client is told why, and it is counted."""
+    """A slow request is answered 408 and counted."""
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as client:
         client.sendall(begin)
         # A body's bytes are few enough for its end not to come before its time does.
@@ -95,7 +95,7 @@ def test_a_request_that_does_not_come_is_ended(
 
 
 def test_a_later_request_has_a_time_too(hasty: GatewayServer) -> None:
-    """Also on a connection that has been answered before."""
+    """The timeout applies to later requests of a connection too."""
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=20) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while b"ok" not in client.recv(65536):
@@ -106,15 +106,15 @@ def test_a_later_request_has_a_time_too(hasty: GatewayServer) -> None:
 
 
 def test_who_says_nothing_is_ended(hasty: GatewayServer) -> None:
-    """A connection without a byte ends without an answer."""
+    """A connection without a byte is closed without a response."""
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=DEADLINE_S) as client:
         assert client.recv(1) == b""
 
 
 def test_a_body_that_keeps_coming_may_take_its_time(database_url: str, redis_url: str, resources: object) -> None:
-    """What comes at the least pace or above it has more time with each byte."""
+    """A body at the minimum rate or above is accepted, however long it takes."""
     assert resources
-    pace = Patience(body_s=2.0, body_bytes_per_s=4)
+    pace = Timeouts(body_s=2.0, body_bytes_per_s=4)
     with (
         GatewayServer(gateway_settings(database_url, redis_url), pace) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client,
@@ -130,7 +130,7 @@ def test_a_body_that_keeps_coming_may_take_its_time(database_url: str, redis_url
 
 
 def deaf(server: GatewayServer, path: str, *more: str) -> socket.socket:
-    """Ask without ever reading the answer, with small buffers."""
+    """Send a request without reading the response, with small buffers."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", server.port))
@@ -156,7 +156,7 @@ ANSWERS: dict[str, Callable[[int], tuple[str, ...]]] = {
 def test_who_never_reads_is_cut_off(
     patient: GatewayServer, resources: Resources, asked: Callable[[int], tuple[str, ...]]
 ) -> None:
-    """A socket that takes nothing while an answer waits for it is ended, and counted; others are not."""
+    """A connection whose client reads nothing is aborted and counted; others are not."""
     trainer = Trainer(resources, 2000)
     say_much(trainer)
     with deaf(patient, *asked(2000)) as client, deaf(patient, "/healthz") as quiet:
@@ -169,13 +169,13 @@ def test_who_never_reads_is_cut_off(
 
 
 def say_much(trainer: Trainer) -> None:
-    """Say more than the buffers of two systems hold."""
+    """Send more than the socket buffers of both sides hold."""
     for _ in range(10):
         trainer.say(logs(*("x" * 50_000 for _ in range(50))))
 
 
 def read_all(client: socket.socket) -> int:
-    """Read until the end; return how many bytes came."""
+    """Read until the end; return the number of bytes."""
     client.settimeout(DEADLINE_S)
     size = 0
     with suppress(ConnectionResetError):
@@ -185,12 +185,12 @@ def read_all(client: socket.socket) -> int:
 
 
 def test_who_reads_slowly_is_not_cut_off(patient: GatewayServer, resources: Resources) -> None:
-    """A little now and then is enough, however long all of it takes."""
+    """A client that reads slowly is not disconnected, however long the response takes."""
     trainer = Trainer(resources, 2001)
     say_much(trainer)
     with deaf(patient, "/jobs/2001/logs/download") as client:
         client.settimeout(DEADLINE_S)
-        until = time.monotonic() + 4 * PLENTY.deaf_s
+        until = time.monotonic() + 4 * PLENTY.stall_s
         while time.monotonic() < until:
             assert client.recv(40_000)
             time.sleep(0.05)

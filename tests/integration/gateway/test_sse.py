@@ -10,7 +10,7 @@ from trainwire.workers.resources import Resources
 
 
 def test_events_follow_a_snapshot(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """A browser without WebSocket gets the same, each event with the position after it as its id."""
+    """The events are the same as over WebSocket, and the id of each is the position after it."""
     trainer.say(logs("one"))
     with EventSource(feed_gateway, f"/jobs/{trainer.job_id}/events") as client:
         assert client.response.headers["Content-Type"].startswith("text/event-stream")
@@ -22,7 +22,7 @@ def test_events_follow_a_snapshot(feed_gateway: GatewayProcess, trainer: Trainer
 
 
 def test_a_browser_comes_back_with_its_last_event(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """What was missed since Last-Event-ID comes before what happens now."""
+    """Events after Last-Event-ID are sent before new ones."""
     trainer.say(logs("one", "two", "three"))
     path = f"/jobs/{trainer.job_id}/events?after=0-0-0"
     with EventSource(feed_gateway, path, last_event_id="1-0-0") as client:
@@ -34,7 +34,7 @@ def test_a_browser_comes_back_with_its_last_event(feed_gateway: GatewayProcess, 
 
 
 def test_what_is_wrong_is_a_problem_document(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """An unknown job is 404, a wrong position 422, each with what was wrong."""
+    """An unknown job is answered 404, an invalid position 422, each with its value."""
     trainer.say(logs("one"))
     unknown = urllib3.request("GET", f"{feed_gateway.url}/jobs/31337/events", retries=False)
     assert (unknown.status, "31337" in unknown.json()["detail"]) == (404, True)
@@ -46,7 +46,7 @@ def test_what_is_wrong_is_a_problem_document(feed_gateway: GatewayProcess, train
 
 
 def test_the_list_hears_of_all_jobs(feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources) -> None:
-    """After the snapshot a new job comes with all that a list shows, then what happens to it, without its rows."""
+    """A new job is sent with its list document, then its events without rows."""
     trainer.say(logs("begin"))
     other = Trainer(resources, trainer.job_id + 500_000)
     with EventSource(feed_gateway, "/jobs/events") as client:
@@ -64,7 +64,7 @@ def test_the_list_hears_of_all_jobs(feed_gateway: GatewayProcess, trainer: Train
 def test_the_list_finds_what_it_was_not_told(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
 ) -> None:
-    """A job that changed or began without a word over Redis is sent as it now is."""
+    """A job that is new or changed without an event is sent with its list document."""
     trainer.say(metrics(loss=1.0))
     other = Trainer(resources, trainer.job_id + 500_000)
     with WebSocketClient(feed_gateway, "/jobs/ws") as client:

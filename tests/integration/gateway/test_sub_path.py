@@ -61,7 +61,7 @@ def test_everything_is_below_the_path(nginx: Nginx, resources: Resources, sender
 
 @pytest.mark.parametrize("path", ["jobs/", "jobs/?limit=1", "jobs/1/logs/?limit=1"])
 def test_a_redirect_stays_below_the_path(nginx: Nginx, resources: Resources, sender: Sender, path: str) -> None:
-    """A slash too many at the end leads to the address without it, query included."""
+    """A path with an extra slash is redirected to the path without it, with the query."""
     sender.send(logs("hello"))
     drain(resources)
     answer = requests.get(nginx.url + path, timeout=20)
@@ -69,7 +69,7 @@ def test_a_redirect_stays_below_the_path(nginx: Nginx, resources: Resources, sen
 
 
 def test_the_cookie_is_for_the_path_alone(guarded: GatewayServer, resources: Resources, tmp_path: Path) -> None:
-    """Another application of the same host does not get the token; the page's calls and its end work."""
+    """The cookie is not sent to other applications of the host; the page's requests and logout work."""
     with resources.engine.begin() as connection:
         _, token = create_token(connection, "page", "viewer")
     with Nginx(tmp_path, guarded.url) as nginx, requests.Session() as browser:
@@ -81,10 +81,10 @@ def test_the_cookie_is_for_the_path_alone(guarded: GatewayServer, resources: Res
 
 
 def test_a_proxy_that_keeps_the_host_back_is_named(gateway: GatewayServer, tmp_path: Path) -> None:
-    """The page's own request is refused then, and the problem names the header and nginx' setting for it."""
+    """If the proxy does not pass Host on, the problem names the header and nginx' setting for it."""
     with Nginx(tmp_path, gateway.url, NO_HOST) as nginx:
         own = {"Origin": nginx.url.removesuffix("/trainwire/")}
         answer = requests.delete(f"{nginx.url}session", headers=own, timeout=20)
     assert answer.status_code == 403
     assert "proxy_set_header Host $http_host" in answer.json()["detail"]
-    assert f"127.0.0.1:{gateway.port}, which is the Host header" in answer.json()["detail"]
+    assert f"Host header 127.0.0.1:{gateway.port}" in answer.json()["detail"]

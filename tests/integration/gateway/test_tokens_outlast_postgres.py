@@ -1,4 +1,4 @@
-"""Callbacks of known trainers go on while Postgres is away, for a while, and nobody else comes in."""
+"""Callbacks of cached tokens continue for a while without Postgres, and all other tokens are refused."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.gateway_server import GatewayServer, gateway_settings
 from tests.integration.gateway.test_authorization import LINES, bearer
 from tests.processes import wait_until
 from tests.tcp_proxy import TcpProxy
-from trainwire.gateway.auth import token_cache as known_tokens
-from trainwire.gateway.auth.token_cache import OUTAGE_S, REMEMBERED_S, KnownTokens
-from trainwire.gateway.auth.tokens import KnownToken, create_token, revoke_token
+from trainwire.gateway.auth import token_cache
+from trainwire.gateway.auth.token_cache import FRESH_S, OUTAGE_S, TokenCache
+from trainwire.gateway.auth.tokens import ValidToken, create_token, revoke_token
 from trainwire.workers.resources import Resources
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that is moved by hand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ class Clock:
 
 @pytest.fixture
 def proxy(database_url: str) -> Iterator[TcpProxy]:
-    """The way to Postgres."""
+    """A TCP proxy to Postgres."""
     url = make_url(database_url)
     with TcpProxy(f"http://{url.host}:{url.port}") as way:
         yield way
@@ -42,7 +42,7 @@ def proxy(database_url: str) -> Iterator[TcpProxy]:
 
 @pytest.fixture
 def proxied(database_url: str, proxy: TcpProxy) -> str:
-    """The database's address by that way."""
+    """The database's address through the proxy."""
     host, _, port = proxy.url.removeprefix("http://").partition(":")
     url = make_url(database_url).set(host=host, port=int(port))
     return url.render_as_string(hide_password=False)
@@ -50,7 +50,7 @@ def proxied(database_url: str, proxy: TcpProxy) -> str:
 
 @pytest.fixture
 def by_proxy(proxied: str) -> Iterator[Engine]:
-    """Connections by that way."""
+    """An engine that connects through the proxy."""
     engine = create_engine(make_url(proxied).set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     yield engine
     engine.dispose()
@@ -63,7 +63,7 @@ def new_token(engine: Engine, lasts: timedelta | None = None) -> str:
 
 
 def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProxy, resources: Resources) -> None:
-    """A trainer that was known is heard while Postgres is away, nobody else is; a revocation counts after."""
+    """A trainer's cached token is accepted during an outage, others are not; a revocation counts after it."""
     token = new_token(resources.engine)
     settings = gateway_settings(proxied, redis_url, gateway_auth="on")
     with GatewayServer(settings) as server:
@@ -77,7 +77,7 @@ def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProx
 
         assert callback(token) == 202
         proxy.cut()
-        wait_until(lambda: session() == 503, "a token that counts for looking no longer", REMEMBERED_S + 30)
+        wait_until(lambda: session() == 503, "a token that counts for looking no longer", FRESH_S + 30)
         assert [callback(token) for _ in range(3)] == [202] * 3
         assert (
             server.request("POST", "/jobs/2/callback/logs", json=LINES, headers=bearer(token)).status_code == 403
@@ -86,15 +86,15 @@ def test_callbacks_outlast_postgres(proxied: str, redis_url: str, proxy: TcpProx
         proxy.mend()
         with resources.engine.begin() as connection:
             revoke_token(connection, 1)
-        wait_until(lambda: callback(token) == 401, "the end of the token", REMEMBERED_S + 30)
+        wait_until(lambda: callback(token) == 401, "the end of the token", FRESH_S + 30)
 
 
 def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
-    """Five minutes after Postgres last said that a token is valid it is believed no longer."""
+    """A cached token is refused five minutes after its last successful lookup."""
     clock, token = Clock(), new_token(resources.engine)
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
-    async def ask() -> KnownToken | None:
+    async def ask() -> ValidToken | None:
         return await tokens.find(token, may_outlast_postgres=True)
 
     async def story() -> None:
@@ -112,18 +112,18 @@ def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) ->
 
 
 def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
-    """A token that Postgres has called revoked stays so when Postgres goes away."""
+    """A token that was found to be revoked stays refused during an outage."""
     clock, token = Clock(), new_token(resources.engine)
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
         with resources.engine.begin() as connection:
             revoke_token(connection, 1)
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         assert await tokens.find(token, may_outlast_postgres=True) is None
         proxy.cut()
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         with pytest.raises(OperationalError):
             await tokens.find(token, may_outlast_postgres=True)
 
@@ -131,9 +131,9 @@ def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resou
 
 
 def test_a_token_is_not_believed_beyond_its_end(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
-    """Nor after its own time, while nobody can be asked."""
+    """A cached token that expires during an outage is refused."""
     clock, token = Clock(), new_token(resources.engine, timedelta(minutes=1))
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
@@ -148,13 +148,13 @@ def test_a_token_is_not_believed_beyond_its_end(proxy: TcpProxy, by_proxy: Engin
 
 
 def test_a_postgres_that_hangs_is_not_waited_for(engine: Engine) -> None:
-    """A table that is locked holds up nobody who is known, and is asked once however many wait."""
+    """A locked table does not delay cached tokens, and concurrent requests share one lookup."""
     clock, token = Clock(), new_token(engine)
-    tokens = KnownTokens(engine, clock)
+    tokens = TokenCache(engine, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         with engine.connect() as locking:
             locking.execute(text("LOCK TABLE gateway_tokens IN ACCESS EXCLUSIVE MODE"))
             asked = [tokens.find(token, may_outlast_postgres=True) for _ in range(50)]
@@ -173,10 +173,10 @@ def test_a_postgres_that_hangs_is_not_waited_for(engine: Engine) -> None:
 def test_made_up_tokens_push_out_no_valid_one(
     proxy: TcpProxy, by_proxy: Engine, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are tried, a trainer that was known is; and only so many are remembered."""
-    monkeypatch.setattr(known_tokens, "MOST_REMEMBERED", 3)
+    """Invalid tokens evict no valid one, and the number of cached tokens is limited."""
+    monkeypatch.setattr(token_cache, "MAX_CACHED", 3)
     clock, token = Clock(), new_token(resources.engine)
-    tokens = KnownTokens(by_proxy, clock)
+    tokens = TokenCache(by_proxy, clock)
 
     async def story() -> None:
         assert await tokens.find(token, may_outlast_postgres=True)
@@ -186,13 +186,13 @@ def test_made_up_tokens_push_out_no_valid_one(
         for other in others:
             assert await tokens.find(other, may_outlast_postgres=True)
         proxy.cut()
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         for valid in (token, *others):
             assert await tokens.find(valid, may_outlast_postgres=True)
         proxy.mend()
         await tokens.find(new_token(resources.engine))
         proxy.cut()
-        clock.now += REMEMBERED_S + 1
+        clock.now += FRESH_S + 1
         outcomes = []
         for valid in (token, *others):
             with contextlib.suppress(OperationalError):

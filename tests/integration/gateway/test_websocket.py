@@ -1,4 +1,4 @@
-"""The live feed over WebSocket, on real servers, with whatever goes wrong between the commit and the client."""
+"""The live feed over WebSocket, on real servers, with failures between the commit and the client."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_client_gets_a_snapshot_and_then_what_happens(feed_gateway: GatewayPro
 
 
 def test_a_client_comes_back_with_its_position(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """What it missed comes from Postgres, in pieces, then what happens: nothing twice, nothing left out."""
+    """A reconnecting client gets the missed rows from Postgres, then new events, each row once."""
     trainer.say(logs(*(f"early {number}" for number in range(1500))))
     with follow(feed_gateway, trainer, "2-0-0") as client:
         assert client.take()["type"] == "resumed"
@@ -69,7 +69,7 @@ def test_a_client_comes_back_with_its_position(feed_gateway: GatewayProcess, tra
 def test_who_looks_at_what_is_not_logged(
     tmp_path: Path, database_url: str, redis_url: str, trainer: Trainer
 ) -> None:
-    """A WebSocket's address, with whatever a client put into it, is in no log."""
+    """The URL of a WebSocket is not logged, because clients may put a token into it."""
     trainer.say(logs("one"))
     with GatewayProcess(tmp_path, database_url, redis_url) as gateway:
         with connect(f"ws://127.0.0.1:{gateway.port}/jobs/{trainer.job_id}/ws?token=hush") as client:
@@ -80,7 +80,7 @@ def test_who_looks_at_what_is_not_logged(
 
 
 def test_the_gateway_is_killed_and_comes_back(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """A client that connects again with its position goes on without a hole."""
+    """After a restart of the gateway a client resumes from its position without a gap."""
     trainer.say(logs("before"))
     with follow(feed_gateway, trainer) as client:
         client.take()
@@ -96,7 +96,7 @@ def test_the_gateway_is_killed_and_comes_back(feed_gateway: GatewayProcess, trai
 
 
 def test_rows_without_a_notification_are_found(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """A hole is filled when the next event shows it, and a lost last event by the next look at Postgres."""
+    """A gap is filled at the next event, and a lost last event by the next poll of Postgres."""
     trainer.say(logs("first"))
     with follow(feed_gateway, trainer) as client:
         client.take()
@@ -115,7 +115,7 @@ def test_rows_without_a_notification_are_found(feed_gateway: GatewayProcess, tra
 
 
 def test_rows_beyond_what_an_event_carries_are_filled(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """An event without its lines reaches the client with them, in pieces of at most a thousand."""
+    """Lines that an event does not carry are read, and sent in batches of at most a thousand."""
     trainer.say(logs("begin"))
     with follow(feed_gateway, trainer) as client:
         client.take()
@@ -128,7 +128,7 @@ def test_rows_beyond_what_an_event_carries_are_filled(feed_gateway: GatewayProce
 def test_nonsense_on_the_channel_changes_nothing(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
 ) -> None:
-    """What is no event, of another job, or about rows that are not there, is passed over."""
+    """Invalid events, events of other jobs and events about missing rows are ignored."""
     trainer.say(logs("begin"))
     channel = events_channel(trainer.job_id)
     with follow(feed_gateway, trainer) as client:
@@ -143,7 +143,7 @@ def test_nonsense_on_the_channel_changes_nothing(
 
 
 def test_redis_is_killed_and_comes_back(resources: Resources, trainer: Trainer, tmp_path: Path) -> None:
-    """Lines come from Postgres while Redis is away, and over Redis once it is back."""
+    """Lines are read from Postgres while Redis is unavailable, and arrive over Redis afterwards."""
     database_url = resources.settings.database_url.get_secret_value()
     with EmbeddedValkey(tmp_path) as valkey, GatewayProcess(tmp_path, database_url, valkey.url) as gateway:
         announcing = redis.Redis.from_url(valkey.url, socket_timeout=20)
@@ -163,7 +163,7 @@ def test_redis_is_killed_and_comes_back(resources: Resources, trainer: Trainer, 
 
 
 def test_a_client_that_does_not_read_is_told_to_come_again(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
-    """Its frames are dropped beyond a bound, others go on, and with its position it misses nothing."""
+    """A slow client gets resync, does not delay others, and misses nothing once it reconnects."""
     trainer.say(logs("begin"))
     with follow(feed_gateway, trainer) as reader, _deaf(feed_gateway, trainer) as deaf:
         reader.take()
@@ -184,7 +184,7 @@ def test_a_client_that_does_not_read_is_told_to_come_again(feed_gateway: Gateway
 
 @pytest.mark.parametrize("after", ["nonsense", "1-2", "900-0-0"])
 def test_a_wrong_position_is_refused(feed_gateway: GatewayProcess, trainer: Trainer, after: str) -> None:
-    """What the feed never gave, or what the job does not have, ends with 4400."""
+    """A malformed position, or one beyond the job's rows, is closed with 4400."""
     trainer.say(logs("begin"))
     with connect(f"ws://127.0.0.1:{feed_gateway.port}/jobs/{trainer.job_id}/ws?after={after}") as connection:
         with pytest.raises(ConnectionClosed) as closed:
@@ -207,7 +207,7 @@ def test_an_unknown_job_is_refused(feed_gateway: GatewayProcess, job_id: str, re
 def test_many_clients_are_one_subscription(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
 ) -> None:
-    """However many browsers follow however many jobs, Redis sees one subscriber of this gateway."""
+    """A gateway has one subscriber in Redis for all its clients."""
     other = Trainer(resources, trainer.job_id + 500_000)
     for one in (trainer, other):
         one.say(logs("begin"))
@@ -228,7 +228,7 @@ def test_many_clients_are_one_subscription(
 def test_a_job_that_is_gone_ends_its_clients(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
 ) -> None:
-    """When the database no longer has the rows that were said, clients are told to begin afresh."""
+    """If the rows that clients have are not in Postgres any more, clients get resync."""
     trainer.say(logs("begin"))
     with follow(feed_gateway, trainer) as client:
         client.take()
@@ -238,7 +238,7 @@ def test_a_job_that_is_gone_ends_its_clients(
 
 
 def _listeners(client: redis.Redis, trainer: Trainer) -> int:
-    """Return how many subscribers the job's channel has; none while Redis is away."""
+    """Return the number of subscribers of the job's channel; 0 while Redis is unavailable."""
     try:
         ((_, count),) = client.pubsub_numsub(events_channel(trainer.job_id))
     except redis.ConnectionError:
@@ -247,7 +247,7 @@ def _listeners(client: redis.Redis, trainer: Trainer) -> int:
 
 
 def _deaf(gateway: GatewayProcess, trainer: Trainer) -> socket.socket:
-    """Connect without ever reading, with small buffers."""
+    """Connect with small buffers, and never read."""
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", gateway.port))
@@ -264,7 +264,7 @@ def _deaf(gateway: GatewayProcess, trainer: Trainer) -> socket.socket:
 
 
 def _rest_of(deaf: socket.socket) -> tuple[list[dict[str, Any]], int]:
-    """Read all that is left: frames, and the code of the close frame."""
+    """Read the remaining frames and the close code."""
     deaf.settimeout(30)
     data = b""
     while piece := deaf.recv(1 << 20):

@@ -114,7 +114,7 @@ def test_an_upload_without_descriptors_is_tried_again(
     checkpoint.write_bytes(b"12345")
     process = ended(
         UPLOAD,
-        REDIS_URL=uploading.redis_url,
+        REDIS_URL=uploading.redis_url or "",
         TRAINWIRE_CHECKPOINT_BUCKET=bucket.name,
         CHECKPOINT=str(checkpoint),
     )

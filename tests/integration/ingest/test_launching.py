@@ -290,15 +290,6 @@ def test_a_rank_of_others_disturbs_nobody(valkey: Any) -> None:
     assert valkey.completions()[0].rank is None
 
 
-def test_a_missing_job_id_is_named() -> None:
-    """Without a job id nothing runs, and one sentence has the remedy."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRAINWIRE_JOB_ID": ""}
-    command = [sys.executable, "-m", "trainwire.ingest", "--", "echo", "trained"]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert b"no job id: give --job-id 42" in done.stderr
-
-
 def test_arguments_that_cannot_be_right_are_named(valkey: Any) -> None:
     """An attempt of -1 is refused with one sentence before anything runs."""
     process = subprocess.run(

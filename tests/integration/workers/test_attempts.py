@@ -35,7 +35,7 @@ def test_a_failure_leaves_its_traceback_in_the_log(resources: Resources, sender:
 
 
 def test_a_second_run_of_the_same_job_is_a_second_attempt(resources: Resources, sender: Sender) -> None:
-    """Two runs that do not say their attempt: the second begins after the first ended, so it is attempt 2."""
+    """Of two runs without a stated attempt the second, which begins after the end of the first, is attempt 2."""
     sender.send(logs("first"), source="0-a", attempt=0)
     sender.send(completion("failed", ts=NOW_NS + SECOND_NS), source="0-a", attempt=0)
     drain(resources)
@@ -84,7 +84,7 @@ def test_two_trainers_with_one_job_id(resources: Resources, sender: Sender) -> N
 
 
 def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, sender: Sender) -> None:
-    """A killed script whose launcher has completed the job: its end, told later, belongs to when it began."""
+    """The end of a killed script that arrives after that of its launcher belongs to the attempt of its start."""
     sender.send(completion("failed", exit_code=137), source="0-launcher", attempt=0)
     drain(resources, "completions")
     later = NOW_NS + 60 * SECOND_NS
@@ -99,7 +99,7 @@ def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, 
 
 
 def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Sender) -> None:
-    """Produced and dropped counts of a completion stand beside what arrived, also of kinds that never came."""
+    """The counts of a completion are stored with the positions, also those of kinds without messages."""
     sender.send(logs("a"))
     drain(resources)
     sender.send(completion(produced={"logs": 5, "metrics": 2, "nonsense": 1}, dropped={"logs": 7}))
@@ -109,7 +109,7 @@ def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Se
 
 
 def test_each_attempt_has_its_row(resources: Resources, sender: Sender) -> None:
-    """What an attempt was and how it ended stays when the next begins, with its own params."""
+    """The row of an attempt stays when the next one begins, which has its own params."""
     sender.send(Metrics(ts=NOW_NS, name="first", params={"lr": 1}), source="0-a")
     sender.send(metrics(loss=1.0), source="0-a")
     drain(resources, "metrics")
@@ -296,7 +296,7 @@ def test_a_late_rank_joins_the_attempt_it_was_part_of(
 def test_ranks_that_begin_at_different_times_are_one_attempt(
     resources: Resources, sender: Sender, offset_s: int
 ) -> None:
-    """A rank may begin a minute before or after the one that was heard of first, or have another clock."""
+    """A rank may begin a minute before or after the first one to arrive, or have a clock that differs."""
     began = NOW_NS + offset_s * SECOND_NS
     sender.send(logs("rank 0", started_at=NOW_NS), source="0-rank", attempt=0)
     drain(resources)
@@ -312,7 +312,7 @@ def test_ranks_that_begin_at_different_times_are_one_attempt(
 def test_a_run_that_ended_just_before_the_newest_attempt_began_does_not_end_it(
     resources: Resources, sender: Sender, newest: RowMapping, kinds: tuple[Kind, ...]
 ) -> None:
-    """It was started again at once: whatever attempt its rows have, its end is not that of the newest."""
+    """The end of a process that was restarted at once does not end the newest attempt, whichever has its rows."""
     LateRun(sender, began_ns=NOW_NS - 12 * SECOND_NS, length_s=10).send(*kinds)
     for kind in kinds:
         drain(resources, kind)
@@ -322,6 +322,6 @@ def test_a_run_that_ended_just_before_the_newest_attempt_began_does_not_end_it(
 
 
 def attempts(resources: Resources) -> list[tuple[object, ...]]:
-    """What is known of the attempts of job 1."""
+    """Return the attempts of job 1."""
     columns = ("attempt", "name", "status", "exit_code", "error_message", "params")
     return rows(resources.engine, training_attempts, *columns, order=["attempt"])

@@ -1,4 +1,4 @@
-"""Bad input: broken text is stored and made visible, what is not readable is buried with its reason."""
+"""Bad input: invalid text is stored with replacement characters, unreadable entries are dead-lettered."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_a_small_entry_cannot_become_all_our_memory(resources: Resources, sender
 
 
 def test_what_json_says_in_fields_of_its_own_is_passed_over(resources: Resources, sender: Sender) -> None:
-    """Fields that a body does not have are not looked into: what is known is stored."""
+    """Unknown fields of a body are not decoded; its known fields are stored."""
     body = json.dumps({"log_type": "stdout", "mine": [[{}]] * 1000, "lines": ["kept"], "ts": [NOW_NS]})
     sender.send_raw("logs", 1, envelope(body.encode(), "json"))
     drain(resources)
@@ -227,7 +227,7 @@ def test_what_json_says_in_fields_of_its_own_is_passed_over(resources: Resources
 
 
 def test_an_unknown_kind_has_no_stream_of_ours(resources: Resources, sender: Sender) -> None:
-    """A kind that does not exist lands in a stream that no drain reads, and disturbs nobody."""
+    """An unknown kind is in a stream that no drain reads, and affects no other."""
     sender.client.xadd("ingest:{1}:gradients", {"v": 1})
     sender.send(logs("a"))
     drain(resources)
@@ -236,7 +236,7 @@ def test_an_unknown_kind_has_no_stream_of_ours(resources: Resources, sender: Sen
 
 
 def test_the_last_attempt_there_can_be(resources: Resources, sender: Sender) -> None:
-    """After attempt 2147483647 has ended, a trainer that says no attempt is stored in it, and nothing stops."""
+    """After the end of attempt 2147483647, messages without an attempt are stored in it."""
     sender.send(completion(), source="last", attempt=2**31 - 1)
     drain(resources, "completions")
     sender.send(logs("after the end of time", ts=NOW_NS + 10**12), source="new", attempt=0)

@@ -14,11 +14,11 @@ from tests.factories import Sender, drain, logs, rows
 from trainwire.schemas import wire
 from trainwire.schemas.keys import HALTED_KEY, stream_key, trials_key
 from trainwire.schemas.tables import dead_letters, training_logs
-from trainwire.workers.drain import examination
+from trainwire.workers.drain import poison_entries
 from trainwire.workers.drain.batch import Batch
 from trainwire.workers.drain.drain import Drain, Drained
+from trainwire.workers.drain.poison_entries import PoisonSearch
 from trainwire.workers.drain.stream import IngestStream
-from trainwire.workers.drain.trials import Trials
 from trainwire.workers.errors import MostlyInvalid
 from trainwire.workers.resources import Resources
 
@@ -70,7 +70,7 @@ def kill_self() -> None:
 
 
 def crash() -> None:
-    """Fail as nobody thought of."""
+    """Fail with an unexpected exception."""
     raise OSError("of nobody's making")
 
 
@@ -95,11 +95,11 @@ def test_an_entry_that_hangs_its_decoder(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A decoder that does not come back is ended by its alarm, twice."""
-    monkeypatch.setattr(examination, "TRIAL_S", 1)
+    monkeypatch.setattr(poison_entries, "CHILD_TIMEOUT_S", 1)
     kill_decoder(monkeypatch, lambda: time.sleep(60))
     for line in ("a", "deadly", "b"):
         sender.send(logs(line))
-    Trials(sender.client, STREAM).begin()  # of a drain that was ended by its time limit
+    PoisonSearch(sender.client, STREAM).begin()  # of a drain that was ended by its time limit
     assert drain(resources).stored == 2
     assert rows(resources.engine, dead_letters, "seq", "reason", order=["seq"]) == [(2, "timed-out")]
 
@@ -107,8 +107,8 @@ def test_an_entry_that_hangs_its_decoder(
 def test_an_entry_that_takes_all_memory(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoder that lacks memory is no verdict at first; the examination makes it one."""
-    monkeypatch.setattr(examination, "TRIAL_MEMORY_BYTES", 64 * 1024**2)
+    """A MemoryError alone does not reject an entry; one in a child process with a memory limit does."""
+    monkeypatch.setattr(poison_entries, "CHILD_MEMORY_BYTES", 64 * 1024**2)
 
     def take_memory() -> None:
         if bytearray(200 * 1024**2):
@@ -124,7 +124,7 @@ def test_an_entry_that_takes_all_memory(
 def test_an_entry_that_crashes_the_store(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What fails only while it is stored is found by ever smaller pieces, within one run of the drain."""
+    """An entry that crashes while it is stored is found by smaller transactions, within one run of the drain."""
     crash_store(monkeypatch, "deadly", crash)
     for number in range(500):
         sender.send(logs("deadly" if number == 333 else f"{number}"))
@@ -154,7 +154,7 @@ def test_an_entry_that_kills_the_store(
 def test_a_fault_of_ours_makes_no_dead_letters(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where every entry fails the drain stops and says why; once that is mended everything is stored."""
+    """If every entry fails, the drain stops with the reason; once the cause is repaired, everything is stored."""
     with monkeypatch.context() as broken:
         crash_store(broken, "", crash)
         for number in range(20):
@@ -169,7 +169,7 @@ def test_a_fault_of_ours_makes_no_dead_letters(
 
 def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, sender: Sender) -> None:
     """Drains are killed up to six times in a row: honest entries are stored, all of them."""
-    trials = Trials(sender.client, STREAM)
+    trials = PoisonSearch(sender.client, STREAM)
     for deaths in range(1, 7):
         sender.send(logs(f"after {deaths}"))
         for _ in range(deaths):
@@ -181,8 +181,8 @@ def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, s
 def test_an_entry_that_ends_the_trial_once(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A child process that somebody else killed is no verdict."""
-    original = examination._trial
+    """An entry is not rejected because its child process was killed by something else."""
+    original = poison_entries._decode_in_child
     killed: list[int] = []
 
     def trial(kind: Any, entries: Any) -> tuple[int, int]:
@@ -191,10 +191,10 @@ def test_an_entry_that_ends_the_trial_once(
         killed.append(1)
         return 1, signal.SIGKILL
 
-    monkeypatch.setattr(examination, "_trial", trial)
+    monkeypatch.setattr(poison_entries, "_decode_in_child", trial)
     for line in ("a", "b", "c"):
         sender.send(logs(line))
-    Trials(sender.client, STREAM).begin()
+    PoisonSearch(sender.client, STREAM).begin()
     assert drain(resources).stored == 3
 
 

@@ -1,4 +1,4 @@
-"""The drain: every message once, in order, whatever arrives how often."""
+"""The drain stores every message once and in order, however often it arrives."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_messages_become_rows_in_order(resources: Resources, sender: Sender) -> 
 
 
 def test_the_first_message_creates_the_job(resources: Resources, sender: Sender) -> None:
-    """A job that nobody created is there, running, after its first message of any kind."""
+    """The first message of any kind creates its job with the status running."""
     sender.send(checkpoint("s3://b/one.pt"), job=9)
     drain(resources, "checkpoints", job=9)
     job = one(resources.engine, training_jobs, id=9)
@@ -66,7 +66,7 @@ def test_a_resend_is_stored_once(resources: Resources, sender: Sender) -> None:
 
 
 def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Resources, sender: Sender) -> None:
-    """Out of order with a hole: stored in the source's order, the hole said to the trainer, closed at last."""
+    """Messages out of order with a gap are stored in order; the trainer reads the gap until it is filled."""
     for seq in (4, 2, 5, 1):
         sender.send(logs(f"line {seq}"), seq=seq)
     drain(resources)
@@ -83,7 +83,7 @@ def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Res
 
 
 def test_what_is_committed_is_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
-    """After a drain the stream is empty, a drain can be ordered again, the trainer knows what it may forget."""
+    """After a drain the stream is empty, another drain can be ordered, and the messages are acknowledged."""
     for number in range(50):
         sender.send(logs(f"{number}"))
     sender.client.set(ordered_key(STREAM), 1)
@@ -119,7 +119,7 @@ def test_a_stream_born_anew_is_read_from_its_start(resources: Resources, sender:
 
 
 def test_two_drains_of_one_stream(resources: Resources, sender: Sender) -> None:
-    """While one drain has the lease, another returns at once, and nobody orders one until the first is done."""
+    """While one drain has the lease, another returns at once, and none is ordered until the first has finished."""
     sender.send(logs("a"))
     sender.client.set(ordered_key(STREAM), 1)
     with resources.engine.begin() as holder:
@@ -134,7 +134,7 @@ def test_two_drains_of_one_stream(resources: Resources, sender: Sender) -> None:
 
 
 def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender) -> None:
-    """What is appended during a drain, whose order found the lease taken, is read by that drain."""
+    """Entries that are appended during a drain, whose order finds the lease taken, are read by that drain."""
     sender.send(logs("first"))
     stream = IngestStream(sender.client, "logs", 1)
     drain_once = Drain(resources.engine, stream, resources.settings)
@@ -170,7 +170,7 @@ def test_a_batch_is_bounded_in_bytes(resources: Resources, sender: Sender) -> No
 
 
 def test_a_time_slice_ends_with_more_to_do(resources: Resources, sender: Sender) -> None:
-    """A drain whose time is over says that there is more, and has stored what it took."""
+    """A drain whose time slice has ended reports that there is more, and has stored the entries that it read."""
     small = resources.settings.model_copy(update={"drain_batch_bytes": 1024})
     for number in range(30):
         sender.send(logs(f"{number}" + "y" * 900))
@@ -204,7 +204,7 @@ def test_one_entry_that_postgres_refuses_is_found_and_buried(resources: Resource
 
 
 def test_a_stream_of_garbage_is_not_emptied(resources: Resources, sender: Sender) -> None:
-    """When nearly all entries are invalid the drain stops, says why, and leaves them where they are."""
+    """If nearly all entries are invalid, the drain stops with the reason and leaves them in the stream."""
     for number in range(150):
         sender.send_raw(
             "logs", 1, {"v": 1, "job": 1, "attempt": 1, "source": "s", "seq": number + 1, "enc": "x", "body": "y"}

@@ -19,7 +19,7 @@ SOURCE = "0-ab12cd34"
 
 
 def inferred(of: str = SOURCE, logs: int = 1, dropped: int = 0) -> Completion:
-    """The end that who sends a spool infers for its source."""
+    """The end that the sender of a spool infers for its source."""
     counts = {"logs": dropped} if dropped else None
     return Completion(ts=NOW_NS, status="ended", of=of, produced={"logs": logs}, dropped=counts, started_at=NOW_NS)
 
@@ -77,7 +77,7 @@ def test_an_inferred_end_leaves_a_running_job_open(resources: Resources, sender:
 
 
 def test_the_highest_of_several_inferred_ends_counts(resources: Resources, sender: Sender) -> None:
-    """A copy is sent twice, after what the killed trainer left itself: in any order, nothing is forgotten."""
+    """Two copies of a spool are sent after the messages of the killed trainer: the highest counts are kept."""
     for end in (inferred(logs=3, dropped=7), inferred(logs=1, dropped=2), inferred(logs=3, dropped=7)):
         send(sender, end)
         drain(resources, "completions")
@@ -184,7 +184,7 @@ def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resourc
 def test_an_inferred_end_moves_no_attempt(
     resources: Resources, sender: Sender, attempt: int, *, is_in_one_batch: bool
 ) -> None:
-    """Whatever attempt its sender states, the source goes on in its own, and its completion ends the job."""
+    """A source keeps its attempt, whatever attempt the sender of its spool states; its completion ends the job."""
     sender.send(logs("a", started_at=NOW_NS), source="0-old", attempt=1)
     drain(resources)
     sender.send(completion("failed", produced={"logs": 1, "completions": 1}), source="0-old", attempt=1)
@@ -207,7 +207,7 @@ def test_an_inferred_end_moves_no_attempt(
 
 
 def test_a_sender_of_inferred_ends_keeps_its_attempt(resources: Resources, sender: Sender) -> None:
-    """A source of attempt 2 that sends what one of attempt 1 left goes on in attempt 2."""
+    """A source of attempt 2 that sends the spool of a source of attempt 1 stays in attempt 2."""
     sender.send(logs("a"), source="0-old", attempt=1)
     sender.send(logs("b"), source=SOURCE, attempt=2)
     drain(resources)
@@ -223,7 +223,7 @@ def test_a_sender_of_inferred_ends_keeps_its_attempt(resources: Resources, sende
 def test_a_completion_that_does_not_count_proves_nothing(
     resources: Resources, sender: Sender, counts: dict[str, int] | None, *, is_in_logs: bool
 ) -> None:
-    """Without `produced`, with a kind that does not exist, or without one that was sent: nobody knows the rest."""
+    """Without `produced`, with an unknown kind, or without a kind that was sent, the counts are incomplete."""
     if is_in_logs:
         send(sender, logs("a"))
         drain(resources)
@@ -256,7 +256,7 @@ def test_a_world_size_out_of_bounds_is_dead_lettered(resources: Resources, sende
 
 
 def test_a_world_of_ranks_is_stored(resources: Resources, sender: Sender) -> None:
-    """Rank 0 of three says so at its start; rank 1, of another language, sends its rank alone."""
+    """Rank 0 states the number of ranks at its start; rank 1, of another SDK, states only its rank."""
     sender.send(Metrics(ts=NOW_NS, progress=Progress(status="running"), world_size=3, rank=0))
     sender.send(completion(produced={"metrics": 1, "completions": 1}, started_at=NOW_NS, rank=0))
     lines = logs("a")

@@ -1,4 +1,4 @@
-"""What the drain hands over after its commit, as events and as they arrive at a subscriber."""
+"""Events of committed transactions, as they are made and as a subscriber receives them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def log_event(*lines: LogLine, job: int = 1, attempt: int = 1) -> TrainingLog:
 
 
 def test_log_lines_of_one_transaction_are_one_event_a_job(resources: Resources, sender: Sender) -> None:
-    """Each job's event has its own range, across messages and sources; the first says that the job began."""
+    """Each job's event has the range of its rows, across messages and sources, after an event of its start."""
     sender.send(logs("a", "b"))
     sender.send(logs("x"), job=5)
     sender.send(logs("c"), source="1-other")
@@ -173,7 +173,7 @@ def test_checkpoints_name_the_best_and_the_last(resources: Resources, sender: Se
 
 
 def test_a_completion_says_how_the_job_stands(resources: Resources, sender: Sender) -> None:
-    """training_complete has the results, and what earlier messages said where the completion is silent."""
+    """training_complete has the results, with values of earlier messages where the completion has none."""
     sender.send(Metrics(ts=NOW_NS, mlflow_run_id="run7", progress=Progress(total_epochs=3)))
     events(resources, "metrics")
     sender.send(
@@ -271,7 +271,7 @@ def poison(resources: Resources) -> Iterator[str]:
 
 
 def test_what_is_dead_lettered_is_no_event(resources: Resources, sender: Sender, poison: str) -> None:
-    """A message that nobody can read or Postgres refuses leaves neither an event nor a hole in the numbers."""
+    """A dead-lettered message leaves neither an event nor a gap in the numbers."""
     unreadable = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": 2, "enc": "x", "body": ""}
     sender.send(logs("before"))
     sender.send_raw("logs", 1, unreadable)
@@ -300,7 +300,7 @@ def test_a_late_message_is_told_apart_from_the_present_attempt(resources: Resour
 
 
 def test_a_new_attempt_is_announced(resources: Resources, sender: Sender) -> None:
-    """A job that had failed and is heard of again is running, in its next attempt."""
+    """A failed job that sends messages again is running, in its next attempt."""
     sender.send(completion("failed"), source="0-a")
     events(resources, "completions")
     sender.send(logs("again"), source="0-b", attempt=2)
@@ -308,7 +308,7 @@ def test_a_new_attempt_is_announced(resources: Resources, sender: Sender) -> Non
 
 
 def test_an_attempt_that_the_worker_decided_is_said(resources: Resources, sender: Sender) -> None:
-    """Where the trainer does not say its attempt, lines have the one that their rows have."""
+    """Without an attempt in the message, lines of events have the attempt of their rows."""
     sender.send(logs("first"), source="0-a", attempt=0)
     sender.send(completion("failed"), source="0-a", attempt=0)
     events(resources)

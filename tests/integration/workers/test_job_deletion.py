@@ -50,7 +50,6 @@ from trainwire.stores.postgres.deletion import (
     forget_deletion,
 )
 from trainwire.stores.postgres.deletion_plan import TABLES, plan_deletion
-from trainwire.stores.postgres.jobs import next_job_id
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
@@ -337,15 +336,6 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
     sender.send(logs("anew"), job=1, source="0-new", seq=1)
     drain(resources)
     assert rows_of(resources)["training_logs"] == 1
-
-
-def test_the_number_of_a_deleted_job_is_not_given_again(resources: Resources, sender: Sender) -> None:
-    """The next free number is not that of a deleted job, whose messages are discarded."""
-    resources = without_loki(resources)
-    leave_rows(resources, sender, 5)
-    delete(resources, 5)
-    with resources.engine.begin() as connection:
-        assert next_job_id(connection) == 6
 
 
 def test_redis_keeps_only_why_nothing_is_stored(resources: Resources, sender: Sender) -> None:

@@ -31,8 +31,8 @@ from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import IngestStream
 from trainwire.workers.errors import MostlyInvalid, Unavailable
 from trainwire.workers.events.notify import status_events
-from trainwire.workers.liveness.heartbeats import FORGET_AFTER_S, listen, note_look
-from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.liveness.heartbeat_reader import FORGET_AFTER_S, read_heartbeats, record_writable
+from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
 from trainwire.workers.streams.sweep import drain_everything
@@ -63,8 +63,8 @@ class Watch:
         """Drain everything and look once, if Redis is there."""
         with suppress(Unavailable, redis.RedisError):
             drain_everything(self.resources)
-            heard = listen(self.resources.redis, SHARDS, GAP_S)
-            return watch(self.resources.engine, heard, LostRule(self.lost_after_s))
+            heard = read_heartbeats(self.resources.redis, SHARDS, GAP_S)
+            return update_statuses(self.resources.engine, heard, LostRule(self.lost_after_s))
         return []
 
     def status(self, job: int = 1) -> str | None:
@@ -87,11 +87,11 @@ class Watch:
         self.look()
 
     def _has_heard(self, job: int, after_ms: int) -> bool:
-        beats = listen(self.resources.redis, SHARDS, GAP_S).beats.get(job, [])
+        beats = read_heartbeats(self.resources.redis, SHARDS, GAP_S).beats.get(job, [])
         return any(beat.at > after_ms for beat in beats)
 
     def _now_ms(self) -> int:
-        return listen(self.resources.redis, SHARDS, GAP_S).now_ms[0]
+        return read_heartbeats(self.resources.redis, SHARDS, GAP_S).now_ms[0]
 
     def stays(self, status: str, jobs: list[int], for_s: float) -> None:
         """Look for so long; fail when one of the jobs has another status."""
@@ -101,7 +101,7 @@ class Watch:
             time.sleep(0.05)
 
     def job(self, job: int = 1) -> RowMapping:
-        """What Postgres has of a job."""
+        """Return the row of a job in Postgres."""
         return one(self.resources.engine, training_jobs, id=job)
 
 
@@ -140,7 +140,7 @@ def say(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
 def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
     watching: Watch, sender: Sender, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """SIGKILL and SIGSTOP: both lost in time, one is back with SIGCONT; who never beats is not missed."""
+    """After SIGKILL and SIGSTOP both jobs are lost, and SIGCONT brings one back; one without heartbeats is not."""
     killed, stopped = start(1, watching.resources), start(2, watching.resources)
     sender.send(logs("only XADD"), job=3)
     watching.hears(1, 2)
@@ -165,7 +165,7 @@ def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
 def test_an_outage_of_ours_makes_nobody_lost(
     resources: Resources, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    """Redis killed for longer than the limit and born empty, workers away for as long: nobody is lost by it."""
+    """No job is lost because Redis, restarted empty, or the workers were down for longer than the limit."""
     with EmbeddedValkey(tmp_path / "store") as valkey:
         settings = load_settings(
             database_url=resources.settings.database_url.get_secret_value(), redis_url=valkey.url
@@ -189,7 +189,7 @@ def test_an_outage_of_ours_makes_nobody_lost(
 
 
 def test_a_trainer_that_died_while_workers_were_away_is_lost_after_its_time(watching: Watch) -> None:
-    """The time begins when heartbeats could be heard again."""
+    """The time without heartbeats counts from when they could be read again."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
     say(client)
@@ -224,18 +224,18 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
     key = stream_key("checkpoints", 1)
 
     def look_in_a_flood() -> bool:
-        now_ms = listen(client, SHARDS, GAP_S).now_ms[1]
+        now_ms = read_heartbeats(client, SHARDS, GAP_S).now_ms[1]
         client.xadd(key, {"flood": 1}, id=f"{now_ms}-*")
         client.xtrim(key, minid=f"{now_ms - 2000 * GAP_S:.0f}", approximate=False)
-        heard = listen(client, SHARDS, GAP_S)
-        watch(watching.resources.engine, heard, LostRule(LOST_AFTER_S))
+        heard = read_heartbeats(client, SHARDS, GAP_S)
+        update_statuses(watching.resources.engine, heard, LostRule(LOST_AFTER_S))
         return bool(watching.job()["status"] == "lost" and heard.unread_s(1) > GAP_S)
 
     wait_until(look_in_a_flood, "the loss", timeout_s=6 * LOST_AFTER_S)
 
 
 def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching: Watch) -> None:
-    """Garbage of another job halts a stream of the shard: what lies behind it counts as read."""
+    """Messages behind the invalid entries that halt a stream do not count as unread once they are stored."""
     client = watching.resources.redis
     sender = Sender(client)
     for job in (1, 5):
@@ -249,7 +249,7 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
     def look_while_it_is_halted(job: int) -> bool:
         with pytest.raises(MostlyInvalid):
             Drain(watching.resources.engine, stream, watching.resources.settings).run()
-        watch(watching.resources.engine, listen(client, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
+        update_statuses(watching.resources.engine, read_heartbeats(client, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
         return bool(watching.job(job)["status"] == "lost")
 
     for job in (1, 5):
@@ -257,7 +257,7 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
     assert client.xlen(stream.key) == 300
     sender.send(checkpoint(), job=1)
     time.sleep(0.1)
-    assert listen(client, SHARDS, GAP_S).unread_s(1) >= 0.1
+    assert read_heartbeats(client, SHARDS, GAP_S).unread_s(1) >= 0.1
 
 
 def test_a_trainer_that_died_before_anybody_looked_is_lost(watching: Watch) -> None:
@@ -276,7 +276,7 @@ def test_a_trainer_that_died_before_anybody_looked_is_lost(watching: Watch) -> N
 
 
 def test_a_trainer_whose_heartbeats_nobody_has_is_lost(watching: Watch) -> None:
-    """Killed while Redis was away, or forgotten by it: its first message states that it sends heartbeats."""
+    """A trainer whose heartbeats are not in Redis is lost, because its first message states that it sends some."""
     Sender(watching.resources.redis).send(Metrics(ts=NOW_NS, heartbeat_s=0.1), job=1)
     Sender(watching.resources.redis).send(Metrics(ts=NOW_NS), job=2)
     watching.becomes("running", 2)
@@ -293,7 +293,7 @@ def test_a_heartbeat_is_heard_in_any_shard(watching: Watch) -> None:
     beat = Heartbeat(job=1, source="0-test", at=watching._now_ms() + 60_000)
     client.hset(alive_key(3), alive_field(1, "0-test"), encode_heartbeat(beat))
     watching.stays("running", [1], 0.5)
-    assert [found.source for found in listen(client, SHARDS, GAP_S).beats[1]] == ["0-test"]
+    assert [found.source for found in read_heartbeats(client, SHARDS, GAP_S).beats[1]] == ["0-test"]
 
 
 def test_a_redis_that_takes_no_writes_hears_nobody(watching: Watch) -> None:
@@ -307,7 +307,7 @@ def test_a_redis_that_takes_no_writes_hears_nobody(watching: Watch) -> None:
         deadline = time.monotonic() + 1.1 * LOST_AFTER_S
         while time.monotonic() < deadline:
             with pytest.raises(Unavailable, match=r"Redis: .*maxmemory"):
-                listen(client, SHARDS, GAP_S)
+                read_heartbeats(client, SHARDS, GAP_S)
             time.sleep(0.05)
     finally:
         client.config_set("maxmemory", 0)
@@ -326,7 +326,7 @@ def test_a_training_that_hangs_has_stalled_until_it_speaks(watching: Watch) -> N
     (event,) = status_events([change])
     assert (event.job_id, event.attempt) == (1, 1)
     assert (change.before.status, change.after.status) == ("running", "stalled")
-    assert change.reason == "alive (pid 12), but it promised a word every 60 s"
+    assert change.reason == "alive (pid 12), but it promised a message every 60 s"
     quiet_since = watching.job()["quiet_since"]
     assert 98 < time.time() - quiet_since.timestamp() < 102
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})]))
@@ -342,7 +342,7 @@ def test_a_training_that_hangs_has_stalled_until_it_speaks(watching: Watch) -> N
 
 
 def test_a_finished_job_stays_as_it_is(watching: Watch) -> None:
-    """Neither silence nor the heartbeat of somebody who has not ended yet changes an end."""
+    """Neither missing heartbeats nor those of another process change the status of a finished job."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"))
@@ -356,12 +356,12 @@ def test_a_finished_job_stays_as_it_is(watching: Watch) -> None:
 
 
 def test_heartbeats_that_are_old_or_none_are_cleared_away(watching: Watch) -> None:
-    """An hour after the last one, and what cannot be read at all."""
+    """Heartbeats older than an hour and invalid ones are deleted."""
     client = watching.resources.redis
     say(client, ago_s=FORGET_AFTER_S + 1)
     say(client, source="0-young", ago_s=FORGET_AFTER_S - 100)
     client.hset(alive_key(1), "garbage", "garbage")
-    heard = listen(client, SHARDS, GAP_S)
+    heard = read_heartbeats(client, SHARDS, GAP_S)
     assert [beat.source for beat in heard.beats[1]] == ["0-young"]
     assert client.hkeys(alive_key(1)) == [b"1:0-young"]
 
@@ -385,19 +385,19 @@ def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
 def test_a_look_that_is_late_begins_nothing_anew(watching: Watch) -> None:
     """While all processes are busy with drains, the main process of each worker notes that Redis takes writes."""
     client = watching.resources.redis
-    listen(client, SHARDS, GAP_S)
+    read_heartbeats(client, SHARDS, GAP_S)
     deadline = time.monotonic() + 3 * GAP_S
     while time.monotonic() < deadline:
-        note_look(client, SHARDS, GAP_S)
+        record_writable(client, SHARDS, GAP_S)
         time.sleep(0.05)
     assert _listened_s(client) > 2 * GAP_S
     time.sleep(1.5 * GAP_S)
-    note_look(client, SHARDS, GAP_S)
+    record_writable(client, SHARDS, GAP_S)
     assert _listened_s(client) < GAP_S
 
 
 def _listened_s(client: redis.Redis) -> float:
-    return listen(client, SHARDS, GAP_S).listened_s(1)
+    return read_heartbeats(client, SHARDS, GAP_S).covered_s(1)
 
 
 def test_a_hostile_heartbeat_harms_nobody(watching: Watch) -> None:
@@ -407,4 +407,4 @@ def test_a_hostile_heartbeat_harms_nobody(watching: Watch) -> None:
     watching.look()
     say(client, host="gpu\x007", quiet_s=10**9, stall_after_s=1)
     watching.becomes("stalled")
-    assert watching.job()["status_reason"] == "alive (host gpu\u24007), but it promised a word every 1 s"
+    assert watching.job()["status_reason"] == "alive (host gpu\u24007), but it promised a message every 1 s"

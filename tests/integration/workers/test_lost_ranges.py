@@ -14,12 +14,11 @@ from trainwire.schemas.tables import dead_letters, source_positions, training_jo
 from trainwire.schemas.wire import Loss, encode_entry, encode_loss
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.source_positions import find_positions, find_unnumbered
-from trainwire.workers.drain import positions
 from trainwire.workers.resources import Resources
 
 
 def acks(resources: Resources) -> dict[str, str]:
-    """Return what the trainers of job 1 read."""
+    """Return the acknowledgements of job 1."""
     found: Any = resources.redis.hgetall(acks_key(1))
     return {name.decode(): value.decode() for name, value in found.items()}
 
@@ -113,7 +112,7 @@ def test_a_statement_in_json(resources: Resources, sender: Sender) -> None:
 def test_a_wrong_statement_is_dead_lettered(
     resources: Resources, sender: Sender, body: bytes, reason: str
 ) -> None:
-    """What is no statement of loss, or covers more than any trainer can lose, declares nothing."""
+    """An invalid declaration of loss, or one of too many numbers, is dead-lettered."""
     sender.send_raw("logs", 1, encode_loss(1, 1, "0-test", 3, Loss(last=3, reason="x")) | {"body": body})
     drain(resources)
     assert one(resources.engine, source_positions, source="0-test")["lost"] == []
@@ -185,7 +184,7 @@ def test_a_source_with_too_many_holes_is_dead_lettered(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source that leaves out every second number does not make its row grow without end; it may fill holes."""
-    monkeypatch.setattr(positions, "MAX_RANGES", 2)
+    monkeypatch.setattr("trainwire.workers.drain.positions.MAX_RANGES", 2)
     for seq in (1, 3, 5, 7, 6, 4):
         sender.send(logs(f"line {seq}"), seq=seq)
         drain(resources)

@@ -19,8 +19,8 @@ from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_attempts, training_jobs
 from trainwire.stores.mlflow.http import MlflowApi
 from trainwire.stores.mlflow.runs import MlflowRun, get_run, get_run_metrics, search_runs
-from trainwire.workers.liveness.heartbeats import Heard
-from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.liveness.heartbeat_reader import Heartbeats
+from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
@@ -243,7 +243,7 @@ def lose(resources: Resources) -> None:
         connection.execute(
             text("UPDATE training_jobs SET watched_attempt = 1, last_seen_at = now() - interval '1 day'")
         )
-    assert watch(resources.engine, Heard([day_s * 1000], [0], {}), LostRule(day_s / 2))
+    assert update_statuses(resources.engine, Heartbeats([day_s * 1000], [0], {}), LostRule(day_s / 2))
 
 
 def test_a_late_end_of_the_attempt_before(mirror: Mirror, sender: Sender) -> None:

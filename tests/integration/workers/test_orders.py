@@ -16,7 +16,7 @@ from trainwire.schemas.keys import (
     ordered_key,
     stream_key,
 )
-from trainwire.workers.order_checks import WrongOrder, check_order
+from trainwire.workers.orders.order_format import WrongOrder, check_order
 from trainwire.workers.resources import Resources
 from trainwire.workers.schedule import SCHEDULE
 
@@ -31,8 +31,8 @@ def _environment(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_drain_is_ordered_once(resources: Resources) -> None:
-    """While one is ordered or at work nobody else orders one; a drain orders its own rest all the same."""
-    from trainwire.workers.orders import order_drain  # noqa: PLC0415 - see the fixture
+    """While a drain is ordered or running no other is ordered, except by the drain itself for the rest."""
+    from trainwire.workers.orders.order_sender import order_drain  # noqa: PLC0415 - see the fixture
 
     assert [order_drain(resources, "logs", 1) for _ in range(3)] == [True, False, False]
     assert order_drain(resources, "logs", 2)
@@ -46,8 +46,8 @@ def test_a_drain_is_ordered_once(resources: Resources) -> None:
 
 
 def test_no_pile_of_orders_is_made(resources: Resources) -> None:
-    """Where workers are busy for long, each stream has two orders at most: what is ordered again is not sent."""
-    from trainwire.workers.orders import order_drain  # noqa: PLC0415 - see the fixture
+    """While workers are busy, each stream has at most two waiting orders."""
+    from trainwire.workers.orders.order_sender import order_drain  # noqa: PLC0415 - see the fixture
 
     for _ in range(500):
         resources.redis.delete(DRAINS)

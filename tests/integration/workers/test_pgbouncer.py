@@ -1,4 +1,4 @@
-"""Between us and Postgres a PgBouncer that is not set up as we need it, or we not for it: it is said."""
+"""Errors that name the wrong setting of a PgBouncer between the workers and Postgres."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from tests.factories import Sender, drain, logs, rows
 from tests.pgbouncer import PgBouncer
 from tests.tls_servers import settings_of
-from trainwire.gateway.http.problems import _of_postgres
+from trainwire.gateway.http.problems import problem_of
 from trainwire.schemas.tables import training_logs
 from trainwire.stack.database import open_database
 from trainwire.stack.errors import Problem
@@ -28,7 +28,7 @@ ROUNDS = 10
 
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
-    """What ends with the test."""
+    """Return a stack of contexts that end with the test."""
     with ExitStack() as stack:
         yield stack
 
@@ -40,7 +40,7 @@ def address(resources: Resources) -> str:
 
 
 def through(pooler: PgBouncer, resources: Resources, stack: ExitStack, **others: Any) -> Resources:
-    """Return what another process's tasks have, if they reach Postgres through the pooler."""
+    """Return the resources of another process that connects to Postgres through the pooler."""
     settings = settings_of(resources, database_url=pooler.url, **others)
     engine = open_engine(settings)
     stack.callback(engine.dispose)
@@ -48,7 +48,7 @@ def through(pooler: PgBouncer, resources: Resources, stack: ExitStack, **others:
 
 
 def drain_in_turn(resources: Resources, sender: Sender, *processes: Resources) -> list[str]:
-    """Let processes drain what is said, one after the other, time and again; return what is said."""
+    """Let two processes drain in turn; return the text of their errors."""
     said = []
     # Whoever drains a stream first needs a second connection at once: there is only one.
     drain(resources)
@@ -63,7 +63,7 @@ def drain_in_turn(resources: Resources, sender: Sender, *processes: Resources) -
 def test_drains_by_transaction_without_the_setting(
     resources: Resources, sender: Sender, address: str, stack: ExitStack, tmp_path: Path
 ) -> None:
-    """A second process meets the statements of the first: its drain is tried later, and says what to set."""
+    """A second process finds the prepared statements of the first: its drain fails with the setting to change."""
     pooler = stack.enter_context(PgBouncer(tmp_path, address, most=1))
     processes = [through(pooler, resources, stack) for _ in range(2)]
     with pytest.raises(Unavailable, match=r"set DATABASE_PREPARED_STATEMENTS=false here, or pool_mode = session"):
@@ -83,7 +83,7 @@ def test_drains_by_transaction_with_the_setting(
 def test_a_pooler_that_refuses_our_parameters(
     resources: Resources, address: str, stack: ExitStack, tmp_path: Path
 ) -> None:
-    """It has no `ignore_startup_parameters`: workers and commands say what to set there."""
+    """Without `ignore_startup_parameters` in the pooler, errors of workers and commands name the setting."""
     behind = through(stack.enter_context(PgBouncer(tmp_path, address, settings={})), resources, stack)
     with pytest.raises(Unavailable, match="set ignore_startup_parameters = options in its file"):
         drain(behind)
@@ -97,4 +97,4 @@ def test_a_request_that_meets_the_statements_of_others(engine: Engine, statement
     """The gateway calls it Postgres' trouble, which passes, and not a fault of its own."""
     with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(text(statement))
-    assert _of_postgres(caught.value).status == 503
+    assert problem_of(caught.value).status == 503

@@ -135,7 +135,7 @@ def test_numbers_that_cannot_be_do_not_stop_others_in_a_halted_stream(
 
 
 def test_much_of_one_source_is_stored_in_a_halted_stream(resources: Resources, sender: Sender) -> None:
-    """More than one look takes of a source: the rest follows at once and in order, whatever way `job` is spelt."""
+    """More entries of a source than one look-ahead takes follow in order, also with other spellings of `job`."""
     for seq in range(1, 3001):
         sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
     content = [f"{number} " + random.Random(number).randbytes(1500).hex() for number in range(400)]
@@ -149,7 +149,7 @@ def test_much_of_one_source_is_stored_in_a_halted_stream(resources: Resources, s
 
 
 def test_large_invalid_entries_ahead_do_not_stop_others(resources: Resources, sender: Sender) -> None:
-    """Behind garbage, entries of nine sources that fill a batch each and are invalid: what follows is stored."""
+    """Behind invalid entries of nine sources, each of which fills a batch, valid entries are stored."""
     for seq in range(1, 301):
         sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
     large = GARBAGE | {"seq": 1, "enc": "json+zstd", "body": zstandard.compress(b"x" * 2_000_000)}

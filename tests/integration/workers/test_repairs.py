@@ -11,12 +11,12 @@ import redis
 from tests.factories import Sender, drain, logs, rows
 from trainwire.schemas.keys import KINDS, acks_key, alive_key, jammed_key, stream_key
 from trainwire.schemas.tables import dead_letters, training_logs
-from trainwire.workers.drain.repairs import recent_repairs, repair
 from trainwire.workers.drain.stream import IngestStream
+from trainwire.workers.drain.stream_repair import recent_repairs, repair
 from trainwire.workers.errors import MostlyInvalid
-from trainwire.workers.liveness.heartbeats import listen
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams.strays import drain_jammed
+from trainwire.workers.streams.stray_streams import drain_jammed
 from trainwire.workers.streams.sweep import overdue
 
 LAST = 2**64 - 1
@@ -26,7 +26,7 @@ JAMS = [f"{LAST}-{LAST}", f"{LAST}-0", f"{LAST - 1}-{LAST}", "9999999999999-0"]
 
 @pytest.mark.parametrize("entry_id", JAMS)
 def test_a_jammed_stream_is_drained_and_started_anew(resources: Resources, sender: Sender, entry_id: str) -> None:
-    """What came before is stored, the entry that jams it dead-lettered, and trainers can append again."""
+    """Earlier entries are stored, the one that jams the stream is dead-lettered, and trainers can append again."""
     sender.send(logs("before"))
     sender.client.xadd(STREAM, {"v": "1"}, id=entry_id)
     drain(resources)
@@ -54,7 +54,7 @@ def test_a_stream_that_is_jammed_and_empty_is_started_anew(
 
 
 def test_a_settle_that_comes_late_deletes_nothing_of_the_new_stream(resources: Resources, sender: Sender) -> None:
-    """Two drains read a jammed stream; what is appended after the first has started it anew stays for the next."""
+    """Of two drains of a jammed stream the later one deletes nothing of the stream that replaced it."""
     sender.send(logs("before"))
     sender.client.xadd(STREAM, {"v": "1"}, id=JAMS[0])
     late = IngestStream(sender.client, "logs", 1)
@@ -123,7 +123,7 @@ def test_keys_of_the_wrong_type_are_set_aside(resources: Resources, sender: Send
     assert len(repair(sender.client, 4)) == 20
     sender.send(logs("a"))
     assert drain(resources).stored == 1
-    assert listen(sender.client, 4, 60).now_ms
+    assert read_heartbeats(sender.client, 4, 60).now_ms
     assert sender.client.get(f"{STREAM}:set-aside") == b"a typo"
     assert 0 < sender.client.ttl(f"{STREAM}:set-aside") <= 7 * 24 * 3600
 

@@ -1,4 +1,4 @@
-"""One server of the cluster that has the streams is away: who asks all of them goes on with the others."""
+"""With one server of the cluster down, processes that ask all servers go on with the others."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trainwire.schemas.keys import ORDERED_TTL_S, alive_field, alive_key, claim_
 from trainwire.schemas.streams import servers as stream_servers
 from trainwire.schemas.tables import training_jobs
 from trainwire.stores.postgres.connections import open_stream_client
-from trainwire.workers.liveness.heartbeats import listen
-from trainwire.workers.liveness.liveness import LostRule, watch
+from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
+from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.operations.exporter import Exporter
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
@@ -35,9 +35,9 @@ from trainwire.workers.watchdog import StuckStreams
 
 SHARDS: Final = 4
 FIRST: Final = 0
-"""It has the first slots: whom redis-py asks for what has no key."""
+"""The server of the first slots, to which redis-py sends commands without a key."""
 VICTIM: Final = 1
-"""It has shards 1 and 2; what all trainers read is elsewhere."""
+"""The server of shards 1 and 2, without the keys that all trainers read."""
 AWAY: Final = (1, 2)
 OTHERS: Final = (3, 4)
 LOST_AFTER_S: Final = 4.0
@@ -76,12 +76,12 @@ def say_alive(split: Resources, *jobs: int) -> None:
 
 def statuses(split: Resources) -> dict[int, str]:
     """Look once; return how the jobs stand."""
-    watch(split.engine, listen(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
+    update_statuses(split.engine, read_heartbeats(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
     return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*AWAY, *OTHERS)}
 
 
 def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCluster) -> None:
-    """The sweep and the watchdog see the streams of servers that answer, and know who does not."""
+    """The sweep and the watchdog find streams on the servers that answer, and report those that do not."""
     sender = Sender(split.streams)
     for job in (*AWAY, *OTHERS):
         sender.send(logs("a"), job=job)
@@ -94,9 +94,9 @@ def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCl
     assert found.streams == [("logs", 0)]
     assert list(found.away) == [f"127.0.0.1:{cluster.nodes[VICTIM].port}"]
     publish_hold(split.streams, 0.75)
-    assert not stuck.look()
+    assert not stuck.find()
     now_s = 100.0
-    assert stuck.look() == [stream_key("logs", 0), stream_key("logs", 3)]
+    assert stuck.find() == [stream_key("logs", 0), stream_key("logs", 3)]
     cluster.nodes[VICTIM].start()
     wait_until(lambda: not overdue(split.streams, SHARDS).away, "the server's return")
 
@@ -122,7 +122,7 @@ def test_who_cannot_be_heard_is_not_lost(split: Resources, cluster: ValkeyCluste
 
 
 def exported(split: Resources) -> dict[str, float]:
-    """Return what the exporter says, by series."""
+    """Return the output of the exporter, by series."""
     registry = CollectorRegistry()
     registry.register(Exporter(split))
     lines = generate_latest(registry).decode().splitlines()

@@ -1,4 +1,4 @@
-"""What clients leave where no shard is: drained, moved, limited or deleted."""
+"""Keys of shards that do not exist are drained, moved or deleted, and claims get an expiry."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainwire.schemas.keys import acks_key, alive_field, alive_key
 from trainwire.schemas.messages import Message
 from trainwire.schemas.tables import dead_letters, ingest_cursors, training_logs
 from trainwire.schemas.wire import encode_entry
-from trainwire.workers.drain.repairs import recent_repairs
+from trainwire.workers.drain.stream_repair import recent_repairs
 from trainwire.workers.resources import Resources
-from trainwire.workers.streams.strays import tend_strays
+from trainwire.workers.streams.stray_streams import drain_stray_streams
 
 
 @pytest.mark.parametrize("shard", ["4", "99999999999999999999", "-1", "007", "foo", "", "0}:callbacks:1:{0"])
@@ -23,7 +23,7 @@ def test_a_stream_that_no_shard_has_is_drained(resources: Resources, client: red
     key = f"ingest:{{{shard}}}:logs"
     for seq in (1, 2):
         client.xadd(key, dict(encode_entry(Message("logs", 9, 1, "0-test", seq, logs(f"line {seq}")))))  # type: ignore[arg-type]
-    tend_strays(resources)
+    drain_stray_streams(resources)
     assert rows(resources.engine, training_logs, "content") == ["line 1", "line 2"]
     assert client.hget(acks_key(9), "0-test:logs") == b"2"
     assert not client.exists(key)
@@ -32,12 +32,12 @@ def test_a_stream_that_no_shard_has_is_drained(resources: Resources, client: red
 
 
 def test_rubbish_in_a_stray_stream_is_dead_lettered(resources: Resources, client: redis.Redis) -> None:
-    """However much of it there is: it halts nothing, for nobody else uses the stream."""
+    """Invalid entries of a stray stream are dead-lettered, however large their share is."""
     pipeline = client.pipeline()
     for _ in range(300):
         pipeline.xadd("ingest:{77}:logs", {"x": "y"})
     pipeline.execute()
-    tend_strays(resources)
+    drain_stray_streams(resources)
     assert not client.exists("ingest:{77}:logs")
     assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 300
 
@@ -47,15 +47,15 @@ def test_a_key_that_cannot_be_named_is_deleted(resources: Resources, client: red
     for key in (b"ingest:{\x00}:logs", b"ingest:{\xff}:metrics", b"ingest:{" + b"x" * 5000 + b"}:logs"):
         client.xadd(key, {"v": "1"})
     client.hset("ingest:{\n}:alive", "a", "b")
-    tend_strays(resources)
+    drain_stray_streams(resources)
     assert not list(client.scan_iter("ingest:{*"))
 
 
 def test_streams_of_shards_and_other_keys_are_left_alone(resources: Resources, client: redis.Redis) -> None:
-    """What workers drain on orders is no stray, nor is what other applications have."""
+    """Streams of existing shards and keys of other applications are not stray."""
     for key in ("ingest:{0}:logs", "ingest:{3}:completions", "elsewhere", "ingest:{4}:logs2"):
         client.xadd(key, {"v": "1"})
-    tend_strays(resources)
+    drain_stray_streams(resources)
     assert client.exists("ingest:{0}:logs", "ingest:{3}:completions", "elsewhere", "ingest:{4}:logs2") == 4
 
 
@@ -63,7 +63,7 @@ def test_heartbeats_of_another_number_of_shards_are_moved(resources: Resources, 
     """A trainer that knows more shards is not lost: its heartbeat comes to where workers look."""
     beat = Heartbeat(job=6, source="0-a", at=5)
     client.hset(alive_key(6), mapping={alive_field(6, "0-a"): encode_heartbeat(beat), "odd": "x"})
-    tend_strays(resources)
+    drain_stray_streams(resources)
     assert client.hgetall(alive_key(2)) == {b"6:0-a": msgspec.json.encode(beat)}
     assert not client.exists(alive_key(6))
 
@@ -75,7 +75,7 @@ def test_claims_end(resources: Resources, client: redis.Redis) -> None:
     client.set("ingest:claims:3:1:0:", "x" * 100_000)
     client.lpush("ingest:claims:4:1:0:", "x")
     client.set("ingest:claims:5:1:0:", "a minute", ex=60)
-    tend_strays(resources)
+    drain_stray_streams(resources)
     left = {key.decode(): client.ttl(key) for key in client.scan_iter("ingest:claims:*")}
     assert sorted(left) == [f"ingest:claims:{job}:1:0:" for job in (1, 2, 5)]
     assert all(0 < left_s <= 3600 for left_s in left.values())

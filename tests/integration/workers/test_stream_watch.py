@@ -1,4 +1,4 @@
-"""The watch orders a drain as soon as a stream has entries, whatever became of the stream."""
+"""The watch orders a drain as soon as a stream has entries, also after a deletion or a restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.workers.streams.watch import Watcher
 
 
 class Orders:
-    """Remembers what was ordered; refuses while a drain is ordered, as `order_drain` does."""
+    """Records orders; refuses one while a drain is ordered, as `order_drain` does."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.sent: list[tuple[Kind, int]] = []
@@ -48,16 +48,16 @@ def test_entries_are_ordered_at_once(watcher: Watcher, sender: Sender, orders: O
     """One order for each stream that has any, and none for the others."""
     sender.send(logs("a"), job=1)
     sender.send(logs("b"), job=2)
-    watcher.look()
+    watcher.order_drains()
     assert sorted(orders.sent) == [("logs", 1), ("logs", 2)]
 
 
 def test_a_stream_that_is_not_drained_is_ordered_again(watcher: Watcher, sender: Sender, orders: Orders) -> None:
-    """A lost order costs no more than the time for which nobody else orders; until then none is sent."""
+    """A lost order is sent again once the mark of the ordered drain has expired, not before."""
     sender.send(logs("a"))
     deadline = time.monotonic() + 5
     while len(orders.sent) < 3 and time.monotonic() < deadline:
-        watcher.look()
+        watcher.order_drains()
     assert orders.sent == [("logs", 1)] * 3
     assert time.monotonic() > deadline - 5 + 0.4
 
@@ -65,11 +65,11 @@ def test_a_stream_that_is_not_drained_is_ordered_again(watcher: Watcher, sender:
 def test_a_stream_born_anew_is_noticed(watcher: Watcher, sender: Sender, orders: Orders) -> None:
     """FLUSHALL and a clock set back: ids below those that were seen before are news all the same."""
     sender.send(logs("a"))
-    watcher.look()
+    watcher.order_drains()
     sender.client.flushdb()
     time.sleep(0.02)
     sender.send(logs("b"), entry_id="5-1")
-    watcher.look()
+    watcher.order_drains()
     assert orders.sent == [("logs", 1), ("logs", 1)]
 
 
@@ -81,7 +81,7 @@ def test_a_key_of_the_wrong_type_leaves_the_others_watched(
     sender.send(logs("a"), job=1)
     until = time.monotonic() + 5
     while not orders.sent and time.monotonic() < until:
-        watcher.look()
+        watcher.order_drains()
     assert orders.sent == [("logs", 1)]
 
 
@@ -98,7 +98,7 @@ def test_large_entries_are_read_seldom(watcher: Watcher, sender: Sender, monkeyp
     sender.client.xadd(stream_key("logs", 1), {"body": "x" * 8 * 1024 * 1024})
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
-        watcher.look()
+        watcher.order_drains()
     assert 1 <= len([found for found in reads if found]) <= 3
     assert stream_watch.MOST_PAUSE_S < 1
 

@@ -121,7 +121,7 @@ STAYS: Final[dict[str, Callable[[Connection], None]]] = {
 
 @pytest.mark.parametrize("name", ENDS)
 def test_a_useless_session_is_dropped_with_those_of_its_age(pooled: Engine, name: str) -> None:
-    """The error is `Unavailable`, and what comes next has new sessions, all of which take writes."""
+    """The error is `Unavailable`, and later transactions have new sessions that accept writes."""
     before = pids(pooled)
     with pytest.raises(Unavailable), store.postgres_errors(), pooled.begin() as connection:
         ENDS[name](connection)

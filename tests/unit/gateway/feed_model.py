@@ -1,4 +1,4 @@
-"""A job in a Postgres of dictionaries, its notifier, and clients that follow it: the world around a JobFeed."""
+"""A model around a JobFeed: a job in a Postgres of dictionaries, its notifier, and clients that follow it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from trainwire.gateway.feed.job_feed import JobFeed, Look
-from trainwire.gateway.feed.job_state import Standing
-from trainwire.gateway.feed.merging import Said
-from trainwire.gateway.feed.positions import Position
-from trainwire.gateway.feed.rows import MAX_ROWS, Hole, Rows, encoded
+from trainwire.gateway.feed.feed_rows import MAX_ROWS, FeedPosition, RowBatch, RowGap, encode_row
+from trainwire.gateway.feed.feed_state import FeedState
+from trainwire.gateway.feed.job_feed import FeedEvent, JobFeed, JobRow
 from trainwire.schemas.events import (
     Event,
     LogLine,
@@ -31,16 +29,16 @@ READ_AT_ONCE: Final = 3
 
 
 class StoredJob:
-    """What Postgres has of a job; each commit returns the event that the notifier makes of it."""
+    """The rows of a job in Postgres; each commit returns the notifier's event."""
 
     def __init__(self) -> None:
         self.rows: dict[RowKind, list[Any]] = {kind: [] for kind in ROW_KINDS}
-        self.standing = Standing(attempt=1, status="running")
+        self.state = FeedState(attempt=1, status="running")
 
     @property
-    def position(self) -> Position:
+    def position(self) -> FeedPosition:
         """The last `seq` of each kind."""
-        return Position(*(len(self.rows[kind]) for kind in ROW_KINDS))
+        return FeedPosition(*(len(self.rows[kind]) for kind in ROW_KINDS))
 
     def commit(self, kind: RowKind, count: int, *, with_rows: bool = True) -> Event:
         """Store rows of one kind."""
@@ -50,54 +48,54 @@ class StoredJob:
         ranged: dict[str, Any] = {"first_seq": first, "last_seq": first + count - 1, "kind": kind}
         ranged[ROW_KINDS[kind].items] = new if with_rows else None
         if kind == "logs":
-            return TrainingLog(job_id=JOB, attempt=self.standing.attempt, **ranged)
+            return TrainingLog(job_id=JOB, attempt=self.state.attempt, **ranged)
         if kind == "metrics":
-            self.standing = replace(self.standing, current_epoch=first)
-            return self._told(TrainingProgress, status=self.standing.status, current_epoch=first, **ranged)
-        self.standing = replace(self.standing, best_checkpoint_path=f"best {first}")
-        return self._told(TrainingCheckpoint, **ranged)
+            self.state = replace(self.state, current_epoch=first)
+            return self._event(TrainingProgress, status=self.state.status, current_epoch=first, **ranged)
+        self.state = replace(self.state, best_checkpoint_path=f"best {first}")
+        return self._event(TrainingCheckpoint, **ranged)
 
     def begin_attempt(self) -> Event:
         """Begin the next attempt."""
-        before = self.standing
-        self.standing = replace(
+        before = self.state
+        self.state = replace(
             before, attempt=before.attempt + 1, status="running", current_epoch=None, exit_code=None
         )
-        return self._told(TrainingStatus, status="running", previous_status=before.status)
+        return self._event(TrainingStatus, status="running", previous_status=before.status)
 
     def complete(self) -> Event:
         """End the attempt."""
-        self.standing = replace(self.standing, status="completed", exit_code=0)
-        standing = self.standing
-        return self._told(
+        self.state = replace(self.state, status="completed", exit_code=0)
+        state = self.state
+        return self._event(
             TrainingComplete,
             kind="completions",
             status="completed",
             exit_code=0,
-            total_epochs_completed=standing.current_epoch,
-            best_checkpoint_path=standing.best_checkpoint_path,
+            total_epochs_completed=state.current_epoch,
+            best_checkpoint_path=state.best_checkpoint_path,
         )
 
-    def read(self, hole: Hole) -> Rows:
-        """Read a few of the rows of a hole."""
-        rows = self.rows[hole.kind][hole.have : min(hole.last, hole.have + READ_AT_ONCE)]
-        return Rows(hole.kind, hole.have, hole.have + len(rows), [encoded(row) for row in rows])
+    def read(self, gap: RowGap) -> RowBatch:
+        """Read the first rows of a gap."""
+        rows = self.rows[gap.kind][gap.after : min(gap.last, gap.after + READ_AT_ONCE)]
+        return RowBatch(gap.kind, gap.after, gap.after + len(rows), [encode_row(row) for row in rows])
 
-    def look(self, feed: JobFeed | None = None) -> Look:
+    def row(self, feed: JobFeed | None = None) -> JobRow:
         """Read the row of training_jobs."""
-        return Look(self.position, self.standing, feed.heard if feed else 0)
+        return JobRow(self.position, self.state, feed.state_events if feed else 0)
 
-    def _told(self, event: type[Event], **fields: Any) -> Event:
+    def _event(self, event: type[Event], **fields: Any) -> Event:
         names = {"best_checkpoint_path"} & set(event.__struct_fields__) - set(fields)
         return event(
             job_id=JOB,
-            attempt=self.standing.attempt,
+            attempt=self.state.attempt,
             **fields,
-            **{name: getattr(self.standing, name) for name in names},
+            **{name: getattr(self.state, name) for name in names},
         )
 
     def _row(self, kind: RowKind, seq: int) -> Any:
-        common: dict[str, Any] = {"seq": seq, "attempt": self.standing.attempt, "ts": seq * 1000}
+        common: dict[str, Any] = {"seq": seq, "attempt": self.state.attempt, "ts": seq * 1000}
         if kind == "logs":
             return LogLine(**common, log_type="stdout", text=f"line {seq}")
         if kind == "metrics":
@@ -106,64 +104,63 @@ class StoredJob:
 
 
 class Follower:
-    """A client: takes frames, and insists that each row follows the one before."""
+    """A client that receives frames, and asserts that each row follows the one before."""
 
-    def __init__(self, position: Position, standing: Standing) -> None:
+    def __init__(self, position: FeedPosition, state: FeedState) -> None:
         self.position = position
-        self.standing = standing
+        self.state = state
         self.is_live = False
         self.rows: dict[RowKind, list[int]] = {kind: [] for kind in ROW_KINDS}
 
-    def take(self, said: Said) -> None:
-        """Take one event as it comes over the wire."""
-        event = decode_event(encode_event(said.event))
-        self.standing = self.standing.after(event)
+    def receive(self, sent: FeedEvent) -> None:
+        """Receive one event as encoded."""
+        event = decode_event(encode_event(sent.event))
+        self.state = self.state.updated_by(event)
         for kind in ROW_KINDS:
             items = getattr(event, ROW_KINDS[kind].items, None) or []
             seqs = [item.seq for item in items]
-            have = self.position.of(kind)
-            assert seqs == list(range(have + 1, have + 1 + len(seqs)))
+            after = self.position.of(kind)
+            assert seqs == list(range(after + 1, after + 1 + len(seqs)))
             assert len(seqs) <= MAX_ROWS
             if seqs:
                 assert (event.first_seq, event.last_seq) == (seqs[0], seqs[-1])
-                assert said.position.of(kind) == seqs[-1]
+                assert sent.position.of(kind) == seqs[-1]
             self.rows[kind] += seqs
-        self.position = said.position
+        self.position = sent.position
 
 
 class Gateway:
-    """A feed with its clients; `pump` does what the event loop does."""
+    """A feed with its clients; `pump` replaces the event loop."""
 
     def __init__(self, job: StoredJob) -> None:
         self.job = job
-        self.feed = JobFeed(JOB, job.look())
+        self.feed = JobFeed(JOB, job.row())
         self.followers: list[Follower] = []
 
     def pump(self) -> None:
-        """Say all that can be said; read what must be read."""
+        """Send all queued events; read the rows for them."""
         while True:
-            hole = self.feed.advance()
+            gap = self.feed.advance()
             live = [follower for follower in self.followers if follower.is_live]
-            for said in self.feed.take():
+            for event in self.feed.take():
                 for follower in live:
-                    follower.take(said)
-            if hole is None:
+                    follower.receive(event)
+            if gap is None:
                 return
-            self.feed.fill(self.job.read(hole))
+            self.feed.fill(self.job.read(gap))
 
     def join(self, follower: Follower) -> None:
-        """Bring a client up to the feed, and on."""
+        """Send a client the events that it missed, and then new ones."""
         self.followers.append(follower)
-        self.feed.learn(self.job.look(self.feed))
-        self.pump()
+        self.poll()
         assert not follower.position.is_beyond(self.feed.position)
-        while (missed := self.feed.missed(follower.position)) is not None:
-            if isinstance(missed, Hole):
-                missed = self.feed.said_of(self.job.read(missed), follower.position)
-            follower.take(missed)
+        while (missed := self.feed.next_missed(follower.position)) is not None:
+            if isinstance(missed, RowGap):
+                missed = self.feed.missed_rows(self.job.read(missed), follower.position)
+            follower.receive(missed)
         follower.is_live = True
 
-    def look(self) -> None:
-        """Look at Postgres, as it is done every two seconds."""
-        self.feed.learn(self.job.look(self.feed))
+    def poll(self) -> None:
+        """Read the job's row, as the gateway does every two seconds."""
+        self.feed.update(self.job.row(self.feed))
         self.pump()

@@ -1,22 +1,22 @@
-"""Positions as clients carry them."""
+"""Positions as text, which clients send back."""
 
 from __future__ import annotations
 
 import pytest
 
-from trainwire.gateway.feed.positions import BadPosition, Position, read_position
+from trainwire.gateway.feed.feed_rows import FeedPosition, InvalidPosition, parse_position
 
 
 def test_a_position_comes_back_as_it_was_given() -> None:
-    """Text and position are the same thing."""
-    position = Position(120, 45, 2**63 - 1)
-    assert read_position(str(position)) == position
+    """A position that is formatted and parsed is the same."""
+    position = FeedPosition(120, 45, 2**63 - 1)
+    assert parse_position(str(position)) == position
 
 
 @pytest.mark.parametrize(
-    "written", ["", "1", "1-2", "1-2-3-4", "-1-2-3", "a-b-c", "1-2-٣", "1-2-9999999999999999999", " 1-2-3"]
+    "text", ["", "1", "1-2", "1-2-3-4", "-1-2-3", "a-b-c", "1-2-٣", "1-2-9999999999999999999", " 1-2-3"]
 )
-def test_what_no_feed_gave_is_refused(written: str) -> None:
-    """Anything else is named in the error, with what is right."""
-    with pytest.raises(BadPosition, match="120-45-3"):
-        read_position(written)
+def test_malformed_positions_are_refused(text: str) -> None:
+    """The error has an example of a valid position."""
+    with pytest.raises(InvalidPosition, match="120-45-3"):
+        parse_position(text)

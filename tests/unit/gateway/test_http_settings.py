@@ -25,7 +25,7 @@ from trainwire.gateway.__main__ import main
     ],
 )
 def test_a_wrong_setting_is_named(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process ends with the variable and what is allowed, and without a password."""
+    """The error names the variable and the allowed values, and contains no password."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hush@h/db")
     monkeypatch.setenv("REDIS_URL", "redis://h")
     monkeypatch.setenv(name, value)

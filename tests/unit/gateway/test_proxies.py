@@ -1,4 +1,4 @@
-"""Client addresses behind proxies, from headers that anybody can send."""
+"""Client addresses behind proxies, from headers that any client can send."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def seen(peer: str, headers: Sequence[tuple[str, str]], kind: str = "http") -> t
 def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
     peer: str, forwarded: list[str], client: str
 ) -> None:
-    """X-Forwarded-For counts from its right end, from trusted proxies only."""
+    """X-Forwarded-For is read from its right end, and from trusted proxies only."""
     assert seen(peer, [("X-Forwarded-For", value) for value in forwarded])[0] == client
 
 
@@ -75,5 +75,5 @@ def test_the_client_is_the_last_address_that_no_trusted_proxy_has(
     ],
 )
 def test_only_a_trusted_proxy_names_the_scheme(peer: str, proto: list[str], kind: str, scheme: str) -> None:
-    """X-Forwarded-Proto counts where a trusted proxy sends one value."""
+    """X-Forwarded-Proto is used if a trusted proxy sends one value."""
     assert seen(peer, [("X-Forwarded-Proto", value) for value in proto], kind)[1] == scheme

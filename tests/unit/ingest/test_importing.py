@@ -96,10 +96,10 @@ def test_an_unfinished_run_is_finished_at_exit(script: str, status: str, message
         "import trainwire.ingest.run, trainwire.ingest.sending.session\n"
         "trainwire.ingest.sending.session.DEFAULT_TIMEOUT_S = 0.1\n"
         "original = trainwire.ingest.sending.session.Session.finish\n"
-        "def finish(self, completion, timeout_s):\n"
+        "def finish(self, completion, timeout_s, provenance_sent):\n"
         "    end = completion()\n"
         "    print(end.status, end.error_message)\n"
-        "    return original(self, completion, timeout_s)\n"
+        "    return original(self, completion, timeout_s, provenance_sent)\n"
         "trainwire.ingest.sending.session.Session.finish = finish\n"
         "run = trainwire.Run(1, redis_url='redis://127.0.0.1:1/0')\n" + script
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from trainwire.ingest.arguments import LONGEST_TIMEOUT_S, Arguments
+from trainwire.ingest.destinations import NamedServer
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.buffer import Buffer
 from trainwire.ingest.sending.outbox import Outbox
@@ -252,7 +253,7 @@ def test_a_sender_outlives_an_outbox_that_raises(caplog: pytest.LogCaptureFixtur
     """An error while messages are made is logged, and ends neither the sender nor `finish`."""
     wake = threading.Event()
     outbox = Broken(Origin(42, 1, "0-test", 0), Buffer(1_000_000, wake))
-    sender = Sender(outbox, "redis://127.0.0.1:1/0", Timing(first_backoff_s=30), wake)
+    sender = Sender(outbox, NamedServer("redis://127.0.0.1:1/0"), Timing(first_backoff_s=30), wake)
     sender._work()
     assert "out of order" in caplog.text
     sender.finish(timeout_s=0)

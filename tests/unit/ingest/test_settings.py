@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from trainwire.ingest.settings import CheckpointSettings, checked_redis_url, sho
 
 
 def test_an_empty_environment_has_defaults() -> None:
-    """Without variables the run uses the local Redis and states no attempt."""
+    """Without variables a run sends to the user's own stack, and states no attempt."""
     settings = TrainerSettings.from_env({"TRAINWIRE_JOB_ID": ""})
-    assert settings.redis_url == "redis://localhost:6379/0"
+    assert settings.streams is None
     assert (settings.job_id, settings.attempt, settings.rank) == (None, 0, None)
     assert settings.buffer_bytes == 256 * 1024 * 1024
     assert not settings.is_captured
@@ -82,14 +83,46 @@ def test_checkpoints_stay_where_they_are_unless_a_bucket_is_named() -> None:
         ("TRAINWIRE_BUFFER_BYTES", "12"),
         ("TRAINWIRE_LOG_LINES_PER_S", "0"),
         ("REDIS_URL", "http://host/0"),
-        ("REDIS_URL", "redis://host:port/0"),
-        ("REDIS_URL", "redis://host/zero"),
     ],
 )
 def test_a_wrong_value_is_named(name: str, value: str) -> None:
     """The error names the variable and its value."""
     with pytest.raises(ValueError, match=f"^{name}='?{value}'? is not"):
         TrainerSettings.from_env({name: value})
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://u:hush@host:port/0", "has the port 'port', which is not a number from 1 to 65535: write redis"),
+        ("redis://u:hush@host:65536", "has the port '65536'"),
+        ("redis://u:hush@host:0/0", "has the port '0'"),
+        ("redis://[::1]:x/0", "has the port 'x'"),
+        ("redis://u:hush@host/zero", "has the database 'zero', which is not a number: write redis://host:6379/0"),
+        ("redis://host/0?db=x", "has the database 'x'"),
+        ("redis://host/0 ", "has the database '0 '"),
+        ("redis://my host/0", "has a space in its host 'my host'"),
+        ("redis://u:hu/sh@host:6379/0", "has a /, ? or # before its @: write %2F, %3F or %23 for it"),
+        ("redis://:hush", "names no host"),
+        ("redis://", "is not a Redis address"),
+        ("unix:///run/redis.sock", "is a Unix socket"),
+    ],
+)
+@pytest.mark.parametrize("name", ["REDIS_URL", "STREAMS_URL"])
+def test_the_wrong_part_of_an_address_is_named(name: str, url: str, problem: str) -> None:
+    """The error has the variable, the address without its password, the part that is wrong, and the remedy."""
+    with pytest.raises(ValueError, match=re.escape(problem)) as caught:
+        TrainerSettings.from_env({name: url})
+    assert str(caught.value).startswith(f"{name}='")
+    assert not re.search("hu.?sh", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:1/15", "redis://[::1]:65535/", "redis://:6379/0?db=2"]
+)
+def test_addresses_that_can_be_right_are_taken(url: str) -> None:
+    """Port, database, user and TLS may be there or not."""
+    assert TrainerSettings.from_env({"REDIS_URL": url}).redis_url == url
 
 
 def test_a_password_is_never_shown() -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainwire.cli.commands.run import redis_url_or_fallback
-from trainwire.ingest.settings import DEFAULT_REDIS_URL
+from trainwire.ingest.running_stacks import is_held
 from trainwire.stack.errors import Problem
-from trainwire.stack.folders import hold, is_held, publish, published, withdraw
+from trainwire.stack.folders import hold, publish, published, withdraw
 from trainwire.stack.locate import Address, locate
 
 
@@ -44,18 +43,6 @@ def test_an_explicit_folder_outranks_the_environment(environ: dict[str, str], tm
                 locate(two, named)
         by_variable = locate(None, urls | {"TRAINWIRE_DATA_DIR": str(one)})
     assert by_variable == Address("postgresql://d", "redis://e")
-
-
-def test_run_goes_to_the_folder_it_is_told(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """REDIS_URL alone is enough for `run`, unless --data-dir says whose Redis it is."""
-    one = Path(environ["XDG_DATA_HOME"]) / "one"
-    for name, value in (environ | {"REDIS_URL": "redis://e"}).items():
-        monkeypatch.setenv(name, value)
-    with hold(one):
-        _publish(one, environ)
-        assert redis_url_or_fallback(one) == "redis://r"
-        assert redis_url_or_fallback(None) == "redis://e"
-    assert redis_url_or_fallback(one) == DEFAULT_REDIS_URL
 
 
 def test_the_only_running_stack_is_found(environ: dict[str, str], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlalchemy import create_engine
 
@@ -48,10 +50,20 @@ def test_a_password_with_a_comma_is_no_second_host() -> None:
     assert parse_postgres_url("postgresql://u:a,b@h1,h2/db").password == "a,b"
 
 
-@pytest.mark.parametrize("hosts", ["h1:5432,h2:x", "h1:5432,[::1", "h1:1:2,h2", "h1:x"])
-def test_what_is_no_server_is_named_without_the_password(hosts: str) -> None:
-    """The error names the variable and the allowed form."""
-    with pytest.raises(WrongSettings, match="DATABASE_URL is not a URL like") as failed:
+@pytest.mark.parametrize(
+    ("hosts", "problem"),
+    [
+        ("h1:5432,[::1", "is not a URL like postgresql://user:password@host:5432/database"),
+        ("h1:5432,h2:x", "has the port 'x', which is not a number from 1 to 65535: write postgresql://"),
+        ("h1:1:2,h2", "has the port '1:2'"),
+        ("h1:x", "has the port 'x'"),
+        ("h1:65536", "has the port '65536'"),
+        ("[::1]:0", "has the port '0'"),
+    ],
+)
+def test_what_is_no_server_is_named_without_the_password(hosts: str, problem: str) -> None:
+    """The error names the variable, the wrong part and what is allowed."""
+    with pytest.raises(WrongSettings, match=re.escape(f"DATABASE_URL {problem}")) as failed:
         read_settings(StoreSettings, database_url=f"postgresql://u:hush@{hosts}/db", redis_url="redis://h")
     assert "hush" not in str(failed.value)
 

@@ -1,4 +1,4 @@
-"""Entries of a few bytes that would take gigabytes: refused before they are built, with a reason that says why."""
+"""Entries of a few bytes that would take gigabytes are rejected before they are built, with the reason."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import zstandard
 from benchmarks import hostile
 from trainwire.schemas.keys import Kind
 from trainwire.schemas.messages import Message
-from trainwire.workers.drain import examination
-from trainwire.workers.drain.decoding import RawEntry, Rejected, decode
-from trainwire.workers.drain.examination import examine
-from trainwire.workers.drain.weights import weight_of
+from trainwire.workers.drain import poison_entries
+from trainwire.workers.drain.decoding import RawEntry, Rejected, decode, memory_bytes
+from trainwire.workers.drain.poison_entries import find_poison_entry
 
 CASES = {name: (kind, encoding, body) for name, kind, encoding, body in hostile.cases()}
 REFUSED = {
@@ -40,14 +39,14 @@ def entry_of(encoding: str, body: bytes) -> RawEntry:
 @pytest.mark.parametrize("name", CASES)
 def test_whatever_it_is_it_takes_little_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process with 300 MB of its own decodes it, or refuses it."""
-    monkeypatch.setattr(examination, "TRIAL_MEMORY_BYTES", MEMORY_BYTES)
+    monkeypatch.setattr(poison_entries, "CHILD_MEMORY_BYTES", MEMORY_BYTES)
     kind, encoding, body = CASES[name]
-    assert examine(kind, [entry_of(encoding, body)]) is None
+    assert find_poison_entry(kind, [entry_of(encoding, body)]) is None
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_with_the_value_and_the_limit(name: str) -> None:
-    """The reason is stable, the detail names the part, how large it is and what is allowed; or it is a message."""
+    """The reason is stable, and the detail names the part, its size and the limit; other entries are messages."""
     kind, encoding, body = CASES[name]
     content, plain_bytes = decode(kind, entry_of(encoding, body))
     if name not in REFUSED:
@@ -57,7 +56,7 @@ def test_it_is_refused_with_the_value_and_the_limit(name: str) -> None:
     assert isinstance(content, Rejected)
     assert content.reason == reason
     assert said in content.detail
-    assert weight_of(content, plain_bytes) >= min(len(body), 32 * 1024**2)
+    assert memory_bytes(content, plain_bytes) >= min(len(body), 32 * 1024**2)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +72,10 @@ def test_a_message_weighs_what_it_takes(name: str, least_bytes: int) -> None:
     """The batch counts the memory of a message, not its bytes on the wire."""
     kind: Kind
     kind, encoding, body = CASES[name]
-    assert weight_of(*decode(kind, entry_of(encoding, body))) >= least_bytes
+    assert memory_bytes(*decode(kind, entry_of(encoding, body))) >= least_bytes
 
 
 def test_entries_that_weigh_nothing_count() -> None:
-    """An entry with one empty field, and one with a thousand, count by what Python takes for them."""
+    """The size of an entry without values counts the memory that Python takes for its fields."""
     assert RawEntry("1-1", {b"a": b""}).held_bytes >= 100
     assert RawEntry("1-1", {b"%d" % n: b"" for n in range(1000)}).held_bytes >= 90_000

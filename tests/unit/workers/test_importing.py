@@ -1,4 +1,4 @@
-"""What a process does not pay for before it needs it."""
+"""Imports that processes make only when they need them."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.factories import NOW_NS, SECOND_NS, checkpoint, completion, logs, metrics
-from trainwire.schemas.messages import Body, Checkpoint, Message, Metrics, Point, Progress, Status
+from trainwire.schemas.messages import Body, Checkpoint, Metrics, Point, Progress, Status
 from trainwire.schemas.times import to_datetime
 from trainwire.workers.drain.jobs import JobState
+from trainwire.workers.drain.lifetimes import began_at
 
 
 def folded(*bodies: Body, attempt: int = 1) -> JobState:
@@ -19,7 +20,7 @@ def folded(*bodies: Body, attempt: int = 1) -> JobState:
 
 
 def progress(**fields: object) -> Metrics:
-    """A message that only says how far the job is."""
+    """Return a message with progress only."""
     return Metrics(ts=NOW_NS, progress=Progress(**fields))  # type: ignore[arg-type]
 
 
@@ -66,7 +67,7 @@ def test_an_earlier_attempt_says_nothing_about_the_present_one() -> None:
 
 
 def test_an_exit_code_outranks_a_word() -> None:
-    """The script says failed, its launcher saw exit code 0: completed, in either order; and the reverse."""
+    """If the script states failed and its launcher exit code 0, the job has completed, in either order."""
     word, code = completion("failed", error_message="caught"), completion("completed", exit_code=0)
     assert folded(word, code).status == folded(code, word).status == "completed"
     word, code = completion("completed"), completion("failed", exit_code=3, error_message="exit code 3")
@@ -149,7 +150,7 @@ def test_checkpoint_paths_move_only_forwards() -> None:
 
 
 def test_a_new_attempt_starts_its_paths_anew() -> None:
-    """The old path is what an attempt resumes from; its own first one replaces it, whatever the clocks say."""
+    """The first checkpoint of an attempt replaces the path of the one before, whatever their times are."""
     job = folded(saved("s3://b/1/last.pt", 9))
     job.fold(logs("again"), 2)
     assert job.last_checkpoint_path == "s3://b/1/last.pt"
@@ -168,7 +169,7 @@ def test_the_end_names_the_final_checkpoints() -> None:
 
 
 def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
-    """The trainer ends with its own path of what was uploaded: the URI stays, or comes with the upload."""
+    """If a completion has the local path of an uploaded file, the URI stays, or follows with the upload."""
     end = completion(ts=NOW_NS + 5 * SECOND_NS, best_checkpoint_path="out/b.pt", last_checkpoint_path="out/l.pt")
     best, last = saved("s3://b/b.pt", 1, kind="best"), saved("s3://b/l.pt", 2)
     for job in (folded(best, last, end), folded(end, last, best)):
@@ -182,11 +183,11 @@ def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
 
 
 def test_a_source_that_does_not_say_its_attempt() -> None:
-    """It keeps what it got, joins the attempt that was running when it began, or opens the next."""
+    """It keeps its attempt, joins the attempt that was running when it began, or starts the next."""
     job = folded(logs("a"))
 
     def attempt_of(body: Body, known: int | None = None) -> int:
-        return job.attempt_of(Message("logs", 1, 0, "0-x", 1, body), known)
+        return job.attempt_of_source(0, known, began_at(body))
 
     assert attempt_of(logs("b")) == 1
     job.fold(completion(ts=NOW_NS + 5 * SECOND_NS), 1)
@@ -196,17 +197,17 @@ def test_a_source_that_does_not_say_its_attempt() -> None:
     launcher = completion(ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS, exit_code=0)
     assert attempt_of(launcher) == 1
     assert attempt_of(logs("a launcher's first line", ts=NOW_NS + 6 * SECOND_NS, started_at=NOW_NS)) == 1
-    assert job.attempt_of(Message("logs", 1, 7, "0-x", 1, logs("said")), 1) == 7
+    assert job.attempt_of_source(7, 1, began_at(logs("said"))) == 7
 
 
 def test_name_params_and_links_are_kept_until_said_anew() -> None:
-    """What one message says of the run stays when the next says nothing."""
+    """Name, params and links of one message stay if the next one has none."""
     job = folded(Metrics(name="digits", params={"lr": 1}, mlflow_run_id="r1", ts=NOW_NS), metrics(loss=1.0))
     assert (job.name, job.params, job.mlflow_run_id) == ("digits", {"lr": 1}, "r1")
 
 
 def test_a_late_message_takes_a_lost_job_back() -> None:
-    """Whatever it says; of a stalled one only what shows that the training goes on."""
+    """Any message makes a lost job running; only one that shows progress does so for a stalled job."""
     machine = Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})])
     cases: list[tuple[Status, Body, Status]] = [
         ("lost", machine, "running"),

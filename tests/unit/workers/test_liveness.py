@@ -8,8 +8,8 @@ import pytest
 
 from trainwire.schemas.heartbeats import Heartbeat
 from trainwire.schemas.messages import Status
-from trainwire.workers.liveness.heartbeats import Heard
-from trainwire.workers.liveness.liveness import LostRule, Verdict, WatchedJob
+from trainwire.workers.liveness.heartbeat_reader import Heartbeats
+from trainwire.workers.liveness.job_status import LostRule, NewStatus, WatchedJob
 
 NOW_MS = 1_790_000_000_000
 RULE = LostRule(after_s=60.0)
@@ -28,15 +28,15 @@ def judged(
     unseen_s: float = LONG_S,
     listened_s: float = LONG_S,
     unread_s: float = 0.0,
-) -> Verdict:
+) -> NewStatus:
     """Return the verdict on job 1, attempt 1, with these heartbeats."""
     unread_ms = [int(unread_s * 1000)]
-    heard = Heard([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
-    return RULE.judge(WatchedJob(1, 1, status, watched, unseen_s), heard)
+    heard = Heartbeats([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
+    return RULE.evaluate(WatchedJob(1, 1, status, watched, unseen_s), heard)
 
 
 def test_a_job_without_a_heartbeat_is_lost() -> None:
-    """After 60 seconds, since the last heartbeat, with who it was."""
+    """A job is lost 60 seconds after its last heartbeat, and the reason names its process."""
     verdict = judged(beat(61, rank=3, host="gpu-7", pid=12), beat(90))
     assert (verdict.status, verdict.quiet_s) == ("lost", 61)
     assert verdict.reason == "no heartbeat for 60 s; the last: rank 3, host gpu-7, pid 12"
@@ -54,13 +54,13 @@ def test_a_job_without_a_heartbeat_is_lost() -> None:
     ],
 )
 def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
-    """Nobody is lost who could not be heard, of whom messages arrive, or who sends no heartbeats."""
-    assert judged(beat(61), **why) == Verdict("running")
-    assert judged(**why) == Verdict("running")
+    """A job is not lost if its heartbeats could not be read, its messages arrive, or it sends no heartbeats."""
+    assert judged(beat(61), **why) == NewStatus("running")
+    assert judged(**why) == NewStatus("running")
 
 
 def test_a_backlog_delays_the_loss_and_does_not_prevent_it() -> None:
-    """What came within 60 s after the last heartbeat has to be read; without a heartbeat, almost everything."""
+    """Messages of 60 s after the last heartbeat must be drained first; without a heartbeat, almost all."""
     assert judged(beat(1000), unread_s=939).status == "lost"
     assert judged(beat(1000), unread_s=941).status == "running"
     assert judged(unread_s=19).status == "lost"
@@ -80,7 +80,7 @@ def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:
 
 
 def test_a_heartbeat_takes_the_job_back() -> None:
-    """Of this attempt, or of nobody knows which; not of another, and not an old one."""
+    """A heartbeat of this or an unknown attempt makes a job running; an old one or another attempt's does not."""
     assert judged(beat(), status="lost").status == "running"
     assert judged(beat(attempt=0), status="lost").status == "running"
     assert judged(beat(attempt=2), status="lost").status == "lost"
@@ -88,7 +88,7 @@ def test_a_heartbeat_takes_the_job_back() -> None:
 
 
 def test_a_heartbeat_from_the_future_is_as_old_as_the_listening() -> None:
-    """The clock of Redis was set back by an hour: a trainer that says nothing from then on is lost in time."""
+    """After the clock of Redis was set back by an hour, a trainer without further heartbeats is lost in time."""
     assert judged(beat(-3600), listened_s=59).status == "running"
     assert judged(beat(-3600), listened_s=61).status == "lost"
 
@@ -97,7 +97,7 @@ def test_a_promise_that_is_broken_is_a_stall() -> None:
     """The newest word of all processes counts, and the longest promise; the rhythm does not."""
     verdict = judged(beat(quiet_s=91, stall_after_s=90, host="gpu-7"), beat(quiet_s=95, source="launcher"))
     assert (verdict.status, verdict.quiet_s) == ("stalled", 91)
-    assert verdict.reason == "alive (host gpu-7), but it promised a word every 90 s"
+    assert verdict.reason == "alive (host gpu-7), but it promised a message every 90 s"
     assert judged(beat(quiet_s=90, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5, stall_after_s=90)).status == "running"
     assert judged(beat(quiet_s=91, stall_after_s=90), beat(quiet_s=5)).status == "running"  # it prints
@@ -115,7 +115,7 @@ def test_an_unusual_pause_is_a_stall() -> None:
 
 
 def test_a_stalled_job_names_the_ranks_that_are_silent() -> None:
-    """One rank died and the others wait for it: that is what a person wants to know."""
+    """If one rank has died and the others wait for it, the reason names the rank."""
     alive = [beat(quiet_s=99, stall_after_s=60, rank=rank) for rank in (0, 1)]
     reason = judged(*alive, beat(300, rank=2), beat(300, rank=1)).reason
     assert reason is not None
@@ -123,7 +123,7 @@ def test_a_stalled_job_names_the_ranks_that_are_silent() -> None:
 
 
 def test_a_message_is_newer_than_the_heartbeat_before_it() -> None:
-    """What was stored after the heartbeat is not taken for a stall by it; the next heartbeat decides."""
+    """A heartbeat does not stall a job whose messages were stored after it; the next heartbeat decides."""
     quiet = {"quiet_s": 99, "stall_after_s": 60}
     assert judged(beat(5, **quiet), unseen_s=3).status == "running"
     assert judged(beat(5, **quiet), unseen_s=7).status == "stalled"

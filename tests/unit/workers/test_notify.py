@@ -21,14 +21,15 @@ from trainwire.schemas.events import (
     encode_event,
 )
 from trainwire.schemas.messages import KIND_OF_BODY, Body, Logs, Message, Metrics, Point, Progress
-from trainwire.workers.drain.changes import Change, log_lines
+from trainwire.workers.drain.changes import Change
 from trainwire.workers.drain.jobs import JobState
-from trainwire.workers.events.items import MAX_ITEMS_BYTES
+from trainwire.workers.drain.rows import log_lines
+from trainwire.workers.events.new_rows import MAX_ROWS_BYTES
 from trainwire.workers.events.notify import MAX_EVENT_BYTES, MAX_ORDER_BYTES, events_of, payloads
 
 
 def changed(*bodies: Body, job: JobState | None = None, attempt: int = 1) -> Change:
-    """Return what a transaction with these messages does to a job, by default one that is running."""
+    """Return the change that a transaction with these messages makes to a job, by default a running one."""
     before = job or JobState(1, status="running")
     after = copy(before)
     for body in bodies:
@@ -67,7 +68,7 @@ def test_lines_of_several_messages_are_one_event() -> None:
 
 
 def test_levels_and_ranks_are_carried() -> None:
-    """A line has the level and rank that its message says, and times to the nanosecond."""
+    """A line has the level and rank of its message, and its time in nanoseconds."""
     body = Logs(log_type="stderr", lines=["x", "y"], ts=[NOW_NS, NOW_NS + 1], levels=["ERROR", None], rank=2)
     event = only(body)
     assert isinstance(event, TrainingLog)
@@ -81,7 +82,7 @@ def test_levels_and_ranks_are_carried() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        logs("x" * MAX_ITEMS_BYTES),
+        logs("x" * MAX_ROWS_BYTES),
         logs(*["x" * 100] * 150),
         logs(*["\x1b" * 1000] * 3),  # each becomes six characters in JSON
         logs(*[""] * 1_000_000),
@@ -101,11 +102,11 @@ def test_up_to_the_size_all_lines_are_said() -> None:
     assert isinstance(event, TrainingLog)
     assert event.lines is not None
     assert len(event.lines) == 75
-    assert len(encode_event(event)) < MAX_ITEMS_BYTES + 300
+    assert len(encode_event(event)) < MAX_ROWS_BYTES + 300
 
 
 def test_a_message_without_lines_is_no_event() -> None:
-    """Nothing was written, nothing is said."""
+    """A transaction without new rows has no event."""
     assert events_of([changed(logs())]) == []
 
 
@@ -143,7 +144,7 @@ def test_metrics_are_named_as_their_row_names_them() -> None:
 
 
 def test_progress_without_points_has_no_range() -> None:
-    """A message that only says how far the job is makes an event that stands for no rows."""
+    """The event of a message with progress only has no range of rows."""
     event = only(Metrics(ts=NOW_NS, progress=Progress(current_epoch=2, total_epochs=8)))
     assert isinstance(event, TrainingProgress)
     assert (event.first_seq, event.last_seq, event.points, event.metrics) == (None, None, None, None)
@@ -152,7 +153,7 @@ def test_progress_without_points_has_no_range() -> None:
 
 
 def test_the_newest_point_names_the_checkpoint() -> None:
-    """`checkpoint_path` is what the newest point says, else the job's last."""
+    """`checkpoint_path` is that of the newest point, or else the last of the job."""
     job = JobState(
         1, status="running", last_checkpoint_path="s3://b/last.pt", best_checkpoint_path="s3://b/best.pt"
     )
@@ -178,7 +179,7 @@ def test_what_is_no_text_is_said_as_it_is_stored() -> None:
 
 
 def test_a_first_message_says_that_the_job_began() -> None:
-    """A pending job that is heard of is running, said before its rows."""
+    """The first message of a pending job has an event of the status running before that of its rows."""
     began, line = events_of([changed(logs("a"), job=JobState(9))])
     assert began == TrainingStatus(job_id=9, attempt=1, status="running", previous_status="pending")
     assert isinstance(line, TrainingLog)
@@ -197,7 +198,7 @@ def test_a_rank_that_completes_does_not_end_the_job() -> None:
 
 
 def test_an_event_too_large_for_one_keeps_its_range_and_numbers() -> None:
-    """Huge maps go, huge texts are cut visibly; what identifies the event stays."""
+    """A too large event loses its maps and has its texts cut; its range and numbers stay."""
     job = JobState(1, status="running", last_checkpoint_path="s3://" + "x" * 500_000)
     values = {f"metric_{number}": 1.0 for number in range(9000)}
     huge = only(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)
@@ -222,7 +223,7 @@ def test_many_large_events_lose_their_lines_and_keep_their_ranges() -> None:
 
 
 def test_many_jobs_take_several_orders() -> None:
-    """Each order is bounded, and no event is left out or said twice."""
+    """Each order is bounded, and contains each event once."""
     events = events_of(changed(metrics(loss=0.5), job=JobState(n, status="running")) for n in range(1, 3001))
     packs = payloads(events)
     assert len(packs) > 1

@@ -1,4 +1,4 @@
-"""Positions: what has arrived and what is missing, against a plain set."""
+"""Positions, compared with a set of numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEQS = st.lists(st.integers(1, 40), max_size=80)
 
 @given(SEQS)
 def test_a_position_is_a_set_of_numbers(seqs: list[int]) -> None:
-    """Whatever arrives in whatever order: new exactly once, and the rest of the ledger follows from the set."""
+    """In any order of arrival each number is new once, and the position has the missing numbers of the set."""
     position, seen = Position(), set[int]()
     for seq in seqs:
         assert position.accept(seq) is (seq not in seen)
@@ -67,7 +67,7 @@ def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
 
 
 def test_only_what_has_arrived_is_reopened() -> None:
-    """A number that is missing, lost or beyond the last one stays what it is."""
+    """A number that is missing, lost or beyond the last one is not reopened."""
     position = Position(missing=[(3, 9)], lost=[(12, 14, "damaged")], last_seq=20)
     before = copy.deepcopy(position)
     assert not any(position.reopen(seq) for seq in (0, 3, 9, 12, 14, 21, 5 * 10**9))

@@ -162,8 +162,10 @@ _READ_ATTEMPTS: Final = text(
     f"""
     SELECT job_id, mirror.attempt, mirror.status, created_at AS job_created_at, mirror.name, mirror.started_at,
         mirror.completed_at, CASE WHEN changes > mirrored_changes THEN mirror.params END AS params,
-        CASE WHEN changes > mirrored_changes THEN mirror.tags END AS tags, mirror.mlflow_run_id, mirror_run_id,
-        changes, mirrored_changes, mirror_notes, changes > mirrored_changes AND {_SETTLED} AS is_settled
+        CASE WHEN changes > mirrored_changes THEN mirror.tags END AS tags,
+        CASE WHEN changes > mirrored_changes THEN mirror.provenance - 'diff' - 'packages' END AS provenance,
+        mirror.mlflow_run_id, mirror_run_id, changes, mirrored_changes, mirror_notes,
+        changes > mirrored_changes AND {_SETTLED} AS is_settled
     FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
     WHERE job_id = ANY(:jobs) ORDER BY job_id, mirror.attempt
     """  # noqa: S608 - our own expression

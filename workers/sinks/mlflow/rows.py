@@ -27,7 +27,8 @@ class MetricRow:
 class AttemptState:
     """One attempt of a job, and the state of its mirror in MLflow.
 
-    `params` and `tags` are read only if `has_changed`. `is_settled`: no more metrics of it are expected.
+    `params`, `tags` and `provenance` are read only if `has_changed`. `is_settled`: no more metrics of it are
+    expected.
     """
 
     attempt: int
@@ -38,6 +39,7 @@ class AttemptState:
     completed_at: datetime | None = None
     params: Mapping[str, Any] | None = None
     tags: Mapping[str, Any] | None = None
+    provenance: Mapping[str, Any] | None = None
     mlflow_run_id: str | None = None
     mirror_run_id: str | None = None
     changes: int = 0

@@ -9,6 +9,7 @@ import hashlib
 import json
 import posixpath
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -150,6 +151,22 @@ def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
             notes.add(f"tag {name}", f"is called {key}")
         tags[key] = cut(f"tag {name}", text_of(value), MAX_TAG_CHARS, notes)
     return tags
+
+
+def provenance_tags(attempt: AttemptState, notes: Notes) -> dict[str, str]:
+    """Return the tags of a run's code and machine: those that MLflow's own client sets, where there are such."""
+    found = attempt.provenance or {}
+    git, host = (found[name] if isinstance(found.get(name), dict) else {} for name in ("git", "host"))
+    command = found.get("command")
+    tags = {
+        "mlflow.source.git.commit": git.get("commit"),
+        "mlflow.source.git.branch": git.get("branch"),
+        "mlflow.source.git.repoURL": git.get("remote"),
+        "mlflow.user": found.get("user"),
+        "trainwire.host": host.get("name"),
+        "trainwire.command": shlex.join(map(str, command)) if isinstance(command, list) else None,
+    }
+    return {name: cut(f"tag {name}", str(value), MAX_TAG_CHARS, notes) for name, value in tags.items() if value}
 
 
 def run_name(job_id: int, attempt: AttemptState) -> str:

@@ -27,6 +27,7 @@ from trainwire.workers.sinks.mlflow.rules import (
     cut,
     milliseconds,
     params_of,
+    provenance_tags,
     run_name,
     safe_name,
     tags_of,
@@ -71,6 +72,7 @@ class RunMirror:
         """Bring name, params and tags of the run up to date. Raises `RunGone`."""
         run = self._existing()
         params, tags = params_of(self._attempt, self._notes), tags_of(self._attempt, self._notes)
+        tags |= provenance_tags(self._attempt, self._notes)
         for name in [name for name in params if name in run.params]:
             value = params.pop(name)
             # A param keeps its first value in MLflow, cut to fewer characters by old servers.

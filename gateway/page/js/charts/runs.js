@@ -1,6 +1,6 @@
 // The runs that are drawn: the attempts of all jobs, the newest of this job first, each with a colour of its own.
 
-import { jobName } from "../words.js";
+import { byId, jobName } from "../words.js";
 
 const MOST_OF_NAME = 28;
 
@@ -11,7 +11,7 @@ export function runsOf(store, { jobId, compared, palette }) {
     found.set(`${series.jobId}/${series.attempt}`, { jobId: series.jobId, attempt: series.attempt });
   const isOther = (run) => run.jobId !== jobId;
   const sorted = [...found].sort(
-    ([, a], [, b]) => isOther(a) - isOther(b) || Number(a.jobId) - Number(b.jobId) || b.attempt - a.attempt,
+    ([, a], [, b]) => isOther(a) - isOther(b) || byId(a.jobId, b.jobId) || b.attempt - a.attempt,
   );
   return sorted.map(([key, run], index) => {
     const hasOthers = sorted.filter(([, other]) => other.jobId === run.jobId).length > 1;

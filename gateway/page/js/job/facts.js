@@ -1,17 +1,33 @@
-// Parameters, tags and attempts of a job.
+// Parameters, tags, attempts and provenance of a job.
 
+import { get } from "../api.js";
 import { h } from "../dom.js";
 import { dateTime, duration, fromText, value } from "../format.js";
 
 /** The pane; `setJob(job)` draws it anew where something has changed. */
 export class Facts {
-  constructor() {
-    this.root = h("section", { class: "pane facts-pane", "aria-label": "Parameters" });
+  constructor(jobId) {
+    this.path = `/jobs/${jobId}/provenance`;
+    this.facts = h("div");
+    this.provenance = h("div");
+    this.root = h("section", { class: "pane facts-pane", "aria-label": "Parameters" }, this.facts, this.provenance);
+  }
+
+  /** Read the provenance anew: it comes a moment after the start of each attempt. */
+  async opened() {
+    try {
+      const { items } = await get(this.path);
+      this.provenance.replaceChildren(...provenanceBlocks(items));
+    } catch {
+      this.provenance.replaceChildren(); // the head says that nobody answers, or that there is no job yet
+    }
   }
 
   setJob(job) {
     const key = JSON.stringify([job.params, job.tags, job.attempts, job.final_metrics, job.best_metrics]);
     if (key === this.key) return;
+    if (this.attempt !== job.attempt && this.root.offsetParent) this.opened();
+    this.attempt = job.attempt;
     this.key = key;
     const parts = [
       table("Parameters", flat(job.params)),
@@ -20,7 +36,7 @@ export class Facts {
       table("Best metrics", shownMetrics(job.best_metrics)),
       attempts(job.attempts ?? []),
     ].filter(Boolean);
-    this.root.replaceChildren(
+    this.facts.replaceChildren(
       ...(parts.length
         ? parts
         : [h("p", { class: "quiet padded" }, "No parameters: Run(…, params={…}) says them.")]),
@@ -44,15 +60,14 @@ function shownMetrics(metrics) {
 
 function table(title, rows) {
   if (!rows.length) return null;
+  return h("div", { class: "facts-block" }, h("h2", null, title), pairs(rows));
+}
+
+function pairs(rows) {
   const lines = rows.map(([name, text]) =>
     h("tr", null, h("th", { scope: "row", dir: "auto" }, name), h("td", { dir: "auto" }, text)),
   );
-  return h(
-    "div",
-    { class: "facts-block" },
-    h("h2", null, title),
-    h("table", { class: "pairs" }, h("tbody", null, lines)),
-  );
+  return h("table", { class: "pairs" }, h("tbody", null, lines));
 }
 
 function attempts(all) {
@@ -83,4 +98,30 @@ function attempts(all) {
     h("h2", null, "Attempts"),
     h("table", { class: "pairs" }, h("tbody", null, rows)),
   );
+}
+
+/** Command, code, machine and Python; packages and the diff are folded. */
+function provenanceBlocks(items) {
+  const { command, packages, diff, gpu, git, ...others } = items;
+  const rows = [
+    ...flat(command && { command: command.map(quoted).join(" ") }),
+    ...flat(git && { git }),
+    ...(gpu ?? []).flatMap((each, index) => flat({ [`gpu ${index}`]: Object.values(each).join(", ") })),
+    ...flat(others),
+  ];
+  return [
+    table("Provenance", rows),
+    folded(`Packages (${Object.keys(packages ?? {}).length})`, packages && pairs(flat(packages).sort())),
+    folded("Changes since the commit", diff && h("pre", { class: "traceback", tabindex: "0" }, diff)),
+  ].filter(Boolean);
+}
+
+/** An argument as a shell would have it. */
+function quoted(argument) {
+  const text = String(argument);
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`;
+}
+
+function folded(title, content) {
+  return content ? h("details", { class: "facts-block" }, h("summary", null, title), content) : null;
 }

@@ -22,6 +22,7 @@ export class JobHeader {
       { class: "button", target: "_blank", rel: "noopener noreferrer", hidden: true },
       "MLflow ↗",
     );
+    this.warning = h("p", { class: "problem", role: "status", dir: "auto", hidden: true });
     this.failure = h("div", { class: "failure", hidden: true });
     this.root = h(
       "header",
@@ -30,6 +31,7 @@ export class JobHeader {
       h("p", { class: "job-state" }, this.sentence, " ", this.facts),
       h("div", { class: "job-progress" }, this.bar, this.barWords),
       this.metrics,
+      this.warning,
       this.failure,
     );
   }
@@ -46,6 +48,8 @@ export class JobHeader {
     this.#metrics(job);
     this.#link(job.mlflow_url);
     this.#failure(job);
+    this.warning.hidden = !job.warning;
+    setText(this.warning, job.warning ?? "");
   }
 
   #progress(job) {

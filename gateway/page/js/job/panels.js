@@ -37,7 +37,7 @@ export const PANELS = [
     make: (page) => new Checkpoints(page.id),
     note: (job) => job.rows.checkpoints,
   },
-  { id: "facts", title: "Parameters", key: "3", make: () => new Facts() },
+  { id: "facts", title: "Parameters", key: "3", make: (page) => new Facts(page.id) },
   {
     id: "delivery",
     title: "Delivery",

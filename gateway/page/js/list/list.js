@@ -5,7 +5,7 @@ import { debounced, h, oncePerFrame, setText } from "../dom.js";
 import { applyEvent } from "../job_state.js";
 import { bindKeys } from "../keys.js";
 import { Feed } from "../socket.js";
-import { hasEnded } from "../words.js";
+import { byId, hasEnded } from "../words.js";
 import { jobRow } from "./row.js";
 
 const STATUSES = ["running", "stalled", "lost", "failed", "ended", "completed", "pending"];
@@ -187,7 +187,7 @@ class JobList {
     const name = this.filter.name.trim().toLowerCase();
     const fits = (job) =>
       (!this.filter.status || job.status === this.filter.status) && (job.name ?? "").toLowerCase().includes(name);
-    const byAge = (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at) || Number(b.id) - Number(a.id);
+    const byAge = (a, b) => Date.parse(b.created_at) - Date.parse(a.created_at) || byId(b.id, a.id);
     return [...this.jobs.values()].filter(fits).sort(byAge);
   }
 
@@ -255,6 +255,6 @@ function emptyWords() {
     { class: "empty" },
     h("h2", null, "No training has said anything yet"),
     h("p", null, "Run any command under trainwire, and it appears here by itself:"),
-    h("pre", null, h("code", null, "trainwire run --job-id 1 -- python train.py")),
+    h("pre", null, h("code", null, "trainwire run -- python train.py")),
   );
 }

@@ -39,7 +39,7 @@ export function jobRow(job) {
     "tr",
     { class: `job is-${job.status}`, data: { id: String(job.id) } },
     h("td", { class: "c-status" }, statusBadge(job)),
-    h("td", { class: "c-id num" }, String(job.id)),
+    h("td", { class: "c-id num", title: String(job.id) }, String(job.id)),
     h("td", { class: "c-name" }, h("div", { class: "title" }, link, again(job)), why(job)),
     h("td", { class: "c-progress" }, progressBar(job)),
     h("td", { class: "c-metrics" }, metrics(job)),

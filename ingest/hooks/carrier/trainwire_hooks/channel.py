@@ -31,6 +31,7 @@ class Channel:
         self._path = path
         self._lock = threading.RLock()  # a signal handler of the training may log in the middle of a call
         self._thread: threading.Thread | None = None
+        self._socket: socket.socket | None = None
         self._connect()
 
     def send(self, record: Record) -> None:
@@ -66,7 +67,7 @@ class Channel:
         self._waiting_bytes = 0
         self._left_out = 0
         self._thread = None
-        self._socket: socket.socket | None = None
+        self._socket = None
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.connect(self._path)

@@ -27,6 +27,7 @@ from trainwire.workers.sinks.mlflow.rules import (
     metrics_of,
     milliseconds,
     params_of,
+    provenance_tags,
     run_name,
     safe_name,
     tags_of,
@@ -196,3 +197,24 @@ def test_values_go_as_they_are() -> None:
     """Zero is a value, and NaN goes by the name that JSON has for it."""
     values: dict[str, float | str] = {"loss": 0.0, "odd": "NaN"}
     assert [metric.document()["value"] for metric in metrics_of(row(values), Notes())] == [0.0, "NaN"]
+
+
+def test_code_and_machine_become_the_tags_of_mlflows_own_client() -> None:
+    """Commit, branch, remote and user have MLflow's names; what has another form is left out."""
+    provenance = {
+        "git": {"commit": "7bea80b", "branch": "main", "remote": "https://me:***@example.com/r.git"},
+        "user": "ada",
+        "host": {"name": "node-1"},
+        "command": ["python", "train.py", "--name", "a b"],
+    }
+    tags = provenance_tags(attempt(provenance=provenance), Notes())
+    assert tags == {
+        "mlflow.source.git.commit": "7bea80b",
+        "mlflow.source.git.branch": "main",
+        "mlflow.source.git.repoURL": "https://me:***@example.com/r.git",
+        "mlflow.user": "ada",
+        "trainwire.host": "node-1",
+        "trainwire.command": "python train.py --name 'a b'",
+    }
+    assert provenance_tags(attempt(provenance={"git": "x", "command": 3, "host": None}), Notes()) == {}
+    assert provenance_tags(attempt(), Notes()) == {}

@@ -1,0 +1,314 @@
+"""The JSON documents of responses, besides the rows in schemas/events.py; OpenAPI shows their docstrings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from trainwire.schemas.events import LogLine, SavedCheckpoint
+from trainwire.schemas.messages import Status
+from trainwire.schemas.non_finite import Number
+from trainwire.stores.postgres.completeness import State
+from trainwire.stores.postgres.deletion import DeletionPart, PartName
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
+
+Numbers = dict[str, Number]
+D = TypeVar("D", bound=msgspec.Struct)
+
+
+def document_from(document: type[D], source: object, **fields: Any) -> D:
+    """Return a document with these fields; all others are the attributes of the source with the same name."""
+    same = {name: getattr(source, name) for name in document.__struct_fields__ if name not in fields}
+    return document(**same, **fields)
+
+
+class Rows(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of rows of each kind that were ever stored for a job."""
+
+    logs: int
+    metrics: int
+    checkpoints: int
+
+
+class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
+    """At most 40 values of one metric, from its first to its newest; NaN and infinities are left out."""
+
+    name: str
+    values: list[float]
+
+
+class JobItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A job in a list."""
+
+    id: int
+    name: str | None
+    status: Status
+    status_reason: str | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    last_seen_at: datetime | None
+    quiet_since: datetime | None
+    current_epoch: int | None
+    total_epochs: int | None
+    progress_percent: Number | None
+    final_metrics: Numbers | None
+    best_metrics: Numbers | None
+    best_epoch: int | None
+    best_checkpoint_path: str | None
+    last_checkpoint_path: str | None
+    mlflow_run_id: str | None
+    exit_code: int | None
+    error_message: str | None
+    rows: Rows
+    last_metrics: Numbers
+    sparkline: Sparkline | None
+
+
+class AttemptItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of a job."""
+
+    attempt: int
+    name: str | None
+    status: Status
+    started_at: datetime | None
+    completed_at: datetime | None
+    exit_code: int | None
+    error_message: str | None
+
+
+class JobDetail(JobItem, frozen=True, kw_only=True):
+    """One job with its parameters, tags, attempts and names of metrics.
+
+    If `metric_names_complete` is false, `/jobs/{id}/metrics/names` has more names. If `results_complete` is
+    false, `final_metrics` or `best_metrics` has more than the 1,000 names that are shown.
+    """
+
+    params: dict[str, Any] | None
+    tags: dict[str, Any] | None
+    mlflow_url: str | None
+    attempts: list[AttemptItem]
+    metric_names: list[str]
+    metric_names_complete: bool
+    results_complete: bool
+    traceback: str | None
+    warning: str | None
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Command, code and machine of an attempt, item by item (docs/provenance.md)."""
+
+    attempt: int
+    items: dict[str, Any]
+
+
+class NamePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Sorted names of metrics; `next` is the `after` of the following page, null on the last one.
+
+    If `complete` is false, older rows of a large job have not been read yet: repeat the request.
+    """
+
+    items: list[str]
+    next: str | None
+    complete: bool
+
+
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs, the newest first; `next` is the `cursor` of the following page, null on the last one."""
+
+    items: list[JobItem]
+    next: str | None
+
+
+class Scanned(msgspec.Struct, frozen=True, kw_only=True):
+    """The lines that were searched, if not all: continue with `before=first_seq` or `after=last_seq`."""
+
+    first_seq: int
+    last_seq: int
+
+
+class LogPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Lines, oldest to newest; `total` is the last `seq` of the job's lines."""
+
+    items: list[LogLine]
+    first_seq: int | None
+    last_seq: int | None
+    total: int
+    scanned: Scanned | None = None
+
+
+SeriesPoint = tuple[int | None, int, Number, int | None, int]
+"""x (step, epoch or time, as requested), time in nanoseconds, value, epoch, seq."""
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one attempt and rank, in order of `seq`."""
+
+    name: str
+    attempt: int
+    rank: int | None
+    points: list[SeriesPoint]
+
+
+class MetricPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Series up to the row `last_seq`; a downsampled one has the lowest and the highest point of each piece."""
+
+    series: list[Series]
+    last_seq: int
+    downsampled: bool
+
+
+class JobSeries(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of the newest attempt of one job."""
+
+    job_id: int
+    name: str
+    attempt: int
+    points: list[SeriesPoint]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Several jobs and series of their metrics."""
+
+    jobs: list[JobItem]
+    series: list[JobSeries]
+
+
+class CheckpointItem(SavedCheckpoint, frozen=True, kw_only=True, omit_defaults=True):
+    """One checkpoint and the state of its file; `is_best` and `is_last` refer to the job's current paths."""
+
+    is_last: bool
+    state: str
+    upload_error: str | None = None
+    verified_at: datetime | None = None
+    verify_error: str | None = None
+    deleted_at: datetime | None = None
+    overwritten_by: int | None = None
+
+
+class CheckpointPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest 1000 checkpoints, in the order in which they were stored."""
+
+    items: list[CheckpointItem]
+
+
+class Loan(msgspec.Struct, frozen=True, kw_only=True):
+    """A signed URL from which a checkpoint file can be downloaded until `expires_at`."""
+
+    url: str
+    expires_at: datetime
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """Missing messages of one source and kind: first and last number of each range."""
+
+    source: str
+    kind: str
+    ranges: list[tuple[int, int]]
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """Lost messages of one source and kind: first number, last number and reason of each range."""
+
+    source: str
+    kind: str
+    ranges: list[tuple[int, int, str]]
+
+
+class RankGap(msgspec.Struct, frozen=True, kw_only=True):
+    """Ranks of one attempt that have not reported: first and last rank of each range."""
+
+    attempt: int
+    world_size: int
+    ranges: list[tuple[int, int]]
+
+
+class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of messages: produced = stored + dead_lettered + missing + lost + dropped; `line` is a summary.
+
+    `state` is explained in docs/concepts.md, and depends on the job's `status` too. `lost` counts by reason.
+    """
+
+    state: State
+    status: Status
+    line: str
+    produced: int
+    stored: int
+    dead_lettered: int
+    missing: int
+    lost: dict[str, int]
+    dropped: int
+    gaps: list[Gap]
+    losses: list[Loss]
+    open_sources: list[str]
+    silent_sources: list[str]
+    absent_ranks: list[RankGap]
+
+
+class DeliveryItem(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of a job's rows a sink has confirmed; `words` is a summary."""
+
+    sink: str
+    title: str
+    confirmed_seq: int
+    behind_rows: int
+    behind_s: float | None
+    dead_lettered: int
+    last_error: str | None
+    next_probe_at: datetime | None
+    is_down: bool
+    words: str
+
+
+class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
+    """The sinks that receive a job's rows."""
+
+    items: list[DeliveryItem]
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages are in Redis; workers store them soon."""
+
+    job_id: int
+    status: Literal["accepted"] = "accepted"
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages are committed in Postgres."""
+
+    job_id: int
+    status: Literal["stored"] = "stored"
+
+
+class DeletionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The deletion of a job, with its progress in each store.
+
+    `state` is planned (a dry run, with `plan` only), deleting, deleted, or left: something could not be deleted.
+    """
+
+    job_id: int
+    name: str | None
+    state: Literal["planned", "deleting", "deleted", "left"]
+    plan: DeletionPlan | None = None
+    deleted_at: datetime | None = None
+    deleted_by: str | None = None
+    reason: str | None = None
+    finished_at: datetime | None = None
+    discarded_messages: int = 0
+    parts: Mapping[PartName, DeletionPart] = {}
+
+
+class SessionState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether tokens are required, and the role and job of this request's token; null without a valid one.
+
+    `flower_url` is Flower's address, for roles that may read.
+    """
+
+    auth: Literal["off", "on"]
+    role: Literal["viewer", "trainer", "admin"] | None
+    job_id: int | None
+    flower_url: str | None

@@ -1,0 +1,179 @@
+"""Rows of one job and positions among them; each row is encoded as JSON once, for all clients."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+from msgspec.structs import replace
+
+from trainwire.gateway.feed.feed_state import FeedState, checkpoint_event, progress_event
+from trainwire.schemas.events import (
+    LogLine,
+    MetricPoint,
+    SavedCheckpoint,
+    TrainingLog,
+)
+from trainwire.schemas.kinds import ROW_KINDS, RowEvent, RowKind
+from trainwire.schemas.non_finite import Number
+
+MAX_ROWS: Final = 1000
+"""Maximum number of rows in one event."""
+CACHED_ROWS: Final = 4000
+CACHED_BYTES: Final = 1024 * 1024
+
+_POSITION: Final = re.compile(r"(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
+_MAX_SEQ: Final = 2**63 - 1
+_US_NS: Final = 1000
+_encode = msgspec.json.Encoder().encode
+_decode_point = msgspec.json.Decoder(MetricPoint).decode
+
+
+class InvalidPosition(ValueError):  # noqa: N818 - its text is sent to clients
+    """A client sent a position that this feed cannot resume from."""
+
+
+class FeedPosition(NamedTuple):
+    """The last `seq` of each kind of rows that a client has; as text, `120-45-3`, its resume token."""
+
+    logs: int
+    metrics: int
+    checkpoints: int
+
+    def __str__(self) -> str:
+        return f"{self.logs}-{self.metrics}-{self.checkpoints}"
+
+    def of(self, kind: RowKind) -> int:
+        """Return the last `seq` of one kind."""
+        return cast("int", getattr(self, kind))
+
+    def with_seq(self, kind: RowKind, seq: int) -> FeedPosition:
+        """Return a copy with another last `seq` of one kind."""
+        return self._replace(**{kind: seq})
+
+    def is_beyond(self, other: FeedPosition) -> bool:
+        """Return whether this position is greater than `other` in any kind."""
+        return any(mine > theirs for mine, theirs in zip(self, other, strict=True))
+
+
+def parse_position(text: str) -> FeedPosition:
+    """Parse a position that a client sends back; raise `InvalidPosition` if it is malformed."""
+    parts = _POSITION.fullmatch(text)
+    numbers = [int(part) for part in parts.groups()] if parts else [-1]
+    if not all(0 <= number <= _MAX_SEQ for number in numbers):
+        raise InvalidPosition(
+            f"{text[:80]!r} is not a position like 120-45-3: send the position of the last frame, or none"
+        )
+    return FeedPosition(*numbers)
+
+
+class Row(NamedTuple):
+    """One row, as the JSON of its struct in schemas/events.py."""
+
+    seq: int
+    json: msgspec.Raw
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the JSON."""
+        return memoryview(self.json).nbytes
+
+
+class RowGap(NamedTuple):
+    """Rows of one kind that must be read from Postgres: those after `after`, up to and including `last`."""
+
+    kind: RowKind
+    after: int
+    last: int
+
+
+class RowBatch(NamedTuple):
+    """All rows of one kind after `after`, up to and including `last`; deleted rows are absent from `items`."""
+
+    kind: RowKind
+    after: int
+    last: int
+    items: Sequence[Row]
+
+    def rows_after(self, seq: int) -> list[Row]:
+        """Return the rows after `seq`."""
+        return [row for row in self.items if row.seq > seq]
+
+    def up_to(self, last: int) -> RowBatch:
+        """Return this batch without the rows after `last`."""
+        if self.last <= last:
+            return self
+        return self._replace(last=last, items=[row for row in self.items if row.seq <= last])
+
+
+class RowCache:
+    """The newest rows of one kind, without a gap; drops the oldest beyond `CACHED_ROWS` and `CACHED_BYTES`."""
+
+    def __init__(self, kind: RowKind, after: int) -> None:
+        self._kind = kind
+        self._after = after
+        self._rows: list[Row] = []
+        self._size_bytes = 0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append the rows that follow the newest one."""
+        self._rows += rows
+        self._size_bytes += sum(row.size_bytes for row in rows)
+        # Half of the rows are dropped at once, because each deletion from the front moves all others.
+        while self._size_bytes > CACHED_BYTES or len(self._rows) > CACHED_ROWS:
+            half = (len(self._rows) + 1) // 2
+            self._after = self._rows[half - 1].seq
+            self._size_bytes -= sum(row.size_bytes for row in self._rows[:half])
+            del self._rows[:half]
+
+    def find(self, after: int, last: int) -> RowBatch | None:
+        """Return at most `MAX_ROWS` rows after `after`, up to `last`; None if the first were dropped."""
+        if after < self._after:
+            return None
+        begin = bisect_right(self._rows, after, key=attrgetter("seq"))
+        end = min(bisect_right(self._rows, last, key=attrgetter("seq")), begin + MAX_ROWS)
+        is_all = end - begin < MAX_ROWS
+        return RowBatch(self._kind, after, last if is_all else self._rows[end - 1].seq, self._rows[begin:end])
+
+
+def encode_row(item: LogLine | MetricPoint | SavedCheckpoint) -> Row:
+    """Return a row as JSON."""
+    return Row(item.seq, msgspec.Raw(_encode(item)))
+
+
+def rows_of(event: RowEvent) -> list[Row] | None:
+    """Return the rows that an event carries, equal to those in Postgres; None if it carries none.
+
+    Postgres stores the times of points and checkpoints in microseconds, so theirs are truncated here too.
+    """
+    items = getattr(event, ROW_KINDS[cast("RowKind", event.kind)].items)
+    if items is not None and not isinstance(event, TrainingLog):
+        items = (replace(item, ts=item.ts - item.ts % _US_NS) for item in items)
+    return None if items is None else [encode_row(item) for item in items]
+
+
+def with_rows(event: RowEvent, after: int, last: int, rows: Iterable[Row]) -> RowEvent:
+    """Return the event with these rows, which are all after `after`, up to and including `last`."""
+    items: dict[str, Any] = {ROW_KINDS[cast("RowKind", event.kind)].items: [row.json for row in rows]}
+    return replace(event, first_seq=after + 1, last_seq=last, **items)
+
+
+def event_for_rows(job_id: int, state: FeedState, kind: RowKind, rows: Sequence[Row]) -> RowEvent:
+    """Return an event of this kind with the job's state, for rows that were read from Postgres."""
+    match kind:
+        case "logs":
+            return TrainingLog(job_id=job_id, attempt=state.attempt, kind="logs")
+        case "metrics":
+            return replace(progress_event(job_id, state), metrics=_newest_values(state.attempt, rows))
+        case "checkpoints":
+            return checkpoint_event(job_id, state)
+
+
+def _newest_values(attempt: int, rows: Sequence[Row]) -> dict[str, Number] | None:
+    """Return the values of the newest point of this attempt; late points of earlier attempts are skipped."""
+    points = (_decode_point(row.json) for row in reversed(rows))
+    return next((point.values for point in points if point.attempt == attempt), None)

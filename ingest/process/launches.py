@@ -1,0 +1,124 @@
+"""Finds the launch that a process belongs to, where a launcher of others (torchrun, srun, mpirun) started it.
+
+All ranks of a launch must compute the same identity, and no other launch may have it, not even next year's with
+the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from trainwire.ingest.process.ranks import RANKS, Place
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE)
+_SIZES: Final = (
+    ("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("PMI_SIZE", "MPI_LOCALNRANKS"),
+)
+"""How many ranks there are, and how many of them on this machine: torchrun, Open MPI, MPICH."""
+_NODES: Final = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_DEEPEST: Final = 64
+
+
+class UnknownLaunch(ValueError):  # noqa: N818 - a wrong setting, as the other ValueErrors of `Run`
+    """The ranks of a launch cannot compute a common job number; the text names the remedy."""
+
+    def __init__(self, place: Place) -> None:
+        size = "several" if place.world_size is None else place.world_size
+        super().__init__(
+            f"rank {place.rank or 0} of {size} ranks has no job number, and no variable of their launcher is "
+            "equal in all of them and new with each launch: start it with `trainwire run -- COMMAND`, or export "
+            "TRAINWIRE_JOB_ID with one number for all ranks"
+        )
+
+
+def is_one_of_several(place: Place) -> bool:
+    """Return whether a launch has other processes besides this one."""
+    return bool(place.rank) or (place.world_size or 1) > 1
+
+
+def find_launch(environ: Mapping[str, str], place: Place, proc: Path = Path("/proc")) -> str | None:
+    """Return the identity of the launch of which this process is one of several ranks; None where unknown."""
+    if not is_one_of_several(place):
+        return None
+    return _torch_uuid(environ) or _launcher_process(environ, proc) or _slurm_step(environ)
+
+
+def _torch_uuid(environ: Mapping[str, str]) -> str | None:
+    """Return the id of a rendezvous that is random: `--standalone` makes one; others are often 'none' or '100'."""
+    run_id = environ.get("TORCHELASTIC_RUN_ID", "").strip()
+    return f"torch:{run_id.lower()}" if _UUID.fullmatch(run_id) else None
+
+
+def _slurm_step(environ: Mapping[str, str]) -> str | None:
+    """Return the step of a Slurm job: a requeued job keeps it, and is the job's next attempt.
+
+    mpirun starts ranks on other nodes in steps of its own: there its namespace counts instead, and torchrun's id
+    where one step runs several of them.
+    """
+    job, step = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_STEP_ID", "")
+    namespace = environ.get("PMIX_NAMESPACE") if "OMPI_COMM_WORLD_RANK" in environ else None
+    if not job.isdecimal() or not (namespace or step.isdecimal()):
+        return None
+    cluster = environ.get("SLURM_CLUSTER_NAME", "")
+    inner = environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"slurm:{cluster}/{job}/{namespace or step}/{inner}"
+
+
+def _launcher_process(environ: Mapping[str, str], proc: Path) -> str | None:
+    """Return the launcher's process, by machine, process id and start, where all ranks run on this machine.
+
+    It is the nearest ancestor without the variable that gives this process its rank. Where the training sets RANK
+    itself, it is the process that started this one by multiprocessing: a shell in which a person exported RANK
+    would be taken for the launcher of all that is started there.
+    """
+    variable = next((name for name in RANKS if environ.get(name)), None)
+    if variable is None or not _is_on_one_machine(environ, variable):
+        return None
+    is_by_hand = variable == "RANK" and "TORCHELASTIC_RUN_ID" not in environ
+    with suppress(OSError, ValueError, IndexError):  # another system, or another user's process
+        for pid in _multiprocessing_parent() if is_by_hand else _ancestors(proc):
+            entries = (proc / pid / "environ").read_bytes().split(b"\0")
+            if is_by_hand or not any(entry.startswith(f"{variable}=".encode()) for entry in entries):
+                boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+                space = os.readlink(proc / pid / "ns" / "pid")
+                inner = environ.get("TORCHELASTIC_RUN_ID", "")
+                return f"process:{os.uname().nodename}/{boot}/{space}/{pid}/{_stat(proc, pid)[19]}/{inner}"
+    return None
+
+
+def _multiprocessing_parent() -> list[str]:
+    """Return the id of the process that started this one by multiprocessing, in a list; none otherwise."""
+    module = sys.modules.get("multiprocessing.process")
+    parent = None if module is None else module.parent_process()
+    return [] if parent is None else [str(parent.pid)]
+
+
+def _is_on_one_machine(environ: Mapping[str, str], variable: str) -> bool:
+    if variable == "SLURM_PROCID":
+        return next((environ[name] for name in _NODES if environ.get(name)), None) == "1"
+    if environ.get("MASTER_ADDR") in _LOOPBACK:
+        return True
+    return any(environ.get(size) and environ.get(size) == environ.get(local) for size, local in _SIZES)
+
+
+def _ancestors(proc: Path) -> Iterator[str]:
+    pid = str(os.getppid())
+    for _ in range(_DEEPEST):
+        if pid == "0":
+            return
+        yield pid
+        pid = _stat(proc, pid)[1]
+
+
+def _stat(proc: Path, pid: str) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name: state, parent, ...; the start is the 20th."""
+    return (proc / pid / "stat").read_text(errors="replace").rpartition(") ")[2].split()

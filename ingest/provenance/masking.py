@@ -1,0 +1,97 @@
+"""Masks secrets by their names: in arguments, variables, addresses and diffs.
+
+It runs in processes of any Python and imports nothing outside the standard library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+MASK: Final = "***"
+
+_WORDS: Final = (
+    r"password|passwd|passphrase|pwd|pass|secret|secrets|credential|credentials|auth|authorization|bearer|cookie|"
+    r"apikey|token"
+)
+_KEYS: Final = r"(?:api|access|secret|private|auth|account|service|encryption|signing|license|ssh|wandb|aws|hf)"
+_HARMLESS: Final = re.compile(
+    # Tokens of a vocabulary, keys of a sort or a record: their names are everywhere in programs.
+    r"(?:^|[-_.])(?:(?:pad|eos|bos|unk|cls|sep|mask|image|special|stop|start|end|prompt|max|min|num|n|per)[-_]?token"
+    r"|(?:sort|group|image|label|text|data|input|target|output|primary|foreign|public|partition|dict|cache)[-_]?key)$",
+    re.IGNORECASE,
+)
+_SECRET: Final = re.compile(
+    rf"(?:^|[-_.])(?:{_WORDS}|{_KEYS}[-_]?key|key)(?:$|[-_.](?:id|file|value|string|v\d+)$)"
+)
+_HUMPS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_VALUE: Final = r"""(?P<value>"[^"\n]*"|'[^'\n]*'|[^\s,;&"']+)"""
+_ASSIGNED: Final = re.compile(
+    r"""(?<![\w.-])(?P<name>[\w.-]{2,100})(?P<sep>["']?[ \t]*(?:=(?!=)|:(?!/))[ \t]*)""" + _VALUE
+)
+_OPTION: Final = re.compile(r"(?<![\w.-])(?P<name>--?[A-Za-z][\w.-]{1,100})(?P<sep>[ \t]+)" + _VALUE)
+# Repetitions are bounded: a diff may have a line of 100,000 letters.
+_URL: Final = re.compile(
+    r"\b(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,20}://)(?P<user>[^\s/@:]{0,500})(?P<password>:[^\s/]{0,500})?@"
+)
+_BEARER: Final = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+_FORMS: Final = re.compile(
+    r"\b(?:sk-|gh[oprsu]_|github_pat_|glpat-|hf_|xox[abprs]-|AKIA|ASIA|eyJ)[\w.-]{16,}"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+)
+"""Keys of well-known services, by the way they begin."""
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a variable, an option or a field with this name holds a secret."""
+    plain = _HUMPS.sub("_", name.strip().lstrip("-+"))
+    return not _HARMLESS.search(plain) and _SECRET.search(plain.lower()) is not None
+
+
+def masked_text(text: str) -> str:
+    """Return a text without the passwords of addresses, and without the values that follow a secret's name.
+
+    A name that is followed by a space is an option: `--password X`.
+    """
+    text = _URL.sub(_masked_url, _FORMS.sub(MASK, text))
+    text = _ASSIGNED.sub(_masked_value, _BEARER.sub(rf"\1 {MASK}", text))
+    return _OPTION.sub(_masked_value, text)
+
+
+def masked_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command without secrets: `--api-key X`, `--password=X`, `WANDB_API_KEY=X`."""
+    masked: list[str] = []
+    is_next_secret = False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if is_next_secret and not argument.startswith("--"):
+            masked.append(MASK)
+            is_next_secret = False
+            continue
+        is_option = argument.startswith("-")
+        is_next_secret = is_option and not equals and is_secret(argument)
+        is_assignment = bool(equals) and not any(char.isspace() for char in name) and is_secret(name)
+        masked.append(f"{name}={MASK}" if is_assignment else masked_text(argument))
+    return masked
+
+
+def masked_variables(variables: dict[str, str]) -> dict[str, str]:
+    """Return environment variables without secrets."""
+    return {name: MASK if is_secret(name) else masked_text(value) for name, value in variables.items()}
+
+
+def _masked_url(found: re.Match[str]) -> str:
+    if found["password"] is None and found["scheme"] == "ssh://":  # git@host names no secret
+        return found[0]
+    user = found["user"] if found["password"] is not None else MASK  # https://TOKEN@host
+    return f"{found['scheme']}{user}{':' + MASK if found['password'] is not None else ''}@"
+
+
+def _masked_value(found: re.Match[str]) -> str:
+    value, quote = found["value"], found["value"][0] if found["value"][0] in "\"'" else ""
+    # Code names things too: `token = tokenizer(text)` is no secret, `token = "abc"` is.
+    is_code = not quote and any(char in value for char in "([{")
+    if value == MASK or is_code or not is_secret(found["name"]):
+        return found[0]
+    return f"{found['name']}{found['sep']}{quote}{MASK}{quote}"

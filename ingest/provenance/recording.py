@@ -1,0 +1,171 @@
+"""Starts the collector of a run's provenance, and takes its answer, beside the training."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from trainwire.ingest.process.clock import monotonic_s
+from trainwire.ingest.process.daemon_pool import message_of, start_daemon
+from trainwire.ingest.process.forks import importing, renew_in_children
+from trainwire.schemas.messages import PROVENANCE_ITEMS
+
+logger = logging.getLogger("trainwire.ingest")
+
+COLLECTOR: Final = Path(__file__).with_name("collector.py")
+IN_BACKGROUND: Final = 'exec 3<&0; "$0" "$@" <&3 3<&- &'
+"""Leaves the collector to init within a millisecond: a training that waits for any child does not meet it."""
+TIMEOUT_S: Final = 60.0
+"""git and nvidia-smi have limits of their own; a file system that hangs has none."""
+MAX_ANSWER_BYTES: Final = 1024 * 1024
+OF_INTERPRETER: Final = ("python", "packages")
+"""Items of the training's own Python; a script under the launcher sends these alone."""
+
+Provenance = dict[str, Any]
+
+
+class Recorder:
+    """Collects the provenance of this process once, however many runs it has."""
+
+    def __init__(self) -> None:
+        self.renew_after_fork()
+        renew_in_children(self)
+
+    def renew_after_fork(self) -> None:
+        """Begin anew: the thread is the parent's."""
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, ...], _Collection] = {}
+
+    def record(
+        self, items: frozenset[str], send: Callable[[Provenance], object], command: Sequence[str] | None = None
+    ) -> threading.Event:
+        """Call `send` with the answer, soon, in a thread; return the event that is set when that is done.
+
+        `command` is that of the launcher; without it, the items are of this process.
+        """
+        wanted = tuple(item for item in PROVENANCE_ITEMS if item in items)
+        with self._lock:
+            collection = self._known.setdefault(wanted, _Collection(wanted, command))
+        return collection.deliver(send)
+
+
+class _Collection:
+    """One request, and those who wait for its answer."""
+
+    def __init__(self, items: Sequence[str], command: Sequence[str] | None) -> None:
+        self._items, self._command = items, command
+        self._begun = False
+        self._lock = threading.Lock()
+        self._answer: Provenance | None = None
+        self._waiting: list[tuple[Callable[[Provenance], object], threading.Event]] = []
+
+    def deliver(self, send: Callable[[Provenance], object]) -> threading.Event:
+        """Send the answer, at once where it is known."""
+        done = threading.Event()
+        with self._lock:
+            is_first, self._begun = not self._begun, True
+            if self._answer is None:
+                self._waiting.append((send, done))
+        if self._answer is not None:
+            send(self._answer)
+            done.set()
+        elif is_first:
+            try:
+                start_daemon(self._collect, "trainwire-provenance")
+            except RuntimeError:  # the system refuses a thread: this run has no provenance
+                self._take({})
+        return done
+
+    def _collect(self) -> None:
+        answer: Provenance = {}
+        try:
+            answer = collected(self._items, self._command)
+        except (OSError, ValueError) as exc:
+            logger.debug("the provenance of this run cannot be collected: %s", message_of(exc))
+        finally:
+            self._take(answer)
+
+    def _take(self, answer: Provenance) -> None:
+        with self._lock:
+            self._answer = answer
+            waiting, self._waiting = self._waiting, []
+        for send, done in waiting:
+            if answer:
+                send(answer)
+            done.set()
+
+
+def collected(items: Sequence[str], command: Sequence[str] | None) -> Provenance:
+    """Return the answer of the collector; raise `OSError` or `ValueError` where there is none."""
+    with importing():  # in a thread: see trainwire.ingest.process.forks
+        import json  # noqa: PLC0415 - costs the training its start
+        import subprocess  # noqa: PLC0415
+    interpreter = sys.executable if command is None else interpreter_of(command)
+    if interpreter is None:
+        interpreter, items = sys.executable, [item for item in items if item not in OF_INTERPRETER]
+    request = {
+        "items": list(items),
+        "command": list(command if command is not None else sys.orig_argv),
+        "folder": os.getcwd(),
+        "sys_path": sys.path if command is None else None,
+    }
+    isolated = ("-I", "-S") if command is None else ()
+    process = subprocess.Popen(  # noqa: S603 - our own file
+        ["/bin/sh", "-c", IN_BACKGROUND, interpreter, *isolated, str(COLLECTOR)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # no signal of the terminal ends it
+    )
+    assert process.stdin is not None  # noqa: S101 - both are pipes
+    assert process.stdout is not None  # noqa: S101
+    with process.stdin, process.stdout:
+        process.stdin.write(json.dumps(request).encode())
+        process.stdin.close()
+        try:
+            process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired as exc:
+            process.kill()
+            raise TimeoutError(str(exc)) from exc
+        answer = json.loads(_read(process.stdout.fileno()))
+    return {item: answer[item] for item in items if item in answer}
+
+
+def _read(descriptor: int) -> bytes:
+    deadline, answer = monotonic_s() + TIMEOUT_S, b""
+    while len(answer) <= MAX_ANSWER_BYTES:
+        if not select.select([descriptor], [], [], max(0.0, deadline - monotonic_s()))[0]:
+            raise TimeoutError(f"the collector has not answered within {TIMEOUT_S:.0f} s")
+        chunk = os.read(descriptor, 65536)
+        if not chunk:
+            return answer
+        answer += chunk
+    raise ValueError(f"the collector's answer is larger than {MAX_ANSWER_BYTES:,} bytes")
+
+
+def interpreter_of(command: Sequence[str]) -> str | None:
+    """Return the Python that a command runs: itself, or that of its first line, as torchrun's; None if unknown."""
+    program = shutil.which(command[0])
+    if program is None or _is_python(program):
+        return program
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(500).decode(errors="replace")
+    except OSError:
+        return None
+    words = first[2:].split() if first.startswith("#!") else []
+    return words[0] if len(words) == 1 and _is_python(words[0]) and os.access(words[0], os.X_OK) else None
+
+
+def _is_python(program: str) -> bool:
+    return os.path.basename(program).startswith(("python", "pypy"))
+
+
+recorder: Final = Recorder()

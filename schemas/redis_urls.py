@@ -1,0 +1,60 @@
+"""Addresses of one Redis server, `redis://[user:password@]host[:port][/database]`, or `rediss://` with TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+EXAMPLE: Final = "redis://host:6379/0"
+MAX_PORT: Final = 65_535
+
+
+def redis_url_problem(url: str) -> str | None:
+    """Return which part of an address is wrong, and how it is written; None where it can be right.
+
+    No part of a password is in it.
+    """
+    return next(_problems(url), None)
+
+
+def _problems(url: str) -> Iterator[str]:
+    scheme, _, rest = url.partition("://")
+    if scheme == "unix":
+        # kombu.transport.TRANSPORT_ALIASES has none of this name.
+        yield (
+            "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
+            "port too (port 6379, bind 127.0.0.1), and write redis://127.0.0.1:6379/0"
+        )
+    if scheme not in ("redis", "rediss") or not rest:
+        yield f"is not a Redis address: write {EXAMPLE}, or rediss://host:6379/0 with TLS"
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        yield f"is not a Redis address ({exc}): write {EXAMPLE}"
+        return
+    if "@" in rest and "@" not in parts.netloc:
+        yield "has a /, ? or # before its @: write %2F, %3F or %23 for it in the password"
+    host = parts.netloc.rpartition("@")[2]
+    port = host.rpartition("]")[2].partition(":")[2]
+    if any(letter.isspace() for letter in host):
+        yield f"has a space in its host {host!r}: write {EXAMPLE}"
+    if host.startswith(":") and not is_port(port):
+        yield f"names no host: write {EXAMPLE}"  # a password without @ is not repeated
+    if port and not is_port(port):
+        yield f"has the port {port!r}, which is not a number from 1 to {MAX_PORT}: write {EXAMPLE}"
+    for database in filter(None, [parts.path[1:], *parse_qs(parts.query).get("db", [])]):
+        if not (database.isascii() and database.isdecimal()):
+            yield f"has the database {database!r}, which is not a number: write {EXAMPLE}"
+
+
+def is_port(text: str) -> bool:
+    """Return whether a text is the number of a port."""
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT
+
+
+def shown_url(url: str) -> str:
+    """Return an address without user, password and parameters."""
+    scheme, separator, rest = url.rpartition("://")
+    host = rest.rpartition("@")[2].partition("?")[0]
+    return f"{scheme}{separator}{'' if host.startswith(':') else host}"

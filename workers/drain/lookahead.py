@@ -1,0 +1,238 @@
+"""Reads ahead in a long stream, so that the messages of other sources need not wait behind those of a few.
+
+A look-ahead reads the entries behind the batch in order, each once. Of each source (a job and one of its senders)
+it either takes every entry, or from some entry on skips them all until the head of the stream has passed the last
+one that was skipped. The messages of a source therefore never change their order.
+
+A trainer can send entries in the name of another job, but it does not know the names of that job's sources:
+therefore no decision depends on the job alone. Entries without a valid job and source stay in the stream and do
+not affect any source.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Final, TypeAlias
+
+import msgspec
+import redis
+
+from trainwire.schemas.keys import ahead_key
+from trainwire.schemas.wire import read_origin
+from trainwire.workers.drain.decoding import RawEntry
+from trainwire.workers.drain.stream import FIRST_PAGE, IngestStream, next_page, redis_errors
+from trainwire.workers.drain.stream_repair import is_ahead
+from trainwire.workers.errors import Unavailable
+
+SourceDigest: TypeAlias = str
+"""A digest of a job and a source, 16 characters; two sources with the same digest are treated as one."""
+NO_SOURCE: Final[SourceDigest] = ""
+"""The digest of an entry without a valid job and source."""
+
+START: Final = "0-0"
+"""An id below that of every entry: a look-ahead in a halted stream begins here."""
+HEAVY_SHARE: Final = 1 / 8
+"""A source or job with a larger share of a batch, in entries or bytes, is heavy."""
+MAX_TAKEN_BYTES: Final = 1024 * 1024
+MAX_TAKEN_OF_A_SOURCE: Final = 256 * 1024
+MAX_READ_ENTRIES: Final = 200_000
+MAX_LOOK_S: Final = 1.0
+MAX_LOOK_HALTED_S: Final = 2.0
+"""In a halted stream, where the drain has nothing else to do."""
+MAX_SKIPPED_SOURCES: Final = 10_000
+"""With more of them every source waits, and looking ahead ends."""
+_PAGE_BYTES: Final = 1024 * 1024
+_TTL_S: Final = 600
+
+
+class State(msgspec.Struct):
+    """How far the stream was read ahead, and the id of the last entry that was skipped of each source."""
+
+    read_through: str = msgspec.field(default=START, name="looked")
+    skipped: dict[SourceDigest, str] = msgspec.field(default_factory=dict, name="sources")
+    with_invalid: set[SourceDigest] = msgspec.field(default_factory=set, name="guilty")
+    """Sources with invalid entries, kept so that a look-ahead that begins anew does not decode them again."""
+    is_partial: bool = False
+    """Whether entries were skipped only because of limits of number or size."""
+    is_done: bool = False
+    """Whether the look-ahead has reached the end of the stream."""
+    held: str = ""
+    """The id of the last entry read, if it was taken: it is not deleted, to show that the stream is the same."""
+
+
+_JobAndSource: TypeAlias = "tuple[int, str] | None"
+
+_decode = msgspec.json.Decoder(State).decode
+
+
+def read_through(state: bytes | None) -> str:
+    """Return the id up to which a stream was read ahead, by the state that Redis has of it."""
+    return START if state is None else _decode(state).read_through
+
+
+def source_of(entry: RawEntry) -> SourceDigest:
+    """Return the digest of an entry's source; `NO_SOURCE` where it has no valid one."""
+    return _digest(read_origin(entry.fields))
+
+
+def heavy_sources(entries: Collection[RawEntry]) -> set[SourceDigest]:
+    """Return the sources that have a large share of these entries, alone or together with others of their job.
+
+    Of a heavy job, sources with less than half of the average of its sources are left out.
+    """
+    by_source: list[Counter[_JobAndSource]] = [Counter(), Counter()]
+    by_job: list[Counter[int | None]] = [Counter(), Counter()]
+    for entry in entries:
+        origin = read_origin(entry.fields)
+        for measure, amount in enumerate((1, entry.held_bytes)):
+            by_source[measure][origin] += amount
+            by_job[measure][origin and origin[0]] += amount
+    source_counts = Counter(origin and origin[0] for origin in by_source[0])
+    heavy = set()
+    for amounts, of_jobs in zip(by_source, by_job, strict=True):
+        limit = HEAVY_SHARE * amounts.total()
+        for origin, amount in amounts.items():
+            job = origin and origin[0]
+            if amount > limit or (of_jobs[job] > limit and 2 * amount * source_counts[job] >= of_jobs[job]):
+                heavy.add(_digest(origin))
+    return heavy
+
+
+class LookAhead:
+    """The look-ahead in one stream. Its state is in Redis, because the next drain may run in another process."""
+
+    def __init__(self, client: redis.Redis, stream: IngestStream) -> None:
+        self._client = client
+        self._stream = stream
+        self._key = ahead_key(stream.key)
+        self._state = State()
+        self._is_unsaved = False
+        self.found_invalid = False
+        """Whether the last call of `read` found a source with invalid entries that was not known before."""
+
+    def read(self, after_id: str, heavy: Collection[SourceDigest]) -> list[RawEntry]:
+        """Return entries behind `after_id` of sources that are neither heavy nor skipped, oldest first.
+
+        Ends after a second or two; the next call goes on from there.
+
+        Args:
+            after_id: the last entry of the batch; `START` in a halted stream, where sources that were skipped for
+                another reason than invalid entries are taken from their first entry on once the end is reached.
+            heavy: the sources to skip; in a halted stream those with invalid entries.
+        """
+        state = self._state = self._resumed(after_id)
+        is_halted = after_id == START
+        timeout_s = MAX_LOOK_HALTED_S if is_halted else MAX_LOOK_S
+        self.found_invalid = False
+        taken: list[RawEntry] = []
+        sizes: Counter[SourceDigest] = Counter()
+        read_entries, count, largest = 0, FIRST_PAGE, 1
+        state.is_done, self._is_unsaved = False, True
+        began = time.monotonic()
+        while (
+            time.monotonic() - began < timeout_s
+            and read_entries < MAX_READ_ENTRIES
+            and len(state.skipped) < MAX_SKIPPED_SOURCES
+            and sizes.total() < MAX_TAKEN_BYTES
+        ):
+            page = self._stream.page(f"({state.read_through}", count)
+            read_entries += len(page)
+            for entry in page:
+                if is_ahead(entry.entry_id):  # a jammed stream: workers rename it and drain all of it
+                    state.is_done = True
+                    break
+                source = source_of(entry)
+                state.read_through = entry.entry_id
+                if source == NO_SOURCE:
+                    continue
+                is_known = source in state.skipped or source in state.with_invalid
+                if is_known or source in heavy or sizes[source] > MAX_TAKEN_OF_A_SOURCE:
+                    state.is_partial |= not is_known and not (is_halted and source in heavy)
+                    state.skipped[source] = entry.entry_id
+                    continue
+                sizes[source] += entry.held_bytes
+                taken.append(entry)
+                if sizes.total() >= MAX_TAKEN_BYTES:
+                    break
+            else:
+                state.is_done = len(page) < count
+            if state.is_done:
+                break
+            largest = max(largest, *(entry.held_bytes for entry in page))
+            count = next_page(count, largest, _PAGE_BYTES)
+        return taken
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the end of the stream is reached, or the limit of sources that are skipped."""
+        return self._state.is_done or len(self._state.skipped) >= MAX_SKIPPED_SOURCES
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether entries were skipped that another look-ahead from `START` would take."""
+        return self._state.is_partial
+
+    def skip(self, entries: Iterable[RawEntry], *, are_invalid: bool) -> None:
+        """Skip entries that `read` returned, and all later ones of their sources.
+
+        Args:
+            entries: entries that the caller does not store.
+            are_invalid: True where their sources have invalid entries, False where the batch was full.
+        """
+        for entry in entries:
+            source = source_of(entry)
+            known = self._state.skipped.get(source, START)
+            self._state.skipped[source] = max(known, entry.entry_id, key=_number)
+            self._state.is_partial |= not are_invalid
+            if are_invalid and source not in self._state.with_invalid:
+                self._state.with_invalid.add(source)
+                self.found_invalid = True
+
+    def save(self, taken: Iterable[RawEntry]) -> None:
+        """Delete the entries that were committed, and save the state; does nothing if `read` was not called."""
+        if not self._is_unsaved:
+            return
+        self._is_unsaved = False
+        state = self._state
+        ids = {entry.entry_id for entry in taken} | ({state.held} if state.held else set())
+        state.held = state.read_through if state.read_through in ids else ""
+        with redis_errors():
+            if ids := ids - {state.held}:
+                self._client.xdel(self._stream.key, *ids)
+        with suppress(Unavailable), redis_errors():  # a full Redis: the same entries are read again
+            self._client.set(self._key, msgspec.json.encode(self._state), ex=_TTL_S)
+
+    def _resumed(self, after_id: str) -> State:
+        """Return the saved state without the sources whose last skipped entry lies before `after_id`."""
+        with redis_errors():
+            saved = self._client.get(self._key)
+        state = _decode(saved) if isinstance(saved, bytes) else State()
+        # `save` does not delete the last entry read: a lower newest id means that the stream was repaired or
+        # flushed.
+        if _number(state.read_through) > _number(self._stream.newest_id()):
+            state = State()
+        if after_id == START and state.is_partial and state.is_done:
+            state = State(with_invalid=state.with_invalid)
+        head = _number(after_id)
+        state.skipped = {source: last for source, last in state.skipped.items() if _number(last) > head}
+        if after_id != START:
+            state.with_invalid.intersection_update(state.skipped)
+        if _number(state.read_through) < head:
+            state.read_through = after_id
+        return state
+
+
+def _digest(origin: _JobAndSource) -> SourceDigest:
+    if origin is None:
+        return NO_SOURCE
+    job_id, source = origin
+    return blake2b(f"{job_id} {source}".encode(), digest_size=8).hexdigest()
+
+
+def _number(entry_id: str) -> tuple[int, int]:
+    millis, _, number = entry_id.partition("-")
+    return int(millis), int(number or 0)

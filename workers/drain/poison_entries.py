@@ -1,0 +1,226 @@
+"""Finds poison entries: entries whose drain is killed, exceeds its time limit or crashes each time.
+
+Each transaction increments a counter in Redis when it begins and resets it when it ends in an orderly way, so the
+next drain sees a transaction that did not. After the first it decodes the batch in a child process
+(`find_poison_entry`). After the second it also stores the entries in smaller and smaller pieces, until the poison
+entry is alone in its transaction. Poison entries are dead-lettered.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+
+import redis
+
+from trainwire.schemas.keys import Kind, trials_key
+from trainwire.workers.drain.decoding import RawEntry, decode, memory_bytes
+from trainwire.workers.drain.stream import redis_errors
+from trainwire.workers.errors import Unavailable
+
+FIRST_PIECE: Final = 1000
+"""Entries per transaction after two transactions in a row did not end."""
+PIECE_DIVISOR: Final = 8
+MAX_BATCH_ENTRIES: Final = 40_000
+"""More than a batch has: after as many entries are committed, the poison entry is no longer in the stream."""
+TRIES_ALONE: Final = 2
+MAX_POISON_ENTRIES: Final = 5
+"""As many in a row that fail alone suggest a cause outside the entries."""
+_TTL_S: Final = 24 * 3600
+
+CHILD_CPU_S: Final = 5
+"""Processor time to decode one entry; the largest valid one takes half a second."""
+CHILD_TIMEOUT_S: Final = 25
+"""Time to decode one entry, most of it spent waiting for the processor on a busy machine."""
+CHILD_MEMORY_BYTES: Final = 1024**3
+"""Memory that the child may allocate in addition to that of its parent."""
+_MAX_ROUNDS: Final = 5
+_DEFAULT_SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGUSR1,
+    signal.SIGHUP,
+    signal.SIGALRM,
+    signal.SIGPROF,
+)
+_DECODER_RAISED: Final = 3
+"""Exit code of a child whose decoder raised an exception."""
+
+
+@dataclass(slots=True)
+class Precautions:
+    """The limits of the next transaction."""
+
+    decode_in_child: bool = False
+    max_entries: int | None = None
+    poison_ids: list[str] = field(default_factory=list)
+    """Ids of entries whose drains failed while they were alone in the transaction."""
+    first_is_poison: bool = False
+    """The first entry that is not in `poison_ids` is also a poison entry: it was alone in the last tries."""
+
+
+class PoisonSearch:
+    """The search in one stream, with its state in a Redis hash. If Redis fails, drains run without precautions."""
+
+    def __init__(self, client: redis.Redis, stream: str) -> None:
+        self._client = client
+        self._key = trials_key(stream)
+        self._precautions = Precautions()
+        self._left = 0
+        self._is_open = False
+
+    def begin(self) -> Precautions:
+        """Count the beginning of a transaction; return its precautions."""
+        state: dict[bytes, bytes] = {}
+        self._is_open = True
+        with suppress(Unavailable), redis_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.hincrby(self._key, "begun", 1)
+            pipeline.expire(self._key, _TTL_S)
+            pipeline.hgetall(self._key)
+            state = pipeline.execute()[-1]
+        self._precautions = self._next(
+            int(state.get(b"begun", 1)),
+            int(state.get(b"piece", 0)),
+            [entry_id for entry_id in state.get(b"convicts", b"").decode().split(",") if entry_id],
+            int(state.get(b"left", MAX_BATCH_ENTRIES)),
+        )
+        return self._precautions
+
+    def _next(self, begun: int, piece: int, poison_ids: list[str], left: int) -> Precautions:
+        """Return the precautions after `begun` transactions, this one included, of which none has ended."""
+        self._left = left
+        if not piece and begun <= 2:
+            return Precautions(decode_in_child=begun == 2)
+        first_is_poison = False
+        if not piece:
+            piece, self._left = FIRST_PIECE, MAX_BATCH_ENTRIES
+            self._save(begun=1, piece=piece, left=self._left)
+        elif begun > 1 and piece > 1:
+            self._left, piece = piece, max(1, piece // PIECE_DIVISOR)
+            self._save(begun=1, piece=piece, left=self._left)
+        elif begun > TRIES_ALONE:
+            first_is_poison = True
+        max_entries = piece + len(poison_ids) + first_is_poison
+        return Precautions(True, max_entries, poison_ids, first_is_poison)
+
+    def add_poison(self, entry_id: str) -> None:
+        """Record an entry whose drains failed while it was alone in the transaction."""
+        self._precautions.poison_ids.append(entry_id)
+        self._save(begun=1, convicts=",".join(self._precautions.poison_ids))
+
+    def record_commit(self, entries: int, *, found_poison: bool, is_all: bool) -> None:
+        """Record that a transaction with this number of entries was committed.
+
+        Args:
+            entries: number of entries in it.
+            found_poison: whether one of them was a poison entry.
+            is_all: whether the stream had no other entries.
+        """
+        left = self._left - entries
+        self._is_open = False
+        if self._precautions.max_entries is not None and left > 0 and not found_poison and not is_all:
+            self._save(begun=0, left=left)
+        else:
+            self.reset()
+            if found_poison and not is_all:
+                self._save(begun=1)  # there may be another one: decode the next batch in a child at once
+
+    def record_rollback(self) -> None:
+        """Record that a transaction ended in an orderly way without a commit; the search goes on from here."""
+        if self._is_open:
+            self._is_open = False
+            self._save(begun=0)
+
+    def reset(self) -> None:
+        """End the search."""
+        self._is_open = False
+        with suppress(Unavailable), redis_errors():
+            self._client.delete(self._key)
+
+    def _save(self, **values: int | str) -> None:
+        with suppress(Unavailable), redis_errors():
+            self._client.hset(self._key, mapping=cast("Any", values))
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonEntry:
+    """The index of an entry that ends the process that decodes it, and the reason for its dead letter."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+def find_poison_entry(kind: Kind, entries: Sequence[RawEntry]) -> PoisonEntry | None:
+    """Decode entries in a child process; return the first one that ends it twice, the second time alone."""
+    start = 0
+    for _ in range(_MAX_ROUNDS):
+        decoded, _ = _decode_in_child(kind, entries[start:])
+        at = start + decoded
+        if at >= len(entries):
+            return None
+        # Again, alone: the first child may have been killed by something other than the entry.
+        decoded_alone, status = _decode_in_child(kind, entries[at : at + 1])
+        if not decoded_alone:
+            return PoisonEntry(at, *_reason_of(status))
+        start = at + 1
+    return None
+
+
+def _decode_in_child(kind: Kind, entries: Sequence[RawEntry]) -> tuple[int, int]:
+    """Decode the entries in a child; return the number that it decoded, and its wait status."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.close(reading)
+        _run_child(kind, entries, writing)
+    os.close(writing)
+    decoded = 0
+    try:
+        while progress := os.read(reading, 65536):
+            decoded += len(progress)
+    finally:
+        os.close(reading)
+        _, status = os.waitpid(pid, 0)
+    return decoded, status
+
+
+def _run_child(kind: Kind, entries: Sequence[RawEntry], progress: int) -> NoReturn:
+    """Decode in the child, and leave by `os._exit`: it must not close the connections that it inherited."""
+    try:
+        for number in _DEFAULT_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space_bytes() + CHILD_MEMORY_BYTES, most))
+        for entry in entries:
+            signal.alarm(CHILD_TIMEOUT_S)
+            signal.setitimer(signal.ITIMER_PROF, CHILD_CPU_S)
+            memory_bytes(*decode(kind, entry))
+            os.write(progress, b".")
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - reported by the exit code
+        os._exit(_DECODER_RAISED)
+
+
+def _address_space_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _reason_of(status: int) -> tuple[str, str]:
+    """Return the reason and the detail of the dead letter, by the wait status of the child."""
+    code = os.waitstatus_to_exitcode(status)
+    if code in {-signal.SIGALRM, -signal.SIGPROF}:
+        limits = f"{CHILD_CPU_S} s of processor time, or {CHILD_TIMEOUT_S} s"
+        return "timed-out", f"its decoding takes over {limits}, seen twice"
+    if code == _DECODER_RAISED:
+        return "crashes-decoder", f"its decoding fails within {CHILD_MEMORY_BYTES:,} bytes of memory, seen twice"
+    cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return "kills-decoder", f"its decoding ends the process with {cause}, seen twice"

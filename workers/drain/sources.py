@@ -1,0 +1,179 @@
+"""The sources of one transaction: their positions, the counts of their messages, and their attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from trainwire.schemas.keys import KINDS, Kind
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Completion, Message
+from trainwire.schemas.times import to_datetime
+from trainwire.workers.drain import job_rows
+from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
+from trainwire.workers.drain.jobs import JobState
+from trainwire.workers.drain.lifetimes import Lifetime, began_at
+from trainwire.workers.drain.positions import Position, SourceKey, SourceRow, load_positions
+
+Source = tuple[int, str]
+"""Job, source."""
+
+
+class Sources:
+    """The sources of which a transaction has entries of one kind, and those whose end these entries infer.
+
+    `jobs` are the locked jobs of the transaction, as it changes them.
+    """
+
+    def __init__(
+        self, connection: Connection, kind: Kind, contents: Sequence[Content], jobs: Mapping[int, JobState]
+    ) -> None:
+        self._kind = kind
+        self._jobs = jobs
+        senders = {(each.job_id, each.source) for each in contents if each.job_id and each.source}
+        ended = {(each.job_id, _subject(each)) for each in contents if isinstance(each, Message)}
+        self.rows = load_positions(connection, senders | ended)
+        self.attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self.rows.items()}
+        without_attempt = {
+            each.job_id
+            for each in contents
+            if not isinstance(each, Rejected)
+            and each.attempt == ATTEMPT_UNSAID
+            and (each.job_id, _subject(each)) not in self.attempts
+        }
+        self.spans = AttemptSpans(without_attempt, job_rows.load_spans(connection, without_attempt))
+        self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in senders}
+        self._completed = {
+            (job_id, source)
+            for (job_id, source, of), row in self.rows.items()
+            if of == "completions" and row.position.received > row.dead_lettered
+        }
+        """Sources of which a completion of their own is stored."""
+
+    def row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
+        """Return the row of a source and kind, a new one if there is none."""
+        key = (job_id, source, kind)
+        if key not in self.rows:
+            self.rows[key] = SourceRow(self.attempts.get((job_id, source), 0), Position())
+        return self.rows[key]
+
+    def changed_rows(self) -> dict[SourceKey, SourceRow]:
+        """Return the rows to save, with the attempts of their sources."""
+        changed = {key: self.row(*key) for key in self._changed}
+        for (job_id, source, _), row in changed.items():
+            row.attempt = self.attempts.get((job_id, source), self._jobs[job_id].attempt)
+        return changed
+
+    def attempt_of(self, message: Message) -> int:
+        """Return the attempt of a message, and record it for its source. An inferred end changes no attempt."""
+        body, sender, of = message.body, (message.job_id, message.source), (message.job_id, _subject(message))
+        if of == sender or of not in self.attempts:
+            self._set_attempt(of, message.attempt, Lifetime.of(body), began_at(body))
+        self.attempts.setdefault(sender, self.attempts[of])
+        return self.attempts[of]
+
+    def set_attempt_of_loss(self, lost: Lost) -> None:
+        """Record the attempt of the source of a declaration of loss."""
+        lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
+        self._set_attempt((lost.job_id, lost.source), lost.attempt, lifetime, lost.began_ns)
+
+    def _set_attempt(self, source: Source, stated: int, lifetime: Lifetime | None, began_ns: int | None) -> None:
+        job, known = self._jobs[source[0]], self.attempts.get(source)
+        if stated == ATTEMPT_UNSAID and known is None:
+            known = self.spans.earlier_attempt(job, lifetime)
+        self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
+
+    def add_counts(self, message: Message) -> None:
+        """Take over the counts of a stored completion: of several of one source, the highest ones.
+
+        Counts of inferred ends apply only until a completion of the source itself, which replaces them.
+        """
+        body = message.body
+        if not isinstance(body, Completion):
+            return
+        job_id, source = message.job_id, _subject(message)
+        if source != message.source:
+            sender = self.row(job_id, message.source, self._kind)
+            sender.produced = _highest(sender.produced, message.seq)  # the sender has no completion of its own
+            if (job_id, source) in self._completed:
+                return
+        elif (job_id, source) not in self._completed:
+            self._completed.add((job_id, source))
+            self._clear_counts(job_id, source)
+        for kind in KINDS:
+            produced, dropped = (body.produced or {}).get(kind), (body.dropped or {}).get(kind)
+            if kind == "completions" and not set(KINDS).issuperset(body.produced or ()):
+                produced = None  # messages of an unknown kind: without this count the sum is not complete
+            if produced is None and dropped is None:
+                continue
+            row = self.row(job_id, source, kind)
+            row.produced, row.dropped = _highest(row.produced, produced), _highest(row.dropped, dropped)
+            self._changed.add((job_id, source, kind))
+
+    def _clear_counts(self, job_id: int, source: str) -> None:
+        """Clear the counts of an inferred end, which may have kinds that the completion has not."""
+        for kind in KINDS:
+            row = self.rows.get((job_id, source, kind))
+            if row is not None and (row.produced, row.dropped) != (None, None):
+                row.produced = row.dropped = None
+                self._changed.add((job_id, source, kind))
+
+
+class AttemptSpans:
+    """The lifetimes of the attempts of `jobs`, to find the attempt of a source that is older than the newest one.
+
+    `known` are the rows (job, attempt, began, ended) in Postgres.
+    """
+
+    def __init__(
+        self, jobs: Iterable[int], known: Iterable[tuple[int, int, datetime | None, datetime | None]]
+    ) -> None:
+        self._spans: dict[int, dict[int, Lifetime | None]] = {job_id: {} for job_id in jobs}
+        for job_id, attempt, began, ended in known:
+            self._spans[job_id][attempt] = Lifetime(began, ended) if began else None
+
+    def note(self, job: JobState, body: Body, attempt: int) -> None:
+        """Record a message, after its job was folded with it."""
+        spans = self._spans.get(job.id)
+        if spans is None:
+            return
+        if attempt == job.attempt:
+            spans[attempt] = Lifetime(job.started_at, job.completed_at) if job.started_at else None
+            return
+        known, began_ns = spans.get(attempt), began_at(body)
+        if known is None and began_ns is not None:
+            known = spans[attempt] = Lifetime(to_datetime(began_ns))
+        if known is not None and isinstance(body, Completion) and body.is_of_job:
+            spans[attempt] = Lifetime(known.began, to_datetime(body.ts))
+
+    def earlier_attempt(self, job: JobState, source: Lifetime | None) -> int | None:
+        """Return the attempt of a source that is older than the newest attempt of its job; None for other sources.
+
+        That is the attempt which was running when the source began, or else a new one with a number below all
+        others: 0, then -1 and so on, because higher numbers are for newer attempts.
+        """
+        if source is None or not job.is_preceded_by(source):
+            return None
+        spans = self._spans[job.id]
+        began_before = [
+            (span, attempt)
+            for attempt, span in spans.items()
+            if attempt != job.attempt and span is not None and not source.is_before(span.began)
+        ]
+        if began_before:
+            span, attempt = max(began_before, key=lambda found: (found[0].began, found[1]))
+            if span.ended is None or source.began <= span.ended:
+                return attempt
+        return min([1, *spans]) - 1
+
+
+def _subject(content: Message | Lost) -> str:
+    """Return the source that an entry is about: its own, or the one whose end it infers."""
+    if isinstance(content, Message) and isinstance(content.body, Completion) and content.body.of is not None:
+        return visible(content.body.of)
+    return content.source
+
+
+def _highest(*counts: int | None) -> int | None:
+    return max((count for count in counts if count is not None), default=None)

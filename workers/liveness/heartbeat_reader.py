@@ -1,0 +1,193 @@
+"""The Redis side of liveness: reads the heartbeats, and since when they could be written without a break."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import redis
+
+from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
+from trainwire.schemas.keys import HALTED_KEY, KINDS, ahead_key, alive_key, listening_key, shard_of, stream_key
+from trainwire.schemas.streams.servers import Answers, Commands, ask_each
+from trainwire.schemas.validation import InvalidMessage
+from trainwire.workers.drain.lookahead import read_through
+from trainwire.workers.drain.stream import redis_errors
+
+FORGET_AFTER_S: Final = 3600
+"""Older heartbeats are deleted; Postgres knows that their jobs had one (`watched_attempt`)."""
+_LOOKED_AT: Final = "looked_at"
+_SINCE: Final = "since"
+
+
+@dataclass(frozen=True)
+class Heartbeats:
+    """The newest heartbeats of all jobs, and per shard the period in which they could be written.
+
+    Times are in milliseconds by the clock of the shard's server. For a shard whose server is in `away`
+    (host:port -> reason) all of them are 0.
+    """
+
+    now_ms: Sequence[int]
+    since_ms: Sequence[int]
+    """Per shard: the beginning of the period without a break in which heartbeats could be written."""
+    beats: Mapping[int, Sequence[Heartbeat]]
+    """By job."""
+    away: Mapping[str, str] = field(default_factory=dict)
+    unread_ms: Sequence[int] = ()
+    """Per shard: for how long its oldest message has waited for a drain."""
+
+    def age_s(self, beat: Heartbeat) -> float:
+        """Return the age of a heartbeat; one from the future (the clock was set back) is as old as the period."""
+        shard = self._shard(beat.job)
+        at_ms = beat.at if beat.at <= self.now_ms[shard] else self.since_ms[shard]
+        return (self.now_ms[shard] - at_ms) / 1000
+
+    def time_ago(self, job_id: int, ago_s: float | None) -> datetime | None:
+        """Return the time `ago_s` seconds ago by the clock of the job's server; None for None."""
+        now_s = self.now_ms[self._shard(job_id)] / 1000
+        return None if ago_s is None else datetime.fromtimestamp(now_s - ago_s, UTC)
+
+    def covered_s(self, job_id: int) -> float:
+        """Return for how long the job's heartbeats could be written without a break, until now."""
+        shard = self._shard(job_id)
+        return (self.now_ms[shard] - self.since_ms[shard]) / 1000
+
+    def unread_s(self, job_id: int) -> float:
+        """Return the longest time that a message of the job may have waited for a drain."""
+        return self.unread_ms[self._shard(job_id)] / 1000 if self.unread_ms else 0.0
+
+    def _shard(self, job_id: int) -> int:
+        return shard_of(job_id, len(self.since_ms))
+
+
+def read_heartbeats(client: redis.Redis, shards: int, longest_gap_s: float) -> Heartbeats:
+    """Return the newest heartbeats, delete old ones, and record in Redis that they were read.
+
+    The period in which heartbeats could be written begins anew when the last read was more than `longest_gap_s`
+    seconds ago (Redis, the workers or beat were down), is not recorded, or lies in the future (clock set back).
+    """
+    gap_ms = int(longest_gap_s * 1000)
+    with redis_errors():
+        before = ask_each(client, {shard: _questions(shard) for shard in range(shards)})
+        since_ms = {
+            shard: _since_ms(noted, before.now_ms[shard], gap_ms) for shard, (noted, *_) in before.replies.items()
+        }
+        # A full Redis refuses these commands as it refuses heartbeats: then the read fails and the period has a
+        # gap.
+        notes = {shard: _note(shard, before.now_ms[shard], since) for shard, since in since_ms.items()}
+        unread_ms = _unread_ms(client, before)
+        found = ask_each(client, notes)
+        now_ms = {shard: before.now_ms[shard] for shard in found.replies}
+        beats: dict[int, list[Heartbeat]] = defaultdict(list)
+        for shard, (_, values) in found.replies.items():
+            kept, old = _split(values, now_ms[shard])
+            for beat in kept:
+                beats[beat.job].append(beat)
+            if old:
+                ask_each(client, {shard: [("HDEL", alive_key(shard), *old)]})
+    every = range(shards)
+    since = [since_ms[shard] if shard in now_ms else 0 for shard in every]
+    unread = [unread_ms.get(shard, 0) for shard in every]
+    return Heartbeats([now_ms.get(shard, 0) for shard in every], since, beats, before.away | found.away, unread)
+
+
+def record_writable(client: redis.Redis, shards: int, longest_gap_s: float) -> None:
+    """Record that heartbeats can be written now, for a `read_heartbeats` that is late because workers are busy."""
+    with redis_errors():
+        found = ask_each(client, {shard: [("HGETALL", listening_key(shard))] for shard in range(shards)})
+        notes = {
+            shard: _note(shard, now_ms, _since_ms(found.replies[shard][0], now_ms, int(longest_gap_s * 1000)))[:1]
+            for shard, now_ms in found.now_ms.items()
+        }
+        with suppress(redis.OutOfMemoryError):  # a full Redis refuses heartbeats too
+            ask_each(client, notes)
+
+
+def recent_heartbeats(client: redis.Redis, shards: int, within_s: float) -> list[Heartbeat] | None:
+    """Return the heartbeats of all jobs that are at most `within_s` seconds old, without any change in Redis.
+
+    Returns None if the server of a shard does not answer.
+    """
+    found = ask_each(client, {shard: [("HVALS", alive_key(shard))] for shard in range(shards)})
+    if len(found.replies) < shards:
+        return None
+    beats = [(shard, _read(data)) for shard, (values,) in found.replies.items() for data in values]
+    return [beat for shard, beat in beats if beat and beat.at >= found.now_ms[shard] - within_s * 1000]
+
+
+def _questions(shard: int) -> Commands:
+    """Return the commands that read the record of the last read, and the oldest unread message of each kind."""
+    firsts = [_first(stream_key(kind, shard)) for kind in KINDS]
+    return [("HGETALL", listening_key(shard)), *firsts]
+
+
+def _since_ms(noted: Mapping[bytes, bytes], now_ms: int, gap_ms: int) -> int:
+    """Return the beginning of the period, by the record of the last read."""
+    known = {name.decode(): int(value) for name, value in noted.items()}
+    looked_at = known.get(_LOOKED_AT)
+    has_gap = looked_at is None or not 0 <= now_ms - looked_at <= gap_ms
+    return now_ms if has_gap else known.get(_SINCE, now_ms)
+
+
+def _unread_ms(client: redis.Redis, before: Answers[int]) -> dict[int, int]:
+    """Return for how long the oldest unread message of each shard has waited.
+
+    In a halted stream valid messages are stored by a look-ahead: entries that it has passed do not count as
+    unread.
+    """
+    firsts = {
+        (kind, shard): found
+        for shard, (_, *replies) in before.replies.items()
+        for kind, found in zip(KINDS, replies, strict=True)
+    }
+    names = ask_each(client, {HALTED_KEY: [("HKEYS", HALTED_KEY)]}).replies.get(HALTED_KEY, [()])[0]
+    halted = {topic: stream_key(*topic) for topic in firsts if stream_key(*topic).encode() in names}
+    if halted:
+        looks = ask_each(client, {topic: [("GET", ahead_key(key))] for topic, key in halted.items()}).replies
+        behind = {topic: f"({read_through(state)}" for topic, (state,) in looks.items()}
+        found_behind = ask_each(client, {topic: [_first(halted[topic], id_)] for topic, id_ in behind.items()})
+        firsts |= {topic: found for topic, (found,) in found_behind.replies.items()}
+    waited_ms = dict.fromkeys(before.replies, 0)
+    for (_, shard), found in firsts.items():
+        if found:
+            appended_ms = int(found[0][0].partition(b"-")[0])
+            waited_ms[shard] = max(waited_ms[shard], before.now_ms[shard] - appended_ms)
+    return waited_ms
+
+
+def _first(stream: str, start: str = "-") -> tuple[Any, ...]:
+    """Return the command that reads the first entry of a stream from `start` on."""
+    return "XRANGE", stream, start, "+", "COUNT", 1
+
+
+def _note(shard: int, now_ms: int, since_ms: int) -> Commands:
+    """Return the commands that record this read, and read the heartbeats."""
+    key = listening_key(shard)
+    return [("HSET", key, _LOOKED_AT, now_ms, _SINCE, since_ms), ("HGETALL", alive_key(shard))]
+
+
+def _split(found: Mapping[bytes, bytes], now_ms: int) -> tuple[list[Heartbeat], list[bytes]]:
+    """Return the heartbeats of a shard's hash, and the names of fields that are invalid or too old.
+
+    They may be of jobs of other shards: a trainer keeps the number of shards that it started with.
+    """
+    kept, old = [], []
+    for name, data in found.items():
+        beat = _read(data)
+        if beat is None or now_ms - beat.at > FORGET_AFTER_S * 1000:
+            old.append(name)
+        else:
+            kept.append(beat)
+    return kept, old
+
+
+def _read(data: bytes) -> Heartbeat | None:
+    try:
+        return decode_heartbeat(data)
+    except InvalidMessage:
+        return None

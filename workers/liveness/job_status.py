@@ -1,0 +1,201 @@
+"""Sets jobs to `stalled` or `lost`, and back to `running`, by their heartbeats (docs/liveness.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from sqlalchemy import Connection, Engine, text
+
+from trainwire.schemas.heartbeats import Heartbeat
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Status
+from trainwire.workers.drain import job_rows, store
+from trainwire.workers.drain.changes import StatusChange
+from trainwire.workers.drain.decoding import visible
+from trainwire.workers.liveness.heartbeat_reader import Heartbeats
+
+log = structlog.get_logger("trainwire.workers.liveness.job_status")
+
+_SHOWN_RANKS: Final = 8
+_LEAST_GAP_S: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedJob:
+    """An unfinished job."""
+
+    id: int
+    attempt: int
+    status: Status
+    watched_attempt: int | None
+    """The attempt that is known to send heartbeats."""
+    unseen_s: float
+    """Seconds since the last message was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewStatus:
+    """The status that a job is to have, with the reason, and the seconds since its last sign of life."""
+
+    status: Status
+    quiet_s: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LostRule:
+    """A job is lost when nothing of it arrived for `after_s` seconds in which a heartbeat could have arrived.
+
+    Only attempts that are known to send heartbeats become lost (`sends_heartbeats`).
+    """
+
+    after_s: float
+
+    @property
+    def longest_gap_s(self) -> float:
+        """Longest time between two reads of the heartbeats; after a longer one `after_s` begins anew."""
+        return max(_LEAST_GAP_S, self.after_s / 3)
+
+    @property
+    def longest_unread_s(self) -> float:
+        """Limit of the messages' wait for a drain: above it, a job without heartbeats does not become lost."""
+        return self.after_s / 3
+
+    def evaluate(self, job: WatchedJob, heartbeats: Heartbeats) -> NewStatus:
+        """Return the status of an unfinished job; its present status if nothing shows another."""
+        beats = _beats_of(job, heartbeats)
+        if fresh := self._fresh(beats, heartbeats):
+            return _stalled(job, beats, fresh, heartbeats) or NewStatus(
+                "running", reason="its heartbeats are back"
+            )
+        silent_s = min((heartbeats.age_s(beat) for beat in beats), default=job.unseen_s)
+        surely_silent_s = min(
+            heartbeats.covered_s(job.id), self._read_s(job, beats, silent_s, heartbeats), job.unseen_s
+        )
+        if job.watched_attempt != job.attempt or job.status == "lost" or surely_silent_s <= self.after_s:
+            return NewStatus(job.status)
+        last = f"; the last: {_shown(max(beats, key=lambda beat: beat.at))}" if beats else ""
+        return NewStatus("lost", min(silent_s, job.unseen_s), f"no heartbeat for {self.after_s:g} s{last}")
+
+    def sends_heartbeats(self, job: WatchedJob, heartbeats: Heartbeats) -> bool:
+        """Return whether there is a heartbeat of any age that certainly belongs to the job's attempt.
+
+        An old one without an attempt may belong to the attempt before. An old one counts because its trainer may
+        have been killed while no worker ran.
+        """
+        beats = _beats_of(job, heartbeats)
+        is_certain = job.attempt <= 1 or any(beat.attempt == job.attempt for beat in beats)
+        return bool(beats) and (is_certain or bool(self._fresh(beats, heartbeats)))
+
+    def _read_s(
+        self, job: WatchedJob, beats: Sequence[Heartbeat], silent_s: float, heartbeats: Heartbeats
+    ) -> float:
+        """Return for how long nothing came after the last heartbeat, as far as the job's shard has been drained.
+
+        Its last message may be among the unread ones. Without a heartbeat (a trainer deletes its own when it ends)
+        that may have been sent at any time: then the streams of the shard must be drained almost to their ends.
+        """
+        unread_s = heartbeats.unread_s(job.id)
+        if beats:
+            return silent_s - unread_s
+        return silent_s if unread_s <= self.longest_unread_s else 0.0
+
+    def _fresh(self, beats: Iterable[Heartbeat], heartbeats: Heartbeats) -> list[Heartbeat]:
+        return [beat for beat in beats if heartbeats.age_s(beat) <= self.after_s]
+
+
+def update_statuses(engine: Engine, heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
+    """Set the status of each unfinished job by its heartbeats; return the changes, which are committed.
+
+    Also records which attempts send heartbeats (`watched_attempt`), by the first one that is found.
+    """
+    with store.postgres_errors(), engine.begin() as connection:
+        jobs = _read_jobs(connection, list(heartbeats.beats))
+        unwatched = [job for job in jobs if job.watched_attempt != job.attempt]
+        if new := [job.id for job in unwatched if rule.sends_heartbeats(job, heartbeats)]:
+            connection.execute(_WATCH, {"jobs": new})
+    changed = [job.id for job in jobs if rule.evaluate(job, heartbeats).status != job.status]
+    return _change(engine, changed, heartbeats, rule) if changed else []
+
+
+def _stalled(
+    job: WatchedJob, beats: Sequence[Heartbeat], fresh: Sequence[Heartbeat], heartbeats: Heartbeats
+) -> NewStatus | None:
+    """Return `stalled` for a living job that is quiet for longer than it promised, or than its usual pauses."""
+    if job.unseen_s < min(heartbeats.age_s(beat) for beat in fresh):
+        return None if job.status == "lost" else NewStatus(job.status)  # a message was stored after the heartbeat
+    quiet_s = min(beat.quiet_s for beat in fresh)
+    promised = [beat.stall_after_s for beat in fresh if beat.stall_after_s is not None]
+    usual = [beat.usual_pause_s for beat in fresh if beat.usual_pause_s is not None]
+    limit_s = max(promised or usual, default=quiet_s)
+    if quiet_s <= limit_s:
+        return None
+    pause = "promised a message every" if promised else "is usually not quiet for more than"
+    missing = _silent_ranks(beats, fresh)
+    silent = f"; no heartbeat of rank {missing}" if missing else ""
+    return NewStatus("stalled", quiet_s, f"alive ({_shown(fresh[0])}), but it {pause} {limit_s:g} s{silent}")
+
+
+def _change(engine: Engine, job_ids: Iterable[int], heartbeats: Heartbeats, rule: LostRule) -> list[StatusChange]:
+    """Evaluate these jobs again under their locks, because messages may have come; save the changes."""
+    changes = []
+    with store.postgres_errors(), engine.begin() as connection:
+        states = job_rows.lock_jobs(connection, job_ids)
+        for job in _read_jobs(connection, list(states)):
+            new = rule.evaluate(job, heartbeats)
+            if job.id not in states or new.status == job.status:
+                continue
+            before, after = states[job.id], copy(states[job.id])
+            after.status = new.status
+            after.quiet_since = heartbeats.time_ago(job.id, new.quiet_s)
+            after.status_reason = None if new.quiet_s is None else new.reason
+            changes.append(StatusChange(before, after, new.reason))
+        job_rows.save_statuses(connection, [change.after for change in changes])
+        job_rows.save_attempts(connection, [change.after for change in changes])
+    for change in changes:
+        log.info("job.status", job_id=change.after.id, status=change.after.status, reason=change.reason)
+    return changes
+
+
+def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[WatchedJob]:
+    return [WatchedJob(*row) for row in connection.execute(_UNFINISHED, {"with_beats": with_beats})]
+
+
+def _beats_of(job: WatchedJob, heartbeats: Heartbeats) -> list[Heartbeat]:
+    """Return the heartbeats of the job's attempt; those without an attempt belong to the newest."""
+    return [beat for beat in heartbeats.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNSAID, job.attempt)]
+
+
+def _silent_ranks(beats: Iterable[Heartbeat], fresh: Iterable[Heartbeat]) -> str:
+    ranks = sorted({beat.rank or 0 for beat in beats} - {beat.rank or 0 for beat in fresh})
+    more = f" and {len(ranks) - _SHOWN_RANKS} more" if len(ranks) > _SHOWN_RANKS else ""
+    return ", ".join(map(str, ranks[:_SHOWN_RANKS])) + more
+
+
+def _shown(beat: Heartbeat) -> str:
+    known: Mapping[str, Any] = {"rank": beat.rank, "host": beat.host, "pid": beat.pid}
+    shown = ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+    return visible(shown or beat.source)
+
+
+_UNFINISHED: Final = text(
+    """
+    SELECT id, attempt, status, watched_attempt,
+        CAST(extract(epoch FROM now() - coalesce(last_seen_at, created_at)) AS double precision)
+    FROM training_jobs
+    WHERE (status IN ('running', 'stalled') AND watched_attempt = attempt)
+        OR (status IN ('running', 'stalled', 'lost') AND id = ANY(CAST(:with_beats AS bigint[])))
+    ORDER BY id
+    """
+)
+
+# Locked in the order in which drains lock them.
+_WATCH: Final = text(
+    """
+    WITH locked AS (SELECT id FROM training_jobs WHERE id = ANY(CAST(:jobs AS bigint[])) ORDER BY id FOR UPDATE)
+    UPDATE training_jobs AS job SET watched_attempt = attempt FROM locked WHERE job.id = locked.id
+    """
+)

@@ -1,0 +1,135 @@
+"""Sends work orders. A key with a TTL marks each kind of order that is waiting, so that it is not sent twice.
+
+Orders that could not be sent, or were lost, are sent again by beat, which looks for overdue work every second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, cast
+
+import redis
+import structlog
+from kombu.exceptions import OperationalError
+
+from trainwire.schemas import keys
+from trainwire.schemas.events import Event
+from trainwire.schemas.keys import Kind
+from trainwire.schemas.sinks import SINKS
+from trainwire.workers.app import app
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.stream import redis_errors
+from trainwire.workers.errors import Unavailable
+from trainwire.workers.events.notify import MAX_WAITING_ORDERS, events_of, payloads
+from trainwire.workers.orders.order_format import encode_order
+from trainwire.workers.resources import Resources
+from trainwire.workers.sinks.plugin import sinks_on
+
+log = structlog.get_logger("trainwire.workers.orders.order_sender")
+
+MIN_WAITING_DRAINS: Final = 32
+"""No drain is ordered while as many orders wait, or twice the number of streams if that is more."""
+_ORDER_ONCE: Final = """
+if not redis.call('SET', KEYS[1], 1, 'NX', 'PX', ARGV[1]) then return 0 end
+if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[3])
+return 1
+"""
+NOTIFY_RETRY: Final = {"max_retries": 1, "interval_start": 0}
+
+
+def order_drain(resources: Resources, kind: Kind, shard: int, *, is_rest: bool = False) -> bool:
+    """Order the drain of a stream unless one is ordered or running; return whether an order was sent.
+
+    While many orders wait none is sent: workers are busy, and an order for this stream is probably among them. If
+    it was lost, a later call sends one.
+
+    Args:
+        resources: the connections and settings of this process.
+        kind: with `shard`, the stream.
+        shard: with `kind`, the stream.
+        is_rest: whether the caller is the running drain, whose time slice ended before the stream was empty.
+    """
+    key = keys.ordered_key(keys.stream_key(kind, shard))
+    most_waiting = max(MIN_WAITING_DRAINS, 2 * len(keys.KINDS) * resources.settings.ingest_shards)
+    order = encode_order(keys.DRAIN_TASK, [kind, shard], keys.INGEST_QUEUE, time.time() + keys.ORDER_TTL_S)
+    with redis_errors():
+        if is_rest:
+            resources.streams.set(key, 1, px=keys.DRAIN_ORDERED_TTL_MS)
+        elif resources.stream_client is None:  # in one round trip: each message waits for it
+            arguments = (key, keys.INGEST_QUEUE, keys.DRAIN_ORDERED_TTL_MS, most_waiting, order)
+            return bool(resources.redis.eval(_ORDER_ONCE, 2, *cast("Any", arguments)))
+        elif (
+            not resources.streams.set(key, 1, nx=True, px=keys.DRAIN_ORDERED_TTL_MS)
+            or resources.redis.llen(keys.INGEST_QUEUE) >= most_waiting
+        ):
+            return False
+        resources.redis.lpush(keys.INGEST_QUEUE, order)
+    return True
+
+
+def order_deliveries(resources: Resources, kind: Kind | None = None) -> None:
+    """Order deliveries to all sinks that are on, or to those that receive rows of this kind of messages."""
+    for sink in sinks_on(resources.settings):
+        if kind in {None, sink.kind, "completions"}:  # a completion has a traceback, and ends an attempt
+            order_delivery(resources, sink.name)
+
+
+def order_delivery(resources: Resources, sink: str) -> None:
+    """Order a delivery to a sink unless one is ordered."""
+    _order_once(resources.redis, keys.delivery_ordered_key(sink), keys.DELIVER_TASK, [sink], SINKS[sink].queue)
+
+
+def order_verification(resources: Resources) -> None:
+    """Order the verification of new checkpoint files unless one is ordered."""
+    _order_once(resources.redis, keys.VERIFY_ORDERED_KEY, keys.VERIFY_TASK, [], keys.CHECKPOINT_QUEUE)
+
+
+def _order_once(client: redis.Redis, key: str, task: str, args: list[object], queue: str) -> None:
+    """Send an order unless its key exists."""
+    with redis_errors():
+        is_first = client.set(key, 1, nx=True, ex=keys.ORDERED_TTL_S)
+    if is_first:
+        send_order(task, args, queue)
+
+
+def order_notify(resources: Resources, changes: list[Change]) -> None:
+    """Order the events of a drain's transaction to be published."""
+    announce(resources, partial(events_of, changes), len(changes))
+
+
+def announce(resources: Resources, make_events: Callable[[], list[Event]], jobs: int) -> None:
+    """Order events of a committed transaction to be published. Never raises.
+
+    A client detects missing events by the numbers in the next one, and reads their rows from Postgres.
+
+    Args:
+        resources: the connections and settings of this process.
+        make_events: returns the events; called only if an order can be sent.
+        jobs: number of jobs, for the log.
+    """
+    try:
+        with redis_errors():
+            waiting = resources.redis.llen(keys.NOTIFY_QUEUE)
+        if waiting >= MAX_WAITING_ORDERS:
+            log.warning("notify.dropped", jobs=jobs, reason=f"{waiting} orders wait for a worker")
+            return
+        for payload in payloads(make_events()):
+            shown = f"events of {jobs:,} jobs, {len(payload):,} bytes"  # in Flower, in place of all of them
+            send_order(
+                keys.NOTIFY_TASK, [payload.decode()], keys.NOTIFY_QUEUE, retry_policy=NOTIFY_RETRY, argsrepr=shown
+            )
+    except Unavailable as exc:
+        log.warning("notify.dropped", jobs=jobs, reason=str(exc))
+    except Exception:
+        log.exception("notify.failed", jobs=jobs)
+
+
+def send_order(task: str, args: list[object], queue: str, **options: Any) -> None:
+    """Send a work order that expires after `ORDER_TTL_S`; raise `Unavailable` if Redis does not accept it."""
+    try:
+        app.send_task(task, args=args, queue=queue, expires=keys.ORDER_TTL_S, ignore_result=True, **options)
+    except OperationalError as exc:
+        raise Unavailable(f"Redis took no order: {exc}") from exc

@@ -1,0 +1,191 @@
+"""Drains stray streams, whose shards do not exist, and streams that were jammed; gives claims an expiry.
+
+Clients that use an outdated number of shards (INGEST_SHARDS was changed, FLUSHALL) append to stray streams. Their
+messages are as valid as any.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeVar, cast
+
+import redis
+import structlog
+from sqlalchemy import text
+
+from trainwire.schemas.heartbeats import decode_heartbeat
+from trainwire.schemas.keys import KINDS, Kind, alive_field, alive_key, shard_of
+from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
+from trainwire.schemas.validation import InvalidMessage
+from trainwire.workers.drain import store
+from trainwire.workers.drain.changes import Change
+from trainwire.workers.drain.drain import Drain
+from trainwire.workers.drain.stream import IngestStream, redis_errors
+from trainwire.workers.drain.stream_repair import note_repair
+from trainwire.workers.errors import MostlyInvalid, Unavailable
+from trainwire.workers.resources import Resources
+
+log = structlog.get_logger("trainwire.workers.streams.stray_streams")
+
+Item = TypeVar("Item")
+OnCommit = Callable[[list[Change]], None] | None
+"""Called with the changes of each transaction."""
+
+SLICE_S: Final = 2.0
+"""Time slice of one stream's drain."""
+TIME_S: Final = 5.0
+"""Time for all streams; the next call drains the rest."""
+MAX_CLAIM_BYTES: Final = 4096
+MAX_CLAIM_MS: Final = 3600 * 1000
+"""Longest lifetime of a claim; its trainer renews it every few seconds."""
+_CHUNK_SIZE: Final = 500
+_KEY: Final = re.compile(rf"ingest:\{{(.*)\}}:({'|'.join(KINDS)}|alive)", re.DOTALL)
+_MAX_KEY_CHARS: Final = 200
+
+
+@dataclass
+class Strays:
+    """The keys of shards that do not exist, and all claims."""
+
+    streams: list[tuple[Kind, str]] = dataclasses.field(default_factory=list)
+    heartbeats: list[str] = dataclasses.field(default_factory=list)
+    unreadable: list[bytes] = dataclasses.field(default_factory=list)
+    """Keys whose names are too long or not printable."""
+    claims: list[bytes] = dataclasses.field(default_factory=list)
+
+
+def find_strays(client: redis.Redis, shards: int) -> Strays:
+    """Scan the keys of all servers that answer. Raises an error of redis-py if none does."""
+    found = Strays()
+    for key in _keys(client):
+        if key.startswith(b"ingest:claims:"):
+            found.claims.append(key)
+            continue
+        name = key.decode("utf-8", "surrogateescape")
+        match = _KEY.fullmatch(name)
+        if match is None or _is_shard(match[1], shards):
+            continue
+        if len(name) > _MAX_KEY_CHARS or not name.isprintable():
+            found.unreadable.append(key)
+        elif match[2] == "alive":
+            found.heartbeats.append(name)
+        else:
+            found.streams.append((cast("Kind", match[2]), name))
+    return found
+
+
+def drain_stray_streams(resources: Resources, on_commit: OnCommit = None) -> None:
+    """Drain stray streams, move stray heartbeats to their shards, and give claims an expiry.
+
+    Raises `Unavailable` if Redis does not answer.
+    """
+    client, shards = resources.streams, resources.settings.ingest_shards
+    deadline = time.monotonic() + TIME_S
+    with redis_errors():
+        found = find_strays(client, shards)
+        _limit_claims(client, found.claims)
+        for key in found.unreadable:
+            client.unlink(key)
+            note_repair(client, repr(key)[:_MAX_KEY_CHARS], "no name of a shard: deleted")
+        for name in found.heartbeats:
+            _move_heartbeats(client, name, shards)
+    for kind, name in found.streams:
+        if time.monotonic() >= deadline:
+            return
+        _drain_stray(resources, IngestStream(client, kind, -1, key=name), on_commit)
+
+
+def drain_jammed(resources: Resources, stream: IngestStream, on_commit: OnCommit = None) -> None:
+    """Drain the renamed stream of the same shard that was jammed, if there is one; errors are only logged."""
+    jammed = stream.jammed()
+    with errors_logged(jammed):
+        if jammed.has_entries() and (entries := _drain(resources, jammed, on_commit)) is not None:
+            note_repair(resources.streams, jammed.key, f"renamed when it was jammed: drained, {entries} entries")
+
+
+def _keys(client: redis.Redis) -> set[bytes]:
+    servers = servers_of(client)
+    found: set[bytes] = set()  # SCAN may return a key twice
+    for server in servers.values():
+        try:
+            found.update(cast("Iterable[bytes]", server.scan_iter(match="ingest:[{c]*", count=1000)))
+        except STREAM_ERRORS:
+            if len(servers) == 1:
+                raise
+    return found
+
+
+def _is_shard(name: str, shards: int) -> bool:
+    return name.isascii() and name.isdecimal() and str(int(name[:20])) == name and int(name) < shards
+
+
+def _limit_claims(client: redis.Redis, keys: Sequence[bytes]) -> None:
+    for chunk in _chunks(keys):
+        pipeline = client.pipeline(transaction=False)
+        for key in chunk:
+            pipeline.pttl(key)
+            pipeline.strlen(key)
+        replies = pipeline.execute(raise_on_error=False)
+        for key, left_ms, size in zip(chunk, replies[::2], replies[1::2], strict=True):
+            if isinstance(size, Exception) or size > MAX_CLAIM_BYTES:
+                client.unlink(key)
+            elif left_ms == -1 or left_ms > MAX_CLAIM_MS:
+                client.pexpire(key, MAX_CLAIM_MS)
+
+
+def _move_heartbeats(client: redis.Redis, name: str, shards: int) -> None:
+    """Move heartbeats to the hashes of their shards: their trainers use another number of shards."""
+    for chunk in _chunks(cast("Iterable[tuple[bytes, bytes]]", client.hscan_iter(name, count=_CHUNK_SIZE))):
+        pipeline = client.pipeline(transaction=False)
+        for _, data in chunk:
+            with suppress(InvalidMessage):
+                beat = decode_heartbeat(data)
+                name_of_beat = alive_field(beat.job, beat.source)
+                pipeline.hset(alive_key(shard_of(beat.job, shards)), name_of_beat, cast("Any", data))
+        pipeline.execute()
+    client.unlink(name)
+
+
+def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, _CHUNK_SIZE)):
+        yield chunk
+
+
+def _drain_stray(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> None:
+    """Drain a stray stream for one time slice; once it is empty, delete its cursor."""
+    with errors_logged(stream):
+        entries = _drain(resources, stream, on_commit)
+        if entries is None:
+            return
+        with store.postgres_errors(), resources.engine.begin() as connection:
+            connection.execute(text("DELETE FROM ingest_cursors WHERE stream = :stream"), {"stream": stream.name})
+        with redis_errors():
+            note_repair(resources.streams, stream.key, f"no shard has it: drained, {entries} entries")
+
+
+def _drain(resources: Resources, stream: IngestStream, on_commit: OnCommit) -> int | None:
+    """Drain a stream for one time slice; once it is empty delete its key and return the number of its entries."""
+    # Nothing is too invalid here: in such a stream invalid entries do not suggest a bad deploy.
+    settings = resources.settings.model_copy(update={"drain_max_invalid_ratio": 1.0, "drain_slice_s": SLICE_S})
+    drained = Drain(resources.engine, stream, settings, on_commit=on_commit).run()
+    if drained.leased_elsewhere or drained.more or not stream.delete_if_empty():
+        return None
+    return drained.entries
+
+
+@contextmanager
+def errors_logged(stream: IngestStream) -> Iterator[None]:
+    """Log an error of a drain, so that other streams are drained nevertheless."""
+    try:
+        yield
+    except (MostlyInvalid, Unavailable) as exc:
+        log.warning("stream.not_drained", stream=stream.key, reason=str(exc))
+    except Exception:
+        log.exception("stream.not_drained", stream=stream.key)
