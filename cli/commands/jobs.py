@@ -12,8 +12,8 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
-from trainwire.cli.halted import halted_streams
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
+from trainwire.cli.redis_clients import halted_streams
 from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number

@@ -1,4 +1,4 @@
-"""`trainwire mlflow`: what MLflow has of a job."""
+"""`trainwire mlflow`: the run of a job in MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from trainwire.cli.commands.jobs import known_job, shown_number, shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobId, plain, servers, write_json
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
+from trainwire.cli.terminal import one_line, print_table, say, shown_clock
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem
@@ -27,12 +27,12 @@ COLUMNS = ("metric", "points", "last", "lowest", "highest")
 
 def mlflow(
     job_id: JobId,
-    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "Not the newest attempt but this one.")] = None,
+    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "This attempt; default: the newest.")] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most metrics to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a job's run in MLflow: its state, its metrics in short, what was adapted, how far the mirror is."""
+    """Show a job's run in MLflow: state, summary of the metrics, adapted values, and the lag of the mirror."""
     address = servers(data_dir)
     uri = settings_for(address).mlflow_tracking_uri
     if uri is None:
@@ -55,7 +55,7 @@ def mlflow(
 
 @contextmanager
 def reading_mlflow(uri: str) -> Iterator[MlflowApi]:
-    """Give MLflow's API; what it does not answer becomes a `Problem`."""
+    """Open MLflow's API; its errors become a `Problem` that names the server's address."""
     try:
         yield MlflowApi(plain_send(uri, os.environ))
     except (MlflowUnavailable, MlflowRefused) as exc:
@@ -102,7 +102,7 @@ def _lines(
     elif delivery is not None:
         lines.append(("mirror", shown_delivery(*delivery, shown_clock)))
     notes = known.mirror_notes or {}
-    return lines + [("adapted", f"{what!r} {how}") for what, how in notes.items()]
+    return lines + [("adapted", f"{name!r} {change}") for name, change in notes.items()]
 
 
 def _run_lines(found: RunSummary, uri: str) -> list[tuple[str, object]]:
@@ -125,10 +125,10 @@ def _maker(run: MlflowRun) -> str:
 
 
 def _show_metrics(found: RunSummary) -> None:
-    shown = table(*COLUMNS, right=frozenset(COLUMNS[1:]))
-    for name, metric in found.metrics.items():
-        numbers = (shown_number(number) for number in (metric.last, metric.lowest, metric.highest))
-        shown.add_row(cell(name), cell(f"{metric.points:,}"), *(cell(number) for number in numbers))
-    console().print(shown)
+    rows = (
+        (name, f"{metric.points:,}", *map(shown_number, (metric.last, metric.lowest, metric.highest)))
+        for name, metric in found.metrics.items()
+    )
+    print_table(COLUMNS, rows, right=COLUMNS[1:])
     if found.more_metrics:
         say(f"and {found.more_metrics:,} more metrics: see --limit")

@@ -1,4 +1,4 @@
-"""`trainwire verify`: whether a store has what Postgres has."""
+"""`trainwire verify`: compares the rows of a job in a sink with those in Postgres."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainwire.cli.commands.jobs import known_job
 from trainwire.cli.commands.options import AsJson, DataDir, JobId, Sink, servers, write_json
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import reading, settings_for
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.plugin import plugin
 
@@ -19,15 +19,13 @@ EXIT_DIFFERS: Final = 1
 
 
 def verify(job_id: JobId, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Compare what a store has of a job with what Postgres has, line by line; exit code 1 when they differ."""
+    """Compare the rows of a job in a store with those in Postgres, one by one; exit code 1 if they differ."""
     known_sink(sink)
     address = servers(data_dir)
     with reading(address) as connection:
         known_job(connection, job_id)
-        try:
+        with as_problem(SinkUnavailable):
             found = plugin(sink).verify(settings_for(address), connection, job_id)
-        except SinkUnavailable as exc:
-            raise Problem(str(exc)) from exc
     if isinstance(found, str):
         raise Problem(f"{sink} is not verified line by line: {found}")
     if as_json:

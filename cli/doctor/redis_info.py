@@ -1,4 +1,4 @@
-"""One server of Redis, judged by its answer to INFO: does it keep what it was given, and has it room?"""
+"""Checks of one Redis server by its INFO: version, eviction, persistence, memory, connections."""
 
 from __future__ import annotations
 
@@ -8,82 +8,82 @@ from typing import Any, Final
 from trainwire.workers.findings import Finding, Findings, Part
 
 Info = Mapping[str, Any]
-"""What redis-py makes of INFO."""
+"""The reply to INFO, parsed by redis-py."""
 
 NEEDED: Final = {"redis": (6, 2), "valkey": (7, 2)}
 FULL: Final = 0.97
 BUSY: Final = 0.8
-"""Of `maxclients`: a restart of trainers or workers needs some connections twice for a moment."""
+"""Share of `maxclients`; restarting trainers and workers hold their old and new connections for a moment."""
 OWN_FILES: Final = 32
-"""What a server keeps of its open-file limit for itself (CONFIG_MIN_RESERVED_FDS)."""
+"""File descriptors that a server reserves for itself (CONFIG_MIN_RESERVED_FDS)."""
 
 
 def version(part: Part, info: Info) -> Finding:
-    """Judge its version."""
+    """Check the version."""
     kind = "valkey" if "valkey_version" in info else "redis"
-    said = str(info.get(f"{kind}_version", "0"))
-    numbers = tuple(int(number) for number in said.split(".")[:2] if number.isdigit())
+    installed = str(info.get(f"{kind}_version", "0"))
+    numbers = tuple(int(number) for number in installed.split(".")[:2] if number.isdigit())
     if numbers < NEEDED[kind]:
         wanted = ".".join(map(str, NEEDED[kind]))
-        return part.error("version", f"is {kind} {said}", f"install {kind} {wanted} or newer")
-    return part.ok("version", f"is {kind} {said}")
+        return part.error("version", f"is {kind} {installed}", f"install {kind} {wanted} or newer")
+    return part.ok("version", f"is {kind} {installed}")
 
 
 def eviction(part: Part, info: Info) -> Finding:
-    """Judge what it does when it is full."""
+    """Check that a full server refuses writes instead of evicting keys."""
     policy = info.get("maxmemory_policy")
     if policy == "noeviction":
-        return part.ok("eviction", "throws nothing away when it is full")
-    says = f"throws messages away when it is full: maxmemory-policy is {policy}"
-    return part.error("eviction", says, "redis-cli config set maxmemory-policy noeviction, and in its file")
+        return part.ok("eviction", "evicts no keys when it is full")
+    text = f"evicts messages when it is full: maxmemory-policy is {policy}"
+    return part.error("eviction", text, "redis-cli config set maxmemory-policy noeviction, and in its file")
 
 
-def keeping(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
-    """Yield whether it survives a restart, and whether its disk takes what it writes."""
+def persistence(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
+    """Yield whether its data survives a restart, and whether its writes to disk succeed."""
     if info.get("aof_enabled"):
         yield part.ok("persistence", "has an append-only file")
     elif has_streams:
-        says = "forgets its streams at a restart: no append-only file (trainers that still run send them again)"
-        yield part.warning("persistence", says, "redis-cli config set appendonly yes, and in its file")
+        text = "loses its streams at a restart: no append-only file (trainers that still run send them again)"
+        yield part.warning("persistence", text, "redis-cli config set appendonly yes, and in its file")
     else:
-        yield part.ok("persistence", "has no append-only file, and needs none: orders are given again")
+        yield part.ok("persistence", "has no append-only file, and needs none: work orders are sent again")
     failed = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"]
     if failed:
-        says = f"cannot write to its disk ({', '.join(failed)}), and may refuse all writes"
-        yield part.error("disk", says, "make room on its disk, and look at its log")
+        text = f"cannot write to its disk ({', '.join(failed)}), and may refuse all writes"
+        yield part.error("disk", text, "free space on its disk, and read its log")
 
 
 def memory(part: Part, info: Info, high_water: float) -> Finding:
-    """Judge its memory; `high_water` is the share above which trainers are told to hold back."""
+    """Check its memory; above the share `high_water` trainers keep messages in their spools."""
     used, limit = int(info["used_memory"]), int(info["maxmemory"])
     if not limit:
-        says = "has no maxmemory: it grows until the machine kills it, and trainers are never told to hold back"
-        return part.warning("memory", says, "redis-cli config set maxmemory 1gb (or what the machine can spare)")
-    says = f"uses {used / limit:.0%} of its {limit / 2**20:,.0f} MiB"
+        text = "has no maxmemory: it grows until the machine kills it, and trainers never hold messages back"
+        return part.warning("memory", text, "redis-cli config set maxmemory 1gb (or what the machine can spare)")
+    text = f"uses {used / limit:.0%} of its {limit / 2**20:,.0f} MiB"
     if used > FULL * limit:
-        return part.error("memory", says, "start workers that drain it, or raise maxmemory")
+        return part.error("memory", text, "start workers that drain it, or raise maxmemory")
     if used > high_water * limit:
-        return part.warning("memory", says, "drain faster (docs/runbook.md), or raise maxmemory")
-    return part.ok("memory", says)
+        return part.warning("memory", text, "drain faster (docs/runbook.md), or raise maxmemory")
+    return part.ok("memory", text)
 
 
-def clients(part: Part, info: Info) -> Findings:
-    """Yield how many connections it has left; nothing where it does not tell how many it takes."""
+def connections(part: Part, info: Info) -> Findings:
+    """Yield the share of `maxclients` in use; nothing if INFO lacks `maxclients`."""
     if "maxclients" not in info:
         return
     limit = int(info["maxclients"])
     used = int(info["connected_clients"]) + int(info.get("cluster_connections", 0))
-    turned_away = int(info.get("rejected_connections", 0))
-    says = f"{used:,} of {limit:,} connections are in use"
-    says += f"; {turned_away:,} were refused since its start" if turned_away else ""
+    refused = int(info.get("rejected_connections", 0))
+    text = f"{used:,} of {limit:,} connections are in use"
+    text += f"; {refused:,} were refused since its start" if refused else ""
     if used <= BUSY * limit:
-        yield part.ok("clients", says)
+        yield part.ok("clients", text)
         return
     files = limit + OWN_FILES
-    # At its start a server cuts maxclients to what its open files allow, which usually are a power of two.
+    # At start a server reduces maxclients to its limit of open files, which is usually a power of two.
     if files & (files - 1) == 0:
-        says += f"; its limit of open files, {files:,}, seems to set it"
-    yield part.warning("clients", says, MORE_CLIENTS)
+        text += f"; its limit of open files, {files:,}, seems to determine it"
+    yield part.warning("clients", text, MORE_CLIENTS)
 
 
 MORE_CLIENTS: Final = (

@@ -136,7 +136,7 @@ def test_a_download_replaces_nothing_unless_forced(
     (folder / "last.pt").write_text("mine")
     refused = connected("checkpoints", "42", "--download", "last")
     assert (refused.code, (folder / "last.pt").read_text()) == (1, "mine")
-    assert "last.pt is there already: choose another name with --to, or replace it with --force" in refused.err
+    assert "last.pt exists already: choose another name with --to, or replace it with --force" in refused.err
     assert connected("checkpoints", "42", "--download", "last", "--force").code == 0
     assert (folder / "last.pt").read_bytes() == WEIGHTS
 
@@ -262,7 +262,7 @@ def test_a_folder_comes_as_a_whole(connected: Trainwire, record: Record, bucket:
     found = {str(path.relative_to("last")): path.read_bytes() for path in Path("last").rglob("*.bin")}
     assert (found, sorted(path.name for path in folder.iterdir())) == (files, ["last", "old"])
     assert not (folder / "last" / "stale").exists()
-    assert "is a folder, which has no address of its own" in connected("checkpoints", "42", "--url", "last").err
+    assert "is a folder, which has no URL of its own" in connected("checkpoints", "42", "--url", "last").err
 
 
 def test_a_folder_with_a_damaged_file_is_not_kept(
@@ -349,7 +349,7 @@ def test_retention_shows_what_it_would_delete(
     shown = connected("retention").out
     assert "checkpoints/42/1/epoch-1.pt" in shown
     assert "CHECKPOINT_RETENTION=dry-run here: nothing is deleted" in shown
-    assert "switched on, the next run would delete 1 checkpoints (2.56 MB)" in shown
+    assert "if on, the next run would delete 1 checkpoints (2.56 MB)" in shown
     assert "CHECKPOINT_REMOVE_SUPERSEDED=on here: the next run deletes 0 superseded uploads (0 B)" in shown
     monkeypatch.setenv("CHECKPOINT_RETENTION", "on")
     assert "CHECKPOINT_RETENTION=on here: the next run deletes 1 checkpoints" in connected("retention").out

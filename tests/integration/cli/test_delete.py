@@ -59,7 +59,7 @@ def test_each_sink_can_keep_its_copies(connected: Trainwire, sink: str) -> None:
 def test_without_a_terminal_it_must_be_confirmed(connected: Trainwire, resources: Resources, job: int) -> None:
     """A script that forgot --yes deletes nothing."""
     done = connected("delete", str(job))
-    assert (done.code, "confirm with --yes" in done.err) == (1, True)
+    assert (done.code, "confirm the deletion of job 1 with --yes" in done.err) == (1, True)
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == [1]
 
 
@@ -77,7 +77,7 @@ def test_it_asks(
     alone.setattr(sys, "stdin", Terminal(answer))
     done = connected("delete", "1")
     assert (done.code == 0) == (not left)
-    assert "Delete job 1 for good?" in done.err
+    assert "Delete job 1 permanently?" in done.err
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == left
 
 

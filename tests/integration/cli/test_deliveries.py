@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, insert, text
 
 from tests.factories import one, rows
 from tests.integration.cli.conftest import Trainwire
-from trainwire.cli import resending
+from trainwire.cli.commands.deliveries import Replayed, replay_rows
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs, training_logs
 from trainwire.stack.errors import Problem
 from trainwire.workers.sinks.cursors import lease_jobs
@@ -108,7 +108,7 @@ def test_an_outage_is_shown_and_ended(connected: Trainwire, jobs: Engine) -> Non
 def test_without_an_outage_there_is_nothing_to_retry(connected: Trainwire, engine: Engine) -> None:
     """A sink that answers, or was never used, is said so; nothing is written for it."""
     assert connected("deliveries").out.startswith("loki: nothing has been sent to it yet\n0 jobs fully")
-    assert connected("deliveries", "retry").out == "loki is not known to be down: there is nothing to try again\n"
+    assert connected("deliveries", "retry").out == "loki is not known to be down: there is nothing to retry\n"
     assert rows(engine, sink_states, "sink", order=["sink"]) == []
 
 
@@ -183,8 +183,8 @@ def test_what_replay_cannot_do_is_said(connected: Trainwire) -> None:
 def test_replay_does_not_cross_a_delivery(jobs: Engine) -> None:
     """While a delivery has the job's lease the cursor stays: the delivery would write over it."""
 
-    def replayed(connection: Connection) -> resending.Replayed:
-        return resending.replay(connection, "loki", 1, 1, patience_s=1)
+    def replayed(connection: Connection) -> Replayed:
+        return replay_rows(connection, "loki", 1, 1, timeout_s=1)
 
     with jobs.begin() as leases:
         assert lease_jobs(leases, "loki", [1]) == [1]
@@ -192,4 +192,4 @@ def test_replay_does_not_cross_a_delivery(jobs: Engine) -> None:
             replayed(connection)
     assert one(jobs, delivery_cursors, job_id=1)["confirmed_seq"] == 4
     with jobs.begin() as connection:
-        assert replayed(connection) == resending.Replayed(rows=4, dead_letters=1)
+        assert replayed(connection) == Replayed(rows=4, dead_letters=1)

@@ -100,7 +100,7 @@ def test_hardly_any_connections_left(doctor: Doctor, client: redis.Redis) -> Non
     assert "raise its limit of open files with it" in found["remedy"]
     with crowd(client, 76), set_to(client, maxclients=128 - 32):
         found = doctor.look()["redis.clients"]
-    assert "its limit of open files, 128, seems to set it" in found["says"]
+    assert "its limit of open files, 128, seems to determine it" in found["says"]
 
 
 def test_no_connection_left(doctor: Doctor, client: redis.Redis) -> None:

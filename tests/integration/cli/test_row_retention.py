@@ -29,9 +29,6 @@ def test_what_would_go_is_shown(
     alone.setenv("LOG_RETENTION_DAYS", "7")
     planned = json.loads(trainwire("retention", "--rows", "--json").out)
     assert planned == [{"table": "training_logs", "job_id": 7, "rows": 2}]
-    assert (
-        "nothing is removed; switched on, the next runs would remove 2 rows"
-        in trainwire("retention", "--rows").out
-    )
+    assert "nothing is removed; if on, the next runs would remove 2 rows" in trainwire("retention", "--rows").out
     with resources.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM training_logs")).scalar_one() == 2

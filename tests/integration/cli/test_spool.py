@@ -47,7 +47,7 @@ def test_a_folder_that_cannot_be_sent_holds_up_no_other(
     """What lies behind it is sent, it is said to stay, and the exit code says that something is left."""
     leave(unreadable.parent, 2)
     sent = connected("spool", "send", "--any-server", "--spool", str(unreadable.parent))
-    assert "job 2, source 0-test: all is sent, 2 messages wait for a worker" in sent.out
+    assert "job 2, source 0-test: all messages are sent, 2 wait for a worker" in sent.out
     assert "nothing is left" not in sent.out
     assert f"{unreadable} cannot be sent, and stays" in caplog.text
     assert sent.code == 1
@@ -99,7 +99,7 @@ def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, 
         assert "in use, stays" in connected("spool", "discard", "--all", "--yes", "--spool", str(spool)).out
         assert path.exists()
         sent = connected("spool", "send", "--any-server", "--spool", str(spool))
-        assert "has 1 messages of 1 living processes" in sent.out
+        assert "has 1 messages of 1 running processes" in sent.out
         assert (sent.code, "nothing is left" in sent.out) == (0, False)
     finally:
         claimed.forget()

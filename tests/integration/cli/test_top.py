@@ -49,7 +49,7 @@ def test_what_waits_and_what_runs_is_shown(
     assert row(done.out, "logs")[:2] == ["logs", "1"]
     assert row(done.out, "metrics")[1] == "0"
     assert row(done.out, "loki")[:2] == ["loki", "2"]
-    assert "none answers" in done.out
+    assert "no worker answers" in done.out
     assert "1 running" in done.out
     assert row(done.out, "  1")[:4] == ["1", "digits", "running", "40%"]
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.factories import Sender, logs, one
 from tests.processes import wait_until
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.cli.doctor.flow import look_at_streams
+from trainwire.cli.doctor.flow import check_streams
 from trainwire.cli.top.snapshot import take
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.heartbeat import Heart
@@ -153,8 +153,8 @@ def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluste
     assert "trainwire_redis_used_bytes" in seen
 
     now = take(split.redis, split.engine, split.settings, streams=split.streams)
-    assert now.away == (f"{server} does not answer: it has the streams of shard 1, 2",)
-    found = {each.check: each for each in look_at_streams(split.redis, split.settings, split.streams)}
+    assert now.unreachable == (f"{server} does not answer: it has the streams of shard 1, 2",)
+    found = {each.check: each for each in check_streams(split.redis, split.settings, split.streams)}
     assert found["server"].level == "error"
     assert found["server"].says.startswith(f"{server} does not answer: what is said in shard 1, 2 waits")
     assert found["streams"].level == "ok"
