@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
-from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, MAX_WORLD_SIZE
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
@@ -141,7 +141,7 @@ class TrainerSettings:
     streams_url: str | None = field(default=None, repr=False)
     """Where the streams are, if not at `redis_url`, the broker of the Celery workers."""
     job_id: int | None = None
-    attempt: int = ATTEMPT_UNSAID
+    attempt: int = ATTEMPT_UNKNOWN
     rank: int | None = None
     world_size: int | None = None
     """How many ranks the attempt has that use trainwire; None where that is not known."""
@@ -304,7 +304,7 @@ def _optional_whole(environ: Mapping[str, str], name: str, least: int, most: int
 
 def _attempt(environ: Mapping[str, str]) -> int:
     said = _optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
-    return ATTEMPT_UNSAID if said is None else said
+    return ATTEMPT_UNKNOWN if said is None else said
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:

@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root: as root it runs as `nobody`, in a folder that keeps its place."""
+"""Runs PostgreSQL, which refuses to run as root, as the user `nobody` if this process is root."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from trainwire.stack.errors import Problem
 
 
 def is_root() -> bool:
-    """Tell whether this process runs as root."""
+    """Return whether this process runs as root."""
     return os.geteuid() == 0
 
 
 def unprivileged(command: list[str]) -> list[str]:
-    """Return `command` so that it runs as `nobody` where we are root; elsewhere as it is.
+    """Return `command`, wrapped in `setpriv` to run as `nobody` if this process is root.
 
-    The one capability it keeps is to pass through our parent folders (/root is closed to others), so that no
-    permission of any folder has to be changed.
+    It keeps one capability, dac_override, to reach the data folder below folders that are closed to others
+    (/root), so that no permissions have to be changed.
     """
     if not is_root():
         return command
@@ -41,7 +41,7 @@ def unprivileged(command: list[str]) -> list[str]:
 
 
 def give_to_unprivileged(folder: Path) -> None:
-    """Make `folder` belong to the user that `unprivileged` runs commands as."""
+    """Make the user of `unprivileged` commands the owner of `folder`."""
     folder.chmod(0o700)
     if is_root():
         nobody = pwd.getpwnam("nobody")

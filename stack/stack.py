@@ -19,7 +19,7 @@ from trainwire.stack.database import migrate, settings_for, sinks_for
 from trainwire.stack.errors import PartFailed
 from trainwire.stack.folders import chosen_data_dir, publish, withdraw
 from trainwire.stack.locate import Address
-from trainwire.stack.persisted_config import Port, is_own_address
+from trainwire.stack.persisted_config import Port, is_embedded_url
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.supervisor import CommandPart, Say, Supervisor
 from trainwire.stack.valkey import EmbeddedValkey
@@ -159,7 +159,7 @@ class Stack:
             return None
         exported_by = chosen_data_dir(None, self._environ) or self._options.data_dir
         for folder in {self._options.data_dir, exported_by}:
-            if is_own_address(folder, part, url):
+            if is_embedded_url(folder, part, url):
                 self._say(f"{part}: {variable} is from `trainwire env` of {folder}: starting our own server")
                 return None
         self._say(f"{part}: using the server that {variable} names")

@@ -171,7 +171,9 @@ def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: st
     """redis:// to a port with TLS is named as that, of a cluster too."""
     plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
     secure = kind.replace("redis", "rediss")
-    with pytest.raises(outage.Unavailable, match=f"it speaks TLS: its address begins with {re.escape(secure)}://"):
+    with pytest.raises(
+        outage.Unavailable, match=f"it expects TLS: its address begins with {re.escape(secure)}://"
+    ):
         StreamLink(plain, JOB, "0-test").ask(["logs"])
 
 
@@ -212,7 +214,7 @@ def test_workers_and_doctor_that_do_not_speak_tls_where_they_must(
 ) -> None:
     """A worker ends at its start with that sentence, and doctor has it."""
     redis_url = resources.settings.redis_url.get_secret_value()
-    named = "Connection closed by server: it speaks TLS: its address begins with rediss://, not with redis://"
+    named = "Connection closed by server: it expects TLS: its address begins with rediss://, not with redis://"
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("REDIS_URL", over(tls.in_front_of(redis_url), redis_url, "redis"))
     alone.setenv("LOKI_ENABLED", "false")

@@ -14,7 +14,7 @@ import pytest
 
 from trainwire.stack import privileges
 from trainwire.stack.errors import PartFailed, Problem
-from trainwire.stack.persisted_config import new_password, remembered_password
+from trainwire.stack.persisted_config import new_password, saved_password
 from trainwire.stack.postgres import EmbeddedPostgres
 
 
@@ -86,7 +86,7 @@ def test_an_interrupted_first_start_is_no_obstacle(tmp_path: Path) -> None:
 def test_lost_and_wrong_passwords_are_said(tmp_path: Path) -> None:
     """A folder whose secrets are gone or another's is refused in a sentence, and keeps its data."""
     with EmbeddedPostgres(tmp_path):
-        kept = remembered_password(tmp_path, "postgres")
+        kept = saved_password(tmp_path, "postgres")
     (tmp_path / "secrets.json").rename(tmp_path / "put aside")
     with pytest.raises(Problem, match=r"secrets\.json has lost the password"):
         EmbeddedPostgres(tmp_path).start()

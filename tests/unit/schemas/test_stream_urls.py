@@ -53,7 +53,7 @@ def test_a_cluster_is_told_its_ca(tmp_path: Path) -> None:
     [
         ("rediss+cluster://one?ssl_ca=x", "has the parameter 'ssl_ca', and takes ssl_ca_certs, "),
         ("redis+cluster://one?ssl_ca_certs=x", "takes none without TLS: begin it with rediss+cluster://"),
-        ("redis+cluster://one:x", "names 'one:x', which is no host:port"),
+        ("redis+cluster://one:x", "names 'one:x', which is not host:port"),
     ],
 )
 def test_what_is_wrong_with_a_cluster_is_named(url: str, why: str) -> None:
