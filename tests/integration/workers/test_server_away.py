@@ -54,7 +54,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
 @pytest.fixture
 def split(resources: Resources, cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
     """Workers whose streams are on the cluster; a server that is back is seen at once."""
-    monkeypatch.setattr(stream_servers, "REST_S", 0.2)
+    monkeypatch.setattr(stream_servers, "RETRY_AFTER_S", 0.2)
     settings = load_settings(
         database_url=resources.settings.database_url.get_secret_value(),
         redis_url=resources.settings.redis_url.get_secret_value(),
