@@ -156,7 +156,7 @@ def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluste
     assert now.unreachable == (f"{server} does not answer: it has the streams of shard 1, 2",)
     found = {each.check: each for each in check_streams(split.redis, split.settings, split.streams)}
     assert found["server"].level == "error"
-    assert found["server"].says.startswith(f"{server} does not answer: what is said in shard 1, 2 waits")
+    assert found["server"].says.startswith(f"{server} does not answer: messages of shard 1, 2 stay")
     assert found["streams"].level == "ok"
     cluster.nodes[VICTIM].start()
     wait_until(partial(_is_whole, split), "all lags again")
