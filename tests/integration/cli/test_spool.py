@@ -1,4 +1,4 @@
-"""`trainwire spool` where a folder of it cannot be read: it is named, and is in nobody's way."""
+"""`trainwire spool` with an unreadable folder: it is named, and does not affect the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def leave(spool: Path, job_id: int) -> Path:
 
 @pytest.fixture
 def unreadable(tmp_path: Path) -> Path:
-    """The oldest folder of a spool, with a lock that nobody can open."""
+    """The oldest folder of a spool, with a lock that cannot be opened."""
     path = leave(tmp_path / "spool", 1)
     (path / "lock").unlink()
     (path / "lock").mkdir()
@@ -35,7 +35,7 @@ def unreadable(tmp_path: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable: Path) -> None:
-    """The list does not say that there is nothing."""
+    """The list does not claim that the spool is empty."""
     shown = trainwire("spool", "list", "--spool", str(unreadable.parent))
     assert shown.err == f"trainwire: {unreadable} cannot be read: it may be another user's\n"
     assert shown.out == ""
@@ -44,7 +44,7 @@ def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable:
 def test_a_folder_that_cannot_be_sent_holds_up_no_other(
     connected: Trainwire, unreadable: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What lies behind it is sent, it is said to stay, and the exit code says that something is left."""
+    """Other folders are sent, this one is named, and the exit code reports the rest."""
     leave(unreadable.parent, 2)
     sent = connected("spool", "send", "--any-server", "--spool", str(unreadable.parent))
     assert "job 2, source 0-test: all messages are sent, 2 wait for a worker" in sent.out
@@ -106,7 +106,7 @@ def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, 
 
 
 def test_a_folder_that_another_sender_has_is_left(connected: Trainwire, tmp_path: Path) -> None:
-    """While `trainwire up` sends a leftover, `send` says so, and that it is left."""
+    """While `trainwire up` sends a leftover, `send` reports this, and that it is left."""
     spool = tmp_path / "spool"
     path = leave(spool, 1)
     about = path / "source.json"

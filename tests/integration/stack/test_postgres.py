@@ -32,7 +32,7 @@ def _execute(server: EmbeddedPostgres, statement: str) -> list[tuple[object, ...
 
 
 def test_data_survives_restart_and_kill(server: EmbeddedPostgres) -> None:
-    """What was committed is there after a stop and after a power cut, on the same address."""
+    """Committed rows survive a stop and a kill, at the same address."""
     url = server.url
     _execute(server, "CREATE TABLE kept (number int)")
     _execute(server, "INSERT INTO kept VALUES (1)")
@@ -73,7 +73,7 @@ def test_a_password_is_asked_for(server: EmbeddedPostgres) -> None:
 
 
 def test_an_interrupted_first_start_is_no_obstacle(tmp_path: Path) -> None:
-    """What a killed initdb left is thrown away at the next start."""
+    """Leftovers of a killed initdb are removed at the next start."""
     left = tmp_path / "postgres.new" / "base"
     left.mkdir(parents=True)
     new_password(tmp_path, "postgres")
@@ -99,7 +99,7 @@ def test_lost_and_wrong_passwords_are_said(tmp_path: Path) -> None:
 
 
 def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
-    """A folder of another PostgreSQL is not touched; the sentence says which one made it."""
+    """A folder of another PostgreSQL version is not changed; the error has that version."""
     cluster = tmp_path / "postgres"
     cluster.mkdir()
     with pytest.raises(Problem, match="is not a PostgreSQL data folder"):
@@ -125,7 +125,7 @@ def test_root_without_setpriv_is_told_what_to_install(monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="every test here runs as a normal user already")
 def test_a_normal_user_needs_no_other_user(tmp_path: Path) -> None:
-    """Not root: the server runs as the user who starts it, without setpriv."""
+    """Without root the server runs as the current user, without setpriv."""
     privileges.give_to_unprivileged(tmp_path)
     code = (
         "from pathlib import Path; from trainwire.stack.postgres import EmbeddedPostgres\n"

@@ -1,4 +1,4 @@
-"""The command line as a whole: what is missing is said, and only what is needed is imported."""
+"""The command line as a whole: missing packages are reported, and only necessary modules are imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_typer_the_sentence_names_the_extra() -> None:
-    """A trainer's small installation has no command line, and is told what to do."""
+    """A trainer's small installation has no command line, and prints how to install it."""
     done = _without("typer", "jobs")
     assert done.returncode == 2
     assert done.stderr == (
@@ -34,7 +34,7 @@ def test_without_typer_the_sentence_names_the_extra() -> None:
 
 
 def test_without_a_database_driver_the_help_still_works() -> None:
-    """A command whose packages are missing says so; the others stay."""
+    """A command whose packages are missing reports them; the other commands work."""
     assert "Not installed" in _without("sqlalchemy", "--help").stdout
     done = _without("sqlalchemy", "status", "1", "--json")
     assert done.returncode == 2
@@ -52,7 +52,7 @@ def test_run_imports_nothing_of_the_database() -> None:
 
 @pytest.mark.parametrize("package", ["typer", "sqlalchemy"])
 def test_ctrl_c_during_the_imports_is_quiet(package: str) -> None:
-    """The first second of `trainwire up` is imports; who stops it there sees no traceback."""
+    """An interrupt during the imports of `trainwire up` prints no traceback."""
     done = _python(
         f"""
 import sys
@@ -100,7 +100,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_a_job_that_is_no_number_is_named(
     command: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever says a word where a job's number belongs reads that word, and what is allowed."""
+    """The error for a job that is not a number has the given text and the allowed range."""
     monkeypatch.setattr(sys, "argv", ["trainwire", *command.split(), job])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -137,7 +137,7 @@ def test_a_number_that_cannot_be_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The error says what was said, and what is allowed; nothing has happened."""
+    """The error has the given value and the allowed ones; nothing was changed."""
     for value in wrong:
         monkeypatch.setattr(sys, "argv", ["trainwire", *command.split(), value])
         with pytest.raises(SystemExit) as caught:

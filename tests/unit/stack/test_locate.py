@@ -47,7 +47,7 @@ def test_an_explicit_folder_outranks_the_environment(environ: dict[str, str], tm
 
 
 def test_run_goes_to_the_folder_it_is_told(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """REDIS_URL alone is enough for `run`, unless --data-dir says whose Redis it is."""
+    """REDIS_URL alone is enough for `run`, unless --data-dir selects a stack."""
     one = Path(environ["XDG_DATA_HOME"]) / "one"
     for name, value in (environ | {"REDIS_URL": "redis://e"}).items():
         monkeypatch.setenv(name, value)
@@ -74,7 +74,7 @@ def test_one_url_in_the_environment_is_filled_up_by_the_stack(environ: dict[str,
 
 
 def test_one_url_alone_names_the_other(environ: dict[str, str]) -> None:
-    """A command that needs the URL that is not set says its name."""
+    """A command that needs a URL that is not set names the variable."""
     found = locate(None, environ | {"REDIS_URL": "redis://mine"})
     with pytest.raises(Problem, match="DATABASE_URL is not set"):
         found.need_database_url()

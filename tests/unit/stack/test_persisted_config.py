@@ -26,7 +26,7 @@ def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
 
 
 def test_a_free_port_is_used_again(tmp_path: Path) -> None:
-    """The port stays as long as nobody else takes it."""
+    """The port stays as long as no other process uses it."""
     port = usable_port(tmp_path, "postgres")
     assert usable_port(tmp_path, "postgres") == port
     with socket.socket() as other:
@@ -37,7 +37,7 @@ def test_a_free_port_is_used_again(tmp_path: Path) -> None:
 
 
 def test_an_exported_address_is_known_by_its_password(tmp_path: Path) -> None:
-    """The folder's own server is recognized on whatever port; no server of the user's own is taken for it."""
+    """The folder's own server is recognized on any port; other servers are not."""
     password = new_password(tmp_path, "postgres")
     own = f"postgresql://trainwire:{password}@127.0.0.1:15000/trainwire"
     assert is_embedded_url(tmp_path, "postgres", own)
@@ -49,7 +49,7 @@ def test_an_exported_address_is_known_by_its_password(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    """A file that cannot be read is said by its path, not overwritten."""
+    """An unreadable file is reported with its path, and not overwritten."""
     (tmp_path / "secrets.json").write_text("{")
     with pytest.raises(Problem, match=r"secrets\.json is not JSON"):
         usable_port(tmp_path, "postgres")
