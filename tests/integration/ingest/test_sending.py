@@ -197,11 +197,11 @@ def test_a_forked_child_sends_its_own_and_nothing_of_its_parent(valkey: Any, flu
 LATE_IMPORTS = """
 import sys
 from trainwire import Run
-from trainwire.ingest import publisher
+from trainwire.ingest.sending import sender
 
 class WatchedFinder:
     def find_spec(self, name, path=None, target=None):
-        if not publisher.importing().locked():
+        if not sender.importing().locked():
             late.append(name)
 
 late = []
