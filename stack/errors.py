@@ -23,9 +23,9 @@ class PartEnded(PartFailed):
 
 
 @contextmanager
-def as_problem(*kinds: type[Exception]) -> Iterator[None]:
-    """Raise exceptions of these kinds as a `Problem` with the same text."""
+def as_problem(*kinds: type[Exception], hint: str = "") -> Iterator[None]:
+    """Raise exceptions of these kinds as a `Problem` with their text, followed by `hint`."""
     try:
         yield
     except kinds as exc:
-        raise Problem(str(exc)) from exc
+        raise Problem(f"{exc}{hint}") from exc

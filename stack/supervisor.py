@@ -22,7 +22,7 @@ HEALTHY_AFTER_S: Final = 30.0
 Say = Callable[[str], None]
 
 
-class Part(Protocol):
+class StackPart(Protocol):
     """One process of the stack; `start` returns when it is ready."""
 
     @property
@@ -67,7 +67,7 @@ class CommandPart:
 
 @dataclass
 class _Watched:
-    part: Part
+    part: StackPart
     started_at: float
     quick_ends: int = 0
     restart_at: float | None = None
@@ -87,7 +87,7 @@ class Supervisor:
         """Whether `request_stop` was called."""
         return self._stop_requested
 
-    def start(self, part: Part) -> None:
+    def start(self, part: StackPart) -> None:
         """Start `part` and watch it from now on; raise `PartFailed` if it does not become ready."""
         watched = _Watched(part, self._clock())
         self._watched.append(watched)
@@ -133,7 +133,7 @@ class Supervisor:
         for watched in reversed(self._watched):
             watched.part.child.kill()
 
-    def _stop_part(self, part: Part) -> None:
+    def _stop_part(self, part: StackPart) -> None:
         was_running, began = part.child.is_running(), self._clock()
         part.child.stop()
         if was_running:

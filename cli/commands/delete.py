@@ -206,17 +206,17 @@ def _delete(
     is_quiet: bool,
 ) -> Deletion:
     by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
-    try:
-        with as_problem(UnknownJob), redis_clients(settings) as (client, streams):
-            with engine.begin() as connection:
-                begun = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
-            _announce(client, begun)
-            deleter = JobDeleter(Resources(settings, engine, client, streams), open_s3, is_worker=False)
-            return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
-    except StillAtWork as exc:
-        raise Problem(f"{exc}: --force") from exc
-    except Unavailable as exc:
-        raise Problem(f"{exc}: the workers continue the deletion, or repeat the command") from exc
+    with (
+        as_problem(UnknownJob),
+        as_problem(StillAtWork, hint=": --force"),
+        as_problem(Unavailable, hint=": the workers continue the deletion, or repeat the command"),
+        redis_clients(settings) as (client, streams),
+    ):
+        with engine.begin() as connection:
+            begun = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
+        _announce(client, begun)
+        deleter = JobDeleter(Resources(settings, engine, client, streams), open_s3, is_worker=False)
+        return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
 
 
 def _run(

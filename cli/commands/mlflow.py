@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from sqlalchemy import Connection
@@ -15,7 +13,7 @@ from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import one_line, print_table, say, shown_clock
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.stores.mlflow.runs import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
 from trainwire.stores.postgres.attempts import Attempt, find_attempts
@@ -41,7 +39,8 @@ def mlflow(
         wanted = known_job(connection, job_id).attempt if attempt is None else attempt
         known = _find_attempt(connection, job_id, wanted)
         delivery = job_deliveries(connection, job_id).get("mlflow")
-    with reading_mlflow(uri) as api:
+    with as_problem(MlflowUnavailable, MlflowRefused, hint=f"; MLFLOW_TRACKING_URI is {uri}"):
+        api = MlflowApi(plain_send(uri, os.environ))
         run_id = run_id_in_mlflow(api, job_id, known)
         found = None if run_id is None else get_run_summary(api, run_id, limit)
     if as_json:
@@ -51,15 +50,6 @@ def mlflow(
         say(f"{name:<16}{one_line(str(value))}")
     if found is not None and found.metrics:
         _show_metrics(found)
-
-
-@contextmanager
-def reading_mlflow(uri: str) -> Iterator[MlflowApi]:
-    """Open MLflow's API; its errors become a `Problem` that names the server's address."""
-    try:
-        yield MlflowApi(plain_send(uri, os.environ))
-    except (MlflowUnavailable, MlflowRefused) as exc:
-        raise Problem(f"{exc}; MLFLOW_TRACKING_URI is {uri}") from exc
 
 
 def _find_attempt(connection: Connection, job_id: int, attempt: int) -> Attempt:
