@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,6 @@ from psycopg import errors, sql
 
 from trainwire.stack.errors import PartFailed, Problem
 from trainwire.stack.persisted_config import new_password, saved_password, write_private
-from trainwire.stack.privileges import give_to_unprivileged, unprivileged
 from trainwire.stack.server import EmbeddedServer
 
 USER: Final = "trainwire"
@@ -122,7 +123,7 @@ class EmbeddedPostgres(EmbeddedServer):
         unfinished = self._cluster.with_name("postgres.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        give_to_unprivileged(unfinished)
+        __give_to_unprivileged(unfinished)
         password_path = self._data_dir / "initdb.password"
         write_private(password_path, new_password(self._data_dir, self.name))
         try:
@@ -172,3 +173,41 @@ def _wal_compression() -> dict[str, str]:
     )
     # Without lz4 only pglz is left, which costs more CPU time than the few full pages are worth.
     return {"wal_compression": "lz4"} if "--with-lz4" in configured.stdout else {}
+
+
+def _is_root() -> bool:
+    """Return whether this process runs as root."""
+    return os.geteuid() == 0
+
+
+def unprivileged(command: list[str]) -> list[str]:
+    """Return `command`, wrapped in `setpriv` to run as `nobody` if this process is root.
+
+    It keeps one capability, dac_override, to reach the data folder below folders that are closed to others
+    (/root), so that no permissions have to be changed.
+    """
+    if not _is_root():
+        return command
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise Problem(
+            "PostgreSQL does not run as root and `setpriv` is missing: run as a normal user, or install util-linux"
+        )
+    nobody = pwd.getpwnam("nobody")
+    return [
+        setpriv,
+        f"--reuid={nobody.pw_uid}",
+        f"--regid={nobody.pw_gid}",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+        *command,
+    ]
+
+
+def __give_to_unprivileged(folder: Path) -> None:
+    """Make the user of `unprivileged` commands the owner of `folder`."""
+    folder.chmod(0o700)
+    if _is_root():
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
