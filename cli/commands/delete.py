@@ -96,7 +96,7 @@ def delete(
 ) -> None:
     """Delete a job from all stores; messages that its trainers send later are discarded.
 
-    Lists the data and asks for confirmation first. Exit code 1 if data is left: repeat the command to go on.
+    Lists the data and asks for confirmation first. Exit code 1 if data is left: repeat the command to continue.
     """
     settings = settings_for(servers(data_dir), with_redis=True)
     choice = Choice(with_files=with_files, keep=keep)
