@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from trainwire.ingest.hooks.hooks import CatchOptions
+from trainwire.ingest.hooks.printed import MetricPattern
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 
@@ -25,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             finish_timeout_s=said.finish_timeout_s,
             tty=said.tty,
             fold_repeats=said.fold_repeats,
+            catch=CatchOptions(
+                hooks=said.hooks,
+                pattern=None if said.metrics_regex is None else MetricPattern(said.metrics_regex),
+                tensorboard=tuple(said.tensorboard),
+            ),
         )
     except ValueError as exc:
         parser.error(str(exc))
@@ -42,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tty", action="store_true", help="give the command a terminal: its progress bars behave")
     parser.add_argument(
         "--fold-repeats", action="store_true", help="log equal lines in a row once, and count them"
+    )
+    parser.add_argument("--no-hooks", dest="hooks", action="store_false", help="take no metrics from libraries")
+    parser.add_argument("--metrics-regex", metavar="PATTERN", help="take metrics from printed lines")
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", type=Path, action="append", default=[], help="follow event files below DIR"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command to run")
     return parser

@@ -6,7 +6,7 @@ import atexit
 import concurrent.futures.thread  # noqa: F401 - libraries import it later: too late when the interpreter ends
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from signal import SIGTERM
@@ -17,6 +17,7 @@ from trainwire.ingest.arguments import Arguments, description, line_texts, momen
 from trainwire.ingest.call_guard import forgiving, log_call, metric_call
 from trainwire.ingest.completion import Ending, completion, ending, ending_at_exit
 from trainwire.ingest.history import History
+from trainwire.ingest.hooks.inside import announce_run, hook_into
 from trainwire.ingest.lines import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, Shared, address_of, register
@@ -111,6 +112,7 @@ class Run(Shared):
         self._session.take_metric(
             Metrics(ts=self._started_at, progress=running, heartbeat_s=beat_s, **about, **self._place)
         )
+        announce_run()
         exits.watch()
         terminations.watch(self, self._finish_at_sigterm)
 
@@ -128,6 +130,7 @@ class Run(Shared):
         self._traceback_folder = settings.traceback_folder if self._is_launched else None
         self._is_strict = settings.strict
         self._capture: Capture | None = None
+        self._log_caught: Callable[[], None] | None = None
         self._history = history
         self._address = address_of(settings)
         self._started_at: int = handle["started_at"] if handle else time.time_ns()
@@ -246,6 +249,24 @@ class Run(Shared):
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=ts, progress=self._history.progress_to(at_epoch)))
 
+    def metric_at(
+        self, ts: int, values: Mapping[str, Number], *, step: int | None = None, epoch: float | None = None
+    ) -> None:
+        """Take values that were measured at `ts` (nanoseconds since 1970), as `metric` takes those of now."""
+        arguments = self._arguments
+        numbers = arguments.numbers("values", values)
+        at_epoch, at_step = arguments.count("epoch", epoch), arguments.count("step", step)
+        if numbers:
+            self._history.metrics.update(numbers)
+            point = Point(ts=moment_ns(ts), values=numbers, epoch=at_epoch, step=at_step)
+            self._session.take_metric(point)
+        if at_epoch is not None and at_epoch != self._history.epoch:
+            self._session.take_metric(Metrics(ts=moment_ns(ts), progress=self._history.progress_to(at_epoch)))
+
+    def describe(self, params: Mapping[str, Any]) -> None:
+        """Replace the parameters of the job's attempt."""
+        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, None, None)))
+
     @forgiving()
     def progress(
         self, epoch: int | None = None, total_epochs: int | None = None, percent: float | None = None
@@ -317,6 +338,13 @@ class Run(Shared):
             renew_in_children(self._capture)
         return self._capture
 
+    def hook(self, *libraries: str) -> None:
+        """Log what this training logs to "tensorboard" and "wandb" to this run too, to both without arguments.
+
+        They work on as before. Raises `ValueError` for another library.
+        """
+        self._log_caught = hook_into(self, libraries)
+
     @forgiving()
     def finish(
         self,
@@ -377,6 +405,9 @@ class Run(Shared):
     def _finish(self, end: Ending, said: Mapping[str, Any], timeout_s: float | None) -> Receipt:
         if self._is_launched:
             end = replace(end, exit_code=None)
+        if self._log_caught is not None:
+            log_caught, self._log_caught = self._log_caught, None
+            log_caught()
         left_s = RESERVED_S  # where ctrl-C ends the wait for uploads
         try:
             if self._capture is not None:

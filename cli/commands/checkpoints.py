@@ -48,7 +48,7 @@ def checkpoints(
     job_id: JobId,
     *,
     as_json: AsJson = False,
-    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "Only of this attempt.")] = None,
+    attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only of this attempt.")] = None,
     url: Lent = None,
     expires: Annotated[
         int, whole_option(1, LONGEST_LOAN_S, "How long the URL is valid.", metavar="SECONDS")

@@ -40,7 +40,7 @@ def logs(
     log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
     grep: Annotated[str | None, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = None,
     limit: Annotated[int, whole_option(0, MOST_SHOWN, "How many of the newest lines.")] = 500,
-    attempt: Annotated[int | None, whole_option(0, MAX_ATTEMPT, "Only this attempt.")] = None,
+    attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only this attempt.")] = None,
     source: Annotated[
         str | None, typer.Option("--from", metavar="SINK", help="Read them back from loki, not from Postgres.")
     ] = None,

@@ -25,7 +25,9 @@ COLUMNS = ("metric", "points", "last", "lowest", "highest")
 
 def mlflow(
     job_id: JobId,
-    attempt: Annotated[int | None, whole_option(1, MAX_ATTEMPT, "This attempt; default: the newest.")] = None,
+    attempt: Annotated[
+        int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "This attempt; default: the newest.")
+    ] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most metrics to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,

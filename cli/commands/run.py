@@ -11,6 +11,8 @@ import typer
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.cli.terminal import warn
+from trainwire.ingest.hooks.hooks import CatchOptions
+from trainwire.ingest.hooks.printed import MetricPattern
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import DEFAULT_REDIS_URL, JOB_ID_VARIABLE, REDIS_URL_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -38,6 +40,20 @@ def run(
     fold_repeats: Annotated[
         bool, typer.Option("--fold-repeats", help="Log equal lines in a row once, and count them.")
     ] = False,
+    hooks: Annotated[
+        bool,
+        typer.Option(
+            "--hooks/--no-hooks", help="Take what the command logs to TensorBoard or W&B as metrics too."
+        ),
+    ] = True,
+    metrics_regex: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Take metrics from printed lines, such as 'loss=(?P<loss>[0-9.]+)'."),
+    ] = None,
+    tensorboard: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Take metrics from the event files that appear below DIR; repeatable."),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run COMMAND: its stdout and stderr become log messages, its exit code the completion, and ours.
@@ -54,6 +70,11 @@ def run(
             finish_timeout_s=finish_timeout_s,
             tty=tty,
             fold_repeats=fold_repeats,
+            catch=CatchOptions(
+                hooks=hooks,
+                pattern=None if metrics_regex is None else MetricPattern(metrics_regex),
+                tensorboard=tuple(tensorboard or ()),
+            ),
         )
     except ValueError as exc:
         raise Problem(str(exc)) from exc

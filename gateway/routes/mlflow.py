@@ -14,9 +14,8 @@ from trainwire.gateway.http import openapi_examples as examples
 from trainwire.gateway.http.answers import described, json_answer
 from trainwire.gateway.http.problems import not_there, wrong_value
 from trainwire.gateway.resources import Resources, known_job
-from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Names, split_names
+from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, Names, split_names
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stores.mlflow.history import HistoryPlace, read_page
 from trainwire.stores.mlflow.runs import get_run, get_run_summary, run_id_in_mlflow, run_url
 from trainwire.stores.postgres.attempts import find_attempts
@@ -25,7 +24,7 @@ router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 
 MOST_METRICS = 50
 """Each is a request to MLflow."""
-OfAttempt = Annotated[int | None, Query(ge=1, le=MAX_ATTEMPT, description="Not the newest attempt but this one.")]
+OfAttempt = Annotated[Attempt | None, Query(description="Not the newest attempt but this one.")]
 
 
 class MlflowPoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ Found = Annotated[Resources, Depends(resources)]
 JobId = Annotated[int, Path(ge=1, le=MAX_ID, description="The job's number.", examples=[42])]
 Text = Annotated[str, Query(max_length=MAX_TEXT_CHARS), AfterValidator(_plain)]
 Seq = Annotated[int, Query(ge=0, le=MAX_ID)]
-Attempt = Annotated[int, Query(ge=0, le=MAX_ATTEMPT)]
+Attempt = Annotated[int, Query(ge=-MAX_ATTEMPT, le=MAX_ATTEMPT)]
 Rank = Annotated[int, Query(ge=0, le=MAX_ATTEMPT)]
 LogType = Literal["stdout", "stderr"]
 Names = Annotated[

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Final, TextIO
 
+from trainwire.ingest.hooks.hooks import CatchOptions, Hooks
 from trainwire.ingest.launcher.child import Signals, exit_code_of, how_it_ended
 from trainwire.ingest.launcher.keeper import Keeper
 from trainwire.ingest.launcher.memory_kills import MemoryKills
@@ -53,6 +55,7 @@ def launch(
     finish_timeout_s: float = DEFAULT_FINISH_TIMEOUT_S,
     tty: bool = False,
     fold_repeats: bool = False,
+    catch: CatchOptions | None = None,
 ) -> int:
     """Run `command`, still showing its output, and return its exit code: 128+n when signal n ended it.
 
@@ -84,15 +87,31 @@ def launch(
     with Signals() as signals, TracebackFolder() as tracebacks:
         terminal = _terminal() if tty else None
         environment = _environment(run, settings.redis_url, tracebacks, has_terminal=terminal is not None)
-        exit_code, error = _run_command(command, run, environment, signals, terminal, fold_repeats=fold_repeats)
+        hooks = Hooks(run, partial(_run_of_rank, run, settings), tracebacks.path, catch or CatchOptions(), _tell)
+        environment |= hooks.environment(environment)
+        exit_code, error = _run_command(
+            command, run, environment, signals, terminal, fold_repeats=fold_repeats, on_lines=hooks.take_printed
+        )
         for text in tracebacks.take():
             run.log_traceback(text)
+        summary = hooks.close(exit_code)
         try:
-            run.finish(exit_code=exit_code, error=error, timeout_s=finish_timeout_s)
+            run.finish(
+                exit_code=exit_code,
+                error=error,
+                final_metrics=summary,
+                timeout_s=finish_timeout_s,
+            )
         except StrictError as exc:
             _tell(str(exc))
             return exit_code or STRICT_FAILED
     return exit_code
+
+
+def _run_of_rank(run: Run, settings: TrainerSettings, rank: int) -> Run:
+    """Return a run that reports for another rank of the launcher's job."""
+    _, (_, handle) = run.__reduce__()
+    return Run._joined({**handle, "rank": rank, "token": None}, settings)  # noqa: SLF001 - as a pickle does
 
 
 def _said(job_id: int | None, attempt: int | None) -> dict[str, str]:
@@ -123,6 +142,7 @@ def _run_command(
     terminal: Terminal | None,
     *,
     fold_repeats: bool,
+    on_lines: Callable[[Sequence[str], int], None],
 ) -> tuple[int, str | None]:
     memory_kills = MemoryKills()
     writer = subprocess.PIPE if terminal is None else terminal.writer
@@ -145,7 +165,8 @@ def _run_command(
     )
     keeper = _keeper(process.pid, [(read, shown) for read, shown, _ in opened if read is not None])
     outputs = [
-        OutputPipe(read, shown, log_type, run, fold_repeats=fold_repeats) for read, shown, log_type in opened
+        OutputPipe(read, shown, log_type, run, fold_repeats=fold_repeats, on_lines=on_lines)
+        for read, shown, log_type in opened
     ]
     return_code = process.wait()
     if not await_ends(outputs, GRANDCHILD_GRACE_S):

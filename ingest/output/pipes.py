@@ -8,7 +8,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, TYPE_CHECKING, Final, TextIO
 
 from trainwire.ingest.lines import LineCutter
@@ -35,6 +35,7 @@ class OutputPipe:
         run: Run,
         *,
         fold_repeats: bool = False,
+        on_lines: Callable[[Sequence[str], int], None] | None = None,
     ) -> None:
         if pipe is None:
             raise ValueError(f"the child has no pipe as its {log_type}")
@@ -44,6 +45,7 @@ class OutputPipe:
         self._run = run
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._cutter = LineCutter()
+        self._on_lines = on_lines
         self._folder = RepeatFolder() if fold_repeats else None
         self._lock = threading.Lock()
         self._is_open = True
@@ -98,6 +100,8 @@ class OutputPipe:
 
     def _take(self, lines: list[str], ts: int) -> None:
         self.last_line = next((line for line in reversed(lines) if line.strip()), self.last_line)
+        if self._on_lines is not None and lines:
+            self._on_lines(lines, ts)
         if self._folder is not None:
             lines = self._folder.feed(lines, monotonic_s())
         if lines:

@@ -108,10 +108,17 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
 
 
+def _attempt_of(line: LokiLine) -> int:
+    """Return the attempt, which is below 1 for a run that was sent late."""
+    label = line.label("attempt") or ""
+    number = _number(label.removeprefix("-")) or UNNUMBERED
+    return -number if label.startswith("-") else number
+
+
 def _event_line(line: LokiLine, text: str) -> EventLine:
     return EventLine(
         seq=seq_of(line) or UNNUMBERED,
-        attempt=_number(line.label("attempt")) or UNNUMBERED,
+        attempt=_attempt_of(line),
         ts=_trainers_ns(line),
         log_type="stderr" if line.label("log_type") == "stderr" else "stdout",
         text=text,

@@ -32,7 +32,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_attempts(connection: Connection, job_id: int) -> list[Attempt]:
-    """Return the attempts of a job, the first one first."""
+    """Return the attempts of a job in the order in which they began."""
     table = training_attempts
-    found = select(*columns_of(Attempt, table)).where(table.c.job_id == job_id).order_by(table.c.attempt)
+    began = (table.c.started_at.nulls_first(), table.c.attempt)
+    found = select(*columns_of(Attempt, table)).where(table.c.job_id == job_id).order_by(*began)
     return [Attempt(**row) for row in connection.execute(found).mappings()]

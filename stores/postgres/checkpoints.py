@@ -6,16 +6,20 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, text
 
 from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, S3Uri
-from trainwire.schemas.tables import training_checkpoints
 
 MISSING: Final = "missing"
 DIFFERENT: Final = "different"
 UNVERIFIED: Final = "not verified"
 NOT_SERVED: Final = "not served"
 """What `verify_error` begins with, before a colon: what is wrong, that one cannot tell, or that nobody looks."""
+
+UNUSABLE: Final = f"(starts_with(verify_error, '{MISSING}:') OR starts_with(verify_error, '{DIFFERENT}:'))"
+"""SQL: verification has found that the file is not what the trainer saved."""
+OF_PATH: Final = {"best": "is_best", "last": "kind <> 'best'"}
+"""SQL: which rows a job's best and last path are of, as drains move them."""
 
 NOT_UPLOADED: Final = "not uploaded"
 DELETED: Final = "deleted"
@@ -109,16 +113,18 @@ def find_source(connection: Connection, job_id: int, which: str) -> Source:
         raise NotFetchable(f"{which!r} is no checkpoint: say best, last, or a number of the list")
     path = connection.execute(_PATHS, {"job_id": job_id}).mappings().one()[which]
     if path is None:
-        raise NotFetchable(f"job {job_id} has no {which} checkpoint yet")
+        raise NotFetchable(
+            f"job {job_id} has no {which} checkpoint that can be used: see `trainwire checkpoints {job_id}`"
+            if files
+            else f"job {job_id} has no {which} checkpoint yet"
+        )
     named = [file for file in files if file.uri == path]
     return _source(named[-1]) if named else Source(_address(path), None, None)
 
 
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:
-    """Return the URI of the newest checkpoint row."""
-    table = training_checkpoints
-    newest = select(table.c.uri).where(table.c.job_id == job_id).order_by(table.c.seq.desc()).limit(1)
-    return connection.execute(newest).scalar_one_or_none()
+    """Return the URI of the newest checkpoint of the newest attempt that is not known to be unusable."""
+    return connection.execute(_NEWEST, {"job_id": job_id}).scalar_one_or_none()
 
 
 def _source(file: CheckpointFile) -> Source:
@@ -165,6 +171,10 @@ _SUSPICIOUS: Final = text(
     ) AS files
     WHERE upload_error IS NOT NULL AND was_made_up_for IS NOT TRUE OR verify_error IS NOT NULL ORDER BY seq
     """  # noqa: S608
+)
+_NEWEST: Final = text(
+    f"SELECT uri FROM training_checkpoints WHERE job_id = :job_id AND NOT coalesce({UNUSABLE}, false) "  # noqa: S608
+    "ORDER BY attempt DESC, seq DESC LIMIT 1"
 )
 _PATHS: Final = text(
     "SELECT best_checkpoint_path AS best, last_checkpoint_path AS last FROM training_jobs WHERE id = :job_id"

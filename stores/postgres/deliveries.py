@@ -26,7 +26,8 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """How far a sink has confirmed one job; `oldest_age_s` is the age of the oldest row it does not have.
 
     With `next_attempt_at` it may be the job that makes the sink fail: it waits until then, others do not. With
-    `own_run_id` the trainer logs to that run itself: its rows are passed over, not delivered.
+    `own_run_id` the trainer logs to that run itself: its rows are passed over, not delivered. `note` is
+    something about its copies that the sink has stored for operators.
     """
 
     job_id: int
@@ -39,6 +40,7 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
     dead_lettered: int
     next_attempt_at: datetime | None = None
     own_run_id: str | None = None
+    note: str | None = None
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +146,7 @@ def _delivery(sink: str) -> str:
         f"coalesce(confirmed_seq, 0) AS confirmed_seq, {rows.last_seq} AS last_seq, "
         "coalesce(attempts, 0) AS attempts, last_error, coalesce(dead_lettered, 0) AS dead_lettered, "
         "CASE WHEN next_attempt_at > now() THEN next_attempt_at END AS next_attempt_at, "
-        f"{SINKS[sink].own_run_id} AS own_run_id FROM training_jobs "
+        f"{SINKS[sink].own_run_id} AS own_run_id, state ->> 'note' AS note FROM training_jobs "
         "LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "
         f"LEFT JOIN LATERAL (SELECT created_at FROM {rows.table} AS waiting WHERE waiting.job_id = id "
         "AND seq > coalesce(confirmed_seq, 0) ORDER BY seq LIMIT 1) AS oldest ON true "

@@ -32,7 +32,12 @@ def shown_totals(totals: DeliveryTotals) -> str:
 
 
 def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
-    """Say in one line what a sink has of one job, and why not all."""
+    """Return in one line how far a sink is with one job, why not further, and the sink's note."""
+    shown = _shown_progress(job, health, clock)
+    return shown if job.note is None else f"{shown}; {job.note}"
+
+
+def _shown_progress(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
     if job.own_run_id is not None:
         return f"nothing mirrored: the trainer logs to run {job.own_run_id} itself"
     thing = SINKS[health.sink].rows.item

@@ -14,11 +14,13 @@ from typing import Any, Final, Literal, TypeAlias
 from sqlalchemy import Connection, CursorResult, text
 
 from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, SCHEME, UPLOAD_PATTERN, S3Uri
+from trainwire.schemas.tables import INDEXED_CHARS
 from trainwire.workers.settings import Settings
 
 RUN_FILES: Final = 200
 """Most checkpoints that one run deletes, or in a dry run names."""
 PAGE_FILES: Final = 500
+HIGHEST_CHAR: Final = "\U0010ffff"
 SUPERSEDED_AFTER_S: Final = 600
 """How long an upload stays after a newer one in its slot was verified: downloads that have begun can end."""
 
@@ -115,23 +117,34 @@ def _is_free(connection: Connection, surplus: Surplus) -> bool:
 
     The rows of its own job, which may be at work, are no use of a superseded upload.
     """
+    folders = [surplus.uri[: end + 1] for end, char in enumerate(surplus.uri[:-1]) if char == "/"]
     names = {
         "job_id": surplus.job_id,
         "seq": surplus.seq,
         "uri": surplus.uri,
+        "last_inside": surplus.uri + HIGHEST_CHAR if surplus.uri.endswith("/") else surplus.uri,
+        "folders": folders,
+        "folder_starts": [folder[:INDEXED_CHARS] for folder in folders],
         "is_superseded": surplus.rule == "superseded",
     }
     return not connection.execute(_IN_USE, names).scalar_one()
 
 
 def _is_in(column: str) -> str:
-    """Return SQL that tells whether a URI is `:uri`, or lies in that folder."""
-    return f"({column} = :uri OR right(:uri, 1) = '/' AND starts_with({column}, :uri))"
+    """Return SQL that tells whether a URI is `:uri`, or lies in that folder: between it and `:last_inside`."""
+    first, last = (f"left({end}, {INDEXED_CHARS})" for end in (":uri", ":last_inside"))
+    return (
+        f'(left({column} COLLATE "C", {INDEXED_CHARS}) BETWEEN {first} AND {last} '
+        f'AND {column} COLLATE "C" BETWEEN :uri AND :last_inside)'
+    )
 
 
 def _holds(column: str) -> str:
-    """Return SQL that tells whether a URI is a folder in which `:uri` lies."""
-    return f"(right({column}, 1) = '/' AND {column} <> :uri AND starts_with(:uri, {column}))"
+    """Return SQL that tells whether a URI is a folder in which `:uri` lies, one of `:folders`."""
+    return (
+        f'(left({column} COLLATE "C", {INDEXED_CHARS}) = ANY(CAST(:folder_starts AS text[])) '
+        f"AND {column} = ANY(CAST(:folders AS text[])))"
+    )
 
 
 _AT_WORK: Final = "status IN ('pending', 'running', 'stalled')"
@@ -215,8 +228,8 @@ _IN_USE: Final = text(
                 OR strpos(CAST(tags AS text), :uri) > 0))
     ) OR EXISTS (
         SELECT FROM training_checkpoints AS other
-        WHERE other.job_id = :job_id AND deleted_at IS NULL AND (other.uri = :uri AND other.seq > :seq
-            OR other.uri <> :uri AND {_is_in("other.uri")}
+        WHERE other.job_id = :job_id AND deleted_at IS NULL AND (
+            {_is_in("other.uri")} AND (other.uri <> :uri OR other.seq > :seq)
             OR verified_at IS NOT NULL AND sha256 IS NOT NULL AND {_holds("other.uri")})
     ) OR EXISTS (
         SELECT FROM training_checkpoints AS other JOIN training_jobs AS job ON job.id = other.job_id

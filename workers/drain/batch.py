@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import Completion, Message
+from trainwire.schemas.messages import ATTEMPT_UNSAID, Completion, Message
+from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, rows, source_rows, store
-from trainwire.workers.drain.attempts import EarlierAttempts, has_changed
+from trainwire.workers.drain.attempts import AttemptSpans, EarlierAttempts, has_changed
 from trainwire.workers.drain.changes import Change, log_lines
 from trainwire.workers.drain.decoding import Lost, RawEntry, Rejected, visible
+from trainwire.workers.drain.jobs import FINAL_PATHS, began_at
+from trainwire.workers.drain.lifetimes import Lifetime
 from trainwire.workers.drain.positions import MAX_RANGES, Position
 from trainwire.workers.drain.source_rows import SourceKey, SourceRow
 from trainwire.workers.drain.stream import Ack
@@ -55,6 +59,10 @@ class Batch:
         self._jobs_before = {job_id: copy(job) for job_id, job in self._jobs.items()}
         self._sources = source_rows.load_positions(connection, sources | _ended_by_others(contents))
         self._attempts = {(job_id, source): row.attempt for (job_id, source, _), row in self._sources.items()}
+        unplaced = _jobs_of_unplaced(contents, self._attempts) & self._jobs.keys()
+        self._spans = AttemptSpans(unplaced, job_rows.load_spans(connection, unplaced))
+        self._unusable = job_rows.missing_checkpoints(connection, _named_checkpoints(contents))
+        """(job, URI) of checkpoints that completions name and that verification has not found as recorded."""
         self._changed: set[SourceKey] = {(job_id, source, kind) for job_id, source in sources}
         self._ended = {
             (job_id, source)
@@ -163,8 +171,8 @@ class Batch:
         elif not row.position.lose(lost.seq, lost.last, lost.reason):
             self.duplicates += 1
         source = (lost.job_id, lost.source)
-        job = self._jobs[lost.job_id]
-        self._attempts[source] = job.attempt_of_source(lost.attempt, self._attempts.get(source), lost.began_ns)
+        lifetime = None if lost.began_ns is None else Lifetime(to_datetime(lost.began_ns))
+        self._attempts[source] = self._attempt_of_source(source, lost.attempt, lifetime, lost.began_ns)
 
     def _source_row(self, job_id: int, source: str, kind: Kind) -> SourceRow:
         key = (job_id, source, kind)
@@ -217,8 +225,11 @@ class Batch:
         body, job = message.body, self._jobs[message.job_id]
         attempt = self._attempt_of(message)
         self._source_row(message.job_id, message.source, self._kind).note_place(body)
+        if isinstance(body, Completion):
+            body = self._without_unusable_paths(job.id, body)
         earlier.note(job, body, attempt)
         job.fold(body, attempt)
+        self._spans.note(job, body, attempt)
         stored = log_lines(body) if isinstance(body, Completion) else body
         if stored is None:
             return []
@@ -228,18 +239,29 @@ class Batch:
         setattr(job, self._storage.last_seq, last_seq + count)
         return new
 
+    def _without_unusable_paths(self, job_id: int, body: Completion) -> Completion:
+        """Return the completion without the paths of checkpoints that cannot be used: the job's paths stay."""
+        named = {name: getattr(body, name) for name in FINAL_PATHS}
+        left = {name: None for name, uri in named.items() if uri and (job_id, visible(uri)) in self._unusable}
+        return replace(body, **left) if left else body
+
     def _attempt_of(self, message: Message) -> int:
         """Return the attempt that a message belongs to, and note it for the source; an inferred end moves none."""
-        job, sender, source = self._jobs[message.job_id], message.source, _ending(message)
-        known = self._attempts.get((message.job_id, source))
-        if source == sender:
-            attempt = job.attempt_of(message, known)
-            self._attempts[message.job_id, sender] = attempt
-            return attempt
-        attempt = known or job.attempt_of(message, None)
-        for each in (source, sender):
-            self._attempts.setdefault((message.job_id, each), attempt)
-        return attempt
+        body, sender, of = message.body, (message.job_id, message.source), (message.job_id, _ending(message))
+        if of == sender or of not in self._attempts:
+            lifetime, began_ns = Lifetime.of(body), began_at(body)
+            self._attempts[of] = self._attempt_of_source(of, message.attempt, lifetime, began_ns)
+        self._attempts.setdefault(sender, self._attempts[of])
+        return self._attempts[of]
+
+    def _attempt_of_source(
+        self, source: tuple[int, str], stated: int, lifetime: Lifetime | None, began_ns: int | None
+    ) -> int:
+        """Return the attempt of a source; `stated` is 0 where its trainer leaves that to the workers."""
+        job, known = self._jobs[source[0]], self._attempts.get(source)
+        if stated == ATTEMPT_UNSAID and known is None:
+            known = self._spans.earlier_attempt(job, lifetime)
+        return job.attempt_of_source(stated, known, began_ns)
 
     def _note_counts(self, message: Message) -> None:
         """Note how many messages a source made: the highest counts of its own completions, once these are stored.
@@ -297,7 +319,7 @@ class Batch:
         """Return the positions to save, each with the attempt that its source got."""
         changed = {key: self._sources[key] for key in self._changed}
         for (job_id, source, _), row in changed.items():
-            row.attempt = self._attempts.get((job_id, source)) or self._jobs[job_id].attempt
+            row.attempt = self._attempts.get((job_id, source), self._jobs[job_id].attempt)
         return changed
 
 
@@ -319,6 +341,30 @@ def _ended_by_others(contents: Iterable[Message | Lost | Rejected]) -> set[tuple
         (said.job_id, visible(said.body.of))
         for said in contents
         if isinstance(said, Message) and isinstance(said.body, Completion) and said.body.of is not None
+    }
+
+
+def _jobs_of_unplaced(
+    contents: Iterable[Message | Lost | Rejected], attempts: Mapping[tuple[int, str], int]
+) -> set[int]:
+    """Return the jobs with sources whose attempt neither is known nor stated."""
+    return {
+        said.job_id
+        for said in contents
+        if not isinstance(said, Rejected)
+        and said.attempt == ATTEMPT_UNSAID
+        and (said.job_id, _ending(said) if isinstance(said, Message) else said.source) not in attempts
+    }
+
+
+def _named_checkpoints(contents: Iterable[Message | Lost | Rejected]) -> set[tuple[int, str]]:
+    """Return (job, URI) of the checkpoints that completions name."""
+    return {
+        (said.job_id, visible(uri))
+        for said in contents
+        if isinstance(said, Message) and isinstance(said.body, Completion)
+        for uri in (getattr(said.body, name) for name in FINAL_PATHS)
+        if uri
     }
 
 

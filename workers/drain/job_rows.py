@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, text
 
 from trainwire.schemas.tables import training_attempts, training_jobs
+from trainwire.stores.postgres.checkpoints import UNUSABLE
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, first_names
 from trainwire.workers.drain import rows
 from trainwire.workers.drain.attempts import FIELDS, AttemptKey
@@ -87,6 +89,19 @@ def load_attempts(connection: Connection, keys: Collection[AttemptKey]) -> dict[
     return {(row["id"], row["attempt"]): JobState(**row) for row in found.mappings()}
 
 
+def load_spans(
+    connection: Connection, job_ids: Collection[int]
+) -> list[tuple[int, int, datetime | None, datetime | None]]:
+    """Return (job, attempt, began, ended) of all attempts of these jobs."""
+    return [tuple(row) for row in connection.execute(_SPANS, {"ids": list(job_ids)})] if job_ids else []
+
+
+def missing_checkpoints(connection: Connection, named: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Return those (job, URI) pairs of which the newest checkpoint row is known to have no usable file."""
+    wanted = {"jobs": [job_id for job_id, _ in named], "uris": [uri for _, uri in named]}
+    return {(job_id, uri) for job_id, uri in connection.execute(_MISSING, wanted)} if named else set()
+
+
 def save_attempts(connection: Connection, states: Iterable[JobState]) -> None:
     """Write these attempts, and count the change of those that are not as they were."""
     values = [_attempt_values(state) for state in sorted(states, key=lambda state: (state.id, state.attempt))]
@@ -151,6 +166,15 @@ _OF_STATUS: Final = ("id", "status", "quiet_since", "status_reason")
 _SAVE_STATUSES: Final = text(
     "UPDATE training_jobs AS job SET status = said.status, quiet_since = said.quiet_since, "  # noqa: S608 - our own column names
     f"status_reason = said.status_reason FROM {recordset(training_jobs, _OF_STATUS)} WHERE job.id = said.id"
+)
+_MISSING: Final = text(
+    "SELECT job_id, uri FROM ("  # noqa: S608 - our own expression
+    f"SELECT DISTINCT ON (job_id, uri) job_id, uri, {UNUSABLE} AS is_unusable FROM training_checkpoints "
+    "JOIN unnest(CAST(:jobs AS bigint[]), CAST(:uris AS text[])) AS wanted(job_id, uri) USING (job_id, uri) "
+    "ORDER BY job_id, uri, seq DESC) AS newest WHERE is_unusable"
+)
+_SPANS: Final = text(
+    "SELECT job_id, attempt, started_at, completed_at FROM training_attempts WHERE job_id = ANY(:ids)"
 )
 _LOADED_OF_ATTEMPT: Final = tuple(name for name in FIELDS if name not in {"params", "tags"})
 _OF_ATTEMPT: Final = ("job_id", "attempt", *FIELDS)

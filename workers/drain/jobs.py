@@ -21,6 +21,7 @@ from trainwire.schemas.messages import (
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
+from trainwire.workers.drain.lifetimes import RANK_SKEW, Lifetime
 from trainwire.workers.drain.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
@@ -77,17 +78,22 @@ class JobState:
         """Return the attempt that a source belongs to; where its trainer does not set one, it is decided here.
 
         A source keeps the attempt it once got (`known`). A new one belongs to the attempt that was running
-        when it began: the current one, or the next where the current one had ended before that.
+        when it began: the current one, or the next where the current one had ended before that. A source that is
+        older than the current attempt gets an earlier one from `trainwire.workers.drain.attempts.AttemptSpans`.
         """
         if attempt:
             return attempt
-        if known:
+        if known is not None:
             return known
         if not self.is_finished or self.completed_at is None:
             return self.attempt
         if began_ns is None or to_datetime(began_ns) <= self.completed_at:
             return self.attempt
         return self._next_attempt
+
+    def is_preceded_by(self, source: Lifetime) -> bool:
+        """Return whether a source belongs to an earlier run than the newest attempt."""
+        return self.status != "pending" and self.started_at is not None and source.is_before(self.started_at)
 
     @property
     def _next_attempt(self) -> int:
@@ -101,7 +107,7 @@ class JobState:
             self._begin(attempt, began_at(body))
         if isinstance(body, Metrics) and body.heartbeat_s is not None:
             self.watched_attempt = attempt
-        if isinstance(body, Completion) and not body.is_of_job:
+        if isinstance(body, Completion) and not (body.is_of_job and self._may_end_by(body)):
             return
         if self.status == "lost" or (self.status == "stalled" and shows_progress(body)):
             self.status = "running"
@@ -171,6 +177,17 @@ class JobState:
             self.error_message = None
         self._fold_results(body)
 
+    def _may_end_by(self, body: Completion) -> bool:
+        """Return False for the completion of a process that had ended before the attempt began.
+
+        Its other messages may have arrived before and been stored as a part of the attempt.
+        """
+        source = Lifetime.of(body)
+        if source is None or self.started_at is None:
+            return True
+        is_alone = not body.rank and (body.world_size or 1) == 1
+        return not source.is_before(self.started_at if is_alone else self.started_at - RANK_SKEW)
+
     def _is_decided_by(self, body: Completion) -> bool:
         """Tell whether this completion sets the status: an exit code outranks a word, a failure a success.
 
@@ -215,6 +232,10 @@ UNLOADED: Final[dict[str, Any]] = {}
 """Results of a job that are in Postgres and were not read; told by identity from an empty map."""
 COLUMNS: Final = tuple(field.name for field in fields(JobState))
 LOADED_COLUMNS: Final = tuple(name for name in COLUMNS if name not in JSON_COLUMNS)
+
+
+FINAL_PATHS: Final = ("best_checkpoint_path", "last_checkpoint_path", "final_checkpoint_path")
+"""The fields of a completion that name a checkpoint."""
 
 
 def began_at(body: Body) -> int | None:

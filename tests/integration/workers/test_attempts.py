@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+from sqlalchemy import RowMapping
+
 from tests.factories import NOW_NS, SECOND_NS, Sender, completion, drain, logs, metrics, one, rows
-from trainwire.schemas.messages import Metrics
-from trainwire.schemas.tables import source_positions, training_attempts, training_jobs, training_logs
+from trainwire.schemas.keys import Kind
+from trainwire.schemas.messages import Body, Checkpoint, Metrics, Point, Progress
+from trainwire.schemas.tables import (
+    source_positions,
+    training_attempts,
+    training_checkpoints,
+    training_jobs,
+    training_logs,
+)
 from trainwire.workers.resources import Resources
 
 
@@ -153,6 +163,162 @@ def test_what_does_not_change_an_attempt_does_not_count(resources: Resources, se
         drain(resources, "metrics")
         drain(resources)
     assert one(resources.engine, training_attempts, job_id=1)["changes"] == 1
+
+
+class LateRun:
+    """A run of job 1 that began an hour before `NOW_NS`, was 10 minutes long and is sent late from its spool."""
+
+    BEGAN_NS = NOW_NS - 3600 * SECOND_NS
+
+    def __init__(
+        self, sender: Sender, source: str = "0-late", began_ns: int = BEGAN_NS, length_s: int = 600
+    ) -> None:
+        self._sender = sender
+        self._source = source
+        self._began_ns = began_ns
+        self._ended_ns = began_ns + length_s * SECOND_NS
+
+    def send(self, *kinds: str) -> None:
+        """Send its messages of these kinds, as the SDK makes them."""
+        began = self._began_ns
+        bodies: dict[str, Body] = {
+            "logs": logs("late", ts=began + SECOND_NS, started_at=began),
+            "metrics": Metrics(
+                points=[Point(ts=began + SECOND_NS, epoch=1, values={"loss": 9.0})],
+                name="late",
+                progress=Progress(current_epoch=1),
+                started_at=began,
+            ),
+            "checkpoints": Checkpoint(
+                ts=began + SECOND_NS, kind="last", uri="s3://bucket/late.pt", started_at=began
+            ),
+            "completions": completion("failed", self._ended_ns, exit_code=1, started_at=began),
+        }
+        for kind in kinds:
+            self._sender.send(bodies[kind], source=self._source, attempt=0)
+
+
+KINDS_IN_ANY_ORDER = [
+    ("completions", "metrics", "checkpoints", "logs"),
+    ("logs", "checkpoints", "metrics", "completions"),
+]
+
+
+@pytest.fixture(params=["completed", "running"])
+def newest(request: pytest.FixtureRequest, resources: Resources, sender: Sender) -> RowMapping:
+    """The job's row with its newest attempt, which has ended or runs."""
+    begin = Metrics(ts=NOW_NS, name="newest", progress=Progress(current_epoch=5), started_at=NOW_NS)
+    sender.send(begin, source="0-newest", attempt=0)
+    saved = Checkpoint(ts=NOW_NS + 1, kind="last", uri="s3://bucket/newest.pt", started_at=NOW_NS)
+    sender.send(saved, source="0-newest", attempt=0)
+    drain(resources, "metrics")
+    drain(resources, "checkpoints")
+    if request.param == "completed":
+        end = completion(exit_code=0, final_metrics={"accuracy": 0.9}, started_at=NOW_NS)
+        sender.send(end, source="0-newest", attempt=0)
+        drain(resources, "completions")
+    return one(resources.engine, training_jobs, id=1)
+
+
+@pytest.mark.parametrize("kinds", KINDS_IN_ANY_ORDER)
+def test_a_run_that_is_sent_late_gets_an_earlier_attempt(
+    resources: Resources, sender: Sender, newest: RowMapping, kinds: tuple[Kind, ...]
+) -> None:
+    """It ran before the newest attempt began: its rows and its end are its own, the job stays as it is."""
+    LateRun(sender).send(*kinds)
+    for kind in kinds:
+        drain(resources, kind)
+    counts = {"last_log_seq", "last_metric_seq", "last_checkpoint_seq", "last_seen_at"}
+    job = one(resources.engine, training_jobs, id=1)
+    assert {name for name in job if job[name] != newest[name]} <= counts
+    assert [row[:4] for row in attempts(resources)] == [
+        (0, "late", "failed", 1),
+        (1, "newest", newest["status"], newest["exit_code"]),
+    ]
+    assert rows(resources.engine, training_logs, "attempt", "content") == [(0, "late")]
+    assert rows(resources.engine, training_checkpoints, "attempt", "uri") == [
+        (1, "s3://bucket/newest.pt"),
+        (0, "s3://bucket/late.pt"),
+    ]
+
+
+def test_a_run_that_comes_after_a_late_one_is_the_next_attempt(
+    resources: Resources, sender: Sender, newest: RowMapping
+) -> None:
+    """Numbers of late attempts count downwards, so that those of newer ones go on from the newest."""
+    LateRun(sender).send("completions")
+    if newest["status"] != "completed":
+        sender.send(completion(started_at=NOW_NS), source="0-newest", attempt=0)
+    drain(resources, "completions")
+    later = NOW_NS + 60 * SECOND_NS
+    sender.send(logs("next", ts=later, started_at=later), source="0-next", attempt=0)
+    drain(resources)
+    assert [row[0] for row in attempts(resources)] == [0, 1, 2]
+    assert one(resources.engine, training_jobs, id=1)["attempt"] == 2
+
+
+def test_the_ranks_of_a_late_run_share_an_attempt(
+    resources: Resources, sender: Sender, newest: RowMapping
+) -> None:
+    """Their clocks differ by some seconds; a run of another hour has an attempt of its own."""
+    began = LateRun.BEGAN_NS
+    LateRun(sender, "0-late").send("logs")
+    LateRun(sender, "1-late", began - 3 * SECOND_NS).send("logs")
+    LateRun(sender, "0-older", began - 3600 * SECOND_NS).send("completions", "logs")
+    drain(resources, "completions")
+    drain(resources)
+    LateRun(sender, "2-late", began + 20 * SECOND_NS).send("logs", "completions")
+    drain(resources)
+    drain(resources, "completions")
+    found = rows(resources.engine, training_logs, "source", "attempt", order=["source"])
+    of = dict(found)
+    assert of["0-late"] == of["1-late"] == of["2-late"] != of["0-older"]
+    assert {of["0-late"], of["0-older"]} == {0, -1}
+    assert one(resources.engine, training_jobs, id=1)["attempt"] == newest["attempt"]
+
+
+def test_a_late_rank_joins_the_attempt_it_was_part_of(
+    resources: Resources, sender: Sender, newest: RowMapping
+) -> None:
+    """Not the newest, where the attempt that was running when it began is known."""
+    if newest["status"] != "completed":
+        sender.send(completion(started_at=NOW_NS), source="0-newest", attempt=0)
+        drain(resources, "completions")
+    later = NOW_NS + 3600 * SECOND_NS
+    sender.send(logs("next", ts=later, started_at=later), source="0-next", attempt=0)
+    drain(resources)
+    sender.send(logs("rank 1", ts=NOW_NS, started_at=NOW_NS), source="1-newest", attempt=0)
+    drain(resources)
+    assert dict(rows(resources.engine, training_logs, "content", "attempt")) == {"next": 2, "rank 1": 1}
+
+
+@pytest.mark.parametrize("offset_s", [-60, -3, 3, 60])
+def test_ranks_that_begin_at_different_times_are_one_attempt(
+    resources: Resources, sender: Sender, offset_s: int
+) -> None:
+    """A rank may begin a minute before or after the one that was heard of first, or have another clock."""
+    began = NOW_NS + offset_s * SECOND_NS
+    sender.send(logs("rank 0", started_at=NOW_NS), source="0-rank", attempt=0)
+    drain(resources)
+    sender.send(logs("rank 1", ts=began, started_at=began), source="1-rank", attempt=0)
+    drain(resources)
+    end = completion("failed", ts=began + 120 * SECOND_NS, rank=1, world_size=2, started_at=began)
+    sender.send(end, source="1-rank", attempt=0)
+    drain(resources, "completions")
+    assert [row[:3] for row in attempts(resources)] == [(1, None, "failed")]
+
+
+@pytest.mark.parametrize("kinds", KINDS_IN_ANY_ORDER)
+def test_a_run_that_ended_just_before_the_newest_attempt_began_does_not_end_it(
+    resources: Resources, sender: Sender, newest: RowMapping, kinds: tuple[Kind, ...]
+) -> None:
+    """It was started again at once: whatever attempt its rows have, its end is not that of the newest."""
+    LateRun(sender, began_ns=NOW_NS - 12 * SECOND_NS, length_s=10).send(*kinds)
+    for kind in kinds:
+        drain(resources, kind)
+    job = one(resources.engine, training_jobs, id=1)
+    results = ("attempt", "status", "exit_code", "completed_at", "final_metrics", "error_message")
+    assert {name: job[name] for name in results} == {name: newest[name] for name in results}
 
 
 def attempts(resources: Resources) -> list[tuple[object, ...]]:

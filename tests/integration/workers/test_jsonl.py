@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from tests.factories import Sender, completion, drain, logs, one
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.tables import delivery_cursors
 from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.postgres.deletion import Choice, begin_deletion, find_deletion
+from trainwire.stores.postgres.deliveries import job_deliveries
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import Delivered, SinkUnavailable
@@ -64,7 +67,8 @@ def say(resources: Resources, sender: Sender) -> Say:
 def deliver(resources: Resources, folder: Path, **settings: Any) -> None:
     """Deliver what waits."""
     sink = JsonlSink(JsonlSettings(jsonl_dir=folder, **settings), folder)
-    Delivery(resources.engine, JsonlBacklog("jsonl"), sink, slice_s=60, backoff=Backoff(first_s=0, cap_s=0)).run()
+    backlog, backoff = JsonlBacklog("jsonl", folder), Backoff(first_s=0, cap_s=0)
+    Delivery(resources.engine, backlog, sink, slice_s=60, backoff=backoff).run()
 
 
 def plugin_of(folder: Path | None) -> JsonlPlugin:
@@ -163,7 +167,7 @@ def test_what_was_not_confirmed_is_written_once(resources: Resources, say: Say, 
     say("b", "c")
     crashing = Crashing(JsonlSettings(jsonl_dir=folder), folder)
     with pytest.raises(KeyboardInterrupt):
-        Delivery(resources.engine, JsonlBacklog("jsonl"), crashing, slice_s=60).run()
+        Delivery(resources.engine, JsonlBacklog("jsonl", folder), crashing, slice_s=60).run()
     assert (confirmed(resources), len(documents(folder))) == (1, 3)
     (of_job,) = folder.iterdir()
     with (of_job / names(of_job)[-1]).open("ab") as file:
@@ -184,7 +188,7 @@ folder = Path(sys.argv[3])
 settings = load_settings(database_url=sys.argv[1], redis_url=sys.argv[2])
 sink = JsonlSink(JsonlSettings(jsonl_dir=folder, jsonl_max_file_bytes=20_000), folder)
 print("ready", flush=True)
-Delivery(open_engine(settings), JsonlBacklog("jsonl"), sink, slice_s=60).run()
+Delivery(open_engine(settings), JsonlBacklog("jsonl", folder), sink, slice_s=60).run()
 """
 
 
@@ -251,6 +255,83 @@ def test_rows_are_written_again_from_anywhere(tmp_path: Path, first: int) -> Non
     assert numbers(tmp_path / "1") == list(range(1, 10_002))
 
 
+def newest_file(folder: Path) -> Path:
+    """Return the newest file of job 1."""
+    (of_job,) = folder.glob("1-*")
+    return of_job / names(of_job)[-1]
+
+
+def note(resources: Resources) -> str | None:
+    """Return what `trainwire status` shows of the files of job 1 besides their progress."""
+    with resources.engine.connect() as connection:
+        return job_deliveries(connection, 1)["jsonl"][0].note
+
+
+@pytest.mark.parametrize("left", [0, 1, 300, -1, None], ids=str)
+def test_rows_that_somebody_took_out_of_the_newest_file_are_written_again(
+    resources: Resources, say: Say, folder: Path, left: int | None
+) -> None:
+    """The next delivery finds it truncated (to so many bytes) or removed, and writes each row once."""
+    say(*"abc")
+    deliver(resources, folder)
+    say(*"de")
+    deliver(resources, folder)
+    file = newest_file(folder)
+    if left is None:
+        file.unlink()
+    else:
+        os.truncate(file, left if left >= 0 else file.stat().st_size + left)
+    say("f")
+    with capture_logs() as events:
+        deliver(resources, folder)
+    assert contents(folder) == [*"abcdef"]
+    lost = [event for event in events if event["event"] == "jsonl.rows_lost"]
+    assert [(event["file"], event["last_seq"]) for event in lost] == [(file.name, 5)]
+    first = lost[0]["first_seq"]
+    assert (note(resources) or "").startswith(f"{file.name} had lost rows {first} to 5")
+    say("g")
+    with capture_logs() as events:
+        deliver(resources, folder)
+    assert contents(folder) == [*"abcdefg"]
+    assert not [event for event in events if event["event"] == "jsonl.rows_lost"]
+    assert note(resources)
+
+
+def test_the_rows_of_a_removed_folder_are_written_again(resources: Resources, say: Say, folder: Path) -> None:
+    """Also in several deliveries, and where the job has other files: only those of the newest one."""
+    say(*("x" * 300 for _ in range(10)))
+    deliver(resources, folder, jsonl_max_file_bytes=1024)
+    (of_job,) = folder.glob("1-*")
+    shutil.rmtree(of_job)
+    say("y")
+    deliver(resources, folder, jsonl_max_file_bytes=1024)
+    found = documents(folder)
+    assert [line["seq"] for line in found] == list(range(found[0]["seq"], 12))
+    assert found[0]["seq"] > 1
+
+
+def test_a_file_that_was_rotated_or_is_of_an_earlier_day_is_not_written_again(
+    resources: Resources, say: Say, folder: Path
+) -> None:
+    """Whoever compresses files has their rows; a new day begins a new file, and older ones may be taken."""
+    say("a")
+    deliver(resources, folder)
+    newest = newest_file(folder)
+    newest.rename(f"{newest}.gz")
+    say("b")
+    deliver(resources, folder)
+    assert contents(folder) == ["b"]
+    newest_file(folder).unlink()
+    Path(f"{newest}.gz").unlink()
+    with resources.engine.begin() as connection:
+        state = "jsonb_set(state, '{tail,0}', '\"2026-01-01.jsonl\"')"
+        connection.execute(text(f"UPDATE delivery_cursors SET state = {state}"))
+    say("c")
+    deliver(resources, folder)
+    assert contents(folder) == ["c"]
+    assert note(resources) is None
+
+
 def test_a_replay_writes_nothing_twice(resources: Resources, say: Say, folder: Path) -> None:
     """A cursor that was moved back leads to the same files."""
     say("a", "b", "c")
@@ -276,26 +357,22 @@ def test_a_replay_keeps_lines_whose_rows_are_gone(resources: Resources, say: Say
     assert found.is_verified
 
 
-def test_files_that_somebody_removed_are_begun_anew(resources: Resources, say: Say, folder: Path) -> None:
-    """A deleted or shortened file, and a deleted folder, stop nothing; `verify` reports the missing lines."""
+def test_verify_finds_a_removed_file_until_the_next_delivery(resources: Resources, say: Say, folder: Path) -> None:
+    """`verify` reports the missing lines; once they are written again, it reports none."""
     say("a", "b")
     deliver(resources, folder)
-    (of_job,) = folder.iterdir()
-    (of_job / names(of_job)[0]).unlink()
-    say("c")
-    deliver(resources, folder)
-    assert contents(folder) == ["c"]
+    newest_file(folder).unlink()
     with resources.engine.connect() as connection:
         found = plugin_of(folder).verify(resources.settings, connection, 1)
     assert not found.is_verified
     assert found.lines[0].startswith(
-        "differs: 3 lines in Postgres ≠ 1 in the files + 0 waiting; 2 missing, 0 twice"
+        "differs: 2 lines in Postgres ≠ 0 in the files + 0 waiting; 2 missing, 0 twice"
     )
     assert found.lines[1:] == ["missing in the files: 1-2"]
-    files.remove(of_job)
-    say("d")
+    say("c")
     deliver(resources, folder)
-    assert contents(folder) == ["d"]
+    with resources.engine.connect() as connection:
+        assert plugin_of(folder).verify(resources.settings, connection, 1).is_verified
 
 
 def test_every_difference_is_named(resources: Resources, say: Say, folder: Path) -> None:

@@ -124,7 +124,7 @@ def test_two_sinks_of_the_same_rows_are_settled_apart(
     """That Loki has all lines marks nothing for the files of JSON lines; each has its own mark, in any order."""
     publish(resources, sender, "a")
     let_jobs_be_quiet(resources)
-    backlog = JsonlBacklog("jsonl")
+    backlog = JsonlBacklog("jsonl", tmp_path)
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         deliver(resources, loki)
     assert (settled(resources), settled(resources, "jsonl")) == ([1], [])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from trainwire.stores.files.s3 import S3Store, StoreAway, open_s3
 from trainwire.stores.postgres.checkpoints import NotFetchable, find_checkpoints, find_source
 from trainwire.workers.checkpoints.orphans import OrphanSweep
 from trainwire.workers.checkpoints.retention import MAX_REFUSALS, Retention, retain
-from trainwire.workers.checkpoints.surplus import Keeping
+from trainwire.workers.checkpoints.surplus import Keeping, Surplus, _is_free
 from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
@@ -435,3 +437,19 @@ def test_a_job_is_looked_at_once_after_each_end(
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET files_swept_at = now() - interval '30 days'"))
     assert sweep(resources, bucket) == 1
+
+
+def test_a_long_address_is_stored_and_found(resources: Resources, sender: Sender, bucket: Bucket) -> None:
+    """A URI may be longer than an index entry: two that differ behind its first 500 characters are two."""
+    random.seed(1)
+    key = "checkpoints/1/" + "".join(random.choices(ascii_letters, k=7000))
+    for last in "ab":
+        sender.send(checkpoint(f"s3://{bucket.name}/{key}{last}"), job=1)
+        sender.send(checkpoint(f"s3://{bucket.name}/{key}{last}"), job=2)
+    for job in (1, 2):
+        drain(resources, "checkpoints", job)
+    assert len(rows(resources.engine, training_checkpoints, "uri")) == 4
+    with resources.engine.connect() as connection:
+        for last, is_free in (("a", False), ("c", True)):
+            uri = f"s3://{bucket.name}/{key}{last}"
+            assert _is_free(connection, Surplus(1, 9, "last", uri, None, None, "superseded")) is is_free

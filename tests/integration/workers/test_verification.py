@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
-from tests.factories import Sender, checkpoint, drain, one, rows
+from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, one, rows
 from tests.integration.conftest import Bucket
 from tests.s3 import free_port, s3_client, s3_server
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
-from trainwire.schemas.tables import sink_states, training_checkpoints
+from trainwire.schemas.tables import sink_states, training_checkpoints, training_jobs
 from trainwire.stores.files.presign_policy import lending_places
 from trainwire.stores.files.s3 import ObjectHead, S3Store, StoreAway, open_s3
-from trainwire.stores.postgres.checkpoints import find_checkpoints, find_problems
+from trainwire.stores.postgres.checkpoints import (
+    NotFetchable,
+    find_checkpoints,
+    find_problems,
+    find_source,
+    last_checkpoint,
+)
 from trainwire.workers.checkpoints import verification as verify
 from trainwire.workers.checkpoints.verification import LOOKS, ObjectStore, Verification, VerificationReport
 from trainwire.workers.errors import Unavailable
@@ -464,3 +470,108 @@ class ReadOnly(HeldStore):
 def fails_when_asked() -> ObjectStore:
     """Fail the test: there is nothing to ask a store for."""
     pytest.fail("the object store was asked")
+
+
+@pytest.fixture
+def saves(bucket: Bucket, resources: Resources, sender: Sender) -> Callable[..., str]:
+    """Give a function that records a checkpoint of job 1, saved at a second, and returns its URI."""
+
+    def save(name: str, second: int, *, exists: bool = True, attempt: int = 1, **fields: Any) -> str:
+        if exists:
+            bucket.client.put_object(Bucket=bucket.name, Key=name, Body=b"weights")
+        uri = f"s3://{bucket.name}/{name}"
+        message = checkpoint(uri, **{"kind": "epoch"} | fields)
+        message.ts = NOW_NS + second * SECOND_NS
+        sender.send(message, attempt=attempt, source=f"0-{attempt}")
+        drain(resources, "checkpoints")
+        return uri
+
+    return save
+
+
+def paths(resources: Resources) -> tuple[str | None, str | None]:
+    """Return the best and the last path of job 1."""
+    job = one(resources.engine, training_jobs, id=1)
+    return job["best_checkpoint_path"], job["last_checkpoint_path"]
+
+
+def test_a_checkpoint_that_is_missing_is_not_the_last(resources: Resources, saves: Callable[..., str]) -> None:
+    """The newest one that can be used is, until the trainer saves another; the same for the best one."""
+    good = saves("1.pt", 1, is_best=True)
+    missing = saves("2.pt", 2, exists=False, is_best=True)
+    assert paths(resources) == (missing, missing)
+    verify_files(resources)
+    assert paths(resources) == (good, good)
+    with resources.engine.connect() as connection:
+        assert str(find_source(connection, 1, "last").uri) == good
+    late = saves("0.pt", 0)
+    newer = saves("3.pt", 3)
+    assert late != newer == paths(resources)[1]
+
+
+def test_a_job_of_which_no_file_exists_has_no_last_checkpoint(
+    resources: Resources, saves: Callable[..., str]
+) -> None:
+    """It has no path that nobody can fetch, and its trainer's next one is its last."""
+    saves("1.pt", 1, exists=False)
+    verify_files(resources)
+    assert paths(resources) == (None, None)
+    with resources.engine.connect() as connection:
+        assert last_checkpoint(connection, 1) is None
+        with pytest.raises(NotFetchable, match="no last checkpoint that can be used"):
+            find_source(connection, 1, "last")
+    assert saves("0.pt", 0) == paths(resources)[1]
+
+
+def test_a_missing_file_that_appears_is_the_last_again(
+    bucket: Bucket, resources: Resources, saves: Callable[..., str]
+) -> None:
+    """Verification looks again and finds it; one that is older than the last stays behind it."""
+    saves("1.pt", 1)
+    missing = saves("2.pt", 2, exists=False)
+    verify_files(resources)
+    bucket.client.put_object(Bucket=bucket.name, Key="2.pt", Body=b"weights")
+    verify_files(resources)
+    assert paths(resources)[1] == missing
+    saves("3.pt", 3, exists=False)
+    verify_files(resources)
+    newest = saves("4.pt", 4)
+    bucket.client.put_object(Bucket=bucket.name, Key="3.pt", Body=b"weights")
+    verify_files(resources)
+    assert paths(resources)[1] == newest
+
+
+def test_an_attempt_goes_back_to_the_one_before(resources: Resources, saves: Callable[..., str]) -> None:
+    """Where it has saved nothing that exists, the last checkpoint is that of the attempt before."""
+    first = saves("1.pt", 10)
+    saves("2.pt", 20, exists=False, attempt=2)
+    verify_files(resources)
+    assert paths(resources)[1] == first
+    # Whatever the clocks say: the attempt's own replaces it.
+    assert saves("3.pt", 5, attempt=2) == paths(resources)[1]
+
+
+def test_a_completion_does_not_bring_a_missing_checkpoint_back(
+    resources: Resources, sender: Sender, saves: Callable[..., str]
+) -> None:
+    """It names the file that its trainer believes to have saved; before verification it is believed."""
+    good = saves("1.pt", 1)
+    missing = saves("2.pt", 2, exists=False)
+    end = completion(ts=NOW_NS + 9 * SECOND_NS, last_checkpoint_path=missing, best_checkpoint_path=missing)
+    verify_files(resources)
+    sender.send(end)
+    drain(resources, "completions")
+    assert paths(resources) == (None, good)
+
+
+def test_a_missing_checkpoint_that_a_completion_named_first(
+    resources: Resources, sender: Sender, saves: Callable[..., str]
+) -> None:
+    """The job's path leaves it when verification finds it missing."""
+    good = saves("1.pt", 1)
+    missing = saves("2.pt", 2, exists=False)
+    sender.send(completion(ts=NOW_NS + 9 * SECOND_NS, last_checkpoint_path=missing))
+    drain(resources, "completions")
+    assert paths(resources)[1] == missing
+    verify_files(resources)
+    assert paths(resources)[1] == good

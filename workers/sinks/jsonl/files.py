@@ -47,6 +47,14 @@ class FileName(NamedTuple):
         return f"{self.day}.jsonl" if self.number == 1 else f"{self.day}.{self.number}.jsonl"
 
 
+class Tail(NamedTuple):
+    """The newest file as a delivery left it: its name, its first row and its size."""
+
+    file: str
+    first_seq: int
+    size_bytes: int
+
+
 class _Numbered(msgspec.Struct):
     seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_ID)]
 
@@ -54,8 +62,10 @@ class _Numbered(msgspec.Struct):
 _decode_number = msgspec.json.Decoder(_Numbered).decode
 
 
-def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> None:
+def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> Tail | None:
     """Write lines behind all with a smaller `seq`, and flush them to the disk. Raises `OSError`.
+
+    Returns the newest file; None where its first line is not one of a row.
 
     A file is continued up to `most_bytes`; a single longer line has a file of its own.
     """
@@ -68,6 +78,26 @@ def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> None:
         for name, part in _by_file(newest, size, lines, most_bytes):
             _write(folder / str(name), b"".join(line.data for line in part))
         _flush_folder(folder)  # the names of new files
+        return _tail(folder)
+
+
+def first_lost(folder: Path, tail: Tail, next_day: str) -> int | None:
+    """Return the first row that the newest file has lost since it was left like that; None where it has all.
+
+    A file that was rotated, so that one named after it stands beside it (`.gz`, `.1`), has lost nothing. Nor has a
+    removed file of a day before `next_day`, that of the next line, which goes to another file. Raises `OSError`.
+    """
+    path = folder / tail.file
+    size = path.stat().st_size if path.exists() else None
+    if size is not None and size >= tail.size_bytes:
+        return None
+    if folder.is_dir() and any(name.startswith(f"{tail.file}.") for name in os.listdir(folder)):
+        return None
+    if size is None:
+        return tail.first_seq if tail.file >= next_day else None
+    with path.open("rb") as file:
+        left = [_seq_of(line) or 0 for line in file if line.endswith(b"\n")]
+    return max([tail.first_seq, *(seq + 1 for seq in left[-1:])])
 
 
 def file_names(folder: Path) -> list[FileName]:
@@ -153,6 +183,13 @@ def locked(folder: Path) -> Iterator[None]:
     with (folder / LOCK_NAME).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def _tail(folder: Path) -> Tail | None:
+    path = folder / str(file_names(folder)[-1])
+    with path.open("rb") as file:
+        first_seq = _seq_of(file.readline())
+        return None if first_seq is None else Tail(path.name, first_seq, file.seek(0, os.SEEK_END))
 
 
 def _cut(folder: Path, seq: int) -> FileName | None:

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -29,8 +29,17 @@ from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.base import Delivered, Sink, SinkUnavailable
-from trainwire.workers.sinks.cursors import read_cursors
-from trainwire.workers.sinks.jsonl.files import Differences, Line, append, compare, remove, remove_before
+from trainwire.workers.sinks.cursors import DeliveryCursor, read_cursors
+from trainwire.workers.sinks.jsonl.files import (
+    Differences,
+    Line,
+    Tail,
+    append,
+    compare,
+    first_lost,
+    remove,
+    remove_before,
+)
 from trainwire.workers.sinks.plugin import NotSetUp, SinkPlugin, SinkSettings, Verdict
 from trainwire.workers.sinks.row_sums import RowSums, count, ranges_of, sum_up
 
@@ -75,13 +84,32 @@ class JsonlBatch:
     folder: str
     lines: Sequence[Line]
     last_seq: int
+    note: str | None = None
     is_followed: bool = False
 
 
+@dataclass(slots=True)
+class DeliveredLines(Delivered):
+    """The outcome with the newest file as it is now, and when lines of it were last written again."""
+
+    tail: Tail | None = None
+    note: str | None = None
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """See `Delivered`; `note` is shown with the job's delivery."""
+        tail = {} if self.tail is None else {"tail": self.tail}
+        return tail if self.note is None else tail | {"note": self.note}
+
+
 class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
-    """The log rows that the files do not have."""
+    """The log rows that the files do not have, those in `root` that somebody has truncated or removed included."""
 
     kind = "logs"
+
+    def __init__(self, sink: str, root: Path) -> None:
+        super().__init__(sink)
+        self._root = root
 
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
@@ -89,13 +117,38 @@ class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
         """Return the next lines of each job."""
         last_seqs = self.last_seqs(connection, job_ids)
         folders = {row.id: folder_name(*row) for row in connection.execute(_JOBS, {"jobs": list(job_ids)})}
-        after = {job_id: known.confirmed_seq for job_id, known in read_cursors(connection, NAME, job_ids).items()}
+        known = read_cursors(connection, NAME, job_ids)
+        after = {job_id: cursor.confirmed_seq for job_id, cursor in known.items()}
         lines = read_rows(connection, after, most_rows, most_bytes)
+        notes = {job_id: cursor.state.get("note") for job_id, cursor in known.items()}
+        lost = {
+            job_id: first
+            for job_id, folder in folders.items()
+            if lines[job_id] and (first := self._first_lost(folder, known[job_id], lines[job_id][0].day))
+        }
+        for job_id, first in lost.items():
+            file, last = known[job_id].state["tail"][0], after[job_id]
+            log.warning("jsonl.rows_lost", job_id=job_id, file=file, first_seq=first, last_seq=last)
+            at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            notes[job_id] = f"{file} had lost rows {first} to {last}, which were written again at {at}"
+            after[job_id] = first - 1
+        if lost:
+            lines |= read_rows(connection, {job_id: after[job_id] for job_id in lost}, most_rows, most_bytes)
         return {
-            job_id: JsonlBatch(after[job_id], folder, lines[job_id], last_seqs[job_id])
+            job_id: JsonlBatch(after[job_id], folder, lines[job_id], last_seqs[job_id], notes[job_id])
             for job_id, folder in folders.items()
             if last_seqs.get(job_id, 0) > after[job_id]
         }
+
+    def _first_lost(self, folder: str, cursor: DeliveryCursor, next_day: str) -> int | None:
+        """Return the first row that was taken out of the job's newest file; None for none."""
+        if "tail" not in cursor.state:  # of an older version, or a replay has moved the cursor
+            return None
+        try:
+            first = first_lost(self._root / folder, Tail(*cursor.state["tail"]), next_day)
+        except OSError:
+            return None  # the delivery will fail by it, and report it
+        return first if first is not None and first <= cursor.confirmed_seq else None
 
 
 class JsonlSink:
@@ -115,12 +168,12 @@ class JsonlSink:
             yield Delivered(batch.last_seq, is_answer=False)
             return
         try:
-            append(self._folder / batch.folder, batch.lines, self._settings.jsonl_max_file_bytes)
+            tail = append(self._folder / batch.folder, batch.lines, self._settings.jsonl_max_file_bytes)
         except OSError as exc:
             path = exc.filename or self._folder / batch.folder
             raise SinkUnavailable(f"{path}: {exc.strerror}", may_be_the_jobs=exc.errno in _OF_ONE_JOB) from exc
         self._sweep()
-        yield Delivered(batch.lines[-1].seq)
+        yield DeliveredLines(batch.lines[-1].seq, tail=tail, note=batch.note)
 
     def _sweep(self) -> None:
         """Remove old files, once an hour: where nothing is appended, nothing grows."""
@@ -157,7 +210,7 @@ class JsonlPlugin(SinkPlugin):
 
     def connect(self, _resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
         """Return the rows that wait, and the files."""
-        return JsonlBacklog(NAME), self.sink
+        return JsonlBacklog(NAME, self._folder()), self.sink
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
         """Remove the folder of the job, files that somebody compressed in it included."""

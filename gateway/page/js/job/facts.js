@@ -73,7 +73,7 @@ function attempts(all) {
       h(
         "td",
         { dir: "auto" },
-        [attempt.status, from && `began ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
+        [attempt.status, attempt.attempt < 1 && "sent late", from && `began ${dateTime(from)}`, took, why].filter(Boolean).join(" · "),
       ),
     );
   });

@@ -37,6 +37,7 @@ export class LogFilters {
     this.attempt = select("Attempt", [["", "attempts"]], changed);
     this.attempt.classList.add("log-attempt");
     this.attempt.hidden = true;
+    this.attempts = [];
     this.goTo = h("input", {
       type: "text",
       class: "log-goto",
@@ -98,11 +99,16 @@ export class LogFilters {
     this.#changed();
   }
 
-  /** Offer the attempts 1 to `newest` where there is a choice. */
-  setAttempts(newest) {
-    this.attempt.hidden = newest < 2;
-    for (let number = this.attempt.options.length; number <= newest; number += 1)
-      this.attempt.append(option(String(number), `attempt ${number}`));
+  /** Offer these attempts where there is a choice; a run that was sent late has a number below 1. */
+  setAttempts(numbers) {
+    const offered = new Set([...this.attempts, ...numbers]);
+    if (offered.size === this.attempts.length) return;
+    this.attempts = [...offered].sort((a, b) => a - b);
+    this.attempt.hidden = this.attempts.length < 2;
+    const chosen = this.attempt.value;
+    const options = this.attempts.map((number) => option(String(number), `attempt ${number}`));
+    this.attempt.replaceChildren(this.attempt.options[0], ...options);
+    this.attempt.value = chosen;
   }
 
   setFollowing(isFollowing) {

@@ -95,7 +95,7 @@ export class LogPanel {
   }
 
   setJob(job) {
-    this.filters.setAttempts(job.attempt);
+    this.filters.setAttempts([job.attempt, ...(job.attempts ?? []).map(({ attempt }) => attempt)]);
   }
 
   opened() {

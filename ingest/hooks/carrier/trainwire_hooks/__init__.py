@@ -1,0 +1,100 @@
+"""Hooks into libraries that a training already logs with, installed when the training imports them.
+
+The values go to the launcher, through a socket in the job's folder. Nothing here raises into the training. Every
+Python process of the training imports this module at its start: it imports others only when they are needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # `typing` costs a millisecond
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+SOCKET_VARIABLE = "TRAINWIRE_HOOKS"
+"""The path of the launcher's socket. Without it no hook is installed."""
+PATCHES = {
+    "tensorboard.summary.writer.event_file_writer": "tensorboard",
+    "tensorboardX.event_file_writer": "tensorboard",
+    "wandb.sdk.wandb_run": "wandb",
+}
+"""The module of ours that patches a module of the library."""
+_patched: set[str] = set()
+
+
+class ImportHook:
+    """A finder of `sys.meta_path` that has some modules of `PATCHES` patched right after their import."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec that the finders behind this one have, with a loader that patches."""
+        if fullname not in self._names or fullname in _patched:
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                return _patched_after_import(spec)
+        return None
+
+
+def _patched_after_import(spec: ModuleSpec) -> ModuleSpec:
+    if spec.loader is not None:
+        execute = spec.loader.exec_module
+
+        def execute_and_patch(module: ModuleType) -> None:
+            execute(module)
+            _patch(module)
+
+        spec.loader.exec_module = execute_and_patch  # type: ignore[method-assign]
+    return spec
+
+
+def _patch(module: ModuleType) -> None:
+    _patched.add(module.__name__)
+    try:
+        from importlib import import_module  # noqa: PLC0415 - as all imports here
+
+        import_module(f"{__name__}.{PATCHES[module.__name__]}").patch(module)
+    except Exception as exc:  # noqa: BLE001 - another version of the library
+        note_failure(module.__name__, exc)
+
+
+def install() -> None:
+    """Install the hooks, where a launcher listens."""
+    if os.environ.get(SOCKET_VARIABLE):
+        sys.meta_path.insert(0, ImportHook(list(PATCHES)))
+
+
+def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]) -> None:
+    """Give this process's records to `take` from now on, also those of modules that are imported already."""
+    from . import channel  # noqa: PLC0415
+
+    channel.send_to(take)
+    names = [name for name in PATCHES if name.lower().startswith(tuple(libraries))]
+    for name in names:
+        if name in sys.modules and name not in _patched:
+            _patch(sys.modules[name])
+    sys.meta_path.insert(0, ImportHook(names))
+
+
+def announce_run() -> None:
+    """Report that this process has a `Run`: the launcher then leaves out its other records."""
+    from . import channel  # noqa: PLC0415
+
+    channel.send({"type": "sdk"})
+
+
+def note_failure(where: str, error: BaseException) -> None:
+    """Report that a hook could not be installed; the launcher prints it at the end of the run."""
+    from . import channel  # noqa: PLC0415
+
+    channel.send({"type": "failure", "by": where, "text": f"{type(error).__name__}: {error}"})

@@ -1,0 +1,143 @@
+"""Sends records to the launcher, as lines of JSON over a Unix socket; never blocks and never raises."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from . import SOCKET_VARIABLE
+
+MAX_WAITING_BYTES = 64 * 1024 * 1024
+"""Of records that the launcher has not read yet, because it is stopped or slow; more are counted and left out."""
+FLUSH_S = 2.0
+"""How long the end of the process waits for records that the socket had no room for."""
+RANK_VARIABLES = ("RANK", "SIZE", "PROCID", "TASKS", "STEP_ID")
+"""Ends of the names of variables in which launchers of ranks state the rank; trainwire's launcher reads them."""
+
+Record = dict[str, Any]
+
+
+class Channel:
+    """The connection of one process. Records that the socket has no room for are sent by a thread."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.RLock()  # a signal handler of the training may log in the middle of a call
+        self._thread: threading.Thread | None = None
+        self._connect()
+
+    def send(self, record: Record) -> None:
+        """Send a record, now or as soon as the launcher reads on."""
+        if self._pid != os.getpid():  # forked: the connection is the parent's, and so may be its lock
+            self._lock = threading.RLock()
+            self._connect()
+        line = json.dumps(record, separators=(",", ":"), default=str).encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:
+            if self._socket is None or self._is_full(line):
+                return
+            self._waiting.append(line)
+            self._waiting_bytes += len(line)
+            if self._thread is None and self._send_waiting():
+                self._thread = threading.Thread(target=self._send_in_thread, name="trainwire-hooks", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """Wait a moment for records that were not sent yet, and close the connection."""
+        if self._pid != os.getpid():
+            return
+        thread = self._thread
+        if thread is not None:
+            thread.join(FLUSH_S)
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def _connect(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._left_out = 0
+        self._thread = None
+        self._socket: socket.socket | None = None
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.connect(self._path)
+        except OSError:  # the launcher has ended
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._socket = connection
+        ranks = {name: value for name, value in os.environ.items() if name.endswith(RANK_VARIABLES)}
+        self.send({"type": "process", "pid": self._pid, "environ": ranks})
+
+    def _is_full(self, line: bytes) -> bool:
+        is_full = self._waiting_bytes + len(line) > MAX_WAITING_BYTES
+        self._left_out += is_full
+        return is_full
+
+    def _send_waiting(self) -> bool:
+        """Send what the socket has room for; return whether something waits."""
+        while self._waiting and self._socket is not None:
+            try:
+                sent = self._socket.send(self._waiting[0])
+            except BlockingIOError:
+                return True
+            except OSError:  # the launcher was killed
+                self._socket = None
+                return False
+            self._waiting_bytes -= sent
+            rest = self._waiting.popleft()[sent:]
+            if rest:
+                self._waiting.appendleft(rest)
+        return False
+
+    def _send_in_thread(self) -> None:
+        while True:
+            with self._lock:
+                connection = self._socket
+                if connection is None or not self._send_waiting():
+                    self._thread = None
+                    left_out, self._left_out = self._left_out, 0
+                    if left_out:
+                        self.send({"type": "left out", "count": left_out})
+                    return
+            select.select([], [connection], [], 1.0)
+
+
+_channels: list[Channel] = []
+_takers: list[Callable[[Record], None]] = []
+
+
+def send_to(take: Callable[[Record], None]) -> None:
+    """Give records to a function of this process, instead of a launcher; the launcher is told that it has none."""
+    send({"type": "sdk"})
+    _takers[:] = [take]
+
+
+def send(record: Record) -> None:
+    """Send a record, where a launcher reads it."""
+    try:
+        if _takers:
+            _takers[0](record)
+            return
+        path = os.environ.get(SOCKET_VARIABLE)
+        if not _channels and path:
+            _channels.append(Channel(path))
+            atexit.register(_close)
+        for channel in _channels:
+            channel.send(record)
+    except Exception:  # noqa: BLE001, S110 - a record is worth less than the training
+        pass
+
+
+def _close() -> None:
+    for channel in _channels:
+        channel.close()

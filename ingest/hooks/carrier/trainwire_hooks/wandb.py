@@ -1,0 +1,113 @@
+"""Sends what a training logs to W&B, which works on as before."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from . import channel
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+BY = "wandb"
+
+
+def patch(module: ModuleType) -> None:
+    """Wrap the methods of `wandb.Run` that log values, parameters and summaries."""
+    _wrap(module.Run, "log", _log)
+    for name, prepare in (
+        ("_on_start", _config),
+        ("_config_callback", _config),
+        ("_summary_update_callback", _summary),
+    ):
+        if hasattr(module.Run, name):  # private: a version without it logs no parameters
+            _wrap(module.Run, name, prepare)
+
+
+def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> None:
+    """Call `prepare` with the arguments of the method, and what it returns once the method has not raised."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def wrapped(run: Any, *args: Any, **kwargs: Any) -> Any:
+        report = _harmless(functools.partial(prepare, run, args, kwargs))
+        result = original(run, *args, **kwargs)
+        if report is not None:
+            _harmless(report)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def _harmless(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as exc:  # noqa: BLE001 - foreign objects
+        channel.send({"type": "failure", "by": BY, "text": f"{type(exc).__name__}: {exc}"})
+        return None
+
+
+def _log(run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
+    """Return a function that sends the numbers of one call, with the step that W&B gives them."""
+    data = args[0] if args else kwargs["data"]
+    step = args[1] if len(args) > 1 else kwargs.get("step")
+    local_step = int(getattr(run, "_local_step", 0))
+    if step is not None and int(step) < local_step:  # W&B leaves it out, with a warning
+        return functools.partial(_send_not_taken, "a step that has passed")
+    values, others = {}, []
+    for name, value in _flat("", data):
+        number = _number(value)
+        if number is None:
+            others.append(type(value).__name__)
+        else:
+            values[name] = number
+    record = {"type": "metrics", "by": BY, "step": local_step if step is None else int(step), "values": values}
+
+    def send() -> None:
+        if values:
+            channel.send(record)
+        for kind in others:
+            _send_not_taken(kind)
+
+    return send
+
+
+def _send_not_taken(kind: str) -> None:
+    channel.send({"type": "not taken", "by": BY, "kind": kind})
+
+
+def _config(run: Any, _args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> Callable[[], None]:
+    """Return a function that sends the parameters as they are after the call."""
+
+    def send() -> None:
+        params = {str(name): value for name, value in dict(run.config).items() if not str(name).startswith("_")}
+        channel.send({"type": "params", "by": BY, "values": params})
+
+    return send
+
+
+def _summary(_run: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Callable[[], None]:
+    """Return a function that sends the numbers that the training has set in `run.summary`."""
+    record = args[0] if args else kwargs["summary_record"]
+    found = {".".join(item.key): _number(item.value) for item in record.update}
+    values = {name: number for name, number in found.items() if number is not None}
+    return functools.partial(channel.send, {"type": "summary", "by": BY, "values": values})
+
+
+def _flat(prefix: str, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings, by names that are joined with dots, as W&B joins them."""
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _number(value: Any) -> float | None:
+    """Return a number as a float, also one of numpy or torch; None for anything else."""
+    shape = getattr(value, "shape", None)
+    if shape is not None and hasattr(value, "item") and all(size == 1 for size in shape):
+        value = value.item()
+    return float(value) if isinstance(value, (bool, int, float)) else None

@@ -1,0 +1,223 @@
+"""Takes the records of hooks into runs, and counts what was taken and what was not."""
+
+from __future__ import annotations
+
+import binascii
+import os
+import threading
+import time
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.ingest.process.ranks import find_place
+from trainwire.ingest.run import Run
+
+TENSORBOARD: Final = "tensorboard"
+_SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
+"""Names of folders that hold a part of a training's curves, and stand side by side."""
+_SHOWN: Final = 5
+
+
+class Caught:
+    """What hooks have caught of one job; safe to use from several threads."""
+
+    def __init__(self, run: Run, run_of_rank: Callable[[int], Run]) -> None:
+        self._run = run
+        self._run_of_rank = run_of_rank
+        self._lock = threading.Lock()
+        self._values: Counter[str] = Counter()
+        self._owners: dict[str, str] = {}
+        """Which library each metric comes from."""
+        self._not_taken: Counter[tuple[str, str]] = Counter()
+        self._failures: dict[str, str] = {}
+        self._params: dict[str, Any] = {}
+        self._folders = _Folders()
+        self._ranks: dict[int, Run] = {}
+        self.has_sdk = False
+        """Whether a process of the training has a `Run` of its own."""
+        self.summary: dict[str, float] = {}
+        """Final values that the training has set itself."""
+
+    def logs_otherwise(self, by: str) -> bool:
+        """Return whether metrics come from the SDK, or from another library than `by`."""
+        return self.has_sdk or bool((+self._values).keys() - {by})
+
+    def skip(self, folder: str) -> None:
+        """Note that the events of this folder of TensorBoard are not wanted."""
+        self._folders.prefix_of(folder)
+
+    def is_hooked(self, folder: str) -> bool:
+        """Return whether the events of this folder of TensorBoard come by a hook."""
+        return self._folders.knows(folder)
+
+    def metrics(
+        self,
+        by: str,
+        values: Mapping[str, float],
+        *,
+        ts: int,
+        step: int | None = None,
+        epoch: float | None = None,
+        rank: int | None = None,
+    ) -> None:
+        """Take values of one step, measured at `ts` (nanoseconds since 1970).
+
+        A metric belongs to the library that reports it first: others count its steps in another way.
+        """
+        with self._lock:
+            taken = {name: value for name, value in values.items() if self._owners.setdefault(name, by) == by}
+            self._values[by] += len(taken)
+            self._not_taken[by, "values that another library reports"] += len(values) - len(taken)
+        if taken:
+            self._of_rank(rank).metric_at(ts, taken, step=step, epoch=epoch)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Take parameters; those that were taken before stay."""
+        with self._lock:
+            before = dict(self._params)
+            self._params.update(values)
+            params = dict(self._params)
+        if params != before:
+            self._run.describe(params=params)
+
+    def event(self, folder: str, event: Event, rank: int | None) -> None:
+        """Take one event of TensorBoard. The names of its values are the folder's and the tag's."""
+        prefix = self._folders.prefix_of(folder)
+        if event.scalars:
+            values = {prefix + tag: number for tag, number in event.scalars.items()}
+            self.metrics(TENSORBOARD, values, ts=event.ts, step=event.step, rank=rank)
+        if event.params:
+            self.params(event.params)
+        for tag, text in event.texts:
+            self._run.log(f"{prefix}{tag} (step {event.step}): {text}", level="INFO")
+        for kind in event.not_taken:
+            self.not_taken(TENSORBOARD, kind)
+
+    def not_taken(self, by: str, kind: str, count: int = 1) -> None:
+        """Count values that trainwire does not store."""
+        with self._lock:
+            self._not_taken[by, kind] += count
+
+    def failed(self, by: str, text: str) -> None:
+        """Note that a hook does not work, once for each library."""
+        with self._lock:
+            self._failures.setdefault(by, text)
+
+    def finish(self, exit_code: int) -> None:
+        """Log what was caught, and end the runs of other ranks."""
+        sentence = self.sentence()
+        if sentence is not None:
+            self._run.log(f"trainwire: {sentence}", log_type="stderr", level="INFO")
+        for run in self._ranks.values():
+            run.finish(exit_code=exit_code, timeout_s=1.0)
+
+    def _of_rank(self, rank: int | None) -> Run:
+        if not rank:  # the launcher stands for the first rank
+            return self._run
+        with self._lock:
+            if rank not in self._ranks:
+                self._ranks[rank] = self._run_of_rank(rank)
+            return self._ranks[rank]
+
+    def sentence(self) -> str | None:
+        """Return in one sentence what was taken and what was not; None where no hook has caught anything."""
+        with self._lock:
+            names = Counter(self._owners.values())
+            taken = [
+                f"{count:,} {'value' if count == 1 else 'values'} of {names[by]:,} metrics from {by}"
+                for by, count in sorted(self._values.items())
+                if count
+            ]
+            left = [
+                f"{count:,} of {kind} from {by}" for (by, kind), count in (+self._not_taken).most_common(_SHOWN)
+            ]
+            failures = [f"the hook into {by} failed ({text})" for by, text in sorted(self._failures.items())]
+        parts = []
+        if taken:
+            parts.append(f"caught {', '.join(taken)}")
+        if left:
+            parts.append(f"not taken: {', '.join(left)}")
+        return "; ".join([*parts, *failures]) or None
+
+
+class HookedProcess:
+    """The records of one process of the training; those of a process with a `Run` of its own are left out."""
+
+    def __init__(self, caught: Caught) -> None:
+        self._caught = caught
+        self._rank: int | None = None
+        self._has_sdk = False
+        self._decoders: dict[str, EventDecoder] = {}
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        """Take one record, as `trainwire_hooks` sends it; one of an unknown type is counted as not taken."""
+        kind = str(record.get("type"))
+        if kind == "process":
+            environ = record.get("environ")
+            self._rank = find_place(environ).rank if isinstance(environ, dict) else None
+        elif kind == "sdk":
+            self._has_sdk = self._caught.has_sdk = True
+        elif kind == "event":
+            self._take_event(str(record["folder"]), str(record["data"]))
+        elif not self._has_sdk:
+            self._take_values(kind, str(record.get("by", "")), record)
+
+    def _take_values(self, kind: str, by: str, record: Mapping[str, Any]) -> None:
+        match kind:
+            case "metrics":
+                values, step = _numbers(record["values"]), record.get("step")
+                self._caught.metrics(by, values, ts=time.time_ns(), step=step, rank=self._rank)
+            case "params":
+                self._caught.params(record["values"])
+            case "summary":
+                self._caught.summary.update(_numbers(record["values"]))
+            case "failure":
+                self._caught.failed(by, str(record["text"])[:300])
+            case _:
+                self._caught.not_taken(by, str(record.get("kind", kind))[:100], int(record.get("count", 1)))
+
+    def _take_event(self, folder: str, data: str) -> None:
+        if self._has_sdk:
+            self._caught.skip(folder)
+            return
+        decoder = self._decoders.setdefault(folder, EventDecoder())
+        try:
+            self._caught.event(folder, decoder.decode(b64decode(data, validate=True)), self._rank)
+        except (DamagedEventError, binascii.Error) as exc:
+            self._caught.failed(TENSORBOARD, str(exc))
+
+
+class _Folders:
+    """Names for the folders of TensorBoard's writers.
+
+    The folder of the first writer is the root, or its parent where it is called `train` or the like. Metrics of a
+    folder below the root have the path from there before their names, those of the root itself have none, and
+    those of any other folder have its name.
+    """
+
+    def __init__(self) -> None:
+        self._root: str | None = None
+        self._prefixes: dict[str, str] = {}
+
+    def knows(self, folder: str) -> bool:
+        return os.path.abspath(folder) in self._prefixes
+
+    def prefix_of(self, folder: str) -> str:
+        path = os.path.abspath(folder)
+        known = self._prefixes.get(path)
+        if known is None:
+            if self._root is None:
+                self._root = os.path.dirname(path) if os.path.basename(path) in _SPLITS else path
+            inside = os.path.relpath(path, self._root)
+            name = os.path.basename(path) if inside.startswith("..") else inside
+            known = self._prefixes[path] = "" if name == "." else f"{name}/"
+        return known
+
+
+def _numbers(values: object) -> dict[str, float]:
+    if not isinstance(values, dict):
+        raise TypeError(f"values={str(values)[:100]} is no mapping")
+    return {str(name): float(number) for name, number in values.items() if isinstance(number, int | float)}

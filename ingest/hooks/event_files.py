@@ -1,0 +1,113 @@
+"""Follows the event files of TensorBoard that a training writes without a hook, such as those of TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Final
+
+from trainwire.ingest.hooks.caught import TENSORBOARD, Caught
+from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.ingest.process.daemon_pool import start_daemon
+
+EVERY_S: Final = 1.0
+PATTERN: Final = "events.out.tfevents."
+MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
+MOST_ENTRIES: Final = 20_000
+"""How many files and folders one search looks at: a working folder may hold a data set."""
+_READ_BYTES: Final = 1024 * 1024
+_HEADER: Final = struct.Struct("<Q4x")  # length, and its checksum
+_FOOTER_BYTES: Final = 4  # the checksum of the data
+
+
+class EventFile:
+    """One file of records: length (8 bytes), checksum (4), data, checksum (4).
+
+    Checksums are not verified: a writer that is killed leaves a record cut short, and that shows by its length.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+        self._rest = b""
+        self._decoder = EventDecoder()
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events written since the last call; raise `DamagedEventError` for bytes that are none."""
+        if self._file is None:
+            self._file = self.path.open("rb")
+        while chunk := self._file.read(_READ_BYTES):
+            self._rest += chunk
+            yield from self._whole_events()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _whole_events(self) -> Iterator[Event]:
+        at = 0
+        while len(self._rest) - at >= _HEADER.size:
+            (size,) = _HEADER.unpack_from(self._rest, at)
+            if size > MAX_EVENT_BYTES:
+                raise DamagedEventError(f"a record of {size} bytes")
+            end = at + _HEADER.size + size
+            if end + _FOOTER_BYTES > len(self._rest):
+                break
+            yield self._decoder.decode(self._rest[at + _HEADER.size : end])
+            at = end + _FOOTER_BYTES
+        self._rest = self._rest[at:]
+
+
+class EventFiles:
+    """Follows all event files below some folders that appear after its start, once a second, until `close`."""
+
+    def __init__(self, folders: Sequence[Path], caught: Caught) -> None:
+        self._folders = folders
+        self._caught = caught
+        self._files: dict[Path, EventFile | None] = dict.fromkeys(self._found())  # of earlier runs: None
+        self._closing = threading.Event()
+        self._thread = start_daemon(self._follow, "trainwire-event-files")
+
+    def close(self, timeout_s: float) -> None:
+        """Read for at most `timeout_s` what was written until now."""
+        self._closing.set()
+        self._thread.join(timeout_s)
+
+    def _follow(self) -> None:
+        while not self._closing.wait(EVERY_S):
+            self._look()
+        self._look()
+        for file in self._files.values():
+            if file is not None:
+                file.close()
+
+    def _look(self) -> None:
+        for path in self._found():
+            if path not in self._files and not self._caught.is_hooked(str(path.parent)):
+                self._files[path] = EventFile(path)
+        for path, file in self._files.items():
+            if file is not None:
+                self._read(path, file)
+
+    def _read(self, path: Path, file: EventFile) -> None:
+        try:
+            for event in file.events():
+                self._caught.event(str(path.parent), event, None)
+        except (OSError, DamagedEventError) as exc:
+            self._caught.failed(TENSORBOARD, f"{path}: {exc}")
+            file.close()
+            self._files[path] = None
+
+    def _found(self) -> Iterator[Path]:
+        left = MOST_ENTRIES
+        for folder in self._folders:
+            for place, folders, names in os.walk(folder):
+                left -= len(folders) + len(names)
+                if left < 0:
+                    return
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                yield from (Path(place, name) for name in names if name.startswith(PATTERN))

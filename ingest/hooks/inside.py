@@ -1,0 +1,49 @@
+"""Hooks that a training installs itself, in the process of its `Run`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from trainwire.ingest.run import Run
+
+_NAME: Final = "trainwire_hooks"
+"""Under which the launcher's carrier has imported the hooks, if it has."""
+LIBRARIES: Final = ("tensorboard", "wandb")
+
+
+def announce_run() -> None:
+    """Report to the launcher that this process has a run, so that it leaves out what hooks catch here."""
+    hooks = sys.modules.get(_NAME)
+    if hooks is not None:
+        hooks.announce_run()
+
+
+def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
+    """Report to `run` what this process logs to these libraries, by default to all that are known.
+
+    Returns a function for the end of the run, which logs what was caught. Raises `ValueError` for another library.
+    """
+    from trainwire.ingest.hooks.caught import Caught, HookedProcess  # noqa: PLC0415 - of no use without hooks
+
+    unknown = set(libraries) - set(LIBRARIES)
+    if unknown:
+        names = ", ".join(map(repr, sorted(unknown)))
+        raise ValueError(f"hook({names}): write {' or '.join(map(repr, LIBRARIES))}, or nothing for both")
+    hooks = _hooks()
+    caught = Caught(run, lambda _: run)
+    process = HookedProcess(caught)
+
+    def take(record: Mapping[str, Any]) -> None:
+        process.take(record)
+
+    hooks.install_for(take, libraries or LIBRARIES)
+    return lambda: caught.finish(0)
+
+
+def _hooks() -> ModuleType:
+    return sys.modules.get(_NAME) or importlib.import_module("trainwire.ingest.hooks.carrier.trainwire_hooks")

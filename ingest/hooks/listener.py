@@ -1,0 +1,109 @@
+"""The launcher's socket, to which the hooks in the training's processes send their records."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from trainwire.ingest.hooks.caught import Caught, HookedProcess
+from trainwire.ingest.process.daemon_pool import start_daemon
+
+SOCKET_VARIABLE: Final = "TRAINWIRE_HOOKS"
+CARRIER: Final = Path(__file__).with_name("carrier")
+"""The folder that the training's Python gets on its path."""
+MAX_RECORD_BYTES: Final = 1024 * 1024
+_CHUNK_BYTES: Final = 256 * 1024
+_IDLE_S: Final = 0.05
+"""At the end: after so long without a record, all that ended processes have sent is read."""
+
+
+class HookListener:
+    """Reads the records of all hooked processes in one thread, until `close`."""
+
+    def __init__(self, folder: Path, caught: Caught) -> None:
+        """Listen on a socket in `folder`, which only this user may enter; raise `OSError` where that fails."""
+        self._path = folder / "hooks"
+        self._caught = caught
+        self._closing = threading.Event()
+        self._selector = selectors.DefaultSelector()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.bind(str(self._path))
+            self._socket.listen(128)
+            self._socket.setblocking(False)
+            self._selector.register(self._socket, selectors.EVENT_READ)
+            self._thread = start_daemon(self._read, "trainwire-hooks")
+        except (OSError, RuntimeError):
+            self._socket.close()
+            raise
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables by which a Python process of the training installs the hooks."""
+        path = os.pathsep.join(filter(None, [str(CARRIER), environ.get("PYTHONPATH", "")]))
+        return {"PYTHONPATH": path, SOCKET_VARIABLE: str(self._path)}
+
+    def close(self, timeout_s: float) -> None:
+        """Read for at most `timeout_s` what the processes have sent; a process that still lives is cut off."""
+        self._closing.set()
+        self._thread.join(timeout_s)
+
+    def _read(self) -> None:
+        try:
+            while (ready := self._selector.select(_IDLE_S)) or not self._closing.is_set():
+                for key, _ in ready:
+                    if key.data is None:
+                        self._accept()
+                    elif not key.data.read():
+                        self._selector.unregister(key.fileobj)
+        finally:
+            for key in list(self._selector.get_map().values()):
+                if isinstance(key.fileobj, socket.socket):
+                    key.fileobj.close()
+            self._selector.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError as exc:  # no file descriptor is free: the process sends nothing
+            self._caught.failed("the launcher", str(exc))
+            return
+        connection.setblocking(False)
+        self._selector.register(connection, selectors.EVENT_READ, _Connection(connection, self._caught))
+
+
+class _Connection:
+    """The records of one process, as lines of JSON."""
+
+    def __init__(self, connection: socket.socket, caught: Caught) -> None:
+        self._connection = connection
+        self._caught = caught
+        self._process = HookedProcess(caught)
+        self._rest = b""
+
+    def read(self) -> bool:
+        """Take the records that have come; return False, with the connection closed, at its end."""
+        try:
+            chunk = self._connection.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            chunk = b""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._take(line)
+        if chunk and len(self._rest) <= MAX_RECORD_BYTES:
+            return True
+        self._connection.close()
+        return False
+
+    def _take(self, line: bytes) -> None:
+        try:
+            self._process.take(json.loads(line))  # not msgspec, which knows no NaN
+        except (AttributeError, TypeError, ValueError, KeyError, OverflowError, RecursionError) as exc:
+            self._caught.failed("the training", f"a record could not be read: {exc}")

@@ -1,0 +1,234 @@
+"""Unchanged trainings under the launcher's hooks: each value is compared with the library's own files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.factories import one, rows
+from tests.integrations.conftest import REASON, run_script
+from tests.processes import ROOT
+from trainwire.ingest.hooks.caught import Caught
+from trainwire.ingest.hooks.listener import HookListener
+from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
+from trainwire.testing import RecordedRun
+from trainwire.workers.resources import Resources
+
+pytest.importorskip("tensorboard", reason=REASON)
+pytest.importorskip("tensorboardX", reason=REASON)
+pytest.importorskip("wandb", reason=REASON)
+pytest.importorskip("torch", reason=REASON)
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+TORCH = """
+from torch.utils.tensorboard import SummaryWriter
+import torch
+writer = SummaryWriter("runs/digits")
+for step in range(300):
+    writer.add_scalar("loss/train", 1 / (step + 1), step)
+    writer.add_scalar("lr", torch.tensor(0.1), step, new_style=True)
+writer.add_scalar("loss/train", float("nan"), 300)
+writer.add_histogram("weights", torch.randn(100), 1)
+writer.add_image("picture", torch.zeros(3, 300, 300), 1)
+writer.add_hparams({"lr": 0.1, "optimizer": "adam", "shuffle": True}, {"accuracy": 0.5})
+"""
+TENSORBOARD_X = (
+    TORCH.replace("torch.utils.tensorboard", "tensorboardX")
+    .replace(", new_style=True", "")
+    .replace("torch.tensor(0.1)", "0.1")
+)
+LIGHTNING = """
+import tests.integrations.conftest
+import lightning, torch
+from torch.utils.data import DataLoader, TensorDataset
+
+class Tiny(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+    def training_step(self, batch):
+        loss = self.layer(batch[0]).mean()
+        self.log("loss", loss)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+data = DataLoader(TensorDataset(torch.randn(64, 4)), batch_size=4)
+trainer = lightning.Trainer(max_epochs=2, log_every_n_steps=1, accelerator="cpu", enable_progress_bar=False)
+trainer.fit(Tiny(), data)
+"""
+TRANSFORMERS = """
+from pathlib import Path
+from tests.integrations.test_huggingface import Tiny, data
+import transformers
+arguments = transformers.TrainingArguments(
+    output_dir="out", num_train_epochs=1, logging_steps=1, report_to="all", use_cpu=True, disable_tqdm=True,
+    save_strategy="no",
+)
+transformers.Trainer(model=Tiny(), args=arguments, train_dataset=data()).train()
+"""
+WANDB = """
+import numpy, wandb
+run = wandb.init(project="digits", config={"lr": 0.1, "layers": [8, 8]})
+for step in range(200):
+    run.log({"loss": 1 / (step + 1)}, commit=False)
+    run.log({"accuracy": numpy.float32(step / 200)})
+run.log({"late": 1.0, "bad": float("nan"), "nested": {"a": 1, "b": {"c": 2}}}, step=500)
+run.log({"out of order": 1}, step=3)
+wandb.log({"picture": wandb.Image(numpy.zeros((4, 4, 3))), "text": "words", "after": True})
+run.config.update({"epochs": 3})
+run.summary["best"] = 0.99
+"""
+
+
+@pytest.fixture
+def run() -> RecordedRun:
+    """Give a run in memory."""
+    return RecordedRun(42)
+
+
+def train(script: str, run: RecordedRun, folder: Path, **environ: str) -> Caught:
+    """Run a script with the hooks in its Python, and return what they caught."""
+    caught = Caught(run, lambda _: run)
+    listener = HookListener(folder, caught)
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"} | environ
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    environment |= listener.environment(environment)
+    command = [sys.executable, "-c", script]
+    try:
+        subprocess.run(command, cwd=folder, env=environment, check=True, timeout=240)
+    finally:
+        listener.close(10)
+    return caught
+
+
+def event_values(folder: Path) -> dict[tuple[str, int], float]:
+    """Return the scalars of all event files below a folder, as TensorBoard itself reads them."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # noqa: PLC0415
+    from tensorboard.util import tensor_util  # noqa: PLC0415
+
+    values: dict[tuple[str, int], float] = {}
+    for path in sorted(folder.rglob("events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.metadata.plugin_data.plugin_name == "scalars":
+                    values[value.tag, event.step] = float(tensor_util.make_ndarray(value.tensor))
+    return values
+
+
+def caught_values(run: RecordedRun) -> dict[tuple[str, int], float]:
+    """Return what the run has, by name and step."""
+    return {
+        (name, point.step or 0): float(number) for point in run.points for name, number in point.values.items()
+    }
+
+
+@pytest.mark.parametrize("script", [TORCH, TENSORBOARD_X], ids=["torch", "tensorboardX"])
+def test_scalars_are_those_of_the_event_file(script: str, run: RecordedRun, tmp_path: Path) -> None:
+    """Every scalar of both forms has its step and its value to the last bit; the rest is counted and named."""
+    caught = train(script, run, tmp_path)
+    expected = event_values(tmp_path)
+    found = {(re.sub(r"^\d+\.\d+/", "", name), step): value for (name, step), value in caught_values(run).items()}
+    assert len(expected) == 602
+    assert found == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
+    assert run.params == {"lr": 0.1, "optimizer": "adam", "shuffle": True}
+    assert "1 of histogram" in str(caught.sentence())
+    assert "1 of image" in str(caught.sentence())
+
+
+def test_lightning_with_its_default_logger(run: RecordedRun, tmp_path: Path) -> None:
+    """What Lightning writes to its event file is reported."""
+    pytest.importorskip("lightning", reason=REASON)
+    train(LIGHTNING, run, tmp_path)
+    expected = event_values(tmp_path)
+    assert len(expected) > 32
+    assert caught_values(run) == pytest.approx(expected, abs=0, rel=0)
+
+
+def test_transformers_reports_to_all(run: RecordedRun, tmp_path: Path) -> None:
+    """The Trainer's values arrive by its TensorBoard and W&B callbacks, each with its step."""
+    pytest.importorskip("transformers", reason=REASON)
+    train(TRANSFORMERS, run, tmp_path)
+    expected = event_values(tmp_path)
+    found = caught_values(run)
+    assert len([name for name, _ in expected if name == "train/loss"]) == 4
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=0, rel=1e-6)
+
+
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """Yield the records of a `.wandb` file: LevelDB's log format, after a header of 7 bytes."""
+    data, at, pending = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32 * 1024 - at % (32 * 1024)
+        if left < 7:  # a block ends with zeros where no header fits
+            at += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        pending += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in {1, 4}:  # a whole record, or the last part of one
+            yield pending
+            pending = b""
+
+
+def wandb_values(folder: Path) -> dict[tuple[str, int], float]:
+    """Return the numbers of a `.wandb` file, by name and step."""
+    from wandb.proto import wandb_internal_pb2  # noqa: PLC0415
+
+    (path,) = folder.rglob("*.wandb")
+    values: dict[tuple[str, int], float] = {}
+    for data in wandb_records(path):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        items = {
+            ".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+        }
+        values |= {(name, items["_step"]): value for name, value in _numbers(items)}
+    return values
+
+
+def _numbers(items: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in items.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}.") if "_type" not in value else ()
+        elif not name.startswith(("_", "picture")) and (isinstance(value, int | float) or value == "NaN"):
+            yield f"{prefix}{name}", float(value)
+
+
+def test_values_are_those_of_the_wandb_file(run: RecordedRun, tmp_path: Path) -> None:
+    """Steps without a number, explicit ones, `commit=False` and NaN are as W&B has them; W&B works on."""
+    caught = train(WANDB, run, tmp_path)
+    expected = wandb_values(tmp_path)
+    assert len(expected) == 405
+    assert caught_values(run) == pytest.approx(expected, abs=0, rel=1e-7, nan_ok=True)
+    assert run.params == {"lr": 0.1, "layers": [8, 8], "epochs": 3}
+    assert caught.summary == {"best": 0.99}
+    for part in ("1 of Image", "1 of str", "1 of a step that has passed"):
+        assert part in str(caught.sentence())
+
+
+LAUNCHED = """
+import subprocess, sys
+launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", "42", "--"]
+sys.exit(subprocess.call([*launcher, sys.executable, "-c", {script!r}]))
+"""
+
+
+def test_a_launched_training_is_stored(resources: Resources, tmp_path: Path) -> None:
+    """With nothing but the launcher, an unchanged script's metrics and parameters are in Postgres."""
+    assert run_script(LAUNCHED.format(script=TENSORBOARD_X), resources=resources, folder=tmp_path) == 0
+    job = one(resources.engine, training_jobs, id=42)
+    assert (job["status"], job["params"]["optimizer"]) == ("completed", "adam")
+    assert len(rows(resources.engine, training_metrics, "step")) == 602
+    last = rows(resources.engine, training_logs, "content")[-1]
+    assert "caught 602 values of 3 metrics from tensorboard" in str(last)

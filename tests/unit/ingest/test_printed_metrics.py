@@ -1,0 +1,88 @@
+"""Metrics in printed lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainwire.ingest.hooks.caught import Caught
+from trainwire.ingest.hooks.printed import MetricPattern, PrintedMetrics, PrintedValues, dict_values, json_values
+from trainwire.testing import RecordedRun
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ('{"loss": 0.3, "step": 10}', PrintedValues({"loss": 0.3}, 10, None)),
+        ('  {"loss": 1e3, "epoch": 1.5}\r', PrintedValues({"loss": 1000.0}, None, 1.5)),
+        ('{"loss": 0.3}', None),
+        ('{"step": 10}', None),
+        ('{"step": 10, "level": "info", "ms": 3}', None),
+        ('{"step": 10, "ok": true}', None),
+        ('{"step": 10, "loss": "0.3"}', None),
+        ('{"step": 10, "loss": {"a": 1}}', None),
+        ('{"step": Infinity, "loss": 1}', PrintedValues({"loss": 1.0}, None, None)),
+        ("{" * 3000 + "}", None),
+        ('{"step": 1, "loss": 1' + "0" * 4000 + "}", None),
+        ("[1, 2]", None),
+    ],
+)
+def test_json_lines_with_a_step_are_metrics(line: str, values: PrintedValues | None) -> None:
+    """An object of numbers that names a step or an epoch counts; a structured log line does not."""
+    assert json_values(line) == values
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        (
+            "{'loss': 0.5, 'learning_rate': 1e-05, 'epoch': 0.3}",
+            PrintedValues({"loss": 0.5, "learning_rate": 1e-05}, None, 0.3),
+        ),
+        ("{'loss': '0.5', 'epoch': '1'}", PrintedValues({"loss": 0.5}, None, 1.0)),
+        ("{'loss': 'high', 'epoch': '1'}", None),
+        ("{'loss': __import__('os').getpid(), 'epoch': 1}", None),
+        ("{'loss', 'epoch'}", None),
+    ],
+)
+def test_dicts_of_transformers_are_metrics(line: str, values: PrintedValues | None) -> None:
+    """The dict that a Trainer prints counts, with numbers or their texts; no code is run."""
+    assert dict_values(line) == values
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "values"),
+    [
+        (r"step (?P<step>\d+) loss=(?P<loss>[0-9.]+)", "step 7 loss=0.25", PrintedValues({"loss": 0.25}, 7, None)),
+        (
+            r"(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)",
+            "epoch=2 loss=1e-3 lr=0.1",
+            PrintedValues({"loss": 0.001, "lr": 0.1}, None, 2.0),
+        ),
+        (r"loss=(?P<loss>\S+)", "loss=nothing", None),
+        (r"loss=(?P<loss>\S+)", "accuracy=1", None),
+    ],
+)
+def test_a_pattern_names_its_metrics(pattern: str, line: str, values: PrintedValues | None) -> None:
+    """Named groups are metrics, step and epoch; groups called name and value give one metric a match."""
+    assert MetricPattern(pattern).values(line) == values
+
+
+@pytest.mark.parametrize(
+    ("pattern", "remedy"), [("loss=(", "is no regular expression"), ("loss=(.*)", "names no group")]
+)
+def test_a_wrong_pattern_is_named(pattern: str, remedy: str) -> None:
+    """The error has the pattern and what to write instead."""
+    with pytest.raises(ValueError, match=remedy) as error:
+        MetricPattern(pattern)
+    assert repr(pattern) in str(error.value)
+
+
+def test_printed_metrics_end_where_a_library_reports() -> None:
+    """A training that prints what it also logs is counted once."""
+    run = RecordedRun(1)
+    caught = Caught(run, lambda _: run)
+    printed = PrintedMetrics(caught)
+    printed.take(['{"loss": 1, "step": 1}'], 10**18)
+    caught.metrics("tensorboard", {"train/loss": 2.0}, ts=10**18, step=2)
+    printed.take(['{"loss": 2, "step": 2}'], 10**18)
+    assert [dict(point.values) for point in run.points] == [{"loss": 1.0}, {"train/loss": 2.0}]
