@@ -1,4 +1,4 @@
-"""Where a stack lives, who holds it, and where running stacks are registered for the other commands."""
+"""The data folder of a stack: its lock, its published addresses, and the registry of running stacks."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import write_private
 
 DATA_DIR_VARIABLE: Final = "TRAINWIRE_DATA_DIR"
-LOCK_PATIENCE_S: Final = 0.5
-"""How long `up` asks for the lock: another command may hold it for the moment in which it looks."""
+LOCK_TIMEOUT_S: Final = 0.5
+"""How long `up` tries to lock: another command may hold a shared lock for a moment (`is_held`)."""
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Return the data folder of a user who chooses none."""
+    """Return the default data folder."""
     return _xdg(environ, "XDG_DATA_HOME", ".local/share")
 
 
 def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the folder named by `--data-dir` or the environment, None where neither is given."""
+    """Return the folder set by `--data-dir` or the environment, None if neither is set."""
     named = data_dir or environ.get(DATA_DIR_VARIABLE)
     return Path(named).expanduser().absolute() if named else None
 
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
-    """Own the folder while the block runs; raise `Problem` with the pid of whoever does already."""
+    """Lock the folder during the block; raise `Problem` with the owner's pid if it is locked."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -48,7 +48,7 @@ def hold(data_dir: Path) -> Iterator[None]:
                 f"trainwire is running already in {data_dir} (pid {owner}): use it, stop it, "
                 "or choose another folder with --data-dir"
             )
-        # A killed owner's addresses are still there; nobody may take them for ours.
+        # Removes the addresses that a killed owner has left.
         _stack_path(data_dir).unlink(missing_ok=True)
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -58,7 +58,7 @@ def hold(data_dir: Path) -> Iterator[None]:
 
 
 def is_held(data_dir: Path) -> bool:
-    """Tell whether a `trainwire up` owns the folder now."""
+    """Return whether a running `trainwire up` has locked the folder."""
     try:
         descriptor = os.open(data_dir / "lock", os.O_RDONLY)
     except OSError:
@@ -73,7 +73,7 @@ def is_held(data_dir: Path) -> bool:
 
 
 def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]) -> None:
-    """Say that the stack in `data_dir` is ready, and where."""
+    """Write the addresses of the stack in `data_dir`, and register it as running."""
     write_private(_stack_path(data_dir), json.dumps(dict(stack), indent=1))
     entry = _registry_entry(data_dir, environ)
     entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -81,13 +81,13 @@ def publish(data_dir: Path, stack: Mapping[str, Any], environ: Mapping[str, str]
 
 
 def withdraw(data_dir: Path, environ: Mapping[str, str]) -> None:
-    """Take back what `publish` said."""
+    """Remove the entries of `publish`."""
     _stack_path(data_dir).unlink(missing_ok=True)
     _registry_entry(data_dir, environ).unlink(missing_ok=True)
 
 
 def published(data_dir: Path) -> dict[str, Any] | None:
-    """Return what the running stack in `data_dir` published, None while it is not ready or not running."""
+    """Return the published addresses of the stack in `data_dir`, None if it is not ready or not running."""
     if not is_held(data_dir):
         return None
     try:
@@ -107,7 +107,7 @@ def running_data_dirs(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _lock(descriptor: int) -> bool:
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

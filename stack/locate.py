@@ -1,4 +1,4 @@
-"""Finds the servers for a command: a chosen folder, the environment, or the one stack that is running."""
+"""Finds the servers for a command: those of a chosen folder, of the environment, or of the only running stack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainwire.ingest.settings import streams_url_of
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.folders import chosen_data_dir, is_held, published, running_data_dirs
 
 NOT_RUNNING = (
@@ -20,7 +20,7 @@ SERVERS: Final = ("database", "redis", "flower", "gateway", "metrics")
 
 @dataclass(frozen=True)
 class Address:
-    """Where the servers are; a URL may hold a password. None: not known."""
+    """Addresses of the servers, None if unknown; a URL may contain a password."""
 
     database_url: str | None = None
     redis_url: str | None = None
@@ -30,22 +30,22 @@ class Address:
     metrics_url: str | None = None
 
     def need_database_url(self) -> str:
-        """Return the database's URL; raise `Problem` where it is not known."""
+        """Return the database's URL; raise `Problem` if it is unknown."""
         if self.database_url is None:
             raise Problem("DATABASE_URL is not set, though REDIS_URL is: set both, or start `trainwire up`")
         return self.database_url
 
     def need_redis_url(self) -> str:
-        """Return Redis' URL; raise `Problem` where it is not known."""
+        """Return Redis' URL; raise `Problem` if it is unknown."""
         if self.redis_url is None:
             raise Problem("REDIS_URL is not set, though DATABASE_URL is: set both, or start `trainwire up`")
         return self.redis_url
 
 
 def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the servers to use: those of `data_dir`, else what the environment names before what runs.
+    """Return the servers of `data_dir`, else those of the environment, completed by the running stack.
 
-    Raises `Problem` when nothing is named and no stack, or more than one, is running.
+    Raises `Problem` if none are set and no stack, or more than one, is running.
     """
     if data_dir is not None:
         return running_stack(data_dir, environ)
@@ -63,11 +63,9 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 
 
 def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
-    """Return where the streams are: what STREAMS_URL says, else with everything else; raise `Problem`."""
-    try:
+    """Return STREAMS_URL, or `redis_url` if it is not set; raise `Problem` if it is not valid."""
+    with as_problem(ValueError):
         return streams_url_of(environ) or redis_url
-    except ValueError as exc:
-        raise Problem(str(exc)) from exc
 
 
 def _named(environ: Mapping[str, str]) -> Address:
@@ -77,7 +75,7 @@ def _named(environ: Mapping[str, str]) -> Address:
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the addresses of the chosen stack, or of the only one that runs; else raise `Problem`."""
+    """Return the addresses of the chosen stack, or of the only running one; otherwise raise `Problem`."""
     chosen = chosen_data_dir(data_dir, environ)
     if chosen is not None:
         return _stack_in(chosen)

@@ -1,4 +1,4 @@
-"""The options that several commands share, and the way they print JSON."""
+"""Options that several commands share, and JSON output."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from trainwire.stack.locate import Address, locate
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Folder of the running stack to use, whatever the environment names."),
+    typer.Option("--data-dir", help="Folder of a running stack; takes precedence over the environment."),
 ]
 
 
 SINK_NAMES = " or ".join([", ".join([*SINKS][:-1]), [*SINKS][-1]])
 job_number = whole(1, MAX_ID, "the number of a job")
 JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="The job's number.")]
-Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store besides Postgres: {SINK_NAMES}.")]
+Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def servers(data_dir: Path | None) -> Address:
-    """Return the servers this command uses."""
+    """Return the servers of this command."""
     return locate(data_dir, os.environ)
 
 
 def write_json(document: object) -> None:
-    """Print one JSON document: ISO times, and NaN and the infinities by the names of the wire format."""
+    """Print one JSON document: ISO times, and non-finite numbers by the names of the wire format."""
     sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Return `value` built of what JSON has."""
+    """Return `value` as types that JSON can represent."""
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""`trainwire run`: any command as a training job."""
+"""`trainwire run`: runs a command as a training job."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ from trainwire.stack.locate import locate
 
 def run(
     *,
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command to run.")],
     job_id: Annotated[
         int,
         typer.Option(
             "--job-id", envvar=JOB_ID_VARIABLE, parser=job_number, metavar="JOB", help="The job's number."
         ),
     ],
-    name: Annotated[str | None, typer.Option(help="What people call the job.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job.")] = None,
     attempt: Annotated[
-        int | None, whole_option(0, MAX_ATTEMPT, "Which try this is; default: the next one.")
+        int | None, whole_option(0, MAX_ATTEMPT, "Number of the attempt; default: the next one.")
     ] = None,
     finish_timeout_s: Annotated[
-        float, seconds_option(0, 86_400, "How long the last messages may take at the end.")
+        float, seconds_option(0, 86_400, "Time limit for sending the last messages.")
     ] = DEFAULT_FINISH_TIMEOUT_S,
-    tty: Annotated[bool, typer.Option("--tty", help="Give it a terminal, so that progress bars behave.")] = False,
+    tty: Annotated[bool, typer.Option("--tty", help="Run it in a pseudo-terminal, for progress bars.")] = False,
     fold_repeats: Annotated[
-        bool, typer.Option("--fold-repeats", help="Log equal lines in a row once, and count them.")
+        bool, typer.Option("--fold-repeats", help="Log consecutive equal lines once, with their number.")
     ] = False,
     hooks: Annotated[
         bool,
         typer.Option(
-            "--hooks/--no-hooks", help="Take what the command logs to TensorBoard or W&B as metrics too."
+            "--hooks/--no-hooks", help="Also record metrics that the command logs to TensorBoard or W&B."
         ),
     ] = True,
     metrics_regex: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="Take metrics from printed lines, such as 'loss=(?P<loss>[0-9.]+)'."),
+        typer.Option(metavar="PATTERN", help="Parse metrics in printed lines, such as 'loss=(?P<loss>[0-9.]+)'."),
     ] = None,
     tensorboard: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Take metrics from the event files that appear below DIR; repeatable."),
+        typer.Option(metavar="DIR", help="Read metrics from new event files below DIR; repeatable."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Run COMMAND: its stdout and stderr become log messages, its exit code the completion, and ours.
+    """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
 
-    It needs Redis only, and runs the command whether or not there is one.
+    Only Redis is needed; without it the command runs all the same, and messages wait in the spool.
     """
     try:
         code = launch(
@@ -82,15 +82,15 @@ def run(
 
 
 def redis_url_or_fallback(data_dir: Path | None) -> str:
-    """Return the Redis to use; where none can be found, warn and name the usual one: training goes on."""
+    """Return the address of Redis; if none is found, warn and return the default: the training must run."""
     try:
         return known_redis_url(data_dir)
     except Problem as exc:
-        warn(f"{exc}; running the command all the same, its messages wait for {DEFAULT_REDIS_URL}")
+        warn(f"{exc}; the command runs, and its messages wait for {DEFAULT_REDIS_URL}")
         return DEFAULT_REDIS_URL
 
 
 def known_redis_url(data_dir: Path | None) -> str:
-    """Return the Redis to use; the database is not needed, so one variable alone is enough."""
+    """Return the address of Redis; REDIS_URL alone is enough, because no database is needed."""
     named = os.environ.get(REDIS_URL_VARIABLE) if data_dir is None else None
     return named or locate(data_dir, os.environ).need_redis_url()

@@ -286,7 +286,7 @@ def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
     assert "no trainwire is running" in terminal.run("jobs").stderr
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     assert [orphan for orphan in orphans if not is_gone(orphan)] == []
-    stopped = re.findall(r"(\w+): stopped one that a killed `trainwire up` had left", terminal.said())
+    stopped = re.findall(r"(\w+): stopped a leftover of a killed `trainwire up`", terminal.said())
     assert sorted(stopped) == sorted(WITHOUT_WEB)
 
 
@@ -304,4 +304,4 @@ def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
         "print('trained'); exit(4)",
     )
     assert (ran.returncode, ran.stdout) == (4, "trained\n")
-    assert "running the command all the same" in ran.stderr
+    assert "the command runs, and its messages wait" in ran.stderr

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from trainwire.schemas.keys import KINDS, Kind
 from trainwire.schemas.kinds import ROW_KINDS
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Completion, Message
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Completion, Message
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import InvalidMessage
 from trainwire.workers.drain import job_rows, rows, source_rows, store
@@ -259,7 +259,7 @@ class Batch:
     ) -> int:
         """Return the attempt of a source; `stated` is 0 where its trainer leaves that to the workers."""
         job, known = self._jobs[source[0]], self._attempts.get(source)
-        if stated == ATTEMPT_UNSAID and known is None:
+        if stated == ATTEMPT_UNKNOWN and known is None:
             known = self._spans.earlier_attempt(job, lifetime)
         return job.attempt_of_source(stated, known, began_ns)
 
@@ -352,7 +352,7 @@ def _jobs_of_unplaced(
         said.job_id
         for said in contents
         if not isinstance(said, Rejected)
-        and said.attempt == ATTEMPT_UNSAID
+        and said.attempt == ATTEMPT_UNKNOWN
         and (said.job_id, _ending(said) if isinstance(said, Message) else said.source) not in attempts
     }
 

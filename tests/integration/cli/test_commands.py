@@ -282,7 +282,7 @@ def test_logs_follow_ends_without_what_never_comes(
     shown = connected("logs", str(job), "-f")
     assert shown.code == 0
     assert shown.out.endswith("50% done_\n")
-    assert ("no new row came" in shown.err) == (produced > 2)
+    assert ("there was no new row" in shown.err) == (produced > 2)
 
 
 def test_a_folder_that_is_named_outranks_the_environment(connected: Trainwire, tmp_path: Path) -> None:

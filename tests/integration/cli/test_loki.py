@@ -189,7 +189,7 @@ def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTw
 @pytest.mark.usefixtures("delivered")
 def test_what_logs_cannot_do_is_said(connected: Trainwire) -> None:
     """Following is for Postgres; an unknown store is named with those there are."""
-    assert "leave out --from loki" in connected("logs", "42", "--from", "loki", "-f").err
+    assert "omit --from loki" in connected("logs", "42", "--from", "loki", "-f").err
     for other in ("elastic", "mlflow"):
         refused = connected("logs", "42", "--from", other).err
         assert (
