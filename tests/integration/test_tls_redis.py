@@ -178,7 +178,7 @@ def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: st
 
 
 @pytest.mark.parametrize("kind", ["rediss", "rediss+cluster"])
-def test_a_trainer_that_accepts_tls_where_nobody_does(
+def test_a_trainer_that_speaks_tls_where_nobody_does(
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rediss:// to a port without TLS, which waits for more, is named as that."""
