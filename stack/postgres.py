@@ -123,7 +123,7 @@ class EmbeddedPostgres(EmbeddedServer):
         unfinished = self._cluster.with_name("postgres.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
-        _give_to_unprivileged(unfinished)
+        give_to_unprivileged(unfinished)
         password_path = self._data_dir / "initdb.password"
         write_private(password_path, new_password(self._data_dir, self.name))
         try:
@@ -205,7 +205,7 @@ def unprivileged(command: list[str]) -> list[str]:
     ]
 
 
-def _give_to_unprivileged(folder: Path) -> None:
+def give_to_unprivileged(folder: Path) -> None:
     """Make the user of `unprivileged` commands the owner of `folder`."""
     folder.chmod(0o700)
     if _is_root():

@@ -12,10 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from trainwire.stack import privileges
 from trainwire.stack.errors import PartFailed, Problem
 from trainwire.stack.persisted_config import new_password, saved_password
-from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.postgres import EmbeddedPostgres, give_to_unprivileged, unprivileged
 
 
 @pytest.fixture
@@ -120,17 +119,17 @@ def test_root_without_setpriv_is_told_what_to_install(monkeypatch: pytest.Monkey
     """As root without util-linux the sentence names both ways out."""
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(Problem, match="run as a normal user, or install util-linux"):
-        privileges.unprivileged(["postgres"])
+        unprivileged(["postgres"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="every test here runs as a normal user already")
 def test_a_normal_user_needs_no_other_user(tmp_path: Path) -> None:
     """Without root the server runs as the current user, without setpriv."""
-    privileges.give_to_unprivileged(tmp_path)
+    give_to_unprivileged(tmp_path)
     code = (
         "from pathlib import Path; from trainwire.stack.postgres import EmbeddedPostgres\n"
         f"with EmbeddedPostgres(Path({str(tmp_path)!r})) as server: print(server.url)"
     )
-    command = privileges.unprivileged([sys.executable, "-c", f"import shutil; shutil.which = None; {code}"])
+    command = unprivileged([sys.executable, "-c", f"import shutil; shutil.which = None; {code}"])
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.startswith("postgresql://trainwire:"), done.stderr
