@@ -106,7 +106,7 @@ def test_logs_of_a_job_that_postgres_forgot(connected: Trainwire, delivered: Eng
     assert "50% done_" in connected("logs", "42", "--from", "loki").out
     unknown = connected("logs", "7", "--from", "loki")
     assert (unknown.code, unknown.out) == (1, "")
-    assert unknown.err.startswith("trainwire: no job 7 in the database, and Loki")
+    assert unknown.err.startswith("trainwire: no job 7 in the database, and no such line")
 
 
 @pytest.mark.usefixtures("delivered")
@@ -193,5 +193,5 @@ def test_what_logs_cannot_do_is_said(connected: Trainwire) -> None:
     for other in ("elastic", "mlflow"):
         refused = connected("logs", "42", "--from", other).err
         assert (
-            refused == f"trainwire: --from {other}: a log is read from Postgres, or with --from loki from Loki\n"
+            refused == f"trainwire: --from {other}: logs are read from Postgres, or with --from loki from Loki\n"
         )
