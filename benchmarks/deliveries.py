@@ -21,8 +21,7 @@ from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
-from trainwire.workers.sinks.loki.lines import SECOND_NS, WINDOW_NS, Entry, entries_of, labels_of
-from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.entries import SECOND_NS, WINDOW_NS, Entry, LogRow, entries_of, labels_of
 from trainwire.workers.sinks.loki.sink import PUSH_PATH, LokiSink
 
 LINES = 100

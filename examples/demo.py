@@ -21,8 +21,8 @@ from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.folders import chosen_data_dir, default_data_dir
 from trainwire.stack.locate import Address, locate
+from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs import Job, find_job, next_job_id
-from trainwire.stores.postgres.positions import find_completeness
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 UP_TIMEOUT_S = 120.0

@@ -22,7 +22,7 @@ from trainwire.ingest.lines import split_lines
 from trainwire.ingest.outage import is_passing
 from trainwire.ingest.pickling import Handle, Shared, address_of, register
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.process.daemon_pool import words_of
+from trainwire.ingest.process.daemon_pool import message_of
 from trainwire.ingest.process.exits import (
     TERMINATED,
     at_end_of_target,
@@ -333,7 +333,7 @@ class Run(Shared):
             except (ImportError, OSError) as exc:
                 if not is_passing(exc):
                     raise
-                self._session.warn_once("capture", f"output is shown, but not logged ({words_of(exc)})")
+                self._session.warn_once("capture", f"output is shown, but not logged ({message_of(exc)})")
                 return cast("Capture", nullcontext())
             renew_in_children(self._capture)
         return self._capture

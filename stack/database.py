@@ -14,8 +14,7 @@ from trainwire.schemas.sinks import SinkEntry
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
-from trainwire.stores.postgres_urls import shown_servers
-from trainwire.stores.settings import WrongSettings
+from trainwire.stores.settings import WrongSettings, shown_servers
 from trainwire.workers.settings import Settings, load_settings
 from trainwire.workers.sinks.plugin import sinks_on
 

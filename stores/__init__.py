@@ -1,1 +1,1 @@
-"""The stores as all sides read them: how to reach them and what they answer."""
+"""Reads from Postgres, Loki, MLflow and S3, shared by workers, gateway and commands."""

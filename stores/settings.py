@@ -1,23 +1,23 @@
-"""Where the stores are, from the environment: the part of the settings that workers and gateway share."""
+"""The addresses of the stores, from the environment: settings that workers and gateway share."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trainwire.schemas.checkpoint_keys import SCHEME
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
-from trainwire.stores.postgres_urls import parse_postgres_url
 
 
-class WrongSettings(ValueError):  # noqa: N818 - said to operators as it stands
-    """An environment variable is missing or wrong; the text names it, its value and what is allowed."""
+class WrongSettings(ValueError):  # noqa: N818 - shown to users
+    """An environment variable is missing or invalid; the message names it, its value and the allowed ones."""
 
 
 class StoreSettings(BaseSettings):
@@ -29,7 +29,7 @@ class StoreSettings(BaseSettings):
     """Postgres, `postgresql://user:password@host:port/database`, or several servers of which one takes writes,
     `postgresql://user:password@h1:5432,h2:5432/database?target_session_attrs=read-write`."""
     database_prepared_statements: bool = True
-    """False: nothing is prepared on the server, for a pooler that gives each transaction another connection."""
+    """False: no prepared statements, for a pooler that gives each transaction another connection."""
     redis_url: SecretStr
     """Redis or Valkey, `redis://[user:password@]host:port/0`, or `rediss://` with TLS."""
     streams_url: SecretStr | None = None
@@ -46,21 +46,21 @@ class StoreSettings(BaseSettings):
     loki_password: SecretStr = SecretStr("")
     """For basic authentication."""
     loki_ca_file: Path | None = None
-    """The CA that signed Loki's certificate, in PEM, where the system does not know it."""
+    """The CA that signed Loki's certificate, in PEM, if it is not in the system's store."""
     mlflow_tracking_uri: str | None = None
     """The MLflow server that jobs are mirrored to, `http://host:5000`; without it nothing is mirrored."""
 
     trainwire_checkpoint_bucket: str | None = None
-    """The bucket that trainers upload to, by the variable that they read; nothing in another is ever deleted."""
+    """The bucket that trainers upload to, which read the same variable; files in others are never deleted."""
     trainwire_checkpoint_prefix: str = "checkpoints"
-    """What the keys of uploaded checkpoints begin with, before the job's number."""
+    """Prefix of the keys of uploaded checkpoints, before the job's number."""
     checkpoint_lend_also: str = ""
-    """Where else workers look at files and the gateway lends them from: `s3://bucket/` or `s3://bucket/folder/`,
+    """Further places whose files workers verify and the gateway serves: `s3://bucket/` or `s3://bucket/folder/`,
     with commas in between."""
 
     @field_validator("checkpoint_lend_also")
     @classmethod
-    def _are_places(cls, value: str) -> str:
+    def _are_prefixes(cls, value: str) -> str:
         for place in filter(None, map(str.strip, value.split(","))):
             if not place.startswith(SCHEME) or place[len(SCHEME) :].startswith(("/", " ")) or place == SCHEME:
                 raise ValueError(f"names {place!r}, which is no place like s3://bucket/ or s3://bucket/folder/")
@@ -110,13 +110,13 @@ class StoreSettings(BaseSettings):
             # kombu.transport.TRANSPORT_ALIASES has none of this name; trainwire.ingest.settings takes none either.
             raise ValueError(
                 "is a Unix socket, which neither Celery's broker nor trainers can use: let the server listen on a "
-                "port too (port 6379, bind 127.0.0.1), and say redis://127.0.0.1:6379/0"
+                "port too (port 6379, bind 127.0.0.1), and set redis://127.0.0.1:6379/0"
             )
         if not value.get_secret_value().startswith(("redis://", "rediss://")):
             raise ValueError("is not a URL like redis://host:6379/0")
         parts = urlsplit(value.get_secret_value())
         try:
-            parts.port  # noqa: B018 - parsed when it is asked for
+            parts.port  # noqa: B018 - the property parses it
         except ValueError as exc:
             raise ValueError("has a port that is no number, unlike redis://host:6379/0") from exc
         for name in parse_qs(parts.query).get("ssl_ca_certs", []):
@@ -144,7 +144,7 @@ class StoreSettings(BaseSettings):
         return (self.streams_url or self.redis_url).get_secret_value()
 
     def sqlalchemy_url(self) -> URL:
-        """Return the Postgres URL with the driver that we use."""
+        """Return the Postgres URL with the driver psycopg."""
         return parse_postgres_url(self.database_url.get_secret_value())
 
 
@@ -164,10 +164,10 @@ def read_settings(kind: type[SettingsT], **overrides: Any) -> SettingsT:
     try:
         return kind(**overrides)
     except ValidationError as exc:
-        raise WrongSettings("\n".join(_said(error) for error in exc.errors())) from exc
+        raise WrongSettings("\n".join(_message(error) for error in exc.errors())) from exc
 
 
-def _said(error: Any) -> str:
+def _message(error: Any) -> str:
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     name = str(error["loc"][0]).upper()
@@ -176,3 +176,49 @@ def _said(error: Any) -> str:
     # A URL can hold a password, so its value is not repeated.
     value = "" if name.endswith(("_URL", "_URI")) else f" (it is {error['input']!r})"
     return f"{name} {error['msg'].removeprefix('Value error, ')}{value}"
+
+
+DEFAULT_PORT: Final = 5432
+_URL: Final = re.compile(r"(?P<scheme>[\w+]+)://(?:(?P<user>[^/?]*)@)?(?P<hosts>[^/?@]*)(?P<rest>.*)")
+_HOST: Final = re.compile(r"(?:\[(?P<address>[^\]]+)\]|(?P<name>[^:\[\]]*))(?::(?P<port>\d*))?")
+
+
+def parse_postgres_url(text: str) -> URL:
+    """Parse DATABASE_URL: one server, or several as in libpq (`postgresql://user:password@h1:5432,h2:5433/db`).
+
+    Several hosts become the parameters `host` and `port` of the URL's query, as SQLAlchemy expects them. Raises
+    `ValueError` for an invalid URL.
+    """
+    parts = _URL.fullmatch(text)
+    if parts is None or "," not in parts["hosts"]:
+        return _with_driver(make_url(text))
+    found = [_HOST.fullmatch(host) for host in parts["hosts"].split(",")]
+    servers = [(host["address"] or host["name"], host["port"]) for host in found if host is not None]
+    if len(servers) < len(found):
+        raise ValueError("several hosts are h1:5432,h2:5433")
+    user = "" if parts["user"] is None else f"{parts['user']}@"
+    rest = parts["rest"] if parts["rest"].startswith("/") else f"/{parts['rest']}"
+    url = make_url(f"{parts['scheme']}://{user}{rest}")
+    hosts = {
+        "host": ",".join(name or "localhost" for name, _ in servers),
+        "port": ",".join(port or str(DEFAULT_PORT) for _, port in servers),
+    }
+    return _with_driver(url.update_query_dict(hosts))
+
+
+def shown_servers(url: URL) -> str:
+    """Return `host:port` of each server of a parsed URL, with commas between; no password."""
+    hosts, ports = url.query.get("host"), url.query.get("port")
+    if hosts is None:
+        return f"{url.host or 'localhost'}:{url.port or DEFAULT_PORT}"
+    names = hosts.split(",") if isinstance(hosts, str) else list(hosts)
+    numbers = ports.split(",") if isinstance(ports, str) else list(ports or ())
+    if not numbers:  # ?host=h1:5432&host=h2:5433, or the folder of a socket
+        return ", ".join(names)
+    return ", ".join(f"{name}:{port}" for name, port in zip(names, numbers, strict=False))
+
+
+def _with_driver(url: URL) -> URL:
+    return (
+        url.set(drivername="postgresql+psycopg") if url.get_backend_name() in {"postgresql", "postgres"} else url
+    )

@@ -33,7 +33,7 @@ from trainwire.schemas.keys import (
     delivery_ordered_key,
     echo_key,
 )
-from trainwire.stores.files.presign_policy import lending_places
+from trainwire.stores.files.presign_policy import served_prefixes
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.workers.app import app
@@ -47,7 +47,7 @@ from trainwire.workers.events.notify import publish, status_events
 from trainwire.workers.liveness.heartbeats import listen
 from trainwire.workers.liveness.liveness import LostRule, watch
 from trainwire.workers.operations.job_deletion import JobDeleter
-from trainwire.workers.operations.row_retention import RowRetention, keepings_of
+from trainwire.workers.operations.row_retention import RowRetention, row_policies
 from trainwire.workers.orders import (
     announce,
     order_deliveries,
@@ -59,8 +59,8 @@ from trainwire.workers.orders import (
 )
 from trainwire.workers.resources import Resources, process_resources
 from trainwire.workers.sinks.deliver import Delivery
-from trainwire.workers.sinks.mlflow.http import mlflow_api
 from trainwire.workers.sinks.mlflow.links import link_runs
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.plugin import plugin
 from trainwire.workers.streams.outage_log import AwayNotes
 from trainwire.workers.streams.strays import drain_jammed, tend_strays
@@ -215,7 +215,7 @@ def verify_checkpoints() -> None:
         report = Verification(
             resources.engine,
             object_store,
-            lending_places(settings),
+            served_prefixes(settings),
             slice_s=settings.delivery_slice_s,
             store_backoff=Backoff(cap_s=settings.delivery_backoff_cap_s),
         ).run()
@@ -237,7 +237,7 @@ def retain_rows() -> None:
     """Remove old rows of finished jobs, or in a dry run count them."""
     resources = process_resources()
     try:
-        for keeping in keepings_of(resources.settings):
+        for keeping in row_policies(resources.settings):
             RowRetention(resources.engine, keeping).run(dry_run=resources.settings.row_retention == "dry-run")
     except Unavailable as exc:
         log.warning("row_retention.unavailable", reason=str(exc))
@@ -265,7 +265,7 @@ def echo(worker: str) -> None:
 
 @cache
 def object_store() -> S3Store:
-    """Return this process's own object store, or raise `trainwire.stores.files.s3.StoreAway`."""
+    """Return this process's own object store, or raise `trainwire.stores.files.s3.S3Unavailable`."""
     return open_s3()
 
 

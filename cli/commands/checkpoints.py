@@ -24,12 +24,12 @@ from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem, as_problem
-from trainwire.stores.files.folders import Reader, WrongManifest, address_of, read_manifest
-from trainwire.stores.files.s3 import LONGEST_LOAN_S, NoSuchObject, NotAllowed, StoreAway, open_s3
+from trainwire.stores.files.folders import WrongManifest, address_of, read_manifest
+from trainwire.stores.files.s3 import MAX_PRESIGN_S, NoSuchObject, NotAllowed, S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
+    CheckpointSource,
     NotFetchable,
-    Source,
     find_checkpoints,
     find_source,
 )
@@ -51,7 +51,7 @@ def checkpoints(
     attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only of this attempt.")] = None,
     url: Lent = None,
     expires: Annotated[
-        int, whole_option(1, LONGEST_LOAN_S, "How long the URL is valid.", metavar="SECONDS")
+        int, whole_option(1, MAX_PRESIGN_S, "How long the URL is valid.", metavar="SECONDS")
     ] = 3600,
     which: Which = None,
     to: Annotated[
@@ -81,16 +81,16 @@ def checkpoints(
         say(f"no checkpoints of job {job_id} yet")
 
 
-def _print_url(source: Source, expires_s: int) -> None:
+def _print_url(source: CheckpointSource, expires_s: int) -> None:
     if source.uri.is_folder:
         raise Problem(f"{source.uri} is a folder, which has no URL of its own: use --download")
-    with as_problem(StoreAway, NotAllowed, NoSuchObject):
-        say(open_s3().lend(source.uri, expires_s))
+    with as_problem(S3Unavailable, NotAllowed, NoSuchObject):
+        say(open_s3().presign(source.uri, expires_s))
 
 
-def _download(source: Source, to: Path | None, *, force: bool) -> None:
+def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None:
     target = target_of(source, to)
-    with as_problem(StoreAway):
+    with as_problem(S3Unavailable):
         store = open_s3()
     with _progress(target.name, None if source.uri.is_folder else source.size_bytes) as advance:
         download(store, source, target, force=force, advance=advance)
@@ -101,7 +101,7 @@ def _download(source: Source, to: Path | None, *, force: bool) -> None:
         say(one_line(f"{target}: downloaded, SHA-256 as recorded"))
 
 
-def target_of(source: Source, chosen: Path | None) -> Path:
+def target_of(source: CheckpointSource, chosen: Path | None) -> Path:
     """Return the path of a download: `chosen`, a name inside it if it is a folder, else a name in this folder."""
     name = PurePosixPath(source.uri.key).name
     own = Path(_UNNAMED if name in {"", ".."} else name)
@@ -110,7 +110,7 @@ def target_of(source: Source, chosen: Path | None) -> Path:
     return chosen / own if chosen.is_dir() else chosen
 
 
-def download(store: Reader, source: Source, target: Path, *, force: bool, advance: Advance) -> None:
+def download(store: S3Store, source: CheckpointSource, target: Path, *, force: bool, advance: Advance) -> None:
     """Download a file or folder, verify it, and rename it to `target`.
 
     `advance` is called with the size in bytes of each piece that arrived. Raises `Problem`, with `target`
@@ -134,16 +134,18 @@ def download(store: Reader, source: Source, target: Path, *, force: bool, advanc
         _remove(arriving)
 
 
-def _fetch_folder(store: Reader, source: Source, folder: Path, advance: Advance) -> None:
+def _fetch_folder(store: S3Store, source: CheckpointSource, folder: Path, advance: Advance) -> None:
     """Download the files of the manifest; `read_manifest` refuses paths outside of the folder."""
     folder.mkdir()
     for shard in read_manifest(store, source.uri, source.sha256):
         path = folder / shard.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(store, Source(address_of(source.uri, shard), shard.size_bytes, shard.sha256), path, advance)
+        _fetch(
+            store, CheckpointSource(address_of(source.uri, shard), shard.size_bytes, shard.sha256), path, advance
+        )
 
 
-def _fetch(store: Reader, source: Source, path: Path, advance: Advance) -> None:
+def _fetch(store: S3Store, source: CheckpointSource, path: Path, advance: Advance) -> None:
     size_bytes, digest = 0, hashlib.sha256()
     with path.open("xb") as file:
         for piece in store.read(source.uri):
@@ -188,7 +190,7 @@ def _store_errors(uri: S3Uri) -> Iterator[None]:
         yield
     except NoSuchObject as exc:
         raise Problem(f"{exc}: it was deleted, or never uploaded to this store") from exc
-    except (NotAllowed, StoreAway, WrongManifest) as exc:
+    except (NotAllowed, S3Unavailable, WrongManifest) as exc:
         raise Problem(f"cannot download {uri}: {exc}") from exc
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-import redis
 import typer
 from sqlalchemy import Engine
 
@@ -30,17 +29,16 @@ from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
     DeletionPart,
-    DeletionPlan,
+    NoSuchJob,
     StillAtWork,
     StillDeleting,
-    UnknownJob,
-    announce_deletion,
-    begin_deletion,
     find_deletion,
     forget_acks,
     forget_deletion,
-    plan_deletion,
+    plan_or_deletion,
+    start_deletion,
 )
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
@@ -121,16 +119,14 @@ def delete(
 
 
 def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is_dry_run: bool) -> None:
-    """Show the data of a job, or the state of its deletion; raise `Problem` if there is neither."""
-    with engine.begin() as connection:
-        plan, known = plan_deletion(connection, job_id), find_deletion(connection, job_id)
-    if plan is None and known is None:
-        raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
+    """Show the data of a job, or the state of its deletion; raise `Problem` for an unknown job."""
+    with as_problem(NoSuchJob, hint=": `trainwire jobs` lists what there is"), engine.begin() as connection:
+        found = plan_or_deletion(connection, job_id)
     if as_json and is_dry_run:
-        write_json(plan or known)
+        write_json(found)
     if as_json:
         return
-    for line in _plan_lines(plan, choice) if plan is not None else _deletion_lines(known):
+    for line in _plan_lines(found, choice) if isinstance(found, DeletionPlan) else _deletion_lines(found):
         (say if is_dry_run else _to_stderr)(safe(line))
 
 
@@ -165,8 +161,7 @@ def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
     return lines
 
 
-def _deletion_lines(known: Deletion | None) -> list[str]:
-    assert known is not None  # noqa: S101 - the caller has checked it
+def _deletion_lines(known: Deletion) -> list[str]:
     reason = f": {known.reason}" if known.reason else ""
     lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{reason}"]
     if known.discarded_messages:
@@ -207,14 +202,14 @@ def _delete(
 ) -> Deletion:
     by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
     with (
-        as_problem(UnknownJob),
+        as_problem(NoSuchJob),
         as_problem(StillAtWork, hint=": --force"),
         as_problem(Unavailable, hint=": the workers continue the deletion, or repeat the command"),
         redis_clients(settings) as (client, streams),
     ):
-        with engine.begin() as connection:
-            begun = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
-        _announce(client, begun)
+        begun = start_deletion(
+            engine, client, job_id, choice, by=by, reason=reason, force=force, on_unpublished=_warn_of_delay
+        )
         deleter = JobDeleter(Resources(settings, engine, client, streams), open_s3, is_worker=False)
         return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
 
@@ -240,11 +235,8 @@ def _run(
     return known
 
 
-def _announce(client: redis.Redis, deletion: Deletion) -> None:
-    try:
-        announce_deletion(client, deletion)
-    except redis.RedisError as exc:
-        warn(f"open pages show the deletion later: {redis_trouble(exc)}")
+def _warn_of_delay(reason: str) -> None:
+    warn(f"open pages show the deletion later: {reason}")
 
 
 def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
@@ -262,7 +254,7 @@ def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
 
 
 def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
-    with as_problem(UnknownJob, StillDeleting), engine.begin() as connection:
+    with as_problem(NoSuchJob, StillDeleting), engine.begin() as connection:
         forget_deletion(connection, job_id)
     try:
         with stream_client(settings) as client:

@@ -19,8 +19,16 @@ from trainwire.schemas.tables import dead_letters
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.database import reading, settings_for, sinks_for, writing
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.deliveries import SinkReport, sink_report, was_used
-from trainwire.stores.postgres.delivery_status import counted, shown_age, shown_error, shown_health, shown_totals
+from trainwire.stores.postgres.deliveries import (
+    SinkReport,
+    counted,
+    shown_age,
+    shown_error,
+    shown_health,
+    shown_totals,
+    sink_report,
+    was_used,
+)
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.cursors import await_lease, move_back, read_cursors, try_again
 from trainwire.workers.sinks.plugin import plugin

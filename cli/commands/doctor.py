@@ -15,7 +15,7 @@ from trainwire.cli.terminal import console, one_line, say, table
 from trainwire.stack.database import settings_for, sinks_for
 from trainwire.stack.errors import Problem
 from trainwire.stores.postgres.connections import open_engine
-from trainwire.stores.postgres.delivery_status import counted
+from trainwire.stores.postgres.deliveries import counted
 from trainwire.workers.findings import Finding, Findings, Level, Part, worst
 from trainwire.workers.settings import Settings
 from trainwire.workers.sinks.plugin import plugin

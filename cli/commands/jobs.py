@@ -21,12 +21,10 @@ from trainwire.stack.database import reading
 from trainwire.stack.errors import Problem
 from trainwire.stack.locate import streams_url
 from trainwire.stores.postgres.checkpoints import CheckpointFile, find_problems, last_checkpoint
-from trainwire.stores.postgres.completeness import Completeness
+from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.deletion import find_deletion
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.postgres.delivery_status import shown_delivery
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
 from trainwire.stores.postgres.jobs import Job, find_job, find_jobs
-from trainwire.stores.postgres.positions import find_completeness
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
 EXIT_UNKNOWN = "its process has ended with an unknown exit code (docs/ends.md)"

@@ -21,9 +21,9 @@ from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
 from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.loki.lines import find_lines
-from trainwire.stores.loki.log_filters import LogFilter, LogLine, logs_after, newest_logs
+from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
-from trainwire.stores.postgres.positions import find_completeness
+from trainwire.stores.rows.command_rows import LogFilter, StoredLine, logs_after, newest_logs
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
@@ -147,14 +147,14 @@ def _quiet_warning(job_id: int) -> str:
     )
 
 
-def write_lines(lines: list[LogLine]) -> None:
+def write_lines(lines: list[StoredLine]) -> None:
     """Write log lines to stdout; colours of the trainer's output only on a terminal."""
     colours = sys.stdout.isatty()
     sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
     sys.stdout.flush()
 
 
-def shown_line(line: LogLine, *, colours: bool) -> str:
+def shown_line(line: StoredLine, *, colours: bool) -> str:
     """Return time, stream and text of one line; further lines of its text are indented."""
     rank = "" if line.rank is None else f" {line.rank}"
     level = "" if line.level is None else f" {safe(line.level)}"

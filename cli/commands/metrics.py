@@ -11,7 +11,7 @@ from trainwire.cli.terminal import cell, print_table, say, warn
 from trainwire.schemas.tables import LIFTED
 from trainwire.stack.database import reading
 from trainwire.stores.postgres.jobs import removed_rows
-from trainwire.stores.rows.metrics import MetricRow, newest_metrics
+from trainwire.stores.rows.command_rows import StoredPoint, newest_metrics
 
 SHOWN_EXTRAS = 12
 """Most metrics beside the lifted ones that the table shows; --json has all."""
@@ -38,7 +38,7 @@ def metrics(
         warn(f"points 1 to {removed:,} of job {job_id} were removed by retention")
 
 
-def _show_table(rows: list[MetricRow]) -> None:
+def _show_table(rows: list[StoredPoint]) -> None:
     extras = list(dict.fromkeys(name for row in rows for name in row.values if name not in LIFTED))
     names = [*LIFTED, *extras[:SHOWN_EXTRAS]]
     headers = [cell(name) for name in names]

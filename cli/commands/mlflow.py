@@ -16,9 +16,8 @@ from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.stores.mlflow.runs import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
-from trainwire.stores.postgres.attempts import Attempt, find_attempts
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.postgres.delivery_status import shown_delivery
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
+from trainwire.stores.postgres.jobs import Attempt, find_attempts
 
 COLUMNS = ("metric", "points", "last", "lowest", "highest")
 

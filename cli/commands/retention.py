@@ -13,7 +13,7 @@ from trainwire.cli.terminal import one_line, print_table, say
 from trainwire.stack.database import reading, settings_for
 from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
-from trainwire.workers.checkpoints.surplus import Rule, Surplus, keeping_of, plan
+from trainwire.workers.checkpoints.surplus import Rule, Surplus, plan, retention_policy
 from trainwire.workers.operations import row_retention
 from trainwire.workers.settings import Settings
 
@@ -30,7 +30,7 @@ def retention(
         _show_rows(address, settings, as_json)
         return
     with as_problem(ValueError):
-        keeping = keeping_of(settings)
+        keeping = retention_policy(settings)
     with reading(address) as connection:
         planned = {rule: plan(connection, keeping, rule) for rule in _SETTINGS}
     if as_json:
@@ -69,7 +69,7 @@ _EXCEPT: Final[dict[Rule, str]] = {"superseded": "", "surplus": "; best and last
 
 
 def _show_rows(address: Address, settings: Settings, as_json: bool) -> None:
-    keepings = row_retention.keepings_of(settings)
+    keepings = row_retention.row_policies(settings)
     if not keepings:
         raise Problem("neither LOG_RETENTION_DAYS nor METRIC_RETENTION_DAYS is set: all rows stay")
     with reading(address) as connection:

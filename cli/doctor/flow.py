@@ -14,7 +14,7 @@ from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.stack.database import sinks_for
 from trainwire.workers.drain.repairs import recent_repairs
 from trainwire.workers.findings import Findings, Part
-from trainwire.workers.operations.measures import postgres_samples, redis_samples, shards_away
+from trainwire.workers.operations.measures import postgres_samples, redis_samples, unreachable_shards
 from trainwire.workers.settings import Settings
 
 STREAM_LATE_S: Final = 60.0
@@ -36,7 +36,7 @@ def check_streams(client: redis.Redis, settings: Settings, streams: redis.Redis 
             for sample in samples
             if sample.metric is names.STREAM_LAG_SECONDS and sample.value > STREAM_LATE_S
         ]
-        unreachable = shards_away(samples)
+        unreachable = unreachable_shards(samples)
         for server, shards in unreachable.items():
             text = f"{server} does not answer: messages of shard {', '.join(shards)} stay in the trainers' spools"
             yield PART.error("server", text, "start it, or promote a replica; see CLUSTER NODES")

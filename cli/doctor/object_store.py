@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store, StoreAway, open_s3
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store, S3Unavailable, open_s3
 from trainwire.workers.findings import Finding, Findings, Part
 
 S3: Final = Part("s3")
@@ -20,7 +20,7 @@ def check_s3(bucket: str, prefix: str) -> Findings:
     try:
         store = open_s3()
         yield from _try_all(store, probe)
-    except StoreAway as exc:
+    except S3Unavailable as exc:
         yield S3.error("answers", str(exc), "start it, or correct AWS_ENDPOINT_URL and the credentials")
 
 

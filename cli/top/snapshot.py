@@ -19,7 +19,7 @@ from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stack.database import sinks_for
 from trainwire.stores.postgres.connections import postgres_trouble
 from trainwire.stores.postgres.jobs import Job, find_jobs
-from trainwire.workers.operations.measures import Sample, postgres_samples, redis_samples, shards_away
+from trainwire.workers.operations.measures import Sample, postgres_samples, redis_samples, unreachable_shards
 from trainwire.workers.settings import Settings
 
 ANSWER_WITHIN_S: Final = 0.7
@@ -81,7 +81,7 @@ def take(
     unreachable: list[str] = []
     try:
         samples += redis_samples(client, settings.ingest_shards, streams)
-        for server, shards in shards_away(samples).items():
+        for server, shards in unreachable_shards(samples).items():
             unreachable.append(f"{server} does not answer: it has the streams of shard {', '.join(shards)}")
         workers = answering_workers(settings, ANSWER_WITHIN_S)
     except (*STREAM_ERRORS, OperationalError) as exc:

@@ -12,7 +12,8 @@ from trainwire.schemas.events import LogLine, SavedCheckpoint
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
 from trainwire.stores.postgres.completeness import State
-from trainwire.stores.postgres.deletion import DeletionPart, DeletionPlan, PartName
+from trainwire.stores.postgres.deletion import DeletionPart, PartName
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
 
 Numbers = dict[str, Number]
 

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, text
 from trainwire.gateway.documents.documents import AttemptItem, JobDetail, JobItem, Rows, Sparkline
 from trainwire.gateway.documents.printed_tracebacks import HEADER, printed_traceback
 from trainwire.schemas.non_finite import shown_float
-from trainwire.stores.postgres.attempts import Attempt, find_attempts
 from trainwire.stores.postgres.columns import MOST_SHOWN_NAMES, RESULTS
-from trainwire.stores.postgres.jobs import Job, find_job
+from trainwire.stores.postgres.jobs import Attempt, Job, find_attempts, find_job
 from trainwire.stores.rows.metric_names import MetricNames, names_within
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values, sparklines
 

@@ -21,8 +21,8 @@ from trainwire.gateway.auth.authorization import Forbidden, Unauthorized
 from trainwire.schemas.migrations import WrongSchemaRevision
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.validation import InvalidMessage
-from trainwire.stores.files.presign_policy import NotLent
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, StoreAway
+from trainwire.stores.files.presign_policy import NotServed
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Unavailable
 from trainwire.stores.loki.http import LokiUnavailable
 from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
 from trainwire.stores.postgres.connections import has_lost_statements, is_unavailable, postgres_trouble
@@ -188,10 +188,10 @@ _TRANSLATED: Final[dict[type[Exception], tuple[int, str, str, str]]] = {
     LokiUnavailable: (502, "loki-away", "Loki is away", " (LOKI_URL)"),
     MlflowUnavailable: (502, "mlflow-away", "MLflow is away", " (MLFLOW_TRACKING_URI)"),
     MlflowRefused: (502, "mlflow-refused", "MLflow refuses this", " (MLFLOW_TRACKING_URI)"),
-    StoreAway: (502, "s3-away", "The object store is away", " (AWS_ENDPOINT_URL)"),
+    S3Unavailable: (502, "s3-away", "The object store is away", " (AWS_ENDPOINT_URL)"),
     NotAllowed: (502, "s3-refused", "The object store refuses this", " (AWS_ACCESS_KEY_ID)"),
     StillAtWork: (409, "still-at-work", "The job has not ended", " (?force=true)"),
     StillDeleting: (409, "still-deleting", "The job is not deleted completely", ""),
-    NotLent: (403, "not-lent", "The gateway does not lend this", ""),
+    NotServed: (403, "not-lent", "The gateway does not lend this", ""),
     NoSuchObject: (404, "not-found", "There is no such thing here", ""),
 }

@@ -16,15 +16,15 @@ from trainwire.gateway.resources import Resources, known_job
 from trainwire.gateway.routes.parameters import VIEWER, Found, JobId
 from trainwire.schemas.times import to_ns
 from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.files.presign_policy import check_lendable
-from trainwire.stores.files.s3 import LONGEST_LOAN_S
+from trainwire.stores.files.presign_policy import check_served
+from trainwire.stores.files.s3 import MAX_PRESIGN_S
 from trainwire.stores.postgres.checkpoints import CheckpointFile, NotFetchable, find_checkpoints, find_source
 
 router = APIRouter(tags=["checkpoints"], dependencies=VIEWER)
 
 MOST_CHECKPOINTS: Final = 1000
 CheckpointSeq = Annotated[int, Path(ge=1, le=MAX_ID, description="The checkpoint's `seq`.", examples=[3])]
-Seconds = Annotated[int, Query(ge=1, le=LONGEST_LOAN_S, description="How long the address works.")]
+Seconds = Annotated[int, Query(ge=1, le=MAX_PRESIGN_S, description="How long the address works.")]
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=described(CheckpointPage, examples.CHECKPOINT_PAGE, 404))
@@ -58,9 +58,9 @@ def _loan(found: Resources, job_id: int, seq: int, expires_s: int) -> Response:
             raise not_there(str(exc)) from exc
     if source.uri.is_folder:
         raise not_there(f"{source.uri} is a folder: `trainwire checkpoints {job_id} --download {seq}` fetches it")
-    check_lendable(source.uri, found.settings)
+    check_served(source.uri, found.settings)
     expires_at = datetime.now(UTC) + timedelta(seconds=expires_s)
-    return json_answer(Loan(url=found.s3.lend(source.uri, expires_s), expires_at=expires_at))
+    return json_answer(Loan(url=found.s3.presign(source.uri, expires_s), expires_at=expires_at))
 
 
 def _item(file: CheckpointFile, best: int | None, last: int | None) -> CheckpointItem:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-import redis
 import structlog
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field, create_model
@@ -17,19 +16,17 @@ from trainwire.gateway.http.answers import described, described_problems, json_a
 from trainwire.gateway.http.problems import not_there, unknown_job
 from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
 from trainwire.schemas.sinks import SINKS
-from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
-    DeletionPlan,
-    UnknownJob,
-    announce_deletion,
-    begin_deletion,
+    NoSuchJob,
     find_deletion,
     forget_acks,
     forget_deletion,
-    plan_deletion,
+    plan_or_deletion,
+    start_deletion,
 )
+from trainwire.stores.postgres.deletion_plan import DeletionPlan
 
 log = structlog.get_logger("trainwire.gateway.deletion")
 router = APIRouter(tags=["deletion"])
@@ -73,15 +70,19 @@ def delete_job(
     choice = Choice(with_files=with_files, keep=keep)
     by = "gateway, without a token" if identity.token_id is None else f"gateway, token {identity.token_id}"
     try:
-        with found.engine.begin() as connection:
-            deletion = begin_deletion(connection, job_id, choice, by=by, reason=reason, force=force)
-    except UnknownJob as exc:
+        deletion = start_deletion(
+            found.engine,
+            found.redis,
+            job_id,
+            choice,
+            by=by,
+            reason=reason,
+            force=force,
+            on_unpublished=lambda why: log.warning("deletion.not_announced", job_id=job_id, reason=why),
+        )
+    except NoSuchJob as exc:
         raise unknown_job(job_id) from exc
     log.info("job.deleted", job_id=job_id, by=by)
-    try:
-        announce_deletion(found.redis, deletion)
-    except redis.RedisError as exc:  # the workers do so too
-        log.warning("deletion.not_announced", job_id=job_id, reason=redis_trouble(exc))
     return json_answer(_report(deletion), 200 if deletion.is_finished else 202)
 
 
@@ -103,21 +104,19 @@ def forget(found: Found, job_id: JobId, _identity: Admin) -> Response:
     try:
         with found.engine.begin() as connection:
             forget_deletion(connection, job_id)
-    except UnknownJob as exc:
+    except NoSuchJob as exc:
         raise not_there(str(exc)) from exc
     forget_acks(found.stream_client or found.redis, job_id)
     return Response(status_code=204)
 
 
 def _planned(found: Found, job_id: int) -> Response:
-    with found.reading() as connection:
-        plan = plan_deletion(connection, job_id)
-        known = find_deletion(connection, job_id) if plan is None else None
-    if known is not None:
-        return json_answer(_report(known))
-    if plan is None:
-        raise unknown_job(job_id)
-    return json_answer(_plan_report(plan))
+    try:
+        with found.reading() as connection:
+            planned = plan_or_deletion(connection, job_id)
+    except NoSuchJob as exc:
+        raise unknown_job(job_id) from exc
+    return json_answer(_plan_report(planned) if isinstance(planned, DeletionPlan) else _report(planned))
 
 
 def _plan_report(plan: DeletionPlan) -> DeletionReport:

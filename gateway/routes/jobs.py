@@ -29,10 +29,9 @@ from trainwire.gateway.routes.parameters import VIEWER, Found, JobId, Text
 from trainwire.schemas.messages import Status
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.validation import MAX_ID
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries
-from trainwire.stores.postgres.delivery_status import shown_delivery
-from trainwire.stores.postgres.jobs import Job, JobFilter, Place, find_page
-from trainwire.stores.postgres.positions import find_completeness
+from trainwire.stores.postgres.completeness import find_completeness
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, job_deliveries, shown_delivery
+from trainwire.stores.postgres.jobs import Job, JobFilter, JobPlace, find_page
 
 router = APIRouter(tags=["jobs"], dependencies=VIEWER)
 
@@ -122,12 +121,12 @@ def _cursor(last: Job) -> str:
     return base64.urlsafe_b64encode(f"{last.created_at.isoformat()}|{last.id}".encode()).decode().rstrip("=")
 
 
-def _place(cursor: str) -> Place:
+def _place(cursor: str) -> JobPlace:
     """Read a cursor; a problem where it is none of ours."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         at, _, job_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode().partition("|")
-        place = Place(datetime.fromisoformat(at), int(job_id))
+        place = JobPlace(datetime.fromisoformat(at), int(job_id))
     except (ValueError, binascii.Error) as exc:
         raise wrong_value("cursor", cursor, "is no `next` of a page") from exc
     if place.created_at.tzinfo is None or not 0 <= place.job_id <= MAX_ID:

@@ -18,7 +18,7 @@ from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, L
 from trainwire.schemas.events import LogLine
 from trainwire.schemas.times import to_datetime
 from trainwire.stores.loki.lines import newest_lines
-from trainwire.stores.rows.log_pages import LineFilter, Page, newest_page, next_page, next_piece, seq_at
+from trainwire.stores.rows.log_pages import LineFilter, LinePage, newest_page, next_page, next_piece, seq_at
 
 router = APIRouter(tags=["logs"], dependencies=VIEWER)
 
@@ -79,7 +79,7 @@ def logs_of_loki(found: Found, job_id: JobId, limit: Annotated[int, Query(ge=1, 
     with found.reading() as connection:
         last = known_job(connection, job_id).last_log_seq
         lines = newest_lines(connection, http, job_id, limit)
-    return json_answer(_document(Page(lines=lines), last))
+    return json_answer(_document(LinePage(lines=lines), last))
 
 
 @router.get(
@@ -122,7 +122,7 @@ def _line_of_text(line: LogLine) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S.%f}Z {line.log_type}{rank}{level} {line.text}\n"
 
 
-def _document(page: Page, total: int) -> LogPage:
+def _document(page: LinePage, total: int) -> LogPage:
     seqs = [line.seq for line in page.lines]
     scanned = page.scanned and Scanned(first_seq=page.scanned[0], last_seq=page.scanned[1])
     return LogPage(

@@ -15,7 +15,7 @@ from trainwire.gateway.http.problems import wrong_value
 from trainwire.gateway.resources import known_job
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, Names, Rank, Seq, split_names
 from trainwire.stores.rows.metric_names import names_within
-from trainwire.stores.rows.metric_series import Point, SeriesFilter, XAxis, XRange, read_series
+from trainwire.stores.rows.metric_series import SeriesFilter, SeriesValue, XAxis, XRange, read_series
 
 router = APIRouter(tags=["metrics"], dependencies=VIEWER)
 
@@ -89,7 +89,7 @@ def wanted_names(given: list[str]) -> list[str]:
     return names
 
 
-def shown_points(points: Iterable[Point], x: XAxis) -> list[SeriesPoint]:
+def shown_points(points: Iterable[SeriesValue], x: XAxis) -> list[SeriesPoint]:
     """Return points as charts take them."""
     return [
         (

@@ -16,9 +16,15 @@ from trainwire.gateway.http.problems import not_there, wrong_value
 from trainwire.gateway.resources import Resources, known_job
 from trainwire.gateway.routes.parameters import VIEWER, Attempt, Found, JobId, Names, split_names
 from trainwire.schemas.non_finite import Number, shown_float
-from trainwire.stores.mlflow.history import HistoryPlace, read_page
-from trainwire.stores.mlflow.runs import get_run, get_run_summary, run_id_in_mlflow, run_url
-from trainwire.stores.postgres.attempts import find_attempts
+from trainwire.stores.mlflow.runs import (
+    HistoryPlace,
+    get_run,
+    get_run_summary,
+    read_page,
+    run_id_in_mlflow,
+    run_url,
+)
+from trainwire.stores.postgres.jobs import find_attempts
 
 router = APIRouter(tags=["mlflow"], dependencies=VIEWER)
 

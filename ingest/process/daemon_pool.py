@@ -48,7 +48,7 @@ def start_daemon(work: Callable[[], object], name: str) -> threading.Thread:
         try:
             work()
         except Exception as exc:
-            logger.warning("%s has ended: %s; training goes on", name, words_of(exc))
+            logger.warning("%s has ended: %s; training goes on", name, message_of(exc))
             logger.debug("%s", name, exc_info=True)
 
     _prepare_thread_ends()
@@ -71,7 +71,7 @@ def _prepare_thread_ends() -> None:
         dlopen("libgcc_s.so.1", 0)
 
 
-def words_of(exc: BaseException) -> str:
+def message_of(exc: BaseException) -> str:
     """Return an error as a warning shows it: without a traceback, and never empty."""
     return f"{type(exc).__name__}: {exc}".removesuffix(": ")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.outage import Outage, Unavailable
 from trainwire.ingest.process.clock import monotonic_s
-from trainwire.ingest.process.daemon_pool import start_daemon, words_of
+from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing
 from trainwire.ingest.process.log_filter import quiet_libraries
 from trainwire.ingest.sending.acks import AckWatch, Report
@@ -184,7 +184,7 @@ class Publisher:
         except Exception as exc:
             # A sender that dies loses what it holds; this one says why and tries again.
             logger.debug("unexpected in the sender", exc_info=True)
-            self._note_failure(Unavailable(words_of(exc)))
+            self._note_failure(Unavailable(message_of(exc)))
         while self._backoff_left_s() > 0 and self._cut():
             pass  # compressed, it takes less room while it waits
         if self._is_finishing:
@@ -205,7 +205,7 @@ class Publisher:
         try:
             return self._outbox.cut()
         except Exception as exc:
-            self._warn("messages cannot be cut now (%s): tried again", words_of(exc))
+            self._warn("messages cannot be cut now (%s): tried again", message_of(exc))
             logger.debug("unexpected while messages were cut", exc_info=True)
             return False
         finally:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.process.clock import monotonic_ns
-from trainwire.ingest.process.daemon_pool import start_daemon, words_of
+from trainwire.ingest.process.daemon_pool import message_of, start_daemon
 from trainwire.ingest.process.forks import importing, renew_in_children
 from trainwire.ingest.process.tracebacks import PrintedLines
 from trainwire.ingest.receipt import Receipt
@@ -278,7 +278,7 @@ class Session:
             try:
                 self._send_leftovers_now(folder)
             except Exception as exc:
-                text = f"messages that earlier runs have left in {folder} cannot be sent now ({words_of(exc)})"
+                text = f"messages that earlier runs have left in {folder} cannot be sent now ({message_of(exc)})"
                 self.warn_once("leftovers", f"{text}: tried again")
                 logger.debug("leftovers stay in the spool", exc_info=True)
                 wait_s = min(2 * wait_s, LEFTOVERS_TIMEOUT_S)

@@ -1,14 +1,14 @@
-"""A folder in an object store, by its manifest: read with suspicion, for whoever can upload can write one."""
+"""The manifest of a folder in an object store, validated: every client that can upload can write one."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from trainwire.schemas.checkpoint_keys import MANIFEST, ManifestFile, S3Uri, decode_manifest
+from trainwire.stores.files.s3 import S3Store
 
 MAX_FILES: Final = 10_000
 MAX_MANIFEST_BYTES: Final = 8 * 1024 * 1024
@@ -17,22 +17,15 @@ MAX_PATH_CHARS: Final = 1024
 _REFUSED_PARTS: Final = frozenset({"", ".", ".."})
 
 
-class WrongManifest(ValueError):  # noqa: N818 - said as it stands
-    """A manifest is not what was recorded, or names what no folder of ours holds."""
+class WrongManifest(ValueError):  # noqa: N818 - shown to users
+    """A manifest differs from the recorded one, cannot be read, or names an invalid path."""
 
 
-class Reader(Protocol):
-    """What a manifest is read from."""
-
-    def read(self, uri: S3Uri) -> Iterator[bytes]:
-        """Yield the bytes of an object."""
-
-
-def read_manifest(store: Reader, folder: S3Uri, sha256: str | None) -> list[ManifestFile]:
+def read_manifest(store: S3Store, folder: S3Uri, sha256: str | None) -> list[ManifestFile]:
     """Return the files of a folder; every path lies below it.
 
-    Raises `WrongManifest` where the manifest is not the one that was recorded (`sha256`, hex), cannot be read, or
-    names a path that leads elsewhere; and what the store raises, `NoSuchObject` where there is no manifest.
+    Raises `WrongManifest` if the manifest's SHA-256 is not `sha256` (hex), or if it cannot be read or names a path
+    outside of the folder; and the errors of the store, such as `NoSuchObject`.
     """
     raw = bytearray()
     for piece in store.read(folder.manifest):
@@ -51,7 +44,7 @@ def read_manifest(store: Reader, folder: S3Uri, sha256: str | None) -> list[Mani
 
 
 def address_of(folder: S3Uri, file: ManifestFile) -> S3Uri:
-    """Return where a file of a folder is."""
+    """Return the address of a file in a folder."""
     return S3Uri(folder.bucket, folder.key + file.path)
 
 
@@ -72,7 +65,7 @@ def _check(folder: S3Uri, files: list[ManifestFile]) -> None:
 
 
 def _lies_below(path: str) -> bool:
-    """Tell whether a path stays in its folder: dots lead out of it, on Windows a drive or a backslash too."""
+    """Return whether a path stays below its folder, on Windows too (drives, backslashes)."""
     if len(path) > MAX_PATH_CHARS or "\0" in path or "\\" in path or path[1:2] == ":":
         return False
     return not _REFUSED_PARTS & set(path.split("/"))

@@ -1,4 +1,4 @@
-"""Where checkpoint files are looked at and lent from: whoever can send a message can name any address."""
+"""The prefixes in S3 where files are verified and presigned: a message can name any address."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from trainwire.schemas.checkpoint_keys import SCHEME, S3Uri
 from trainwire.stores.settings import StoreSettings
 
 
-class NotLent(Exception):  # noqa: N818 - said as it stands
-    """An object lies where nothing is lent from; the text names the bucket and what to set."""
+class NotServed(Exception):  # noqa: N818 - shown to users
+    """An object lies outside of the served prefixes; the message names the bucket and the setting."""
 
 
-def check_lendable(uri: S3Uri, settings: StoreSettings) -> None:
-    """Raise `NotLent` for an address outside of the checkpoints' own folder and of `CHECKPOINT_LEND_ALSO`."""
-    places = lending_places(settings)
-    if not lies_in(uri, places):
-        raise NotLent(
-            f"{uri} was named by a trainer, and is lent from {shown_places(places)}. If all who may see the job "
-            f"may have bucket {uri.bucket!r}, name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/"
+def check_served(uri: S3Uri, settings: StoreSettings) -> None:
+    """Raise `NotServed` for an address outside of the served prefixes."""
+    prefixes = served_prefixes(settings)
+    if not lies_in(uri, prefixes):
+        raise NotServed(
+            f"{uri} was named by a trainer; files are served from {shown_prefixes(prefixes)}. If all who may see "
+            f"the job may have bucket {uri.bucket!r}, name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/"
         )
 
 
-def lies_in(uri: S3Uri, places: Sequence[str]) -> bool:
-    """Tell whether an object, or a folder, lies in one of these places.
+def lies_in(uri: S3Uri, prefixes: Sequence[str]) -> bool:
+    """Return whether the address of an object or a folder begins with one of these prefixes.
 
-    A key with the segments `.` or `..` lies nowhere: clients and proxies on the way make another one of it.
+    False for a key with the segments `.` or `..`: clients and proxies normalize it to another key.
     """
-    return not {".", ".."} & set(uri.key.split("/")) and any(str(uri).startswith(place) for place in places)
+    return not {".", ".."} & set(uri.key.split("/")) and any(str(uri).startswith(prefix) for prefix in prefixes)
 
 
-def shown_places(places: Sequence[str]) -> str:
-    """Return the places in words."""
-    return ", ".join(places) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
+def shown_prefixes(prefixes: Sequence[str]) -> str:
+    """Return the prefixes as text."""
+    return ", ".join(prefixes) or "nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set"
 
 
-def lending_places(settings: StoreSettings) -> list[str]:
-    """Return what the address of an object that is looked at or lent begins with, each with a slash at its end."""
+def served_prefixes(settings: StoreSettings) -> list[str]:
+    """Return the addresses of the folder of uploads and of CHECKPOINT_LEND_ALSO, each with a slash at its end."""
     own, also = settings.trainwire_checkpoint_bucket, settings.checkpoint_lend_also
-    places = [place.strip() for place in also.split(",") if place.strip()]
+    prefixes = [prefix.strip() for prefix in also.split(",") if prefix.strip()]
     if own:
-        places.insert(0, f"{SCHEME}{own}/{settings.trainwire_checkpoint_prefix.strip('/')}")
-    return [place.rstrip("/") + "/" for place in places]
+        prefixes.insert(0, f"{SCHEME}{own}/{settings.trainwire_checkpoint_prefix.strip('/')}")
+    return [prefix.rstrip("/") + "/" for prefix in prefixes]

@@ -1,4 +1,4 @@
-"""An S3-compatible object store: look at an object, read, write and delete it, lend it out by a signed address."""
+"""A client of S3-compatible object stores with time-outs and errors of our own."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ READ_TIMEOUT_S: Final = 10
 TRIES: Final = 2
 CONNECTIONS: Final = 16
 READ_BYTES: Final = 1024 * 1024
-LONGEST_LOAN_S: Final = 7 * 24 * 3600
-"""What version 4 of AWS' signatures allows for a presigned address."""
+MAX_PRESIGN_S: Final = 7 * 24 * 3600
+"""Longest validity of a presigned address with version 4 of AWS' signatures."""
 
-_GONE: Final = 404
+_NOT_FOUND: Final = 404
 _TOO_MANY: Final = 429
 _SERVER_FAULT: Final = 500
 _CREDENTIALS: Final = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with AWS_PROFILE"
 
 
-class StoreAway(Exception):  # noqa: N818 - a state of the store, said as it stands
-    """The object store does not answer, or asks us to come back: the same request succeeds later."""
+class S3Unavailable(Exception):  # noqa: N818 - a state
+    """The object store does not answer, or reports that it is busy: retry later."""
 
 
-class NoSuchObject(LookupError):  # noqa: N818 - said as it stands
+class NoSuchObject(LookupError):  # noqa: N818 - shown to users
     """There is no object of this address."""
 
 
-class NotAllowed(Exception):  # noqa: N818 - said as it stands
-    """The object store answers, and does not let us do this."""
+class NotAllowed(Exception):  # noqa: N818 - shown to users
+    """The object store denies the request."""
 
 
 class ObjectHead(NamedTuple):
-    """What the store says of an object: its size, and its SHA-256 as S3 writes it, where it keeps one."""
+    """The size of an object, and its SHA-256 in S3's notation if the store has one."""
 
     size_bytes: int
     checksum: str | None
 
 
 class StoredObject(NamedTuple):
-    """An object, and when it was written, by the store's clock."""
+    """An object, and the time of its last write by the store's clock."""
 
     uri: S3Uri
     written_at: datetime
 
 
 class OpenUpload(NamedTuple):
-    """A multipart upload that is neither complete nor aborted, and when it began, by the store's clock."""
+    """A multipart upload that is neither complete nor aborted, and the time of its begin by the store's clock."""
 
     uri: S3Uri
     began_at: datetime
@@ -66,19 +66,19 @@ class OpenUpload(NamedTuple):
 
 
 class S3Store:
-    """One object store; safe to use from several threads. Every method raises the errors of this module."""
+    """One object store; thread-safe. All methods raise the errors of this module."""
 
     def __init__(self, client: S3Client) -> None:
         self._client = client
 
     def head(self, uri: S3Uri) -> ObjectHead:
-        """Look at an object without reading it."""
+        """Return size and checksum of an object."""
         with _errors(uri):
             answer = self._client.head_object(Bucket=uri.bucket, Key=uri.key, ChecksumMode="ENABLED")
         return ObjectHead(answer["ContentLength"], answer.get("ChecksumSHA256"))
 
     def has_any(self, folder: S3Uri) -> bool:
-        """Tell whether there is any object below a folder's key."""
+        """Return whether there is any object below a folder's key."""
         with _errors(folder):
             answer = self._client.list_objects_v2(Bucket=folder.bucket, Prefix=folder.key, MaxKeys=1)
         return answer["KeyCount"] > 0
@@ -101,7 +101,7 @@ class S3Store:
                     yield OpenUpload(uri, found["Initiated"], found["UploadId"])
 
     def abort(self, upload: OpenUpload) -> None:
-        """Delete the parts of a multipart upload; one that is not there is as good as aborted."""
+        """Delete the parts of a multipart upload; no error if there is none."""
         uri = upload.uri
         with suppress(NoSuchObject), _errors(uri):
             self._client.abort_multipart_upload(Bucket=uri.bucket, Key=uri.key, UploadId=upload.upload_id)
@@ -121,46 +121,46 @@ class S3Store:
             self._client.put_object(Bucket=uri.bucket, Key=uri.key, Body=body)
 
     def delete(self, uri: S3Uri) -> None:
-        """Delete an object; one that is not there is as good as deleted."""
+        """Delete an object; no error if there is none."""
         with _errors(uri):
             self._client.delete_object(Bucket=uri.bucket, Key=uri.key)
 
-    def lend(self, uri: S3Uri, expires_s: int) -> str:
-        """Return an address from which anyone can download the object until it expires, at most a week."""
+    def presign(self, uri: S3Uri, expires_s: int) -> str:
+        """Return a URL from which anyone can download the object for `expires_s`, at most `MAX_PRESIGN_S`."""
         with _errors(uri):
             names = {"Bucket": uri.bucket, "Key": uri.key}
             return self._client.generate_presigned_url("get_object", Params=names, ExpiresIn=expires_s)
 
 
 def open_s3(url: str | None = None) -> S3Store:
-    """Return the store at `url`, or that the standard AWS variables name (AWS_ENDPOINT_URL for one not AWS)."""
+    """Return the store at `url`, by default that of the standard AWS variables such as AWS_ENDPOINT_URL."""
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         retries={"mode": "standard", "total_max_attempts": TRIES},
         max_pool_connections=CONNECTIONS,
         signature_version="s3v4",
-        # Not every S3-compatible server knows the newer checksums; we check the SHA-256 ourselves.
+        # Not every S3-compatible server supports the newer checksums; we check the SHA-256 ourselves.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     try:
         return S3Store(boto3.session.Session().client("s3", endpoint_url=url, config=config))
     except (BotoCoreError, ValueError) as exc:
-        raise StoreAway(f"S3 cannot be reached with the AWS variables as they are set: {exc}") from exc
+        raise S3Unavailable(f"S3 cannot be reached with the AWS variables as they are set: {exc}") from exc
 
 
 @contextmanager
 def _errors(uri: S3Uri) -> Iterator[None]:
-    """Translate what botocore says."""
+    """Translate botocore's errors."""
     try:
         yield
     except ParamValidationError as exc:
         raise NoSuchObject(f"{uri} is not an address that S3 could have") from exc
     except NoCredentialsError as exc:
-        raise StoreAway(f"S3: no credentials: {_CREDENTIALS}") from exc
+        raise S3Unavailable(f"S3: no credentials: {_CREDENTIALS}") from exc
     except BotoCoreError as exc:
-        raise StoreAway(f"S3: {s3_trouble(exc)}") from exc
+        raise S3Unavailable(f"S3: {s3_trouble(exc)}") from exc
     except ClientError as exc:
         raise _translated(uri, exc) from exc
 
@@ -169,9 +169,9 @@ def _translated(uri: S3Uri, exc: ClientError) -> Exception:
     status = exc.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     error = exc.response.get("Error", {})
     code, message = error.get("Code", ""), error.get("Message", "")
-    said = f"{status} {message}" if code in {"", str(status)} else f"{status} {code}: {message}"
-    if status == _GONE:
+    answer = f"{status} {message}" if code in {"", str(status)} else f"{status} {code}: {message}"
+    if status == _NOT_FOUND:
         return NoSuchObject(f"{uri} is not there")
     if status == _TOO_MANY or status >= _SERVER_FAULT:
-        return StoreAway(f"S3 answered {said}")
-    return NotAllowed(f"S3 answered {said} for {uri}: check the credentials, what they allow, and the region")
+        return S3Unavailable(f"S3 answered {answer}")
+    return NotAllowed(f"S3 answered {answer} for {uri}: check the credentials, what they allow, and the region")

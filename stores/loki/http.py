@@ -1,4 +1,4 @@
-"""The connection to Loki: addresses, time-outs, tenant, authentication, and what its answers mean."""
+"""An HTTP client for Loki: time-outs, tenant, authentication, and errors with a remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.stores.settings import StoreSettings
 CONNECT_TIMEOUT_S: Final = 3
 PUSH_TIMEOUT_S: Final = 15
 QUERY_TIMEOUT_S: Final = 60
-"""Loki's own `query_timeout`: a query over a week is an hour's query for each of its hours."""
+"""Loki's own `query_timeout`: it splits a query over a week into one query per hour."""
 LONGEST_RETRY_AFTER_S: Final = 600.0
 CONNECTIONS: Final = 16
 RATE_LIMIT: Final = 429
@@ -33,10 +33,10 @@ _MEANING: Final = {
 }
 
 
-class LokiUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """Loki did not answer, or not as Loki does; `retry_after_s` is what it asked for, if it did.
+class LokiUnavailable(Exception):  # noqa: N818 - a state
+    """Loki did not answer, or with an error. `retry_after_s`: its Retry-After, if it sent one.
 
-    `is_rate_limit` where it is well and has only had enough for this second.
+    `is_rate_limit`: it works, but refuses more requests for now.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False) -> None:
@@ -46,9 +46,9 @@ class LokiUnavailable(Exception):  # noqa: N818 - the word the whole project use
 
 
 class LokiHttp:
-    """Keeps connections to one Loki alive; safe to use from several threads.
+    """A connection pool for one Loki; thread-safe.
 
-    It knows no proxy of the environment: one for the world outside is not one for our stores.
+    The environment's proxy settings are ignored: they are for addresses outside.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LokiHttp:
     ) -> None:
         parts = urlsplit(url)
         self.url = url
-        # Over a network bytes are dear; on this machine only the compression would be.
+        # On this machine the compression would cost more than the transfer.
         self._compresses = parts.hostname not in {"localhost", "127.0.0.1", "::1"}
         self._headers = {"Accept-Encoding": "gzip"} if self._compresses else {}
         if auth is not None:
@@ -78,18 +78,18 @@ class LokiHttp:
         )
 
     def post_json(self, path: str, body: bytes) -> urllib3.BaseHTTPResponse:
-        """Send JSON."""
+        """POST a JSON document."""
         headers = self._headers | {"Content-Type": "application/json"}
         if self._compresses:
             body, headers = gzip.compress(body, 1), headers | {"Content-Encoding": "gzip"}
         return self._request("POST", path, body=body, headers=headers)
 
     def post_empty(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """Send a request whose parameters are all in its address."""
+        """POST without a body; the parameters are part of the URL."""
         return self._request("POST", f"{path}?{urlencode(parameters)}", headers=self._headers)
 
     def get(self, path: str, parameters: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """Ask for something."""
+        """GET."""
         timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=QUERY_TIMEOUT_S)
         return self._request("GET", path, fields=parameters, headers=self._headers, timeout=timeout)
 
@@ -99,8 +99,8 @@ class LokiHttp:
         except HTTPError as exc:
             address = f"{self._pool.host}:{self._pool.port}"
             trouble = tls_trouble(exc, "with LOKI_CA_FILE")
-            said = "does not answer: " + type(exc).__name__ if trouble is None else "cannot be used: " + trouble
-            raise LokiUnavailable(f"Loki at {address} {said}") from exc
+            problem = "does not answer: " + type(exc).__name__ if trouble is None else "cannot be used: " + trouble
+            raise LokiUnavailable(f"Loki at {address} {problem}") from exc
 
 
 @cache
@@ -111,18 +111,18 @@ def loki_http(settings: StoreSettings) -> LokiHttp:
 
 
 def unavailable(answer: urllib3.BaseHTTPResponse) -> LokiUnavailable:
-    """Return the error for an answer that is no proof of anything."""
-    said = words_of(answer)[:_SHOWN_ANSWER_CHARS]
+    """Return the error for an answer of Loki that is neither success nor a refusal."""
+    message = message_of(answer)[:_SHOWN_ANSWER_CHARS]
     meaning = _MEANING.get(answer.status, "")
     return LokiUnavailable(
-        f"Loki answered {answer.status}{meaning}: {said}",
+        f"Loki answered {answer.status}{meaning}: {message}",
         _retry_after_s(answer),
         is_rate_limit=answer.status == RATE_LIMIT,
     )
 
 
-def words_of(answer: urllib3.BaseHTTPResponse) -> str:
-    """Return what an answer says in words."""
+def message_of(answer: urllib3.BaseHTTPResponse) -> str:
+    """Return the body of an answer as text."""
     return answer.data.decode(errors="replace").strip()
 
 

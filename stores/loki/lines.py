@@ -1,4 +1,4 @@
-"""Lines read back from Loki, as a job's log."""
+"""A job's log, read back from Loki."""
 
 from __future__ import annotations
 
@@ -10,31 +10,30 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
-from trainwire.schemas.events import LogLine as EventLine
+from trainwire.schemas.events import LogLine
 from trainwire.schemas.tables import delivery_cursors, training_jobs, training_logs
 from trainwire.schemas.times import to_datetime, to_ns
 from trainwire.stores.loki.config import MAX_AGE_NS, MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.stores.loki.log_filters import LogFilter, LogLine
-from trainwire.stores.loki.query import LokiLine, read_lines, read_newest
+from trainwire.stores.loki.query import LokiLine, number_of, read_lines, read_newest
+from trainwire.stores.rows.command_rows import LogFilter, StoredLine
 
 MARGIN_NS: Final = 10**9
-MAX_DIGITS: Final = 18
 UNNUMBERED: Final = 0
 FIRST_SEQ: Final = 1
 
 
 def lines_in_loki(connection: Connection, http: LokiHttp, job_id: int, extra: str = "") -> Iterator[LokiLine]:
-    """Yield what Loki has of a job, by time, in the range of times of the rows that Postgres has or has had.
+    """Yield a job's lines in Loki by time, within the times of its rows in Postgres.
 
-    Where rows are gone, all times are asked for that Loki can have had of the job. Postgres is asked together with
-    the first line.
+    If rows were removed, the range includes all times that Loki can have accepted for the job. Postgres is read
+    when the first line is requested.
     """
     start_ns, end_ns = _range_ns(connection, job_id, _row_times(connection, job_id))
     yield from read_lines(http, job_id, start_ns, end_ns, extra)
 
 
-def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[LogLine]:
+def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Iterator[StoredLine]:
     """Yield the matching lines of a job, oldest first."""
     extra = "" if wanted.log_type is None else f', log_type="{wanted.log_type}"'
     for line, content in whole_lines(lines_in_loki(connection, http, wanted.job_id, extra)):
@@ -44,8 +43,8 @@ def find_lines(connection: Connection, http: LokiHttp, wanted: LogFilter) -> Ite
             yield _log_line(line, content)
 
 
-def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[EventLine]:
-    """Return the last lines that Loki has of a job, oldest first, as events carry them; split ones are joined."""
+def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int) -> list[LogLine]:
+    """Return the last lines of a job in Loki, oldest first, as in events; the parts of split lines are joined."""
     times = _row_times(connection, job_id)
     start_ns, _ = _range_ns(connection, job_id, times)
     newest = read_newest(http, job_id, start_ns, _newest_ns(connection, job_id, times), limit)
@@ -53,38 +52,23 @@ def newest_lines(connection: Connection, http: LokiHttp, job_id: int, limit: int
 
 
 def whole_lines(lines: Iterable[LokiLine]) -> Iterator[tuple[LokiLine, str]]:
-    """Yield each line with its text, the parts of a split one joined; parts share their nanosecond."""
+    """Yield each line with its text; the parts of a split line, which have the same time, are joined."""
     for _, group in groupby(lines, attrgetter("ts_ns")):
         parts: dict[object, dict[int, LokiLine]] = {}
-        for number, line in enumerate(sorted(group, key=_place)):
-            # Of one seq a late stream may hold a second copy: that one is a line of its own.
+        for number, line in enumerate(sorted(group, key=lambda line: (line.seq or UNNUMBERED, line.part))):
+            # A stream of late lines may have a second copy of one seq: a separate line.
             is_part = line.label("part") is not None
             key = (line.label("seq"), line.label("log_type"), line.label("late")) if is_part else number
-            parts.setdefault(key, {})[part_of(line)] = line
+            parts.setdefault(key, {})[line.part] = line
         for joined in parts.values():
             yield next(iter(joined.values())), "".join(line.line for line in joined.values())
 
 
-def seq_of(line: LokiLine) -> int | None:
-    """Return the number that the line has in Postgres, None for a line that is not ours."""
-    return _number(line.label("seq"))
-
-
-def part_of(line: LokiLine) -> int:
-    """Return which part of a split line this is; a whole line is its own first part."""
-    return _number((line.label("part") or "").partition("/")[0]) or 1
-
-
-def parts_of(line: LokiLine) -> int:
-    """Return into how many parts the line was split, 1 for a whole line."""
-    return _number((line.label("part") or "").partition("/")[2]) or 1
-
-
 def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable[[], int]) -> Iterator[LokiLine]:
-    """Yield the lines but those of rows that came into Postgres after `last_seq` was read."""
+    """Yield the lines except those of rows that were stored after `last_seq` was read."""
     newest = last_seq
     for line in lines:
-        seq = seq_of(line) or UNNUMBERED
+        seq = line.seq or UNNUMBERED
         if seq > newest:
             newest = newest_seq()
         if not last_seq < seq <= newest:
@@ -92,7 +76,7 @@ def without_newer(lines: Iterable[LokiLine], last_seq: int, newest_seq: Callable
 
 
 def _trainers_ns(line: LokiLine) -> int:
-    """Return the trainer's time: Loki's, unless its clock was so far ahead that the line was sent with another."""
+    """Return the trainer's time: the metadata `logged_at` if the line was sent with another, else Loki's time."""
     whole, _, fraction = (line.label("logged_at") or "").removesuffix("Z").partition(".")
     try:
         return to_ns(datetime.fromisoformat(whole).replace(tzinfo=UTC)) + int(f"{fraction:0<9}"[:9])
@@ -100,46 +84,38 @@ def _trainers_ns(line: LokiLine) -> int:
         return line.ts_ns
 
 
-def _place(line: LokiLine) -> tuple[int, int]:
-    return seq_of(line) or UNNUMBERED, part_of(line)
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and len(text) <= MAX_DIGITS and text.isascii() and text.isdecimal() else None
-
-
 def _attempt_of(line: LokiLine) -> int:
     """Return the attempt, which is below 1 for a run that was sent late."""
     label = line.label("attempt") or ""
-    number = _number(label.removeprefix("-")) or UNNUMBERED
+    number = number_of(label.removeprefix("-")) or UNNUMBERED
     return -number if label.startswith("-") else number
 
 
-def _event_line(line: LokiLine, text: str) -> EventLine:
-    return EventLine(
-        seq=seq_of(line) or UNNUMBERED,
+def _event_line(line: LokiLine, text: str) -> LogLine:
+    return LogLine(
+        seq=line.seq or UNNUMBERED,
         attempt=_attempt_of(line),
         ts=_trainers_ns(line),
         log_type="stderr" if line.label("log_type") == "stderr" else "stdout",
         text=text,
         level=line.label("level"),
-        rank=_number(line.label("rank")),
+        rank=number_of(line.label("rank")),
     )
 
 
-def _log_line(line: LokiLine, content: str) -> LogLine:
-    return LogLine(
-        seq=seq_of(line) or UNNUMBERED,
+def _log_line(line: LokiLine, content: str) -> StoredLine:
+    return StoredLine(
+        seq=line.seq or UNNUMBERED,
         logged_at=to_datetime(_trainers_ns(line)),
         log_type=line.label("log_type") or "",
         level=line.label("level"),
-        rank=_number(line.label("rank")),
+        rank=number_of(line.label("rank")),
         content=content,
     )
 
 
 class _RowTimes(NamedTuple):
-    """The first and the last time that rows in Postgres have in Loki, of a job, and their first number."""
+    """The first and the last time in Loki of a job's rows in Postgres, and the first `seq` of these rows."""
 
     first: datetime | None
     last: datetime | None
@@ -157,7 +133,7 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
     now = datetime.now(UTC)
     start_ns, end_ns = to_ns(times.first or now), to_ns(times.last or now)
     if times.first_seq != FIRST_SEQ:
-        # A row is delivered after its job began, with a time that Loki takes then.
+        # Removed rows were delivered after the job began, with times that Loki accepted then.
         known = select(training_jobs.c.created_at).where(training_jobs.c.id == job_id)
         began = connection.execute(known).scalar_one_or_none() or now
         start_ns, end_ns = min(start_ns, to_ns(began) - MAX_AGE_NS), max(end_ns, to_ns(now) + MAX_FUTURE_NS)
@@ -165,7 +141,7 @@ def _range_ns(connection: Connection, job_id: int, times: _RowTimes) -> tuple[in
 
 
 def _newest_ns(connection: Connection, job_id: int, times: _RowTimes) -> int:
-    """Return the time of the newest row that Postgres has or, where it has none, that Loki was sent."""
+    """Return the time of the newest row in Postgres or, if there is none, of the newest line sent to Loki."""
     if times.last is not None:
         return to_ns(times.last) + MARGIN_NS
     cursor = delivery_cursors.c

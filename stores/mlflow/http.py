@@ -1,4 +1,4 @@
-"""MLflow's REST API: one call, and what its answers mean; over `requests` for who only reads."""
+"""A client of MLflow's REST API, with errors of our own; sends with `requests` unless given another `Send`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MEANING: Final = {
 }
 
 
-class MlflowUnavailable(Exception):  # noqa: N818 - the word the whole project uses
-    """MLflow did not answer, or not as MLflow does; `retry_after_s` is what it asked for, if it did.
+class MlflowUnavailable(Exception):  # noqa: N818 - a state
+    """MLflow did not answer, or with an error. `retry_after_s`: its Retry-After, if it sent one.
 
-    `failed_inside` when it answered that it could not do this: a 5xx.
+    `failed_inside`: the answer was a 5xx.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, failed_inside: bool = False) -> None:
@@ -41,8 +41,8 @@ class MlflowUnavailable(Exception):  # noqa: N818 - the word the whole project u
         self.failed_inside = failed_inside
 
 
-class MlflowRefused(Exception):  # noqa: N818 - the word the whole project uses
-    """MLflow will never do this: `code` is its own word for why, the text its message."""
+class MlflowRefused(Exception):  # noqa: N818 - a state
+    """MLflow refuses the request for good: `code` is its error code, the text its message."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -50,37 +50,38 @@ class MlflowRefused(Exception):  # noqa: N818 - the word the whole project uses
 
 
 class Send(Protocol):
-    """Sends one request and returns the answer, whatever its status; raises `MlflowUnavailable` without one."""
+    """Sends one request and returns the answer of any status. Raises `MlflowUnavailable` without an answer."""
 
     def __call__(
         self, method: str, path: str, *, params: Mapping[str, Any] | None = None, data: bytes | None = None
     ) -> requests.Response:
-        """Send to a path of the server."""
+        """Send a request to a path of the server."""
         ...
 
 
 class MlflowApi:
-    """Calls of MLflow's REST API; safe to use from several threads where its `send` is."""
+    """Calls of MLflow's REST API; thread-safe if its `send` is."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
 
     def get(self, endpoint: str, **params: Any) -> dict[str, Any]:
-        """Ask for something; raises `MlflowRefused` and `MlflowUnavailable`."""
+        """GET an endpoint, return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
         return _document(self._send("GET", API + endpoint, params=params))
 
     def post(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """Have something done; raises `MlflowRefused` and `MlflowUnavailable`."""
+        """POST to an endpoint, return the JSON object. Raises `MlflowRefused` and `MlflowUnavailable`."""
         return _document(self._send("POST", API + endpoint, data=msgspec.json.encode(fields)))
 
 
 def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
-    """Return what sends to this server with the credentials of MLflow's own environment variables.
+    """Return a `Send` for this server, with the credentials of MLflow's own environment variables.
 
-    Basic authentication, a bearer token and certificates; whoever writes has MLflow's client, with all its ways.
+    These are basic authentication, a bearer token and certificates; workers send with MLflow's own client, which
+    supports more kinds.
     """
     session = requests.Session()
-    session.trust_env = False  # a proxy for the world outside is not one for our stores
+    session.trust_env = False  # a proxy of the environment is for addresses outside
     session.auth = _auth(environ)
     session.cert = environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
     is_insecure = environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"true", "1"}
@@ -94,14 +95,14 @@ def plain_send(url: str, environ: Mapping[str, str] = os.environ) -> Send:
             return session.request(
                 method, url.rstrip("/") + path, params=params, data=data, headers=headers, timeout=TIMEOUT_S
             )
-        except OSError as exc:  # those of requests are, and what it says of a file that is not there
+        except OSError as exc:  # all errors of requests, and those of a certificate file that is missing
             raise no_answer(url, exc) from exc
 
     return send
 
 
 def no_answer(url: str, exc: BaseException) -> MlflowUnavailable:
-    """Return the error for a server that said nothing, with the name of what went wrong."""
+    """Return the error for a server that did not answer, with the cause."""
     reason = getattr(exc.args[0] if exc.args else None, "reason", None)  # urllib3's, inside that of requests
     parts = urlsplit(url)
     host = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
@@ -113,7 +114,7 @@ def no_answer(url: str, exc: BaseException) -> MlflowUnavailable:
 
 
 class _Bearer(AuthBase):
-    """A token, as MLflow's client sends it."""
+    """Sends a bearer token, like MLflow's client."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -123,8 +124,8 @@ class _Bearer(AuthBase):
         return request
 
 
-class _Nobody(AuthBase):
-    """No credentials: without it `requests` would look for some in ~/.netrc."""
+class _NoCredentials(AuthBase):
+    """Prevents `requests` from reading credentials from ~/.netrc."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
@@ -135,7 +136,7 @@ def _auth(environ: Mapping[str, str]) -> AuthBase:
     if user and password:
         return HTTPBasicAuth(user, password)
     token = environ.get("MLFLOW_TRACKING_TOKEN")
-    return _Bearer(token) if token else _Nobody()
+    return _Bearer(token) if token else _NoCredentials()
 
 
 def _document(answer: requests.Response) -> dict[str, Any]:
@@ -151,10 +152,10 @@ def _document(answer: requests.Response) -> dict[str, Any]:
     raise _unavailable(answer, message)
 
 
-def _unavailable(answer: requests.Response, said: str) -> MlflowUnavailable:
+def _unavailable(answer: requests.Response, message: str) -> MlflowUnavailable:
     status = answer.status_code
     meaning = _MEANING.get(status, "")
-    shown = " ".join(said.split())[:_SHOWN_ANSWER_CHARS]
+    shown = " ".join(message.split())[:_SHOWN_ANSWER_CHARS]
     text = f"MLflow answered {status}{meaning}: {shown}"
     is_failure = status >= requests.codes.internal_server_error
     return MlflowUnavailable(text, _retry_after_s(answer), failed_inside=is_failure)

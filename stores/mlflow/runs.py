@@ -1,8 +1,8 @@
-"""Reads runs of a job and their metrics from MLflow, whole or as a summary."""
+"""Reads the runs of a job and their metrics from MLflow: summaries, and histories page by page."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -10,15 +10,15 @@ import msgspec
 
 from trainwire.schemas.non_finite import NON_FINITE_NAMES
 from trainwire.stores.mlflow.http import MISSING, MlflowApi, MlflowRefused
-from trainwire.stores.postgres.attempts import Attempt
+from trainwire.stores.postgres.jobs import Attempt
 
 MIRROR_SOURCE: Final = "trainwire"
-"""The tag `mlflow.source.name` of the runs that workers make."""
+"""The value of the tag `mlflow.source.name` of runs that workers create."""
 SOURCE_TAG: Final = "mlflow.source.name"
 JOB_TAG: Final = "job_id"
 ATTEMPT_TAG: Final = "attempt"
 MOST_EXPERIMENTS: Final = 1000
-"""Searched for runs of a job: those that changed last."""
+"""Experiments in which runs of a job are searched, most recently changed first."""
 HISTORY_PAGE: Final = 25_000
 
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
@@ -40,11 +40,11 @@ class MlflowRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_mirror(self) -> bool:
-        """Tell whether workers made it."""
+        """Whether workers created the run."""
         return self.tags.get(SOURCE_TAG) == MIRROR_SOURCE
 
 
-class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
+class RunPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One value of one metric; `ts_ms` in milliseconds since 1970."""
 
     ts_ms: int
@@ -53,7 +53,7 @@ class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One metric in short; NaN is neither the lowest nor the highest, unless there is nothing else."""
+    """The summary of one metric; NaN counts for `lowest` and `highest` only if there is no other value."""
 
     points: int
     last: float
@@ -62,7 +62,7 @@ class MetricSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One run with its metrics in short; `more_metrics` were not asked for."""
+    """One run with summaries of its metrics; `more_metrics` is the number of omitted metrics."""
 
     run: MlflowRun
     experiment: str
@@ -71,7 +71,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
-    """Return a run, a deleted one too; None where there is none of this id."""
+    """Return a run, also one that is marked as deleted; None if there is none of this id."""
     try:
         return _run(api.get("runs/get", run_id=run_id)["run"])
     except MlflowRefused as exc:
@@ -81,28 +81,28 @@ def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
 
 
 def get_run_by_job_id(api: MlflowApi, job_id: int, attempt: int | None = None) -> MlflowRun | None:
-    """Return the newest run that is tagged with the job (and its attempt), whoever made it; None for none."""
+    """Return the newest run that is tagged with the job (and its attempt), or None."""
     wanted = {JOB_TAG: str(job_id)} | ({} if attempt is None else {ATTEMPT_TAG: str(attempt)})
     found = search_runs(api, experiment_ids(api), tag_filter(wanted), limit=1)
     return found[0] if found else None
 
 
 def run_id_in_mlflow(api: MlflowApi, job_id: int, attempt: Attempt) -> str | None:
-    """Return the run that Postgres knows of, or else one that a trainer tagged with the job."""
+    """Return the id of the run that is recorded in Postgres, or of one that a trainer tagged with the job."""
     if attempt.run_id is not None:
         return attempt.run_id
     tagged = get_run_by_job_id(api, job_id)
-    # A mirror that Postgres does not know is of another database's job.
+    # A mirror that is not recorded belongs to a job of another database.
     return None if tagged is None or tagged.is_mirror else tagged.run_id
 
 
-def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[MetricPoint]]:
-    """Return every point of these metrics, ordered by step and time."""
-    return {name: sorted(_history(api, run_id, name), key=_place) for name in names}
+def get_run_metrics(api: MlflowApi, run_id: str, names: Iterable[str]) -> dict[str, list[RunPoint]]:
+    """Return all points of these metrics, ordered by step and time."""
+    return {name: sorted(_history(api, run_id, name), key=_step_and_time) for name in names}
 
 
 def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummary | None:
-    """Return a run with at most so many of its metrics, in the order of their names; None where there is none."""
+    """Return a run with at most `most_metrics` of its metrics by name; None if there is no such run."""
     run = get_run(api, run_id)
     if run is None:
         return None
@@ -120,24 +120,24 @@ def get_run_summary(api: MlflowApi, run_id: str, most_metrics: int) -> RunSummar
 
 
 def summary_of(values: list[float]) -> MetricSummary:
-    """Return the values of a metric, in their order, in short."""
-    numbers = [value for value in values if value == value] or values  # noqa: PLR0124 - NaN is unlike itself
+    """Return the summary of the values of a metric, given in order."""
+    numbers = [value for value in values if value == value] or values  # noqa: PLR0124 - NaN
     return MetricSummary(points=len(values), last=values[-1], lowest=min(numbers), highest=max(numbers))
 
 
 def run_url(tracking_uri: str, run: MlflowRun) -> str:
-    """Return where a person sees the run."""
+    """Return the URL of the run in MLflow's UI."""
     return f"{tracking_uri.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
 def experiment_ids(api: MlflowApi) -> list[str]:
-    """Return the experiments that are not deleted."""
+    """Return the ids of the experiments that are not deleted."""
     found = api.post("experiments/search", max_results=MOST_EXPERIMENTS, order_by=["last_update_time DESC"])
     return [experiment["experiment_id"] for experiment in found.get("experiments", [])]
 
 
 def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit: int) -> list[MlflowRun]:
-    """Return the runs that match one of MLflow's filters, the newest first; deleted ones do not."""
+    """Return the runs that match a filter of MLflow, newest first, without deleted ones."""
     if not experiments:
         return []
     found = api.post(
@@ -151,7 +151,7 @@ def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit
 
 
 def delete_run(api: MlflowApi, run_id: str) -> None:
-    """Mark a run as deleted, for `mlflow gc` to remove; no error where it is marked, or gone, already."""
+    """Mark a run as deleted, for `mlflow gc` to remove; no error if it is marked or removed already."""
     try:
         api.post("runs/delete", run_id=run_id)
     except MlflowRefused as exc:
@@ -161,27 +161,27 @@ def delete_run(api: MlflowApi, run_id: str) -> None:
 
 
 def tag_filter(tags: Mapping[str, str]) -> str:
-    """Return the filter for runs with all of these tags; the values have no quotes."""
+    """Return MLflow's filter for runs with all of these tags; the values must not contain quotes."""
     return " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
 
 
 def get_metric_page(
     api: MlflowApi, run_id: str, name: str, limit: int, token: str | None = None
-) -> tuple[list[MetricPoint], str | None]:
-    """Return at most `limit` points of a metric, ordered by time as in MLflow, and the token of what follows.
+) -> tuple[list[RunPoint], str | None]:
+    """Return at most `limit` points of a metric, ordered by time, and the token of the next page.
 
-    Without a token the first ones come; no token comes with the last.
+    `token` is that of the page before, None for the first page; the last page has no next token.
     """
     page = {"page_token": token} if token else {}
     found = api.get("metrics/get-history", run_id=run_id, metric_key=name, max_results=limit, **page)
     points = [
-        MetricPoint(ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"]))
+        RunPoint(ts_ms=int(point["timestamp"]), step=int(point.get("step", 0)), value=_number(point["value"]))
         for point in found.get("metrics", [])
     ]
     return points, found.get("next_page_token") or None
 
 
-def _history(api: MlflowApi, run_id: str, name: str) -> list[MetricPoint]:
+def _history(api: MlflowApi, run_id: str, name: str) -> list[RunPoint]:
     points, token = get_metric_page(api, run_id, name, HISTORY_PAGE)
     while token is not None:
         more, token = get_metric_page(api, run_id, name, HISTORY_PAGE, token)
@@ -189,7 +189,7 @@ def _history(api: MlflowApi, run_id: str, name: str) -> list[MetricPoint]:
     return points
 
 
-def _place(point: MetricPoint) -> tuple[int, int]:
+def _step_and_time(point: RunPoint) -> tuple[int, int]:
     return point.step, point.ts_ms
 
 
@@ -215,3 +215,46 @@ def _number(value: Any) -> float:
 
 def _time(ms: Any) -> datetime | None:
     return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
+
+
+MOST_REQUESTS: Final = 50
+"""Most requests to MLflow for one page, one per metric."""
+
+
+class HistoryPlace(msgspec.Struct, frozen=True):
+    """The begin of a page: a metric, and MLflow's page token, or None for its first point."""
+
+    name: str
+    token: str | None = None
+
+
+class HistoryPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Points by metric; `next` is the begin of the next page, None for the last page.
+
+    `more_metrics` is the number of metrics without a point on this page or before.
+    """
+
+    metrics: dict[str, list[RunPoint]]
+    more_metrics: int
+    next: HistoryPlace | None
+
+
+def read_page(
+    api: MlflowApi, run_id: str, names: Sequence[str], limit: int, place: HistoryPlace | None = None
+) -> HistoryPage:
+    """Return at most `limit` points of these metrics together, beginning at the `next` of an earlier page.
+
+    The place's name is one of `names`. Raises `MlflowRefused` and `MlflowUnavailable`.
+    """
+    first = 0 if place is None else names.index(place.name)
+    token = None if place is None else place.token
+    metrics: dict[str, list[RunPoint]] = {}
+    for number, name in enumerate(names[first:], first):
+        if not limit or len(metrics) == MOST_REQUESTS:
+            return HistoryPage(metrics=metrics, more_metrics=len(names) - number, next=HistoryPlace(name))
+        metrics[name], token = get_metric_page(api, run_id, name, limit, token)
+        limit -= len(metrics[name])
+        if token is not None:
+            more = len(names) - number - 1
+            return HistoryPage(metrics=metrics, more_metrics=more, next=HistoryPlace(name, token))
+    return HistoryPage(metrics=metrics, more_metrics=0, next=None)

@@ -1,4 +1,4 @@
-"""The checkpoints of a job as Postgres knows them, and which of them can be fetched from an object store."""
+"""Reads the checkpoints of a job from Postgres, and finds those that can be fetched from an object store."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MISSING: Final = "missing"
 DIFFERENT: Final = "different"
 UNVERIFIED: Final = "not verified"
 NOT_SERVED: Final = "not served"
-"""What `verify_error` begins with, before a colon: what is wrong, that one cannot tell, or that nobody looks."""
+"""The word before the colon of `verify_error`: a fault, no result, or a file that workers do not verify."""
 
 UNUSABLE: Final = f"(starts_with(verify_error, '{MISSING}:') OR starts_with(verify_error, '{DIFFERENT}:'))"
-"""SQL: verification has found that the file is not what the trainer saved."""
+"""SQL condition: verification has found the file missing or different."""
 OF_PATH: Final = {"best": "is_best", "last": "kind <> 'best'"}
-"""SQL: which rows a job's best and last path are of, as drains move them."""
+"""SQL conditions: the rows that set a job's best and last path in a drain."""
 
 NOT_UPLOADED: Final = "not uploaded"
 DELETED: Final = "deleted"
@@ -48,7 +48,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """What has become of the file, in one or two words."""
+        """The state of the file in one or two words."""
         if self.deleted_at is not None:
             return DELETED
         if self.upload_error is not None:
@@ -64,7 +64,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str | None:
-        """Why it is not as it should be; None where it is."""
+        """The reason of a fault; None if there is none."""
         if self.upload_error is not None:
             return self.upload_error
         if self.deleted_at is not None or self.overwritten_by is not None:
@@ -72,36 +72,36 @@ class CheckpointFile(msgspec.Struct, frozen=True, kw_only=True):
         return self.verify_error and self.verify_error.partition(": ")[2]
 
 
-class Source(NamedTuple):
-    """What to fetch, and what it must be where the trainer said so (of a folder: its manifest)."""
+class CheckpointSource(NamedTuple):
+    """The object to fetch, and its recorded size and SHA-256 if any (of a folder: of its manifest)."""
 
     uri: S3Uri
     size_bytes: int | None
     sha256: str | None
 
 
-class NotFetchable(LookupError):  # noqa: N818 - said as it stands
-    """No object store has this checkpoint: the text says what became of it."""
+class NotFetchable(LookupError):  # noqa: N818 - shown to users
+    """No object store has this checkpoint; the message names the reason."""
 
 
 def find_checkpoints(
     connection: Connection, job_id: int, attempt: int | None = None, newest: int | None = None
 ) -> list[CheckpointFile]:
-    """Return the checkpoints of a job (of one attempt; the newest ones) as they were stored, one after another."""
+    """Return the checkpoints of a job (of one attempt; only the newest) in the order of `seq`."""
     found = connection.execute(_OF_JOB, {"job_id": job_id, "attempt": attempt, "newest": newest}).mappings()
     return [CheckpointFile(**row) for row in reversed(found.all())]
 
 
 def find_problems(connection: Connection, job_id: int) -> list[CheckpointFile]:
-    """Return the checkpoints of a job that are missing, different, or not uploaded and not made up for since."""
+    """Return the checkpoints that are missing, different, or not uploaded and not replaced since."""
     found = connection.execute(_SUSPICIOUS, {"job_id": job_id}).mappings()
     return [file for file in (CheckpointFile(**row) for row in found) if file.state in PROBLEMS]
 
 
-def find_source(connection: Connection, job_id: int, which: str) -> Source:
-    """Return where the object of a job's checkpoint is: `best`, `last`, or the `seq` of a row.
+def find_source(connection: Connection, job_id: int, which: str) -> CheckpointSource:
+    """Return the object of a job's checkpoint, given as `best`, `last`, or the `seq` of a row.
 
-    Raises `NotFetchable` where there is none, or where no object store has it.
+    Raises `NotFetchable` if there is none, or no object store has it.
     """
     files = find_checkpoints(connection, job_id)
     if which.isdecimal():
@@ -110,7 +110,7 @@ def find_source(connection: Connection, job_id: int, which: str) -> Source:
             raise NotFetchable(f"job {job_id} has no checkpoint {which}: see `trainwire checkpoints {job_id}`")
         return _source(named[0])
     if which not in {"best", "last"}:
-        raise NotFetchable(f"{which!r} is no checkpoint: say best, last, or a number of the list")
+        raise NotFetchable(f"{which!r} is no checkpoint: use best, last, or a number of the list")
     path = connection.execute(_PATHS, {"job_id": job_id}).mappings().one()[which]
     if path is None:
         raise NotFetchable(
@@ -119,22 +119,22 @@ def find_source(connection: Connection, job_id: int, which: str) -> Source:
             else f"job {job_id} has no {which} checkpoint yet"
         )
     named = [file for file in files if file.uri == path]
-    return _source(named[-1]) if named else Source(_address(path), None, None)
+    return _source(named[-1]) if named else CheckpointSource(_address(path), None, None)
 
 
 def last_checkpoint(connection: Connection, job_id: int) -> str | None:
-    """Return the URI of the newest checkpoint of the newest attempt that is not known to be unusable."""
+    """Return the URI of the newest checkpoint that is not missing or different, of the newest attempt with one."""
     return connection.execute(_NEWEST, {"job_id": job_id}).scalar_one_or_none()
 
 
-def _source(file: CheckpointFile) -> Source:
+def _source(file: CheckpointFile) -> CheckpointSource:
     if file.state == DELETED:
         raise NotFetchable(f"{file.uri} was deleted by retention at {file.deleted_at:%Y-%m-%d %H:%M:%S %Z}")
     if file.upload_error is not None:
         raise NotFetchable(f"{file.uri} is on the trainer's machine: it was not uploaded: {file.upload_error}")
     if file.overwritten_by is not None:
         raise NotFetchable(f"checkpoint {file.seq} was overwritten by {file.overwritten_by}: ask for that one")
-    return Source(_address(file.uri), file.size_bytes, file.sha256)
+    return CheckpointSource(_address(file.uri), file.size_bytes, file.sha256)
 
 
 def _address(uri: str) -> S3Uri:
@@ -144,7 +144,7 @@ def _address(uri: str) -> S3Uri:
         raise NotFetchable(f"{uri} was only recorded, not uploaded: fetch it from where it is") from exc
 
 
-# A deletion that has begun counts as done: the object may be incomplete.
+# A deletion that has begun counts as finished: the object may be incomplete.
 _EXPRESSIONS: Final = {"deleted_at": "coalesce(deleted_at, deletion_began_at) AS deleted_at"}
 _COLUMNS: Final = ", ".join(
     _EXPRESSIONS.get(name, name) for name in CheckpointFile.__struct_fields__ if name != "overwritten_by"
@@ -161,15 +161,15 @@ _SUSPICIOUS: Final = text(
     f"""
     SELECT {_COLUMNS}, overwritten_by FROM (
         SELECT *, lead(seq) OVER (PARTITION BY uri ORDER BY seq) AS overwritten_by,
-            -- A newer file under the same key: `last` of this minute makes up for that of the last one.
+            -- A newer file in the same slot: a later `last` replaces one that was not uploaded.
             bool_or(upload_error IS NULL) OVER (
                 PARTITION BY source, attempt, kind, epoch,
                     CASE WHEN kind NOT IN {NEWEST_KINDS} THEN step END
                 ORDER BY seq ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
-            ) AS was_made_up_for
+            ) AS was_replaced
         FROM training_checkpoints WHERE job_id = :job_id
     ) AS files
-    WHERE upload_error IS NOT NULL AND was_made_up_for IS NOT TRUE OR verify_error IS NOT NULL ORDER BY seq
+    WHERE upload_error IS NOT NULL AND was_replaced IS NOT TRUE OR verify_error IS NOT NULL ORDER BY seq
     """  # noqa: S608
 )
 _NEWEST: Final = text(

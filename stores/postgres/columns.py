@@ -1,4 +1,4 @@
-"""Rows of a table as structs."""
+"""The columns that fill a struct, with limits on the size of large maps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 MOST_LISTED_NAMES: Final = 20
 MOST_SHOWN_NAMES: Final = 1000
-"""Names of a map of metrics: of each job in a list, and of one job."""
+"""Most names of a map of results that are read: of each job in a list, and of one job."""
 RESULTS: Final = ("final_metrics", "best_metrics")
 _MOST_LISTED_BYTES: Final = 64 * 1024
-"""A larger map, as Postgres stores it, is left out of lists: to take a part of it all of it is read."""
+"""A larger map (as stored) is omitted from lists: Postgres reads all of it to return a part."""
 _SMALL_BYTES: Final = 100
 
 
@@ -23,7 +23,7 @@ def columns_of(struct: type[msgspec.Struct], table: Table) -> list[ColumnElement
 
 
 def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> list[ColumnElement[Any]]:
-    """Return the columns as `columns_of` does, with at most so many names of each map of results."""
+    """Return the columns of `columns_of`, with at most `most_names` names of each map of results."""
     return [
         literal_column(first_names(f"{table.name}.{column.name}", most_names), JSONB).label(column.name)
         if column.name in RESULTS
@@ -33,7 +33,7 @@ def job_columns(struct: type[msgspec.Struct], table: Table, most_names: int) -> 
 
 
 def first_names(column: str, most: int) -> str:
-    """Return SQL for a JSONB object's first `most` names, in the order in which Postgres stores them."""
+    """Return SQL for the first `most` names of a JSONB object, in the order of storage."""
     is_listed = f"pg_column_size({column}) <= {_MOST_LISTED_BYTES}" if most <= MOST_LISTED_NAMES else "true"
     return (
         f"CASE WHEN pg_column_size({column}) <= {_SMALL_BYTES} THEN {column} "  # noqa: S608 - our own column names

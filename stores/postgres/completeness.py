@@ -1,6 +1,6 @@
-"""The sum that proves that nothing is lost: produced = stored + dead-lettered + missing + lost + dropped.
+"""The sum of a job's messages: produced = stored + dead-lettered + missing + lost + dropped.
 
-One word for its state, the same everywhere: docs/concepts.md has the table.
+docs/concepts.md explains its states.
 """
 
 from __future__ import annotations
@@ -8,11 +8,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, Literal
 
+from sqlalchemy import Connection
+
 from trainwire.schemas.messages import FINISHED, Status
-from trainwire.stores.postgres.ranks import AbsentRanks, absent_ranks
+from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.postgres.source_positions import (
+    AbsentRanks,
+    SourcePosition,
+    absent_ranks,
+    count_numbers,
+    find_positions,
+    find_unnumbered,
+)
 
 State = Literal["open", "incomplete", "unproven", "accounted", "complete"]
 SHOWN_RANGES: Final = 10
@@ -20,84 +29,39 @@ SHOWN_SOURCES: Final = 5
 
 
 @dataclass(frozen=True)
-class Position:
-    """How far one source has come with one kind: a row of source_positions."""
-
-    source: str
-    kind: str
-    attempt: int
-    last_seq: int
-    missing: tuple[tuple[int, int], ...] = ()
-    dead_lettered: int = 0
-    produced: int | None = None
-    dropped: int | None = None
-    lost: tuple[tuple[int, int, str], ...] = ()
-    """Numbers that the source has declared lost: first, last and the reason of each range."""
-    rank: int | None = None
-    world_size: int | None = None
-    is_launcher: bool = False
-    began_at: datetime | None = None
-
-    @property
-    def made(self) -> int:
-        """How many messages the source has numbered, as far as is known."""
-        return max(self.produced or 0, self.last_seq)
-
-    @property
-    def gaps(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that never arrived, as ranges, the end of the stream included."""
-        tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
-        return _joined(self.missing + tail)
-
-    @property
-    def lost_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The numbers that will never come, as ranges."""
-        return tuple((first, last) for first, last, _ in self.lost)
-
-    @property
-    def has_completion(self) -> bool:
-        """Return whether a completion of the source itself is stored.
-
-        One whose `produced` counts no completion was made up for it (docs/wire-format.md).
-        """
-        stored = self.last_seq - _count(self.missing) - _count(self.lost_ranges) - self.dead_lettered
-        return self.kind == "completions" and stored > 0 and self.produced != 0
-
-
-@dataclass(frozen=True)
 class Completeness:
-    """Where all messages of a job are, and of which of its processes that is not known."""
+    """The sum of a job's messages, and the sources and ranks whose messages are not all known."""
 
     produced: int
     stored: int
     dead_lettered: int
     missing: int
     dropped: int
-    gaps: tuple[Position, ...]
+    gaps: tuple[SourcePosition, ...]
     status: Status
     attempt: int
     open_sources: tuple[str, ...]
-    """Sources of the newest attempt that have not ended: more may come of them."""
+    """Sources of the newest attempt that have not ended: they may send more."""
     silent_sources: tuple[str, ...]
-    """Sources that ended without a completion of their own: what they made beyond this is unknown."""
+    """Sources that ended without a completion of their own: they may have produced more."""
     lost: int = 0
     """Messages that their trainers cannot send again, for example after a restore of Postgres."""
     lost_by_reason: Mapping[str, int] = field(default_factory=dict)
-    losses: tuple[Position, ...] = ()
+    losses: tuple[SourcePosition, ...] = ()
     absent_ranks: tuple[AbsentRanks, ...] = ()
-    """Ranks that have not reported: whether they made anything is unknown."""
+    """Ranks that have not sent anything: they may have produced messages."""
     uncounted_sources: tuple[str, ...] = ()
-    """Sources whose completion does not count each kind that they sent: whether they made more is unknown."""
+    """Sources whose completion does not count every kind that they sent: they may have produced more."""
     unnumbered: Mapping[str, int] = field(default_factory=dict)
-    """Dead letters by source that are no part of the sum: their numbers cannot be believed, or they have none."""
+    """Number of dead letters by source that are not part of the sum: they have no valid message number."""
 
     @property
     def state(self) -> State:
-        """Return the one word for it, the first that is true.
+        """The state of the sum, the first that applies.
 
-        `open`: more messages may come. `incomplete`: numbered messages have not arrived. `unproven`: all of them
-        have, but nobody knows whether there are more. `accounted`: there are none, and some of them are counted as
-        dead-lettered, lost or dropped. `complete`: all are stored.
+        `open`: more messages may arrive. `incomplete`: numbered messages have not arrived. `unproven`: all have
+        arrived, but there may be more. `accounted`: some are dead-lettered, lost or dropped. `complete`: all are
+        stored.
         """
         is_over = self.status == "lost" or (self.status in FINISHED and not self.open_sources)
         if not is_over or not self.produced:
@@ -111,71 +75,51 @@ class Completeness:
 
     @property
     def may_grow(self) -> bool:
-        """Return whether more rows may come: `trainwire logs -f` waits for them."""
+        """Whether more rows may arrive: `trainwire logs -f` waits for them."""
         return self.state in ("open", "incomplete") or bool(self.absent_ranks)
 
     @property
     def line(self) -> str:
-        """The whole sum in one line, with the gaps by number."""
+        """The sum as one line of text, with the missing numbers."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
+        lost = f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
         total = (
             f"{self.produced:,} messages produced = {self.stored:,} stored + "
-            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {self._named_lost()}"
-            f"{self.dropped:,} dropped"
+            f"{self.dead_lettered:,} dead-lettered + {self.missing:,} missing + {lost}{self.dropped:,} dropped"
         )
-        named = f"{self._named_gaps()}{self._named_losses()}{self._named_silent()}{self._named_ranks()}"
-        named += f"{self._named_uncounted()}{self._named_unnumbered()}"
-        return f"{self.state}: {total}{named}"
-
-    def _named_gaps(self) -> str:
-        named = [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps]
-        return f"; missing: {_listed(named, '; ')}" if named else ""
-
-    def _named_lost(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.lost_by_reason.items())
-        return f"{self.lost:,} lost ({reasons}) + " if self.lost else ""
-
-    def _named_losses(self) -> str:
-        named = [f"{row.kind} of {row.source}: {shown_ranges(row.lost_ranges)}" for row in self.losses]
-        return f"; lost: {_listed(named, '; ')}" if named else ""
-
-    def _named_silent(self) -> str:
-        if not self.silent_sources:
-            return ""
-        return f"; ended without a completion: {_listed(list(self.silent_sources), ', ')}"
-
-    def _named_uncounted(self) -> str:
-        if not self.uncounted_sources:
-            return ""
-        return f"; completed without `produced` of every kind: {_listed(list(self.uncounted_sources), ', ')}"
-
-    def _named_ranks(self) -> str:
-        if not self.absent_ranks:
-            return ""
-        named = [ranks.shown(self.attempt) for ranks in self.absent_ranks]
-        return f"; not reported: {_listed(named, '; ')}"
-
-    def _named_unnumbered(self) -> str:
-        named = [f"{count:,} of {source}" for source, count in self.unnumbered.items()]
-        return f"; dead letters beyond the sum: {_listed(named, ', ')}" if named else ""
+        details = (
+            ("missing", [f"{row.kind} of {row.source}: {shown_ranges(row.gaps)}" for row in self.gaps], "; "),
+            (
+                "lost",
+                [f"{row.kind} of {row.source}: {shown_ranges(row.lost_ranges)}" for row in self.losses],
+                "; ",
+            ),
+            ("ended without a completion", self.silent_sources, ", "),
+            ("not reported", [ranks.shown(self.attempt) for ranks in self.absent_ranks], "; "),
+            ("completed without `produced` of every kind", self.uncounted_sources, ", "),
+            ("dead letters beyond the sum", [f"{n:,} of {source}" for source, n in self.unnumbered.items()], ", "),
+        )
+        shown = [f"; {title}: {_listed(items, separator)}" for title, items, separator in details if items]
+        return f"{self.state}: {total}{''.join(shown)}"
 
 
 def assess(
-    positions: Iterable[Position], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
+    positions: Iterable[SourcePosition], attempt: int, status: Status, unnumbered: Mapping[str, int] | None = None
 ) -> Completeness:
-    """Add up the positions of a job whose newest attempt is `attempt`, and has this status.
+    """Add up the positions of a job; `attempt` and `status` are those of its newest attempt.
 
-    `unnumbered` are its dead letters that no position counts, by source.
+    `unnumbered` is the number of its dead letters by source that no position counts.
     """
     rows = sorted(positions, key=lambda row: (row.source, row.kind))
     ended = {row.source for row in rows if row.has_completion}
-    # Their end was inferred by whoever sent their leftovers.
+    # Their end was inferred by the process that sent their spooled messages.
     killed = {row.source for row in rows if row.produced is not None} - ended
     quiet = {row.source for row in rows} - ended - killed
     uncounted = {row.source for row in rows if row.last_seq and row.produced is None} & ended
-    # A lost attempt is given up, and so is one that another has followed.
+    # No more is expected of a lost attempt, nor of one that was followed by another.
     open_sources = {row.source for row in rows if row.attempt >= attempt} & quiet if status != "lost" else set()
     made = sum(row.made for row in rows)
-    missing = sum(_count(row.gaps) for row in rows)
+    missing = sum(count_numbers(row.gaps) for row in rows)
     dead_lettered = sum(row.dead_lettered for row in rows)
     dropped = sum(row.dropped or 0 for row in rows)
     lost_by_reason = Counter[str]()
@@ -184,7 +128,7 @@ def assess(
             lost_by_reason[reason] += last - first + 1
     lost = lost_by_reason.total()
     return Completeness(
-        # What a trainer drops it drops before it is numbered, so it comes on top of the numbers.
+        # Items are dropped before they are numbered, so they are not among the numbered ones.
         produced=made + dropped,
         stored=made - missing - dead_lettered - lost,
         dead_lettered=dead_lettered,
@@ -205,26 +149,18 @@ def assess(
 
 
 def shown_ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    """Return ranges as people write them: `7, 9-12`."""
+    """Return ranges as text, such as `7, 9-12`."""
     named = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN_RANGES]]
     more = len(ranges) - SHOWN_RANGES
     return ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _listed(named: list[str], separator: str) -> str:
+def _listed(named: Sequence[str], separator: str) -> str:
     more = len(named) - SHOWN_SOURCES
     return separator.join(named[:SHOWN_SOURCES]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _count(ranges: Iterable[tuple[int, int]]) -> int:
-    return sum(last - first + 1 for first, last in ranges)
-
-
-def _joined(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    joined: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if joined and first <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
-        else:
-            joined.append((first, last))
-    return tuple(joined)
+def find_completeness(connection: Connection, job: Job) -> Completeness:
+    """Return the sum of a job's messages."""
+    positions, unnumbered = find_positions(connection, job.id), find_unnumbered(connection, job.id)
+    return assess(positions, job.attempt, job.status, unnumbered)

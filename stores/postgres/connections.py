@@ -1,4 +1,4 @@
-"""Connections to Postgres and Redis, each with time-outs."""
+"""Connections to Postgres and Redis with time-outs, and the classification of Postgres' errors."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ CONNECT_TIMEOUT_S: Final = 5
 SOCKET_TIMEOUT_S: Final = 20
 POOL_TIMEOUT_S: Final = 10
 KEPT_CONNECTIONS: Final = 5
-"""What a delivery has in hand at once; who needs fewer opens fewer."""
+"""Connections that a pool keeps open: as many as a delivery uses at once."""
 
 
 PREPARE_THRESHOLD: Final = 5
-"""After so many uses psycopg prepares a statement; its default, said because None switches it off."""
+"""Uses after which psycopg prepares a statement: its default, explicit here because None disables it."""
 _REMEDIES: Final = {
     "certificate verify failed": "name the file of its CA in DATABASE_URL, ?sslmode=verify-full&sslrootcert="
     "/path/to/ca.pem",
     "root certificate file": "correct sslrootcert in DATABASE_URL",
     "read-only transaction": "the server is read-only, a standby or with default_transaction_read_only = on: "
     "point DATABASE_URL to the primary, or name both servers and target_session_attrs=read-write",
-    "unsupported startup parameter": "it is a PgBouncer that says so: set ignore_startup_parameters = "
+    "unsupported startup parameter": "PgBouncer refuses it: set ignore_startup_parameters = "
     "options in its file (docs/scaling.md)",
 }
-"""By a part of what libpq says: it names neither the setting nor the reason."""
+"""By part of libpq's message, which does not name the setting to change."""
 _UNAVAILABLE_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
 """SQLSTATE classes: connection, rollback (deadlock, serialization), resources (disk, memory), lock, operator
 intervention (shutdown, statement timeout), system error (input and output)."""
 _UNAVAILABLE_STATES: Final = frozenset({"25006", "25P03", "25P04"})
 """A read-only server; idle_in_transaction_session_timeout and transaction_timeout, which end the session."""
 _SESSION_ENDS: Final = ("08", "25006", "25P03", "25P04", "57P01", "57P02", "57P03", "57P04", "57P05")
-"""After these the session is of no use: it has ended, or its server does not take what we write."""
+"""After these the session has ended, or its server refuses writes."""
 _LOST_STATES: Final = frozenset({"42P05", "26000"})
 """Postgres' duplicate_prepared_statement and invalid_sql_statement_name."""
 _LOST_REMEDY: Final = (
@@ -52,9 +52,9 @@ _LOST_REMEDY: Final = (
 def open_engine(
     settings: StoreSettings, *, name: str = "trainwire", most: int = 9, statement_timeout_s: int = 0
 ) -> Engine:
-    """Return an engine whose sessions are in UTC and notice within a second that their client is gone.
+    """Return an engine with at most `most` connections; a statement timeout of 0 is none.
 
-    It opens at most `most` connections; a statement timeout of 0 is none.
+    Sessions are in UTC, and the server ends them within a second after their client has vanished.
     """
     timeouts = f"-c statement_timeout={statement_timeout_s}s -c lock_timeout=30s"
     engine = sqlalchemy.create_engine(
@@ -79,18 +79,18 @@ def open_engine(
 
 
 def _drop_useless_sessions(context: ExceptionContext) -> None:
-    """Make SQLAlchemy close the connection, and the pool's others of the same age before they are used again."""
+    """Make SQLAlchemy invalidate the connection, and the pool's other connections of the same age."""
     if ends_session(context.original_exception):
         context.is_disconnect = True
 
 
 def ends_session(exc: BaseException) -> bool:
-    """Tell whether the session that had this error is of no more use."""
+    """Return whether the session cannot be used any more after this error."""
     return _sqlstate(exc).startswith(_SESSION_ENDS) and not has_lost_statements(exc)
 
 
 def is_unavailable(exc: BaseException) -> bool:
-    """Tell whether this error of Postgres or its client passes: the same work succeeds later."""
+    """Return whether this error of Postgres or its client is temporary: retry later."""
     cause, state = getattr(exc, "orig", None) or exc, _sqlstate(exc)
     if not state:
         return isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError))
@@ -102,30 +102,30 @@ def _sqlstate(exc: BaseException) -> str:
 
 
 def postgres_trouble(exc: BaseException) -> str:
-    """Return what Postgres or its client says in one line, with what to set where TLS or a pooler is at fault."""
+    """Return the error of Postgres or its client in one line, with the remedy if TLS or a pooler is the cause."""
     lines = [line.strip() for line in str(getattr(exc, "orig", None) or exc).splitlines() if line.strip()]
-    told = [line for line in lines if "failed:" in line or "FATAL" in line]
-    said = (told or lines or ["no answer"])[0]
-    remedies = [remedy for sign, remedy in _REMEDIES.items() if sign in said]
+    causes = [line for line in lines if "failed:" in line or "FATAL" in line]
+    message = (causes or lines or ["no answer"])[0]
+    remedies = [remedy for part, remedy in _REMEDIES.items() if part in message]
     if has_lost_statements(exc):
         remedies = [_LOST_REMEDY]
-    return f"{said}: {remedies[0]}" if remedies else said
+    return f"{message}: {remedies[0]}" if remedies else message
 
 
 def has_lost_statements(exc: BaseException) -> bool:
-    """Tell whether a prepared statement is not where it was prepared: a pooler by transaction is in between."""
+    """Return whether the session lacks a prepared statement: a pooler in transaction mode is in between."""
     state = _sqlstate(exc)
-    # 08P01: one of this name is there, made by somebody else for other parameters.
+    # 08P01: another client has prepared one of this name, with other parameters.
     return state in _LOST_STATES or (state == "08P01" and "prepared statement" in str(exc))
 
 
 def open_redis(settings: StoreSettings) -> redis.Redis:
-    """Return a client that never waits for ever: one short retry, then the error of redis-py."""
+    """Return a client with time-outs: one short retry, then the error of redis-py."""
     return _open(settings.redis_url.get_secret_value())
 
 
 def open_stream_client(settings: StoreSettings) -> redis.Redis | None:
-    """Return a client of the server that has the streams; None where that is the one of `open_redis`."""
+    """Return a client of the server that has the streams; None if that is the server of `open_redis`."""
     url = settings.streams_url
     return None if url is None else _open(url.get_secret_value())
 

@@ -1,8 +1,9 @@
-"""How far the sinks are with what Postgres has."""
+"""The progress of deliveries to sinks, as values and as text."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ from trainwire.schemas.sinks import SINKS
 
 
 class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a sink answers, as far as the workers know; None: nothing has been sent to it yet."""
+    """Whether a sink answers, as recorded by workers; None: nothing has been sent to it yet."""
 
     sink: str
     answers: bool | None
@@ -23,11 +24,11 @@ class SinkHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a sink has confirmed one job; `oldest_age_s` is the age of the oldest row it does not have.
+    """The delivery of one job to a sink; `oldest_age_s` is the age of the oldest row that is not confirmed.
 
-    With `next_attempt_at` it may be the job that makes the sink fail: it waits until then, others do not. With
-    `own_run_id` the trainer logs to that run itself: its rows are passed over, not delivered. `note` is
-    something about its copies that the sink has stored for operators.
+    `next_attempt_at`: the job's data may cause failures of the sink, so this job alone waits for a retry.
+    `own_run_id`: the trainer logs to this run itself, so its rows are skipped. `note`: the sink's note on
+    the job's copies, for operators.
     """
 
     job_id: int
@@ -44,7 +45,7 @@ class JobDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
-    """All jobs of a sink in numbers; `dead_lettered` is of the jobs that are fully delivered."""
+    """Totals over all jobs of a sink; `dead_lettered` counts jobs that are fully delivered."""
 
     jobs_behind: int
     rows_behind: int
@@ -54,7 +55,7 @@ class DeliveryTotals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One sink as a whole, with the jobs that are behind."""
+    """One sink, its totals, and the jobs that are behind."""
 
     health: SinkHealth
     totals: DeliveryTotals
@@ -62,12 +63,12 @@ class SinkReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def was_used(connection: Connection, sink: str) -> bool:
-    """Tell whether anything was ever delivered to the sink, or tried."""
+    """Return whether any delivery to the sink was ever attempted."""
     return bool(connection.execute(_USED, {"sink": sink}).scalar_one())
 
 
 def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
-    """Return how a sink is, with at most `limit` jobs."""
+    """Return the report on a sink with at most `limit` jobs."""
     return SinkReport(
         health=sink_health(connection, sink),
         totals=delivery_totals(connection, sink),
@@ -76,7 +77,7 @@ def sink_report(connection: Connection, sink: str, limit: int) -> SinkReport:
 
 
 def sink_health(connection: Connection, sink: str) -> SinkHealth:
-    """Return whether the sink answers: only its failures are kept, so a confirmed row is the proof."""
+    """Return whether the sink answers; only outages are recorded, so any confirmed row counts as an answer."""
     row = connection.execute(_HEALTH, {"sink": sink}).mappings().one()
     if row["down_since"] is None:
         return SinkHealth(sink=sink, answers=True if row["known"] or row["confirmed"] else None)
@@ -91,24 +92,24 @@ def sink_health(connection: Connection, sink: str) -> SinkHealth:
 
 
 def jobs_behind(connection: Connection, sink: str, limit: int) -> list[JobDelivery]:
-    """Return the jobs that have rows the sink does not have, or that it fails, the longest waiting first."""
+    """Return the jobs with undelivered rows or a pending retry, longest waiting first."""
     found = connection.execute(_behind(sink), {"sink": sink, "limit": limit}).mappings()
     return [JobDelivery(**row) for row in found]
 
 
 def job_deliveries(connection: Connection, job_id: int) -> dict[str, tuple[JobDelivery, SinkHealth]]:
-    """Return how far each sink is with a job that is there; no sink that was never tried, none without rows."""
+    """Return the deliveries of an existing job by sink, without sinks that were never used or lack rows of it."""
     found = {}
     for sink in SINKS:
         names = {"sink": sink, "job_id": job_id}
-        if connection.execute(_TRIED, names).scalar_one():
+        if connection.execute(_USED_BY_JOB, names).scalar_one():
             delivery = JobDelivery(**connection.execute(_of_job(sink), names).mappings().one())
             found[sink] = (delivery, sink_health(connection, sink))
     return {sink: pair for sink, pair in found.items() if pair[0].last_seq}
 
 
 def delivery_totals(connection: Connection, sink: str) -> DeliveryTotals:
-    """Add up all jobs of a sink."""
+    """Return the totals over all jobs of a sink."""
     return DeliveryTotals(**connection.execute(_totals(sink), {"sink": sink}).mappings().one())
 
 
@@ -117,7 +118,7 @@ _HEALTH: Final = text(
     "last_error, EXISTS (SELECT FROM delivery_cursors WHERE sink = :sink AND moved_at IS NOT NULL) AS confirmed "
     "FROM (VALUES (1)) AS one LEFT JOIN sink_states AS known ON known.sink = :sink"
 )
-_TRIED: Final = text(
+_USED_BY_JOB: Final = text(
     "SELECT EXISTS (SELECT FROM delivery_cursors WHERE sink = :sink AND job_id = :job_id) "
     "OR EXISTS (SELECT FROM sink_states WHERE sink = :sink)"
 )
@@ -165,3 +166,77 @@ def _totals(sink: str) -> TextClause:
         "coalesce(dead_lettered, 0) AS dead FROM training_jobs "
         f"LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id WHERE {last_seq} > 0) AS jobs"
     )
+
+
+MINUTE_S = 60
+HOUR_S = 60 * MINUTE_S
+DAY_S = 24 * HOUR_S
+
+Clock = Callable[[datetime], str]
+"""Formats a time in the reader's time zone."""
+
+
+def shown_health(health: SinkHealth, clock: Clock) -> str:
+    """Return the health of a sink as text: its outage and the next attempt, if any."""
+    if health.answers is None:
+        return "nothing has been sent to it yet"
+    return "answers" if health.answers else f"{_outage(health, clock)} ({counted(health.attempts, 'attempt')})"
+
+
+def shown_totals(totals: DeliveryTotals) -> str:
+    """Return the totals of delivered jobs as one line of text."""
+    dead = f", {totals.dead_lettered:,} of them dead-lettered" if totals.dead_lettered else ""
+    return (
+        f"{counted(totals.jobs_delivered, 'job')} fully delivered: {counted(totals.rows_delivered, 'row')}{dead}"
+    )
+
+
+def shown_delivery(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
+    """Return the delivery of one job as one line of text, with the reason if it is behind, and the sink's note."""
+    shown = _shown_progress(job, health, clock)
+    return shown if job.note is None else f"{shown}; {job.note}"
+
+
+def _shown_progress(job: JobDelivery, health: SinkHealth, clock: Clock) -> str:
+    if job.own_run_id is not None:
+        return f"nothing mirrored: the trainer logs to run {job.own_run_id} itself"
+    noun = SINKS[health.sink].rows.item
+    dead = f", {job.dead_lettered:,} of them dead-lettered" if job.dead_lettered else ""
+    behind = f"{counted(job.rows_behind, noun)} behind"
+    if job.next_attempt_at is not None:
+        return f"{behind}; {shown_error(job, clock)}"
+    if not job.rows_behind:
+        return f"all {job.last_seq:,} {noun}s delivered{dead}"
+    if health.answers is False:
+        return f"{behind}; {_outage(health, clock)}"
+    return f"{behind}; last error: {job.last_error}" if job.last_error else behind
+
+
+def shown_error(job: JobDelivery, clock: Clock) -> str | None:
+    """Return the job's last error, with the time of its next attempt if it waits for one."""
+    if job.next_attempt_at is None:
+        return job.last_error
+    return f"{job.last_error}, next attempt {clock(job.next_attempt_at)}"
+
+
+def shown_age(seconds: float | None) -> str:
+    """Return an age as text in its two largest units, such as `2 h 5 min`; empty for None."""
+    if seconds is None:
+        return ""
+    whole = int(seconds)
+    for unit_s, name, below_s, below in ((DAY_S, "d", HOUR_S, "h"), (HOUR_S, "h", MINUTE_S, "min")):
+        if whole >= unit_s:
+            return f"{whole // unit_s} {name} {whole % unit_s // below_s} {below}"
+    return f"{whole // MINUTE_S} min {whole % MINUTE_S} s" if whole >= MINUTE_S else f"{seconds:.1f} s"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 row` or `1,234 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _outage(health: SinkHealth, clock: Clock) -> str:
+    since = f", since {clock(health.down_since)}" if health.down_since else ""
+    at = health.next_attempt_at
+    then = "now" if at is None or at <= datetime.now(UTC) else clock(at)
+    return f"{health.last_error or 'does not answer'}{since}, next attempt {then}"

@@ -1,4 +1,4 @@
-"""Rows of a job as events carry them (schemas/events.py): the same shape on every way to a reader."""
+"""Reads rows of a job in the form in which events carry them (schemas/events.py)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _LOG_COLUMNS: Final = (_L.seq, _L.attempt, _L.logged_at, _L.logged_ns, _L.log_ty
 
 
 def select_lines(job_id: int, *conditions: ColumnElement[bool]) -> Select[Any]:
-    """Return the query for log rows of a job, in no order; `log_line` reads its rows."""
+    """Return the query for log rows of a job, unordered; `log_line` converts its rows."""
     return select(*_LOG_COLUMNS).where(_L.job_id == job_id, *conditions)
 
 
 def lines_within(
     wanted: Select[Any], most_bytes: int, cut_chars: int | None = None, *, newest_first: bool = False
 ) -> Select[Any]:
-    """Return the query for the first rows of a `select_lines` query by `seq`, up to a size of their texts.
+    """Return the query for the first rows of a `select_lines` query by `seq`, with at most `most_bytes` of text.
 
-    It has at least one row, and as one more column the size of all texts up to this row. A text of more than
-    `cut_chars` is cut, with a mark at its end. Postgres knows the size of a text without reading it: what is left
-    out costs nothing.
+    It has at least one row, and the additional column `upto`: the size of all texts up to this row. A text longer
+    than `cut_chars` is cut, with a mark at its end. Postgres gets the size of a text without reading it: omitted
+    rows are cheap.
     """
     rows = wanted.subquery().c
     size: ColumnElement[int] = func.octet_length(rows.content)
@@ -48,19 +48,19 @@ def _cut(text: ColumnElement[str], most: int | None) -> ColumnElement[str]:
     if most is None:
         return text
     mark = func.concat(" … [cut: the line has ", func.length(text), " characters]")
-    # The size is known, the number of characters has to be counted.
+    # The size in bytes is stored, characters have to be counted.
     is_long = case((func.octet_length(text) > most, func.length(text) > most), else_=False)
     return case((is_long, func.concat(func.left(text, most), mark)), else_=text)
 
 
 def log_line(row: Sequence[Any]) -> LogLine:
-    """Return one row of `select_lines`."""
+    """Return a row of `select_lines` as an event's line."""
     seq, attempt, at, nanos, log_type, content, level, rank = row[: len(_LOG_COLUMNS)]
     ts = to_ns(at) + nanos
     return LogLine(seq=seq, attempt=attempt, ts=ts, log_type=log_type, text=content, level=level, rank=rank)
 
 
 def values_of(row: RowMapping) -> dict[str, Number]:
-    """Return all values of a metric row, those with columns of their own first; 0.0 is a value."""
+    """Return all values of a metric row by name, those with columns of their own first."""
     lifted = {name: shown_float(row[name]) for name in LIFTED if row[name] is not None}
     return {**lifted, **(row["extra_metrics"] or {})}

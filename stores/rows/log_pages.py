@@ -1,4 +1,4 @@
-"""Pages of a job's log by `seq`, with filters: however few lines match, only so many are looked at for a page."""
+"""Pages of a job's log by `seq`, with filters; the number of scanned lines per page is limited."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from trainwire.schemas.tables import training_logs
 from trainwire.stores.rows.event_rows import lines_within, log_line, select_lines
 
 SCAN_ROWS: Final = 50_000
-"""Lines that one query looks at: where many match, hardly more than a page of them."""
+"""Lines that one query scans, if there are conditions."""
 MOST_SCANNED: Final = 500_000
-"""Lines looked at for one page: about a second of Postgres."""
+"""Lines scanned for one page: about a second of Postgres' time."""
 PIECE_LINES: Final = 5000
 PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Of text in one page; a page has at least one line."""
+"""Most bytes of text in one page; a page has at least one line."""
 CUT_CHARS: Final = 64 * 1024
-"""A longer line is cut in a page of several."""
+"""Longer lines are cut, unless a page of one line is requested."""
 _L: Final = training_logs.c
 
 
 class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which lines of a job are wanted; None is no condition. `text` is looked for in either case."""
+    """Conditions on a job's lines; None is no condition. `text` is case-insensitive."""
 
     job_id: int
     log_type: str | None = None
@@ -36,25 +36,25 @@ class LineFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
-        """What a line must fulfil."""
+        """The conditions as SQL."""
         wanted = {"log_type": self.log_type, "level": self.level, "rank": self.rank, "attempt": self.attempt}
-        said: list[ColumnElement[bool]] = [
+        found: list[ColumnElement[bool]] = [
             _L[name] == value for name, value in wanted.items() if value is not None
         ]
-        return said if self.text is None else [*said, _L.content.icontains(self.text, autoescape=True)]
+        return found if self.text is None else [*found, _L.content.icontains(self.text, autoescape=True)]
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines, oldest to newest; `scanned` is the range that was looked at, where a bound ended the search.
+class LinePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Lines, oldest first; `scanned` is the range of `seq` that was searched, if a limit ended the search.
 
-    Bounds are `MOST_SCANNED` lines and `PAGE_BYTES` of text.
+    The limits are `MOST_SCANNED` lines and `PAGE_BYTES` of text.
     """
 
     lines: list[LogLine]
     scanned: tuple[int, int] | None = None
 
 
-def newest_page(connection: Connection, wanted: LineFilter, before: int, limit: int) -> Page:
+def newest_page(connection: Connection, wanted: LineFilter, before: int, limit: int) -> LinePage:
     """Return the last `limit` matching lines before `before`."""
     found: list[LogLine] = []
     room = PAGE_BYTES
@@ -67,17 +67,17 @@ def newest_page(connection: Connection, wanted: LineFilter, before: int, limit: 
         if len(found) == limit:
             break
         if room <= 0:
-            return Page(lines=found[::-1], scanned=(found[-1].seq, before - 1))
+            return LinePage(lines=found[::-1], scanned=(found[-1].seq, before - 1))
         end = begin - 1
         if before - begin >= MOST_SCANNED and end > 0:
-            return Page(lines=found[::-1], scanned=(begin, before - 1))
-    return Page(lines=found[::-1])
+            return LinePage(lines=found[::-1], scanned=(begin, before - 1))
+    return LinePage(lines=found[::-1])
 
 
 def next_page(
     connection: Connection, wanted: LineFilter, after: int, last: int, limit: int, *, is_cut: bool = True
-) -> Page:
-    """Return the first `limit` matching lines after `after` and up to `last`; not `is_cut`: long ones whole."""
+) -> LinePage:
+    """Return the first `limit` matching lines after `after` up to `last`; long lines are cut if `is_cut`."""
     found: list[LogLine] = []
     room = PAGE_BYTES
     begin = after + 1
@@ -89,15 +89,15 @@ def next_page(
         if len(found) == limit:
             break
         if room <= 0:
-            return Page(lines=found, scanned=(after + 1, found[-1].seq))
+            return LinePage(lines=found, scanned=(after + 1, found[-1].seq))
         begin = end + 1
         if end - after >= MOST_SCANNED and begin <= last:
-            return Page(lines=found, scanned=(after + 1, end))
-    return Page(lines=found)
+            return LinePage(lines=found, scanned=(after + 1, end))
+    return LinePage(lines=found)
 
 
 def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int) -> tuple[list[LogLine], int]:
-    """Return some of the matching lines after `after`, and the `seq` after which the next piece begins."""
+    """Return some matching lines after `after`, and the `seq` after which the next piece begins."""
     page = next_page(connection, wanted, after, last, PIECE_LINES, is_cut=False)
     if page.scanned is not None:
         return page.lines, page.scanned[1]
@@ -105,9 +105,9 @@ def next_piece(connection: Connection, wanted: LineFilter, after: int, last: int
 
 
 def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
-    """Return the `seq` from which lines are of that time or later; beyond the last where none is.
+    """Return the first `seq` whose line is of that time or later; `last` + 1 if there is none.
 
-    Times follow `seq` but for what came late, so the place is found by halving.
+    A binary search: times increase with `seq`, except for lines that arrived late.
     """
     low, high = 1, last + 1
     while low < high:
@@ -122,7 +122,7 @@ def seq_at(connection: Connection, job_id: int, at: datetime, last: int) -> int:
 
 
 def _read(connection: Connection, query: Select[Any], found: list[LogLine]) -> int:
-    """Add the lines of this query to `found`; return the size of their texts."""
+    """Append the lines of this query to `found`; return the size of their texts."""
     rows = connection.execute(query).all()
     found += [log_line(row) for row in rows]
     return int(rows[-1].upto) if rows else 0

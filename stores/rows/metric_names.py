@@ -1,4 +1,4 @@
-"""The names of a job's metrics: each row is read once, a bounded number of them for each question."""
+"""A cache of the names of jobs' metrics: each row is read once, and the time per call is limited."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from trainwire.schemas.tables import LIFTED
 
 MOST_JOBS: Final = 1000
 MOST_NAMES: Final = 100_000
-"""Of one job; more are no metrics."""
+"""Most names of one job; so many are a mistake of the trainer."""
 MOST_BYTES: Final = 1024 * 1024
-"""Of names in one answer."""
+"""Most bytes of names in one answer."""
 MOST_NAMES_OF_ALL: Final = 1_000_000
 SLICE_ROWS: Final = 20_000
 MOST_S: Final = 0.5
-"""How long one question may take; the next one goes on."""
+"""Time limit of one call; the next call continues."""
 
 _NAMES: Final = text(
     "SELECT DISTINCT jsonb_object_keys(extra_metrics) FROM training_metrics "
@@ -37,25 +37,25 @@ _LIFTED: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class JobNames:
-    """The names in the rows after `after` and up to `last`, which a job has read so far."""
+    """The names in the rows after `after` up to `last`, which have been read so far."""
 
     after: int
     last: int
     names: frozenset[str] = frozenset()
 
     def is_complete(self, last_seq: int) -> bool:
-        """Tell whether these are the names of all rows up to `last_seq`."""
+        """Return whether these are the names of all rows up to `last_seq`."""
         return self.after == 0 and self.last == last_seq and len(self.names) < MOST_NAMES
 
     def next_slice(self, last_seq: int) -> tuple[int, int] | None:
-        """Return the next rows to read: those that are new, then older ones, the newest first."""
+        """Return the next rows to read, (after, last]: new rows first, then older ones, newest first."""
         if self.last < last_seq:
             return self.last, min(self.last + SLICE_ROWS, last_seq)
         return (max(0, self.after - SLICE_ROWS), self.after) if self.after else None
 
 
 class MetricNames:
-    """Remembers for each job in which rows its names are known; safe to use from several threads."""
+    """Caches the names of each job with the range of rows that were read; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -65,12 +65,12 @@ class MetricNames:
     def of(self, connection: Connection, job_id: int, last_seq: int) -> JobNames:
         """Return the names in the rows of a job up to `last_seq`.
 
-        Of a job with millions of rows that nobody has asked for yet, those of the newest rows come first; each
-        further question reads older ones, until `is_complete`.
+        The first call for a job with millions of rows reads only its newest rows; each further call reads older
+        ones, until `is_complete`.
         """
         with self._lock:
             known = self._known.get(job_id)
-        if known is None or last_seq < known.last:  # the job is another one: its rows were deleted
+        if known is None or last_seq < known.last:  # the job was deleted, and its number is used again
             known = JobNames(last_seq, last_seq)
         known = self._read_on(connection, job_id, known, last_seq)
         with self._lock:
@@ -95,7 +95,7 @@ class MetricNames:
 
 
 def names_within(names: Sequence[str], most: int) -> list[str]:
-    """Return the first of these names, `most` and `MOST_BYTES` at most, at least one where there is one."""
+    """Return the first of these names: at most `most` and `MOST_BYTES`, at least one if there is any."""
     sizes = accumulate(len(name.encode()) for name in names[:most])
     return [name for name, upto in zip(names, sizes, strict=False) if upto <= MOST_BYTES]
 

@@ -1,4 +1,4 @@
-"""A job's metrics as series of bounded length: Postgres cuts them into pieces and finds each one's extremes."""
+"""A job's metrics as series of bounded length, downsampled in Postgres to the extremes of equal pieces."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from trainwire.schemas.times import to_ns
 Key = tuple[str, int, int | None]
 """Name, attempt, rank."""
 MOST_POINTS: Final = 400_000
-"""Of all series of one answer together."""
+"""Most points of all series of one answer."""
 FEWEST_POINTS: Final = 4
 _EXTREMES: Final = (
     "min(ARRAY[?, seq]) FILTER (WHERE ? <> 'NaN'), max(ARRAY[?, -seq]) FILTER (WHERE ? <> 'NaN'), "
     "min(seq) FILTER (WHERE ? = 'NaN'), min(seq) FILTER (WHERE ? IS NOT NULL), "
     "max(seq) FILTER (WHERE ? IS NOT NULL)"
 )
-"""Of a piece of one metric: the lowest and the highest value with their rows, and three rows."""
+"""For a piece of one metric: lowest and highest value with their `seq`, and the `seq` of its first NaN, first and
+last value."""
 
 
 XAxis = Literal["step", "time", "epoch"]
@@ -34,11 +35,11 @@ _X: Final[dict[XAxis, str]] = {
     "epoch": "epoch",
     "time": "extract(epoch FROM logged_at) * 1000000000",
 }
-"""The expression for each axis; `time` is in nanoseconds since 1970."""
+"""SQL expression of each axis; `time` is in nanoseconds since 1970."""
 
 
 class XRange(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of an axis, both ends included; None is no end. Rows without such an x are in no range."""
+    """A range of an axis, both ends included; None is no limit. Rows without a value on this axis are excluded."""
 
     x: XAxis
     first: float | None = None
@@ -46,7 +47,7 @@ class XRange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows of a job are wanted: those after `after` and up to `last`; None is no condition."""
+    """Conditions on a job's rows: after `after`, up to `last`; None is no condition."""
 
     job_id: int
     names: Sequence[str]
@@ -57,8 +58,8 @@ class SeriesFilter(msgspec.Struct, frozen=True, kw_only=True):
     within: XRange | None = None
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One value of one metric."""
+class SeriesValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One value of one metric; `ts` in nanoseconds since 1970."""
 
     seq: int
     ts: int
@@ -79,11 +80,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_series(
     connection: Connection, wanted: SeriesFilter, points: int, of_all: int = MOST_POINTS
-) -> tuple[dict[Key, list[Point]], bool]:
-    """Return series of at most about `points` each, `of_all` together, and whether any row was left out for that.
+) -> tuple[dict[Key, list[SeriesValue]], bool]:
+    """Return series of at most about `points` each and `of_all` together, and whether they are downsampled.
 
-    Of every piece of a downsampled series its lowest, highest and first not-a-number value are there, and the
-    first and the last of all.
+    A downsampled series has the lowest, the highest and the first NaN value of each piece, and its first and last
+    value.
     """
     if not wanted.names:
         return {}, False
@@ -105,7 +106,7 @@ def _groups(connection: Connection, wanted: SeriesFilter) -> list[Group]:
 def _extremes(
     connection: Connection, wanted: SeriesFilter, groups: Sequence[Group], most: int
 ) -> dict[Key, set[int]]:
-    """Return the rows to show of each metric of each group."""
+    """Return the `seq` of the rows to show, by metric and group."""
     names = {f"n{number}": name for number, name in enumerate(wanted.names)}
     cut = {
         "pieces": max(1, (most - 2) // 2),
@@ -125,7 +126,7 @@ def _extremes(
 
 
 def _query(wanted: SeriesFilter) -> TextClause:
-    """Return the query for the extremes of each piece; an array compares by its first number, the value."""
+    """Return the query for the extremes of each piece; arrays compare by their first element, the value."""
     columns = ", ".join(f"{_value(number, name)} AS v{number}" for number, name in enumerate(wanted.names))
     extremes = ", ".join(_EXTREMES.replace("?", f"v{number}") for number in range(len(wanted.names)))
     return text(
@@ -139,7 +140,7 @@ def _query(wanted: SeriesFilter) -> TextClause:
 
 
 def _seqs(pieces: Sequence[Sequence[Any]]) -> set[int]:
-    """Return the rows of one metric's extremes, and its first and last row."""
+    """Return the `seq` of one metric's extremes and of its first and last value."""
     seqs: set[int] = set()
     for lowest, highest, nan_seq, _, _ in pieces:
         if lowest is not None:
@@ -151,14 +152,14 @@ def _seqs(pieces: Sequence[Sequence[Any]]) -> set[int]:
     return seqs | set(firsts[:1]) | set(lasts[-1:])
 
 
-def _all_points(connection: Connection, wanted: SeriesFilter) -> dict[Key, list[Point]]:
+def _all_points(connection: Connection, wanted: SeriesFilter) -> dict[Key, list[SeriesValue]]:
     query = text(f"{_ROWS} WHERE {_conditions(wanted)} ORDER BY seq")
     return _series(connection.execute(query, _bounds(wanted)).mappings(), wanted.names)
 
 
 def _points_at(
     connection: Connection, wanted: SeriesFilter, chosen: dict[Key, set[int]]
-) -> dict[Key, list[Point]]:
+) -> dict[Key, list[SeriesValue]]:
     seqs = sorted(set[int]().union(*chosen.values()))
     query = text(f"{_ROWS} WHERE job_id = :job_id AND seq = ANY(:seqs) ORDER BY seq").bindparams(
         bindparam("seqs", type_=ARRAY(BigInteger))
@@ -168,12 +169,12 @@ def _points_at(
     return {key: [point for point in points if point.seq in chosen[key]] for key, points in series.items()}
 
 
-def _series(rows: Iterable[RowMapping], names: Sequence[str]) -> dict[Key, list[Point]]:
-    series: dict[Key, list[Point]] = defaultdict(list)
+def _series(rows: Iterable[RowMapping], names: Sequence[str]) -> dict[Key, list[SeriesValue]]:
+    series: dict[Key, list[SeriesValue]] = defaultdict(list)
     for row in rows:
         ts = to_ns(row["logged_at"])
         for name, value in _values(row, names):
-            point = Point(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
+            point = SeriesValue(seq=row["seq"], ts=ts, value=value, step=row["step"], epoch=row["epoch"])
             series[name, row["attempt"], row["rank"]].append(point)
     order = {name: number for number, name in enumerate(names)}
     return dict(sorted(series.items(), key=lambda item: (order[item[0][0]], item[0][1], _rank(item[0][2]))))
@@ -188,7 +189,7 @@ def _values(row: RowMapping, names: Sequence[str]) -> Iterator[tuple[str, Number
 
 
 def _value(number: int, name: str) -> str:
-    """Return the expression for a metric: what is no number in a row of ours is the name of one."""
+    """Return the SQL expression of a metric; strings in `extra_metrics` are names such as NaN, which SQL casts."""
     return name if name in LIFTED else f"CAST(extra_metrics ->> :n{number} AS double precision)"
 
 
@@ -197,14 +198,14 @@ def _rank(rank: int | None) -> int:
 
 
 def _conditions(wanted: SeriesFilter) -> str:
-    said = ["job_id = :job_id", "seq > :after", "seq <= :last"]
-    said += ["attempt = :attempt"] * (wanted.attempt is not None)
-    said += ["rank = :rank"] * (wanted.rank is not None)
+    conditions = ["job_id = :job_id", "seq > :after", "seq <= :last"]
+    conditions += ["attempt = :attempt"] * (wanted.attempt is not None)
+    conditions += ["rank = :rank"] * (wanted.rank is not None)
     if wanted.within is not None:
         x = _X[wanted.within.x]
-        said += [f"{x} >= CAST(:x_first AS double precision)"] * (wanted.within.first is not None)
-        said += [f"{x} <= CAST(:x_last AS double precision)"] * (wanted.within.last is not None)
-    return " AND ".join(said)
+        conditions += [f"{x} >= CAST(:x_first AS double precision)"] * (wanted.within.first is not None)
+        conditions += [f"{x} <= CAST(:x_last AS double precision)"] * (wanted.within.last is not None)
+    return " AND ".join(conditions)
 
 
 def _bounds(wanted: SeriesFilter) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The newest values of jobs and their course in a few numbers, for lists: some rows of each, never all."""
+"""The newest values and a sparkline of each job in a list, from a sample of its rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from trainwire.stores.postgres.jobs import Job
 from trainwire.stores.rows.event_rows import values_of
 
 LAST_ROWS: Final = 100
-"""The newest values of one job are those of its last rows: a loss every step, an accuracy every epoch."""
+"""Rows in which the newest values of one job are searched: not every row has every metric."""
 MOST_VALUES: Final = 40
 SAMPLES: Final = 80
-"""Rows looked at for one line: not every row has every metric."""
+"""Rows sampled for one line, more than `MOST_VALUES`: not every row has every metric."""
 ROW_BYTES: Final = 4096
-"""Of the other metrics of a row, as Postgres stores them, on average."""
+"""Most bytes of `extra_metrics` per row, as stored, on average over the rows of a job."""
 PREFERRED: Final = ("loss", "train_loss", "train/loss", "val_loss", "accuracy")
 
 _LAST: Final = text(
@@ -44,7 +44,7 @@ _SAMPLED: Final = text(
 def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> dict[int, dict[str, Number]]:
     """Return for each job the newest value of each metric among its last rows.
 
-    Of jobs with very large rows, of the older ones only the metrics with columns of their own are read.
+    Of a job with very large rows, only the lifted metrics of its older rows are read.
     """
     values: dict[int, dict[str, Number]] = defaultdict(dict)
     for row in connection.execute(_LAST, {"jobs": list(job_ids), "rows": rows, "row_bytes": ROW_BYTES}).mappings():
@@ -55,8 +55,8 @@ def last_values(connection: Connection, job_ids: Iterable[int], rows: int) -> di
 def sparklines(
     connection: Connection, jobs: Iterable[Job], last: Mapping[int, Mapping[str, Number]]
 ) -> dict[int, tuple[str, list[float]]]:
-    """Return for each job that has a metric its most telling one, in at most 40 values."""
-    names = {job.id: name for job in jobs if (name := telling_name(last.get(job.id, {}))) is not None}
+    """Return the name and at most 40 values of one metric of each job that has any."""
+    names = {job.id: name for job in jobs if (name := main_metric(last.get(job.id, {}))) is not None}
     wanted = [
         (job.id, seq, names[job.id]) for job in jobs if job.id in names for seq in spread(job.last_metric_seq)
     ]
@@ -67,21 +67,21 @@ def sparklines(
     return {job_id: (names[job_id], thinned(found)) for job_id, found in values.items()}
 
 
-def telling_name(values: Iterable[str]) -> str | None:
-    """Return the metric that says most of a training; how busy the machine was says nothing."""
+def main_metric(values: Iterable[str]) -> str | None:
+    """Return the metric to show for a job: a preferred one, else the first by name; no system metric."""
     names = [name for name in values if not name.startswith(SYSTEM_PREFIX)]
     return next((name for name in PREFERRED if name in names), min(names, default=None))
 
 
 def spread(last_seq: int) -> list[int]:
-    """Return at most `SAMPLES` numbers from 1 to the last, both among them."""
+    """Return at most `SAMPLES` evenly spaced numbers from 1 to `last_seq`, both included."""
     if last_seq <= SAMPLES:
         return list(range(1, last_seq + 1))
     return [1 + (last_seq - 1) * number // (SAMPLES - 1) for number in range(SAMPLES)]
 
 
 def thinned(values: list[float]) -> list[float]:
-    """Return at most 40 of the values, the first and the last among them."""
+    """Return at most 40 evenly spaced values, the first and the last included."""
     if len(values) <= MOST_VALUES:
         return values
     return [values[(len(values) - 1) * number // (MOST_VALUES - 1)] for number in range(MOST_VALUES)]

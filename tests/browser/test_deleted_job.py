@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 from sqlalchemy import text
 
 from tests.gateway_server import GatewayServer
-from trainwire.stores.postgres.deletion import Choice, announce_deletion, begin_deletion
+from trainwire.stores.postgres.deletion import Choice, begin_deletion, publish_deletion
 from trainwire.workers.resources import Resources
 
 WITHIN_MS = 15_000
@@ -25,7 +25,7 @@ def test_a_deleted_job_leaves_the_pages(chromium: Browser, gateway: GatewayServe
         expect(page.locator(".job-head h1")).to_have_text("secret", timeout=WITHIN_MS)
         with resources.engine.begin() as connection:
             deletion = begin_deletion(connection, 7, Choice(), by="a test")
-        announce_deletion(resources.redis, deletion)
+        publish_deletion(resources.redis, deletion)
         expect(listed.locator("tr.job")).to_have_count(1, timeout=WITHIN_MS)
         expect(listed.locator("tr.job .name")).to_have_text("other")
         said = page.get_by_role("heading", name="Job 7 was deleted")

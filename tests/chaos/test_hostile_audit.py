@@ -32,7 +32,7 @@ from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.valkey import binary
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.connections import open_engine
-from trainwire.stores.postgres.positions import find_positions
+from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.settings import load_settings
 
 SECONDS = float(os.environ.get("AUDIT_SECONDS", "20"))

@@ -13,8 +13,7 @@ from trainwire.stores.loki.config import MAX_AHEAD_NS
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.loki.query import LokiLine, read_lines
 from trainwire.workers.sinks.base import SinkUnavailable
-from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
-from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES, LogRow
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 HOUR_NS = 3600 * 10**9

@@ -205,7 +205,7 @@ DOWNLOADER: Final = (
     KILLER
     + """
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.stores.postgres.checkpoints import Source
+from trainwire.stores.postgres.checkpoints import CheckpointSource
 from trainwire.stores.files.s3 import open_s3
 from trainwire.cli.commands.checkpoints import download
 
@@ -218,7 +218,7 @@ def renamed(self, target):
     reach(number, "after")
 Path.rename = renamed
 is_armed = True
-source = Source(S3Uri.parse(sys.argv[1]), None, sys.argv[2])
+source = CheckpointSource(S3Uri.parse(sys.argv[1]), None, sys.argv[2])
 download(open_s3(), source, Path(sys.argv[3]), force=True, advance=lambda _: None)
 print("requests:", next(numbers) - 1, flush=True)
 """

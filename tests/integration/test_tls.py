@@ -21,7 +21,7 @@ from tests.twins.loki import LokiTwin
 from trainwire.ingest.uploads.object_store import ObjectStore
 from trainwire.ingest.uploads.retry import StoreUnavailable
 from trainwire.schemas.checkpoint_keys import S3Uri
-from trainwire.stores.files.s3 import StoreAway, open_s3
+from trainwire.stores.files.s3 import S3Unavailable, open_s3
 from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.mlflow.http import MlflowApi, MlflowUnavailable, plain_send
 from trainwire.stores.postgres.connections import open_engine
@@ -29,7 +29,7 @@ from trainwire.stores.settings import WrongSettings
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 
 JOB = 42
 
@@ -100,7 +100,7 @@ def test_s3_by_its_ca_bundle(tls: Tls, bucket: Bucket, s3_url: str, monkeypatch:
     ):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(wrong))
         sentence = f"127.0.0.1:{proxy.port} cannot be used: {said} with AWS_CA_BUNDLE"
-        with pytest.raises(StoreAway) as reading:
+        with pytest.raises(S3Unavailable) as reading:
             open_s3().head(uri)
         assert sentence in str(reading.value)
         with pytest.raises(StoreUnavailable) as writing:

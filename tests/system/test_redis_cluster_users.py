@@ -34,7 +34,7 @@ HOME, AWAY = 1, 0
 """Where the streams of job 1 are, and where they go."""
 
 
-def words_of(user: str) -> list[str]:
+def message_of(user: str) -> list[str]:
     """Return what ACL SETUSER takes for a user of the template, whose password is its name."""
     for line in (ROOT / "deploy/users.acl.template").read_text().splitlines():
         if line.startswith(f"user {user} "):
@@ -53,7 +53,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
     """A cluster with both users on each of its servers."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         for user in USERS:
-            cluster.on_all("ACL", "SETUSER", *words_of(user))
+            cluster.on_all("ACL", "SETUSER", *message_of(user))
         cluster.on_all("ACL", "SETUSER", "trainer", *more_of_a_trainer())
         yield cluster
 

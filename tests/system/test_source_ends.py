@@ -20,9 +20,8 @@ from tests.processes import ROOT, wait_until, workers_running
 from tests.tcp_proxy import TcpProxy
 from trainwire.ingest.spool.folder import read_about
 from trainwire.schemas.tables import training_jobs, training_logs
-from trainwire.stores.postgres.completeness import Completeness
+from trainwire.stores.postgres.completeness import Completeness, find_completeness
 from trainwire.stores.postgres.jobs import find_job
-from trainwire.stores.postgres.positions import find_completeness
 from trainwire.workers.resources import Resources
 
 CHILDREN = """

@@ -23,7 +23,7 @@ from trainwire.schemas.tables import training_jobs, training_logs
 from trainwire.schemas.wire import encode_entry
 from trainwire.stack.spool_watch import SpoolWatch
 from trainwire.stores.postgres.completeness import assess
-from trainwire.stores.postgres.positions import find_positions
+from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.resources import Resources
 
 TALKER = """

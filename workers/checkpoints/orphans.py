@@ -1,6 +1,6 @@
-"""Uploads that no row names: their trainer was killed before it reported them, or a deletion ended early.
+"""Deletes uploads without a row: their trainer was killed before it sent one, or a deletion was interrupted.
 
-Only folders that the SDK makes for its uploads are looked at, below the folder of one job.
+Only upload folders of the SDK are deleted, below the folder of one job.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.checkpoint_keys import S3Uri, upload_folder_of
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, OpenUpload, StoreAway, StoredObject
-from trainwire.workers.checkpoints import verification_rows as checkpoints
-from trainwire.workers.checkpoints.surplus import keeping_of, shared_addresses
-from trainwire.workers.drain.store import postgres_errors
-from trainwire.workers.errors import Unavailable
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, OpenUpload, S3Store, StoredObject
+from trainwire.workers.checkpoints.runs import exclusive_run
+from trainwire.workers.checkpoints.surplus import retention_policy, shared_addresses
 from trainwire.workers.resources import Resources
 
 log = structlog.get_logger("trainwire.workers.checkpoints.retention")
@@ -30,25 +28,9 @@ JOBS_AT_ONCE: Final = 20
 PAGE_FOLDERS: Final = 100
 
 
-class ObjectStore(Protocol):
-    """What is asked of an object store; its methods raise the errors of `trainwire.stores.files.s3`."""
-
-    def objects(self, folder: S3Uri) -> Iterator[StoredObject]:
-        """Yield the objects below a folder's key, in the order of their keys."""
-
-    def open_uploads(self, folder: S3Uri) -> Iterator[OpenUpload]:
-        """Yield the multipart uploads below a folder's key that are neither complete nor aborted."""
-
-    def abort(self, upload: OpenUpload) -> None:
-        """Delete the parts of a multipart upload."""
-
-    def delete(self, uri: S3Uri) -> None:
-        """Delete an object; one that is not there is as good as deleted."""
-
-
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """The folder of an upload that no row names, and what is in it."""
+    """The folder of an upload without a row, with its objects or open multipart uploads."""
 
     folder: S3Uri
     objects: list[StoredObject]
@@ -57,21 +39,20 @@ class Orphan:
 
 @dataclass(slots=True)
 class Swept:
-    """The orphans that one sweep over a job deleted, in folders; `is_complete` False: its time was over before."""
+    """The number of folders that a sweep over a job deleted; `is_complete` is False if time was up before."""
 
     deleted: int = 0
     is_complete: bool = True
     refusals: list[str] = field(default_factory=list)
-    """Why some could not be deleted."""
-    notes: list[str] = field(default_factory=list)
+    """The reasons why some could not be deleted."""
 
 
 def orphans(
-    connection: Connection, store: ObjectStore, job_id: int, job_folder: S3Uri, before: datetime
+    connection: Connection, store: S3Store, job_id: int, job_folder: S3Uri, before: datetime
 ) -> Iterator[Orphan]:
-    """Yield the uploads of a job that no row names, and that were written to last before a time.
+    """Yield the uploads of a job without a row whose last write was before a time.
 
-    A row protects its upload until its objects are deleted; rows, paths and parameters of other jobs do too.
+    A row protects its upload until its objects are deleted, and so do rows, paths and parameters of other jobs.
     """
     found = _written(store, job_folder)
     while page := list(islice(found, PAGE_FOLDERS)):
@@ -86,14 +67,14 @@ def orphans(
 
 def sweep(
     engine: Engine,
-    store: ObjectStore,
+    store: S3Store,
     job_id: int,
     job_folder: S3Uri,
     *,
     before: datetime,
     is_late: Callable[[], bool],
 ) -> Swept:
-    """Delete the orphans of a job; raise `trainwire.stores.files.s3.StoreAway`."""
+    """Delete the orphans of a job whose last write was before `before`. Raises `S3Unavailable`."""
     swept = Swept()
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -110,32 +91,29 @@ def sweep(
 
 
 class OrphanSweep:
-    """Deletes the orphans of jobs that have ended long ago; each job is looked at once after each of its ends."""
+    """Deletes the orphans of jobs that ended long ago; a job is swept once after each of its ends."""
 
-    def __init__(self, resources: Resources, open_store: Callable[[], ObjectStore]) -> None:
+    def __init__(self, resources: Resources, open_store: Callable[[], S3Store]) -> None:
         self._engine = resources.engine
         self._open_store = open_store
-        self._keeping = keeping_of(resources.settings)
+        self._policy = retention_policy(resources.settings)
         self._age = timedelta(days=resources.settings.checkpoint_orphan_days)
 
     def run(self, *, dry_run: bool) -> int:
         """Delete, or in a dry run only log, the orphans of the next jobs; return how many.
 
-        Raises `Unavailable` when the object store or Postgres is away.
+        Raises `Unavailable` if the object store or Postgres is.
         """
         deadline = time.monotonic() + RUN_S
         count = 0
-        with postgres_errors(), self._engine.begin() as lease:
-            if not checkpoints.take_turn(lease, "orphans"):
+        with exclusive_run(self._engine, "orphans") as lease:
+            if lease is None:
                 return 0
             due = lease.execute(_DUE_JOBS, {"age": self._age, "limit": JOBS_AT_ONCE}).scalars().all()
-            try:
-                for job_id in due:
-                    if time.monotonic() >= deadline:
-                        break
-                    count += self._log(job_id) if dry_run else self._sweep(job_id, deadline)
-            except StoreAway as exc:
-                raise Unavailable(str(exc)) from exc
+            for job_id in due:
+                if time.monotonic() >= deadline:
+                    break
+                count += self._log(job_id) if dry_run else self._sweep(job_id, deadline)
         return count
 
     def _sweep(self, job_id: int, deadline: float) -> int:
@@ -143,7 +121,7 @@ class OrphanSweep:
             self._engine,
             self._open_store(),
             job_id,
-            self._keeping.folder_of(job_id),
+            self._policy.folder_of(job_id),
             before=datetime.now(UTC) - self._age,
             is_late=lambda: time.monotonic() >= deadline,
         )
@@ -159,7 +137,7 @@ class OrphanSweep:
     def _log(self, job_id: int) -> int:
         count = 0
         before = datetime.now(UTC) - self._age
-        folder = self._keeping.folder_of(job_id)
+        folder = self._policy.folder_of(job_id)
         with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             try:
                 for orphan in orphans(connection, self._open_store(), job_id, folder, before):
@@ -170,15 +148,15 @@ class OrphanSweep:
         return count
 
 
-def _written(store: ObjectStore, job_folder: S3Uri) -> Iterator[Orphan]:
-    """Yield the folders of uploads that have objects, then those that have parts of files."""
+def _written(store: S3Store, job_folder: S3Uri) -> Iterator[Orphan]:
+    """Yield the upload folders with objects, then those with open multipart uploads."""
     for folder, objects in groupby(store.objects(job_folder), lambda found: _folder(job_folder, found.uri)):
         if folder is not None:
             yield Orphan(folder, list(objects), [])
     try:
         open_uploads = sorted(store.open_uploads(job_folder))
     except (NotAllowed, NoSuchObject) as exc:
-        # The right to list them is one of its own, and a rule of the bucket can remove them too.
+        # Listing them needs a right of its own; a lifecycle rule of the bucket can remove them instead.
         log.info("retention.open_uploads_unknown", folder=str(job_folder), reason=str(exc))
         return
     for folder, found in groupby(open_uploads, lambda upload: _folder(job_folder, upload.uri)):
@@ -190,7 +168,7 @@ def _folder(job_folder: S3Uri, uri: S3Uri) -> S3Uri | None:
     return upload_folder_of(job_folder, uri.key)
 
 
-def _delete(store: ObjectStore, orphan: Orphan, swept: Swept) -> None:
+def _delete(store: S3Store, orphan: Orphan, swept: Swept) -> None:
     try:
         for upload in orphan.open_uploads:
             store.abort(upload)

@@ -1,7 +1,7 @@
-"""Which checkpoints need not stay: of finished jobs the surplus, of all jobs the superseded uploads.
+"""Finds checkpoints to delete: surplus ones of finished jobs, and superseded uploads of all jobs.
 
-Whoever can send a message can name any URI. So only what lies under `{prefix}/{job_id}/` of our own bucket is
-ever deleted, by rows of that job; and of a job at work only what the SDK has uploaded there.
+A message can name any URI. So only files under `{prefix}/{job_id}/` of our own bucket are ever deleted, by rows of
+that job; and of a running job only uploads of the SDK.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from trainwire.schemas.tables import INDEXED_CHARS
 from trainwire.workers.settings import Settings
 
 RUN_FILES: Final = 200
-"""Most checkpoints that one run deletes, or in a dry run names."""
+"""Most checkpoints that one run deletes, or in a dry run lists."""
 PAGE_FILES: Final = 500
 HIGHEST_CHAR: Final = "\U0010ffff"
 SUPERSEDED_AFTER_S: Final = 600
-"""How long an upload stays after a newer one in its slot was verified: downloads that have begun can end."""
+"""How long an upload is kept after a newer one in its slot was verified, so that downloads can end."""
 
 Rule: TypeAlias = Literal["surplus", "superseded"]
 """`surplus`: of a finished job, besides its best and last ones. `superseded`: a newer upload took its place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
-    """How many checkpoints of a job stay besides its best, and the only place where others are deleted."""
+class RetentionPolicy:
+    """How many checkpoints of a job are kept besides its best, and the place where others are deleted."""
 
     last: int
     bucket: str
     prefix: str
     removes_superseded: bool = True
-    """Then superseded uploads do not count among the last ones: they are deleted by a rule of their own."""
+    """If True, superseded uploads do not count among the last ones: another rule deletes them."""
 
     @property
     def root(self) -> str:
-        """What the URI of everything that may be deleted begins with, before the job's number."""
+        """The prefix of the URIs that may be deleted, before the job's number."""
         prefix = self.prefix.strip("/")
         return f"{SCHEME}{self.bucket}/{prefix}/" if prefix else f"{SCHEME}{self.bucket}/"
 
@@ -49,11 +49,11 @@ class Keeping:
         return S3Uri.parse(f"{self.root}{job_id}/")
 
 
-def keeping_of(settings: Settings) -> Keeping:
-    """Return what the settings say; raise `ValueError` where they do not name the bucket."""
+def retention_policy(settings: Settings) -> RetentionPolicy:
+    """Return the policy of the settings. Raises `ValueError` if they do not name the bucket."""
     if not settings.trainwire_checkpoint_bucket:
         raise ValueError("TRAINWIRE_CHECKPOINT_BUCKET is not set: name the bucket that trainers upload to")
-    return Keeping(
+    return RetentionPolicy(
         settings.checkpoint_keep_last,
         settings.trainwire_checkpoint_bucket,
         settings.trainwire_checkpoint_prefix,
@@ -63,7 +63,7 @@ def keeping_of(settings: Settings) -> Keeping:
 
 @dataclass(frozen=True, slots=True)
 class Surplus:
-    """A checkpoint that need not stay."""
+    """A checkpoint that a rule allows to delete."""
 
     job_id: int
     seq: int
@@ -74,13 +74,13 @@ class Surplus:
     rule: Rule
 
 
-def surplus_files(connection: Connection, keeping: Keeping, rule: Rule) -> Iterator[Surplus]:
-    """Yield the uploads that a rule allows to delete and that no other row refers to, the oldest jobs first."""
+def surplus_files(connection: Connection, policy: RetentionPolicy, rule: Rule) -> Iterator[Surplus]:
+    """Yield the checkpoints that a rule allows to delete and that are not in use, by job and number."""
     names = {
-        "keep": keeping.last,
-        "root": keeping.root,
+        "keep": policy.last,
+        "root": policy.root,
         "upload": f"^{UPLOAD_PATTERN}[^/]+/?$",
-        "removes_superseded": keeping.removes_superseded,
+        "removes_superseded": policy.removes_superseded,
         "grace_s": SUPERSEDED_AFTER_S,
         "limit": PAGE_FILES,
         "job_id": 0,
@@ -93,18 +93,18 @@ def surplus_files(connection: Connection, keeping: Keeping, rule: Rule) -> Itera
             names |= {"job_id": surplus.job_id, "seq": surplus.seq}
 
 
-def begun_files(connection: Connection, keeping: Keeping) -> list[Surplus]:
-    """Return the checkpoints whose deletion has begun and has not ended: some of their objects may be gone."""
-    return _files(connection.execute(_BEGUN, {"root": keeping.root, "limit": RUN_FILES}), "surplus")
+def begun_files(connection: Connection, policy: RetentionPolicy) -> list[Surplus]:
+    """Return the checkpoints whose deletion was interrupted: some of their objects may be deleted."""
+    return _files(connection.execute(_BEGUN, {"root": policy.root, "limit": RUN_FILES}), "surplus")
 
 
-def plan(connection: Connection, keeping: Keeping, rule: Rule = "surplus") -> list[Surplus]:
-    """Return what the next run deletes by a rule."""
-    return list(islice(surplus_files(connection, keeping, rule), RUN_FILES))
+def plan(connection: Connection, policy: RetentionPolicy, rule: Rule = "surplus") -> list[Surplus]:
+    """Return the checkpoints that the next run deletes by a rule."""
+    return list(islice(surplus_files(connection, policy, rule), RUN_FILES))
 
 
 def shared_addresses(connection: Connection, job_id: int, uris: list[str]) -> set[str]:
-    """Return the addresses that other jobs name too, or that lie in one another with theirs."""
+    """Return the addresses that other jobs use too, or that contain or are contained in theirs."""
     return set(connection.execute(_SHARED, {"job_id": job_id, "uris": uris}).scalars())
 
 
@@ -113,9 +113,9 @@ def _files(found: CursorResult[Any], rule: Rule) -> list[Surplus]:
 
 
 def _is_free(connection: Connection, surplus: Surplus) -> bool:
-    """Tell whether no job that is at work, and no best or last path of any job, names it or what lies in it.
+    """Return whether no running job, and no best or last path of any job, refers to it or to a file in it.
 
-    The rows of its own job, which may be at work, are no use of a superseded upload.
+    References in rows of its own job do not count for a superseded upload.
     """
     folders = [surplus.uri[: end + 1] for end, char in enumerate(surplus.uri[:-1]) if char == "/"]
     names = {
@@ -131,7 +131,7 @@ def _is_free(connection: Connection, surplus: Surplus) -> bool:
 
 
 def _is_in(column: str) -> str:
-    """Return SQL that tells whether a URI is `:uri`, or lies in that folder: between it and `:last_inside`."""
+    """Return the SQL condition that a URI is `:uri`, or lies in that folder: between it and `:last_inside`."""
     first, last = (f"left({end}, {INDEXED_CHARS})" for end in (":uri", ":last_inside"))
     return (
         f'(left({column} COLLATE "C", {INDEXED_CHARS}) BETWEEN {first} AND {last} '
@@ -140,7 +140,7 @@ def _is_in(column: str) -> str:
 
 
 def _holds(column: str) -> str:
-    """Return SQL that tells whether a URI is a folder in which `:uri` lies, one of `:folders`."""
+    """Return the SQL condition that a URI is a folder that contains `:uri`: one of `:folders`."""
     return (
         f'(left({column} COLLATE "C", {INDEXED_CHARS}) = ANY(CAST(:folder_starts AS text[])) '
         f"AND {column} = ANY(CAST(:folders AS text[])))"
@@ -149,10 +149,9 @@ def _holds(column: str) -> str:
 
 _AT_WORK: Final = "status IN ('pending', 'running', 'stalled')"
 
-# The slot is that of `trainwire.ingest.uploads.object_keys.slot_of`, of one source. An upload is outdated when
-# verified
-# ones in its slot are newer by their number and by the trainer's clock: where a message arrived late, or a clock
-# was set back, both candidates for the newest stay.
+# The slot is that of `trainwire.ingest.uploads.object_keys.slot_of`, of one source. An upload is outdated if a
+# verified one in its slot is newer both by its number and by the trainer's clock: if a message arrived late, or a
+# clock was set back, both candidates for the newest are kept.
 _RANKED: Final = f"""
     WITH present AS (
         SELECT *, lead(seq) OVER (PARTITION BY job_id, uri ORDER BY seq) AS overwritten_by,
@@ -185,10 +184,10 @@ _RANKED: Final = f"""
     SELECT job_id, seq, kind, uri, size_bytes, sha256 FROM below JOIN training_jobs AS job ON job.id = job_id
     WHERE (job_id, seq) > (:job_id, :seq) AND NOT is_the_best
         AND uri IS DISTINCT FROM job.best_checkpoint_path AND uri IS DISTINCT FROM job.last_checkpoint_path
-        -- Empty and dotted parts: a server or a proxy that tidies paths would be led to another job's folder.
+        -- Not with empty or dotted parts: a server or proxy that normalizes paths would delete another file.
         AND regexp_replace(path, '/$', '') !~ '(^|/)[.]{{0,2}}(/|$)'
     """  # noqa: S608 - our own words
-# A trainer that was only cut off from Redis is lost too, and needs its checkpoints when it is back.
+# A job can be lost because its trainer cannot reach Redis; it needs its checkpoints when it resumes.
 _ENDED: Final = f"NOT {_AT_WORK} AND coalesce(quiet_since < now() - interval '1 day', true)"
 _PAGE: Final = "ORDER BY job_id, seq LIMIT :limit"
 _QUERIES: Final = {
@@ -200,7 +199,7 @@ _QUERIES: Final = {
     "superseded": text(
         f"""
         {_RANKED % "true"} AND is_superseded
-            -- The ranks of a sharded checkpoint: what another rank has of this step still needs it.
+            -- Ranks of a sharded checkpoint: it is kept while another rank's file of this step is not superseded.
             AND NOT EXISTS (
                 SELECT FROM slots AS other WHERE other.job_id = below.job_id AND other.attempt = below.attempt
                     AND other.kind = below.kind AND other.step = below.step AND other.source <> below.source
@@ -222,7 +221,7 @@ _IN_USE: Final = text(
     f"""
     SELECT EXISTS (
         SELECT FROM training_jobs WHERE {_is_in("best_checkpoint_path")} OR {_is_in("last_checkpoint_path")}
-            -- Only the job's own folders: another's may be, by mistake, the whole bucket.
+            -- Only paths of the job itself: those of another may be, by mistake, the whole bucket.
             OR (id = :job_id AND ({_holds("best_checkpoint_path")} OR {_holds("last_checkpoint_path")}))
             OR ({_AT_WORK} AND (id = :job_id AND NOT :is_superseded OR strpos(CAST(params AS text), :uri) > 0
                 OR strpos(CAST(tags AS text), :uri) > 0))
@@ -242,7 +241,7 @@ _NESTED: Final = (
     "(right(mine.uri, 1) = '/' AND starts_with(other.uri, mine.uri) "
     "OR right(other.uri, 1) = '/' AND starts_with(mine.uri, other.uri))"
 )
-# The first by a hash join; the others compare each with each, of folders only.
+# The first part is a hash join; the other comparisons are quadratic, but for folders only.
 _SHARED: Final = text(
     f"""
     WITH others AS (

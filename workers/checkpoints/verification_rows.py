@@ -1,4 +1,4 @@
-"""The Postgres side of verification: which checkpoint files to look at, and what was found."""
+"""Reads the checkpoint files to verify from Postgres, and records the results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainwire.workers.drain.decoding import visible
 
 @dataclass(frozen=True, slots=True)
 class UnverifiedFile:
-    """A checkpoint whose object is not known to be as recorded; `attempts` counts the looks at it so far."""
+    """A checkpoint file to verify; `attempts` is the number of earlier verifications."""
 
     job_id: int
     seq: int
@@ -27,10 +27,10 @@ class UnverifiedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look at a file found.
+class VerificationResult:
+    """The result of one verification of a file.
 
-    `error` None: it is as recorded, or was overwritten. `retry_in_s` None: it is not looked at again.
+    `error` None: the object is as recorded, or was overwritten. `retry_in_s` None: it is not verified again.
     """
 
     file: UnverifiedFile
@@ -38,46 +38,40 @@ class Finding:
     retry_in_s: float | None = None
 
 
-def take_turn(connection: Connection, work: str) -> bool:
-    """Take the lease on a kind of work until this transaction ends; False when another worker has it."""
-    lease = text("SELECT pg_try_advisory_xact_lock(hashtextextended('checkpoints:' || :work, 0))")
-    return bool(connection.execute(lease, {"work": work}).scalar_one())
-
-
 def due_files(connection: Connection, limit: int) -> list[UnverifiedFile]:
-    """Return files that are to be looked at now, those first that nobody ever looked at."""
+    """Return files that are due, never verified ones first."""
     return [UnverifiedFile(*row) for row in connection.execute(_DUE, {"limit": limit})]
 
 
-def record(connection: Connection, findings: Sequence[Finding]) -> None:
-    """Stamp the files with what was found, and move the paths of their jobs away from what cannot be used."""
-    if not findings:
+def record(connection: Connection, results: Sequence[VerificationResult]) -> None:
+    """Save the results in the rows of the files, and update the best and last paths of their jobs."""
+    if not results:
         return
-    values = [_values(finding) for finding in findings]
+    values = [_values(result) for result in results]
     unusable = [value for value in values if str(value["error"]).startswith((MISSING, DIFFERENT))]
-    mended = [value for value in values if value["is_verified"] and value["was_looked_at"]]
-    if moved := unusable + mended:
-        # First the jobs, as drains and deletions lock them.
-        connection.execute(_LOCK_JOBS, {"jobs": [value["job_id"] for value in moved]})
+    usable_again = [value for value in values if value["is_verified"] and value["was_verified_before"]]
+    if changed := unusable + usable_again:
+        # First the jobs: the lock order of drains and deletions.
+        connection.execute(_LOCK_JOBS, {"jobs": [value["job_id"] for value in changed]})
     for name in OF_PATH:
-        if mended:
-            connection.execute(_REGAIN[name], mended)
+        if usable_again:
+            connection.execute(_RESTORE_PATH[name], usable_again)
     connection.execute(_RECORD, values)
     for name in OF_PATH:
         if unusable:
-            connection.execute(_LEAVE[name], unusable)
+            connection.execute(_REPLACE_PATH[name], unusable)
 
 
-def _values(finding: Finding) -> dict[str, object]:
-    file = finding.file
+def _values(result: VerificationResult) -> dict[str, object]:
+    file = result.file
     return {
         "job_id": file.job_id,
         "seq": file.seq,
         "uri": file.uri,
-        "was_looked_at": file.attempts > 0,
-        "is_verified": finding.error is None and not file.is_overwritten,
-        "error": finding.error and visible(finding.error),
-        "retry_in_s": finding.retry_in_s,
+        "was_verified_before": file.attempts > 0,
+        "is_verified": result.error is None and not file.is_overwritten,
+        "error": result.error and visible(result.error),
+        "retry_in_s": result.retry_in_s,
     }
 
 
@@ -100,9 +94,9 @@ _RECORD: Final = text(
     "WHERE job_id = :job_id AND seq = :seq"
 )
 _LOCK_JOBS: Final = text("SELECT FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id FOR UPDATE")
-# A path goes back to the newest file that can be used, of an earlier attempt where this one has none. Of the
-# attempt itself it has a time, as in a drain: what the attempt saves later moves it forward again.
-_LEAVE: Final = {
+# The path of an unusable file is replaced by the newest usable one, of an earlier attempt if this one has none.
+# As in a drain, the time is only set for a file of the current attempt: its later checkpoints replace the path.
+_REPLACE_PATH: Final = {
     name: text(
         f"""
         UPDATE training_jobs AS job SET {name}_checkpoint_path = kept.uri,
@@ -123,7 +117,7 @@ _LEAVE: Final = {
     )
     for name, of_path in OF_PATH.items()
 }
-_REGAIN: Final = {
+_RESTORE_PATH: Final = {
     name: text(
         f"""
         UPDATE training_jobs AS job SET {name}_checkpoint_path = file.uri, {name}_checkpoint_at = file.logged_at

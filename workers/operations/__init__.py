@@ -1,1 +1,1 @@
-"""Operations: deletion, retention of rows, reconciliation, Flower and the exporter."""
+"""Deletion of jobs, retention of rows, dead letters, reconciliation after a restore, Flower and the exporter."""

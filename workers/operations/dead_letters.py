@@ -1,4 +1,4 @@
-"""What operators do with dead letters: send them through the drain again, or give them up."""
+"""Replays and discards dead letters, for operators."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from trainwire.workers.drain import job_rows, source_rows, store
 from trainwire.workers.drain.stream import redis_errors
 
 SINK_PREFIX: Final = "sink:"
-"""What the stream of a letter begins with that a sink refused, before the sink's name."""
+"""The stream of a letter that a sink refused is this prefix and the sink's name."""
 
 
 def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
-    """Publish the entry again, as it came; the drain stores it, or buries it anew with the reason of then.
+    """Add the unchanged entry to its stream again; the drain stores it, or dead-letters it again.
 
-    Raises `LookupError` for an unknown letter and for a row that a sink refused, which is in Postgres and has no
-    entry, and `Unavailable` when a store is away (the letter stays).
+    Raises `LookupError` for an unknown letter, and for a row that a sink refused, which is in Postgres and has no
+    entry. Raises `Unavailable`; the letter is then kept.
     """
     with store.postgres_errors(), engine.begin() as connection:
         letter = _take(connection, letter_id)
@@ -30,18 +30,18 @@ def replay(engine: Engine, client: redis.Redis, letter_id: int) -> None:
         if letter["job_id"] is not None and letter["source"] is not None:
             _reopen(connection, letter)
         fields = msgspec.msgpack.decode(letter["raw"], type=dict[bytes, bytes])
-        # Published before the commit, read after it: the drain waits for the job's lock, which is ours till then.
+        # Sent before the commit, but read after it: the drain waits for the lock on the job, held until then.
         with redis_errors():
             client.xadd(letter["stream"], cast("Any", fields))
     with redis_errors():
-        # A drain is ordered at once then, that of a resting (halted) stream too.
+        # Makes the sweep order a drain at once, even if the stream is halted.
         client.delete(ordered_key(letter["stream"]))
 
 
 def discard(engine: Engine, letter_id: int) -> None:
     """Delete a dead letter; the sum of its job still counts it as dead-lettered.
 
-    Raises `LookupError` for an unknown one.
+    Raises `LookupError` for an unknown letter, and `Unavailable`.
     """
     with store.postgres_errors(), engine.begin() as connection:
         _take(connection, letter_id)
@@ -68,10 +68,10 @@ def _resending(letter: RowMapping) -> str:
 
 
 def _reopen(connection: Connection, letter: RowMapping) -> None:
-    """Make the source's position expect this message again, where it counts the letter."""
+    """Make the source's position expect this message again, if it counts the letter."""
     job_id, source, kind, seq = letter["job_id"], letter["source"], letter["kind"], letter["seq"]
     if not job_rows.lock_jobs(connection, [job_id]):
-        return  # deleted: its drain discards the entry
+        return  # the job was deleted: the drain discards the entry
     row = source_rows.load_positions(connection, [(job_id, source)]).get((job_id, source, kind))
     if row is not None and row.dead_lettered and seq is not None and row.position.reopen(seq):
         row.dead_lettered -= 1

@@ -1,4 +1,4 @@
-"""What a deletion removes besides rows and the copies in sinks: keys in Redis and files in S3."""
+"""Deletes the keys of a job in Redis and its files in S3."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from sqlalchemy import Connection, text
 from trainwire.schemas.checkpoint_keys import SCHEME, S3Uri
 from trainwire.schemas.keys import JOB_DELETED_FIELD, acks_key, alive_key, keys_of_job, shard_of
 from trainwire.stores.files.folders import WrongManifest
-from trainwire.stores.files.presign_policy import lending_places, lies_in
-from trainwire.stores.files.s3 import NoSuchObject, NotAllowed
-from trainwire.stores.postgres.deletion import Deletion, DeletionPart, announce_deletion
-from trainwire.workers.checkpoints.retention import ObjectStore, delete_objects
-from trainwire.workers.checkpoints.surplus import shared_addresses
+from trainwire.stores.files.presign_policy import lies_in, served_prefixes
+from trainwire.stores.files.s3 import NoSuchObject, NotAllowed, S3Store
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart, publish_deletion
+from trainwire.workers.checkpoints.retention import delete_objects
 from trainwire.workers.drain.stream import ACKS_TTL_S, redis_errors
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
@@ -26,9 +25,9 @@ _SCANNED_AT_ONCE: Final = 1000
 
 
 def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
-    """Remove what Redis has of the job, and publish that it was deleted; raise `Unavailable`.
+    """Delete the job's keys in Redis, and publish that it was deleted. Raises `Unavailable`.
 
-    Entries in the streams stay until their drain, which discards them.
+    Entries in the streams remain until a drain discards them.
     """
     client, job_id, deleted = resources.streams, deletion.job_id, 0
     with redis_errors():
@@ -40,16 +39,16 @@ def delete_keys(resources: Resources, deletion: Deletion) -> DeletionPart:
             deleted += int(client.hdel(alive, field))
         acks = acks_key(job_id)
         deleted += int(client.delete(acks))
-        # Trainers that still live read here why nothing is stored any more.
+        # Running trainers read this field, and stop sending.
         client.hset(acks, JOB_DELETED_FIELD, 1)
         client.expire(acks, ACKS_TTL_S)
-        announce_deletion(resources.redis, deletion)
+        publish_deletion(resources.redis, deletion)
     return DeletionPart(state="done", deleted=deleted)
 
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """One address that checkpoint rows of the job name, as the newest of them records it."""
+    """One address in the job's checkpoint rows, with the values of the newest of these rows."""
 
     uri: str
     sha256: str | None
@@ -57,11 +56,11 @@ class JobFile:
 
 
 class JobFiles:
-    """The files of one job, page by page; those that nothing allows to delete are named."""
+    """The checkpoint files of one job."""
 
-    def __init__(self, settings: Settings, job_id: int, open_store: Callable[[], ObjectStore]) -> None:
+    def __init__(self, settings: Settings, job_id: int, open_store: Callable[[], S3Store]) -> None:
         self._job_id = job_id
-        self._places = lending_places(settings)
+        self._places = served_prefixes(settings)
         self._bucket = settings.trainwire_checkpoint_bucket
         self._open_store = open_store
         prefix = settings.trainwire_checkpoint_prefix.strip("/")
@@ -69,30 +68,26 @@ class JobFiles:
 
     @property
     def folder(self) -> S3Uri | None:
-        """Where trainers upload the files of the job; None where the settings name no bucket."""
+        """The folder to which trainers upload files of the job; None if no bucket is set."""
         return S3Uri.parse(f"{self._root}{self._job_id}/") if self._bucket else None
 
     def page(self, connection: Connection, after: str) -> list[JobFile]:
-        """Return the next files in the order of their addresses."""
+        """Return the next files after an address, in the order of addresses."""
         names = {"job_id": self._job_id, "after": after, "limit": PAGE_FILES}
         return [JobFile(*row) for row in connection.execute(_FILES, names)]
 
-    def shared(self, connection: Connection, files: list[JobFile]) -> set[str]:
-        """Return the addresses that other jobs name too, or that lie in one another with theirs."""
-        return shared_addresses(connection, self._job_id, [file.uri for file in files])
-
     def delete(self, file: JobFile, *, is_shared: bool) -> Outcome:
-        """Delete a file, or say why not; raise `trainwire.stores.files.s3.StoreAway`."""
+        """Delete a file, or return the reason why it is kept. Raises `S3Unavailable`."""
         if file.is_deleted:
             return Outcome()
-        if why := self._why_it_stays(file.uri, is_shared=is_shared):
-            return Outcome(note=f"{file.uri} {why}: it stays")
+        if reason := self._reason_to_keep(file.uri, is_shared=is_shared):
+            return Outcome(note=f"{file.uri} {reason}: it stays")
         uri = S3Uri.parse(file.uri)
         if not lies_in(uri, self._places):
             remedy = f"name it in CHECKPOINT_LEND_ALSO={SCHEME}{uri.bucket}/ if it is to be deleted"
             return Outcome(is_left=True, note=f"{uri} lies where trainwire touches nothing: {remedy}")
         try:
-            delete_objects(self._open_store(), file.uri, file.sha256)
+            delete_objects(self._open_store(), file.uri, file.sha256, [])
         except NoSuchObject:
             return Outcome()
         except (NotAllowed, WrongManifest) as exc:
@@ -100,10 +95,10 @@ class JobFiles:
         return Outcome(is_deleted=True)
 
     def forget(self, connection: Connection, file: JobFile) -> int:
-        """Remove the rows that name a file; return how many."""
+        """Delete the rows of a file; return how many."""
         return connection.execute(_FORGET, {"job_id": self._job_id, "uri": file.uri}).rowcount
 
-    def _why_it_stays(self, uri: str, *, is_shared: bool) -> str | None:
+    def _reason_to_keep(self, uri: str, *, is_shared: bool) -> str | None:
         if not uri.startswith(SCHEME):
             return "is on the trainer's machine"
         if is_shared:
@@ -112,7 +107,7 @@ class JobFiles:
             S3Uri.parse(uri)
         except ValueError as exc:
             return f"is no address of a file ({exc})"
-        # The folder that trainwire gives to the job of another number.
+        # The upload folder of another job.
         folder = uri.removeprefix(self._root).partition("/")[0] if uri.startswith(self._root) else ""
         is_of_another = folder.isdecimal() and folder != str(self._job_id)
         return "lies in the folder of another job" if is_of_another else None

@@ -1,4 +1,4 @@
-"""One exporter for all workers: it reads what they have committed, so whoever is killed, no figure is wrong."""
+"""One Prometheus exporter for all workers: it reads committed data, so a killed worker cannot falsify a figure."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trainwire.workers.operations.measures import (
     Sample,
     postgres_samples,
     redis_samples,
-    shards_away,
     trainer_samples,
     training_samples,
+    unreachable_shards,
 )
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.plugin import sinks_on
@@ -37,7 +37,7 @@ FAMILIES: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 
 
 class Exporter(Collector):
-    """Reads Postgres and Redis anew at every scrape; a store that is away is a metric, not an error."""
+    """Reads Postgres and Redis at each scrape; whether they answer is a metric too (`STORE_UP`)."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -46,11 +46,11 @@ class Exporter(Collector):
         self._notes = AwayNotes("exporter")
 
     def describe(self) -> list[Metric]:
-        """Return nothing: registering must not read the stores."""
+        """Return no metrics, so that registration does not read the stores."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all metrics."""
+        """Read the stores, yield all metrics."""
         with self._one_at_a_time:
             samples = [
                 *self._read("postgres", self._from_postgres, (SQLAlchemyError,)),
@@ -59,11 +59,11 @@ class Exporter(Collector):
         yield from families(samples)
 
     def _read(
-        self, store: str, read: Callable[[], list[Sample]], away: tuple[type[Exception], ...]
+        self, store: str, read: Callable[[], list[Sample]], unavailable: tuple[type[Exception], ...]
     ) -> list[Sample]:
         try:
             return [*read(), Sample(names.STORE_UP, (store,), 1)]
-        except away as exc:
+        except unavailable as exc:
             log.warning("exporter.unavailable", store=store, reason=str(exc).partition("\n")[0])
             return [Sample(names.STORE_UP, (store,), 0)]
 
@@ -81,13 +81,15 @@ class Exporter(Collector):
             *redis_samples(found.redis, shards, found.stream_client),
             *trainer_samples(found.streams, shards, found.settings.lost_after_s),
         ]
-        away = shards_away(samples)
-        self._notes.note({server: f"shards {', '.join(which)} are not seen" for server, which in away.items()})
+        unreachable = unreachable_shards(samples)
+        self._notes.note(
+            {server: f"shards {', '.join(which)} are not seen" for server, which in unreachable.items()}
+        )
         return samples
 
 
 def families(samples: list[Sample]) -> Iterator[Metric]:
-    """Yield the samples as Prometheus has them: every metric of ours, with samples or without."""
+    """Yield the samples as families of prometheus_client: every metric of ours, with or without samples."""
     by_metric: dict[names.Metric, list[Sample]] = {metric: [] for metric in names.WORKERS_METRICS}
     for sample in samples:
         by_metric[sample.metric].append(sample)
@@ -105,10 +107,10 @@ def families(samples: list[Sample]) -> Iterator[Metric]:
 
 
 def serve(resources: Resources, address: str, port: int) -> threading.Thread:
-    """Answer scrapes on a port; return the thread that does it.
+    """Serve scrapes on a port in a thread, and return it.
 
-    On a loopback address only names like `localhost` are answered: without a password, no other site's page may
-    read what a browser of this machine can reach.
+    On a loopback address only requests to hosts like `localhost` are answered: there is no password, and pages of
+    other sites must not read the metrics through a browser on this machine (DNS rebinding).
     """
     registry = CollectorRegistry()
     registry.register(Exporter(resources))
@@ -120,11 +122,11 @@ def serve(resources: Resources, address: str, port: int) -> threading.Thread:
 
 
 def _local_only(app: WSGIApplication) -> WSGIApplication:
-    def refused_or_answered(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def checked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "localhost")
         if is_local_host(host):
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"host {host[:200]!r}: on a loopback address only names like localhost are answered\n".encode()]
 
-    return refused_or_answered
+    return checked

@@ -1,4 +1,4 @@
-"""Flower: who may see it, and what it shows of our orders."""
+"""Access control for Flower."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLUMNS: Final = "name,args,uuid,state,received,runtime,worker"
 
 
 def prepare(address: str, environ: Mapping[str, str]) -> None:
-    """Set Flower up for this address, with the user and password of the environment.
+    """Configure Flower for this address, with the user and password of the environment.
 
-    Raises `WrongSettings` where it would be open to others: Flower can stop workers and shows what they do.
+    Raises `WrongSettings` if other machines could use it without a password: Flower can stop workers.
     """
     credentials = credentials_for(address, environ)
     if credentials is None:
@@ -29,12 +29,12 @@ def prepare(address: str, environ: Mapping[str, str]) -> None:
     else:
         # Not on the command line, which `ps` shows, nor in Flower's own variable, which splits at commas.
         options.basic_auth = [credentials]
-        # The one page that Flower leaves open.
+        # Flower itself requires no password for this page.
         Metrics.get = authenticated(Metrics.get)
 
 
 def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
-    """Return `user:password`, None where there is none and the address is this machine's own."""
+    """Return `user:password`; None if they are not set and the address is a loopback one."""
     user, password = environ.get("FLOWER_USER", ""), environ.get("FLOWER_PASSWORD", "")
     if ":" in user:
         raise WrongSettings("FLOWER_USER has a colon, which basic authentication does not allow")
@@ -52,7 +52,7 @@ def credentials_for(address: str, environ: Mapping[str, str]) -> str | None:
 
 
 class ForeignHost(RequestHandler):
-    """Refuses a request with the host name of another site (`is_local_host`)."""
+    """Refuses requests to the host name of another site (`is_local_host`)."""
 
     def prepare(self) -> None:
         """Answer 403."""
@@ -63,7 +63,7 @@ class ForeignHost(RequestHandler):
         )
 
     def set_default_headers(self) -> None:
-        """Set the type of the sentence, which repeats what came."""
+        """Declare plain text, because the message repeats the request's host."""
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.set_header("X-Content-Type-Options", "nosniff")
 

@@ -1,13 +1,12 @@
-"""Carries out deletions of jobs (`trainwire.stores.postgres.deletion`), store by store, in small transactions.
+"""Executes deletions of jobs (`trainwire.stores.postgres.deletion`), store by store, in small transactions.
 
-Whoever is killed in the middle loses nothing: the tombstone says what is still open, and the next run goes on.
+A run can be killed at any time: the tombstone records the open parts, and the next run continues.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,10 +19,12 @@ from sqlalchemy import Connection, Engine, text
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.sinks import SINKS
-from trainwire.stores.files.s3 import StoreAway
-from trainwire.stores.postgres.deletion import TABLES, Deletion, DeletionPart, PartName, find_deletion, save_part
+from trainwire.stores.files.s3 import S3Store
+from trainwire.stores.postgres.deletion import Deletion, DeletionPart, PartName, find_deletion, save_part
+from trainwire.stores.postgres.deletion_plan import TABLES
 from trainwire.workers.checkpoints import orphans
-from trainwire.workers.checkpoints.retention import ObjectStore
+from trainwire.workers.checkpoints.runs import s3_errors
+from trainwire.workers.checkpoints.surplus import shared_addresses
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.operations import deletion_parts
@@ -35,10 +36,10 @@ from trainwire.workers.sinks.plugin import NotSetUp, plugin
 log = structlog.get_logger("trainwire.workers.operations.job_deletion")
 
 RUN_S: Final = 10.0
-"""Between two runs other tasks have their turn on the worker."""
+"""Time limit of a run, so that the worker executes other tasks in between."""
 BATCH_ROWS: Final = 5_000
 JOBS_AT_ONCE: Final = 50
-_TRIED_AGAIN: Final = ": it is tried again"
+_RETRIED: Final = ": it is tried again"
 _WITHOUT_SEQ: Final = "ctid IN (SELECT ctid FROM {table} WHERE job_id = :job_id LIMIT :rows)"
 _BY_SEQ: Final = (
     "job_id = :job_id AND seq <= (SELECT max(seq) FROM "
@@ -47,27 +48,27 @@ _BY_SEQ: Final = (
 _WORK_LISTS: Final[dict[PartName, str]] = {"s3": "training_checkpoints"} | {
     sink.name: sink.work_list for sink in SINKS.values()
 }
-"""Tables whose rows list what a store has of the job: they stay until that is deleted."""
+"""Tables whose rows are needed for the deletion in another store: they are kept until that is done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One run over one deletion: until when it may take, and what happens after each batch."""
+class DeletionRun:
+    """One run of one deletion: its deadline, and a callback for progress."""
 
     deadline: float
     on_progress: Callable[[Deletion], None]
 
 
 class JobDeleter:
-    """Carries out the deletions of jobs that have a tombstone; one process at a time works on a job.
+    """Executes the deletions of jobs that have a tombstone; a job is locked by one process at a time.
 
-    With `is_worker=False` (a command) nothing is logged, and what is not configured is left to the workers.
+    With `is_worker=False` (a command) nothing is logged, and stores that are not configured are left to workers.
     """
 
     def __init__(
         self,
         resources: Resources,
-        open_store: Callable[[], ObjectStore],
+        open_store: Callable[[], S3Store],
         *,
         is_worker: bool = True,
         batch_rows: int = BATCH_ROWS,
@@ -82,7 +83,7 @@ class JobDeleter:
         self._backoff = Backoff(first_s=5, cap_s=300)
 
     def run_due(self, run_s: float = RUN_S) -> None:
-        """Go on with the deletions whose time has come; raise `Unavailable` where Postgres is away."""
+        """Continue the due deletions. Raises `Unavailable` if Postgres is."""
         deadline = self._clock() + run_s
         with postgres_errors(), self._engine.begin() as connection:
             due = list(connection.execute(_DUE, {"limit": JOBS_AT_ONCE}).scalars())
@@ -100,12 +101,12 @@ class JobDeleter:
     def run(
         self, job_id: int, run_s: float = RUN_S, on_progress: Callable[[Deletion], None] = lambda _deletion: None
     ) -> bool:
-        """Delete what is open of one job, for about `run_s`; False where another process is at it.
+        """Delete the open parts of one job, for about `run_s`; return False if another process has the lock.
 
-        Stores that are away are tried again later. Raises `Unavailable` where Postgres is away, or a delivery of
-        the job does not end.
+        Unavailable stores are retried later. Raises `Unavailable` if Postgres is, or if a delivery of the job does
+        not end.
         """
-        run = Run(self._clock() + run_s, on_progress)
+        run = DeletionRun(self._clock() + run_s, on_progress)
         with postgres_errors(), self._engine.begin() as lease:
             if not lease.execute(_TAKE_TURN, {"job_id": job_id}).scalar_one():
                 return False
@@ -118,7 +119,7 @@ class JobDeleter:
             self._finish(job_id, has_failed=has_failed)
         return True
 
-    def _steps(self) -> dict[PartName, Callable[[Deletion, Run], DeletionPart]]:
+    def _steps(self) -> dict[PartName, Callable[[Deletion, DeletionRun], DeletionPart]]:
         return {
             "redis": lambda deletion, _: deletion_parts.delete_keys(self._resources, deletion),
             **{sink: partial(self._delete_copies, sink) for sink in SINKS},
@@ -127,15 +128,19 @@ class JobDeleter:
         }
 
     def _delete_part(
-        self, job_id: int, name: PartName, delete: Callable[[Deletion, Run], DeletionPart], run: Run
+        self,
+        job_id: int,
+        name: PartName,
+        delete: Callable[[Deletion, DeletionRun], DeletionPart],
+        run: DeletionRun,
     ) -> bool:
-        """Delete what one store has; return whether it has to be tried again later."""
+        """Delete the data in one store; return whether it has to be retried later."""
         deletion = self._read(job_id)
-        # A tombstone that is older than a sink has no part for it, and the sink nothing of the job.
+        # A tombstone that is older than a sink has no part for it, and the sink has no copies.
         if name not in deletion.parts or deletion.parts[name].state != "open":
             return False
         try:
-            with _store_is_unavailable():
+            with s3_errors():
                 part = delete(replace(deletion, parts=deletion.parts | {name: _begun(deletion.parts[name])}), run)
         except (NotSetUp, Unavailable) as exc:
             if isinstance(exc, Unavailable) and name == "postgres":
@@ -143,7 +148,7 @@ class JobDeleter:
             is_final = isinstance(exc, NotSetUp) and self._is_worker
             known = _begun(self._read(job_id).parts[name])
             part = replace(known, state="left" if is_final else "open")
-            part = part.noted(str(exc) if is_final else f"{exc}{_TRIED_AGAIN}")
+            part = part.noted(str(exc) if is_final else f"{exc}{_RETRIED}")
             if self._is_worker:
                 log.warning("deletion.unavailable", job_id=job_id, store=name, reason=str(exc))
         with self._engine.begin() as connection:
@@ -152,22 +157,22 @@ class JobDeleter:
         return part.state == "open" and self._clock() < run.deadline
 
     def _await_deliveries(self, job_id: int) -> None:
-        """Wait until no sink delivers the job: once its row is gone, no other delivery of it begins."""
+        """Wait until no delivery of the job runs; without its row in training_jobs, none begins."""
         with self._engine.begin() as connection:
             for sink in SINKS:
                 cursors.await_lease(connection, sink, job_id)
 
-    def _delete_copies(self, sink: str, deletion: Deletion, _run: Run) -> DeletionPart:
+    def _delete_copies(self, sink: str, deletion: Deletion, _run: DeletionRun) -> DeletionPart:
         return plugin(sink).delete(self._resources, deletion, deletion.parts[sink])
 
-    def _delete_files(self, deletion: Deletion, run: Run) -> DeletionPart:
-        """Delete the files, each with the rows that name it; rows of a file that cannot be deleted stay."""
+    def _delete_files(self, deletion: Deletion, run: DeletionRun) -> DeletionPart:
+        """Delete the files, each with its rows; rows of a file that cannot be deleted are kept."""
         files = JobFiles(self._resources.settings, deletion.job_id, self._open_store)
         part, is_left, after = deletion.parts["s3"], False, ""
         while True:
             with self._engine.begin() as connection:
                 page = files.page(connection, after)
-                shared = files.shared(connection, page)
+                shared = shared_addresses(connection, deletion.job_id, [file.uri for file in page])
             if not page:
                 part = replace(part, state="left" if is_left else "done")
                 return self._delete_orphans(deletion.job_id, files.folder, part, run)
@@ -184,8 +189,10 @@ class JobDeleter:
             after = page[-1].uri
             run.on_progress(self._read(deletion.job_id))
 
-    def _delete_orphans(self, job_id: int, folder: S3Uri | None, part: DeletionPart, run: Run) -> DeletionPart:
-        """Delete the uploads in the job's folder that no row names: of trainers that were killed meanwhile."""
+    def _delete_orphans(
+        self, job_id: int, folder: S3Uri | None, part: DeletionPart, run: DeletionRun
+    ) -> DeletionPart:
+        """Delete uploads without a row in the job's folder: their trainers were killed."""
         if folder is None:
             return part
         swept = orphans.sweep(
@@ -203,8 +210,8 @@ class JobDeleter:
             return replace(part, state="open")
         return replace(part, state="left") if swept.refusals else part
 
-    def _delete_rows(self, deletion: Deletion, run: Run) -> DeletionPart:
-        """Delete the rows of all tables in batches, but those that say what other stores still have."""
+    def _delete_rows(self, deletion: Deletion, run: DeletionRun) -> DeletionPart:
+        """Delete the rows of all tables in batches, except those that another store's deletion needs."""
         part, job_id = deletion.parts["postgres"], deletion.job_id
         needed: dict[str, str] = {}
         for state in ("left", "open"):
@@ -231,7 +238,7 @@ class JobDeleter:
         )
 
     def _finish(self, job_id: int, *, has_failed: bool) -> None:
-        """Note that nothing is open any more, or when the next run is due."""
+        """Record that no part is open any more, or when the next run is due."""
         with self._engine.begin() as connection:
             deletion = find_deletion(connection, job_id)
             if deletion is None:
@@ -253,8 +260,8 @@ class JobDeleter:
 
 
 def _begun(part: DeletionPart) -> DeletionPart:
-    """Return a part without the reasons why earlier tries failed."""
-    return replace(part, notes=[note for note in part.notes if not note.endswith(_TRIED_AGAIN)])
+    """Return a part without the notes of earlier failed tries."""
+    return replace(part, notes=[note for note in part.notes if not note.endswith(_RETRIED)])
 
 
 def _delete_batch(connection: Connection, table: str, job_id: int, rows: int) -> int:
@@ -262,14 +269,6 @@ def _delete_batch(connection: Connection, table: str, job_id: int, rows: int) ->
     condition = (_BY_SEQ if has_seq else _WITHOUT_SEQ).format(table=table)
     statement = text(f"DELETE FROM {table} WHERE {condition}")  # noqa: S608 - our own table
     return connection.execute(statement, {"job_id": job_id, "rows": rows}).rowcount
-
-
-@contextmanager
-def _store_is_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except StoreAway as exc:
-        raise Unavailable(str(exc)) from exc
 
 
 _DUE: Final = text(

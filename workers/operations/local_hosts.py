@@ -1,4 +1,4 @@
-"""Addresses and host names that lead to this machine alone."""
+"""Recognizes loopback addresses and the host names of this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address, or `localhost`, leads to this machine alone."""
+    """Return whether this is a loopback address or `localhost`."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -15,10 +15,10 @@ def is_loopback(address: str) -> bool:
 
 
 def is_local_host(host: str) -> bool:
-    """Tell whether a Host header names this machine itself.
+    """Return whether a Host header names a loopback address or `localhost`.
 
-    A foreign name that is made to lead here (DNS rebinding) does not: a browser would take what answers for a part
-    of that site, whose scripts could read it.
+    Another name that resolves to this machine (DNS rebinding) is refused: to a browser the answer would belong to
+    that site, and its scripts could read it.
     """
     try:
         return is_loopback(urlsplit(f"//{host}").hostname or "")

@@ -1,4 +1,4 @@
-"""What the exporter shows of Postgres and Redis: one function a store, each a handful of cheap reads."""
+"""The exporter's samples, read from Postgres and Redis with few cheap queries."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from trainwire.workers.liveness.heartbeats import living
 from trainwire.workers.sinks import cursors
 from trainwire.workers.streams.sweep import all_streams
 
-POINTS_LOOKED_AT: Final = 20
-"""Of each running job, to find the newest value of every metric: they need not all be in the last point."""
+NEWEST_POINTS: Final = 20
+"""Newest points read per running job: not every metric is in the last point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Sample:
 
 
 def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis | None = None) -> Iterator[Sample]:
-    """Yield what Redis knows: the lag of each stream, what waits in the queues, beat, memory."""
+    """Yield the lag of each stream, the lengths of the queues, the age of beat's last tick, and memory use."""
     broker = client.pipeline(transaction=False)
     broker.time()
     broker.hvals(BEAT_TICKS_KEY)
@@ -52,13 +52,13 @@ def redis_samples(client: redis.Redis, shards: int, streams_client: redis.Redis 
 
 
 def _stream_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
-    """Yield how the streams stand; of a cluster, those of the servers that answer."""
+    """Yield memory, hold and the lag of each stream; in a cluster, for the servers that answer."""
     used, limit = fullest_memory(client)
     yield Sample(names.REDIS_USED_BYTES, (), float(used))
     yield Sample(names.REDIS_LIMIT_BYTES, (), float(limit))
-    questions: dict[int | str, Commands] = {shard: _how_it_stands(shard) for shard in range(shards)}
-    questions[HOLD_KEY], questions[HALTED_KEY] = [("EXISTS", HOLD_KEY)], [("HKEYS", HALTED_KEY)]
-    found = ask_each(client, questions)
+    commands: dict[int | str, Commands] = {shard: _stream_commands(shard) for shard in range(shards)}
+    commands[HOLD_KEY], commands[HALTED_KEY] = [("EXISTS", HOLD_KEY)], [("HKEYS", HALTED_KEY)]
+    found = ask_each(client, commands)
     if HOLD_KEY in found.replies:
         yield Sample(names.REDIS_HOLD, (), float(found.replies[HOLD_KEY][0]))
     for shard in range(shards):
@@ -74,13 +74,13 @@ def _stream_samples(client: redis.Redis, shards: int) -> Iterator[Sample]:
             yield Sample(names.STREAM_HALTED, labels, float(is_halted))
 
 
-def _how_it_stands(shard: int) -> Commands:
+def _stream_commands(shard: int) -> Commands:
     streams = [stream_key(kind, shard) for kind in KINDS]
-    return [ask for key in streams for ask in (("XLEN", key), ("XRANGE", key, "-", "+", "COUNT", 1))]
+    return [command for key in streams for command in (("XLEN", key), ("XRANGE", key, "-", "+", "COUNT", 1))]
 
 
-def shards_away(samples: Iterable[Sample]) -> dict[str, list[str]]:
-    """Return the shards that could not be asked, by their server (host:port)."""
+def unreachable_shards(samples: Iterable[Sample]) -> dict[str, list[str]]:
+    """Return the shards whose server did not answer, by server (host:port)."""
     found: dict[str, list[str]] = {}
     for sample in samples:
         if sample.metric is names.SHARD_UP and not sample.value:
@@ -90,9 +90,10 @@ def shards_away(samples: Iterable[Sample]) -> dict[str, list[str]]:
 
 
 def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterator[Sample]:
-    """Yield what the trainers that were heard of within this time say of what they could not get rid of.
+    """Yield the unsent messages and spools of the trainers whose last heartbeat is within `within_s`.
 
-    Sums and the largest only: there may be thousands of them. Nothing where some of them cannot be heard.
+    Only sums and the maximum: there may be thousands of trainers. Nothing if a server with heartbeats does not
+    answer.
     """
     beats = living(client, shards, within_s)
     if beats is None:
@@ -106,7 +107,7 @@ def trainer_samples(client: redis.Redis, shards: int, within_s: float) -> Iterat
 
 
 def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sample]:
-    """Yield what Postgres knows: what was taken in, gaps, dead letters, how far the sinks are, jobs."""
+    """Yield ingestion counters, gaps, dead letters, numbers of jobs, and the lag of each sink."""
     for stream, entries, duplicates, discarded, rows, size_bytes, counts, busy_s in connection.execute(_CURSORS):
         labels = _stream_labels(stream)
         yield Sample(names.INGEST_ENTRIES, labels, entries)
@@ -135,12 +136,12 @@ def postgres_samples(connection: Connection, sinks: list[str]) -> Iterator[Sampl
 
 
 def training_samples(connection: Connection, max_jobs: int, max_series: int) -> Iterator[Sample]:
-    """Yield the newest value of each metric of running jobs, never more than `max_series` of them."""
+    """Yield the newest value of each metric of running jobs, at most `max_series`."""
     newest: dict[tuple[str, str], float] = {}
-    limits = {"jobs": max_jobs, "points": POINTS_LOOKED_AT}
+    limits = {"jobs": max_jobs, "points": NEWEST_POINTS}
     for row in connection.execute(_TRAINING, limits).mappings():
         for name, value in values_of(row).items():
-            # The newest point comes first.
+            # Rows are ordered newest first.
             newest.setdefault((str(row["job_id"]), name), _number(value))
     for labels, value in list(newest.items())[:max_series]:
         yield Sample(names.TRAINING_VALUE, labels, value)

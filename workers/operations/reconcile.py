@@ -1,4 +1,4 @@
-"""After a restore of Postgres: acknowledged messages that are gone become missing ones, by their numbers."""
+"""After a restore of Postgres: records acknowledged messages that Postgres does not have as missing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WATCH = text(
     "UPDATE training_jobs SET status = 'running', watched_attempt = attempt, last_seen_at = now() "
     "WHERE id = :job AND (status = 'pending' OR (status = 'running' AND :has_ended))"
 )
-"""A job that only Redis knows, or that ended after the backup, becomes lost where no heartbeat of it is found."""
+"""Makes liveness watch a job that is new or has ended since the backup: without heartbeats it becomes lost."""
 
 
 @dataclass(frozen=True)
-class Gone:
-    """Messages of one source and kind that were acknowledged and that Postgres has not, as ranges."""
+class LostMessages:
+    """Acknowledged messages of one source and kind that Postgres does not have, as ranges."""
 
     job_id: int
     source: str
@@ -34,16 +34,16 @@ class Gone:
 
     @property
     def count(self) -> int:
-        """How many messages these are."""
+        """The number of messages."""
         return sum(last - first + 1 for first, last in self.ranges)
 
 
-def reconcile(engine: Engine, client: redis.Redis) -> Iterator[Gone]:
-    """Compare all acknowledgements in Redis with Postgres; record and yield the messages that Postgres has lost.
+def reconcile(engine: Engine, client: redis.Redis) -> Iterator[LostMessages]:
+    """Compare all acknowledgements in Redis with Postgres; record and yield the messages that Postgres lost.
 
-    They become missing: a trainer that lives sends them again, or declares them lost. Those of callbacks, which
-    nobody keeps, are lost at once. Where nothing was restored nothing changes: acknowledgements are written after
-    the commit. Raises `Unavailable` where a store is away.
+    They become missing: a running trainer sends them again, or declares them lost. Messages of callbacks, which
+    have no spool, are lost at once. Without a restore nothing changes, as acknowledgements are written after the
+    commit. Raises `Unavailable`.
     """
     for job_id, acked in _acknowledged(client):
         with store.postgres_errors(), engine.begin() as connection:
@@ -58,7 +58,7 @@ def reconcile(engine: Engine, client: redis.Redis) -> Iterator[Gone]:
 
 
 def _acknowledged(client: redis.Redis) -> Iterator[tuple[int, dict[tuple[str, Kind], int]]]:
-    """Yield each job with the highest acknowledged number of its sources, by kind."""
+    """Yield each job with the highest acknowledged number by source and kind."""
     with redis_errors():
         for key in client.scan_iter(f"{ACKS_PREFIX}*", count=_SCAN_COUNT):
             job = key.decode().removeprefix(ACKS_PREFIX)
@@ -77,8 +77,8 @@ def _numbers(fields: dict[bytes, bytes]) -> dict[tuple[str, Kind], int]:
 
 def _missing(
     connection: Connection, job_id: int, acked: dict[tuple[str, Kind], int]
-) -> tuple[list[Gone], list[Ack]]:
-    """Record what of `acked` is not in Postgres; return it, and the acknowledgements as they are now."""
+) -> tuple[list[LostMessages], list[Ack]]:
+    """Record the messages of `acked` that are not in Postgres; return them, and the corrected acknowledgements."""
     sources = [(job_id, source) for source, _ in acked]
     known = source_rows.load_positions(connection, sources)
     if not any(_of(known, job_id, *key).position.contiguous < last for key, last in acked.items()):
@@ -93,7 +93,7 @@ def _missing(
         row = _of(known, job_id, source, kind)
         row.attempt = row.attempt or attempts.get(source, job.attempt)
         if missing := row.position.expect(last):
-            gone.append(Gone(job_id, source, kind, tuple(missing)))
+            gone.append(LostMessages(job_id, source, kind, tuple(missing)))
             changed[job_id, source, kind] = row
             for first, end in missing if source.startswith(CALLBACK_SOURCE) else ():
                 row.position.lose(first, end, "restored")

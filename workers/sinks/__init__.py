@@ -1,1 +1,1 @@
-"""The stores besides Postgres. A sink never knows another sink."""
+"""Delivery of rows to stores besides Postgres. No sink imports another sink."""

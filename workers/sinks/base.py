@@ -1,5 +1,5 @@
-"""The interface of a sink, which writes rows to a store; `trainwire.workers.sinks.backlog` reads them from
-Postgres."""
+"""The interface of a sink, which writes rows to a store (`trainwire.workers.sinks.plugin` reads them from
+Postgres)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from trainwire.workers.errors import Unavailable
 
 
 class SinkUnavailable(Unavailable):
-    """The sink did not take the rows now; `retry_after_s` is what it asked for, if it did.
+    """The sink cannot take the rows now. `retry_after_s`: when it asked to be retried, None if it named no time.
 
-    `may_be_the_jobs` when what the job sends may be the cause, and the sink well: others will tell.
+    `may_be_the_jobs`: the data of the job may be the cause rather than the sink. Another job's success then
+    proves that the sink works.
     """
 
     def __init__(self, text: str, retry_after_s: float | None = None, *, may_be_the_jobs: bool = False) -> None:
@@ -24,7 +25,7 @@ class SinkUnavailable(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that the sink will never take: `reason` is a stable slug, `detail` the sink's words."""
+    """A row that the sink will never take: `reason` is a stable slug, `detail` the sink's message."""
 
     seq: int
     source: str
@@ -36,8 +37,8 @@ class RefusedRow:
 class Delivered:
     """The outcome of a part of a batch: confirmed up to a seq, and the rows refused on the way.
 
-    `more` when the sink takes the next part as soon as this one is confirmed. `is_answer` is False where no
-    request was needed, so that the outcome does not show whether the sink is reachable.
+    `more`: the next part can be sent as soon as this one is confirmed. `is_answer` is False if no request was
+    needed, so that the outcome does not show whether the sink is reachable.
     """
 
     confirmed_seq: int
@@ -51,22 +52,22 @@ class Delivered:
         return {}
 
 
-class Batch(Protocol):
-    """What comes next of a job, behind `confirmed_seq`."""
+class RowBatch(Protocol):
+    """Consecutive rows of one job, after `confirmed_seq`."""
 
     @property
     def confirmed_seq(self) -> int:
-        """The last row that the sink has, once all before this batch is delivered."""
+        """The last row before the batch."""
         ...
 
     @property
     def is_followed(self) -> bool:
-        """Tell whether `SinkBacklog.read_on` finds something behind it."""
+        """Whether `SinkBacklog.read_on` can return rows after this batch."""
         ...
 
 
-BatchT = TypeVar("BatchT", bound=Batch)
-BatchT_contra = TypeVar("BatchT_contra", bound=Batch, contravariant=True)
+BatchT = TypeVar("BatchT", bound=RowBatch)
+BatchT_contra = TypeVar("BatchT_contra", bound=RowBatch, contravariant=True)
 DeliveredT = TypeVar("DeliveredT", bound=Delivered)
 DeliveredT_contra = TypeVar("DeliveredT_contra", bound=Delivered, contravariant=True)
 DeliveredT_co = TypeVar("DeliveredT_co", bound=Delivered, covariant=True)
@@ -81,10 +82,10 @@ class Sink(Protocol[BatchT_contra, DeliveredT_co]):
         ...
 
     def deliver(self, job_id: int, batch: BatchT_contra) -> Iterator[DeliveredT_co]:
-        """Send a prefix of the batch, part by part and in order; yield each on proof that the sink has it.
+        """Send a prefix of the batch, part by part and in order; yield each once the sink has acknowledged it.
 
-        Whoever asks for the next part has confirmed the one before, or asks no more. Raises `SinkUnavailable` when
-        to try later; what was not confirmed before that is sent again, the same. Called from several threads, each
-        with another job.
+        The caller requests the next part only after it has committed the cursor for the one before. Raises
+        `SinkUnavailable` to be retried later; unconfirmed rows are then sent again, unchanged. Called from several
+        threads, each with another job.
         """
         ...

@@ -1,4 +1,4 @@
-"""The Postgres side of all deliveries: leases, cursors, whether a sink answers, and what it refused."""
+"""The Postgres side of deliveries: leases and cursors of jobs, outages of sinks, dead letters of refused rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.workers.drain.decoding import visible
 from trainwire.workers.sinks.base import Delivered
 
 QUIET_S: Final = 120.0
-"""A job that spoke a moment ago will speak again: marking it would cost more than looking at it."""
+"""Jobs that sent messages within this time are not settled: they will probably send more."""
 SETTLED_AT_ONCE: Final = 5000
 
 _LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
@@ -27,7 +27,7 @@ _LEASE: Final = "hashtextextended(:sink || ':' || id, 0)"
 
 @dataclass(slots=True)
 class DeliveryCursor:
-    """How far a sink has confirmed a job; `state` is what the sink has stored with it (`Delivered.state`)."""
+    """The last row of a job that a sink has confirmed; `state` is the JSON of `Delivered.state`."""
 
     confirmed_seq: int = 0
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class DeliveryCursor:
 
 @dataclass(frozen=True, slots=True)
 class SinkState:
-    """Whether a sink answers; `is_due` tells whether the next probe's time has come."""
+    """The outage of a sink, if any: `next_probe_at` is None while it answers; `is_due`: a probe may be sent."""
 
     attempts: int
     next_probe_at: datetime | None
@@ -43,28 +43,28 @@ class SinkState:
 
 
 def lease_jobs(connection: Connection, sink: str, job_ids: Collection[int]) -> list[int]:
-    """Return those of the jobs that nobody else delivers now; they are ours until this transaction ends.
+    """Lock the jobs that no other worker delivers, until this transaction ends; return them.
 
     Advisory locks, not row locks: the cursors are written in other transactions while these are held.
-    Jobs that do not exist (any more) are left out, so that nobody writes a cursor of a deleted job.
+    Jobs that do not exist (any more) are omitted, so that no cursor of a deleted job is written.
     """
     ids = "unnest(CAST(:ids AS bigint[])) AS id"
     leased = text(f"SELECT id FROM {ids} WHERE pg_try_advisory_xact_lock({_LEASE}) ORDER BY id")  # noqa: S608
     found = list(connection.execute(leased, {"ids": sorted(job_ids), "sink": sink}).scalars())
-    # A statement of its own: it sees what was committed before the locks were taken.
+    # A separate statement, so that its snapshot is taken after the locks.
     existing = text("SELECT id FROM training_jobs WHERE id = ANY(:ids) ORDER BY id")
     return list(connection.execute(existing, {"ids": found}).scalars()) if found else []
 
 
 def await_lease(connection: Connection, sink: str, job_id: int) -> None:
-    """Wait, up to the session's lock_timeout, until nobody delivers this job; then it is ours."""
+    """Lock a job for this sink until the transaction ends; wait up to the session's lock_timeout."""
     job = "(SELECT CAST(:job_id AS bigint) AS id) AS job"
     waiting = text(f"SELECT pg_advisory_xact_lock({_LEASE}) FROM {job}")  # noqa: S608
     connection.execute(waiting, {"sink": sink, "job_id": job_id})
 
 
 def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, DeliveryCursor]:
-    """Return the cursors of these jobs, new ones where there are none."""
+    """Return the cursors of these jobs; a job without one has a new one."""
     found = connection.execute(
         text(
             "SELECT job_id, confirmed_seq, state FROM delivery_cursors "
@@ -77,7 +77,7 @@ def read_cursors(connection: Connection, sink: str, job_ids: Sequence[int]) -> d
 
 
 def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) -> list[int]:
-    """Return due jobs that have rows of a kind after the sink's cursor, those delivered longest ago first."""
+    """Return due jobs that have rows of a kind after the sink's cursor, least recently delivered first."""
     behind = text(
         "SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id "  # noqa: S608 - our own column
         f"WHERE settled = ANY(:unsettled) AND {ROWS[kind].last_seq} > coalesce(confirmed_seq, 0) "
@@ -88,15 +88,15 @@ def jobs_behind(connection: Connection, sink: str, kind: RowKind, limit: int) ->
 
 
 def unsettled(connection: Connection, sink: str) -> list[str]:
-    """Return the values of `training_jobs.settled` that do not contain the sink; the few values there are.
+    """Return the distinct values of `training_jobs.settled` that do not contain the sink.
 
-    A query gets them as a parameter, not as a subquery: only so does the planner know that few jobs have them.
+    Queries receive them as a parameter rather than a subquery: only then the planner estimates how few jobs match.
     """
     return list(connection.execute(_UNSETTLED, {"sink": sink}).scalars())
 
 
 def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping[int, Delivered]) -> None:
-    """Move the jobs' cursors to what the sink has confirmed, and dead-letter what it refused."""
+    """Move the jobs' cursors to the confirmed rows, and dead-letter the refused ones."""
     _dead_letter(connection, sink, kind, delivered)
     moves = {
         "sink": sink,
@@ -109,7 +109,7 @@ def confirm(connection: Connection, sink: str, kind: RowKind, delivered: Mapping
 
 
 def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -> dict[int, int]:
-    """Return how often in a row those of the jobs failed that did since the sink last took something of them."""
+    """Return the number of consecutive failures of each job that has any since its last confirmed row."""
     failed = text(
         "SELECT job_id, attempts FROM delivery_cursors "
         "WHERE sink = :sink AND job_id = ANY(:job_ids) AND attempts > 0"
@@ -120,7 +120,7 @@ def failed_attempts(connection: Connection, sink: str, job_ids: Sequence[int]) -
 def note_failure(
     connection: Connection, sink: str, job_id: int, error: str, retry_in_s: float | None = None
 ) -> None:
-    """Record a failed attempt, and how long others go before the job; the cursor stays where it is."""
+    """Record a failed attempt; the job is due again after `retry_in_s`, None: at once."""
     connection.execute(
         text(
             "INSERT INTO delivery_cursors (sink, job_id, attempts, last_error, next_attempt_at) "
@@ -133,8 +133,8 @@ def note_failure(
 
 
 def try_again(connection: Connection, sink: str) -> int:
-    """Have the jobs that wait because they failed tried with the others; return how many."""
-    # Who holds one of these has just moved it, or found that it fails once more.
+    """Make the jobs due that wait for a retry; return how many."""
+    # A locked row is being confirmed, or has just failed again: it needs no update.
     waiting = (
         "SELECT job_id FROM delivery_cursors WHERE sink = :sink AND next_attempt_at > now() FOR UPDATE SKIP LOCKED"
     )
@@ -145,7 +145,7 @@ def try_again(connection: Connection, sink: str) -> int:
 
 
 def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> None:
-    """Have everything from `from_seq` on delivered again."""
+    """Move the cursor back, so that all rows from `from_seq` are delivered again."""
     connection.execute(
         text(
             "UPDATE delivery_cursors SET confirmed_seq = least(confirmed_seq, :seq), state = '{}', "
@@ -160,9 +160,9 @@ def move_back(connection: Connection, sink: str, job_id: int, from_seq: int) -> 
 
 
 def settle(connection: Connection, sink: str, kind: RowKind) -> None:
-    """Mark quiet jobs of which the sink has every row of a kind: `jobs_behind` skips them until they change.
+    """Mark quiet, completely delivered jobs as settled: `jobs_behind` skips them until they change.
 
-    A job with a new row, or whose cursor was moved back, since they were selected is not marked.
+    A job that received a new row, or whose cursor was moved back, after the selection is not marked.
     """
     is_done = (
         f"{ROWS[kind].last_seq} <= coalesce(confirmed_seq, 0) "
@@ -174,7 +174,7 @@ def settle(connection: Connection, sink: str, kind: RowKind) -> None:
     )
     wanted = {"sink": sink, "unsettled": unsettled(connection, sink), "quiet_s": QUIET_S, "limit": SETTLED_AT_ONCE}
     found = connection.execute(text(f"{done} LIMIT :limit"), wanted).scalars().all()
-    # Selected again under the lease, under which cursors are moved back; a locked job has a drain at work.
+    # Selected again under the lease, which `move_back` requires; a drain holds the row lock of a skipped job.
     leased = lease_jobs(connection, sink, found) if found else []
     if leased:
         still_done = f"{done} AND id = ANY(:ids) ORDER BY id FOR UPDATE OF training_jobs SKIP LOCKED"
@@ -183,7 +183,7 @@ def settle(connection: Connection, sink: str, kind: RowKind) -> None:
 
 
 def sink_state(connection: Connection, sink: str) -> SinkState:
-    """Return whether the sink answers, as far as is known."""
+    """Return the recorded outage of the sink, or the state of one that answers."""
     found = connection.execute(
         text(
             "SELECT attempts, next_probe_at, coalesce(next_probe_at <= now(), true) FROM sink_states "
@@ -195,7 +195,7 @@ def sink_state(connection: Connection, sink: str) -> SinkState:
 
 
 def claim_probe(connection: Connection, sink: str, for_s: float) -> bool:
-    """Take the one probe that is due; False when another worker has it, or its time has not come."""
+    """Claim the probe that is due; return False if none is, or another worker has claimed it."""
     claimed = connection.execute(
         text(
             "UPDATE sink_states SET next_probe_at = now() + make_interval(secs => :for_s) "
@@ -207,7 +207,7 @@ def claim_probe(connection: Connection, sink: str, for_s: float) -> bool:
 
 
 def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) -> None:
-    """Record that the sink does not answer, and when to probe it."""
+    """Record that the sink does not answer, and when the next probe is due."""
     connection.execute(
         text(
             "INSERT INTO sink_states (sink, attempts, down_since, next_probe_at, last_error) "
@@ -221,7 +221,7 @@ def mark_down(connection: Connection, sink: str, error: str, retry_in_s: float) 
 
 
 def mark_up(connection: Connection, sink: str) -> None:
-    """Record that the sink answers: who failed meanwhile may well have failed because of it."""
+    """Record that the sink answers; jobs that failed during the outage are due at once."""
     try_again(connection, sink)
     connection.execute(
         text(

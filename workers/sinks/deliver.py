@@ -1,10 +1,13 @@
-"""Rows to a sink; the cursor moves on proof only."""
+"""Delivery of rows to a sink: jobs take turns, rows are read while others are sent, cursors move on proof only."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Generic
 
 from sqlalchemy import Connection, Engine
@@ -12,25 +15,38 @@ from sqlalchemy import Connection, Engine
 from trainwire.schemas.backoff import Backoff
 from trainwire.workers.drain.store import postgres_errors
 from trainwire.workers.sinks import cursors
-from trainwire.workers.sinks.backlog import SinkBacklog
-from trainwire.workers.sinks.base import BatchT, DeliveredT, Sink, SinkUnavailable
-from trainwire.workers.sinks.round import Round
+from trainwire.workers.sinks.base import BatchT, Delivered, DeliveredT, RowBatch, Sink, SinkUnavailable
+from trainwire.workers.sinks.plugin import SinkBacklog
 
 ROUND_JOBS: Final = 200
 """Jobs that each have a turn before the first has its next: a long backlog does not starve a live job."""
 PROBE_TIMEOUT_S: Final = 30.0
 
+MOST_CHUNK_JOBS: Final = 32
+"""Jobs whose rows are read, and whose cursors are moved, in one transaction."""
+CHUNK_ROWS: Final = 40_000
+FIRST_ROWS: Final = 8_000
+"""Rows of a chunk's first read, for which the sink waits: fewer than later reads have."""
+FIRST_ROWS_PER_JOB: Final = 1000
+CHUNK_BYTES: Final = 8 * 1024 * 1024
+CHUNKS_AT_ONCE: Final = 2
+"""One sends while the other commits."""
+ROUND_READS: Final = 16
+"""Reads of a round, shared among its chunks; each chunk has at least one."""
+PUSHES_AT_ONCE: Final = 4
+"""Each for another job."""
+
 
 @dataclass(slots=True)
 class DeliveryReport:
-    """What one delivery did; `more` when its time was over before the sink had everything."""
+    """The result of one delivery: the number of refused rows, and whether rows are left because time was up."""
 
     refused: int = 0
     more: bool = False
 
 
 class Delivery(Generic[BatchT, DeliveredT]):
-    """Delivers to one sink what waits for it, for all jobs."""
+    """Delivers the waiting rows of all jobs to one sink."""
 
     def __init__(
         self,
@@ -50,16 +66,16 @@ class Delivery(Generic[BatchT, DeliveredT]):
         self._clock = clock
 
     def run(self) -> DeliveryReport:
-        """Deliver what waits, for at most a time slice. Raises `SinkUnavailable` when the sink is away.
+        """Deliver waiting rows for at most a time slice. Raises `SinkUnavailable`.
 
-        While the sink is known to be away nothing is sent but one probe when its time has come. A failure that may
-        be its job's own doing counts as the sink's the first time, until another job's success tells; when the job
-        fails so again, it waits alone.
+        While the sink is marked as down, only one probe is sent each time its backoff has elapsed. The first
+        failure that the job's data may have caused marks the sink as down too; once another job has succeeded,
+        only this job is retried later.
         """
         report = DeliveryReport()
         deadline = self._clock() + self._slice_s
         with postgres_errors():
-            if not self._may_send(report, deadline):
+            if not self._is_reachable(report, deadline):
                 return report
             while job_ids := self._jobs_behind(ROUND_JOBS):
                 if self._round(job_ids, report, deadline) is None:
@@ -71,8 +87,8 @@ class Delivery(Generic[BatchT, DeliveredT]):
                 self._backlog.settle(connection)
         return report
 
-    def _may_send(self, report: DeliveryReport, deadline: float) -> bool:
-        """Tell whether the sink answers; where it did not, find out with one job's request."""
+    def _is_reachable(self, report: DeliveryReport, deadline: float) -> bool:
+        """Return whether the sink answers; if it is marked as down and a probe is due, send one."""
         with self._engine.begin() as connection:
             state = cursors.sink_state(connection, self._sink.name)
             if state.next_probe_at is None:
@@ -80,24 +96,24 @@ class Delivery(Generic[BatchT, DeliveredT]):
             probed = self._least_failed_first(connection) if state.is_due else []
             if not probed or not cursors.claim_probe(connection, self._sink.name, PROBE_TIMEOUT_S):
                 return False
-        if not self._answers(probed, report, deadline):
+        if not self._probe(probed, report, deadline):
             return False
         with self._engine.begin() as connection:
             cursors.mark_up(connection, self._sink.name)
         return True
 
-    def _answers(self, probed: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
-        """Deliver the first of these jobs for which there is something to ask the sink."""
+    def _probe(self, probed: Sequence[int], report: DeliveryReport, deadline: float) -> bool:
+        """Deliver jobs one by one until one required a request; return whether the sink answered it."""
         for job_id in probed:
-            turns = self._round([job_id], report, deadline)
-            if turns is None or turns.has_failed:
+            delivered = self._round([job_id], report, deadline)
+            if delivered is None or delivered.has_failed:
                 return False
-            if turns.has_answer:
+            if delivered.has_answer:
                 return True
         return False
 
     def _least_failed_first(self, connection: Connection) -> list[int]:
-        """Return jobs that wait, first those whose failure would tell most about the sink."""
+        """Return waiting jobs in the order of their failures: a job without any is the best probe."""
         job_ids = self._backlog.jobs_behind(connection, ROUND_JOBS)
         failed = cursors.failed_attempts(connection, self._sink.name, job_ids)
         return sorted(job_ids, key=lambda job_id: failed.get(job_id, 0))
@@ -108,12 +124,12 @@ class Delivery(Generic[BatchT, DeliveredT]):
 
     def _round(
         self, job_ids: Sequence[int], report: DeliveryReport, deadline: float
-    ) -> Round[BatchT, DeliveredT] | None:
-        """Give these jobs a turn, while there is time; None when others deliver all of them."""
+    ) -> DeliveryRound[BatchT, DeliveredT] | None:
+        """Give these jobs one turn; return None if other workers hold the leases on all of them."""
         # The leases end with this transaction, or with this process, whichever is first.
         with self._engine.begin() as leases:
             leased = cursors.lease_jobs(leases, self._sink.name, job_ids)
-            turns = Round(
+            delivered = DeliveryRound(
                 self._engine,
                 self._backlog,
                 self._sink,
@@ -122,14 +138,147 @@ class Delivery(Generic[BatchT, DeliveredT]):
                 backoff=self._backoff,
             )
             try:
-                report.refused += turns.give(leased)
+                report.refused += delivered.run(leased)
             except SinkUnavailable as exc:
                 self._mark_down(exc)
                 raise
-        return turns if leased else None
+        return delivered if leased else None
 
     def _mark_down(self, exc: SinkUnavailable) -> None:
         with self._engine.begin() as connection:
             attempts = cursors.sink_state(connection, self._sink.name).attempts + 1
             wait_s = exc.retry_after_s if exc.retry_after_s is not None else self._backoff.delay_s(attempts)
             cursors.mark_down(connection, self._sink.name, str(exc), wait_s)
+
+
+class DeliveryRound(Generic[BatchT, DeliveredT]):
+    """One turn for each of some leased jobs; no request is sent after one has found the sink unavailable.
+
+    If a job that has failed before (`failed`: number of failures) fails again, and its own data may be the cause,
+    only this job is retried later, with a growing backoff; the other jobs go on.
+
+    When time is up, no further job begins, but the first job always does: a slow sink still advances. Jobs without
+    a turn come first in the next round.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        backlog: SinkBacklog[BatchT, DeliveredT],
+        sink: Sink[BatchT, DeliveredT],
+        *,
+        is_late: Callable[[], bool],
+        failed: Mapping[int, int],
+        backoff: Backoff,
+    ) -> None:
+        self._engine = engine
+        self._backlog = backlog
+        self._sink = sink
+        self._is_late = is_late
+        self._failed = failed
+        self._backoff = backoff
+        self.has_answer = False
+        self.has_failed = False
+        self._has_begun = False
+        self._is_unavailable = threading.Event()
+        self._pushes = ThreadPoolExecutor(PUSHES_AT_ONCE)
+        self._reads = ThreadPoolExecutor(CHUNKS_AT_ONCE)
+
+    def run(self, leased: Sequence[int]) -> int:
+        """Deliver the next rows of these jobs; return how many the sink has refused.
+
+        Raises `SinkUnavailable`, after it has confirmed the rows that the sink accepted.
+        """
+        size = max(1, min(MOST_CHUNK_JOBS, ceil(len(leased) / CHUNKS_AT_ONCE)))
+        parts = [leased[begin : begin + size] for begin in range(0, len(leased), size)]
+        with self._pushes, self._reads, ThreadPoolExecutor(CHUNKS_AT_ONCE) as chunks:
+            done = [chunks.submit(self._chunk, part, max(1, ROUND_READS // len(parts))) for part in parts]
+        return sum(chunk.result() for chunk in done)
+
+    def _chunk(self, job_ids: Sequence[int], most_reads: int) -> int:
+        """Deliver the next batches of some jobs; return how many rows the sink has refused."""
+        if self._must_end():
+            return 0
+        most_rows, most_bytes = CHUNK_ROWS // len(job_ids), CHUNK_BYTES // len(job_ids)
+        first_rows = min(most_rows, max(FIRST_ROWS // len(job_ids), FIRST_ROWS_PER_JOB))
+        with self._engine.begin() as connection:
+            batches = self._backlog.read(connection, job_ids, first_rows, most_bytes)
+        refused = 0
+        for left in reversed(range(most_reads)):
+            ahead = self._reads.submit(self._read_ahead, batches if left else {}, most_rows, most_bytes)
+            last: dict[int, DeliveredT] = {}
+            for delivered in self._send_batches(batches):
+                refused += sum(len(done.refused) for done in delivered.values())
+                last |= delivered
+            batches = {
+                job_id: batch
+                for job_id, batch in ahead.result().items()
+                if job_id in last and _continues(batch, last[job_id])
+            }
+        return refused
+
+    def _read_ahead(self, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int) -> Mapping[int, BatchT]:
+        """Read the rows after batches that are still being sent."""
+        followed = {job_id: batch for job_id, batch in batches.items() if batch.is_followed}
+        if not followed:
+            return {}
+        with self._engine.begin() as connection:
+            return self._backlog.read_on(connection, followed, most_rows, most_bytes)
+
+    def _send_batches(self, batches: Mapping[int, BatchT]) -> Iterator[Mapping[int, DeliveredT]]:
+        """Send batches part by part, all jobs concurrently; yield each confirmed part by job."""
+        turns = {job_id: self._sink.deliver(job_id, batch) for job_id, batch in batches.items()}
+        while turns:
+            delivered = self._send_parts(turns)
+            yield delivered
+            turns = {job_id: turns[job_id] for job_id, done in delivered.items() if done.more}
+
+    def _send_parts(self, turns: Mapping[int, Iterator[DeliveredT]]) -> Mapping[int, DeliveredT]:
+        """Send the next part of each job, then confirm in one transaction all parts that the sink accepted."""
+        sending = {job_id: self._pushes.submit(self._send, job_id, turn) for job_id, turn in turns.items()}
+        delivered: dict[int, DeliveredT] = {}
+        failures: dict[int, SinkUnavailable] = {}
+        for job_id, sent in sending.items():
+            try:
+                done = sent.result()
+            except SinkUnavailable as exc:
+                failures[job_id] = exc
+            else:
+                if done is not None:
+                    delivered[job_id] = done
+        with self._engine.begin() as connection:
+            self._backlog.confirm(connection, delivered)
+            for job_id, failure in failures.items():
+                wait_s = (
+                    self._backoff.delay_s(self._failed.get(job_id, 0) + 1) if failure.may_be_the_jobs else None
+                )
+                cursors.note_failure(connection, self._sink.name, job_id, str(failure), wait_s)
+        self.has_answer |= any(done.is_answer for done in delivered.values())
+        self.has_failed |= bool(failures)
+        for job_id, failure in failures.items():
+            if not self._fails_alone(job_id, failure):
+                raise failure
+        return delivered
+
+    def _send(self, job_id: int, turn: Iterator[DeliveredT]) -> DeliveredT | None:
+        """Send a part; return None without a request if time is up or the sink was found unavailable."""
+        if self._must_end():
+            return None
+        self._has_begun = True
+        try:
+            return next(turn)
+        except SinkUnavailable as exc:
+            if not self._fails_alone(job_id, exc):
+                self._is_unavailable.set()
+            raise
+
+    def _fails_alone(self, job_id: int, failure: SinkUnavailable) -> bool:
+        return failure.may_be_the_jobs and job_id in self._failed
+
+    def _must_end(self) -> bool:
+        return self._is_unavailable.is_set() or (self._has_begun and self._is_late())
+
+
+def _continues(batch: RowBatch, before: Delivered) -> bool:
+    """Return whether a batch read ahead begins where the one before it ended, without a refused row."""
+    return before.confirmed_seq == batch.confirmed_seq and not before.refused

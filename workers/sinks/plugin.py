@@ -1,4 +1,4 @@
-"""The interface between the workers and the code of one sink, and the sinks that this process delivers to."""
+"""The interface between the workers and the code of one sink, and the sinks that are switched on."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
-from trainwire.schemas.sinks import SINKS, SinkEntry
+from trainwire.schemas.sinks import ROWS, SINKS, RowKind, SinkEntry
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart
 from trainwire.workers.findings import Finding
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
-from trainwire.workers.sinks.backlog import SinkBacklog
-from trainwire.workers.sinks.base import Sink
+from trainwire.workers.sinks import cursors
+from trainwire.workers.sinks.base import BatchT, DeliveredT_contra, Sink
 
 
-class NotSetUp(Exception):  # noqa: N818 - shown to people
+class NotSetUp(Exception):  # noqa: N818 - shown to users
     """A deletion needs a store that the settings of this process do not name."""
 
 
@@ -35,12 +35,59 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a sink has the rows of a job: its sum, further lines for people, and the same as a JSON document."""
+class SinkVerification:
+    """Whether a sink has all rows of a job: the result as lines of text and as a JSON document."""
 
     is_verified: bool
     lines: Sequence[str]
     document: Mapping[str, object]
+
+
+class SinkBacklog(ABC, Generic[BatchT, DeliveredT_contra]):
+    """Reads the rows after the cursors of a sink; a subclass implements `read`."""
+
+    kind: ClassVar[RowKind]
+    """The rows that the sink receives."""
+
+    def __init__(self, sink: str) -> None:
+        self._sink = sink
+
+    def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
+        """Return jobs that have rows after the sink's cursor and are due, least recently delivered first."""
+        return cursors.jobs_behind(connection, self._sink, self.kind, limit)
+
+    @abstractmethod
+    def read(
+        self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
+    ) -> Mapping[int, BatchT]:
+        """Return the next rows of each job: at most `most_rows` and `most_bytes` of each, at least one row."""
+
+    def read_on(
+        self, connection: Connection, batches: Mapping[int, BatchT], most_rows: int, most_bytes: int, /
+    ) -> Mapping[int, BatchT]:
+        """Return the batches after these, used if all rows of these are confirmed and none is refused.
+
+        Called only for batches with `is_followed`; the default is not to read ahead, which suits a slow sink.
+        """
+        del connection, batches, most_rows, most_bytes
+        return {}
+
+    def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredT_contra]) -> None:
+        """Move the cursors to the confirmed rows, and dead-letter the refused ones."""
+        cursors.confirm(connection, self._sink, self.kind, delivered)
+
+    def settle(self, connection: Connection) -> None:
+        """Exclude completely delivered jobs from `jobs_behind` until they have new rows."""
+        cursors.settle(connection, self._sink, self.kind)
+
+    def last_seqs(self, connection: Connection, job_ids: Sequence[int]) -> dict[int, int]:
+        """Return the highest `seq` that was ever assigned to a row of each job.
+
+        Called before the rows are read: if no row up to it is then found, the rows were deleted.
+        """
+        last_seq = ROWS[self.kind].last_seq
+        found = text(f"SELECT id, {last_seq} FROM training_jobs WHERE id = ANY(:jobs) ORDER BY id")  # noqa: S608
+        return {row.id: row[1] for row in connection.execute(found, {"jobs": list(job_ids)})}
 
 
 class SinkSettings(BaseSettings):
@@ -50,35 +97,35 @@ class SinkSettings(BaseSettings):
 
 
 class SinkPlugin(ABC):
-    """Everything that differs from sink to sink; the module `plugin` of each has one instance, `PLUGIN`."""
+    """The parts that differ between sinks; the module `plugin` of each sink has one instance, `PLUGIN`."""
 
     settings_type: ClassVar[type[SinkSettings] | None] = None
-    """The class of its own settings, if it has any besides those of `trainwire.workers.settings`."""
+    """The class of the sink's own settings, if it has any."""
 
     @abstractmethod
     def is_on(self, settings: Settings) -> bool:
-        """Tell whether these settings switch the sink on. Raises `WrongSettings` for its own settings."""
+        """Return whether these settings switch the sink on. Raises `WrongSettings` for its own settings."""
 
     @abstractmethod
     def connect(self, resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return what a delivery needs; called once per work order, so connections are cached."""
+        """Return the backlog and the sink; called once per work order, so connections should be cached."""
 
     @abstractmethod
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Delete the copies of a job. Raises `NotSetUp`, and `SinkUnavailable` where it is to be tried again."""
+        """Delete the copies of a job. Raises `NotSetUp`, and `SinkUnavailable` to be retried later."""
 
     def linger_s(self, settings: Settings) -> float:
-        """Return for how long a delivery waits for more rows before it begins, in seconds."""
+        """Return how many seconds a delivery waits for more rows before it begins."""
         del settings
         return 0.5
 
     def examine(self, settings: Settings) -> Iterable[Finding]:
-        """Yield what `trainwire doctor` finds of the store."""
+        """Yield the findings of `trainwire doctor` about the store."""
         del settings
         return ()
 
-    def verify(self, settings: Settings, connection: Connection, job_id: int) -> Verdict | str:
-        """Compare the copies of a job with its rows; or return in words what to look at instead.
+    def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification | str:
+        """Compare the copies of a job with its rows; if it cannot, return the reason or another command.
 
         Raises `SinkUnavailable`.
         """
@@ -86,19 +133,19 @@ class SinkPlugin(ABC):
         return "it has no comparison"
 
     def replayed(self, connection: Connection, job_id: int) -> None:
-        """Reset what the sink keeps of a job outside of its cursor, in the transaction of a replay."""
+        """Reset the sink's state of a job outside of its cursor, in the transaction of a replay."""
         del connection, job_id
 
 
 @cache
 def plugin(name: str) -> SinkPlugin:
-    """Return the plugin of a sink in the registry."""
+    """Return the plugin of a registered sink."""
     found: SinkPlugin = import_module(f"{__package__}.{name}.plugin").PLUGIN
     return found
 
 
 def sink_settings() -> list[type[SinkSettings]]:
-    """Return the classes of the settings that belong to one sink alone."""
+    """Return the settings classes of the sinks that have one."""
     found = (plugin(name).settings_type for name in SINKS)
     return [kind for kind in found if kind is not None]
 

@@ -176,8 +176,8 @@ def test_what_nobody_recorded_is_said_to_be_unproven(
         ("3", "/out/x.pt is on the trainer's machine: it was not uploaded: disk full"),
         ("4", "out/y.pt was only recorded, not uploaded: fetch it from where it is"),
         ("9", "job 42 has no checkpoint 9: see `trainwire checkpoints 42`"),
-        ("best", "job 42 has no best checkpoint yet"),
-        ("newest", "'newest' is no checkpoint: say best, last, or a number of the list"),
+        ("best", "job 42 has no best checkpoint that can be used"),
+        ("newest", "'newest' is no checkpoint: use best, last, or a number of the list"),
     ],
 )
 def test_what_cannot_be_fetched_says_why(
@@ -283,7 +283,7 @@ def test_a_hostile_folder_writes_nothing(
     """A manifest with a path that leads out of the folder is refused before anything is written."""
     manifest = encode_manifest([ManifestFile(path=path, size_bytes=1, sha256="0")])
     record(bucket.put("c/last/manifest.json", manifest) | {"uri": f"s3://{bucket.name}/c/last/"})
-    refused = connected("checkpoints", "42", "--download", "last")
+    refused = connected("checkpoints", "42", "--download", "1")
     assert refused.code == 1
     assert "which does not lie in the folder" in refused.err
     assert list(folder.iterdir()) == []

@@ -15,7 +15,7 @@ from tests.twins.loki import LokiTwin
 from trainwire.schemas.keys import HALTED_KEY, stream_key
 from trainwire.schemas.migrations import head_revision
 from trainwire.workers import findings
-from trainwire.workers.sinks.loki.examination import LOKI, _limits
+from trainwire.workers.sinks.loki.plugin import LOKI, _limits
 
 
 def test_healthy_servers_without_processes(doctor: Doctor) -> None:

@@ -17,7 +17,7 @@ from trainwire.schemas.tables import delivery_cursors, training_jobs, training_l
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
-from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
+from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 HOSTILE = "[red]x[/red] \x1b]0;x\x07\x1b[2Jend"

@@ -13,15 +13,15 @@ from tests.integration.cli.conftest import Trainwire
 from tests.twins.loki import LokiTwin
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.loki.lines import newest_lines
-from trainwire.workers.operations.row_retention import Keeping, RowRetention
+from trainwire.workers.operations.row_retention import RowPolicy, RowRetention
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.comparison import stored_ranges
-from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES
+from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES
 from trainwire.workers.sinks.loki.sink import LokiSink
 
-KEEPING = Keeping("training_logs", "last_log_seq", "removed_log_seq", 1, ("loki",))
+KEEPING = RowPolicy("training_logs", "last_log_seq", "removed_log_seq", 1, ("loki",))
 VERIFY = ("verify", "42", "--sink", "loki")
 
 

@@ -7,7 +7,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.factories import logs
 from tests.integration.gateway.feed_clients import GatewayProcess, Trainer, WebSocketClient
-from trainwire.stores.postgres.deletion import Choice, announce_deletion, begin_deletion
+from trainwire.stores.postgres.deletion import Choice, begin_deletion, publish_deletion
 from trainwire.workers.resources import Resources
 
 
@@ -16,7 +16,7 @@ def delete(resources: Resources, job_id: int, *, announced: bool) -> None:
     with resources.engine.begin() as connection:
         deletion = begin_deletion(connection, job_id, Choice(), by="a test", force=True)
     if announced:
-        announce_deletion(resources.redis, deletion)
+        publish_deletion(resources.redis, deletion)
 
 
 @pytest.mark.parametrize("announced", [True, False])

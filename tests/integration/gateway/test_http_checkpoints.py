@@ -82,7 +82,7 @@ def test_what_a_trainer_names_elsewhere_is_not_lent(
         refused = lending.get(each, status=403)
         assert refused["type"] == "urn:trainwire:problem:not-lent"
         assert uri.format(bucket=bucket.name) in refused["detail"]
-        assert f"is lent from s3://{bucket.name}/checkpoints/." in refused["detail"]
+        assert f"files are served from s3://{bucket.name}/checkpoints/." in refused["detail"]
         assert "CHECKPOINT_LEND_ALSO=s3://" in refused["detail"]
         assert "url" not in refused
 

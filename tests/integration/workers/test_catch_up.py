@@ -18,11 +18,11 @@ from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.tables import dead_letters
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
-from trainwire.workers.sinks import round as delivery_round
+from trainwire.workers.sinks import deliver as delivery_module
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
-from trainwire.workers.sinks.loki.rows import DeliveredLines
+from trainwire.workers.sinks.loki.entries import DeliveredLines
 from trainwire.workers.sinks.loki.sink import LokiSink
 
 MINUTE_NS = 60 * 10**9
@@ -31,16 +31,16 @@ DAY = range(-24 * 60, 0)
 
 
 class Crash(BaseException):
-    """The worker is gone: nobody catches it."""
+    """Simulates the death of the worker: no code catches it."""
 
 
 class CrashingBacklog(LogBacklog):
-    """Crashes between the push and the commit, whenever `crashes` says so."""
+    """Crashes between the push and the commit while `crashes` is set."""
 
     crashes: Iterator[bool] = iter(())
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredLines]) -> None:
-        """Commit what was pushed, or crash before it."""
+        """Commit the cursors, or crash before."""
         if next(self.crashes, False):
             raise Crash
         super().confirm(connection, delivered)
@@ -49,7 +49,7 @@ class CrashingBacklog(LogBacklog):
 def store(
     resources: Resources, job: int, minutes: Sequence[float], now_ns: int, log_types: str = "o"
 ) -> list[str]:
-    """Have a job's lines in Postgres, said at these minutes from now, and nothing else of it; return them."""
+    """Store a job's lines with times of these minutes from now, and nothing else of it; return them."""
     insert = text(
         "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
         "VALUES (:job, :seq, to_timestamp(:ts), 1, 0, 's', :log_type, :content)"
@@ -93,7 +93,7 @@ def deliver(resources: Resources, loki: LokiTwin, crashes: Sequence[bool] = ()) 
 
 
 def test_a_day_is_caught_up_in_order_and_each_line_once(resources: Resources) -> None:
-    """Three jobs that said a line a minute for a day: all in their own stream, nothing is sent twice."""
+    """A day of lines of three jobs, one a minute, is in each job's own stream, and no line is sent twice."""
     now = time.time_ns()
     said = {job: store(resources, job, DAY, now) for job in (1, 2, 3)}
     with LokiTwin() as loki:
@@ -107,7 +107,7 @@ def test_a_day_is_caught_up_in_order_and_each_line_once(resources: Resources) ->
 
 
 def test_a_worker_that_dies_before_every_other_commit_of_a_day(resources: Resources) -> None:
-    """What was pushed but not confirmed is sent again, the same: Loki has it, and refuses nothing."""
+    """Pushed but unconfirmed lines are sent again unchanged; Loki has them already, and refuses none."""
     now = time.time_ns()
     said = {job: store(resources, job, DAY, now) for job in (1, 2, 3)}
     with LokiTwin() as loki:
@@ -144,7 +144,7 @@ def test_what_is_read_ahead_is_read_again_after_a_refusal(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int
 ) -> None:
     """One line that Loki will not take, in a day that takes many reads: the others are there, in order."""
-    monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
     said = store(resources, 1, DAY, time.time_ns())
     with resources.engine.begin() as connection:
         too_long = text("UPDATE training_logs SET content = repeat('x', 2000) WHERE seq = :seq")
@@ -160,8 +160,8 @@ def test_what_is_read_ahead_is_read_again_after_a_refusal(
 def test_a_line_from_the_future_is_delivered_and_costs_no_other(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int, ahead: int
 ) -> None:
-    """One line of a day is minutes or years ahead: all are in Loki once, also what was read ahead."""
-    monkeypatch.setattr(delivery_round, "CHUNK_ROWS", 100)
+    """If one line of a day is minutes or years ahead, all lines are in Loki once, also those read ahead."""
+    monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
     minutes = [*DAY]
     minutes[seq - 1] = ahead
     said = store(resources, 1, minutes, time.time_ns())
@@ -198,7 +198,7 @@ def test_a_clock_ahead_keeps_the_order_of_its_lines(resources: Resources, minute
 
 
 def test_a_worker_whose_clock_is_behind_that_of_postgres_waits(resources: Resources) -> None:
-    """What Loki takes only later is not dead-lettered: it waits, with the reason, and arrives."""
+    """A line that Loki accepts only later is not dead-lettered: it waits, with the reason, and arrives."""
     said = store(resources, 1, [20.0], time.time_ns())
     with LokiTwin() as loki:
         behind = LokiSink(LokiHttp(loki.url), now_ns=lambda: time.time_ns() - 6 * MINUTE_NS)
@@ -227,7 +227,7 @@ def test_a_rank_that_comes_late_does_not_end_the_turn(resources: Resources) -> N
 
 
 def test_an_outage_in_the_middle_of_a_day_keeps_what_was_confirmed(resources: Resources) -> None:
-    """Loki goes away after ten windows: those are confirmed, and are not sent again when it is back."""
+    """If Loki fails after ten windows, these are confirmed, and are not sent again after the outage."""
     said = store(resources, 1, DAY, time.time_ns())
     with LokiTwin() as loki:
         loki.faults.extend([Fault(kind="slow", times=10), Fault(status=503)])

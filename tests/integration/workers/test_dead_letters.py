@@ -1,4 +1,4 @@
-"""What operators do with dead letters."""
+"""Replays and discards of dead letters."""
 
 from __future__ import annotations
 

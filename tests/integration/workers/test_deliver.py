@@ -1,4 +1,4 @@
-"""Deliveries: the cursor moves on proof only, an outage costs one probe, and nobody starves."""
+"""Deliveries: the cursor moves on proof only, an outage costs one probe, and no job starves."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
-from trainwire.workers.sinks.deliver import ROUND_JOBS, Delivery, DeliveryReport
+from trainwire.workers.sinks.deliver import PUSHES_AT_ONCE, ROUND_JOBS, Delivery, DeliveryReport
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
-from trainwire.workers.sinks.loki.lines import newest_after
-from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch
-from trainwire.workers.sinks.round import PUSHES_AT_ONCE
+from trainwire.workers.sinks.loki.entries import DeliveredLines, LogBatch, newest_after
 
 BACKOFF = Backoff(first_s=1000, cap_s=1000)
 
 
 class ListSink:
-    """A sink that keeps lines in a list, and is away or refuses as the test says."""
+    """A sink that keeps lines in a list, and is unavailable or refuses rows as the test sets it."""
 
     name = "list"
 
@@ -71,7 +69,7 @@ def publish(resources: Resources, sender: Sender, *lines: str, job: int = 1) -> 
 
 
 def test_rows_reach_the_sink_once_and_in_order(resources: Resources, sender: Sender) -> None:
-    """What is in Postgres is delivered in order, and only what is new the next time."""
+    """Rows are delivered in order, and the next delivery sends only new rows."""
     sink = ListSink()
     publish(resources, sender, "a", "b")
     deliver(resources, sink)
@@ -93,7 +91,7 @@ def test_rows_have_the_trainers_time(resources: Resources, sender: Sender) -> No
 
 
 def test_a_sink_that_takes_a_part_is_given_the_rest(resources: Resources, sender: Sender) -> None:
-    """The cursor follows what the sink proved, and the next batch begins after it."""
+    """The cursor moves to the last confirmed row, and the next batch begins after it."""
     sink = ListSink()
     sink.most_rows = 3
     publish(resources, sender, *(f"{n}" for n in range(20)))
@@ -102,7 +100,7 @@ def test_a_sink_that_takes_a_part_is_given_the_rest(resources: Resources, sender
 
 
 def test_an_outage_holds_the_cursor_and_costs_one_probe(resources: Resources, sender: Sender) -> None:
-    """A thousand jobs behind a sink that is away: a few calls to find out, none until the next probe, one then."""
+    """With a thousand jobs, an outage costs a few calls, then none until the next probe, which is one call."""
     sink = ListSink()
     for job in range(1, 1001):
         sender.send(logs(f"line of {job}"), job=job)
@@ -136,7 +134,7 @@ def test_an_outage_holds_the_cursor_and_costs_one_probe(resources: Resources, se
 
 
 def test_the_sinks_own_wish_is_honoured(resources: Resources, sender: Sender) -> None:
-    """Retry-After decides the next attempt, whatever the backoff would say."""
+    """Retry-After decides the time of the next attempt, not the backoff."""
     sink = ListSink()
     publish(resources, sender, "a")
     sink.away = SinkUnavailable("too many requests", retry_after_s=7)
@@ -200,7 +198,7 @@ def test_a_long_backlog_does_not_starve_a_live_job(resources: Resources, sender:
 
 
 def test_a_slow_sink_does_not_outlast_the_time(resources: Resources, sender: Sender) -> None:
-    """Far more jobs than there is time for: what has been sent is confirmed, the rest are the first next time."""
+    """With more jobs than time, sent rows are confirmed, and the other jobs come first in the next delivery."""
     sink = ListSink()
     for job in range(1, 101):
         sender.send(logs("x"), job=job)

@@ -1,4 +1,4 @@
-"""What Prometheus sees of the workers, read back as Prometheus reads it."""
+"""The metrics of the workers, read with Prometheus' parser."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def something_of_everything(resources: Resources, sender: Sender) -> None:
 
 
 def exported(metric: Metric) -> tuple[str, str, frozenset[str]]:
-    """Return what a parser finds of a metric: its name, kind and labels."""
+    """Return the name, kind and labels of a metric from a parser."""
     return metric.name.removesuffix("_total"), metric.kind, frozenset(metric.labels)
 
 
@@ -132,7 +132,7 @@ def test_what_came_in_is_counted_in_the_transaction_that_stored_it(resources: Re
 
 
 def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
-    """Sums and the largest of those heard of within LOST_AFTER_S, whatever else is there; none is no error."""
+    """Sums and the maximum over trainers with a heartbeat within LOST_AFTER_S; none is no error."""
     none = Scrape(resources)
     assert none.value("trainwire_live_trainers") == none.value("trainwire_trainer_spool_largest_bytes") == 0
     now_ms = int(resources.redis.time()[0]) * 1000
@@ -156,7 +156,7 @@ def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
 
 
 def test_the_lag_of_a_stream(resources: Resources, sender: Sender) -> None:
-    """Entries that wait are counted, and the oldest says how long; a halted stream is named."""
+    """Waiting entries and the age of the oldest are metrics, and so is a halted stream."""
     old_ms = int(sender.client.time()[0]) * 1000 - 90_000
     sender.send(logs("old"), job=2, entry_id=f"{old_ms}-1")
     sender.send(logs("new"), job=2)
@@ -182,7 +182,7 @@ def test_gaps_dead_letters_and_jobs(resources: Resources, sender: Sender) -> Non
 
 
 def test_the_lag_of_a_sink(resources: Resources, sender: Sender) -> None:
-    """What a sink has not confirmed is counted in rows and in seconds, and an outage in seconds."""
+    """Unconfirmed rows of a sink are counted in rows and in seconds, and an outage in seconds."""
     sender.send(logs("a", "b", "c"))
     drain(resources)
     with resources.engine.begin() as connection:
@@ -226,7 +226,7 @@ def test_training_metrics_are_bounded(resources: Resources, sender: Sender) -> N
 
 
 def test_a_store_that_is_away_is_a_metric(resources: Resources, sender: Sender) -> None:
-    """Without Redis the scrape answers, with what Postgres knows."""
+    """Without Redis the scrape is answered with the metrics from Postgres."""
     something_of_everything(resources, sender)
     settings = load_settings(database_url=resources.settings.database_url, redis_url="redis://127.0.0.1:1/0")
     lost = Resources(settings, resources.engine, open_redis(settings))

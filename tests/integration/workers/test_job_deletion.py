@@ -40,17 +40,16 @@ from trainwire.stores.files.s3 import open_s3
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.stores.mlflow.runs import get_run
 from trainwire.stores.postgres.deletion import (
-    TABLES,
     Choice,
     Deletion,
+    NoSuchJob,
     StillAtWork,
     StillDeleting,
-    UnknownJob,
     begin_deletion,
     find_deletion,
     forget_deletion,
-    plan_deletion,
 )
+from trainwire.stores.postgres.deletion_plan import TABLES, plan_deletion
 from trainwire.stores.postgres.jobs import next_job_id
 from trainwire.workers.operations.job_deletion import JobDeleter
 from trainwire.workers.resources import Resources
@@ -60,7 +59,7 @@ from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 OF_JOBS = [table for table in metadata.sorted_tables if "job_id" in table.c and table.name != "gateway_tokens"]
@@ -134,7 +133,7 @@ def rows_of(resources: Resources, job: int = 1) -> dict[str, int]:
 
 
 def has_row(resources: Resources, job: int) -> bool:
-    """Tell whether there is such a job."""
+    """Return whether there is such a job."""
     return "training_jobs" in rows_of(resources, job)
 
 
@@ -211,15 +210,15 @@ def test_a_job_at_work_is_deleted_by_force_only(resources: Resources, sender: Se
 
 
 def test_an_unknown_job_gets_no_tombstone(resources: Resources) -> None:
-    """A number that nobody has used is not blocked by mistake."""
-    with pytest.raises(UnknownJob, match="no job 7 in the database"):
+    """The deletion of an unknown number fails, and does not block the number."""
+    with pytest.raises(NoSuchJob, match="no job 7 in the database"):
         begin(resources, 7)
     with resources.engine.begin() as connection:
         assert find_deletion(connection, 7) is None
 
 
 def test_killed_in_the_middle_the_next_run_goes_on(resources: Resources, sender: Sender) -> None:
-    """Whatever batch is the last before the kill: counts are exact, and the rest goes in the next run."""
+    """After a kill at any batch the counts are exact, and the next run deletes the rest."""
     resources = without_loki(resources)
     leave_rows(resources, sender, lines=20)
     planned = begin(resources).parts["postgres"].planned
@@ -264,7 +263,7 @@ def test_a_short_time_slice_goes_on_at_once(resources: Resources, sender: Sender
 
 
 def test_of_two_processes_one_deletes(resources: Resources, sender: Sender) -> None:
-    """The lease is held while one deletes; the other is told so."""
+    """A second process cannot delete a job that is locked by the first."""
     resources = without_loki(resources)
     leave_rows(resources, sender)
     begin(resources)
@@ -333,7 +332,7 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
     JobDeleter(resources, open_s3).run(1)
     with resources.engine.begin() as connection:
         forget_deletion(connection, 1)
-    with resources.engine.begin() as connection, pytest.raises(UnknownJob, match="job 1 was not deleted"):
+    with resources.engine.begin() as connection, pytest.raises(NoSuchJob, match="job 1 was not deleted"):
         forget_deletion(connection, 1)
     sender.send(logs("anew"), job=1, source="0-new", seq=1)
     drain(resources)
@@ -341,7 +340,7 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
 
 
 def test_the_number_of_a_deleted_job_is_not_given_again(resources: Resources, sender: Sender) -> None:
-    """Who takes the next number does not get one whose messages are discarded."""
+    """The next free number is not that of a deleted job, whose messages are discarded."""
     resources = without_loki(resources)
     leave_rows(resources, sender, 5)
     delete(resources, 5)
@@ -386,13 +385,13 @@ def loki() -> Iterator[LokiTwin]:
 
 
 def push(resources: Resources, loki: LokiTwin) -> None:
-    """Deliver what waits for Loki."""
+    """Deliver the waiting rows to Loki."""
     backlog = LogBacklog(resources.engine, "loki")
     Delivery(resources.engine, backlog, LokiSink(LokiHttp(loki.url)), slice_s=60).run()
 
 
 def test_loki_is_asked_to_delete_the_lines(resources: Resources, sender: Sender, loki: LokiTwin) -> None:
-    """The job's lines go, another job's stay; a note says that it takes a while."""
+    """The job's lines are deleted, another job's are kept; a note has the delay."""
     for job in (1, 5):
         sender.send(logs("a", "b", ts=time.time_ns() - 10**9), job=job)
         sender.send(completion(), job=job)
@@ -410,7 +409,7 @@ def test_loki_is_asked_to_delete_the_lines(resources: Resources, sender: Sender,
 def test_a_loki_without_its_delete_api_is_left(
     resources: Resources, sender: Sender, deletion: Any, status: int
 ) -> None:
-    """What it keeps is said with the remedy, and tried again on request only; then everything is deleted."""
+    """A refusal is noted with the remedy, and retried on request only; then all lines are deleted."""
     with LokiTwin(limits=Limits(deletion=deletion)) as loki:
         sender.send(logs("a", ts=time.time_ns() - 10**9))
         drain(resources)
@@ -554,7 +553,7 @@ def test_mlflow_may_be_kept_and_deleted_later(
 
 
 def test_a_store_that_is_not_named_here_is_left_to_the_workers(resources: Resources, sender: Sender) -> None:
-    """A shell without MLFLOW_TRACKING_URI decides nothing; a worker without it says so for good."""
+    """Without MLFLOW_TRACKING_URI a command leaves the part open, and a worker marks it as left."""
     configured = without_loki(resources)
     leave_rows(resources, sender)
     with resources.engine.begin() as connection:
@@ -612,7 +611,7 @@ def test_files_and_folders_are_deleted(resources: Resources, record: Any, bucket
 
 
 def test_uploads_that_were_never_recorded_are_deleted(resources: Resources, record: Any, bucket: Bucket) -> None:
-    """What killed uploads left in the job's folder, open multipart uploads too; what another job names stays."""
+    """Remains of killed uploads, also multipart ones, are deleted; files that another job names are kept."""
 
     def key(job: int = 1) -> str:
         return f"checkpoints/{job}/1/{new_upload_folder(NOW_NS)}/last/"
@@ -636,7 +635,7 @@ def test_uploads_that_were_never_recorded_are_deleted(resources: Resources, reco
 def test_files_that_a_job_may_not_take_with_it_stay_and_are_named(
     resources: Resources, record: Any, bucket: Bucket
 ) -> None:
-    """Another job's, what lies in another job's folder or on a disk, and what is no address."""
+    """Files of another job, in another job's folder, on a disk, and invalid addresses are kept."""
     shared = bucket.put("checkpoints/1/1/shared.pt")
     folder = bucket.put_folder("checkpoints/1/1/both/", a=b"1")
     foreign = bucket.put("checkpoints/5/1/not-recorded-yet.pt")

@@ -1,4 +1,4 @@
-"""The sink of JSON lines: each row stands once in the files, whatever is killed, and no proof comes before it."""
+"""The sink of JSON lines: each row is once in the files despite kills, and is confirmed only after the write."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import Delivered, SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.jsonl import files
-from trainwire.workers.sinks.jsonl.files import Line
+from trainwire.workers.sinks.jsonl.backlog import JsonlBacklog, JsonlBatch
+from trainwire.workers.sinks.jsonl.files import JsonLine
 from trainwire.workers.sinks.jsonl.plugin import (
-    JsonlBacklog,
-    JsonlBatch,
     JsonlPlugin,
     JsonlSettings,
     JsonlSink,
     _verdict,
 )
 from trainwire.workers.sinks.plugin import NotSetUp
-from trainwire.workers.sinks.row_sums import sum_up
 
 DAY = "2026-11-29"
 Say = Callable[..., None]
@@ -65,7 +63,7 @@ def say(resources: Resources, sender: Sender) -> Say:
 
 
 def deliver(resources: Resources, folder: Path, **settings: Any) -> None:
-    """Deliver what waits."""
+    """Deliver all waiting rows."""
     sink = JsonlSink(JsonlSettings(jsonl_dir=folder, **settings), folder)
     backlog, backoff = JsonlBacklog("jsonl", folder), Backoff(first_s=0, cap_s=0)
     Delivery(resources.engine, backlog, sink, slice_s=60, backoff=backoff).run()
@@ -92,9 +90,9 @@ def contents(folder: Path, job: int = 1) -> list[str]:
     return [line["content"] for line in found]
 
 
-def lines(first: int, last: int, day: str = DAY) -> list[Line]:
+def lines(first: int, last: int, day: str = DAY) -> list[JsonLine]:
     """Return short lines with these numbers."""
-    return [Line(seq, day, b'{"seq":%d}\n' % seq) for seq in range(first, last + 1)]
+    return [JsonLine(seq, day, b'{"seq":%d}\n' % seq) for seq in range(first, last + 1)]
 
 
 def numbers(folder: Path) -> list[int | None]:
@@ -113,7 +111,7 @@ def confirmed(resources: Resources, job: int = 1) -> int:
 
 
 def test_rows_are_lines_that_jq_reads(resources: Resources, sender: Sender, folder: Path) -> None:
-    """A line has what the row has, the time to the nanosecond, any text and the source; one file for a day."""
+    """A line has all values of the row, such as the time in nanoseconds; there is one file per day."""
     sender.send(logs("50% done\r\x1b[0m", "näh \u2028 \U0001f600"))
     drain(resources)
     deliver(resources, folder)
@@ -182,7 +180,8 @@ from pathlib import Path
 from trainwire.stores.postgres.connections import open_engine
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.settings import load_settings
-from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+from trainwire.workers.sinks.jsonl.backlog import JsonlBacklog
+from trainwire.workers.sinks.jsonl.plugin import JsonlSettings, JsonlSink
 
 folder = Path(sys.argv[3])
 settings = load_settings(database_url=sys.argv[1], redis_url=sys.argv[2])
@@ -220,7 +219,7 @@ def test_a_file_ends_at_its_limit_and_with_its_day(tmp_path: Path) -> None:
     assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl"]
     files.append(tmp_path / "1", lines(4, 4), 25)
     files.append(tmp_path / "1", [*lines(5, 5, "2026-11-30"), *lines(6, 6)], 25)
-    files.append(tmp_path / "1", [Line(7, "2026-12-01", b'{"seq":7,"content":"longer than a file"}\n')], 25)
+    files.append(tmp_path / "1", [JsonLine(7, "2026-12-01", b'{"seq":7,"content":"longer than a file"}\n')], 25)
     assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl", "2026-11-30.jsonl", "2026-12-01.jsonl"]
     assert numbers(tmp_path / "1") == [1, 2, 3, 4, 5, 6, 7]
 
@@ -238,7 +237,7 @@ def test_files_sort_by_number(tmp_path: Path) -> None:
     [b"\0" * 300_000, b"x" * 100_000 + b"\n", b'{"seq":"7"}\n{"seq":-7}\n', b"\xff\n", b"{}\n[]\n", b"\n\n"],
 )
 def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
-    """What a crash of the machine leaves at the end of a file, or of a file of its own, is no line."""
+    """The remains of a write that a crash of the machine interrupted are truncated."""
     files.append(tmp_path / "1", lines(1, 30_000), 10**9)
     with (tmp_path / "1" / f"{DAY}.jsonl").open("ab") as file:
         file.write(rubbish)
@@ -249,7 +248,7 @@ def test_rubbish_at_the_end_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
 
 @pytest.mark.parametrize("first", [1, 2, 999, 5000, 9999, 10_000])
 def test_rows_are_written_again_from_anywhere(tmp_path: Path, first: int) -> None:
-    """A replay replaces all lines from its first row on, in whatever file that row is."""
+    """A replay replaces all lines from its first row on, in any file."""
     files.append(tmp_path / "1", lines(1, 10_000), 50_000)
     files.append(tmp_path / "1", lines(first, 10_001), 50_000)
     assert numbers(tmp_path / "1") == list(range(1, 10_002))
@@ -262,7 +261,7 @@ def newest_file(folder: Path) -> Path:
 
 
 def note(resources: Resources) -> str | None:
-    """Return what `trainwire status` shows of the files of job 1 besides their progress."""
+    """Return the note of `trainwire status` on the files of job 1."""
     with resources.engine.connect() as connection:
         return job_deliveries(connection, 1)["jsonl"][0].note
 
@@ -313,7 +312,7 @@ def test_the_rows_of_a_removed_folder_are_written_again(resources: Resources, sa
 def test_a_file_that_was_rotated_or_is_of_an_earlier_day_is_not_written_again(
     resources: Resources, say: Say, folder: Path
 ) -> None:
-    """Whoever compresses files has their rows; a new day begins a new file, and older ones may be taken."""
+    """Compressed files have lost no rows; a new day begins a new file, and older ones may be removed."""
     say("a")
     deliver(resources, folder)
     newest = newest_file(folder)
@@ -376,7 +375,7 @@ def test_verify_finds_a_removed_file_until_the_next_delivery(resources: Resource
 
 
 def test_every_difference_is_named(resources: Resources, say: Say, folder: Path) -> None:
-    """Changed, repeated, unknown and unreadable lines have their numbers; what waits is no difference."""
+    """Changed, repeated, unknown and unreadable lines are reported by number; waiting rows are no difference."""
     say("a", "b", "c")
     deliver(resources, folder)
     say("d")
@@ -400,10 +399,10 @@ def test_a_job_that_goes_on_is_verified(resources: Resources, say: Say, folder: 
     say("a")
     deliver(resources, folder)
     with resources.engine.connect() as connection:
-        compared = files.compare([], next(folder.iterdir()), odd := files.Differences())
-        assert (list(compared), list(odd.without_row)) == ([], [1])
-        assert _verdict(sum_up([], ()), odd, removed_seq=0, last_seq=1).is_verified
-        assert not _verdict(sum_up([], ()), odd, removed_seq=0, last_seq=0).is_verified
+        compared = files.compare([], next(folder.iterdir()))
+        assert (compared.rows, list(compared.without_row)) == (0, [1])
+        assert _verdict(compared, removed_seq=0, last_seq=1).is_verified
+        assert not _verdict(compared, removed_seq=0, last_seq=0).is_verified
         assert plugin_of(folder).verify(resources.settings, connection, 1).is_verified
 
 
@@ -539,7 +538,7 @@ def test_old_files_are_removed(resources: Resources, say: Say, folder: Path) -> 
 
 
 def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder: Path, monkeypatch: Any) -> None:
-    """A deletion removes the folder, compressed files too; without JSONL_DIR it is left to who has the setting."""
+    """A deletion removes the folder, also compressed files; it needs a process with JSONL_DIR."""
     sender.send(logs("a", "b"))
     drain(resources)
     sender.send(completion())

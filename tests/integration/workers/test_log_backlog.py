@@ -1,4 +1,4 @@
-"""Log rows packed by Postgres: what Loki gets is, line for line, what our own rules would make of the rows."""
+"""Log rows packed by Postgres are sent, line for line, as `plan` would send the rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog, read_rows
-from trainwire.workers.sinks.loki.lines import MAX_PUSH_BYTES, entries_of, is_plain, newest_after, plan
-from trainwire.workers.sinks.loki.rows import LogBatch, PackedLines
-from trainwire.workers.sinks.loki.sink import NARROWING_S, LokiSink
+from trainwire.workers.sinks.loki.entries import (
+    MAX_PUSH_BYTES,
+    LogBatch,
+    PackedLines,
+    can_send_packed,
+    entries_of,
+    newest_after,
+    plan,
+)
+from trainwire.workers.sinks.loki.sink import REFUSAL_SEARCH_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 ODD_LINES = [
@@ -37,7 +44,7 @@ ODD_LINES = [
 
 
 def read(resources: Resources, *, most_rows: int = 10_000, most_bytes: int = 2**30) -> LogBatch:
-    """Read what waits of job 1."""
+    """Read the waiting rows of job 1."""
     with resources.engine.connect() as connection:
         return LogBacklog(resources.engine, "loki").read(connection, [1], most_rows, most_bytes)[1]
 
@@ -54,17 +61,17 @@ def packs_of(batch: LogBatch) -> list[PackedLines]:
 
 
 def are_plain(batch: LogBatch, now_ns: int) -> bool:
-    """Tell whether every window can go as it is, once the one before it has gone."""
+    """Return whether each window can be sent unchanged, after the one before it."""
     newest_ns = batch.newest_ns
     for window in batch.windows:
-        if not is_plain(window, newest_ns, now_ns):
+        if not can_send_packed(window, newest_ns, now_ns):
             return False
         newest_ns = newest_after(window, newest_ns)
     return True
 
 
 def publish(resources: Resources, sender: Sender, lines: Sequence[str], times: Sequence[int], **more: Any) -> None:
-    """Bring lines into Postgres as job 1, of stdout unless `more` says otherwise."""
+    """Store lines of job 1, of stdout unless `more` names another type."""
     sender.send(Logs(lines=list(lines), ts=list(times), **({"log_type": "stdout"} | more)))
     drain(resources)
 
@@ -121,7 +128,7 @@ def rfc3339_us(ts_ns: int) -> str:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_the_packing(resources: Resources, lines: list[str]) -> None:
-    """What Postgres holds of a text, JSON gives back."""
+    """Any text that Postgres stores survives the conversion to JSON."""
     lines = [line.replace("\0", "␀") for line in lines]
     store(resources, [(time.time(), line) for line in lines])
     assert [line for _, line, _ in entries(read(resources))] == lines
@@ -147,7 +154,7 @@ def test_bytes_and_rows_bound_what_is_read(resources: Resources, sender: Sender)
 
 
 def test_one_read_brings_many_windows_of_a_stream(resources: Resources, sender: Sender) -> None:
-    """A job that says a line every ten minutes is read at once, and goes out in windows that are plain."""
+    """The lines of a job, one in ten minutes, are read at once and sent unchanged, in windows."""
     now = time.time_ns()
     publish(resources, sender, [f"{n}" for n in range(30)], [now - (30 - n) * 10 * MINUTE_NS for n in range(30)])
     batch = read(resources)
@@ -158,7 +165,7 @@ def test_one_read_brings_many_windows_of_a_stream(resources: Resources, sender: 
 
 
 def test_ranks_whose_clocks_differ_are_plain_in_every_window(resources: Resources, sender: Sender) -> None:
-    """Two ranks that say a line a minute, one of them two minutes behind: all windows of five hours are plain."""
+    """All windows of two ranks can be sent unchanged, though one rank's clock is two minutes behind."""
     now = time.time_ns()
     times = [now - (300 - n + 2 * rank) * MINUTE_NS for n in range(300) for rank in (0, 1)]
     publish(resources, sender, ["x"] * 600, times)
@@ -208,7 +215,7 @@ def test_what_is_not_plain_is_looked_at(
 @given(st.lists(st.integers(-150, 15), min_size=1, max_size=12), st.integers(-200, 5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: list[int], newest: int) -> None:
-    """Whatever the times: packs that pass as plain are rows that the rules put, unchanged, into one stream."""
+    """For any times, packs that pass `can_send_packed` have rows that `plan` puts, unchanged, into one stream."""
     now = time.time_ns() // 1000 * 1000
     store(resources, [((now + offset * MINUTE_NS) / 1e9, "x") for offset in offsets])
     with resources.engine.begin() as connection:
@@ -221,15 +228,15 @@ def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: 
     for window in batch.windows:
         sent = window[-1].last_seq
         made = plan(batch.read_rows(confirmed, sent), newest_ns, now)
-        if not is_plain(window, newest_ns, now):
+        if not can_send_packed(window, newest_ns, now):
             break
         assert (made.confirmed_seq, made.refused, set(made.pushes)) == (sent, [], {("stdout", None)})
         confirmed, newest_ns = sent, newest_after(window, newest_ns)
         assert newest_ns == made.newest_ns
 
 
-def test_a_refusal_of_a_pack_is_narrowed_down_row_by_row(resources: Resources, sender: Sender) -> None:
-    """A line that Loki refuses though no rule says so is a dead letter; the others of its pack arrive once."""
+def test_the_refused_line_of_a_pack_is_found(resources: Resources, sender: Sender) -> None:
+    """A line that Loki refuses unexpectedly is a dead letter; the others of its pack arrive once."""
     now = time.time_ns() - MINUTE_NS
     lines = [f"line {n}" if n != 17 else "x" * 2000 for n in range(50)]
     publish(resources, sender, lines, range(now, now + 50))
@@ -241,7 +248,7 @@ def test_a_refusal_of_a_pack_is_narrowed_down_row_by_row(resources: Resources, s
 
 
 def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resources, sender: Sender) -> None:
-    """What is narrowed down in time stays done, and the next turn goes on behind it: each line is refused once."""
+    """A search for refused lines that runs out of time continues in the next turn; each is refused once."""
     now = time.time_ns() - MINUTE_NS
     publish(resources, sender, ["x" * 20] * 32, range(now, now + 32))
     ticks = iter(range(10**6))
@@ -251,7 +258,7 @@ def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resou
         confirmed, refused, turns = 0, list[int](), 0
         while confirmed < 32:
             (delivered,) = sink.deliver(1, backlog.read(connection, [1], 1000, 2**30)[1])
-            assert confirmed < delivered.confirmed_seq <= confirmed + NARROWING_S + 1
+            assert confirmed < delivered.confirmed_seq <= confirmed + REFUSAL_SEARCH_S + 1
             confirmed, turns = delivered.confirmed_seq, turns + 1
             refused += [refusal.seq for refusal in delivered.refused]
             backlog.confirm(connection, {1: delivered})
@@ -260,7 +267,7 @@ def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resou
 
 
 def test_rows_that_somebody_deleted_are_not_waited_for(resources: Resources, sender: Sender) -> None:
-    """A job whose last rows are gone is not behind for ever, and what comes after arrives."""
+    """A job whose last rows were deleted is not behind for ever, and later rows arrive."""
     now = time.time_ns() - MINUTE_NS
     publish(resources, sender, ["a", "b"], [now, now + 1])
     with resources.engine.begin() as connection:

@@ -13,7 +13,7 @@ from trainwire.schemas.messages import Message
 from trainwire.schemas.tables import dead_letters, source_positions, training_jobs, training_logs
 from trainwire.schemas.wire import Loss, encode_entry, encode_loss
 from trainwire.stores.postgres.completeness import assess
-from trainwire.stores.postgres.positions import find_positions, find_unnumbered
+from trainwire.stores.postgres.source_positions import find_positions, find_unnumbered
 from trainwire.workers.drain import positions
 from trainwire.workers.resources import Resources
 

@@ -25,9 +25,9 @@ from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.mlflow.backlog import GRACE_S, MetricBacklog
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.rows import DeliveredMetrics, MetricBatch
-from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES
+from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NOW_MS = NOW_NS // 10**6
@@ -36,7 +36,7 @@ AT = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(NOW_NS + SECOND_
 
 @dataclass
 class Mirror:
-    """A worker that mirrors into an experiment of its own, and what one sees there."""
+    """A worker that mirrors into an experiment of its own, and reads of its runs."""
 
     resources: Resources
     server: MlflowServer
@@ -104,12 +104,12 @@ def begin(**said: Any) -> Metrics:
 
 
 def attempt_row(resources: Resources, attempt: int = 1) -> RowMapping:
-    """What Postgres has of an attempt of job 1."""
+    """An attempt of job 1 in Postgres."""
     return one(resources.engine, training_attempts, job_id=1, attempt=attempt)
 
 
 class Crash(BaseException):
-    """The worker is gone: nobody catches it."""
+    """Simulates the death of the worker: no code catches it."""
 
 
 class CrashingSink(MlflowSink):
@@ -177,7 +177,7 @@ def test_nan_and_infinities_pass(mirror: Mirror, sender: Sender) -> None:
 
 
 def test_the_end_waits_for_the_last_metric(mirror: Mirror, sender: Sender) -> None:
-    """A completion that overtakes its metrics ends the run only when all that it speaks of are there."""
+    """A completion that overtakes its metrics ends the run only after all of them are sent."""
     sender.send(begin())
     for number in range(3):
         sender.send(points(2, first=2 * number))
@@ -237,7 +237,7 @@ def test_a_lost_job_is_running_again_in_mlflow(mirror: Mirror, sender: Sender) -
 
 
 def lose(resources: Resources) -> None:
-    """Mark job 1 as lost, as for a trainer of which nothing was heard for a day."""
+    """Mark job 1 as lost, like that of a trainer without a heartbeat for a day."""
     day_s = 86_400
     with resources.engine.begin() as connection:
         connection.execute(
@@ -264,7 +264,7 @@ def test_a_late_end_of_the_attempt_before(mirror: Mirror, sender: Sender) -> Non
 
 
 def test_ranks_have_names_of_their_own(mirror: Mirror, sender: Sender) -> None:
-    """Rank 0 is the run; what other ranks measure stands beside it."""
+    """Metrics of rank 0 keep their names; those of other ranks have a prefix."""
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={"loss": 1.0})], rank=0), source="0-a")
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={"loss": 2.0})], rank=1), source="1-a")
     mirror.run()
@@ -272,7 +272,7 @@ def test_ranks_have_names_of_their_own(mirror: Mirror, sender: Sender) -> None:
 
 
 def test_hostile_names_arrive_under_others(mirror: Mirror, sender: Sender) -> None:
-    """Whatever a metric is called its values arrive, no two under one name, and it is said how they are called."""
+    """Values of metrics with any name arrive, each under its own name, and notes have the changed names."""
     names = ["", "<b>x</b>", "a\nb", "a_b", "../../etc", "/", ".", "x" * 1_000, "loss\n", "a@b", "ä:b c", "a//b"]
     sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: float(n) for n, name in enumerate(names)})]))
     mirror.run()
@@ -304,7 +304,7 @@ def test_many_and_long_params(mirror: Mirror, sender: Sender) -> None:
 
 
 def test_a_changed_param_keeps_its_first_value(mirror: Mirror, sender: Sender) -> None:
-    """MLflow never changes a param; the new value is a tag, said in a note; new params and names go through."""
+    """A param keeps its first value; the new one is a tag, with a note. New params and names are mirrored."""
     sender.send(begin(name="old", params={"lr": 1, "same": 1}))
     mirror.run()
     sender.send(begin(name="new", params={"lr": 2, "same": 1, "more": 3}))
@@ -368,14 +368,14 @@ def test_a_job_of_which_much_is_refused_has_short_turns(mirror: Mirror, sender: 
     refusing = RefusingApi(mirror.api, lambda metric: metric["step"] < 150)
     sink = CountingSink(refusing, mirror.experiment)
     mirror.run(sink=sink)
-    assert max(sink.batches) <= 1 + 2 * NARROWED_VALUES
+    assert max(sink.batches) <= 1 + 2 * SEARCHED_VALUES
     assert mirror.values("loss") == [(n, float(n)) for n in range(150, 250)]
     buried = rows(mirror.resources.engine, dead_letters, "seq", order=["seq"])
     assert buried == list(range(1, 151))
 
 
 def test_a_run_that_somebody_deleted_is_left_alone(mirror: Mirror, sender: Sender) -> None:
-    """Nothing more is sent of that attempt, which is said; the cursor goes on."""
+    """No more of that attempt is sent, with a note; the cursor moves on."""
     sender.send(points(2))
     mirror.run()
     run_id = mirror.the_run().run_id
@@ -391,7 +391,7 @@ def test_a_run_that_somebody_deleted_is_left_alone(mirror: Mirror, sender: Sende
 
 
 def test_a_deleted_experiment_holds_the_cursor(mirror: Mirror, sender: Sender) -> None:
-    """Until somebody restores it, with a sentence that says what to do."""
+    """Deliveries wait until it is restored; the error has the remedy."""
     sender.send(points(1))
     made = mirror.api.post("experiments/create", name=mirror.experiment)["experiment_id"]
     mirror.api.post("experiments/delete", experiment_id=made)
@@ -434,7 +434,7 @@ def test_a_trainer_that_says_its_run_late(mirror: Mirror, sender: Sender) -> Non
 
 
 def test_our_run_is_never_taken_for_the_trainers(mirror: Mirror, sender: Sender) -> None:
-    """The id that the mirror wrote to the job does not come back as one that the trainer said."""
+    """The run id that the mirror wrote to the job is not taken for the trainer's own."""
     sender.send(points(1))
     mirror.run()
     sender.send(begin(name="renamed"))
@@ -446,7 +446,7 @@ def test_our_run_is_never_taken_for_the_trainers(mirror: Mirror, sender: Sender)
 
 
 def test_the_same_job_number_in_another_database_is_another_run(mirror: Mirror, sender: Sender) -> None:
-    """After Postgres was begun anew the old job's run stays what it was."""
+    """The run of a job of the same number in an earlier database is not changed."""
     sender.send(points(1))
     mirror.run()
     with mirror.resources.engine.begin() as connection:

@@ -1,4 +1,4 @@
-"""What MLflow fails: one job's requests hold up that job, an outage holds up all and costs one probe."""
+"""Failures of MLflow: those of one job's requests delay that job, an outage delays all and costs one probe."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from trainwire.schemas.tables import delivery_cursors, sink_states
 from trainwire.stores.postgres.deliveries import sink_report
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks.base import SinkUnavailable
-from trainwire.workers.sinks.deliver import Delivery
+from trainwire.workers.sinks.deliver import PUSHES_AT_ONCE, Delivery
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
-from trainwire.workers.sinks.round import PUSHES_AT_ONCE
 
 ALL = b"/"
 """In every path."""
@@ -65,13 +64,13 @@ class Mirror:
 
 @pytest.fixture
 def mirror(resources: Resources, sender: Sender, mlflow_server: MlflowServer) -> Iterator[Mirror]:
-    """A worker on an empty database, whose MLflow fails as the test says."""
+    """A worker on an empty database, whose MLflow fails as the test sets it."""
     with faulty_mlflow(mlflow_server.url) as proxy:
         yield Mirror(resources, sender, proxy)
 
 
 def test_a_job_that_mlflow_fails_waits_alone(mirror: Mirror) -> None:
-    """Once another job's success has told that MLflow is well, the job alone waits, is shown, and comes back."""
+    """After another job's success only the failing job waits, which is shown, and it is retried."""
     mirror.proxy.poison = b"poison"
     mirror.store(1, "poison")
     with pytest.raises(SinkUnavailable, match="MLflow answered 500: it hurts"):

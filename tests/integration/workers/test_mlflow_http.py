@@ -1,4 +1,4 @@
-"""What MLflow's answers mean, over both connections: the deliverer's and that of who only reads."""
+"""The errors for MLflow's answers, with both clients: the one of deliveries and the one that only reads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 import trainwire.stores.mlflow.http
 from trainwire.stores.mlflow.http import INVALID, MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
-from trainwire.workers.sinks.mlflow import http as mlflow_http
-from trainwire.workers.sinks.mlflow.http import mlflow_api
+from trainwire.workers.sinks.mlflow import plugin as mlflow_plugin
+from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 
 REFUSAL = b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such thing"}'
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Answers every request the same; keeps what it was asked."""
+    """Answers all requests alike, and records them."""
 
     status: ClassVar[int] = 200
     body: ClassVar[bytes] = b"{}"
@@ -38,12 +38,12 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(self.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A server that answers as the test says; its address."""
+    """The address of a server that answers as the test sets it."""
     Answers.status, Answers.body, Answers.extra, Answers.pause_s, Answers.asked = 200, b"{}", {}, 0.0, []
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=listening.serve_forever, daemon=True).start()
@@ -70,7 +70,7 @@ def api(request: pytest.FixtureRequest, server: str) -> MlflowApi:
     ],
 )
 def test_what_may_pass_is_unavailable(api: MlflowApi, status: int, said: str) -> None:
-    """With the answer's words, what to do about it, at the first try."""
+    """The error has the answer's message and a remedy, at the first try."""
     Answers.status, Answers.body = status, b"out of order"
     with pytest.raises(MlflowUnavailable, match=said) as caught:
         api.get("runs/get", run_id="1")
@@ -79,7 +79,7 @@ def test_what_may_pass_is_unavailable(api: MlflowApi, status: int, said: str) ->
 
 
 def test_mlflows_own_wish_is_honoured(api: MlflowApi) -> None:
-    """Retry-After goes to who decides when to try again; nobody sleeps for it here."""
+    """Retry-After is part of the error; the client does not sleep."""
     Answers.status, Answers.extra = 429, {"Retry-After": "7"}
     began = time.monotonic()
     with pytest.raises(MlflowUnavailable) as caught:
@@ -98,7 +98,7 @@ def test_what_mlflow_will_never_do_is_refused(api: MlflowApi, status: int) -> No
 
 
 def test_an_error_of_another_kind_is_no_refusal(api: MlflowApi) -> None:
-    """A code that says nothing about the data must never cost data."""
+    """An error that is not about the data is never taken for a refusal of the data."""
     Answers.status, Answers.body = 400, b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "later"}'
     with pytest.raises(MlflowUnavailable, match="later"):
         api.get("runs/get")
@@ -114,7 +114,7 @@ def test_what_is_not_mlflow_is_unavailable(api: MlflowApi) -> None:
 def test_a_server_that_hangs_is_given_up(api: MlflowApi, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the time-out, once, with the server's name."""
     Answers.pause_s = 1.0
-    for module in (trainwire.stores.mlflow.http, mlflow_http):
+    for module in (trainwire.stores.mlflow.http, mlflow_plugin):
         monkeypatch.setattr(module, "TIMEOUT_S", (0.2, 0.2))
     host = server.removeprefix("http://")
     with pytest.raises(MlflowUnavailable, match=rf"MLflow at {host} does not answer: \w*Timeout"):

@@ -48,7 +48,7 @@ def make_run(
 def test_a_tagged_run_is_linked_and_the_mirror_ends(
     resources: Resources, mlflow_server: MlflowServer, job: int
 ) -> None:
-    """The job and its attempt get the trainer's run; ours, begun before, ends and says why."""
+    """The job and its attempt get the trainer's run; the mirror that began before ends, with the reason."""
     sink = MlflowSink(mlflow_server.api, f"test-{uuid.uuid4()}")
     Delivery(resources.engine, MetricBacklog("mlflow"), sink, slice_s=30).run()
     ours = one(resources.engine, training_jobs, id=job)["mlflow_run_id"]
@@ -67,7 +67,7 @@ def test_a_tagged_run_is_linked_and_the_mirror_ends(
 def test_a_link_survives_the_next_message(
     resources: Resources, mlflow_server: MlflowServer, sender: Sender, job: int
 ) -> None:
-    """What beat has found the drain does not take away."""
+    """A link that beat has found is kept by later drains."""
     theirs = make_run(mlflow_server, job)
     assert link_runs(resources.engine, mlflow_server.api) == 1
     sender.send(completion(), job=job)
@@ -89,7 +89,7 @@ def test_mirrors_and_other_attempts_are_no_links(
 def test_a_second_attempt_is_not_linked_to_the_first_ones_run(
     resources: Resources, mlflow_server: MlflowServer, sender: Sender, job: int
 ) -> None:
-    """Where tags do not say the attempt the run's begin does."""
+    """Without a tag of the attempt, the begin of the run decides."""
     make_run(mlflow_server, job)
     later = NOW_NS + 3600 * 10**9
     sender.send(Metrics(points=[Point(ts=later, values={"loss": 1.0})]), job=job, source="0-b", attempt=2)

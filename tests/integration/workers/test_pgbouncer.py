@@ -87,7 +87,7 @@ def test_a_pooler_that_refuses_our_parameters(
     behind = through(stack.enter_context(PgBouncer(tmp_path, address, settings={})), resources, stack)
     with pytest.raises(Unavailable, match="set ignore_startup_parameters = options in its file"):
         drain(behind)
-    refusal = pytest.raises(Problem, match="unsupported startup parameter: options: it is a PgBouncer")
+    refusal = pytest.raises(Problem, match="unsupported startup parameter: options: PgBouncer refuses it")
     with refusal, open_database(behind.settings) as engine:
         engine.connect()
 

@@ -1,4 +1,4 @@
-"""After a restore of Postgres, what was acknowledged and is gone is named, for trainers that have ended too."""
+"""After a restore of Postgres, acknowledged messages that it lacks are reported, also of ended trainers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from trainwire.schemas.keys import acks_key
 from trainwire.schemas.tables import deleted_jobs, source_positions, training_jobs
 from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
-from trainwire.stores.postgres.positions import find_positions
+from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.operations.reconcile import reconcile
 from trainwire.workers.resources import Resources
 
 
 def acks(resources: Resources) -> dict[str, str]:
-    """Return what the trainers of job 1 read."""
+    """Return the acknowledgements of job 1."""
     found: Any = resources.redis.hgetall(acks_key(1))
     return {name.decode(): value.decode() for name, value in found.items()}
 
@@ -72,7 +72,7 @@ def test_a_job_that_postgres_does_not_know(resources: Resources, sender: Sender)
 
 
 def test_callbacks_go_on_after_a_restore(resources: Resources, sender: Sender) -> None:
-    """What the gateway took is lost at once, and the acknowledgements of its source go on."""
+    """Messages of callbacks are lost at once, and the acknowledgements of their source continue."""
     sender.send(logs("a"), source="callback-ab12")
     drain(resources)
     resources.redis.hset(acks_key(1), "callback-ab12:logs", 4)

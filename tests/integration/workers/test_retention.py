@@ -1,4 +1,4 @@
-"""Retention on a real S3 server: what goes, what stays, and what nobody can make it delete."""
+"""Retention on a real S3 server: deleted files, kept ones, and protection against forged rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.schemas.tables import training_checkpoints
 from trainwire.stores.files.s3 import S3Store, open_s3
 from trainwire.workers.checkpoints import surplus
 from trainwire.workers.checkpoints.retention import Retention
-from trainwire.workers.checkpoints.surplus import Keeping
+from trainwire.workers.checkpoints.surplus import RetentionPolicy
 from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
@@ -52,8 +52,8 @@ def retain(
     dry_run: bool = False,
     store: Callable[[], Any] = open_s3,
 ) -> list[str]:
-    """Run retention as a worker does; return the keys of what it deleted, or would."""
-    keeping = Keeping(keep, bucket.name, "checkpoints")
+    """Run retention as a worker does; return the keys of the files that it deleted, or would."""
+    keeping = RetentionPolicy(keep, bucket.name, "checkpoints")
     done = Retention(resources.engine, store, keeping).run(dry_run=dry_run)
     return [S3Uri.parse(each.uri).key for each in done]
 
@@ -84,7 +84,7 @@ def test_the_last_and_the_best_stay(resources: Resources, record: Record, finish
 
 
 def test_a_dry_run_deletes_nothing(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
-    """It names what a run would delete, and everything is still there."""
+    """It returns the files that a run would delete, and deletes none."""
     record(*epochs(bucket, 3))
     finish()
     named = retain(resources, bucket, dry_run=True)
@@ -98,7 +98,7 @@ def test_a_dry_run_deletes_nothing(resources: Resources, record: Record, finish:
 def test_a_job_at_work_keeps_everything(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, status: str
 ) -> None:
-    """What a job that has not ended has saved is its own."""
+    """Files of a job that has not ended are kept."""
     record(*epochs(bucket, 3))
     finish()
     with resources.engine.begin() as connection:
@@ -146,7 +146,7 @@ def test_what_a_running_job_began_from_stays(
 
 
 def test_what_is_not_verified_stays(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
-    """A file that nobody has seen as it should be is neither deleted nor counted among the last."""
+    """A file that is not verified is neither deleted nor counted among the last ones."""
     files = epochs(bucket, 4)
     files[0] |= {"size_bytes": 1}
     files[3] |= {"size_bytes": 1}
@@ -210,7 +210,7 @@ def test_names_that_begin_alike_are_different_files(
 
 
 def test_a_folder_goes_as_a_whole(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
-    """All files that its manifest lists are deleted, and the manifest; what else lies there is not ours."""
+    """The manifest and the files that it lists are deleted; other objects in the folder are kept."""
     folder = bucket.put_folder("checkpoints/1/1/epoch-1/", **{"a": b"1", "deep/b": b"2"})
     bucket.put("checkpoints/1/1/epoch-1/notes.txt")
     record(folder, *epochs(bucket, 1))
@@ -223,7 +223,7 @@ def test_a_folder_goes_as_a_whole(resources: Resources, record: Record, finish: 
 def test_an_interrupted_deletion_of_a_folder_is_resumed(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """A worker that dies in the middle leaves the manifest: the next run knows what is left."""
+    """A worker that is killed midway leaves the manifest, with which the next run deletes the rest."""
     record(bucket.put_folder("checkpoints/1/1/epoch-1/", a=b"1", b=b"2", c=b"3"), *epochs(bucket, 1))
     finish()
     dying = Asked(open_s3(), most=2)
@@ -238,7 +238,7 @@ def test_an_interrupted_deletion_of_a_folder_is_resumed(
 def test_a_crash_before_the_stamp_is_harmless(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """What is gone from the store and not stamped is stamped by the next run, file or folder."""
+    """A file or folder that was deleted without its row being updated is recorded by the next run."""
     folder = bucket.put_folder("checkpoints/1/1/epoch-0/", a=b"1")
     record(folder, *epochs(bucket, 2))
     finish()
@@ -252,7 +252,7 @@ def test_a_crash_before_the_stamp_is_harmless(
 def test_a_hostile_manifest_deletes_nothing(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, path: str
 ) -> None:
-    """A manifest that was exchanged, or that leads elsewhere, is refused, and the row says so."""
+    """A replaced manifest, or one with a path outside of its folder, is refused, which the row records."""
     manifest = encode_manifest([ManifestFile(path=path, size_bytes=1, sha256="0")])
     fields = bucket.put("checkpoints/1/1/epoch-1/manifest.json", manifest)
     record(fields | {"uri": f"s3://{bucket.name}/checkpoints/1/1/epoch-1/"}, *epochs(bucket, 1))
@@ -284,7 +284,7 @@ def test_a_folder_does_not_take_other_checkpoints_with_it(
 def test_a_file_is_not_taken_out_of_a_folder(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, is_best: bool
 ) -> None:
-    """A row that names one file of another checkpoint's folder is not deleted, whoever protects the folder."""
+    """A file within another checkpoint's folder is not deleted, for any reason that protects the folder."""
     folder = bucket.put_folder("checkpoints/1/1/epoch-2/", shard=b"1")
     record({"uri": f"{folder['uri']}shard"}, *epochs(bucket, 1), folder | {"is_best": is_best})
     finish(last_checkpoint_path="/elsewhere")
@@ -360,7 +360,7 @@ def test_two_workers_do_not_delete_at_once(
 
 
 class Asked:
-    """A store that remembers what it was asked to delete, does something after the first, or dies after some."""
+    """A store that records deletions, calls back after the first, or is killed after some."""
 
     def __init__(
         self, store: S3Store, *, most: int | None = None, then: Callable[[], object] = lambda: None

@@ -1,4 +1,4 @@
-"""Retention of rows: what goes, and what never does."""
+"""Retention of rows: removed rows, and those that are always kept."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.twins.loki import LokiTwin
 from trainwire.cli.commands.deliveries import replay_rows
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.workers.operations.row_retention import Keeping, RowRetention, keepings_of, plan
+from trainwire.workers.operations.row_retention import RowPolicy, RowRetention, plan, row_policies
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
 from trainwire.workers.sinks.deliver import Delivery
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 
-LOGS = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ())
-LOGS_IN_LOKI = Keeping("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))
-METRICS = Keeping("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
+LOGS = RowPolicy("training_logs", "last_log_seq", "removed_log_seq", 30, ())
+LOGS_IN_LOKI = RowPolicy("training_logs", "last_log_seq", "removed_log_seq", 30, ("loki",))
+METRICS = RowPolicy("training_metrics", "last_metric_seq", "removed_metric_seq", 30, ())
 Say = Callable[..., None]
 
 
@@ -61,7 +61,7 @@ def confirm(engine: Engine, job: int, seq: int, sink: str = "loki") -> None:
         connection.execute(text(cursor), {"job": job, "seq": seq, "sink": sink})
 
 
-def plan_of(resources: Resources, keeping: Keeping) -> list[int]:
+def plan_of(resources: Resources, keeping: RowPolicy) -> list[int]:
     """Return how many rows of each job a dry run would remove."""
     with resources.engine.connect() as connection:
         return [old.rows for old in plan(connection, keeping)]
@@ -73,7 +73,7 @@ def contents(engine: Engine, job: int = 1) -> list[str]:
 
 
 def test_old_rows_of_finished_jobs_go_and_young_ones_stay(resources: Resources, say: Say) -> None:
-    """Of a finished job what is older goes, what is younger stays, and the job says up to where it is gone."""
+    """Older rows of a finished job are removed, younger ones are kept, and the job has the last removed number."""
     say(1, old=3, new=2)
     say(2, old=1)
     assert RowRetention(resources.engine, LOGS).run(dry_run=False) == 4
@@ -121,7 +121,7 @@ def test_what_the_sink_has_not_confirmed_stays(resources: Resources, say: Say) -
 
 
 def test_a_dry_run_names_and_removes_nothing(resources: Resources, say: Say) -> None:
-    """A dry run counts what would go, job by job."""
+    """A dry run counts the rows to remove by job."""
     say(1, old=3, new=1)
     say(2, old=4)
     assert RowRetention(resources.engine, LOGS).run(dry_run=True) == 7
@@ -140,7 +140,7 @@ def test_small_batches_of_which_each_is_committed(resources: Resources, say: Say
 
 
 def test_a_job_that_a_drain_holds_is_left_for_later(resources: Resources, say: Say) -> None:
-    """Retention waits for nobody: a locked job is passed over."""
+    """Retention skips a locked job."""
     say(1, old=3)
     with resources.engine.begin() as drain_of_another:
         drain_of_another.execute(text("SELECT 1 FROM training_jobs WHERE id = 1 FOR UPDATE"))
@@ -149,7 +149,7 @@ def test_a_job_that_a_drain_holds_is_left_for_later(resources: Resources, say: S
 
 
 def test_a_young_row_before_an_old_one_keeps_it(resources: Resources, say: Say) -> None:
-    """What is left of a job has no holes."""
+    """The remaining rows of a job have no gap."""
     say(1, old=3)
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_logs SET created_at = now() WHERE seq = 2"))
@@ -176,8 +176,8 @@ def test_a_replay_of_what_is_gone_ends(resources: Resources, say: Say) -> None:
 def test_nothing_is_removed_unless_it_is_asked_for(resources: Resources) -> None:
     """Without the settings there is no retention, with them a dry run first; a sink in use must have confirmed."""
     urls = {"database_url": resources.settings.database_url, "redis_url": resources.settings.redis_url}
-    assert keepings_of(load_settings(**urls)) == []
+    assert row_policies(load_settings(**urls)) == []
     wanted = load_settings(**urls, log_retention_days=7, metric_retention_days=9, mlflow_tracking_uri="http://m:1")
     assert wanted.row_retention == "dry-run"
-    assert [(each.days, each.sinks) for each in keepings_of(wanted)] == [(7, ("loki",)), (9, ("mlflow",))]
-    assert keepings_of(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sinks == ()
+    assert [(each.days, each.sinks) for each in row_policies(wanted)] == [(7, ("loki",)), (9, ("mlflow",))]
+    assert row_policies(load_settings(**urls, log_retention_days=7, loki_enabled=False))[0].sinks == ()

@@ -1,4 +1,4 @@
-"""Jobs of which a sink has everything: nobody looks at them again until they have news."""
+"""Completely delivered jobs are settled: they are not read again until they have new rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.resources import Resources
 from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.deliver import Delivery
-from trainwire.workers.sinks.jsonl.plugin import JsonlBacklog, JsonlSettings, JsonlSink
+from trainwire.workers.sinks.jsonl.backlog import JsonlBacklog
+from trainwire.workers.sinks.jsonl.plugin import JsonlSettings, JsonlSink
 from trainwire.workers.sinks.loki.backlog import LogBacklog
 from trainwire.workers.sinks.loki.sink import LokiSink
 from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
@@ -27,13 +28,13 @@ def publish(resources: Resources, sender: Sender, line: str, job: int = 1) -> No
 
 
 def deliver(resources: Resources, loki: LokiTwin) -> None:
-    """Deliver what waits for Loki, whose clock stands where the lines were said."""
+    """Deliver the waiting rows to Loki, whose clock is at the time of the lines."""
     sink = LokiSink(LokiHttp(loki.url), now_ns=lambda: NOW_NS)
     Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=60).run()
 
 
 def let_jobs_be_quiet(resources: Resources) -> None:
-    """Let some minutes pass in which nobody says a word."""
+    """Move the jobs' last messages some minutes into the past."""
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET last_seen_at = last_seen_at - interval '5 min'"))
 
@@ -48,7 +49,7 @@ def settled(resources: Resources, sink: str = "loki") -> list[int]:
 def test_a_job_that_is_delivered_and_quiet_is_settled_until_it_speaks(
     resources: Resources, sender: Sender
 ) -> None:
-    """A job that spoke a moment ago is not settled, a quiet one is, and what it then says arrives all the same."""
+    """A quiet job is settled, one with recent messages is not; later rows of a settled job are delivered."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")
         deliver(resources, loki)
@@ -75,7 +76,7 @@ def test_a_job_that_is_behind_is_not_settled(resources: Resources, sender: Sende
 
 
 def test_a_replay_of_a_settled_job_is_seen(resources: Resources, sender: Sender) -> None:
-    """Who moves a cursor back takes the mark away."""
+    """A job whose cursor is moved back is not settled any more."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")
         let_jobs_be_quiet(resources)
@@ -87,7 +88,7 @@ def test_a_replay_of_a_settled_job_is_seen(resources: Resources, sender: Sender)
 
 
 def test_a_job_that_somebody_moves_back_now_is_left_alone(resources: Resources, sender: Sender) -> None:
-    """While another has the lease on a job it is not settled, whatever it looked like a moment ago."""
+    """A job is not settled while another worker has the lease on it."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")
         deliver(resources, loki)
@@ -101,7 +102,7 @@ def test_a_job_that_somebody_moves_back_now_is_left_alone(resources: Resources, 
 
 @pytest.mark.parametrize("has_metrics", [True, False])
 def test_metrics_are_settled_on_their_own(resources: Resources, sender: Sender, has_metrics: bool) -> None:
-    """That Loki has all lines says nothing of MLflow: a job with metrics that it lacks is behind there."""
+    """A job that is settled for Loki is still behind in MLflow if it lacks metrics there."""
     publish(resources, sender, "a")
     if has_metrics:
         sender.send(metrics(loss=0.5))
@@ -145,7 +146,7 @@ def test_two_sinks_of_the_same_rows_are_settled_apart(
     ids=["drain", "replay"],
 )
 def test_older_workers_unsettle_a_job(resources: Resources, sender: Sender, statement: str) -> None:
-    """What a drain or a replay of an older version writes, during a rolling upgrade, takes the mark away."""
+    """A drain or a replay of an older version makes a job unsettled, for rolling upgrades."""
     publish(resources, sender, "a")
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET settled = 'loki', logs_settled = true"))

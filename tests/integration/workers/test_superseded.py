@@ -21,11 +21,11 @@ from trainwire.schemas.checkpoint_keys import S3Uri, new_upload_folder
 from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import training_checkpoints, training_jobs
 from trainwire.stack.errors import Problem
-from trainwire.stores.files.s3 import S3Store, StoreAway, open_s3
+from trainwire.stores.files.s3 import S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import NotFetchable, find_checkpoints, find_source
 from trainwire.workers.checkpoints.orphans import OrphanSweep
 from trainwire.workers.checkpoints.retention import MAX_REFUSALS, Retention, retain
-from trainwire.workers.checkpoints.surplus import Keeping, Surplus, _is_free
+from trainwire.workers.checkpoints.surplus import RetentionPolicy, Surplus, _is_free
 from trainwire.workers.checkpoints.verification import Verification
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
@@ -84,7 +84,7 @@ def save(resources: Resources, sender: Sender, bucket: Bucket) -> Save:
 
 def remove(resources: Resources, bucket: Bucket, store: Callable[[], Any] = open_s3) -> list[int]:
     """Delete superseded uploads as a worker does; return their seqs."""
-    done = Retention(resources.engine, store, Keeping(1, bucket.name, "checkpoints")).run(
+    done = Retention(resources.engine, store, RetentionPolicy(1, bucket.name, "checkpoints")).run(
         dry_run=False, rule="superseded"
     )
     return [each.seq for each in done]
@@ -130,7 +130,7 @@ def test_only_the_same_slot_supersedes(
 
 
 def test_a_file_of_the_users_own_is_not_superseded(resources: Resources, save: Save, bucket: Bucket) -> None:
-    """Only what the SDK has uploaded goes while its job is at work, whatever lies beside it."""
+    """Only uploads of the SDK are deleted while their job runs, not the files beside them."""
     for _ in range(2):
         save(key=f"checkpoints/1/1/mine-{len(states(resources))}.pt")
         save(key=f"elsewhere/{new_upload_folder(NOW_NS)}/last.pt")
@@ -139,7 +139,7 @@ def test_a_file_of_the_users_own_is_not_superseded(resources: Resources, save: S
 
 
 def test_the_best_is_not_superseded(resources: Resources, save: Save, bucket: Bucket) -> None:
-    """Neither the newest that is best, though later ones are not, nor what a path of the job names."""
+    """The newest best checkpoint and the paths of the job are kept."""
     for step in (1, 2, 3, 4):
         save(step=step, is_best=step in {1, 2})
     assert remove(resources, bucket) == [1, 3]
@@ -178,7 +178,7 @@ def test_an_older_checkpoint_is_not_taken_for_the_newer(
 
 
 def test_the_files_of_all_ranks_of_a_step_stay_together(resources: Resources, save: Save, bucket: Bucket) -> None:
-    """While another rank has nothing newer than a step, what this rank has of the step stays."""
+    """A rank's files of a step are kept while another rank has nothing newer than the step."""
     for step, source in ((1, "0-a"), (1, "1-b"), (2, "0-a"), (2, "1-b"), (3, "0-a")):
         save(name=f"last-step{step}.pt", step=step, source=source)
     assert remove(resources, bucket) == [1, 2]
@@ -204,7 +204,7 @@ def test_the_last_ones_of_a_finished_job_are_of_different_slots(
         save(step=epoch, age_s=0)
     sender.send(completion(last_checkpoint_path="/elsewhere", ts=NOW_NS + 10_000 * SECOND_NS))
     drain(resources, "completions")
-    done = Retention(resources.engine, open_s3, Keeping(2, bucket.name, "checkpoints")).run(dry_run=False)
+    done = Retention(resources.engine, open_s3, RetentionPolicy(2, bucket.name, "checkpoints")).run(dry_run=False)
     assert [each.seq for each in done] == [1, 3]
 
 
@@ -224,7 +224,8 @@ class Dying(S3Store):
 
 
 @pytest.mark.parametrize(
-    ("before", "failure"), [(0, KeyboardInterrupt), (1, StoreAway), (2, KeyboardInterrupt), (3, KeyboardInterrupt)]
+    ("before", "failure"),
+    [(0, KeyboardInterrupt), (1, S3Unavailable), (2, KeyboardInterrupt), (3, KeyboardInterrupt)],
 )
 def test_a_deletion_that_ends_early_leaves_no_verified_row(
     resources: Resources, save: Save, bucket: Bucket, before: int, failure: type[BaseException]
@@ -339,7 +340,7 @@ def test_without_a_bucket_nobody_is_asked(resources: Resources, save: Save) -> N
 
 @pytest.fixture
 def orphans(bucket: Bucket) -> list[str]:
-    """Give the keys of what two killed uploads of job 1 have left: files of a folder, and parts of a file."""
+    """Return the keys that two killed uploads of job 1 have left: files of a folder, and parts of a file."""
     key = upload_key("epoch-1/")
     for name in ("a", "b"):
         bucket.put(key + name)
@@ -429,7 +430,7 @@ def test_uploads_of_a_job_at_work_may_still_be_recorded(
 def test_a_job_is_looked_at_once_after_each_end(
     *, resources: Resources, finish: Callable[..., None], bucket: Bucket, orphans: list[str]
 ) -> None:
-    """What was swept is not listed again until the job has had another attempt."""
+    """A swept folder is not listed again until the job has had another attempt."""
     finish()
     assert sweep(resources, bucket) == 2
     bucket.put(orphans[0])

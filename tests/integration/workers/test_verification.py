@@ -1,11 +1,11 @@
-"""Verification against a real S3 server: what is there, what is not, and what cannot be found out now."""
+"""Verification against a real S3 server: existing files, faulty ones, and those that cannot be verified now."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,8 +17,8 @@ from tests.s3 import free_port, s3_client, s3_server
 from trainwire.schemas.backoff import Backoff
 from trainwire.schemas.checkpoint_keys import ManifestFile, S3Uri, encode_manifest
 from trainwire.schemas.tables import sink_states, training_checkpoints, training_jobs
-from trainwire.stores.files.presign_policy import lending_places
-from trainwire.stores.files.s3 import ObjectHead, S3Store, StoreAway, open_s3
+from trainwire.stores.files.presign_policy import served_prefixes
+from trainwire.stores.files.s3 import ObjectHead, S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import (
     NotFetchable,
     find_checkpoints,
@@ -27,7 +27,7 @@ from trainwire.stores.postgres.checkpoints import (
     last_checkpoint,
 )
 from trainwire.workers.checkpoints import verification as verify
-from trainwire.workers.checkpoints.verification import LOOKS, ObjectStore, Verification, VerificationReport
+from trainwire.workers.checkpoints.verification import MAX_VERIFICATIONS, Verification, VerificationReport
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import load_settings
@@ -57,11 +57,11 @@ def record(resources: Resources, sender: Sender) -> Callable[..., None]:
 
 
 def verify_files(
-    resources: Resources, store: Callable[[], ObjectStore] = open_s3, backoff: Backoff = AT_ONCE
+    resources: Resources, store: Callable[[], S3Store] = open_s3, backoff: Backoff = AT_ONCE
 ) -> VerificationReport:
     """Run one verification as a worker does, but let no time pass before the next look."""
     urls = {name: getattr(resources.settings, name) for name in ("database_url", "redis_url")}
-    places = lending_places(load_settings(**urls))
+    places = served_prefixes(load_settings(**urls))
     verification = Verification(
         resources.engine, store, places, slice_s=0, store_backoff=backoff, file_backoff=backoff
     )
@@ -69,7 +69,7 @@ def verify_files(
 
 
 def found(resources: Resources) -> list[tuple[bool, str | None]]:
-    """Return of each checkpoint whether it is verified, and what was found wrong."""
+    """Return whether each checkpoint is verified, and its fault."""
     found = rows(resources.engine, training_checkpoints, "verified_at", "verify_error")
     return [(at is not None, error) for at, error in found]
 
@@ -77,7 +77,7 @@ def found(resources: Resources) -> list[tuple[bool, str | None]]:
 def test_what_is_as_recorded_is_verified(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """A file, a folder with all its files, and somebody's object of which nothing is recorded but the URI."""
+    """A file, a folder with its files, and an object of which only the URI is recorded are verified."""
     bucket.put("elsewhere/model.bin")
     bucket.put("elsewhere/folder/a")
     record(
@@ -165,12 +165,12 @@ def test_an_object_that_comes_later_is_verified_then(
 def test_a_wrong_object_is_left_after_some_looks(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """What is wrong for good stays on the job, and is not asked for for ever."""
+    """A lasting fault stays on the job, and the object is not requested for ever."""
     record({"uri": f"s3://{bucket.name}/never.pt"})
-    for _ in range(LOOKS + 3):
+    for _ in range(MAX_VERIFICATIONS + 3):
         verify_files(resources)
     row = one(resources.engine, training_checkpoints, job_id=1, seq=1)
-    assert (row["verify_attempts"], row["verify_after"]) == (LOOKS, None)
+    assert (row["verify_attempts"], row["verify_after"]) == (MAX_VERIFICATIONS, None)
     assert row["verify_error"] == f"missing: s3://{bucket.name}/never.pt is not there"
 
 
@@ -197,7 +197,7 @@ def test_what_is_not_in_s3_is_left_alone(
 def test_an_address_that_nothing_can_have_is_missing(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """URIs that S3 has no request for are said to be missing; they stop nothing."""
+    """Invalid URIs are reported as missing, and do not stop the verification of others."""
     monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/, s3://no bucket:8/")
     record({"uri": "s3://"}, {"uri": "s3://bucket"}, {"uri": "s3://no bucket:8/x"}, bucket.put("c/a.pt"))
     report = verify_files(resources)
@@ -212,7 +212,7 @@ def test_no_address_is_probed_that_only_a_trainer_named(
     bucket: Bucket,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Another bucket, another folder, a way out of our own: recorded, not asked for, and it is said why."""
+    """Objects outside of the served prefixes are recorded, never requested, with the reason."""
     monkeypatch.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
     monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
     elsewhere = (
@@ -246,11 +246,11 @@ def test_no_address_is_probed_that_only_a_trainer_named(
 def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """A store that is away is probed with a file of its own."""
+    """An unavailable store is probed with one file."""
     record(bucket.put("c/a.pt"))
 
-    def away() -> ObjectStore:
-        raise StoreAway("S3 does not answer")
+    def away() -> S3Store:
+        raise S3Unavailable("S3 does not answer")
 
     with pytest.raises(Unavailable):
         verify_files(resources, away)
@@ -285,7 +285,7 @@ def test_another_job_cannot_make_a_file_look_overwritten(
 def test_a_forbidden_object_is_asked_for_again(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """403 says nothing about the object: the reason is kept, others are verified, and later it is too."""
+    """After a 403 the reason is kept, other files are verified, and the file is retried later."""
     record(bucket.put("secret/a.pt"), bucket.put("open/a.pt"))
     bucket.forbid("secret/", "s3:GetObject", "s3:HeadObject")
     report = verify_files(resources)
@@ -358,7 +358,7 @@ def test_while_the_store_is_away_nobody_asks(
 def test_no_credentials_are_said_to_the_operator(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker without AWS credentials says which variables are missing, and calls nothing missing."""
+    """A worker without AWS credentials reports the missing variables, and no file as missing."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     record({"uri": f"s3://{bucket.name}/a.pt"})
@@ -391,7 +391,7 @@ def test_two_workers_do_not_look_at_the_same_file(
 def test_a_hostile_manifest_is_not_followed(
     resources: Resources, record: Callable[..., None], bucket: Bucket, path: str
 ) -> None:
-    """A manifest that names what does not lie in its folder is refused before anything it names is asked for."""
+    """A manifest with a path outside of its folder is refused before any request for its files."""
     fields = bucket.put("c/f/manifest.json", encode_manifest([ManifestFile(path=path, size_bytes=1, sha256="0")]))
     record(fields | {"uri": f"s3://{bucket.name}/c/f/"})
     verify_files(resources, lambda: ReadOnly(open_s3()))
@@ -413,7 +413,7 @@ def test_a_manifest_that_is_none_is_different(
 def test_a_folder_too_large_for_a_round_stops_nothing(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """What cannot be looked at in time waits for its next turn, with the reason; the rest is verified."""
+    """A folder with too many files for a round waits for the next, with the reason; others are verified."""
     folder = bucket.put_folder("c/f/", a=b"1", b=b"2", c=b"3")
     record(folder, bucket.put("c/a.pt"))
     # The clock is asked when the run and the round begin, when a file's turn comes, and after each shard.
@@ -436,11 +436,11 @@ def test_a_folder_too_large_for_a_round_stops_nothing(
     assert found(resources) == [(True, None)] * 2
 
 
-class HeldStore:
-    """A store that answers when it is told to."""
+class HeldStore(S3Store):
+    """A store that waits for an event before it answers."""
 
     def __init__(self, store: S3Store) -> None:
-        self._store = store
+        super().__init__(store._client)
         self.is_asked = threading.Event()
         self.may_answer = threading.Event()
 
@@ -448,15 +448,7 @@ class HeldStore:
         """Look at an object, in time."""
         self.is_asked.set()
         assert self.may_answer.wait(20)
-        return self._store.head(uri)
-
-    def has_any(self, folder: S3Uri) -> bool:
-        """Tell whether there is any object below a folder's key."""
-        return self._store.has_any(folder)
-
-    def read(self, uri: S3Uri) -> Iterator[bytes]:
-        """Yield the bytes of an object."""
-        return self._store.read(uri)
+        return super().head(uri)
 
 
 class ReadOnly(HeldStore):
@@ -467,7 +459,7 @@ class ReadOnly(HeldStore):
         pytest.fail(f"{uri} was asked for")
 
 
-def fails_when_asked() -> ObjectStore:
+def fails_when_asked() -> S3Store:
     """Fail the test: there is nothing to ask a store for."""
     pytest.fail("the object store was asked")
 
@@ -512,7 +504,7 @@ def test_a_checkpoint_that_is_missing_is_not_the_last(resources: Resources, save
 def test_a_job_of_which_no_file_exists_has_no_last_checkpoint(
     resources: Resources, saves: Callable[..., str]
 ) -> None:
-    """It has no path that nobody can fetch, and its trainer's next one is its last."""
+    """Its path is not a missing file, and its next checkpoint becomes its last."""
     saves("1.pt", 1, exists=False)
     verify_files(resources)
     assert paths(resources) == (None, None)

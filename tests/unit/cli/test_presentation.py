@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from trainwire.cli.commands.jobs import shown_values
 from trainwire.cli.commands.logs import shown_line
 from trainwire.cli.commands.options import plain
-from trainwire.stores.loki.log_filters import LogLine
+from trainwire.stores.rows.command_rows import StoredLine
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
 
-def _line(content: str, **more: object) -> LogLine:
+def _line(content: str, **more: object) -> StoredLine:
     fields: dict[str, object] = {"rank": None, "level": None, **more}
-    return LogLine(seq=1, logged_at=AT, log_type="stderr", content=content, **fields)  # type: ignore[arg-type]
+    return StoredLine(seq=1, logged_at=AT, log_type="stderr", content=content, **fields)  # type: ignore[arg-type]
 
 
 def test_json_has_names_for_what_it_cannot_say() -> None:

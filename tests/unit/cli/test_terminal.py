@@ -14,7 +14,7 @@ from rich.console import Console
 
 from trainwire.cli.commands.logs import shown_line
 from trainwire.cli.terminal import cell, local, one_line, safe, shown_clock
-from trainwire.stores.loki.log_filters import LogLine
+from trainwire.stores.rows.command_rows import StoredLine
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_every_shown_time_survives_hostile_years(zone: Callable[[str], None]) ->
     """Tables, log lines and outages show the first year too."""
     zone("America/Los_Angeles")
     at = datetime(1, 1, 1, 1, 2, 3, tzinfo=UTC)
-    line = LogLine(seq=1, logged_at=at, log_type="stdout", level=None, rank=None, content="x")
+    line = StoredLine(seq=1, logged_at=at, log_type="stdout", level=None, rank=None, content="x")
     assert shown_line(line, colours=False) == "01:02:03.000 stdout x"
     assert shown_clock(at).endswith("-01-01 01:02")
 

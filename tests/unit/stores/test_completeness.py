@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from trainwire.schemas.messages import Status
-from trainwire.stores.postgres.completeness import Completeness, Position, State, assess, shown_ranges
+from trainwire.stores.postgres.completeness import Completeness, State, assess, shown_ranges
+from trainwire.stores.postgres.source_positions import SourcePosition
 
 
-def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> Position:
+def _position(kind: str = "logs", *, source: str = "0-ab12cd34", last_seq: int, **more: object) -> SourcePosition:
     fields: dict[str, object] = {"attempt": 1, **more}
-    return Position(source=source, kind=kind, last_seq=last_seq, **fields)  # type: ignore[arg-type]
+    return SourcePosition(source=source, kind=kind, last_seq=last_seq, **fields)  # type: ignore[arg-type]
 
 
-def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[Position]:
+def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[SourcePosition]:
     """A source that made so many lines (the second number: so many arrived) and has ended."""
     produced, arrived = logs[0], logs[-1]
     return [
@@ -24,7 +25,7 @@ def _source(*logs: int, source: str = "0-ab12cd34", **more: Any) -> list[Positio
     ]
 
 
-def _assess(*rows: Position, attempt: int = 1, status: Status = "completed") -> Completeness:
+def _assess(*rows: SourcePosition, attempt: int = 1, status: Status = "completed") -> Completeness:
     return assess(rows, attempt, status)
 
 
@@ -43,7 +44,7 @@ def test_gaps_are_named_by_number() -> None:
 
 
 def test_no_completion_yet_is_open() -> None:
-    """Without a completion nobody knows how much was made."""
+    """Without a completion the number of produced messages is unknown."""
     assert _assess(_position(last_seq=3), status="running").line.startswith("open: 3 messages produced = 3 stored")
     assert _assess(status="pending").line.startswith("open: 0 messages")
 
@@ -98,7 +99,7 @@ def test_a_crashed_earlier_attempt_is_named() -> None:
 
 
 def test_a_killed_source_is_unproven_and_named() -> None:
-    """Who sent its leftovers counted them; whether it made more is not known."""
+    """The process that sent its spooled messages counted them; it may have produced more."""
     killed = _position(last_seq=5, produced=5, dropped=2)
     end = _position("completions", source="0-ab12cd34~end-00000000", last_seq=1, produced=1)
     assert _assess(killed, end, *_source(7, source="0-launcher")).line == (
@@ -119,7 +120,7 @@ def test_a_killed_source_of_a_running_job_is_open() -> None:
 
 
 def test_all_sources_of_a_lost_job_are_silent() -> None:
-    """A lost job has no open sources: nobody waits for them any more."""
+    """A lost job has no open sources: no more messages are expected."""
     found = _assess(_position(last_seq=5), status="lost")
     assert (found.state, found.open_sources, found.silent_sources) == ("unproven", (), ("0-ab12cd34",))
 
@@ -132,7 +133,7 @@ def test_losses_the_user_chose_are_accounted() -> None:
 
 
 def test_more_came_than_was_announced() -> None:
-    """A source that goes on after its completion is counted by what came."""
+    """A source that continues after its completion is counted by the received messages."""
     found = _assess(_position(last_seq=12, produced=10))
     assert (found.produced, found.stored, found.missing) == (12, 12, 0)
 

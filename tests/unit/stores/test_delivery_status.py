@@ -1,4 +1,4 @@
-"""What people read of deliveries."""
+"""Deliveries as text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from trainwire.cli.terminal import shown_clock
-from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth
-from trainwire.stores.postgres.delivery_status import shown_age, shown_delivery, shown_health
+from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, shown_age, shown_delivery, shown_health
 
 ANSWERS = SinkHealth(sink="loki", answers=True)
 
@@ -47,7 +46,7 @@ def test_what_is_delivered_is_one_line() -> None:
 
 
 def test_an_outage_names_its_times() -> None:
-    """Since when, how often, what was said and when it is tried again; an attempt that is due is now."""
+    """An outage has its begin, the attempts, the error and the next attempt; one that is due is "now"."""
     now = datetime.now(UTC)
     later = now + timedelta(days=2)
     down = SinkHealth(

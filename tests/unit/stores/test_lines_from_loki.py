@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.factories import NOW_NS
-from trainwire.stores.loki.lines import seq_of, whole_lines, without_newer
+from trainwire.stores.loki.lines import whole_lines, without_newer
 from trainwire.stores.loki.query import LokiLine
 
 
@@ -20,7 +20,7 @@ def test_parts_are_joined_in_the_order_of_their_numbers() -> None:
 
 
 def test_a_second_copy_is_a_line_of_its_own() -> None:
-    """What Loki has twice is shown twice, split or not."""
+    """A line that is twice in Loki is shown twice, split or not."""
     split = [_line(5, text, part=part) for part, text in (("1/2", "a"), ("2/2", "b"))]
     late = [LokiLine(line.ts_ns, line.line, (*line.labels, ("late", "2026-09-21T11"))) for line in split]
     whole = [_line(1, "x"), _line(1, "x", late="2026-09-21T11")]
@@ -28,15 +28,15 @@ def test_a_second_copy_is_a_line_of_its_own() -> None:
 
 
 def test_only_a_number_is_a_number() -> None:
-    """A label that somebody else wrote cannot pass for a row."""
+    """An invalid label of another client is not taken for the number of a row."""
     found = [
-        seq_of(_line(text, "")) for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
+        _line(text, "").seq for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
     ]
     assert found == [7, None, None, None, None, None, None]
 
 
 def test_rows_that_came_meanwhile_are_left_out() -> None:
-    """A job goes on while it is compared: what Postgres has by now is no stranger, and is asked for seldom."""
+    """Lines that are stored during the comparison are not unknown, and Postgres is read rarely for them."""
     asked: list[int] = []
 
     def newest_seq() -> int:
@@ -44,5 +44,5 @@ def test_rows_that_came_meanwhile_are_left_out() -> None:
         return 4
 
     lines = [_line(seq, "") for seq in (1, 2, 3, 4, 3, 5, "x")]
-    assert [seq_of(line) for line in without_newer(lines, 2, newest_seq)] == [1, 2, 5, None]
+    assert [line.seq for line in without_newer(lines, 2, newest_seq)] == [1, 2, 5, None]
     assert len(asked) == 2

@@ -1,4 +1,4 @@
-"""What is read out of the configuration that Loki shows."""
+"""Values from the configuration that Loki reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.stores.loki.config import hidden_after, setting
 def test_the_age_at_which_late_lines_are_hidden(
     queriers_ask_within: str, looks_back: str, age: str | None
 ) -> None:
-    """One process goes by what it looks back at, several by what the queriers ask the ingesters for."""
+    """A single process uses its look-back period, several use that of queriers in ingesters."""
     config = (
         f"querier:\n  query_ingesters_within: {queriers_ask_within}\n"
         f"ingester:\n  query_store_max_look_back_period: {looks_back}\n"

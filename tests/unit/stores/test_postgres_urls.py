@@ -5,8 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import create_engine
 
-from trainwire.stores.postgres_urls import parse_postgres_url, shown_servers
-from trainwire.stores.settings import StoreSettings, WrongSettings, read_settings
+from trainwire.stores.settings import (
+    StoreSettings,
+    WrongSettings,
+    parse_postgres_url,
+    read_settings,
+    shown_servers,
+)
 
 SEVERAL = [
     ("u:p@h1:5432,h2:5433/db?target_session_attrs=read-write", "h1,h2", "5432,5433", "h1:5432, h2:5433"),
@@ -18,7 +23,7 @@ SEVERAL = [
 
 @pytest.mark.parametrize(("text", "hosts", "ports", "shown"), SEVERAL)
 def test_several_servers_reach_the_driver(text: str, hosts: str, ports: str, shown: str) -> None:
-    """Hosts, ports, user, password, database and options are what libpq gets; only the hosts are shown."""
+    """Hosts, ports, user, password, database and options reach libpq; only the hosts are shown."""
     url = parse_postgres_url(f"postgresql://{text}")
     _, options = create_engine(url).dialect.create_connect_args(url)
     assert (options["host"], options["port"]) == (hosts, ports)
@@ -45,7 +50,7 @@ def test_a_password_with_a_comma_is_no_second_host() -> None:
 
 @pytest.mark.parametrize("hosts", ["h1:5432,h2:x", "h1:5432,[::1", "h1:1:2,h2", "h1:x"])
 def test_what_is_no_server_is_named_without_the_password(hosts: str) -> None:
-    """The error names the variable and what is allowed."""
+    """The error names the variable and the allowed form."""
     with pytest.raises(WrongSettings, match="DATABASE_URL is not a URL like") as failed:
         read_settings(StoreSettings, database_url=f"postgresql://u:hush@{hosts}/db", redis_url="redis://h")
     assert "hush" not in str(failed.value)

@@ -1,4 +1,4 @@
-"""Which ranks have not reported, from what their sources stated."""
+"""The ranks that have not reported, from the statements of their sources."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from datetime import UTC, datetime
 import pytest
 
 from trainwire.schemas.messages import MAX_WORLD_SIZE
-from trainwire.stores.postgres.completeness import Position
-from trainwire.stores.postgres.ranks import AbsentRanks, absent_ranks
+from trainwire.stores.postgres.source_positions import AbsentRanks, SourcePosition, absent_ranks
 
 
-def _rank(rank: int | None, world_size: int | None = None, *, began_s: int = 0, **more: object) -> Position:
+def _rank(rank: int | None, world_size: int | None = None, *, began_s: int = 0, **more: object) -> SourcePosition:
     """The row of one source that is this rank of so many."""
     fields = {"source": f"{rank}-{world_size}-{began_s}", "attempt": 1, **more}
     began_at = datetime.fromtimestamp(began_s, UTC)
-    return Position(kind="logs", last_seq=1, rank=rank, world_size=world_size, began_at=began_at, **fields)  # type: ignore[arg-type]
+    return SourcePosition(kind="logs", last_seq=1, rank=rank, world_size=world_size, began_at=began_at, **fields)  # type: ignore[arg-type]
 
 
-def _ranges(*rows: Position) -> tuple[tuple[int, int], ...]:
+def _ranges(*rows: SourcePosition) -> tuple[tuple[int, int], ...]:
     found = absent_ranks(rows)
     return found[0].ranges if found else ()
 
@@ -80,7 +79,7 @@ def test_a_launcher_stands_for_its_rank() -> None:
 
 
 def test_ranks_outside_of_the_world_are_ignored() -> None:
-    """A negative rank, or one too large, makes nobody else report."""
+    """A negative rank, or one that is too large, does not count as another rank."""
     assert _ranges(_rank(0, 2), _rank(-1), _rank(2**31 - 1)) == ((1, 1),)
 
 

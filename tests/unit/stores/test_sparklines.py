@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, spread, telling_name, thinned
+from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, main_metric, spread, thinned
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, spread, telli
     ],
 )
 def test_the_most_telling_metric_is_shown(names: list[str], name: str | None) -> None:
-    """A loss before an accuracy before the rest by name; how busy the machine was says nothing."""
-    assert telling_name(names) == name
+    """A loss before an accuracy before the rest by name; never a system metric."""
+    assert main_metric(names) == name
 
 
 @pytest.mark.parametrize("last_seq", [0, 1, SAMPLES, SAMPLES + 1, 1_000_000, 2**62])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     "module",
     [
-        "trainwire.workers.sinks.mlflow.http",
+        "trainwire.workers.sinks.mlflow.plugin",
         "trainwire.workers.sinks.mlflow.links",
         "trainwire.workers.drain.drain",
         "trainwire.cli.commands.mlflow",

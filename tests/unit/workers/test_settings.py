@@ -33,7 +33,7 @@ def test_missing_variables_are_named_with_the_remedy() -> None:
         ("DATABASE_URL", "hush", "DATABASE_URL is not a URL like postgresql://"),
         ("REDIS_URL", "http://:hush@h", "REDIS_URL is not a URL like redis://"),
         ("REDIS_URL", "unix://:hush@/run/redis.sock", "REDIS_URL is a Unix socket, which neither Celery's broker"),
-        ("STREAMS_URL", "unix:///run/redis.sock", "and say redis://127.0.0.1:6379/0"),
+        ("STREAMS_URL", "unix:///run/redis.sock", "and set redis://127.0.0.1:6379/0"),
         ("MLFLOW_TRACKING_URI", "http://me:hush@mlflow:5000", "MLFLOW_TRACKING_URI is not an address of a server"),
         ("MLFLOW_EXPERIMENT", "", "MLFLOW_EXPERIMENT String should have at least 1 character"),
     ],

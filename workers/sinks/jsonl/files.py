@@ -1,8 +1,8 @@
-"""The files of one job: `<folder>/<day>.jsonl`, then `<day>.2.jsonl` and so on where a file has reached its limit.
+"""The files of one job: `<folder>/<day>.jsonl`, then `<day>.2.jsonl` and so on when a file has reached its limit.
 
-Lines are only appended, in the order of `seq`, and only the newest file is ever written. What follows the last
-confirmed row was written by a delivery that did not get to its confirmation; the next delivery cuts it off and
-writes these rows again, so that each row stands in the files exactly once.
+Lines are only appended, in the order of `seq`, and only to the newest file. Lines after the last confirmed row are
+from a delivery that was interrupted before its confirmation; the next delivery truncates them and writes these
+rows again, so that each row is in the files exactly once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from typing import Annotated, BinaryIO, Final, NamedTuple
 import msgspec
 
 from trainwire.schemas.validation import MAX_ID
+from trainwire.workers.sinks.ranges import Ranges
 
 BLOCK_BYTES: Final = 64 * 1024
 LOCK_NAME: Final = ".lock"
 _NAME: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:\.(\d{1,9}))?\.jsonl")
 
 
-class Line(NamedTuple):
+class JsonLine(NamedTuple):
     """One row as a line with its newline; `day` is the date (UTC) on which Postgres stored it."""
 
     seq: int
@@ -48,7 +49,7 @@ class FileName(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """The newest file as a delivery left it: its name, its first row and its size."""
+    """The newest file at the end of a delivery: its name, its first row and its size."""
 
     file: str
     first_seq: int
@@ -62,12 +63,11 @@ class _Numbered(msgspec.Struct):
 _decode_number = msgspec.json.Decoder(_Numbered).decode
 
 
-def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> Tail | None:
-    """Write lines behind all with a smaller `seq`, and flush them to the disk. Raises `OSError`.
+def append(folder: Path, lines: Sequence[JsonLine], most_bytes: int) -> Tail | None:
+    """Append lines after all with a smaller `seq`, and flush them to the disk. Raises `OSError`.
 
-    Returns the newest file; None where its first line is not one of a row.
-
-    A file is continued up to `most_bytes`; a single longer line has a file of its own.
+    A file is continued up to `most_bytes`; a longer line has a file of its own. Returns the newest file; None if
+    its first line is not one of a row.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +82,10 @@ def append(folder: Path, lines: Sequence[Line], most_bytes: int) -> Tail | None:
 
 
 def first_lost(folder: Path, tail: Tail, next_day: str) -> int | None:
-    """Return the first row that the newest file has lost since it was left like that; None where it has all.
+    """Return the first row that was removed from the newest file since `tail` was taken; None if none was.
 
-    A file that was rotated, so that one named after it stands beside it (`.gz`, `.1`), has lost nothing. Nor has a
-    removed file of a day before `next_day`, that of the next line, which goes to another file. Raises `OSError`.
+    Rotated files do not count, which exist under a longer name (`.gz`, `.1`); nor does a removed file of a day
+    before `next_day`, the day of the next line, which begins another file. Raises `OSError`.
     """
     path = folder / tail.file
     size = path.stat().st_size if path.exists() else None
@@ -101,7 +101,7 @@ def first_lost(folder: Path, tail: Tail, next_day: str) -> int | None:
 
 
 def file_names(folder: Path) -> list[FileName]:
-    """Return the files of a job in their order; none where the folder does not exist."""
+    """Return the files of a job in order; none if the folder does not exist."""
     with suppress(FileNotFoundError):
         found = [_NAME.fullmatch(name) for name in os.listdir(folder)]
         return sorted(FileName(match[1], int(match[2] or 1)) for match in found if match)
@@ -109,57 +109,77 @@ def file_names(folder: Path) -> list[FileName]:
 
 
 def read_lines(folder: Path) -> Iterator[tuple[int | None, bytes]]:
-    """Yield all lines of a job's files with their `seq`, None for a line that has none."""
+    """Yield all lines of a job's files with their `seq`, None for a line without one."""
     for name in file_names(folder):
         with (folder / str(name)).open("rb") as file:
             yield from ((_seq_of(line), line) for line in file)
 
 
 @dataclass(slots=True)
-class Differences:
-    """The numbers of lines that differ from their row or have none, and how many lines have no number.
+class FileComparison:
+    """The rows of a job: in the files, waiting or missing; and the lines that differ from their row or have none.
 
-    A line without a row may be of one that retention has removed, or that is newer than `last_seq`, the last row.
+    A line may lack a row because retention has removed it, or it is newer than `last_seq`, the last row read.
     """
 
-    different: set[int] = field(default_factory=set)
+    rows: int = 0
+    in_files: int = 0
+    waiting: int = 0
+    missing: Ranges = field(default_factory=Ranges)
+    twice: Ranges = field(default_factory=Ranges)
+    different: Ranges = field(default_factory=Ranges)
     without_row: array[int] = field(default_factory=lambda: array("Q"))
     unreadable: int = 0
+    """Number of lines that are not JSON with a number."""
     last_seq: int = 0
 
+    def add(self, seq: int, lines: Sequence[bytes], data: bytes, *, may_wait: bool) -> None:
+        """Count a row with the content `data`, and the lines of its number."""
+        self.rows, self.last_seq = self.rows + 1, seq
+        if lines:
+            self.in_files += 1
+        elif may_wait:
+            self.waiting += 1
+        else:
+            self.missing.add(seq)
+        if len(lines) > 1:
+            self.twice.add(seq)
+        if any(line != data for line in lines):
+            self.different.add(seq)
 
-def compare(rows: Iterable[Line], folder: Path, odd: Differences) -> Iterator[tuple[int, int, int]]:
-    """Yield each row's `seq` with the number of its copies, twice, and add what differs to `odd`.
 
-    Rows and files are in the order of `seq`.
+def compare(rows: Iterable[JsonLine], folder: Path, confirmed_seq: int = 0) -> FileComparison:
+    """Compare the rows of a job with its files, both in the order of `seq`.
+
+    Rows after `confirmed_seq` that are not in the files are waiting. Raises `OSError`.
     """
+    found = FileComparison()
     lines = read_lines(folder)
     line = next(lines, None)
     for row in chain(rows, (None,)):
-        copies = 0
+        of_row: list[bytes] = []
         while line is not None and (row is None or (line[0] or 0) <= row.seq):
             seq, data = line
             if seq is None:
-                odd.unreadable += 1
+                found.unreadable += 1
             elif row is not None and seq == row.seq:
-                copies += 1
-                odd.different |= {seq} if data != row.data else set()
+                of_row.append(data)
             else:
-                odd.without_row.append(seq)
+                found.without_row.append(seq)
             line = next(lines, None)
         if row is not None:
-            odd.last_seq = row.seq
-            yield row.seq, copies, copies
+            found.add(row.seq, of_row, row.data, may_wait=row.seq > confirmed_seq)
+    return found
 
 
 def remove(folder: Path) -> None:
-    """Remove the folder of a job with everything in it."""
+    """Remove the folder of a job with all its content."""
     with suppress(FileNotFoundError), locked(folder):
         shutil.rmtree(folder)
 
 
 def remove_before(folder: Path, day: date) -> int:
-    """Remove the files of earlier days, and a folder that is then empty; return how many files."""
+    """Remove the files of days before `day`, and the folder if it is then empty; return how many files."""
     names = file_names(folder)
     old = [name for name in names if name.day < day.isoformat()]
     if not old:
@@ -169,16 +189,16 @@ def remove_before(folder: Path, day: date) -> int:
             (folder / str(name)).unlink(missing_ok=True)
         if len(old) == len(names):
             (folder / LOCK_NAME).unlink(missing_ok=True)
-            with suppress(OSError):  # it has files that are not ours
+            with suppress(OSError):  # it has other files
                 folder.rmdir()
     return len(old)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a job's folder; raise `BlockingIOError` where another process has it.
+    """Lock a job's folder; raise `BlockingIOError` if another process has the lock.
 
-    A worker that has lost its connection to Postgres has lost its lease too, but may still be writing.
+    The lease in Postgres is not enough: a worker that has lost its connection may still be writing.
     """
     with (folder / LOCK_NAME).open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,7 +213,7 @@ def _tail(folder: Path) -> Tail | None:
 
 
 def _cut(folder: Path, seq: int) -> FileName | None:
-    """Remove everything from the row `seq` on; return the newest file that is left."""
+    """Truncate all lines from the row `seq` on; return the newest remaining file."""
     for name in reversed(file_names(folder)):
         path = folder / str(name)
         with path.open("r+b") as file:
@@ -206,7 +226,7 @@ def _cut(folder: Path, seq: int) -> FileName | None:
 
 
 def _end_before(file: BinaryIO, seq: int) -> int:
-    """Return the offset behind the last whole line of a row before `seq`, read from the end; 0 for none."""
+    """Return the offset after the last complete line of a row before `seq`, searched from the end; 0 for none."""
     end, rest = file.seek(0, os.SEEK_END), b""
     while end > 0:
         start = max(0, end - BLOCK_BYTES)
@@ -216,7 +236,7 @@ def _end_before(file: BinaryIO, seq: int) -> int:
         while (newline := block.rfind(b"\n", 0, stop)) >= 0:
             begin = block.rfind(b"\n", 0, newline) + 1
             if begin == 0 and start > 0:
-                break  # the line begins in the block before
+                break  # the line begins in an earlier block
             found = _seq_of(block[begin:newline])
             if found is not None and found < seq:
                 return start + newline + 1
@@ -229,14 +249,14 @@ def _seq_of(line: bytes) -> int | None:
     try:
         return _decode_number(line).seq
     except (msgspec.DecodeError, UnicodeError):
-        return None  # cut off by a crash, or not ours
+        return None  # truncated by a crash, or written by another program
 
 
 def _by_file(
-    newest: FileName | None, size: int, lines: Iterable[Line], most_bytes: int
-) -> Iterator[tuple[FileName, list[Line]]]:
+    newest: FileName | None, size: int, lines: Iterable[JsonLine], most_bytes: int
+) -> Iterator[tuple[FileName, list[JsonLine]]]:
     """Group lines by the file that they are appended to; a line of an earlier day goes to the newest file."""
-    name, part = newest, list[Line]()
+    name, part = newest, list[JsonLine]()
     for line in lines:
         next_name = name
         if name is None or line.day > name.day:
@@ -262,7 +282,7 @@ def _write(path: Path, data: bytes) -> None:
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
-            with suppress(OSError):  # readers see whole lines; the next delivery cuts it in any case
+            with suppress(OSError):  # for readers; the next delivery truncates it anyway
                 file.truncate(size)
             raise
 

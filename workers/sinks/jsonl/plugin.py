@@ -1,4 +1,4 @@
-"""Log rows as lines of JSON in plain files, one folder per job: for backups, grep and jq."""
+"""Log rows as JSON lines in plain files, one folder per job: for backups, grep and jq."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ import shutil
 import tempfile
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 from pydantic import Field, field_validator
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from trainwire.stores.postgres.completeness import shown_ranges
 from trainwire.stores.postgres.deletion import Deletion, DeletionPart
@@ -27,37 +24,35 @@ from trainwire.stores.settings import read_settings
 from trainwire.workers.findings import Finding, Part
 from trainwire.workers.resources import Resources
 from trainwire.workers.settings import Settings
-from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.base import Delivered, Sink, SinkUnavailable
-from trainwire.workers.sinks.cursors import DeliveryCursor, read_cursors
-from trainwire.workers.sinks.jsonl.files import (
-    Differences,
-    Line,
-    Tail,
-    append,
-    compare,
-    first_lost,
-    remove,
-    remove_before,
+from trainwire.workers.sinks.cursors import read_cursors
+from trainwire.workers.sinks.jsonl.backlog import (
+    JOBS,
+    NAME,
+    JsonlBacklog,
+    JsonlBatch,
+    JsonlDelivered,
+    folder_name,
+    read_rows,
 )
-from trainwire.workers.sinks.plugin import NotSetUp, SinkPlugin, SinkSettings, Verdict
-from trainwire.workers.sinks.row_sums import RowSums, count, ranges_of, sum_up
+from trainwire.workers.sinks.jsonl.files import FileComparison, JsonLine, append, compare, remove, remove_before
+from trainwire.workers.sinks.plugin import NotSetUp, SinkBacklog, SinkPlugin, SinkSettings, SinkVerification
+from trainwire.workers.sinks.ranges import ranges_of
 
 log = structlog.get_logger("trainwire.workers.sinks.jsonl")
 
-NAME: Final = "jsonl"
 SWEEP_S: Final = 3600.0
 VERIFIED_ROWS: Final = 1000
 VERIFIED_BYTES: Final = 16 * 1024 * 1024
-LITTLE_BYTES: Final = 1024**3
+MIN_FREE_BYTES: Final = 1024**3
 _OF_ONE_JOB: Final = {
     *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EFBIG, errno.EAGAIN, errno.ENOENT)
 }
-"""Errors that may concern the folder of one job only; all others concern the disk."""
+"""Errors that may concern only one job's folder; all others concern the disk."""
 
 
 class JsonlSettings(SinkSettings):
-    """Where the files are, how large they become and how long they stay."""
+    """The folder of the files, their maximum size and their retention."""
 
     jsonl_dir: Path | None = None
     """The folder of the files, an absolute path; unset: none are written."""
@@ -76,83 +71,8 @@ class JsonlSettings(SinkSettings):
         return Path(value)
 
 
-@dataclass(frozen=True, slots=True)
-class JsonlBatch:
-    """The next lines of a job; where there are none, all rows up to `last_seq` were deleted."""
-
-    confirmed_seq: int
-    folder: str
-    lines: Sequence[Line]
-    last_seq: int
-    note: str | None = None
-    is_followed: bool = False
-
-
-@dataclass(slots=True)
-class DeliveredLines(Delivered):
-    """The outcome with the newest file as it is now, and when lines of it were last written again."""
-
-    tail: Tail | None = None
-    note: str | None = None
-
-    @property
-    def state(self) -> Mapping[str, Any]:
-        """See `Delivered`; `note` is shown with the job's delivery."""
-        tail = {} if self.tail is None else {"tail": self.tail}
-        return tail if self.note is None else tail | {"note": self.note}
-
-
-class JsonlBacklog(SinkBacklog[JsonlBatch, Delivered]):
-    """The log rows that the files do not have, those in `root` that somebody has truncated or removed included."""
-
-    kind = "logs"
-
-    def __init__(self, sink: str, root: Path) -> None:
-        super().__init__(sink)
-        self._root = root
-
-    def read(
-        self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
-    ) -> dict[int, JsonlBatch]:
-        """Return the next lines of each job."""
-        last_seqs = self.last_seqs(connection, job_ids)
-        folders = {row.id: folder_name(*row) for row in connection.execute(_JOBS, {"jobs": list(job_ids)})}
-        known = read_cursors(connection, NAME, job_ids)
-        after = {job_id: cursor.confirmed_seq for job_id, cursor in known.items()}
-        lines = read_rows(connection, after, most_rows, most_bytes)
-        notes = {job_id: cursor.state.get("note") for job_id, cursor in known.items()}
-        lost = {
-            job_id: first
-            for job_id, folder in folders.items()
-            if lines[job_id] and (first := self._first_lost(folder, known[job_id], lines[job_id][0].day))
-        }
-        for job_id, first in lost.items():
-            file, last = known[job_id].state["tail"][0], after[job_id]
-            log.warning("jsonl.rows_lost", job_id=job_id, file=file, first_seq=first, last_seq=last)
-            at = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-            notes[job_id] = f"{file} had lost rows {first} to {last}, which were written again at {at}"
-            after[job_id] = first - 1
-        if lost:
-            lines |= read_rows(connection, {job_id: after[job_id] for job_id in lost}, most_rows, most_bytes)
-        return {
-            job_id: JsonlBatch(after[job_id], folder, lines[job_id], last_seqs[job_id], notes[job_id])
-            for job_id, folder in folders.items()
-            if last_seqs.get(job_id, 0) > after[job_id]
-        }
-
-    def _first_lost(self, folder: str, cursor: DeliveryCursor, next_day: str) -> int | None:
-        """Return the first row that was taken out of the job's newest file; None for none."""
-        if "tail" not in cursor.state:  # of an older version, or a replay has moved the cursor
-            return None
-        try:
-            first = first_lost(self._root / folder, Tail(*cursor.state["tail"]), next_day)
-        except OSError:
-            return None  # the delivery will fail by it, and report it
-        return first if first is not None and first <= cursor.confirmed_seq else None
-
-
 class JsonlSink:
-    """Appends lines to files; safe to use from several threads, and from several processes on one disk."""
+    """Appends lines to files; safe for concurrent threads, and for concurrent processes on one disk."""
 
     name: Final = NAME
 
@@ -163,7 +83,7 @@ class JsonlSink:
         self._sweep_at = 0.0
 
     def deliver(self, _job_id: int, batch: JsonlBatch) -> Iterator[Delivered]:
-        """Append the lines; they are on the disk when they are confirmed. See `Sink`."""
+        """Append the lines and flush them to the disk; see `Sink`."""
         if not batch.lines:
             yield Delivered(batch.last_seq, is_answer=False)
             return
@@ -173,10 +93,10 @@ class JsonlSink:
             path = exc.filename or self._folder / batch.folder
             raise SinkUnavailable(f"{path}: {exc.strerror}", may_be_the_jobs=exc.errno in _OF_ONE_JOB) from exc
         self._sweep()
-        yield DeliveredLines(batch.lines[-1].seq, tail=tail, note=batch.note)
+        yield JsonlDelivered(batch.lines[-1].seq, tail=tail, note=batch.note)
 
     def _sweep(self) -> None:
-        """Remove old files, once an hour: where nothing is appended, nothing grows."""
+        """Remove old files, at most once an hour."""
         with self._lock:
             if self._settings.jsonl_keep_days is None or time.monotonic() < self._sweep_at:
                 return
@@ -201,19 +121,19 @@ class JsonlPlugin(SinkPlugin):
 
     @cached_property
     def sink(self) -> JsonlSink:
-        """The sink of this process, which knows when it has last removed old files."""
+        """The sink of this process, cached with the time of its next removal of old files."""
         return JsonlSink(self.settings, self._folder())
 
     def is_on(self, _settings: Settings) -> bool:
-        """Tell whether JSONL_DIR is set."""
+        """Return whether JSONL_DIR is set."""
         return self.settings.jsonl_dir is not None
 
     def connect(self, _resources: Resources) -> tuple[SinkBacklog[Any, Any], Sink[Any, Any]]:
-        """Return the rows that wait, and the files."""
+        """Return the backlog of log rows, and the sink."""
         return JsonlBacklog(NAME, self._folder()), self.sink
 
     def delete(self, resources: Resources, deletion: Deletion, part: DeletionPart) -> DeletionPart:
-        """Remove the folder of the job, files that somebody compressed in it included."""
+        """Remove the folder of the job with all its content, such as compressed files."""
         if not self.is_on(resources.settings):
             if part.planned:
                 raise NotSetUp("JSONL_DIR is not set here")
@@ -236,107 +156,66 @@ class JsonlPlugin(SinkPlugin):
             says = f"{folder} cannot be written: {exc.strerror}"
             yield part.error("writable", says, "correct JSONL_DIR or its owner; log rows wait in Postgres")
             return
-        if free_bytes < LITTLE_BYTES:
+        if free_bytes < MIN_FREE_BYTES:
             says = f"only {free_bytes:,} bytes are free at {folder}"
             yield part.warning("space", says, "make room, or set JSONL_KEEP_DAYS; log rows wait in Postgres")
         yield part.ok("writable", f"{folder} can be written")
 
-    def verify(self, settings: Settings, connection: Connection, job_id: int) -> Verdict:
-        """Compare each line in the files with its row."""
+    def verify(self, settings: Settings, connection: Connection, job_id: int) -> SinkVerification:
+        """Compare each line in the files with its row. Raises `SinkUnavailable`."""
         if not self.is_on(settings):
             raise SinkUnavailable("JSONL_DIR is not set here")
-        # Read before the files: whatever the cursor has passed is in them.
+        # Read before the files, which then have all rows up to it.
         confirmed_seq = read_cursors(connection, NAME, [job_id])[job_id].confirmed_seq
-        job = connection.execute(_JOBS, {"jobs": [job_id]}).one()
-        odd = Differences()
+        _, made_at = connection.execute(JOBS, {"jobs": [job_id]}).one()
         try:
-            copies = compare(_all_rows(connection, job_id), self._folder() / folder_name(*job), odd)
-            found = sum_up(copies, (), confirmed_seq)
+            found = compare(
+                _all_rows(connection, job_id), self._folder() / folder_name(job_id, made_at), confirmed_seq
+            )
         except OSError as exc:
             raise SinkUnavailable(f"{exc.filename or self._folder()}: {exc.strerror}") from exc
         last_seq, removed_seq = connection.execute(_LAST, {"job": job_id}).one()
-        return _verdict(found, odd, removed_seq, last_seq)
+        return _verdict(found, removed_seq, last_seq)
 
     def _folder(self) -> Path:
         return self.settings.jsonl_dir or Path()
 
 
-def folder_name(job_id: int, created_at: datetime) -> str:
-    """Return the name of a job's folder; its time keeps it apart from a job of that number in another database."""
-    return f"{job_id}-{created_at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-
-
-def read_rows(
-    connection: Connection, after: dict[int, int], most_rows: int, most_bytes: int
-) -> dict[int, list[Line]]:
-    """Return the lines of each job after a `seq`: at most so many rows and bytes of each, at least one row."""
-    limits = {"most_rows": most_rows, "most_bytes": most_bytes}
-    lines: dict[int, list[Line]] = defaultdict(list)
-    for row in connection.execute(_READ, {"jobs": list(after), "after": list(after.values()), **limits}):
-        lines[row.job_id].append(Line(row.seq, row.day, _json_line(row)))
-    return lines
-
-
-def _json_line(row: Row[Any]) -> bytes:
-    return msgspec.json.encode(dict(zip(_FIELDS, row, strict=False))) + b"\n"
-
-
-def _all_rows(connection: Connection, job_id: int) -> Iterator[Line]:
+def _all_rows(connection: Connection, job_id: int) -> Iterator[JsonLine]:
     after = 0
     while batch := read_rows(connection, {job_id: after}, VERIFIED_ROWS, VERIFIED_BYTES)[job_id]:
         yield from batch
         after = batch[-1].seq
 
 
-def _verdict(found: RowSums, odd: Differences, removed_seq: int, last_seq: int) -> Verdict:
-    different = ranges_of(sorted(odd.different))
-    # Rows that came, or that retention has removed, while files and rows were read are no strangers.
-    unknown = {seq for seq in odd.without_row if seq > removed_seq and not odd.last_seq < seq <= last_seq}
+def _verdict(found: FileComparison, removed_seq: int, last_seq: int) -> SinkVerification:
+    # Without rows that were stored, or removed by retention, after the rows were read.
+    unknown = {seq for seq in found.without_row if seq > removed_seq and not found.last_seq < seq <= last_seq}
     faults = {
         "missing in the files": found.missing,
         "twice in the files": found.twice,
-        "different in the files": different,
-        "in the files, not in Postgres": ranges_of(sorted(unknown)),
+        "different in the files": found.different,
+        "in the files, not in Postgres": ranges_of(unknown),
     }
-    is_verified = not any(faults.values()) and not odd.unreadable
+    is_verified = not any(faults.values()) and not found.unreadable
     line = (
         f"{'verified' if is_verified else 'differs'}: {found.rows:,} lines in Postgres "
-        f"{'≠' if found.missing else '='} {found.in_sink:,} in the files + {found.waiting:,} waiting; "
-        f"{count(found.missing):,} missing, {count(found.twice):,} twice, {count(different):,} different"
+        f"{'≠' if found.missing else '='} {found.in_files:,} in the files + {found.waiting:,} waiting; "
+        f"{found.missing.total:,} missing, {found.twice.total:,} twice, {found.different.total:,} different"
     )
     shown = [f"{name}: {shown_ranges(ranges)}" for name, ranges in faults.items() if ranges]
-    if odd.unreadable:
-        shown.append(f"lines that are no JSON with a number: {odd.unreadable:,}")
+    if found.unreadable:
+        shown.append(f"lines that are no JSON with a number: {found.unreadable:,}")
     document = {
         "verified": is_verified,
         "in_postgres": found.rows,
-        "in_files": found.in_sink,
+        "in_files": found.in_files,
         "waiting": found.waiting,
         "differences": faults,
-        "unreadable": odd.unreadable,
+        "unreadable": found.unreadable,
     }
-    return Verdict(is_verified, [line, *shown], document)
+    return SinkVerification(is_verified, [line, *shown], document)
 
 
-_FIELDS: Final = (*("job_id", "seq", "attempt", "rank", "source", "log_type", "level", "logged_at", "content"),)
-"""The keys of a line, in the order of the columns below."""
-_JOBS: Final = text("SELECT id, created_at FROM training_jobs WHERE id = ANY(:jobs)")
 _LAST: Final = text("SELECT last_log_seq, removed_log_seq FROM training_jobs WHERE id = :job")
-_READ: Final = text(
-    """
-    SELECT wanted.job_id, seq, attempt, rank, source, log_type, level,
-        to_char(logged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
-            || lpad(CAST(logged_ns AS text), 3, '0') || 'Z' AS logged_at,
-        content, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day
-    FROM unnest(CAST(:jobs AS bigint[]), CAST(:after AS bigint[])) AS wanted(job_id, after)
-    CROSS JOIN LATERAL (
-        SELECT *, sum(octet_length(content)) OVER (ORDER BY seq) - octet_length(content) AS bytes_before
-        FROM (
-            SELECT * FROM training_logs WHERE job_id = wanted.job_id AND seq > wanted.after
-            ORDER BY seq LIMIT :most_rows
-        ) AS next_rows
-    ) AS measured
-    WHERE bytes_before < :most_bytes ORDER BY wanted.job_id, seq
-    """
-)
 PLUGIN: Final = JsonlPlugin()

@@ -1,4 +1,4 @@
-"""The log rows that wait for Loki: packed by Postgres into the JSON of a push, or row by row."""
+"""Reads the log rows after Loki's cursors: packed by Postgres into the JSON of a push, or row by row."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from sqlalchemy import Connection, Engine, text
 
 from trainwire.stores.loki.config import MAX_AHEAD_NS, MAX_FUTURE_NS
 from trainwire.workers.sinks import cursors
-from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.cursors import DeliveryCursor
-from trainwire.workers.sinks.loki.lines import (
+from trainwire.workers.sinks.loki.entries import (
     ENTRY_OVERHEAD_BYTES,
     MAX_LEVEL_CHARS,
     MAX_LINE_BYTES,
     MAX_PUSH_BYTES,
     WINDOW_NS,
+    DeliveredLines,
+    LogBatch,
+    LogRow,
+    PackedLines,
     newest_after,
 )
-from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
+from trainwire.workers.sinks.plugin import SinkBacklog
 
 
 class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
-    """Log rows that Loki has not confirmed; the state of a cursor is the newest time sent, by log type."""
+    """Log rows after the cursors; the state of a cursor is the newest time sent, by log type."""
 
     kind = "logs"
 
@@ -38,15 +41,15 @@ class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the next rows of each job, in windows that a stream takes each at once."""
+        """Return the next rows of each job in windows of time, each short enough for one stream."""
         return self._read(connection, cursors.read_cursors(connection, self._sink, job_ids), most_rows, most_bytes)
 
     def read_on(
         self, connection: Connection, batches: Mapping[int, LogBatch], most_rows: int, most_bytes: int
     ) -> dict[int, LogBatch]:
-        """Return the rows behind batches which are not delivered yet."""
+        """Return the rows after batches that are not delivered yet."""
         return self._read(
-            connection, {job_id: _behind(batch) for job_id, batch in batches.items()}, most_rows, most_bytes
+            connection, {job_id: _cursor_after(batch) for job_id, batch in batches.items()}, most_rows, most_bytes
         )
 
     def _read(
@@ -66,7 +69,7 @@ class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
             "push_bytes": MAX_PUSH_BYTES - MAX_LINE_BYTES,
             "level_chars": MAX_LEVEL_CHARS,
         }
-        # Ordered here: Postgres would sort the packs on its disk.
+        # Sorted here: in Postgres the sort of the large packs would spill to disk.
         for job_id, window, *pack in sorted(connection.execute(_READ_PACKED, wanted), key=_LAST_SEQ):
             windows[job_id][window].append(PackedLines(*pack))
         return {
@@ -87,13 +90,13 @@ class LogBacklog(SinkBacklog[LogBatch, DeliveredLines]):
         return [row for row in rows if row.seq <= last_seq]
 
 
-def _behind(batch: LogBatch) -> DeliveryCursor:
+def _cursor_after(batch: LogBatch) -> DeliveryCursor:
     packs = [pack for packs in batch.windows for pack in packs]
     return DeliveryCursor(packs[-1].last_seq, newest_after(packs, batch.newest_ns))
 
 
 def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, most_bytes: int) -> list[LogRow]:
-    """Return a job's log rows after a seq, at most so many rows and bytes, at least one."""
+    """Return a job's log rows after a `seq`: at most `most_rows` and `most_bytes`, at least one row."""
     wanted = {"job_id": job_id, "after": after, "most_rows": most_rows, "most_bytes": most_bytes}
     return [LogRow(*row) for row in connection.execute(_READ_ROWS, wanted)]
 
@@ -101,12 +104,12 @@ def read_rows(connection: Connection, job_id: int, after: int, most_rows: int, m
 _LAST_SEQ: Final = itemgetter(3)
 
 _TS_NS: Final = """
-    -- No sink takes a time outside these two centuries, in which a double holds microseconds exactly.
+    -- Within these two centuries a double holds microseconds exactly; Loki refuses times outside of them.
     CASE WHEN logged_at < '1900-01-01' THEN 0 WHEN logged_at >= '2100-01-01' THEN 9223372036854775807
     ELSE CAST(date_part('epoch', logged_at) * 1000000 AS bigint) * 1000 + logged_ns END
 """
 _LATEST_NS: Final = f"""
-    -- Of the row alone, so that a resend is the same. By the number too, so that the order stays.
+    -- Depends on the row only, so that a resend is identical; `+ seq` keeps the order.
     CAST(date_part('epoch', created_at) * 1000000 AS bigint) * 1000 + {MAX_AHEAD_NS} + seq
 """
 _SENT: Final = """
@@ -114,7 +117,7 @@ _SENT: Final = """
     CASE WHEN logged > latest THEN to_char(logged_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US')
         || lpad(CAST(logged_ns AS text), 3, '0') || 'Z' END AS trainers_time
 """
-"""Time and, where that is not the trainer's own, the trainer's: of a row with `logged` and `latest`."""
+"""The time to send and, if it differs, the trainer's own; from the columns `logged` and `latest`."""
 
 _READ_ROWS: Final = text(
     f"""

@@ -1,4 +1,4 @@
-"""The comparison of Loki with Postgres by the numbers of a job's lines; their texts are not compared."""
+"""Compares the numbers of a job's lines in Loki with those in Postgres; texts are not compared."""
 
 from __future__ import annotations
 
@@ -11,29 +11,14 @@ from sqlalchemy import Connection, select, text
 
 from trainwire.schemas.tables import dead_letters, training_jobs
 from trainwire.stores.loki.http import LokiHttp
-from trainwire.stores.loki.lines import lines_in_loki, part_of, parts_of, seq_of, without_newer
+from trainwire.stores.loki.lines import lines_in_loki, without_newer
 from trainwire.stores.loki.query import LokiLine
 from trainwire.stores.postgres.completeness import shown_ranges
 from trainwire.stores.postgres.jobs import removed_rows
 from trainwire.workers.sinks.cursors import read_cursors
+from trainwire.workers.sinks.ranges import Ranges, ranges_of
 
 MANY: Final = 2
-
-
-class Ranges(list[tuple[int, int]]):
-    """Numbers as ranges, first and last included, made by adding the numbers in ascending order."""
-
-    @property
-    def total(self) -> int:
-        """How many numbers there are."""
-        return sum(last - first + 1 for first, last in self)
-
-    def add(self, seq: int) -> None:
-        """Add a number that is higher than all before."""
-        if self and self[-1][1] == seq - 1:
-            self[-1] = (self[-1][0], seq)
-        else:
-            self.append((seq, seq))
 
 
 class Copies:
@@ -43,25 +28,23 @@ class Copies:
         self.complete = bytearray(last_seq + 1)
         """By `seq`: number of copies with all their parts, at most `MANY`; a whole line is its only part."""
         self.of_any_part = bytearray(last_seq + 1)
-        """By `seq`: the same of the part that is there most often."""
+        """By `seq`: number of copies of the part with the most copies, at most `MANY`."""
         self.unnumbered = 0
         unknown = set()
         parts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
         for line in lines:
-            seq = seq_of(line)
+            seq = line.seq
             if seq is None:
                 self.unnumbered += 1
             elif not 1 <= seq <= last_seq:
                 unknown.add(seq)
-            elif parts_of(line) > 1:
-                parts[seq, parts_of(line)][part_of(line)] += 1
+            elif line.parts > 1:
+                parts[seq, line.parts][line.part] += 1
             else:
                 self._count(seq, 1, 1)
         for (seq, number), copies in parts.items():
             self._count(seq, min(copies.values()) if len(copies) == number else 0, max(copies.values()))
-        self.unknown = Ranges()
-        for seq in sorted(unknown):
-            self.unknown.add(seq)
+        self.unknown = ranges_of(unknown)
 
     def _count(self, seq: int, complete: int, of_any_part: int) -> None:
         self.complete[seq] = min(self.complete[seq] + complete, MANY)
@@ -69,11 +52,11 @@ class Copies:
 
 
 @dataclass
-class Comparison:
-    """The lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
+class LokiComparison:
+    """All lines that a job has had. Each is in Loki, a dead letter, waiting or missing; and in Postgres or not.
 
-    Those not in Postgres were removed by retention, or are lost. `twice` are the lines of which Loki has a second
-    copy, `unknown` the numbers in Loki that no line of the job has.
+    Lines not in Postgres were removed by retention, or are lost. `twice`: lines with more than one copy in Loki;
+    `unknown`: numbers in Loki that no line of the job has.
     """
 
     rows: int
@@ -91,12 +74,12 @@ class Comparison:
 
     @property
     def is_verified(self) -> bool:
-        """Tell whether each line is where it should be, once; waiting and removed lines are."""
+        """Whether nothing is missing, duplicated, unknown or lost; lines may be waiting or removed."""
         return not any((self.missing, self.twice, self.unknown, self.unnumbered, self.lost))
 
     @property
     def line(self) -> str:
-        """The whole comparison in one line."""
+        """The numbers of lines as one line of text."""
         return (
             f"{'verified' if self.is_verified else 'differs'}: {self.rows:,} lines = {self.in_loki:,} in Loki + "
             f"{self.dead_lettered:,} dead-lettered + {self.waiting:,} waiting + {self.missing.total:,} missing; "
@@ -107,7 +90,7 @@ class Comparison:
 
     @property
     def differences(self) -> list[str]:
-        """One line for each kind of difference, with the numbers of the lines."""
+        """One line of text per kind of difference, with the numbers of the log lines."""
         named = (
             ("missing in Loki", self.missing),
             ("twice in Loki", self.twice),
@@ -119,7 +102,7 @@ class Comparison:
 
     @property
     def document(self) -> dict[str, object]:
-        """The comparison as JSON: numbers of lines by count and ranges."""
+        """The comparison as a JSON document."""
         fields = {
             name: {"count": value.total, "ranges": value} if isinstance(value, Ranges) else value
             for name, value in vars(self).items()
@@ -127,10 +110,10 @@ class Comparison:
         return {"verified": self.is_verified, "line": self.line, **fields}
 
 
-def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> Comparison:
-    """Compare what Loki has of a job with Postgres. Raises `LokiUnavailable`."""
-    # In this order the job and retention may go on meanwhile: a line that the cursor has passed is in Loki
-    # whenever that is read, and a row that is gone when rows are read is removed when `removed_seq` is read.
+def verify_loki(connection: Connection, http: LokiHttp, job_id: int) -> LokiComparison:
+    """Compare the lines of a job in Loki with its rows in Postgres. Raises `LokiUnavailable`."""
+    # This order allows deliveries and retention meanwhile: lines before the cursor are in Loki when it is read
+    # later, and rows that were removed before the rows are read are covered by `removed_seq`, read later.
     confirmed_seq = read_cursors(connection, "loki", [job_id])[job_id].confirmed_seq
     last_seq = _last_seq(connection, job_id)
     refused = select(dead_letters.c.seq).where(
@@ -156,13 +139,13 @@ def compare(
     removed_seq: int,
     confirmed_seq: int,
     dead_lettered: Collection[int],
-) -> Comparison:
-    """Compare the rows that Postgres has, as ranges, with the copies in Loki.
+) -> LokiComparison:
+    """Compare the rows in Postgres, given as ranges, with the copies in Loki.
 
     Rows up to `removed_seq` that are not stored were removed by retention. Stored rows after `confirmed_seq` that
-    Loki does not have are waiting.
+    are not in Loki are waiting.
     """
-    found = Comparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
+    found = LokiComparison(len(copies.complete) - 1, unknown=copies.unknown, unnumbered=copies.unnumbered)
     is_stored = bytearray(found.rows + 1)
     for first, last in stored:
         is_stored[first : last + 1] = b"\1" * (last + 1 - first)
@@ -185,7 +168,7 @@ def compare(
 
 
 def stored_ranges(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
-    """Return which log rows of a job Postgres has, up to `last_seq`."""
+    """Return the ranges of a job's log rows in Postgres, up to `last_seq`."""
     rows = connection.execute(_STORED, {"job_id": job_id, "last_seq": last_seq})
     return [(first, last) for first, last in rows]
 
@@ -195,7 +178,7 @@ def _last_seq(connection: Connection, job_id: int) -> int:
     return connection.execute(last_seq).scalar_one_or_none() or 0
 
 
-# Numbers without a hole between them have the same distance to their place in the order.
+# Consecutive numbers have the same difference to their row number (gaps and islands).
 _STORED: Final = text(
     "SELECT min(seq), max(seq) FROM (SELECT seq, seq - row_number() OVER (ORDER BY seq) AS holes "
     "FROM training_logs WHERE job_id = :job_id AND seq <= :last_seq) AS numbered GROUP BY holes"

@@ -1,4 +1,4 @@
-"""Loki over HTTP: one stream a push, and only 204 is proof."""
+"""Pushes log rows to Loki over HTTP; only the answer 204 is proof that they are stored."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from typing import Final
 import msgspec
 import urllib3
 
-from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, unavailable, words_of
+from trainwire.stores.loki.http import LokiHttp, LokiUnavailable, message_of, unavailable
 from trainwire.stores.loki.query import read_lines
 from trainwire.workers.sinks.base import RefusedRow, SinkUnavailable
-from trainwire.workers.sinks.loki.lines import (
-    Plan,
+from trainwire.workers.sinks.loki.entries import (
+    DeliveredLines,
+    LogBatch,
+    LogRow,
+    PackedLines,
     Push,
+    PushPlan,
+    can_send_packed,
     hour_of,
-    is_plain,
     labels_of,
     newest_after,
     plan,
     shown_time,
 )
-from trainwire.workers.sinks.loki.rows import DeliveredLines, LogBatch, LogRow, PackedLines
 
 PUSH_PATH: Final = "/loki/api/v1/push"
 STORED: Final = 204
 PARTIAL: Final = 400
 TOO_FAR_BEHIND: Final = "too far behind"
-"""What Loki says of a line more than an hour behind its stream's newest."""
+"""Part of Loki's error for a line that is over an hour older than the newest of its stream."""
 AHEAD: Final = (
     "line {} is to be sent with {}, over ten minutes ahead of this worker's clock; it waits: "
     "set the clocks of Postgres and of the workers"
 )
-"""A trainer's clock is not the cause: its times are limited by that of Postgres."""
-NARROWING_S: Final = 5.0
-"""How long one batch is halved for what Loki refuses of it; the rest waits for the job's next turn."""
-PATIENCE_S: Final = 15.0
-"""How long rows that were begun wait for Loki's rate limit. Left for later they would begin anew: a row of more
-than Loki takes at once (`ingestion_burst_size_mb`, 6 by default) would never end."""
-PAUSE_S: Final = 0.5
+"""A trainer's clock cannot be the cause: `LogBacklog` limits its times by the clock of Postgres."""
+REFUSAL_SEARCH_S: Final = 5.0
+"""Time limit for the search for refused rows of a batch by halving; the rest waits for the job's next turn."""
+RATE_LIMIT_RETRY_S: Final = 15.0
+"""For how long a push is retried at Loki's rate limit, if pushes before it have succeeded. In a later turn all of
+them would be repeated, and a row larger than `ingestion_burst_size_mb` (6 by default) would never be delivered."""
+RATE_LIMIT_PAUSE_S: Final = 0.5
 
 
 class LokiSink:
@@ -60,13 +63,13 @@ class LokiSink:
         self._clock = clock
 
     def deliver(self, job_id: int, batch: LogBatch) -> Iterator[DeliveredLines]:
-        """Push the batch, window by window; see `Sink`. Rows are looked at one by one only where it takes that.
+        """Push the batch, window by window; see `Sink`.
 
-        A turn ends early where rows are refused or that takes long: other jobs need not wait for it.
+        The turn ends early if rows are refused or it takes long, so that other jobs need not wait.
         """
         if not batch.windows:
             yield DeliveredLines(batch.last_seq, newest_ns=batch.newest_ns)
-        deadline = self._clock() + NARROWING_S
+        deadline = self._clock() + REFUSAL_SEARCH_S
         done = DeliveredLines(batch.confirmed_seq, newest_ns=batch.newest_ns)
         for number, packs in enumerate(batch.windows, 1):
             try:
@@ -82,24 +85,24 @@ class LokiSink:
     def _deliver_window(
         self, job_id: int, batch: LogBatch, packs: Sequence[PackedLines], before: DeliveredLines
     ) -> DeliveredLines:
-        """Push one window, or where rows must be looked at a prefix of it."""
+        """Push one window as packed by Postgres or, if its rows need single decisions, a prefix of it."""
         last_seq = packs[-1].last_seq
-        if is_plain(packs, before.newest_ns, self._now_ns()) and self._push_packs(job_id, packs):
+        if can_send_packed(packs, before.newest_ns, self._now_ns()) and self._push_packs(job_id, packs):
             return DeliveredLines(last_seq, newest_ns=newest_after(packs, before.newest_ns))
         if rows := batch.read_rows(before.confirmed_seq, last_seq):
             return self.deliver_rows(job_id, rows, before.newest_ns)
-        return DeliveredLines(last_seq, newest_ns=before.newest_ns)  # somebody has just deleted them
+        return DeliveredLines(last_seq, newest_ns=before.newest_ns)  # they have just been deleted
 
     def deliver_rows(self, job_id: int, rows: Sequence[LogRow], newest_ns: Mapping[str, int]) -> DeliveredLines:
-        """Push a prefix of `rows`, each by the rules; `newest_ns` is what was sent before.
+        """Push a prefix of `rows` as planned; `newest_ns` is the newest time sent before, by log type.
 
-        Raises `SinkUnavailable` where the first is too far ahead of this worker's clock.
+        Raises `SinkUnavailable` if the first row is too far ahead of this worker's clock.
 
-        Where Loki refuses some, halve until they stand alone. A 400 has stored the good entries; sent again they
-        are the same, and Loki keeps one. A Loki that refuses every line (a limit of its own) takes two requests
-        for each: so that the task's time is enough, what is not through in time is left for the next turn.
+        If Loki refuses some rows, the rows are halved until each refused one is alone. Loki has then stored the
+        others of such a push; sent again they are identical, and Loki keeps one copy. If Loki refuses every line,
+        each takes two requests, so rows that are left at the deadline wait for the next turn.
         """
-        deadline = self._clock() + NARROWING_S
+        deadline = self._clock() + REFUSAL_SEARCH_S
         now_ns = self._now_ns()
         whole = plan(rows, newest_ns, now_ns)
         if whole.confirmed_seq < rows[0].seq:
@@ -121,7 +124,7 @@ class LokiSink:
         return delivered
 
     def _push_packs(self, job_id: int, packs: Sequence[PackedLines]) -> bool:
-        """Push what Postgres has packed; False where Loki refuses a line of it."""
+        """Push the packs; return False if Loki refuses a line of them."""
         for pack in packs:
             labels = msgspec.json.encode(labels_of(job_id, (pack.log_type, None))).decode()
             body = f'{{"streams":[{{"stream":{labels},"values":[{pack.values}]}}]}}'
@@ -129,36 +132,38 @@ class LokiSink:
                 return False
         return True
 
-    def _push_all(self, job_id: int, planned: Plan) -> str | None:
-        """Push all of a plan; return Loki's words where it refuses some of it."""
-        patience_s = 0.0
+    def _push_all(self, job_id: int, planned: PushPlan) -> str | None:
+        """Push all of a plan; return Loki's message if it refuses some of it."""
+        retry_s = 0.0
         for chunk in (chunk for push in planned.pushes.values() for chunk in push.chunks()):
-            refusal = self._push_patiently(job_id, chunk, patience_s)
+            refusal = self._push_with_retry(job_id, chunk, retry_s)
             if refusal is not None:
                 return refusal
-            patience_s = PATIENCE_S
+            retry_s = RATE_LIMIT_RETRY_S
         return None
 
-    def _push_patiently(self, job_id: int, push: Push, patience_s: float) -> str | None:
-        deadline = self._clock() + patience_s
+    def _push_with_retry(self, job_id: int, push: Push, retry_s: float) -> str | None:
+        """Push; at Loki's rate limit, retry for `retry_s`."""
+        deadline = self._clock() + retry_s
         while True:
             try:
                 return self._push(job_id, push)
             except LokiUnavailable as exc:
                 if not exc.is_rate_limit or self._clock() >= deadline:
                     raise
-            self._sleep(PAUSE_S)
+            self._sleep(RATE_LIMIT_PAUSE_S)
 
     def _push(self, job_id: int, push: Push) -> str | None:
-        refusal = self._post(job_id, push)
+        stream = {"stream": labels_of(job_id, push.key), "values": push.entries}
+        refusal = self._refusal(self._http.post_json(PUSH_PATH, msgspec.json.encode({"streams": [stream]})))
         if refusal is not None and TOO_FAR_BEHIND in refusal and push.key[1] is None:
             return self._push_late(job_id, push)
         return refusal
 
     def _push_late(self, job_id: int, push: Push) -> str | None:
-        """Push under the label of their hour what Loki does not have and takes into the stream no more.
+        """Push the entries that Loki does not have to a stream with the label `late` of their hour.
 
-        Only a replay comes here, or a stream that somebody else writes to: the plan knows what is late.
+        Needed after a replay, or if another client writes to the stream: otherwise `plan` recognizes late lines.
         """
         times = [row.ts_ns for row in push.rows]
         stored = {
@@ -173,15 +178,11 @@ class LokiSink:
         refusals = [self._push(job_id, of_an_hour) for of_an_hour in late.values()]
         return next((refusal for refusal in refusals if refusal is not None), None)
 
-    def _post(self, job_id: int, push: Push) -> str | None:
-        stream = {"stream": labels_of(job_id, push.key), "values": push.entries}
-        return self._refusal(self._http.post_json(PUSH_PATH, msgspec.json.encode({"streams": [stream]})))
-
     @staticmethod
     def _refusal(answer: urllib3.BaseHTTPResponse) -> str | None:
-        """Return None on proof that all is stored, or Loki's words where it refuses some of it."""
+        """Return None if all entries are stored, or Loki's message if it refuses some."""
         if answer.status == STORED:
             return None
         if answer.status == PARTIAL:
-            return words_of(answer)[:1000] or "400 without a word"
+            return message_of(answer)[:1000] or "400 without a message"
         raise unavailable(answer)

@@ -1,4 +1,4 @@
-"""The metric rows and the attempts that wait for MLflow."""
+"""Reads the metric rows after MLflow's cursors, and the attempts that have changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sqlalchemy import Connection, RowMapping, text
 from trainwire.schemas.non_finite import shown_float
 from trainwire.schemas.tables import LIFTED, LIFTED_SQL
 from trainwire.workers.sinks import cursors
-from trainwire.workers.sinks.backlog import SinkBacklog
 from trainwire.workers.sinks.mlflow.rows import (
     AttemptState,
     DeliveredMetrics,
@@ -21,13 +20,14 @@ from trainwire.workers.sinks.mlflow.rows import (
     MirroredAttempt,
 )
 from trainwire.workers.sinks.mlflow.rules import STOPPED
+from trainwire.workers.sinks.plugin import SinkBacklog
 
 GRACE_S: Final = 60.0
-"""After so long without a word of an attempt that has ended, nothing more is expected of it."""
+"""An attempt that has ended and sent nothing for this time is complete, even if metrics of it are missing."""
 
 
 class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
-    """What MLflow has not confirmed: rows, and attempts that have changed since they were mirrored."""
+    """Metric rows after the cursors, and attempts that have changed since they were mirrored."""
 
     kind = "metrics"
 
@@ -36,9 +36,9 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
         self._grace_s = grace_s
 
     def jobs_behind(self, connection: Connection, limit: int) -> list[int]:
-        """Return jobs with rows or attempts to mirror that are due, those delivered longest ago first.
+        """Return due jobs with rows or attempts to mirror, least recently delivered first.
 
-        An attempt that has ended is mirrored when all its metrics are here, or none has come for a while.
+        An attempt that has ended is mirrored once all its metrics are stored, or none arrived for `grace_s`.
         """
         wanted = {"sink": self._sink, "limit": limit, "grace_s": self._grace_s}
         unsettled = cursors.unsettled(connection, self._sink)
@@ -47,10 +47,10 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
     def read(
         self, connection: Connection, job_ids: Sequence[int], most_rows: int, most_bytes: int
     ) -> dict[int, MetricBatch]:
-        """Return the attempts and the next rows of each job, at most so many rows and bytes, at least one."""
+        """Return the attempts and the next rows of each job; see `SinkBacklog.read`."""
         wanted = {"jobs": list(job_ids), "grace_s": self._grace_s}
         attempts: dict[int, list[AttemptState]] = defaultdict(list)
-        # In this order: what is settled has all its rows here, and what is the last row is not read too late.
+        # This order matters: the rows of a settled attempt, and each job's last row, are there when rows are read.
         for row in connection.execute(_READ_ATTEMPTS, wanted).mappings():
             attempts[row["job_id"]].append(_attempt(row))
         last_seqs = {job_id: (seq, made_at) for job_id, seq, made_at in connection.execute(_READ_JOBS, wanted)}
@@ -63,31 +63,31 @@ class MetricBacklog(SinkBacklog[MetricBatch, DeliveredMetrics]):
                 known[job_id].confirmed_seq,
                 last_seq,
                 rows[job_id],
-                attempts[job_id] + _unknown(attempts[job_id], rows[job_id], made_at),
+                attempts[job_id] + _unrecorded(attempts[job_id], rows[job_id], made_at),
             )
             for job_id, (last_seq, made_at) in last_seqs.items()
         }
 
     def confirm(self, connection: Connection, delivered: Mapping[int, DeliveredMetrics]) -> None:
-        """Record what MLflow has: rows, runs and how far the attempts are told."""
+        """Record the confirmed rows, the runs of the attempts and the mirrored changes."""
         super().confirm(connection, delivered)
-        told = [
-            {"job_id": job_id, **_told(attempt)}
+        mirrored = [
+            {"job_id": job_id, **_values(attempt)}
             for job_id, done in sorted(delivered.items())
             for attempt in sorted(done.attempts, key=lambda attempt: attempt.before.attempt)
         ]
-        # First all jobs, then all attempts, as a drain locks them.
-        linked = [values for values in told if values["run_id"] != values["previous_run_id"]]
+        # First all jobs, then all attempts: the lock order of a drain.
+        linked = [values for values in mirrored if values["run_id"] != values["previous_run_id"]]
         if linked:
             connection.execute(_LINK_JOB, linked)
-        if told:
-            connection.execute(_SAVE_ATTEMPT, told)
+        if mirrored:
+            connection.execute(_SAVE_ATTEMPT, mirrored)
 
 
-def tell_again(connection: Connection, job_id: int) -> None:
-    """Have the job's attempts told anew; where somebody deleted a run another one is made."""
+def mirror_again(connection: Connection, job_id: int) -> None:
+    """Mark the job's attempts to be mirrored again; a new run replaces one that was deleted in MLflow."""
     connection.execute(_FORGET_LINK, {"job_id": job_id, "stopped": STOPPED})
-    connection.execute(_TELL_AGAIN, {"job_id": job_id, "stopped": STOPPED})
+    connection.execute(_MIRROR_AGAIN, {"job_id": job_id, "stopped": STOPPED})
 
 
 def _read_rows(
@@ -107,8 +107,8 @@ def _attempt(row: RowMapping) -> AttemptState:
     return AttemptState(**{name: value for name, value in row.items() if name != "job_id"})
 
 
-def _unknown(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at: Any) -> list[AttemptState]:
-    """Return attempts that only rows know of: stored before attempts were kept, and not their job's newest."""
+def _unrecorded(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at: Any) -> list[AttemptState]:
+    """Return older attempts that only rows refer to: they are from before the table of attempts existed."""
     missing = {row.attempt for row in rows} - {attempt.attempt for attempt in known}
     return [
         AttemptState(attempt=attempt, status="lost", job_created_at=made_at, changes=1, is_settled=True)
@@ -116,7 +116,7 @@ def _unknown(known: Collection[AttemptState], rows: Sequence[MetricRow], made_at
     ]
 
 
-def _told(attempt: MirroredAttempt) -> dict[str, Any]:
+def _values(attempt: MirroredAttempt) -> dict[str, Any]:
     before = attempt.before
     return {
         "attempt": before.attempt,
@@ -132,12 +132,12 @@ _SETTLED: Final = """
     (
         NOT EXISTS (
             SELECT FROM source_positions AS position
-            WHERE position.job_id = told.job_id AND position.attempt = told.attempt AND kind = 'metrics'
+            WHERE position.job_id = mirror.job_id AND position.attempt = mirror.attempt AND kind = 'metrics'
             AND (produced IS NULL OR last_seq < produced OR missing <> '[]')
         )
         OR NOT EXISTS (
             SELECT FROM source_positions AS position
-            WHERE position.job_id = told.job_id AND position.attempt = told.attempt
+            WHERE position.job_id = mirror.job_id AND position.attempt = mirror.attempt
             AND updated_at > now() - make_interval(secs => :grace_s)
         )
     )
@@ -149,9 +149,9 @@ _JOBS_BEHIND: Final = text(
         SELECT id FROM training_jobs LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
         WHERE settled = ANY(:unsettled) AND last_metric_seq > coalesce(confirmed_seq, 0)
         UNION
-        SELECT job_id FROM training_attempts AS told JOIN training_jobs ON id = job_id
+        SELECT job_id FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
         WHERE changes > mirrored_changes
-        AND (told.status NOT IN ('completed', 'failed', 'ended', 'lost') OR {_SETTLED})
+        AND (mirror.status NOT IN ('completed', 'failed', 'ended', 'lost') OR {_SETTLED})
     ) AS behind LEFT JOIN delivery_cursors ON sink = :sink AND job_id = id
     WHERE coalesce(next_attempt_at <= now(), true)
     ORDER BY moved_at NULLS FIRST, id LIMIT :limit
@@ -160,12 +160,12 @@ _JOBS_BEHIND: Final = text(
 
 _READ_ATTEMPTS: Final = text(
     f"""
-    SELECT job_id, told.attempt, told.status, created_at AS job_created_at, told.name, told.started_at,
-        told.completed_at, CASE WHEN changes > mirrored_changes THEN told.params END AS params,
-        CASE WHEN changes > mirrored_changes THEN told.tags END AS tags, told.mlflow_run_id, mirror_run_id,
+    SELECT job_id, mirror.attempt, mirror.status, created_at AS job_created_at, mirror.name, mirror.started_at,
+        mirror.completed_at, CASE WHEN changes > mirrored_changes THEN mirror.params END AS params,
+        CASE WHEN changes > mirrored_changes THEN mirror.tags END AS tags, mirror.mlflow_run_id, mirror_run_id,
         changes, mirrored_changes, mirror_notes, changes > mirrored_changes AND {_SETTLED} AS is_settled
-    FROM training_attempts AS told JOIN training_jobs ON id = job_id
-    WHERE job_id = ANY(:jobs) ORDER BY job_id, told.attempt
+    FROM training_attempts AS mirror JOIN training_jobs ON id = job_id
+    WHERE job_id = ANY(:jobs) ORDER BY job_id, mirror.attempt
     """  # noqa: S608 - our own expression
 )
 
@@ -195,19 +195,19 @@ _LINK_JOB: Final = text(
 )
 
 _FORGET_LINK: Final = text(
-    "UPDATE training_jobs SET mlflow_run_id = NULL FROM training_attempts AS told WHERE id = :job_id "
-    "AND told.job_id = id AND told.attempt = training_jobs.attempt "
-    "AND told.mirror_run_id = training_jobs.mlflow_run_id AND told.mirror_notes ? :stopped"
+    "UPDATE training_jobs SET mlflow_run_id = NULL FROM training_attempts AS mirror WHERE id = :job_id "
+    "AND mirror.job_id = id AND mirror.attempt = training_jobs.attempt "
+    "AND mirror.mirror_run_id = training_jobs.mlflow_run_id AND mirror.mirror_notes ? :stopped"
 )
 
-_TELL_AGAIN: Final = text(
+_MIRROR_AGAIN: Final = text(
     "UPDATE training_attempts SET mirrored_changes = 0, mirror_notes = NULL, "
     "mirror_run_id = CASE WHEN mirror_notes ? :stopped THEN NULL ELSE mirror_run_id END WHERE job_id = :job_id"
 )
 
 _SAVE_ATTEMPT: Final = text(
     """
-    INSERT INTO training_attempts AS told
+    INSERT INTO training_attempts AS mirror
         (job_id, attempt, status, mirror_run_id, changes, mirrored_changes, mirror_notes)
     VALUES (:job_id, :attempt, :status, :run_id, greatest(:changes, 1), :changes, CAST(:notes AS jsonb))
     ON CONFLICT (job_id, attempt) DO UPDATE SET mirror_run_id = excluded.mirror_run_id,

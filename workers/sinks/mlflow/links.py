@@ -1,4 +1,4 @@
-"""Runs that trainers made in MLflow and tagged with their job without telling us: found, and linked."""
+"""Finds runs that trainers created in MLflow and tagged with their job, and links them to the jobs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from trainwire.workers.sinks import cursors
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 JOBS_AT_ONCE: Final = 20
-"""Asked for in one go, a request each."""
-HEARD_WITHIN: Final = timedelta(days=1)
-"""Jobs that were silent for longer are left alone."""
+"""Jobs per call of `link_runs`, one request each."""
+SEEN_WITHIN: Final = timedelta(days=1)
+"""Jobs that sent nothing for longer are skipped."""
 RUNS_OF_A_JOB: Final = 50
 EARLIEST: Final = timedelta(minutes=10)
-"""How long before its second attempt a run of it may have begun, where its tags do not say the attempt."""
+"""A run without a tag of its attempt may have begun this long before the second or a later attempt."""
 
 
 def link_runs(engine: Engine, api: MlflowApi) -> int:
-    """Link jobs that have no run of their trainer's to one that is tagged with them; return how many were.
+    """Link jobs without a run of their trainer to a run that is tagged with the job; return how many.
 
-    Nothing is asked while MLflow is known to be away. Raises `trainwire.stores.mlflow.http.MlflowUnavailable`.
+    Sends nothing while MLflow is marked as down. Raises `trainwire.stores.mlflow.http.MlflowUnavailable`.
     """
     with postgres_errors(), engine.begin() as connection:
         if cursors.sink_state(connection, MlflowSink.name).next_probe_at is not None:
             return 0
-        wanted = {"heard_within": HEARD_WITHIN, "limit": JOBS_AT_ONCE}
+        wanted = {"seen_within": SEEN_WITHIN, "limit": JOBS_AT_ONCE}
         jobs = connection.execute(_WITHOUT_LINK, wanted).all()
     experiments = experiment_ids(api) if jobs else []
     linked = 0
@@ -44,7 +44,7 @@ def link_runs(engine: Engine, api: MlflowApi) -> int:
 
 
 def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
-    """Tell whether a run that is tagged with the job is its trainer's, and of this attempt."""
+    """Return whether a run that is tagged with the job was created by its trainer for this attempt."""
     if run.is_mirror:
         return False
     if ATTEMPT_TAG in run.tags:
@@ -55,22 +55,23 @@ def _is_of(run: MlflowRun, attempt: int, started_at: datetime | None) -> bool:
 
 
 def _link(connection: Connection, job_id: int, attempt: int, run_id: str) -> int:
-    """Write the link where there still is none; the mirror that was begun ends at its next delivery."""
+    """Write the link if there is still none; the next delivery ends a mirror that has begun."""
     link = {"job_id": job_id, "attempt": attempt, "run_id": run_id}
-    # First the job, then its attempt, as a drain locks them.
+    # First the job, then its attempt: the lock order of a drain.
     connection.execute(_LINK_JOB, link)
     return connection.execute(_LINK_ATTEMPT, link).rowcount
 
 
 _WITHOUT_LINK: Final = text(
-    "SELECT id, attempt, told.started_at FROM training_jobs JOIN training_attempts AS told USING (attempt) "
-    "WHERE told.job_id = id AND told.mlflow_run_id IS NULL AND last_seen_at > now() - :heard_within "
+    "SELECT id, attempt, attempts.started_at FROM training_jobs JOIN training_attempts AS attempts "
+    "USING (attempt) "
+    "WHERE attempts.job_id = id AND attempts.mlflow_run_id IS NULL AND last_seen_at > now() - :seen_within "
     "ORDER BY random() LIMIT :limit"
 )
 _LINK_JOB: Final = text(
-    "UPDATE training_jobs SET mlflow_run_id = :run_id FROM training_attempts AS told "
-    "WHERE id = :job_id AND training_jobs.attempt = :attempt AND told.job_id = id "
-    "AND told.attempt = training_jobs.attempt AND told.mlflow_run_id IS NULL"
+    "UPDATE training_jobs SET mlflow_run_id = :run_id FROM training_attempts AS attempts "
+    "WHERE id = :job_id AND training_jobs.attempt = :attempt AND attempts.job_id = id "
+    "AND attempts.attempt = training_jobs.attempt AND attempts.mlflow_run_id IS NULL"
 )
 _LINK_ATTEMPT: Final = text(
     "UPDATE training_attempts SET mlflow_run_id = :run_id, changes = changes + 1 "

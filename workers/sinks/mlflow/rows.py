@@ -1,4 +1,4 @@
-"""Metric rows and attempts as a sink is given them."""
+"""The metric rows and attempts that are delivered to MLflow, and the outcome."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.workers.sinks.base import Delivered
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One row of training_metrics, its time in milliseconds since 1970, non-finite numbers by their names."""
+    """One row of training_metrics; `ts_ms` is milliseconds since 1970, non-finite numbers are their names."""
 
     seq: int
     attempt: int
@@ -25,10 +25,9 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptState:
-    """One attempt of a job, and what a sink has of it.
+    """One attempt of a job, and the state of its mirror in MLflow.
 
-    `params` and `tags` are there only while `changes` is ahead of `mirrored_changes`. `is_settled`: no more
-    metrics are to be expected of it.
+    `params` and `tags` are read only if `has_changed`. `is_settled`: no more metrics of it are expected.
     """
 
     attempt: int
@@ -48,13 +47,13 @@ class AttemptState:
 
     @property
     def has_changed(self) -> bool:
-        """Tell whether the sink does not have all that is known of the attempt itself."""
+        """Whether the attempt has changed since it was mirrored."""
         return self.changes > self.mirrored_changes
 
 
 @dataclass(frozen=True, slots=True)
 class MetricBatch:
-    """What comes next of one job: rows after `confirmed_seq`, of which `last_seq` is the last there is."""
+    """The next rows of one job after `confirmed_seq`, and its attempts; `last_seq` is its last row."""
 
     confirmed_seq: int
     last_seq: int
@@ -63,13 +62,13 @@ class MetricBatch:
 
     @property
     def is_followed(self) -> bool:
-        """Tell that nothing is read ahead: MLflow is far slower than Postgres."""
+        """False: reading ahead does not pay, MLflow is far slower than Postgres."""
         return False
 
 
 @dataclass(frozen=True, slots=True)
 class MirroredAttempt:
-    """What a sink has of an attempt now: its run, the changes up to which it is told, what was adapted."""
+    """The new state of an attempt's mirror: its run, the number of mirrored changes, and notes on adaptations."""
 
     before: AttemptState
     run_id: str | None
@@ -79,6 +78,6 @@ class MirroredAttempt:
 
 @dataclass(slots=True)
 class DeliveredMetrics(Delivered):
-    """What became of a batch of metrics and of the attempts that they belong to."""
+    """The outcome of a batch of metrics and of their attempts."""
 
     attempts: list[MirroredAttempt] = field(default_factory=list)

@@ -1,6 +1,6 @@
-"""What MLflow takes, and how what it does not take is adapted: always the same way, and said in notes.
+"""Adapts names and values to MLflow's limits, deterministically, and records each adaptation as a note.
 
-The limits are those of `mlflow.utils.validation`, seen at a running server too (docs/mlflow.md).
+The limits are those of `mlflow.utils.validation`, checked against a running server (docs/mlflow.md).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 MOST_METRICS: Final = 1000
 MOST_PARAMS_OR_TAGS: Final = 100
 MOST_TEXT_BYTES: Final = 500_000
-"""Params or tags of a request, which may have a million bytes; proxies too often take no more."""
+"""Params or tags of one request. MLflow allows a million bytes; many proxies allow less."""
 MAX_NAME_BYTES: Final = 250
-"""MLflow says characters, but where it keeps files it fails on more bytes than a file's name may have."""
+"""MLflow documents characters, but its file store fails on names longer than a file name may be in bytes."""
 MAX_RUN_NAME_CHARS: Final = 250
 MAX_PARAM_CHARS: Final = 6000
 OLD_PARAM_CHARS: Final = 500
-"""What servers before 2.8 take of a param's value."""
+"""Limit of a param's value in servers before 2.8."""
 MAX_TAG_CHARS: Final = 5000
-"""What all servers take of a tag's value; newer ones take 8000."""
+"""Limit of a tag's value in all servers; newer ones allow 8000."""
 MOST_OF_AN_ATTEMPT: Final = 1000
-"""Params, and tags: beyond this a run can hardly be looked at."""
+"""Params, and tags: a run with more is hardly usable in MLflow's UI."""
 MOST_NOTES: Final = 200
 STOPPED: Final = "stopped"
-"""The note of an attempt of which nothing more is sent."""
+"""Key of the note of an attempt that is no longer mirrored."""
 RESERVED_PREFIX: Final = "mlflow."
 OURS: Final = frozenset({"job_id", "attempt", "superseded_by"})
 
@@ -41,16 +41,17 @@ _HASH_CHARS: Final = 8
 _SHOWN_CHARS: Final = 100
 _SAFE: Final = re.compile(r"[/\w.\- :]+")
 _UNSAFE: Final = re.compile(r"[^/\w.\- :]+")
-_FINAL: Final[dict[str, RunStatus]] = {
+FINAL_STATUS: Final[dict[str, RunStatus]] = {
     "completed": "FINISHED",
     "failed": "FAILED",
     "ended": "KILLED",
     "lost": "KILLED",
 }
+"""The status of the run by the status of an attempt that has ended."""
 
 
-class Metric(NamedTuple):
-    """One value as MLflow takes it; sorted as MLflow wants a batch."""
+class MetricValue(NamedTuple):
+    """One value for MLflow; tuples sort in the order that MLflow requires within a batch."""
 
     key: str
     step: int
@@ -59,19 +60,19 @@ class Metric(NamedTuple):
     row: MetricRow
 
     def document(self) -> dict[str, object]:
-        """Return it as the REST API has it."""
+        """Return the JSON object of the REST API."""
         return {"key": self.key, "value": self.value, "timestamp": self.timestamp, "step": self.step}
 
 
 class Notes:
-    """What was adapted, by what it was: the first so many, then only that there are more."""
+    """Notes on adapted names and values, by name: the first `MOST_NOTES`, then one note that there are more."""
 
     def __init__(self, known: Mapping[str, str] | None = None) -> None:
         self.texts = dict(known or {})
 
-    def add(self, what: str, how: str) -> None:
-        """Say how something was adapted; once is enough."""
-        key = what if len(what) <= _SHOWN_CHARS else f"{what[:_SHOWN_CHARS]}…"
+    def add(self, name: str, how: str) -> None:
+        """Record how something was adapted."""
+        key = name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]}…"
         if key in self.texts or len(self.texts) < MOST_NOTES:
             self.texts[key] = how
         else:
@@ -80,9 +81,10 @@ class Notes:
 
 @lru_cache(maxsize=4096)
 def safe_name(name: str) -> str:
-    """Return a name that MLflow takes: itself, or a readable form that ends in a hash of the name.
+    """Return the name if MLflow accepts it, else a readable form that ends in a hash of the name.
 
-    By the hash two names never become one, and a name becomes the same whatever was sent before.
+    The hash keeps two names apart and makes the result independent of other names. Example: `loss?` becomes
+    `loss_-` and eight hexadecimal digits.
     """
     raw = name.encode("utf-8", "surrogatepass")
     if len(raw) <= MAX_NAME_BYTES and _SAFE.fullmatch(name) and _is_plain_path(name):
@@ -92,8 +94,8 @@ def safe_name(name: str) -> str:
     return f"{readable or 'unnamed'}-{hashlib.sha256(raw).hexdigest()[:_HASH_CHARS]}"
 
 
-def metrics_of(row: MetricRow, notes: Notes) -> Iterator[Metric]:
-    """Yield the values of a row; those of ranks other than 0 under names of their own."""
+def metrics_of(row: MetricRow, notes: Notes) -> Iterator[MetricValue]:
+    """Yield the values of a row; the names of ranks other than 0 begin with `rank_<n>/`."""
     prefix = f"rank_{row.rank}/" if row.rank else ""
     timestamp = max(row.ts_ms, 0)
     if row.ts_ms < 0:
@@ -102,18 +104,18 @@ def metrics_of(row: MetricRow, notes: Notes) -> Iterator[Metric]:
         key = safe_name(prefix + name)
         if key != prefix + name:
             notes.add(f"metric {prefix}{name}", f"is called {key}")
-        yield Metric(key, row.step, timestamp, value, row)
+        yield MetricValue(key, row.step, timestamp, value, row)
 
 
-def metric_requests(metrics: Iterable[Metric]) -> Iterator[list[Metric]]:
-    """Yield the values request by request, sorted; with the longest names each is below MLflow's million bytes."""
+def metric_requests(metrics: Iterable[MetricValue]) -> Iterator[list[MetricValue]]:
+    """Yield the values of each request, sorted; with names of any length a request is below a million bytes."""
     ordered = sorted(metrics, key=lambda metric: metric[:3])
     for begin in range(0, len(ordered), MOST_METRICS):
         yield ordered[begin : begin + MOST_METRICS]
 
 
 def text_requests(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    """Yield params or tags request by request, each within MLflow's limits."""
+    """Yield the params or tags of each request, within MLflow's limits."""
     request: list[tuple[str, str]] = []
     room = MOST_TEXT_BYTES
     for name, value in texts.items():
@@ -128,7 +130,7 @@ def text_requests(texts: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
 
 
 def params_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the params of a run, every value as the text that MLflow's own client makes of it."""
+    """Return the params of a run, with each value as text as MLflow's own client converts it."""
     params = {}
     for name, value in _first(attempt.params, "params", notes):
         key = safe_name(name)
@@ -139,7 +141,7 @@ def params_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
-    """Return the tags of a run that the trainer gave; what is MLflow's or ours to set gets another name."""
+    """Return the trainer's tags of a run; those with reserved names get the prefix `user.`."""
     tags = {}
     for name, value in _first(attempt.tags, "tags", notes):
         own = f"user.{name}" if name in OURS or name.startswith((RESERVED_PREFIX, "trainwire.")) else name
@@ -151,42 +153,37 @@ def tags_of(attempt: AttemptState, notes: Notes) -> dict[str, str]:
 
 
 def run_name(job_id: int, attempt: AttemptState) -> str:
-    """Return what the run is called."""
+    """Return the name of the run."""
     name = " ".join((attempt.name or f"job {job_id}").split()) or f"job {job_id}"
     return name[:MAX_RUN_NAME_CHARS]
 
 
-def final_status(status: str) -> RunStatus | None:
-    """Return how a run of an attempt with this status ends; None while it goes on."""
-    return _FINAL.get(status)
-
-
 def text_of(value: Any) -> str:
-    """Return a param or tag as text: as Python says it, like MLflow's client; lists and maps as JSON."""
+    """Return a param or tag as text: `str` like MLflow's client, but JSON for lists and maps."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
-def cut(what: str, text: str, limit: int, notes: Notes) -> str:
-    """Return a text no longer than the limit; what is cut says so at its end."""
+def cut(name: str, text: str, limit: int, notes: Notes) -> str:
+    """Return the text, cut to `limit` characters with a mark at its end if it is longer."""
     if len(text) <= limit:
         return text
     mark = f"… ({len(text):,} characters)"
-    notes.add(what, f"is cut after {limit:,} of {len(text):,} characters")
+    notes.add(name, f"is cut after {limit:,} of {len(text):,} characters")
     return text[: limit - len(mark)] + mark
 
 
 def milliseconds(at: datetime) -> int:
-    """Return a time as MLflow has it; what is before 1970 is 1970."""
+    """Return a time in milliseconds since 1970; an earlier time is 0."""
     return max(int(at.timestamp() * 1000), 0)
 
 
-def _first(values: Mapping[str, Any] | None, what: str, notes: Notes) -> list[tuple[str, Any]]:
+def _first(values: Mapping[str, Any] | None, field: str, notes: Notes) -> list[tuple[str, Any]]:
     items = list((values or {}).items())
     if len(items) > MOST_OF_AN_ATTEMPT:
-        notes.add(what, f"only the first {MOST_OF_AN_ATTEMPT:,} of {len(items):,} are in MLflow")
+        notes.add(field, f"only the first {MOST_OF_AN_ATTEMPT:,} of {len(items):,} are in MLflow")
     return items[:MOST_OF_AN_ATTEMPT]
 
 
 def _is_plain_path(name: str) -> bool:
-    """Tell whether a name, taken as a path, names the same: MLflow may store it as a file."""
+    """Return whether a name is a normalized relative path: MLflow may store the metric as a file."""
     return posixpath.normpath(name) == name and not name.startswith(("..", "/")) and name != "."

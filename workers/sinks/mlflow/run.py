@@ -1,4 +1,4 @@
-"""One attempt of a job as a run in MLflow: opened once, described, filled, ended."""
+"""The run in MLflow that mirrors one attempt of a job: created once, described, filled, ended."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trainwire.stores.mlflow.runs import (
 from trainwire.workers.sinks.base import RefusedRow
 from trainwire.workers.sinks.mlflow.rows import AttemptState
 from trainwire.workers.sinks.mlflow.rules import (
+    FINAL_STATUS,
     MAX_TAG_CHARS,
     OLD_PARAM_CHARS,
-    Metric,
+    MetricValue,
     Notes,
     cut,
-    final_status,
     milliseconds,
     params_of,
     run_name,
@@ -34,24 +34,24 @@ from trainwire.workers.sinks.mlflow.rules import (
 )
 
 CREATED_TAG: Final = "trainwire.job_created_at"
-"""With job and attempt what tells a run from that of the same job number in another database."""
+"""Identifies a run together with job and attempt: another database may have a job of the same number."""
 CHANGED_PARAM_PREFIX: Final = "changed_param/"
-NARROWED_VALUES: Final = 100
-"""Of one job at once: each that MLflow refuses takes up to four requests, and other jobs wait meanwhile."""
+SEARCHED_VALUES: Final = 100
+"""Most values in a search for refused ones: each takes up to four requests, and other jobs wait meanwhile."""
 
 _Item = TypeVar("_Item")
 
 
 class RunGone(Exception):  # noqa: N818 - a state of the run
-    """Somebody deleted the run in MLflow."""
+    """The run was deleted in MLflow."""
 
 
 class ManyRefused(Exception):  # noqa: N818 - a state of the turn
-    """MLflow refuses some of more rows than are looked at one by one in a turn."""
+    """MLflow refuses some of the values, and these are too many to search for the refused ones in one turn."""
 
 
 class RunMirror:
-    """The run that workers make for an attempt."""
+    """The run that workers create for an attempt."""
 
     def __init__(self, api: MlflowApi, job_id: int, attempt: AttemptState, notes: Notes) -> None:
         self._api = api
@@ -61,7 +61,7 @@ class RunMirror:
         self._run_id = attempt.mirror_run_id or ""
 
     def open(self, experiment_id: str) -> str:
-        """Return the id of the run; make one only where there is none, also after a crash in between."""
+        """Return the id of the run; create it if there is none, also none from before a crash."""
         if not self._run_id:
             found = search_runs(self._api, [experiment_id], tag_filter(self._identity()), limit=1)
             self._run_id = found[0].run_id if found else self._create(experiment_id)
@@ -73,7 +73,7 @@ class RunMirror:
         params, tags = params_of(self._attempt, self._notes), tags_of(self._attempt, self._notes)
         for name in [name for name in params if name in run.params]:
             value = params.pop(name)
-            # MLflow keeps a param's first value; an old server's is shorter.
+            # A param keeps its first value in MLflow, cut to fewer characters by old servers.
             if run.params[name] not in {value, cut(name, value, OLD_PARAM_CHARS, Notes())}:
                 key = safe_name(CHANGED_PARAM_PREFIX + name)
                 tags[key] = cut(f"tag {key}", value, MAX_TAG_CHARS, self._notes)
@@ -82,30 +82,30 @@ class RunMirror:
         self._log_tags({name: value for name, value in tags.items() if run.tags.get(name) != value})
         if self._attempt.name and run.name != run_name(self._job_id, self._attempt):
             self._update(run_name=run_name(self._job_id, self._attempt))
-        if run.status == "KILLED" and final_status(self._attempt.status) is None:
-            self._update(status="RUNNING")  # it was lost, and is back
+        if run.status == "KILLED" and self._attempt.status not in FINAL_STATUS:
+            self._update(status="RUNNING")  # the attempt was lost and has resumed
 
-    def log(self, metrics: Sequence[Metric]) -> list[RefusedRow]:
-        """Send the values of one request; return the rows of those that MLflow refuses.
+    def log(self, metrics: Sequence[MetricValue]) -> list[RefusedRow]:
+        """Send the values of one request; return the rows of refused values.
 
-        Raises `RunGone`, and `ManyRefused` where fewer rows must be sent to find which.
+        Raises `RunGone`, and `ManyRefused` if the caller has to send fewer rows to find the refused ones.
         """
-        is_narrow = len(metrics) <= NARROWED_VALUES or len({metric.row.seq for metric in metrics}) == 1
-        refused = self._log("metrics", metrics, Metric.document, may_halve=is_narrow)
+        may_search = len(metrics) <= SEARCHED_VALUES or len({metric.row.seq for metric in metrics}) == 1
+        refused = self._log("metrics", metrics, MetricValue.document, may_halve=may_search)
         return [
             RefusedRow(metric.row.seq, metric.row.source, "refused", f"metric {metric.key}: {why}")
             for metric, why in refused
         ]
 
     def end(self) -> None:
-        """End the run as the attempt ended; nothing while it goes on. Raises `RunGone`."""
-        status = final_status(self._attempt.status)
+        """End the run with the status of the attempt, if that has ended. Raises `RunGone`."""
+        status = FINAL_STATUS.get(self._attempt.status)
         if status is not None:
             at = self._attempt.completed_at
             self._update(status=status, **({} if at is None else {"end_time": milliseconds(at)}))
 
-    def give_up(self, run_id: str) -> None:
-        """End the run because the trainer logs to one of its own. Raises `RunGone`."""
+    def supersede(self, run_id: str) -> None:
+        """End the run because the trainer logs to its own run `run_id`. Raises `RunGone`."""
         self._log_tags({"superseded_by": run_id})
         self._update(status="KILLED")
 
@@ -123,7 +123,7 @@ class RunMirror:
             experiment_id=experiment_id,
             run_name=run_name(self._job_id, self._attempt),
             start_time=milliseconds(began),
-            tags=_documents(self._identity() | {SOURCE_TAG: MIRROR_SOURCE}),
+            tags=[_document(tag) for tag in (self._identity() | {SOURCE_TAG: MIRROR_SOURCE}).items()],
         )
         return str(made["run"]["info"]["run_id"])
 
@@ -153,7 +153,7 @@ class RunMirror:
         *,
         may_halve: bool = True,
     ) -> list[tuple[_Item, str]]:
-        """Send items at once; where MLflow refuses, halve until the refused ones stand alone, and return them."""
+        """Send items in one request; if MLflow refuses it, halve to find the refused items; return these."""
         if not items:
             return []
         try:
@@ -179,7 +179,3 @@ class RunMirror:
 
 def _document(item: tuple[str, str]) -> dict[str, str]:
     return {"key": item[0], "value": item[1]}
-
-
-def _documents(items: Mapping[str, str]) -> list[dict[str, str]]:
-    return [_document(item) for item in items.items()]

@@ -1,4 +1,4 @@
-"""MLflow as a sink: every attempt of a job is a run, and the run ends after its last metric."""
+"""Mirrors jobs to MLflow: each attempt is a run, which ends after its last metric."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainwire.workers.sinks.mlflow.rows import (
     MirroredAttempt,
 )
 from trainwire.workers.sinks.mlflow.rules import STOPPED, Notes, metric_requests, metrics_of
-from trainwire.workers.sinks.mlflow.run import NARROWED_VALUES, ManyRefused, RunGone, RunMirror
+from trainwire.workers.sinks.mlflow.run import SEARCHED_VALUES, ManyRefused, RunGone, RunMirror
 
 MOST_VALUES: Final = 2000
-"""Of one job at once, two requests: other jobs wait meanwhile, and a server on SQLite takes half a second."""
+"""Values of one job in one turn, two requests: these take a server on SQLite half a second."""
 
 
 class MlflowSink:
@@ -35,7 +35,7 @@ class MlflowSink:
         self._lock = threading.Lock()
 
     def deliver(self, job_id: int, batch: MetricBatch) -> Iterator[DeliveredMetrics]:
-        """Mirror a prefix of the rows, and the attempts that have changed; see `Sink`."""
+        """Mirror a prefix of the rows and the changed attempts; see `Sink`."""
         try:
             yield self._deliver(job_id, batch)
         except MlflowUnavailable as exc:
@@ -43,15 +43,15 @@ class MlflowSink:
                 str(exc), exc.retry_after_s, may_be_the_jobs=exc.failed_inside and exc.retry_after_s is None
             ) from exc
         except MlflowRefused as exc:
-            refusal = f"MLflow refuses what it must take ({exc.code}): {exc}"
+            refusal = f"MLflow refuses a valid request ({exc.code}): {exc}"
             raise SinkUnavailable(refusal, may_be_the_jobs=True) from exc
 
     def _deliver(self, job_id: int, batch: MetricBatch) -> DeliveredMetrics:
         try:
             return self._deliver_rows(job_id, batch, _first(batch.rows, MOST_VALUES))
         except ManyRefused:
-            # What this sends once more MLflow keeps once.
-            return self._deliver_rows(job_id, batch, _first(batch.rows, NARROWED_VALUES))
+            # Some values are sent twice; MLflow keeps one of two identical values.
+            return self._deliver_rows(job_id, batch, _first(batch.rows, SEARCHED_VALUES))
 
     def _deliver_rows(self, job_id: int, batch: MetricBatch, rows: Sequence[MetricRow]) -> DeliveredMetrics:
         confirmed_seq = rows[-1].seq if rows else max(batch.confirmed_seq, batch.last_seq)
@@ -72,14 +72,14 @@ class MlflowSink:
         is_all: bool,
         refused: list[RefusedRow],
     ) -> MirroredAttempt:
-        """Bring one attempt's run up to date; nothing where its trainer logs by itself, or the run was deleted."""
+        """Update the run of one attempt, unless its trainer logs to a run of its own, or the run was deleted."""
         notes = Notes(attempt.mirror_notes)
         run = RunMirror(self._api, job_id, attempt, notes)
         run_id = attempt.mirror_run_id
         try:
             if attempt.mlflow_run_id is not None:
                 if run_id and attempt.has_changed:
-                    run.give_up(attempt.mlflow_run_id)
+                    run.supersede(attempt.mlflow_run_id)
                     notes.add("run", f"the trainer logs to {attempt.mlflow_run_id}: {run_id} has ended")
             elif STOPPED not in notes.texts:
                 run_id = run.open(self._open_experiment())
@@ -91,7 +91,7 @@ class MlflowSink:
                     run.end()
         except RunGone:
             notes.add(STOPPED, f"run {run_id} was deleted in MLflow: a replay makes a new one")
-        return MirroredAttempt(attempt, run_id, _told(attempt, is_all, notes), notes.texts)
+        return MirroredAttempt(attempt, run_id, _mirrored_changes(attempt, is_all, notes), notes.texts)
 
     def _open_experiment(self) -> str:
         with self._lock:
@@ -117,14 +117,14 @@ class MlflowSink:
         try:
             return str(self._api.post("experiments/create", name=self._experiment)["experiment_id"])
         except MlflowRefused as exc:
-            # Another worker was first; or on some servers, this is how they say so.
+            # Another worker has created it; servers report this by either code.
             if exc.code in {EXISTS, INVALID} and (found := self._find_experiment()):
                 return found
             raise
 
 
 def _first(rows: Sequence[MetricRow], most_values: int) -> Sequence[MetricRow]:
-    """Return as many rows as have so many values, at least one."""
+    """Return the first rows with at most `most_values` values together, at least one row."""
     values = 0
     for number, row in enumerate(rows):
         values += len(row.values)
@@ -137,8 +137,8 @@ def _is_mirrored(attempt: AttemptState) -> bool:
     return attempt.mlflow_run_id is None and STOPPED not in (attempt.mirror_notes or {})
 
 
-def _told(attempt: AttemptState, is_all: bool, notes: Notes) -> int:
-    """Return up to which change the sink knows of an attempt: its end is told after its last metric."""
+def _mirrored_changes(attempt: AttemptState, is_all: bool, notes: Notes) -> int:
+    """Return the number of mirrored changes: the end of an attempt counts once its last metric is sent."""
     is_over = attempt.mlflow_run_id is not None or STOPPED in notes.texts
     has_open_end = attempt.status in {*FINISHED, "lost"} and not is_all
     return attempt.mirrored_changes if has_open_end and not is_over else attempt.changes

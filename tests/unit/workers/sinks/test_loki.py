@@ -9,8 +9,8 @@ import pytest
 from tests.twins.loki import LokiTwin
 from tests.twins.loki_faults import FOREVER, Fault
 from trainwire.stores.loki.http import LokiHttp, LokiUnavailable
-from trainwire.workers.sinks.loki.rows import LogRow
-from trainwire.workers.sinks.loki.sink import PATIENCE_S, PAUSE_S, LokiSink
+from trainwire.workers.sinks.loki.entries import LogRow
+from trainwire.workers.sinks.loki.sink import RATE_LIMIT_PAUSE_S, RATE_LIMIT_RETRY_S, LokiSink
 
 MINUTE_NS = 60 * 10**9
 
@@ -26,12 +26,12 @@ def test_a_row_that_is_begun_waits_for_the_rate_limit() -> None:
         twin.faults.extend([Fault(kind="slow"), Fault(status=429, times=3)])
         pauses: list[float] = []
         delivered = LokiSink(LokiHttp(twin.url), sleep=pauses.append).deliver_rows(7, [long_row()], {})
-        assert (delivered.confirmed_seq, pauses) == (1, [PAUSE_S] * 3)
+        assert (delivered.confirmed_seq, pauses) == (1, [RATE_LIMIT_PAUSE_S] * 3)
         assert "".join(line.line for line in twin.lines(7)) == long_row().content
 
 
 def test_rows_that_are_not_begun_wait_for_another_turn() -> None:
-    """Where Loki takes nothing at all nobody waits here: other jobs do not, either."""
+    """If Loki accepts no push at all, the delivery does not wait, so that other jobs are not delayed."""
     with LokiTwin() as twin:
         twin.fail_with(429)
         with pytest.raises(LokiUnavailable, match="rate limit"):
@@ -50,4 +50,4 @@ def test_patience_ends() -> None:
         sink = LokiSink(LokiHttp(twin.url), clock=lambda: now[0], sleep=sleep)
         with pytest.raises(LokiUnavailable, match="rate limit"):
             sink.deliver_rows(7, [long_row()], {})
-    assert now[0] == PATIENCE_S
+    assert now[0] == RATE_LIMIT_RETRY_S

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW_NS
 from trainwire.stores.loki.query import LokiLine
-from trainwire.workers.sinks.loki.comparison import Comparison, Copies, compare
-from trainwire.workers.sinks.loki.lines import MAX_LINE_BYTES, entries_of
-from trainwire.workers.sinks.loki.rows import LogRow
+from trainwire.workers.sinks.loki.comparison import Copies, LokiComparison, compare
+from trainwire.workers.sinks.loki.entries import MAX_LINE_BYTES, LogRow, entries_of
 
 ALL = range(1, 11)
 
@@ -38,7 +37,7 @@ def _compared(
     *,
     removed_seq: int = 0,
     last_seq: int = 10,
-) -> Comparison:
+) -> LokiComparison:
     return compare(
         [(seq, seq) for seq in stored],
         Copies(last_seq, lines),
@@ -60,7 +59,7 @@ def test_the_same_is_verified() -> None:
 
 
 def test_missing_lines_are_named_as_ranges() -> None:
-    """What the cursor has passed and Loki does not have is missing."""
+    """A line before the cursor that is not in Loki is missing."""
     found = _compared(ALL, _in_loki(1, 4, 5, 6), confirmed_seq=9)
     assert not found.is_verified
     assert found.line.startswith(
@@ -77,7 +76,7 @@ def test_a_line_under_two_streams_is_twice() -> None:
 
 
 def test_lines_that_the_job_never_had_are_named() -> None:
-    """Numbers beyond the last row, and lines without a number, come from somebody else."""
+    """Numbers after the last row, and lines without a number, are unknown."""
     found = _compared(ALL, [*_in_loki(*ALL, 12, 13), LokiLine(NOW_NS, "theirs", (("seq", "x"),))])
     assert found.line.startswith("differs: 10 lines = 10 in Loki")
     assert "0 twice, 3 unknown" in found.line
@@ -85,7 +84,7 @@ def test_lines_that_the_job_never_had_are_named() -> None:
 
 
 def test_the_parts_of_a_long_line_are_one_line() -> None:
-    """A split line is there when all its parts are, in whatever order they come."""
+    """A split line is in Loki if all its parts are, in any order."""
     lines = [*_in_loki(1), *_in_loki(2, content="x" * MAX_LINE_BYTES * 2 + "end"), *_in_loki(3)]
     assert len(lines) == 5
     rows = range(1, 4)
@@ -105,7 +104,7 @@ def test_a_stored_dead_letter_is_in_loki() -> None:
 
 
 def test_removed_rows_are_counted_and_named() -> None:
-    """What retention removed is in Loki, dead-lettered, or missing; it never waits."""
+    """A removed row is in Loki, dead-lettered, or missing; it is never waiting."""
     found = _compared(range(7, 11), _in_loki(*range(2, 11)), dead={1}, removed_seq=6)
     assert found.is_verified
     assert found.line.endswith("4 in Postgres + 6 removed by retention + 0 lost")
@@ -116,7 +115,7 @@ def test_removed_rows_are_counted_and_named() -> None:
 
 
 def test_a_row_that_nobody_removed_is_lost() -> None:
-    """What Postgres had and retention did not remove is a loss, whether Loki has it or not."""
+    """A row that is not in Postgres, and was not removed by retention, is lost, whether it is in Loki or not."""
     found = _compared(set(ALL) - {3, 6, 7, 10}, _in_loki(*set(ALL) - {7}), removed_seq=4)
     assert not found.is_verified
     assert found.line.endswith("6 in Postgres + 1 removed by retention + 3 lost")
@@ -132,7 +131,7 @@ def test_a_row_that_nobody_removed_is_lost() -> None:
 def test_every_line_is_counted_once(
     copies: Sequence[tuple[int, bool, bool]], confirmed_seq: int, removed_seq: int, random: Random
 ) -> None:
-    """Whatever Loki and Postgres have, each of their two sums is the number of all lines."""
+    """For any content of Loki and Postgres, both sums are the number of all lines."""
     numbered = dict(enumerate(copies, 1))
     lines = [line for seq, (times, _, _) in numbered.items() for line in _in_loki(*[seq] * times)]
     random.shuffle(lines)

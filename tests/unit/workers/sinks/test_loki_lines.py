@@ -5,16 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.workers.sinks.loki.lines import (
+from trainwire.workers.sinks.loki.entries import (
     MAX_LINE_BYTES,
     MINUTE_NS,
-    Plan,
+    LogRow,
+    PushPlan,
     entries_of,
     labels_of,
     plan,
     split_line,
 )
-from trainwire.workers.sinks.loki.rows import LogRow
 
 NOW_NS = 1_790_000_000 * 10**9
 HOUR_NS = 60 * MINUTE_NS
@@ -26,7 +26,7 @@ def row(seq: int, ts_ns: int = NOW_NS, content: str = "line", log_type: str = "s
     return LogRow(seq, 1, None, "0-test", log_type, None, ts_ns, content)
 
 
-def planned(*rows: LogRow, newest_ns: dict[str, int] | None = None) -> Plan:
+def planned(*rows: LogRow, newest_ns: dict[str, int] | None = None) -> PushPlan:
     """The plan for these rows, now."""
     return plan(rows, newest_ns or {}, NOW_NS)
 

@@ -1,4 +1,4 @@
-"""What MLflow does not take, adapted: MLflow's own validation is the judge."""
+"""Names and values that MLflow refuses are adapted; its own validation accepts the results."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mlflow.utils import validation
 
 from trainwire.workers.sinks.mlflow.rows import AttemptState, MetricRow
 from trainwire.workers.sinks.mlflow.rules import (
+    FINAL_STATUS,
     MAX_NAME_BYTES,
     MAX_PARAM_CHARS,
     MOST_METRICS,
     MOST_NOTES,
     MOST_OF_AN_ATTEMPT,
     MOST_TEXT_BYTES,
-    Metric,
+    MetricValue,
     Notes,
     cut,
-    final_status,
     metric_requests,
     metrics_of,
     milliseconds,
@@ -51,7 +51,7 @@ def row(values: dict[str, float | str], rank: int | None = None, ts_ms: int = 1,
 
 @given(st.text(max_size=400))
 def test_every_name_becomes_one_that_mlflow_takes(name: str) -> None:
-    """Whatever a trainer calls a metric; a second time it is the same and stays the same."""
+    """Any name of a metric is adapted to a valid one, deterministically, and a valid one is kept."""
     safe = safe_name(name)
     mlflows._validate_metric_name(safe)
     assert 1 <= len(safe.encode()) <= MAX_NAME_BYTES
@@ -66,12 +66,12 @@ def test_what_mlflow_takes_stays_as_it_is(name: str) -> None:
 
 @given(st.lists(st.text(alphabet="a@/.\n_", max_size=5), unique=True, max_size=30))
 def test_two_names_never_become_one(names: list[str]) -> None:
-    """Names that differ in what is replaced differ by their hash."""
+    """Names that differ only in replaced characters differ in their hash."""
     assert len({safe_name(name) for name in names}) == len(names)
 
 
 def test_adapted_names_can_be_read() -> None:
-    """What was allowed of the name is still there, and the note says what it is called."""
+    """Allowed characters of the name are kept, and a note has the new name."""
     notes = Notes()
     (metric,) = metrics_of(row({"acc@1": 0.5}, rank=3), notes)
     assert metric.key.startswith("rank_3/acc_1-")
@@ -97,13 +97,14 @@ def test_times_before_1970_are_1970() -> None:
 def test_requests_are_sorted_and_within_the_limits() -> None:
     """By key, then step and time; at most a thousand values and a million bytes each, none left out."""
     origin = row({})
-    short = [Metric(f"k{n % 7}", 3000 - n, n, 1.0, origin) for n in range(2500)]
+    short = [MetricValue(f"k{n % 7}", 3000 - n, n, 1.0, origin) for n in range(2500)]
     requests = list(metric_requests(short))
     assert [len(request) for request in requests] == [MOST_METRICS, MOST_METRICS, 500]
     assert [metric[:3] for request in requests for metric in request] == sorted(metric[:3] for metric in short)
     for name in ("é" * 1000, "漢" * 1000, "x" * 1000):
         long = [
-            Metric(safe_name(name), -(2**63) + n, 10**14, -1.7976931348623157e308, origin) for n in range(1000)
+            MetricValue(safe_name(name), -(2**63) + n, 10**14, -1.7976931348623157e308, origin)
+            for n in range(1000)
         ]
         (request,) = metric_requests(long)
         body = {"run_id": "0" * 32, "metrics": [metric.document() for metric in request]}
@@ -111,7 +112,7 @@ def test_requests_are_sorted_and_within_the_limits() -> None:
 
 
 def test_params_are_text_as_mlflows_client_makes_it() -> None:
-    """Numbers, truths and None as Python says them; lists and maps as JSON."""
+    """Numbers, booleans and None are converted by `str`; lists and maps are JSON."""
     assert [text_of(value) for value in (1, 0.1, 1e-05, True, None, "x", [1, None], {"a": "ä"})] == [
         *("1", "0.1", "1e-05", "True", "None", "x"),
         *("[1, null]", '{"a": "ä"}'),
@@ -180,7 +181,7 @@ def test_notes_are_bounded() -> None:
 )
 def test_how_a_run_ends(status: str, final: str | None) -> None:
     """As its attempt ended; a stalled one may still go on."""
-    assert final_status(status) == final
+    assert FINAL_STATUS.get(status) == final
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Rows into Loki's entries, by the rules that Loki would refuse them by, applied before they are sent.
+"""Log rows as entries of Loki, adapted to Loki's limits before they are sent.
 
 The limits are Loki 3's defaults (`reject_old_samples_max_age`, `creation_grace_period`, `max_line_size`,
 `max_chunk_age` / 2 for the window of a stream).
@@ -6,35 +6,34 @@ The limits are Loki 3's defaults (`reject_old_samples_max_age`, `creation_grace_
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from trainwire.stores.loki.config import MAX_AGE_NS, MAX_FUTURE_NS
-from trainwire.workers.sinks.base import RefusedRow
-from trainwire.workers.sinks.loki.rows import LogRow, PackedLines
+from trainwire.workers.sinks.base import Delivered, RefusedRow
 
 SECOND_NS: Final = 10**9
 MINUTE_NS: Final = 60 * SECOND_NS
 WINDOW_NS: Final = 50 * MINUTE_NS
 LATE_AFTER_NS: Final = 54 * MINUTE_NS
 SPAN_NS: Final = 58 * MINUTE_NS
-"""Loki refuses a line an hour behind its stream's newest. A line is late well before that, and what is sent before
-it is confirmed is cut where its times would span more: so Loki, having taken all of it, would take its oldest line
-again. A window is shorter than what makes a line late, so that the ranks of a job need not agree on the time."""
+"""Loki refuses a line that is an hour older than the newest of its stream. A line is treated as late well before
+that, and the lines that are sent before a confirmation span less than an hour, so that Loki accepts all of them
+again after a crash. A window is shorter than LATE_AFTER_NS, so that the clocks of a job's ranks may differ."""
 MARGIN_NS: Final = 5 * MINUTE_NS
-"""Our clock is not Loki's, and a push takes time: what is this near to a limit counts as beyond it."""
+"""Safety margin at Loki's age limit: its clock may differ from ours, and a push takes time."""
 MAX_LINE_BYTES: Final = 250_000
-"""Below Loki's 256 KB, so that the number of a part does not matter."""
+"""Below Loki's 256 KB, with room for the metadata."""
 MAX_PUSH_BYTES: Final = 2 * 1024 * 1024
-"""Half of what Loki's distributor can hand on in one message (`grpc_server_max_recv_msg_size`); over that it
-answers 500, for ever."""
+"""Half of the largest message that Loki's distributor can forward (`grpc_server_max_recv_msg_size`); a larger push
+is answered 500 every time."""
 ENTRY_OVERHEAD_BYTES: Final = 100
 MAX_LEVEL_CHARS: Final = 64
 
 Entry = tuple[str, str, dict[str, str]]
-"""Time in nanoseconds as text, line, structured metadata: as the push API takes it."""
+"""Time in nanoseconds as text, line, structured metadata: a value of the push API."""
 StreamKey = tuple[str, str | None]
 """Log type, and the hour of late lines (None: the job's own stream)."""
 
@@ -53,23 +52,19 @@ class Push:
         self.rows.append(row)
 
     def chunks(self) -> Iterator[Push]:
-        """Yield the entries in pushes that Loki's own limit of a message does not refuse."""
+        """Split the entries into pushes of at most `MAX_PUSH_BYTES`."""
         begin = size = 0
         for number, (_, line, _) in enumerate(self.entries):
             size += ENTRY_OVERHEAD_BYTES + (len(line) if line.isascii() else len(line.encode()))
             if size > MAX_PUSH_BYTES and number > begin:
-                yield self.part(begin, number)
+                yield Push(self.key, self.entries[begin:number], self.rows[begin:number])
                 begin, size = number, 0
-        yield self.part(begin, len(self.entries))
-
-    def part(self, begin: int, end: int) -> Push:
-        """Return the entries from `begin` to before `end`."""
-        return Push(self.key, self.entries[begin:end], self.rows[begin:end])
+        yield Push(self.key, self.entries[begin:], self.rows[begin:])
 
 
 @dataclass(slots=True)
-class Plan:
-    """What to push for a prefix of the rows, in order, one stream each, and what not to send at all."""
+class PushPlan:
+    """The pushes for a prefix of the rows, in order, one per stream, and the rows that Loki would refuse."""
 
     confirmed_seq: int
     newest_ns: dict[str, int]
@@ -77,10 +72,10 @@ class Plan:
     refused: list[RefusedRow] = field(default_factory=list)
 
 
-def is_plain(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
-    """Tell whether no rule below asks for a look at single rows: the packs of a window can go as they are.
+def can_send_packed(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns: int) -> bool:
+    """Return whether the packs of a window can be sent unchanged.
 
-    Then `plan` would put all rows, unchanged, into their log type's own stream.
+    That is, whether `plan` would put all their rows, unchanged, into their log type's own stream.
     """
     earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS
     newest = newest_after(packs, newest_ns)
@@ -93,20 +88,20 @@ def is_plain(packs: Sequence[PackedLines], newest_ns: Mapping[str, int], now_ns:
 
 
 def newest_after(packs: Sequence[PackedLines], newest_ns: Mapping[str, int]) -> dict[str, int]:
-    """Return the newest time of each log type once the packs are sent."""
+    """Return the newest time of each log type after the packs are sent."""
     newest = dict(newest_ns)
     for pack in packs:
         newest[pack.log_type] = max(pack.newest_ns, newest.get(pack.log_type, pack.newest_ns))
     return newest
 
 
-def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> Plan:
-    """Sort a prefix of `rows` into streams; it ends before a row that Loki takes only later.
+def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> PushPlan:
+    """Assign a prefix of `rows` to streams; it ends before a row that Loki accepts only later.
 
-    What is decided of a row depends only on the rows before it, never on where a batch begins, so that a resend
-    is the same byte for byte.
+    The decision for a row depends only on the rows before it, never on where a batch begins, so that a resend is
+    identical byte for byte.
     """
-    made = Plan(rows[0].seq - 1, dict(newest_ns))
+    made = PushPlan(rows[0].seq - 1, dict(newest_ns))
     oldest_ns: dict[str, int] = {}
     earliest_ns, latest_ns = now_ns - MAX_AGE_NS + MARGIN_NS, now_ns + MAX_FUTURE_NS
     for row in rows:
@@ -134,7 +129,7 @@ def plan(rows: Sequence[LogRow], newest_ns: Mapping[str, int], now_ns: int) -> P
 
 
 def entries_of(row: LogRow) -> list[Entry]:
-    """Return the entries of a row: one, or numbered parts of a line that is too long for one."""
+    """Return the entries of a row: one, or numbered parts of a line that is longer than `MAX_LINE_BYTES`."""
     metadata = {"seq": str(row.seq), "attempt": str(row.attempt)}
     if row.rank is not None:
         metadata["rank"] = str(row.rank)
@@ -150,7 +145,7 @@ def entries_of(row: LogRow) -> list[Entry]:
 
 
 def split_line(line: str) -> list[str]:
-    """Cut a line into parts that Loki takes, between characters."""
+    """Split a line between characters into parts of at most `MAX_LINE_BYTES`."""
     if len(line) * 4 <= MAX_LINE_BYTES or len(data := line.encode()) <= MAX_LINE_BYTES:
         return [line]
     parts = []
@@ -164,22 +159,86 @@ def split_line(line: str) -> list[str]:
 
 
 def labels_of(job_id: int, key: StreamKey) -> dict[str, str]:
-    """Return the labels of a stream; nothing of high cardinality but the job."""
+    """Return the labels of a stream; only `job_id` has a high cardinality."""
     log_type, late = key
     labels = {"job": "training", "job_id": str(job_id), "log_type": log_type, "source": "backend"}
     return labels if late is None else labels | {"late": late}
 
 
 def hour_of(ts_ns: int) -> str:
-    """Return the hour of a time, as the label of late lines has it."""
+    """Return the hour of a time, as in the label `late`, such as `2026-11-30T01`."""
     return datetime.fromtimestamp(ts_ns // SECOND_NS, UTC).strftime("%Y-%m-%dT%H")
 
 
 def _too_old(row: LogRow) -> RefusedRow:
-    said = f"{shown_time(row.ts_ns)} is over seven days ago; Loki takes no such line"
-    return RefusedRow(row.seq, row.source, "too-old", said)
+    detail = f"{shown_time(row.ts_ns)} is over seven days ago; Loki takes no such line"
+    return RefusedRow(row.seq, row.source, "too-old", detail)
 
 
 def shown_time(ts_ns: int) -> str:
     """Return a time as RFC 3339, in whole seconds."""
-    return (datetime.fromtimestamp(ts_ns // SECOND_NS, UTC)).isoformat()
+    return datetime.fromtimestamp(ts_ns // SECOND_NS, UTC).isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class LogRow:
+    """One row of training_logs; `ts_ns` is the time to send, in nanoseconds since 1970.
+
+    `logged_at` is the trainer's own time (RFC 3339) if its clock was too far ahead and `ts_ns` differs.
+    """
+
+    seq: int
+    attempt: int
+    rank: int | None
+    source: str
+    log_type: str
+    level: str | None
+    ts_ns: int
+    content: str
+    logged_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLines:
+    """Rows of one log type, packed by Postgres: `values` is the content of the JSON array of a push."""
+
+    log_type: str
+    last_seq: int
+    oldest_ns: int
+    newest_ns: int
+    longest_bytes: int
+    values: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """The rows of one job after `confirmed_seq`. `newest_ns` is the newest time of each log type in Loki.
+
+    `windows` are spans of time, each with the packs of consecutive rows: a window is sent after the one before it
+    is confirmed. `last_seq` is the last row that the job has ever had; without windows, all rows up to it were
+    deleted.
+    """
+
+    confirmed_seq: int
+    newest_ns: Mapping[str, int]
+    windows: Sequence[Sequence[PackedLines]]
+    read_rows: Callable[[int, int], Sequence[LogRow]]
+    """Reads the rows after one `seq` up to another, if packs cannot be sent unchanged (`can_send_packed`)."""
+    last_seq: int
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether the job has rows after this batch."""
+        return bool(self.windows) and self.windows[-1][-1].last_seq < self.last_seq
+
+
+@dataclass(slots=True)
+class DeliveredLines(Delivered):
+    """The outcome of a part, with the newest time of each log type that was sent."""
+
+    newest_ns: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def state(self) -> Mapping[str, int]:
+        """The newest time of each log type."""
+        return self.newest_ns

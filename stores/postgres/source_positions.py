@@ -1,0 +1,158 @@
+"""The positions of a job's sources, and the ranks of its attempts that have sent nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import Connection, func, select
+
+from trainwire.schemas.tables import dead_letters, source_positions
+
+SHOWN_RANGES: Final = 10
+_EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class SourcePosition:
+    """How far the messages of one source and kind are stored: a row of source_positions."""
+
+    source: str
+    kind: str
+    attempt: int
+    last_seq: int
+    missing: tuple[tuple[int, int], ...] = ()
+    dead_lettered: int = 0
+    produced: int | None = None
+    dropped: int | None = None
+    lost: tuple[tuple[int, int, str], ...] = ()
+    """Numbers that the source has declared lost: first, last and the reason of each range."""
+    rank: int | None = None
+    world_size: int | None = None
+    is_launcher: bool = False
+    began_at: datetime | None = None
+
+    @property
+    def made(self) -> int:
+        """The highest known number of a message of the source."""
+        return max(self.produced or 0, self.last_seq)
+
+    @property
+    def gaps(self) -> tuple[tuple[int, int], ...]:
+        """The numbers that have not arrived, as ranges, including those after the last one."""
+        tail = ((self.last_seq + 1, self.made),) if self.made > self.last_seq else ()
+        return _joined(self.missing + tail)
+
+    @property
+    def lost_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The numbers that the source has declared lost, as ranges."""
+        return tuple((first, last) for first, last, _ in self.lost)
+
+    @property
+    def has_completion(self) -> bool:
+        """Whether a completion of the source itself is stored.
+
+        If its `produced` counts no completion, another process sent it (docs/wire-format.md).
+        """
+        stored = self.last_seq - count_numbers(self.missing) - count_numbers(self.lost_ranges) - self.dead_lettered
+        return self.kind == "completions" and stored > 0 and self.produced != 0
+
+
+def find_unnumbered(connection: Connection, job_id: int) -> dict[str, int]:
+    """Return the number of dead letters of each source that none of its positions counts."""
+    letters = dead_letters.c
+    wanted = (
+        select(letters.source, func.count().label("letters"))
+        .where(letters.job_id == job_id, letters.source.is_not(None), letters.seq.is_(None))
+        .group_by(letters.source)
+        .order_by(letters.source)
+    )
+    return {row.source: row.letters for row in connection.execute(wanted)}
+
+
+def find_positions(connection: Connection, job_id: int) -> list[SourcePosition]:
+    """Return the positions of a job, one per source and kind."""
+    columns = [source_positions.c[field.name] for field in fields(SourcePosition)]
+    wanted = select(*columns).where(source_positions.c.job_id == job_id)
+    return [
+        SourcePosition(
+            **row | {"missing": tuple(map(tuple, row["missing"])), "lost": tuple(map(tuple, row["lost"]))}
+        )
+        for row in map(dict, connection.execute(wanted).mappings())
+    ]
+
+
+@dataclass(frozen=True)
+class AbsentRanks:
+    """Ranks of one attempt that have sent nothing, as ranges (inclusive, ascending), of `world_size` ranks."""
+
+    attempt: int
+    world_size: int
+    ranges: tuple[tuple[int, int], ...]
+
+    def shown(self, newest_attempt: int) -> str:
+        """Return them as text, such as `ranks 1-3 of 4`."""
+        named = [f"{first:,}" if first == last else f"{first:,}-{last:,}" for first, last in self.ranges]
+        rest = sum(last - first + 1 for first, last in self.ranges[SHOWN_RANGES:])
+        more = f" and {rest:,} more" if rest else ""
+        noun = "rank" if len(named) == 1 and "-" not in named[0] else "ranks"
+        of_attempt = "" if self.attempt == newest_attempt else f" in attempt {self.attempt}"
+        return f"{noun} {', '.join(named[:SHOWN_RANGES])}{more} of {self.world_size:,}{of_attempt}"
+
+
+def absent_ranks(rows: Iterable[SourcePosition]) -> tuple[AbsentRanks, ...]:
+    """Return the absent ranks of each attempt that has any, the first attempt first."""
+    by_attempt: dict[int, list[SourcePosition]] = defaultdict(list)
+    for row in rows:
+        by_attempt[row.attempt].append(row)
+    found = ((attempt, *_expected(by_attempt[attempt])) for attempt in sorted(by_attempt))
+    absent = [AbsentRanks(attempt, size, tuple(_between(ranks, size))) for attempt, size, ranks in found]
+    return tuple(ranks for ranks in absent if ranks.ranges)
+
+
+def _expected(rows: Iterable[SourcePosition]) -> tuple[int, set[int]]:
+    """Return the world size of an attempt, 0 if no source stated one, and the ranks that have sent messages.
+
+    The newest source of the attempt decides, because the world of an elastic training grows and shrinks; trainers
+    take precedence over launchers, which count machines. A source that stated another size counts for no rank.
+    """
+    rows = list(rows)
+    statements = {row.source: row for row in rows if row.world_size is not None}
+    by_trainers = [row for row in statements.values() if not row.is_launcher]
+    newest = max(by_trainers or statements.values(), key=_age, default=None)
+    if newest is None:
+        return 0, set()
+    size = newest.world_size or 0
+    stated = {row.rank or 0 for row in statements.values() if row.world_size == size}
+    return size, stated | {row.rank for row in rows if row.rank is not None and row.source not in statements}
+
+
+def _age(row: SourcePosition) -> tuple[datetime, str]:
+    return row.began_at or _EARLIEST, row.source
+
+
+def _between(ranks: set[int], size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of 0 to `size` - 1 without any of `ranks`; takes no memory per rank."""
+    first = 0
+    for rank in [*sorted(rank for rank in ranks if 0 <= rank < size), size]:
+        if rank > first:
+            yield first, rank - 1
+        first = rank + 1
+
+
+def count_numbers(ranges: Iterable[tuple[int, int]]) -> int:
+    """Return how many numbers are in ranges whose ends are included."""
+    return sum(last - first + 1 for first, last in ranges)
+
+
+def _joined(ranges: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return tuple(joined)

@@ -1,0 +1,85 @@
+"""Reads rows of a job in the form in which commands show them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, RowMapping, Select, select
+
+from trainwire.schemas.non_finite import Number
+from trainwire.schemas.tables import training_logs, training_metrics
+from trainwire.stores.postgres.columns import columns_of
+from trainwire.stores.rows.event_rows import values_of
+
+
+class StoredLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_logs, or one line read back from Loki."""
+
+    seq: int
+    logged_at: datetime
+    log_type: str
+    level: str | None
+    rank: int | None
+    content: str
+
+
+class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Conditions on a job's lines; None is no condition. `text` is case-sensitive."""
+
+    job_id: int
+    log_type: str | None = None
+    text: str | None = None
+    attempt: int | None = None
+
+
+def newest_logs(connection: Connection, wanted: LogFilter, limit: int) -> list[StoredLine]:
+    """Return the last `limit` matching lines, oldest first."""
+    newest = _logs(wanted).order_by(training_logs.c.seq.desc()).limit(limit)
+    return [StoredLine(**row) for row in reversed(connection.execute(newest).mappings().all())]
+
+
+def logs_after(connection: Connection, wanted: LogFilter, seq: int, limit: int) -> list[StoredLine]:
+    """Return the first `limit` matching lines after `seq`, oldest first."""
+    after = _logs(wanted).where(training_logs.c.seq > seq).order_by(training_logs.c.seq).limit(limit)
+    return [StoredLine(**row) for row in connection.execute(after).mappings()]
+
+
+def _logs(wanted: LogFilter) -> Select[Any]:
+    table = training_logs
+    found = select(*columns_of(StoredLine, table)).where(table.c.job_id == wanted.job_id)
+    if wanted.log_type is not None:
+        found = found.where(table.c.log_type == wanted.log_type)
+    if wanted.attempt is not None:
+        found = found.where(table.c.attempt == wanted.attempt)
+    if wanted.text is not None:
+        found = found.where(table.c.content.contains(wanted.text, autoescape=True))
+    return found
+
+
+class StoredPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of training_metrics with all its values; non-finite numbers are their names."""
+
+    seq: int
+    attempt: int
+    rank: int | None
+    epoch: int | None
+    step: int | None
+    logged_at: datetime
+    checkpoint_path: str | None
+    values: dict[str, Number]
+
+
+def newest_metrics(connection: Connection, job_id: int, limit: int) -> list[StoredPoint]:
+    """Return the last `limit` points of a job, oldest first."""
+    table = training_metrics
+    newest = select(table).where(table.c.job_id == job_id).order_by(table.c.seq.desc()).limit(limit)
+    return [_metric_row(row) for row in reversed(connection.execute(newest).mappings().all())]
+
+
+def _metric_row(row: RowMapping) -> StoredPoint:
+    return StoredPoint(
+        values=values_of(row),
+        **{name: row[name] for name in StoredPoint.__struct_fields__ if name != "values"},
+    )

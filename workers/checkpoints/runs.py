@@ -1,0 +1,36 @@
+"""Runs over checkpoint files: one worker at a time, with errors of Postgres and S3 as `Unavailable`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from sqlalchemy import Connection, Engine, text
+
+from trainwire.stores.files.s3 import S3Unavailable
+from trainwire.workers.drain.store import postgres_errors
+from trainwire.workers.errors import Unavailable
+
+
+@contextmanager
+def exclusive_run(engine: Engine, work: str) -> Iterator[Connection | None]:
+    """Hold the lease on a kind of work; yield its connection, or None if another worker has the lease.
+
+    Raises `Unavailable` if Postgres or the object store is.
+    """
+    # The lease ends with this transaction, or with this process, whichever is first.
+    with postgres_errors(), s3_errors(), engine.begin() as connection:
+        yield connection if connection.execute(_TRY_LEASE, {"work": work}).scalar_one() else None
+
+
+@contextmanager
+def s3_errors() -> Iterator[None]:
+    """Translate `S3Unavailable` to `Unavailable`."""
+    try:
+        yield
+    except S3Unavailable as exc:
+        raise Unavailable(str(exc)) from exc
+
+
+_TRY_LEASE: Final = text("SELECT pg_try_advisory_xact_lock(hashtextextended('checkpoints:' || :work, 0))")
