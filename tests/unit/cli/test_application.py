@@ -115,7 +115,7 @@ def test_a_job_that_is_no_number_is_named(
         ("logs 1 --limit", ["-1", "1.5", "nan"], "a whole number from 0 to 10000000"),
         ("metrics 1 --limit", ["0", ""], "a whole number from 1 to 10000000"),
         ("mlflow 1 --limit", ["0"], "a whole number from 1 to 10000000"),
-        ("mlflow 1 --attempt", ["0", "2147483648"], "a whole number from 1 to 2147483647"),
+        ("mlflow 1 --attempt", ["0.5", "2147483648"], "a whole number from -2147483647 to 2147483647"),
         ("deliveries --limit", ["0"], "a whole number from 1 to 10000000"),
         ("replay 1 --sink loki --from", ["0", "first"], "a whole number from 1 to 9223372036854775807"),
         ("checkpoints 1 --expires", ["0", "1h"], "a whole number from 1 to 604800"),
