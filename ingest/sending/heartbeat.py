@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
-from trainwire.schemas.messages import ATTEMPT_UNSAID
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN
 from trainwire.schemas.validation import InvalidMessage
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Heart:
         """Return who the two are that are the same, and what to do."""
         origin = self.origin
         who = "launchers" if self.launcher else "trainers"
-        attempt = "" if origin.attempt == ATTEMPT_UNSAID else f" attempt {origin.attempt}"
+        attempt = "" if origin.attempt == ATTEMPT_UNKNOWN else f" attempt {origin.attempt}"
         here = f"host {os.uname().nodename}, pid {os.getpid()}, since {_local(self._since)}"
         there = f"host {_printable(rival.host)}, pid {rival.pid}, since {_local(rival.since)}"
         return (

@@ -20,9 +20,9 @@ from trainwire.ingest.sending.salvage import item_count
 from trainwire.ingest.sending.unacked import Held, Lane, Range
 from trainwire.ingest.settings import FullPolicy
 from trainwire.ingest.spool.access import SpoolAccess
-from trainwire.schemas.heartbeats import says_progress
+from trainwire.schemas.heartbeats import shows_progress
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, KIND_OF_BODY, Body, Completion
 from trainwire.schemas.wire import Entry, Loss, encode_loss
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Outbox:
                 return False
             self._open()
             self._hold(*self._next)
-            self.words += says_progress(self._next[0])
+            self.words += shows_progress(self._next[0])
             self._next = None
         return True
 
@@ -264,7 +264,7 @@ class Outbox:
             return
         if isinstance(body, Completion) and body.of is None:
             self._sum_up(body)
-        if self.origin.attempt == ATTEMPT_UNSAID or isinstance(body, Completion):
+        if self.origin.attempt == ATTEMPT_UNKNOWN or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
         entry = self._encoder.encode(kind, lane.last + 1, body)
         if entry is None:

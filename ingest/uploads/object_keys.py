@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from trainwire.ingest.origin import Origin
 from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Checkpoint
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Checkpoint
 
 
 class Slot(NamedTuple):
@@ -36,7 +36,7 @@ def object_key(prefix: str, origin: Origin, checkpoint: Checkpoint, is_folder: b
     `upload` is new for each call, so that a key is never used twice. The key of a folder ends with a slash. Where
     the attempt is not known to the trainer, its source, which no other process has, takes that place.
     """
-    attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNSAID else str(origin.attempt)
+    attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNKNOWN else str(origin.attempt)
     counts = (("-", checkpoint.epoch), ("-step", checkpoint.step), ("-rank", origin.rank or None))
     name = _word(checkpoint.kind) + "".join(f"{word}{count}" for word, count in counts if count is not None)
     folders = (prefix, str(origin.job_id), attempt, new_upload_folder(checkpoint.ts))
