@@ -1,1 +1,1 @@
-"""What trainwire costs and what it reaches, as ratios of one run: `make bench`."""
+"""Benchmarks of throughput, latency and cost, compared within one run: `make bench`."""

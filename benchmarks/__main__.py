@@ -1,13 +1,14 @@
-"""`make bench`: every figure of docs/benchmarks.md, as a table in Markdown, from one run."""
+"""`make bench`: runs the benchmarks of docs/benchmarks.md and prints Markdown tables."""
 
 from __future__ import annotations
 
 import argparse
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import psutil
 import zstandard
@@ -34,7 +35,7 @@ from trainwire.workers.resources import Resources
 
 SHARD = shard_of(load.JOB, DEFAULT_SHARDS)
 LOG_CASES = {1: 150_000, 10: 800_000, 100: 1_500_000, 1000: 2_000_000}
-"""Lines a message, and how many lines are drained."""
+"""Lines per message -> number of lines that are drained."""
 FEED_CASES = (
     (f"/jobs/{feed.JOB}/ws", "WebSocket", 2000, "150"),
     (f"/jobs/{feed.JOB}/ws", "WebSocket", 100, ""),
@@ -46,58 +47,29 @@ WANTED_LINES = {1: 15_000, 10: 80_000, 100: 150_000, 1000: 180_000}
 def main() -> int:
     """Run the chosen benchmarks; return 0."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick look)")
-    parser.add_argument(
-        "--only",
-        choices=[
-            "logs",
-            "tasks",
-            "metrics",
-            "backlog",
-            "jobs",
-            "latency",
-            "events",
-            "feed",
-            "deliveries",
-            "mlflow",
-            "trainer",
-            "capture",
-            "hostile",
-            "quiet",
-        ],
-        default=None,
-    )
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the usual amounts (0.1: a quick run)")
+    parser.add_argument("--only", choices=[*BENCHMARKS])
     options = parser.parse_args()
     with open_stores() as resources:
-        say(machine(resources))
-        for name, bench in (
-            ("logs", logs),
-            ("tasks", tasks),
-            ("metrics", metrics),
-            ("backlog", backlog),
-            ("jobs", quiet_jobs),
-            ("latency", idle_latency),
-            ("events", event_latency),
-            ("feed", live_feed),
-            ("deliveries", loki),
-            ("mlflow", mirror),
-            ("trainer", never_hurt),
-            ("capture", storms),
-            ("hostile", hostile_entries),
-            ("quiet", quiet_beside_flood),
-        ):
+        show(machine(resources))
+        for name, bench in BENCHMARKS.items():
             if options.only in {None, name}:
                 bench(resources, options.scale)
     return 0
 
 
-def say(line: str = "") -> None:
-    """Print at once: a run takes minutes."""
+def show(line: str) -> None:
+    """Print a line and flush it: a run takes minutes."""
     print(line, flush=True)
 
 
+def begin_table(*columns: str) -> None:
+    """Print the head of a Markdown table."""
+    show(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
 def machine(resources: Resources) -> str:
-    """Say what was measured on."""
+    """Return a description of machine and versions."""
     with resources.engine.connect() as connection:
         postgres = connection.execute(text("SHOW server_version")).scalar_one()
     valkey = resources.redis.info("server").get("valkey_version", "?")
@@ -117,12 +89,11 @@ def machine(resources: Resources) -> str:
 
 
 def logs(resources: Resources, scale: float) -> None:
-    """Lines/s from a full stream to committed rows, beside plain COPY of the same rows, ready in memory.
+    """Measure lines/s from a full stream to committed rows, and of plain COPY of the same rows.
 
-    Once with a commit for each message's rows, once with a commit for as many rows as the drain commits at once.
+    COPY runs with a commit for each message's rows, and for as many rows as the drain commits at once.
     """
-    say("\n| lines a message | lines/s | wanted | COPY by message | ratio | COPY by transaction | ratio |")
-    say("|---|---|---|---|---|---|---|")
+    begin_table("lines a message", "lines/s", "wanted", "COPY by message", "ratio", "COPY by transaction", "ratio")
     for per_message, lines in LOG_CASES.items():
         count, drained = drain_logs(resources, int(lines * scale), per_message)
         with resources.engine.connect() as connection:
@@ -134,7 +105,7 @@ def logs(resources: Resources, scale: float) -> None:
         batches = baselines.read_rows(resources, at_once, count)
         by_message = plain_copy(resources, messages, per_message)
         by_batch = plain_copy(resources, batches, at_once)
-        say(
+        show(
             f"| {per_message} | {rate:,.0f} | {WANTED_LINES[per_message]:,} | {by_message:,.0f} | "
             f"{rate / by_message:.2f} | {by_batch:,.0f} at {at_once:,} rows | {rate / by_batch:.2f} |"
         )
@@ -147,7 +118,7 @@ def plain_copy(resources: Resources, batches: list[bytes], per_batch: int) -> fl
 
 
 def drain_logs(resources: Resources, lines: int, per_message: int) -> tuple[int, Drained]:
-    """Publish, drain with a real worker, and check that every line is there."""
+    """Publish, drain with a real worker, and check that every line is stored."""
     empty(resources)
     lines = load.publish(resources.redis, load.log_bodies(lines, per_message)) * per_message
     drained = drain_with_a_worker(resources, "logs", SHARD, "training_logs")
@@ -156,7 +127,7 @@ def drain_logs(resources: Resources, lines: int, per_message: int) -> tuple[int,
 
 
 def tasks(resources: Resources, scale: float) -> None:
-    """The same lines, ten a message, through one Celery task per message, with one pool process."""
+    """Measure lines/s of one Celery task per message of ten lines, and of the drain, with one pool process."""
     from os import environ  # noqa: PLC0415
 
     messages = int(4000 * scale)
@@ -183,16 +154,15 @@ def tasks(resources: Resources, scale: float) -> None:
         by_task = messages * 10 / float(connection.execute(first).scalar_one())
     lines, drained = drain_logs(resources, int(400_000 * scale), 10)
     rate = lines / drained.seconds
-    say(
+    show(
         f"\nOne Celery task per message of 10 lines: {by_task:,.0f} lines/s; the drain in the same run: "
         f"{rate:,.0f} lines/s, {rate / by_task:.0f} times as many (wanted: 20)"
     )
 
 
 def metrics(resources: Resources, scale: float) -> None:
-    """Metric values/s, 100 points a message as the SDK sends them, and one point a message."""
-    say("\n| values a point | points a message | values/s | wanted |")
-    say("|---|---|---|---|")
+    """Measure metric values/s with 100 points per message, as the SDK sends them, and with one point."""
+    begin_table("values a point", "points a message", "values/s", "wanted")
     for values, per_message, points, wanted in (
         (20, 100, 200_000, "300,000"),
         (20, 1, 60_000, ""),
@@ -204,11 +174,11 @@ def metrics(resources: Resources, scale: float) -> None:
         count = load.publish(resources.redis, made) * per_message
         drained = drain_with_a_worker(resources, "metrics", SHARD, "training_metrics")
         assert baselines.rows_in(resources, "training_metrics") == count
-        say(f"| {values} | {per_message} | {count * values / drained.seconds:,.0f} | {wanted} |")
+        show(f"| {values} | {per_message} | {count * values / drained.seconds:,.0f} | {wanted} |")
 
 
 def backlog(resources: Resources, scale: float) -> None:
-    """A backlog of five million lines: the worker's memory, and the cost of a line at its start and end."""
+    """Drain a backlog of five million lines: memory of the worker, and speed at the start and the end."""
     lines, drained = drain_logs(resources, int(5_000_000 * scale), 100)
     samples = drained.samples
     fifth = len(samples) // 5
@@ -216,24 +186,23 @@ def backlog(resources: Resources, scale: float) -> None:
     if fifth > 0:
         early, late = speed(samples[: fifth + 1]), speed(samples[-fifth - 1 :])
         growth = f"the last fifth costs {early / late:.2f} times the first (wanted: at most 1.3)"
-    say(
+    show(
         f"\nBacklog of {lines:,} lines, 100 a message: {lines / drained.seconds:,.0f} lines/s, pool process "
         f"at most {drained.peak_mb:.0f} MB RSS (wanted: under 200); {growth}"
     )
 
 
 def quiet_jobs(resources: Resources, scale: float) -> None:
-    """One line a message from each of ten thousand jobs in turn; and one look at their heartbeats."""
+    """Drain one line per message from each of ten thousand jobs in turn; and time a check of their heartbeats."""
     empty(resources)
     jobs = max(int(10_000 * scale), 10)
-    say("\n| messages of each job | jobs | lines/s | bytes in Redis a message | bytes in Postgres a row |")
-    say("|---|---|---|---|---|")
-    for what, start, messages in (("the first", 1, 1), ("the next ten", 2, 10)):
+    begin_table("messages of each job", "jobs", "lines/s", "bytes in Redis a message", "bytes in Postgres a row")
+    for name, start, messages in (("the first", 1, 1), ("the next ten", 2, 10)):
         went = many_jobs.rounds(resources, jobs, messages, start)
         sizes = f"{went.redis_bytes:,.0f} | {went.postgres_bytes:,.0f}"
-        say(f"| {what} | {jobs:,} | {went.lines_per_s:,.0f} | {sizes} |")
+        show(f"| {name} | {jobs:,} | {went.lines_per_s:,.0f} | {sizes} |")
     took = many_jobs.seconds_to_watch(resources, jobs)
-    say(f"\nOne look at the heartbeats of {jobs:,} running jobs, with nothing new: {took * 1000:.0f} ms")
+    show(f"\nA check of the heartbeats of {jobs:,} running jobs, without changes: {took * 1000:.0f} ms")
 
 
 def speed(samples: list[tuple[float, int]]) -> float:
@@ -243,136 +212,161 @@ def speed(samples: list[tuple[float, int]]) -> float:
 
 
 def idle_latency(resources: Resources, _: float) -> None:
-    """From `run.log()` to the committed row on an idle system."""
+    """Measure the time from `run.log()` to the committed row on an idle system."""
     for flush_interval_s in (0.05, 0.005):
         empty(resources)
         median, p95 = latency.log_to_row_ms(resources, flush_interval_s)
-        say(
+        show(
             f"\nIdle, from run.log() to the committed row: median {median:.0f} ms, p95 {p95:.0f} ms, "
             f"of which the SDK's flush interval is up to {flush_interval_s * 1000:.0f} ms (wanted: p95 under 100)"
         )
 
 
 def event_latency(resources: Resources, _: float) -> None:
-    """From the commit to the subscriber of the job's channel on an idle system."""
+    """Measure the time from the commit to the subscriber of the job's channel on an idle system."""
     empty(resources)
     median, p95 = events.commit_to_subscriber_ms(resources)
-    say(
+    show(
         f"\nIdle, from the commit to the subscriber of events:<job_id>: median {median:.1f} ms, "
         f"p95 {p95:.1f} ms (wanted: p95 under 20)"
     )
 
 
 def live_feed(resources: Resources, scale: float) -> None:
-    """From the commit of log lines to the sockets of all who follow the job, 1,000 lines a second."""
-    say("\n| clients of one job | median, ms | p95 | worst | frames/s | MB/s | gateway, cores | MB | wanted p95 |")
-    say("|---|---|---|---|---|---|---|---|---|")
-    for path, what, most_clients, wanted in FEED_CASES:
+    """Measure the time from the commit of log lines to the sockets of all clients, at 1,000 lines per second."""
+    begin_table(
+        "clients of one job",
+        "median, ms",
+        "p95",
+        "worst",
+        "frames/s",
+        "MB/s",
+        "gateway, cores",
+        "MB",
+        "wanted p95",
+    )
+    for path, transport, most_clients, wanted in FEED_CASES:
         empty(resources)
         clients = max(int(most_clients * min(scale, 1)), 10)
-        told = feed.commit_to_sockets(resources, path, clients, max(10 * min(scale, 1), 3))
-        say(
-            f"| {clients:,} by {what} | {told.median_ms:.0f} | {told.p95_ms:.0f} | {told.worst_ms:.0f} | "
-            f"{told.frames_per_s:.0f} | {told.megabytes_per_s:.0f} | {told.gateway_cpu:.2f} | "
-            f"{told.gateway_mb:.0f} | {wanted} |"
+        found = feed.commit_to_sockets(resources, path, clients, max(10 * min(scale, 1), 3))
+        show(
+            f"| {clients:,} by {transport} | {found.median_ms:.0f} | {found.p95_ms:.0f} | {found.worst_ms:.0f} | "
+            f"{found.frames_per_s:.0f} | {found.megabytes_per_s:.0f} | {found.gateway_cpu:.2f} | "
+            f"{found.gateway_mb:.0f} | {wanted} |"
         )
 
 
 def loki(resources: Resources, scale: float) -> None:
-    """A backlog from Postgres to Loki's twin, beside plain pushes; and one line on an idle system."""
-    say("\n| lines a job | jobs | to Loki, lines/s | requests | plain pushes, lines/s | ratio |")
-    say("|---|---|---|---|---|---|")
+    """Measure deliveries of a backlog to Loki's twin, compared with plain pushes, and the delay of a line."""
+    begin_table("lines a job", "jobs", "to Loki, lines/s", "requests", "plain pushes, lines/s", "ratio")
     for lines, most_jobs in ((10, 2000), (100, 1000), (1000, 200)):
         empty(resources)
         jobs = max(int(most_jobs * scale), 4)
-        say(f"| {lines} | {jobs} | {shown(jobs * lines, deliveries.catch_up(resources, jobs, lines))} |")
-    say("\n| a line every | lines a job | jobs | to Loki, lines/s | requests | plain pushes, lines/s | ratio |")
-    say("|---|---|---|---|---|---|---|")
+        show(f"| {lines} | {jobs} | {shown(jobs * lines, deliveries.catch_up(resources, jobs, lines))} |")
+    begin_table(
+        "a line every", "lines a job", "jobs", "to Loki, lines/s", "requests", "plain pushes, lines/s", "ratio"
+    )
     for step_s, day, jobs in ((60, 1440, 60), (1, 86_400, 4), (1, 86_400, 1)):
         empty(resources)
         lines = max(int(day * scale), 100)
         went = deliveries.catch_up(resources, jobs, lines, step_s)
-        say(f"| {step_s} s | {lines} | {jobs} | {shown(jobs * lines, went)} |")
+        show(f"| {step_s} s | {lines} | {jobs} | {shown(jobs * lines, went)} |")
     empty(resources)
     median, p95 = deliveries.row_to_loki_ms(resources)
-    say(
+    show(
         f"\nIdle, from the committed row to the line in Loki: median {median:.0f} ms, p95 {p95:.0f} ms, "
         "of which the linger is 100 ms (wanted: p95 under 300)"
     )
 
 
 def shown(lines: int, went: deliveries.CatchUp) -> str:
-    """Return how a backlog was caught up, as columns."""
+    """Return the rates of a delivered backlog as columns."""
     rate, plain = lines / went.seconds, lines / went.plain_seconds
     return f"{rate:,.0f} | {went.requests:,} | {plain:,.0f} | {rate / plain:.2f}"
 
 
 def mirror(resources: Resources, scale: float) -> None:
-    """Metric values into trainwire, the same straight into a real MLflow, and how fast the mirror drains."""
+    """Measure metric values/s into trainwire, directly into a real MLflow, and of the mirror."""
     with mlflow.server() as target:
-        say("\n| values a call | into trainwire, values/s | MlflowClient.log_batch, values/s | ratio | wanted |")
-        say("|---|---|---|---|---|")
+        begin_table(
+            "values a call", "into trainwire, values/s", "MlflowClient.log_batch, values/s", "ratio", "wanted"
+        )
         for points, calls, messages, wanted in ((1, 200, 30_000, 20), (100, 40, 4000, 10)):
             direct = mlflow.log_batch(target, points, max(int(calls * scale), 10))
             empty(resources)
             made = load.metric_bodies(points * max(int(messages * scale), 100), mlflow.NAMES, points)
             values = load.publish(resources.redis, made) * points * mlflow.NAMES
             rate = values / drain_with_a_worker(resources, "metrics", SHARD, "training_metrics").seconds
-            say(f"| {points * mlflow.NAMES} | {rate:,.0f} | {direct:,.0f} | {rate / direct:,.0f} | {wanted} |")
+            show(f"| {points * mlflow.NAMES} | {rate:,.0f} | {direct:,.0f} | {rate / direct:,.0f} | {wanted} |")
         for jobs in (1, 8):
             empty(resources)
             values = mlflow.NAMES * max(int(4000 * scale), 100)
             rate = mlflow.drain_mirror(resources, target, jobs, values // jobs)
-            say(f"\nThe mirror of {jobs} jobs with {values:,} values in all: {rate:,.0f} values/s")
+            show(f"\nThe mirror of {jobs} jobs with {values:,} values in all: {rate:,.0f} values/s")
 
 
-def never_hurt(resources: Resources, scale: float) -> None:
-    """What a call of the SDK takes, and how fast a training loop is that reports every step."""
+def sdk_cost(resources: Resources, scale: float) -> None:
+    """Measure the time of SDK calls, and the speed of a training loop that reports every step."""
     empty(resources)
-    say("\n| call | median, microseconds | p99 | wanted p99 |")
-    say("|---|---|---|---|")
+    begin_table("call", "median, microseconds", "p99", "wanted p99")
     for name, taken in trainer.call_times(resources, scale).items():
-        say(f"| `{name}` | {taken.median:.1f} | {taken.p99:.1f} | 20 |")
+        show(f"| `{name}` | {taken.median:.1f} | {taken.p99:.1f} | 20 |")
     share = trainer.loop_speed(resources, scale)
-    say(f"\nA loop of 10 ms a step that reports every step runs at {share:.3f} of its speed alone (wanted: 0.99)")
+    show(f"\nA loop of 10 ms a step runs at {share:.3f} of its speed without trainwire (wanted: 0.99)")
 
 
-def storms(resources: Resources, scale: float) -> None:
-    """What a command that prints without pause feels of the launcher."""
-    say("\n| lines of | MB | lines | plain pipe, s | under the launcher, s | MB/s | lines/s | left out |")
-    say("|---|---|---|---|---|---|---|---|")
+def launcher_cost(resources: Resources, scale: float) -> None:
+    """Measure the time of a command that prints without pause, under the launcher and into a pipe."""
+    begin_table("lines of", "MB", "lines", "plain pipe, s", "under the launcher, s", "MB/s", "lines/s", "left out")
     for case in capture.CASES:
         empty(resources)
         took = capture.measure(resources, case, scale)
         megabytes, lines = case.megabytes * scale, took.lines
-        say(
-            f"| {case.what} | {megabytes:,.0f} | {lines:,} | {took.plain_s:.2f} | {took.seconds:.2f} | "
+        show(
+            f"| {case.name} | {megabytes:,.0f} | {lines:,} | {took.plain_s:.2f} | {took.seconds:.2f} | "
             f"{megabytes / took.seconds:,.0f} | {lines / took.seconds:,.0f} | {took.left_out / lines:.1%} |"
         )
 
 
 def hostile_entries(resources: Resources, scale: float) -> None:
     """Peak memory and CPU time of a drain for each entry that is made to cost much."""
-    say("\n| entry | bytes in Redis | peak RSS, MB | CPU, s | becomes |")
-    say("|---|---|---|---|---|")
+    begin_table("entry", "bytes in Redis", "peak RSS, MB", "CPU, s", "becomes")
     cases = list(hostile.cases())
     for name, kind, encoding, body in cases[: max(3, round(len(cases) * scale))]:
         wire = len(zstandard.compress(body, 3)) if encoding.endswith("+zstd") else len(body)
         cost = hostile.cost(resources, kind, encoding, body)
-        say(f"| {name} | {wire:,} | {cost.peak_mb:.0f} | {cost.cpu_s:.2f} | {cost.outcome} |")
+        show(f"| {name} | {wire:,} | {cost.peak_mb:.0f} | {cost.cpu_s:.2f} | {cost.outcome} |")
 
 
 def quiet_beside_flood(resources: Resources, scale: float) -> None:
-    """How long a quiet job's lines take beside a job that floods its shard."""
-    say("\n| flood, messages/s | of them came | quiet lines | stored | median, s | p95, s | backlog at the end |")
-    say("|---|---|---|---|---|---|---|")
+    """Measure the delay of a quiet job's lines while another job floods its shard."""
+    begin_table(
+        "flood, messages/s", "of them came", "quiet lines", "stored", "median, s", "p95, s", "backlog at the end"
+    )
     for flood, per_s in (("nothing", 1), ("valid", int(40_000 * scale)), ("invalid", int(40_000 * scale))):
         found = quiet.delays(resources, cast("quiet.Flood", flood), per_s, max(3.0, 15 * scale))
-        say(
+        show(
             f"| {flood}, {per_s:,} | {found.flood_per_s:,.0f}/s | {found.sent} | "
             f"{found.stored} | {found.median:.2f} | {found.p95:.2f} | {found.backlog:,} |"
         )
 
+
+BENCHMARKS: Final[dict[str, Callable[[Resources, float], None]]] = {
+    "logs": logs,
+    "tasks": tasks,
+    "metrics": metrics,
+    "backlog": backlog,
+    "jobs": quiet_jobs,
+    "latency": idle_latency,
+    "events": event_latency,
+    "feed": live_feed,
+    "deliveries": loki,
+    "mlflow": mirror,
+    "trainer": sdk_cost,
+    "capture": launcher_cost,
+    "hostile": hostile_entries,
+    "quiet": quiet_beside_flood,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""What the drain is compared with, in the same run: plain COPY, and one Celery task per message."""
+"""The baseline of the drain in the same run: plain COPY of the same rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COLUMNS = ", ".join(ROW_KINDS["logs"].columns)
 
 
 def read_rows(resources: Resources, per_batch: int, limit: int) -> list[bytes]:
-    """Return the stored log lines as binary COPY data, in batches: the same rows, ready in memory."""
+    """Return the stored log lines as binary COPY data, in batches."""
     batches = []
     rows_between = f"SELECT {_COLUMNS} FROM training_logs WHERE seq BETWEEN {{}} AND {{}}"
     query = f"COPY ({rows_between} ORDER BY seq) TO STDOUT WITH (FORMAT BINARY)"

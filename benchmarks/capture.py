@@ -1,4 +1,4 @@
-"""What a command that prints without pause feels of the launcher, beside a plain pipe."""
+"""The time of a command that prints without pause, under the launcher and into a plain pipe."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _PRINT = "date +%s.%N >{began}; yes '{line}' | head -c {size_bytes}; date +%s.%N
 
 @dataclass(frozen=True)
 class Case:
-    """A load, and how the launcher is to treat it."""
+    """An output, and the options of the launcher for it."""
 
-    what: str
+    name: str
     line: str
     megabytes: int
     options: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Printed:
-    """How long the command took to print, how many lines it printed, and how many of them were left out."""
+    """Seconds of the command into a pipe and under the launcher, its lines, and those that were not logged."""
 
     plain_s: float
     seconds: float
@@ -53,7 +53,7 @@ class Printed:
 
 
 def measure(resources: Resources, case: Case, scale: float) -> Printed:
-    """Run the load into `cat`, then under the launcher."""
+    """Run the command into `cat`, then under the launcher."""
     size_bytes = int(case.megabytes * 1e6 * scale)
     plain_s = _time(case, size_bytes, ["sh", "-c", '"$@" | cat', "sh"], {})
     launcher = [sys.executable, "-m", "trainwire.ingest", "--job-id", str(load.JOB), *case.options, "--"]
@@ -67,7 +67,7 @@ def measure(resources: Resources, case: Case, scale: float) -> Printed:
 
 
 def _time(case: Case, size_bytes: int, runner: Sequence[str], env: dict[str, str]) -> float:
-    """Return the seconds in which the command had printed everything, its start and that of `runner` excluded."""
+    """Return the seconds of the command's output, without its start and that of `runner`."""
     with tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder:
         began, ended = Path(folder) / "began", Path(folder) / "ended"
         script = _PRINT.format(began=began, ended=ended, line=case.line, size_bytes=size_bytes)

@@ -1,4 +1,4 @@
-"""From rows in Postgres to Loki's twin, which runs in a process of its own."""
+"""Deliveries of rows from Postgres to Loki's twin, which runs in a separate process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FILL_LOGS = text(
 
 @dataclass(frozen=True)
 class CatchUp:
-    """How a backlog went out: seconds, requests, and the seconds of plain pushes of the same lines."""
+    """Seconds and requests of the delivery of a backlog, and seconds of plain pushes of the same lines."""
 
     seconds: float
     requests: int
@@ -51,7 +51,7 @@ class CatchUp:
 
 @contextmanager
 def twin() -> Iterator[str]:
-    """Run the twin; yields its address."""
+    """Run the twin; yield its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.twins.loki"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -65,21 +65,21 @@ def twin() -> Iterator[str]:
 
 
 def fill(resources: Resources, jobs: int, lines: int, step_s: float) -> None:
-    """Put a backlog into Postgres: `jobs` jobs of `lines` lines, one every `step_s`."""
+    """Insert a backlog into Postgres: `jobs` jobs of `lines` lines, one every `step_s` seconds."""
     made = {"jobs": jobs, "lines": lines, "step_s": step_s, "content": LINE}
     with resources.engine.begin() as connection:
         connection.execute(_FILL_JOBS, made)
         connection.execute(_FILL_LOGS, made)
     with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as settled:
-        settled.execute(text("VACUUM ANALYZE training_logs"))  # as rows are that have been there for a while
+        settled.execute(text("VACUUM ANALYZE training_logs"))  # as for rows that are not new
         settled.execute(text("CHECKPOINT"))
 
 
 def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001) -> CatchUp:
-    """Deliver a backlog, and push the same lines plainly: on one connection, ready in memory.
+    """Deliver a backlog, and push the same lines, prepared in memory, on one connection.
 
-    A plain push has a job's lines, as many as a delivery would send at once. Both take turns, three times; the
-    medians count.
+    A plain push has as many lines of a job as a delivery sends at once. Both run alternately, three times; the
+    result has the medians.
     """
     fill(resources, jobs, lines, step_s)
     per_push = min(lines, round(WINDOW_NS / SECOND_NS / step_s))
@@ -100,7 +100,7 @@ def catch_up(resources: Resources, jobs: int, lines: int, step_s: float = 0.001)
 
 
 def _delivered(resources: Resources, lines: int) -> tuple[float, int]:
-    """Deliver all that is stored to a new twin; return the seconds and the number of pushes."""
+    """Deliver all rows to a new twin; return the seconds and the number of pushes."""
     with resources.engine.begin() as connection:
         connection.execute(text("TRUNCATE delivery_cursors"))
     with twin() as url:

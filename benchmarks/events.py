@@ -10,11 +10,10 @@ from functools import partial
 
 from redis.client import PubSub
 
+from benchmarks.load import log_entry
 from benchmarks.processes import running
 from trainwire.schemas.events import decode_event
-from trainwire.schemas.keys import DEFAULT_SHARDS, events_channel, shard_of, stream_key
-from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.keys import DEFAULT_SHARDS, events_channel, shard_of
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.drain.stream import Ack, IngestStream
 from trainwire.workers.resources import Resources
@@ -27,12 +26,12 @@ DEADLINE_S = 5
 
 
 class StampedStream(IngestStream):
-    """Notes when the drain's transaction has returned: `settle` is the first thing after the commit."""
+    """Records the time of the commit: the drain calls `settle` directly after it."""
 
     committed_at = 0.0
 
     def settle(self, acks: Iterable[Ack], through_id: str) -> None:
-        """Note the time, then settle."""
+        """Record the time, then settle."""
         self.committed_at = time.perf_counter()
         super().settle(acks, through_id)
 
@@ -40,8 +39,8 @@ class StampedStream(IngestStream):
 def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
     """Return median and 95th percentile in milliseconds.
 
-    The drain runs in this process, where the moment of its commit can be seen; its order travels through Redis
-    to a real worker, which publishes the event to a subscriber in this process.
+    The drain runs in this process, which knows the time of its commit; its order goes through Redis to a real
+    worker, which publishes the event to a subscriber in this process.
     """
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
@@ -56,27 +55,20 @@ def commit_to_subscriber_ms(resources: Resources) -> tuple[float, float]:
     ):
         listener.subscribe(events_channel(JOB))
         for number in range(EVENTS):
-            publish(resources, number + 1)
+            resources.redis.xadd(stream.key, log_entry(JOB, number + 1, [f"line {number + 1}"]))
             drain.run()
-            hear_of_line(listener, number + 1)
+            wait_for_line(listener, number + 1)
             taken.append((time.perf_counter() - stream.committed_at) * 1000)
             time.sleep(PAUSE_S)
     taken = taken[WARM_UP:]  # the first ones also open connections
     return statistics.median(taken), statistics.quantiles(taken, n=20)[-1]
 
 
-def publish(resources: Resources, seq: int) -> None:
-    """Add one message of one line to the stream, as a trainer does."""
-    body = Logs(log_type="stdout", lines=[f"line {seq}"], ts=[time.time_ns()])
-    entry = encode_entry(Message("logs", JOB, 1, "0-bench", seq, body))
-    resources.redis.xadd(stream_key("logs", shard_of(JOB, DEFAULT_SHARDS)), entry)  # type: ignore[arg-type]
-
-
-def hear_of_line(listener: PubSub, seq: int) -> None:
-    """Wait for the event that carries this line."""
+def wait_for_line(listener: PubSub, seq: int) -> None:
+    """Wait for the event with this line."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
-        heard = listener.get_message(timeout=DEADLINE_S)
-        if heard is not None and decode_event(heard["data"]).last_seq == seq:
+        message = listener.get_message(timeout=DEADLINE_S)
+        if message is not None and decode_event(message["data"]).last_seq == seq:
             return
     raise AssertionError(f"no event of line {seq} within {DEADLINE_S} s")

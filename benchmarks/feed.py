@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
@@ -16,26 +15,26 @@ from functools import partial
 from itertools import pairwise
 
 import psutil
+import redis
 
 from benchmarks.events import StampedStream
+from benchmarks.load import LINE, log_entry
 from benchmarks.processes import ROOT, running
-from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of, stream_key
-from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.wire import encode_entry
+from trainwire.schemas.keys import DEFAULT_SHARDS, shard_of
+from trainwire.stack.persisted_config import free_port
 from trainwire.workers.drain.drain import Drain
 from trainwire.workers.resources import Resources
 
 JOB = 77
 LINES_PER_S = 1000
 MESSAGES_PER_S = 20
-"""As the SDK sends them: what a trainer says within 50 ms is one message."""
+"""As the SDK sends them: the lines of 50 ms are one message."""
 WARM_UP_S = 1.0
-LINE = "epoch 3 step 0123456789 loss 0.123456 accuracy 0.987654 learning_rate 0.001 throughput 1234.5 img/s"
 
 
 @dataclass(frozen=True)
-class Told:
-    """How long it took from the commit to the sockets, and what the gateway needed for it."""
+class FeedLatency:
+    """Delay from the commit to the sockets, throughput, and CPU cores and memory of the gateway."""
 
     median_ms: float
     p95_ms: float
@@ -46,8 +45,8 @@ class Told:
     gateway_mb: float
 
 
-def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: float) -> Told:
-    """Say a thousand lines a second to so many clients at `path`, all of which must get every line."""
+def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: float) -> FeedLatency:
+    """Send a thousand lines per second to clients of `path`; check that the watched ones get every line."""
     os.environ["REDIS_URL"] = resources.settings.redis_url.get_secret_value()
     os.environ["DATABASE_URL"] = resources.settings.database_url.get_secret_value()
     from trainwire.workers.orders.order_sender import order_notify  # noqa: PLC0415 - reads the environment
@@ -62,7 +61,7 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
         running(resources, "trainwire.workers", "worker", "--concurrency", "1"),
         running(resources, "trainwire.gateway", ready="Uvicorn running", **limits) as gateway,
     ):
-        publish(resources, 1, 1)
+        resources.redis.xadd(stream.key, log_entry(JOB, 1, [LINE]))
         drain.run()
         messages = int(seconds * MESSAGES_PER_S)
         last = 1 + messages * LINES_PER_S // MESSAGES_PER_S
@@ -72,31 +71,31 @@ def commit_to_sockets(resources: Resources, path: str, clients: int, seconds: fl
             assert readers.stdout.readline() == b"ready\n"
             cpu = cpu_s(gateway)
             began_at = time.monotonic()
-            commits = say_lines(resources, drain, stream, messages)
-            told = json.loads(readers.stdout.readline())
+            commits = send_lines(resources.redis, drain, stream, messages)
+            result = json.loads(readers.stdout.readline())
             took_s = time.monotonic() - began_at
         cpu = cpu_s(gateway) - cpu
         memory = gateway.memory_info().rss / 2**20
-    taken = sorted(latencies(commits, told["watched"], last))
-    return Told(
+    taken = sorted(latencies(commits, result["watched"], last))
+    return FeedLatency(
         median_ms=statistics.median(taken) * 1000,
         p95_ms=taken[int(len(taken) * 0.95)] * 1000,
         worst_ms=taken[-1] * 1000,
-        frames_per_s=len(told["watched"][0]) / took_s,
-        megabytes_per_s=told["least"] * clients / took_s / 1e6,
+        frames_per_s=len(result["watched"][0]) / took_s,
+        megabytes_per_s=result["least"] * clients / took_s / 1e6,
         gateway_cpu=cpu / took_s,
         gateway_mb=memory,
     )
 
 
-def say_lines(resources: Resources, drain: Drain, stream: StampedStream, messages: int) -> list[tuple[int, float]]:
-    """Store messages at an even pace; return the last line of each and when it was committed."""
+def send_lines(client: redis.Redis, drain: Drain, stream: StampedStream, messages: int) -> list[tuple[int, float]]:
+    """Store messages at an even pace; return the last line of each and the time of its commit."""
     commits = []
     per_message = LINES_PER_S // MESSAGES_PER_S
     began_at = time.monotonic()
     for number in range(messages):
         time.sleep(max(began_at + number / MESSAGES_PER_S - time.monotonic(), 0))
-        publish(resources, number + 2, per_message)
+        client.xadd(stream.key, log_entry(JOB, number + 2, [LINE] * per_message))
         drain.run()
         commits.append((1 + (number + 1) * per_message, stream.committed_at))
     return commits
@@ -105,7 +104,7 @@ def say_lines(resources: Resources, drain: Drain, stream: StampedStream, message
 def latencies(
     commits: list[tuple[int, float]], watched: list[list[tuple[int, int, float]]], last: int
 ) -> list[float]:
-    """Return for each commit and watched client how long its lines took; fail where a client lacks one."""
+    """Return the delays of all commits and watched clients; fail if a client lacks a line."""
     lasts = [seq for seq, _ in commits]
     taken: list[float] = []
     for frames in watched:
@@ -117,21 +116,7 @@ def latencies(
     return taken
 
 
-def publish(resources: Resources, seq: int, lines: int) -> None:
-    """Add one message to the stream, as a trainer does."""
-    now = time.time_ns()
-    body = Logs(log_type="stdout", lines=[LINE] * lines, ts=[now + number for number in range(lines)])
-    entry = encode_entry(Message("logs", JOB, 1, "0-bench", seq, body))
-    resources.redis.xadd(stream_key("logs", shard_of(JOB, DEFAULT_SHARDS)), entry)  # type: ignore[arg-type]
-
-
 def cpu_s(process: psutil.Process) -> float:
-    """Return the processor time that a process has used."""
+    """Return the CPU time of a process in seconds."""
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

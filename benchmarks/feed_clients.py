@@ -1,8 +1,8 @@
-"""Thousands of clients of the live feed in one process: raw sockets that count, of which some look at what came.
+"""Thousands of clients of the live feed in one process: raw sockets that count bytes; some also check the lines.
 
 `python -m benchmarks.feed_clients HOST PORT PATH CLIENTS LAST_SEQ` prints `ready` when all have their first frame,
-and at the end one line of JSON: what each has read in bytes (least and most), and for the watched clients the
-lines of each frame and when it was there, by CLOCK_MONOTONIC, which all processes of a machine share.
+and at the end one line of JSON: the least and most bytes that a client has read, and for the watched clients the
+lines and the time of each frame, by CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import time
 from dataclasses import dataclass, field
 
 WATCHED = 40
-"""How many clients look at what they read."""
+"""Clients that check the lines."""
 AT_ONCE = 100
-"""How many connect at the same time."""
+"""Clients that connect at the same time."""
 DEADLINE_S = 120
 _ROWS = re.compile(rb'"first_seq":(\d+),"last_seq":(\d+),"lines":\[.*?\}\]\}', re.DOTALL)
 
 _PING = b"\x89\x04"
-"""What uvicorn's pings begin with; our JSON is ASCII and has no such byte."""
+"""Start of uvicorn's pings; the ASCII JSON has no such byte."""
 _PONG_HEAD = b"\x8a\x84\x00\x00\x00\x00"
-"""Masked with zeros."""
+"""Start of a pong, with a mask of zeros."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Client:
     frames: list[tuple[int, int, float]] = field(default_factory=list)
 
     def take(self, data: memoryview, at: float) -> None:
-        """Count; where it is watched, note the lines of each frame that is there to its end."""
+        """Count bytes; for a watched client also record the lines of each complete frame."""
         self.size_bytes += len(data)
         if not self.is_watched:
             return
@@ -52,22 +52,17 @@ class Client:
 
 
 def main() -> None:
-    """Connect, read until the last line, and tell."""
-    host, port, path, count, last_seq = (
-        sys.argv[1],
-        int(sys.argv[2]),
-        sys.argv[3],
-        int(sys.argv[4]),
-        int(sys.argv[5]),
-    )
+    """Connect, read until the last line, and print the result."""
+    host, path = sys.argv[1], sys.argv[3]
+    port, count, last_seq = int(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
     poll = select.epoll()
     clients: dict[int, Client] = {}
     for begin in range(0, count, AT_ONCE):
-        asked = [_asking(host, port, path) for _ in range(begin, min(begin + AT_ONCE, count))]
-        for number, one in enumerate(asked, begin):
+        sockets = [_connect(host, port, path) for _ in range(begin, min(begin + AT_ONCE, count))]
+        for number, one in enumerate(sockets, begin):
             is_watched = number % max(count // WATCHED, 1) == 0
             clients[one.fileno()] = client = Client(one, is_watched)
-            client.take(memoryview(_answer(one)), time.monotonic())
+            client.take(memoryview(_read_head(one)), time.monotonic())
             poll.register(one, select.EPOLLIN)
     buffer = bytearray(1 << 18)
     while not all(client.size_bytes for client in clients.values()):
@@ -81,8 +76,8 @@ def main() -> None:
     for _ in range(20):
         _read(poll, clients, buffer)
     sizes = [client.size_bytes for client in clients.values()]
-    told = {"least": min(sizes), "most": max(sizes), "cpu_s": time.process_time()}
-    print(json.dumps(told | {"watched": [client.frames for client in watched]}), flush=True)
+    result = {"least": min(sizes), "most": max(sizes), "cpu_s": time.process_time()}
+    print(json.dumps(result | {"watched": [client.frames for client in watched]}), flush=True)
 
 
 def _read(poll: select.epoll, clients: dict[int, Client], buffer: bytearray) -> None:
@@ -96,7 +91,7 @@ def _read(poll: select.epoll, clients: dict[int, Client], buffer: bytearray) -> 
             clients[fd].socket.send(_PONG_HEAD + buffer[ping + 2 : ping + 6])
 
 
-def _asking(host: str, port: int, path: str) -> socket.socket:
+def _connect(host: str, port: int, path: str) -> socket.socket:
     client = socket.create_connection((host, port))
     lines = [f"GET {path} HTTP/1.1", f"Host: {host}:{port}"]
     if path.partition("?")[0].endswith("/ws"):
@@ -106,8 +101,8 @@ def _asking(host: str, port: int, path: str) -> socket.socket:
     return client
 
 
-def _answer(client: socket.socket) -> bytes:
-    """Return what came with the answer's head, perhaps a frame already."""
+def _read_head(client: socket.socket) -> bytes:
+    """Read the head of the response; return the bytes after it."""
     answer = client.recv(4096)
     while b"\r\n\r\n" not in answer:
         answer += client.recv(4096)

@@ -1,4 +1,4 @@
-"""Entries made to cost much: what a drain in a process of its own takes for each, in memory and CPU."""
+"""Entries made to cost much: peak memory and CPU time of a drain for each, in a separate process."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def cases() -> Iterator[tuple[str, Kind, str, bytes]]:
 
 
 def cost(resources: Resources, kind: Kind, encoding: str, body: bytes) -> Cost:
-    """Put one entry on its stream, drain it with a process of its own, and return what that took."""
+    """Append one entry to its stream, drain it with a separate process, and return the cost."""
     empty(resources)
     body = zstandard.compress(body, 3) if encoding.endswith("+zstd") else body
     entry = {"v": 1, "job": JOB, "attempt": 1, "source": "hostile", "seq": 1, "enc": encoding, "body": body}

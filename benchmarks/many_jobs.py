@@ -1,19 +1,16 @@
-"""What thousands of jobs cost that each say little: their lines, the bytes of these, and the look at who lives."""
+"""The cost of thousands of jobs with few messages: lines/s, bytes per line, and a check of their heartbeats."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, cast
 
 from sqlalchemy import text
 
-from benchmarks.load import LINE
+from benchmarks.load import LINE, log_entry
 from benchmarks.processes import drain_with_a_worker
 from trainwire.schemas.heartbeats import Heartbeat, encode_heartbeat
 from trainwire.schemas.keys import DEFAULT_SHARDS, alive_field, alive_key, shard_of, stream_key
-from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.wire import encode_entry
 from trainwire.workers.liveness.heartbeat_reader import read_heartbeats
 from trainwire.workers.liveness.job_status import LostRule, update_statuses
 from trainwire.workers.resources import Resources
@@ -23,7 +20,7 @@ SHARD = 0
 
 @dataclass(frozen=True)
 class Round:
-    """What was drained: lines a second, bytes in Redis a message, bytes in Postgres a row, indexes included."""
+    """Lines/s of a drain, bytes per message in Redis, bytes per row in Postgres with indexes."""
 
     lines_per_s: float
     redis_bytes: float
@@ -35,7 +32,7 @@ def rounds(resources: Resources, jobs: int, messages: int, start: int = 1) -> Ro
     total, rows_before = jobs * messages, _bytes_of_rows(resources)
     memory = _memory(resources)
     for seq in range(start, start + messages):
-        _say_once(resources, jobs, seq)
+        _publish_round(resources, jobs, seq)
     waiting = _memory(resources) - memory
     drained = drain_with_a_worker(resources, "logs", SHARD, "training_logs")
     grown = _bytes_of_rows(resources) - rows_before
@@ -43,7 +40,7 @@ def rounds(resources: Resources, jobs: int, messages: int, start: int = 1) -> Ro
 
 
 def seconds_to_watch(resources: Resources, jobs: int) -> float:
-    """Return how long a look at the heartbeats of `jobs` living jobs takes, where it brings nothing new."""
+    """Return the seconds of a check of the heartbeats of `jobs` running jobs, without changes."""
     pipeline = resources.redis.pipeline(transaction=False)
     now_ms = time.time_ns() // 10**6
     for job in _job_ids(jobs):
@@ -63,12 +60,10 @@ def _job_ids(jobs: int) -> range:
     return ids
 
 
-def _say_once(resources: Resources, jobs: int, seq: int) -> None:
+def _publish_round(resources: Resources, jobs: int, seq: int) -> None:
     pipeline = resources.redis.pipeline(transaction=False)
     for job in _job_ids(jobs):
-        body = Logs(log_type="stdout", lines=[LINE], ts=[time.time_ns()])
-        entry = encode_entry(Message("logs", job, 1, "0-bench", seq, body))
-        pipeline.xadd(stream_key("logs", SHARD), cast("Any", entry))
+        pipeline.xadd(stream_key("logs", SHARD), log_entry(job, seq, [LINE]))
     pipeline.execute()
 
 

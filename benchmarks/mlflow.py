@@ -1,4 +1,4 @@
-"""Metric values straight into a real MLflow, and out of Postgres into it."""
+"""Metric values written to a real MLflow, by its own client and by deliveries from Postgres."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 NAMES = 10
-"""Metrics of a point."""
+"""Metrics per point."""
 
 _FILL_JOBS = text(
     "INSERT INTO training_jobs (id, status, last_metric_seq) "
@@ -66,7 +66,7 @@ def log_batch(target: MlflowServer, points: int, calls: int) -> float:
 
 
 def drain_mirror(resources: Resources, target: MlflowServer, jobs: int, values: int) -> float:
-    """Return the values/s with which a backlog in Postgres reaches MLflow, `values` of each job."""
+    """Return the values/s of the delivery of a backlog in Postgres to MLflow, `values` of each job."""
     points = values // NAMES
     with resources.engine.begin() as connection:
         for statement in (_FILL_JOBS, _FILL_ATTEMPTS, _FILL_METRICS):

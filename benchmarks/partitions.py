@@ -1,6 +1,6 @@
 """One table of log lines against the same partitioned by day: `python -m benchmarks.partitions --rows 50000000`.
 
-By hand, for decision 15: it takes minutes and some 20 GB. Each job has its lines within one day, of thirty.
+Run by hand, for decision 15: it takes minutes and some 20 GB. Each job has its lines within one of thirty days.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from benchmarks.stores import open_stores
 
 DAYS: Final = 30
 LINES: Final = 10_000
-"""Of each job."""
+"""Lines of each job."""
 RUN_LINES: Final = 100
-"""Lines of a job that come together."""
+"""Consecutive lines of a job."""
 BATCH_ROWS: Final = 15_000
-"""Rows of a transaction while new lines arrive, about as the drain has them."""
+"""Rows of a transaction while new lines arrive, about as many as the drain's."""
 NEW_JOBS: Final = 100
 PAGE_LINES: Final = 500
 PAGES: Final = 300
 ROUNDS: Final = 5
-"""Of new lines into each table in turn: one round says little, for files and WAL are written when they will."""
+"""Rounds of new lines into each table alternately: a single one varies with the writes of pages and WAL."""
 ONE: Final = "lines_in_one"
 BY_DAY: Final = "lines_by_day"
 
@@ -56,7 +56,7 @@ SIZE: Final = """
 
 @dataclass
 class Figures:
-    """Lines/s of new lines, milliseconds of each page, seconds of the removal of a day."""
+    """Size, milliseconds of each page, lines/s of new lines, seconds of the removal of a day."""
 
     gigabytes: float
     newest_ms: list[float]
@@ -66,7 +66,7 @@ class Figures:
 
 
 def fill(connection: Connection, name: str, jobs_a_day: int) -> Figures:
-    """Make a table with the lines of thirty days, and read pages of it."""
+    """Create a table with the lines of thirty days, and read pages of it."""
     is_partitioned = name == BY_DAY
     key = "job_id, seq, created_at" if is_partitioned else "job_id, seq"
     partitioned = "PARTITION BY RANGE (created_at)" if is_partitioned else ""
@@ -93,7 +93,7 @@ def fill(connection: Connection, name: str, jobs_a_day: int) -> Figures:
 
 
 def remove_a_day(connection: Connection, name: str, jobs_a_day: int) -> float:
-    """Remove the lines of the first day; return the seconds that it took."""
+    """Remove the lines of the first day; return the seconds."""
     began = time.perf_counter()
     if name == BY_DAY:
         connection.execute("DROP TABLE day_0")
@@ -103,12 +103,12 @@ def remove_a_day(connection: Connection, name: str, jobs_a_day: int) -> float:
 
 
 def chosen_jobs(jobs: int) -> list[int]:
-    """Return jobs that somebody looks at."""
+    """Return jobs whose pages are read."""
     return random.Random(1).sample(range(1, jobs + 1), PAGES)
 
 
 def page_ms(connection: Connection, name: str, job: int, rest: str) -> float:
-    """Return how long a page of lines takes."""
+    """Return the milliseconds of a page of lines."""
     began = time.perf_counter()
     query = f"SELECT {COLUMNS} FROM {name} WHERE job_id = %s {rest} LIMIT {PAGE_LINES}"
     found = connection.execute(query.encode(), [job]).fetchall()
@@ -128,7 +128,7 @@ def arrive(connection: Connection, name: str, first_job: int) -> float:
 
 
 def new_rows(first_job: int) -> Iterator[Sequence[str]]:
-    """Yield batches of COPY's text lines, of all jobs in turns."""
+    """Yield batches of COPY's text lines, of all jobs alternately."""
     now = time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime())
     batch: list[str] = []
     for run in range(LINES // RUN_LINES):

@@ -33,7 +33,7 @@ class Drained:
 
 @contextmanager
 def running(resources: Resources, *command: str, ready: str = " ready.", **env: str) -> Iterator[psutil.Process]:
-    """Run one of our processes until the block ends; yields it when its output says that it is ready.
+    """Run one of our processes until the block ends; yields it when its output contains `ready`.
 
     Where `env` names no Loki there is none.
     """
@@ -60,7 +60,7 @@ def running(resources: Resources, *command: str, ready: str = " ready.", **env: 
 
 
 def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str) -> Drained:
-    """Let a real worker with one pool process drain a full stream; time it to the last commit."""
+    """Drain a full stream with a real worker with one pool process; measure the time to the last commit."""
     key = stream_key(kind, shard)
     resources.redis.set(ordered_key(key), 1, ex=DEADLINE_S)  # until the worker is ready
     with running(resources, "trainwire.workers", "worker", "--concurrency", "1") as worker:
@@ -83,7 +83,7 @@ def drain_with_a_worker(resources: Resources, kind: Kind, shard: int, table: str
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float) -> None:
-    """Wait for a condition, looking every five milliseconds."""
+    """Wait for a condition, checked every five milliseconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

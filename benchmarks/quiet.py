@@ -1,4 +1,4 @@
-"""A quiet job beside one that floods its shard: how long its lines take from XADD to the committed row."""
+"""The delay of a quiet job's lines, from XADD to the committed row, while another job floods its shard."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import statistics
 import time
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from typing import Any, Final, Literal, cast
+from typing import Final, Literal
 
 import redis
 from sqlalchemy import text
 
-from benchmarks.load import LINE
+from benchmarks.load import LINE, log_entry
 from benchmarks.processes import running
 from benchmarks.stores import empty
 from trainwire.schemas.keys import stream_key
-from trainwire.schemas.messages import Logs, Message
-from trainwire.schemas.wire import encode_entry
 from trainwire.workers.resources import Resources
 
 Flood = Literal["nothing", "valid", "invalid"]
@@ -29,7 +27,7 @@ EVERY_S: Final = 0.1
 
 @dataclass(frozen=True)
 class Delays:
-    """Of the quiet job's lines, in seconds; how many there were and came; messages/s of the flood, its backlog."""
+    """Delays in seconds of the quiet job's lines, their numbers sent and stored; rate and backlog of the flood."""
 
     median: float
     p95: float
@@ -40,7 +38,7 @@ class Delays:
 
 
 def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> Delays:
-    """Run a real worker, a flood of `per_s` messages a second and a quiet job for so many seconds."""
+    """Run a real worker, a flood of `per_s` messages per second and a quiet job for `seconds`."""
     empty(resources)
     stop = multiprocessing.Event()
     url = resources.settings.redis_url.get_secret_value()
@@ -51,8 +49,8 @@ def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> De
     ):
         _publish(resources.redis, 1)
         taken: dict[int, float] = {}
-        while not taken:  # the start of worker and beat is not what is measured
-            _look(resources, taken)
+        while not taken:  # excludes the start of worker and beat
+            _record_commits(resources, taken)
         flooding.start()
         sent: dict[int, float] = {}
         began = time.time()
@@ -62,11 +60,11 @@ def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> De
             sent[number] = time.time()
             _publish(resources.redis, number)
             while time.time() < sent[number] + EVERY_S:
-                _look(resources, taken)
+                _record_commits(resources, taken)
                 time.sleep(0.02)
         deadline = time.time() + 30
         while len(taken) <= len(sent) and time.time() < deadline:
-            _look(resources, taken)
+            _record_commits(resources, taken)
             time.sleep(0.02)
         stop.set()
         flooding.join(10)
@@ -85,14 +83,11 @@ def delays(resources: Resources, flood: Flood, per_s: int, seconds: float) -> De
 
 
 def _publish(client: redis.Redis, number: int) -> None:
-    body = Logs(log_type="stdout", lines=[f"line {number}"], ts=[time.time_ns()])
-    client.xadd(
-        stream_key("logs", SHARD), cast("Any", encode_entry(Message("logs", QUIET, 1, "0-quiet", number, body)))
-    )
+    client.xadd(stream_key("logs", SHARD), log_entry(QUIET, number, [f"line {number}"]))
 
 
-def _look(resources: Resources, taken: dict[int, float]) -> None:
-    """Note which lines are committed by now."""
+def _record_commits(resources: Resources, taken: dict[int, float]) -> None:
+    """Record the time of newly committed lines."""
     with resources.engine.connect() as connection:
         last = connection.execute(text(f"SELECT last_log_seq FROM training_jobs WHERE id = {QUIET}")).scalar() or 0
     now = time.time()
@@ -102,16 +97,13 @@ def _look(resources: Resources, taken: dict[int, float]) -> None:
 
 def _flood(url: str, flood: Flood, per_s: int, stop: Event) -> None:
     client = redis.Redis.from_url(url)
-    body = Logs(log_type="stdout", lines=[LINE], ts=[time.time_ns()])
     began, seq = time.time(), 0
     while flood != "nothing" and not stop.is_set():
         pipeline = client.pipeline(transaction=False)
         for _ in range(min(1000, max(1, per_s // 20))):
             seq += 1
-            entry = encode_entry(Message("logs", FLOODING, 1, "0-flood", seq, body))
-            pipeline.xadd(
-                stream_key("logs", SHARD), cast("Any", entry | ({"enc": "x"} if flood == "invalid" else {}))
-            )
+            entry = log_entry(FLOODING, seq, [LINE])
+            pipeline.xadd(stream_key("logs", SHARD), entry | ({"enc": "x"} if flood == "invalid" else {}))
         pipeline.set("benchmark:flood", seq)
         pipeline.execute()
         time.sleep(max(0.0, began + seq / per_s - time.time()))

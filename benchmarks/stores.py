@@ -1,4 +1,4 @@
-"""A Postgres and a Valkey for the length of a benchmark."""
+"""Embedded Postgres and Valkey for benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.workers.settings import load_settings
 
 @contextmanager
 def open_stores() -> Iterator[Resources]:
-    """Start both servers as `trainwire up` does, with room for a backlog of millions of lines."""
+    """Start both servers as `trainwire up` does, with memory for a backlog of millions of lines."""
     with (
         tempfile.TemporaryDirectory(prefix="trainwire-bench-") as folder,
         EmbeddedPostgres(Path(folder)) as postgres,
@@ -38,7 +38,7 @@ def open_stores() -> Iterator[Resources]:
 
 
 def empty(resources: Resources) -> None:
-    """Empty both stores, and let Postgres write out what is left of the case before."""
+    """Empty both stores; a CHECKPOINT writes the dirty pages of the previous case."""
     resources.redis.flushall()
     with resources.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text(f"TRUNCATE {', '.join(table.name for table in metadata.sorted_tables)}"))

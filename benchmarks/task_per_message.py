@@ -1,4 +1,4 @@
-"""The comparison: one Celery task per message, each a COPY and a commit, as one would write it first."""
+"""The baseline of one Celery task per message, each with a COPY and a commit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ app.conf.update(
 
 @cache
 def engine() -> Engine:
-    """This process's own connections."""
+    """Return the engine of this process."""
     return create_engine(make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+psycopg"))
 
 

@@ -1,4 +1,4 @@
-"""What reporting costs a training: the time of a call, and the speed of a loop that reports every step."""
+"""The cost of reporting for a training: the time of a call, and the speed of a loop that reports every step."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BLOCKS = 40
 
 @dataclass(frozen=True)
 class CallTimes:
-    """How long a call takes, in microseconds."""
+    """Time of a call in microseconds."""
 
     median: float
     p99: float
 
 
 def call_times(resources: Resources, scale: float) -> dict[str, CallTimes]:
-    """Measure calls of a trainer that does nothing else, with a worker that stores what it says."""
+    """Measure consecutive calls of a trainer, with a worker that stores its messages."""
     url = resources.settings.redis_url.get_secret_value()
     with (
         running(resources, "trainwire.workers", "worker", "--concurrency", "1"),
@@ -43,10 +43,10 @@ def call_times(resources: Resources, scale: float) -> dict[str, CallTimes]:
 
 
 def loop_speed(resources: Resources, scale: float) -> float:
-    """Return the speed of a loop of 10 ms a step that reports every step, as a share of the same loop alone.
+    """Return the speed of a loop of 10 ms a step that reports every step, relative to the loop without.
 
-    Redis is on this machine, workers are not: they would take the loop's own cores. Blocks with and without
-    reports take turns, so that a noisy machine disturbs both.
+    Redis runs on this machine, workers do not: they would take the loop's cores. Blocks with and without reports
+    alternate, so that other load affects both.
     """
     url = resources.settings.redis_url.get_secret_value()
     matrix = np.random.default_rng(0).random((192, 192))
@@ -74,7 +74,7 @@ def _measured(call: Callable[[int], None], calls: int) -> CallTimes:
 
 
 def _products_in(seconds: float, matrix: np.ndarray) -> int:
-    """Return how many products of the matrix with itself take about so long."""
+    """Return how many products of the matrix with itself take about `seconds`."""
     products, began = 0, time.perf_counter()
     while time.perf_counter() - began < 50 * seconds:
         matrix @ matrix

@@ -1,4 +1,4 @@
-"""The command line put together; a command's own imports happen only when it is the one that runs."""
+"""The table of commands; only the module of the command that runs is imported."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ COMMANDS: Final = {
     "migrate": "trainwire.cli.commands.database:migrate",
     "env": "trainwire.cli.commands.database:env",
 }
-# What follows the command of `trainwire run` is the command's own, options included.
+# All options after the COMMAND of `trainwire run` belong to that command.
 RUN_CONTEXT: Final = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
 class NotInstalled(Problem):
-    """A package of one of our extras is missing."""
+    """A package of an optional extra is not installed."""
 
 
 def build(arguments: Sequence[str]) -> typer.Typer:
-    """Return the application with the command that `arguments` name, or with all of them."""
+    """Return the application with the command that the first argument names, or with all commands."""
     app = typer.Typer(
         name="trainwire",
         no_args_is_help=True,
@@ -70,7 +70,7 @@ def _print_version(is_wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        # Eager, with a callback: it answers before the missing command is an error.
+        # Eager, with a callback: it runs before typer reports the missing command.
         typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),
     ] = False,
 ) -> None:

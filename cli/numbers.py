@@ -1,4 +1,4 @@
-"""Numbers on the command line: what is none is refused with what it was, which typer leaves out."""
+"""Numeric arguments and options; the error for a wrong number names the value and the allowed range."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Final
 import typer
 
 MOST_SHOWN: Final = 10_000_000
-"""Rows that a command is asked for at once: more than a terminal shows and a memory holds."""
+"""Largest --limit: bounds the memory of one command."""
 
 
 def whole(least: int, most: int, what: str = "") -> Callable[[str | int], int]:
-    """Return a parser of whole numbers from `least` to `most`; `what` says what else the number is."""
+    """Return a parser of integers from `least` to `most`; `what` names the number in the error, as "a job id"."""
 
     def parse(text: str | int) -> int:
         try:
@@ -28,25 +28,25 @@ def whole(least: int, most: int, what: str = "") -> Callable[[str | int], int]:
 
 
 def seconds(least: float, most: float) -> Callable[[str | float], float]:
-    """Return a parser of seconds from `least` to `most`."""
+    """Return a parser of a number of seconds from `least` to `most`."""
 
     def parse(text: str | float) -> float:
         try:
             number = float(text)
         except ValueError:
             number = least - 1
-        if not least <= number <= most:  # nor is NaN
+        if not least <= number <= most:  # false for NaN too
             raise typer.BadParameter(f"{text!r} is not a number of seconds from {least:g} to {most:g}")
         return number
 
     return parse
 
 
-def whole_option(least: int, most: int, says: str, *names: str, metavar: str = "N") -> Any:
-    """Return an option that is a whole number from `least` to `most`; `says` is its help."""
-    return typer.Option(*names, parser=whole(least, most), metavar=metavar, help=says)
+def whole_option(least: int, most: int, help_text: str, *names: str, metavar: str = "N") -> Any:
+    """Return a typer option for an integer from `least` to `most`."""
+    return typer.Option(*names, parser=whole(least, most), metavar=metavar, help=help_text)
 
 
-def seconds_option(least: float, most: float, says: str, *names: str) -> Any:
-    """Return an option that is a number of seconds; `says` is its help."""
-    return typer.Option(*names, parser=seconds(least, most), metavar="SECONDS", help=says)
+def seconds_option(least: float, most: float, help_text: str, *names: str) -> Any:
+    """Return a typer option for a number of seconds from `least` to `most`."""
+    return typer.Option(*names, parser=seconds(least, most), metavar="SECONDS", help=help_text)

@@ -1,9 +1,10 @@
-"""What reaches a person's terminal: text from trainers is data, never commands to the terminal or to rich."""
+"""Output to the terminal; text from trainers is cleared of control sequences and is no markup for rich."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH: Final = 10_000
-"""Where no terminal has a width, nothing is wrapped or cut."""
+"""Columns of a table in a pipe: nothing is wrapped or cut."""
 RESET: Final = "\x1b[0m"
 
 # ECMA-48: colours; other control sequences; strings (titles, links, clipboard); other escapes; lone controls.
-# Unicode: line ends that are none, and what turns the direction, so that a text reads as another.
+# Unicode: line and paragraph separators, and the controls of text direction, which can disguise a text.
 _CONTROLS: Final = re.compile(
     r"(?P<colour>\x1b\[[0-9;:]*m)"
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"
@@ -28,9 +29,10 @@ _CONTROLS: Final = re.compile(
 
 
 def safe(text: str, *, colours: bool = False) -> str:
-    """Return `text` without control characters but tab and newline, and with names for what would turn it around.
+    """Return `text` without control characters except tab and newline.
 
-    Colours stay on request, and end with it.
+    Controls of text direction are replaced by their code points, as `<U+202E>`. With `colours`, colour sequences
+    stay, and are reset at the end.
     """
 
     def kept_of(found: re.Match[str]) -> str:
@@ -43,12 +45,12 @@ def safe(text: str, *, colours: bool = False) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return `text`, safe, on one line."""
+    """Return `safe(text)` on one line, each run of white space as one space."""
     return " ".join(safe(text).split())
 
 
 def local(at: datetime) -> datetime:
-    """Return `at` in the zone of the person; in UTC where that zone has no such year."""
+    """Return `at` in the local time zone, or in UTC where the year is out of range there."""
     try:
         return at.astimezone()
     except (OverflowError, ValueError):
@@ -56,14 +58,14 @@ def local(at: datetime) -> datetime:
 
 
 def shown_clock(at: datetime) -> str:
-    """Return the local time of day, with the date where that is not today."""
+    """Return the local time of day, or date and time if the day is not today."""
     here = local(at)
     is_today = here.date() == local(datetime.now(UTC)).date()
     return f"{here:%H:%M:%S}" if is_today else f"{here:%Y-%m-%d %H:%M}"
 
 
 def say(line: str) -> None:
-    """Write one line to stdout at once; a closed terminal is no reason to stop the stack."""
+    """Write one line to stdout and flush it; ignores a closed terminal, which must not stop the stack."""
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -72,25 +74,37 @@ def say(line: str) -> None:
 
 
 def warn(line: str) -> None:
-    """Write one line to stderr."""
+    """Write one line to stderr, with the name of the program."""
     sys.stderr.write(f"trainwire: {line}\n")
     sys.stderr.flush()
 
 
 def console() -> Console:
-    """Return a console on stdout that interprets no markup and wraps nothing in a pipe."""
+    """Return a rich console on stdout that interprets no markup and wraps nothing in a pipe."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
-def table(*columns: str, right: frozenset[str] = frozenset()) -> Table:
-    """Return an empty table without lines; `right` names the columns of numbers."""
+def table(*columns: str | Text, right: Container[str] = ()) -> Table:
+    """Return an empty table without borders; the columns in `right` are right-justified."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(column, justify="right" if str(column) in right else "left", overflow="fold")
     return made
 
 
 def cell(value: object) -> Text:
-    """Return a table cell that shows `value` as text and nothing else; None is empty."""
+    """Return a table cell: a `Text` as it is, None as an empty cell, else `str(value)` on one line."""
+    if isinstance(value, Text):
+        return value
     return Text("" if value is None else one_line(str(value)))
+
+
+def print_table(
+    columns: Iterable[str | Text], rows: Iterable[Iterable[object]], right: Container[str] = ()
+) -> None:
+    """Print a table on stdout; see `table` and `cell`."""
+    shown = table(*columns, right=right)
+    for row in rows:
+        shown.add_row(*map(cell, row))
+    console().print(shown)

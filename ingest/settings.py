@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from trainwire.ingest.process.launches import find_launch
 from trainwire.ingest.process.ranks import RANK_VARIABLE, WORLD_SIZE_VARIABLE, find_place
 from trainwire.ingest.running_stacks import StackFolders
-from trainwire.schemas.messages import ATTEMPT_UNSAID, MAX_WORLD_SIZE, PROVENANCE_ITEMS
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, MAX_WORLD_SIZE, PROVENANCE_ITEMS
 from trainwire.schemas.redis_urls import redis_url_problem, shown_url
 from trainwire.schemas.streams.urls import cluster_nodes, is_cluster
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
@@ -167,7 +167,7 @@ class TrainerSettings:
     parent: ParentRun | None = None
     launch: str | None = None
     """Identity of the launch of which this process is one of several ranks; None: there is none, or unknown."""
-    attempt: int = ATTEMPT_UNSAID
+    attempt: int = ATTEMPT_UNKNOWN
     rank: int | None = None
     world_size: int | None = None
     """The number of ranks of the attempt that use trainwire; None where it is unknown."""
@@ -342,7 +342,7 @@ def _optional_whole(environ: Mapping[str, str], name: str, least: int, most: int
 
 def _attempt(environ: Mapping[str, str]) -> int:
     attempt = _optional_whole(environ, ATTEMPT_VARIABLE, 0, MAX_ATTEMPT)
-    return ATTEMPT_UNSAID if attempt is None else attempt
+    return ATTEMPT_UNKNOWN if attempt is None else attempt
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float, least: float, most: float) -> float:

@@ -1,1 +1,1 @@
-"""The contract: what trainers say, where it travels, and the tables it ends in. Imports nothing of ours."""
+"""The shared contract: messages and their encoding, Redis keys, events, and Postgres tables."""

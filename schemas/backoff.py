@@ -1,4 +1,4 @@
-"""Capped exponential backoff, the same for everything that is tried again."""
+"""Capped exponential backoff with jitter, for all retries."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Waits between attempts, in seconds: doubled with each failure up to `cap_s`, with jitter."""
+    """Delays between attempts in seconds: doubled with each failure up to `cap_s`, with jitter."""
 
     first_s: float = 1.0
     cap_s: float = 300.0
 
     def delay_s(self, failures: int, jitter: Callable[[], float] = random.random) -> float:
-        """Return the wait after so many failures in a row: between half and all of the doubled first wait.
+        """Return the delay after this number of consecutive failures: 50 to 100 % of the doubled first delay.
 
-        `jitter` returns a number from 0 to 1; with different waits, processes do not retry all at once.
+        `jitter` returns a number from 0 to 1; it spreads the retries of several processes.
         """
         doubled = min(self.first_s * 2.0 ** min(max(failures - 1, 0), 30), self.cap_s)
         return doubled * (0.5 + 0.5 * jitter())

@@ -1,4 +1,4 @@
-"""Where checkpoint files lie in an object store: `s3://bucket/key`, and a folder's manifest."""
+"""Addresses of checkpoint files in an object store (`s3://bucket/key`), and the manifest of a folder."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ import msgspec
 
 SCHEME: Final = "s3://"
 MANIFEST: Final = "manifest.json"
-"""The last object of a folder to be written: where it is, the folder is complete."""
+"""Written as the last object of a folder: if it exists, the folder is complete."""
 MAX_FILES: Final = 10_000
 """Most files of a folder."""
 NEWEST_KINDS: Final = ("best", "last", "final")
-"""Kinds of which a newer step takes the place of the one before."""
+"""Kinds of which a newer step supersedes the older one."""
 UPLOAD_PATTERN: Final = "[^/]+/[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}/"
-"""Attempt and folder of one upload, below the job's folder: a regular expression of Postgres and of Python."""
+"""Attempt and upload folder below the job's folder; a regular expression for both Postgres and Python."""
 _LATEST_S: Final = 253_402_300_799
 """The last second of the year 9999."""
 
 
 class S3Uri(NamedTuple):
-    """An object, or all objects below a key that ends with a slash."""
+    """The address of an object, or of a folder if the key ends with a slash."""
 
     bucket: str
     key: str
 
     @classmethod
     def parse(cls, uri: str) -> Self:
-        """Read `s3://bucket/key`; raise `ValueError` naming what is not one."""
+        """Parse `s3://bucket/key`; raise `ValueError` for any other text."""
         bucket, _, key = uri.removeprefix(SCHEME).partition("/")
         if not uri.startswith(SCHEME) or not bucket or not key:
-            raise ValueError(f"{uri!r} is not an address in an object store: say s3://bucket/key")
+            raise ValueError(f"{uri!r} is not an address in an object store: use s3://bucket/key")
         return cls(bucket, key)
 
     @property
     def is_folder(self) -> bool:
-        """Tell whether this names a folder of objects."""
+        """Whether this is the address of a folder."""
         return self.key.endswith("/")
 
     @property
     def manifest(self) -> S3Uri:
-        """Return where the manifest of this folder is."""
+        """The address of the manifest of this folder."""
         return S3Uri(self.bucket, self.key + MANIFEST)
 
     def __str__(self) -> str:
@@ -51,13 +51,13 @@ class S3Uri(NamedTuple):
 
 
 def new_upload_folder(ts: int) -> str:
-    """Return the name of a folder that no other upload has; `ts` (nanoseconds since 1970) only sorts them."""
+    """Return a unique name for the folder of an upload; names sort by `ts` (nanoseconds since 1970)."""
     at = time.gmtime(min(max(ts // 10**9, 0), _LATEST_S))
     return f"{time.strftime('%Y%m%dT%H%M%SZ', at)}-{secrets.token_hex(4)}"
 
 
 def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
-    """Return the folder of the upload that a key belongs to; None where its name is not one of ours."""
+    """Return the upload folder that contains `key`; None if the key does not match UPLOAD_PATTERN."""
     if not key.startswith(job_folder.key):
         return None
     found = _UPLOAD.match(key, len(job_folder.key))
@@ -65,7 +65,7 @@ def upload_folder_of(job_folder: S3Uri, key: str) -> S3Uri | None:
 
 
 class ManifestFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of a folder: its path below the folder, with slashes, and what its object must be."""
+    """One file of a folder: its path relative to the folder, with slashes, and the size and hash of its object."""
 
     path: str
     size_bytes: int
@@ -83,5 +83,5 @@ def encode_manifest(files: list[ManifestFile]) -> bytes:
 
 
 def decode_manifest(raw: bytes) -> list[ManifestFile]:
-    """Read a manifest; raise `ValueError` (msgspec's) naming the field that is wrong."""
+    """Decode a manifest; raise msgspec's `ValueError` that names the wrong field."""
     return _decode_manifest(raw)

@@ -1,4 +1,4 @@
-"""What the notifier says after a commit: the events on the Redis channels `events:<job_id>` and `events:jobs`.
+"""The events that the notifier publishes after a commit on the Redis channels `events:<job_id>` and `events:jobs`.
 
 `python -m trainwire.schemas.events` prints their JSON Schema, which is kept in docs/events.schema.json.
 """
@@ -20,7 +20,7 @@ EVENTS_VERSION: Final = 1
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One row of training_logs; `ts` in nanoseconds since 1970 UTC, `level` and `rank` absent where not said."""
+    """One row of training_logs; `ts` in nanoseconds since 1970 UTC, `level` and `rank` may be absent."""
 
     seq: int
     attempt: int
@@ -60,9 +60,9 @@ class SavedCheckpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What all events say: about which job, in which attempt it is, and which rows of `kind` are new.
+    """The fields of all events: the job, its current attempt, and the range of its new rows of one kind.
 
-    `first_seq` to `last_seq` are all rows of that kind that one transaction gave the job; null: none.
+    `first_seq` to `last_seq` are all rows of `kind` that one transaction added to the job; null: none.
     """
 
     v: Literal[1] = 1
@@ -74,13 +74,13 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class TrainingLog(_Event, frozen=True, kw_only=True, tag="training_log"):
-    """New log rows; `lines` is null where they are more than an event carries."""
+    """New log rows; `lines` is null if they are too many for an event."""
 
     lines: list[LogLine] | None = None
 
 
 class TrainingProgress(_Event, frozen=True, kw_only=True, tag="training_progress"):
-    """New metric rows or news of the progress: the job as committed, and the values of the newest point."""
+    """New metric rows or progress: the committed state of the job, and the values of the newest point."""
 
     status: Status
     current_epoch: int | None = None
@@ -93,7 +93,7 @@ class TrainingProgress(_Event, frozen=True, kw_only=True, tag="training_progress
 
 
 class TrainingCheckpoint(_Event, frozen=True, kw_only=True, tag="training_checkpoint"):
-    """New checkpoint rows; `checkpoints` is null where they are more than an event carries."""
+    """New checkpoint rows; `checkpoints` is null if they are too many for an event."""
 
     best_checkpoint_path: str | None = None
     last_checkpoint_path: str | None = None
@@ -101,7 +101,7 @@ class TrainingCheckpoint(_Event, frozen=True, kw_only=True, tag="training_checkp
 
 
 class TrainingStatus(_Event, frozen=True, kw_only=True, tag="training_status"):
-    """The job is in another status than before: it began, resumed, stalled or was lost."""
+    """The status of the job has changed: it began, resumed, stalled or was lost."""
 
     status: Status
     previous_status: Status | None = None
@@ -122,18 +122,18 @@ class _Ended(_Event, frozen=True, kw_only=True):
 
 
 class TrainingComplete(_Ended, frozen=True, kw_only=True, tag="training_complete"):
-    """The job's attempt has completed; said again when a later message adds to its results.
+    """The job's attempt has completed; published again when a later message adds to its results.
 
-    With the status `ended` it has ended, and its exit code is not known.
+    The status `ended` means that it has ended with an unknown exit code.
     """
 
 
 class TrainingError(_Ended, frozen=True, kw_only=True, tag="training_error"):
-    """The job's attempt has failed; takes the place of training_complete."""
+    """The job's attempt has failed; published instead of training_complete."""
 
 
 class TrainingDeleted(_Event, frozen=True, kw_only=True, tag="training_deleted"):
-    """The job was deleted: it is in no list any more, and nothing more of it is stored."""
+    """The job was deleted: lists no longer contain it, and its further messages are discarded."""
 
 
 Event: TypeAlias = (
@@ -152,12 +152,12 @@ _decode_many: Final[Callable[[bytes | str], list[Event]]] = msgspec.json.Decoder
 
 
 def encode_event(event: Event) -> bytes:
-    """Return one event as JSON; numbers that JSON cannot say must be named already."""
+    """Encode one event as JSON; non-finite numbers must be replaced by their names before."""
     return _encode(event)
 
 
 def decode_event(data: bytes | str) -> Event:
-    """Return the event that `encode_event` encoded; raise `InvalidMessage` where it is none of this version."""
+    """Decode one event; raise `InvalidMessage` if it is not an event of this version."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -165,7 +165,7 @@ def decode_event(data: bytes | str) -> Event:
 
 
 def decode_events(data: bytes | str) -> list[Event]:
-    """Return the events of a JSON array; raise `InvalidMessage` as `decode_event` does."""
+    """Decode a JSON array of events; raise `InvalidMessage` as `decode_event` does."""
     try:
         return _decode_many(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -182,7 +182,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the JSON Schema as docs/events.schema.json holds it."""
+    """Return the JSON Schema as formatted in docs/events.schema.json."""
     return msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n"
 
 

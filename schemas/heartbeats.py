@@ -1,4 +1,4 @@
-"""What a trainer says of itself every few seconds, in a Redis hash, beside its messages (docs/liveness.md)."""
+"""Heartbeats: the state that a source writes to a Redis hash every few seconds (docs/liveness.md)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Metrics
+from trainwire.schemas.limits import MAX_SOURCE_CHARS
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Body, Metrics
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS, InvalidMessage
-from trainwire.schemas.wire import MAX_SOURCE_CHARS
 
 SYSTEM_PREFIX: Final = "system/"
-"""Names of metrics that say how the machine is; they come from a hung training too."""
+"""Names of metrics of the machine; a hung training sends them too."""
 
 
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_ATTEMPT)]
@@ -23,19 +23,18 @@ Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """That a process lived at `at`, and for how long it had been quiet then.
+    """The state of a source at the time `at`, in milliseconds since 1970 by the clock of Redis (TIME).
 
-    `at` is in milliseconds since 1970 by the clock of Redis (TIME), all else is optional: `since` is the start of
-    the process in seconds since 1970; `every_s` how often it says so; `stall_after_s` the longest pause that it
-    promised; `usual_pause_s` the longest that is to be expected of it, by its rhythm so far; `unsent` how many of
-    its messages were not in Redis, `spooled_bytes` what it kept on its disk until that is committed, `dropped` how
-    many lines, points and checkpoints it had dropped by then.
+    `since` is the start of the process in seconds since 1970; `every_s` the interval of its heartbeats; `quiet_s`
+    the time since its last message. `stall_after_s` is the longest pause between messages that it promised,
+    `usual_pause_s` the longest that its messages so far suggest. `unsent` counts messages that are not in Redis,
+    `dropped` dropped lines, points and checkpoints; `spooled_bytes` is the size of its spool.
     """
 
     job: Annotated[int, Meta(ge=1, le=MAX_ID)]
     source: Name
     at: Annotated[int, Meta(ge=0, le=MAX_ID)]
-    attempt: Number = ATTEMPT_UNSAID
+    attempt: Number = ATTEMPT_UNKNOWN
     rank: Number | None = None
     host: Name | None = None
     pid: Number | None = None
@@ -54,15 +53,15 @@ _decode: Final = msgspec.json.Decoder(Heartbeat).decode
 
 
 def decode_heartbeat(data: bytes) -> Heartbeat:
-    """Return the heartbeat; raise `InvalidMessage` where it is none."""
+    """Decode a heartbeat; raise `InvalidMessage` if the data is not one."""
     try:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidMessage("undecodable", f"not a heartbeat: {exc}") from exc
 
 
-def says_progress(body: Body) -> bool:
-    """Tell whether a message shows that the training goes on; metrics of the machine alone do not."""
+def shows_progress(body: Body) -> bool:
+    """Return whether a message is progress of the training; metrics of the machine alone are not."""
     if not isinstance(body, Metrics) or body.progress is not None or not body.points:
         return True
     return any(not name.startswith(SYSTEM_PREFIX) for point in body.points for name in point.values)

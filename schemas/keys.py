@@ -1,4 +1,4 @@
-"""Every Redis key, queue, channel and task name of trainwire. Nowhere else are they spelled."""
+"""All Redis keys and channels, and all names of queues and tasks."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ SHARDS_KEY: Final = "ingest:shards"
 """Number of shards, a decimal integer, published by the workers and read by trainers."""
 
 HOLD_KEY: Final = "ingest:hold"
-"""Exists while Redis is above its high-water mark: trainers keep their messages until it is gone."""
+"""Exists while Redis is above its high-water mark: trainers keep messages in their spools meanwhile."""
 
 HALTED_KEY: Final = "ingest:halted"
-"""Hash stream -> why its drain refuses to go on (nearly all entries invalid)."""
+"""Hash stream -> reason why its drain has stopped (nearly all entries are invalid)."""
 
 ORDERED_TTL_S: Final = 5
-"""How long nobody orders again a delivery or verification that is ordered already."""
+"""Time during which a delivery or verification that is ordered is not ordered again."""
 DRAIN_ORDERED_TTL_MS: Final = 1000
-"""The same of a drain, which renews it while it is at work: the longest that a lost order delays a message."""
+"""The same for a drain, which renews it while it runs: the longest delay of a message by a lost order."""
 ORDER_TTL_S: Final = 30
-"""A work order nobody took for this long is dropped: stopped workers come back to news, not to old orders."""
+"""Work orders expire after this time, so that restarted workers do not run old ones first."""
 
 REPAIRS_KEY: Final = "ingest:repairs"
-"""Hash key -> time and kind of the last repair of a key that workers could not go on with."""
+"""Hash key -> time and kind of the last repair of a key that had the wrong type or was unusable."""
 
 INGEST_QUEUE: Final = "ingest"
 NOTIFY_QUEUE: Final = "notify"
 BEAT_QUEUE: Final = "beat"
 
 CHECKPOINT_QUEUE: Final = "checkpoints"
-"""What is asked of the object store: however slow it is, nothing else waits behind it."""
+"""Work orders that use the object store: a queue of their own, because it may be slow."""
 DELIVERY_QUEUES: Final = tuple(sink.queue for sink in SINKS.values())
 QUEUES: Final = (INGEST_QUEUE, BEAT_QUEUE, *DELIVERY_QUEUES, NOTIFY_QUEUE, CHECKPOINT_QUEUE)
-"""Of work orders; a worker reads all of them unless it is told which."""
+"""All queues of work orders; a worker consumes all of them by default."""
 
 DRAIN_TASK: Final = "trainwire.drain"
 NOTIFY_TASK: Final = "trainwire.notify"
@@ -57,135 +57,135 @@ ECHO_TASK: Final = "trainwire.echo"
 
 
 VERIFY_ORDERED_KEY: Final = "verify:ordered"
-"""Exists while an order to verify checkpoint files is on its way."""
+"""Exists while an order to verify checkpoint files is queued."""
 
 BEAT_LEASE_KEY: Final = "{beat}:lease"
-"""Name of the beat that is active; gone some seconds after it dies. The braces put it beside the next key."""
+"""Name of the active beat; expires some seconds after it ends. The braces put it into the slot of the next key."""
 BEAT_TICKS_KEY: Final = "{beat}:ticks"
 """Hash tick -> when it was last sent, in milliseconds since 1970 by Redis' clock."""
 
 JOBS_CHANNEL: Final = "events:jobs"
-"""Pub/sub channel of what a list of jobs shows: all events but those about log lines."""
+"""Pub/sub channel for lists of jobs: all events except those about log lines."""
 
 
 def read_shards(published: bytes | None) -> int:
-    """Return the number of shards that a value of `SHARDS_KEY` states; the default one where it states none."""
+    """Return the number of shards in a value of `SHARDS_KEY`, or the default if it is not a positive number."""
     return int(published) if published and published.isdigit() and int(published) else DEFAULT_SHARDS
 
 
 def shard_of(job_id: int, shards: int) -> int:
-    """Return the shard that carries `job_id` when there are `shards` of them."""
+    """Return the shard of a job, of `shards` in all."""
     return job_id % shards
 
 
 def stream_key(kind: Kind, shard: int) -> str:
-    """Return the Redis stream for one kind and shard; the braces are a Redis Cluster hash tag."""
+    """Return the Redis stream of one kind and shard; the braces are a Redis Cluster hash tag."""
     return f"ingest:{{{shard}}}:{kind}"
 
 
 def jammed_key(kind: Kind, shard: int) -> str:
-    """Return the stream to which workers rename the one of this kind and shard when a client has jammed it.
+    """Return the key to which workers rename an unusable stream of this kind and shard.
 
-    Trainers may not write to a key of this form.
+    Trainers have no right to write to keys of this form.
     """
     return f"ingest:{{{shard}}}:jammed:{kind}"
 
 
 def ordered_key(stream: str) -> str:
-    """Return the key that exists while a drain of `stream` is ordered or at work; only workers write it."""
+    """Return the key that exists while a drain of `stream` is ordered or runs; only workers write it."""
     return f"{stream}:ordered"
 
 
 def trials_key(stream: str) -> str:
-    """Return the hash of how the drains of `stream` end: under a name that trainers may not write."""
+    """Return the hash with the outcomes of drains of `stream`; trainers have no right to write it."""
     return f"drains:{stream.removeprefix('ingest:')}"
 
 
 def ahead_key(stream: str) -> str:
-    """Return the key of how far a backlog was looked through: under a name that trainers may not write."""
+    """Return the key of the position up to which a backlog was examined; trainers have no right to write it."""
     return f"{trials_key(stream)}:ahead"
 
 
 ACKS_PREFIX: Final = "ingest:acks:"
 CALLBACK_SOURCE: Final = "callback-"
-"""What the sources of the gateway's callbacks begin with: nobody keeps their messages once Redis has them."""
+"""Prefix of the sources of the gateway's callbacks; they keep no copy of messages that are in Redis."""
 
 
 def acks_key(job_id: int) -> str:
-    """Return the hash in which the drain tells a job's trainers what is committed in Postgres."""
+    """Return the hash of a job's acknowledgements: the drain writes it after each commit, trainers read it."""
     return f"{ACKS_PREFIX}{job_id}"
 
 
 def ack_field(source: str, kind: Kind) -> str:
-    """Return the field of the highest contiguous `seq` that is committed for one source and kind."""
+    """Return the field with the highest contiguous `seq` that is committed for one source and kind."""
     return f"{source}:{kind}"
 
 
 def missing_field(source: str, kind: Kind) -> str:
-    """Return the field of the `seq` ranges that never arrived (`3-5,9-9`); absent when there are none."""
+    """Return the field with the missing `seq` ranges (`3-5,9-9`); absent if there are none."""
     return f"{source}:{kind}:missing"
 
 
 def lost_field(source: str, kind: Kind) -> str:
-    """Return the field of how many `seq` the source has declared lost; absent where it is none."""
+    """Return the field with the number of messages that the source declared lost; absent if there are none."""
     return f"{source}:{kind}:lost"
 
 
 JOB_DELETED_FIELD: Final = "deleted"
-"""Field of the acks hash that exists once the job was deleted: its messages are acked and not stored."""
+"""Field of the acks hash of a deleted job: its messages are acknowledged and not stored."""
 
 
 def keys_of_job(job_id: int) -> tuple[str, ...]:
-    """Return the patterns (SCAN MATCH) of all keys of one job but its acks and its heartbeats."""
+    """Return the patterns (SCAN MATCH) of all keys of one job except its acks and heartbeats."""
     callbacks = (f"ingest:{{*}}:callbacks:{job_id}:*", f"ingest:{{*}}:callback:{job_id}:*")
     return (f"ingest:claims:{job_id}:*", *callbacks)
 
 
 def alive_key(shard: int) -> str:
-    """Return the hash of the newest heartbeat of each trainer of one shard."""
+    """Return the hash with the newest heartbeat of each source of one shard."""
     return f"ingest:{{{shard}}}:alive"
 
 
 def listening_key(shard: int) -> str:
-    """Return the hash of when a shard's heartbeats were last looked at, and since when without a break."""
+    """Return the hash with the last check of a shard's heartbeats, and the start of uninterrupted checks."""
     return f"ingest:{{{shard}}}:listening"
 
 
 def alive_field(job_id: int, source: str) -> str:
-    """Return the field of one trainer's heartbeat."""
+    """Return the field of one source's heartbeat."""
     return f"{job_id}:{source}"
 
 
 def claim_key(job_id: int, attempt: int, rank: int, launcher: str) -> str:
-    """Return the key of the heartbeat of the one trainer that is this rank, or of the launcher of that name."""
+    """Return the claim of a rank of an attempt, or of its launcher; the value is the owner's heartbeat."""
     return f"ingest:claims:{job_id}:{attempt}:{rank}:{launcher}"
 
 
 def callback_counters_key(shard: int, job_id: int, attempt: int) -> str:
-    """Return the hash that numbers what is said of a job over HTTP: `source`, a count per kind, paths."""
+    """Return the hash that numbers a job's messages from HTTP callbacks: `source`, a count per kind, paths."""
     return f"ingest:{{{shard}}}:callbacks:{job_id}:{attempt}"
 
 
 def callback_answer_key(shard: int, job_id: int, digest: str) -> str:
-    """Return the key that exists once a callback with this idempotency key has been taken."""
+    """Return the key that exists once a callback with this idempotency key was accepted."""
     return f"ingest:{{{shard}}}:callback:{job_id}:{digest}"
 
 
 def delivery_ordered_key(sink: str) -> str:
-    """Return the key that exists while an order to deliver to `sink` is on its way."""
+    """Return the key that exists while an order to deliver to `sink` is queued."""
     return f"deliver:{sink}:ordered"
 
 
 def events_channel(job_id: int) -> str:
-    """Return the pub/sub channel of everything that happens to one job."""
+    """Return the pub/sub channel with all events of one job."""
     return f"events:{job_id}"
 
 
 def echo_key(worker: str) -> str:
-    """Return the key in which a worker finds that an order it sent to itself came back."""
+    """Return the key that a worker's own test order writes when it is executed."""
     return f"workers:echo:{worker}"
 
 
 def echo_queue(worker: str) -> str:
-    """Return the queue that only this worker reads."""
+    """Return the queue that only this worker consumes."""
     return f"echo.{worker}"

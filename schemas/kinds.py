@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from sqlalchemy import Table
 
 from trainwire.schemas.events import Event, TrainingCheckpoint, TrainingLog, TrainingProgress
-from trainwire.schemas.tables import LIFTED, training_checkpoints, training_logs, training_metrics
+from trainwire.schemas.sinks import ROWS
+from trainwire.schemas.tables import LIFTED, metadata, training_checkpoints
 
 RowKind: TypeAlias = Literal["logs", "metrics", "checkpoints"]
 RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
@@ -23,40 +24,40 @@ RowEvent: TypeAlias = TrainingLog | TrainingProgress | TrainingCheckpoint
 
 @dataclass(frozen=True, slots=True)
 class RowStorage:
-    """Where the rows of one kind are stored, and how they are announced."""
+    """Table, columns and event of one kind of rows."""
 
     table: Table
     columns: tuple[str, ...]
-    """Columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
+    """The columns that a drain writes, in the order of the tuples of `trainwire.workers.drain.rows`."""
     last_seq: str
-    """Column of training_jobs with the last `seq` given to a row, which is the number of rows ever written."""
+    """Column of training_jobs with the last `seq` given to a row (`trainwire.schemas.sinks.RowNames`)."""
     removed_seq: str | None
-    """Column of training_jobs with the last `seq` that retention has removed; None: rows are never removed."""
+    """Column of training_jobs with the last `seq` that retention has removed; None: retention does not apply."""
     event: type[RowEvent]
     items: str
-    """Field of the event that carries the rows."""
+    """The field of the event with the rows."""
 
 
 ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
     "logs": RowStorage(
-        training_logs,
+        metadata.tables[ROWS["logs"].table],
         (
             *("job_id", "seq", "attempt", "rank", "source"),
             *("log_type", "logged_at", "logged_ns", "level", "content"),
         ),
-        last_seq="last_log_seq",
-        removed_seq="removed_log_seq",
+        last_seq=ROWS["logs"].last_seq,
+        removed_seq=ROWS["logs"].removed_seq,
         event=TrainingLog,
         items="lines",
     ),
     "metrics": RowStorage(
-        training_metrics,
+        metadata.tables[ROWS["metrics"].table],
         (
             *("job_id", "seq", "attempt", "rank", "source"),
             *("logged_at", "epoch", "step", *LIFTED, "checkpoint_path", "extra_metrics"),
         ),
-        last_seq="last_metric_seq",
-        removed_seq="removed_metric_seq",
+        last_seq=ROWS["metrics"].last_seq,
+        removed_seq=ROWS["metrics"].removed_seq,
         event=TrainingProgress,
         items="points",
     ),
@@ -75,6 +76,6 @@ ROW_KINDS: Final[dict[RowKind, RowStorage]] = {
 
 
 def without_rows(event: Event) -> Event:
-    """Return an event without the rows that it carries; their range stays."""
+    """Return an event without its rows; their range stays."""
     fields = [storage.items for storage in ROW_KINDS.values() if isinstance(event, storage.event)]
     return replace(event, **dict.fromkeys(fields))

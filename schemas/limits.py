@@ -1,6 +1,6 @@
-"""How large a message and each of its parts may be (docs/wire-format.md): the one place for workers and trainers.
+"""Size limits of messages and their parts, for trainers and workers (docs/wire-format.md).
 
-A part beyond its limit is refused before it is built, so that an entry of a few bytes cannot take all memory.
+A part is checked before it is decoded, so that a small entry cannot use all memory.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ MIB: Final = 1024 * KIB
 MAX_BODY_BYTES: Final = 32 * MIB
 """Largest body, after decompression."""
 MAX_ITEMS: Final = 100_000
-"""Most lines of a message, points of a message, and values of one point."""
+"""Most lines or points of a message, and most values of a point."""
 MAX_RESULTS: Final = 10_000
-"""Most values of `final_metrics`, `best_metrics` and `metrics` of a checkpoint: they stand in one row."""
+"""Most values of `final_metrics`, `best_metrics` and `metrics` of a checkpoint: they are stored in one row."""
 MAX_VALUES: Final = 200_000
-"""Most values of all points of a message together."""
+"""Most values of all points of a message in total."""
 MAX_FREE_BYTES: Final = MIB
 """Largest params and tags, each, encoded."""
 MAX_FREE_ELEMENTS: Final = 100_000
-"""Most names and values in params and in tags, each, at all depths: an empty list is one byte and 64 in memory."""
+"""Most names and values in params and in tags, each, at all depths: an empty list is one byte, 64 in memory."""
 MAX_FREE_DEPTH: Final = 50
 
 MAX_LINE_CHARS: Final = 16 * MIB
@@ -42,9 +42,10 @@ MAX_TEXT_CHARS: Final[dict[str, int]] = {
     "error_message": 64 * KIB,
     "traceback": MIB,
 }
-"""Field -> longest text, in characters."""
+"""Field -> longest text in characters."""
+MAX_SOURCE_CHARS: Final = 200
 
 UNCOUNTED_BYTES: Final = 128 * KIB
-"""A smaller body is decoded at once: whatever it holds takes ten megabytes at most."""
+"""A smaller body is decoded without counting its elements: it takes at most ten megabytes of memory."""
 MAX_REPAIRED_ELEMENTS: Final = 3 * MAX_ITEMS
-"""Most elements of a body with broken text, which is decoded without types."""
+"""Most elements of a body with invalid UTF-8, which is decoded without types."""

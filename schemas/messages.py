@@ -1,4 +1,4 @@
-"""What trainers say: four kinds of bodies, and the message that has one of them."""
+"""The messages of trainers: the bodies of the four kinds, and the message that carries one."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import msgspec
 from msgspec import Meta
 
 from trainwire.schemas.keys import Kind
+from trainwire.schemas.limits import MAX_SOURCE_CHARS
 
-ATTEMPT_UNSAID: Final = 0
-"""A trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""
+ATTEMPT_UNKNOWN: Final = 0
+"""Sent by a trainer that does not know its attempt: the worker decides (docs/wire-format.md)."""
 
 MAX_WORLD_SIZE: Final = 1_000_000
 WorldSize: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_WORLD_SIZE)]
-"""How many ranks an attempt has."""
-SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+"""Number of ranks of an attempt."""
+SourceName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_CHARS)]
 
 Status = Literal["pending", "running", "completed", "failed", "ended", "stalled", "lost"]
 Outcome = Literal["completed", "failed", "ended"]
 FINISHED: Final = ("completed", "failed", "ended")
-"""The statuses in which an attempt has ended; `ended` where its exit code is not known."""
+"""Statuses of an attempt that has ended; `ended` means with an unknown exit code."""
 
 
 FREE_MAPS: Final = ("params", "tags", "provenance")
@@ -35,7 +36,7 @@ PROVENANCE_ITEMS: Final = (
 class Logs(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Lines of one output stream, with one time per line (integers, nanoseconds since 1970 UTC).
 
-    `started_at`, in every kind of body, is when the source began: a source that does not say its attempt says it.
+    `started_at`, in every kind of body, is the start of the source; sources send it with ATTEMPT_UNKNOWN.
     """
 
     log_type: Literal["stdout", "stderr"]
@@ -57,7 +58,7 @@ class Point(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """How far the job is; a field that is not said leaves what is known."""
+    """Progress of the job; an absent field leaves the stored value unchanged."""
 
     status: Status | None = None
     current_epoch: int | None = None
@@ -66,11 +67,12 @@ class Progress(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Points, progress and what the run is called; every part may be absent or empty.
+    """Points, progress, and name, params and tags of the run; every part may be absent or empty.
 
-    At its start a source states `world_size`, how many ranks the attempt has, where it knows that, and
-    `heartbeat_s`, how often it sends heartbeats. `launcher`: it runs the trainers of its machine, and its rank
-    counts machines where theirs counts processes. `provenance` is merged item by item with what the attempt has.
+    The first message of a source has `heartbeat_s`, its interval of heartbeats, and `world_size`, the number of
+    ranks of the attempt, if it knows that. `launcher` is true for a process that starts the trainers of its
+    machine: its rank numbers machines, theirs number processes. `provenance` is merged item by item with the
+    attempt's.
     """
 
     points: list[Point] = []
@@ -91,9 +93,9 @@ class Metrics(msgspec.Struct, omit_defaults=True, kw_only=True):
 class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One checkpoint file or folder, named by its URI.
 
-    `sha256` is of the file's bytes (of a folder: of its manifest), in hex. `store_checksum` is what the object
-    store itself says of the object, as S3's `ChecksumSHA256` has it. `upload_error` tells why `uri` is still a
-    path on the trainer's machine.
+    `sha256` is the hash of the file (of a folder: of its manifest), in hex. `store_checksum` is the checksum that
+    the object store reports, S3's `ChecksumSHA256`. `upload_error` is the reason why `uri` is still a path on the
+    trainer's machine.
     """
 
     ts: int
@@ -111,13 +113,13 @@ class Checkpoint(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The end of one source; with an exit code the status follows it.
+    """The end of one source; an exit code takes precedence over `status`.
 
-    `ended` leaves the job's status alone: a forked child has ended. With `exit_unknown` the process of the
-    training itself has ended, with an exit code that it could not find out. With `of` it is an inferred end: this
+    `ended` does not change the job's status: a forked child has ended. `exit_unknown`: the process of the
+    training itself has ended with an exit code that could not be determined. `of` marks an inferred end: this
     source sends the leftovers of source `of`, found no completion among them, and `produced` and `dropped` count
-    the messages of `of`. The completion of `of` itself replaces it, whichever comes first. `world_size` and
-    `launcher` repeat the source's first statement.
+    the messages of `of`. A completion sent by `of` replaces it, in whichever order the two arrive. `world_size`
+    and `launcher` repeat the values of the source's first message.
     """
 
     ts: int
@@ -144,14 +146,14 @@ class Completion(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome:
-        """How the job ended: by the exit code, or where there is none, as the trainer says."""
+        """The outcome by the exit code, or by `status` if there is no exit code."""
         if self.exit_code is None:
             return self.status
         return "completed" if self.exit_code == 0 else "failed"
 
     @property
     def is_of_job(self) -> bool:
-        """Return whether it sets the job's status, and does not only end a source."""
+        """Whether it sets the job's status; else it only ends a source."""
         return (self.status != "ended" or self.exit_unknown) and self.of is None
 
 
@@ -166,7 +168,7 @@ KIND_OF_BODY: Final[dict[type[Body], Kind]] = {body_type: kind for kind, body_ty
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One decoded entry: who says it, its number in that source and kind, and what it says."""
+    """One decoded entry: its job, attempt and source, its number within source and kind, and its body."""
 
     kind: Kind
     job_id: int

@@ -1,4 +1,4 @@
-"""NaN and the infinities, which JSON cannot say: how they are spelled, there and in our JSONB columns."""
+"""NaN and the infinities in JSON, which has no numbers for them: the names used in bodies and JSONB columns."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _NUMBER_MAPS: Final = ("values", "final_metrics", "best_metrics", "metrics")
 
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
-"""A number as JSON can carry it."""
+"""A number in JSON: finite, or the name of a non-finite one."""
 
 
 def shown_float(value: float | str) -> Number:
-    """Return a number as JSON can carry it: itself, or the name of NaN and infinities. Names are kept."""
+    """Return a finite number as it is, and NaN and infinities as their names; a name is returned as it is."""
     if isinstance(value, str):
         return cast("Number", value)
     if math.isfinite(value):
@@ -23,7 +23,7 @@ def shown_float(value: float | str) -> Number:
 
 
 def with_floats(value: object) -> object:
-    """Replace the names of non-finite numbers in the places where a body has maps of numbers."""
+    """Replace names by non-finite numbers in the fields of a decoded JSON body that are maps of numbers."""
     if isinstance(value, dict):
         return {
             key: _floats(inner) if key in _NUMBER_MAPS else _with_points(key, inner)

@@ -1,6 +1,6 @@
-"""The registry of sinks: every store that receives a copy of what Postgres has. Nowhere else are they listed.
+"""The registry of sinks: the stores that receive copies of rows in Postgres.
 
-The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md tells how to add one.
+The code of a sink is `trainwire.workers.sinks.<name>.plugin`; docs/add-a-sink.md explains how to add one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ RowKind = Literal["logs", "metrics"]
 
 @dataclass(frozen=True, slots=True)
 class RowNames:
-    """The table of one kind of rows, its columns in `training_jobs`, and two nouns for messages."""
+    """The table of one kind of rows, its columns in `training_jobs`, and its nouns in texts."""
 
     table: str
     last_seq: str
+    """Column of training_jobs with the last `seq` given to a row, which is the number of rows ever written."""
     removed_seq: str
+    """Column of training_jobs with the last `seq` that retention has removed."""
     kind: str
     item: str
 
@@ -30,20 +32,20 @@ ROWS: Final[dict[RowKind, RowNames]] = {
 
 @dataclass(frozen=True, slots=True)
 class SinkEntry:
-    """The facts about a sink that every process needs, also those that never deliver to it."""
+    """The properties of a sink that all processes need, including those that never deliver to it."""
 
     name: str
-    """In cursors, dead letters, work orders and settings, and as the folder of its code."""
+    """Identifies it in cursors, dead letters, work orders and settings; also the folder of its code."""
     title: str
-    """For people."""
+    """Name in texts for people."""
     kind: RowKind
-    """The rows that it receives."""
+    """Kind of rows that it receives."""
     queue: str
-    """The Celery queue of its work orders; one of its own, so that a slow sink delays no other."""
+    """The Celery queue of its work orders; a separate one, so that a slow sink delays no other."""
     worker: str
-    """The name of the worker that `trainwire up` starts for the queue."""
+    """Name of the worker that `trainwire up` starts for the queue."""
     copies: str = "lines"
-    """The plural noun for what the sink stores."""
+    """Plural noun for its copies, in texts."""
     work_list: str = "delivery_cursors"
     """The table whose rows a deletion needs to find the copies of a job."""
     copy_count: str = (
@@ -51,7 +53,7 @@ class SinkEntry:
     )
     """SQL over `training_jobs`: the number of its copies."""
     own_run_id: str = "CAST(NULL AS text)"
-    """SQL over `training_jobs`: the id under which the trainer itself writes to this store, or null."""
+    """SQL over `training_jobs`: id of the run that the trainer itself writes to this store, or null."""
 
     @property
     def rows(self) -> RowNames:

@@ -1,4 +1,4 @@
-"""Counts what encoded values hold, before any of it is built."""
+"""Counts the elements of encoded msgpack and JSON values without decoding them."""
 
 from __future__ import annotations
 
@@ -8,36 +8,17 @@ from typing import Final
 from trainwire.schemas.limits import MAX_BODY_BYTES
 
 _FIXED_BYTES: Final = {
-    **dict.fromkeys([0xC0, 0xC1, 0xC2, 0xC3], 1),
-    0xCA: 5,
-    0xCB: 9,
-    0xCC: 2,
-    0xCD: 3,
-    0xCE: 5,
-    0xCF: 9,
-    0xD0: 2,
-    0xD1: 3,
-    0xD2: 5,
-    0xD3: 9,
-    0xD4: 3,
-    0xD5: 4,
-    0xD6: 6,
-    0xD7: 10,
-    0xD8: 18,
+    **dict.fromkeys(range(0xC0, 0xC4), 1),  # nil, unused, false, true
+    **dict(zip(range(0xCA, 0xD4), (5, 9, 2, 3, 5, 9, 2, 3, 5, 9), strict=True)),  # floats and integers
+    **dict(zip(range(0xD4, 0xD9), (3, 4, 6, 10, 18), strict=True)),  # extensions of fixed size
 }
 """msgpack's first byte -> bytes of the whole element."""
 _LENGTH_BYTES: Final = {
-    0xC4: (1, 0),
-    0xC5: (2, 0),
-    0xC6: (4, 0),
-    0xC7: (1, 1),
-    0xC8: (2, 1),
-    0xC9: (4, 1),
-    0xD9: (1, 0),
-    0xDA: (2, 0),
-    0xDB: (4, 0),
+    **{0xC4 + size: (1 << size, 0) for size in range(3)},  # binary data
+    **{0xC7 + size: (1 << size, 1) for size in range(3)},  # extensions
+    **{0xD9 + size: (1 << size, 0) for size in range(3)},  # strings
 }
-"""msgpack's first byte -> bytes of the length that follows, and bytes besides (an extension's type)."""
+"""msgpack's first byte -> bytes of the length that follows, and further bytes (an extension's type)."""
 _CONTAINERS: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 """msgpack's first byte -> bytes of the length that follows, and elements for each (a map has keys and values)."""
 
@@ -46,7 +27,7 @@ _JSON_OPENERS: Final = frozenset(b"[{,")
 
 
 def msgpack_length(raw: bytes | memoryview) -> int:
-    """Return how many items the array, or pairs the map, that `raw` begins with has; 0 where it is neither."""
+    """Return the number of items of an array, or pairs of a map; 0 for any other value."""
     first = raw[0] if len(raw) else 0
     if 0x80 <= first <= 0x9F:
         return first & 0x0F
@@ -55,9 +36,9 @@ def msgpack_length(raw: bytes | memoryview) -> int:
 
 
 def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
-    """Return how many elements, keys included, the value holds; stops as soon as there are more than `most`.
+    """Return the number of elements of a value, keys included; stops counting above `most`.
 
-    A truncated value ends the count: the decoder refuses it.
+    The count ends where a value is truncated: the decoder refuses it.
     """
     position, count, left = 0, 0, 1
     end = len(raw)
@@ -78,27 +59,27 @@ def msgpack_elements(raw: bytes | memoryview, most: int) -> int:
         elif first in _FIXED_BYTES:
             position += _FIXED_BYTES[first]
         elif first in _LENGTH_BYTES:
-            width, besides = _LENGTH_BYTES[first]
-            position += 1 + width + besides + int.from_bytes(raw[position + 1 : position + 1 + width], "big")
+            width, extra = _LENGTH_BYTES[first]
+            position += 1 + width + extra + int.from_bytes(raw[position + 1 : position + 1 + width], "big")
         else:
             width, each = _CONTAINERS[first]
             left += each * int.from_bytes(raw[position + 1 : position + 1 + width], "big")
             position += 1 + width
-            if left > MAX_BODY_BYTES:  # announced, and never there
+            if left > MAX_BODY_BYTES:  # more elements are announced than bytes can follow
                 return most + 1
     return count
 
 
 def json_elements(raw: bytes, most: int) -> int:
-    """Return about how many elements a JSON text holds; stops as soon as there are more than `most`.
+    """Return the approximate number of elements of a JSON text; stops counting above `most`.
 
-    A comma or a bracket stands for each element. Those inside of texts are left out where they make a difference.
+    It counts commas and opening brackets. Those inside strings are excluded if the count would exceed `most`.
     """
     if (upper := raw.count(b",") + raw.count(b"[") + raw.count(b"{")) <= most:
         return upper
     count = 0
     for seen, token in enumerate(_JSON_TOKENS.finditer(raw)):
         count += raw[token.start()] in _JSON_OPENERS
-        if count > most or seen > 8 * most:  # texts that no comma parts are no JSON
+        if count > most or seen > 8 * most:  # strings without commas between them: not JSON
             return most + 1
     return count

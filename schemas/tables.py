@@ -1,4 +1,4 @@
-"""The Postgres tables. Rows have no foreign keys: a check for each row would cost more than its COPY."""
+"""The Postgres tables. Rows have no foreign keys: checking one for each row would cost more than its COPY."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _created_at() -> Column[object]:
 
 
 def _settled_by_older(name: str) -> Column[bool]:
-    """Of versions before `training_jobs.settled`: still written, for their workers during a rolling upgrade."""
+    """A column that `settled` replaces; still written for workers of older versions during rolling upgrades."""
     comment = "its sink has all of these rows, and the job is quiet"
     return Column(name, Boolean, nullable=False, server_default=text("false"), comment=comment)
 
@@ -78,15 +78,15 @@ training_jobs = Table(
     Column("watched_attempt", Integer, comment="the attempt of which heartbeats were heard"),
     Column("params", JSONB),
     Column("tags", JSONB),
-    # The last `seq` given to a row of this job, per kind: also how many rows of the kind there have been.
+    # The last `seq` of a row of this job, per kind: also the number of rows ever written.
     _count("last_log_seq"),
     _count("last_metric_seq"),
     _count("last_checkpoint_seq"),
-    # Up to where retention has removed rows.
+    # The last `seq` that retention has removed.
     _count("removed_log_seq"),
     _count("removed_metric_seq"),
     Column("files_swept_at", DateTime(timezone=True), comment="when unrecorded uploads were looked for"),
-    # Text and not an array: `settled = ANY(...)` finds several values in the index.
+    # Text, not an array: `settled = ANY(...)` can look up several values in the index.
     Column(
         "settled",
         Text,
@@ -152,9 +152,9 @@ LIFTED: Final = {
     "accuracy": ("accuracy", "acc"),
     "learning_rate": ("learning_rate", "lr"),
 }
-"""Metrics that have a column of their own, and the names they are sent under, first match first.
+"""Column -> names of metrics that are stored in it, instead of in `extra_metrics`; the first present name wins.
 
-A new one needs a line here and a migration; rows that are stored already keep it in `extra_metrics`.
+A new one needs a line here and a migration; existing rows keep the metric in `extra_metrics`.
 """
 LIFTED_SQL: Final = ", ".join(LIFTED)
 
@@ -258,7 +258,7 @@ source_positions = Table(
         "began_at", DateTime(timezone=True), comment="start of the source that stated world_size, by its clock"
     ),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    # What operators watch: without it they would read every source there ever was.
+    # For the exporter: without them it would read all sources of all jobs.
     Index("source_positions_missing_idx", "kind", postgresql_where=text("missing <> '[]' OR produced > last_seq")),
     Index("source_positions_lost_idx", "kind", postgresql_where=text("lost <> '[]'")),
 )
@@ -290,7 +290,7 @@ delivery_cursors = Table(
     Column("job_id", BigInteger, primary_key=True, autoincrement=False),
     _count("confirmed_seq"),
     Column("state", JSONB, nullable=False, server_default="{}", comment="what the sink itself needs to go on"),
-    # Of versions before `state`: unused.
+    # Unused since `state` exists.
     Column("newest_ns", JSONB, nullable=False, server_default="{}", comment="log_type -> newest time sent"),
     _count("dead_lettered"),
     Column("attempts", Integer, nullable=False, server_default=text("0")),

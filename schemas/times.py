@@ -1,4 +1,4 @@
-"""Nanoseconds since 1970, as messages state times, and datetimes of microseconds, as Postgres does."""
+"""Conversion between nanoseconds since 1970, as in messages, and datetimes in microseconds, as in Postgres."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def to_datetime(ts_ns: int) -> datetime:
-    """Return a time in nanoseconds as a datetime; what is below its microsecond is cut off."""
+    """Return nanoseconds since 1970 as a datetime, rounded down to a microsecond."""
     return EPOCH + timedelta(microseconds=ts_ns // 1000)
 
 
 def to_ns(at: datetime) -> int:
-    """Return a datetime in nanoseconds since 1970; exact, where its `timestamp()` is not."""
+    """Return a datetime as nanoseconds since 1970; exact, unlike its float `timestamp()`."""
     return (at - EPOCH) // _MICROSECOND * 1000

@@ -1,4 +1,4 @@
-"""What a body may say: its numbers and times within what Postgres can store, its parts fitting together."""
+"""Checks of decoded bodies: values that Postgres can store, sizes within the limits, consistent fields."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MAX_ATTEMPT: Final = 2**31 - 1
 
 MIN_TIME_NS: Final = -62_135_596_800 * 10**9
 MAX_TIME_NS: Final = 253_402_300_800 * 10**9 - 1
-"""Years 1 to 9999: what Postgres and Python can both name."""
+"""Years 1 to 9999, the common range of Postgres and Python."""
 
 
-class InvalidMessage(ValueError):  # noqa: N818 - the word the whole project uses
-    """An entry that can never be stored: `reason` is a stable slug to count by, the text names the value."""
+class InvalidMessage(ValueError):  # noqa: N818 - one of the three error classes: invalid, unavailable, anything else
+    """An entry that can never be stored; `reason` is a stable slug for counts, the text names the value."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -45,10 +45,10 @@ _TEXTS: Final = {
 
 
 def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
-    """Raise `InvalidMessage` where the fields, each of the right type, do not fit together or the tables.
+    """Raise `InvalidMessage` if fields contradict each other or cannot be stored; their types are right already.
 
-    A part beyond its limit (`trainwire.schemas.limits`) has the reason `too-large`; what cannot be in an encoded
-    body of `size_bytes` is not looked for.
+    A part above its limit (`trainwire.schemas.limits`) has the reason `too-large`; limits that an encoded body of
+    `size_bytes` cannot exceed are not checked.
     """
     if body.started_at is not None:
         _check_time(body.started_at)
@@ -68,7 +68,7 @@ def check_body(body: Body, size_bytes: int = MAX_BODY_BYTES) -> None:
 
 
 def free_elements(value: object) -> int:
-    """Return how many names and values `value` holds, itself included."""
+    """Return the number of names and values in `value`, itself included."""
     if isinstance(value, Mapping):
         return 1 + len(value) + sum(map(free_elements, value.values()))
     if isinstance(value, (list, tuple)):
@@ -77,7 +77,7 @@ def free_elements(value: object) -> int:
 
 
 def _check_metrics(body: Metrics, size_bytes: int) -> None:
-    _check_amount("points", len(body.points), MAX_ITEMS)
+    check_amount("points", len(body.points), MAX_ITEMS)
     for point in body.points:
         _check_time(point.ts)
         _check_counts(epoch=point.epoch, step=point.step)
@@ -91,7 +91,7 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
         free = getattr(body, name)
         _check_depth(free)
         if free:
-            _check_amount(name, free_elements(free), MAX_FREE_ELEMENTS, "elements")
+            check_amount(name, free_elements(free), MAX_FREE_ELEMENTS, "elements")
     if body.progress is not None:
         progress = body.progress
         _check_counts(current_epoch=progress.current_epoch, total_epochs=progress.total_epochs)
@@ -100,28 +100,29 @@ def _check_metrics(body: Metrics, size_bytes: int) -> None:
 def _check_values(points: Iterable[Point]) -> None:
     values = [point.values for point in points]
     counts = list(map(len, values))
-    _check_amount("values of a point", max(counts, default=0), MAX_ITEMS)
-    _check_amount("values of all points", sum(counts), MAX_VALUES)
+    check_amount("values of a point", max(counts, default=0), MAX_ITEMS)
+    check_amount("values of all points", sum(counts), MAX_VALUES)
     _check_names(set().union(*values))
 
 
 def _check_numbers(name: str, numbers: Mapping[str, Any] | None) -> None:
     if numbers:
-        _check_amount(name, len(numbers), MAX_RESULTS)
+        check_amount(name, len(numbers), MAX_RESULTS)
         _check_names(numbers)
 
 
 def _check_names(names: Iterable[str]) -> None:
     longest = max(map(len, names), default=0)
-    _check_amount("name of a value", longest, MAX_METRIC_NAME_CHARS, "characters")
+    check_amount("name of a value", longest, MAX_METRIC_NAME_CHARS, "characters")
 
 
 def _check_text(name: str, text: str | None, most: int) -> None:
-    if text is not None and len(text) > most:
-        raise InvalidMessage("too-large", f"{name}: {len(text):,} characters, at most {most:,} are allowed")
+    if text is not None:
+        check_amount(name, len(text), most, "characters")
 
 
-def _check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
+def check_amount(name: str, amount: int, most: int, unit: str = "items") -> None:
+    """Raise `InvalidMessage` with the reason `too-large` if `amount` exceeds `most`."""
     if amount > most:
         raise InvalidMessage("too-large", f"{name}: {amount:,} {unit}, at most {most:,} are allowed")
 
@@ -143,14 +144,14 @@ def _check_logs(body: Logs, size_bytes: int) -> None:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.ts)} times")
     if body.levels is not None and len(body.levels) != count:
         raise InvalidMessage("wrong-fields", f"logs body: {count} lines but {len(body.levels)} levels")
-    _check_amount("lines", count, MAX_ITEMS)
+    check_amount("lines", count, MAX_ITEMS)
     if count:
         _check_time(min(body.ts))
         _check_time(max(body.ts))
         if size_bytes > MAX_LINE_CHARS:
-            _check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
+            check_amount("line", max(map(len, body.lines)), MAX_LINE_CHARS, "characters")
     if body.levels:
-        _check_amount("level", max(map(len, filter(None, body.levels)), default=0), MAX_LEVEL_CHARS, "characters")
+        check_amount("level", max(map(len, filter(None, body.levels)), default=0), MAX_LEVEL_CHARS, "characters")
 
 
 def _check_completion(body: Completion) -> None:

@@ -1,4 +1,4 @@
-"""How a message travels: a stream entry of flat fields and one encoded body (docs/wire-format.md)."""
+"""The wire format: encoding and decoding of stream entries and their bodies (docs/wire-format.md)."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from trainwire.schemas.limits import (
     MAX_FREE_ELEMENTS,
     MAX_ITEMS,
     MAX_RESULTS,
+    MAX_SOURCE_CHARS,
     MAX_VALUES,
     UNCOUNTED_BYTES,
 )
 from trainwire.schemas.messages import BODY_TYPES, FREE_MAPS, Body, Message
 from trainwire.schemas.non_finite import with_floats
 from trainwire.schemas.structure import json_elements, msgpack_elements, msgpack_length
-from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_body
+from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, InvalidMessage, check_amount, check_body
 
 WIRE_VERSION: Final = 1
-MAX_SOURCE_CHARS: Final = 200
 COMPRESS_OVER_BYTES: Final = 2048
 
 LOST: Final = "lost"
-"""The encoding of an entry that states which numbers will never be sent; its body is a `Loss`."""
+"""The encoding of an entry that declares numbers lost; its body is a `Loss`."""
 MAX_LOST: Final = 10**9
 """Most numbers that one entry may declare lost."""
 MAX_LOSS_BYTES: Final = 1024
 _LOST_ONE: Final = b"damaged in the spool of its trainer"
-"""The body that trainers sent in the place of each damaged message before they declared ranges."""
+"""Body that older trainers send instead of each damaged message; newer ones declare ranges."""
 
 Encoding = Literal["msgpack", "json", "msgpack+zstd", "json+zstd"]
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """The flat fields of an entry, checked, with the body still encoded."""
+    """The checked fields of an entry, with its body still encoded."""
 
     job_id: int
     attempt: int
@@ -51,9 +51,9 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, omit_defaults=True, kw_only=True, frozen=True):
-    """States that the numbers from the entry's `seq` to `last` will never be sent.
+    """Declares that the numbers from the entry's `seq` to `last` will never be sent.
 
-    `reason` is a short word to count by. `started_at`, as in messages, is when the source began.
+    `reason` is a slug for counts. `started_at`, as in messages, is the start of the source.
     """
 
     last: int
@@ -73,46 +73,42 @@ _strict_decoders: Final[dict[Kind, Callable[[bytes], Body]]] = {
 
 
 def encode_entry(message: Message) -> Entry:
-    """Return the fields of one XADD for `message`: msgpack, compressed where the body is worth it.
+    """Return the fields of one XADD: the body as msgpack, compressed above COMPRESS_OVER_BYTES.
 
-    Raises `InvalidMessage` where a text or a number has no msgpack form (a lone surrogate, 2**64), and where the
-    body is larger than workers take it.
+    Raises `InvalidMessage` if a value has no msgpack form (a lone surrogate, 2**64), or the body exceeds
+    MAX_BODY_BYTES.
     """
     try:
         body = _encode_msgpack(message.body)
     except (UnicodeEncodeError, OverflowError, TypeError) as exc:
         raise InvalidMessage("unencodable", f"{message.kind} of job {message.job_id}: {exc}") from exc
-    _check_amount("body", "bytes", len(body), MAX_BODY_BYTES)
+    check_amount("body", len(body), MAX_BODY_BYTES, "bytes")
     encoding: Encoding = "msgpack"
     if len(body) > COMPRESS_OVER_BYTES:
-        # A copy: trainers hold it until the ack, and what zstandard returns keeps room for the whole body.
+        # Copied: trainers keep it until the ack, and the buffer of zstandard has the size of the whole body.
         body, encoding = bytes(memoryview(zstandard.compress(body, 1))), "msgpack+zstd"
-    return {
-        "v": WIRE_VERSION,
-        "job": message.job_id,
-        "attempt": message.attempt,
-        "source": message.source,
-        "seq": message.seq,
-        "enc": encoding,
-        "body": body,
-    }
+    return _entry(message.job_id, message.attempt, message.source, message.seq, encoding=encoding, body=body)
 
 
 def encode_loss(job_id: int, attempt: int, source: str, first: int, loss: Loss) -> Entry:
     """Return the fields of one XADD that declares the numbers `first` to `loss.last` lost."""
+    return _entry(job_id, attempt, source, first, encoding=LOST, body=_encode_msgpack(loss))
+
+
+def _entry(job_id: int, attempt: int, source: str, seq: int, *, encoding: str, body: bytes) -> Entry:
     return {
         "v": WIRE_VERSION,
         "job": job_id,
         "attempt": attempt,
         "source": source,
-        "seq": first,
-        "enc": LOST,
-        "body": _encode_msgpack(loss),
+        "seq": seq,
+        "enc": encoding,
+        "body": body,
     }
 
 
 def decode_loss(envelope: Envelope) -> Loss:
-    """Decode the body of an entry with the encoding `lost`; raise `InvalidMessage` where it breaks the rules."""
+    """Decode the body of an entry with the encoding `lost`; raise `InvalidMessage` if it is not valid."""
     if envelope.body == _LOST_ONE:
         return Loss(last=envelope.seq, reason="damaged")
     if len(envelope.body) > MAX_LOSS_BYTES:
@@ -131,13 +127,13 @@ def decode_loss(envelope: Envelope) -> Loss:
 
 
 def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
-    """Check the flat fields of a raw entry and return them; the body is not looked at.
+    """Check and return the fields of a raw entry, without decoding its body.
 
-    Raises `InvalidMessage` that names the field, its value and what is allowed.
+    Raises `InvalidMessage` that names the field, its value and the allowed values.
     """
     version = _whole_number(fields, b"v", 0, MAX_ID)
     if version != WIRE_VERSION:
-        raise InvalidMessage("unknown-version", f"version {version} is unknown here: this side speaks 1")
+        raise InvalidMessage("unknown-version", f"version {version} is unknown: this trainwire supports 1")
     return Envelope(
         job_id=_whole_number(fields, b"job", 1, MAX_ID),
         attempt=_whole_number(fields, b"attempt", 0, MAX_ATTEMPT),
@@ -149,7 +145,7 @@ def open_envelope(fields: Mapping[bytes, bytes]) -> Envelope:
 
 
 def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
-    """Return an entry's job and source as `open_envelope` reads them; None where one of them is not valid."""
+    """Return an entry's job and source, or None if one of them is not valid."""
     try:
         return _whole_number(fields, b"job", 1, MAX_ID), _source(fields)
     except InvalidMessage:
@@ -157,12 +153,12 @@ def read_origin(fields: Mapping[bytes, bytes]) -> tuple[int, str] | None:
 
 
 def decode_body(kind: Kind, envelope: Envelope) -> Body:
-    """Decode the body strictly; raise `InvalidMessage`, with a reason such as `undecodable` or `too-large`."""
+    """Decode and check the body; raise `InvalidMessage` with a reason such as `undecodable` or `too-large`."""
     return decode_plain(kind, envelope.encoding, plain_body(envelope))
 
 
 def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
-    """Decode a body that is not compressed (any more), as `decode_body` does."""
+    """Decode and check an uncompressed body; raises as `decode_body` does."""
     is_json = encoding.startswith("json")
     try:
         if is_json:
@@ -177,7 +173,7 @@ def decode_plain(kind: Kind, encoding: str, raw: bytes) -> Body:
 
 
 def body_from_object(kind: Kind, value: object) -> Body:
-    """Build a body from plain lists and dictionaries, with non-finite numbers spelled as in JSON."""
+    """Build and check a body from lists and dictionaries, with non-finite numbers by their names."""
     try:
         body = msgspec.convert(with_floats(value), BODY_TYPES[kind])
     except (msgspec.ValidationError, OverflowError) as exc:
@@ -187,10 +183,10 @@ def body_from_object(kind: Kind, value: object) -> Body:
 
 
 def plain_body(envelope: Envelope) -> bytes:
-    """Return the body's msgpack or JSON bytes, up to `MAX_BODY_BYTES` of them."""
+    """Return the uncompressed body; raise `InvalidMessage` if it exceeds MAX_BODY_BYTES."""
     match envelope.encoding:
         case "msgpack" | "json":
-            _check_amount("body", "bytes", len(envelope.body), MAX_BODY_BYTES)
+            check_amount("body", len(envelope.body), MAX_BODY_BYTES, "bytes")
             return envelope.body
         case "msgpack+zstd" | "json+zstd":
             return _decompress(envelope.body)
@@ -199,9 +195,9 @@ def plain_body(envelope: Envelope) -> bytes:
 
 
 _LEAST_VALUE_BYTES: Final = 3
-"""A name of one character and a small number, in msgpack."""
+"""Size in msgpack of a value: a name of one character and a small number."""
 _JSON_ELEMENTS_A_VALUE: Final = 4
-"""A point of one value has five commas and brackets, a further value has one."""
+"""Elements counted for a value: a point with one value has five commas and brackets, each further value one."""
 _LISTS: Final = ("lines", "ts", "levels")
 _NUMBER_MAPS: Final = ("metrics", "final_metrics", "best_metrics", "produced", "dropped")
 
@@ -232,11 +228,11 @@ _split_points: Final = msgspec.msgpack.Decoder(list[_UndecodedPoint]).decode
 
 
 def _counted(kind: Kind, raw: bytes) -> Body:
-    """Decode a large msgpack body field by field, each only once it is known to be within its limits.
+    """Decode a large msgpack body field by field, after a check of each field's limits.
 
-    A field that comes twice is built once: the last counts.
+    Of a repeated field only the last occurrence is decoded.
     """
-    fields = _said(_split_msgpack[kind](raw))
+    fields = _present_fields(_split_msgpack[kind](raw))
     for name in _required[kind]:
         if name not in fields:
             raise InvalidMessage("wrong-fields", f"{kind} body: Object missing required field `{name}`")
@@ -254,28 +250,27 @@ def _counted(kind: Kind, raw: bytes) -> Body:
 def _check_msgpack(name: str, value: memoryview) -> None:
     if name in _LISTS or name in _NUMBER_MAPS:
         most = MAX_RESULTS if name in _NUMBER_MAPS else MAX_ITEMS
-        _check_amount(name, "items", msgpack_length(value), most)
+        check_amount(name, msgpack_length(value), most)
     elif name in FREE_MAPS:
-        _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
+        check_amount(name, len(value), MAX_FREE_BYTES, "bytes")
         _check_elements(name, msgpack_elements(value, MAX_FREE_ELEMENTS), MAX_FREE_ELEMENTS)
     elif name == "points":
-        _check_amount(name, "items", msgpack_length(value), MAX_ITEMS)
+        check_amount(name, msgpack_length(value), MAX_ITEMS)
         if len(value) <= _LEAST_VALUE_BYTES * MAX_VALUES:
             return
         values = [memoryview(point.values) for point in _split_points(value)]
-        _check_amount("values of all points", "items", sum(map(msgpack_length, values)), MAX_VALUES)
-        # What a point has besides, for instance `values` a second time, is built as well.
-        _check_amount(
-            "points without their values", "bytes", len(value) - sum(map(len, values)), MAX_BODY_BYTES // 4
-        )
+        check_amount("values of all points", sum(map(msgpack_length, values)), MAX_VALUES)
+        # Other fields of a point, for instance a repeated `values`, are decoded as well.
+        rest_bytes = len(value) - sum(map(len, values))
+        check_amount("points without their values", rest_bytes, MAX_BODY_BYTES // 4, "bytes")
 
 
 def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
-    """Decode the fields that a body has, as far as they are there; nothing is built of any others."""
-    fields = {name: bytes(value) for name, value in _said(_split_json[kind](raw)).items()}
+    """Decode the known fields of a JSON body, after a check of their limits; unknown fields are ignored."""
+    fields = {name: bytes(value) for name, value in _present_fields(_split_json[kind](raw)).items()}
     for name, value in fields.items():
         if name in FREE_MAPS:
-            _check_amount(name, "bytes", len(value), MAX_FREE_BYTES)
+            check_amount(name, len(value), MAX_FREE_BYTES, "bytes")
         if len(value) > UNCOUNTED_BYTES:
             most = MAX_FREE_ELEMENTS if name in FREE_MAPS else MAX_ITEMS
             most = most if name not in _NUMBER_MAPS else MAX_RESULTS
@@ -284,20 +279,15 @@ def _known_json(kind: Kind, raw: bytes) -> dict[str, Any]:
     return {name: msgspec.json.decode(value) for name, value in fields.items()}
 
 
-def _said(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
-    """Return the fields that are there."""
+def _present_fields(undecoded: msgspec.Struct) -> dict[str, msgspec.Raw]:
+    """Return the fields that the body has."""
     fields = msgspec.structs.asdict(undecoded)
     return {name: value for name, value in fields.items() if memoryview(value).nbytes}
 
 
-def _check_amount(what: str, unit: str, amount: int, most: int) -> None:
-    if amount > most:
-        raise InvalidMessage("too-large", f"{what}: {amount:,} {unit}, at most {most:,} are allowed")
-
-
-def _check_elements(what: str, count: int, most: int) -> None:
+def _check_elements(name: str, count: int, most: int) -> None:
     if count > most:
-        raise InvalidMessage("too-large", f"{what}: more than the {most:,} elements that are allowed")
+        raise InvalidMessage("too-large", f"{name}: more than the {most:,} elements that are allowed")
 
 
 def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""One child process: its log, its pid file, its end. A child never outlives what we know about it."""
+"""A child process with its log and pid file, by which a later `up` stops a child that outlived its parent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNAL_NAMES: Final = {number.value: number.name for number in signal.Signals}
 
 
 class Child:
-    """A named process of a data folder: `<data_dir>/logs/<name>.log`, `<data_dir>/run/<name>.json`."""
+    """A named process of a data folder, with `<data_dir>/logs/<name>.log` and `<data_dir>/run/<name>.json`."""
 
     def __init__(
         self,
@@ -48,12 +48,12 @@ class Child:
         return None if self._process is None else self._process.pid
 
     def start(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a session of its own, after an older child of this name has been stopped."""
+        """Start `command` in a new session; stops a left-over child of the same name first."""
         for folder in (self.log_path.parent, self._pid_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
         stop_leftover(self._pid_path, self._stop_signal, self._stop_timeout_s)
         with _open_log(self.log_path) as log:
-            # Its own session: the terminal's ctrl-C is for `trainwire up`, which stops its parts in order.
+            # A new session: ctrl-C then signals only `trainwire up`, which stops its parts in order.
             self._process = subprocess.Popen(  # noqa: S603 - our own command lists, no shell
                 command,
                 stdin=subprocess.DEVNULL,
@@ -66,15 +66,15 @@ class Child:
         _write_pid(self._pid_path, self._process.pid)
 
     def exit_code(self) -> int | None:
-        """Return the exit code (negative: the signal that ended it), None while there is none."""
+        """Return the exit code (negative: the signal that ended it), None while it runs."""
         return None if self._process is None else self._process.poll()
 
     def is_running(self) -> bool:
-        """Tell whether the process is there."""
+        """Return whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def listens_on(self, port: int) -> bool:
-        """Tell whether it takes connections on a TCP port: it, and not somebody else who was quicker."""
+        """Return whether this process, and no other one, listens on a TCP port."""
         try:
             sockets = psutil.Process(self.pid).net_connections("tcp")
         except psutil.Error:
@@ -82,7 +82,10 @@ class Child:
         return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in sockets)
 
     def wait_ready(self, is_ready: Callable[[], bool], timeout_s: float) -> None:
-        """Wait until `is_ready()`; raise `PartFailed` when the child ends first or the time is over."""
+        """Wait until `is_ready()`.
+
+        Raises `PartEnded` if the process ends first, and `PartFailed` after `timeout_s` or `stop_waiting`.
+        """
         deadline = time.monotonic() + timeout_s
         while not is_ready():
             code = self.exit_code()
@@ -95,11 +98,11 @@ class Child:
             time.sleep(POLL_S)
 
     def stop_waiting(self) -> None:
-        """Make a `wait_ready` that is under way give up; for signal handlers."""
+        """Make a running `wait_ready` raise `PartFailed`; for signal handlers."""
         self._waiting_is_over = True
 
     def stop(self) -> None:
-        """Ask the process to end, wait, and kill what is left of it when it does not."""
+        """Send the stop signal and wait; after the stop timeout, kill the process and its children."""
         if self._process is not None and self.is_running():
             self._process.send_signal(self._stop_signal)
             try:
@@ -109,28 +112,28 @@ class Child:
         self._pid_path.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """SIGKILL the process and all its children, and wait until they are gone."""
+        """Send SIGKILL to the process and all its children, and wait until they have ended."""
         if self._process is None:
             return
         if self.is_running():
             _kill_tree(self._process.pid)
-        # With a time: a signal handler may be here while `stop` waits for the same process below it.
+        # With a timeout: a signal handler may run this while `stop`, which it interrupted, waits for the process.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_TIMEOUT_S)
         self._pid_path.unlink(missing_ok=True)
 
     def log_tail(self, lines: int = 8) -> str:
-        """Return the log's path and its last lines, as the end of an error sentence."""
+        """Return the log's path and its last lines, to be appended to an error message."""
         return f" (log: {self.log_path}){_last_lines(self.log_path, lines)}"
 
 
 def shown_exit(code: int) -> str:
-    """Say an exit code as `Popen` gives it: negative is the signal that ended the process."""
+    """Return an exit code of `Popen` in words; a negative one is the number of a signal."""
     return f"exit code {code}" if code >= 0 else f"killed by {SIGNAL_NAMES.get(-code, f'signal {-code}')}"
 
 
 def stop_leftover(pid_path: Path, stop_signal: signal.Signals, timeout_s: float) -> bool:
-    """Stop the process that a pid file of a killed `trainwire up` names; return whether there was one."""
+    """Stop the process that the pid file of a killed `trainwire up` names; return whether it was running."""
     process = _recorded_process(pid_path)
     if process is not None:
         process.send_signal(stop_signal)
@@ -144,7 +147,7 @@ def _recorded_process(pid_path: Path) -> psutil.Process | None:
     try:
         recorded = json.loads(pid_path.read_text())
         process = psutil.Process(int(recorded["pid"]))
-        # The same number can be another process by now; the start time tells.
+        # The kernel reuses process ids: the start time identifies the process.
         same = abs(process.create_time() - float(recorded["created"])) < 0.01
     except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
         return None
@@ -184,7 +187,7 @@ def _have_ended(processes: Sequence[psutil.Process], timeout_s: float) -> bool:
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    # A zombie is gone: whoever should have waited for it was killed.
+    # A zombie has ended; its parent was killed and has not waited for it.
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The connection that the commands read through, with its failures said in one sentence."""
+"""Database connections of the commands; errors become one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from trainwire.schemas.migrations import WrongSchemaRevision, check_revision, upgrade
 from trainwire.schemas.sinks import SinkEntry
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
 from trainwire.stores.postgres.connections import open_engine, postgres_trouble
 from trainwire.stores.settings import WrongSettings, shown_servers
@@ -22,26 +22,22 @@ UNUSED_REDIS_URL: Final = "redis://localhost:6379/0"
 
 
 def settings_for(address: Address, *, with_redis: bool = False) -> Settings:
-    """Return the workers' settings for these servers; raise `Problem` where a URL is missing or wrong."""
-    # The settings ask for both servers; a command that only reads Postgres need not know the other.
+    """Return the workers' settings for these servers; raise `Problem` if a URL is missing or wrong."""
+    # The settings require both servers; a command that only reads Postgres does not need Redis.
     redis_url = address.need_redis_url() if with_redis else address.redis_url or UNUSED_REDIS_URL
-    try:
+    with as_problem(WrongSettings):
         return load_settings(database_url=address.need_database_url(), redis_url=redis_url)
-    except WrongSettings as exc:
-        raise Problem(str(exc)) from exc
 
 
 def sinks_for(settings: Settings) -> list[SinkEntry]:
-    """Return the sinks that are switched on; raise `Problem` where a setting of one of them is wrong."""
-    try:
+    """Return the sinks that are on; raise `Problem` if a setting of one of them is wrong."""
+    with as_problem(WrongSettings):
         return sinks_on(settings)
-    except WrongSettings as exc:
-        raise Problem(str(exc)) from exc
 
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Engine]:
-    """Give an engine; what the database refuses becomes a `Problem` that names the server, not the password."""
+    """Open an engine; database errors become a `Problem` with the server's address, without the password."""
     engine = open_engine(settings, name="trainwire-cli")
     try:
         yield engine
@@ -57,25 +53,25 @@ def open_database(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def reading(address: Address) -> Iterator[Connection]:
-    """Give a connection to a database of our schema revision, each statement its own transaction."""
+    """Open a connection in autocommit mode; raise `Problem` if the schema revision does not fit."""
     with open_database(settings_for(address)) as engine:
         with engine.connect() as connection:
             check_revision(connection)
-        # Autocommit: `logs -f` stays connected for hours and must not hold a snapshot for so long.
+        # Autocommit: `logs -f` stays connected for hours and must not hold a snapshot.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             yield connection
 
 
 @contextmanager
 def writing(address: Address) -> Iterator[Connection]:
-    """Give one transaction on a database of our schema revision."""
+    """Open one transaction; raise `Problem` if the schema revision does not fit."""
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         check_revision(connection)
         yield connection
 
 
 def migrate(address: Address) -> None:
-    """Bring the database to the schema revision of this version."""
+    """Upgrade the database to the schema revision of this version."""
     with open_database(settings_for(address)) as engine, engine.begin() as connection:
         upgrade(connection)
 
@@ -93,5 +89,5 @@ def _server(settings: Settings) -> str:
 
 
 def _sentence(exc: DBAPIError) -> str:
-    # libpq repeats the address, which we have said; the server's own words come last.
+    # libpq repeats the address, which the message has already; the server's text comes last.
     return postgres_trouble(exc).rpartition("failed: ")[2].removeprefix("FATAL:").strip()

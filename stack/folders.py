@@ -24,24 +24,24 @@ from trainwire.ingest.running_stacks import (
 from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import write_private
 
-LOCK_PATIENCE_S: Final = 0.5
-"""How long `up` asks for the lock: another command may hold it for the moment in which it looks."""
+LOCK_TIMEOUT_S: Final = 0.5
+"""How long `up` tries to lock: another command may hold a shared lock for a moment (`is_held`)."""
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """Return the data folder of a user who chooses none."""
+    """Return the default data folder."""
     return StackFolders.from_env(environ).default
 
 
 def chosen_data_dir(data_dir: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the folder named by `--data-dir` or the environment, None where neither is given."""
+    """Return the folder set by `--data-dir` or the environment, None if neither is set."""
     named = data_dir or environ.get(DATA_DIR_VARIABLE)
     return Path(named).expanduser().absolute() if named else None
 
 
 @contextmanager
 def hold(data_dir: Path) -> Iterator[None]:
-    """Own the folder while the block runs; raise `Problem` with the pid of whoever does already."""
+    """Lock the folder during the block; raise `Problem` with the owner's pid if it is locked."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -56,7 +56,7 @@ def hold(data_dir: Path) -> Iterator[None]:
                 f"trainwire is running already in {data_dir} (pid {owner}): use it, stop it, "
                 "or choose another folder with --data-dir"
             )
-        # A killed owner's addresses are still there; nobody may take them for ours.
+        # Removes the addresses that a killed owner has left.
         _stack_path(data_dir).unlink(missing_ok=True)
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -81,7 +81,7 @@ def withdraw(data_dir: Path, environ: Mapping[str, str]) -> None:
 
 
 def published(data_dir: Path) -> dict[str, Any] | None:
-    """Return what the running stack in `data_dir` published, None while it is not ready or not running."""
+    """Return the published addresses of the stack in `data_dir`, None if it is not ready or not running."""
     if not is_held(data_dir):
         return None
     try:
@@ -101,7 +101,7 @@ def _is_of_this_machine(data_dir: Path) -> bool:
 
 
 def _lock(descriptor: int) -> bool:
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Finds the servers for a command: a chosen folder, the environment, or the one stack that is running."""
+"""Finds the servers for a command: those of a chosen folder, of the environment, or of the only running stack."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from trainwire.ingest.running_stacks import StackFolders, is_held
 from trainwire.ingest.settings import streams_url_of
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.folders import chosen_data_dir, published, running_data_dirs
-from trainwire.stack.persisted_config import is_own_address
+from trainwire.stack.persisted_config import is_embedded_url
 
 NOT_RUNNING = (
     "no trainwire is running: start `trainwire up` in another terminal, or set DATABASE_URL and REDIS_URL"
@@ -22,7 +22,7 @@ SERVERS: Final = ("database", "redis", "flower", "gateway", "metrics")
 
 @dataclass(frozen=True)
 class Address:
-    """Where the servers are; a URL may hold a password. None: not known."""
+    """Addresses of the servers, None if unknown; a URL may contain a password."""
 
     database_url: str | None = None
     redis_url: str | None = None
@@ -34,22 +34,22 @@ class Address:
     """The variables of the running stack, None for those that it does not have; empty for servers of your own."""
 
     def need_database_url(self) -> str:
-        """Return the database's URL; raise `Problem` where it is not known."""
+        """Return the database's URL; raise `Problem` if it is unknown."""
         if self.database_url is None:
             raise Problem("DATABASE_URL is not set, though REDIS_URL is: set both, or start `trainwire up`")
         return self.database_url
 
     def need_redis_url(self) -> str:
-        """Return Redis' URL; raise `Problem` where it is not known."""
+        """Return Redis' URL; raise `Problem` if it is unknown."""
         if self.redis_url is None:
             raise Problem("REDIS_URL is not set, though DATABASE_URL is: set both, or start `trainwire up`")
         return self.redis_url
 
 
 def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the servers to use: those of `data_dir`, else what the environment names before what runs.
+    """Return the servers of `data_dir`, else those of the environment, completed by the running stack.
 
-    Raises `Problem` when nothing is named and no stack, or more than one, is running.
+    Raises `Problem` if none are set and no stack, or more than one, is running.
     """
     if data_dir is not None:
         return running_stack(data_dir, environ)
@@ -69,7 +69,7 @@ def locate(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 def _exported_by(database_url: str, redis_url: str, environ: Mapping[str, str]) -> Address | None:
     """Return the running stack whose addresses `trainwire env` has exported; its ports may be others by now."""
     folder = StackFolders.from_env(environ).owner_of(redis_url)
-    if folder is None or not is_own_address(folder, "postgres", database_url) or published(folder) is None:
+    if folder is None or not is_embedded_url(folder, "postgres", database_url) or published(folder) is None:
         return None
     return _stack_in(folder)
 
@@ -84,11 +84,9 @@ def adopt(settings: Mapping[str, str | None], environ: MutableMapping[str, str])
 
 
 def streams_url(redis_url: str, environ: Mapping[str, str]) -> str:
-    """Return where the streams are: what STREAMS_URL says, else with everything else; raise `Problem`."""
-    try:
+    """Return STREAMS_URL, or `redis_url` if it is not set; raise `Problem` if it is not valid."""
+    with as_problem(ValueError):
         return streams_url_of(environ) or redis_url
-    except ValueError as exc:
-        raise Problem(str(exc)) from exc
 
 
 def _named(environ: Mapping[str, str]) -> Address:
@@ -97,7 +95,7 @@ def _named(environ: Mapping[str, str]) -> Address:
 
 
 def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
-    """Return the addresses of the chosen stack, or of the only one that runs; else raise `Problem`."""
+    """Return the addresses of the chosen stack, or of the only running one; otherwise raise `Problem`."""
     chosen = chosen_data_dir(data_dir, environ)
     if chosen is not None:
         return _stack_in(chosen)

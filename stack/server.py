@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: a port that is kept, and a life from start to stop."""
+"""Base class of the embedded servers: a persistent port, and start, stop and kill of the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READY_TIMEOUT_S: Final = 120
 
 
 class EmbeddedServer(ABC):
-    """A server on 127.0.0.1 with its data below `data_dir`; a subclass says how it is started."""
+    """A server on 127.0.0.1 with its data below `data_dir`; subclasses provide its command and readiness check."""
 
     name: ClassVar[str]
     is_store: ClassVar[bool] = True
@@ -48,9 +48,9 @@ class EmbeddedServer(ABC):
         return moved(self._port)
 
     def start(self) -> None:
-        """Start the server, making its files on first use; return when it answers.
+        """Start the server and wait until it answers; create its files at the first start.
 
-        A port that another process has taken in the meantime is replaced (`Port.start`).
+        If another process has bound its port, another port is used (`Port.start`).
         """
         self._port.start(self._start_once)
 
@@ -64,11 +64,11 @@ class EmbeddedServer(ABC):
             raise
 
     def stop(self) -> None:
-        """Stop the server; what it has confirmed is on the disk then."""
+        """Stop the server; all confirmed writes are on disk then."""
         self.child.stop()
 
     def kill(self) -> None:
-        """End the server and all its sessions as a power cut would."""
+        """Kill the server and its sessions with SIGKILL, without a shutdown."""
         self.child.kill()
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make or check the files that the server needs."""
+        """Create or check the files of the server."""
 
     @abstractmethod
     def _command(self) -> Sequence[str]:
@@ -90,7 +90,7 @@ class EmbeddedServer(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Tell whether our child, and no other process on its port, takes connections.
+        """Return whether our child, and no other process on its port, accepts connections.
 
-        Raises `PartFailed` where it never will.
+        Raises `PartFailed` if it never will.
         """

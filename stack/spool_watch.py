@@ -1,4 +1,4 @@
-"""While the stack runs, what trainers on this machine left behind is sent by itself."""
+"""Sends the spooled messages of ended trainers on this machine while the stack runs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Final
 from trainwire.ingest.sending.recovery import Leftover, send_leftovers
 from trainwire.ingest.settings import Timing
 
-LOOK_EVERY_S: Final = 10.0
+SEND_EVERY_S: Final = 10.0
 SOURCE_TIMEOUT_S: Final = 600.0
 LONGEST_PAUSE_S: Final = 600.0
 
 
 class SpoolWatch:
-    """Looks into the spool every ten seconds, and prints a line for each source that is sent.
+    """A thread that sends leftovers of the spool every ten seconds, and prints a line for each source.
 
-    What no worker has stored is sent again after twice the time, up to ten minutes.
+    The interval of a source whose messages were sent and not stored doubles each time, up to ten minutes.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class SpoolWatch:
         self._redis_url = redis_url
         self._say = say
         self._stop = threading.Event()
-        self._waits: dict[Path, tuple[float, float]] = {}  # when a folder is due again, and the pause before
+        self._waits: dict[Path, tuple[float, float]] = {}  # folder -> next time to send it, and the last pause
         self._thread = threading.Thread(target=self._run, name="spool-watch", daemon=True)
 
     def start(self) -> None:
-        """Start to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop to look; what is being sent goes on until the process ends."""
+        """Stop the thread; a transfer that is under way continues until the process ends."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -58,22 +58,20 @@ class SpoolWatch:
                 is_due=self._is_due,
             )
             for leftover in found:
-                about = leftover.about
+                messages = f"messages of job {leftover.about.job_id}, source {leftover.about.source}"
                 self._note(leftover)
                 if leftover.is_discarded:
-                    self._say(
-                        f"spool: job {about.job_id} was deleted: what source {about.source} had left is gone"
-                    )
+                    self._say(f"spool: discarded {messages}: the job was deleted")
                 elif leftover.is_done:
-                    self._say(f"spool: sent what source {about.source} of job {about.job_id} had left")
-            self._stop.wait(LOOK_EVERY_S)
+                    self._say(f"spool: sent {messages}")
+            self._stop.wait(SEND_EVERY_S)
 
     def _is_due(self, path: Path) -> bool:
         return time.monotonic() >= self._waits.get(path, (0.0, 0.0))[0]
 
     def _note(self, leftover: Leftover) -> None:
-        """Wait longer after each time that all was sent and not all was stored."""
-        _, pause_s = self._waits.pop(leftover.path, (0.0, LOOK_EVERY_S / 2))
+        """Double the pause of a source whose messages were all sent and not all stored."""
+        _, pause_s = self._waits.pop(leftover.path, (0.0, SEND_EVERY_S / 2))
         if not leftover.is_done and not any(leftover.receipt.unsent.values()):
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self._waits[leftover.path] = (time.monotonic() + pause_s, pause_s)

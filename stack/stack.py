@@ -1,4 +1,4 @@
-"""The whole stack of one data folder: the servers, then the schema, then the processes that use them."""
+"""The stack of one data folder: starts servers, migrates the schema, then starts workers and web servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.stack.database import forget_outages, migrate, settings_for, sink
 from trainwire.stack.errors import PartFailed
 from trainwire.stack.folders import chosen_data_dir, publish, withdraw
 from trainwire.stack.locate import Address
-from trainwire.stack.persisted_config import Port, is_own_address, moved
+from trainwire.stack.persisted_config import Port, is_embedded_url, moved
 from trainwire.stack.postgres import EmbeddedPostgres
 from trainwire.stack.recorded_settings import recorded_settings
 from trainwire.stack.server import EmbeddedServer
@@ -29,9 +29,9 @@ from trainwire.stack.valkey import EmbeddedValkey
 
 WORKER_STOP_TIMEOUT_S: Final = 10.0
 WEB_READY_TIMEOUT_S: Final = 60.0
-"""On a busy machine the imports alone take half a minute; what takes longer is announced when it is ready."""
+"""On a busy machine imports alone take half a minute; a slower server is announced when it is ready."""
 WEB_STOP_TIMEOUT_S: Final = 2.0
-"""They only show what others hold: killing them loses nothing."""
+"""Short: they hold no data of their own."""
 GATEWAY_PORT: Final = 8800
 METRICS_PORT: Final = 9464
 FLOWER_PORT: Final = 5555
@@ -47,7 +47,7 @@ STORE_QUEUES: Final = f"{INGEST_QUEUE},{BEAT_QUEUE}"
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What a person chooses at `trainwire up`."""
+    """The options of `trainwire up`."""
 
     data_dir: Path
     concurrency: int | None = None
@@ -57,11 +57,11 @@ class StackOptions:
 
 
 Launch = Callable[[int], tuple[Sequence[str], Mapping[str, str]]]
-"""Returns command and environment of a server that is to listen on this port."""
+"""Returns command and environment of a server for a port."""
 
 
 class WebPart:
-    """A server with a port of its own; ready when its process, and no other, listens there."""
+    """A web server with its own port; ready when its process, and no other one, listens there."""
 
     is_store: Final = False
 
@@ -83,11 +83,11 @@ class WebPart:
         return moved(self._port)
 
     def start(self) -> None:
-        """Start it and wait until it takes connections."""
+        """Start it and wait until it accepts connections."""
         self._port.start(self._start_once)
 
     def is_ready(self) -> bool:
-        """Tell whether it takes connections."""
+        """Return whether it accepts connections."""
         return self.child.listens_on(self._port.number)
 
     def _start_once(self) -> None:
@@ -96,7 +96,7 @@ class WebPart:
 
 
 class Stack:
-    """Everything that `trainwire up` runs; the caller holds the folder's lock."""
+    """All parts that `trainwire up` runs; the caller must hold the folder's lock."""
 
     def __init__(self, options: StackOptions, environ: Mapping[str, str], say: Say) -> None:
         self._options = options
@@ -107,7 +107,7 @@ class Stack:
         self.address = Address(data_dir=options.data_dir)
 
     def start(self) -> None:
-        """Start all parts and publish their addresses; raise `Problem` when one does not come up."""
+        """Start all parts and publish their addresses; raise `Problem` if one does not become ready."""
         self._stop_leftovers()
         database_url, redis_url = self._start_postgres(), self._start_valkey()
         self.address = Address(database_url, redis_url, data_dir=self._options.data_dir)
@@ -124,7 +124,7 @@ class Stack:
         self._publish()
 
     def watch(self) -> None:
-        """Keep the parts alive until a stop is requested."""
+        """Restart parts that end until a stop is requested."""
         self._supervisor.watch(self._announce_late)
 
     def request_stop(self) -> None:
@@ -138,16 +138,16 @@ class Stack:
 
     @property
     def stop_requested(self) -> bool:
-        """Tell whether somebody asked for the end."""
+        """Whether `request_stop` was called."""
         return self._supervisor.stop_requested
 
     def stop(self) -> None:
-        """Stop all parts in reverse order, each within its own time."""
+        """Stop all parts in reverse order, each within its timeout."""
         withdraw(self._options.data_dir, self._environ)
         self._supervisor.stop()
 
     def kill(self) -> None:
-        """SIGKILL all parts."""
+        """Send SIGKILL to all parts."""
         self._supervisor.kill()
 
     def _start_postgres(self) -> str:
@@ -167,13 +167,13 @@ class Stack:
         return server.url
 
     def _given(self, variable: str, part: str) -> str | None:
-        """Return the address of a server of the user's own; an exported one of an embedded server is none."""
+        """Return the user's own address of a server; None if it is unset or that of an embedded server."""
         url = self._environ.get(variable)
         if not url:
             return None
         exported_by = chosen_data_dir(None, self._environ) or self._options.data_dir
         for folder in {self._options.data_dir, exported_by}:
-            if is_own_address(folder, part, url):
+            if is_embedded_url(folder, part, url):
                 self._say(f"{part}: {variable} is from `trainwire env` of {folder}: starting our own server")
                 return None
         self._say(f"{part}: using the server that {variable} names")
@@ -184,7 +184,7 @@ class Stack:
         concurrency = [] if chosen is None else ["--concurrency", str(chosen)]
         ingest = ["--queues", STORE_QUEUES, *concurrency]
         self._start_command("worker", workers_command("worker", *ingest), env)
-        # A slow sink or S3 must never delay the drains, nor a long drain the events: each has a worker.
+        # Separate workers: a slow sink or S3 must not delay drains, nor a long drain the events.
         alone_on = {sink.worker: sink.queue for sink in sinks_for(settings_for(self.address))}
         alone_on |= {"notifier": NOTIFY_QUEUE, "checkpoints": CHECKPOINT_QUEUE}
         for name, queue in alone_on.items():
@@ -197,7 +197,7 @@ class Stack:
         self._supervisor.start(part)
 
     def _start_webs(self, env: Mapping[str, str]) -> None:
-        """Start the web servers side by side, as each needs seconds to import; note the addresses of the ready."""
+        """Start the web servers in parallel, as their imports take seconds; set the addresses of ready ones."""
         options, parts = self._options, {}
         if options.with_flower:
             parts["flower"] = self._flower(env)
@@ -209,11 +209,11 @@ class Stack:
         with ThreadPoolExecutor(len(parts) or 1) as pool:
             list(pool.map(lambda part: self._try(part, partial(self._supervisor.start, part)), parts.values()))
         if options.with_flower and options.with_gateway and parts["flower"].url != linked:
-            parts["gateway"].child.stop()  # its page links to the port that Flower lost
+            parts["gateway"].child.stop()  # its page links to Flower's old port
             self._try(parts["gateway"], parts["gateway"].start)
         for name, part in parts.items():
             if part.is_ready():
-                self._take_address(part)
+                self._set_address(part)
                 self._say_moved(part)
             else:
                 self._late[name] = part
@@ -246,7 +246,7 @@ class Stack:
 
         def launch(port: int) -> tuple[Sequence[str], Mapping[str, str]]:
             link = {} if flower is None else {"GATEWAY_FLOWER_URL": flower.url}
-            # What is no number is refused by the gateway itself, by its name.
+            # The gateway itself reports a port that is not a number.
             own = {"GATEWAY_PORT": chosen if chosen and not chosen.isdecimal() else str(port)}
             return python_command("trainwire.gateway"), {**link, **env, **own}
 
@@ -257,20 +257,20 @@ class Stack:
         try:
             start()
         except PartFailed as exc:
-            # The pipeline runs without it. The supervisor restarts one that ended; one that runs is only slow.
+            # The pipeline works without it. The supervisor restarts one that ended; a running one is only slow.
             slow = f"still starting after {WEB_READY_TIMEOUT_S:g} s (log: {part.child.log_path})"
             self._say(f"{part.name}: {slow if part.child.is_running() else exc}")
 
     def _announce_late(self) -> None:
-        """Publish the address of each part that has become ready after the others."""
+        """Publish the addresses of parts that have become ready since."""
         for name, part in list(self._late.items()):
             if part.is_ready():
                 del self._late[name]
-                self._take_address(part)
+                self._set_address(part)
                 self._publish()
                 self._say(f"{name}: ready at {part.url}")
 
-    def _take_address(self, part: WebPart) -> None:
+    def _set_address(self, part: WebPart) -> None:
         url: dict[str, Any] = {f"{part.name}_url": part.url + ("/metrics" if part.name == "metrics" else "")}
         self.address = replace(self.address, **url)
 
@@ -278,7 +278,7 @@ class Stack:
         for name in STOP_ORDER:
             how = signal.SIGINT if name == "postgres" else signal.SIGTERM
             if stop_leftover(self._options.data_dir / "run" / f"{name}.json", how, LEFTOVER_TIMEOUT_S):
-                self._say(f"{name}: stopped one that a killed `trainwire up` had left")
+                self._say(f"{name}: stopped a leftover of a killed `trainwire up`")
 
     def _publish(self) -> None:
         address = self.address
@@ -295,13 +295,13 @@ class Stack:
 
 
 def workers_command(*arguments: str) -> list[str]:
-    """Return the command of a process of the workers."""
+    """Return the command of a worker process."""
     return python_command("trainwire.workers", *arguments)
 
 
 def python_command(package: str, *arguments: str) -> list[str]:
     """Return the command that runs one of our packages.
 
-    `-P`: nothing is imported from the current folder, which may hold a `redis.py` of the trainer's own.
+    `-P` excludes the current folder from imports: it may contain a `redis.py` of the user.
     """
     return [sys.executable, "-P", "-m", package, *arguments]

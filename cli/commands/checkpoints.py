@@ -1,12 +1,16 @@
-"""`trainwire checkpoints`: the checkpoints of a job, where they are, and how to get them."""
+"""`trainwire checkpoints`: list the checkpoints of a job, download them, or print presigned URLs."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
@@ -14,14 +18,15 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from trainwire.cli.commands.jobs import known_job
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
-from trainwire.cli.download import Advance, download, target_of
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import whole_option
-from trainwire.cli.terminal import cell, console, one_line, say, table, warn
+from trainwire.cli.terminal import one_line, print_table, say, warn
+from trainwire.schemas.checkpoint_keys import S3Uri
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading
-from trainwire.stack.errors import Problem
-from trainwire.stores.files.s3 import MAX_PRESIGN_S, NoSuchObject, NotAllowed, S3Unavailable, open_s3
+from trainwire.stack.errors import Problem, as_problem
+from trainwire.stores.files.folders import WrongManifest, address_of, read_manifest
+from trainwire.stores.files.s3 import MAX_PRESIGN_S, NoSuchObject, NotAllowed, S3Store, S3Unavailable, open_s3
 from trainwire.stores.postgres.checkpoints import (
     CheckpointFile,
     CheckpointSource,
@@ -30,11 +35,13 @@ from trainwire.stores.postgres.checkpoints import (
     find_source,
 )
 
+Advance = Callable[[int], None]
+_UNNAMED: Final = "checkpoint"
 Which = Annotated[
     str | None, typer.Option("--download", metavar="best|last|SEQ", help="Download this one, verified.")
 ]
 Lent = Annotated[
-    str | None, typer.Option("--url", metavar="best|last|SEQ", help="Print an address to download it.")
+    str | None, typer.Option("--url", metavar="best|last|SEQ", help="Print a URL to download this one.")
 ]
 
 
@@ -45,28 +52,26 @@ def checkpoints(
     attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only of this attempt.")] = None,
     url: Lent = None,
     expires: Annotated[
-        int, whole_option(1, MAX_PRESIGN_S, "How many seconds the address is good for.", metavar="SECONDS")
+        int, whole_option(1, MAX_PRESIGN_S, "How long the URL is valid.", metavar="SECONDS")
     ] = 3600,
     which: Which = None,
     to: Annotated[
-        Path | None, typer.Option(help="Where the download goes; by default its own name, here.")
+        Path | None, typer.Option(help="File or folder of the download; default: its own name, in this folder.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """List a job's checkpoints and what became of their files; download one, or print its address."""
+    """List a job's checkpoints with the state of their files; download one, or print a URL to download it."""
     if url is not None and which is not None:
-        raise Problem("say either --url or --download")
+        raise Problem("--url and --download exclude each other")
     wanted = url or which
     with reading(servers(data_dir)) as connection:
         job_id = known_job(connection, job_id_of(connection, job)).id
-        try:
+        with as_problem(NotFetchable):
             source = None if wanted is None else find_source(connection, job_id, wanted)
-        except NotFetchable as exc:
-            raise Problem(str(exc)) from exc
         found = find_checkpoints(connection, job_id, attempt) if source is None else []
     if source is not None and url is not None:
-        _lend(source, expires)
+        _print_url(source, expires)
     elif source is not None:
         _download(source, to, force=force)
     elif as_json:
@@ -77,33 +82,122 @@ def checkpoints(
         say(f"no checkpoints of job {job_id} yet")
 
 
-def _lend(source: CheckpointSource, expires_s: int) -> None:
+def _print_url(source: CheckpointSource, expires_s: int) -> None:
     if source.uri.is_folder:
-        raise Problem(f"{source.uri} is a folder, which has no address of its own: get it with --download")
-    try:
+        raise Problem(f"{source.uri} is a folder, which has no URL of its own: use --download")
+    with as_problem(S3Unavailable, NotAllowed, NoSuchObject):
         say(open_s3().presign(source.uri, expires_s))
-    except (S3Unavailable, NotAllowed, NoSuchObject) as exc:
-        raise Problem(str(exc)) from exc
 
 
 def _download(source: CheckpointSource, to: Path | None, *, force: bool) -> None:
     target = target_of(source, to)
-    try:
+    with as_problem(S3Unavailable):
         store = open_s3()
-    except S3Unavailable as exc:
-        raise Problem(str(exc)) from exc
     with _progress(target.name, None if source.uri.is_folder else source.size_bytes) as advance:
         download(store, source, target, force=force, advance=advance)
     if source.sha256 is None:
-        warn("the trainer recorded no SHA-256, so nobody can tell whether this is what it saved")
+        warn("the trainer recorded no SHA-256: the content cannot be verified")
         say(one_line(f"{target}: downloaded"))
     else:
         say(one_line(f"{target}: downloaded, SHA-256 as recorded"))
 
 
+def target_of(source: CheckpointSource, chosen: Path | None) -> Path:
+    """Return the path of a download: `chosen`, a name inside it if it is a folder, else a name in this folder."""
+    name = PurePosixPath(source.uri.key).name
+    own = Path(_UNNAMED if name in {"", ".."} else name)
+    if chosen is None:
+        return own
+    return chosen / own if chosen.is_dir() else chosen
+
+
+def download(store: S3Store, source: CheckpointSource, target: Path, *, force: bool, advance: Advance) -> None:
+    """Download a file or folder, verify it, and rename it to `target`.
+
+    `advance` is called with the size in bytes of each piece that arrived. Raises `Problem`, with `target`
+    unchanged, if `target` exists without `force`, if the store refuses, or if size or SHA-256 differ from the
+    recorded ones.
+    """
+    if os.path.lexists(target) and not force:
+        raise Problem(f"{target} exists already: choose another name with --to, or replace it with --force")
+    # In the same folder: a rename is atomic only within one file system.
+    arriving = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    try:
+        with _store_errors(source.uri):
+            if source.uri.is_folder:
+                _fetch_folder(store, source, arriving, advance)
+            else:
+                _fetch(store, source, arriving, advance)
+            _put_in_place(arriving, target)
+    except OSError as exc:
+        raise Problem(f"cannot write {target}: {exc.strerror or exc}") from exc
+    finally:
+        _remove(arriving)
+
+
+def _fetch_folder(store: S3Store, source: CheckpointSource, folder: Path, advance: Advance) -> None:
+    """Download the files of the manifest; `read_manifest` refuses paths outside of the folder."""
+    folder.mkdir()
+    for shard in read_manifest(store, source.uri, source.sha256):
+        path = folder / shard.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(
+            store, CheckpointSource(address_of(source.uri, shard), shard.size_bytes, shard.sha256), path, advance
+        )
+
+
+def _fetch(store: S3Store, source: CheckpointSource, path: Path, advance: Advance) -> None:
+    size_bytes, digest = 0, hashlib.sha256()
+    with path.open("xb") as file:
+        for piece in store.read(source.uri):
+            file.write(piece)
+            digest.update(piece)
+            size_bytes += len(piece)
+            advance(len(piece))
+    if source.sha256 is not None and digest.hexdigest() != source.sha256.lower():
+        raise Problem(
+            f"{source.uri} is not what the trainer uploaded: its SHA-256 is {digest.hexdigest()}, recorded is "
+            f"{source.sha256}; the download was deleted"
+        )
+    if source.size_bytes is not None and size_bytes != source.size_bytes:
+        raise Problem(
+            f"{source.uri} has {size_bytes:,} bytes, recorded are {source.size_bytes:,}; the download was deleted"
+        )
+
+
+def _put_in_place(arriving: Path, target: Path) -> None:
+    if not target.is_dir() and not arriving.is_dir():
+        arriving.replace(target)
+        return
+    # A rename does not replace a file or a full folder by a folder, so the old one is moved aside first.
+    former = target.with_name(f"{arriving.name}.former")
+    if os.path.lexists(target):
+        target.rename(former)
+    arriving.rename(target)
+    _remove(former)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _store_errors(uri: S3Uri) -> Iterator[None]:
+    """Raise errors of the object store as a `Problem`."""
+    try:
+        yield
+    except NoSuchObject as exc:
+        raise Problem(f"{exc}: it was deleted, or never uploaded to this store") from exc
+    except (NotAllowed, S3Unavailable, WrongManifest) as exc:
+        raise Problem(f"cannot download {uri}: {exc}") from exc
+
+
 @contextmanager
 def _progress(name: str, size_bytes: int | None) -> Iterator[Advance]:
-    """Draw a bar on stderr while that is a terminal."""
+    """Show a progress bar if stderr is a terminal; yield the function that advances it by a number of bytes."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -117,17 +211,17 @@ def _progress(name: str, size_bytes: int | None) -> Iterator[Advance]:
 
 def _show_table(files: list[CheckpointFile]) -> None:
     columns = ("seq", "attempt", "kind", "epoch", "step", "size", "best", "file", "uri")
-    shown = table(*columns, right=frozenset({"seq", "attempt", "epoch", "step", "size"}))
+    rows = []
     for file in files:
         state = file.state if file.reason is None else f"{file.state}: {file.reason}"
         size = None if file.size_bytes is None else shown_size(file.size_bytes)
-        values = (file.seq, file.attempt, file.kind, file.epoch, file.step, size, "best" if file.is_best else "")
-        shown.add_row(*(cell(value) for value in values), cell(state), cell(file.uri))
-    console().print(shown)
+        best = "best" if file.is_best else ""
+        rows.append((file.seq, file.attempt, file.kind, file.epoch, file.step, size, best, state, file.uri))
+    print_table(columns, rows, right={"seq", "attempt", "epoch", "step", "size"})
 
 
 def shown_size(size_bytes: int) -> str:
-    """Return a size as people read it, in powers of 1000."""
+    """Return a size with its decimal unit (kB = 1000 bytes)."""
     size = float(size_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 1000:

@@ -13,13 +13,13 @@ from trainwire.stack.database import migrate as migrate_database
 
 
 def migrate(data_dir: DataDir = None) -> None:
-    """Bring the database's tables to the newest schema revision."""
+    """Upgrade the database's tables to the newest schema revision."""
     migrate_database(servers(data_dir))
     say(f"the database is at schema revision {head_revision()}")
 
 
 def env(data_dir: DataDir = None) -> None:
-    """Print the running stack's addresses as shell exports: eval "$(trainwire env)"."""
+    """Print the running stack's addresses as shell exports, for eval "$(trainwire env)"."""
     address = servers(data_dir)
     exports = {
         "DATABASE_URL": address.database_url,

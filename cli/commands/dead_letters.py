@@ -1,4 +1,4 @@
-"""`trainwire dead-letters`: entries that could not be stored, and what to do with them."""
+"""`trainwire dead-letters`: list, show, replay and discard the entries that could not be stored."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, select
 
 from trainwire.cli.commands.options import AsJson, DataDir, plain, servers, write_json
-from trainwire.cli.letters import DeadLetter, find_dead_letter, find_dead_letters
 from trainwire.cli.numbers import whole
-from trainwire.cli.terminal import cell, console, one_line, safe, say, table, warn
+from trainwire.cli.redis_clients import stream_client
+from trainwire.cli.terminal import one_line, print_table, safe, say, warn
+from trainwire.schemas.tables import dead_letters
 from trainwire.schemas.validation import MAX_ID, InvalidMessage
 from trainwire.schemas.wire import open_envelope, plain_body
 from trainwire.stack.database import open_database, reading, settings_for
-from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.connections import open_redis, open_stream_client
+from trainwire.stack.errors import Problem, as_problem
+from trainwire.stores.postgres.columns import columns_of
 from trainwire.workers.errors import Unavailable
 from trainwire.workers.operations.dead_letters import SINK_PREFIX
 from trainwire.workers.operations.dead_letters import discard as discard_letter
@@ -27,6 +28,7 @@ from trainwire.workers.operations.dead_letters import replay as replay_letter
 from trainwire.workers.settings import Settings
 
 SHOWN_CHARS = 4000
+_COLUMNS = ("id", "kind", "job_id", "source", "seq", "reason")
 
 letter_number = whole(1, MAX_ID, "the number of a dead letter")
 LetterIds = Annotated[
@@ -35,30 +37,51 @@ LetterIds = Annotated[
 LetterId = Annotated[int, typer.Argument(parser=letter_number, metavar="ID")]
 All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 
-app = typer.Typer(no_args_is_help=True, help="Entries that could not be stored: look, send again, delete.")
+app = typer.Typer(no_args_is_help=True, help="Entries that could not be stored: list, show, replay, discard.")
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of dead_letters without its raw bytes."""
+
+    id: int
+    stream: str
+    entry_id: str
+    kind: str
+    job_id: int | None
+    source: str | None
+    seq: int | None
+    reason: str
+    detail: str
+    created_at: datetime
 
 
 @app.command("list")
 def list_letters(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """List the dead letters, the oldest first."""
     with reading(servers(data_dir)) as connection:
-        letters = find_dead_letters(connection)
+        letters = _find_letters(connection)
     if as_json:
         write_json(letters)
     elif letters:
-        _show_table(letters)
+        print_table(
+            ("id", "kind", "job", "source", "seq", "reason", "detail"),
+            ((*(getattr(letter, name) for name in _COLUMNS), _cut(letter.detail)) for letter in letters),
+        )
     else:
         say("no dead letters")
 
 
 @app.command()
 def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
-    """Show one dead letter with what it holds, as far as it can be read."""
+    """Show one dead letter: its fields and, if it can be decoded, its body."""
     with reading(servers(data_dir)) as connection:
-        found = find_dead_letter(connection, letter_id)
-    if found is None:
+        wanted = select(*columns_of(DeadLetter, dead_letters), dead_letters.c.raw)
+        row = connection.execute(wanted.where(dead_letters.c.id == letter_id)).mappings().one_or_none()
+    if row is None:
         raise Problem(f"no dead letter {letter_id}")
-    letter, raw = found
+    fields = dict(row)
+    raw = bytes(fields.pop("raw"))
+    letter = DeadLetter(**fields)
     for name in DeadLetter.__struct_fields__:
         say(f"{name:<12}{one_line(str(getattr(letter, name)))}")
     for line in shown_entry(letter, raw):
@@ -67,11 +90,9 @@ def show(letter_id: LetterId, data_dir: DataDir = None) -> None:
 
 @app.command()
 def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
-    """Put dead letters back into their stream, as they came; what is refused again comes back as a new letter."""
-    address = servers(data_dir)
-    settings = settings_for(address, with_redis=True)
-    client = open_stream_client(settings) or open_redis(settings)
-    try:
+    """Append dead letters to their streams again, unchanged; one that is refused again becomes a new letter."""
+    settings = settings_for(servers(data_dir), with_redis=True)
+    with stream_client(settings) as client:
         _for_each(
             settings,
             letter_ids,
@@ -80,13 +101,11 @@ def replay(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir =
             done="sent again",
             concerns=_has_entry,
         )
-    finally:
-        client.close()
 
 
 @app.command()
 def discard(letter_ids: LetterIds = None, every: All = False, data_dir: DataDir = None) -> None:
-    """Delete dead letters for good."""
+    """Delete dead letters permanently."""
     _for_each(settings_for(servers(data_dir)), letter_ids, discard_letter, every=every, done="discarded")
 
 
@@ -100,34 +119,38 @@ def _for_each(
     concerns: Callable[[DeadLetter], bool] = lambda _letter: True,
 ) -> None:
     if bool(letter_ids) == every:
-        raise Problem("name the dead letters by their numbers, or all of them with --all")
+        raise Problem("give the numbers of the dead letters, or --all")
     with open_database(settings) as engine:
         for letter_id in _all_ids(engine, concerns) if every else letter_ids or []:
             try:
-                action(engine, letter_id)
+                with as_problem(LookupError):
+                    action(engine, letter_id)
             except Unavailable as exc:
-                raise Problem(f"letter {letter_id} stays, because a server is away: {exc}") from exc
-            except LookupError as exc:
-                raise Problem(str(exc)) from exc
+                raise Problem(f"letter {letter_id} stays, because a server does not answer: {exc}") from exc
             say(f"{done} {letter_id}")
 
 
 def _all_ids(engine: Engine, concerns: Callable[[DeadLetter], bool]) -> list[int]:
     with engine.connect() as connection:
-        letters = find_dead_letters(connection)
+        letters = _find_letters(connection)
     wanted = [letter.id for letter in letters if concerns(letter)]
     if others := len(letters) - len(wanted):
         warn(f"not sent again, because a sink refused them: {others:,}; see `trainwire replay JOB --sink SINK`")
     return wanted
 
 
+def _find_letters(connection: Connection) -> list[DeadLetter]:
+    wanted = select(*columns_of(DeadLetter, dead_letters)).order_by(dead_letters.c.id)
+    return [DeadLetter(**row) for row in connection.execute(wanted).mappings()]
+
+
 def _has_entry(letter: DeadLetter) -> bool:
-    """Tell whether the letter is an entry of a stream, not a row that a sink refused."""
+    """Return whether the letter is an entry of a stream; else it is a row that a sink refused."""
     return not letter.stream.startswith(SINK_PREFIX)
 
 
 def shown_entry(letter: DeadLetter, raw: bytes) -> list[str]:
-    """Return the entry's fields and, where it can be decoded, its body; bytes as Python writes them."""
+    """Return the entry's fields and, if it can be decoded, its body as lines; bytes by their `repr`."""
     try:
         fields = msgspec.msgpack.decode(raw, type=dict[bytes, bytes])
     except (msgspec.DecodeError, msgspec.ValidationError):
@@ -160,11 +183,3 @@ def _readable(value: Any) -> Any:
 def _cut(text: str) -> str:
     more = len(text) - SHOWN_CHARS
     return text if more <= 0 else f"{text[:SHOWN_CHARS]} ... and {more:,} more characters"
-
-
-def _show_table(letters: list[DeadLetter]) -> None:
-    shown = table("id", "kind", "job", "source", "seq", "reason", "detail")
-    for letter in letters:
-        values = (letter.id, letter.kind, letter.job_id, letter.source, letter.seq, letter.reason)
-        shown.add_row(*(cell(value) for value in values), cell(_cut(letter.detail)))
-    console().print(shown)

@@ -1,4 +1,4 @@
-"""`trainwire delete`: a job and all that the stores have of it."""
+"""`trainwire delete`: deletes a job and its data in all stores."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trainwire.cli.commands.checkpoints import shown_size
 from trainwire.cli.commands.jobs import shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, servers, write_json
 from trainwire.cli.job_references import job_id_of
+from trainwire.cli.redis_clients import redis_clients, stream_client
 from trainwire.cli.terminal import one_line, safe, say, warn
 from trainwire.schemas.migrations import check_revision
 from trainwire.schemas.sinks import SINKS
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.stack.database import open_database, settings_for
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.files.s3 import open_s3
-from trainwire.stores.postgres.connections import open_redis, open_stream_client
 from trainwire.stores.postgres.deletion import (
     Choice,
     Deletion,
@@ -47,8 +47,8 @@ from trainwire.workers.settings import Settings
 
 EXIT_LEFT: Final = 1
 PROGRESS_EVERY_S: Final = 5.0
-OTHERS_PAUSE_S: Final = 0.5
-_THINGS: Final = {
+WORKER_POLL_S: Final = 0.5
+_PART_NAMES: Final = {
     "redis": "Redis keys",
     **{sink.name: f"{sink.copies} in {sink.title}" for sink in SINKS.values()},
     "s3": "files in S3",
@@ -58,7 +58,7 @@ _SHOWN_FILES: Final = 20
 
 
 def _with_keep_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command with a flag `--keep-<sink>` for each sink, in place of the parameter `keep`."""
+    """Replace the parameter `keep` of a command by one flag `--keep-<sink>` for each sink."""
 
     def run(**given: Any) -> None:
         kept = frozenset(sink for sink in SINKS if given.pop(f"keep_{sink}"))
@@ -82,20 +82,20 @@ def delete(
     job: JobReference,
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what there is, and delete nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Also a job that has not ended.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the data, and delete nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Delete the job even if it has not ended.")] = False,
     with_files: Annotated[bool, typer.Option("--with-files", help="Also its checkpoint files in S3.")] = False,
     keep: frozenset[str],
-    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason, kept with the deletion.")] = None,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Let the number of a deleted job be used again.")
+        bool, typer.Option("--forget", help="Allow the number of a deleted job to be used again.")
     ] = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Delete a job from all stores; messages that its trainers still send are not stored.
+    """Delete a job from all stores; messages that its trainers send later are discarded.
 
-    Shows what there is and asks first. Exit code 1 while anything is left: repeated, it goes on with that.
+    Lists the data and asks for confirmation first. Exit code 1 if data is left: repeat the command to continue.
     """
     settings = settings_for(servers(data_dir), with_redis=True)
     choice = Choice(with_files=with_files, keep=keep)
@@ -107,7 +107,7 @@ def delete(
         if forget:
             _forget(engine, settings, job_id)
             return
-        _show_plan(engine, job_id, choice, as_json=as_json, is_all=dry_run)
+        _show_plan(engine, job_id, choice, as_json=as_json, is_dry_run=dry_run)
         if dry_run:
             return
         if not yes:
@@ -121,23 +121,20 @@ def delete(
         raise typer.Exit(EXIT_LEFT)
 
 
-def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is_all: bool) -> None:
-    """Show the plan, or the progress of a deletion that has begun. Raises `Problem` for an unknown job."""
-    try:
-        with engine.begin() as connection:
-            found = plan_or_deletion(connection, job_id)
-    except NoSuchJob as exc:
-        raise Problem(f"{exc}: `trainwire jobs` lists what there is") from exc
-    if as_json and is_all:
+def _show_plan(engine: Engine, job_id: int, choice: Choice, *, as_json: bool, is_dry_run: bool) -> None:
+    """Show the data of a job, or the state of its deletion; raise `Problem` for an unknown job."""
+    with as_problem(NoSuchJob, hint=": `trainwire jobs` lists what there is"), engine.begin() as connection:
+        found = plan_or_deletion(connection, job_id)
+    if as_json and is_dry_run:
         write_json(found)
     if as_json:
         return
     for line in _plan_lines(found, choice) if isinstance(found, DeletionPlan) else _deletion_lines(found):
-        (say if is_all else _to_stderr)(safe(line))
+        (say if is_dry_run else _to_stderr)(safe(line))
 
 
 def _to_stderr(line: str) -> None:
-    """Write one line to stderr: stdout has nothing but the outcome."""
+    """Write one line to stderr: stdout has only the outcome."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -150,14 +147,14 @@ def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
         f"  Postgres: {rows}",
     ]
     for name, copies in plan.copies.items():
-        kept = f" (stay: --keep-{name})" if choice.keeps(name) else ""
+        kept = f" (kept: --keep-{name})" if choice.keeps(name) else ""
         lines += [f"  {SINKS[name].title}: {copies:,} {SINKS[name].copies}{kept}"] if copies else []
     if plan.mlflow_runs:
         lines.append(f"    {', '.join(plan.mlflow_runs)}")
     if plan.own_runs:
-        lines.append(f"    made by its trainer, stay: {', '.join(plan.own_runs)}")
+        lines.append(f"    made by its trainer, kept: {', '.join(plan.own_runs)}")
     if plan.file_count:
-        kept = "" if choice.with_files else "; they stay, and trainwire forgets them (--with-files deletes them)"
+        kept = "" if choice.with_files else "; kept, without a record in trainwire (--with-files deletes them)"
         lines.append(f"  S3: {plan.file_count:,} files, {shown_size(plan.file_bytes)}{kept}")
         lines += [f"    {uri}" for uri in plan.files[:_SHOWN_FILES] if choice.with_files]
         if choice.with_files and plan.file_count > _SHOWN_FILES:
@@ -168,11 +165,11 @@ def _plan_lines(plan: DeletionPlan, choice: Choice) -> list[str]:
 
 
 def _deletion_lines(known: Deletion) -> list[str]:
-    why = f": {known.reason}" if known.reason else ""
-    lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{why}"]
+    reason = f": {known.reason}" if known.reason else ""
+    lines = [f"job {known.job_id} was deleted {shown_time(known.deleted_at)} by {known.deleted_by}{reason}"]
     if known.discarded_messages:
         last = shown_time(known.discarded_at)
-        lines.append(f"  {known.discarded_messages:,} messages of it came since, the last {last}: not stored")
+        lines.append(f"  {known.discarded_messages:,} messages have arrived since, the last {last}: discarded")
     return lines + [f"  {_part_line(name, part)}" for name, part in known.parts.items()]
 
 
@@ -187,13 +184,13 @@ def _part_line(name: str, part: DeletionPart) -> str:
     counts = f"{part.deleted:,}" if part.planned <= part.deleted else f"{part.deleted:,} of {part.planned:,}"
     notes = f"; {'; '.join(part.notes)}" if part.notes else ""
     deleted = "" if part.state == "kept" else f", {counts} deleted"
-    return one_line(f"{_THINGS[name]}: {state}{deleted}{notes}")
+    return one_line(f"{_PART_NAMES[name]}: {state}{deleted}{notes}")
 
 
 def _ask(job_id: int) -> None:
     if not sys.stdin.isatty():
-        raise Problem(f"nothing is deleted: confirm with --yes that job {job_id} is to be deleted")
-    typer.confirm(f"Delete job {job_id} for good?", abort=True, err=True)
+        raise Problem(f"nothing is deleted: confirm the deletion of job {job_id} with --yes")
+    typer.confirm(f"Delete job {job_id} permanently?", abort=True, err=True)
 
 
 def _delete(
@@ -206,30 +203,27 @@ def _delete(
     force: bool,
     is_quiet: bool,
 ) -> Deletion:
-    client, streams = open_redis(settings), open_stream_client(settings)
-    try:
-        by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
+    by = f"{getpass.getuser()}@{socket.gethostname()}, trainwire delete"
+    with (
+        as_problem(NoSuchJob),
+        as_problem(StillAtWork, hint=": --force"),
+        as_problem(Unavailable, hint=": the workers continue the deletion, or repeat the command"),
+        redis_clients(settings) as (client, streams),
+    ):
         begun = start_deletion(
             engine, client, job_id, choice, by=by, reason=reason, force=force, on_unpublished=_warn_of_delay
         )
         deleter = JobDeleter(Resources(settings, engine, client, streams), open_s3, is_worker=False)
         return _run(engine, deleter, begun, _progress(is_quiet=is_quiet))
-    except StillAtWork as exc:
-        raise Problem(f"{exc}: --force") from exc
-    except NoSuchJob as exc:
-        raise Problem(str(exc)) from exc
-    except Unavailable as exc:
-        raise Problem(f"{exc}: the workers go on with it, or repeat the command") from exc
-    finally:
-        client.close()
-        if streams is not None:
-            streams.close()
 
 
 def _run(
     engine: Engine, deleter: JobDeleter, begun: Deletion, on_progress: Callable[[Deletion], None]
 ) -> Deletion:
-    """Delete until nothing is open, or what is open has to wait; beside a worker that is at it, wait for it."""
+    """Run the deletion until it is finished or has to wait for its next attempt; return its state.
+
+    While a worker runs the same deletion, waits for that worker.
+    """
     known = begun
     while not known.is_finished:
         attempts = known.attempts
@@ -240,12 +234,12 @@ def _run(
             return known
         if not has_run:
             on_progress(known)
-            time.sleep(OTHERS_PAUSE_S)
+            time.sleep(WORKER_POLL_S)
     return known
 
 
 def _warn_of_delay(reason: str) -> None:
-    warn(f"pages that are open see it a little later: {reason}")
+    warn(f"open pages show the deletion later: {reason}")
 
 
 def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
@@ -263,19 +257,14 @@ def _progress(*, is_quiet: bool) -> Callable[[Deletion], None]:
 
 
 def _forget(engine: Engine, settings: Settings, job_id: int) -> None:
+    with as_problem(NoSuchJob, StillDeleting), engine.begin() as connection:
+        forget_deletion(connection, job_id)
     try:
-        with engine.begin() as connection:
-            forget_deletion(connection, job_id)
-    except (NoSuchJob, StillDeleting) as exc:
-        raise Problem(str(exc)) from exc
-    client = open_stream_client(settings) or open_redis(settings)
-    try:
-        forget_acks(client, job_id)
+        with stream_client(settings) as client:
+            forget_acks(client, job_id)
     except STREAM_ERRORS as exc:
-        warn(f"trainers of job {job_id} take it for deleted for up to a week: {redis_trouble(exc)}")
-    finally:
-        client.close()
-    say(f"the number {job_id} can be used again: what comes under it from now on is stored")
+        warn(f"trainers of job {job_id} treat it as deleted for up to a week: {redis_trouble(exc)}")
+    say(f"the number {job_id} can be used again: new messages of it are stored")
 
 
 def _show_outcome(done: Deletion) -> None:
@@ -283,6 +272,6 @@ def _show_outcome(done: Deletion) -> None:
     for name, part in done.parts.items():
         say(f"  {_part_line(name, part)}")
     if not done.is_finished:
-        say(f"the workers go on with what is not done yet; `trainwire delete {done.job_id}` does so at once")
+        say(f"the workers continue with the rest; `trainwire delete {done.job_id}` does so at once")
     elif not done.is_complete:
         say(f"remove the cause, then repeat `trainwire delete {done.job_id}` with the same options")

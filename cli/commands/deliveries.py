@@ -1,11 +1,14 @@
-"""`trainwire deliveries` and `trainwire replay`: what the other stores have, and sending it again."""
+"""`trainwire deliveries` and `trainwire replay`: lag of the sinks, immediate retries, and replays of rows."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final
 
 import typer
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete, text
+from sqlalchemy.exc import OperationalError
 
 from trainwire.cli.commands.jobs import known_job
 from trainwire.cli.commands.options import (
@@ -20,10 +23,9 @@ from trainwire.cli.commands.options import (
 )
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.resending import replay as send_again
-from trainwire.cli.resending import retry_now
-from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
+from trainwire.cli.terminal import one_line, print_table, say, shown_clock
 from trainwire.schemas.sinks import SINKS
+from trainwire.schemas.tables import dead_letters
 from trainwire.schemas.validation import MAX_ID
 from trainwire.stack.database import reading, settings_for, sinks_for, writing
 from trainwire.stack.errors import Problem
@@ -38,21 +40,25 @@ from trainwire.stores.postgres.deliveries import (
     was_used,
 )
 from trainwire.workers.settings import Settings
+from trainwire.workers.sinks.cursors import await_lease, move_back, read_cursors, try_again
+from trainwire.workers.sinks.plugin import plugin
 
 COLUMNS = ("job", "rows", "oldest", "confirmed", "attempts", "dead-lettered", "last error")
+LEASE_TIMEOUT_S: Final = 60
+LOCK_NOT_AVAILABLE: Final = "55P03"
 
-app = typer.Typer(help="What the stores besides Postgres do not have yet, and whether they answer.")
+app = typer.Typer(help="Lag of the stores besides Postgres, and whether they answer.")
 
 
 def known_sink(name: str) -> str:
-    """Return the name of a sink; raise `Problem` where there is none of that name."""
+    """Return `name` if it is the name of a sink, else raise `Problem`."""
     if name not in SINKS:
         raise Problem(f"no such sink {name!r}: choose {SINK_NAMES}")
     return name
 
 
 def _in_use(connection: Connection, settings: Settings) -> list[str]:
-    """Return the sinks that are on, or have been."""
+    """Return the names of the sinks that are on or have been on."""
     on = {sink.name for sink in sinks_for(settings)}
     return [sink for sink in SINKS if sink in on or was_used(connection, sink)]
 
@@ -64,7 +70,7 @@ def deliveries(
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most jobs to show.")] = 50,
     data_dir: DataDir = None,
 ) -> None:
-    """Show how far each store besides Postgres is behind, the longest waiting job first."""
+    """Show how far each store besides Postgres is behind; the job that waits longest comes first."""
     if context.invoked_subcommand is not None:
         return
     address = servers(data_dir)
@@ -82,7 +88,7 @@ def retry(
     sink: Annotated[str | None, typer.Option(metavar="SINK", help=f"Only this store: {SINK_NAMES}.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Try a store that does not answer, and jobs that it fails, now, not when their next attempt is due."""
+    """Retry a store that does not answer, and jobs whose deliveries failed, now instead of at the next attempt."""
     address = servers(data_dir)
     with writing(address) as connection:
         names = _in_use(connection, settings_for(address)) if sink is None else [known_sink(sink)]
@@ -93,7 +99,7 @@ def retry(
         elif jobs:
             say(f"{name} answers, and has failed {counted(jobs, 'job')}: the next attempt is now")
         else:
-            say(f"{name} is not known to be down: there is nothing to try again")
+            say(f"{name} is not known to be down: there is nothing to retry")
 
 
 def replay(
@@ -102,7 +108,7 @@ def replay(
     from_seq: Annotated[int, whole_option(1, MAX_ID, "The first row to send again.", "--from", metavar="SEQ")] = 1,
     data_dir: DataDir = None,
 ) -> None:
-    """Send a job's rows to a store again, those that it had refused too; it keeps one of two that are the same."""
+    """Send a job's rows to a store again, including those that it refused; it stores equal rows once."""
     known_sink(sink)
     with writing(servers(data_dir)) as connection:
         job_id = job_id_of(connection, job)
@@ -110,12 +116,84 @@ def replay(
         if from_seq > last_seq:
             has = f"has the rows 1 to {last_seq}" if last_seq else f"has no {SINKS[sink].rows.kind} rows yet"
             raise Problem(f"job {job_id} {has}, and none from {from_seq} on: name a row that is there with --from")
-        sent = send_again(connection, sink, job_id, from_seq)
+        sent = replay_rows(connection, sink, job_id, from_seq)
     if not sent.rows:
         say(f"nothing to send again: {sink} has none of the rows of job {job_id} from {from_seq} on yet")
         return
     refused = f", {sent.dead_letters:,} of them dead letters until now" if sent.dead_letters else ""
     say(f"{counted(sent.rows, 'row')} of job {job_id}, from {from_seq} on, will be sent to {sink} again{refused}")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Number of rows that will be sent again, and how many of them were dead letters of the sink."""
+
+    rows: int
+    dead_letters: int
+
+
+def retry_now(connection: Connection, sink: str) -> tuple[datetime | None, int]:
+    """Make the next attempts of a sink due.
+
+    Returns since when the sink does not answer (None: it answers), and the number of jobs with failed deliveries.
+    """
+    jobs = try_again(connection, sink)
+    due = text(
+        "UPDATE sink_states SET next_probe_at = now() WHERE sink = :sink AND down_since IS NOT NULL "
+        "RETURNING down_since"
+    )
+    return connection.execute(due, {"sink": sink}).scalar_one_or_none(), jobs
+
+
+def replay_rows(
+    connection: Connection, sink: str, job_id: int, from_seq: int, timeout_s: int = LEASE_TIMEOUT_S
+) -> Replayed:
+    """Move a job's cursor of a sink back so that its rows from `from_seq` on are delivered again.
+
+    Dead letters of these rows are deleted: a row that is refused again gets a new one. Raises `Problem` when a
+    delivery of the job holds the lease for longer than `timeout_s`.
+    """
+    _wait_for_lease(connection, sink, job_id, timeout_s)
+    confirmed_seq = read_cursors(connection, sink, [job_id])[job_id].confirmed_seq
+    numbers = {"job_id": job_id, "first": from_seq, "last": confirmed_seq}
+    rows = connection.execute(
+        text(
+            f"SELECT count(*) FROM {SINKS[sink].rows.table} "  # noqa: S608 - our own table
+            "WHERE job_id = :job_id AND seq BETWEEN :first AND :last"
+        ),
+        numbers,
+    ).scalar_one()
+    letters = connection.execute(
+        delete(dead_letters).where(
+            dead_letters.c.stream == f"sink:{sink}",
+            dead_letters.c.job_id == job_id,
+            dead_letters.c.seq.between(from_seq, confirmed_seq),
+        )
+    ).rowcount
+    move_back(connection, sink, job_id, from_seq)
+    plugin(sink).replayed(connection, job_id)
+    connection.execute(
+        text(
+            "UPDATE delivery_cursors SET dead_lettered = greatest(dead_lettered - :letters, 0) "
+            "WHERE sink = :sink AND job_id = :job_id"
+        ),
+        {"letters": letters, "sink": sink, "job_id": job_id},
+    )
+    return Replayed(rows, letters)
+
+
+def _wait_for_lease(connection: Connection, sink: str, job_id: int, timeout_s: int) -> None:
+    """Take the lock of `workers.sinks.cursors.lease_jobs`: a running delivery would undo the move."""
+    connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": f"{timeout_s}s"})
+    try:
+        await_lease(connection, sink, job_id)
+    except OperationalError as exc:
+        if getattr(exc.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        raise Problem(
+            f"a delivery of job {job_id} to {sink} has run for more than {timeout_s} s: nothing was changed, "
+            "try again when `trainwire deliveries` shows that it has moved on"
+        ) from exc
 
 
 def _document(found: SinkReport) -> dict[str, object]:
@@ -125,17 +203,15 @@ def _document(found: SinkReport) -> dict[str, object]:
 def _show(found: SinkReport) -> None:
     say(f"{found.health.sink}: {one_line(shown_health(found.health, shown_clock))}")
     if found.jobs:
-        shown = table(*COLUMNS, right=frozenset(COLUMNS[1:-1]))
-        for job in found.jobs:
-            numbers = (job.confirmed_seq, job.attempts, job.dead_lettered)
-            values = (
-                job.job_id,
-                f"{job.rows_behind:,}",
-                shown_age(job.oldest_age_s),
-                *(f"{n:,}" for n in numbers),
+        rows = (
+            (
+                *(job.job_id, f"{job.rows_behind:,}", shown_age(job.oldest_age_s)),
+                *(f"{number:,}" for number in (job.confirmed_seq, job.attempts, job.dead_lettered)),
+                shown_error(job, shown_clock),
             )
-            shown.add_row(*(cell(value) for value in values), cell(shown_error(job, shown_clock)))
-        console().print(shown)
+            for job in found.jobs
+        )
+        print_table(COLUMNS, rows, right=COLUMNS[1:-1])
     more = found.totals.jobs_behind - len(found.jobs)
     if more > 0:
         say(f"and {counted(more, 'more job')} behind, {found.totals.rows_behind:,} rows in all: see --limit")

@@ -1,4 +1,4 @@
-"""`trainwire doctor`: what can hurt, each with its remedy."""
+"""`trainwire doctor`: checks of servers and settings, each problem with its remedy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 
 from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
-from trainwire.cli.doctor import flow, outside, postgres_server, processes, redis_server
+from trainwire.cli.doctor import flow, object_store, postgres_server, processes, redis_server
+from trainwire.cli.redis_clients import redis_clients
 from trainwire.cli.terminal import console, one_line, say, table
 from trainwire.stack.database import settings_for, sinks_for
 from trainwire.stack.errors import Problem
-from trainwire.stores.postgres.connections import open_engine, open_redis, open_stream_client
+from trainwire.stores.postgres.connections import open_engine
 from trainwire.stores.postgres.deliveries import counted
 from trainwire.workers.findings import Finding, Findings, Level, Part, worst
 from trainwire.workers.settings import Settings
@@ -27,15 +28,15 @@ MARKS: Final[dict[Level, tuple[str, str]]] = {
 
 
 def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Look at every store and setting that can hurt, and say the remedy.
+    """Check all servers and settings, and print a remedy for each problem.
 
-    Exit code 0: all is well; 1: warnings; 2: errors. Where there is a bucket for checkpoints, a small object is
+    Exit code 0: no problems; 1: warnings; 2: errors. If a bucket for checkpoints is set, a small object is
     written below its prefix and deleted again.
     """
     try:
-        findings = examine(settings_for(servers(data_dir), with_redis=True))
+        findings = run_checks(settings_for(servers(data_dir), with_redis=True))
     except Problem as exc:
-        findings = [Part("settings").error("settings", str(exc), "docs/settings.md has all of them")]
+        findings = [Part("settings").error("settings", str(exc), "docs/settings.md lists all settings")]
     if as_json:
         write_json(findings)
     else:
@@ -43,41 +44,40 @@ def doctor(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     raise typer.Exit(worst(findings))
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Return what is found with these settings, one part after the other."""
-    client, engine = open_redis(settings), open_engine(settings, name="trainwire-doctor")
-    streams = open_stream_client(settings)
+def run_checks(settings: Settings) -> list[Finding]:
+    """Return the findings of all parts, in the order in which they are printed."""
+    findings: list[Finding] = []
+    engine = open_engine(settings, name="trainwire-doctor")
     try:
-        findings = [*redis_server.look(client, settings, streams), *postgres_server.look(engine)]
-        findings += [*processes.look(client, settings), *flow.look_at_streams(client, settings, streams)]
+        with redis_clients(settings) as (client, streams):
+            findings += [*redis_server.check(client, settings, streams), *postgres_server.check(engine)]
+            findings += [*processes.check(client, settings), *flow.check_streams(client, settings, streams)]
         if postgres_server.has_our_tables(findings):
             with engine.connect() as connection:
-                findings += flow.look_at_rows(connection, settings)
+                findings += flow.check_rows(connection, settings)
     except SQLAlchemyError as exc:
-        findings.append(Part("postgres").error("answers", f"went away meanwhile: {exc}", "look again"))
+        text = f"stopped answering during the checks: {exc}"
+        findings.append(Part("postgres").error("answers", text, "run doctor again"))
     finally:
-        client.close()
-        if streams is not None:
-            streams.close()
         engine.dispose()
-    return [*findings, *_outside(settings)]
+    return [*findings, *_check_sinks(settings)]
 
 
-def _outside(settings: Settings) -> Findings:
+def _check_sinks(settings: Settings) -> Findings:
     for sink in sinks_for(settings):
         yield from plugin(sink.name).examine(settings)
-    if settings.trainwire_checkpoint_bucket:
-        yield from outside.look_at_s3(settings.trainwire_checkpoint_bucket, settings.trainwire_checkpoint_prefix)
+    if bucket := settings.trainwire_checkpoint_bucket:
+        yield from object_store.check_s3(bucket, settings.trainwire_checkpoint_prefix)
 
 
 def _show(findings: list[Finding]) -> None:
     shown = table("", "", "")
     for finding in findings:
         mark, style = MARKS[finding.level]
-        says = Text(one_line(finding.says))
+        text = Text(one_line(finding.says))
         if finding.remedy is not None:
-            says.append(f"\n-> {one_line(finding.remedy)}", style="bold")
-        shown.add_row(Text(mark, style=style), finding.part, says)
+            text.append(f"\n-> {one_line(finding.remedy)}", style="bold")
+        shown.add_row(Text(mark, style=style), finding.part, text)
     console().print(shown)
     count = {level: sum(finding.level == level for finding in findings) for level in MARKS}
     problems = ", ".join(counted(count[level], level) for level in ("error", "warning"))

@@ -12,10 +12,10 @@ from rich.text import Text
 from sqlalchemy import Connection
 
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
-from trainwire.cli.halted import halted_streams
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.provenance import provenance_lines
+from trainwire.cli.redis_clients import halted_streams
 from trainwire.cli.terminal import cell, console, local, one_line, say, shown_clock, table, warn
 from trainwire.schemas.messages import Status
 from trainwire.schemas.non_finite import Number
@@ -30,7 +30,7 @@ from trainwire.stores.postgres.deliveries import JobDelivery, SinkHealth, counte
 from trainwire.stores.postgres.jobs import Job, find_job, find_jobs
 from trainwire.stores.rows.sparklines import LAST_ROWS, last_values
 
-EXIT_UNKNOWN = "its process has ended; the exit code is not known (docs/ends.md)"
+EXIT_UNKNOWN = "its process has ended with an unknown exit code (docs/ends.md)"
 ROW_NAMES = {"logs": "log line", "metrics": "metric point", "checkpoints": "checkpoint"}
 STATUS_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "lost": "red", "stalled": "yellow"}
 
@@ -57,7 +57,7 @@ def jobs(
 
 
 def status(job: JobReference, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Show one job: state, progress, last metrics, rows, and whether all its messages have arrived."""
+    """Show one job: status, progress, last metrics, rows, and whether all its messages have arrived."""
     address = servers(data_dir)
     with reading(address) as connection:
         job_id = job_id_of(connection, job)
@@ -98,18 +98,20 @@ def _shown_problems(job_id: int, problems: list[CheckpointFile]) -> str:
 
 
 def known_job(connection: Connection, job_id: int) -> Job:
-    """Return the job; raise `Problem` where nothing of it has been stored."""
+    """Return the job; raise `Problem` if no message of it has been stored."""
     job = find_job(connection, job_id)
     if job is not None:
         return job
     if (deletion := find_deletion(connection, job_id)) is not None:
         at, by = shown_time(deletion.deleted_at), deletion.deleted_by
-        raise Problem(f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` says more")
+        raise Problem(
+            f"job {job_id} was deleted {at} by {by}: `trainwire delete {job_id} --dry-run` shows the deletion"
+        )
     raise Problem(f"no job {job_id} in the database: `trainwire jobs` lists what there is")
 
 
 def job_document(job: Job) -> dict[str, Any]:
-    """Return the job as `--json` shows it."""
+    """Return the job as a JSON document."""
     shown = {name: getattr(job, name) for name in Job.__struct_fields__ if not name.endswith("_seq")}
     return shown | {"rows": job.rows}
 
@@ -148,7 +150,7 @@ def _status_document(
 
 def _beside(deliveries: dict[str, tuple[JobDelivery, SinkHealth]], halted: dict[str, str]) -> dict[str, Any]:
     return {
-        # `attempts` and `last_error` are the job's in the one, the sink's in the other.
+        # `attempts` and `last_error` are fields of both, the job's and the sink's.
         "deliveries": {sink: {**plain(job), "sink": plain(health)} for sink, (job, health) in deliveries.items()},
         "halted": halted,
     }
@@ -181,12 +183,12 @@ def shown_rows(job: Job) -> str:
 
 
 def shown_values(values: dict[str, Any]) -> str:
-    """Return metrics on one line, numbers as short as they are told apart."""
+    """Return metrics on one line, with six significant digits."""
     return " · ".join(f"{name} {shown_number(value)}" for name, value in values.items())
 
 
 def shown_number(value: object) -> str:
-    """Return a number with the digits people read."""
+    """Return a float with six significant digits, other values as text."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -200,19 +202,19 @@ def _progress(job: Job) -> str | None:
     if job.current_epoch is not None:
         of = "" if job.total_epochs is None else f" of {job.total_epochs}"
         parts.append(f"epoch {job.current_epoch}{of}")
-    # Of no epochs, or fewer, every share is made up.
+    # A percentage of zero epochs has no meaning.
     if job.progress_percent is not None and (job.total_epochs is None or job.total_epochs > 0):
         parts.append(f"{shown_number(job.progress_percent)} %")
     return ", ".join(parts) or None
 
 
 def shown_status(job: Job) -> str:
-    """Return how the job stands, and since when where it has stalled or is lost."""
+    """Return the status of the job, with the time if it has stalled or is lost."""
     return job.status if job.quiet_since is None else f"{job.status} since {shown_time(job.quiet_since)}"
 
 
 def shown_time(at: datetime | None) -> str | None:
-    """Return a local time with its zone; None where there is none."""
+    """Return a time in the local zone as text; None for None."""
     return None if at is None else f"{local(at):%Y-%m-%d %H:%M:%S %Z}"
 
 

@@ -1,4 +1,4 @@
-"""`trainwire logs`: the lines of a job, and those that come."""
+"""`trainwire logs`: prints and follows the log lines of a job."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sqlalchemy import Connection
 from trainwire.cli.commands.jobs import known_job
 from trainwire.cli.commands.options import DataDir, JobReference, servers
 from trainwire.cli.job_references import job_id_of
-from trainwire.cli.loki import reading_loki
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
 from trainwire.cli.terminal import local, safe, warn
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stack.locate import Address
+from trainwire.stores.loki.http import LokiUnavailable, loki_http
 from trainwire.stores.loki.lines import find_lines
 from trainwire.stores.postgres.completeness import find_completeness
 from trainwire.stores.postgres.jobs import Job, find_job, removed_rows
@@ -29,7 +29,7 @@ from trainwire.workers.sinks.loki.sink import LokiSink
 
 POLL_EVERY_S = 0.3
 QUIET_S = 10.0
-"""A finished job that gets no row for so long is not followed on: what it lacks may never come."""
+"""`logs -f` ends when a finished job gets no row for this time: missing messages may never arrive."""
 FOLLOW_BATCH = 5000
 LOG_TYPES = ("stdout", "stderr")
 
@@ -37,27 +37,27 @@ LOG_TYPES = ("stdout", "stderr")
 def logs(
     job: JobReference,
     *,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with the lines that come.")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Continue with new lines.")] = False,
     log_type: Annotated[str | None, typer.Option(help="Only stdout, or only stderr.")] = None,
     grep: Annotated[str | None, typer.Option(metavar="TEXT", help="Only lines that contain TEXT.")] = None,
-    limit: Annotated[int, whole_option(0, MOST_SHOWN, "How many of the newest lines.")] = 500,
+    limit: Annotated[int, whole_option(0, MOST_SHOWN, "Number of newest lines.")] = 500,
     attempt: Annotated[int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Only this attempt.")] = None,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="SINK", help="Read them back from loki, not from Postgres.")
+        str | None, typer.Option("--from", metavar="SINK", help="Read from this store (loki) instead of Postgres.")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Print a job's newest lines, oldest first.
 
-    With -f it goes on until ctrl-C, or until the job has finished and either all its messages have arrived or no
-    new row came for 10 s.
+    With -f it continues until ctrl-C, or until the job has finished and either all its messages have arrived or
+    there was no new row for 10 s.
     """
     if log_type not in (None, *LOG_TYPES):
         raise Problem(f"no such log type {log_type!r}: choose stdout or stderr")
     if source not in (None, LokiSink.name):
-        raise Problem(f"--from {source}: a log is read from Postgres, or with --from loki from Loki")
+        raise Problem(f"--from {source}: logs are read from Postgres, or with --from loki from Loki")
     if source is not None and follow:
-        raise Problem("-f follows a job in Postgres, which has each line first: leave out --from loki")
+        raise Problem("-f follows a job in Postgres, which has each line first: omit --from loki")
     address = servers(data_dir)
     with reading(address) as connection:
         wanted = LogFilter(job_id=job_id_of(connection, job), log_type=log_type, text=grep, attempt=attempt)
@@ -72,10 +72,11 @@ def logs(
 
 
 def _print_from_loki(address: Address, connection: Connection, wanted: LogFilter, limit: int) -> None:
-    with reading_loki(settings_for(address)) as http:
-        lines = deque(find_lines(connection, http, wanted), maxlen=limit)
+    settings = settings_for(address)
+    with as_problem(LokiUnavailable, hint=f"; LOKI_URL is {settings.loki_url}"):
+        lines = deque(find_lines(connection, loki_http(settings), wanted), maxlen=limit)
         if not lines and find_job(connection, wanted.job_id) is None:
-            raise Problem(f"no job {wanted.job_id} in the database, and Loki has no such line of the last 7 days")
+            raise Problem(f"no job {wanted.job_id} in the database, and no such line of the last 7 days in Loki")
     write_lines(list(lines))
 
 
@@ -87,10 +88,10 @@ def _print_lines(connection: Connection, wanted: LogFilter, limit: int, *, follo
         if removed and len(lines) < limit:
             warn(
                 f"lines 1 to {removed:,} of job {wanted.job_id} were removed by retention: "
-                f"`trainwire logs {wanted.job_id} --from loki` reads what Loki has of them"
+                f"`trainwire logs {wanted.job_id} --from loki` reads their copies in Loki"
             )
         return
-    # The end of the job's rows now: with a filter or limit 0 the lines shown do not tell it.
+    # The job's last row now: with a filter or limit 0 it is not among the lines shown.
     last_seq = known_job(connection, wanted.job_id).last_log_seq
     shown = newest_logs(connection, wanted, limit)
     write_lines(shown)
@@ -109,14 +110,14 @@ def _follow(connection: Connection, wanted: LogFilter, last_seq: int) -> None:
         elif ended:
             return
         elif quiet_s > QUIET_S:
-            warn(_given_up(wanted.job_id))
+            warn(_quiet_warning(wanted.job_id))
             return
         if len(lines) < FOLLOW_BATCH:
             time.sleep(POLL_EVERY_S)
 
 
 class Quiet:
-    """How long a job has been finished and without a new row."""
+    """Measures for how long a job has been finished without a new row."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -124,7 +125,7 @@ class Quiet:
         self._seen: object = None
 
     def lasts_s(self, job: Job | None) -> float:
-        """Return the seconds since the job as it is now was seen for the first time, 0 while it runs."""
+        """Return the seconds since a finished job last changed, 0 while it runs."""
         seen = None if job is None else (job.status, job.attempt, job.rows)
         if job is None or not job.is_finished or seen != self._seen:
             self._seen, self._since = seen, self._clock()
@@ -140,22 +141,22 @@ def has_ended(connection: Connection, job_id: int) -> bool:
     return not find_completeness(connection, job).may_grow
 
 
-def _given_up(job_id: int) -> str:
+def _quiet_warning(job_id: int) -> str:
     return (
-        f"job {job_id} has finished and no new row came for {QUIET_S:.0f} s, though messages of it may still "
-        f"come: see `trainwire status {job_id}`"
+        f"job {job_id} has finished and there was no new row for {QUIET_S:.0f} s; messages of it may still "
+        f"arrive: see `trainwire status {job_id}`"
     )
 
 
 def write_lines(lines: list[StoredLine]) -> None:
-    """Write log lines to stdout; the colours of the trainer's own output only where a terminal shows them."""
+    """Write log lines to stdout; colours of the trainer's output only on a terminal."""
     colours = sys.stdout.isatty()
     sys.stdout.writelines(f"{shown_line(line, colours=colours)}\n" for line in lines)
     sys.stdout.flush()
 
 
 def shown_line(line: StoredLine, *, colours: bool) -> str:
-    """Return time, stream and text of one line; more lines in one message stand indented below."""
+    """Return time, stream and text of one line; further lines of its text are indented."""
     rank = "" if line.rank is None else f" {line.rank}"
     level = "" if line.level is None else f" {safe(line.level)}"
     first, *more = line.content.split("\n")

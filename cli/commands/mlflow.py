@@ -1,10 +1,8 @@
-"""`trainwire mlflow`: what MLflow has of a job."""
+"""`trainwire mlflow`: the run of a job in MLflow."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 from sqlalchemy import Connection
@@ -13,10 +11,10 @@ from trainwire.cli.commands.jobs import known_job, shown_number, shown_time
 from trainwire.cli.commands.options import AsJson, DataDir, JobReference, plain, servers, write_json
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.numbers import MOST_SHOWN, whole_option
-from trainwire.cli.terminal import cell, console, one_line, say, shown_clock, table
+from trainwire.cli.terminal import one_line, print_table, say, shown_clock
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.stack.database import reading, settings_for
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
 from trainwire.stores.mlflow.runs import MlflowRun, RunSummary, get_run_summary, run_id_in_mlflow, run_url
 from trainwire.stores.postgres.attempts import Attempt, find_attempts
@@ -28,13 +26,13 @@ COLUMNS = ("metric", "points", "last", "lowest", "highest")
 def mlflow(
     job: JobReference,
     attempt: Annotated[
-        int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "Not the newest attempt but this one.")
+        int | None, whole_option(-MAX_ATTEMPT, MAX_ATTEMPT, "This attempt; default: the newest.")
     ] = None,
     limit: Annotated[int, whole_option(1, MOST_SHOWN, "Most metrics to show.")] = 50,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show a job's run in MLflow: its state, its metrics in short, what was adapted, how far the mirror is."""
+    """Show a job's run in MLflow: state, summary of the metrics, adapted values, and the lag of the mirror."""
     address = servers(data_dir)
     uri = settings_for(address).mlflow_tracking_uri
     if uri is None:
@@ -44,7 +42,8 @@ def mlflow(
         wanted = known_job(connection, job_id).attempt if attempt is None else attempt
         known = _find_attempt(connection, job_id, wanted)
         delivery = job_deliveries(connection, job_id).get("mlflow")
-    with reading_mlflow(uri) as api:
+    with as_problem(MlflowUnavailable, MlflowRefused, hint=f"; MLFLOW_TRACKING_URI is {uri}"):
+        api = MlflowApi(plain_send(uri, os.environ))
         run_id = run_id_in_mlflow(api, job_id, known)
         found = None if run_id is None else get_run_summary(api, run_id, limit)
     if as_json:
@@ -54,15 +53,6 @@ def mlflow(
         say(f"{name:<16}{one_line(str(value))}")
     if found is not None and found.metrics:
         _show_metrics(found)
-
-
-@contextmanager
-def reading_mlflow(uri: str) -> Iterator[MlflowApi]:
-    """Give MLflow's API; what it does not answer becomes a `Problem`."""
-    try:
-        yield MlflowApi(plain_send(uri, os.environ))
-    except (MlflowUnavailable, MlflowRefused) as exc:
-        raise Problem(f"{exc}; MLFLOW_TRACKING_URI is {uri}") from exc
 
 
 def _find_attempt(connection: Connection, job_id: int, attempt: int) -> Attempt:
@@ -105,7 +95,7 @@ def _lines(
     elif delivery is not None:
         lines.append(("mirror", shown_delivery(*delivery, shown_clock)))
     notes = known.mirror_notes or {}
-    return lines + [("adapted", f"{what!r} {how}") for what, how in notes.items()]
+    return lines + [("adapted", f"{name!r} {change}") for name, change in notes.items()]
 
 
 def _run_lines(found: RunSummary, uri: str) -> list[tuple[str, object]]:
@@ -128,10 +118,10 @@ def _maker(run: MlflowRun) -> str:
 
 
 def _show_metrics(found: RunSummary) -> None:
-    shown = table(*COLUMNS, right=frozenset(COLUMNS[1:]))
-    for name, metric in found.metrics.items():
-        numbers = (shown_number(number) for number in (metric.last, metric.lowest, metric.highest))
-        shown.add_row(cell(name), cell(f"{metric.points:,}"), *(cell(number) for number in numbers))
-    console().print(shown)
+    rows = (
+        (name, f"{metric.points:,}", *map(shown_number, (metric.last, metric.lowest, metric.highest)))
+        for name, metric in found.metrics.items()
+    )
+    print_table(COLUMNS, rows, right=COLUMNS[1:])
     if found.more_metrics:
         say(f"and {found.more_metrics:,} more metrics: see --limit")

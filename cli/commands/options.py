@@ -1,4 +1,4 @@
-"""The options that several commands share, and the way they print JSON."""
+"""Options that several commands share, and JSON output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.stack.locate import Address, adopt, locate
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Folder of the running stack to use, whatever the environment names."),
+    typer.Option("--data-dir", help="Folder of a running stack; takes precedence over the environment."),
 ]
 
 
@@ -30,7 +30,7 @@ JobId = Annotated[int, typer.Argument(metavar="JOB", parser=job_number, help="Th
 JobReference = Annotated[
     str, typer.Argument(metavar="JOB", help="Its number, its name, the beginning of either, or `last`.")
 ]
-Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store besides Postgres: {SINK_NAMES}.")]
+Sink = Annotated[str, typer.Option("--sink", metavar="SINK", help=f"The store: {SINK_NAMES}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -42,12 +42,12 @@ def servers(data_dir: Path | None) -> Address:
 
 
 def write_json(document: object) -> None:
-    """Print one JSON document: ISO times, and NaN and the infinities by the names of the wire format."""
+    """Print one JSON document: ISO times, and non-finite numbers by the names of the wire format."""
     sys.stdout.write(json.dumps(plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Return `value` built of what JSON has."""
+    """Return `value` as types that JSON can represent."""
     if isinstance(value, msgspec.Struct):
         return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, dict):

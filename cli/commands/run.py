@@ -1,4 +1,4 @@
-"""`trainwire run`: any command as a training job."""
+"""`trainwire run`: runs a command as a training job."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.stack.errors import Problem
 
 def run(
     *,
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="The command to run.")],
     job_id: Annotated[
         int | None,
         typer.Option(
@@ -34,32 +34,32 @@ def run(
         str | None, typer.Option(help="The job's name; default: the script's, with two words.")
     ] = None,
     attempt: Annotated[
-        int | None, whole_option(0, MAX_ATTEMPT, "Which try this is; default: the next one.")
+        int | None, whole_option(0, MAX_ATTEMPT, "Number of the attempt; default: the next one.")
     ] = None,
     finish_timeout_s: Annotated[
-        float, seconds_option(0, 86_400, "How long the last messages may take at the end.")
+        float, seconds_option(0, 86_400, "Time limit for sending the last messages.")
     ] = DEFAULT_FINISH_TIMEOUT_S,
-    tty: Annotated[bool, typer.Option("--tty", help="Give it a terminal, so that progress bars behave.")] = False,
+    tty: Annotated[bool, typer.Option("--tty", help="Run it in a pseudo-terminal, for progress bars.")] = False,
     fold_repeats: Annotated[
-        bool, typer.Option("--fold-repeats", help="Log equal lines in a row once, and count them.")
+        bool, typer.Option("--fold-repeats", help="Log consecutive equal lines once, with their number.")
     ] = False,
     hooks: Annotated[
         bool,
         typer.Option(
-            "--hooks/--no-hooks", help="Take what the command logs to TensorBoard or W&B as metrics too."
+            "--hooks/--no-hooks", help="Also record metrics that the command logs to TensorBoard or W&B."
         ),
     ] = True,
     metrics_regex: Annotated[
         str | None,
-        typer.Option(metavar="PATTERN", help="Take metrics from printed lines, such as 'loss=(?P<loss>[0-9.]+)'."),
+        typer.Option(metavar="PATTERN", help="Parse metrics in printed lines, such as 'loss=(?P<loss>[0-9.]+)'."),
     ] = None,
     tensorboard: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Take metrics from the event files that appear below DIR; repeatable."),
+        typer.Option(metavar="DIR", help="Read metrics from new event files below DIR; repeatable."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Run COMMAND: its stdout and stderr become log messages, its exit code the completion, and ours.
+    """Run COMMAND; its stdout and stderr become log messages, its exit code the completion and that of `run`.
 
     It runs the command whether or not there is a Redis: messages wait in the spool for a `trainwire up`.
     """

@@ -1,4 +1,4 @@
-"""`trainwire spool`: what trainers could not send yet, and sending it."""
+"""`trainwire spool`: list, show, send and discard the messages in the spools of trainers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from trainwire.cli.commands.options import AsJson, DataDir, JobId, job_number, servers, write_json
 from trainwire.cli.numbers import seconds_option
-from trainwire.cli.terminal import cell, console, local, one_line, say, table, warn
+from trainwire.cli.terminal import local, one_line, print_table, say, warn
 from trainwire.ingest.destinations import ANY_STACK, name_of
 from trainwire.ingest.running_stacks import StackFolders
 from trainwire.ingest.sending.recovery import NO_LIMIT, Leftover, send_leftovers
@@ -29,31 +29,32 @@ DEFAULT_TIMEOUT_S: Final = 600.0
 EXIT_LEFT: Final = 1
 
 SpoolDir = Annotated[
-    Path | None, typer.Option("--spool", metavar="DIR", help="The folder; default: TRAINWIRE_SPOOL_DIR, or yours.")
+    Path | None,
+    typer.Option("--spool", metavar="DIR", help="The spool; default: TRAINWIRE_SPOOL_DIR, or your user's."),
 ]
 
-app = typer.Typer(no_args_is_help=True, help="What trainers could not send yet: look, send or discard it.")
+app = typer.Typer(no_args_is_help=True, help="Messages that trainers have not sent: list, show, send, discard.")
 
 
 @app.command("list")
 def list_sources(as_json: AsJson = False, spool: SpoolDir = None) -> None:
-    """List the sources that have messages on the disk, the oldest first."""
+    """List the sources that have messages in the spool, the oldest first."""
     folder = _folder(spool)
-    found, has_more = _looked_into(folder)
+    found, has_unreadable = _read_spool(folder)
     if as_json:
         write_json([_document(source) for source in found])
     elif found:
         _show_table(found)
-    elif not has_more:
-        say(f"nothing in {folder}")
+    elif not has_unreadable:
+        say(f"no messages in {folder}")
 
 
 @app.command()
 def show(job_id: JobId, spool: SpoolDir = None) -> None:
-    """Print the log lines of a job that are on the disk; some of them may be stored already."""
+    """Print the log lines of a job in the spool; some of them may be stored already."""
     sources = [source for source in list_spool(_folder(spool)) if source.about.job_id == job_id]
     if not sources:
-        raise Problem(f"nothing of job {job_id} in {_folder(spool)}")
+        raise Problem(f"no messages of job {job_id} in {_folder(spool)}")
     for source in sources:
         for line in _lines(source):
             say(one_line(line))
@@ -62,20 +63,20 @@ def show(job_id: JobId, spool: SpoolDir = None) -> None:
 @app.command()
 def send(
     timeout_s: Annotated[
-        float, seconds_option(1, 86_400, "How long one source may take.", "--timeout")
+        float, seconds_option(1, 86_400, "Time limit for each source.", "--timeout")
     ] = DEFAULT_TIMEOUT_S,
     any_server: Annotated[
-        bool, typer.Option("--any-server", help="Send what was meant for other Redis servers here, too.")
+        bool, typer.Option("--any-server", help="Also send messages that were meant for other Redis servers.")
     ] = False,
     spool: SpoolDir = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Send what processes that are gone have left; exit code 1 while anything is left of it."""
+    """Send the messages that ended processes have left; exit code 1 if some are left after it."""
     redis_url, names = _server(data_dir)
     folder = _folder(spool)
     for leftover in send_leftovers(folder, redis_url, Timing(), timeout_s, servers=names, any_server=any_server):
-        say(_told(leftover, redis_url))
-    found, has_more = _looked_into(folder)
+        say(_outcome(leftover, redis_url))
+    found, has_unreadable = _read_spool(folder)
     left = [source for source in found if not source.is_live or source.is_being_sent]
     for source in left:
         if source.is_being_sent:
@@ -83,11 +84,11 @@ def send(
     others = sorted({source.about.server for source in left} - names)
     if others and not any_server:
         say(f"left for {', '.join(others)}: name that server in REDIS_URL, or send it here with --any-server")
-    if has_more or left:
+    if has_unreadable or left:
         raise typer.Exit(EXIT_LEFT)
     if living := [source for source in found if source.is_live]:
         count = sum(source.count for source in living)
-        say(f"{folder} has {count:,} messages of {len(living):,} living processes, which send them themselves")
+        say(f"{folder} has {count:,} messages of {len(living):,} running processes, which send them themselves")
     else:
         say(f"nothing is left in {folder}")
 
@@ -97,35 +98,35 @@ def discard(
     job_id: Annotated[
         int | None, typer.Argument(metavar="[JOB]", parser=job_number, help="The job's number.")
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", help="Of this source alone.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Of all jobs.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it they are only listed.")] = False,
+    source: Annotated[str | None, typer.Option("--source", help="Only this source.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All jobs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
     spool: SpoolDir = None,
 ) -> None:
-    """Delete what processes that are gone have left and nobody wants; without --yes it is only listed."""
+    """Delete messages that ended processes have left; without --yes they are only listed."""
     if (job_id is None and source is None) != every:
-        raise Problem("name the job, or its --source, or all of them with --all")
+        raise Problem("give a job, a --source, or --all")
     folder = _folder(spool)
-    found, _ = _looked_into(folder)
+    found, _ = _read_spool(folder)
     wanted = [
         each for each in found if job_id in {None, each.about.job_id} and source in {None, each.about.source}
     ]
     if not wanted:
-        raise Problem(f"nothing of that in {folder}: `trainwire spool list` shows what there is")
+        raise Problem(f"no such messages in {folder}: `trainwire spool list` lists all")
     for each in wanted:
-        _discard(each, is_meant=yes)
+        _discard(each, confirmed=yes)
     if not yes:
-        say("nothing was deleted: add --yes to delete them for good")
+        say("nothing was deleted: add --yes to delete them permanently")
 
 
-def _discard(source: Spooled, *, is_meant: bool) -> None:
+def _discard(source: Spooled, *, confirmed: bool) -> None:
     name = f"{_name(source.about)}: {source.count:,} messages, {source.size_bytes / 1e6:,.1f} MB"
     if source.is_live:
         say(f"{name}: in use, stays")
-    elif not is_meant:
+    elif not confirmed:
         say(name)
     elif (claimed := SourceFolder.claim(source.path)) is None:
-        say(f"{name}: in use since a moment, stays")
+        say(f"{name}: in use now, stays")
     else:
         claimed.remove()
         say(f"{name}: {'cannot be deleted' if source.path.exists() else 'deleted'}")
@@ -149,12 +150,12 @@ def _server(data_dir: Path | None) -> tuple[str, set[str]]:
 
 def _folder(spool: Path | None) -> Path:
     if spool is not None and not spool.is_dir():
-        raise Problem(f"--spool {spool} is not a folder: name the one in which the trainers' messages are")
+        raise Problem(f"--spool {spool} is not a folder")
     return spool or default_spool_dir(os.environ)
 
 
-def _looked_into(folder: Path) -> tuple[list[Spooled], bool]:
-    """Return what is there, and whether there is more that cannot be read; that is named."""
+def _read_spool(folder: Path) -> tuple[list[Spooled], bool]:
+    """Return the sources in a spool, and whether there are unreadable ones; warns about each of these."""
     paths = list(source_folders(folder))
     found = list(list_spool(folder))
     hidden = [path for path in set(paths) - {source.path for source in found} if path.exists()]
@@ -163,19 +164,19 @@ def _looked_into(folder: Path) -> tuple[list[Spooled], bool]:
     return found, bool(hidden)
 
 
-def _told(leftover: Leftover, redis_url: str) -> str:
+def _outcome(leftover: Leftover, redis_url: str) -> str:
     name, receipt = _name(leftover.about), leftover.receipt
     if leftover.is_discarded:
         return f"{name}: the job was deleted: {sum(receipt.produced.values()):,} messages are discarded"
     if leftover.is_done and receipt.lost:
         lost = sum(receipt.lost.values())
-        return f"{name}: {sum(receipt.stored.values()):,} messages are stored, {lost:,} are lost for good"
+        return f"{name}: {sum(receipt.stored.values()):,} messages are stored, {lost:,} are lost"
     if leftover.is_done:
         return f"{name}: all {sum(receipt.produced.values()):,} messages are stored"
     unsent, unstored = sum(receipt.unsent.values()), receipt.unsettled
     if unsent:
-        return f"{name}: {unsent:,} messages are not sent: Redis at {shown_host(redis_url)} does not take them"
-    return f"{name}: all is sent, {unstored:,} messages wait for a worker; send again when one runs"
+        return f"{name}: {unsent:,} messages are not sent: Redis at {shown_host(redis_url)} did not accept them"
+    return f"{name}: all messages are sent, {unstored:,} wait for a worker; send again when one runs"
 
 
 def _lines(source: Spooled) -> Iterator[str]:
@@ -190,7 +191,7 @@ def _lines(source: Spooled) -> Iterator[str]:
         for number, entry in found.items():
             fields = {name.encode(): str(value).encode() for name, value in entry.items() if name != "body"}
             body = entry["body"]
-            assert isinstance(body, bytes)  # noqa: S101 - as the spool has it
+            assert isinstance(body, bytes)  # noqa: S101 - the spool stores bodies as bytes
             yield from _text("logs", fields | {b"body": body})
             seq = number + 1
 
@@ -202,26 +203,19 @@ def _text(kind: Kind, fields: dict[bytes, bytes]) -> Iterator[str]:
 
 
 def _show_table(found: list[Spooled]) -> None:
-    shown = table("job", "attempt", "source", "server", "host", "pid", "state", "messages", "size", "written")
+    rows = []
     for source in found:
         about = source.about
         counts = " · ".join(f"{source.messages[kind]:,} {kind}" for kind in KINDS if kind in source.messages)
-        state = "in use" if source.is_live else "left"
-        written = local(source.written_at).strftime("%Y-%m-%d %H:%M:%S")
-        values = (
-            about.job_id,
-            about.attempt or None,
-            about.source,
-            about.server,
-            about.host,
-            about.pid,
-            state,
-            counts,
+        rows.append(
+            (
+                *(about.job_id, about.attempt or None, about.source, about.server, about.host, about.pid),
+                *("in use" if source.is_live else "left", counts, f"{source.size_bytes / 1e6:,.1f} MB"),
+                f"{local(source.written_at):%Y-%m-%d %H:%M:%S}",
+            )
         )
-        shown.add_row(
-            *(cell(value) for value in values), cell(f"{source.size_bytes / 1e6:,.1f} MB"), cell(written)
-        )
-    console().print(shown)
+    columns = ("job", "attempt", "source", "server", "host", "pid", "state", "messages", "size", "written")
+    print_table(columns, rows)
 
 
 def _document(source: Spooled) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`trainwire up`: the whole stack in the foreground."""
+"""`trainwire up`: runs the whole stack in the foreground."""
 
 from __future__ import annotations
 
@@ -33,16 +33,12 @@ from trainwire.workers.sinks.plugin import sinks_on
 def up(
     data_dir: Annotated[
         Path | None,
-        typer.Option("--data-dir", help="Folder of the data; default: trainwire in ~/.local/share."),
+        typer.Option("--data-dir", help="Data folder; default: trainwire in ~/.local/share."),
     ] = None,
-    concurrency: Annotated[
-        int | None, whole_option(1, 1024, "Processes of the worker; default: its own choice.")
-    ] = None,
-    no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave out Flower.")] = False,
-    no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Leave out the gateway.")] = False,
-    no_metrics: Annotated[
-        bool, typer.Option("--no-metrics", help="Leave out the exporter for Prometheus.")
-    ] = False,
+    concurrency: Annotated[int | None, whole_option(1, 1024, "Pool processes of the worker; default: 2.")] = None,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Without Flower.")] = False,
+    no_gateway: Annotated[bool, typer.Option("--no-gateway", help="Without the gateway.")] = False,
+    no_metrics: Annotated[bool, typer.Option("--no-metrics", help="Without the Prometheus exporter.")] = False,
 ) -> None:
     """Run Postgres, Redis (Valkey), workers, beat, Flower, gateway and exporter until ctrl-C; the data stays.
 
@@ -72,7 +68,7 @@ def run_stack(stack: Stack, folder: Path, no_loki: str | None = None) -> None:
             spool.start()
         stack.watch()
     except Problem:
-        # A part that was being waited for when the stop came is no failure.
+        # Not an error if the stop interrupted the start of a part.
         if not stack.stop_requested:
             raise
     finally:
@@ -100,7 +96,7 @@ def _stop_on_signals(stack: Stack) -> None:
         stack.request_stop()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # `nohup trainwire up` is meant to outlive its terminal.
+        # With `nohup` it must survive its terminal.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, on_signal)
 
@@ -141,6 +137,6 @@ def _log_rows(settings: Settings, no_loki: str | None) -> str:
     return f"Log rows go to {' and '.join(sink.title for sink in sinks)}{hint}"
 
 
-def _host_and_port(what: str, url: str | None) -> str:
-    # Only what follows the password.
-    return f"{what} {(url or '').rpartition('@')[2].rpartition('://')[2].split('/')[0]}"
+def _host_and_port(name: str, url: str | None) -> str:
+    # Without user and password.
+    return f"{name} {(url or '').rpartition('@')[2].rpartition('://')[2].split('/')[0]}"

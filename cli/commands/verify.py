@@ -1,4 +1,4 @@
-"""`trainwire verify`: whether a store has what Postgres has."""
+"""`trainwire verify`: compares the rows of a job in a sink with those in Postgres."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.cli.commands.options import AsJson, DataDir, JobReference, Sink, 
 from trainwire.cli.job_references import job_id_of
 from trainwire.cli.terminal import one_line, say
 from trainwire.stack.database import reading, settings_for
-from trainwire.stack.errors import Problem
+from trainwire.stack.errors import Problem, as_problem
 from trainwire.workers.sinks.base import SinkUnavailable
 from trainwire.workers.sinks.plugin import plugin
 
@@ -20,15 +20,13 @@ EXIT_DIFFERS: Final = 1
 
 
 def verify(job: JobReference, sink: Sink, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Compare what a store has of a job with what Postgres has, line by line; exit code 1 when they differ."""
+    """Compare the rows of a job in a store with those in Postgres, one by one; exit code 1 if they differ."""
     known_sink(sink)
     address = servers(data_dir)
     with reading(address) as connection:
         job_id = known_job(connection, job_id_of(connection, job)).id
-        try:
+        with as_problem(SinkUnavailable):
             found = plugin(sink).verify(settings_for(address), connection, job_id)
-        except SinkUnavailable as exc:
-            raise Problem(str(exc)) from exc
     if isinstance(found, str):
         raise Problem(f"{sink} is not verified line by line: {found}")
     if as_json:

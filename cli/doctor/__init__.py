@@ -1,1 +1,1 @@
-"""`trainwire doctor`: looks at every store and setting that can hurt; one file a part of the system."""
+"""The checks of `trainwire doctor`, one module for each part of the system."""

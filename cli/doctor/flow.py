@@ -1,4 +1,4 @@
-"""What lies where it should not: streams, sinks, dead letters."""
+"""Checks of the backlogs: lag of streams and sinks, halted drains, repaired keys, dead letters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import redis
 from sqlalchemy import Connection
 
-from trainwire.cli.halted import halted_streams
+from trainwire.cli.redis_clients import halted_streams
 from trainwire.schemas import prometheus_metrics as names
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.stack.database import sinks_for
@@ -24,8 +24,11 @@ REPAIRED_WITHIN_S: Final = 3600.0
 PART: Final = Part("flow")
 
 
-def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
-    """Yield which streams are halted or late; nothing where Redis is away, which another part says."""
+def check_streams(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
+    """Yield halted drains, repaired keys and the lag of the streams.
+
+    Nothing if Redis cannot be reached: `redis_server.check` reports that.
+    """
     with suppress(*STREAM_ERRORS):
         samples = list(redis_samples(client, settings.ingest_shards, streams))
         late = [
@@ -33,55 +36,51 @@ def look_at_streams(client: redis.Redis, settings: Settings, streams: redis.Redi
             for sample in samples
             if sample.metric is names.STREAM_LAG_SECONDS and sample.value > STREAM_LATE_S
         ]
-        away = unreachable_shards(samples)
-        for server, shards in away.items():
-            says = f"{server} does not answer: what is said in shard {', '.join(shards)} waits at the trainers"
-            yield PART.error("server", says, "start it, or have a replica take over; look at CLUSTER NODES")
+        unreachable = unreachable_shards(samples)
+        for server, shards in unreachable.items():
+            text = f"{server} does not answer: messages of shard {', '.join(shards)} stay in the trainers' spools"
+            yield PART.error("server", text, "start it, or promote a replica; see CLUSTER NODES")
         for stream, reason in halted_streams(settings.streams_address).items():
-            remedy = "mend what writes it (docs/runbook.md, TrainwireStreamHalted)"
-            yield PART.error("halted", f"the drain of {stream} refuses to go on: {reason}", remedy)
+            remedy = "fix the client that writes it (docs/runbook.md, TrainwireStreamHalted)"
+            yield PART.error("halted", f"the drain of {stream} has stopped: {reason}", remedy)
         yield from _repairs(client if streams is None else streams)
         if not late:
-            which = "no stream that could be seen" if away else "no stream"
+            which = "no stream that could be read" if unreachable else "no stream"
             yield PART.ok("streams", f"{which} waits for longer than {STREAM_LATE_S:.0f} s")
             return
         age_s, which = max(late)
-        says = f"{len(late)} streams wait to be stored; the {which} for {age_s:,.0f} s"
+        text = f"{len(late)} streams wait to be stored; the {which} for {age_s:,.0f} s"
         remedy = "start workers, or more of them (docs/runbook.md, TrainwireStreamLag)"
-        yield (
-            PART.error("streams", says, remedy)
-            if age_s > STREAM_STUCK_S
-            else PART.warning("streams", says, remedy)
-        )
+        finding = PART.error if age_s > STREAM_STUCK_S else PART.warning
+        yield finding("streams", text, remedy)
 
 
 def _repairs(streams: redis.Redis) -> Findings:
-    """Yield which keys of the streams' server workers have mended lately."""
+    """Yield the keys of the streams' server that workers have repaired within REPAIRED_WITHIN_S."""
     repairs: dict[str, str] = {}
-    with suppress(*STREAM_ERRORS):  # of a cluster, the server that has the list may be away
+    with suppress(*STREAM_ERRORS):  # in a cluster, the server that has the list may not answer
         repairs = recent_repairs(streams, REPAIRED_WITHIN_S)
     for key, how in repairs.items():
-        remedy = "nothing is to be done now; where it comes again, find the client that does it (SECURITY.md)"
+        remedy = "nothing to do now; if it happens again, find the client that causes it (SECURITY.md)"
         yield PART.warning("repaired", f"{key}: {how}", remedy)
 
 
-def look_at_rows(connection: Connection, settings: Settings) -> Findings:
-    """Yield which sinks are down or late, and whether there are dead letters."""
+def check_rows(connection: Connection, settings: Settings) -> Findings:
+    """Yield the sinks that are down or lag behind, and the number of dead letters."""
     letters = 0.0
     for sample in postgres_samples(connection, [sink.name for sink in sinks_for(settings)]):
         which = ", ".join(sample.labels)
         if sample.metric is names.SINK_DOWN_SECONDS and sample.value:
-            says = f"{which} has not answered the workers for {sample.value:,.0f} s"
-            yield PART.warning(
-                f"sink-{which}", says, "trainwire deliveries shows its last words; rows wait in Postgres"
-            )
+            text = f"{which} has not answered the workers for {sample.value:,.0f} s"
+            remedy = "trainwire deliveries shows its last error; rows wait in Postgres"
+            yield PART.warning(f"sink-{which}", text, remedy)
         elif sample.metric is names.SINK_LAG_SECONDS and sample.value > SINK_LATE_S:
-            says = f"{which} is {sample.value:,.0f} s behind"
-            yield PART.warning(f"lag-{which}", says, "see docs/runbook.md, TrainwireSinkLag")
+            text = f"{which} is {sample.value:,.0f} s behind"
+            yield PART.warning(f"lag-{which}", text, "see docs/runbook.md, TrainwireSinkLag")
         elif sample.metric is names.SINK_LAG_SECONDS:
             yield PART.ok(f"lag-{which}", f"{which} is {sample.value:,.0f} s behind")
         elif sample.metric is names.DEAD_LETTERS:
             letters += sample.value
     if letters:
-        says = f"{letters:,.0f} dead letters"
-        yield PART.warning("dead-letters", says, "trainwire dead-letters list, then replay or discard")
+        remedy = "trainwire dead-letters list, then replay or discard"
+        yield PART.warning("dead-letters", f"{letters:,.0f} dead letters", remedy)

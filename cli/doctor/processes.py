@@ -1,4 +1,4 @@
-"""Beat and the workers: is one active, is every queue read, and is what is read also done?"""
+"""Checks of beat and the workers: an active beat, a consumer for each queue, no expired work orders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from trainwire.cli.answering import answering_workers
+from trainwire.cli.worker_queues import answering_workers
 from trainwire.schemas.keys import (
     BEAT_LEASE_KEY,
     BEAT_QUEUE,
@@ -30,16 +30,18 @@ LATE_S: Final = 30.0
 PART: Final = Part("processes")
 
 
-def look(client: redis.Redis, settings: Settings) -> Findings:
-    """Yield what is found; nothing where Redis is away, which another part says."""
+def check(client: redis.Redis, settings: Settings) -> Findings:
+    """Yield the findings; nothing if Redis cannot be reached, which `redis_server.check` reports."""
     with suppress(RedisError, OperationalError):
         yield _beat(client)
         readers = _readers(settings)
-        for queue in _needed(settings):
+        sink_queues = [sink.queue for sink in sinks_for(settings)]
+        for queue in (INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE, *sink_queues):
             found = cast("bytes", client.type(queue)).decode()
             if found not in {"list", "none"}:
-                says = f"the key {queue} is a {found}: workers cannot read their orders"
-                yield PART.error(f"queue-{queue}", says, f"find what wrote it, then RENAME {queue} {queue}-old")
+                text = f"the key {queue} is a {found}: workers cannot read their orders"
+                remedy = f"find the client that wrote it, then RENAME {queue} {queue}-old"
+                yield PART.error(f"queue-{queue}", text, remedy)
                 continue
             yield _queue(queue, readers.get(queue, []), _expired_s(client, queue))
 
@@ -49,14 +51,13 @@ def _beat(client: redis.Redis) -> Finding:
     ticks = [int(at_ms) for at_ms in client.hvals(BEAT_TICKS_KEY)]
     holder: Any = client.get(BEAT_LEASE_KEY)
     if holder is None:
-        return PART.error(
-            "beat", "no beat is active: what failed is not tried again, dead trainers go unseen", start
-        )
+        text = "no beat is active: failed work is not retried, and lost jobs are not noticed"
+        return PART.error("beat", text, start)
     age_s = client.time()[0] - max(ticks, default=0) / 1000
     name = holder.decode(errors="replace")
     if age_s > LATE_S:
-        says = f"the active beat ({name}) has sent no tick for {age_s:,.0f} s"
-        return PART.error("beat", says, "look at its log, and start it again")
+        text = f"the active beat ({name}) has sent no tick for {age_s:,.0f} s"
+        return PART.error("beat", text, "read its log, and restart it")
     return PART.ok("beat", f"{name} is active")
 
 
@@ -68,25 +69,20 @@ def _readers(settings: Settings) -> dict[str, list[str]]:
     return readers
 
 
-def _needed(settings: Settings) -> list[str]:
-    of_sinks = [sink.queue for sink in sinks_for(settings)]
-    return [INGEST_QUEUE, BEAT_QUEUE, NOTIFY_QUEUE, CHECKPOINT_QUEUE, *of_sinks]
-
-
 def _queue(queue: str, workers: list[str], expired_s: float) -> Finding:
     check = f"queue-{queue}"
     if not workers:
-        says = f"no worker that answers reads the queue {queue}"
-        return PART.error(check, says, f"python -m trainwire.workers worker --queues {queue}")
+        text = f"no worker that answers consumes the queue {queue}"
+        return PART.error(check, text, f"python -m trainwire.workers worker --queues {queue}")
     if expired_s > LATE_S:
         names = ", ".join(sorted(workers))
-        says = f"orders in the queue {queue} ran out {expired_s:,.0f} s ago, and {names} should have taken them"
-        return PART.error(check, says, "start these workers again, and look at their logs; or add a worker")
-    return PART.ok(check, f"{queue} is read by {', '.join(sorted(workers))}")
+        text = f"orders in the queue {queue} expired {expired_s:,.0f} s ago, and {names} should have taken them"
+        return PART.error(check, text, "restart these workers, and read their logs; or add a worker")
+    return PART.ok(check, f"{queue} is consumed by {', '.join(sorted(workers))}")
 
 
 def _expired_s(client: redis.Redis, queue: str) -> float:
-    """Return for how long the next order of a queue has been worth nothing; 0 where it is still good."""
+    """Return the seconds since the next order of a queue expired; 0 if it has not expired."""
     raw: Any = client.lindex(queue, -1)
     with suppress(TypeError, ValueError, KeyError):
         expires = datetime.fromisoformat(json.loads(raw)["headers"]["expires"])

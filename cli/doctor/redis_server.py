@@ -1,4 +1,4 @@
-"""Redis: the broker's server, and those of the streams, where STREAMS_URL names others."""
+"""Checks of the broker's Redis server, and of those of the streams if STREAMS_URL names others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import redis
 
-from trainwire.cli.doctor import redis_info
 from trainwire.schemas.keys import HOLD_KEY, SHARDS_KEY
 from trainwire.schemas.streams.broker import broker_at
 from trainwire.schemas.streams.clients import STREAM_ERRORS, servers_of
@@ -20,12 +19,25 @@ from trainwire.workers.settings import Settings
 PART: Final = Part("redis")
 STREAMS: Final = Part("streams")
 _TOO_MANY: Final = "max number of clients reached"
+MORE_CLIENTS: Final = (
+    "redis-cli config set maxclients 20000, and in its file; raise its limit of open files with it "
+    "(ulimit -n, LimitNOFILE in systemd)"
+)
+Info = Mapping[str, Any]
+"""The reply to INFO, parsed by redis-py."""
+
+NEEDED: Final = {"redis": (6, 2), "valkey": (7, 2)}
+FULL: Final = 0.97
+BUSY: Final = 0.8
+"""Share of `maxclients`; restarting trainers and workers hold their old and new connections for a moment."""
+OWN_FILES: Final = 32
+"""File descriptors that a server reserves for itself (CONFIG_MIN_RESERVED_FDS)."""
 
 
-def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
-    """Yield what is found; only INFO is asked, which the workers' user may.
+def check(client: redis.Redis, settings: Settings, streams: redis.Redis | None = None) -> Findings:
+    """Yield the findings; of the servers only INFO and TIME are used, which the workers' user may run.
 
-    `streams` is a client of the server, or the servers, that STREAMS_URL names.
+    `streams` is a client of the server or cluster that STREAMS_URL names.
     """
     try:
         before_s = time.time()
@@ -34,7 +46,7 @@ def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = 
         info = client.info()
         published = _published(client) if streams is None else None
     except STREAM_ERRORS as exc:
-        yield _away(PART, exc, "REDIS_URL", settings.redis_url.get_secret_value())
+        yield _no_answer(PART, exc, "REDIS_URL", settings.redis_url.get_secret_value())
     else:
         yield from _tls(PART, settings.redis_url.get_secret_value(), "REDIS_URL")
         yield from _server(PART, info, settings, has_streams=streams is None)
@@ -42,17 +54,17 @@ def look(client: redis.Redis, settings: Settings, streams: redis.Redis | None = 
             yield PART.error("role", "is a replica, which takes no writes", "point REDIS_URL to the primary")
         yield clock(PART, seconds + micros / 1e6, before_s, after_s)
         if published is not None:
-            yield from _what_trainers_read(PART, published, settings.ingest_shards)
+            yield from _published_settings(PART, published, settings.ingest_shards)
     if streams is not None:
-        yield from _look_at_streams(streams, settings)
+        yield from _check_streams(streams, settings)
 
 
-def _look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
-    """Yield the same of each server that has streams: one that is away says nothing of the others."""
+def _check_streams(client: redis.Redis, settings: Settings) -> Findings:
+    """Yield the findings of each server that has streams, also if some of them do not answer."""
     try:
         servers = servers_of(client)
     except STREAM_ERRORS as exc:
-        yield _away(STREAMS, exc, "STREAMS_URL", settings.streams_address)
+        yield _no_answer(STREAMS, exc, "STREAMS_URL", settings.streams_address)
         return
     are_many = is_cluster(settings.streams_address)
     for name, server in servers.items():
@@ -60,34 +72,102 @@ def _look_at_streams(client: redis.Redis, settings: Settings) -> Findings:
         try:
             info = server.info()
         except STREAM_ERRORS as exc:
-            yield _away(part, exc, "STREAMS_URL", settings.streams_address)
+            yield _no_answer(part, exc, "STREAMS_URL", settings.streams_address)
             continue
         yield from _server(part, info, settings)
         if info.get("role") != "master" and not are_many:
             yield part.error("role", "is a replica, which takes no writes", "point STREAMS_URL to the primary")
     yield from _tls(STREAMS, settings.streams_address, "STREAMS_URL")
     try:
-        yield from _what_trainers_read(STREAMS, _published(client), settings.ingest_shards)
+        yield from _published_settings(STREAMS, _published(client), settings.ingest_shards)
     except STREAM_ERRORS as exc:
-        says = f"what trainers read first cannot be read: {redis_trouble(exc)}"
-        yield STREAMS.error("shards", says, "start the server that has it")
+        text = f"the settings published for trainers cannot be read: {redis_trouble(exc)}"
+        yield STREAMS.error("shards", text, "start the server that has it")
 
 
-def _server(part: Part, info: redis_info.Info, settings: Settings, *, has_streams: bool = True) -> Findings:
-    yield redis_info.version(part, info)
-    yield redis_info.eviction(part, info)
-    yield from redis_info.keeping(part, info, has_streams=has_streams)
-    yield redis_info.memory(part, info, settings.redis_high_water)
-    yield from redis_info.clients(part, info)
+def _server(part: Part, info: Info, settings: Settings, *, has_streams: bool = True) -> Findings:
+    yield _version(part, info)
+    yield _eviction(part, info)
+    yield from _persistence(part, info, has_streams=has_streams)
+    yield _memory(part, info, settings.redis_high_water)
+    yield from _connections(part, info)
 
 
-def _away(part: Part, exc: BaseException, setting: str, url: str) -> Finding:
-    remedy = redis_info.MORE_CLIENTS if _TOO_MANY in str(exc) else f"start it, or correct {setting}"
+def _version(part: Part, info: Info) -> Finding:
+    """Check the version."""
+    kind = "valkey" if "valkey_version" in info else "redis"
+    installed = str(info.get(f"{kind}_version", "0"))
+    numbers = tuple(int(number) for number in installed.split(".")[:2] if number.isdigit())
+    if numbers < NEEDED[kind]:
+        wanted = ".".join(map(str, NEEDED[kind]))
+        return part.error("version", f"is {kind} {installed}", f"install {kind} {wanted} or newer")
+    return part.ok("version", f"is {kind} {installed}")
+
+
+def _eviction(part: Part, info: Info) -> Finding:
+    """Check that a full server refuses writes instead of evicting keys."""
+    policy = info.get("maxmemory_policy")
+    if policy == "noeviction":
+        return part.ok("eviction", "evicts no keys when it is full")
+    text = f"evicts messages when it is full: maxmemory-policy is {policy}"
+    return part.error("eviction", text, "redis-cli config set maxmemory-policy noeviction, and in its file")
+
+
+def _persistence(part: Part, info: Info, *, has_streams: bool = True) -> Findings:
+    """Yield whether its data survives a restart, and whether its writes to disk succeed."""
+    if info.get("aof_enabled"):
+        yield part.ok("persistence", "has an append-only file")
+    elif has_streams:
+        text = "loses its streams at a restart: no append-only file (trainers that still run send them again)"
+        yield part.warning("persistence", text, "redis-cli config set appendonly yes, and in its file")
+    else:
+        yield part.ok("persistence", "has no append-only file, and needs none: work orders are sent again")
+    failed = [name for name in ("aof_last_write_status", "rdb_last_bgsave_status") if info.get(name, "ok") != "ok"]
+    if failed:
+        text = f"cannot write to its disk ({', '.join(failed)}), and may refuse all writes"
+        yield part.error("disk", text, "free space on its disk, and read its log")
+
+
+def _memory(part: Part, info: Info, high_water: float) -> Finding:
+    """Check its memory; above the share `high_water` trainers keep messages in their spools."""
+    used, limit = int(info["used_memory"]), int(info["maxmemory"])
+    if not limit:
+        text = "has no maxmemory: it grows until the machine kills it, and trainers never hold messages back"
+        return part.warning("memory", text, "redis-cli config set maxmemory 1gb (or what the machine can spare)")
+    text = f"uses {used / limit:.0%} of its {limit / 2**20:,.0f} MiB"
+    if used > FULL * limit:
+        return part.error("memory", text, "start workers that drain it, or raise maxmemory")
+    if used > high_water * limit:
+        return part.warning("memory", text, "drain faster (docs/runbook.md), or raise maxmemory")
+    return part.ok("memory", text)
+
+
+def _connections(part: Part, info: Info) -> Findings:
+    """Yield the share of `maxclients` in use; nothing if INFO lacks `maxclients`."""
+    if "maxclients" not in info:
+        return
+    limit = int(info["maxclients"])
+    used = int(info["connected_clients"]) + int(info.get("cluster_connections", 0))
+    refused = int(info.get("rejected_connections", 0))
+    text = f"{used:,} of {limit:,} connections are in use"
+    text += f"; {refused:,} were refused since its start" if refused else ""
+    if used <= BUSY * limit:
+        yield part.ok("clients", text)
+        return
+    files = limit + OWN_FILES
+    # At start a server reduces maxclients to its limit of open files, which is usually a power of two.
+    if files & (files - 1) == 0:
+        text += f"; its limit of open files, {files:,}, seems to determine it"
+    yield part.warning("clients", text, MORE_CLIENTS)
+
+
+def _no_answer(part: Part, exc: BaseException, setting: str, url: str) -> Finding:
+    remedy = MORE_CLIENTS if _TOO_MANY in str(exc) else f"start it, or correct {setting}"
     return part.error("answers", f"does not answer: {redis_trouble(exc, url)}", remedy)
 
 
 def _tls_of(url: str) -> Mapping[str, Any] | None:
-    """Return the parameters of TLS, None for an address without TLS."""
+    """Return the TLS parameters of an address, None if it has no TLS."""
     if not is_cluster(url):
         return broker_at(url).ssl
     return cluster_tls(url) if url.startswith("rediss") else None
@@ -96,28 +176,28 @@ def _tls_of(url: str) -> Mapping[str, Any] | None:
 def _tls(part: Part, url: str, setting: str) -> Findings:
     tls = _tls_of(url)
     if tls is not None and tls.get("ssl_cert_reqs", "required") != "required":
-        says = "its certificate is not verified: anybody in between can read and change everything"
-        yield part.warning("tls", says, f"take ssl_cert_reqs out of {setting}, and name its CA with ssl_ca_certs")
+        text = "its certificate is not verified: anyone on the network path can read and change all data"
+        yield part.warning("tls", text, f"take ssl_cert_reqs out of {setting}, and name its CA with ssl_ca_certs")
     elif tls is not None:
-        yield part.ok("tls", "speaks TLS, with a certificate that is trusted")
+        yield part.ok("tls", "uses TLS with a trusted certificate")
 
 
 def _published(client: redis.Redis) -> tuple[Any, bool]:
-    """Return what trainers read before they send: the number of shards, and whether to hold back."""
+    """Return two values that trainers read before they send: the number of shards, and whether HOLD_KEY exists."""
     return client.get(SHARDS_KEY), bool(client.exists(HOLD_KEY))
 
 
-def _what_trainers_read(part: Part, published: tuple[Any, bool], wanted: int) -> Findings:
+def _published_settings(part: Part, published: tuple[Any, bool], wanted: int) -> Findings:
     shards, must_hold = published
     if must_hold:
         remedy = "drain faster (docs/runbook.md), or raise maxmemory"
-        yield part.warning("hold", "trainers are told to hold back", remedy)
+        yield part.warning("hold", "trainers keep messages in their spools until memory is free", remedy)
     if shards is None:
         yield part.warning(
             "shards", "no worker has ever started here", "start one: python -m trainwire.workers worker"
         )
     elif int(shards) != wanted:
-        says = f"workers published {int(shards)} shards, INGEST_SHARDS here is {wanted}"
-        yield part.error("shards", says, "give all workers the same INGEST_SHARDS while the streams are empty")
+        text = f"workers published {int(shards)} shards, INGEST_SHARDS here is {wanted}"
+        yield part.error("shards", text, "give all workers the same INGEST_SHARDS while the streams are empty")
     else:
         yield part.ok("shards", f"{wanted} shards")

@@ -1,1 +1,1 @@
-"""`trainwire top`: what is going on, looked at again and again."""
+"""`trainwire top`: periodic snapshots of streams, sinks, workers and jobs, shown as tables."""

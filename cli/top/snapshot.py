@@ -1,4 +1,4 @@
-"""One look at everything, and what has happened since the look before."""
+"""Reads the metrics, workers and jobs that `trainwire top` shows at one moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from trainwire.cli.answering import answering_workers
+from trainwire.cli.worker_queues import answering_workers
 from trainwire.schemas.prometheus_metrics import Metric
 from trainwire.schemas.streams.clients import STREAM_ERRORS
 from trainwire.schemas.streams.tls import redis_trouble
@@ -25,34 +25,34 @@ from trainwire.workers.settings import Settings
 ANSWER_WITHIN_S: Final = 0.7
 MOST_JOBS: Final = 12
 TROUBLED_JOBS: Final = 4
-"""So many of them may take the place of running ones."""
+"""Stalled and lost jobs that may displace running ones from the list."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What was seen at one moment; `away` says which store did not answer, and why."""
+    """State at `at_s` (monotonic time); `unreachable` has a sentence for each store that did not answer."""
 
     at_s: float
     samples: tuple[Sample, ...] = ()
     jobs: tuple[Job, ...] = ()
     workers: dict[str, list[str]] = field(default_factory=dict)
-    away: tuple[str, ...] = ()
+    unreachable: tuple[str, ...] = ()
 
     def total(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the sum of a metric, of one first label or of all; None where there is no such sample."""
+        """Return the sum of a metric over all labels, or over one first label; None without such a sample."""
         found = self._of(metric, label)
         return sum(found) if found else None
 
     def most(self, metric: Metric, label: str | None = None) -> float | None:
-        """Return the largest value of a metric; None where there is none."""
+        """Return the largest value of a metric; None without a sample."""
         return max(self._of(metric, label), default=None)
 
     def labels(self, metric: Metric) -> list[str]:
-        """Return the first labels of a metric, each once, in the order in which they came."""
+        """Return the distinct first labels of a metric, in the order of the samples."""
         return list(dict.fromkeys(sample.labels[0] for sample in self.samples if sample.metric is metric))
 
     def rate(self, before: Snapshot | None, metric: Metric, label: str) -> float | None:
-        """Return by how much a metric has grown a second since another look; None where that is not known."""
+        """Return the growth per second since the snapshot `before`; None where either lacks the metric."""
         now, then = self.total(metric, label), before.total(metric, label) if before else None
         if before is None or now is None or then is None or self.at_s <= before.at_s:
             return None
@@ -74,30 +74,30 @@ def take(
     *,
     streams: redis.Redis | None = None,
 ) -> Snapshot:
-    """Look at everything once; a store that is away is told, and the other is shown."""
+    """Return a snapshot; the data of a store that does not answer is missing, and `unreachable` names it."""
     samples: list[Sample] = []
     jobs: list[Job] = []
     workers: dict[str, list[str]] = {}
-    away: list[str] = []
+    unreachable: list[str] = []
     try:
         samples += redis_samples(client, settings.ingest_shards, streams)
         for server, shards in unreachable_shards(samples).items():
-            away.append(f"{server} does not answer: it has the streams of shard {', '.join(shards)}")
+            unreachable.append(f"{server} does not answer: it has the streams of shard {', '.join(shards)}")
         workers = answering_workers(settings, ANSWER_WITHIN_S)
     except (*STREAM_ERRORS, OperationalError) as exc:
-        away.append(f"Redis does not answer: {redis_trouble(exc, settings.redis_url.get_secret_value())}")
+        unreachable.append(f"Redis does not answer: {redis_trouble(exc, settings.redis_url.get_secret_value())}")
     at_s = clock()
     try:
         with engine.connect() as connection:
             samples += postgres_samples(connection, [sink.name for sink in sinks_for(settings)])
             jobs = _jobs(connection)
     except SQLAlchemyError as exc:
-        away.append(f"Postgres does not answer: {postgres_trouble(exc)}")
-    return Snapshot(at_s, tuple(samples), tuple(jobs), workers, tuple(away))
+        unreachable.append(f"Postgres does not answer: {postgres_trouble(exc)}")
+    return Snapshot(at_s, tuple(samples), tuple(jobs), workers, tuple(unreachable))
 
 
 def _jobs(connection: Connection) -> list[Job]:
-    """Return running jobs, and behind them those that have stalled or are lost, which have room in any case."""
+    """Return running, then stalled and lost jobs; TROUBLED_JOBS places are reserved for the latter."""
     running, stalled, lost = (
         find_jobs(connection, status=status, limit=MOST_JOBS) for status in ("running", "stalled", "lost")
     )

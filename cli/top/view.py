@@ -23,8 +23,8 @@ BAD: Final = "bold red"
 
 
 def render(now: Snapshot, before: Snapshot | None) -> RenderableType:
-    """Return everything of a snapshot, with what has happened a second since the one before."""
-    parts: list[RenderableType] = [Text(one_line(said), style=BAD) for said in now.away]
+    """Return a snapshot as rich tables, with rates per second since the snapshot `before`."""
+    parts: list[RenderableType] = [Text(one_line(line), style=BAD) for line in now.unreachable]
     parts += [_head(now), Text(), _streams(now, before)]
     if now.labels(names.SINK_LAG_ROWS):
         parts += [Text(), _sinks(now, before)]
@@ -90,9 +90,9 @@ def _sinks(now: Snapshot, before: Snapshot | None) -> Table:
 
 
 def _workers(now: Snapshot) -> Table:
-    shown = table("worker", "queues (orders that wait)")
+    shown = table("worker", "queues (waiting orders)")
     if not now.workers:
-        shown.add_row(Text("none answers", style=BAD), "")
+        shown.add_row(Text("no worker answers", style=BAD), "")
     for worker, queues in now.workers.items():
         ours = [queue for queue in queues if not queue.startswith("echo.")]
         waiting = [f"{queue} ({now.total(names.QUEUE_ORDERS, queue) or 0:,.0f})" for queue in ours]
@@ -101,7 +101,7 @@ def _workers(now: Snapshot) -> Table:
 
 
 def _jobs(jobs: tuple[Job, ...], at: datetime) -> Table:
-    numbers = ("job", "epoch", "done", "logs", "metrics", "heard")
+    numbers = ("job", "epoch", "done", "logs", "metrics", "quiet")
     shown = table("job", "name", "status", *numbers[1:], right=frozenset(numbers))
     for job in jobs:
         quiet_s = None if job.last_seen_at is None else max(0.0, (at - job.last_seen_at).total_seconds())
@@ -114,12 +114,12 @@ def _jobs(jobs: tuple[Job, ...], at: datetime) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Return a count or a rate as people read it."""
+    """Return a count or rate with thousands separators, `-` for None."""
     return UNKNOWN if value is None else f"{value:,.0f}"
 
 
 def size(value: float | None) -> str:
-    """Return bytes as people read them."""
+    """Return a size with its binary unit, `-` for None."""
     if value is None:
         return UNKNOWN
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -130,7 +130,7 @@ def size(value: float | None) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """Return a time span in its largest fitting unit."""
+    """Return a time span in its largest fitting unit, `-` for None."""
     if seconds is None:
         return UNKNOWN
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):

@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from trainwire.gateway.callbacks.callback_streams import NewMessage
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Checkpoint, Completion, Logs, Metrics, Point, Progress
+from trainwire.schemas.messages import (
+    ATTEMPT_UNKNOWN,
+    Body,
+    Checkpoint,
+    Completion,
+    Logs,
+    Metrics,
+    Point,
+    Progress,
+)
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID, MAX_TIME_NS
 
 
@@ -22,7 +31,7 @@ def _not_bool(value: object) -> object:
 _Numeric = BeforeValidator(_not_bool)
 Count = Annotated[int, _Numeric, Field(ge=0, le=MAX_ID)]
 Rank = Annotated[int, _Numeric, Field(ge=0, le=MAX_ATTEMPT)]
-Attempt = Annotated[int, _Numeric, Field(ge=ATTEMPT_UNSAID, le=MAX_ATTEMPT)]
+Attempt = Annotated[int, _Numeric, Field(ge=ATTEMPT_UNKNOWN, le=MAX_ATTEMPT)]
 TimeNs = Annotated[int, _Numeric, Field(ge=0, le=MAX_TIME_NS)]
 Finite = Annotated[float, _Numeric, Field(allow_inf_nan=False)]
 Value = Annotated[float, _Numeric]
@@ -38,7 +47,7 @@ def _example(**values: Any) -> ConfigDict:
 class Callback(BaseModel):
     """Fields of all callbacks."""
 
-    attempt: Attempt = ATTEMPT_UNSAID
+    attempt: Attempt = ATTEMPT_UNKNOWN
     """Number of the attempt, by default the newest one; a new number begins a new attempt."""
     rank: Rank | None = None
 

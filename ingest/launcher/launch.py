@@ -36,7 +36,7 @@ from trainwire.ingest.settings import (
     whole_number,
 )
 from trainwire.ingest.strict import StrictError
-from trainwire.schemas.messages import ATTEMPT_UNSAID
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN
 from trainwire.schemas.validation import MAX_ATTEMPT, MAX_ID
 
 DEFAULT_FINISH_TIMEOUT_S: Final = 10.0
@@ -242,7 +242,7 @@ def _environment(
         environment[PAGE_URL_VARIABLE] = page_url
     if tracebacks.path is not None:
         environment[TRACEBACKS_VARIABLE] = str(tracebacks.path)
-    if run.attempt != ATTEMPT_UNSAID:
+    if run.attempt != ATTEMPT_UNKNOWN:
         environment[ATTEMPT_VARIABLE] = str(run.attempt)
     return {name: value for name, value in environment.items() if value is not None}
 

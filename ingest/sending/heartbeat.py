@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from trainwire.ingest.process.clock import monotonic_s
 from trainwire.ingest.settings import Vitals
 from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat
-from trainwire.schemas.messages import ATTEMPT_UNSAID
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN
 from trainwire.schemas.validation import InvalidMessage
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class SourceHeartbeat:
         """Return a warning that names both processes of one rank, and the remedy."""
         origin = self.origin
         processes = "launchers" if self.launcher else "trainers"
-        attempt = "" if origin.attempt == ATTEMPT_UNSAID else f" attempt {origin.attempt}"
+        attempt = "" if origin.attempt == ATTEMPT_UNKNOWN else f" attempt {origin.attempt}"
         here = f"host {os.uname().nodename}, pid {os.getpid()}, since {_local(self._since)}"
         there = f"host {_printable(rival.host)}, pid {rival.pid}, since {_local(rival.since)}"
         return (

@@ -16,9 +16,9 @@ from trainwire.ingest.sending.heartbeat import UnsentCounts
 from trainwire.ingest.sending.unacked import EncodedMessage, Range, UnackedMessages
 from trainwire.ingest.settings import FullPolicy
 from trainwire.ingest.spool.access import SpoolAccess
-from trainwire.schemas.heartbeats import says_progress
+from trainwire.schemas.heartbeats import shows_progress
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import ATTEMPT_UNSAID, KIND_OF_BODY, Body, Completion
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, KIND_OF_BODY, Body, Completion
 from trainwire.schemas.wire import Entry, Loss, encode_loss
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Outbox:
             self._open()
             body, buffered_bytes = self._next
             self._buffer.note_message(buffered_bytes, self._add(body))
-            self.activity += says_progress(body)
+            self.activity += shows_progress(body)
             self._next = None
         return True
 
@@ -227,7 +227,7 @@ class Outbox:
             return 0
         if isinstance(body, Completion) and body.of is None:
             self._count_messages(body)
-        if self.origin.attempt == ATTEMPT_UNSAID or isinstance(body, Completion):
+        if self.origin.attempt == ATTEMPT_UNKNOWN or isinstance(body, Completion):
             body.started_at = body.started_at or self.origin.since_ns
         seq, items = messages.last + 1, item_count(body)
         entry = self._encoder.encode(kind, seq, body)

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.sanitize import path_text, plain_text
 from trainwire.schemas.checkpoint_keys import NEWEST_KINDS, new_upload_folder
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Checkpoint
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Checkpoint
 
 _URI: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 """A scheme has at least two characters: a single one is a drive of Windows."""
@@ -119,7 +119,7 @@ def object_key(prefix: str, origin: Origin, checkpoint: Checkpoint, is_folder: b
     `upload` is new for each call: no object is overwritten. The key of a folder ends with a slash. Where the
     trainer does not know its attempt, the name of its source, which is unique, takes that place.
     """
-    attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNSAID else str(origin.attempt)
+    attempt = f"source-{origin.source}" if origin.attempt == ATTEMPT_UNKNOWN else str(origin.attempt)
     counts = (("-", checkpoint.epoch), ("-step", checkpoint.step), ("-rank", origin.rank or None))
     name = _word(checkpoint.kind) + "".join(f"{word}{count}" for word, count in counts if count is not None)
     folders = (prefix, str(origin.job_id), attempt, new_upload_folder(checkpoint.ts))

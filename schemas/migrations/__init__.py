@@ -13,8 +13,8 @@ from sqlalchemy import Connection, inspect
 from trainwire.schemas.tables import metadata
 
 
-class WrongSchemaRevision(RuntimeError):  # noqa: N818 - said to operators as it stands
-    """The database is at another schema revision than this version of trainwire was made for."""
+class WrongSchemaRevision(RuntimeError):  # noqa: N818 - its text is shown to operators
+    """The database is at a schema revision that this version of trainwire cannot use."""
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -25,7 +25,7 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 def head_revision() -> str:
-    """Return the revision this version of trainwire was made for."""
+    """Return the newest schema revision of this version of trainwire."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     if head is None:
         raise WrongSchemaRevision("the package has lost its migrations; install trainwire again")
@@ -33,14 +33,14 @@ def head_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the database's revision, None for a database without our tables."""
+    """Return the database's schema revision, None for a database without our tables."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring the database to the newest revision, from an empty one or any older one, in one transaction.
+    """Upgrade an empty or older database to the newest revision, in one transaction.
 
-    Raises `WrongSchemaRevision` when the database was migrated by a newer trainwire.
+    Raises `WrongSchemaRevision` if the database was migrated by a newer trainwire.
     """
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     current = current_revision(connection)
@@ -53,10 +53,10 @@ def upgrade(connection: Connection) -> None:
 
 
 def check_revision(connection: Connection) -> None:
-    """Raise `WrongSchemaRevision`, with the command to run, unless this version can work with the tables.
+    """Raise `WrongSchemaRevision`, with the command to run, if this version cannot use the tables.
 
-    It can at its own revision, and at a newer one that still has every column that it uses: migrations only add
-    (docs/deploy.md), so that old processes go on while new ones are started.
+    It can use its own revision, and newer ones that still have all its columns: migrations only add columns
+    (docs/deploy.md), so that old processes continue to work while new ones are started.
     """
     current, head = current_revision(connection), head_revision()
     if current == head:
@@ -72,12 +72,12 @@ def check_revision(connection: Connection) -> None:
 
 
 def is_newer(revision: str | None) -> bool:
-    """Tell whether a revision comes after the newest that this version knows; they are numbers."""
+    """Return whether a revision is newer than the newest of this version; revisions are numbers."""
     return revision is not None and revision.isdecimal() and int(revision) > int(head_revision())
 
 
 def _faults(connection: Connection) -> list[str]:
-    """Return why this version cannot work with newer tables: what they lack, and what they ask of each new row."""
+    """Return the columns that newer tables lack, and those that they require in new rows without a default."""
     found = {
         name: {column["name"]: column for column in columns}
         for (_, name), columns in inspect(connection).get_multi_columns().items()

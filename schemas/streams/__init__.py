@@ -1,1 +1,1 @@
-"""The servers of the streams and of the broker: addresses, TLS and clients."""
+"""Servers of the streams and of the broker: addresses, TLS and clients."""

@@ -1,4 +1,4 @@
-"""The address of Redis as kombu must be told it: left alone, it does not verify the certificate of a server."""
+"""Addresses of Redis for kombu, which by default does not verify the certificate of a server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _TLS_PREFIX: Final = "ssl_"
 
 
 class Broker(NamedTuple):
-    """What `kombu.Connection` takes: an address without parameters, and those of TLS, None where there is none."""
+    """Arguments of `kombu.Connection`: an address without parameters, and the TLS parameters, None without TLS."""
 
     url: str
     ssl: dict[str, Any] | None
 
 
 def broker_at(redis_url: str) -> Broker:
-    """Return where kombu finds the Redis of an address, with TLS exactly as redis-py would have it.
+    """Return the address for kombu, with the same TLS parameters as redis-py would use.
 
-    kombu does not verify the certificate of a `rediss://` that says nothing more, and stumbles over parameters
-    that it does not know. Raises `ValueError` for an address that redis-py does not understand.
+    By itself kombu does not verify the certificate of a plain `rediss://`, and fails for parameters that it does
+    not know. Raises `ValueError` for an address that redis-py cannot parse.
     """
     parts = urlsplit(redis_url)
     if parts.scheme not in {"redis", "rediss"}:

@@ -13,13 +13,13 @@ from redis.retry import Retry
 from trainwire.schemas.streams.urls import cluster_nodes, cluster_tls, is_cluster
 
 STREAM_ERRORS: Final = (redis.RedisError, RedisClusterException)
-"""What a server that is away, or refuses, looks like; redis-py does not count the second among the first."""
+"""Errors of a server that does not answer or refuses; RedisClusterException is no RedisError in redis-py."""
 
 
 def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
-    """Return a client; nothing is connected before its first command, which raises one of `STREAM_ERRORS`.
+    """Return a client that connects at its first command; commands raise one of `STREAM_ERRORS`.
 
-    `options` are timeouts and the like, as redis-py takes them.
+    `options` are passed to redis-py: timeouts and the like.
     """
     if not is_cluster(url):
         return redis.Redis.from_url(url, retry=retry, **options)
@@ -27,7 +27,7 @@ def open_streams(url: str, *, retry: Retry, **options: Any) -> redis.Redis:
 
 
 class Cluster:
-    """A client of a cluster that looks for its servers with the first command, and again after `close`."""
+    """A client of a cluster that discovers its servers at the first command, and again after `close`."""
 
     def __init__(self, url: str, *, retry: Retry, **options: Any) -> None:
         self._nodes = cluster_nodes(url)
@@ -40,39 +40,39 @@ class Cluster:
                 "password": unquote(password) or None,
                 "ssl": url.startswith("rediss"),
                 "retry": retry,
-                # A server that is away is the trouble of its own shards alone.
+                # A server that does not answer must affect only its own shards.
                 "require_full_coverage": False,
             }
         )
         self._client: RedisCluster | None = None
         self.resting: dict[str, tuple[float, str]] = {}
-        """Servers that did not answer: until when they are left alone, and what the matter was."""
+        """Servers that did not answer -> time until which they are not tried, and the error."""
 
     def __getattr__(self, name: str) -> Any:
         if self._client is None:
-            node = cast("Any", ClusterNode)  # redis-py does not say its types
+            node = cast("Any", ClusterNode)  # redis-py has no types here
             nodes = [node(host, port) for host, port in self._nodes]
             self._client = RedisCluster(startup_nodes=nodes, **self._options)
         return getattr(self._client, name)
 
     def close(self) -> None:
-        """Drop all connections."""
+        """Close all connections."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
 
 
 def drop_connections(client: redis.Redis) -> None:
-    """Drop a client's connections; its next command makes new ones and looks the host up again."""
+    """Close a client's connections; its next command resolves the host again and reconnects."""
     client.close()
     if not isinstance(client, Cluster):
         client.connection_pool.disconnect()
 
 
 def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
-    """Return a client for each server by `host:port`, those that are away included; for one Redis, itself.
+    """Return `host:port` -> client of each server of a cluster; for a single Redis, the client itself under "".
 
-    Raises one of `STREAM_ERRORS` where no server of a cluster tells which others there are.
+    Raises one of `STREAM_ERRORS` if no server of the cluster answers.
     """
     if not isinstance(client, Cluster):
         return {"": client}
@@ -82,5 +82,5 @@ def servers_of(client: redis.Redis) -> dict[str, redis.Redis]:
 
 
 def beside(client: redis.Redis, key: str) -> dict[str, Any]:
-    """Return the options that send a command without a key to the server that has this one."""
+    """Return options that route a command without a key to the server of `key`."""
     return {"target_nodes": [cast("Any", client).get_node_from_key(key)]} if isinstance(client, Cluster) else {}

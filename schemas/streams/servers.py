@@ -1,4 +1,4 @@
-"""Asks each server that has streams for what it has, and collects who is away (decision 17)."""
+"""Runs commands on each server that has streams, and collects the servers that do not answer (decision 17)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trainwire.schemas.streams.clients import STREAM_ERRORS, Cluster
 from trainwire.schemas.streams.tls import redis_trouble
 from trainwire.schemas.streams.urls import DEFAULT_PORT
 
-REST_S: Final = 5.0
-"""For so long a server that did not answer is left alone: to try a host that is down takes seconds."""
-NOBODY: Final = "no server of the cluster"
+RETRY_AFTER_S: Final = 5.0
+"""Time for which a server that did not answer is not tried again: each try takes seconds."""
+NO_SERVER: Final = "no server of the cluster"
 
 Topic = TypeVar("Topic", bound=Hashable)
 Commands = Sequence[tuple[Any, ...]]
-"""Of one question: name and arguments, the first of them a key; all keys are of one server."""
+"""Commands on one topic, each as name and arguments; the first argument is a key, all keys are on one server."""
 
 
 @dataclass
 class Answers(Generic[Topic]):
-    """What was said on each topic, one reply a command, and by which server's clock.
+    """The replies on each topic, one for each command, with the server's name and clock.
 
-    A topic without replies is one of a server that is `away` (host:port -> why) or refused.
+    A topic has no replies if its server did not answer or refused; `away` has these servers (host:port -> error).
     """
 
     replies: dict[Topic, list[Any]] = field(default_factory=dict)
@@ -40,10 +40,10 @@ class Answers(Generic[Topic]):
 
 
 def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answers[Topic]:
-    """Put each question to the server that has its keys.
+    """Run the commands of each topic on the server that has its keys, in one round trip per server.
 
-    One Redis is asked in one round trip, and what it raises is raised. Of a cluster each server is asked for
-    itself: one that is away or refuses is named in the answers; raised is only that no server was found at all.
+    Errors of a single Redis are raised. In a cluster, servers that do not answer or refuse are collected in
+    `Answers.away`; an error is raised only if no server of the cluster is found.
     """
     answers: Answers[Topic] = Answers()
     if not isinstance(client, Cluster):
@@ -54,25 +54,25 @@ def ask_each(client: redis.Redis, questions: Mapping[Topic, Commands]) -> Answer
         _take(answers, questions, now, replies)
         return answers
     for node, theirs in _by_server(client, questions).items():
-        answers.servers |= dict.fromkeys(theirs, NOBODY if node is None else node.name)
+        answers.servers |= dict.fromkeys(theirs, NO_SERVER if node is None else node.name)
         try:
-            # By itself, before the rest: whether it answers is found out once, not with each command.
-            now = _alone(client, node, "TIME")
+            # A separate command first: a server that does not answer then costs one timeout, not one per command.
+            now = _on_server(client, node, "TIME")
             replies = _run(cast("Any", client).pipeline(transaction=False), theirs)
         except STREAM_ERRORS as exc:
-            answers.away[NOBODY if node is None else node.name] = redis_trouble(exc)
+            answers.away[NO_SERVER if node is None else node.name] = redis_trouble(exc)
         else:
             _take(answers, theirs, now, replies)
     return answers
 
 
 def fullest_memory(client: redis.Redis) -> tuple[int, int]:
-    """Return `used_memory` and `maxmemory` in bytes; of a cluster, of the fullest server that answers."""
+    """Return `used_memory` and `maxmemory` in bytes, of a cluster those of the fullest server that answers."""
     infos: list[Mapping[str, Any]] = []
     if isinstance(client, Cluster):
         for node in cast("Any", client).get_primaries():
             with suppress(*STREAM_ERRORS):
-                infos.append(_alone(client, node, "INFO", "memory"))
+                infos.append(_on_server(client, node, "INFO", "memory"))
     if not infos:
         infos = [client.info("memory")]
     sizes = [(int(memory["used_memory"]), int(memory["maxmemory"])) for memory in infos]
@@ -83,7 +83,7 @@ def _by_server(
     client: Cluster, questions: Mapping[Topic, Commands]
 ) -> Mapping[ClusterNode | None, dict[Topic, Commands]]:
     found: dict[ClusterNode | None, dict[Topic, Commands]] = defaultdict(dict)
-    get_node = client.get_node_from_key  # connects where nobody has yet, and raises where no server is found
+    get_node = client.get_node_from_key  # connects if necessary, and raises if no server is found
     for topic, commands in questions.items():
         node = None
         with suppress(RedisClusterException):
@@ -92,17 +92,17 @@ def _by_server(
     return found
 
 
-def _alone(client: Cluster, node: ClusterNode | None, *command: str) -> Any:
-    """Send a command to one server, unless it did not answer a moment ago."""
+def _on_server(client: Cluster, node: ClusterNode | None, *command: str) -> Any:
+    """Run a command on one server; raise the last error if it did not answer within RETRY_AFTER_S."""
     if node is None:
         raise RedisClusterException("no server has these slots")
-    until, why = client.resting.get(node.name, (0.0, ""))
+    until, error = client.resting.get(node.name, (0.0, ""))
     if time.monotonic() < until:
-        raise redis.ConnectionError(why)
+        raise redis.ConnectionError(error)
     try:
         return client.execute_command(*command, target_nodes=[node])
     except (redis.ConnectionError, redis.TimeoutError) as exc:
-        client.resting[node.name] = (time.monotonic() + REST_S, str(exc))
+        client.resting[node.name] = (time.monotonic() + RETRY_AFTER_S, str(exc))
         raise
 
 
@@ -122,5 +122,5 @@ def _take(answers: Answers[Topic], questions: Mapping[Topic, Commands], now: Any
 
 
 def _name(client: redis.Redis) -> str:
-    said = client.get_connection_kwargs()
-    return str(said.get("path") or f"{said.get('host', 'localhost')}:{said.get('port', DEFAULT_PORT)}")
+    options = client.get_connection_kwargs()
+    return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', DEFAULT_PORT)}")

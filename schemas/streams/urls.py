@@ -1,6 +1,6 @@
 """Addresses of a Redis Cluster: `redis+cluster://[user:password@]host:port[,host:port...]`, or `rediss+cluster://`.
 
-The latter takes redis-py's parameters of TLS: `?ssl_ca_certs=/path/to/ca.pem`.
+The latter accepts redis-py's TLS parameters: `?ssl_ca_certs=/path/to/ca.pem`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
 DEFAULT_PORT: Final = 6379
 TLS_PARAMETERS: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs")
 _NO: Final = frozenset({"0", "f", "false", "n", "no"})
-"""As redis-py reads them."""
+"""Values that redis-py parses as false."""
 
 
 def is_cluster(url: str) -> bool:
-    """Tell whether an address is one of a Redis Cluster."""
+    """Return whether an address is that of a Redis Cluster."""
     return url.partition("://")[0] in CLUSTER_SCHEMES
 
 
 def cluster_nodes(url: str) -> list[tuple[str, int]]:
-    """Return the hosts and ports; raise `ValueError` for what is none, a database, or an unknown parameter."""
+    """Return the hosts and ports; raise `ValueError` for a wrong one, a database, or an unknown parameter."""
     cluster_tls(url)
     _, _, rest = url.partition("?")[0].partition("://")
     hosts, _, database = rest.rpartition("@")[2].partition("/")
@@ -29,18 +29,18 @@ def cluster_nodes(url: str) -> list[tuple[str, int]]:
     for host in hosts.split(","):
         parts = urlsplit(f"//{host}")
         if not parts.hostname or not _has_port(parts):
-            raise ValueError(f"names {host!r}, which is no host:port")
+            raise ValueError(f"names {host!r}, which is not host:port")
         found.append((parts.hostname, parts.port or DEFAULT_PORT))
     if database not in ("", "0"):
-        raise ValueError("names a database, which a Redis Cluster has not")
+        raise ValueError("names a database, which a Redis Cluster does not have")
     return found
 
 
 def cluster_tls(url: str) -> dict[str, str | bool]:
-    """Return what the address says of TLS, by redis-py's names; raise `ValueError` for any other parameter."""
+    """Return the TLS parameters of an address by redis-py's names; raise `ValueError` for any other parameter."""
     address, _, query = url.partition("?")
     if "@" in query and "@" not in address:
-        # Part of a password, which no error may repeat.
+        # The query is part of a password, which must not appear in an error.
         raise ValueError("has a ? before its @: write %3F for it in the password, and %40 for an @ behind a ?")
     found: dict[str, str | bool] = dict(parse_qsl(query, keep_blank_values=True))
     known = TLS_PARAMETERS if url.startswith("rediss") else ()
@@ -56,7 +56,7 @@ def cluster_tls(url: str) -> dict[str, str | bool]:
 
 
 def _has_port(parts: SplitResult) -> bool:
-    """Tell whether what is said of a port, if anything, is one."""
+    """Return whether the address has a valid port or none."""
     try:
         return parts.port != 0
     except ValueError:

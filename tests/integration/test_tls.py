@@ -73,7 +73,7 @@ def test_loki_by_its_ca_file(tls: Tls, resources: Resources) -> None:
                 f"Loki at 127.0.0.1:{proxy.port} cannot be used: {UNTRUSTED} with LOKI_CA_FILE"
             )
         plain = loki_http(settings_of(resources, loki_url=twin.url.replace("http://", "https://")))
-        with pytest.raises(LokiUnavailable, match="it does not speak TLS: correct its address"):
+        with pytest.raises(LokiUnavailable, match="it does not use TLS: correct its address"):
             plain.get("/ready", {})
 
 

@@ -171,7 +171,9 @@ def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: st
     """redis:// to a port with TLS is named as that, of a cluster too."""
     plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
     secure = kind.replace("redis", "rediss")
-    with pytest.raises(outage.Unavailable, match=f"it speaks TLS: its address begins with {re.escape(secure)}://"):
+    with pytest.raises(
+        outage.Unavailable, match=f"it expects TLS: its address begins with {re.escape(secure)}://"
+    ):
         RedisConnection(plain, JOB, "0-test").read_reports(["logs"])
 
 
@@ -182,7 +184,7 @@ def test_a_trainer_that_speaks_tls_where_nobody_does(
     """rediss:// to a port without TLS, which waits for more, is named as that."""
     monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 0.5)
     secure = redis_url.replace("redis", kind, 1).rpartition("/")[0]
-    with pytest.raises(outage.Unavailable, match=r"it does not (answer to|speak) TLS: correct its address"):
+    with pytest.raises(outage.Unavailable, match=r"it does not (answer the TLS handshake|use TLS): correct"):
         RedisConnection(secure, JOB, "0-test").read_reports(["logs"])
 
 
@@ -212,7 +214,7 @@ def test_workers_and_doctor_that_do_not_speak_tls_where_they_must(
 ) -> None:
     """A worker ends at its start with that sentence, and doctor has it."""
     redis_url = resources.settings.redis_url.get_secret_value()
-    named = "Connection closed by server: it speaks TLS: its address begins with rediss://, not with redis://"
+    named = "Connection closed by server: it expects TLS: its address begins with rediss://, not with redis://"
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("REDIS_URL", over(tls.in_front_of(redis_url), redis_url, "redis"))
     alone.setenv("LOKI_ENABLED", "false")

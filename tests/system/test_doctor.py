@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.processes import wait_until, workers_running
-from trainwire.cli.commands.doctor import examine
+from trainwire.cli.commands.doctor import run_checks
 from trainwire.cli.doctor import processes
 from trainwire.schemas.keys import BEAT_QUEUE
 from trainwire.workers.findings import worst
@@ -25,7 +25,7 @@ def test_a_healthy_stack_has_no_findings(resources: Resources, tmp_path: Path) -
     """With a worker and a beat all is well, and the exit code is 0."""
     settings = without_loki(resources.settings)
     with workers_running(settings, tmp_path):
-        wait_until(lambda: worst(examine(settings)) == 0, "a clean bill of health")
+        wait_until(lambda: worst(run_checks(settings)) == 0, "a clean bill of health")
 
 
 def test_a_worker_that_lives_and_consumes_nothing(
@@ -40,9 +40,9 @@ def test_a_worker_that_lives_and_consumes_nothing(
         wait_until(lambda: resources.redis.llen(BEAT_QUEUE) > 6, "orders that nobody takes")
 
         def is_found() -> bool:
-            by_check = {found.check: found for found in examine(settings)}
+            by_check = {found.check: found for found in run_checks(settings)}
             found = by_check[f"queue-{BEAT_QUEUE}"]
             return found.level == "error" and "w0@" in found.says
 
         wait_until(is_found, "the finding", timeout_s=60)
-    assert "queue-deliver-mlflow" not in {found.check for found in examine(settings)}
+    assert "queue-deliver-mlflow" not in {found.check for found in run_checks(settings)}

@@ -16,7 +16,7 @@ from tests.processes import ROOT, Process, wait_until, workers_running
 from tests.s3 import s3_client, s3_environment, s3_server
 from tests.tls_servers import Tls, over
 from tests.twins.loki import LokiTwin
-from trainwire.cli.answering import answering_workers
+from trainwire.cli.worker_queues import answering_workers
 from trainwire.schemas.keys import INGEST_QUEUE
 from trainwire.schemas.tables import training_checkpoints, training_jobs, training_logs
 from trainwire.stack.persisted_config import usable_port

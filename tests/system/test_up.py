@@ -296,7 +296,7 @@ def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
     assert "no trainwire is running" in terminal.run("jobs").stderr
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     assert [orphan for orphan in orphans if not is_gone(orphan)] == []
-    stopped = re.findall(r"(\w+): stopped one that a killed `trainwire up` had left", terminal.said())
+    stopped = re.findall(r"(\w+): stopped a leftover of a killed `trainwire up`", terminal.said())
     assert sorted(stopped) == sorted(WITHOUT_WEB)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
-from trainwire.schemas.heartbeats import says_progress
+from trainwire.schemas.heartbeats import shows_progress
 from trainwire.schemas.messages import (
     FINISHED,
     PROVENANCE_ITEMS,
@@ -106,7 +106,7 @@ class JobState:
             self.watched_attempt = attempt
         if isinstance(body, Completion) and not (body.is_of_job and self._may_end_by(body)):
             return
-        if self.status == "lost" or (self.status == "stalled" and says_progress(body)):
+        if self.status == "lost" or (self.status == "stalled" and shows_progress(body)):
             self.status = "running"
             self.quiet_since = self.status_reason = None
         match body:

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from trainwire.schemas.keys import KINDS, Kind
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Body, Completion, Message
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Body, Completion, Message
 from trainwire.schemas.times import to_datetime
 from trainwire.workers.drain import job_rows
 from trainwire.workers.drain.decoding import Content, Lost, Rejected, visible
@@ -39,7 +39,7 @@ class Sources:
             each.job_id
             for each in contents
             if not isinstance(each, Rejected)
-            and each.attempt == ATTEMPT_UNSAID
+            and each.attempt == ATTEMPT_UNKNOWN
             and (each.job_id, _subject(each)) not in self.attempts
         }
         self.spans = AttemptSpans(without_attempt, job_rows.load_spans(connection, without_attempt))
@@ -80,7 +80,7 @@ class Sources:
 
     def _set_attempt(self, source: Source, stated: int, lifetime: Lifetime | None, began_ns: int | None) -> None:
         job, known = self._jobs[source[0]], self.attempts.get(source)
-        if stated == ATTEMPT_UNSAID and known is None:
+        if stated == ATTEMPT_UNKNOWN and known is None:
             known = self.spans.earlier_attempt(job, lifetime)
         self.attempts[source] = job.attempt_of_source(stated, known, began_ns)
 

@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 
 from trainwire.schemas.heartbeats import Heartbeat
-from trainwire.schemas.messages import ATTEMPT_UNSAID, Status
+from trainwire.schemas.messages import ATTEMPT_UNKNOWN, Status
 from trainwire.workers.drain import job_rows, store
 from trainwire.workers.drain.changes import StatusChange
 from trainwire.workers.drain.decoding import visible
@@ -166,7 +166,7 @@ def _read_jobs(connection: Connection, with_beats: Sequence[int]) -> list[Watche
 
 def _beats_of(job: WatchedJob, heartbeats: Heartbeats) -> list[Heartbeat]:
     """Return the heartbeats of the job's attempt; those without an attempt belong to the newest."""
-    return [beat for beat in heartbeats.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNSAID, job.attempt)]
+    return [beat for beat in heartbeats.beats.get(job.id, ()) if beat.attempt in (ATTEMPT_UNKNOWN, job.attempt)]
 
 
 def _silent_ranks(beats: Iterable[Heartbeat], fresh: Iterable[Heartbeat]) -> str:

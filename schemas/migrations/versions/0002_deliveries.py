@@ -1,4 +1,4 @@
-"""Deliveries: how far each sink has confirmed each job, and whether the sink answers."""
+"""Deliveries: the cursor of each sink and job, and the state of each sink."""
 
 import sqlalchemy as sa
 from alembic import op

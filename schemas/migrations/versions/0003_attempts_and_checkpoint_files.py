@@ -1,4 +1,4 @@
-"""Attempts with what MLflow has of them; checkpoint files with what was found at the object store."""
+"""Attempts with their runs in MLflow; the verification of checkpoint files."""
 
 import sqlalchemy as sa
 from alembic import op

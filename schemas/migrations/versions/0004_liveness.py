@@ -1,4 +1,4 @@
-"""What is known of jobs that are quiet: since when, why, and whether their trainers send heartbeats."""
+"""Stalled and lost jobs: since when, why, and whether their trainers send heartbeats."""
 
 import sqlalchemy as sa
 from alembic import op

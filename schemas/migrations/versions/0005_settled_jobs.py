@@ -1,4 +1,4 @@
-"""Which jobs' rows all sinks have: so that who looks for the others need not look at every job there ever was."""
+"""Settled jobs, whose rows all sinks have: an index excludes them from the search for jobs behind."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Tokens of the gateway, and the order in which it lists jobs."""
+"""Access tokens of the gateway, and the index for its list of jobs."""
 
 import sqlalchemy as sa
 from alembic import op

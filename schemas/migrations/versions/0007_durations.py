@@ -1,4 +1,4 @@
-"""What operators watch: rows and bytes that came in, how long drains and deliveries took, where gaps are."""
+"""Data of the exporter: rows and bytes received, durations of drains and deliveries, missing messages."""
 
 import sqlalchemy as sa
 from alembic import op

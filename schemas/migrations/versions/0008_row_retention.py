@@ -1,4 +1,4 @@
-"""How far retention has removed the rows of a job."""
+"""The last row of a job that retention has removed."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""When a job that its sink fails alone is tried again."""
+"""The next attempt of a job whose deliveries fail while its sink answers."""
 
 import sqlalchemy as sa
 from alembic import op

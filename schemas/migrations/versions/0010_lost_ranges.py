@@ -1,4 +1,4 @@
-"""Which numbers of a source will never come, as its trainer declared them."""
+"""The ranges of numbers that a trainer has declared lost."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which rank a source is, and how many ranks it stated its attempt has."""
+"""The rank of a source, and the number of ranks of its attempt."""
 
 import sqlalchemy as sa
 from alembic import op

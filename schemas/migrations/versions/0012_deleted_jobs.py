@@ -1,4 +1,4 @@
-"""Tombstones of deleted jobs, and how many messages of such jobs were discarded."""
+"""Tombstones of deleted jobs, and the number of their messages that were discarded."""
 
 import sqlalchemy as sa
 from alembic import op

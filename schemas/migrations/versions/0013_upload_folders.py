@@ -1,4 +1,4 @@
-"""When the deletion of a checkpoint's object began, and when unrecorded uploads of a job were looked for."""
+"""The start of the deletion of a checkpoint's object, and the last search for unrecorded uploads of a job."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which sinks have all rows of a job, by the name of the sink; and a state in the cursor that any sink may use.
+"""The names of the sinks that have all rows of a job, and a state of the sink in its cursor.
 
 Older versions go on with `logs_settled`, `metrics_settled` and `newest_ns`; one release later these can be
 dropped, and with them the trigger.

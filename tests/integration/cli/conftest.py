@@ -19,7 +19,7 @@ from trainwire.workers.resources import Resources
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -80,7 +80,7 @@ class Doctor:
         self.code = -1
 
     def look(self) -> Found:
-        """Return what is found, by part and check."""
+        """Return the findings by part and check."""
         done = self._trainwire("doctor", "--json")
         self.code = done.code
         found = {f"{each['part']}.{each['check']}": each for each in json.loads(done.out)}

@@ -131,12 +131,12 @@ def test_a_download_is_whole_and_in_place(
 def test_a_download_replaces_nothing_unless_forced(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
-    """What is there stays, with the two ways out; `--force` replaces it."""
+    """An existing file stays, with the two remedies in the error; `--force` replaces it."""
     record(bucket.put("c/last.pt", WEIGHTS))
     (folder / "last.pt").write_text("mine")
     refused = connected("checkpoints", "42", "--download", "last")
     assert (refused.code, (folder / "last.pt").read_text()) == (1, "mine")
-    assert "last.pt is there already: choose another name with --to, or replace it with --force" in refused.err
+    assert "last.pt exists already: choose another name with --to, or replace it with --force" in refused.err
     assert connected("checkpoints", "42", "--download", "last", "--force").code == 0
     assert (folder / "last.pt").read_bytes() == WEIGHTS
 
@@ -144,7 +144,7 @@ def test_a_download_replaces_nothing_unless_forced(
 def test_what_is_not_as_recorded_is_not_kept(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
-    """An object that was exchanged, byte for byte as long, is refused, and what was there before stays."""
+    """An object that was replaced by one of the same size is refused, and the old file stays."""
     record(bucket.put("c/last.pt", b"right"))
     bucket.put("c/last.pt", b"wrong")
     (folder / "last.pt").write_text("mine")
@@ -196,7 +196,7 @@ def test_what_cannot_be_fetched_says_why(
 def test_without_credentials_the_variables_are_named(
     connected: Trainwire, record: Record, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """No key pair in the environment: one sentence with what to set."""
+    """No credentials in the environment: an error with the settings."""
     record(bucket.put("c/last.pt"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -221,7 +221,7 @@ def test_a_store_that_refuses_or_is_away_is_one_sentence(
 
 
 class HalfAnswer(BaseHTTPRequestHandler):
-    """Sends half of what it promises, then is gone."""
+    """Sends half of the announced bytes, then ends."""
 
     def do_GET(self) -> None:
         """Answer any GET."""
@@ -231,7 +231,7 @@ class HalfAnswer(BaseHTTPRequestHandler):
         self.wfile.write(WEIGHTS[: len(WEIGHTS) // 2])
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def test_a_connection_that_breaks_leaves_nothing(
@@ -262,7 +262,7 @@ def test_a_folder_comes_as_a_whole(connected: Trainwire, record: Record, bucket:
     found = {str(path.relative_to("last")): path.read_bytes() for path in Path("last").rglob("*.bin")}
     assert (found, sorted(path.name for path in folder.iterdir())) == (files, ["last", "old"])
     assert not (folder / "last" / "stale").exists()
-    assert "is a folder, which has no address of its own" in connected("checkpoints", "42", "--url", "last").err
+    assert "is a folder, which has no URL of its own" in connected("checkpoints", "42", "--url", "last").err
 
 
 def test_a_folder_with_a_damaged_file_is_not_kept(
@@ -320,7 +320,7 @@ def test_a_bar_is_drawn_only_on_a_terminal(
 
 
 def test_a_job_without_checkpoints(connected: Trainwire, resources: Resources, sender: Sender) -> None:
-    """A job that saved nothing says so, an unknown one is named."""
+    """A job without checkpoints is reported as such, an unknown one as unknown."""
     sender.send(completion(), job=42)
     drain(resources, "completions", 42)
     assert connected("checkpoints", "42").out == "no checkpoints of job 42 yet\n"
@@ -349,7 +349,7 @@ def test_retention_shows_what_it_would_delete(
     shown = connected("retention").out
     assert "checkpoints/42/1/epoch-1.pt" in shown
     assert "CHECKPOINT_RETENTION=dry-run here: nothing is deleted" in shown
-    assert "switched on, the next run would delete 1 checkpoints (2.56 MB)" in shown
+    assert "if on, the next run would delete 1 checkpoints (2.56 MB)" in shown
     assert "CHECKPOINT_REMOVE_SUPERSEDED=on here: the next run deletes 0 superseded uploads (0 B)" in shown
     monkeypatch.setenv("CHECKPOINT_RETENTION", "on")
     assert "CHECKPOINT_RETENTION=on here: the next run deletes 1 checkpoints" in connected("retention").out

@@ -194,7 +194,7 @@ def test_a_lost_job_says_since_when_and_why(connected: Trainwire, engine: Engine
 
 @pytest.mark.usefixtures("job")
 def test_status_needs_no_redis(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """What is in Postgres can be seen while Redis is away."""
+    """Rows in Postgres can be read while Redis does not answer."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     shown = connected("status", "42")
     assert shown.code == 0
@@ -247,7 +247,7 @@ def test_logs_filters(connected: Trainwire) -> None:
 
 
 def test_logs_follow_until_all_has_arrived(connected: Trainwire, engine: Engine, job: int) -> None:
-    """`logs -f` prints what comes, and ends when the job has finished and nothing is on the way."""
+    """`logs -f` prints new lines, and ends when the job has finished and no more rows are expected."""
     with engine.begin() as connection:
         connection.execute(update(training_jobs).values(status="running"))
 
@@ -274,7 +274,7 @@ def test_logs_follow_until_all_has_arrived(connected: Trainwire, engine: Engine,
 def test_logs_follow_ends_without_what_never_comes(
     connected: Trainwire, alone: pytest.MonkeyPatch, engine: Engine, job: int, produced: int
 ) -> None:
-    """`logs -f` of a finished job that gets no more rows ends, and says so where messages are missing."""
+    """`logs -f` of a finished job without new rows ends, and warns if messages are missing."""
     alone.setattr("trainwire.cli.commands.logs.QUIET_S", 0.0)
     with engine.begin() as connection:
         logs = update(source_positions).where(source_positions.c.kind == "logs")
@@ -282,7 +282,7 @@ def test_logs_follow_ends_without_what_never_comes(
     shown = connected("logs", str(job), "-f")
     assert shown.code == 0
     assert shown.out.endswith("50% done_\n")
-    assert ("no new row came" in shown.err) == (produced > 2)
+    assert ("there was no new row" in shown.err) == (produced > 2)
 
 
 def test_a_folder_that_is_named_outranks_the_environment(connected: Trainwire, tmp_path: Path) -> None:

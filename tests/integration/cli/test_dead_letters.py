@@ -41,7 +41,7 @@ def letter(engine: Engine) -> int:
 
 @pytest.mark.usefixtures("letter")
 def test_dead_letters_are_listed_and_shown(connected: Trainwire) -> None:
-    """`list` names reason and detail, `show` what the entry holds, and neither commands the terminal."""
+    """`list` shows reason and detail, `show` the content of the entry; neither sends control sequences."""
     listed = connected("dead-letters", "list").out
     assert SHOWN in listed
     assert [row["reason"] for row in json.loads(connected("dead-letters", "list", "--json").out)] == [
@@ -64,7 +64,7 @@ def test_dead_letters_are_replayed(connected: Trainwire, client: redis.Redis) ->
 
 @pytest.mark.usefixtures("letter")
 def test_dead_letters_are_discarded(connected: Trainwire) -> None:
-    """`discard` deletes; an unknown number is said; nothing is deleted without being named."""
+    """`discard` deletes; an unknown number is an error; without numbers nothing is deleted."""
     assert connected("dead-letters", "discard").code == 1
     assert connected("dead-letters", "discard", "1", "--all").code == 1
     assert "no dead letter 9" in connected("dead-letters", "discard", "9").err

@@ -51,7 +51,7 @@ def test_a_dry_run_shows_what_there_is(connected: Trainwire, resources: Resource
 @pytest.mark.parametrize("sink", SINKS)
 @pytest.mark.usefixtures("job")
 def test_each_sink_can_keep_its_copies(connected: Trainwire, sink: str) -> None:
-    """There is a flag for each sink in the registry; what it names is kept, and nothing else is."""
+    """There is a flag for each sink in the registry, which keeps the copies of that sink only."""
     done = json.loads(connected("delete", "1", "--yes", "--json", f"--keep-{sink}").out)
     assert [name for name in SINKS if done["parts"][name]["state"] == "kept"] == [sink]
 
@@ -59,7 +59,7 @@ def test_each_sink_can_keep_its_copies(connected: Trainwire, sink: str) -> None:
 def test_without_a_terminal_it_must_be_confirmed(connected: Trainwire, resources: Resources, job: int) -> None:
     """A script that forgot --yes deletes nothing."""
     done = connected("delete", str(job))
-    assert (done.code, "confirm with --yes" in done.err) == (1, True)
+    assert (done.code, "confirm the deletion of job 1 with --yes" in done.err) == (1, True)
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == [1]
 
 
@@ -68,7 +68,7 @@ def test_without_a_terminal_it_must_be_confirmed(connected: Trainwire, resources
 def test_it_asks(
     connected: Trainwire, resources: Resources, alone: pytest.MonkeyPatch, answer: str, left: list[int]
 ) -> None:
-    """Who says no keeps the job."""
+    """Without a confirmation the job is kept."""
 
     class Terminal(StringIO):
         def isatty(self) -> bool:
@@ -77,12 +77,12 @@ def test_it_asks(
     alone.setattr(sys, "stdin", Terminal(answer))
     done = connected("delete", "1")
     assert (done.code == 0) == (not left)
-    assert "Delete job 1 for good?" in done.err
+    assert "Delete job 1 permanently?" in done.err
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == left
 
 
 def test_a_job_is_deleted_and_known_as_deleted(connected: Trainwire, resources: Resources, job: int) -> None:
-    """The outcome of each store is shown; `status` says that it was deleted; a repetition changes nothing."""
+    """The outcome of each store is shown; `status` shows the deletion; a repetition changes nothing."""
     done = connected("delete", str(job), "--yes", "--reason", "personal data")
     assert (done.code, done.out.splitlines()[0]) == (0, "job 1 is deleted")
     assert "rows in Postgres: done" in done.out
@@ -131,7 +131,7 @@ def test_a_number_is_freed_on_request(
 def test_what_is_left_is_said(
     connected: Trainwire, resources: Resources, sender: Sender, bucket: Bucket, alone: pytest.MonkeyPatch
 ) -> None:
-    """A store that is away: exit code 1 and how to finish; repeated when it is back, everything is gone."""
+    """With a store that does not answer the exit code is 1; a repetition completes the deletion."""
     sender.send(checkpoint(kind="epoch", **bucket.put("checkpoints/1/1/a.pt")))
     drain(resources, "checkpoints")
     alone.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
@@ -153,7 +153,7 @@ def test_what_is_left_is_said(
 def test_a_loki_without_a_delete_api_is_said(
     connected: Trainwire, resources: Resources, job: int, alone: pytest.MonkeyPatch, loki: LokiTwin
 ) -> None:
-    """It could not be deleted, why, and what to configure."""
+    """The reason and the necessary configuration are shown."""
     alone.setenv("LOKI_ENABLED", "true")
     with resources.engine.begin() as connection:
         connection.execute(

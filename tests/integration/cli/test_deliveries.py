@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, insert, text
 
 from tests.factories import one, rows
 from tests.integration.cli.conftest import Trainwire
-from trainwire.cli import resending
+from trainwire.cli.commands.deliveries import Replayed, replay_rows
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs, training_logs
 from trainwire.stack.errors import Problem
 from trainwire.workers.sinks.cursors import lease_jobs
@@ -94,7 +94,7 @@ def test_lag_is_a_document(connected: Trainwire) -> None:
 
 
 def test_an_outage_is_shown_and_ended(connected: Trainwire, jobs: Engine) -> None:
-    """`deliveries` says since when a sink does not answer; `retry` makes the next attempt due."""
+    """`deliveries` shows since when a sink does not answer; `retry` makes the next attempt due."""
     _down(jobs)
     shown = connected("deliveries").out.splitlines()[0]
     assert shown.startswith(f"loki: {SHOWN}, since ")
@@ -106,14 +106,14 @@ def test_an_outage_is_shown_and_ended(connected: Trainwire, jobs: Engine) -> Non
 
 
 def test_without_an_outage_there_is_nothing_to_retry(connected: Trainwire, engine: Engine) -> None:
-    """A sink that answers, or was never used, is said so; nothing is written for it."""
+    """For a sink that answers, or was never used, this is printed, and nothing is written."""
     assert connected("deliveries").out.startswith("loki: nothing has been sent to it yet\n0 jobs fully")
-    assert connected("deliveries", "retry").out == "loki is not known to be down: there is nothing to try again\n"
+    assert connected("deliveries", "retry").out == "loki is not known to be down: there is nothing to retry\n"
     assert rows(engine, sink_states, "sink", order=["sink"]) == []
 
 
 def test_a_job_that_waits_alone_is_shown_and_tried_again(connected: Trainwire, jobs: Engine) -> None:
-    """The commands say why and until when a job waits, all rows delivered or not; `retry` ends that."""
+    """The commands show why and until when a job waits, all rows delivered or not; `retry` ends that."""
     later = datetime.now(UTC) + timedelta(days=2)
     with jobs.begin() as connection:
         wait = text("UPDATE delivery_cursors SET attempts = 7, last_error = 'no', next_attempt_at = :later")
@@ -132,7 +132,7 @@ def test_a_job_that_waits_alone_is_shown_and_tried_again(connected: Trainwire, j
 
 @pytest.mark.usefixtures("jobs")
 def test_status_has_a_line_for_each_sink(connected: Trainwire, jobs: Engine) -> None:
-    """`status` says what Loki has of the job, and why not all; nothing of a sink that was never used."""
+    """`status` shows the delivery to Loki with its delays, and no sink that was never used."""
     assert "loki            all 4 lines delivered, 1 of them dead-lettered\n" in connected("status", "1").out
     assert f"loki            2 lines behind; last error: {SHOWN}\n" in connected("status", "2").out
     assert "loki" not in connected("status", "3").out
@@ -183,8 +183,8 @@ def test_what_replay_cannot_do_is_said(connected: Trainwire) -> None:
 def test_replay_does_not_cross_a_delivery(jobs: Engine) -> None:
     """While a delivery has the job's lease the cursor stays: the delivery would write over it."""
 
-    def replayed(connection: Connection) -> resending.Replayed:
-        return resending.replay(connection, "loki", 1, 1, patience_s=1)
+    def replayed(connection: Connection) -> Replayed:
+        return replay_rows(connection, "loki", 1, 1, timeout_s=1)
 
     with jobs.begin() as leases:
         assert lease_jobs(leases, "loki", [1]) == [1]
@@ -192,4 +192,4 @@ def test_replay_does_not_cross_a_delivery(jobs: Engine) -> None:
             replayed(connection)
     assert one(jobs, delivery_cursors, job_id=1)["confirmed_seq"] == 4
     with jobs.begin() as connection:
-        assert replayed(connection) == resending.Replayed(rows=4, dead_letters=1)
+        assert replayed(connection) == Replayed(rows=4, dead_letters=1)

@@ -19,7 +19,7 @@ from trainwire.workers.sinks.loki.plugin import LOKI, _limits
 
 
 def test_healthy_servers_without_processes(doctor: Doctor) -> None:
-    """The embedded servers are as they should be; that neither beat nor a worker runs is said."""
+    """The embedded servers pass; a missing beat and missing workers are found."""
     found = doctor.look()
     bad = {name for name, each in found.items() if each["level"] == "error"}
     assert bad == {
@@ -115,7 +115,7 @@ def test_streams_that_wait_and_that_are_halted(doctor: Doctor, sender: Sender) -
 
 
 def test_a_sink_that_is_down_and_dead_letters(doctor: Doctor, engine: Engine, alone: pytest.MonkeyPatch) -> None:
-    """What the workers know of a sink, and what lies in the dead letters, are warnings."""
+    """A sink that is down and dead letters are warnings."""
     alone.setenv("LOKI_ENABLED", "true")
     alone.setenv("LOKI_URL", "http://127.0.0.1:1")
     with engine.begin() as connection:
@@ -135,7 +135,7 @@ def test_a_sink_that_is_down_and_dead_letters(doctor: Doctor, engine: Engine, al
 
 
 def test_a_loki_that_is_ready(doctor: Doctor, loki: LokiTwin, alone: pytest.MonkeyPatch) -> None:
-    """A Loki that says it is ready and shows its limits is fine, but for what it hides of what comes late."""
+    """A Loki that is ready and shows suitable limits passes, except for late lines that it does not return."""
     alone.setenv("LOKI_ENABLED", "true")
     found = doctor.look()
     assert (found["loki.ready"]["level"], found["loki.limits"]["level"]) == ("ok", "ok")
@@ -148,7 +148,7 @@ def test_a_loki_that_is_ready(doctor: Doctor, loki: LokiTwin, alone: pytest.Monk
 
 
 def test_limits_of_loki_that_refuse_our_lines() -> None:
-    """Structured metadata or unordered lines that are not allowed are errors, with what to set."""
+    """Disabled structured metadata or unordered lines are errors, with the settings."""
     config = "limits_config:\n  allow_structured_metadata: false\n  unordered_writes: true\n"
     (found,) = _limits(config)
     assert (found.level, found.part) == ("error", LOKI.name)

@@ -100,11 +100,11 @@ def test_hardly_any_connections_left(doctor: Doctor, client: redis.Redis) -> Non
     assert "raise its limit of open files with it" in found["remedy"]
     with crowd(client, 76), set_to(client, maxclients=128 - 32):
         found = doctor.look()["redis.clients"]
-    assert "its limit of open files, 128, seems to set it" in found["says"]
+    assert "its limit of open files, 128, seems to determine it" in found["says"]
 
 
 def test_no_connection_left(doctor: Doctor, client: redis.Redis) -> None:
-    """Where the doctor itself is refused it says what to raise."""
+    """If the doctor's own connection is refused, the remedy has the limit."""
     with set_to(client, maxclients=1):
         found = doctor.look()["redis.answers"]
     assert found["level"] == "error"
@@ -132,7 +132,7 @@ def test_streams_on_a_server_of_their_own(doctor: Doctor, alone: pytest.MonkeyPa
 
 
 def test_each_server_of_a_cluster(doctor: Doctor, alone: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What one of them does wrong is said of that one; one that is away is an error, and the others are judged."""
+    """A problem of one server is reported for it; one that does not answer is an error; the others are checked."""
     with ValkeyCluster(tmp_path) as cluster:
         alone.setenv("STREAMS_URL", cluster.url)
         with cluster.client() as client:

@@ -1,4 +1,4 @@
-"""`trainwire logs --from loki` and `trainwire verify` on what a delivery really left in Loki."""
+"""`trainwire logs --from loki` and `trainwire verify` with lines of real deliveries in Loki."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def delivered(engine: Engine, loki: LokiTwin) -> Engine:
 
 
 def deliver(engine: Engine, loki: LokiTwin) -> None:
-    """Deliver what waits."""
+    """Deliver waiting rows."""
     Delivery(engine, LogBacklog(engine, LokiSink.name), LokiSink(LokiHttp(loki.url)), slice_s=10).run()
 
 
 def _push(loki: LokiTwin, *lines: tuple[str, dict[str, str]], **labels: str) -> None:
-    """Push lines as somebody else would."""
+    """Push lines without trainwire."""
     stream = {"job": "training", "job_id": "42", "log_type": "stdout", **labels}
     values = [[str(time.time_ns()), text, metadata] for text, metadata in lines]
     pushed = {"streams": [{"stream": stream, "values": values}]}
@@ -60,7 +60,7 @@ def _push(loki: LokiTwin, *lines: tuple[str, dict[str, str]], **labels: str) -> 
 
 @pytest.mark.usefixtures("delivered")
 def test_logs_come_back_as_they_are_in_postgres(connected: Trainwire) -> None:
-    """Both sources print the same, split lines joined, whatever the filter."""
+    """Both sources print the same lines for any filter, with split lines joined."""
     for options in (
         ["--log-type", "stderr"],
         ["--grep", "xend"],
@@ -99,19 +99,19 @@ def test_a_job_whose_clock_is_ahead_is_verified(connected: Trainwire, engine: En
 
 
 def test_logs_of_a_job_that_postgres_forgot(connected: Trainwire, delivered: Engine) -> None:
-    """Without rows the last seven days are asked for; an unknown job is said."""
+    """Without rows the last seven days are queried; an unknown job is an error."""
     with delivered.begin() as connection:
         connection.execute(delete(training_logs))
         connection.execute(delete(training_jobs))
     assert "50% done_" in connected("logs", "42", "--from", "loki").out
     unknown = connected("logs", "7", "--from", "loki")
     assert (unknown.code, unknown.out) == (1, "")
-    assert unknown.err.startswith("trainwire: no job 7 in the database, and Loki")
+    assert unknown.err.startswith("trainwire: no job 7 in the database, and no such line")
 
 
 @pytest.mark.usefixtures("delivered")
 def test_a_delivered_job_is_verified(connected: Trainwire) -> None:
-    """What a delivery left in Loki is what Postgres has, the refused row counted; exit code 0."""
+    """The delivered lines are those of Postgres, the refused row counted; exit code 0."""
     shown = connected("verify", "42", "--sink", "loki")
     assert (shown.code, shown.out) == (
         0,
@@ -189,9 +189,9 @@ def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTw
 @pytest.mark.usefixtures("delivered")
 def test_what_logs_cannot_do_is_said(connected: Trainwire) -> None:
     """Following is for Postgres; an unknown store is named with those there are."""
-    assert "leave out --from loki" in connected("logs", "42", "--from", "loki", "-f").err
+    assert "omit --from loki" in connected("logs", "42", "--from", "loki", "-f").err
     for other in ("elastic", "mlflow"):
         refused = connected("logs", "42", "--from", other).err
         assert (
-            refused == f"trainwire: --from {other}: a log is read from Postgres, or with --from loki from Loki\n"
+            refused == f"trainwire: --from {other}: logs are read from Postgres, or with --from loki from Loki\n"
         )

@@ -1,4 +1,4 @@
-"""`trainwire mlflow`, and deliveries and replay of what MLflow gets, with a real MLflow."""
+"""`trainwire mlflow`, deliveries and replays with a real MLflow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def experiment() -> str:
 
 @pytest.fixture
 def deliver(resources: Resources, mlflow_server: MlflowServer, experiment: str) -> Deliver:
-    """Give a function that mirrors what waits."""
+    """Return a function that mirrors waiting rows."""
 
     def run() -> None:
         sink = MlflowSink(mlflow_server.api, experiment)
@@ -66,7 +66,7 @@ def command(connected: Trainwire, alone: pytest.MonkeyPatch, mlflow_server: Mlfl
 def test_a_run_is_shown(
     command: Trainwire, deliver: Deliver, experiment: str, mlflow_server: MlflowServer
 ) -> None:
-    """Its id, address and state, its metrics in short without NaN in lowest and highest, and what was adapted."""
+    """The run's id, URL and state, a summary of its metrics without NaN, and the adapted values."""
     assert "run             none in MLflow yet" in command("mlflow", "1").out
     deliver()
     shown = command("mlflow", "1")
@@ -113,7 +113,7 @@ def test_what_cannot_be_shown_is_said(connected: Trainwire, alone: pytest.Monkey
 def test_the_trainers_own_run_is_shown(
     command: Trainwire, mlflow_server: MlflowServer, resources: Resources
 ) -> None:
-    """A run that the trainer named counts before ours, and it is said who logged it."""
+    """A run of the trainer takes precedence over ours, and is marked as the trainer's."""
     made = mlflow_server.api.post("runs/create", experiment_id="0", start_time=1, run_name="theirs")
     run_id = made["run"]["info"]["run_id"]
     with resources.engine.begin() as connection:
@@ -128,7 +128,7 @@ def test_the_trainers_own_run_is_shown(
 def test_status_says_that_a_trainer_logs_by_itself(
     command: Trainwire, deliver: Deliver, resources: Resources, sender: Sender
 ) -> None:
-    """What was passed over is not called delivered, also where an attempt before was mirrored."""
+    """Skipped rows are not shown as delivered, also if an attempt before was mirrored."""
     deliver()
     point = Point(ts=NOW_NS, step=9, values={"loss": 1.0})
     sender.send(Metrics(points=[point], mlflow_run_id="theirs"), attempt=2, source="0-second")
@@ -156,7 +156,7 @@ def test_deliveries_have_mlflow_where_there_is_one(command: Trainwire, deliver: 
 
 @pytest.mark.usefixtures("engine")
 def test_without_an_mlflow_there_is_no_word_of_it(connected: Trainwire) -> None:
-    """Who has no MLflow does not read about it."""
+    """Without MLflow no output mentions it."""
     assert [sink["sink"] for sink in json.loads(connected("deliveries", "--json").out)] == ["loki"]
 
 
@@ -185,7 +185,7 @@ def test_a_replay_writes_nothing_twice(
 def test_a_replay_makes_a_new_run_for_a_deleted_one(
     command: Trainwire, deliver: Deliver, resources: Resources, mlflow_server: MlflowServer, sender: Sender
 ) -> None:
-    """Somebody deleted the run; who wants it back replays, and the job has the new one's id."""
+    """A deleted run is recreated by a replay, and the job has the new run's id."""
     deliver()
     first = one(resources.engine, training_jobs, id=1)["mlflow_run_id"]
     mlflow_server.api.post("runs/delete", run_id=first)

@@ -1,4 +1,4 @@
-"""What goes wrong between a command and the servers is one sentence."""
+"""Errors between a command and the servers are one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_wrong_password_names_the_server_not_the_password(
 
 
 def test_a_server_that_is_switched_off_is_named(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """Nobody listens: one sentence with the address."""
+    """A server that does not listen: one sentence with the address."""
     alone.setenv("DATABASE_URL", "postgresql://me:hush@127.0.0.1:1/db")
     shown = connected("status", "1")
     assert shown.code == 1

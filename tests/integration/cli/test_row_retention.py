@@ -15,7 +15,7 @@ from trainwire.workers.resources import Resources
 def test_what_would_go_is_shown(
     trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources, sender: Sender
 ) -> None:
-    """Job by job with its rows; without the settings a sentence says which to set; nothing is removed."""
+    """The rows of each job; without the settings an error with their names; nothing is removed."""
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("LOKI_ENABLED", "false")
     assert "neither LOG_RETENTION_DAYS nor METRIC_RETENTION_DAYS is set" in trainwire("retention", "--rows").err
@@ -29,9 +29,6 @@ def test_what_would_go_is_shown(
     alone.setenv("LOG_RETENTION_DAYS", "7")
     planned = json.loads(trainwire("retention", "--rows", "--json").out)
     assert planned == [{"table": "training_logs", "job_id": 7, "rows": 2}]
-    assert (
-        "nothing is removed; switched on, the next runs would remove 2 rows"
-        in trainwire("retention", "--rows").out
-    )
+    assert "nothing is removed; if on, the next runs would remove 2 rows" in trainwire("retention", "--rows").out
     with resources.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM training_logs")).scalar_one() == 2

@@ -1,4 +1,4 @@
-"""`trainwire spool` where a folder of it cannot be read: it is named, and is in nobody's way."""
+"""`trainwire spool` with an unreadable folder: it is named, and does not affect the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def leave(spool: Path, job_id: int) -> Path:
 
 @pytest.fixture
 def unreadable(tmp_path: Path) -> Path:
-    """The oldest folder of a spool, with a lock that nobody can open."""
+    """The oldest folder of a spool, with a lock that cannot be opened."""
     path = leave(tmp_path / "spool", 1)
     (path / "lock").unlink()
     (path / "lock").mkdir()
@@ -35,7 +35,7 @@ def unreadable(tmp_path: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable: Path) -> None:
-    """The list does not say that there is nothing."""
+    """The list does not claim that the spool is empty."""
     shown = trainwire("spool", "list", "--spool", str(unreadable.parent))
     assert shown.err == f"trainwire: {unreadable} cannot be read: it may be another user's\n"
     assert shown.out == ""
@@ -44,10 +44,10 @@ def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable:
 def test_a_folder_that_cannot_be_sent_holds_up_no_other(
     connected: Trainwire, unreadable: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What lies behind it is sent, it is said to stay, and the exit code says that something is left."""
+    """Other folders are sent, this one is named, and the exit code reports the rest."""
     leave(unreadable.parent, 2)
     sent = connected("spool", "send", "--any-server", "--spool", str(unreadable.parent))
-    assert "job 2, source 0-test: all is sent, 2 messages wait for a worker" in sent.out
+    assert "job 2, source 0-test: all messages are sent, 2 wait for a worker" in sent.out
     assert "nothing is left" not in sent.out
     assert f"{unreadable} cannot be sent, and stays" in caplog.text
     assert sent.code == 1
@@ -99,14 +99,14 @@ def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, 
         assert "in use, stays" in connected("spool", "discard", "--all", "--yes", "--spool", str(spool)).out
         assert path.exists()
         sent = connected("spool", "send", "--any-server", "--spool", str(spool))
-        assert "has 1 messages of 1 living processes" in sent.out
+        assert "has 1 messages of 1 running processes" in sent.out
         assert (sent.code, "nothing is left" in sent.out) == (0, False)
     finally:
         claimed.forget()
 
 
 def test_a_folder_that_another_sender_has_is_left(connected: Trainwire, tmp_path: Path) -> None:
-    """While `trainwire up` sends a leftover, `send` says so, and that it is left."""
+    """While `trainwire up` sends a leftover, `send` reports this, and that it is left."""
     spool = tmp_path / "spool"
     path = leave(spool, 1)
     about = path / "source.json"

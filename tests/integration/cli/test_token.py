@@ -38,7 +38,7 @@ def test_a_token_is_made_listed_and_revoked(connected: Trainwire, resources: Res
     ],
 )
 def test_wrong_words_are_named(connected: Trainwire, arguments: list[str], said: str) -> None:
-    """What cannot be done is one sentence."""
+    """Errors are one sentence."""
     done = connected("token", *arguments)
     assert done.code == 1
     assert said in done.err

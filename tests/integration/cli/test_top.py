@@ -49,14 +49,14 @@ def test_what_waits_and_what_runs_is_shown(
     assert row(done.out, "logs")[:2] == ["logs", "1"]
     assert row(done.out, "metrics")[1] == "0"
     assert row(done.out, "loki")[:2] == ["loki", "2"]
-    assert "none answers" in done.out
+    assert "no worker answers" in done.out
     assert "1 running" in done.out
     assert row(done.out, "  1")[:4] == ["1", "digits", "running", "40%"]
 
 
 @pytest.mark.usefixtures("known")
 def test_a_redis_that_is_away_is_shown(trainwire: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """The view goes on with what the other store says."""
+    """The view shows the data of the other store."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     done = trainwire("top", "--once")
     assert done.code == 0
@@ -65,7 +65,7 @@ def test_a_redis_that_is_away_is_shown(trainwire: Trainwire, alone: pytest.Monke
 
 
 def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, engine: Engine) -> None:
-    """A crowd of running jobs hides none that has just been lost; nor do lost ones of old hide what runs."""
+    """Many running jobs do not hide newly lost ones, nor do old lost ones hide running jobs."""
     statuses = {1: "lost", 2: "stalled"} | dict.fromkeys(range(3, 30), "running")
     with engine.begin() as connection:
         for job, status in statuses.items():
@@ -81,7 +81,7 @@ def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, en
 
 @pytest.mark.usefixtures("known")
 def test_a_pipe_is_told_of_once(trainwire: Trainwire) -> None:
-    """Without a terminal there is no live view, and a sentence says what there is instead."""
+    """Without a terminal there is no live view; the error names the alternative."""
     done = trainwire("top")
     assert done.code == 1
     assert "trainwire top --once" in done.err

@@ -53,7 +53,7 @@ def told(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
 
 @pytest.fixture
 def removed(told: Engine) -> Engine:
-    """Remove what is old."""
+    """Remove old rows."""
     assert RowRetention(told, KEEPING).run(dry_run=False) == 6
     return told
 
@@ -85,7 +85,7 @@ def test_a_job_without_rows_is_still_accounted_for(connected: Trainwire, removed
 
 
 def test_a_loss_after_retention_is_found(connected: Trainwire, removed: Engine, alone: pytest.MonkeyPatch) -> None:
-    """A row that somebody else deleted is lost from Postgres; what Loki has lost is named, removed rows too."""
+    """A row deleted by hand is lost from Postgres; rows missing in Loki are listed, removed ones too."""
     _run(removed, "DELETE FROM training_logs WHERE seq = 8")
     shown = connected(*VERIFY)
     assert shown.code == 1
@@ -118,7 +118,7 @@ def test_rows_that_go_meanwhile_are_no_loss(
 
 @pytest.mark.usefixtures("removed")
 def test_removed_lines_are_read_from_loki(connected: Trainwire) -> None:
-    """`logs --from loki` has what Postgres no longer has."""
+    """`logs --from loki` prints rows that Postgres no longer has."""
     shown = connected("logs", "42", "--from", "loki").out
     assert [line.split()[-1][:6] for line in shown.splitlines()] == ["a", "b", "c", "xxxxxx", "d", "new", "newest"]
     ours = connected("logs", "42")

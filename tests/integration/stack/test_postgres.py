@@ -12,10 +12,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from trainwire.stack import privileges
 from trainwire.stack.errors import PartFailed, Problem
-from trainwire.stack.persisted_config import new_password, remembered_password
-from trainwire.stack.postgres import EmbeddedPostgres
+from trainwire.stack.persisted_config import new_password, saved_password
+from trainwire.stack.postgres import EmbeddedPostgres, give_to_unprivileged, unprivileged
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def _execute(server: EmbeddedPostgres, statement: str) -> list[tuple[object, ...
 
 
 def test_data_survives_restart_and_kill(server: EmbeddedPostgres) -> None:
-    """What was committed is there after a stop and after a power cut, on the same address."""
+    """Committed rows survive a stop and a kill, at the same address."""
     url = server.url
     _execute(server, "CREATE TABLE kept (number int)")
     _execute(server, "INSERT INTO kept VALUES (1)")
@@ -73,7 +72,7 @@ def test_a_password_is_asked_for(server: EmbeddedPostgres) -> None:
 
 
 def test_an_interrupted_first_start_is_no_obstacle(tmp_path: Path) -> None:
-    """What a killed initdb left is thrown away at the next start."""
+    """Leftovers of a killed initdb are removed at the next start."""
     left = tmp_path / "postgres.new" / "base"
     left.mkdir(parents=True)
     new_password(tmp_path, "postgres")
@@ -86,7 +85,7 @@ def test_an_interrupted_first_start_is_no_obstacle(tmp_path: Path) -> None:
 def test_lost_and_wrong_passwords_are_said(tmp_path: Path) -> None:
     """A folder whose secrets are gone or another's is refused in a sentence, and keeps its data."""
     with EmbeddedPostgres(tmp_path):
-        kept = remembered_password(tmp_path, "postgres")
+        kept = saved_password(tmp_path, "postgres")
     (tmp_path / "secrets.json").rename(tmp_path / "put aside")
     with pytest.raises(Problem, match=r"secrets\.json has lost the password"):
         EmbeddedPostgres(tmp_path).start()
@@ -99,7 +98,7 @@ def test_lost_and_wrong_passwords_are_said(tmp_path: Path) -> None:
 
 
 def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
-    """A folder of another PostgreSQL is not touched; the sentence says which one made it."""
+    """A folder of another PostgreSQL version is not changed; the error has that version."""
     cluster = tmp_path / "postgres"
     cluster.mkdir()
     with pytest.raises(Problem, match="is not a PostgreSQL data folder"):
@@ -120,17 +119,17 @@ def test_root_without_setpriv_is_told_what_to_install(monkeypatch: pytest.Monkey
     """As root without util-linux the sentence names both ways out."""
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(Problem, match="run as a normal user, or install util-linux"):
-        privileges.unprivileged(["postgres"])
+        unprivileged(["postgres"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="every test here runs as a normal user already")
 def test_a_normal_user_needs_no_other_user(tmp_path: Path) -> None:
-    """Not root: the server runs as the user who starts it, without setpriv."""
-    privileges.give_to_unprivileged(tmp_path)
+    """Without root the server runs as the current user, without setpriv."""
+    give_to_unprivileged(tmp_path)
     code = (
         "from pathlib import Path; from trainwire.stack.postgres import EmbeddedPostgres\n"
         f"with EmbeddedPostgres(Path({str(tmp_path)!r})) as server: print(server.url)"
     )
-    command = privileges.unprivileged([sys.executable, "-c", f"import shutil; shutil.which = None; {code}"])
+    command = unprivileged([sys.executable, "-c", f"import shutil; shutil.which = None; {code}"])
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.startswith("postgresql://trainwire:"), done.stderr

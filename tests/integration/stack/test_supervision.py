@@ -34,7 +34,7 @@ DIES = [sys.executable, "-c", "import sys; sys.exit('no such luck')"]
 
 
 class Watch:
-    """A supervisor and what it said."""
+    """A supervisor and the lines that it printed."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -49,7 +49,7 @@ class Watch:
             time.sleep(0.02)
 
     def has_said(self, text: str) -> bool:
-        """Tell whether a line with `text` was said."""
+        """Return whether a line with `text` was printed."""
         return any(text in line for line in self.said)
 
 
@@ -75,7 +75,7 @@ def test_a_killed_part_is_started_again_and_said(watch: Watch, tmp_path: Path) -
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
-    """Repeated deaths are said with exit code and the last lines of the log, less and less often."""
+    """Repeated ends are reported with exit code and last log lines, with growing delays."""
     watch.supervisor.start(CommandPart("worker", DIES, tmp_path))
     watch.check_until(lambda: watch.has_said("| no such luck"))
     assert watch.has_said("worker: ended with exit code 1, starting it again in 0.4 s")
@@ -88,7 +88,7 @@ class Store(CommandPart):
 
 
 def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
-    """What uses the stores stops first, all at once; then the stores, the last started first."""
+    """Parts that use the stores stop first, in parallel; then the stores in reverse order."""
     for name in ("one", "two"):
         watch.supervisor.start(Store(name, FOREVER, tmp_path))
     for name in ("three", "four"):
@@ -122,7 +122,7 @@ def test_children_of_a_killed_child_die_too(tmp_path: Path) -> None:
 
 
 def test_the_leftover_of_a_killed_supervisor_is_stopped(tmp_path: Path) -> None:
-    """After kill -9 of whoever started it, a part is found by its pid file and stopped before the next start."""
+    """After kill -9 of its parent, a part is found by its pid file and stopped before the next start."""
     code = (
         "import os, signal, sys; from pathlib import Path; from trainwire.stack.child import Child; "
         f"child = Child('worker', Path({str(tmp_path)!r})); child.start({FOREVER!r}); "
@@ -139,7 +139,7 @@ def test_the_leftover_of_a_killed_supervisor_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_reused_process_number_is_left_alone(tmp_path: Path) -> None:
-    """A pid file whose number belongs to another process by now stops nobody."""
+    """A pid file whose number belongs to another process stops no process."""
     stranger = subprocess.Popen(FOREVER)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "worker.json").write_text(f'{{"pid": {stranger.pid}, "created": 12.5}}')

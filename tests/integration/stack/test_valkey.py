@@ -28,7 +28,7 @@ def client(server: EmbeddedValkey) -> Iterator[redis.Redis]:
 
 
 def test_data_survives_a_restart(server: EmbeddedValkey, client: redis.Redis) -> None:
-    """What was written is there after a stop, on the same address."""
+    """Written data survives a stop, at the same address."""
     url = server.url
     client.xadd("stream", {"field": "value"})
     server.stop()
@@ -53,7 +53,7 @@ def test_it_refuses_instead_of_forgetting(client: redis.Redis) -> None:
 
 
 def test_the_password_is_asked_for_and_hidden(server: EmbeddedValkey) -> None:
-    """Nobody connects without the password, and `ps` does not show it."""
+    """Connections need the password, which `ps` does not show."""
     with redis.Redis(port=server.port, retry=NO_RETRY) as stranger, pytest.raises(redis.AuthenticationError):
         stranger.ping()
     assert server.child.pid is not None

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from tests.factories import Sender, completion, drain, logs, metrics, one, rows
 from tests.twins.loki import LokiTwin
-from trainwire.cli.resending import replay
+from trainwire.cli.commands.deliveries import replay_rows
 from trainwire.schemas.tables import training_jobs, training_logs, training_metrics
 from trainwire.stores.loki.http import LokiHttp
 from trainwire.workers.operations.row_retention import RowPolicy, RowRetention, plan, row_policies
@@ -166,7 +166,7 @@ def test_a_replay_of_what_is_gone_ends(resources: Resources, say: Say) -> None:
         delivery.run()
         assert RowRetention(resources.engine, LOGS_IN_LOKI).run(dry_run=False) == 3
         with resources.engine.begin() as connection:
-            replay(connection, "loki", 1, 1)
+            replay_rows(connection, "loki", 1, 1)
         assert not delivery.run().more
     confirmed = text("SELECT confirmed_seq FROM delivery_cursors")
     with resources.engine.connect() as connection:

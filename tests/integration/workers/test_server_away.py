@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tests.factories import Sender, logs, one
 from tests.processes import wait_until
 from tests.valkey_cluster import ValkeyCluster
-from trainwire.cli.doctor.flow import look_at_streams
+from trainwire.cli.doctor.flow import check_streams
 from trainwire.cli.top.snapshot import take
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.heartbeat import SourceHeartbeat
@@ -54,7 +54,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
 @pytest.fixture
 def split(resources: Resources, cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
     """Workers whose streams are on the cluster; a server that is back is seen at once."""
-    monkeypatch.setattr(stream_servers, "REST_S", 0.2)
+    monkeypatch.setattr(stream_servers, "RETRY_AFTER_S", 0.2)
     settings = load_settings(
         database_url=resources.settings.database_url.get_secret_value(),
         redis_url=resources.settings.redis_url.get_secret_value(),
@@ -153,10 +153,10 @@ def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluste
     assert "trainwire_redis_used_bytes" in seen
 
     now = take(split.redis, split.engine, split.settings, streams=split.streams)
-    assert now.away == (f"{server} does not answer: it has the streams of shard 1, 2",)
-    found = {each.check: each for each in look_at_streams(split.redis, split.settings, split.streams)}
+    assert now.unreachable == (f"{server} does not answer: it has the streams of shard 1, 2",)
+    found = {each.check: each for each in check_streams(split.redis, split.settings, split.streams)}
     assert found["server"].level == "error"
-    assert found["server"].says.startswith(f"{server} does not answer: what is said in shard 1, 2 waits")
+    assert found["server"].says.startswith(f"{server} does not answer: messages of shard 1, 2 stay")
     assert found["streams"].level == "ok"
     cluster.nodes[VICTIM].start()
     wait_until(partial(_is_whole, split), "all lags again")

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from tests.factories import NOW_NS, SECOND_NS, Sender, checkpoint, completion, drain, rows
 from tests.integration.conftest import Bucket
-from trainwire.cli.download import download
+from trainwire.cli.commands.checkpoints import download
 from trainwire.schemas.checkpoint_keys import S3Uri, new_upload_folder
 from trainwire.schemas.messages import Metrics
 from trainwire.schemas.tables import training_checkpoints, training_jobs

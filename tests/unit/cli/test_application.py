@@ -1,4 +1,4 @@
-"""The command line as a whole: what is missing is said, and only what is needed is imported."""
+"""The command line as a whole: missing packages are reported, and only necessary modules are imported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_without_typer_the_sentence_names_the_extra() -> None:
 
 
 def test_without_a_database_driver_the_help_still_works() -> None:
-    """A command whose packages are missing says so; the others stay."""
+    """A command whose packages are missing reports them; the other commands work."""
     assert "Not installed" in _without("sqlalchemy", "--help").stdout
     done = _without("sqlalchemy", "status", "1", "--json")
     assert done.returncode == 2
@@ -58,7 +58,7 @@ def test_run_imports_nothing_of_the_database() -> None:
 
 @pytest.mark.parametrize("package", ["typer", "sqlalchemy"])
 def test_ctrl_c_during_the_imports_is_quiet(package: str) -> None:
-    """The first second of `trainwire up` is imports; who stops it there sees no traceback."""
+    """An interrupt during the imports of `trainwire up` prints no traceback."""
     done = _python(
         f"""
 import sys
@@ -107,7 +107,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_a_job_that_is_no_number_is_named(
     command: str, job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever says a word where a job's number belongs reads that word, and what is allowed."""
+    """The error for a job that is not a number has the given text and the allowed range."""
     monkeypatch.setattr(sys, "argv", ["trainwire", *command.split(), job])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -122,7 +122,7 @@ def test_a_job_that_is_no_number_is_named(
         ("logs 1 --limit", ["-1", "1.5", "nan"], "a whole number from 0 to 10000000"),
         ("metrics 1 --limit", ["0", ""], "a whole number from 1 to 10000000"),
         ("mlflow 1 --limit", ["0"], "a whole number from 1 to 10000000"),
-        ("mlflow 1 --attempt", ["0", "2147483648"], "a whole number from 1 to 2147483647"),
+        ("mlflow 1 --attempt", ["0.5", "2147483648"], "a whole number from -2147483647 to 2147483647"),
         ("deliveries --limit", ["0"], "a whole number from 1 to 10000000"),
         ("replay 1 --sink loki --from", ["0", "first"], "a whole number from 1 to 9223372036854775807"),
         ("checkpoints 1 --expires", ["0", "1h"], "a whole number from 1 to 604800"),
@@ -144,7 +144,7 @@ def test_a_number_that_cannot_be_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The error says what was said, and what is allowed; nothing has happened."""
+    """The error has the given value and the allowed ones; nothing was changed."""
     for value in wrong:
         monkeypatch.setattr(sys, "argv", ["trainwire", *command.split(), value])
         with pytest.raises(SystemExit) as caught:

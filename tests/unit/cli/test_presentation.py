@@ -1,4 +1,4 @@
-"""What single values look like, on a line and in JSON."""
+"""The form of single values, on a line and in JSON."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_traceback_stands_indented_under_its_first_line() -> None:
 
 
 def test_rank_and_level_are_shown() -> None:
-    """Lines of several processes can be told apart."""
+    """Lines of several processes can be distinguished."""
     assert "stderr 3 WARN hot" in shown_line(_line("hot", rank=3, level="WARN"), colours=False)
 
 

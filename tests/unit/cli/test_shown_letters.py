@@ -1,4 +1,4 @@
-"""What `dead-letters show` makes of bodies that nobody meant to write."""
+"""`dead-letters show` prints any body, however malformed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwire.cli.commands.dead_letters import shown_entry
-from trainwire.cli.letters import DeadLetter
+from trainwire.cli.commands.dead_letters import DeadLetter, shown_entry
 
 FIELDS = {b"v": b"1", b"job": b"42", b"attempt": b"1", b"source": b"s", b"seq": b"3"}
 LETTER = DeadLetter(
@@ -45,11 +44,11 @@ def _shown(body: bytes, encoding: bytes = b"msgpack") -> str:
     ],
 )
 def test_what_json_does_not_have_is_shown_as_python_writes_it(body: bytes, shown: str) -> None:
-    """Extension types, bytes, times and infinities have a text, and what is no msgpack is shown as bytes."""
+    """Extension types, bytes, times and infinities are shown as text, and other bodies as bytes."""
     assert _shown(body) == shown
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"msgpack", b"json", b"msgpack+zstd", b"json+zstd", b"?"]))
 def test_every_body_is_shown(body: bytes, encoding: bytes) -> None:
-    """Whatever the bytes, `show` has a line for them."""
+    """`show` prints a line for any bytes."""
     assert _shown(body, encoding)

@@ -87,7 +87,7 @@ def test_colours_stay_on_request_and_end_with_the_text() -> None:
 
 @given(st.text(alphabet=st.sampled_from("\x1b[]0;31mHJ\x07\\\x9b\x9cPX ab\n\t\x00")))
 def test_no_control_character_survives(text: str) -> None:
-    """Whatever the sequence, cut or nested, no control character but tab and newline is left."""
+    """Of any sequence, cut or nested, no control character except tab and newline is left."""
     assert not any(ord(char) < 32 and char not in "\t\n" for char in safe(text))
     assert not any(0x7F <= ord(char) <= 0x9F for char in safe(text))
 

@@ -14,7 +14,7 @@ from trainwire import Run, TrainerSettings
 from trainwire.ingest.origin import Origin
 from trainwire.ingest.sending.heartbeat import LEAST_PAUSES, LEAST_USUAL_PAUSE_S, SourceHeartbeat, UnsentCounts
 from trainwire.ingest.settings import Vitals
-from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, says_progress
+from trainwire.schemas.heartbeats import Heartbeat, decode_heartbeat, encode_heartbeat, shows_progress
 from trainwire.schemas.messages import Metrics, Point, Progress
 from trainwire.schemas.validation import InvalidMessage
 
@@ -141,10 +141,10 @@ def test_metrics_of_the_machine_are_no_progress() -> None:
     """All reports count as activity, except points that have `system/` values alone."""
     machine = Point(ts=1, values={"system/cpu": 1.0, "system/gpu": 2.0})
     for body in (logs("a"), metrics(loss=1.0), checkpoint(), completion(), Metrics(ts=1, name="n")):
-        assert says_progress(body)
-    assert says_progress(Metrics(points=[machine, Point(ts=1, values={"system/cpu": 1.0, "loss": 0.0})]))
-    assert says_progress(Metrics(points=[machine], progress=Progress(current_epoch=1)))
-    assert not says_progress(Metrics(points=[machine, machine]))
+        assert shows_progress(body)
+    assert shows_progress(Metrics(points=[machine, Point(ts=1, values={"system/cpu": 1.0, "loss": 0.0})]))
+    assert shows_progress(Metrics(points=[machine], progress=Progress(current_epoch=1)))
+    assert not shows_progress(Metrics(points=[machine, machine]))
 
 
 def test_a_promise_is_a_number_of_seconds() -> None:

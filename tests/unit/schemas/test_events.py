@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_the_committed_schema_is_that_of_the_types() -> None:
-    """docs/events.schema.json is what `python -m trainwire.schemas.events` prints."""
+    """docs/events.schema.json is the output of `python -m trainwire.schemas.events`."""
     assert (ROOT / "docs" / "events.schema.json").read_text() == schema_text()
 
 
@@ -56,7 +56,7 @@ def test_an_event_says_all_that_is_common_even_where_it_is_null() -> None:
 
 
 def test_events_survive_the_channel() -> None:
-    """What was encoded is decoded to the same event, one or many at once."""
+    """An encoded event is decoded to an equal one, alone or in a list."""
     line = LogLine(seq=2**62, attempt=1, ts=1_790_000_000_000_000_001, log_type="stderr", text='<b>"\\☃', rank=0)
     events: list[Event] = [
         TrainingLog(job_id=2**63 - 1, attempt=1, kind="logs", first_seq=2**62, last_seq=2**62, lines=[line]),

@@ -24,7 +24,7 @@ def test_a_kind_has_its_columns_and_its_field(kind: RowKind) -> None:
 
 
 def test_an_event_goes_on_without_its_rows() -> None:
-    """What is too large is announced by its range; events without rows are as they were."""
+    """A large event is published with its range alone; events without rows do not change."""
     event = TrainingLog(job_id=1, attempt=1, kind="logs", first_seq=3, last_seq=4, lines=[])
     assert without_rows(event) == TrainingLog(job_id=1, attempt=1, kind="logs", first_seq=3, last_seq=4)
     status = TrainingStatus(job_id=1, attempt=1, status="lost")

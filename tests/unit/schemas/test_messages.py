@@ -1,4 +1,4 @@
-"""The wire messages: what is encoded is decoded, and what cannot be is named."""
+"""Messages are encoded and decoded without a change, and errors name the wrong part."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LINES = st.lists(TEXT, max_size=200)
 
 
 def over_the_wire(kind: Kind, body: Body) -> Body:
-    """Encode as a trainer does, and decode what Redis would give back."""
+    """Encode a message as a trainer does, and decode the fields as Redis returns them."""
     entry = encode_entry(Message(kind, 42, 1, "0-test", 7, body))
     raw = {
         name.encode(): value if isinstance(value, bytes) else str(value).encode() for name, value in entry.items()
@@ -85,7 +85,7 @@ def test_json_says_non_finite_numbers_by_name(place: str) -> None:
 
 @given(st.floats())
 def test_a_shown_number_is_read_back(value: float) -> None:
-    """What a JSONB column or a JSON answer shows of a number is that number."""
+    """The number in a JSONB column or a JSON answer is the original one."""
     body = body_from_object("metrics", {"points": [{"ts": 1, "values": {"x": shown_float(value)}}]})
     assert isinstance(body, Metrics)
     read = body.points[0].values["x"]

@@ -30,14 +30,14 @@ WRONG = [
 
 
 def test_a_cluster_is_named_by_its_servers() -> None:
-    """Each server with its port, 6379 where none is said; an address of one Redis is no cluster's."""
+    """Each server with its port, 6379 by default; the address of one Redis is not a cluster's."""
     assert cluster_nodes(CLUSTER) == [("one", 7000), ("two", 6379), ("::1", 7002)]
     assert is_cluster(CLUSTER)
     assert not is_cluster(BROKER)
 
 
 def test_a_cluster_is_told_its_ca(tmp_path: Path) -> None:
-    """An address with TLS takes redis-py's parameters; a file that is not there is said before anything starts."""
+    """An address with TLS accepts redis-py's parameters; a missing file is reported before anything starts."""
     url = f"rediss+cluster://trainer:secret@one:7000,two/0?ssl_ca_certs={tmp_path}/ca.pem&ssl_check_hostname=false"
     assert cluster_nodes(url) == [("one", 7000), ("two", 6379)]
     assert cluster_tls(url) == {"ssl_ca_certs": f"{tmp_path}/ca.pem", "ssl_check_hostname": False}
@@ -53,11 +53,11 @@ def test_a_cluster_is_told_its_ca(tmp_path: Path) -> None:
     [
         ("rediss+cluster://one?ssl_ca=x", "has the parameter 'ssl_ca', and takes ssl_ca_certs, "),
         ("redis+cluster://one?ssl_ca_certs=x", "takes none without TLS: begin it with rediss+cluster://"),
-        ("redis+cluster://one:x", "names 'one:x', which is no host:port"),
+        ("redis+cluster://one:x", "names 'one:x', which is not host:port"),
     ],
 )
 def test_what_is_wrong_with_a_cluster_is_named(url: str, why: str) -> None:
-    """Trainers and workers say which part of the address is wrong."""
+    """Trainers and workers name the wrong part of the address."""
     with pytest.raises(ValueError, match=re.escape(why)):
         TrainerSettings.from_env({"STREAMS_URL": url})
     with pytest.raises(WrongSettings, match=re.escape(why)):
@@ -66,7 +66,7 @@ def test_what_is_wrong_with_a_cluster_is_named(url: str, why: str) -> None:
 
 @pytest.mark.parametrize("password", ["x?secret", "secret?x", "x?secret=secret", "x?ssl_ca_certs=secret"])
 def test_a_password_with_a_question_mark_is_not_repeated(password: str) -> None:
-    """What stands behind an unescaped `?` is no parameter, and no error names it, nor what stands before it."""
+    """The text after an unescaped `?` is no parameter, and no error contains it or the text before it."""
     url = f"rediss+cluster://user:{password}@one:7000"
     with pytest.raises(ValueError, match=re.escape("write %3F")) as trainers:
         TrainerSettings.from_env({"STREAMS_URL": url})
@@ -76,7 +76,7 @@ def test_a_password_with_a_question_mark_is_not_repeated(password: str) -> None:
 
 
 def test_trainers_send_to_the_streams_and_ring_at_the_broker() -> None:
-    """STREAMS_URL is where messages go and what the spool remembers; without it that is REDIS_URL."""
+    """Messages go to STREAMS_URL, which the spool records; without it to REDIS_URL."""
     both = TrainerSettings.from_env({"REDIS_URL": BROKER, "STREAMS_URL": CLUSTER})
     assert (both.redis_url, both.streams) == (BROKER, CLUSTER)
     assert TrainerSettings.from_env({"REDIS_URL": BROKER}).streams == BROKER
@@ -96,7 +96,7 @@ def test_a_wrong_address_is_named_without_its_password(url: str) -> None:
 
 
 def test_a_cluster_that_is_away_is_an_error_of_the_first_command() -> None:
-    """Whoever makes a client need not have the cluster yet; the error is one of those that all look for."""
+    """A client can be created without a running cluster; the error is one of STREAM_ERRORS."""
     client = open_streams("redis+cluster://127.0.0.1:1", retry=Retry(NoBackoff(), 0), socket_connect_timeout=1)
     with pytest.raises(RedisClusterException) as error:
         client.get("ingest:shards")

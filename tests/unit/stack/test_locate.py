@@ -61,7 +61,7 @@ def test_one_url_in_the_environment_is_filled_up_by_the_stack(environ: dict[str,
 
 
 def test_one_url_alone_names_the_other(environ: dict[str, str]) -> None:
-    """A command that needs the URL that is not set says its name."""
+    """A command that needs a URL that is not set names the variable."""
     found = locate(None, environ | {"REDIS_URL": "redis://mine"})
     with pytest.raises(Problem, match="DATABASE_URL is not set"):
         found.need_database_url()

@@ -9,10 +9,10 @@ import pytest
 
 from trainwire.stack.errors import Problem
 from trainwire.stack.persisted_config import (
+    is_embedded_url,
     is_free,
-    is_own_address,
     new_password,
-    remembered_password,
+    saved_password,
     usable_port,
 )
 
@@ -21,12 +21,12 @@ def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
     """A password is the same at the next start, in a file that only its owner reads."""
     password = new_password(tmp_path, "postgres")
     new_password(tmp_path, "valkey")
-    assert remembered_password(tmp_path, "postgres") == password
+    assert saved_password(tmp_path, "postgres") == password
     assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_free_port_is_used_again(tmp_path: Path) -> None:
-    """The port stays as long as nobody else takes it."""
+    """The port stays as long as no other process uses it."""
     port = usable_port(tmp_path, "postgres")
     assert usable_port(tmp_path, "postgres") == port
     with socket.socket() as other:
@@ -37,19 +37,19 @@ def test_a_free_port_is_used_again(tmp_path: Path) -> None:
 
 
 def test_an_exported_address_is_known_by_its_password(tmp_path: Path) -> None:
-    """The folder's own server is recognized on whatever port; no server of the user's own is taken for it."""
+    """The folder's own server is recognized on any port; other servers are not."""
     password = new_password(tmp_path, "postgres")
     own = f"postgresql://trainwire:{password}@127.0.0.1:15000/trainwire"
-    assert is_own_address(tmp_path, "postgres", own)
-    assert is_own_address(tmp_path, "postgres", own.replace("15000", "15001"))
+    assert is_embedded_url(tmp_path, "postgres", own)
+    assert is_embedded_url(tmp_path, "postgres", own.replace("15000", "15001"))
     others = ("postgresql://127.0.0.1/trainwire", "postgresql://u:@127.0.0.1/db", "postgresql://[", "")
     for url in (own.replace("127.0.0.1", "db.example"), own.replace(password, "other"), *others):
-        assert not is_own_address(tmp_path, "postgres", url)
-        assert not is_own_address(tmp_path / "empty", "postgres", url)
+        assert not is_embedded_url(tmp_path, "postgres", url)
+        assert not is_embedded_url(tmp_path / "empty", "postgres", url)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    """A file that cannot be read is said by its path, not overwritten."""
+    """An unreadable file is reported with its path, and not overwritten."""
     (tmp_path / "secrets.json").write_text("{")
     with pytest.raises(Problem, match=r"secrets\.json is not JSON"):
         usable_port(tmp_path, "postgres")

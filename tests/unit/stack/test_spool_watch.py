@@ -1,4 +1,4 @@
-"""How often `trainwire up` sends a leftover that nobody stores."""
+"""The intervals at which `trainwire up` sends a leftover that no worker stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ABOUT = About(1, 1, "0-test", None, "redis:6379/0")
 
 
 def test_what_is_not_stored_is_sent_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 10 s, 20 s, 40 s ... up to ten minutes; what Redis did not take is due at once."""
+    """After 10 s, 20 s, 40 s ... up to ten minutes; messages that Redis did not accept are due at once."""
     now = 1000.0
     monkeypatch.setattr("trainwire.stack.spool_watch.time.monotonic", lambda: now)
     watch = SpoolWatch(PATH.parent, "redis://127.0.0.1:1/0", print)

@@ -42,7 +42,7 @@ def test_missing_variables_are_named_with_the_remedy() -> None:
         (
             "STREAMS_URL",
             "redis+cluster://u:hush@h:x",
-            "STREAMS_URL names 'h:x', which is no host:port: write redis+c",
+            "STREAMS_URL names 'h:x', which is not host:port: write redis+c",
         ),
         ("DATABASE_URL", "postgresql://u:hush@h:x/d", "DATABASE_URL has the port 'x', which is not a number"),
         ("STREAMS_URL", "unix:///run/redis.sock", "and write redis://127.0.0.1:6379/0"),

@@ -1,4 +1,4 @@
-"""Checks of the object store: does it answer, and allow our operations?"""
+"""Checks of the object store: whether it answers, and which operations it allows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainwire.workers.findings import Finding, Findings, Part
 S3: Final = Part("s3")
 
 
-def look_at_s3(bucket: str, prefix: str) -> Findings:
-    """Yield which of our operations the object store allows, tried with an object of a few bytes."""
+def check_s3(bucket: str, prefix: str) -> Findings:
+    """Yield for each operation whether the store allows it; writes, reads and deletes an object of a few bytes."""
     key = "/".join(part for part in (prefix.strip("/"), f".trainwire-doctor-{secrets.token_hex(6)}") if part)
     probe = S3Uri(bucket, key)
     try:
@@ -40,8 +40,8 @@ def _tried(name: str, probe: S3Uri, step: Callable[[], object]) -> Finding:
     try:
         step()
     except NoSuchObject:
-        says = f"{name}: there is no bucket {probe.bucket!r}, or it forgets objects at once"
-        return S3.error(name, says, "create the bucket, or correct TRAINWIRE_CHECKPOINT_BUCKET")
+        text = f"{name}: there is no bucket {probe.bucket!r}, or it loses objects at once"
+        return S3.error(name, text, "create the bucket, or correct TRAINWIRE_CHECKPOINT_BUCKET")
     except NotAllowed as exc:
         remedy = f"allow {_ACTIONS[name]} on {probe.bucket} ({_NEEDED_BY[name]})"
         return (S3.warning if name in {"delete", "list"} else S3.error)(name, str(exc), remedy)
@@ -59,6 +59,6 @@ _NEEDED_BY: Final = {
     "put": "trainers upload",
     "head": "workers verify",
     "read": "downloads",
-    "list": "workers tell a missing object from a forbidden one",
+    "list": "workers distinguish a missing object from a forbidden one",
     "delete": "CHECKPOINT_REMOVE_SUPERSEDED, CHECKPOINT_RETENTION",
 }

@@ -1,4 +1,4 @@
-"""Asks all Celery workers for the queues that they read."""
+"""Asks all Celery workers for the queues that they consume."""
 
 from __future__ import annotations
 

@@ -1,0 +1,60 @@
+"""The Redis clients of the commands, and the halted drains that Redis lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from trainwire.schemas.keys import HALTED_KEY
+from trainwire.schemas.streams.clients import STREAM_ERRORS, open_streams
+from trainwire.stores.postgres.connections import open_redis, open_stream_client
+from trainwire.stores.settings import StoreSettings
+
+HALTED_TIMEOUT_S: Final = 1.0
+"""Short: `trainwire status` is complete without this list."""
+
+
+@contextmanager
+def redis_clients(settings: StoreSettings) -> Iterator[tuple[redis.Redis, redis.Redis | None]]:
+    """Open a client of REDIS_URL and one of STREAMS_URL (None where it is not set); close both at the end."""
+    client, streams = open_redis(settings), open_stream_client(settings)
+    try:
+        yield client, streams
+    finally:
+        client.close()
+        if streams is not None:
+            streams.close()
+
+
+@contextmanager
+def stream_client(settings: StoreSettings) -> Iterator[redis.Redis]:
+    """Open a client of the Redis that has the streams; close it at the end."""
+    with redis_clients(settings) as (client, streams):
+        yield streams or client
+
+
+def halted_streams(redis_url: str | None) -> dict[str, str]:
+    """Return stream -> reason of each halted drain; empty if `redis_url` is None or Redis does not answer."""
+    if redis_url is None:
+        return {}
+    timeouts = {"socket_connect_timeout": HALTED_TIMEOUT_S, "socket_timeout": HALTED_TIMEOUT_S}
+    try:
+        client = open_streams(redis_url, **timeouts, retry=Retry(NoBackoff(), 0))
+    except ValueError:
+        return {}
+    try:
+        found = client.hgetall(HALTED_KEY)
+    except STREAM_ERRORS:
+        return {}
+    finally:
+        client.close()
+    return {_text(stream): _text(reason) for stream, reason in found.items()}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
