@@ -129,7 +129,7 @@ class Caught:
         with self._lock:
             names = Counter(self._owners.values())
             taken = [
-                f"{count:,} {'value' if count == 1 else 'values'} of {names[by]:,} metrics from {by}"
+                f"{count:,} {'value' if count == 1 else 'values'} of {names[by]:,} {"metric" if names[by] == 1 else "metrics"} from {by}"
                 for by, count in sorted(self._values.items())
                 if count
             ]
