@@ -129,7 +129,7 @@ class Caught:
         with self._lock:
             names = Counter(self._owners.values())
             taken = [
-                f"{count:,} {'value' if count == 1 else 'values'} of {names[by]:,} metrics from {by}"
+                f"{_counted(count, 'value')} of {_counted(names[by], 'metric')} from {by}"
                 for by, count in sorted(self._values.items())
                 if count
             ]
@@ -223,3 +223,7 @@ def _numbers(values: object) -> dict[str, float]:
     if not isinstance(values, dict):
         raise TypeError(f"values={str(values)[:100]} is no mapping")
     return {str(name): float(number) for name, number in values.items() if isinstance(number, int | float)}
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
