@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainwire.ingest.hooks.hooks import CatchOptions
-from trainwire.ingest.hooks.printed import MetricPattern
+from trainwire.ingest.hooks.printed import checked_pattern
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         catch = CatchOptions(
             hooks=options.pop("hooks"),
-            pattern=None if (regex := options.pop("metrics_regex")) is None else MetricPattern(regex),
+            patterns=tuple(map(checked_pattern, options.pop("metrics_regex"))),
             tensorboard=tuple(options.pop("tensorboard")),
         )
         return launch(command[1:] if command[:1] == ["--"] else command, **options, catch=catch)
@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fold-repeats", action="store_true", help="log equal lines in a row once, and count them"
     )
     parser.add_argument("--no-hooks", dest="hooks", action="store_false", help="take no metrics from libraries")
-    parser.add_argument("--metrics-regex", metavar="PATTERN", help="take metrics from printed lines")
+    parser.add_argument(
+        "--metrics-regex", metavar="PATTERN", action="append", default=[], help="take metrics from printed lines"
+    )
     parser.add_argument(
         "--tensorboard", metavar="DIR", type=Path, action="append", default=[], help="follow event files below DIR"
     )

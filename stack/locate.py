@@ -111,7 +111,10 @@ def running_stack(data_dir: Path | None, environ: Mapping[str, str]) -> Address:
 def _stack_in(data_dir: Path) -> Address:
     stack = published(data_dir)
     if stack is None and is_held(data_dir):
-        raise Problem(f"the trainwire in {data_dir} is starting or stopping: try again in a moment")
+        raise Problem(
+            f"the trainwire in {data_dir} is starting or stopping, or was killed: try again in a moment, or start "
+            "`trainwire up` again"
+        )
     if stack is None:
         raise Problem(f"no trainwire is running in {data_dir}: start `trainwire up --data-dir {data_dir}`")
     settings = stack.get("settings")

@@ -10,7 +10,7 @@ import typer
 from trainwire.cli.commands.options import DataDir, job_number
 from trainwire.cli.numbers import seconds_option, whole_option
 from trainwire.ingest.hooks.hooks import CatchOptions
-from trainwire.ingest.hooks.printed import MetricPattern
+from trainwire.ingest.hooks.printed import checked_pattern
 from trainwire.ingest.launcher.launch import DEFAULT_FINISH_TIMEOUT_S, launch
 from trainwire.ingest.settings import JOB_ID_VARIABLE
 from trainwire.schemas.validation import MAX_ATTEMPT
@@ -50,8 +50,11 @@ def run(
         ),
     ] = True,
     metrics_regex: Annotated[
-        str | None,
-        typer.Option(metavar="PATTERN", help="Parse metrics in printed lines, such as 'loss=(?P<loss>[0-9.]+)'."),
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Take metrics from printed lines, such as 'loss=(?P<loss>[0-9.]+)'; repeatable.",
+        ),
     ] = None,
     tensorboard: Annotated[
         list[Path] | None,
@@ -75,7 +78,7 @@ def run(
             fold_repeats=fold_repeats,
             catch=CatchOptions(
                 hooks=hooks,
-                pattern=None if metrics_regex is None else MetricPattern(metrics_regex),
+                patterns=tuple(map(checked_pattern, metrics_regex or ())),
                 tensorboard=tuple(tensorboard or ()),
             ),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import os
+import re
 import threading
 import time
 from base64 import b64decode
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
 from trainwire.ingest.process.ranks import find_place
+from trainwire.ingest.provenance.masking import masked_fields
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 TENSORBOARD: Final = "tensorboard"
 _SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
 """Names of folders that hold a part of a training's curves, and stand side by side."""
+_TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
 _SHOWN: Final = 5
 
 
@@ -77,7 +80,8 @@ class Caught:
             self._of_rank(rank).metric_at(ts, taken, step=step, epoch=epoch)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Take parameters; those that were taken before stay."""
+        """Take parameters, with secrets masked; those that were taken before stay."""
+        values = masked_fields(values)
         with self._lock:
             before = dict(self._params)
             self._params.update(values)
@@ -136,7 +140,7 @@ class Caught:
             left = [
                 f"{count:,} of {kind} from {by}" for (by, kind), count in (+self._not_taken).most_common(_SHOWN)
             ]
-            failures = [f"the hook into {by} failed ({text})" for by, text in sorted(self._failures.items())]
+            failures = [f"{by} failed ({text})" for by, text in sorted(self._failures.items())]
         parts = []
         if taken:
             parts.append(f"caught {', '.join(taken)}")
@@ -215,6 +219,8 @@ class _Folders:
                 self._root = os.path.dirname(path) if os.path.basename(path) in _SPLITS else path
             inside = os.path.relpath(path, self._root)
             name = os.path.basename(path) if inside.startswith("..") else inside
+            if _TIME.fullmatch(name):  # add_hparams writes into a folder that is called as the time
+                name = "."
             known = self._prefixes[path] = "" if name == "." else f"{name}/"
         return known
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
@@ -18,6 +19,8 @@ PATTERN: Final = "events.out.tfevents."
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 MOST_ENTRIES: Final = 20_000
 """How many files and folders one search looks at: a working folder may hold a data set."""
+SLACK_NS: Final = 60 * 10**9
+"""An event that is older than the start by more than this was copied from an earlier run."""
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<Q4x")  # length, and its checksum
 _FOOTER_BYTES: Final = 4  # the checksum of the data
@@ -69,6 +72,7 @@ class EventFiles:
         self._folders = folders
         self._caught = caught
         self._files: dict[Path, EventFile | None] = dict.fromkeys(self._found())  # of earlier runs: None
+        self._started_at_ns = time.time_ns()
         self._closing = threading.Event()
         self._thread = start_daemon(self._follow, "trainwire-event-files")
 
@@ -96,9 +100,12 @@ class EventFiles:
     def _read(self, path: Path, file: EventFile) -> None:
         try:
             for event in file.events():
-                self._caught.event(str(path.parent), event, None)
+                if event.ts < self._started_at_ns - SLACK_NS and event.scalars:
+                    self._caught.not_taken(TENSORBOARD, "event of an earlier run", len(event.scalars))
+                else:
+                    self._caught.event(str(path.parent), event, None)
         except (OSError, DamagedEventError) as exc:
-            self._caught.failed(TENSORBOARD, f"{path}: {exc}")
+            self._caught.failed(path.name, f"{exc}: the rest of this file is not read")
             file.close()
             self._files[path] = None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from trainwire.ingest.hooks.caught import Caught
 from trainwire.ingest.hooks.event_files import EventFiles
 from trainwire.ingest.hooks.listener import HookListener
-from trainwire.ingest.hooks.printed import MetricPattern, PrintedMetrics
+from trainwire.ingest.hooks.printed import PrintedMetrics
 
 if TYPE_CHECKING:
     from trainwire.ingest.run import Run
@@ -24,7 +24,7 @@ class CatchOptions:
     """What a launcher catches: nothing with `hooks=False`, except by a pattern or from named folders."""
 
     hooks: bool = True
-    pattern: MetricPattern | None = None
+    patterns: tuple[str, ...] = ()
     tensorboard: tuple[Path, ...] = ()
     """Folders whose event files are followed; without any, it is the working folder."""
 
@@ -42,8 +42,8 @@ class Hooks:
     ) -> None:
         """Begin, with a socket in `folder`; where the system refuses a part of it, warn and go on without."""
         self._caught = Caught(run, run_of_rank)
-        self._printed = PrintedMetrics(self._caught, options.pattern)
-        self._takes_printed = options.hooks or options.pattern is not None
+        self._printed = PrintedMetrics(self._caught, options.patterns)
+        self._takes_printed = options.hooks or bool(options.patterns)
         self._listener: HookListener | None = None
         self._event_files: EventFiles | None = None
         folders = options.tensorboard or ((Path.cwd(),) if options.hooks else ())
@@ -70,5 +70,6 @@ class Hooks:
             self._listener.close(TIMEOUT_S)
         if self._event_files is not None:
             self._event_files.close(TIMEOUT_S)
+        self._printed.close()
         self._caught.finish(exit_code)
         return self._caught.summary or None

@@ -6,11 +6,17 @@ import ast
 import json
 import math
 import re
+import signal
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from typing import Any, Final, NamedTuple
 
 from trainwire.ingest.hooks.caught import Caught
 
+MATCH_TIMEOUT_S: Final = 5.0
 _MOST_CHARS: Final = 4000
 _STEPS: Final = ("step", "global_step", "iteration", "iter")
 _EPOCH: Final = "epoch"
@@ -22,25 +28,39 @@ PRINTED: Final = "printed lines"
 class PrintedMetrics:
     """Takes the metrics of lines as they are printed.
 
-    A pattern of the user's is always applied. Without one, JSON lines and dicts count, as long as neither a hook
-    nor the SDK has reported a metric: most trainings print the same numbers that they log.
+    Patterns of the user are always applied. Without one, JSON lines and dicts count, as long as neither a hook nor
+    the SDK has reported a metric: most trainings print the same numbers that they log.
     """
 
-    def __init__(self, caught: Caught, pattern: MetricPattern | None = None) -> None:
+    def __init__(self, caught: Caught, patterns: Sequence[str] = ()) -> None:
         self._caught = caught
-        self._pattern = pattern
+        self._matcher = PatternMatcher(patterns) if patterns else None
 
     def take(self, lines: Sequence[str], ts: int) -> None:
         """Take the metrics of lines that were printed at `ts` (nanoseconds since 1970)."""
-        for line in lines:
-            if self._pattern is not None:
-                found = self._pattern.values(line)
-            elif "{" in line[:20] and not self._caught.logs_otherwise(PRINTED):
-                found = json_values(line) or dict_values(line)
-            else:
-                continue
-            if found is not None:
-                self._caught.metrics(PRINTED, found.values, ts=ts, step=found.step, epoch=found.epoch)
+        if self._matcher is not None:
+            found = self._by_pattern(self._matcher, lines)
+        else:
+            found = [
+                values
+                for line in lines
+                if "{" in line[:20] and not self._caught.logs_otherwise(PRINTED)
+                if (values := json_values(line) or dict_values(line)) is not None
+            ]
+        for values in found:
+            self._caught.metrics(PRINTED, values.values, ts=ts, step=values.step, epoch=values.epoch)
+
+    def close(self) -> None:
+        """End the process that matches patterns."""
+        if self._matcher is not None:
+            self._matcher.close()
+
+    def _by_pattern(self, matcher: PatternMatcher, lines: Sequence[str]) -> list[PrintedValues]:
+        try:
+            return matcher.values(lines)
+        except PatternTooSlowError as exc:
+            self._caught.failed("--metrics-regex", str(exc))
+            return []
 
 
 class PrintedValues(NamedTuple):
@@ -67,34 +87,84 @@ def dict_values(line: str) -> PrintedValues | None:
     return _checked(line, ast.literal_eval, are_texts_numbers=True)
 
 
-class MetricPattern:
-    """A regular expression of the user's; each named group is a metric, and `step` and `epoch` are these.
+class PatternTooSlowError(RuntimeError):
+    """A pattern takes too long for a line; no further line is matched."""
 
-    Where the groups `name` and `value` exist, each match is one metric of that name.
+
+class PatternMatcher:
+    """Matches regular expressions of the user in a process of its own.
+
+    Some patterns take longer than the age of the universe for one line, and Python's `re` lets nothing else run
+    meanwhile: the process is then killed.
     """
 
-    def __init__(self, pattern: str) -> None:
-        """Compile the pattern; raise `ValueError` where it is none, or names no group."""
-        try:
-            self._pattern = re.compile(pattern)
-        except re.error as exc:
-            raise ValueError(f"--metrics-regex {pattern!r} is no regular expression: {exc}") from exc
-        if not self._pattern.groupindex:
-            raise ValueError(
-                f"--metrics-regex {pattern!r} names no group: write such as 'loss=(?P<loss>[0-9.]+)', or "
-                "'(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)'"
-            )
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = tuple(patterns)
+        self._pool: ProcessPoolExecutor | None = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_ignore_interrupts
+        )
 
-    def values(self, line: str) -> PrintedValues | None:
-        """Return the numbers of a line, None where the pattern finds none."""
-        found: dict[str, Any] = {}
-        for match in self._pattern.finditer(line[:_MOST_CHARS]):
+    def values(self, lines: Sequence[str]) -> list[PrintedValues]:
+        """Return the numbers found; raise `PatternTooSlowError` once, and find nothing after it."""
+        if self._pool is None:
+            return []
+        try:
+            return self._pool.submit(values_of_lines, self._patterns, tuple(lines)).result(MATCH_TIMEOUT_S)
+        except (FutureTimeoutError, BrokenProcessPool) as exc:
+            self.close()
+            raise PatternTooSlowError(
+                f"a line took longer than {MATCH_TIMEOUT_S:g} s, so the patterns are not applied any more: avoid "
+                "nested repetitions such as (a+)+"
+            ) from exc
+
+    def close(self) -> None:
+        """Kill the process."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for process in list((pool._processes or {}).values()):  # noqa: SLF001 - a public method comes with 3.14
+                process.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Leave ctrl-C to the launcher."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def checked_pattern(pattern: str) -> str:
+    """Return a pattern of the user's; raise `ValueError` where it is none, or has no named group.
+
+    Each named group is a metric, and `step` and `epoch` are these. Where the groups `name` and `value` exist, each
+    match is one metric of that name.
+    """
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as exc:
+        raise ValueError(f"--metrics-regex {pattern!r} is no regular expression: {exc}") from exc
+    if not groups:
+        raise ValueError(
+            f"--metrics-regex {pattern!r} names no group: write such as 'loss=(?P<loss>[0-9.]+)', or "
+            "'(?P<name>[a-z_]+)=(?P<value>[-+0-9.e]+)'"
+        )
+    return pattern
+
+
+def values_of_lines(patterns: Sequence[str], lines: Sequence[str]) -> list[PrintedValues]:
+    """Return the numbers that patterns find in lines: those of all patterns in one line belong together."""
+    found = (_pattern_values(patterns, line) for line in lines)
+    return [values for values in found if values is not None]
+
+
+def _pattern_values(patterns: Sequence[str], line: str) -> PrintedValues | None:
+    found: dict[str, Any] = {}
+    for pattern in patterns:
+        for match in re.finditer(pattern, line[:_MOST_CHARS]):
             groups = {name: text for name, text in match.groupdict().items() if text is not None}
             if "name" in groups and "value" in groups:
                 groups[groups.pop("name")] = groups.pop("value")
             found.update(groups)
-        numbers = {name: number for name, text in found.items() if (number := _number(text, True)) is not None}
-        return _split(numbers)
+    numbers = {name: number for name, text in found.items() if (number := _number(text, True)) is not None}
+    return _split(numbers)
 
 
 def _checked(line: str, parse: Any, *, are_texts_numbers: bool) -> PrintedValues | None:

@@ -93,7 +93,7 @@ class OpenRuns:
             if wanted[JOB_ID_VARIABLE] != str(newest.job_id):  # the other variables are of the job of before
                 wanted = dict.fromkeys(_OF_ONE_JOB)
                 wanted[JOB_ID_VARIABLE] = str(newest.job_id)
-                wanted[PARENT_VARIABLE] = f"{newest.job_id}:{newest.attempt}:{newest.started_at_ns}"
+            wanted[PARENT_VARIABLE] = f"{newest.job_id}:{newest.attempt}:{newest.started_at_ns}"
             wanted[CAPTURED_VARIABLE] = newest.capturing_source or wanted[CAPTURED_VARIABLE]
         for name, value in wanted.items():
             if value is None:

@@ -6,13 +6,14 @@ It runs in processes of any Python and imports nothing outside the standard libr
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 MASK: Final = "***"
 
 _WORDS: Final = (
     r"password|passwd|passphrase|pwd|pass|secret|secrets|credential|credentials|auth|authorization|bearer|cookie|"
+    r"sig|"
     r"apikey|token"
 )
 _KEYS: Final = r"(?:api|access|secret|private|auth|account|service|encryption|signing|license|ssh|wandb|aws|hf)"
@@ -81,6 +82,19 @@ def masked_variables(variables: dict[str, str]) -> dict[str, str]:
     return {name: MASK if is_secret(name) else masked_text(value) for name, value in variables.items()}
 
 
+def masked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without secrets, at every depth."""
+    return {name: MASK if is_secret(str(name)) else _masked_field(value) for name, value in fields.items()}
+
+
+def _masked_field(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return masked_fields(value)
+    if isinstance(value, list | tuple):
+        return [_masked_field(item) for item in value]
+    return masked_text(value) if isinstance(value, str) else value
+
+
 def _masked_url(found: re.Match[str]) -> str:
     if found["password"] is None and found["scheme"] == "ssh://":  # git@host names no secret
         return found[0]
@@ -93,5 +107,6 @@ def _masked_value(found: re.Match[str]) -> str:
     # Code names things too: `token = tokenizer(text)` is no secret, `token = "abc"` is.
     is_code = not quote and any(char in value for char in "([{")
     if value == MASK or is_code or not is_secret(found["name"]):
-        return found[0]
+        inner = _ASSIGNED.sub(_masked_value, value)  # an address in it may have a query: host:port/path?token=X
+        return f"{found['name']}{found['sep']}{inner}"
     return f"{found['name']}{found['sep']}{quote}{MASK}{quote}"

@@ -31,10 +31,10 @@ def varint(number: int) -> bytes:
     return encoded + bytes([number])
 
 
-def scalar(tag: str, value: float, step: int) -> bytes:
+def scalar(tag: str, value: float, step: int, time: float = 4e9) -> bytes:
     """Return an event that holds one number."""
     summary = field(1, field(1, tag.encode()) + b"\x15" + struct.pack("<f", value))
-    return b"\x09" + struct.pack("<d", 1.7e9) + field(2, step) + field(5, summary)
+    return b"\x09" + struct.pack("<d", time) + field(2, step) + field(5, summary)
 
 
 def tensor(tag: str, value: bytes, plugin: str = "", step: int = 1) -> bytes:
@@ -55,7 +55,7 @@ def test_scalars_have_both_forms() -> None:
     second = decoder.decode(tensor("loss", field(1, 1) + field(5, struct.pack("<f", 0.25)), step=2))
     third = decoder.decode(scalar("accuracy", 0.75, -1))
     assert [first.scalars, second.scalars] == [{"loss": 0.5}, {"loss": 0.25}]
-    assert (third.scalars, third.step, third.ts) == ({"accuracy": 0.75}, -1, 1_700_000_000 * 10**9)
+    assert (third.scalars, third.step, third.ts) == ({"accuracy": 0.75}, -1, 4_000_000_000 * 10**9)
 
 
 def test_texts_are_taken_and_images_counted() -> None:
@@ -116,3 +116,13 @@ def test_folders_of_hooked_writers_are_not_read_again(run: RecordedRun, tmp_path
     (tmp_path / "events.out.tfevents.1.x").write_bytes(record(scalar("loss", 1.0, 1)))
     files.close(10)
     assert len(run.points) == 1
+
+
+def test_events_of_an_earlier_run_are_counted_alone(run: RecordedRun, tmp_path: Path) -> None:
+    """A file of another training that is copied into the folder adds no metrics."""
+    caught = Caught(run, lambda _: run)
+    files = EventFiles([tmp_path], caught)
+    (tmp_path / "events.out.tfevents.1.x").write_bytes(record(scalar("loss", 1.0, 1, time=1.7e9)))
+    files.close(10)
+    assert run.points == []
+    assert "1 of event of an earlier run" in str(caught.sentence())

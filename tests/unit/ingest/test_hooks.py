@@ -128,7 +128,7 @@ def test_a_broken_library_works_as_without_hooks(listener: HookListener, tmp_pat
     script = "from tensorboardX.event_file_writer import Writer\nprint(Writer.__name__)"
     assert output_of(python(script, listener, PYTHONPATH=str(tmp_path))) == "Writer\n"
     listener.close(10)
-    assert "the hook into tensorboardX.event_file_writer failed (AttributeError" in str(caught.sentence())
+    assert "tensorboardX.event_file_writer failed (AttributeError" in str(caught.sentence())
 
 
 def test_nothing_is_taken_from_a_process_with_a_run_of_its_own(run: RecordedRun, listener: HookListener) -> None:
@@ -195,3 +195,34 @@ def test_a_slow_launcher_costs_memory_up_to_a_bound(
     taken = sum(record["type"] == "metrics" for record in records)
     left_out = sum(record["count"] for record in records if record["type"] == "left out")
     assert taken + left_out == 30_000
+
+
+def test_a_descriptor_that_the_training_closes_is_not_used_again(run: RecordedRun, listener: HookListener) -> None:
+    """Its number may be that of a file of the training: nothing is written into that, and it is not closed."""
+    script = (
+        LOG_LOSS.format(count=3)
+        + """
+import os
+descriptor = channel._channels[0]._socket.fileno()
+os.close(descriptor)
+own = open("/dev/null", "wb")
+assert own.fileno() == descriptor
+channel.send({"type": "metrics", "by": "test", "step": 9, "values": {"loss": 9}})
+channel._channels[0].close()
+own.write(b"still open")
+own.close()
+"""
+    )
+    output_of(python(script, listener))
+    listener.close(10)
+    assert len(run.points) == 3
+
+
+def test_secrets_among_parameters_are_masked(run: RecordedRun, caught: Caught) -> None:
+    """A configuration that a library was given may hold a key; its neighbours are kept."""
+    caught.params({"lr": 0.1, "api_key": "abc", "nested": {"password": "x", "url": "https://h/?token=y&v=1"}})
+    assert run.params == {
+        "lr": 0.1,
+        "api_key": "***",
+        "nested": {"password": "***", "url": "https://h/?token=***&v=1"},
+    }

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from trainwire.ingest.hooks.caught import Caught
-from trainwire.ingest.hooks.printed import MetricPattern, PrintedMetrics, PrintedValues, dict_values, json_values
+from trainwire.ingest.hooks.printed import (
+    PatternMatcher,
+    PatternTooSlowError,
+    PrintedMetrics,
+    PrintedValues,
+    checked_pattern,
+    dict_values,
+    json_values,
+    values_of_lines,
+)
 from trainwire.testing import RecordedRun
 
 
@@ -64,7 +73,7 @@ def test_dicts_of_transformers_are_metrics(line: str, values: PrintedValues | No
 )
 def test_a_pattern_names_its_metrics(pattern: str, line: str, values: PrintedValues | None) -> None:
     """Named groups are metrics, step and epoch; groups called name and value give one metric a match."""
-    assert MetricPattern(pattern).values(line) == values
+    assert values_of_lines([checked_pattern(pattern)], [line]) == ([] if values is None else [values])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +82,7 @@ def test_a_pattern_names_its_metrics(pattern: str, line: str, values: PrintedVal
 def test_a_wrong_pattern_is_named(pattern: str, remedy: str) -> None:
     """The error has the pattern and what to write instead."""
     with pytest.raises(ValueError, match=remedy) as error:
-        MetricPattern(pattern)
+        checked_pattern(pattern)
     assert repr(pattern) in str(error.value)
 
 
@@ -86,3 +95,23 @@ def test_printed_metrics_end_where_a_library_reports() -> None:
     caught.metrics("tensorboard", {"train/loss": 2.0}, ts=10**18, step=2)
     printed.take(['{"loss": 2, "step": 2}'], 10**18)
     assert [dict(point.values) for point in run.points] == [{"loss": 1.0}, {"train/loss": 2.0}]
+
+
+def test_patterns_of_one_line_belong_together() -> None:
+    """Several patterns find the metrics and the step of a line in different places."""
+    patterns = [r"step (?P<step>\d+)", r"loss=(?P<loss>[0-9.]+)", r"(?P<name>lr|mom)=(?P<value>\d+)"]
+    found = values_of_lines(patterns, ["step 3: loss=0.5 lr=1 mom=2", "done"])
+    assert found == [PrintedValues({"loss": 0.5, "lr": 1.0, "mom": 2.0}, 3, None)]
+
+
+def test_a_pattern_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that matches is killed, once; later lines find nothing, and nothing waits for them."""
+    monkeypatch.setattr("trainwire.ingest.hooks.printed.MATCH_TIMEOUT_S", 3.0)
+    matcher = PatternMatcher(["^(?P<x>(a+)+)$"])
+    try:
+        assert matcher.values(["b"]) == []
+        with pytest.raises(PatternTooSlowError, match="nested repetitions"):
+            matcher.values(["a" * 40 + "!"])
+        assert matcher.values(["a"]) == []
+    finally:
+        matcher.close()

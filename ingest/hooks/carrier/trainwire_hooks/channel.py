@@ -32,6 +32,7 @@ class Channel:
         self._lock = threading.RLock()  # a signal handler of the training may log in the middle of a call
         self._thread: threading.Thread | None = None
         self._socket: socket.socket | None = None
+        self._identity: tuple[int, int] | None = None
         self._connect()
 
     def send(self, record: Record) -> None:
@@ -41,7 +42,7 @@ class Channel:
             self._connect()
         line = json.dumps(record, separators=(",", ":"), default=str).encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
-            if self._socket is None or self._is_full(line):
+            if self._socket is None or self._is_full(line) or self._is_lost():
                 return
             self._waiting.append(line)
             self._waiting_bytes += len(line)
@@ -57,7 +58,7 @@ class Channel:
         if thread is not None:
             thread.join(FLUSH_S)
         with self._lock:
-            if self._socket is not None:
+            if self._socket is not None and not self._is_lost():
                 self._socket.close()
                 self._socket = None
 
@@ -76,8 +77,17 @@ class Channel:
             return
         connection.setblocking(False)
         self._socket = connection
+        self._identity = _identity_of(connection.fileno())
         ranks = {name: value for name, value in os.environ.items() if name.endswith(RANK_VARIABLES)}
         self.send({"type": "process", "pid": self._pid, "environ": ranks})
+
+    def _is_lost(self) -> bool:
+        """Return whether the training has closed our descriptor; its number may be that of another file now."""
+        if self._socket is None or _identity_of(self._socket.fileno()) == self._identity:
+            return False
+        self._socket.detach()
+        self._socket = None
+        return True
 
     def _is_full(self, line: bytes) -> bool:
         is_full = self._waiting_bytes + len(line) > MAX_WAITING_BYTES
@@ -104,13 +114,22 @@ class Channel:
         while True:
             with self._lock:
                 connection = self._socket
-                if connection is None or not self._send_waiting():
+                if connection is None or self._is_lost() or not self._send_waiting():
                     self._thread = None
                     left_out, self._left_out = self._left_out, 0
                     if left_out:
                         self.send({"type": "left out", "count": left_out})
                     return
             select.select([], [connection], [], 1.0)
+
+
+def _identity_of(descriptor: int) -> tuple[int, int] | None:
+    """Return device and inode of an open file, None where there is none."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _channels: list[Channel] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from base64 import b64encode
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ def patch(module: ModuleType) -> None:
     def add_event(writer: Any, event: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(writer, event, *args, **kwargs)
         try:
-            _take(str(writer.get_logdir()), event)
+            _take(os.path.abspath(str(writer.get_logdir())), event)
         except Exception as exc:  # noqa: BLE001 - foreign objects
             channel.send({"type": "failure", "by": "tensorboard", "text": f"{type(exc).__name__}: {exc}"})
         return result
