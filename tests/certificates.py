@@ -19,7 +19,7 @@ LOOPBACK: Final = ("localhost", "127.0.0.1")
 
 
 class Authority:
-    """A self-made CA; `path` is its certificate, which clients are told to trust."""
+    """A certificate authority of the tests; `path` is its certificate, which clients are configured to trust."""
 
     def __init__(self, folder: Path, name: str = "trainwire tests") -> None:
         self._folder = folder

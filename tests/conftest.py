@@ -96,7 +96,7 @@ def settings(session_settings: Settings) -> Settings:
 
 @pytest.fixture
 def resources(settings: Settings, engine: Engine, client: redis.Redis) -> Resources:
-    """What a worker's tasks have."""
+    """The resources of a worker's tasks."""
     return Resources(settings, engine, client)
 
 

@@ -44,7 +44,7 @@ def completion(
 
 
 class Sender:
-    """Publishes with a bare XADD; numbers its messages by itself unless a test says the number."""
+    """Publishes with a bare XADD; numbers its messages by itself unless a test gives the number."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client

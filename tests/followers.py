@@ -12,7 +12,7 @@ from websockets.exceptions import WebSocketException
 from tests.integration.gateway.feed_clients import EventSource, GatewayAddress, WebSocketClient
 
 GONE = (OSError, WebSocketException, HTTPError, StopIteration)
-"""What a client sees of a gateway that is killed, or is not there yet."""
+"""The errors of a client whose gateway was killed or is not up yet."""
 PATIENCE_S = 60
 PAUSE_S = 0.1
 
@@ -36,13 +36,13 @@ class Follower:
         self._thread.start()
 
     def has(self, kind: str, rows: int) -> bool:
-        """Tell whether it has so many rows of a kind; raise what it has found to be wrong."""
+        """Return whether it has so many rows of a kind; raise the error that ended it, if any."""
         if self._error is not None:
             raise AssertionError(f"a client of job {self._job_id} saw what must not be") from self._error
         return self.client.have[kind] >= rows
 
     def has_seen_the_end(self) -> bool:
-        """Tell whether it was told that the job has completed."""
+        """Return whether an event or the snapshot had the job's status `completed`."""
         told = [*self.client.states, self.client.first["job"]]
         return any(state["status"] == "completed" for state in told)
 

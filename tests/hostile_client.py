@@ -1,6 +1,6 @@
-"""A client with a trainer's password that means harm: every command it is allowed, with every odd argument.
+"""A hostile client with a trainer's password: every command that the user may run, with odd arguments.
 
-It names jobs of its own alone: to write for another's job is what Redis' rights cannot prevent (SECURITY.md).
+It writes only for jobs of its own: Redis' rights cannot prevent writes for jobs of others (SECURITY.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ JOBS: Final = 40
 MAX_ID: Final = 2**64 - 1
 COMMANDS_PER_S: Final = 40.0
 JAMS_EVERY_S: Final = 5.0
-"""How often it jams or empties a stream: with each command nobody else would ever get a word in."""
+"""Seconds between two attacks that jam or empty a stream; with every command no other trainer could send."""
 
 Command = tuple[Any, ...]
 
@@ -97,7 +97,7 @@ FORBIDDEN: Final[Sequence[Command]] = (
 
 @dataclass
 class Report:
-    """What was tried, what of it the server took, and what should not have been possible."""
+    """Counts of the commands that were tried and accepted, and the effects that should have been impossible."""
 
     tried: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
@@ -105,7 +105,7 @@ class Report:
     """By the first word of the error."""
     forbidden_but_taken: list[Command] = field(default_factory=list)
     claims_read: set[bytes] = field(default_factory=set)
-    """What other trainers' claims contain."""
+    """The values of other trainers' claims that could be read."""
 
 
 class HostileClient:
@@ -116,7 +116,7 @@ class HostileClient:
         self._shards = shards
         self._victims = victims
         self._client = redis.Redis.from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0), protocol=2)
-        self._client.response_callbacks.clear()  # what is refused or odd is not to be parsed
+        self._client.response_callbacks.clear()  # replies are not parsed: errors and odd values are expected
         self._url = url
         self._seqs: Counter[tuple[int, str]] = Counter()
         self.report = Report()
@@ -138,7 +138,7 @@ class HostileClient:
         self.send(("XADD", key, *options, self._chance.choice(("*", *JAMMING_IDS)), *self._odd_fields()))
 
     def send(self, command: Command) -> Any:
-        """Send a command and count what became of it."""
+        """Send a command, count the result, and return the reply, None for an error."""
         name = str(command[0])
         self.report.tried[name] += 1
         try:
@@ -164,7 +164,7 @@ class HostileClient:
             self.report.forbidden_but_taken.append(command)
 
     def greet(self) -> None:
-        """Speak to the server in every way that is open before and after a password."""
+        """Connect and send the greetings that Redis takes before and after a password."""
         greetings: Sequence[Command] = (
             *(
                 ("HELLO",),
@@ -234,7 +234,7 @@ class HostileClient:
         return ("SET", key, self._odd(), *self._chance.choice(SET_OPTIONS))
 
     def read(self) -> Command:
-        """Return what reads all that a trainer may read, after looking at the claims of the victims."""
+        """Return a command that reads data open to trainers, after reading the claims of some victims."""
         for job in self._chance.sample(list(self._victims), min(5, len(self._victims))):
             for attempt in (0, 1):
                 found = self.send(("GET", f"ingest:claims:{job}:{attempt}:0:"))
@@ -284,7 +284,7 @@ def attack(
     per_s: float = COMMANDS_PER_S,
     jams_every_s: float = JAMS_EVERY_S,
 ) -> Report:
-    """Attack a server as its user `trainer` for so long; return what was tried and what came of it.
+    """Attack a server as its user `trainer` for `seconds`, and return the report.
 
     `victims` are jobs of honest trainers: their claims are read and overwritten, and nothing is written for them.
     A stream is jammed or emptied every `jams_every_s`; 0 is never.

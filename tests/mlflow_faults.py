@@ -1,4 +1,4 @@
-"""A proxy in front of a real MLflow server that answers 500 where a test says so."""
+"""A proxy in front of a real MLflow server that answers 500 to the requests that a test chooses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Passing(BaseHTTPRequestHandler):
         self._pass_on()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -25,7 +25,7 @@ ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXE
 
 
 class MlflowServer:
-    """One server; what it stores survives `kill` and `start`."""
+    """One MLflow server; its data survives `kill` and `start`."""
 
     def __init__(self, folder: Path, *, backend: str | None = None) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class MlflowServer:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether it was started and neither killed nor gone."""
+        """Return whether it was started and still runs."""
         return self._process is not None and self._process.poll() is None
 
     @property

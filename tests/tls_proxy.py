@@ -17,7 +17,7 @@ SSL_REQUEST: Final = bytes.fromhex("0000000804d2162f")
 class TlsProxy:
     """Listens on loopback with a server's TLS and passes on to the server at `url`; counts its handshakes.
 
-    An address of Postgres is spoken to as Postgres clients do: in the clear first, TLS after a question.
+    For Postgres it answers the client's SSLRequest before the TLS handshake, as a Postgres server does.
     """
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:

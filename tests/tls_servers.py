@@ -1,4 +1,4 @@
-"""The test servers behind TLS, under a certificate authority of the tests' own, and one that nobody knows."""
+"""The test servers behind TLS: under a certificate authority of the tests, and under an untrusted one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def over(proxy: TlsProxy, url: str, scheme: str, **query: object) -> str:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[Tls]:
-    """Two authorities, and TLS in front of whatever the test names."""
+    """Two authorities, and TLS in front of the servers that the test names."""
     folders = [tmp_path / "authority", tmp_path / "stranger"]
     for folder in folders:
         folder.mkdir()

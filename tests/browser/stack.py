@@ -58,7 +58,7 @@ class Stack:
             process.wait(2 * PATIENCE_S)
 
     def said(self) -> str:
-        """Return what `up` and the trainings have printed."""
+        """Return all that `up` and the trainings have printed."""
         return self._said_path.read_text(errors="replace")
 
     def train(self, job_id: int, script: str, *, name: str | None = None) -> subprocess.Popen[bytes]:
@@ -107,7 +107,7 @@ class Stack:
 
 
 def is_answering(url: str) -> bool:
-    """Tell whether a server answers with success."""
+    """Return whether a server answers with success."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)

@@ -51,7 +51,7 @@ def go_to_line(page: Page, number: int) -> None:
 
 
 def points_of(page: Page, metric: str) -> int:
-    """Return of how many points the chart of a metric says that it is drawn."""
+    """Return the number of points that the label of a metric's chart states; 0 without a label."""
     label = page.locator(f".plot[aria-label^='{metric} ']").get_attribute("aria-label") or ""
     found = re.search(r"([\d,]+) points?", label)
     return int(found[1].replace(",", "")) if found else 0
@@ -84,7 +84,7 @@ def test_a_training_appears_and_moves(page: Page, stack: Stack) -> None:
 
 
 def test_a_killed_gateway_leaves_no_hole(page: Page, stack: Stack) -> None:
-    """The gateway is killed: the page says so, comes back by itself, and has every line and point."""
+    """When the gateway is killed, the page shows the lost connection, reconnects, and has every line and point."""
     stack.train(2, STEADY)
     page.goto("/#/jobs/2")
     expect(page.locator(".line .text", has_text="step ").first).to_be_attached()
@@ -192,7 +192,7 @@ def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
 
 
 def test_an_empty_list_says_what_to_type(page: Page) -> None:
-    """Without any job the list says the command that makes one, and the keys are a `?` away."""
+    """An empty list shows the command that makes a job, and the key `?` opens the list of keys."""
     page.route(re.compile(r"/jobs\?"), lambda route: route.fulfill(json={"items": [], "next": None}))
     page.route_web_socket(
         "**/jobs/ws", lambda socket: socket.send('{"event": {"type": "snapshot", "jobs": []}, "position": null}')

@@ -52,7 +52,7 @@ def drawn_more_than(page: Page, points: int) -> None:
 
 
 def shown_step(page: Page) -> int:
-    """Return the step under the mouse, as the chart of the loss says it."""
+    """Return the step under the mouse that the chart of the loss shows."""
     return int(page.locator("figure[data-title=loss] .at").inner_text().removeprefix("step ").replace(",", ""))
 
 

@@ -22,7 +22,7 @@ LOOK_EVERY_S: Final = 0.5
 ITEMS: Final = {"logs": "content", "metrics": "step", "checkpoints": "uri"}
 """The column that identifies a row of each kind."""
 NEXT_IN_TIME: Final = {"logs": "logged_ns", "metrics": "step", "checkpoints": "step"}
-"""What orders rows of the same microsecond."""
+"""The column that orders rows of the same microsecond, by kind."""
 LAST_SEQ: Final = {"logs": "last_log_seq", "metrics": "last_metric_seq", "checkpoints": "last_checkpoint_seq"}
 CARRIED: Final = {"logs": ("lines", "text"), "metrics": ("points", "step"), "checkpoints": ("checkpoints", "uri")}
 """The field of an event that carries rows of each kind, and which of their fields identifies them."""
@@ -37,7 +37,7 @@ class Honest:
     lines: int
 
     def expected(self, kind: str) -> list[str | int]:
-        """Return what identifies its rows of a kind, in order."""
+        """Return the identifying values of its rows of a kind, in order."""
         if kind == "logs":
             return [f"{self.token} {number}" for number in range(self.lines)]
         if kind == "metrics":
@@ -162,7 +162,7 @@ def sources_of(engine: Engine, honest: Sequence[Honest]) -> dict[str, str]:
 def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, str]) -> None:
     """Each honest source has exactly its rows, and their times have its order.
 
-    Their `seq` may differ from it: a hostile trainer can empty a stream, and what is sent again is stored late.
+    The order of `seq` may differ: a hostile trainer can empty a stream, and messages sent again are stored late.
     """
     wrong = []
     for one in honest:
@@ -206,7 +206,7 @@ def check_events(engine: Engine, watch: EventWatch, jobs: Collection[int]) -> No
 
 
 def _is_same(stored: object, carried: object) -> bool:
-    """Tell whether a row is the one of the event, which may have shortened its text."""
+    """Return whether a row is that of the event; a long text may be shortened in the event."""
     if isinstance(stored, str) and isinstance(carried, str) and len(carried) >= 1000:
         return stored[:900] == carried[:900]
     return stored == carried

@@ -100,7 +100,7 @@ def is_settled(found: Mapping[str, Any], stored: Stored, job: int) -> bool:
 
 
 def unproven_sources(found: Mapping[str, Any]) -> set[str]:
-    """Return the sources of which the sum says that they may have made more messages."""
+    """Return the sources that may have produced more messages than the sum of their job counts."""
     return {*found["open_sources"], *found["silent_sources"]}
 
 

@@ -184,7 +184,7 @@ def garbage(number: int) -> list[Fields]:
 
 
 def main(url: str, seconds: float, seed: int, pause_s: float) -> None:
-    """Attack for some seconds; print what was sent."""
+    """Send hostile entries for a number of seconds, and print the counts."""
     hostile = HostileEntries(url, seed)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ends = time.monotonic() + seconds

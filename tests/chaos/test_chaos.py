@@ -1,7 +1,7 @@
-"""Faults without end: whatever is killed, flushed, filled or damaged, every line is stored exactly once.
+"""Every line is stored exactly once while processes are killed, and stores flushed, filled or damaged.
 
 `make chaos` runs it for ten minutes, CI for seconds. CHAOS_SEED repeats the order of the faults,
-CHAOS_BLOWS chooses them by words of their names (tests/chaos/blows.py).
+CHAOS_FAULTS chooses them by words of their names (tests/chaos/faults.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sqlalchemy
 from sqlalchemy import Engine
 
 from tests.chaos import checks
-from tests.chaos.blows import LOST_AFTER_S, chosen, strike_until
+from tests.chaos.faults import LOST_AFTER_S, chosen, inject_until
 from tests.chaos.killed_trainers import KilledTrainers
 from tests.chaos.spool_damage import SpoolDamage
 from tests.chaos.trainer import TIMING
@@ -43,13 +43,13 @@ from trainwire.workers.settings import Settings, load_settings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
-BLOWS = os.environ.get("CHAOS_BLOWS", "")
+FAULTS = os.environ.get("CHAOS_FAULTS", "")
 JOBS = range(1, 7)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 400)
-def test_every_line_survives_every_blow(tmp_path: Path) -> None:
+def test_every_line_survives_every_fault(tmp_path: Path) -> None:
     """Six trainers publish while workers, Redis, Postgres and other trainers are killed at random, and worse."""
     print(f"\nCHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:.0f}")
     with (
@@ -67,10 +67,10 @@ def test_every_line_survives_every_blow(tmp_path: Path) -> None:
             killed_trainers.start_next()
             with following(engine, gateway) as followers:
                 world = World(postgres, valkey, workers, beat, gateway, trainers, killed_trainers, damage, chance)
-                struck = Counter(strike_until(world, time.monotonic() + SECONDS, chosen(BLOWS)))
+                injected = Counter(inject_until(world, time.monotonic() + SECONDS, chosen(FAULTS)))
                 print(
-                    f"  {struck.total()} blows: "
-                    + ", ".join(f"{count} x {name}" for name, count in struck.items())
+                    f"  {injected.total()} faults: "
+                    + ", ".join(f"{count} x {name}" for name, count in injected.items())
                 )
                 killed_trainers.kill()
                 counts = {job: finished(trainer) for job, trainer in zip(JOBS, trainers, strict=True)}
@@ -149,7 +149,7 @@ def start_trainer(job: int, redis_url: str) -> subprocess.Popen[str]:
 
 
 def finished(trainer: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a trainer's end; return what it printed."""
+    """Wait for the trainer to end, and return the counts that it printed."""
     output, _ = trainer.communicate(timeout=200)
     counts: dict[str, Any] = json.loads(output)
     return counts

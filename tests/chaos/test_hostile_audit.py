@@ -51,7 +51,7 @@ TRAINERS: Final = {
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 300)
 def test_hostile_trainers_cost_the_honest_ones_nothing(tmp_path: Path) -> None:
-    """Of honest trainers no message is lost, doubled, forged or late, whatever hostile ones send beside them."""
+    """No message of an honest trainer is lost, stored twice, forged or late while hostile clients attack."""
     print(f"\nAUDIT_SEED={SEED} AUDIT_SECONDS={SECONDS:.0f}")
     with ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(tmp_path / "stores"))
@@ -96,7 +96,7 @@ def watching(engine: Engine, redis_url: str) -> Iterator[tuple[RowWatch, EventWa
 
 
 def check_all(*checks: Callable[[], None]) -> None:
-    """Run all checks; fail with what each of them found."""
+    """Run all checks, and fail with the messages of those that failed."""
     wrong = []
     for check in checks:
         try:
@@ -133,7 +133,7 @@ def redis_with_users(folder: Path) -> Iterator[int]:
 
 
 def answers(url: str) -> bool:
-    """Tell whether a Redis takes commands."""
+    """Return whether a Redis takes commands."""
     try:
         return bool(redis.Redis.from_url(url).ping())
     except redis.ConnectionError:
@@ -164,7 +164,7 @@ def start_honest(token: str, redis_url: str) -> subprocess.Popen[str]:
 
 
 def finished(trainer: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a trainer's end; return what it printed."""
+    """Wait for the trainer to end, and return the counts that it printed."""
     output, _ = trainer.communicate(timeout=SECONDS + 120)
     counts: dict[str, Any] = json.loads(output)
     return counts
@@ -172,7 +172,7 @@ def finished(trainer: subprocess.Popen[str]) -> dict[str, Any]:
 
 @contextmanager
 def attackers(url: str, folder: Path) -> Iterator[None]:
-    """Run the hostile trainers until the end of the block, and print what they did."""
+    """Run the hostile clients until the end of the block, and print their output."""
     seconds, seed = str(SECONDS + 200), str(SEED)
     commands = {
         "hostile_client": ["tests.hostile_client", url, "--seconds", seconds, "--seed", seed],
@@ -199,7 +199,7 @@ def attackers(url: str, folder: Path) -> Iterator[None]:
 
 
 def is_heard_of(engine: Engine) -> bool:
-    """Tell whether each honest trainer has a row."""
+    """Return whether each honest trainer has a row."""
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT count(DISTINCT source) FROM training_logs").scalar_one()
     return bool(found == len(TRAINERS))

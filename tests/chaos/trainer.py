@@ -35,7 +35,7 @@ CHILD_LINES = 20
 
 
 def main(job_id: int, seconds: float, redis_url: str, life: str = "1", diary_path: str = "") -> None:
-    """Train; print as JSON what was logged and whether all of it is stored."""
+    """Train, then print the counts of logged items, and whether all of them are stored, as JSON."""
     logging.basicConfig(level=logging.WARNING)
     turn_clocks()
     segments.SEGMENT_BYTES = SEGMENT_BYTES  # type: ignore[misc]

@@ -64,7 +64,7 @@ def _started() -> Any:
 
 
 def _engine_listens() -> bool:
-    """Tell whether a Docker engine listens; asked of the socket: the client leaks one where there is none."""
+    """Return whether a Docker engine listens. Asks the socket: the client leaks one if there is no engine."""
     if os.environ.get("DOCKER_HOST"):
         return True
     with socket.socket(socket.AF_UNIX) as engine:

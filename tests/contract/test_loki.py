@@ -1,4 +1,4 @@
-"""What the Loki sink relies on, held true for the twin and for a real Loki alike."""
+"""The behaviour of Loki that the sink relies on, tested on the twin and on a real Loki."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_is_ready(loki: LokiApi) -> None:
 
 
 class TestPush:
-    """What a push stores and what it answers."""
+    """Pushes: the lines they store and the answers they get."""
 
     def test_a_line_comes_back_with_its_labels_and_metadata(self, loki: LokiApi) -> None:
         """A line is read back with its time to the nanosecond; its metadata stand among its stream's labels."""
@@ -74,7 +74,7 @@ class TestRefusals:
     """Which lines a push of one stream loses, and that it loses no others."""
 
     def test_too_far_behind_keeps_the_good_lines_and_lists_ten(self, loki: LokiApi) -> None:
-        """A partial 400 stores the good lines; of fifteen late ones it lists ten and tells the total."""
+        """A partial 400 stores the good lines; of fifteen late ones it lists ten and the total."""
         late = [(loki.now_ns - 2 * HOUR_NS + n, f"late {n}") for n in range(15)]
         answer = loki.push((loki.now_ns, "first"), *late, (loki.now_ns + 1, "last"))
         assert answer.status_code == 400
@@ -148,7 +148,7 @@ class TestRefusals:
 
 
 class TestDuplicates:
-    """What counts as the same line."""
+    """The conditions under which two lines are duplicates."""
 
     def test_a_resend_is_stored_once(self, loki: LokiApi) -> None:
         """The same push sent again, byte by byte, is answered with 204 and stored once."""
@@ -292,7 +292,7 @@ class TestQueryRange:
         assert (answer.status_code, "message larger than max" in answer.text) == (500, True)
 
     def test_names_the_labels(self, loki: LokiApi) -> None:
-        """The labels of what is stored are listed."""
+        """The labels of stored lines are listed."""
         loki.push((loki.now_ns, "x"))
         loki.await_lines("x")
         assert {"job", "job_id", "log_type", "source"} <= set(loki.get("/loki/api/v1/labels").json()["data"])

@@ -21,7 +21,7 @@ SECRETS: Final = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3")
 
 
 class Bucket:
-    """An empty bucket, and what a trainer would record of the objects put into it."""
+    """An empty bucket, and the records that a trainer would make of the objects put into it."""
 
     def __init__(self, client: S3Client) -> None:
         self.client = client
@@ -52,7 +52,7 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=key)
 
     def has(self, key: str) -> bool:
-        """Tell whether an object is there."""
+        """Return whether an object is there."""
         try:
             self.client.head_object(Bucket=self.name, Key=key)
         except ClientError:

@@ -1,4 +1,4 @@
-"""Uploads and downloads killed at each of their requests: what is offered is always what the training wrote."""
+"""Uploads and downloads killed at each request: an offered checkpoint always has the training's bytes."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_a_killed_upload_damages_no_checkpoint(
     assert trained.offered() == {"1": trained.steps[1], "last": trained.steps[1]}
     keys = [found["Key"] for found in bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]]
     folders = {upload_folder_of(S3Uri(bucket.name, "checkpoints/42/"), key) for key in keys}
-    assert None not in folders, "what is left can be found by the sweep"
+    assert None not in folders, "the sweep can find every remaining upload"
 
 
 DOWNLOADER: Final = (
@@ -228,7 +228,7 @@ STEPS_OF_A_DOWNLOAD: Final = 6
 
 
 def run_download(fields: Mapping[str, str], target: Path, kill_at: int, moment: str) -> int | None:
-    """Download over what is there; return the number of requests and renames, None when it was killed."""
+    """Download over an existing file; return the number of requests and renames, None when it was killed."""
     done = subprocess.run(
         [sys.executable, "-c", DOWNLOADER, fields["uri"], fields["sha256"], str(target)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "KILL_AT": str(kill_at), "KILL_MOMENT": moment},

@@ -85,7 +85,7 @@ ADDED = (
 def test_newer_tables_are_worked_with_while_they_only_add(
     empty: Engine, revision: str, changes: Sequence[str], fault: str | None
 ) -> None:
-    """An old process works at a newer revision that has all that it uses; what it lacks is named."""
+    """An old process works at a newer revision that has all that it uses; a missing column or table is named."""
     with empty.begin() as connection:
         upgrade(connection)
         for change in (*changes, f"UPDATE alembic_version SET version_num = '{revision}'"):
@@ -99,7 +99,7 @@ def test_newer_tables_are_worked_with_while_they_only_add(
 
 
 def test_migrations_only_add(empty: Engine) -> None:
-    """The rule of docs/deploy.md: whatever an older version uses is still there at the newest revision."""
+    """The rule of docs/deploy.md: a column that an older version uses is still there at the newest revision."""
     with empty.begin() as connection:
         command.upgrade(_config(connection), "0009")  # the newest when the rule began
         before = inspect(connection).get_multi_columns()

@@ -35,7 +35,7 @@ JOB = 42
 
 
 def test_postgres_by_the_parameters_of_its_address(tls: Tls, resources: Resources, database_url: str) -> None:
-    """`sslmode` and `sslrootcert` reach libpq; what it refuses is said with the setting."""
+    """`sslmode` and `sslrootcert` reach libpq; its refusal is reported with the setting."""
     proxy = tls.in_front_of(database_url)
 
     def engine_with(ca: object) -> Any:
@@ -61,7 +61,7 @@ def test_postgres_by_the_parameters_of_its_address(tls: Tls, resources: Resource
 
 
 def test_loki_by_its_ca_file(tls: Tls, resources: Resources) -> None:
-    """LOKI_CA_FILE is what Loki's certificate is checked with; without it Loki is away, and why is said."""
+    """Loki's certificate is checked with LOKI_CA_FILE; without it the error has the reason and the setting."""
     with LokiTwin() as twin:
         proxy = tls.in_front_of(twin.url)
         secure = {"loki_url": f"https://127.0.0.1:{proxy.port}"}
@@ -87,7 +87,7 @@ def test_a_ca_file_that_is_not_there_stops_workers_at_once(resources: Resources,
 
 
 def test_s3_by_its_ca_bundle(tls: Tls, bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AWS_CA_BUNDLE is what trainers and workers check with; another CA is said by both, as what passes."""
+    """Trainers and workers check with AWS_CA_BUNDLE; both treat an untrusted CA as a temporary error."""
     proxy = tls.in_front_of(s3_url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{proxy.port}")
     uri = S3Uri(bucket.name, "checkpoints/42/1/last.pt")
@@ -111,7 +111,7 @@ def test_s3_by_its_ca_bundle(tls: Tls, bucket: Bucket, s3_url: str, monkeypatch:
 def test_mlflow_by_its_own_variable(
     tls: Tls, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow's own MLFLOW_TRACKING_SERVER_CERT_PATH counts for who reads and who writes."""
+    """MLflow's own MLFLOW_TRACKING_SERVER_CERT_PATH applies to the worker's client and to the reading one."""
     proxy = tls.in_front_of(mlflow_server.url)
     url = f"https://127.0.0.1:{proxy.port}"
     for ca, is_fine in ((tls.ca, True), (tls.stranger, False)):
@@ -135,7 +135,7 @@ def test_mlflow_by_its_own_variable(
 def test_the_gateway_and_its_feed(
     tls: Tls, redis_over: Callable[..., str], resources: Resources, database_url: str
 ) -> None:
-    """The page's feed hears through TLS what the notifier says; with another CA the gateway says what is wrong."""
+    """The page's feed gets events over TLS; with another CA the gateway's answers contain the TLS error."""
     proxy = tls.in_front_of(database_url)
     database = over(proxy, database_url, "postgresql", sslmode="verify-full", sslrootcert=tls.ca)
     with GatewayServer(gateway_settings(database, redis_over(ssl_ca_certs=tls.ca))) as gateway:
@@ -162,7 +162,7 @@ def test_doctor_looks_through_tls(
     redis_over: Callable[..., str],
     database_url: str,
 ) -> None:
-    """It says that a certificate is trusted, that one is not verified, or what is wrong with it."""
+    """It reports a trusted certificate, an unverified one, or the error."""
     proxy = tls.in_front_of(database_url)
     monkeypatch.setenv("LOKI_ENABLED", "false")
 

@@ -1,4 +1,4 @@
-"""TLS to Redis: certificates are verified unsaid, by kombu too, and a wrong CA costs a trainer nothing."""
+"""TLS to Redis: certificates are verified by default, by kombu too, and a wrong CA does not stop a trainer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ with Run({JOB}) as run:
 
 
 def trouble_with(resources: Resources, redis_url: str) -> str:
-    """Return what a worker says of a Redis that it cannot use."""
+    """Return the worker's error for a Redis that it cannot use."""
     client = open_redis(settings_of(resources, redis_url=redis_url))
     with pytest.raises(Unavailable) as caught, client, redis_errors():
         client.ping()
@@ -110,7 +110,7 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It says once what is wrong; all is in the spool, from where it goes when the CA is right."""
+    """It logs the error once; all is in the spool, and is sent from there when the CA is right."""
     timing = Timing(first_backoff_s=0.02, longest_backoff_s=0.1, settle_s=0.1, away_s=0.2)
     for number, wrong in enumerate(
         [redis_over(ssl_ca_certs=tls.stranger), redis_over(ssl_ca_certs=tmp_path / "no")]
@@ -135,7 +135,7 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
 def test_forked_children_and_their_parent_over_tls(
     redis_over: Callable[..., str], tls: Tls, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """A child leaves its parent's connection alone: what both say, before and after the fork, arrives."""
+    """A child does not use its parent's connection: lines of both, from before and after the fork, arrive."""
     env = os.environ | {"REDIS_URL": redis_over(ssl_ca_certs=tls.ca), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", FORKING],
@@ -155,7 +155,7 @@ def test_forked_children_and_their_parent_over_tls(
 
 
 def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resources, redis_url: str) -> None:
-    """ssl_certfile and ssl_keyfile are shown to it by redis-py and by kombu; without them it lets nobody in."""
+    """redis-py and kombu present ssl_certfile and ssl_keyfile; without them the server refuses the connection."""
     proxy = tls.in_front_of(redis_url, "127.0.0.1", asks_clients=True)
     own = tls.authority.certificate("worker")
     shown = over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca, ssl_certfile=own, ssl_keyfile=own)
@@ -189,7 +189,7 @@ def test_a_trainer_that_speaks_tls_where_nobody_does(
 
 
 def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) -> None:
-    """A trainer says so with the setting and the parameter that help, whether it knows no CA or another one."""
+    """A trainer's error names the setting and the parameter, with no CA and with another one."""
     proxy = tls.in_front_of(redis_url)
     remedy = f"{UNTRUSTED} in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"
     for said in ("", f"?ssl_ca_certs={tls.stranger}"):
@@ -198,7 +198,7 @@ def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) ->
 
 
 def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
-    """Who closes connections and does not answer to TLS may have any reason."""
+    """A server that closes the connection at a TLS handshake may have other reasons than TLS."""
     with TcpProxy(urlsplit(redis_url).netloc.rpartition("@")[2]) as proxy:
         proxy.cut()
         with pytest.raises(outage.Unavailable) as caught:

@@ -82,6 +82,6 @@ def run_script(script: str, *arguments: str, resources: Resources, folder: Path,
 
 @pytest.fixture
 def run() -> Iterator[RecordedRun]:
-    """Give a run that keeps what it is told, and ends well with the test."""
+    """Give a run that records all calls; it is completed after the test."""
     with RecordedRun(42) as run:
         yield run

@@ -98,7 +98,7 @@ def run() -> RecordedRun:
 
 
 def train(script: str, run: RecordedRun, folder: Path, **environ: str) -> Caught:
-    """Run a script with the hooks in its Python, and return what they caught."""
+    """Run a script with the hooks in its Python, and return the hooks' record."""
     caught = Caught(run, lambda _: run)
     listener = HookListener(folder, caught)
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"} | environ
@@ -127,7 +127,7 @@ def event_values(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def caught_values(run: RecordedRun) -> dict[tuple[str, int], float]:
-    """Return what the run has, by name and step."""
+    """Return the values of the run's points, by name and step."""
     return {
         (name, point.step or 0): float(number) for point in run.points for name, number in point.values.items()
     }
@@ -147,7 +147,7 @@ def test_scalars_are_those_of_the_event_file(script: str, run: RecordedRun, tmp_
 
 
 def test_lightning_with_its_default_logger(run: RecordedRun, tmp_path: Path) -> None:
-    """What Lightning writes to its event file is reported."""
+    """The values that Lightning writes to its event file are reported."""
     pytest.importorskip("lightning", reason=REASON)
     train(LIGHTNING, run, tmp_path)
     expected = event_values(tmp_path)

@@ -23,7 +23,7 @@ import transformers
 
 from trainwire.integrations.huggingface import TrainwireCallback
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 EXAMPLES = 32
 
@@ -135,7 +135,7 @@ with Run(42) as run:
 
 
 def test_sigterm_ends_the_training_and_fails_the_job(resources: Resources, tmp_path: Path) -> None:
-    """The Trainer has no handler of its own: the process ends by the signal, and what it reported is stored."""
+    """Without a handler of the Trainer the process ends by SIGTERM, and its reported values are stored."""
     assert run_script(SIGNALLED, resources=resources, folder=tmp_path) == -signal.SIGTERM
     job = one(resources.engine, training_jobs, id=42)
     assert (job["status"], job["exit_code"], job["error_message"]) == ("failed", 143, "terminated by SIGTERM")
@@ -170,7 +170,7 @@ def test_a_training_by_steps_knows_its_progress(run: RecordedRun, tmp_path: Path
 
 
 def test_other_processes_report_nothing(run: RecordedRun, tmp_path: Path) -> None:
-    """What every rank's Trainer says is reported once: by the first."""
+    """Only the process of rank 0 reports; the others report nothing."""
     callback = TrainwireCallback(run)
     state = transformers.TrainerState(is_world_process_zero=False, global_step=4, max_steps=16, epoch=0.5)
     args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)

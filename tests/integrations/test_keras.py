@@ -21,7 +21,7 @@ import keras
 
 from trainwire.integrations.keras import TrainwireCallback, TrainwireCheckpoint
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 
 def fit(*callbacks: Any, epochs: int = 2) -> Any:
@@ -37,7 +37,7 @@ def fit(*callbacks: Any, epochs: int = 2) -> Any:
 
 
 def test_each_epoch_is_reported(run: RecordedRun) -> None:
-    """What Keras has in its history, with epoch, step and learning rate, and the progress."""
+    """The values of Keras' history are reported with epoch, step and learning rate, and the progress."""
     history = fit(TrainwireCallback(run))
     assert [(point.epoch, point.step) for point in run.points] == [(1, 4), (2, 8)]
     for name in ("loss", "mae", "val_loss", "val_mae"):

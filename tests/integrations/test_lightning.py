@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from trainwire.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 
 class Tiny(lightning.LightningModule):
@@ -122,7 +122,7 @@ def test_a_module_can_log_lines(run: RecordedRun) -> None:
 
 
 def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
-    """With the arguments of `ModelCheckpoint`: the best with what was monitored, and the last one."""
+    """With the arguments of `ModelCheckpoint`: the best with its monitored metric, and the last one."""
     checkpoint = TrainwireCheckpoint(run, monitor="val_loss", save_last=True)
     fit(tmp_path, TrainwireLogger(run), [checkpoint])
     assert [saved.kind for saved in run.checkpoints] == ["best", "last", "best", "last"]
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_the_best_is_the_last(run: RecordedRun, tmp_path: Pat
 
 
 def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
-    """Lightning hands the exception on, and the run's block says it."""
+    """Lightning raises the exception again, and the run's block reports the failure."""
     run = RecordedRun()
     with pytest.raises(TypeError), run:
         fit(tmp_path, TrainwireLogger(run), [], lr="fast")  # type: ignore[arg-type]

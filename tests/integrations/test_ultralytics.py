@@ -22,7 +22,7 @@ from PIL import Image
 
 from trainwire.integrations.ultralytics import _Reporter, add_callbacks
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 
 @pytest.fixture

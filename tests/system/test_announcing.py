@@ -110,7 +110,7 @@ def test_a_run_is_heard_of_as_it_happens(
         run.finish("completed")
         listener.hear(partial(is_a, TrainingComplete), "the end")
     assert any(isinstance(event, TrainingStatus) and event.status == "running" for event in listener.heard)
-    # The run's own first word (no rows) says that it began; its stream is drained beside that of the lines.
+    # The run's first message (no rows) reports its start; its stream is drained in parallel with the lines.
     types = [type(event) for event in listener.heard if event.last_seq or event.kind == "completions"]
     assert list(dict.fromkeys(types)) == [TrainingLog, TrainingProgress, TrainingCheckpoint, TrainingComplete]
     (metrics,) = [event for event in listener.heard if isinstance(event, TrainingProgress) and event.metrics]

@@ -81,7 +81,7 @@ def test_when_the_active_beat_is_killed_another_takes_over(
         said = [beat.output for beat in beats]
     assert len(set(senders)) == 2
     assert_no_tick_is_doubled(client)
-    assert sum(text.count("beat.standby") for text in said) == 2, "each standby says so once"
+    assert sum(text.count("beat.standby") for text in said) == 2, "each standby logs it once"
 
 
 def test_a_beat_that_is_stopped_hands_over_at_once(
@@ -135,8 +135,8 @@ def test_a_full_redis_is_one_line_in_the_log_of_beat(settings: Settings, tmp_pat
         with beats_running(own, tmp_path, number=1) as (beat,):
             wait_until(lambda: full.llen(BEAT_QUEUE) >= 2, "ticks")
             full.config_set("maxmemory", 1)
-            wait_until(lambda: "beat.unavailable" in beat.output, "a word about it")
-            time.sleep(3)  # several ticks' time, in which nothing more may be said
+            wait_until(lambda: "beat.unavailable" in beat.output, "the log line")
+            time.sleep(3)  # several ticks, in which no further line may be logged
             full.config_set("maxmemory", 0)
             wait_until(lambda: "beat.sends_again" in beat.output, "the end of it")
             before = full.llen(BEAT_QUEUE)

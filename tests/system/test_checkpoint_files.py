@@ -39,7 +39,7 @@ def verified(resources: Resources) -> list[bool]:
 
 
 def test_a_store_that_comes_late_is_asked_again(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Rows are stored while S3 is away; a worker is killed; once S3 answers, beat has all of them verified."""
+    """Rows are stored while S3 is down; a worker is killed; once S3 answers, beat has all of them verified."""
     port = free_port()
     with _running(resources, tmp_path, f"http://127.0.0.1:{port}") as workers:
         for number in (1, 2):
@@ -85,6 +85,6 @@ def test_a_store_that_never_answers_holds_up_nobody(resources: Resources, sender
                         "the end",
                     )
                     assert verified(resources) == [False, False]
-                silent.close()  # the one that hangs finds nobody any more, and can end
+                silent.close()  # ends the request that still hangs
         finally:
             worker.stop()

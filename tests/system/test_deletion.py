@@ -65,7 +65,7 @@ def command(resources: Resources, *arguments: str) -> subprocess.Popen[str]:
 
 
 def done(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for a process; return its exit code and what it said."""
+    """Wait for a process, and return its exit code and its output."""
     said, _ = process.communicate(timeout=120)
     return process.returncode, said
 
@@ -152,7 +152,7 @@ def test_killed_again_and_again_a_deletion_ends(resources: Resources, tmp_path: 
 
 
 def has_moved(resources: Resources, since: int) -> bool:
-    """Tell whether rows were deleted since, or all are."""
+    """Return whether rows were deleted since, or all are."""
     return deleted(resources) > since or is_finished(resources)
 
 
@@ -163,7 +163,7 @@ def deleted(resources: Resources) -> int:
 
 
 def is_finished(resources: Resources) -> bool:
-    """Tell whether workers have nothing more to do."""
+    """Return whether workers have finished the deletion."""
     return rows(resources.engine, deleted_jobs, "finished_at", order=["job_id"]) != [None]
 
 

@@ -41,7 +41,7 @@ def faults(chance: random.Random) -> list[Fault]:
 
 
 def said_by(job: int, number: int) -> list[str]:
-    """What a job says in a round; one job in twenty says a line that this Loki will never take."""
+    """Return the lines of a job in a round; one job in twenty has a line that this Loki always refuses."""
     lines = [f"job {job} round {number} line {n}" for n in range(LINES)]
     if job % 20 == 0:
         lines[2] += "x" * TOO_LONG
@@ -49,7 +49,7 @@ def said_by(job: int, number: int) -> list[str]:
 
 
 def publish_round(sender: Sender, number: int) -> None:
-    """Let every job say a few lines."""
+    """Send a few lines for every job."""
     now = time.time_ns()
     for job in JOBS:
         sender.send(
@@ -58,7 +58,7 @@ def publish_round(sender: Sender, number: int) -> None:
 
 
 def all_delivered(resources: Resources) -> bool:
-    """Tell whether Loki has confirmed every row of every job."""
+    """Return whether Loki has confirmed every row of every job."""
     confirmed = rows(resources.engine, delivery_cursors, "job_id", "confirmed_seq", order=["job_id"])
     return confirmed == rows(resources.engine, training_jobs, "id", "last_log_seq", order=["id"])
 
@@ -102,12 +102,12 @@ def test_every_line_reaches_loki_once_through_all_trouble(
 
 @pytest.mark.timeout(240)
 def test_loki_away_for_a_day(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Forty jobs say a line a minute for 24 hours without Loki: few probes, flat memory, then all in order."""
+    """Forty jobs log a line a minute for 24 hours without Loki: few probes, flat memory, then all in order."""
     jobs, rounds, minutes = range(1, 41), 12, 120
     began = time.time_ns() - rounds * minutes * MINUTE_NS
     twin = LokiTwin()
     with twin:
-        pass  # now it has its port, and is away
+        pass  # it keeps its port, and is down
     with workers_running(resources.settings, tmp_path, LOKI_URL=twin.url) as (worker,):
         sizes = []
         for number in range(rounds):
@@ -141,13 +141,13 @@ def resident_bytes(worker: Process) -> int:
 
 
 def are_stored(resources: Resources, lines: int) -> bool:
-    """Tell whether Postgres has that many log rows."""
+    """Return whether Postgres has that many log rows."""
     stored: list[int] = rows(resources.engine, training_jobs, "last_log_seq", order=["id"])
     return sum(stored) == lines
 
 
 def has_probed(resources: Resources, times: int) -> bool:
-    """Tell whether Loki was found to be away so often."""
+    """Return whether so many probes have found Loki unavailable."""
     probes: list[int] = rows(resources.engine, sink_states, "attempts", order=["sink"])
     return sum(probes) >= times
 
@@ -159,7 +159,7 @@ def let_the_probe_be_due(resources: Resources) -> None:
 
 
 def test_a_line_reaches_loki_by_itself(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """With workers and beat running, what a trainer says is in Loki a moment later."""
+    """With workers and beat running, a trainer's lines are in Loki a moment later."""
     with LokiTwin() as twin, workers_running(resources.settings, tmp_path, LOKI_URL=twin.url):
         publish_round(sender, 0)
         wait_until(lambda: len(twin.lines()) == len(JOBS) * LINES, "all lines in Loki", timeout_s=20)
@@ -192,13 +192,13 @@ def test_a_line_reaches_its_file_by_itself(resources: Resources, sender: Sender,
 
 
 def in_files(folder: Path, job: int | str = "*") -> list[str]:
-    """Return what the files of a job, or of all jobs, have."""
+    """Return the lines in the files of a job, or of all jobs."""
     paths = sorted(folder.glob(f"{job}-*/*.jsonl"))
     return [json.loads(line)["content"] for path in paths for line in path.read_text().splitlines()]
 
 
 def test_without_loki_rows_end_in_postgres(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """With LOKI_ENABLED=false nothing is delivered and nothing is said to be behind."""
+    """With LOKI_ENABLED=false nothing is delivered, and no delivery is reported as behind."""
     with LokiTwin() as twin:
         running = workers_running(resources.settings, tmp_path, LOKI_URL=twin.url, LOKI_ENABLED="false")
         with running:

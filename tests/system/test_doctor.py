@@ -31,7 +31,7 @@ def test_a_healthy_stack_has_no_findings(resources: Resources, tmp_path: Path) -
 def test_a_worker_that_lives_and_consumes_nothing(
     resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Orders that ran out while a worker says it reads them are an error that names the worker."""
+    """Orders that expired although a worker consumes the queue are an error that names the worker."""
     monkeypatch.setattr(processes, "LATE_S", 1.0)
     settings = without_loki(resources.settings)
     with workers_running(settings, tmp_path) as (worker,):

@@ -69,7 +69,7 @@ def test_a_training_that_raises(terminal: Terminal) -> None:
 
 
 def test_a_training_that_raises_without_a_launcher(terminal: Terminal) -> None:
-    """A script that is simply run says the same of itself; only an exit code it cannot know."""
+    """A script run without the launcher has the same status, except the exit code, which it cannot know."""
     env = dict(re.findall(r"export (\w+)='?([^'\n]+)'?", terminal.run("env").stdout)) | {"TRAINWIRE_JOB_ID": "2"}
     command = [sys.executable, "-c", f"{RAISES}{IN_A_RUN}    load()\n"]
     ran = subprocess.run(command, env=terminal.env | env, capture_output=True, text=True, timeout=60, check=False)
@@ -93,7 +93,7 @@ def test_a_training_without_a_run_that_raises(terminal: Terminal) -> None:
 
 
 def test_a_training_that_is_killed(terminal: Terminal) -> None:
-    """SIGKILL, as from the out-of-memory killer: 137, the signal by name, and what came before."""
+    """After SIGKILL, as from the OOM killer: exit code 137, the signal's name, and the lines logged before."""
     ran = launch(terminal, 4, f"import os\n{IN_A_RUN}    os.kill(os.getpid(), 9)\n")
     assert ran.returncode == 137
     status = status_of(terminal, 4)

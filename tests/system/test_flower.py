@@ -1,4 +1,4 @@
-"""Flower as a process: who may see it, and what it shows of our orders."""
+"""Flower as a process: its access control, and its view of our orders."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_flower_with_a_password_answers_any_name(resources: Resources, tmp_pat
 
 
 def test_a_flower_for_others_without_a_password_does_not_start(resources: Resources, tmp_path: Path) -> None:
-    """It ends at once with a sentence that says what to set."""
+    """It ends at once with an error that names the settings to set."""
     arguments = ("flower", "--address", "0.0.0.0", "--port", str(usable_port(tmp_path, "flower")))
     flower = Process(resources.settings, tmp_path / "flower.log", *arguments).start()
     assert flower.process.wait(60) == 78

@@ -85,7 +85,7 @@ def test_the_wheel_has_one_package(wheel: Path) -> None:
 def test_the_small_set_is_enough(
     wheel: Path, project: Path, client: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
-    """With the base dependencies only, a run publishes, and `trainwire` names what it lacks."""
+    """With the base dependencies only, a run publishes, and `trainwire` names the missing extra."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [str(python), *PIP[1:]]

@@ -54,7 +54,7 @@ def test_counters_are_right_however_workers_die(resources: Resources, sender: Se
 
 
 def test_a_port_that_is_taken_is_named(resources: Resources, tmp_path: Path) -> None:
-    """The exporter that cannot listen says where it tried, and ends with the code of a wrong setting."""
+    """An exporter that cannot listen names its address and port, and ends with the code of a wrong setting."""
     port = usable_port(tmp_path, "metrics")
     first = Process(resources.settings, tmp_path / "first.log", "metrics", "--port", str(port)).start()
     try:

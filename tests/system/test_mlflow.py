@@ -28,7 +28,7 @@ POINTS = 30
 
 
 def points(number: int) -> Metrics:
-    """What a job measures in a round."""
+    """Return a job's points of a round."""
     return Metrics(
         points=[
             Point(ts=NOW_NS + step * 10**6, step=step, values={"loss": 1.0 / (step + 1), "odd@name": float("nan")})
@@ -45,7 +45,7 @@ def run_ids(resources: Resources) -> list[str | None]:
 
 
 def is_all_told(resources: Resources) -> bool:
-    """Tell whether MLflow has all rows of jobs that have ended, and all there is to say of every attempt."""
+    """Return whether all jobs have ended, and MLflow has all their rows and all changes of their attempts."""
     if set(rows(resources.engine, training_jobs, "status", order=["id"])) != {"completed"}:
         return False
     confirmed = rows(resources.engine, delivery_cursors, "confirmed_seq", order=["job_id"])
@@ -97,7 +97,7 @@ def test_every_value_reaches_mlflow_once_through_all_trouble(
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """A server that takes connections and never says anything; its address."""
+    """A server that accepts connections and never answers; yields its address."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -132,10 +132,10 @@ def test_an_mlflow_that_hangs_holds_up_neither_the_store_nor_loki(
 
 
 def has_rows(resources: Resources, count: int) -> bool:
-    """Tell whether Postgres has that many points."""
+    """Return whether Postgres has that many points."""
     return len(rows(resources.engine, training_metrics, "seq")) == count
 
 
 def has_lines(twin: LokiTwin, count: int) -> bool:
-    """Tell whether Loki has that many lines."""
+    """Return whether Loki has that many lines."""
     return len(twin.lines()) == count

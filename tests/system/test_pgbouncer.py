@@ -59,7 +59,7 @@ def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp
 
 
 def say_round(engine: Engine, sender: Sender, number: int) -> None:
-    """Let every job say a line and a point; return when the lines are stored: the next is another drain."""
+    """Send a line and a point for every job; wait until the lines are stored, so that the next are another drain."""
     for job in JOBS:
         sender.send(logs(f"line {number}", ts=time.time_ns()), job=job)
         sender.send(metrics(loss=1.0), job=job)
@@ -67,13 +67,13 @@ def say_round(engine: Engine, sender: Sender, number: int) -> None:
 
 
 def are_stored(engine: Engine, lines: int) -> bool:
-    """Tell whether Postgres has that many log rows."""
+    """Return whether Postgres has that many log rows."""
     with engine.connect() as connection:
         return connection.execute(select(func.count()).select_from(training_logs)).scalar_one() == lines
 
 
 def commanded(env: dict[str, str], *arguments: str) -> str:
-    """Run a command; return what it says."""
+    """Run a command, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "trainwire", *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""A primary of the cluster with the streams is killed; its replica takes over without what it never got."""
+"""A primary of the streams' cluster is killed; its replica takes over without the writes it never got."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.processes import Process, wait_until, workers_running
-from tests.talkers import (
+from tests.trainer_processes import (
     check_command,
     check_each_once,
     check_postgres,
@@ -72,7 +72,7 @@ def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
         trainers_running(resources.engine, JOBS, env) as trainers,
     ):
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         let_more_arrive(resources.engine, *JOBS)
         cluster.cut_off(VICTIM)
         let_more_arrive(resources.engine, *HIT)  # and are acked, which the replica will not know
@@ -93,8 +93,8 @@ def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
         primary.start()
         wait_until(lambda: role(primary) == "slave", "the old primary to follow")
         let_more_arrive(resources.engine, *JOBS)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
             check = check_each_once if job in HIT else check_postgres
-            check(resources.engine, job, said[job])
+            check(resources.engine, job, counts[job])
             check_command(job, env)

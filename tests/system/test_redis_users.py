@@ -81,7 +81,7 @@ def _answers(client: redis.Redis) -> bool:
 def test_the_users_can_do_their_work(
     port: int, session_settings: Settings, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a trainer says through its user, workers store through theirs, and the trainer hears of it."""
+    """Workers store a trainer's messages, each through its own user, and the trainer gets the acknowledgements."""
     database_url = session_settings.database_url.get_secret_value()
     settings = load_settings(database_url=database_url, redis_url=url_of(port, "worker"))
     monkeypatch.setenv("REDIS_URL", url_of(port, "trainer"))
@@ -131,7 +131,7 @@ def test_the_users_can_do_their_work(
     ids=" ".join,
 )
 def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> None:
-    """It reads no stream, forges no ack, holds nobody back, listens to nothing and empties nothing."""
+    """It reads no stream, forges no ack, sets no hold, subscribes to nothing and empties nothing."""
     with pytest.raises(NoPermissionError):
         try_as(user(port, "trainer"), command)
 

@@ -38,7 +38,7 @@ while not select.select([sys.stdin], [], [], 0.004)[0]:
 receipt = run.finish(timeout_s=60)
 print(json.dumps({"lines": said, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
 """
-"""Says a line of 8 kB every 4 ms: the spool deletes a file of acknowledged messages every second."""
+"""Logs a line of 8 kB every 4 ms: the spool deletes a file of acknowledged messages every second."""
 
 
 class Stores:
@@ -134,7 +134,7 @@ class Stores:
         wait_until(lambda: self.lines >= before + lines, f"{lines} more lines", 120)
 
     def status(self) -> str:
-        """Return what `trainwire status 1` prints."""
+        """Return the output of `trainwire status 1`."""
         return trainwire(self, "status", "1").stdout
 
 
@@ -187,7 +187,7 @@ def trainer_running(stores: Stores, **env: str) -> Iterator[subprocess.Popen[str
 
 
 def end(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Let the trainer end; return what it reports."""
+    """Let the trainer end, and return its own counts."""
     output, _ = process.communicate("\n", timeout=120)
     return dict(json.loads(output))
 
@@ -200,7 +200,7 @@ def stored_numbers(stores: Stores) -> list[int]:
 
 
 def check_sum(stores: Stores, told: dict[str, Any]) -> None:
-    """What the trainer made is stored or lost, as the trainer itself knows, and the status names the ranges."""
+    """Each message is stored or lost, as the trainer's receipt states, and the status names the lost ranges."""
     wait_until(lambda: not stores.missing(), "no gap")
     lost = sum(last - first + 1 for first, last, _ in stores.lost)
     assert told["stored"]["logs"] + lost == told["produced"]["logs"]
@@ -218,7 +218,7 @@ def check_sum(stores: Stores, told: dict[str, Any]) -> None:
 
 @pytest.mark.timeout(400)
 def test_postgres_goes_back_under_a_trainer(stores: Stores) -> None:
-    """The trainer sends what it has, declares the rest lost, and its acks go on; nothing is sent over and over."""
+    """The trainer resends its kept messages once and declares the rest lost, and its acks go on."""
     with trainer_running(stores) as trainer:
         dump = stores.dump()
         stores.more_arrive(2000)
@@ -235,7 +235,7 @@ def test_postgres_goes_back_under_a_trainer(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_postgres_goes_back_under_a_trainer_that_then_ends(stores: Stores) -> None:
-    """A trainer whose last word is its completion still learns what Postgres has lost."""
+    """A trainer whose last message is its completion still learns of the rows that Postgres has lost."""
     with trainer_running(stores) as trainer:
         dump = stores.dump()
         stores.more_arrive(1500)
@@ -245,7 +245,7 @@ def test_postgres_goes_back_under_a_trainer_that_then_ends(stores: Stores) -> No
 
 @pytest.mark.timeout(400)
 def test_a_small_spool_and_a_killed_trainer(stores: Stores) -> None:
-    """What a killed trainer has left is sent and the rest declared lost; then nothing is left."""
+    """The messages left by a killed trainer are sent and the rest declared lost; then the spool is empty."""
     with trainer_running(stores, TRAINWIRE_SPOOL_BYTES="4194304") as trainer:
         dump = stores.dump()
         stores.more_arrive(2000)
@@ -278,7 +278,7 @@ def test_redis_goes_back_to_yesterday(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_both_go_back(stores: Stores) -> None:
-    """Postgres and Redis are restored to backups of different times: the sum names what is gone."""
+    """Postgres and Redis are restored to backups of different times: the sum names the lost messages."""
     with trainer_running(stores) as trainer:
         copy = stores.copy_redis()
         stores.more_arrive(500)
@@ -292,7 +292,7 @@ def test_both_go_back(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_a_trainer_that_is_quiet_and_one_that_has_ended(stores: Stores) -> None:
-    """`trainwire reconcile` names what is gone; a living trainer repairs it, of one that has ended it stays."""
+    """`trainwire reconcile` names missing messages; a living trainer repairs the gap, an ended one cannot."""
     with trainer_running(stores, MOST_LINES="1500") as trainer:
         dump = stores.dump()
         wait_until(lambda: stores.lines == 1500, "all lines", 60)

@@ -105,7 +105,7 @@ def url_of(resources: Resources) -> str:
 
 
 def sum_of(resources: Resources, job: int) -> Completeness:
-    """Return where the messages of a job are, as `trainwire status` says it."""
+    """Return the sum of a job's messages, as `trainwire status` shows it."""
     with resources.engine.connect() as connection:
         found = find_job(connection, job)
         assert found is not None
@@ -113,22 +113,22 @@ def sum_of(resources: Resources, job: int) -> Completeness:
 
 
 def send(resources: Resources, spool: Path) -> subprocess.CompletedProcess[str]:
-    """Send what is left, in one pass."""
+    """Send the messages left in a spool, in one pass."""
     return python(
         "-m", "trainwire", "spool", "send", "--any-server", "--spool", str(spool), REDIS_URL=url_of(resources)
     )
 
 
 def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -> None:
-    """Forked by multiprocessing or by hand: each counts what it made, so that the job is complete.
+    """Each forked child reports its number of messages, so that the job is complete.
 
-    A child has two seconds to be heard at its end; on a busy machine the rest is in the spool.
+    A child sends for two seconds at most at its end; on a busy machine the rest is in the spool.
     """
     ended = python("-c", CHILDREN, "1", REDIS_URL=url_of(working), TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
     assert ended.returncode == 0, ended.stderr
     send(working, tmp_path / "spool")
     said = [f"line of {name}" for name in ("a", "b", "c", "the parent")]
-    wait_until(lambda: sorted(rows(working.engine, training_logs, "content")) == said, "all that was said")
+    wait_until(lambda: sorted(rows(working.engine, training_logs, "content")) == said, "all lines")
     wait_until(lambda: sum_of(working, 1).state == "complete", "the whole job")
     found = sum_of(working, 1)
     assert (found.open_sources, found.silent_sources) == ((), ())
@@ -136,7 +136,7 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
 
 
 def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resources, tmp_path: Path) -> None:
-    """What it reports after the completion opens no second attempt, and the job stays completed."""
+    """Its messages after the completion begin no second attempt, and the job stays completed."""
     ended = python("-c", LATE_CHILD, "1", REDIS_URL=url_of(working), TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
     assert ended.returncode == 0, ended.stderr
     send(working, tmp_path / "spool")

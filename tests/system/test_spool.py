@@ -1,4 +1,4 @@
-"""What trainers could not send, with real processes: killed in mid-run, without Redis, on the next machine."""
+"""Messages that trainers could not send, with real processes: killed in mid-run, or without Redis."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def lines(resources: Resources, job: int) -> list[str]:
 def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
     working: Resources, spool: Path, has_redis: bool
 ) -> None:
-    """SIGKILL in mid-run, with and without Redis: what was said 200 ms before is sent by who comes next."""
+    """After SIGKILL, with and without Redis, lines logged 200 ms before or earlier are sent by `spool send`."""
     killed = trainer(TALKER, 1, url_of(working) if has_redis else NOBODY)
     assert killed.stdout is not None
     said: list[tuple[float, int]] = []
@@ -123,7 +123,7 @@ def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
 
 
 def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources, spool: Path) -> None:
-    """Exit code 0, a warning that says where the messages are; `spool list|show|send` do what they say."""
+    """It exits with 0 and a warning with the spool's folder; `spool list`, `show` and `send` find its messages."""
     alone = trainer(WHOLE_TRAINING, 2, NOBODY)
     _, said = alone.communicate(timeout=60)
     assert alone.returncode == 0
@@ -156,7 +156,7 @@ def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_pat
             break
     killed.kill()
     killed.communicate(timeout=10)
-    resources.redis.flushall()  # and Redis loses what it had
+    resources.redis.flushall()  # and Redis loses its data
     with workers_running(resources.settings, tmp_path):
         following = trainer(TALKER, 4, url_of(resources))
         try:

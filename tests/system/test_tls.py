@@ -48,7 +48,7 @@ def secure(tls: Tls, resources: Resources, ca: Path) -> Settings:
 
 
 def train(settings: Settings, folder: Path, **env: str) -> str:
-    """Run a training in a process of its own; return what it says on stderr."""
+    """Run a training in a process of its own, and return its stderr."""
     (folder / "last.pt").write_bytes(b"weights")
     done = subprocess.run(
         [sys.executable, "-c", TRAINING],
@@ -64,7 +64,7 @@ def train(settings: Settings, folder: Path, **env: str) -> str:
 
 
 def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_path: Path) -> None:
-    """Every line is stored and in Loki, the checkpoint uploaded and verified; workers and Flower are heard too."""
+    """Over TLS every line is stored and in Loki, the checkpoint verified, and workers and Flower reach Redis."""
     settings = secure(tls, resources, tls.ca)
     with LokiTwin() as twin, s3_server() as s3_url:
         s3_client(s3_url).create_bucket(Bucket="models")
@@ -89,12 +89,12 @@ def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_
             assert s3.handshakes
             (answering,) = answering_workers(settings, 5)
             assert answering.startswith("w0@")
-            assert "insecure" not in worker.output  # kombu's word where it verifies nobody
+            assert "insecure" not in worker.output  # kombu's warning when it verifies no certificate
             assert flower_sees_queues(settings, tmp_path)
 
 
 def flower_sees_queues(settings: Settings, folder: Path) -> bool:
-    """Tell whether Flower finds our queues in Redis: where it cannot look, its page has none."""
+    """Return whether Flower finds our queues in Redis: where it cannot look, its page has none."""
     port = usable_port(folder, "flower")
     flower = Process(settings, folder / "flower.log", "flower", "--port", str(port)).start()
 
@@ -116,7 +116,7 @@ def flower_sees_queues(settings: Settings, folder: Path) -> bool:
 def test_a_worker_that_trusts_nobody_ends_at_once(
     store: str, resources: Resources, tls: Tls, tmp_path: Path
 ) -> None:
-    """Its last word names the host, the reason and the setting; exit code 78 is for who supervises it."""
+    """Its last line names the host, the reason and the setting; exit code 78 is for a process supervisor."""
     right, wrong = secure(tls, resources, tls.ca), secure(tls, resources, tls.stranger)
     name = {"redis": "redis_url", "postgres": "database_url"}[store]
     urls = {field: getattr(right, field).get_secret_value() for field in ("redis_url", "database_url")}

@@ -1,4 +1,4 @@
-"""However a trainer's process ends: its messages arrive, and the status claims only what is known of its end."""
+"""For each way a trainer's process can end, its messages arrive, and the status has the known facts of its end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTLED_WITHIN_S = 30
 
 
 class Told(NamedTuple):
-    """How a process ended, and what is stored of its job."""
+    """The exit code of a process, and the stored state of its job."""
 
     exit_code: int
     status: str | None
@@ -46,7 +46,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_launched", [False, True], ids=["alone", "launched"])
 def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_launched: bool) -> None:
-    """Without a launcher only what the process knows is claimed; a launcher's exit code decides."""
+    """Without a launcher the status has only the process' own report; a launcher's exit code takes precedence."""
     every = [(name, end) for ends in ENDS.values() for name, end in ends.items()]
     jobs = {job: found for job, found in enumerate(every, 1) if what_is_missing(found[1]) is None}
     env = _environment(working)
@@ -97,7 +97,7 @@ def _told(resources: Resources, job: int, exit_code: int, end: End, is_launched:
 
 
 def nothing_is_left(spool: Path, redis_url: str) -> bool:
-    """Send what is left; tell whether that was the end of it."""
+    """Send the messages left in the spool; return whether it is empty then."""
     for _ in send_leftovers(spool, redis_url, Timing(), 30):
         pass
     return not list(spool.iterdir())

@@ -15,7 +15,7 @@ from tests.followers import Follower
 from tests.hosts import Host
 from tests.integration.gateway.feed_clients import EventSource, WebSocketClient
 from tests.processes import wait_until
-from tests.talkers import check_command, check_postgres, ends_of, trainers_running
+from tests.trainer_processes import check_command, check_postgres, ends_of, trainers_running
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.tables import training_logs
 from trainwire.stores.postgres.deliveries import job_deliveries
@@ -81,7 +81,7 @@ def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Hos
     env = addresses(resources)
     with trainers_running(resources.engine, JOBS, env) as trainers, followers_of(hosts) as followers:
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         let_more_arrive(followers)
         first.kill()
         let_more_arrive(followers)
@@ -90,11 +90,11 @@ def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Hos
         first.await_ready()
         second.kill()
         let_more_arrive(followers)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
-            check_postgres(resources.engine, job, said[job])
+            check_postgres(resources.engine, job, counts[job])
             check_loki(resources, loki, job)
-        check_followers(followers, [said[job] for _ in hosts for job in JOBS])
+        check_followers(followers, [counts[job] for _ in hosts for job in JOBS])
     for job in JOBS:
         check_command(job, env)
 
@@ -112,13 +112,13 @@ def check_loki(resources: Resources, loki: LokiTwin, job: int) -> None:
     assert [line.line for line in loki.lines(job)] == stored
 
 
-def check_followers(followers: Sequence[Follower], said: Sequence[dict[str, Any]]) -> None:
+def check_followers(followers: Sequence[Follower], counts: Sequence[dict[str, Any]]) -> None:
     """Each client has seen each line and each point once, in order, and the end, and has moved."""
-    for follower, told in zip(followers, said, strict=True):
-        wait_until(partial(follower.has, "logs", told["lines"]), "the last line")
-        wait_until(partial(follower.has, "metrics", told["points"]), "the last point")
+    for follower, own in zip(followers, counts, strict=True):
+        wait_until(partial(follower.has, "logs", own["lines"]), "the last line")
+        wait_until(partial(follower.has, "metrics", own["points"]), "the last point")
         wait_until(follower.has_seen_the_end, "the end of the job")
-        assert follower.client.texts == [f"line {n}" for n in range(told["lines"])]
+        assert follower.client.texts == [f"line {n}" for n in range(own["lines"])]
         assert follower.moves >= 1
 
 

@@ -80,7 +80,7 @@ class Terminal:
         return json.loads((self.data_dir / name).read_text())
 
     def said(self) -> str:
-        """Return what `up` has printed so far."""
+        """Return the output of `up` so far."""
         return self.said_path.read_text()
 
     def part(self, name: str) -> psutil.Process:
@@ -88,7 +88,7 @@ class Terminal:
         return psutil.Process(json.loads((self.data_dir / "run" / f"{name}.json").read_text())["pid"])
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
-        """Wait until `condition()`, or fail with what `up` said."""
+        """Wait until `condition()` holds; fail with the output of `up`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, self.said()
@@ -117,7 +117,7 @@ def ended(made: Terminal) -> Iterator[Terminal]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Tell whether a process has ended."""
+    """Return whether a process has ended."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
@@ -189,7 +189,7 @@ def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
 
 
 def test_parts_that_die_come_back(terminal: Terminal) -> None:
-    """SIGKILL of the worker, then of both servers: each is started again and said, and work goes on."""
+    """After SIGKILL of the worker and of both servers each is started again and reported, and work goes on."""
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     for name in ("worker", "valkey", "postgres"):
         killed = terminal.part(name)
@@ -247,7 +247,7 @@ def test_a_slow_gateway_is_announced_when_it_is_ready(
 
 
 def test_a_second_up_is_refused(terminal: Terminal) -> None:
-    """One folder has one stack: the second is told the pid of the first, and the first goes on."""
+    """One folder has one stack: the second gets the pid of the first in its error, and the first goes on."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     second = terminal.run("up")
     assert second.returncode == 1
@@ -276,7 +276,7 @@ def test_up_starts_again_in_a_shell_with_its_exports(terminal: Terminal) -> None
 
 
 def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
-    """Who cannot wait for the clean stop asks again: everything is killed, nothing is left."""
+    """A second Ctrl-C kills all parts at once, and no process is left."""
     up = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     processes = [terminal.part(name) for name in WITHOUT_WEB]
     up.send_signal(signal.SIGINT)
@@ -301,7 +301,7 @@ def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
 
 
 def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
-    """No stack anywhere: the command runs, its exit code is ours, and one sentence names what to type."""
+    """Without a stack the command runs, its exit code is returned, and one sentence names the command to type."""
     ran = terminal.run(
         "run",
         "--job-id",

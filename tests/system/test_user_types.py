@@ -126,7 +126,7 @@ RecordedRun(42).assert_checkpoint(3)  # type: ignore[arg-type]  # pyright: ignor
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the interpreter of a bare environment in which the wheel and what it depends on are installed."""
+    """Give the interpreter of a bare environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("user") / "venv"
     venv.create(folder)
     python = folder / "bin" / "python"

@@ -193,7 +193,7 @@ def fill_to_the_brim(sender: Sender) -> int:
             sender.send_raw("logs", 1, fields | {"body": body})
             sent += 1
     assert sent > 5000
-    # From here on not one write is taken, whatever Redis frees by itself, until a tenth has been drained.
+    # Redis now refuses every write until a tenth of the streams has been drained.
     sender.client.config_set("maxmemory", int(sender.client.info("memory")["used_memory"] * 0.9))
     return sent
 

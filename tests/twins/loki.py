@@ -82,7 +82,7 @@ class LokiTwin:
         return self._core.lines(job_id, tenant)
 
     def stats(self) -> dict[str, Any]:
-        """Return what has passed through, in numbers."""
+        """Return counts of connections, requests, pushes, queries, lines and statuses."""
         return self._core.stats()
 
 

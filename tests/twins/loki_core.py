@@ -1,4 +1,4 @@
-"""What outlives the stops and starts of a twin's server, and how other processes look into it."""
+"""The state of a twin that survives stops and starts of its server, and its control by other processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from tests.twins.loki_faults import Fault, Faults
 from tests.twins.loki_store import Line, Store
 
-NO_TENANT = "fake"  # what Loki calls the tenant of requests without X-Scope-OrgID
+NO_TENANT = "fake"  # Loki's name of the tenant of requests without X-Scope-OrgID
 
 _decode_faults = msgspec.json.Decoder(list[Fault]).decode
 
@@ -31,7 +31,7 @@ class Core:
         self.statuses: Counter[int] = Counter()
 
     def stats(self) -> dict[str, Any]:
-        """Return what has passed through the twin, in numbers."""
+        """Return counts of connections, requests, pushes, queries, lines and statuses."""
         with self.lock, self.store.lock:
             return {
                 "connections": self.requests["connections"],

@@ -21,8 +21,8 @@ class Fault:
     """One way to fail, for a number of requests.
 
     `status`: answer this and store nothing. `slow`: wait, then answer well. `cut`: close the connection and store
-    nothing. `lost_answer`: store, wait, then close the connection without an answer. `hang`: store nothing and say
-    nothing until the twin stops, or for `delay_s` where it is given.
+    nothing. `lost_answer`: store, wait, then close the connection without an answer. `hang`: store nothing and do
+    not answer until the twin stops, or for `delay_s` where it is given.
     """
 
     kind: Literal["status", "slow", "cut", "lost_answer", "hang"] = "status"
@@ -41,7 +41,7 @@ class Fault:
         )
 
     def concerns(self, operation: str) -> bool:
-        """Tell whether the fault is for this kind of request."""
+        """Return whether the fault is for this kind of request."""
         return self.on in {"any", operation}
 
 

@@ -55,12 +55,12 @@ class Server(ThreadingMixIn, TCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away in the middle; shout about the rest."""
+        """Ignore connections that clients closed early; report any other error."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def cut_connections(self) -> None:
-        """Close all connections under whoever holds them."""
+        """Close all open connections."""
         self.stopped.set()
         with self.core.lock:
             for connection in self._open:
@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(*self._respond(path, body))
 
     def _play(self, fault: Fault, path: str, body: bytes) -> bool:
-        """Fail as told; tell whether that was all there is to do."""
+        """Do as the fault states; return whether the request needs no other answer."""
         if fault.kind == "lost_answer":
             self._respond(path, body)
         if fault.kind == "hang":
@@ -221,7 +221,7 @@ ROUTES: dict[tuple[str, str], Callable[[Handler, bytes], tuple[int, bytes]]] = {
 
 
 def cut(connection: socket.socket) -> None:
-    """Close a connection, whatever its other end is doing."""
+    """Close a connection in both directions, ignoring an error."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 

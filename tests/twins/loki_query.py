@@ -50,7 +50,7 @@ class Matcher:
     value: str
 
     def matches(self, labels: Labels) -> bool:
-        """Tell whether labels meet the condition; an absent label counts as an empty one."""
+        """Return whether labels meet the condition; an absent label counts as an empty one."""
         found = labels.get(self.name, "")
         is_equal = bool(re.fullmatch(self.value, found)) if "~" in self.operator else found == self.value
         return is_equal != self.operator.startswith("!")
@@ -61,7 +61,7 @@ class Filter(Matcher):
     """One condition behind the selector, on labels and structured metadata."""
 
     def matches(self, labels: Labels) -> bool:
-        """Tell whether labels meet the condition, as Loki makes it cheaper: `.*7` is there where a 7 is."""
+        """Return whether labels meet the condition, as Loki makes it cheaper: `.*7` is there where a 7 is."""
         if "~" in self.operator and (searched := SEARCH.fullmatch(self.value)):
             return (searched[1] in labels.get(self.name, "")) != self.operator.startswith("!")
         return super().matches(labels)
@@ -78,7 +78,7 @@ class RangeQuery:
     limit: int
     is_forward: bool
     unwritten_from_ns: int
-    """Where what is not yet written to the store begins to be looked at."""
+    """The time from which lines not yet written to the store are searched."""
 
 
 def parse_query(arguments: Mapping[str, str], now_ns: int, limits: Limits) -> RangeQuery:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "stores", "ingest", "workers", "gateway", "cli", "stack", "trainwire", "tests/twins")
 MODULES = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PLAIN = {"dict", "list", "str", "int", "float", "bytes", "bool", "Any"}
-"""What has no fields to be looked up."""
+"""The types without fields to be looked up."""
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

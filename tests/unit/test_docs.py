@@ -1,4 +1,4 @@
-"""The documents: what they name exists."""
+"""Tests of the documents: the tests, files and commands that they name exist."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_make_target_of_the_documents_exists() -> None:
 
 
 def test_the_page_of_commands_is_what_help_prints() -> None:
-    """docs/cli.md is what `python docs/site/cli.py` writes."""
+    """docs/cli.md equals the output of `python docs/site/cli.py`."""
     page = runpy.run_path(str(ROOT / "docs" / "site" / "cli.py"))["page"]
     assert (ROOT / "docs" / "cli.md").read_text() == page()
 

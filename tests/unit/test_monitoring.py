@@ -1,4 +1,4 @@
-"""Alerts, dashboard, runbook and the list of metrics: what one names the others have."""
+"""Alerts, dashboard, runbook and the list of metrics name the same metrics and alerts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_every_label_that_is_asked_for_exists() -> None:
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    """Whatever is measured can be seen."""
+    """Every metric of the list is in a query of a dashboard panel."""
     seen = " ".join(target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
     assert not [metric.name for metric in METRICS if metric.name not in seen]
 
@@ -66,7 +66,7 @@ def test_every_alert_leads_to_its_heading() -> None:
 
 
 def test_the_document_has_every_metric() -> None:
-    """docs/metrics.md lists each metric with its labels and what it says, as the list has it."""
+    """docs/metrics.md lists each metric with its labels and its help text."""
     rows = re.findall(
         r"^\| `(\w+)(?:\{([\w, ]+)\})?` \| (.+) \|$", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""The registry of sinks: what is true of one sink stands in its folder and in one line."""
+"""Each sink has a folder of its own and one line in the registry of sinks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_no_two_sinks_share_a_queue_or_a_worker() -> None:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_a_sink_never_knows_another(path: Path) -> None:
-    """A module in the folder of a sink imports no other sink, and what they share imports none."""
+    """A module in the folder of a sink imports no other sink, and the shared modules import none."""
     own = path.relative_to(FOLDER).parts[0]
     imported = [
         node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)

@@ -96,7 +96,7 @@ def test_what_names_no_job_is_named(connected: Trainwire, reference: str, senten
 
 
 def test_candidates_are_listed_the_newest_first(engine: Engine, connected: Trainwire) -> None:
-    """A name that thousands of jobs have lists the newest ten, and says how to choose; `last` is the newest."""
+    """A name that thousands of jobs have lists the newest ten, and how to choose one; `last` is the newest."""
     numbers = [number_of(f"sweep {index}") for index in range(2000)]
     add(engine, *((job_id, "sweep") for job_id in numbers))
     refused = connected("status", "sweep")

@@ -90,7 +90,7 @@ def test_discarding_needs_to_know_what(trainwire: Trainwire, tmp_path: Path) -> 
 
 
 def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, tmp_path: Path) -> None:
-    """Messages of a living process stay, and `send` names them instead of saying that nothing is left."""
+    """Messages of a living process stay, and `send` names them and does not report an empty spool."""
     spool = tmp_path / "spool"
     path = leave(spool, 1)
     claimed = SourceFolder.claim(path)

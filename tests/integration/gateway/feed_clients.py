@@ -169,7 +169,7 @@ class Followed:
                 self.texts += [line["text"] for line in event["logs"]]
         else:
             self._take_rows(event)
-        self.position = position or self.position  # a resync has none: who comes again brings the last one
+        self.position = position or self.position  # a resync has none: the client reconnects with the last one
         if event["type"] in {"training_status", "training_progress", "training_complete", "training_error"}:
             self.states.append(event)
         return event

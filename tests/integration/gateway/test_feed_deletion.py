@@ -31,7 +31,7 @@ def test_the_list_loses_the_job(
         delete(resources, trainer.job_id, announced=announced)
         assert client.until_type("training_deleted")["job_id"] == trainer.job_id
     with WebSocketClient(feed_gateway, "/jobs/ws") as client:
-        # A snapshot of half a second ago is followed by what was said since.
+        # A snapshot may be half a second old; the events since then follow it.
         assert client.take()["jobs"] == [] or client.until_type("training_deleted")["job_id"] == trainer.job_id
 
 

@@ -1,6 +1,6 @@
 """Random requests to all operations of the OpenAPI document get one of the described responses.
 
-What schemathesis does, in small (docs/decisions/0010-schemathesis-by-hand.md).
+A small replacement of schemathesis (docs/decisions/0010-schemathesis-by-hand.md).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_the_list_hears_of_all_jobs(feed_gateway: GatewayProcess, trainer: Train
     trainer.say(logs("begin"))
     other = Trainer(resources, trainer.job_id + 500_000)
     with EventSource(feed_gateway, "/jobs/events") as client:
-        listed = {job["id"] for job in client.take()["jobs"]}  # read at most a second ago, for all who come
+        listed = {job["id"] for job in client.take()["jobs"]}  # read at most a second ago, shared by all clients
         while trainer.job_id not in listed:
             listed.add(client.until_type("job")["job"]["id"])
         other.say(metrics(epoch=1, loss=0.5))
@@ -73,6 +73,6 @@ def test_the_list_finds_what_it_was_not_told(
         other.say(logs("begin"), announced=False)
         found: dict[int, str] = {}
         wanted = {trainer.job_id: "failed", other.job_id: "running"}
-        while not wanted.items() <= found.items():  # jobs of the test before may still be told of
+        while not wanted.items() <= found.items():  # events of the previous test's jobs may still arrive
             job = client.until_type("job")["job"]
             found[job["id"]] = job["status"]

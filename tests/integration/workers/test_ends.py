@@ -184,7 +184,7 @@ def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resourc
 def test_an_inferred_end_moves_no_attempt(
     resources: Resources, sender: Sender, attempt: int, *, is_in_one_batch: bool
 ) -> None:
-    """A source keeps its attempt, whatever attempt the sender of its spool states; its completion ends the job."""
+    """A source keeps its attempt when the sender of its spool states another; its completion ends the job."""
     sender.send(logs("a", started_at=NOW_NS), source="0-old", attempt=1)
     drain(resources)
     sender.send(completion("failed", produced={"logs": 1, "completions": 1}), source="0-old", attempt=1)

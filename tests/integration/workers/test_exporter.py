@@ -139,7 +139,7 @@ def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
     said = [
         Heartbeat(job=1, source="0-a", at=now_ms, unsent=3, spooled_bytes=1000, dropped=1),
         Heartbeat(job=1, source="1-b", at=now_ms - 20_000, unsent=4, spooled_bytes=5000, dropped=2),
-        Heartbeat(job=2, source="0-c", at=now_ms - 5000),  # an SDK that does not say it
+        Heartbeat(job=2, source="0-c", at=now_ms - 5000),  # an SDK that does not report it
         Heartbeat(job=3, source="0-d", at=now_ms - 90_000, unsent=10**6, spooled_bytes=10**9, dropped=10**6),
     ]
     for beat in said:

@@ -1,4 +1,4 @@
-"""A real trainer that ran while Redis was away, and whose spool is sent after a newer run of its job."""
+"""A real trainer that ran while Redis was down, and whose spool is sent after a newer run of its job."""
 
 from __future__ import annotations
 

@@ -337,7 +337,7 @@ def test_a_server_that_is_killed_in_the_middle(mirror: Mirror, sender: Sender) -
         mirror.run(sink=MlflowSink(killer, mirror.experiment))
     state = one(mirror.resources.engine, sink_states, sink="mlflow")
     assert state["attempts"] == 1
-    sender.send(points(10, first=4000))  # the store takes what comes meanwhile
+    sender.send(points(10, first=4000))  # Postgres stores points that arrive meanwhile
     mirror.run()  # the probe is not due: nothing is sent
     assert one(mirror.resources.engine, training_jobs, id=1)["last_metric_seq"] == 4010
     mirror.server.start()

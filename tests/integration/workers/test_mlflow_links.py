@@ -1,4 +1,4 @@
-"""Jobs and the runs that their trainers made in MLflow without telling us."""
+"""Jobs, and the runs that their trainers made in MLflow without a message to trainwire."""
 
 from __future__ import annotations
 

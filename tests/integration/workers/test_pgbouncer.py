@@ -50,7 +50,7 @@ def through(pooler: PgBouncer, resources: Resources, stack: ExitStack, **others:
 def drain_in_turn(resources: Resources, sender: Sender, *processes: Resources) -> list[str]:
     """Let two processes drain in turn; return the text of their errors."""
     said = []
-    # Whoever drains a stream first needs a second connection at once: there is only one.
+    # The first drain of a stream needs two connections at once, and there is only one.
     drain(resources)
     for process in processes:
         for number in range(ROUNDS):

@@ -10,7 +10,7 @@ from trainwire.workers.resources import Resources
 
 
 def stored(resources: Resources, attempt: int) -> dict[str, object]:
-    """Return what is stored of an attempt."""
+    """Return the stored provenance of an attempt."""
     with resources.engine.connect() as connection:
         return find_provenance(connection, 1, attempt)
 

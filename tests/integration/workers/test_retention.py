@@ -177,7 +177,7 @@ def test_no_message_can_make_it_delete_elsewhere(
     hostile = uri.format(bucket=bucket.name, other=Bucket(bucket.client).name)
     record({"uri": hostile}, *epochs(bucket, 2))
     finish()
-    # As if somebody had verified it: what protects is where it lies.
+    # As if it were verified: its location alone protects it.
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_checkpoints SET verified_at = now()"))
     asked = Asked(open_s3())

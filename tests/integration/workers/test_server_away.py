@@ -168,7 +168,7 @@ def test_a_heartbeat_needs_only_the_servers_that_have_its_keys(split: Resources,
     victim = cluster.nodes[FIRST]
     job = next(job for job, ports in port_of.items() if victim.port not in ports)
     link = StreamLink(cluster.url, job, "0-test")
-    assert link.shard == job % SHARDS, "asked for once, before the server is away"
+    assert link.shard == job % SHARDS, "read once, before the server is down"
     victim.kill()
     heart = Heart(Origin(job, 1, "0-test", 0), Vitals(), lambda: 0)
     link.beat(heart)

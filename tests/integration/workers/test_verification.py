@@ -232,10 +232,10 @@ def test_no_address_is_probed_that_only_a_trainer_named(
         assert not find_problems(connection, 1)
     assert {(file.state, file.reason) for file in files} == {("recorded", why.removeprefix("not served: "))}
     record(bucket.put("checkpoints/1/1/epoch-1.pt"))
-    assert verify_files(resources).verified == 1, "who lies elsewhere does not stand before the others"
+    assert verify_files(resources).verified == 1, "files elsewhere do not delay the others"
     monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/salaries/")
     bucket.put("salaries/2026.csv")
-    assert verify_files(resources).verified == 2, "what is named later is looked at in its next turn"
+    assert verify_files(resources).verified == 2, "a file allowed later is verified in the next pass"
     monkeypatch.delenv("TRAINWIRE_CHECKPOINT_BUCKET")
     monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
     record({"uri": "s3://b/x.pt"})
@@ -539,7 +539,7 @@ def test_an_attempt_goes_back_to_the_one_before(resources: Resources, saves: Cal
     saves("2.pt", 20, exists=False, attempt=2)
     verify_files(resources)
     assert paths(resources)[1] == first
-    # Whatever the clocks say: the attempt's own replaces it.
+    # The attempt's own path replaces it, with any times.
     assert saves("3.pt", 5, attempt=2) == paths(resources)[1]
 
 

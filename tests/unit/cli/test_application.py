@@ -25,7 +25,7 @@ def _without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_typer_the_sentence_names_the_extra() -> None:
-    """A trainer's small installation has no command line, and is told what to do."""
+    """In an installation without Typer, each command prints the extra to install."""
     for command, hint in {
         "run": '[cli]", or use `python -m trainwire.ingest`',
         "spool": '[cli]"',

@@ -36,7 +36,7 @@ from trainwire.stores.rows.command_rows import StoredLine
     ],
 )
 def test_control_sequences_are_stripped(text: str, shown: str) -> None:
-    """Titles, links, cursor moves, bells and resets disappear; the text stays."""
+    """Titles, links, cursor moves, BEL characters and resets are removed; the text stays."""
     assert safe(text) == shown
 
 

@@ -57,7 +57,7 @@ def test_a_loki_is_recognised() -> None:
     ],
 )
 def test_another_server_is_not_taken_for_loki(status: int, body: bytes) -> None:
-    """Whatever a development server on port 3100 answers."""
+    """A development server on port 3100 is not Loki, with any status or body."""
     with _server(status, body) as url:
         assert loki_absence(url) == f"the server at {url} is not Loki"
 
@@ -66,7 +66,7 @@ def test_another_server_is_not_taken_for_loki(status: int, body: bytes) -> None:
     "named", [{"LOKI_URL": "http://loki:3100"}, {"LOKI_ENABLED": "true"}, {"LOKI_ENABLED": "false"}]
 )
 def test_what_the_user_sets_stays(named: dict[str, str]) -> None:
-    """A Loki that is named is not looked for: it may be away for now."""
+    """Named settings are not changed by a probe: a Loki that is named may be down for now."""
     environ = dict(named)
     assert switch_off_absent_loki(environ) is None
     assert environ == named

@@ -1,4 +1,4 @@
-"""The twin of Loki alone: faults, stops, tenants, its clock, and what a real Loki does only when told to."""
+"""Tests of the twin of Loki alone: faults, stops, tenants, its clock, and the settings of a real Loki."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def texts(twin: LokiTwin, tenant: str = "fake") -> list[str]:
 
 @pytest.mark.parametrize("status", [260, 401, 403, 404, 429, 500, 503])
 def test_answers_a_status_and_stores_nothing(twin: LokiTwin, status: int) -> None:
-    """A told status is given as often as told, without a line stored; then all is well again."""
+    """A status set for a number of requests is answered that often without storing; then pushes work again."""
     twin.fail_with(status, times=2)
     assert [push(twin.url, "x").status_code for _ in range(3)] == [status, status, 204]
     assert texts(twin) == ["x"]
@@ -154,7 +154,7 @@ def test_refuses_bodies_and_messages_beyond_its_limits() -> None:
 
 
 def test_a_loki_before_3_7_merges_equal_lines() -> None:
-    """Before 3.7.0 equal lines in one nanosecond are one, whatever their metadata (grafana/loki#21039)."""
+    """Before 3.7.0 equal lines in one nanosecond are one, with any metadata (grafana/loki#21039)."""
     now_ns = str(time.time_ns())
     values = [[now_ns, "same", {"seq": "1"}], [now_ns, "same", {"seq": "2"}]]
     body = {"streams": [{"stream": {"job_id": "1"}, "values": values}]}
@@ -176,7 +176,7 @@ def test_streams_without_labels() -> None:
 
 
 def test_counts_what_passes(twin: LokiTwin) -> None:
-    """Requests, pushes, lines and what became of them are counted."""
+    """Requests, pushes, lines and their results are counted."""
     now_ns = time.time_ns()
     for _ in range(2):
         push(twin.url, "a", "b", ts_ns=now_ns)

@@ -150,7 +150,7 @@ def test_checkpoint_paths_move_only_forwards() -> None:
 
 
 def test_a_new_attempt_starts_its_paths_anew() -> None:
-    """The first checkpoint of an attempt replaces the path of the one before, whatever their times are."""
+    """The first checkpoint of an attempt replaces the path of the earlier attempt, with any times."""
     job = folded(saved("s3://b/1/last.pt", 9))
     job.fold(logs("again"), 2)
     assert job.last_checkpoint_path == "s3://b/1/last.pt"
@@ -176,7 +176,7 @@ def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
         assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("s3://b/b.pt", "s3://b/l.pt")
     assert folded(end).last_checkpoint_path == "out/l.pt"
     assert folded(saved("out/l.pt", 1), end).last_checkpoint_path == "out/l.pt"
-    # What an earlier attempt uploaded is another checkpoint.
+    # The upload of an earlier attempt is another checkpoint.
     job = folded(last)
     job.fold(end, 2)
     assert job.last_checkpoint_path == "out/l.pt"

@@ -47,7 +47,7 @@ def test_a_job_without_a_heartbeat_is_lost() -> None:
 @pytest.mark.parametrize(
     "why",
     [
-        {"listened_s": 59.0},  # Redis, the workers or beat were away
+        {"listened_s": 59.0},  # Redis, the workers or beat were down
         {"unseen_s": 59.0},  # its messages still arrive
         {"watched": None},  # it never sent a heartbeat
         {"watched": 7},  # another attempt did

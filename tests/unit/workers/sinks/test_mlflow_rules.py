@@ -200,7 +200,7 @@ def test_values_go_as_they_are() -> None:
 
 
 def test_code_and_machine_become_the_tags_of_mlflows_own_client() -> None:
-    """Commit, branch, remote and user have MLflow's names; what has another form is left out."""
+    """Commit, branch, remote and user have MLflow's names; items of another form are left out."""
     provenance = {
         "git": {"commit": "7bea80b", "branch": "main", "remote": "https://me:***@example.com/r.git"},
         "user": "ada",
