@@ -43,8 +43,8 @@ class Follower:
 
     def has_seen_the_end(self) -> bool:
         """Return whether an event or the snapshot had the job's status `completed`."""
-        told = [*self.client.states, self.client.first["job"]]
-        return any(state["status"] == "completed" for state in told)
+        states = [*self.client.states, self.client.first["job"]]
+        return any(state["status"] == "completed" for state in states)
 
     def close(self) -> None:
         """Hang up."""

@@ -69,7 +69,7 @@ class Host:
         except subprocess.TimeoutExpired:
             self.kill()
 
-    def last_words(self) -> str:
+    def output_tails(self) -> str:
         """Return the ends of the output of its processes since the last start."""
         return "\n".join(f"--- {self.name} {part}\n{self._output(part)[-3000:]}" for part in PARTS)
 

@@ -91,7 +91,7 @@ class Process:
             self.process.wait(5)
 
 
-def kill_somebody(workers: list[Process], chance: random.Random) -> None:
+def kill_one(workers: list[Process], chance: random.Random) -> None:
     """SIGKILL a worker or one of its pool processes, and start a killed worker again."""
     victim = chance.choice(workers)
     children = psutil.Process(victim.process.pid).children()

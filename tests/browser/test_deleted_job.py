@@ -28,10 +28,10 @@ def test_a_deleted_job_leaves_the_pages(chromium: Browser, gateway: GatewayServe
         publish_deletion(resources.redis, deletion)
         expect(listed.locator("tr.job")).to_have_count(1, timeout=WITHIN_MS)
         expect(listed.locator("tr.job .name")).to_have_text("other")
-        said = page.get_by_role("heading", name="Job 7 was deleted")
-        expect(said).to_be_visible(timeout=WITHIN_MS)
+        heading = page.get_by_role("heading", name="Job 7 was deleted")
+        expect(heading).to_be_visible(timeout=WITHIN_MS)
         page.reload()
-        expect(said).to_be_visible(timeout=WITHIN_MS)
+        expect(heading).to_be_visible(timeout=WITHIN_MS)
     finally:
         listed.close()
         page.close()

@@ -34,7 +34,7 @@ def test_terminal_colours_become_classes(page: Page) -> None:
     ]
 
 
-def test_what_is_no_number_is_a_gap(page: Page) -> None:
+def test_nan_and_infinities_are_gaps(page: Page) -> None:
     """NaN and infinities are gaps and counted; of equal steps the newest counts; late points find their place."""
     points = [[1, 10, 0.5, 1, 1], [3, 30, "NaN", 1, 2], [2, 40, 0.25, 1, 3], [1, 50, 4, 2, 4], [None, 60, 9, 2, 5]]
     found = call(page, "charts/curves.js", "curve", points, "step")
@@ -60,8 +60,8 @@ def test_smoothing_has_no_pull_to_zero(page: Page) -> None:
 def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | None) -> None:
     """A number is a line number; a time without a date is of the shown day; other text is no destination."""
     offset_ms = page.evaluate("new Date(0).getTimezoneOffset() * 60000")
-    said = call(page, "log/times.js", "destination", typed, offset_ms)
-    assert said == ({"at": found["at"] + offset_ms} if found and "at" in found else found)
+    result = call(page, "log/times.js", "destination", typed, offset_ms)
+    assert result == ({"at": found["at"] + offset_ms} if found and "at" in found else found)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_progress_that_is_not_reported_is_not_zero(page: Page, job: dict[str, An
 def test_long_ids_stay_exact(page: Page) -> None:
     """A job's id beyond 2^53 is read as a string; the same digits inside a text are left alone."""
     text = json.dumps({"id": 9007199254740993, "text": 'say "id": 9007199254740993', "seq": 12})
-    said = call(page, "api.js", "parse", text)
-    assert said == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
+    result = call(page, "api.js", "parse", text)
+    assert result == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
 
 
 def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:

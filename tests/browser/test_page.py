@@ -191,7 +191,7 @@ def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
     expect(page.get_by_label("Token")).to_be_visible()
 
 
-def test_an_empty_list_says_what_to_type(page: Page) -> None:
+def test_an_empty_list_shows_the_command(page: Page) -> None:
     """An empty list shows the command that makes a job, and the key `?` opens the list of keys."""
     page.route(re.compile(r"/jobs\?"), lambda route: route.fulfill(json={"items": [], "next": None}))
     page.route_web_socket(

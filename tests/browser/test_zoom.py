@@ -56,7 +56,7 @@ def shown_step(page: Page) -> int:
     return int(page.locator("figure[data-title=loss] .at").inner_text().removeprefix("step ").replace(",", ""))
 
 
-def test_zooming_shows_every_point_and_what_comes(page: Page, stack: Stack) -> None:
+def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> None:
     """A part that is zoomed into comes finer, down to every point; live points go on; then all is as before."""
     stack.train(20, LONG)
     page.goto("/")
@@ -80,9 +80,9 @@ def test_zooming_shows_every_point_and_what_comes(page: Page, stack: Stack) -> N
     while not held:
         page.wait_for_timeout(50)
     coarse = canvas.screenshot()
-    with page.expect_response(FINER) as told:
+    with page.expect_response(FINER) as response:
         held[0].continue_()
-    answer = told.value.json()
+    answer = response.value.json()
     steps = [point[0] for point in answer["series"][0]["points"]]
     assert answer["downsampled"] is False
     assert steps == list(range(steps[0], steps[-1] + 1))

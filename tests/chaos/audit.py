@@ -110,7 +110,7 @@ class EventWatch(_Watch):
         self._pubsub = PubSub(client.connection_pool, ignore_subscribe_messages=True)
         self._pubsub.psubscribe("events:*")
         self.forged: list[str] = []
-        self.heard: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
         self.rows: dict[tuple[int, str], dict[int, str | int]] = defaultdict(dict)
         self.last_seqs: dict[tuple[int, str], int] = defaultdict(int)
         self.quiet: list[TrainingStatus] = []
@@ -127,7 +127,7 @@ class EventWatch(_Watch):
                 continue
             if channel not in (events_channel(event.job_id), "events:jobs"):
                 self.forged.append(f"{channel}: {event}")
-            self.heard[type(event).__name__] += 1
+            self.received[type(event).__name__] += 1
             self._note(event)
 
     def _note(self, event: Event) -> None:

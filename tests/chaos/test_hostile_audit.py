@@ -63,21 +63,21 @@ def test_hostile_trainers_cost_the_honest_ones_nothing(tmp_path: Path) -> None:
         workers = stack.enter_context(workers_running(settings, tmp_path, workers=2))
         watched = stack.enter_context(watching(engine, worker_url))
         trainers = {token: start_honest(token, trainer_url) for token in TRAINERS}
-        wait_until(lambda: is_heard_of(engine), "the honest trainers' first rows", 60)
+        wait_until(lambda: have_rows(engine), "the honest trainers' first rows", 60)
         with attackers(trainer_url, tmp_path):
-            said = {token: finished(trainer) for token, trainer in trainers.items()}
+            reports = {token: finished(trainer) for token, trainer in trainers.items()}
         rows, events = watched
         rows.stop()
         events.stop()
-        print(f"  {dict(events.heard)} events")
-        honest = [Honest(TRAINERS[token][0], token, counts["lines"]) for token, counts in said.items()]
+        print(f"  {dict(events.received)} events")
+        honest = [Honest(TRAINERS[token][0], token, counts["lines"]) for token, counts in reports.items()]
         sources = audit.sources_of(engine, honest)
         check_all(
             lambda: audit.check_rows(engine, honest, sources),
             lambda: audit.check_lateness(rows, sources, LATE_S),
             lambda: audit.check_events(engine, events, {one.job for one in honest}),
             lambda: check_sums(engine, set(sources.values())),
-            lambda: check_ends(said),
+            lambda: check_ends(reports),
             lambda: check_processes(workers),
         )
 
@@ -106,10 +106,12 @@ def check_all(*checks: Callable[[], None]) -> None:
     assert wrong == [], "\n\n".join(wrong)
 
 
-def check_ends(said: dict[str, dict[str, Any]]) -> None:
+def check_ends(reports: dict[str, dict[str, Any]]) -> None:
     """Each honest trainer learned in time that all of its messages are stored."""
-    assert {token: counts["complete"] for token, counts in said.items()} == dict.fromkeys(TRAINERS, True), said
-    assert max(counts["finish_s"] for counts in said.values()) <= LATE_S, said
+    assert {token: counts["complete"] for token, counts in reports.items()} == dict.fromkeys(TRAINERS, True), (
+        reports
+    )
+    assert max(counts["finish_s"] for counts in reports.values()) <= LATE_S, reports
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def attackers(url: str, folder: Path) -> Iterator[None]:
             print(f"  {name}: {(folder / f'{name}.log').read_text()[-1000:].strip()}")
 
 
-def is_heard_of(engine: Engine) -> bool:
+def have_rows(engine: Engine) -> bool:
     """Return whether each honest trainer has a row."""
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT count(DISTINCT source) FROM training_logs").scalar_one()

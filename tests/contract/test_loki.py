@@ -41,7 +41,7 @@ class TestPush:
         loki.await_lines("compressed")
 
     @pytest.mark.parametrize("body", [b"{", b'{"streams": [{"stream": {"job": "x"}, "values": [["now", "x"]]}]}'])
-    def test_refuses_what_is_no_push(self, loki: LokiApi, body: bytes) -> None:
+    def test_refuses_an_invalid_push(self, loki: LokiApi, body: bytes) -> None:
         """A body that is no JSON, or has a time that is no number, is answered with 400."""
         assert loki.post(body).status_code == 400
 
@@ -59,7 +59,7 @@ class TestPush:
         assert answer.status_code == 204
         loki.await_lines("newest", "good")
 
-    def test_a_refused_last_stream_is_told(self, loki: LokiApi) -> None:
+    def test_a_refused_last_stream_is_reported(self, loki: LokiApi) -> None:
         """A push of two streams of which the last is refused answers 400 and keeps the first."""
         loki.push((loki.now_ns, "newest"))
         answer = loki.push_streams(
@@ -205,7 +205,7 @@ class TestQueryRange:
         assert [line.line for line in loki.find(limit=3, direction="backward")] == ["line 1", "line 2", "line 3"]
 
     def test_pages_forwards_through_equal_times(self, loki: LokiApi) -> None:
-        """Pages that start at the last page's last time, told apart by seq, lose no line at a page's edge."""
+        """Pages that start at the last page's last time, distinguished by seq, lose no line at a page's edge."""
         entries = [(loki.now_ns + n // 3, f"line {n:02}", {"seq": f"{n:02}"}) for n in range(20)]
         loki.push(*entries)
         loki.await_lines(*(line for _, line, _ in entries))
@@ -314,7 +314,7 @@ class TestDelete:
         answer = loki.delete()
         assert (answer.status_code, answer.content == b"") == ((204, True) if is_on else (404, False))
 
-    def test_lists_what_was_accepted(self, deleting: LokiApi) -> None:
+    def test_lists_accepted_requests(self, deleting: LokiApi) -> None:
         """An accepted request is listed with its query: it is carried out later."""
         assert deleting.delete().status_code == 204
         listed = deleting.get("/loki/api/v1/delete").json()

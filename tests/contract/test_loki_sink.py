@@ -118,7 +118,7 @@ def part_number(line: LokiLine) -> int:
     return int((line.label("part") or "0").partition("/")[0])
 
 
-def test_what_loki_would_refuse_is_named_and_the_rest_arrives(loki: LokiApi) -> None:
+def test_lines_that_loki_would_refuse_are_named_and_the_rest_arrives(loki: LokiApi) -> None:
     """A line from eight days ago is refused by rule; all others arrive."""
     now = time.time_ns()
     made = rows(*(f"line {n}" for n in range(20)))
@@ -149,7 +149,7 @@ def test_the_trainers_own_time_is_in_the_metadata(loki: LokiApi) -> None:
     assert {line.label("logged_at") for line in found} == {own}
 
 
-def test_a_replay_of_old_lines_adds_only_what_is_missing(loki: LokiApi) -> None:
+def test_a_replay_of_old_lines_adds_only_missing_ones(loki: LokiApi) -> None:
     """Old lines that Loki has are not sent again; missing ones go to the stream of their hour."""
     now = time.time_ns()
     old = [LogRow(seq, 1, None, "s", "stdout", None, now - 3 * HOUR_NS + seq, f"old {seq}") for seq in (1, 2, 3)]

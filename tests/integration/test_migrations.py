@@ -51,7 +51,7 @@ def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
 
 
-def test_a_database_without_tables_is_told_what_to_run(empty: Engine) -> None:
+def test_a_database_without_tables_names_the_command(empty: Engine) -> None:
     """Workers on an empty database refuse with the command to run."""
     with (
         empty.connect() as connection,

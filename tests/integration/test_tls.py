@@ -94,12 +94,12 @@ def test_s3_by_its_ca_bundle(tls: Tls, bucket: Bucket, s3_url: str, monkeypatch:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tls.ca))
     ObjectStore().put(uri, b"weights")
     assert open_s3().head(uri).size_bytes == 7
-    for wrong, said in (
+    for wrong, reason in (
         (tls.stranger, UNTRUSTED),
         ("/nowhere.pem", "the file of its CA is not there: name it"),
     ):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(wrong))
-        sentence = f"127.0.0.1:{proxy.port} cannot be used: {said} with AWS_CA_BUNDLE"
+        sentence = f"127.0.0.1:{proxy.port} cannot be used: {reason} with AWS_CA_BUNDLE"
         with pytest.raises(S3Unavailable) as reading:
             open_s3().head(uri)
         assert sentence in str(reading.value)
@@ -141,11 +141,11 @@ def test_the_gateway_and_its_feed(
     with GatewayServer(gateway_settings(database, redis_over(ssl_ca_certs=tls.ca))) as gateway:
         assert gateway.get("/readyz")["ready"]
         trainer = Trainer(resources, JOB)
-        trainer.say(logs("before"))
+        trainer.send(logs("before"))
         address = GatewayAddress(int(gateway.url.rpartition(":")[2]))
         with WebSocketClient(address, f"/jobs/{JOB}/ws") as follower:
             follower.until("logs", 1)
-            trainer.say(logs("over TLS"))
+            trainer.send(logs("over TLS"))
             follower.until("logs", 2)
             assert follower.texts == ["before", "over TLS"]
         gateway.post(f"/jobs/{JOB + 1}/callback/logs", {"lines": ["called"]})

@@ -51,7 +51,7 @@ with Run({JOB}) as run:
 """
 
 
-def trouble_with(resources: Resources, redis_url: str) -> str:
+def error_of(resources: Resources, redis_url: str) -> str:
     """Return the worker's error for a Redis that it cannot use."""
     client = open_redis(settings_of(resources, redis_url=redis_url))
     with pytest.raises(Unavailable) as caught, client, redis_errors():
@@ -64,9 +64,9 @@ def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resourc
     with open_redis(settings_of(resources, redis_url=redis_over(ssl_ca_certs=tls.ca))) as client:
         assert client.ping()
     for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
-        said = trouble_with(resources, url)
+        message = error_of(resources, url)
         port = url.partition("127.0.0.1:")[2].partition("/")[0]
-        assert said == (
+        assert message == (
             f"Redis: Error 1 connecting to 127.0.0.1:{port}: {UNTRUSTED} in REDIS_URL, "
             "?ssl_ca_certs=/path/to/ca.pem"
         )
@@ -75,11 +75,11 @@ def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resourc
 def test_a_certificate_that_no_ca_can_help(resources: Resources, tls: Tls, redis_url: str) -> None:
     """One for another host, or of yesterday, is refused with a remedy of its own."""
     elsewhere = tls.in_front_of(redis_url, "redis.example")
-    said = trouble_with(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
-    assert said.endswith(": use the address that it was made for")
+    message = error_of(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
+    assert message.endswith(": use the address that it was made for")
     expired = tls.in_front_of(redis_url, "127.0.0.1", days=-1)
-    said = trouble_with(resources, over(expired, redis_url, "rediss", ssl_ca_certs=tls.ca))
-    assert said.endswith("(certificate has expired): renew it")
+    message = error_of(resources, over(expired, redis_url, "rediss", ssl_ca_certs=tls.ca))
+    assert message.endswith("(certificate has expired): renew it")
 
 
 def publish_over(url: str) -> None:
@@ -117,7 +117,7 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
     ):
         spool = SpoolSettings(tmp_path / f"spool{number}")
         run = Run(JOB, settings=TrainerSettings(redis_url=wrong, timing=timing, spool=spool))
-        run.log("said all the same")
+        run.log("sent later")
         receipt = run.finish()
         assert receipt.spooled == receipt.produced
         assert receipt.produced["logs"] == 1
@@ -150,8 +150,8 @@ def test_forked_children_and_their_parent_over_tls(
     page: list[Any] = client.xrange(stream_key("logs", 2)) or []
     envelopes = [open_envelope(fields) for _, fields in page]
     once: dict[Any, Any] = {(one.source, one.seq): decode_body("logs", one) for one in envelopes}  # may be resent
-    said = sorted(line for body in once.values() for line in body.lines)
-    assert said == ["after 0", "after 1", "after 2", "before", "child 0", "child 1", "child 2"]
+    sent = sorted(line for body in once.values() for line in body.lines)
+    assert sent == ["after 0", "after 1", "after 2", "before", "child 0", "child 1", "child 2"]
 
 
 def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resources, redis_url: str) -> None:
@@ -163,11 +163,11 @@ def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resou
         assert client.ping()
     publish_over(shown)
     assert resources.redis.llen(INGEST_QUEUE) == 1
-    assert trouble_with(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
+    assert error_of(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
-def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: str, kind: str) -> None:
+def test_a_trainer_without_tls_at_a_port_with_tls(tls: Tls, redis_url: str, kind: str) -> None:
     """redis:// to a port with TLS is named as that, of a cluster too."""
     plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
     secure = kind.replace("redis", "rediss")
@@ -178,7 +178,7 @@ def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: st
 
 
 @pytest.mark.parametrize("kind", ["rediss", "rediss+cluster"])
-def test_a_trainer_that_speaks_tls_where_nobody_does(
+def test_a_trainer_with_tls_at_a_port_without_tls(
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """rediss:// to a port without TLS, which waits for more, is named as that."""
@@ -192,12 +192,12 @@ def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) ->
     """A trainer's error names the setting and the parameter, with no CA and with another one."""
     proxy = tls.in_front_of(redis_url)
     remedy = f"{UNTRUSTED} in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"
-    for said in ("", f"?ssl_ca_certs={tls.stranger}"):
+    for query in ("", f"?ssl_ca_certs={tls.stranger}"):
         with pytest.raises(outage.Unavailable, match=re.escape(remedy)):
-            StreamLink(f"rediss+cluster://127.0.0.1:{proxy.port}{said}", JOB, "0-test").ask(["logs"])
+            StreamLink(f"rediss+cluster://127.0.0.1:{proxy.port}{query}", JOB, "0-test").ask(["logs"])
 
 
-def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
+def test_a_closed_connection_is_not_reported_as_tls(redis_url: str) -> None:
     """A server that closes the connection at a TLS handshake may have other reasons than TLS."""
     with TcpProxy(urlsplit(redis_url).netloc.rpartition("@")[2]) as proxy:
         proxy.cut()
@@ -206,7 +206,7 @@ def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
     assert "TLS" not in str(caught.value)
 
 
-def test_workers_and_doctor_that_do_not_speak_tls_where_they_must(
+def test_workers_and_doctor_without_tls_at_a_port_with_tls(
     tls: Tls,
     resources: Resources,
     trainwire: Trainwire,  # noqa: F811

@@ -73,7 +73,7 @@ def trainer(run: RecordedRun, folder: Path, **arguments: Any) -> Any:
     )
 
 
-def test_what_the_trainer_logs_is_reported(run: RecordedRun, tmp_path: Path) -> None:
+def test_values_logged_by_the_trainer_are_reported(run: RecordedRun, tmp_path: Path) -> None:
     """Losses have their step and the running epoch; so has the evaluation; the progress ends at 100 %."""
     trainer(run, tmp_path).train()
     training = [point for point in run.points if "loss" in point.values]

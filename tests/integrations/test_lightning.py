@@ -83,7 +83,7 @@ def fit(folder: Path, logger: Any, callbacks: list[Any], epochs: int = 2, lr: fl
     return trainer
 
 
-def test_what_modules_log_is_reported(run: RecordedRun, tmp_path: Path) -> None:
+def test_values_logged_by_modules_are_reported(run: RecordedRun, tmp_path: Path) -> None:
     """Values have their step and the running epoch, counted from 1; hyperparameters are the run's params."""
     fit(tmp_path, TrainwireLogger(run), [])
     training = [point for point in run.points if "loss" in point.values]

@@ -78,10 +78,10 @@ def test_when_the_active_beat_is_killed_another_takes_over(
         before = len(ticks(client))
         wait_until(lambda: len(ticks(client)) >= before + 6, "ticks of the second")
         senders = [origin for _, origin in ticks(client)]
-        said = [beat.output for beat in beats]
+        outputs = [beat.output for beat in beats]
     assert len(set(senders)) == 2
     assert_no_tick_is_doubled(client)
-    assert sum(text.count("beat.standby") for text in said) == 2, "each standby logs it once"
+    assert sum(text.count("beat.standby") for text in outputs) == 2, "each standby logs it once"
 
 
 def test_a_beat_that_is_stopped_hands_over_at_once(
@@ -141,7 +141,7 @@ def test_a_full_redis_is_one_line_in_the_log_of_beat(settings: Settings, tmp_pat
             wait_until(lambda: "beat.sends_again" in beat.output, "the end of it")
             before = full.llen(BEAT_QUEUE)
             wait_until(lambda: full.llen(BEAT_QUEUE) > before, "ticks again")
-            said = beat.output
-    assert said.count("beat.unavailable") == 1
-    assert "Traceback" not in said
-    assert "maxmemory" in said
+            outputs = beat.output
+    assert outputs.count("beat.unavailable") == 1
+    assert "Traceback" not in outputs
+    assert "maxmemory" in outputs

@@ -59,7 +59,9 @@ def test_a_store_that_comes_late_is_asked_again(resources: Resources, sender: Se
             wait_until(lambda: verified(resources) == [True, True], "beat's verification", 60)
 
 
-def test_a_store_that_never_answers_holds_up_nobody(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+def test_a_store_that_never_answers_delays_no_other_work(
+    resources: Resources, sender: Sender, tmp_path: Path
+) -> None:
     """While the only worker for checkpoint files hangs on S3, another one stores logs, checkpoints and the end."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

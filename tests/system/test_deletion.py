@@ -19,7 +19,7 @@ from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.workers.resources import Resources
 
-TALKER = """
+STEADY_TRAINING = """
 import dataclasses, json, pathlib, sys, time
 from trainwire import Run
 run = Run(job_id=int(sys.argv[1]))
@@ -38,7 +38,7 @@ ROWS = 400_000
 def trainer(resources: Resources, job: int, end: Path) -> subprocess.Popen[str]:
     """Start a trainer that ends once a file exists."""
     return subprocess.Popen(
-        [sys.executable, "-c", TALKER, str(job), str(end)],
+        [sys.executable, "-c", STEADY_TRAINING, str(job), str(end)],
         cwd=ROOT,
         env=os.environ | {"REDIS_URL": resources.settings.redis_url.get_secret_value()},
         stdout=subprocess.PIPE,
@@ -66,8 +66,8 @@ def command(resources: Resources, *arguments: str) -> subprocess.Popen[str]:
 
 def done(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for a process, and return its exit code and its output."""
-    said, _ = process.communicate(timeout=120)
-    return process.returncode, said
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
 
 
 def read_until(process: subprocess.Popen[str], line: str) -> None:
@@ -82,7 +82,7 @@ def stored(resources: Resources) -> list[int]:
     return sorted(set(rows(resources.engine, training_logs, "job_id")))
 
 
-def test_nobody_brings_a_deleted_job_back(resources: Resources, tmp_path: Path) -> None:
+def test_late_messages_do_not_bring_a_deleted_job_back(resources: Resources, tmp_path: Path) -> None:
     """Neither the living trainer nor a killed one's spool; both end in peace, and another job loses nothing."""
     spool, end = tmp_path / "spool", tmp_path / "end"
     with workers_running(resources.settings, tmp_path):
@@ -94,21 +94,21 @@ def test_nobody_brings_a_deleted_job_back(resources: Resources, tmp_path: Path) 
         done(killed)
         refused = done(command(resources, "delete", "1", "--yes"))
         assert (refused[0], "job 1 is running" in refused[1]) == (1, True)
-        code, said = done(command(resources, "delete", "1", "--yes", "--force"))
-        assert (code, "job 1 is deleted" in said) == (0, True)
+        code, output = done(command(resources, "delete", "1", "--yes", "--force"))
+        assert (code, "job 1 is deleted" in output) == (0, True)
         at_deletion = one(resources.engine, deleted_jobs, job_id=1)["discarded_messages"]
         wait_until(
             lambda: one(resources.engine, deleted_jobs, job_id=1)["discarded_messages"] > at_deletion + 10,
             "the living trainer goes on",
         )
         end.touch()
-        code, said = done(living)
-        receipt = json.loads(said.splitlines()[-1])
+        code, output = done(living)
+        receipt = json.loads(output.splitlines()[-1])
         assert (code, receipt["is_job_deleted"], receipt["stored"]["logs"]) == (0, True, 0)
-        _, said = done(other)
-        lines = json.loads(said.splitlines()[-1])["lines"]
-        code, said = done(command(resources, "spool", "send", "--spool", str(spool)))
-        assert code == 0, said
+        _, output = done(other)
+        lines = json.loads(output.splitlines()[-1])["lines"]
+        code, output = done(command(resources, "spool", "send", "--spool", str(spool)))
+        assert code == 0, output
         assert not list(spool.iterdir())
         wait_until(lambda: stored(resources) == [2], "the lines of the other job")
         wait_until(lambda: one(resources.engine, training_jobs, id=2)["last_log_seq"] == lines, "all of them")
@@ -167,7 +167,7 @@ def is_finished(resources: Resources) -> bool:
     return rows(resources.engine, deleted_jobs, "finished_at", order=["job_id"]) != [None]
 
 
-def test_workers_carry_out_what_the_gateway_has_begun(resources: Resources, tmp_path: Path) -> None:
+def test_workers_carry_out_a_deletion_begun_by_the_gateway(resources: Resources, tmp_path: Path) -> None:
     """A tombstone alone is order enough: within seconds the rows are gone."""
     with resources.engine.begin() as connection:
         connection.execute(text("INSERT INTO training_jobs (id, status) VALUES (1, 'completed')"))

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func, update
 
 from tests.factories import Sender, rows
-from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.processes import Process, kill_one, wait_until, workers_running
 from tests.twins.loki import Fault, Limits, LokiTwin
 from trainwire.schemas.messages import Logs
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs
@@ -40,7 +40,7 @@ def faults(chance: random.Random) -> list[Fault]:
     return trouble
 
 
-def said_by(job: int, number: int) -> list[str]:
+def lines_of(job: int, number: int) -> list[str]:
     """Return the lines of a job in a round; one job in twenty has a line that this Loki always refuses."""
     lines = [f"job {job} round {number} line {n}" for n in range(LINES)]
     if job % 20 == 0:
@@ -53,7 +53,7 @@ def publish_round(sender: Sender, number: int) -> None:
     now = time.time_ns()
     for job in JOBS:
         sender.send(
-            Logs(log_type="stdout", lines=said_by(job, number), ts=[now + n for n in range(LINES)]), job=job
+            Logs(log_type="stdout", lines=lines_of(job, number), ts=[now + n for n in range(LINES)]), job=job
         )
 
 
@@ -86,22 +86,22 @@ def test_every_line_reaches_loki_once_through_all_trouble(
             if number == 3:
                 twin.start()
             time.sleep(chance.uniform(0.2, 1.5))
-            kill_somebody(workers, chance)
+            kill_one(workers, chance)
         wait_until(lambda: len(rows(resources.engine, training_jobs, "id", order=["id"])) == len(JOBS), "all jobs")
         everything = len(JOBS) * ROUNDS * LINES
         wait_until(partial(are_stored, resources, everything), "all rows in Postgres", timeout_s=60)
         wait_until(lambda: all_delivered(resources), "all rows in Loki", timeout_s=90)
         for job in JOBS:
-            said = [line for number in range(ROUNDS) for line in said_by(job, number) if len(line) < TOO_LONG]
+            sent = [line for number in range(ROUNDS) for line in lines_of(job, number) if len(line) < TOO_LONG]
             found = [line.line for line in twin.lines(job)]
-            assert Counter(found) == Counter(said)
-            assert found == said
+            assert Counter(found) == Counter(sent)
+            assert found == sent
         refused = Counter(rows(resources.engine, dead_letters, "job_id", order=["job_id"]))
         assert refused == Counter({job: ROUNDS for job in JOBS if job % 20 == 0})
 
 
 @pytest.mark.timeout(240)
-def test_loki_away_for_a_day(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+def test_loki_down_for_a_day(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Forty jobs log a line a minute for 24 hours without Loki: few probes, flat memory, then all in order."""
     jobs, rounds, minutes = range(1, 41), 12, 120
     began = time.time_ns() - rounds * minutes * MINUTE_NS
@@ -183,12 +183,12 @@ def test_a_line_reaches_its_file_by_itself(resources: Resources, sender: Sender,
         with running as workers:
             for number in range(ROUNDS):
                 publish_round(sender, number)
-                kill_somebody(workers, chance)
+                kill_one(workers, chance)
             lines = len(JOBS) * ROUNDS * LINES
             wait_until(lambda: len(twin.lines()) == lines, "all lines in Loki", timeout_s=60)
             wait_until(lambda: len(in_files(folder)) == lines, "all lines in the files", timeout_s=60)
     for job in JOBS:
-        assert in_files(folder, job) == [line for number in range(ROUNDS) for line in said_by(job, number)]
+        assert in_files(folder, job) == [line for number in range(ROUNDS) for line in lines_of(job, number)]
 
 
 def in_files(folder: Path, job: int | str = "*") -> list[str]:

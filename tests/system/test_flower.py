@@ -115,7 +115,7 @@ def test_a_flower_for_others_without_a_password_does_not_start(resources: Resour
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_on_this_machine_alone_nobody_is_asked(address: str) -> None:
+def test_on_loopback_no_password_is_needed(address: str) -> None:
     """Loopback needs no password, and has one where it is set."""
     assert credentials_for(address, {}) is None
     assert credentials_for(address, OPERATOR) == "operator:a,b:c d"
@@ -134,16 +134,14 @@ def test_on_this_machine_alone_nobody_is_asked(address: str) -> None:
         ("127.0.0.1", {"FLOWER_USER": "a:b", "FLOWER_PASSWORD": "secret"}),
     ],
 )
-def test_whatever_would_leave_it_open_is_refused(address: str, environ: dict[str, str]) -> None:
+def test_an_open_address_without_a_password_is_refused(address: str, environ: dict[str, str]) -> None:
     """Every other address needs both variables, and half of them is a mistake."""
     with pytest.raises(WrongSettings, match="FLOWER_"):
         credentials_for(address, environ)
 
 
 @pytest.mark.timeout(180)
-def test_orders_have_names_and_arguments_that_say_something(
-    resources: Resources, sender: Sender, tmp_path: Path
-) -> None:
+def test_orders_have_readable_names_and_arguments(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Flower shows which stream was drained, and of announcements how many events, not the events themselves."""
     with (
         workers_running(resources.settings, tmp_path),

@@ -11,7 +11,7 @@ from redis.client import PubSub
 
 from tests.factories import Sender, logs, one
 from tests.processes import ROOT, wait_until, workers_running
-from tests.system.test_announcing import Listener
+from tests.system.test_announcing import Subscriber
 from trainwire.schemas.events import TrainingStatus
 from trainwire.schemas.keys import events_channel
 from trainwire.schemas.tables import training_jobs
@@ -35,12 +35,12 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
         )
         try:
             pubsub.subscribe(events_channel(42))
-            listener = Listener(pubsub)
+            subscriber = Subscriber(pubsub)
             wait_until(lambda: is_watched(resources), "its first heartbeat")
         finally:
             trainer.kill()
             trainer.wait(10)
-        event = listener.hear(
+        event = subscriber.wait_for(
             lambda event: isinstance(event, TrainingStatus) and event.status == "lost", "the loss", timeout_s=40
         )
         assert isinstance(event, TrainingStatus)
@@ -51,7 +51,7 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
         assert "status          lost since 20" in shown
         assert "why             no heartbeat for 6 s; the last: host " in shown
         Sender(resources.redis).send(logs("sent later"), job=42, source="0-other")
-        listener.hear(
+        subscriber.wait_for(
             lambda event: isinstance(event, TrainingStatus) and event.status == "running", "that it is back"
         )
     job = one(resources.engine, training_jobs, id=42)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.factories import NOW_NS, Sender, completion, logs, rows
 from tests.mlflow_server import MlflowServer
-from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.processes import Process, kill_one, wait_until, workers_running
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.keys import BEAT_QUEUE, INGEST_QUEUE
 from trainwire.schemas.messages import Metrics, Point
@@ -44,13 +44,13 @@ def run_ids(resources: Resources) -> list[str | None]:
     return found
 
 
-def is_all_told(resources: Resources) -> bool:
+def is_all_mirrored(resources: Resources) -> bool:
     """Return whether all jobs have ended, and MLflow has all their rows and all changes of their attempts."""
     if set(rows(resources.engine, training_jobs, "status", order=["id"])) != {"completed"}:
         return False
     confirmed = rows(resources.engine, delivery_cursors, "confirmed_seq", order=["job_id"])
-    told = rows(resources.engine, training_attempts, "changes", "mirrored_changes", order=["job_id"])
-    return confirmed == [ROUNDS * POINTS] * len(JOBS) and all(changes == mirrored for changes, mirrored in told)
+    changed = rows(resources.engine, training_attempts, "changes", "mirrored_changes", order=["job_id"])
+    return confirmed == [ROUNDS * POINTS] * len(JOBS) and all(changes == mirrored for changes, mirrored in changed)
 
 
 @pytest.mark.timeout(300)
@@ -78,10 +78,10 @@ def test_every_value_reaches_mlflow_once_through_all_trouble(
             if number == 3:
                 mlflow_server.start()
             time.sleep(chance.uniform(0.5, 2.5))
-            kill_somebody(workers, chance)
+            kill_one(workers, chance)
         for job in JOBS:
             sender.send(completion(produced={"metrics": ROUNDS}), job=job)
-        wait_until(partial(is_all_told, resources), "all of it in MLflow", timeout_s=90)
+        wait_until(partial(is_all_mirrored, resources), "all of it in MLflow", timeout_s=90)
     api = mlflow_server.api
     found = api.get("experiments/get-by-name", experiment_name=experiment)["experiment"]
     runs = api.post("runs/search", experiment_ids=[found["experiment_id"]], max_results=100)["runs"]

@@ -41,25 +41,25 @@ def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp
             ) as workers,
             GatewayProcess(tmp_path, *urls, DATABASE_PREPARED_STATEMENTS=OFF) as gateway,
         ):
-            say_round(resources.engine, sender, 0)
+            send_round(resources.engine, sender, 0)
             with WebSocketClient(gateway, "/jobs/1/ws") as page:
                 for number in range(1, ROUNDS):
-                    say_round(resources.engine, sender, number)
+                    send_round(resources.engine, sender, number)
                     answer = requests.get(f"{gateway.url}/jobs/{number % len(JOBS) + 1}/logs", timeout=20)
                     assert answer.status_code == 200, answer.text
                 page.until("logs", ROUNDS)
             wait_until(lambda: len(twin.lines()) == len(JOBS) * ROUNDS, "all lines in Loki", 60)
-            said = [f"line {number}" for number in range(ROUNDS)]
-            assert all([line.line for line in twin.lines(job)] == said for job in JOBS)
+            sent = [f"line {number}" for number in range(ROUNDS)]
+            assert all([line.line for line in twin.lines(job)] == sent for job in JOBS)
             env = {"DATABASE_URL": urls[0], "REDIS_URL": urls[1], "DATABASE_PREPARED_STATEMENTS": OFF}
             assert "line 7" in commanded(env, "logs", "1")
         stored = rows(resources.engine, training_logs, "job_id", "content")
-        assert stored == [(job, line) for job in JOBS for line in said]
+        assert stored == [(job, line) for job in JOBS for line in sent]
         assert "prepared statement" not in gateway.logged + "".join(worker.output for worker in workers)
 
 
-def say_round(engine: Engine, sender: Sender, number: int) -> None:
-    """Send a line and a point for every job; wait until the lines are stored, so that the next are another drain."""
+def send_round(engine: Engine, sender: Sender, number: int) -> None:
+    """Send a line and a point for every job, and wait until the lines are stored."""
     for job in JOBS:
         sender.send(logs(f"line {number}", ts=time.time_ns()), job=job)
         sender.send(metrics(loss=1.0), job=job)

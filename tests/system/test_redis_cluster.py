@@ -95,9 +95,9 @@ def test_callbacks_over_http_go_to_the_cluster(
     """Lines posted to the gateway are in the cluster at once, numbered by a script there, and are stored."""
     settings = resources.settings
     urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
-    said = {"log_type": "stdout", "lines": ["over HTTP"]}
+    body = {"log_type": "stdout", "lines": ["over HTTP"]}
     with GatewayProcess(tmp_path, *urls, STREAMS_URL=cluster.url) as gateway:
-        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=said, timeout=20)
+        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=body, timeout=20)
         assert answer.status_code == 202, answer.text
         with cluster.client() as client:
             assert client.xlen(stream_key("logs", shard_of(CALLED, SHARDS))) == 1

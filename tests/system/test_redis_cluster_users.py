@@ -70,10 +70,10 @@ def proxies(cluster: ValkeyCluster, tls: Tls) -> Iterator[list[TlsProxy]]:
 def refused(cluster: ValkeyCluster) -> list[tuple[str, str]]:
     """Return the refused commands of the cluster's users, from the servers' ACL LOG."""
     noted = [entry for entries in cluster.on_all("ACL", "LOG") for entry in entries]
-    told = [
+    entries = [
         dict(zip(entry[::2], entry[1::2], strict=True)) if isinstance(entry, list) else entry for entry in noted
     ]
-    return [(_text(each, "username"), _text(each, "object")) for each in told]
+    return [(_text(each, "username"), _text(each, "object")) for each in entries]
 
 
 def _text(entry: dict[Any, Any], name: str) -> str:
@@ -128,7 +128,7 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
     assert not refused(cluster)
 
 
-SAYING = """
+TRAINING = """
 from trainwire import Run
 with Run(1) as run:
     run.log("said")
@@ -146,7 +146,7 @@ def test_a_trainer_does_not_trust_a_strange_cluster(
         url = cluster.url_of("trainer", "trainer", ports, "rediss", ssl_ca_certs=ca)
         names = {"STREAMS_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"}
         done = subprocess.run(
-            [sys.executable, "-c", SAYING],
+            [sys.executable, "-c", TRAINING],
             cwd=ROOT,
             env=os.environ | names,
             capture_output=True,

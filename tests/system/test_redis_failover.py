@@ -56,7 +56,7 @@ def start_again(worker: Process) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
+def test_a_replica_takes_over_and_its_missing_messages_are_resent(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
     """Messages that Redis had taken and lost are found missing: every line is there once at the end."""

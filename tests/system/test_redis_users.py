@@ -204,7 +204,7 @@ def test_honest_trainers_beside_a_hostile_client(
         assert max((line.created_at - line.logged_at).total_seconds() for line in lines) < 10
 
 
-def test_nobody_comes_in_without_a_name(port: int) -> None:
+def test_the_default_user_is_off(port: int) -> None:
     """The default user is off."""
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=port).ping()

@@ -29,14 +29,14 @@ TRAINER = """
 import json, os, select, sys, time
 from trainwire import Run
 run = Run(job_id=1, name="restored")
-said = 0
+lines = 0
 most = int(os.environ.get("MOST_LINES", sys.maxsize))
 while not select.select([sys.stdin], [], [], 0.004)[0]:
-    if said < most:
-        run.log(f"line {said} {os.urandom(4000).hex()}")
-        said += 1
+    if lines < most:
+        run.log(f"line {lines} {os.urandom(4000).hex()}")
+        lines += 1
 receipt = run.finish(timeout_s=60)
-print(json.dumps({"lines": said, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
+print(json.dumps({"lines": lines, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
 """
 """Logs a line of 8 kB every 4 ms: the spool deletes a file of acknowledged messages every second."""
 
@@ -199,21 +199,21 @@ def stored_numbers(stores: Stores) -> list[int]:
     return sorted(found)
 
 
-def check_sum(stores: Stores, told: dict[str, Any]) -> None:
+def check_sum(stores: Stores, counts: dict[str, Any]) -> None:
     """Each message is stored or lost, as the trainer's receipt states, and the status names the lost ranges."""
     wait_until(lambda: not stores.missing(), "no gap")
     lost = sum(last - first + 1 for first, last, _ in stores.lost)
-    assert told["stored"]["logs"] + lost == told["produced"]["logs"]
-    assert told["lost"] == ({"logs": lost} if lost else {})
+    assert counts["stored"]["logs"] + lost == counts["produced"]["logs"]
+    assert counts["lost"] == ({"logs": lost} if lost else {})
     shown = stores.status()
     if not lost:
         assert "\ncomplete: " in shown
-        assert stored_numbers(stores) == list(range(told["lines"]))
+        assert stored_numbers(stores) == list(range(counts["lines"]))
         return
     assert "\naccounted: " in shown
     assert f" + 0 missing + {lost:,} lost ({lost:,} restored) + 0 dropped" in shown
     assert "; lost: logs of " in shown
-    assert told["lines"] - len(stored_numbers(stores)) > 0
+    assert counts["lines"] - len(stored_numbers(stores)) > 0
 
 
 @pytest.mark.timeout(400)

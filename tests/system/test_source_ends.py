@@ -27,17 +27,17 @@ from trainwire.workers.resources import Resources
 CHILDREN = """
 import multiprocessing, os, sys
 from trainwire import Run
-def say(run, name):
+def log(run, name):
     run.log(f"line of {name}")
 with Run(job_id=int(sys.argv[1])) as run:
     run.log("line of the parent")
     fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=say, args=(run, name)) for name in ("a", "b")]
+    children = [fork.Process(target=log, args=(run, name)) for name in ("a", "b")]
     silent = fork.Process(target=len, args=("",))
     for child in [*children, silent]:
         child.start()
     if os.fork() == 0:
-        say(run, "c")
+        log(run, "c")
         sys.exit(0)
     for child in [*children, silent]:
         child.join()
@@ -119,7 +119,7 @@ def send(resources: Resources, spool: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -> None:
+def test_children_that_sent_messages_report_their_end(working: Resources, tmp_path: Path) -> None:
     """Each forked child reports its number of messages, so that the job is complete.
 
     A child sends for two seconds at most at its end; on a busy machine the rest is in the spool.
@@ -127,8 +127,8 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
     ended = python("-c", CHILDREN, "1", REDIS_URL=url_of(working), TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
     assert ended.returncode == 0, ended.stderr
     send(working, tmp_path / "spool")
-    said = [f"line of {name}" for name in ("a", "b", "c", "the parent")]
-    wait_until(lambda: sorted(rows(working.engine, training_logs, "content")) == said, "all lines")
+    logged = [f"line of {name}" for name in ("a", "b", "c", "the parent")]
+    wait_until(lambda: sorted(rows(working.engine, training_logs, "content")) == logged, "all lines")
     wait_until(lambda: sum_of(working, 1).state == "complete", "the whole job")
     found = sum_of(working, 1)
     assert (found.open_sources, found.silent_sources) == ((), ())
@@ -146,7 +146,7 @@ def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resourc
     assert (job["status"], job["attempt"]) == ("completed", 1)
 
 
-def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
+def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Resources, tmp_path: Path) -> None:
     """`open` until its leftovers are sent; then all that is known of it is there, and its end is named."""
     run = python(
         "-m",
@@ -171,22 +171,22 @@ def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: R
     assert sum("line " in line for line in followed.stdout.splitlines()) == 100
 
 
-def test_what_a_killed_trainer_dropped_is_counted(working: Resources, tmp_path: Path) -> None:
+def test_messages_dropped_by_a_killed_trainer_are_counted(working: Resources, tmp_path: Path) -> None:
     """A spool of 4 MB, no Redis, SIGKILL: lines that went are in the sum beside those that are stored."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_SPOOL_BYTES": str(4 * 1024 * 1024)}
     assert python("-c", FULL, **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     status = python("-m", "trainwire", "status", "3", "--json", **addresses(working))
-    told: dict[str, Any] = json.loads(status.stdout)["completeness"]
+    completeness: dict[str, Any] = json.loads(status.stdout)["completeness"]
     stored = len(rows(working.engine, training_logs, "seq"))
-    assert told["dropped"] > 0
-    assert stored + told["dropped"] == 400
-    assert (told["state"], told["missing"]) == ("open", 0)
-    assert f" + {told['dropped']:,} dropped; ended without a completion: " in told["line"]
+    assert completeness["dropped"] > 0
+    assert stored + completeness["dropped"] == 400
+    assert (completeness["state"], completeness["missing"]) == ("open", 0)
+    assert f" + {completeness['dropped']:,} dropped; ended without a completion: " in completeness["line"]
 
 
-def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path: Path) -> None:
+def test_one_pass_sends_the_spool_of_a_killed_trainer(working: Resources, tmp_path: Path) -> None:
     """`trainwire spool send` sends all of it, and its folder is gone."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_JOB_ID": "4"}
     assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL

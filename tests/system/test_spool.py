@@ -26,7 +26,7 @@ from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.resources import Resources
 
-TALKER = """
+STEADY_TRAINING = """
 import sys, time
 from trainwire import Run
 run = Run(job_id=int(sys.argv[1]))
@@ -47,7 +47,7 @@ with Run(job_id=int(sys.argv[1]), name="alone", params={"lr": 0.1}) as run:
         run.metric(step=step, loss=1 / (step + 1))
     run.checkpoint("best.pt", kind="best")
 """
-NOBODY = "redis://127.0.0.1:9/0"
+NO_SERVER = "redis://127.0.0.1:9/0"
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
     working: Resources, spool: Path, has_redis: bool
 ) -> None:
     """After SIGKILL, with and without Redis, lines logged 200 ms before or earlier are sent by `spool send`."""
-    killed = trainer(TALKER, 1, url_of(working) if has_redis else NOBODY)
+    killed = trainer(STEADY_TRAINING, 1, url_of(working) if has_redis else NO_SERVER)
     assert killed.stdout is not None
     said: list[tuple[float, int]] = []
     for line in killed.stdout:
@@ -124,7 +124,7 @@ def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
 
 def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources, spool: Path) -> None:
     """It exits with 0 and a warning with the spool's folder; `spool list`, `show` and `send` find its messages."""
-    alone = trainer(WHOLE_TRAINING, 2, NOBODY)
+    alone = trainer(WHOLE_TRAINING, 2, NO_SERVER)
     _, said = alone.communicate(timeout=60)
     assert alone.returncode == 0
     assert f"they are kept in {spool}" in said
@@ -147,9 +147,9 @@ def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources
     assert (job["status"], job["name"], job["last_metric_seq"]) == ("completed", "alone", 500)
 
 
-def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_path: Path, spool: Path) -> None:
+def test_the_next_run_sends_the_spool_of_the_last_one(resources: Resources, tmp_path: Path, spool: Path) -> None:
     """A trainer killed while no worker ran; the next one on the machine sends it by itself, and its own."""
-    killed = trainer(TALKER, 3, url_of(resources))
+    killed = trainer(STEADY_TRAINING, 3, url_of(resources))
     assert killed.stdout is not None
     for line in killed.stdout:
         if int(line) == 300:
@@ -158,7 +158,7 @@ def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_pat
     killed.communicate(timeout=10)
     resources.redis.flushall()  # and Redis loses its data
     with workers_running(resources.settings, tmp_path):
-        following = trainer(TALKER, 4, url_of(resources))
+        following = trainer(STEADY_TRAINING, 4, url_of(resources))
         try:
             wait_until(lambda: len(lines(resources, 3)) >= 200, "the lines of the killed one")
             wait_until(lambda: len(list(spool.iterdir())) == 1, "the end of its folder")
@@ -171,8 +171,8 @@ def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_pat
 
 def test_a_stack_sends_leftovers_by_itself(resources: Resources, spool: Path, tmp_path: Path) -> None:
     """The watch of `trainwire up` sends leftovers for its own Redis and prints a line; others stay."""
-    for job, url in ((5, url_of(resources)), (6, NOBODY)):
-        killed: Any = trainer(TALKER, job, url)
+    for job, url in ((5, url_of(resources)), (6, NO_SERVER)):
+        killed: Any = trainer(STEADY_TRAINING, job, url)
         for line in killed.stdout:
             if int(line) == 200:
                 break

@@ -75,8 +75,8 @@ def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_
         }
         env = files | {"LOKI_URL": f"https://127.0.0.1:{loki.port}", "LOKI_CA_FILE": str(tls.ca)}
         with workers_running(settings, tmp_path, workers=1, beat=True, **env) as (worker,):
-            said = train(settings, tmp_path, **files)
-            assert "cannot" not in said
+            stderr = train(settings, tmp_path, **files)
+            assert "cannot" not in stderr
             wanted = [f"line {number}" for number in range(LINES)]
             wait_until(lambda: rows(engine, training_jobs, "status", order=["id"]) == ["completed"], "the end", 60)
             assert rows(engine, training_logs, "content") == wanted
@@ -113,9 +113,7 @@ def flower_sees_queues(settings: Settings, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("store", ["redis", "postgres"])
-def test_a_worker_that_trusts_nobody_ends_at_once(
-    store: str, resources: Resources, tls: Tls, tmp_path: Path
-) -> None:
+def test_a_worker_without_the_ca_ends_at_once(store: str, resources: Resources, tls: Tls, tmp_path: Path) -> None:
     """Its last line names the host, the reason and the setting; exit code 78 is for a process supervisor."""
     right, wrong = secure(tls, resources, tls.ca), secure(tls, resources, tls.stranger)
     name = {"redis": "redis_url", "postgres": "database_url"}[store]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
-from tests.system.ends import ENDS, HEAD, End, what_is_missing
+from tests.system.ends import ENDS, HEAD, End, missing_requirement
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.settings import Timing
 from trainwire.schemas.tables import training_jobs, training_logs
@@ -26,7 +26,7 @@ AT_ONCE = 8
 SETTLED_WITHIN_S = 30
 
 
-class Told(NamedTuple):
+class Outcome(NamedTuple):
     """The exit code of a process, and the stored state of its job."""
 
     exit_code: int
@@ -48,7 +48,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_launched: bool) -> None:
     """Without a launcher the status has only the process' own report; a launcher's exit code takes precedence."""
     every = [(name, end) for ends in ENDS.values() for name, end in ends.items()]
-    jobs = {job: found for job, found in enumerate(every, 1) if what_is_missing(found[1]) is None}
+    jobs = {job: found for job, found in enumerate(every, 1) if missing_requirement(found[1]) is None}
     env = _environment(working)
 
     def run(job: int, end: End) -> int:
@@ -65,9 +65,10 @@ def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_la
     wait_until(partial(nothing_is_left, tmp_path / "spool", env["REDIS_URL"]), "the end of all leftovers")
     deadline = time.monotonic() + SETTLED_WITHIN_S
     while wrong := {
-        name: (told, wanted, (tmp_path / f"{job}.err").read_text()[-1000:])
+        name: (found_outcome, wanted, (tmp_path / f"{job}.err").read_text()[-1000:])
         for job, (name, end) in jobs.items()
-        if (told := _told(working, job, codes[job], end, is_launched)) != (wanted := _wanted(end, is_launched))
+        if (found_outcome := _outcome(working, job, codes[job], end, is_launched))
+        != (wanted := _expected(end, is_launched))
     }:
         assert time.monotonic() < deadline, wrong
         time.sleep(0.5)
@@ -78,22 +79,22 @@ def _environment(resources: Resources) -> dict[str, str]:
     return os.environ | {"REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
 
 
-def _wanted(end: End, is_launched: bool) -> Told:
+def _expected(end: End, is_launched: bool) -> Outcome:
     lines = ("last words", *end.then)
     if is_launched:
-        return Told(end.shell_code, end.launched_status, end.shell_code, None, lines)
+        return Outcome(end.shell_code, end.launched_status, end.shell_code, None, lines)
     status = "running" if end.status == "lost" else end.status
-    return Told(end.exit_code, status, end.known_code, end.error, lines)
+    return Outcome(end.exit_code, status, end.known_code, end.error, lines)
 
 
-def _told(resources: Resources, job: int, exit_code: int, end: End, is_launched: bool) -> Told:
+def _outcome(resources: Resources, job: int, exit_code: int, end: End, is_launched: bool) -> Outcome:
     found = one(resources.engine, training_jobs, id=job)
-    said = [content for of, content in rows(resources.engine, training_logs, "job_id", "content") if of == job]
+    logged = [content for of, content in rows(resources.engine, training_logs, "job_id", "content") if of == job]
     wanted = ("last words", *end.then)
     error = None if is_launched else found["error_message"]
     error = end.error if end.error and error and error.startswith(end.error) else error
-    lines = tuple(line for line in wanted if line in said)
-    return Told(exit_code, found["status"], found["exit_code"], error, lines)
+    lines = tuple(line for line in wanted if line in logged)
+    return Outcome(exit_code, found["status"], found["exit_code"], error, lines)
 
 
 def nothing_is_left(spool: Path, redis_url: str) -> bool:

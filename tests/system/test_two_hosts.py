@@ -46,7 +46,7 @@ def hosts(resources: Resources, loki: LokiTwin, tmp_path: Path) -> Iterator[list
         wait_until(lambda: any(host.has_active_beat for host in both), "an active beat")
         yield sorted(both, key=lambda host: not host.has_active_beat)
     except BaseException:
-        print(*(host.last_words() for host in both), sep="\n")
+        print(*(host.output_tails() for host in both), sep="\n")
         raise
     finally:
         for host in both:

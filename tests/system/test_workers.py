@@ -18,7 +18,7 @@ import sqlalchemy
 from sqlalchemy import Engine, text
 
 from tests.factories import Sender, drain, logs
-from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.processes import Process, kill_one, wait_until, workers_running
 from trainwire.schemas.keys import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
 from trainwire.schemas.migrations import upgrade
 from trainwire.stack.postgres import EmbeddedPostgres
@@ -118,7 +118,7 @@ def test_workers_killed_at_random_moments_lose_and_double_nothing(
             if number % (messages // 12) == 5:
                 wait_until(lambda: count(resources.engine) > 0, "first rows")
                 time.sleep(chance.uniform(0, 0.1))
-                kill_somebody(workers, chance)
+                kill_one(workers, chance)
         expected = len(jobs) * messages * 50
         wait_until(lambda: count(resources.engine) >= expected, f"{expected} rows", timeout_s=60)
         for job in jobs:
@@ -218,7 +218,7 @@ def test_a_redis_filled_to_the_brim_is_drained_empty(own: Resources, tmp_path: P
 
 
 @pytest.mark.timeout(180)
-def test_beat_says_in_a_line_that_redis_is_full(own: Resources, tmp_path: Path) -> None:
+def test_beat_logs_a_full_redis_once(own: Resources, tmp_path: Path) -> None:
     """Ticks that Redis does not take are no tracebacks, and no line each; with room again they are sent."""
     beat = Process(own.settings, tmp_path / "beat.log", "beat").start()
     try:
@@ -245,7 +245,7 @@ def test_workers_that_start_on_a_full_redis_make_room_first(own: Resources, tmp_
         wait_until(lambda: count(own.engine) == sent + 1, "news")
 
 
-def test_trainers_are_told_to_hold_above_the_high_water_mark(own: Resources) -> None:
+def test_the_hold_is_set_above_the_high_water_mark(own: Resources) -> None:
     """Above the mark the hold key is there, while nothing drains; below it is gone."""
     publish_hold(own.redis, 0.75)
     assert not own.redis.exists(HOLD_KEY)
@@ -280,7 +280,7 @@ def test_pool_processes_do_not_outlive_their_worker(resources: Resources, tmp_pa
         )
 
 
-def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) -> None:
+def test_a_worker_that_receives_nothing_ends(resources: Resources, tmp_path: Path) -> None:
     """A worker that does not receive its own orders logs that and exits with 70.
 
     Until then it touches the file that health checks look at.
@@ -301,7 +301,7 @@ def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) 
     assert "worker.deaf" in worker.output
 
 
-def test_a_worker_says_its_settings_without_secrets(resources: Resources, tmp_path: Path) -> None:
+def test_a_worker_logs_its_settings_without_secrets(resources: Resources, tmp_path: Path) -> None:
     """The first log line of a worker has its settings, passwords masked."""
     with workers_running(resources.settings, tmp_path, beat=False) as (worker,):
         first = json.loads(worker.output.splitlines()[0])

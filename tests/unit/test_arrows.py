@@ -62,8 +62,8 @@ def _from_its_folder(name: str) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_folders_import_only_what_lies_before_them(path: Path) -> None:
-    """`schemas` imports no package, `stores` and `ingest` only `schemas`, `workers` and `gateway` also `stores`."""
+def test_folders_import_only_their_predecessors(path: Path) -> None:
+    """`schemas` imports nothing, `stores` and `ingest` only `schemas`, `workers` and `gateway` also `stores`."""
     folder = path.relative_to(ROOT).parts[0]
     if path == ROOT / "trainwire" / "__main__.py":
         folder = "cli"  # `python -m trainwire` is the command line

@@ -42,7 +42,7 @@ ONE_SHOTS: Final = {"migrate", "bucket"}
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_variable_is_read_by_somebody(name: str) -> None:
+def test_every_variable_is_read_by_a_settings_class(name: str) -> None:
     """A variable that no settings class knows would be a setting that does nothing."""
     assert set(OURS[name]["environment"]) <= READ_BY_US
 
@@ -83,7 +83,7 @@ def test_versions_of_others_are_pinned(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", set(SERVICES) - ONE_SHOTS)
-def test_whatever_goes_on_says_when_it_is_ready(name: str) -> None:
+def test_every_long_running_service_has_a_health_check(name: str) -> None:
     """Without a health check `--wait` would mean started, not ready."""
     assert SERVICES[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert SERVICES[name]["restart"] == "unless-stopped"
@@ -153,7 +153,7 @@ def test_the_image_has_all_that_is_installed() -> None:
     assert let_through == packed | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
 
 
-def test_loki_takes_what_the_deliveries_are_written_for() -> None:
+def test_loki_has_the_limits_of_the_deliveries() -> None:
     """The limits of deploy/loki.yaml are those that deliveries keep, and the twin of the tests."""
     limits = yaml.safe_load((ROOT / "deploy" / "loki.yaml").read_text())["limits_config"]
     twin = Limits()

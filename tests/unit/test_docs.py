@@ -50,7 +50,7 @@ def test_every_make_target_of_the_documents_exists() -> None:
         assert set(re.findall(r"(?:`|^)make ([a-z]+)", document.read_text(), flags=re.MULTILINE)) <= targets
 
 
-def test_the_page_of_commands_is_what_help_prints() -> None:
+def test_the_page_of_commands_is_the_output_of_help() -> None:
     """docs/cli.md equals the output of `python docs/site/cli.py`."""
     page = runpy.run_path(str(ROOT / "docs" / "site" / "cli.py"))["page"]
     assert (ROOT / "docs" / "cli.md").read_text() == page()

@@ -39,7 +39,7 @@ def test_no_two_sinks_share_a_queue_or_a_worker() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
-def test_a_sink_never_knows_another(path: Path) -> None:
+def test_a_sink_imports_no_other(path: Path) -> None:
     """A module in the folder of a sink imports no other sink, and the shared modules import none."""
     own = path.relative_to(FOLDER).parts[0]
     imported = [

@@ -83,7 +83,7 @@ def test_each_file_has_its_state(connected: Trainwire, record: Record, bucket: B
     assert "verified" in with_best
 
 
-def test_status_says_what_is_wrong_with_checkpoints(connected: Trainwire, record: Record, bucket: Bucket) -> None:
+def test_status_counts_damaged_checkpoints(connected: Trainwire, record: Record, bucket: Bucket) -> None:
     """`status` counts missing, different and not uploaded files, and is silent when all are well."""
     record(bucket.put("c/a.pt"))
     fine = connected("status", "42")
@@ -141,7 +141,7 @@ def test_a_download_replaces_nothing_unless_forced(
     assert (folder / "last.pt").read_bytes() == WEIGHTS
 
 
-def test_what_is_not_as_recorded_is_not_kept(
+def test_an_object_unlike_its_record_is_not_kept(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
     """An object that was replaced by one of the same size is refused, and the old file stays."""
@@ -154,7 +154,7 @@ def test_what_is_not_as_recorded_is_not_kept(
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("last.pt", "mine")]
 
 
-def test_what_nobody_recorded_is_said_to_be_unproven(
+def test_a_file_without_a_recorded_digest_is_unproven(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
     """Without a SHA-256 the file comes with a warning; a size that was recorded still counts."""
@@ -180,7 +180,7 @@ def test_what_nobody_recorded_is_said_to_be_unproven(
         ("newest", "'newest' is no checkpoint: use best, last, or a number of the list"),
     ],
 )
-def test_what_cannot_be_fetched_says_why(
+def test_a_failed_download_has_its_reason(
     connected: Trainwire, record: Record, bucket: Bucket, which: str, said: str
 ) -> None:
     """Every way of not being there has its own sentence, and leaves nothing behind."""
@@ -205,7 +205,7 @@ def test_without_credentials_the_variables_are_named(
     assert "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refused.err
 
 
-def test_a_store_that_refuses_or_is_away_is_one_sentence(
+def test_a_store_that_refuses_or_is_down_is_one_sentence(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """403 and no answer at all end without a traceback and without a file."""
@@ -301,7 +301,7 @@ def test_a_hostile_name_is_not_a_way_out(
     assert [path.name for path in folder.iterdir()] == ["work"]
 
 
-def test_a_disk_that_cannot_be_written_is_said(connected: Trainwire, record: Record, bucket: Bucket) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(connected: Trainwire, record: Record, bucket: Bucket) -> None:
     """A folder that is not there is named with the reason."""
     record(bucket.put("c/last.pt"))
     refused = connected("checkpoints", "42", "--download", "last", "--to", "nowhere/last.pt")
@@ -328,7 +328,7 @@ def test_a_job_without_checkpoints(connected: Trainwire, resources: Resources, s
     assert "no job 43" in connected("checkpoints", "43").err
 
 
-def test_retention_shows_what_it_would_delete(
+def test_retention_lists_surplus_checkpoints(
     *,
     connected: Trainwire,
     resources: Resources,

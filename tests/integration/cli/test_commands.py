@@ -177,7 +177,7 @@ def test_status_warns_of_a_stopped_drain(connected: Trainwire, client: redis.Red
 
 
 @pytest.mark.usefixtures("job")
-def test_a_lost_job_says_since_when_and_why(connected: Trainwire, engine: Engine) -> None:
+def test_a_lost_job_shows_since_when_and_why(connected: Trainwire, engine: Engine) -> None:
     """`status` and `jobs` name the time, `status` the reason, which is data from a trainer's machine."""
     with engine.begin() as connection:
         lost = {"status": "lost", "quiet_since": AT, "status_reason": f"no heartbeat of {HOSTILE}"}
@@ -201,7 +201,7 @@ def test_status_needs_no_redis(connected: Trainwire, alone: pytest.MonkeyPatch) 
     assert "complete: 6" in shown.out
 
 
-def test_an_unknown_job_is_said(connected: Trainwire) -> None:
+def test_an_unknown_job_is_reported(connected: Trainwire) -> None:
     """A job without any stored message is a sentence and exit code 1."""
     for command in ("status", "logs", "metrics"):
         shown = connected(command, "7")
@@ -271,7 +271,7 @@ def test_logs_follow_until_all_has_arrived(connected: Trainwire, engine: Engine,
 
 
 @pytest.mark.parametrize("produced", [2, 2**63 - 1])
-def test_logs_follow_ends_without_what_never_comes(
+def test_logs_follow_ends_without_missing_messages(
     connected: Trainwire, alone: pytest.MonkeyPatch, engine: Engine, job: int, produced: int
 ) -> None:
     """`logs -f` of a finished job without new rows ends, and warns if messages are missing."""

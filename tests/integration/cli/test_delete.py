@@ -36,7 +36,7 @@ def job(resources: Resources, sender: Sender, alone: pytest.MonkeyPatch) -> int:
     return 1
 
 
-def test_a_dry_run_shows_what_there_is(connected: Trainwire, resources: Resources, job: int) -> None:
+def test_a_dry_run_shows_the_rows(connected: Trainwire, resources: Resources, job: int) -> None:
     """Rows by table and nothing else; nothing is deleted, and no control character reaches the terminal."""
     shown = connected("delete", str(job), "--dry-run")
     assert shown.code == 0
@@ -128,7 +128,7 @@ def test_a_number_is_freed_on_request(
 
 
 @pytest.mark.usefixtures("job")
-def test_what_is_left_is_said(
+def test_an_incomplete_deletion_is_reported(
     connected: Trainwire, resources: Resources, sender: Sender, bucket: Bucket, alone: pytest.MonkeyPatch
 ) -> None:
     """With a store that does not answer the exit code is 1; a repetition completes the deletion."""
@@ -150,7 +150,7 @@ def test_what_is_left_is_said(
     assert not bucket.has("checkpoints/1/1/a.pt")
 
 
-def test_a_loki_without_a_delete_api_is_said(
+def test_a_loki_without_a_delete_api_is_reported(
     connected: Trainwire, resources: Resources, job: int, alone: pytest.MonkeyPatch, loki: LokiTwin
 ) -> None:
     """The reason and the necessary configuration are shown."""

@@ -168,7 +168,7 @@ def test_replay_never_moves_a_cursor_forward(connected: Trainwire, jobs: Engine)
 
 
 @pytest.mark.usefixtures("jobs")
-def test_what_replay_cannot_do_is_said(connected: Trainwire) -> None:
+def test_an_impossible_replay_is_refused(connected: Trainwire) -> None:
     """An unknown job, a number beyond the last row and an unknown sink are one sentence each."""
     assert connected("replay", "7", "--sink", "loki").err.startswith("trainwire: no job 7 in the database")
     beyond = connected("replay", "1", "--sink", "loki", "--from", "5")

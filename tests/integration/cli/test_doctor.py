@@ -86,7 +86,7 @@ def test_a_database_of_a_newer_version(doctor: Doctor, engine: Engine) -> None:
     assert "is at schema revision '9999', newer than" in found["postgres.schema"]["says"]
 
 
-def test_a_postgres_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+def test_a_postgres_that_is_down(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
     """A Postgres that does not answer is one error; the password is not shown."""
     alone.setenv("DATABASE_URL", "postgresql://somebody:verysecret@127.0.0.1:1/db")
     found = doctor.look()
@@ -156,7 +156,7 @@ def test_limits_of_loki_that_refuse_our_lines() -> None:
     assert [each.level for each in _limits("limits_config:\n  unordered_writes: true\n")] == ["ok"]
 
 
-def test_what_the_object_store_allows(doctor: Doctor, bucket: Bucket, alone: pytest.MonkeyPatch) -> None:
+def test_the_operations_of_the_object_store(doctor: Doctor, bucket: Bucket, alone: pytest.MonkeyPatch) -> None:
     """All our operations are tried, and nothing is left behind; a bucket that is not there is an error."""
     alone.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
     found = doctor.look()
@@ -179,7 +179,7 @@ def test_an_object_store_that_forbids_uploads(doctor: Doctor, bucket: Bucket, al
     assert "s3:PutObject" in found["s3.put"]["remedy"]
 
 
-def test_an_mlflow_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+def test_an_mlflow_that_is_down(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
     """An MLflow that does not answer is an error."""
     alone.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     found = doctor.look()
@@ -196,7 +196,7 @@ def test_a_person_reads_findings_with_their_remedies(trainwire: Trainwire) -> No
     assert done.code == 2
 
 
-def test_without_servers_the_doctor_says_what_to_set(trainwire: Trainwire) -> None:
+def test_without_servers_the_doctor_names_the_settings(trainwire: Trainwire) -> None:
     """Nothing known is an error of the settings, exit code 2."""
     done = trainwire("doctor", "--json")
     assert done.code == 2

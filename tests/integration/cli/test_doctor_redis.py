@@ -31,7 +31,7 @@ def set_to(client: redis.Redis, **settings: object) -> Iterator[None]:
             client.config_set(name, value)
 
 
-def test_a_redis_that_throws_away_or_forgets(doctor: Doctor, client: redis.Redis) -> None:
+def test_a_redis_that_evicts_or_does_not_persist(doctor: Doctor, client: redis.Redis) -> None:
     """An eviction policy is an error; no append-only file and no limit are warnings; each has its command."""
     with set_to(client, maxmemory_policy="allkeys-lru", appendonly="no", maxmemory=0):
         found = doctor.look()
@@ -60,7 +60,7 @@ def test_a_replica_takes_no_writes(doctor: Doctor, alone: pytest.MonkeyPatch, tm
     assert found["redis.shards"]["says"] == "no worker has ever started here"
 
 
-def test_a_redis_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_is_down(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
     """A Redis that does not answer is one error; Postgres is looked at all the same."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     found = doctor.look()

@@ -88,7 +88,7 @@ def test_a_job_has_many_names(connected: Trainwire, reference: str, job_id: int)
         ("_", "no job '_'"),
     ],
 )
-def test_what_names_no_job_is_named(connected: Trainwire, reference: str, sentence: str) -> None:
+def test_a_wrong_job_reference_is_named(connected: Trainwire, reference: str, sentence: str) -> None:
     """A reference to no job, or to several, is one problem with the remedy."""
     refused = connected("status", reference)
     assert (refused.code, refused.out) == (1, "")
@@ -109,7 +109,7 @@ def test_candidates_are_listed_the_newest_first(engine: Engine, connected: Train
 
 
 @pytest.mark.usefixtures("jobs")
-def test_what_is_deleted_unasked_is_named_in_full(connected: Trainwire) -> None:
+def test_a_deletion_without_a_question_needs_the_full_name(connected: Trainwire) -> None:
     """With --yes a job is not named by the beginning of its name or number."""
     for abbreviation in ("train-b", str(MADE)[:7]):
         refused = connected("delete", abbreviation, "--yes", "--force")

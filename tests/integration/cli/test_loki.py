@@ -187,7 +187,7 @@ def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTw
 
 
 @pytest.mark.usefixtures("delivered")
-def test_what_logs_cannot_do_is_said(connected: Trainwire) -> None:
+def test_unsupported_options_of_logs_are_refused(connected: Trainwire) -> None:
     """Following is for Postgres; an unknown store is named with those there are."""
     assert "omit --from loki" in connected("logs", "42", "--from", "loki", "-f").err
     for other in ("elastic", "mlflow"):

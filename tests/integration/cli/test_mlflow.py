@@ -97,7 +97,7 @@ def test_a_run_is_a_document(command: Trainwire, deliver: Deliver) -> None:
 
 
 @pytest.mark.usefixtures("job")
-def test_what_cannot_be_shown_is_said(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_run_is_reported(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
     """No address, no server, no such attempt: one sentence each."""
     assert connected("mlflow", "1").err.startswith("trainwire: MLFLOW_TRACKING_URI is not set: name the")
     alone.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -125,7 +125,7 @@ def test_the_trainers_own_run_is_shown(
 
 
 @pytest.mark.usefixtures("job")
-def test_status_says_that_a_trainer_logs_by_itself(
+def test_status_shows_that_a_trainer_logs_by_itself(
     command: Trainwire, deliver: Deliver, resources: Resources, sender: Sender
 ) -> None:
     """Skipped rows are not shown as delivered, also if an attempt before was mirrored."""

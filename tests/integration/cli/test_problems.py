@@ -64,7 +64,7 @@ def test_an_unknown_schema_revision_names_the_command(connected: Trainwire, engi
     assert connected("migrate").out.startswith("the database is at schema revision")
 
 
-def test_without_a_stack_every_command_says_what_to_do(trainwire: Trainwire) -> None:
+def test_without_a_stack_every_command_names_the_remedy(trainwire: Trainwire) -> None:
     """No servers known: the sentence names `trainwire up`."""
     for command in (["jobs"], ["status", "1"], ["env"], ["migrate"], ["dead-letters", "list"]):
         shown = trainwire(*command)

@@ -12,7 +12,7 @@ from tests.integration.cli.conftest import Trainwire
 from trainwire.workers.resources import Resources
 
 
-def test_what_would_go_is_shown(
+def test_rows_that_retention_would_remove_are_shown(
     trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources, sender: Sender
 ) -> None:
     """The rows of each job; without the settings an error with their names; nothing is removed."""

@@ -76,7 +76,7 @@ def test_discarding_lists_first(trainwire: Trainwire, tmp_path: Path) -> None:
     assert not other.exists()
 
 
-def test_discarding_needs_to_know_what(trainwire: Trainwire, tmp_path: Path) -> None:
+def test_discarding_needs_a_job_or_all(trainwire: Trainwire, tmp_path: Path) -> None:
     """Neither everything by mistake nor a job that has nothing there."""
     spool = tmp_path / "spool"
     leave(spool, 1)

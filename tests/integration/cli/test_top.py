@@ -32,7 +32,7 @@ def row(out: str, begins: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("known")
-def test_what_waits_and_what_runs_is_shown(
+def test_streams_sinks_and_running_jobs_are_shown(
     trainwire: Trainwire, resources: Resources, sender: Sender, engine: Engine
 ) -> None:
     """Streams with their lag, the sink with its rows, the running job, and that no worker answers."""
@@ -55,7 +55,7 @@ def test_what_waits_and_what_runs_is_shown(
 
 
 @pytest.mark.usefixtures("known")
-def test_a_redis_that_is_away_is_shown(trainwire: Trainwire, alone: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_is_down_is_shown(trainwire: Trainwire, alone: pytest.MonkeyPatch) -> None:
     """The view shows the data of the other store."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     done = trainwire("top", "--once")
@@ -80,14 +80,14 @@ def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, en
 
 
 @pytest.mark.usefixtures("known")
-def test_a_pipe_is_told_of_once(trainwire: Trainwire) -> None:
+def test_a_pipe_gets_the_alternative(trainwire: Trainwire) -> None:
     """Without a terminal there is no live view; the error names the alternative."""
     done = trainwire("top")
     assert done.code == 1
     assert "trainwire top --once" in done.err
 
 
-def test_rates_are_what_grew_between_two_looks(resources: Resources, sender: Sender) -> None:
+def test_rates_are_the_growth_between_two_reads(resources: Resources, sender: Sender) -> None:
     """Rows stored between two looks, by the seconds between them; nothing is negative after a reset."""
     times = iter((10.0, 12.0))
     look = partial(take, resources.redis, resources.engine, resources.settings, lambda: next(times))

@@ -35,7 +35,7 @@ def _run(engine: Engine, statement: str) -> None:
 
 
 @pytest.fixture
-def told(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
+def delivered(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
     """Store and deliver a finished job: a line that is too old for Loki, 5 of two days ago, 2 of now."""
     now = time.time_ns()
     two_days_ago = now - 2 * 24 * 3600 * SECOND_NS
@@ -52,10 +52,10 @@ def told(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
 
 
 @pytest.fixture
-def removed(told: Engine) -> Engine:
+def removed(delivered: Engine) -> Engine:
     """Remove old rows."""
-    assert RowRetention(told, KEEPING).run(dry_run=False) == 6
-    return told
+    assert RowRetention(delivered, KEEPING).run(dry_run=False) == 6
+    return delivered
 
 
 @pytest.mark.usefixtures("removed")
@@ -100,12 +100,12 @@ def test_a_loss_after_retention_is_found(connected: Trainwire, removed: Engine, 
 
 
 def test_rows_that_go_meanwhile_are_no_loss(
-    connected: Trainwire, told: Engine, monkeypatch: pytest.MonkeyPatch
+    connected: Trainwire, delivered: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retention that removes rows just before they are read makes none of them lost."""
 
     def read_late(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
-        assert RowRetention(told, KEEPING).run(dry_run=False) == 6
+        assert RowRetention(delivered, KEEPING).run(dry_run=False) == 6
         return stored_ranges(connection, job_id, last_seq)
 
     monkeypatch.setattr("trainwire.workers.sinks.loki.comparison.stored_ranges", read_late)
@@ -127,7 +127,7 @@ def test_removed_lines_are_read_from_loki(connected: Trainwire) -> None:
     assert connected("logs", "42", "--limit", "2").err == ""
 
 
-def test_removed_points_are_said(connected: Trainwire, removed: Engine) -> None:
+def test_removed_points_are_reported(connected: Trainwire, removed: Engine) -> None:
     """A job whose points retention has removed is not one that has none yet."""
     assert connected("metrics", "42").out == "no metrics of job 42 yet\n"
     _run(removed, "UPDATE training_jobs SET last_metric_seq = 1200, removed_metric_seq = 1200")

@@ -130,15 +130,15 @@ class Trainer:
         self._sender = Sender(resources.redis)
         self.job_id = job_id
 
-    def say(self, body: Body, *, announced: bool = True, attempt: int = 1, source: str = "0-test") -> None:
+    def send(self, body: Body, *, announced: bool = True, attempt: int = 1, source: str = "0-test") -> None:
         """Send a message, drain it, and publish its event."""
         kind = KIND_OF_BODY[type(body)]
         self._sender.send(body, job=self.job_id, attempt=attempt, source=source)
         stream = IngestStream(self._resources.redis, kind, shard_of(self.job_id, DEFAULT_SHARDS))
-        told: list[Change] = []
-        Drain(self._resources.engine, stream, self._resources.settings, on_commit=told.extend).run()
+        committed: list[Change] = []
+        Drain(self._resources.engine, stream, self._resources.settings, on_commit=committed.extend).run()
         if announced:
-            publish(self._resources.redis, events_of(told))
+            publish(self._resources.redis, events_of(committed))
 
 
 class Followed:
@@ -270,6 +270,6 @@ class EventSource(Followed):
             for event in events:
                 fields = dict(line.split(": ", 1) for line in event.decode().split("\n"))
                 if "data" in fields:
-                    said = json.loads(fields["data"])
-                    assert said["type"] == fields["event"]
-                    yield fields.get("id"), said
+                    body_of_event = json.loads(fields["data"])
+                    assert body_of_event["type"] == fields["event"]
+                    yield fields.get("id"), body_of_event

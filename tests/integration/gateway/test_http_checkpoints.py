@@ -72,7 +72,7 @@ def test_checkpoints_are_lent(
         "s3://{bucket}//checkpoints/1.pt",
     ],
 )
-def test_what_a_trainer_names_elsewhere_is_not_lent(
+def test_a_file_outside_the_folder_is_not_signed(
     lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket, uri: str
 ) -> None:
     """No URL is signed outside of the checkpoints' folder; the error names the folder and the remedy."""

@@ -113,9 +113,7 @@ def test_a_number_is_freed(gateway: GatewayServer, resources: Resources, job: in
     assert rows(resources.engine, training_logs, "content") == ["a"]
 
 
-def test_a_callback_that_waits_is_told_of_the_deletion(
-    gateway: GatewayServer, resources: Resources, job: int
-) -> None:
+def test_a_waiting_callback_gets_the_deletion(gateway: GatewayServer, resources: Resources, job: int) -> None:
     """A message that the deletion discarded is not answered as stored."""
     delete(gateway, f"/jobs/{job}?keep_loki=true")
     # The workers have not written to Redis yet that the job is deleted.

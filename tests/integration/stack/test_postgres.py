@@ -82,7 +82,7 @@ def test_an_interrupted_first_start_is_no_obstacle(tmp_path: Path) -> None:
     assert not (tmp_path / "initdb.password").exists()
 
 
-def test_lost_and_wrong_passwords_are_said(tmp_path: Path) -> None:
+def test_lost_and_wrong_passwords_are_reported(tmp_path: Path) -> None:
     """A folder whose secrets are gone or another's is refused in a sentence, and keeps its data."""
     with EmbeddedPostgres(tmp_path):
         kept = saved_password(tmp_path, "postgres")
@@ -108,14 +108,14 @@ def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_a_wrong_setting_is_said_with_the_servers_words(tmp_path: Path) -> None:
+def test_a_wrong_setting_is_reported_with_the_servers_log(tmp_path: Path) -> None:
     """A server that does not come up is reported with its last lines of log."""
     with pytest.raises(PartFailed, match=r"postgres ended at once(.|\n)*shared_buffers"):
         EmbeddedPostgres(tmp_path, settings={"shared_buffers": "lots"}).start()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs setpriv")
-def test_root_without_setpriv_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_without_setpriv_gets_the_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     """As root without util-linux the sentence names both ways out."""
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(Problem, match="run as a normal user, or install util-linux"):

@@ -102,7 +102,7 @@ def test_the_server_that_takes_writes_is_used(pair: Pair) -> None:
         engine.dispose()
 
 
-def test_the_first_server_is_away(pair: Pair, redis_url: str) -> None:
+def test_the_first_server_is_down(pair: Pair, redis_url: str) -> None:
     """Migrations, `status` and `doctor` reach the second; `env` shows both; errors hide the password."""
     both = {"DATABASE_URL": pair.url, "REDIS_URL": redis_url, "LOKI_ENABLED": "false"}
     pair.servers[0].stop()

@@ -37,20 +37,20 @@ class Watch:
     """A supervisor and the lines that it printed."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
-        self.supervisor = Supervisor(self.said.append)
+        self.lines: list[str] = []
+        self.supervisor = Supervisor(self.lines.append)
 
     def check_until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
         """Let the supervisor look at its parts until `condition()`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, self.said
+            assert time.monotonic() < deadline, self.lines
             self.supervisor.check()
             time.sleep(0.02)
 
-    def has_said(self, text: str) -> bool:
+    def has_printed(self, text: str) -> bool:
         """Return whether a line with `text` was printed."""
-        return any(text in line for line in self.said)
+        return any(text in line for line in self.lines)
 
 
 @pytest.fixture
@@ -61,24 +61,24 @@ def watch() -> Iterator[Watch]:
     made.supervisor.kill()
 
 
-def test_a_killed_part_is_started_again_and_said(watch: Watch, tmp_path: Path) -> None:
+def test_a_killed_part_is_started_again_and_reported(watch: Watch, tmp_path: Path) -> None:
     """SIGKILL a part: the supervisor names the signal and the log, and starts it again."""
     part = CommandPart("worker", FOREVER, tmp_path)
     watch.supervisor.start(part)
     first = part.child.pid
     assert first is not None
     psutil.Process(first).kill()
-    watch.check_until(lambda: watch.has_said("worker: started again"))
+    watch.check_until(lambda: watch.has_printed("worker: started again"))
     assert part.child.is_running()
     assert part.child.pid != first
-    assert watch.has_said(f"worker: killed by SIGKILL, starting it again in 0.2 s (log: {tmp_path}/logs/")
+    assert watch.has_printed(f"worker: killed by SIGKILL, starting it again in 0.2 s (log: {tmp_path}/logs/")
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
     """Repeated ends are reported with exit code and last log lines, with growing delays."""
     watch.supervisor.start(CommandPart("worker", DIES, tmp_path))
-    watch.check_until(lambda: watch.has_said("| no such luck"))
-    assert watch.has_said("worker: ended with exit code 1, starting it again in 0.4 s")
+    watch.check_until(lambda: watch.has_printed("| no such luck"))
+    assert watch.has_printed("worker: ended with exit code 1, starting it again in 0.4 s")
 
 
 class Store(CommandPart):
@@ -93,9 +93,9 @@ def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
         watch.supervisor.start(Store(name, FOREVER, tmp_path))
     for name in ("three", "four"):
         watch.supervisor.start(CommandPart(name, FOREVER, tmp_path))
-    watch.said.clear()
+    watch.lines.clear()
     watch.supervisor.stop()
-    stopped = [line.split(":")[0] for line in watch.said]
+    stopped = [line.split(":")[0] for line in watch.lines]
     assert set(stopped[:2]) == {"three", "four"}
     assert stopped[2:] == ["two", "one"]
     assert list((tmp_path / "run").iterdir()) == []

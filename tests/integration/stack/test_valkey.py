@@ -61,7 +61,7 @@ def test_the_password_is_asked_for_and_hidden(server: EmbeddedValkey) -> None:
     assert password not in " ".join(psutil.Process(server.child.pid).cmdline())
 
 
-def test_a_wrong_setting_is_said_with_the_servers_words(tmp_path: Path) -> None:
+def test_a_wrong_setting_is_reported_with_the_servers_log(tmp_path: Path) -> None:
     """A server that does not come up is reported with its last lines of log."""
     with pytest.raises(PartFailed, match=r"valkey ended at once(.|\n)*appendfsync"):
         EmbeddedValkey(tmp_path, settings={"appendfsync": "sometimes"}).start()

@@ -98,7 +98,7 @@ def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, 
     assert rows(resources.engine, training_logs, "attempt", "content") == [(1, "last words")]
 
 
-def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Sender) -> None:
+def test_the_counts_of_a_completion_are_stored(resources: Resources, sender: Sender) -> None:
     """The counts of a completion are stored with the positions, also those of kinds without messages."""
     sender.send(logs("a"))
     drain(resources)
@@ -145,7 +145,7 @@ def test_a_late_end_belongs_to_its_own_attempt(resources: Resources, sender: Sen
     assert one(resources.engine, training_jobs, id=1)["status"] == "running"
 
 
-def test_attempts_that_were_never_heard_of_before(resources: Resources, sender: Sender) -> None:
+def test_late_messages_of_an_unknown_attempt(resources: Resources, sender: Sender) -> None:
     """A message of an attempt that is over before anything of it came still leaves its row."""
     sender.send(logs("newest"), source="0-b", attempt=3)
     drain(resources)
@@ -155,7 +155,7 @@ def test_attempts_that_were_never_heard_of_before(resources: Resources, sender: 
     assert attempts(resources)[0][5] == {"a": 1}
 
 
-def test_what_does_not_change_an_attempt_does_not_count(resources: Resources, sender: Sender) -> None:
+def test_messages_that_change_no_attempt_are_not_counted(resources: Resources, sender: Sender) -> None:
     """Lines, points and repeated params leave the attempt as it is."""
     for _ in range(3):
         sender.send(Metrics(ts=NOW_NS, name="n", params={"a": float("nan")}, tags={"t": [1, 2]}))

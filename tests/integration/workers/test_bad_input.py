@@ -88,9 +88,7 @@ BURIED: dict[str, tuple[Kind, Mapping[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", BURIED)
-def test_what_cannot_be_read_is_buried_and_holds_nothing_up(
-    case: str, resources: Resources, sender: Sender
-) -> None:
+def test_an_unreadable_entry_is_dead_lettered_alone(case: str, resources: Resources, sender: Sender) -> None:
     """A bad entry becomes a dead letter with raw bytes, reason and value; its neighbours are stored."""
     kind, fields, reason, said = BURIED[case]
     before, after = (
@@ -138,7 +136,7 @@ def test_broken_text_is_stored_and_visible(resources: Resources, sender: Sender)
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
 
 
-def test_numbers_that_json_cannot_say(resources: Resources, sender: Sender) -> None:
+def test_numbers_without_a_json_form(resources: Resources, sender: Sender) -> None:
     """NaN and infinities are stored and read back as such, in their own columns and in JSONB; 0.0 is a value."""
     values = {"loss": math.nan, "acc": 0.0, "lr": -math.inf, "grad_norm": math.inf, "kl": math.nan, "ok": 1.5}
     sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]))
@@ -218,7 +216,7 @@ def test_a_small_entry_cannot_become_all_our_memory(resources: Resources, sender
     assert one(resources.engine, dead_letters, job_id=1)["reason"] == "too-large"
 
 
-def test_what_json_says_in_fields_of_its_own_is_passed_over(resources: Resources, sender: Sender) -> None:
+def test_unknown_fields_of_json_are_ignored(resources: Resources, sender: Sender) -> None:
     """Unknown fields of a body are not decoded; its known fields are stored."""
     body = json.dumps({"log_type": "stdout", "mine": [[{}]] * 1000, "lines": ["kept"], "ts": [NOW_NS]})
     sender.send_raw("logs", 1, envelope(body.encode(), "json"))

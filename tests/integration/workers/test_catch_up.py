@@ -127,7 +127,7 @@ def test_a_worker_that_dies_before_every_other_commit_of_a_day(resources: Resour
     st.integers(0, 2**32),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_the_times_loki_refuses_nothing_and_has_each_line_once(
+def test_with_any_times_loki_refuses_nothing_and_has_each_line_once(
     resources: Resources, minutes: list[int], is_sorted: bool, log_types: str, seed: int
 ) -> None:
     """Lines in and out of order, and a worker that dies now and then between push and commit."""
@@ -140,7 +140,7 @@ def test_whatever_the_times_loki_refuses_nothing_and_has_each_line_once(
 
 
 @pytest.mark.parametrize("seq", [100, 730, 777])
-def test_what_is_read_ahead_is_read_again_after_a_refusal(
+def test_a_batch_read_ahead_is_read_again_after_a_refusal(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int
 ) -> None:
     """One line that Loki will not take, in a day that takes many reads: the others are there, in order."""
@@ -226,7 +226,7 @@ def test_a_rank_that_comes_late_does_not_end_the_turn(resources: Resources) -> N
         assert loki.stats()["duplicates"] == 0
 
 
-def test_an_outage_in_the_middle_of_a_day_keeps_what_was_confirmed(resources: Resources) -> None:
+def test_an_outage_in_the_middle_of_a_day_keeps_confirmed_windows(resources: Resources) -> None:
     """If Loki fails after ten windows, these are confirmed, and are not sent again after the outage."""
     said = store(resources, 1, DAY, time.time_ns())
     with LokiTwin() as loki:

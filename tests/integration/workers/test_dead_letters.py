@@ -29,7 +29,7 @@ def letter_id(resources: Resources, sender: Sender) -> int:
     return int(rows(resources.engine, dead_letters, "id", order=["id"])[0])
 
 
-def test_a_replayed_letter_is_stored_once_what_refused_it_is_gone(
+def test_a_replayed_dead_letter_is_stored_after_the_repair(
     letter_id: int, resources: Resources, sender: Sender
 ) -> None:
     """Replay sends the entry through the drain again; the ledger then counts it as stored."""
@@ -92,7 +92,7 @@ def test_an_unreadable_letter_can_be_replayed_too(resources: Resources, sender: 
     assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 1
 
 
-def test_an_unknown_letter_is_said(resources: Resources) -> None:
+def test_an_unknown_dead_letter_is_an_error(resources: Resources) -> None:
     """The error names the id and the command that lists them."""
     with pytest.raises(LookupError, match="no dead letter 77: `trainwire dead-letters list`"):
         discard(resources.engine, 77)

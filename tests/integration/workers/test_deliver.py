@@ -145,7 +145,7 @@ def test_the_sinks_own_wish_is_honoured(resources: Resources, sender: Sender) ->
         assert 5 < float(connection.execute(wait).scalar_one()) <= 7
 
 
-def test_what_the_sink_refuses_is_buried_once(resources: Resources, sender: Sender) -> None:
+def test_a_row_that_the_sink_refuses_is_dead_lettered_once(resources: Resources, sender: Sender) -> None:
     """A refused row is a dead letter with the sink's words, also after a replay; its neighbours arrive."""
     sink = ListSink()
     sink.refuses = {"bad"}

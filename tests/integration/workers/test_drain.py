@@ -82,7 +82,7 @@ def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Res
     assert sorted(rows(resources.engine, training_logs, "content")) == [f"line {seq}" for seq in range(1, 6)]
 
 
-def test_what_is_committed_is_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
+def test_committed_messages_are_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
     """After a drain the stream is empty, another drain can be ordered, and the messages are acknowledged."""
     for number in range(50):
         sender.send(logs(f"{number}"))
@@ -181,7 +181,7 @@ def test_a_time_slice_ends_with_more_to_do(resources: Resources, sender: Sender)
     assert sender.client.xlen(STREAM) == 30 - total.stored
 
 
-def test_one_entry_that_postgres_refuses_is_found_and_buried(resources: Resources, sender: Sender) -> None:
+def test_one_entry_that_postgres_refuses_is_found_and_dead_lettered(resources: Resources, sender: Sender) -> None:
     """Of 200 messages the two that Postgres refuses are dead letters, and 198 are rows in order."""
     with resources.engine.begin() as connection:
         connection.execute(text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content <> 'poison')"))

@@ -234,7 +234,7 @@ def test_a_completion_that_does_not_count_proves_nothing(
     assert sum_of(resources).uncounted_sources == (() if is_counted else (SOURCE,))
 
 
-def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Sender) -> None:
+def test_an_end_of_an_unknown_source(resources: Resources, sender: Sender) -> None:
     """Its messages are missing until they come; a name with a NUL is stored visibly."""
     sender.send(inferred(of="\x00", logs=1), source="x~end", attempt=0)
     drain(resources, "completions")

@@ -172,7 +172,7 @@ def test_checkpoints_name_the_best_and_the_last(resources: Resources, sender: Se
     ]
 
 
-def test_a_completion_says_how_the_job_stands(resources: Resources, sender: Sender) -> None:
+def test_a_completion_has_the_results_of_the_job(resources: Resources, sender: Sender) -> None:
     """training_complete has the results, with values of earlier messages where the completion has none."""
     sender.send(Metrics(ts=NOW_NS, mlflow_run_id="run7", progress=Progress(total_epochs=3)))
     events(resources, "metrics")
@@ -270,7 +270,7 @@ def poison(resources: Resources) -> Iterator[str]:
         connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT no_poison"))
 
 
-def test_what_is_dead_lettered_is_no_event(resources: Resources, sender: Sender, poison: str) -> None:
+def test_a_dead_letter_is_no_event(resources: Resources, sender: Sender, poison: str) -> None:
     """A dead-lettered message leaves neither an event nor a gap in the numbers."""
     unreadable = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": 2, "enc": "x", "body": ""}
     sender.send(logs("before"))
@@ -281,7 +281,7 @@ def test_what_is_dead_lettered_is_no_event(resources: Resources, sender: Sender,
     assert events(resources) == [began(), log_event(log_line(1, "before"), log_line(2, "after"))]
 
 
-def test_a_late_message_is_told_apart_from_the_present_attempt(resources: Resources, sender: Sender) -> None:
+def test_a_late_message_keeps_its_own_attempt(resources: Resources, sender: Sender) -> None:
     """Late lines and points have their attempt; the job's own state and newest values stay the present ones."""
     sender.send(logs("second"), source="0-b", attempt=2)
     assert events(resources)[0] == began(attempt=2)
@@ -307,7 +307,7 @@ def test_a_new_attempt_is_announced(resources: Resources, sender: Sender) -> Non
     assert events(resources)[0] == began(previous="failed", attempt=2)
 
 
-def test_an_attempt_that_the_worker_decided_is_said(resources: Resources, sender: Sender) -> None:
+def test_events_have_the_attempt_that_the_worker_assigned(resources: Resources, sender: Sender) -> None:
     """Without an attempt in the message, lines of events have the attempt of their rows."""
     sender.send(logs("first"), source="0-a", attempt=0)
     sender.send(completion("failed"), source="0-a", attempt=0)

@@ -92,7 +92,7 @@ def exported(metric: Metric) -> tuple[str, str, frozenset[str]]:
     return metric.name.removesuffix("_total"), metric.kind, frozenset(metric.labels)
 
 
-def test_what_is_exported_is_the_list(resources: Resources, sender: Sender) -> None:
+def test_the_exporter_exports_the_list(resources: Resources, sender: Sender) -> None:
     """Every metric of the list is exported with its kind and labels, and nothing beside the list is."""
     something_of_everything(resources, sender)
     found = {
@@ -104,14 +104,14 @@ def test_what_is_exported_is_the_list(resources: Resources, sender: Sender) -> N
 
 
 @pytest.mark.parametrize("metric", [*WORKERS_METRICS, *GATEWAY_METRICS], ids=lambda metric: metric.name)
-def test_every_name_says_its_unit(metric: Metric) -> None:
+def test_every_name_has_its_unit(metric: Metric) -> None:
     """A name ends in its unit, a counter's in its unit and `_total`; no other ends in `_total`."""
     assert metric.name.startswith("trainwire_")
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.removesuffix("_total").endswith(UNITS + STATES)
 
 
-def test_what_came_in_is_counted_in_the_transaction_that_stored_it(resources: Resources, sender: Sender) -> None:
+def test_ingestion_is_counted_in_its_own_transaction(resources: Resources, sender: Sender) -> None:
     """Entries, rows, bytes, duplicates and the drain's time are those of the commits, resends included."""
     sender.send(logs("a", "b"), seq=1)
     drain(resources)
@@ -131,7 +131,7 @@ def test_what_came_in_is_counted_in_the_transaction_that_stored_it(resources: Re
     assert scrape.value("trainwire_drain_duration_seconds_sum", **where) > 0
 
 
-def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
+def test_unsent_messages_of_live_trainers(resources: Resources) -> None:
     """Sums and the maximum over trainers with a heartbeat within LOST_AFTER_S; none is no error."""
     none = Scrape(resources)
     assert none.value("trainwire_live_trainers") == none.value("trainwire_trainer_spool_largest_bytes") == 0
@@ -225,7 +225,7 @@ def test_training_metrics_are_bounded(resources: Resources, sender: Sender) -> N
     assert scrape.value("trainwire_training_left_out_values") == 30
 
 
-def test_a_store_that_is_away_is_a_metric(resources: Resources, sender: Sender) -> None:
+def test_a_store_that_is_down_is_a_metric(resources: Resources, sender: Sender) -> None:
     """Without Redis the scrape is answered with the metrics from Postgres."""
     something_of_everything(resources, sender)
     settings = load_settings(database_url=resources.settings.database_url, redis_url="redis://127.0.0.1:1/0")

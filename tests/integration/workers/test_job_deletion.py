@@ -417,7 +417,7 @@ def test_a_loki_without_its_delete_api_is_left(
     assert rows_of(resources) == {}
 
 
-def test_a_loki_that_is_away_is_tried_again(resources: Resources, sender: Sender, loki: LokiTwin) -> None:
+def test_a_loki_that_is_down_is_retried(resources: Resources, sender: Sender, loki: LokiTwin) -> None:
     """The rest is deleted at once; a worker asks Loki when it is back."""
     sender.send(logs("a", ts=time.time_ns() - 10**9))
     drain(resources)
@@ -677,7 +677,7 @@ def test_files_that_nothing_allows_to_delete_are_left(resources: Resources, reco
     assert rows_of(resources) == {}
 
 
-def test_a_store_that_is_away_keeps_the_list_of_files(
+def test_a_store_that_is_down_keeps_the_list_of_files(
     resources: Resources, record: Any, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows that name the files stay until the object store answers."""

@@ -47,7 +47,7 @@ def test_a_lost_range_closes_the_gap(resources: Resources, sender: Sender) -> No
     assert not rows(resources.engine, dead_letters, "id", order=("id",))
 
 
-def test_what_is_stored_is_never_lost(resources: Resources, sender: Sender) -> None:
+def test_stored_messages_are_never_marked_lost(resources: Resources, sender: Sender) -> None:
     """A statement that covers stored messages, or comes twice, marks only those that are missing."""
     for seq in (1, 2, 6):
         sender.send(logs(f"line {seq}"), seq=seq)

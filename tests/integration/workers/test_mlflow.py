@@ -348,7 +348,7 @@ def test_a_server_that_is_killed_in_the_middle(mirror: Mirror, sender: Sender) -
     assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is None
 
 
-def test_what_mlflow_refuses_is_a_dead_letter(mirror: Mirror, sender: Sender) -> None:
+def test_a_value_that_mlflow_refuses_is_a_dead_letter(mirror: Mirror, sender: Sender) -> None:
     """A value that MLflow will never take is found by halving and buried with its words; the others arrive."""
     sender.send(points(20))
     refusing = RefusingApi(mirror.api, lambda metric: metric["step"] == 13)
@@ -374,7 +374,7 @@ def test_a_job_of_which_much_is_refused_has_short_turns(mirror: Mirror, sender: 
     assert buried == list(range(1, 151))
 
 
-def test_a_run_that_somebody_deleted_is_left_alone(mirror: Mirror, sender: Sender) -> None:
+def test_a_run_deleted_in_mlflow_is_left_alone(mirror: Mirror, sender: Sender) -> None:
     """No more of that attempt is sent, with a note; the cursor moves on."""
     sender.send(points(2))
     mirror.run()
@@ -417,7 +417,7 @@ def test_a_trainer_that_logs_by_itself_is_only_linked(mirror: Mirror, sender: Se
     assert (row["mirror_run_id"], row["changes"] == row["mirrored_changes"]) == (None, True)
 
 
-def test_a_trainer_that_says_its_run_late(mirror: Mirror, sender: Sender) -> None:
+def test_a_trainer_that_reports_its_run_late(mirror: Mirror, sender: Sender) -> None:
     """The mirror that was begun ends and names the trainer's run; nothing more is sent."""
     sender.send(points(2))
     mirror.run()
@@ -458,7 +458,7 @@ def test_the_same_job_number_in_another_database_is_another_run(mirror: Mirror, 
     assert len(mirror.runs()) == 2
 
 
-def test_what_is_as_it_was_is_no_change(mirror: Mirror, sender: Sender) -> None:
+def test_repeated_params_are_no_change(mirror: Mirror, sender: Sender) -> None:
     """A trainer that repeats its params with every message causes no request beyond its metrics."""
     for number in range(3):
         sender.send(begin(name="n", params={"a": [1.0, math.nan]}, tags={"t": 1}))
@@ -526,6 +526,6 @@ class CountingSink(MlflowSink):
         yield delivered
 
 
-def test_get_run_of_nobody(mirror: Mirror) -> None:
+def test_get_run_of_an_unknown_run(mirror: Mirror) -> None:
     """A run that is not there is None, not an error."""
     assert get_run(mirror.api, "0" * 32) is None

@@ -148,7 +148,7 @@ def test_a_job_that_asks_mlflow_nothing_is_no_probe(mirror: Mirror) -> None:
     assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is not None
 
 
-def test_a_job_that_fails_with_nobody_else_there(mirror: Mirror) -> None:
+def test_a_job_that_fails_alone(mirror: Mirror) -> None:
     """It is the only probe, tried in its own time; the first to come beside it is tried before it."""
     mirror.proxy.poison = b"poison"
     mirror.store(1, "poison")

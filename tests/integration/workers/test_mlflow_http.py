@@ -69,7 +69,7 @@ def api(request: pytest.FixtureRequest, server: str) -> MlflowApi:
         (503, "MLflow answered 503: out of order"),
     ],
 )
-def test_what_may_pass_is_unavailable(api: MlflowApi, status: int, said: str) -> None:
+def test_a_temporary_error_is_unavailable(api: MlflowApi, status: int, said: str) -> None:
     """The error has the answer's message and a remedy, at the first try."""
     Answers.status, Answers.body = status, b"out of order"
     with pytest.raises(MlflowUnavailable, match=said) as caught:
@@ -89,7 +89,7 @@ def test_mlflows_own_wish_is_honoured(api: MlflowApi) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_what_mlflow_will_never_do_is_refused(api: MlflowApi, status: int) -> None:
+def test_a_permanent_error_is_refused(api: MlflowApi, status: int) -> None:
     """With MLflow's own code and words."""
     Answers.status, Answers.body = status, REFUSAL
     with pytest.raises(MlflowRefused, match="no such thing") as caught:
@@ -104,7 +104,7 @@ def test_an_error_of_another_kind_is_no_refusal(api: MlflowApi) -> None:
         api.get("runs/get")
 
 
-def test_what_is_not_mlflow_is_unavailable(api: MlflowApi) -> None:
+def test_another_server_is_unavailable(api: MlflowApi) -> None:
     """A login page with status 200 is no proof of anything."""
     Answers.body = b"<html>please log in</html>"
     with pytest.raises(MlflowUnavailable, match="please log in"):

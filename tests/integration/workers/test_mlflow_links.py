@@ -101,7 +101,7 @@ def test_a_second_attempt_is_not_linked_to_the_first_ones_run(
     assert one(resources.engine, training_attempts, job_id=job, attempt=1)["mlflow_run_id"] is None
 
 
-def test_an_mlflow_that_is_away_is_not_asked(resources: Resources, mlflow_server: MlflowServer, job: int) -> None:
+def test_an_mlflow_that_is_down_is_not_asked(resources: Resources, mlflow_server: MlflowServer, job: int) -> None:
     """While deliveries wait for it to come back, so do the links."""
     make_run(mlflow_server, job)
     with resources.engine.begin() as connection:

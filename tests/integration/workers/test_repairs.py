@@ -92,7 +92,7 @@ def test_a_jammed_stream_that_is_halted_takes_entries_again(
     assert not overdue(sender.client, 4).streams
 
 
-def test_a_stream_jammed_again_waits_for_what_was_renamed(resources: Resources, sender: Sender) -> None:
+def test_a_stream_jammed_again_waits_for_the_renamed_one(resources: Resources, sender: Sender) -> None:
     """Nothing is overwritten: the second jam is repaired once the entries of the first are drained."""
     for _ in range(2):
         sender.send(logs("a"))

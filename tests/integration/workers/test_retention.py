@@ -119,7 +119,7 @@ def test_a_lost_job_keeps_everything_for_a_day(
         assert retain(resources, bucket) == deleted
 
 
-def test_what_best_and_last_name_stays(
+def test_checkpoints_named_best_and_last_stay(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
     """The paths of the job protect their files, however old, and so do those of another job."""
@@ -130,7 +130,7 @@ def test_what_best_and_last_name_stays(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-4.pt"]
 
 
-def test_what_a_running_job_began_from_stays(
+def test_the_starting_checkpoint_of_a_running_job_stays(
     resources: Resources, sender: Sender, record: Record, finish: Record, bucket: Bucket
 ) -> None:
     """A checkpoint that a running job names, in its parameters or its own rows, is in use until it ends."""
@@ -145,7 +145,7 @@ def test_what_a_running_job_began_from_stays(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1.pt"]
 
 
-def test_what_is_not_verified_stays(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
+def test_unverified_checkpoints_stay(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
     """A file that is not verified is neither deleted nor counted among the last ones."""
     files = epochs(bucket, 4)
     files[0] |= {"size_bytes": 1}
@@ -292,7 +292,7 @@ def test_a_file_is_not_taken_out_of_a_folder(
     assert bucket.has("checkpoints/1/1/epoch-2/shard")
 
 
-def test_what_stays_for_ever_does_not_hide_the_rest(
+def test_files_in_use_do_not_hide_the_rest(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files that are in use fill page after page, and those after them are found all the same."""
@@ -305,7 +305,7 @@ def test_what_stays_for_ever_does_not_hide_the_rest(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-6.pt"]
 
 
-def test_what_may_not_be_deleted_stops_nothing(
+def test_a_forbidden_deletion_does_not_stop_the_others(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
     """403 for one file leaves it for the next run; the others go."""
@@ -318,7 +318,7 @@ def test_what_may_not_be_deleted_stops_nothing(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1.pt"]
 
 
-def test_a_store_that_is_away_is_no_deletion(
+def test_a_store_that_is_down_is_no_deletion(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is stamped that was not deleted."""
@@ -332,7 +332,7 @@ def test_a_store_that_is_away_is_no_deletion(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1.pt"]
 
 
-def test_a_job_that_begins_again_keeps_what_was_planned(
+def test_a_job_that_begins_again_keeps_its_planned_files(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
     """Between the plan and the deletion a new attempt may begin from a checkpoint: it is asked again each time."""

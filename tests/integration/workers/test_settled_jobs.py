@@ -46,9 +46,7 @@ def settled(resources: Resources, sink: str = "loki") -> list[int]:
         return list(connection.execute(found, {"sink": sink}).scalars())
 
 
-def test_a_job_that_is_delivered_and_quiet_is_settled_until_it_speaks(
-    resources: Resources, sender: Sender
-) -> None:
+def test_a_delivered_and_quiet_job_is_settled_until_its_next_row(resources: Resources, sender: Sender) -> None:
     """A quiet job is settled, one with recent messages is not; later rows of a settled job are delivered."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")
@@ -87,7 +85,7 @@ def test_a_replay_of_a_settled_job_is_seen(resources: Resources, sender: Sender)
         assert LogBacklog(resources.engine, "loki").jobs_behind(connection, 10) == [1]
 
 
-def test_a_job_that_somebody_moves_back_now_is_left_alone(resources: Resources, sender: Sender) -> None:
+def test_a_job_under_a_lease_is_not_settled(resources: Resources, sender: Sender) -> None:
     """A job is not settled while another worker has the lease on it."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")

@@ -150,7 +150,7 @@ def test_the_best_is_not_superseded(resources: Resources, save: Save, bucket: Bu
     assert remove(resources, bucket) == []
 
 
-def test_what_another_job_uses_is_not_superseded(
+def test_a_checkpoint_used_by_another_job_is_not_superseded(
     resources: Resources, sender: Sender, save: Save, bucket: Bucket
 ) -> None:
     """A running job that began from it, by its parameters, protects it until it ends; the job itself does too."""
@@ -186,7 +186,7 @@ def test_the_files_of_all_ranks_of_a_step_stay_together(resources: Resources, sa
     assert remove(resources, bucket) == [3, 4]
 
 
-def test_what_is_not_verified_supersedes_nothing(resources: Resources, save: Save, bucket: Bucket) -> None:
+def test_an_unverified_checkpoint_supersedes_nothing(resources: Resources, save: Save, bucket: Bucket) -> None:
     """A newer upload that is missing, different or not looked at yet does not cost the good one."""
     save(step=1)
     save(step=2)
@@ -259,7 +259,7 @@ def test_keys_that_may_not_delete_change_nothing(resources: Resources, save: Sav
 @pytest.mark.parametrize(
     ("name", "reads"), [("last.pt", 1), ("last/", 1), ("last/", 2), ("last/", 4), ("last/", 5)]
 )
-def test_a_download_of_what_is_removed_is_whole_or_an_error(
+def test_a_download_of_a_removed_checkpoint_is_whole_or_an_error(
     *, resources: Resources, save: Save, bucket: Bucket, tmp_path: Path, name: str, reads: int
 ) -> None:
     """Whenever retention comes in between, no part of the old checkpoint is put in place."""
@@ -331,7 +331,7 @@ def test_it_is_on_unless_it_is_switched_off(
     assert states(resources).count("verified") == left
 
 
-def test_without_a_bucket_nobody_is_asked(resources: Resources, save: Save) -> None:
+def test_without_a_bucket_no_store_is_asked(resources: Resources, save: Save) -> None:
     """Workers that do not know where trainers upload delete nothing."""
     save(step=1)
     save(step=2)
@@ -393,7 +393,7 @@ class LaterStore(S3Store):
         return float(at.timestamp()) - self._age_s
 
 
-def test_what_killed_uploads_left_goes_a_week_after_the_job(
+def test_leftovers_of_killed_uploads_are_deleted_a_week_after_the_job(
     *, resources: Resources, save: Save, finish: Callable[..., None], bucket: Bucket, orphans: list[str]
 ) -> None:
     """Objects and open multipart uploads that no row names; recorded ones, a user's own and another job's stay."""

@@ -74,7 +74,7 @@ def found(resources: Resources) -> list[tuple[bool, str | None]]:
     return [(at is not None, error) for at, error in found]
 
 
-def test_what_is_as_recorded_is_verified(
+def test_objects_equal_to_their_records_are_verified(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
     """A file, a folder with its files, and an object of which only the URI is recorded are verified."""
@@ -112,7 +112,7 @@ def test_an_object_of_several_parts_is_verified(
     assert found(resources) == [(True, None)]
 
 
-def test_what_is_missing_or_different_is_said(
+def test_missing_and_different_objects_are_reported(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
     """A missing object, another size, another content, and the same three inside of a folder."""
@@ -184,7 +184,7 @@ def test_a_missing_file_has_to_wait_for_its_next_look(
     assert one(resources.engine, training_checkpoints, job_id=1, seq=1)["verify_attempts"] == 1
 
 
-def test_what_is_not_in_s3_is_left_alone(
+def test_files_outside_s3_are_left_alone(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
     """A local path, another scheme, and a file whose upload failed are nothing to look at; no request is made."""
@@ -243,20 +243,20 @@ def test_no_address_is_probed_that_only_a_trainer_named(
     assert "look in nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set" in str(found(resources)[-1][1])
 
 
-def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
+def test_files_elsewhere_are_no_sign_that_the_store_answers(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
     """An unavailable store is probed with one file."""
     record(bucket.put("c/a.pt"))
 
-    def away() -> S3Store:
+    def unavailable() -> S3Store:
         raise S3Unavailable("S3 does not answer")
 
     with pytest.raises(Unavailable):
-        verify_files(resources, away)
+        verify_files(resources, unavailable)
     record({"uri": "s3://elsewhere/a.pt"}, job=5)
     with pytest.raises(Unavailable):
-        verify_files(resources, away)
+        verify_files(resources, unavailable)
     assert one(resources.engine, sink_states, sink="s3")["attempts"] == 2
 
 
@@ -312,7 +312,7 @@ def test_a_key_that_the_store_does_not_know(
     assert (error or "").startswith("not verified: S3 answered 403")
 
 
-def test_the_store_away_and_back(
+def test_the_store_down_and_back(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that is killed makes nothing missing; once it is back, everything is verified."""
@@ -336,7 +336,7 @@ def test_the_store_away_and_back(
     assert one(resources.engine, sink_states, sink=verify.STORE)["down_since"] is None
 
 
-def test_while_the_store_is_away_nobody_asks(
+def test_while_the_store_is_down_it_is_not_asked(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until the next probe is due the store is left alone, and then one file finds out."""
@@ -355,7 +355,7 @@ def test_while_the_store_is_away_nobody_asks(
     assert sum(rows(resources.engine, training_checkpoints, "verify_attempts")) == looks + 1
 
 
-def test_no_credentials_are_said_to_the_operator(
+def test_missing_credentials_are_reported_to_the_operator(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker without AWS credentials reports the missing variables, and no file as missing."""

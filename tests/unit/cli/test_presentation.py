@@ -19,7 +19,7 @@ def _line(content: str, **more: object) -> StoredLine:
     return StoredLine(seq=1, logged_at=AT, log_type="stderr", content=content, **fields)  # type: ignore[arg-type]
 
 
-def test_json_has_names_for_what_it_cannot_say() -> None:
+def test_json_has_names_for_nan_and_infinities() -> None:
     """NaN and the infinities are the strings of the wire format, times are ISO."""
     document = plain({"a": [math.nan, math.inf, -math.inf, 0.0], "at": AT})
     assert json.loads(json.dumps(document, allow_nan=False)) == {

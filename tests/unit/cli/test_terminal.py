@@ -40,7 +40,7 @@ def test_control_sequences_are_stripped(text: str, shown: str) -> None:
     assert safe(text) == shown
 
 
-def test_what_turns_the_text_around_has_a_name() -> None:
+def test_bidirectional_controls_are_shown_by_name() -> None:
     """A text cannot read as another by Unicode's directions, nor be two lines by its separators."""
     unseen = [chr(code) for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))]
     assert [safe(char) for char in unseen] == [f"<U+{ord(char):04X}>" for char in unseen]

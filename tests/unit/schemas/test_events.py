@@ -38,7 +38,7 @@ def test_every_event_is_documented() -> None:
             assert tag in document
 
 
-def test_an_event_says_all_that_is_common_even_where_it_is_null() -> None:
+def test_an_event_has_all_common_fields_even_where_they_are_null() -> None:
     """A consumer finds version, job, attempt, kind and range under the same names in every event."""
     event = TrainingStatus(job_id=3, attempt=2, status="stalled", previous_status="running", reason="silent")
     assert json.loads(encode_event(event)) == {
@@ -77,7 +77,7 @@ def test_events_survive_the_channel() -> None:
         b"\xff",
     ],
 )
-def test_what_is_no_event_is_named(data: bytes) -> None:
+def test_an_invalid_event_is_named(data: bytes) -> None:
     """Another version, an unknown type, a wrong field and plain garbage are `InvalidMessage`."""
     with pytest.raises(InvalidMessage, match="not an event of version 1"):
         decode_event(data)

@@ -67,7 +67,7 @@ def test_numbers_survive_the_wire() -> None:
 
 
 @pytest.mark.parametrize("place", ["values", "metrics", "final_metrics"])
-def test_json_says_non_finite_numbers_by_name(place: str) -> None:
+def test_json_writes_non_finite_numbers_by_name(place: str) -> None:
     """In every map of numbers of a JSON body the three names are numbers."""
     numbers = {name: name for name in NON_FINITE_NAMES}
     made: dict[str, tuple[Kind, dict[str, Any]]] = {
@@ -98,7 +98,7 @@ def test_fields_from_the_future_are_ignored() -> None:
     assert body == Logs(log_type="stdout", lines=["a"], ts=[1])
 
 
-def test_what_msgpack_cannot_say_is_named() -> None:
+def test_text_that_msgpack_cannot_encode_is_named() -> None:
     """A lone surrogate is an InvalidMessage that names kind and job, not a UnicodeError from below."""
     with pytest.raises(InvalidMessage, match="logs of job 5"):
         encode_entry(Message("logs", 5, 1, "s", 1, Logs(log_type="stdout", lines=["\ud800"], ts=[1])))

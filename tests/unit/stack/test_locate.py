@@ -81,7 +81,7 @@ def test_two_running_stacks_ask_for_a_choice(environ: dict[str, str], tmp_path: 
         assert locate(None, environ | {"TRAINWIRE_DATA_DIR": str(one)}).database_url == "postgresql://one"
 
 
-def test_no_running_stack_says_what_to_do(environ: dict[str, str], tmp_path: Path) -> None:
+def test_no_running_stack_names_the_remedy(environ: dict[str, str], tmp_path: Path) -> None:
     """Nothing runs: the sentence names `trainwire up` and the variables."""
     with pytest.raises(Problem, match=r"trainwire up.*DATABASE_URL and REDIS_URL"):
         locate(None, environ)
@@ -100,7 +100,7 @@ def test_a_killed_stack_is_not_running(environ: dict[str, str], tmp_path: Path) 
         locate(None, environ)
 
 
-def test_a_starting_stack_asks_for_patience(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_starting_stack_asks_to_try_again(environ: dict[str, str], tmp_path: Path) -> None:
     """Between the lock and the ready line the answer is to try again."""
     with hold(tmp_path / "a"), pytest.raises(Problem, match="starting or stopping"):
         locate(tmp_path / "a", environ)

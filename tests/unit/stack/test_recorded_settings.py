@@ -65,7 +65,7 @@ def test_another_server_is_not_taken_for_loki(status: int, body: bytes) -> None:
 @pytest.mark.parametrize(
     "named", [{"LOKI_URL": "http://loki:3100"}, {"LOKI_ENABLED": "true"}, {"LOKI_ENABLED": "false"}]
 )
-def test_what_the_user_sets_stays(named: dict[str, str]) -> None:
+def test_settings_of_the_user_stay(named: dict[str, str]) -> None:
     """Named settings are not changed by a probe: a Loki that is named may be down for now."""
     environ = dict(named)
     assert switch_off_absent_loki(environ) is None

@@ -34,7 +34,7 @@ def test_ages_are_short(seconds: float | None, shown: str) -> None:
     assert shown_age(seconds) == shown
 
 
-def test_what_is_delivered_is_one_line() -> None:
+def test_a_delivery_is_one_line() -> None:
     """All delivered, all but dead letters, some behind, some behind with a reason."""
     assert shown_delivery(_job(0), ANSWERS, shown_clock) == "all 1,234 lines delivered"
     assert (

@@ -61,7 +61,7 @@ def test_a_password_with_a_comma_is_no_second_host() -> None:
         ("[::1]:0", "has the port '0'"),
     ],
 )
-def test_what_is_no_server_is_named_without_the_password(hosts: str, problem: str) -> None:
+def test_a_wrong_host_is_named_without_the_password(hosts: str, problem: str) -> None:
     """The error names the variable, the wrong part and the allowed form."""
     with pytest.raises(WrongSettings, match=re.escape(f"DATABASE_URL {problem}")) as failed:
         read_settings(StoreSettings, database_url=f"postgresql://u:hush@{hosts}/db", redis_url="redis://h")

@@ -17,7 +17,7 @@ from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, main_metric, 
         ([], None),
     ],
 )
-def test_the_most_telling_metric_is_shown(names: list[str], name: str | None) -> None:
+def test_the_most_important_metric_is_shown(names: list[str], name: str | None) -> None:
     """A loss before an accuracy before the rest by name; never a system metric."""
     assert main_metric(names) == name
 

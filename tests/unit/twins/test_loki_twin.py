@@ -51,7 +51,7 @@ def test_answers_a_status_and_stores_nothing(twin: LokiTwin, status: int) -> Non
     assert texts(twin) == ["x"]
 
 
-def test_asks_for_patience_only_when_told(twin: LokiTwin) -> None:
+def test_sends_retry_after_only_when_configured(twin: LokiTwin) -> None:
     """A 429 carries Retry-After where the test gave one."""
     twin.fail_with(429, retry_after=7)
     twin.fail_with(429)
@@ -79,7 +79,7 @@ def test_cuts_before_it_stores(twin: LokiTwin) -> None:
     assert texts(twin) == []
 
 
-def test_hangs_until_the_client_gives_up(twin: LokiTwin) -> None:
+def test_hangs_until_the_client_times_out(twin: LokiTwin) -> None:
     """A hanging push neither answers nor stores, and does not hold up the twin's end."""
     twin.faults.append(Fault("hang"))
     with pytest.raises(requests.Timeout):
@@ -175,7 +175,7 @@ def test_streams_without_labels() -> None:
         )
 
 
-def test_counts_what_passes(twin: LokiTwin) -> None:
+def test_counts_requests_and_lines(twin: LokiTwin) -> None:
     """Requests, pushes, lines and their results are counted."""
     now_ns = time.time_ns()
     for _ in range(2):

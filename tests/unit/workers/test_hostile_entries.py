@@ -37,7 +37,7 @@ def entry_of(encoding: str, body: bytes) -> RawEntry:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whatever_it_is_it_takes_little_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_entry_takes_little_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process with 300 MB of its own decodes it, or refuses it."""
     monkeypatch.setattr(poison_entries, "CHILD_MEMORY_BYTES", MEMORY_BYTES)
     kind, encoding, body = CASES[name]
@@ -68,7 +68,7 @@ def test_it_is_refused_with_the_value_and_the_limit(name: str) -> None:
         ("100,000 empty lines", 100_000 * 40),
     ],
 )
-def test_a_message_weighs_what_it_takes(name: str, least_bytes: int) -> None:
+def test_a_message_counts_with_its_memory(name: str, least_bytes: int) -> None:
     """The batch counts the memory of a message, not its bytes on the wire."""
     kind: Kind
     kind, encoding, body = CASES[name]

@@ -59,7 +59,7 @@ def test_a_new_attempt_reopens_the_job() -> None:
     assert job.started_at == to_datetime(NOW_NS + 9 * SECOND_NS)
 
 
-def test_an_earlier_attempt_says_nothing_about_the_present_one() -> None:
+def test_an_earlier_attempt_does_not_change_the_present_one() -> None:
     """The completion of attempt 1 that arrives during attempt 2 changes nothing."""
     job = folded(logs("a"), attempt=2)
     job.fold(completion("failed", exit_code=9), 1)
@@ -93,7 +93,7 @@ def test_an_exit_code_that_is_not_known_is_outranked_by_any_that_is() -> None:
     )
 
 
-def test_the_words_of_who_knew_why_are_kept() -> None:
+def test_the_message_with_a_traceback_is_kept() -> None:
     """Of two failures of one attempt, the message that came with a traceback is the one to show."""
     inner = completion("failed", error_message="ValueError: no data", traceback="Traceback ...")
     outer = completion("failed", exit_code=1, error_message="exit code 1")
@@ -116,7 +116,7 @@ def test_of_several_launchers_one_failure_is_the_jobs() -> None:
         assert (job.status, job.exit_code, job.error_message) == ("failed", 137, "signal 9")
 
 
-def test_the_end_of_a_source_says_nothing_of_the_job() -> None:
+def test_the_end_of_a_source_does_not_change_the_job() -> None:
     """A forked child that ends, or the leftovers of a killed trainer, change no status and revive no lost job."""
     assert folded(completion("ended")).status == "running"
     for said in (logs("a"), completion("failed", exit_code=3), completion(exit_code=0)):
@@ -182,7 +182,7 @@ def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
     assert job.last_checkpoint_path == "out/l.pt"
 
 
-def test_a_source_that_does_not_say_its_attempt() -> None:
+def test_a_source_without_an_attempt() -> None:
     """It keeps its attempt, joins the attempt that was running when it began, or starts the next."""
     job = folded(logs("a"))
 
@@ -200,7 +200,7 @@ def test_a_source_that_does_not_say_its_attempt() -> None:
     assert job.attempt_of_source(7, 1, began_at(logs("said"))) == 7
 
 
-def test_name_params_and_links_are_kept_until_said_anew() -> None:
+def test_name_params_and_links_are_kept_until_sent_again() -> None:
     """Name, params and links of one message stay if the next one has none."""
     job = folded(Metrics(name="digits", params={"lr": 1}, mlflow_run_id="r1", ts=NOW_NS), metrics(loss=1.0))
     assert (job.name, job.params, job.mlflow_run_id) == ("digits", {"lr": 1}, "r1")

@@ -53,7 +53,7 @@ def test_a_job_without_a_heartbeat_is_lost() -> None:
         {"watched": 7},  # another attempt did
     ],
 )
-def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
+def test_unreadable_heartbeats_make_no_job_lost(why: dict[str, Any]) -> None:
     """A job is not lost if its heartbeats could not be read, its messages arrive, or it sends no heartbeats."""
     assert judged(beat(61), **why) == NewStatus("running")
     assert judged(**why) == NewStatus("running")

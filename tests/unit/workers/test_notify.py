@@ -89,14 +89,14 @@ def test_levels_and_ranks_are_carried() -> None:
     ],
     ids=["one long line", "many lines", "escapes", "very many lines"],
 )
-def test_beyond_the_size_only_the_range_is_said(body: Logs) -> None:
+def test_beyond_the_size_an_event_has_only_the_range(body: Logs) -> None:
     """Lines that are more than 16 KiB of JSON are left out, all of them."""
     event = only(body)
     assert isinstance(event, TrainingLog)
     assert (event.first_seq, event.last_seq, event.lines) == (1, len(body.lines), None)
 
 
-def test_up_to_the_size_all_lines_are_said() -> None:
+def test_up_to_the_size_an_event_has_all_lines() -> None:
     """An event with lines is never larger than 16 KiB and its envelope."""
     event = only(logs(*["x" * 100] * 75))
     assert isinstance(event, TrainingLog)
@@ -165,7 +165,7 @@ def test_the_newest_point_names_the_checkpoint() -> None:
     assert named.checkpoint_path == "s3://b/2.pt"
 
 
-def test_what_is_no_text_is_said_as_it_is_stored() -> None:
+def test_events_have_invalid_text_as_it_is_stored() -> None:
     """NUL is the visible sign that Postgres has, in lines, names and paths."""
     line = only(logs("a\x00b"))
     assert isinstance(line, TrainingLog)
@@ -178,7 +178,7 @@ def test_what_is_no_text_is_said_as_it_is_stored() -> None:
     assert (item.uri, item.checkpoint_kind, item.metrics) == ("s3://b/␀", "e␀", {"n␀": 1.0})
 
 
-def test_a_first_message_says_that_the_job_began() -> None:
+def test_a_first_message_is_an_event_of_the_start() -> None:
     """The first message of a pending job has an event of the status running before that of its rows."""
     began, line = events_of([changed(logs("a"), job=JobState(9))])
     assert began == TrainingStatus(job_id=9, attempt=1, status="running", previous_status="pending")

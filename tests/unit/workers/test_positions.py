@@ -66,7 +66,7 @@ def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
     assert not position.accept(again)
 
 
-def test_only_what_has_arrived_is_reopened() -> None:
+def test_only_arrived_numbers_are_reopened() -> None:
     """A number that is missing, lost or beyond the last one is not reopened."""
     position = Position(missing=[(3, 9)], lost=[(12, 14, "damaged")], last_seq=20)
     before = copy.deepcopy(position)
@@ -74,7 +74,7 @@ def test_only_what_has_arrived_is_reopened() -> None:
     assert position == before
 
 
-def test_ranges_are_said_as_trainers_read_them() -> None:
+def test_ranges_have_the_form_that_trainers_read() -> None:
     """Missing ranges are first-last, separated by commas."""
     position = Position()
     for seq in (1, 5, 7):

@@ -38,7 +38,7 @@ def test_rows_that_are_not_begun_wait_for_another_turn() -> None:
             LokiSink(LokiHttp(twin.url), sleep=lambda _: pytest.fail("waited")).deliver_rows(7, [long_row()], {})
 
 
-def test_patience_ends() -> None:
+def test_retries_end() -> None:
     """A limit that is never lifted is an outage in the end."""
     now = [0.0]
 

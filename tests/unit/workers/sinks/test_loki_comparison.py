@@ -114,7 +114,7 @@ def test_removed_rows_are_counted_and_named() -> None:
     assert _compared([], [], removed_seq=3, last_seq=3).differences == ["missing in Loki: 1-3"]
 
 
-def test_a_row_that_nobody_removed_is_lost() -> None:
+def test_a_row_missing_without_retention_is_lost() -> None:
     """A row that is not in Postgres, and was not removed by retention, is lost, whether it is in Loki or not."""
     found = _compared(set(ALL) - {3, 6, 7, 10}, _in_loki(*set(ALL) - {7}), removed_seq=4)
     assert not found.is_verified

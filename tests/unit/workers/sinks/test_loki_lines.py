@@ -39,7 +39,7 @@ def test_a_stream_for_each_output() -> None:
     assert made.confirmed_seq == 3
 
 
-def test_what_loki_would_refuse_for_its_age_is_not_sent() -> None:
+def test_lines_too_old_for_loki_are_not_sent() -> None:
     """Lines older than seven days are refused with the reason, the others go."""
     made = planned(row(1, NOW_NS - 8 * DAY_NS), row(2), row(3))
     assert [(refusal.seq, refusal.reason) for refusal in made.refused] == [(1, "too-old")]
@@ -47,7 +47,7 @@ def test_what_loki_would_refuse_for_its_age_is_not_sent() -> None:
     assert made.confirmed_seq == 3
 
 
-def test_what_loki_takes_only_later_ends_the_plan() -> None:
+def test_a_line_ahead_of_the_grace_period_ends_the_plan() -> None:
     """Lines before one that is ahead of the grace period go; it and those behind it wait."""
     made = planned(row(1), row(2, NOW_NS + HOUR_NS), row(3))
     assert [said.seq for said in made.pushes["stdout", None].rows] == [1]

@@ -60,7 +60,7 @@ def test_every_name_becomes_one_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["loss", "val/loss", "a b", "ü:1.5-x", "x" * 250, "a...", " "])
-def test_what_mlflow_takes_stays_as_it_is(name: str) -> None:
+def test_a_valid_name_is_unchanged(name: str) -> None:
     """A name within the rules is not touched."""
     assert safe_name(name) == name
 
@@ -131,7 +131,7 @@ def test_every_param_and_tag_is_one_that_mlflow_takes(values: dict[str, Any]) ->
         mlflows._validate_tag(name, value)
 
 
-def test_long_values_are_cut_and_said() -> None:
+def test_long_values_are_cut_and_marked() -> None:
     """A cut value is as long as is allowed and ends in how long it was."""
     notes = Notes()
     params = params_of(attempt(params={"long": "v" * 20_000, "fits": "v" * MAX_PARAM_CHARS}), notes)
