@@ -1,4 +1,4 @@
-"""Browsers of system tests: each follows a job in a thread of its own, at whichever gateway answers."""
+"""Clients of system tests: each follows a job in a thread of its own, at any gateway that answers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PAUSE_S = 0.1
 
 
 class Follower:
-    """Follows one job; where its gateway is gone it goes on at the next one, from its position."""
+    """Follows one job; after the loss of its gateway it reconnects to the next one, from its position."""
 
     def __init__(
         self, kind: type[WebSocketClient | EventSource], job_id: int, gateways: Sequence[GatewayAddress]
     ) -> None:
         path = f"/jobs/{job_id}/{'ws' if kind is WebSocketClient else 'events'}"
         self.moves = 0
-        """How often it has gone on at another gateway."""
+        """How often it has reconnected to another gateway."""
         self.client = kind(gateways[0], path)
         self.client.take()
         self._job_id = job_id
@@ -47,7 +47,7 @@ class Follower:
         return any(state["status"] == "completed" for state in states)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._is_closed = True
         self.client.__exit__()
         self._thread.join(PATIENCE_S)

@@ -102,14 +102,14 @@ class Report:
     tried: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    """By the first word of the error."""
+    """By the first word of the error message."""
     forbidden_but_taken: list[Command] = field(default_factory=list)
     claims_read: set[bytes] = field(default_factory=set)
     """The values of other trainers' claims that could be read."""
 
 
 class HostileClient:
-    """Makes one odd command after another, all of them decided by a seed."""
+    """Sends odd commands one after another, in an order that a seed decides."""
 
     def __init__(self, url: str, seed: int, *, shards: int = 4, victims: Sequence[int] = range(1, 100)) -> None:
         self._chance = random.Random(seed)
@@ -122,7 +122,7 @@ class HostileClient:
         self.report = Report()
 
     def act(self) -> None:
-        """Do one odd thing that others can live with."""
+        """Send one odd command that does not stop others."""
         pick: Callable[[], Command] = self._chance.choice(
             [self.valid, self.append, self.append, self.append, self.stray, self.heartbeat, self.claim, self.read]
         )
@@ -150,7 +150,7 @@ class HostileClient:
         return reply
 
     def send_forbidden(self, command: Command) -> None:
-        """Send a command that the user has no right to; remember it where the server takes it."""
+        """Send a command that the user may not run; record it if the server accepts it."""
         self.report.tried[f"forbidden {command[0]}"] += 1
         try:
             self._client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -195,12 +195,12 @@ class HostileClient:
                 self.report.refused[type(exc).__name__] += 1
 
     def append(self) -> Command:
-        """Return an XADD to a stream of workers that is odd in its id, its options or its fields."""
+        """Return an XADD to a workers' stream that is odd in its id, its options or its fields."""
         options, entry_id = self._chance.choice(HARMLESS_OPTIONS), self._chance.choice(HARMLESS_IDS)
         return ("XADD", self._stream(), *options, entry_id, *self._odd_fields())
 
     def valid(self) -> Command:
-        """Return an XADD of a message that is in order, of a job of our own."""
+        """Return an XADD of a valid message of an own job."""
         job, source = FIRST_JOB + self._chance.randrange(JOBS), f"0-hostile{self._chance.randrange(5)}"
         self._seqs[job, source] += 1
         body = json.dumps({"log_type": "stdout", "lines": ["hostile"], "ts": [time.time_ns()]})
@@ -208,13 +208,13 @@ class HostileClient:
         return ("XADD", stream_key("logs", job % self._shards), "*", *fields, "enc", "json", "body", body)
 
     def stray(self) -> Command:
-        """Return an XADD to a stream that no shard has."""
+        """Return an XADD to a stream of no shard."""
         shard, kind = self._chance.choice(STRAY_SHARDS), self._chance.choice(KINDS)
         fields = self.valid()[3:] if self._chance.random() < 0.5 else self._odd_fields()
         return ("XADD", f"ingest:{{{shard}}}:{kind}", self._chance.choice(("*", *JAMMING_IDS)), *fields)
 
     def heartbeat(self) -> Command:
-        """Return an HSET or HDEL of heartbeats, of a shard that there is or of none."""
+        """Return an HSET or HDEL of heartbeats, of an existing or unknown shard."""
         shard = self._chance.choice((*map(str, range(self._shards)), *STRAY_SHARDS))
         key, job = f"ingest:{{{shard}}}:alive", FIRST_JOB + self._chance.randrange(JOBS)
         beat = {"job": job, "source": "0-hostile", "at": self._odd(), "host": "x", "every_s": self._odd()}
@@ -226,7 +226,7 @@ class HostileClient:
         return ("HSET", key, *(item for pair in pairs for item in pair))
 
     def claim(self) -> Command:
-        """Return a GET or SET of claims, another trainer's among them."""
+        """Return a GET or SET of claims, also of another trainer."""
         job = self._chance.choice((*self._victims, FIRST_JOB, self._odd()))
         key = f"ingest:claims:{job!s:.200}:{self._chance.choice((0, 1, -1))}:{self._chance.randrange(3)}:"
         if self._chance.random() < 0.5:

@@ -53,14 +53,14 @@ class Host:
         return "beat.active" in self._output("beat")
 
     def kill(self) -> None:
-        """SIGKILL all of it at once, as when the power is cut."""
+        """SIGKILL all processes at once, as a power failure would."""
         os.killpg(self._processes[0].pid, signal.SIGKILL)
         for process in self._processes:
             process.wait(10)
         self._processes = []
 
     def stop(self) -> None:
-        """End all of it, in good order where there is time."""
+        """Stop all processes, and kill those that do not stop in time."""
         for process in self._processes:
             process.terminate()
         try:

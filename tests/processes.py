@@ -54,7 +54,7 @@ class Process:
         return self._log_path.read_text(errors="replace")
 
     def set_env(self, **env: str) -> None:
-        """Change variables of the environment that the next start gets."""
+        """Change environment variables for the next start."""
         self._env = self._env | env
 
     def is_ready(self) -> bool:
@@ -80,7 +80,7 @@ class Process:
         self.process.wait(10)
 
     def stop(self) -> None:
-        """End it and all it started."""
+        """End it and all processes that it started."""
         if self._process is None:
             return
         self.process.terminate()

@@ -28,7 +28,7 @@ class Tls:
     ca: Path
     """The certificate to trust."""
     stranger: Path
-    """That of an authority which has signed nothing here."""
+    """The certificate of an authority that has signed none of the servers' certificates."""
     authority: Authority
     stack: ExitStack
 
@@ -68,6 +68,6 @@ def redis_over(tls: Tls, redis_url: str, client: redis.Redis) -> Callable[..., s
 
 
 def settings_of(resources: Resources, **others: Any) -> Settings:
-    """Return the settings of workers on the test servers, some of them others."""
+    """Return the settings of workers on the test servers, with some changed."""
     urls = {name: getattr(resources.settings, name).get_secret_value() for name in ("database_url", "redis_url")}
     return load_settings(**urls | others)

@@ -63,7 +63,7 @@ class Trainer:
         return dict(json.loads(output))
 
     def kill(self) -> None:
-        """End it."""
+        """SIGKILL it."""
         self.process.kill()
         self.process.communicate(timeout=10)
 
@@ -89,7 +89,7 @@ def lines_by_job(engine: Engine) -> dict[int, int]:
 
 
 def let_more_arrive(engine: Engine, *jobs: int, lines: int = 200) -> None:
-    """Wait until so many more lines of these jobs are stored."""
+    """Wait until so many more lines of each of these jobs are stored."""
     before = lines_by_job(engine)
 
     def have_come() -> bool:
@@ -122,7 +122,7 @@ def _stored(engine: Engine, table: Table, column: str, job: int) -> list[Any]:
 
 
 def check_postgres(engine: Engine, job: int, counts: Mapping[str, Any]) -> None:
-    """Each line and each point is there once, in order, and the job has completed."""
+    """Each line and each point is stored once, in order, and the job has completed."""
     stored = {
         table: [row[1:] for row in rows(engine, table, "job_id", "seq", column) if row[0] == job]
         for table, column in ((training_logs, "content"), (training_metrics, "step"))

@@ -129,7 +129,7 @@ class ValkeyCluster:
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
-        """Give a client of the streams, as workers have it."""
+        """Give a client of the streams, like that of workers."""
         client = open_streams(self.url, retry=Retry(NoBackoff(), 1), socket_timeout=5)
         try:
             yield client
@@ -171,7 +171,7 @@ def role(server: EmbeddedValkey) -> str:
 
 
 def follow(replica: EmbeddedValkey, primary_id: str) -> None:
-    """Make a server the replica of another, and wait until it has all that this one has."""
+    """Make a server the replica of another, and wait until it has all of its data."""
     with redis.Redis.from_url(replica.url) as client:
         # The other servers know of each other by now, this one may not yet.
         wait_until(lambda: primary_id in str(cast("Any", client).execute_command("CLUSTER NODES")), "its primary")

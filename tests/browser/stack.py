@@ -1,4 +1,4 @@
-"""A stack of the browser tests' own, started as people start it, and trainings under it."""
+"""A stack of the browser tests, started by `trainwire up`, and trainings under it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Stack:
         return self._start("run", "--job-id", str(job_id), *named, "--", sys.executable, str(path))
 
     def guarded_gateway(self) -> str:
-        """Start a second gateway, which asks for tokens, and return its address."""
+        """Start a second gateway, which requires tokens, and return its address."""
         port = free_port()
         exports = dict(shlex.split(line)[1].split("=", 1) for line in self._run("env").splitlines())
         own = exports | {"GATEWAY_AUTH": "on", "GATEWAY_PORT": str(port)}

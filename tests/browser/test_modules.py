@@ -77,7 +77,7 @@ def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | No
     ],
 )
 def test_progress_that_is_not_reported_is_not_zero(page: Page, job: dict[str, Any], shown: float | None) -> None:
-    """A job with `total_epochs` that has reported no epoch shows no share of them."""
+    """A job with `total_epochs` that has reported no epoch shows no percentage."""
     assert call(page, "words.js", "percent", job) == shown
 
 
@@ -89,7 +89,7 @@ def test_long_ids_stay_exact(page: Page) -> None:
 
 
 def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:
-    """A browser may keep the page's files but asks each time: after an update no old one meets a new one."""
+    """Cached files of the page are revalidated at each load, so an update never mixes old and new modules."""
     first = page.request.get(f"{stack.url}/page/js/main.js")
     again = page.request.get(f"{stack.url}/page/js/main.js", headers={"If-None-Match": first.headers["etag"]})
     assert (first.headers["cache-control"], again.status) == ("no-cache", 304)

@@ -30,7 +30,7 @@ HOSTILE = "<img src=x onerror=window.pwned=1><script>window.pwned=1</script>"
 
 
 def stop(stack: Stack, job_id: int) -> None:
-    """Let a steady training come to its end."""
+    """Let a steady training end."""
     (stack.home / f"job-{job_id}.stop").touch()
 
 
@@ -58,7 +58,7 @@ def points_of(page: Page, metric: str) -> int:
 
 
 def test_a_training_appears_and_moves(page: Page, stack: Stack) -> None:
-    """Without a reload a new job comes into the list, and on its page lines appear and the chart moves."""
+    """Without a reload a new job appears in the list, and its page shows new lines and points."""
     page.goto("/")
     page.locator("#connection[data-state=live]").wait_for()
     stack.train(1, STEADY, name="steady")
@@ -109,7 +109,7 @@ def test_a_killed_gateway_leaves_no_hole(page: Page, stack: Stack) -> None:
 
 
 def test_a_hundred_thousand_lines(page: Page, stack: Stack) -> None:
-    """Wherever one jumps in 100,000 lines the right ones are shown, by few elements."""
+    """After a jump to any of 100,000 lines the right ones are shown, with few DOM elements."""
     stack.train(3, "for number in range(1, 100_001): print('line', number)")
     page.goto("/#/jobs/3")
     expect(page.locator(".log-said")).to_have_text("100,000 lines")
@@ -178,7 +178,7 @@ def test_hostile_strings_stay_text(page: Page, stack: Stack) -> None:
 
 
 def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
-    """A gateway that asks for a token shows a form: a wrong token is refused, a viewer's opens the list."""
+    """A gateway that requires tokens shows a form: a wrong token is refused, a viewer's opens the list."""
     page.goto(stack.guarded_gateway())
     page.get_by_label("Token").fill("not a token")
     page.get_by_role("button", name="Open").click()

@@ -57,7 +57,7 @@ def shown_step(page: Page) -> int:
 
 
 def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> None:
-    """A part that is zoomed into comes finer, down to every point; live points go on; then all is as before."""
+    """Zooming in loads finer points, down to every point; live points arrive; a reset restores the first view."""
     stack.train(20, LONG)
     page.goto("/")
     page.wait_for_function(

@@ -46,7 +46,7 @@ class Honest:
 
 
 class _Watch:
-    """Looks again and again in a thread; raises in `stop` the error that ended it."""
+    """Polls in a thread; `stop` raises the error that ended it."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
@@ -55,7 +55,7 @@ class _Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look once more, then end; raise the error that ended it before."""
+        """Poll once more, then end; raise the error that ended it before."""
         self.end()
         if self._error is not None:
             raise AssertionError(f"{type(self).__name__} ended early") from self._error
@@ -103,7 +103,7 @@ class RowWatch(_Watch):
 
 
 class EventWatch(_Watch):
-    """Listens to all events; keeps those that nothing in Postgres explains, and the rows that events carried."""
+    """Receives all events; keeps those without a reason in Postgres, and the rows that events carried."""
 
     def __init__(self, engine: Engine, client: redis.Redis) -> None:
         self._engine = engine
@@ -150,7 +150,7 @@ class EventWatch(_Watch):
 
 
 def sources_of(engine: Engine, honest: Sequence[Honest]) -> dict[str, str]:
-    """Return the one source of each honest trainer, by its token."""
+    """Return the source of each honest trainer, by its token."""
     query = "SELECT DISTINCT source FROM training_logs WHERE job_id = :job AND starts_with(content, :token)"
     with engine.connect() as connection:
         return {

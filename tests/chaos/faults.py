@@ -25,9 +25,9 @@ from trainwire.stack.valkey import DEFAULT_MAXMEMORY, EmbeddedValkey
 Cost = Literal["nothing", "the last second of a killed trainer", "the destroyed messages, each named by the sum"]
 
 FULL_BYTES: Final = 2 * SEGMENT_BYTES
-"""A simulated full disk takes no write beyond so many bytes of a file; a write across it is torn."""
+"""The size of a file beyond which writes fail on a simulated full disk; a write across it is torn."""
 LOST_AFTER_S: Final = 6
-"""The shortest time after which workers call a silent job lost."""
+"""The shortest time after which workers mark a silent job as lost."""
 SHARDS: Final = (1, 2, 3, 4, 5, 8)
 
 
@@ -63,7 +63,7 @@ def change_shards(world: World) -> None:
 
 
 def forget_shards(world: World) -> None:
-    """Delete the number of shards in Redis: trainers that start now use the default number."""
+    """Delete the number of shards in Redis: trainers that start now use the default."""
     world.redis.delete(SHARDS_KEY)
 
 
@@ -111,20 +111,20 @@ def kill_session(world: World) -> None:
 
 
 def stop_trainer(world: World) -> None:
-    """SIGSTOP a trainer for longer than LOST_AFTER_S, while other faults go on."""
+    """SIGSTOP a trainer for longer than LOST_AFTER_S, while other faults continue."""
     trainer = world.trainer
     trainer.send_signal(signal.SIGSTOP)
     world.later(LOST_AFTER_S + world.chance.uniform(1, 6), lambda: trainer.send_signal(signal.SIGCONT))
 
 
 def fill_disk(world: World) -> None:
-    """Let the disk of a trainer be full for a while."""
+    """Simulate a full disk for a trainer for a while."""
     with full_disk(world.trainer.pid, world.chance.randrange(FULL_BYTES)):
         world.pause(0.5, 3)
 
 
 def fill_disk_and_kill_redis(world: World) -> None:
-    """Let the disk of a trainer be full while Redis is killed and started."""
+    """Simulate a full disk for a trainer while Redis is killed and started."""
     with full_disk(world.trainer.pid, world.chance.randrange(FULL_BYTES)):
         world.pause(0, 0.5)
         restart(world, world.valkey, world.valkey.kill)
@@ -150,7 +150,7 @@ def damage_killed_spool(world: World) -> None:
 
 @contextmanager
 def full_disk(pid: int, limit_bytes: int) -> Iterator[None]:
-    """Let no file of a process grow beyond `limit_bytes`: write() fails there as on a full disk (setrlimit(2))."""
+    """Limit the size of files that a process can write: write() fails as on a full disk (setrlimit(2))."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:

@@ -55,7 +55,7 @@ class SpoolDamage:
             process.resume()
 
     def damage_dead(self, pid: int) -> None:
-        """Damage the spool of a process that has ended, unless another one sends it already."""
+        """Damage the spool of a process that has ended, unless another one is sending it."""
         for folder, about in self._folders(pid):
             claimed = SourceFolder.claim(folder)
             if claimed is not None:

@@ -50,7 +50,7 @@ JOBS = range(1, 7)
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 400)
 def test_every_line_survives_every_fault(tmp_path: Path) -> None:
-    """Six trainers publish while workers, Redis, Postgres and other trainers are killed at random, and worse."""
+    """Six trainers publish while workers, Redis, Postgres and other trainers are killed or damaged at random."""
     print(f"\nCHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:.0f}")
     with (
         EmbeddedPostgres(tmp_path / "stores") as postgres,
@@ -100,7 +100,7 @@ def celery_running(settings: Settings, folder: Path) -> Iterator[tuple[list[Proc
 
 @contextmanager
 def following(engine: Engine, gateway: GatewayProcess) -> Iterator[dict[int, Follower]]:
-    """Follow two jobs as browsers do, once they are known."""
+    """Follow two jobs as browsers do, once they exist."""
     kinds: dict[int, type[WebSocketClient | EventSource]] = {1: WebSocketClient, 2: EventSource}
     wait_until(
         lambda: kinds.keys() <= set(rows(engine, training_jobs, "id", order=["id"])), "the jobs' first rows"
@@ -114,7 +114,7 @@ def following(engine: Engine, gateway: GatewayProcess) -> Iterator[dict[int, Fol
 
 
 def check_followers(engine: Engine, followers: dict[int, Follower]) -> None:
-    """Wait until the browsers have every row; they raise an error for a hole or a row that comes twice."""
+    """Wait until the clients have every row; they raise an error for a gap or a repeated row."""
     last_seqs = {job: last for job, *last in rows(engine, training_jobs, "id", *LAST_SEQS, order=["id"])}
     for job, follower in followers.items():
         for kind, last in zip(("logs", "metrics"), last_seqs[job], strict=True):
@@ -127,7 +127,7 @@ LAST_SEQS = ("last_log_seq", "last_metric_seq")
 
 
 def send_leftover_messages(spool: Path, redis_url: str) -> None:
-    """Send the messages that killed trainers have left; nothing is left after that."""
+    """Send the messages that killed trainers have left; the spool is empty afterwards."""
     for leftover in send_leftovers(spool, redis_url, TIMING, 60):
         assert leftover.is_done
     assert not list(spool.glob("*/source.json"))
@@ -143,7 +143,7 @@ def migrated(url: str) -> str:
 
 
 def start_trainer(job: int, redis_url: str) -> subprocess.Popen[str]:
-    """Start a trainer that publishes all the time."""
+    """Start a trainer that publishes continuously."""
     command = [sys.executable, "-m", "tests.chaos.trainer", str(job), str(SECONDS), redis_url]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 

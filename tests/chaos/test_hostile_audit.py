@@ -107,7 +107,7 @@ def check_all(*checks: Callable[[], None]) -> None:
 
 
 def check_ends(reports: dict[str, dict[str, Any]]) -> None:
-    """Each honest trainer learned in time that all of its messages are stored."""
+    """Each honest trainer got the acknowledgement of all of its messages in time."""
     assert {token: counts["complete"] for token, counts in reports.items()} == dict.fromkeys(TRAINERS, True), (
         reports
     )

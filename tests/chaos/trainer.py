@@ -23,7 +23,7 @@ from trainwire.ingest.settings import Timing, TrainerSettings, Vitals
 from trainwire.ingest.spool import segments
 
 TIMING = Timing(probe_after_s=2.0, patience_limit_s=5.0, settle_s=120.0, longest_backoff_s=1.0)
-"""Short waits, so that faults of seconds stand for faults of minutes."""
+"""Short, so that faults of seconds stand for faults of minutes."""
 VITALS = Vitals(interval_s=1.0)
 SEGMENT_BYTES: Final = 4096
 """Small, so that an outage of seconds fills several segments."""
@@ -72,7 +72,7 @@ def fork(run: Run, number: int) -> multiprocessing.process.BaseProcess:
 
 
 def log_lines(run: Run, number: int) -> None:
-    """Log lines; the disk of a child is never full: it ends too soon for messages that are in memory alone."""
+    """Log lines without a limit of file sizes: a child ends too soon to send messages that only memory holds."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     for line in range(CHILD_LINES):
@@ -80,7 +80,7 @@ def log_lines(run: Run, number: int) -> None:
 
 
 def turn_clocks() -> None:
-    """Give this process a clock that signals turn."""
+    """Give this process a clock that signals set back and right."""
     real_s, real_ns = time.time, time.time_ns
     behind_s = 0
 

@@ -1,4 +1,4 @@
-"""The servers the contract suite runs on: the twin, and a real Loki where there is one."""
+"""The servers of the contract suite: the twin, and a real Loki if there is one."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class LokiApi:
         )
 
     def await_lines(self, *lines: str) -> list[Found]:
-        """Wait until just these lines, in any order, are the ones this job has, and return them."""
+        """Wait until the job has exactly these lines, in any order, and return them."""
         wait_until(lambda: self._has(lines), f"the lines {sorted(lines)} of job {self.job_id}", timeout_s=10)
         return self.find()
 

@@ -29,7 +29,7 @@ class TestPush:
         assert found.labels.items() >= (loki.labels() | {"seq": "1", "attempt": "1", "rank": "0"}).items()
 
     def test_success_is_204_without_a_body(self, loki: LokiApi) -> None:
-        """A push of good lines is answered with 204 and nothing else."""
+        """A push of good lines is answered with 204 and an empty body."""
         answer = loki.push((loki.now_ns, "a"), (loki.now_ns + 1, "b"))
         assert (answer.status_code, answer.content) == (204, b"")
         loki.await_lines("a", "b")
@@ -50,7 +50,7 @@ class TestPush:
         assert loki.post(b'{"streams": []}').status_code == 422
 
     def test_a_refused_first_stream_is_lost_in_silence(self, loki: LokiApi) -> None:
-        """A push of two streams of which the first is refused answers 204: so one stream a push."""
+        """A push of two streams of which the first is refused answers 204, so we push one stream at a time."""
         loki.push((loki.now_ns, "newest"))
         answer = loki.push_streams(
             (loki.labels(), [(loki.now_ns - 2 * HOUR_NS, "lost")]),
@@ -71,7 +71,7 @@ class TestPush:
 
 
 class TestRefusals:
-    """Which lines a push of one stream loses, and that it loses no others."""
+    """The lines that Loki refuses from a push of one stream, and the reasons."""
 
     def test_too_far_behind_keeps_the_good_lines_and_lists_ten(self, loki: LokiApi) -> None:
         """A partial 400 stores the good lines; of fifteen late ones it lists ten and the total."""
@@ -83,7 +83,7 @@ class TestRefusals:
         loki.await_lines("first", "last")
 
     def test_a_late_label_opens_a_window_of_its_own(self, loki: LokiApi) -> None:
-        """A line over an hour behind its stream is refused, and taken as a stream of its own by an extra label."""
+        """A line over an hour behind its stream is refused; with an extra label it is in a new stream."""
         loki.push((loki.now_ns, "newest"))
         late_ns = loki.now_ns - HOUR_NS - MINUTE_NS
         assert loki.push((late_ns, "late")).status_code == 400
@@ -179,7 +179,7 @@ class TestQueryRange:
     """How lines are read back."""
 
     def test_is_of_loki_s_shape(self, loki: LokiApi) -> None:
-        """Lines of different metadata come back as result streams of their own."""
+        """Lines of different metadata are returned as separate result streams."""
         loki.push((loki.now_ns, "a", {"seq": "1"}), (loki.now_ns + 1, "b", {"seq": "2"}))
         loki.await_lines("a", "b")
         answer = loki.query_range().json()
@@ -273,7 +273,7 @@ class TestQueryRange:
         assert [line.line for line in found] == lines
 
     def test_shows_lines_of_over_three_hours_ago_when_they_are_written(self, loki: LokiApi) -> None:
-        """A line hours late is not seen until Loki has written it down, unless it is configured to look."""
+        """A line hours late is not returned until Loki has flushed it, unless queries look back further."""
         four_hours_ago = loki.now_ns - 4 * HOUR_NS
         assert loki.push((four_hours_ago, "late")).status_code == 204
         if hidden_after(loki.get("/config").text) is not None:
@@ -309,13 +309,13 @@ class TestDelete:
         return loki
 
     def test_answers_404_where_it_is_off(self, loki: LokiApi) -> None:
-        """Without retention_enabled there is no such path; with it the answer is 204 without a body."""
+        """Without retention_enabled the path does not exist; with it the answer is 204 without a body."""
         is_on = setting(loki.get("/config").text, "retention_enabled") == "true"
         answer = loki.delete()
         assert (answer.status_code, answer.content == b"") == ((204, True) if is_on else (404, False))
 
     def test_lists_accepted_requests(self, deleting: LokiApi) -> None:
-        """An accepted request is listed with its query: it is carried out later."""
+        """An accepted request is listed with its query; Loki carries it out later."""
         assert deleting.delete().status_code == 204
         listed = deleting.get("/loki/api/v1/delete").json()
         assert f'{{job_id="{deleting.job_id}"}}' in [each["query"] for each in listed]
@@ -332,13 +332,13 @@ class TestDelete:
         ],
     )
     def test_refuses_with_400(self, deleting: LokiApi, parameters: dict[str, str], words: str) -> None:
-        """Seconds have ten digits, nothing is deleted of the future, and a query and a start are needed."""
+        """A request without a query or a start, or with an invalid or future time, is refused."""
         answer = deleting.delete(**parameters)
         assert (answer.status_code, words in answer.text) == (400, True)
 
 
 def _pages(loki: LokiApi, limit: int) -> dict[str, str]:
-    """Read all of a job, page by page; the lines by their seq."""
+    """Read all lines of a job, page by page, by their seq."""
     lines: dict[str, str] = {}
     page: list[Found] = loki.find(limit=limit)
     while new := [found for found in page if found.labels["seq"] not in lines]:

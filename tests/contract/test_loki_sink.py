@@ -41,7 +41,7 @@ def deliver(loki: LokiApi, made: list[LogRow]) -> list[tuple[int, str]]:
 
 
 def stored(loki: LokiApi, expected: int) -> list[LokiLine]:
-    """Read a job's lines back, waiting until there are as many as expected."""
+    """Wait until a job has the expected number of lines, and return them."""
     deadline = time.monotonic() + 20
     while True:
         found = list(
@@ -95,7 +95,7 @@ def test_a_rank_that_was_cut_off_arrives(loki: LokiApi) -> None:
 
 
 def test_a_line_too_long_for_one_entry_arrives_in_parts(loki: LokiApi) -> None:
-    """The numbered parts of a long line are the line."""
+    """The numbered parts of a long line, joined, are the line."""
     line = "".join(f"{n:09d}\n" for n in range(60_000))
     assert deliver(loki, rows("before", line, "after")) == []
     found = stored(loki, 5)
@@ -128,7 +128,7 @@ def test_lines_that_loki_would_refuse_are_named_and_the_rest_arrives(loki: LokiA
 
 
 def test_a_line_that_loki_takes_only_later_waits(loki: LokiApi) -> None:
-    """Lines before it arrive; it stays where it is, with the reason."""
+    """Lines before it arrive; it stays behind the cursor, with the reason."""
     made = [*rows("before"), LogRow(2, 1, None, "s", "stdout", None, time.time_ns() + HOUR_NS, "future")]
     with pytest.raises(SinkUnavailable, match=r"line 2 is to be sent with .* ahead of this worker's clock"):
         deliver(loki, made)

@@ -105,7 +105,7 @@ def test_values_are_those_of_lightnings_own_file(run: RecordedRun, tmp_path: Pat
 
 
 def test_a_test_after_the_training_begins_no_epoch(run: RecordedRun, tmp_path: Path) -> None:
-    """Its values have the number of epochs that were trained, and the next training goes on from there."""
+    """Values of a test have the number of trained epochs, from which the next training continues."""
     trainer = fit(tmp_path, TrainwireLogger(run), [])
     trainer.test(dataloaders=batches(), verbose=False)
     (tested,) = [point for point in run.points if "test_loss" in point.values]
@@ -135,7 +135,7 @@ def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_the_best_is_the_last(run: RecordedRun, tmp_path: Path) -> None:
-    """Where nothing is monitored, or the newest is worse, it is not called the best."""
+    """Without a monitored metric, or if it is worse, the newest file is not reported as the best."""
     fit(tmp_path / "a", False, [TrainwireCheckpoint(run)])
     worse = TrainwireCheckpoint(run, monitor="val_loss", mode="max", save_top_k=-1)
     fit(tmp_path / "b", False, [worse])

@@ -20,7 +20,7 @@ _decode_faults = msgspec.json.Decoder(list[Fault]).decode
 
 
 class Core:
-    """A twin's lines, its faults to come and its counts."""
+    """A twin's lines, its queued faults and its counts."""
 
     def __init__(self, store: Store, auth: tuple[str, str] | None) -> None:
         self.store = store
@@ -55,7 +55,7 @@ class Core:
 
 
 def control(core: Core, command: str, path: str, arguments: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-    """Serve the paths under /twin/, which no fault touches."""
+    """Serve the paths under /twin/, which faults do not affect."""
     match command, path:
         case "POST", "/twin/faults":
             text = body if body.lstrip().startswith(b"[") else b"[" + body + b"]"

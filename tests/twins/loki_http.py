@@ -1,4 +1,4 @@
-"""Loki's HTTP face of a twin: push, query_range, labels, ready, and controls under /twin/."""
+"""The HTTP interface of a twin of Loki: push, query_range, labels, ready, and controls under /twin/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPERATIONS = {"/loki/api/v1/push": "push", "/loki/api/v1/query_range": "query"}
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """The listening side of a twin, which knows its open connections so that a stop can cut them."""
+    """The HTTP server of a twin; it keeps its open connections, so that a stop can close them."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -42,14 +42,14 @@ class Server(ThreadingMixIn, TCPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember a connection, then serve it in a thread of its own."""
+        """Record a connection, then serve it in a thread of its own."""
         with self.core.lock:
             self._open.add(request)
             self.core.requests["connections"] += 1
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection and close it."""
+        """Remove a connection from the record, and close it."""
         with self.core.lock:
             self._open.discard(request)
         super().shutdown_request(request)
@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Serve the reading paths."""
+        """Serve a query or a control."""
         self._serve(b"")
 
     def do_POST(self) -> None:
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(b"")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Keep quiet."""
+        """Log nothing."""
 
     def _serve(self, body: bytes) -> None:
         path = urlsplit(self.path).path

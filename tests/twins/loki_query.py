@@ -30,7 +30,7 @@ NO_MATCHER = (
 
 BATCH_LINES = 128
 SEARCH = re.compile(r"\.\*(\w+)")
-"""A filter that Loki takes for a search: of labels behind the selector it anchors no other."""
+"""A label filter that Loki evaluates as a substring search: unlike other filters it is not anchored."""
 
 
 class BadQueryError(Exception):
@@ -38,7 +38,7 @@ class BadQueryError(Exception):
 
 
 class TooMuchError(Exception):
-    """A query of which Loki's ingester cannot send the lines at once: a 500."""
+    """A query whose lines exceed one answer of Loki's ingester: a 500."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RangeQuery:
 
 
 def parse_query(arguments: Mapping[str, str], now_ns: int, limits: Limits) -> RangeQuery:
-    """Read a query's arguments; raises BadQueryError in Loki's words."""
+    """Read a query's arguments; raises BadQueryError with Loki's text."""
     end_ns = _time(arguments.get("end"), now_ns)
     start_ns = _time(arguments.get("start"), min(end_ns, now_ns) - HOUR_NS)
     _check_range(start_ns, end_ns, limits)

@@ -92,13 +92,13 @@ class Stream:
     is_sorted: bool = True
 
     def hidden(self, before_ns: int) -> set[int]:
-        """Return the identities of lines that are not written to the store, and too old to be looked for here."""
+        """Return the identities of lines that are not flushed, and older than queries look for in ingesters."""
         if self.unwritten_from_ns >= before_ns:
             return set()
         return {id(entry) for entry in self.unwritten if entry.ts_ns < before_ns}
 
     def write_down(self) -> None:
-        """Write the open chunk to the store."""
+        """Flush the open chunk to the store."""
         self.unwritten.clear()
         self.unwritten_from_ns = FAR_NS
 

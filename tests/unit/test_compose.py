@@ -43,7 +43,7 @@ ONE_SHOTS: Final = {"migrate", "bucket"}
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_read_by_a_settings_class(name: str) -> None:
-    """A variable that no settings class knows would be a setting that does nothing."""
+    """compose.yaml sets only variables that a settings class reads."""
     assert set(OURS[name]["environment"]) <= READ_BY_US
 
 
@@ -78,13 +78,13 @@ def test_ports_are_open_on_loopback_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", set(SERVICES) - set(OURS))
 def test_versions_of_others_are_pinned(name: str) -> None:
-    """An image of a moving tag is another program next week."""
+    """Images of other projects have a fixed version."""
     assert re.search(r":v?\d+\.\d+", SERVICES[name]["image"])
 
 
 @pytest.mark.parametrize("name", set(SERVICES) - ONE_SHOTS)
 def test_every_long_running_service_has_a_health_check(name: str) -> None:
-    """Without a health check `--wait` would mean started, not ready."""
+    """`docker compose up --wait` needs a health check of every service to wait until it is ready."""
     assert SERVICES[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert SERVICES[name]["restart"] == "unless-stopped"
 

@@ -26,7 +26,7 @@ def test_no_type_is_first_looked_up_by_a_thread(module: Path) -> None:
 
 
 def test_such_a_call_is_found() -> None:
-    """The test above looks for the right thing."""
+    """The check above finds a call of `decode` with a type."""
     assert list(typed_decodes("msgspec.json.decode(raw, type=list[Fault])")) == ["list[Fault]"]
     assert list(typed_decodes("msgspec.json.decode(raw, type=dict[str, Any])")) == []
 

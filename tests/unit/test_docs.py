@@ -22,7 +22,7 @@ TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_named_tests_exist(document: Path) -> None:
-    """A document that calls a test as its witness names one that is there."""
+    """Every test and test file that a document names exists."""
     for name in re.findall(r"`(test_\w+)`", document.read_text()):
         assert f"def {name}(" in TESTS, name
     for path in re.findall(r"`(tests/[\w/.]+)`", document.read_text()):

@@ -1,4 +1,4 @@
-"""Every link of every Markdown file leads to a file, and to a heading where it names one."""
+"""Every link of every Markdown file leads to an existing file and heading."""
 
 from __future__ import annotations
 

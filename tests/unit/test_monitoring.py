@@ -20,7 +20,7 @@ RULES: list[dict[str, Any]] = [
 ]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/trainwire.json").read_text())
 RUNBOOK = '{{ or $externalLabels.trainwire_runbook "docs/runbook.md" }}'
-"""Prometheus puts in the external label, and without one the path in the repository."""
+"""Prometheus inserts the external label, or without one the path in the repository."""
 HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")
 SERIES = {metric.name for metric in METRICS if metric.kind != "histogram"} | {
     metric.name + part for metric in METRICS if metric.kind == "histogram" for part in HISTOGRAM_PARTS
@@ -36,13 +36,13 @@ def expressions() -> list[str]:
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
-    """Alerts and panels name metrics of the list, and no others."""
+    """Alerts and panels use only metrics of the list."""
     named = {name for expression in expressions() for name in re.findall(r"\btrainwire_\w+", expression)}
     assert named <= SERIES
 
 
 def test_every_label_that_is_asked_for_exists() -> None:
-    """They group by labels that some metric has."""
+    """Alerts and panels group by labels that a metric has."""
     groups = [name for each in expressions() for name in re.findall(r"(?:by|on) ?\(([^)]*)\)", each)]
     shown = re.findall(r"{{ ?\$?(?:labels\.)?(\w+) ?}}", json.dumps(DASHBOARD) + json.dumps(RULES))
     asked = {name.strip() for group in groups for name in group.split(",") if name.strip()} | set(shown)

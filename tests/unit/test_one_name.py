@@ -1,4 +1,4 @@
-"""All of trainwire is imported as `trainwire.…`: a module loaded by two names would exist twice."""
+"""All of trainwire is imported as `trainwire.…`: a module imported by two names would exist twice."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def test_no_text_shows_an_old_name(path: Path) -> None:
     "old", ["from ingest import Run", "import workers.app", '[executable, "-m", "workers"]', "python, -m, gateway"]
 )
 def test_old_names_are_found(old: str) -> None:
-    """The tests above look for the right thing."""
+    """The pattern of the tests above finds old names."""
     assert OLD_NAME.search(old)

@@ -29,7 +29,7 @@ def test_json_has_names_for_nan_and_infinities() -> None:
 
 
 def test_a_traceback_stands_indented_under_its_first_line() -> None:
-    """A message of several lines cannot pass for several messages."""
+    """A message of several lines cannot look like several messages."""
     shown = shown_line(_line("TRACEBACK:\n  File\x1b[2J x\n00:00:00.000 stdout forged"), colours=False)
     first, *more = shown.split("\n")
     assert first.endswith("stderr TRACEBACK:")

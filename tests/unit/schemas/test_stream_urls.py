@@ -30,7 +30,7 @@ WRONG = [
 
 
 def test_a_cluster_is_named_by_its_servers() -> None:
-    """Each server with its port, 6379 by default; the address of one Redis is not a cluster's."""
+    """A cluster's address lists its servers with ports, 6379 by default; that of one Redis is not a cluster's."""
     assert cluster_nodes(CLUSTER) == [("one", 7000), ("two", 6379), ("::1", 7002)]
     assert is_cluster(CLUSTER)
     assert not is_cluster(BROKER)

@@ -38,7 +38,7 @@ def _server(status: int, body: bytes) -> Iterator[str]:
 
 
 def test_a_loki_is_recognised() -> None:
-    """By the build information of its API."""
+    """Loki is recognized by the build information of its API."""
     with LokiTwin() as twin:
         assert loki_absence(twin.url) is None
         url = twin.url
@@ -73,7 +73,7 @@ def test_settings_of_the_user_stay(named: dict[str, str]) -> None:
 
 
 def test_an_absent_loki_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the whole stack, with the reason."""
+    """Without a Loki it is switched off for the whole stack, with the reason."""
     monkeypatch.setattr(
         "trainwire.stack.recorded_settings.loki_absence", lambda url: f"no server answers at {url}"
     )
@@ -83,7 +83,7 @@ def test_an_absent_loki_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_commands_have_the_settings_of_the_stack(tmp_path: Path) -> None:
-    """Those that it has and no others, also where the environment has addresses that it has exported."""
+    """Commands use only the recorded settings, even if the environment has addresses of the stack."""
     up = {
         "JSONL_DIR": "/rows",
         "LOKI_ENABLED": "false",

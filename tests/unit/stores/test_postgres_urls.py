@@ -37,7 +37,7 @@ def test_several_servers_reach_the_driver(text: str, hosts: str, ports: str, sho
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
 def test_one_server_is_as_before(scheme: str) -> None:
-    """One host, with and without its port."""
+    """An address with one host works with and without a port."""
     url = parse_postgres_url(f"{scheme}://u:p%2C%40@h1:5433/db")
     assert (url.drivername, url.host, url.port, url.password) == ("postgresql+psycopg", "h1", 5433, "p,@")
     assert shown_servers(url) == "h1:5433"

@@ -30,7 +30,7 @@ MEMORY_BYTES = 300 * 1024**2
 
 
 def entry_of(encoding: str, body: bytes) -> RawEntry:
-    """The entry as Redis has it."""
+    """Return the entry with its fields as Redis returns them."""
     body = zstandard.compress(body, 3) if encoding.endswith("+zstd") else body
     fields = {"v": "1", "job": "1", "attempt": "1", "source": "s", "seq": "1", "enc": encoding}
     return RawEntry("1-1", {name.encode(): value.encode() for name, value in fields.items()} | {b"body": body})
