@@ -164,7 +164,7 @@ def files_of(path: Path) -> Files:
 
 @pytest.fixture
 def training(resources: Resources, bucket: Bucket, tmp_path: Path) -> Callable[[str], Training]:
-    """Give a function that makes a training."""
+    """Give a function that creates a training."""
     return lambda form: Training(resources, bucket, tmp_path, form)
 
 
@@ -180,7 +180,7 @@ KILLS: Final = [
 
 @pytest.mark.parametrize("form", list(UPLOADS))
 def test_an_upload_that_is_not_killed(training: Callable[[str], Training], form: str) -> None:
-    """Both checkpoints are there, each as it was written; the test below kills at every request."""
+    """Both checkpoints are offered unchanged; the test below kills at every request."""
     trained = training(form)
     assert trained.run(0, "never") == UPLOADS[form]
     trained.verify()
@@ -191,7 +191,7 @@ def test_an_upload_that_is_not_killed(training: Callable[[str], Training], form:
 def test_a_killed_upload_damages_no_checkpoint(
     *, training: Callable[[str], Training], bucket: Bucket, form: str, number: int, moment: str
 ) -> None:
-    """Killed before or after any request of the second upload, the first is still offered, whole."""
+    """After a kill before or after any request of the second upload, the first is still offered, complete."""
     trained = training(form)
     assert trained.run(number, moment) is None
     trained.verify()
@@ -244,7 +244,7 @@ def run_download(fields: Mapping[str, str], target: Path, kill_at: int, moment: 
 
 
 def test_a_killed_download_is_no_mixture(bucket: Bucket, tmp_path: Path) -> None:
-    """Killed at any request or rename, the target is the old folder, the new one, or not there."""
+    """After a kill at any request or rename the target is the old folder, the new one, or missing."""
     old, new = {"a": b"old", "z": b"old"}, {"a": b"new", "b": b"new", "c": b"new"}
     fields = bucket.put_folder("c/last/", **new)
     target = tmp_path / "last"

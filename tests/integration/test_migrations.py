@@ -1,4 +1,4 @@
-"""Migrations: from nothing to the tables that the code describes, and the sentences when they do not fit."""
+"""Migrations: from an empty database to the tables of the code, and the errors for other revisions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def empty(database_url: str) -> Iterator[Engine]:
 
 
 def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
-    """After the migrations nothing differs from schemas/tables.py, and a second run changes nothing."""
+    """After the migrations the tables equal schemas/tables.py, and a second run changes nothing."""
     for _ in range(2):
         with empty.begin() as connection:
             upgrade(connection)
@@ -139,7 +139,7 @@ def test_settled_jobs_and_cursors_survive_0014(empty: Engine) -> None:
 
 
 def test_a_database_from_the_future_is_left_alone(empty: Engine) -> None:
-    """A revision that this version does not know is named, and not migrated."""
+    """A revision that this version does not have is named, and not migrated."""
     with empty.begin() as connection:
         upgrade(connection)
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

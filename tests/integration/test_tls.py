@@ -1,4 +1,4 @@
-"""TLS to every store but Redis, and through the whole of us: a CA is named, and a wrong one costs nothing."""
+"""TLS to every store but Redis: certificates are checked with the configured CA, and errors name the setting."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_loki_by_its_ca_file(tls: Tls, resources: Resources) -> None:
 
 
 def test_a_ca_file_that_is_not_there_stops_workers_at_once(resources: Resources, tmp_path: Path) -> None:
-    """A worker that could reach nothing does not start, and names the variable and the file."""
+    """A worker with a missing CA file does not start, and the error names the variable and the file."""
     missing = tmp_path / "ca.pem"
     with pytest.raises(WrongSettings, match=f"LOKI_CA_FILE cannot be read: {missing}: No such file"):
         settings_of(resources, loki_ca_file=missing)

@@ -60,7 +60,7 @@ def error_of(resources: Resources, redis_url: str) -> str:
 
 
 def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resources: Resources, tls: Tls) -> None:
-    """With its CA it answers; with none or another one the sentence has address, reason and remedy."""
+    """With its CA it answers; with none or another one the error has address, reason and remedy."""
     with open_redis(settings_of(resources, redis_url=redis_over(ssl_ca_certs=tls.ca))) as client:
         assert client.ping()
     for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
@@ -73,7 +73,7 @@ def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resourc
 
 
 def test_a_certificate_that_no_ca_can_help(resources: Resources, tls: Tls, redis_url: str) -> None:
-    """One for another host, or of yesterday, is refused with a remedy of its own."""
+    """A certificate for another host, or an expired one, is refused with a remedy of its own."""
     elsewhere = tls.in_front_of(redis_url, "redis.example")
     message = error_of(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
     assert message.endswith(": use the address that it was made for")
@@ -83,14 +83,14 @@ def test_a_certificate_that_no_ca_can_help(resources: Resources, tls: Tls, redis
 
 
 def publish_over(url: str) -> None:
-    """Put something into a queue, as Celery does."""
+    """Publish a message through Celery's transport."""
     broker = broker_at(url)
     with Connection(broker.url, ssl=broker.ssl or False) as connection, connection.channel() as channel:
         Producer(channel).publish({}, exchange="", routing_key=INGEST_QUEUE)
 
 
 def test_kombu_verifies_as_redis_py_does(redis_over: Callable[..., str], tls: Tls, client: redis.Redis) -> None:
-    """An order goes through a server that is trusted only; left alone, kombu would trust everybody."""
+    """An order is published only to a trusted server; kombu's default would trust any."""
     for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
         broker = broker_at(url)
         with (
@@ -168,7 +168,7 @@ def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resou
 
 @pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
 def test_a_trainer_without_tls_at_a_port_with_tls(tls: Tls, redis_url: str, kind: str) -> None:
-    """redis:// to a port with TLS is named as that, of a cluster too."""
+    """The error for redis:// at a port with TLS names the cause, of a cluster too."""
     plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
     secure = kind.replace("redis", "rediss")
     with pytest.raises(
@@ -181,7 +181,7 @@ def test_a_trainer_without_tls_at_a_port_with_tls(tls: Tls, redis_url: str, kind
 def test_a_trainer_with_tls_at_a_port_without_tls(
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rediss:// to a port without TLS, which waits for more, is named as that."""
+    """The error for rediss:// at a port without TLS names the cause."""
     monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 0.5)
     secure = redis_url.replace("redis", kind, 1).rpartition("/")[0]
     with pytest.raises(outage.Unavailable, match=r"it does not (answer the TLS handshake|use TLS): correct"):
@@ -212,7 +212,7 @@ def test_workers_and_doctor_without_tls_at_a_port_with_tls(
     trainwire: Trainwire,  # noqa: F811
     alone: pytest.MonkeyPatch,  # noqa: F811
 ) -> None:
-    """A worker ends at its start with that sentence, and doctor has it."""
+    """A worker exits at its start with that error, and the doctor reports it."""
     redis_url = resources.settings.redis_url.get_secret_value()
     named = "Connection closed by server: it expects TLS: its address begins with rediss://, not with redis://"
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())

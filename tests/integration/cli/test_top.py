@@ -26,7 +26,7 @@ def known(alone: pytest.MonkeyPatch, resources: Resources) -> None:
 
 
 def row(out: str, begins: str) -> list[str]:
-    """Return the cells of the line that begins so."""
+    """Return the cells of the line that begins with a text."""
     (line,) = re.findall(rf"^{re.escape(begins)}\b.*$", out, flags=re.MULTILINE)
     return re.split(r"\s{2,}", line.strip())
 
@@ -35,7 +35,7 @@ def row(out: str, begins: str) -> list[str]:
 def test_streams_sinks_and_running_jobs_are_shown(
     trainwire: Trainwire, resources: Resources, sender: Sender, engine: Engine
 ) -> None:
-    """Streams with their lag, the sink with its rows, the running job, and that no worker answers."""
+    """The view has streams and sinks with their lag, running jobs, and a note if no worker answers."""
     sender.send(logs("stored", "stored too"))
     sender.send(metrics(loss=0.5))
     drain(resources)
@@ -65,7 +65,7 @@ def test_a_redis_that_is_down_is_shown(trainwire: Trainwire, alone: pytest.Monke
 
 
 def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, engine: Engine) -> None:
-    """Many running jobs do not hide newly lost ones, nor do old lost ones hide running jobs."""
+    """Many running jobs do not hide newly lost ones, and old lost jobs do not hide running ones."""
     statuses = {1: "lost", 2: "stalled"} | dict.fromkeys(range(3, 30), "running")
     with engine.begin() as connection:
         for job, status in statuses.items():
@@ -88,7 +88,7 @@ def test_a_pipe_gets_the_alternative(trainwire: Trainwire) -> None:
 
 
 def test_rates_are_the_growth_between_two_reads(resources: Resources, sender: Sender) -> None:
-    """Rows stored between two looks, by the seconds between them; nothing is negative after a reset."""
+    """A rate is the rows stored between two reads, per second, and never negative after a reset."""
     times = iter((10.0, 12.0))
     look = partial(take, resources.redis, resources.engine, resources.settings, lambda: next(times))
     sender.send(logs("a"))
@@ -119,5 +119,5 @@ def test_rates_are_the_growth_between_two_reads(resources: Resources, sender: Se
     ],
 )
 def test_figures_are_short(shown: str, expected: str) -> None:
-    """A span has its largest fitting unit, a size too."""
+    """A duration and a size have their largest fitting unit."""
     assert shown == expected

@@ -96,7 +96,7 @@ class GatewayProcess(GatewayAddress):
         return {f"{one.laddr.ip}:{one.laddr.port}" for one in sockets if one.laddr}
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Kill it, as the out-of-memory killer would, or another way."""
+        """Kill it, by default with SIGKILL."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(20)
@@ -175,7 +175,7 @@ class Followed:
         return event
 
     def until(self, kind: str, last: int) -> None:
-        """Take events until the last row of a kind is this one."""
+        """Take events until this is the last row of a kind."""
         while self.have[kind] < last:
             self.take()
 
@@ -206,7 +206,7 @@ class WebSocketClient(Followed):
         self.connect()
 
     def connect(self) -> None:
-        """Connect, again with the position."""
+        """Connect, at a reconnect with the position."""
         self.connect_to(self._gateway)
 
     def connect_to(self, gateway: GatewayAddress) -> None:

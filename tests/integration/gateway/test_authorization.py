@@ -59,7 +59,7 @@ def test_each_role_may_do_its_part(
 
 
 def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Resources) -> None:
-    """Such a token is refused for other jobs, and the error names its job."""
+    """A token of one job is refused for other jobs, and the error names its job."""
     headers = bearer(make_token(resources, "trainer", 7))
     assert guarded.request("POST", "/jobs/7/callback/logs", json=LINES, headers=headers).status_code == 202
     refusal = guarded.post("/jobs/8/callback/logs", LINES, status=403, headers=headers)
@@ -146,7 +146,7 @@ def test_sessions_of_a_read_only_postgres_do_not_stay(
 
 
 def without_writes(database_url: str, resources: Resources) -> str:
-    """Return the database's address for a user whose transactions Postgres refuses to let write."""
+    """Return the database's address for a user whose transactions are read-only."""
     user, password = "standby", "standby"
     with resources.engine.begin() as connection:
         connection.execute(text(f"DROP ROLE IF EXISTS {user}"))
@@ -157,7 +157,7 @@ def without_writes(database_url: str, resources: Resources) -> str:
 
 
 def test_a_browser_has_the_token_in_a_cookie(guarded: GatewayServer, resources: Resources) -> None:
-    """A session begins with a valid token, in a cookie that no script and no foreign page gets, and ends."""
+    """A session begins with a valid token, in an HttpOnly and SameSite cookie, and can be ended."""
     token = make_token(resources, "viewer")
     assert guarded.request("POST", "/session", json={"token": "tw_wrong"}).status_code == 401
     begun = guarded.request("POST", "/session", json={"token": token})

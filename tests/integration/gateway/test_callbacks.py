@@ -95,12 +95,12 @@ def test_a_repetition_is_taken_once(gateway: GatewayServer, resources: Resources
 
 
 class LosesAnswers(redis.Connection):
-    """A connection that breaks after the messages are on their stream, and before the reply arrives."""
+    """A connection that breaks after the command was executed, and before the reply arrives."""
 
     left = 0
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Return an answer, or lose it."""
+        """Return a reply, or fail like a broken connection."""
         answer = super().read_response(*args, **kwargs)
         if self.left and answer and isinstance(answer, list) and answer[0] == b"new":
             type(self).left -= 1
@@ -171,7 +171,7 @@ def test_another_attempt_is_begun_by_its_number(gateway: GatewayServer, resource
 
 
 def test_a_path_is_a_checkpoint_once(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """The same best path with every progress is one checkpoint, until it changes."""
+    """The same best path in several messages is one checkpoint, until it changes."""
     for path in ("s3://b/1.pt", "s3://b/1.pt", "s3://b/2.pt"):
         gateway.post(f"/jobs/{job}/callback/progress", {"best_checkpoint_path": path})
     drain_all(resources, job)
@@ -181,7 +181,7 @@ def test_a_path_is_a_checkpoint_once(gateway: GatewayServer, resources: Resource
 def test_trainers_are_asked_to_hold_back(
     gateway: GatewayServer, resources: Resources, client: redis.Redis, job: int
 ) -> None:
-    """While Redis is nearly full callbacks are refused, and nothing is stored of them."""
+    """While Redis is nearly full callbacks are refused, and nothing of them is stored."""
     client.set(HOLD_KEY, 1)
     answer = gateway.request("POST", f"/jobs/{job}/callback/logs", json={"lines": ["a"]})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")

@@ -1,4 +1,4 @@
-"""A Redis that goes on from older data than it had confirmed: no number is used again, and 200 means stored."""
+"""A Redis that restarts from older data: no number is used again, and 200 means stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOB = 8_000
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """A Valkey of this test alone."""
+    """A Valkey for one test."""
     with EmbeddedValkey(tmp_path / "first") as running:
         yield running
 

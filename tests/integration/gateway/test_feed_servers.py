@@ -1,4 +1,4 @@
-"""The feed on a server that has no door for frames: everything goes through ASGI."""
+"""The feed on an ASGI server without FrameProtocol."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from trainwire.workers.resources import Resources
 
 JOB: Final = 4_321
 STREAMS: Final = ("/events",)
-"""Answers without an end."""
+"""Endless responses."""
 JSON_NULL: Final = {"type": "null"}
 
 odd_text = st.one_of(
@@ -36,7 +36,7 @@ odd_json = st.recursive(
 
 @pytest.fixture
 def known_job(gateway: GatewayServer, resources: Resources, sender: Sender) -> GatewayServer:
-    """A gateway that knows one job with some of everything."""
+    """A gateway with one job that has rows of each kind."""
     for body in (logs("a", "b"), metrics(epoch=0, loss=0.0), checkpoint(), completion()):
         sender.send(body, job=JOB)
     for kind in ("logs", "metrics", "checkpoints", "completions"):
@@ -100,7 +100,7 @@ def requests_of(document: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def test_every_answer_is_one_that_is_described(known_job: GatewayServer) -> None:
-    """Odd numbers, odd text and odd bodies end in a described status with a described kind of document."""
+    """Odd numbers, odd text and odd bodies are answered with a documented status and content type."""
     document = known_job.get("/openapi.json")
 
     @settings(

@@ -1,4 +1,4 @@
-"""A gateway all of whose readers wait."""
+"""A gateway whose reader threads are all busy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.gateway.auth.tokens import create_token
 from trainwire.workers.resources import Resources
 
 THREADS = 40
-"""As many as AnyIO has for requests."""
+"""The number of AnyIO's worker threads."""
 
 
 def test_callbacks_are_taken_while_all_reads_hang(database_url: str, redis_url: str, resources: Resources) -> None:

@@ -1,4 +1,4 @@
-"""Hostile requests, limits and unavailable stores: the answer is a problem with the cause, never 500."""
+"""Hostile requests, limits and unavailable stores are answered with a problem that has the cause, never 500."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainwire.workers.resources import Resources
 
 NO_SERVER = "127.0.0.1:1"
 THREADS = 40
-"""As many as AnyIO has for requests."""
+"""The number of AnyIO's worker threads."""
 _jobs = count(8_000)
 
 

@@ -16,7 +16,7 @@ JOB = 77
 
 @pytest.fixture
 def known_job(gateway: GatewayServer, resources: Resources, sender: Sender) -> GatewayServer:
-    """A gateway that knows one job."""
+    """A gateway with one job."""
     sender.send(logs("a", "b"), job=JOB)
     drain(resources, job=JOB)
     return gateway

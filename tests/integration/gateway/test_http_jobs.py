@@ -1,4 +1,4 @@
-"""Jobs over HTTP: the list and its pages, one job, its completeness, its deliveries, several side by side."""
+"""Jobs over HTTP: the list and its pages, one job, its completeness, its deliveries, comparisons."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def job() -> int:
 
 
 def drain_all(resources: Resources, *jobs: int) -> None:
-    """Store all that was sent about these jobs."""
+    """Store all messages of these jobs."""
     for job in jobs:
         for kind in KINDS:
             drain(resources, kind, job)
@@ -165,7 +165,7 @@ def test_names_of_old_rows_are_found_in_bounded_steps(resources: Resources, job:
 
 
 def test_the_pages_of_the_list_join(gateway: GatewayServer, resources: Resources) -> None:
-    """Page after page, every job comes once, the newest first, also where several began at the same moment."""
+    """Over all pages every job is listed once, newest first, also if several began at the same moment."""
     insert_jobs(resources, 25)
     seen: list[int] = []
     cursor: str | None = None
@@ -246,7 +246,7 @@ def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender:
 def test_jobs_that_share_no_metric_are_compared(
     gateway: GatewayServer, resources: Resources, sender: Sender
 ) -> None:
-    """Jobs without a common metric come without series, however many points each has."""
+    """Jobs without a common metric are returned without series."""
     one, two = next(_jobs), next(_jobs)
     for job, name in ((one, "loss"), (two, "accuracy")):
         sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: 1.0})] * 5), job=job)

@@ -1,4 +1,4 @@
-"""Metrics over HTTP: whole where they are few, downsampled with their spikes where they are many."""
+"""Metrics over HTTP: few points are returned unchanged, many are downsampled with their spikes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def send_points(sender: Sender, resources: Resources, job: int, points: Sequence
 
 
 def test_few_points_come_as_they_are(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
-    """Every value with its step, time, epoch and seq; 0.0 is a value, and so is NaN."""
+    """Every value has its step, time, epoch and seq; 0.0 is a value, and so is NaN."""
     job = next(_jobs)
     points = [
         Point(ts=NOW_NS, step=1, epoch=0, values={"loss": 0.0, "f1": float("-inf")}),

@@ -1,4 +1,4 @@
-"""Clients that send or take a byte now and then, or nothing at all: each comes to an end, the others do not."""
+"""Clients that send or read slowly or not at all are disconnected, without an effect on other clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two Postgres servers in DATABASE_URL: the one that takes writes is used, whichever that is."""
+"""Two Postgres servers in DATABASE_URL: the one that accepts writes is used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        """The address of both."""
+        """The address of both servers."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"postgresql://{USER}:{PASSWORD}@{hosts}/{DATABASE}?target_session_attrs=read-write"
 

@@ -1,4 +1,4 @@
-"""Parts that die are started again; nothing is left behind."""
+"""Parts that die are started again, and no process is left at the end."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) ->
 
 
 class Store(CommandPart):
-    """A part that the others need until their end."""
+    """A part that other parts need until they have ended."""
 
     is_store = True
 
@@ -102,7 +102,7 @@ def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
 
 
 def test_a_deaf_part_is_killed_after_its_time(tmp_path: Path) -> None:
-    """A part that ignores SIGTERM does not hold up the end."""
+    """A part that ignores SIGTERM is killed after its timeout."""
     child = Child("deaf", tmp_path, stop_timeout_s=0.3)
     child.start(STUBBORN)
     child.wait_ready(lambda: "deaf" in child.log_path.read_text(), 20)
@@ -165,7 +165,7 @@ def test_waiting_ends_when_a_stop_is_requested(watch: Watch, tmp_path: Path) -> 
 
 
 class Foreign(BaseHTTPRequestHandler):
-    """A web server that is not ours, and answers every path as a healthy gateway does."""
+    """A web server of another program, which answers every path like a healthy gateway."""
 
     def do_GET(self) -> None:
         """Answer 200."""
@@ -174,11 +174,11 @@ class Foreign(BaseHTTPRequestHandler):
         self.wfile.write(b'{"status": "ok"}')
 
     def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        """Log nothing."""
 
 
 class LostRace(Port):
-    """A port that another process takes after it was found free, and before the server binds it."""
+    """A port that another process binds after it was found free, and before the server binds it."""
 
     def start(self, start: Callable[[], None]) -> None:
         """Take the port first."""
@@ -197,7 +197,7 @@ def web_server(port: int) -> tuple[list[str], Mapping[str, str]]:
 
 
 def test_a_web_server_that_lost_its_port_takes_another(tmp_path: Path) -> None:
-    """A foreign server that answers on the port is not taken for ours: the address is that of our own child."""
+    """A foreign server that answers on the port is not taken for ours; our server gets another port."""
     port = LostRace(tmp_path, "web")
     part = WebPart("web", tmp_path, port, web_server)
     lost = port.number
@@ -222,7 +222,7 @@ def test_a_chosen_port_is_not_replaced(tmp_path: Path) -> None:
 def test_a_store_that_lost_its_port_takes_another(
     kind: type[EmbeddedPostgres] | type[EmbeddedValkey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server of a copied folder answers on the port with the same password: ours is started on another one."""
+    """If the server of a copied folder has the port and the same password, ours is started on another port."""
     free_once = iter([True])
     with kind(tmp_path / "first") as first:
         subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
@@ -238,7 +238,7 @@ def test_a_store_that_lost_its_port_takes_another(
 
 
 def test_a_server_keeps_its_port_once_it_was_ready(tmp_path: Path) -> None:
-    """Clients know the port then: while another process has it, a restart fails and names the cause."""
+    """After it was ready, a restart fails with the cause if another process has the port."""
     server = EmbeddedValkey(tmp_path)
     with server:
         port = server.port

@@ -36,7 +36,7 @@ UNITS: Final = (
     *("trainers", "items", "requests", "connections"),
 )
 STATES: Final = ("up", "halted", "holding")
-"""The end of a name whose value is 1 or 0."""
+"""The suffix of names whose value is 1 or 0."""
 
 
 class Scrape:
@@ -57,7 +57,7 @@ class Scrape:
         return self.samples[name, frozenset(labels.items())]
 
     def named(self, name: str) -> dict[Mapping[str, str] | str, float]:
-        """Return all values of a name, by their labels joined."""
+        """Return all values of a name, by their joined labels."""
         return {
             ",".join(sorted(dict(labels).values())): value
             for (of, labels), value in self.samples.items()
@@ -74,7 +74,7 @@ def with_settings(resources: Resources, **overrides: object) -> Resources:
 
 
 def something_of_everything(resources: Resources, sender: Sender) -> None:
-    """Make at least one sample of each metric."""
+    """Create at least one sample of each metric."""
     sender.send(logs("a", "b"), seq=1)
     sender.send(logs("c"), seq=4)
     sender.send_raw("logs", 1, {"v": "nonsense"})
@@ -93,7 +93,7 @@ def exported(metric: Metric) -> tuple[str, str, frozenset[str]]:
 
 
 def test_the_exporter_exports_the_list(resources: Resources, sender: Sender) -> None:
-    """Every metric of the list is exported with its kind and labels, and nothing beside the list is."""
+    """The exporter has every metric of the list with its type and labels, and no others."""
     something_of_everything(resources, sender)
     found = {
         (family.name, family.type, frozenset(name for name in sample.labels if name != "le"))
@@ -172,7 +172,7 @@ def test_the_lag_of_a_stream(resources: Resources, sender: Sender) -> None:
 
 
 def test_gaps_dead_letters_and_jobs(resources: Resources, sender: Sender) -> None:
-    """Messages that never came, letters by reason, and jobs by status are as Postgres has them."""
+    """Missing messages, dead letters by reason, and jobs by status equal those in Postgres."""
     something_of_everything(resources, sender)
     scrape = Scrape(resources)
     assert scrape.named("trainwire_missing_messages") == {"logs": 2}
@@ -200,7 +200,7 @@ def test_the_lag_of_a_sink(resources: Resources, sender: Sender) -> None:
 
 
 def test_the_newest_training_metrics_of_running_jobs(resources: Resources, sender: Sender) -> None:
-    """Each metric's newest value, whichever point it came with, NaN as NaN; of finished jobs none."""
+    """Each metric of a running job has its newest value, also NaN; finished jobs have none."""
     sender.send(metrics(loss=0.9, accuracy=0.1))
     sender.send(metrics(loss=float("nan"), grad_norm=3.5))
     sender.send(metrics(loss=0.2), job=5)
@@ -215,7 +215,7 @@ def test_the_newest_training_metrics_of_running_jobs(resources: Resources, sende
 
 
 def test_training_metrics_are_bounded(resources: Resources, sender: Sender) -> None:
-    """However many metrics trainers invent, no more series are made than allowed; the others are counted."""
+    """With any number of training metrics the number of series is limited, and the others are counted."""
     for job in (1, 5, 9):
         values = {f"m{number}": float(number) for number in range(40)}
         sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)

@@ -214,7 +214,7 @@ def test_deliveries_that_are_killed_write_every_row_once(
 
 
 def test_a_file_ends_at_its_limit_and_with_its_day(tmp_path: Path) -> None:
-    """A full file is continued in the next one, a day's first line begins a file, and a day never goes back."""
+    """A full file is continued in the next one, a new day begins a file, and the day never goes back."""
     files.append(tmp_path / "1", lines(1, 3), 25)
     assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl"]
     files.append(tmp_path / "1", lines(4, 4), 25)
@@ -334,7 +334,7 @@ def test_a_file_that_was_rotated_or_is_of_an_earlier_day_is_not_written_again(
 
 
 def test_a_replay_writes_nothing_twice(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
-    """A cursor that was moved back leads to the same files."""
+    """After a replay the files are the same."""
     store_lines("a", "b", "c")
     deliver(resources, folder)
     with resources.engine.begin() as connection:
@@ -456,7 +456,7 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_a_disk_that_is_really_full(resources: Resources, store_lines: StoreLines, tmp_path: Path) -> None:
-    """The limit of a process on the size of files, which the kernel keeps, does no harm either."""
+    """The kernel's limit on file sizes of a process causes no loss either."""
     import resource  # noqa: PLC0415 - of this test alone
 
     folder = tmp_path / "logs"
@@ -478,7 +478,7 @@ def test_a_disk_that_is_really_full(resources: Resources, store_lines: StoreLine
 
 
 def test_a_folder_that_is_no_folder(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
-    """A file where the folder should be is named with the reason; once it is gone, all arrives."""
+    """A file in place of the folder is an error with its path; after its removal all rows are written."""
     folder.parent.mkdir(parents=True)
     folder.write_text("not a folder")
     store_lines("a")
@@ -504,7 +504,7 @@ def test_a_folder_without_permission(resources: Resources, store_lines: StoreLin
 def test_one_job_that_cannot_be_written_does_not_stop_the_others(
     resources: Resources, store_lines: StoreLines, folder: Path
 ) -> None:
-    """A folder that another process has locked waits alone."""
+    """Only the job whose folder another process has locked waits."""
     store_lines("a")
     deliver(resources, folder)
     store_lines("b")
@@ -569,7 +569,7 @@ def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder
 
 
 def test_doctor_tries_the_folder(resources: Resources, folder: Path) -> None:
-    """A folder that can be written is well, one that cannot be is an error with its remedy."""
+    """The doctor accepts a writable folder; another is an error with its remedy."""
     assert [each.level for each in plugin_of(folder).examine(resources.settings)][-1:] == ["ok"]
     (folder / "file").write_text("")
     (found,) = plugin_of(folder / "file").examine(resources.settings)

@@ -1,4 +1,4 @@
-"""Which jobs are lost and which are not, with real trainers, a real Redis and Postgres, and times made short."""
+"""Lost and stalled jobs, with real trainers, Redis and Postgres, and short times."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from trainwire.workers.settings import load_settings
 from trainwire.workers.streams.sweep import drain_everything
 
 LOST_AFTER_S: Final = 5.0
-"""Longer than a trainer of a busy machine may be kept from its heartbeat."""
+"""Longer than heartbeats of a trainer on a busy machine may be delayed."""
 GAP_S: Final = 0.7
 SHARDS: Final = 4
 TRAINER: Final = """
@@ -54,13 +54,13 @@ time.sleep(60)
 
 @dataclass
 class Watch:
-    """Workers and beat: they drain and look, until a test stops that."""
+    """Workers and beat: they drain and check heartbeats until a test stops them."""
 
     resources: Resources
     lost_after_s: float = LOST_AFTER_S
 
     def look(self) -> list[StatusChange]:
-        """Drain everything and look once, if Redis is there."""
+        """Drain all streams and check heartbeats once, if Redis is available."""
         with suppress(Unavailable, redis.RedisError):
             drain_everything(self.resources)
             heard = read_heartbeats(self.resources.redis, SHARDS, GAP_S)
@@ -68,18 +68,18 @@ class Watch:
         return []
 
     def status(self, job: int = 1) -> str | None:
-        """Look once; return how the job stands."""
+        """Check heartbeats once; return the status of the job."""
         self.look()
         with suppress(Exception):
             return str(self.job(job)["status"])
         return None
 
     def becomes(self, status: str, job: int = 1) -> None:
-        """Look until the job has this status."""
+        """Check heartbeats until the job has this status."""
         wait_until(lambda: self.status(job) == status, f"job {job} {status}", timeout_s=15)
 
     def watches(self, *jobs: int) -> None:
-        """Look until each job runs and its heartbeats come steadily: a first message may take its sender long."""
+        """Check heartbeats until each job is running and sends them regularly: its first message may take long."""
         for job in jobs:
             self.becomes("running", job)
             wait_until(partial(self._has_heartbeat, job, 0), f"a heartbeat of job {job}")
@@ -94,7 +94,7 @@ class Watch:
         return read_heartbeats(self.resources.redis, SHARDS, GAP_S).now_ms[0]
 
     def stays(self, status: str, jobs: list[int], for_s: float) -> None:
-        """Look for so long; fail when one of the jobs has another status."""
+        """Check heartbeats for some seconds; fail if one of the jobs has another status."""
         deadline = time.monotonic() + for_s
         while time.monotonic() < deadline:
             assert {job: self.status(job) for job in jobs} == dict.fromkeys(jobs, status)
@@ -130,7 +130,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def send_heartbeat(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
-    """Send a heartbeat as another language would."""
+    """Send a heartbeat like a client in another language."""
     seconds, micros = client.time()
     at = int(seconds * 1000 + micros // 1000 - ago_s * 1000)
     beat = Heartbeat(**{"job": 1, "source": "0-test", "at": at, **fields})
@@ -202,7 +202,7 @@ def test_a_trainer_that_died_while_workers_were_down_is_lost_after_its_time(watc
 
 
 def test_an_unread_completion_is_waited_for(watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While messages of its shard lie unread, a silent job is not lost: the completion may be among them."""
+    """While messages of its shard are unread a silent job is not lost: its completion may be among them."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"))
@@ -261,7 +261,7 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
 
 
 def test_a_trainer_that_died_before_the_first_check_is_lost(watching: Watch) -> None:
-    """Its only heartbeat was old when the workers came back; one of another attempt does not count."""
+    """A job whose only heartbeat was already old is lost; a heartbeat of another attempt does not count."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"), job=1)
@@ -286,7 +286,7 @@ def test_a_trainer_without_stored_heartbeats_is_lost(watching: Watch) -> None:
 
 
 def test_a_heartbeat_is_found_in_any_shard(watching: Watch) -> None:
-    """Its trainer was started when there was another number of shards."""
+    """Heartbeats of a trainer that started with another number of shards are found."""
     client = watching.resources.redis
     Sender(client).send(Metrics(ts=NOW_NS, heartbeat_s=0.1))
     watching.becomes("running")
@@ -297,7 +297,7 @@ def test_a_heartbeat_is_found_in_any_shard(watching: Watch) -> None:
 
 
 def test_a_redis_that_takes_no_writes_makes_no_job_lost(watching: Watch) -> None:
-    """A Redis too full for a heartbeat is too full for the note that one looked."""
+    """While Redis is too full for heartbeats, the workers' own note of a check fails as well."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
     send_heartbeat(client)
@@ -316,7 +316,7 @@ def test_a_redis_that_takes_no_writes_makes_no_job_lost(watching: Watch) -> None
 
 
 def test_a_training_that_hangs_has_stalled_until_its_next_message(watching: Watch) -> None:
-    """It lives and breaks its promise: stalled, announced with the reason; a word makes it running, and so on."""
+    """A trainer without the promised messages is stalled, with an event, until its next message."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(metrics(loss=1.0))
@@ -367,7 +367,7 @@ def test_old_and_invalid_heartbeats_are_deleted(watching: Watch) -> None:
 
 
 def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
-    """Looks in a row count together; after a gap, a flush, or a clock set back the count begins at nothing."""
+    """Consecutive checks add up; after a gap, a flush, or a clock set back the time starts at zero."""
     client = watching.resources.redis
     listened = partial(_listened_s, client)
     assert listened() == 0
@@ -383,7 +383,7 @@ def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
 
 
 def test_a_look_that_is_late_begins_nothing_anew(watching: Watch) -> None:
-    """While all processes are busy with drains, the main process of each worker notes that Redis takes writes."""
+    """While pool processes are busy, the main process of each worker notes that Redis accepts writes."""
     client = watching.resources.redis
     read_heartbeats(client, SHARDS, GAP_S)
     deadline = time.monotonic() + 3 * GAP_S
@@ -401,7 +401,7 @@ def _listened_s(client: redis.Redis) -> float:
 
 
 def test_a_hostile_heartbeat_is_harmless(watching: Watch) -> None:
-    """A host with a NUL reaches Postgres in a form that it takes."""
+    """A NUL in the host of a heartbeat is replaced before it is stored."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
     watching.look()

@@ -45,7 +45,7 @@ def test_each_attempt_has_its_own(resources: Resources, sender: Sender) -> None:
 
 
 def test_news_of_the_provenance_are_changes_of_the_attempt(resources: Resources, sender: Sender) -> None:
-    """MLflow gets them: each message with new items counts as a change, the same items again do not."""
+    """A message with new items counts as a change for MLflow, repeated items do not."""
     for provenance in ({"user": "ada"}, {"user": "ada"}, {"user": "bob"}):
         sender.send(Metrics(provenance=provenance))
         drain(resources, "metrics")

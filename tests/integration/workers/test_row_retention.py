@@ -55,7 +55,7 @@ def store_rows(resources: Resources, sender: Sender) -> StoreRows:
 
 
 def confirm(engine: Engine, job: int, seq: int, sink: str = "loki") -> None:
-    """Let a sink have confirmed a job's rows up to a number."""
+    """Set the row up to which a sink has confirmed a job."""
     cursor = "INSERT INTO delivery_cursors (sink, job_id, confirmed_seq) VALUES (:sink, :job, :seq)"
     with engine.begin() as connection:
         connection.execute(text(cursor), {"job": job, "seq": seq, "sink": sink})
@@ -68,7 +68,7 @@ def plan_of(resources: Resources, keeping: RowPolicy) -> list[int]:
 
 
 def contents(engine: Engine, job: int = 1) -> list[str]:
-    """Return the lines of a job that are left."""
+    """Return the remaining lines of a job."""
     return [content for of, content in rows(engine, training_logs, "job_id", "content") if of == job]
 
 
@@ -89,7 +89,7 @@ def test_old_rows_of_finished_jobs_go_and_young_ones_stay(resources: Resources, 
 def test_a_job_that_is_not_finished_keeps_everything(
     resources: Resources, store_rows: StoreRows, status: str
 ) -> None:
-    """However old its rows are: it may still run, or come back."""
+    """Rows of any age are kept while a job is not finished."""
     store_rows(1, old=3, ends=False)
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET status = :status"), {"status": status})
@@ -98,7 +98,7 @@ def test_a_job_that_is_not_finished_keeps_everything(
 
 
 def test_rows_wait_for_all_sinks_that_receive_them(resources: Resources, store_rows: StoreRows) -> None:
-    """A row goes once the slowest sink has confirmed it; none goes before each has confirmed something."""
+    """A row is removed once every sink has confirmed it; without a confirmation none is removed."""
     store_rows(1, old=5)
     keeping = replace(LOGS, sinks=("loki", "jsonl"))
     confirm(resources.engine, 1, 4)
@@ -110,7 +110,7 @@ def test_rows_wait_for_all_sinks_that_receive_them(resources: Resources, store_r
 
 
 def test_rows_without_confirmation_stay(resources: Resources, store_rows: StoreRows) -> None:
-    """Rows after the sink's cursor stay until it has moved, and all of a job of which nothing is confirmed."""
+    """Rows after the sink's cursor are kept, and all rows of a job without a cursor."""
     store_rows(1, old=5)
     store_rows(2, old=5)
     confirm(resources.engine, 1, 2)
@@ -133,7 +133,7 @@ def test_a_dry_run_names_and_removes_nothing(resources: Resources, store_rows: S
 
 
 def test_small_batches_of_which_each_is_committed(resources: Resources, store_rows: StoreRows) -> None:
-    """A run whose time is up after one batch has removed that batch, and the next goes on there."""
+    """A run that is out of time after one batch has removed that batch, and the next run continues."""
     store_rows(1, old=25)
     late = RowRetention(resources.engine, LOGS, batch_rows=10, clock=iter(range(0, 10_000, 1000)).__next__)
     assert late.run(dry_run=False) == 10
@@ -160,7 +160,7 @@ def test_a_young_row_before_an_old_one_keeps_it(resources: Resources, store_rows
 
 
 def test_a_replay_of_removed_rows_ends(resources: Resources, store_rows: StoreRows) -> None:
-    """A sink whose cursor is moved back behind removed rows gets those that are left, and is up to date again."""
+    """A sink whose cursor was moved back behind removed rows gets the remaining ones, and is up to date."""
     store_rows(1, old=3, new=2)
     with LokiTwin() as loki:
         sink = LokiSink(LokiHttp(loki.url))
@@ -176,7 +176,7 @@ def test_a_replay_of_removed_rows_ends(resources: Resources, store_rows: StoreRo
 
 
 def test_nothing_is_removed_unless_it_is_asked_for(resources: Resources) -> None:
-    """Without the settings there is no retention, with them a dry run first; a sink in use must have confirmed."""
+    """Retention needs its settings, a first dry run, and confirmations of every sink in use."""
     urls = {"database_url": resources.settings.database_url, "redis_url": resources.settings.redis_url}
     assert row_policies(load_settings(**urls)) == []
     wanted = load_settings(**urls, log_retention_days=7, metric_retention_days=9, mlflow_tracking_uri="http://m:1")

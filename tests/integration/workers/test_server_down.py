@@ -1,4 +1,4 @@
-"""With one server of the cluster down, processes that ask all servers go on with the others."""
+"""With one server of the cluster down, processes that use all servers continue with the others."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ GAP_S: Final = 2.0
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
-    """A cluster that a test may hurt."""
+    """A cluster that the test may damage."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         yield cluster
 
 
 @pytest.fixture
 def split(resources: Resources, cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
-    """Workers whose streams are on the cluster; a server that is back is seen at once."""
+    """Workers whose streams are on the cluster; a server that is back is used at once."""
     monkeypatch.setattr(stream_servers, "RETRY_AFTER_S", 0.2)
     settings = load_settings(
         database_url=resources.settings.database_url.get_secret_value(),
@@ -75,7 +75,7 @@ def send_heartbeats(split: Resources, *jobs: int) -> None:
 
 
 def statuses(split: Resources) -> dict[int, str]:
-    """Look once; return how the jobs stand."""
+    """Check heartbeats once; return the statuses of the jobs."""
     update_statuses(split.engine, read_heartbeats(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
     return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*DOWN, *OTHERS)}
 
@@ -102,7 +102,7 @@ def test_streams_on_the_other_servers_are_ordered(split: Resources, cluster: Val
 
 
 def test_jobs_on_a_server_that_is_down_are_not_lost(split: Resources, cluster: ValkeyCluster) -> None:
-    """All trainers die with a server: those of other shards are lost in time, its own only once it is back."""
+    """After all trainers died with a server, jobs of its shards are lost only once it is back, others in time."""
     sender = Sender(split.streams)
     for job in (*DOWN, *OTHERS):
         sender.send(logs("a"), job=job)
@@ -132,7 +132,7 @@ def exported(split: Resources) -> dict[str, float]:
 def test_reachable_shards_are_shown_and_a_server_that_is_down_is_named(
     split: Resources, cluster: ValkeyCluster
 ) -> None:
-    """The exporter has no value of a shard that it cannot see; top and the doctor name the server and go on."""
+    """The exporter omits shards that it cannot reach; top and the doctor name the server and continue."""
     sender = Sender(split.streams)
     for job in (*DOWN, *OTHERS):
         sender.send(logs("a"), job=job)
@@ -165,7 +165,7 @@ def test_reachable_shards_are_shown_and_a_server_that_is_down_is_named(
 
 
 def test_a_heartbeat_needs_only_the_servers_that_have_its_keys(split: Resources, cluster: ValkeyCluster) -> None:
-    """The clock is asked for where the heartbeat is, not at the server that happens to be the first."""
+    """The server with the heartbeat's key gives the time, not the first server."""
     port_of = {job: _ports(split, alive_key(job % SHARDS), claim_key(job, 1, 0, "")) for job in range(1, 100)}
     victim = cluster.nodes[FIRST]
     job = next(job for job, ports in port_of.items() if victim.port not in ports)
