@@ -27,10 +27,10 @@ SHELL: Final = (
 
 
 class End(NamedTuple):
-    """A script, and the status of its job afterwards where no launcher knows the exit code.
+    """A script, and the expected status of its job without a launcher that knows the exit code.
 
     `exit_code` is that of the process, negative for a signal; `known_code` is that of the job. `then` are the
-    lines that it logs after `last words`. `command` stands before the interpreter.
+    lines that it logs after `last words`. `command` precedes the interpreter.
     """
 
     script: str
@@ -43,12 +43,12 @@ class End(NamedTuple):
 
     @property
     def shell_code(self) -> int:
-        """The exit code as a shell gives it."""
+        """The exit code as a shell reports it."""
         return self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
 
     @property
     def launched_status(self) -> str:
-        """The status of the job where a launcher knows the exit code."""
+        """The status of the job under a launcher, which knows the exit code."""
         return "failed" if self.exit_code else "completed"
 
 
@@ -300,7 +300,7 @@ def _table(group: str, ends: Mapping[str, End]) -> Iterator[str]:
 
 @cache
 def missing_requirement(end: End) -> str | None:
-    """Return why this end cannot be tried on this machine, None where it can."""
+    """Return the reason for which this end cannot be tried on this machine, None if it can."""
     if SHELL in end.script and find_spec("IPython") is None:
         return "IPython is not installed: pip install -e .[test]"
     if end.command and (

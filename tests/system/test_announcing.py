@@ -70,7 +70,7 @@ def test_a_sweep_publishes_events_of_its_rows(resources: Resources, sender: Send
 
 @pytest.fixture
 def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
-    """A subscriber of the job, subscribed before anything happens."""
+    """A subscriber of the job's channel, subscribed before any message is sent."""
     with PubSub(client.connection_pool, ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(events_channel(JOB))
         pubsub.get_message(timeout=5)
@@ -79,7 +79,7 @@ def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
 
 @pytest.fixture
 def trainer(resources: Resources) -> TrainerSettings:
-    """A trainer's settings on the test Redis."""
+    """Give the settings of a trainer on the test Redis."""
     return replace(TrainerSettings.from_env(), redis_url=resources.settings.redis_url.get_secret_value())
 
 
@@ -156,7 +156,7 @@ def test_orders_without_a_consumer_delay_nothing(resources: Resources, sender: S
 def test_a_redis_that_publishes_nothing_holds_nothing_up(
     resources: Resources, sender: Sender, subscriber: Subscriber, tmp_path: Path
 ) -> None:
-    """If PUBLISH is refused the rows are stored, and later events have the numbers after theirs."""
+    """If PUBLISH is refused the rows are stored, and later events have the following numbers."""
     resources.redis.acl_setuser("default", enabled=True, commands=["-publish"])
     try:
         with workers_running(resources.settings, tmp_path) as (worker,):

@@ -1,4 +1,4 @@
-"""Several beats at once: one is active, another takes over, and no tick comes twice."""
+"""Several beats at once: one is active, another takes over, and no tick is sent twice."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def ticks(client: redis.Redis) -> list[tuple[str, str]]:
 
 
 def active_of(beats: list[Process]) -> Process:
-    """Return the beat that has logged that it is active, once all others have logged that they stand by."""
+    """Return the beat that has logged that it is active, once all others have logged that they are standby."""
     wait_until(lambda: sum("beat.active" in beat.output for beat in beats) == 1, "an active beat")
     wait_until(lambda: sum("beat.standby" in beat.output for beat in beats) == len(beats) - 1, "the standbys")
     return next(beat for beat in beats if "beat.active" in beat.output)
 
 
 def assert_no_tick_is_doubled(client: redis.Redis) -> None:
-    """Every tick's id, which holds its time by Redis' clock, is there once and far enough after the last."""
+    """Every tick's id, which contains its time by Redis' clock, is unique and far enough after the last one."""
     times: dict[str, list[int]] = defaultdict(list)
     sent = [tick for tick, _ in ticks(client)]
     assert len(set(sent)) == len(sent)
@@ -68,7 +68,7 @@ def assert_no_tick_is_doubled(client: redis.Redis) -> None:
 def test_when_the_active_beat_is_killed_another_takes_over(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Of three beats one sends ticks; after kill -9 another one goes on, and no tick is sent twice."""
+    """Of three beats one sends ticks; after SIGKILL another one continues, and no tick is sent twice."""
     with beats_running(settings, tmp_path, number=3) as beats:
         first = active_of(beats)
         wait_until(lambda: len(ticks(client)) >= 6, "ticks of the first")
@@ -102,7 +102,7 @@ def test_a_beat_that_is_stopped_hands_over_at_once(
 def test_a_beat_that_is_frozen_does_not_tick_beside_its_successor(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """A beat that sleeps through its lease finds another one active when it wakes, and stands by."""
+    """A beat that was suspended beyond its lease becomes a standby when it continues."""
     with beats_running(settings, tmp_path) as beats:
         first = active_of(beats)
         psutil.Process(first.process.pid).suspend()

@@ -34,7 +34,7 @@ def _running(resources: Resources, folder: Path, url: str) -> AbstractContextMan
 
 
 def verified(resources: Resources) -> list[bool]:
-    """Return of each checkpoint whether it is verified."""
+    """Return for each checkpoint whether it is verified."""
     return [at is not None for at in rows(resources.engine, training_checkpoints, "verified_at")]
 
 

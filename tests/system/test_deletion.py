@@ -1,4 +1,4 @@
-"""Deleting a job with real processes: a living trainer, a leftover, and SIGKILL in the middle of the deletion."""
+"""Deletion of a job with real processes: a living trainer, a leftover spool, and SIGKILL during the deletion."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def stored(resources: Resources) -> list[int]:
 
 
 def test_late_messages_do_not_bring_a_deleted_job_back(resources: Resources, tmp_path: Path) -> None:
-    """Neither the living trainer nor a killed one's spool; both end in peace, and another job loses nothing."""
+    """Messages of a living trainer and of a killed one's spool are acknowledged; another job loses nothing."""
     spool, end = tmp_path / "spool", tmp_path / "end"
     with workers_running(resources.settings, tmp_path):
         killed, living, other = (trainer(resources, job, end) for job in (1, 1, 2))
@@ -120,7 +120,7 @@ def test_late_messages_do_not_bring_a_deleted_job_back(resources: Resources, tmp
 
 
 def test_killed_again_and_again_a_deletion_ends(resources: Resources, tmp_path: Path) -> None:
-    """SIGKILL of the command in the middle, and of the workers that go on with it; the counts stay exact."""
+    """The deletion completes after SIGKILL of the command and of workers that continue it; counts are exact."""
     with resources.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO training_jobs (id, status, last_log_seq) VALUES (1, 'completed', :rows)"),
@@ -152,12 +152,12 @@ def test_killed_again_and_again_a_deletion_ends(resources: Resources, tmp_path: 
 
 
 def has_moved(resources: Resources, since: int) -> bool:
-    """Return whether rows were deleted since, or all are."""
+    """Return whether further rows were deleted, or all are."""
     return deleted(resources) > since or is_finished(resources)
 
 
 def deleted(resources: Resources) -> int:
-    """Return how many rows the tombstone counts."""
+    """Return the number of deleted rows in the tombstone."""
     found: list[dict[str, dict[str, int]]] = rows(resources.engine, deleted_jobs, "parts", order=["job_id"])
     return found[0]["postgres"]["deleted"] if found else 0
 
@@ -168,7 +168,7 @@ def is_finished(resources: Resources) -> bool:
 
 
 def test_workers_carry_out_a_deletion_begun_by_the_gateway(resources: Resources, tmp_path: Path) -> None:
-    """A tombstone alone is order enough: within seconds the rows are gone."""
+    """With a tombstone alone, workers delete the rows within seconds."""
     with resources.engine.begin() as connection:
         connection.execute(text("INSERT INTO training_jobs (id, status) VALUES (1, 'completed')"))
         begin_deletion(connection, 1, Choice(), by="a test")

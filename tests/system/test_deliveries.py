@@ -1,4 +1,4 @@
-"""Real workers deliver to the twin of Loki through every kind of trouble."""
+"""Real workers deliver to the twin of Loki through faults of every kind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MINUTE_NS = 60 * 10**9
 
 
 def faults(chance: random.Random) -> list[Fault]:
-    """One round of trouble."""
+    """Return the faults of one round."""
     trouble = [
         *(Fault(status=status) for status in (500, 503, 260, 401)),
         Fault(status=429, retry_after=1),
@@ -153,7 +153,7 @@ def has_probed(resources: Resources, times: int) -> bool:
 
 
 def let_the_probe_be_due(resources: Resources) -> None:
-    """Let the next probe be due."""
+    """Make the next probe due."""
     with resources.engine.begin() as connection:
         connection.execute(update(sink_states).values(next_probe_at=func.now()))
 

@@ -1,4 +1,4 @@
-"""`trainwire doctor` on real processes: all well, and workers that live and consume nothing."""
+"""`trainwire doctor` on real processes: healthy ones, and workers that run and consume nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trainwire.workers.settings import Settings, load_settings
 
 
 def without_loki(settings: Settings) -> Settings:
-    """Return the settings of workers that deliver nowhere."""
+    """Return the settings of workers without sinks."""
     return load_settings(database_url=settings.database_url, redis_url=settings.redis_url, loki_enabled=False)
 
 
 def test_a_healthy_stack_has_no_findings(resources: Resources, tmp_path: Path) -> None:
-    """With a worker and a beat all is well, and the exit code is 0."""
+    """With a worker and a beat there are no findings, and the exit code is 0."""
     settings = without_loki(resources.settings)
     with workers_running(settings, tmp_path):
         wait_until(lambda: worst(run_checks(settings)) == 0, "a clean bill of health")

@@ -1,4 +1,4 @@
-"""Trainings that fail, under a real stack: a person finds out where people look, `status` and the log."""
+"""Failed trainings under a real stack: `status` and the log have the error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def launch(terminal: Terminal, job: int, script: str) -> subprocess.CompletedPro
 
 
 def test_a_training_that_raises(terminal: Terminal) -> None:
-    """A script with a `Run` that raises under the launcher: exit code 1, the exception, the whole traceback."""
+    """A script with a `Run` that raises under the launcher has exit code 1, the exception and the traceback."""
     ran = launch(terminal, 1, f"{RAISES}{IN_A_RUN}    load()\n")
     assert ran.returncode == 1
     assert "ValueError: no data for epoch 3" in ran.stderr
@@ -81,7 +81,7 @@ def test_a_training_that_raises_without_a_launcher(terminal: Terminal) -> None:
 
 
 def test_a_training_without_a_run_that_raises(terminal: Terminal) -> None:
-    """A script that knows nothing of trainwire: its last line is the error, its traceback is in the log."""
+    """A script without the SDK has its last line as the error, and its traceback in the log."""
     ran = launch(terminal, 3, f"{RAISES}print('before')\nload()\n")
     assert ran.returncode == 1
     status = status_of(terminal, 3)
@@ -102,7 +102,7 @@ def test_a_training_that_is_killed(terminal: Terminal) -> None:
 
 
 def test_a_training_that_exits_with_a_code(terminal: Terminal) -> None:
-    """`sys.exit(3)`, in a `Run` or without: the code everywhere, with the last words of stderr."""
+    """After `sys.exit(3)`, with a `Run` or without, the job has the code and the last lines of stderr."""
     ran = launch(terminal, 5, "import sys\nprint('disk is full', file=sys.stderr)\nsys.exit(3)\n")
     assert ran.returncode == 3
     status = status_of(terminal, 5)

@@ -1,4 +1,4 @@
-"""The wheel in environments of its own, in a project whose modules have the names of our folders."""
+"""The wheel in environments of its own, in a project with modules that have the names of our folders."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_the_small_set_is_enough(
 
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path) -> Path:
-    """Make an environment with the wheel, and with the packages of this one, but for the editable trainwire."""
+    """Create an environment with the wheel and the packages of this one, without the editable trainwire."""
     venv.create(tmp_path / "venv")
     folder = tmp_path / "venv" / "bin"
     subprocess.run([*PIP, "--python", folder / "python", "install", "--no-deps", wheel], check=True, cwd=tmp_path)
@@ -126,7 +126,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("python_path", ["", "."], ids=["plain", "PYTHONPATH=."])
 def test_a_project_may_use_our_names(installed: Path, project: Path, python_path: str, tmp_path: Path) -> None:
-    """Stack, launcher, SDK and workers run in it, and the training imports its own modules."""
+    """Stack, launcher, SDK and workers run in the project, and the training imports its own modules."""
     state = {"XDG_DATA_HOME": str(tmp_path / "data"), "XDG_STATE_HOME": str(tmp_path / "state")}
     env = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_DIR"))} | state
     env |= {"PYTHONPATH": python_path} if python_path else {}
@@ -166,7 +166,7 @@ def environments(**more: str) -> Iterator[dict[str, str]]:
 def run_command(
     *command: str | Path, env: dict[str, str] | os._Environ[str], cwd: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait for its end."""
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
 
 

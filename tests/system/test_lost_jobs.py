@@ -1,4 +1,4 @@
-"""A trainer that is killed, with real workers and beat: found, announced and shown."""
+"""A killed trainer with real workers and beat: its job becomes lost, with an event and a status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAINER = "import time\nfrom trainwire import Run\nrun = Run(42)\ntime.sleep(120
 
 
 def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: Path) -> None:
-    """A job is lost in time, with reason and time in `trainwire status`; a late message makes it running again."""
+    """A job becomes lost in time, with reason and time in `trainwire status`; a late message makes it running."""
     env = os.environ | {
         "REDIS_URL": resources.settings.redis_url.get_secret_value(),
         "DATABASE_URL": resources.settings.database_url.get_secret_value(),
@@ -59,7 +59,7 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
 
 
 def is_watched(resources: Resources) -> bool:
-    """Return whether there is a heartbeat of the job."""
+    """Return whether Redis has a heartbeat of the job."""
     with resources.engine.connect() as connection:
         if not connection.execute(training_jobs.select()).first():
             return False

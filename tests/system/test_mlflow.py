@@ -1,4 +1,4 @@
-"""Real workers mirror to a real MLflow, through its absence, its slowness and their own deaths."""
+"""Real workers mirror to a real MLflow while either of them is killed, hangs or is slow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def points(number: int) -> Metrics:
 
 
 def run_ids(resources: Resources) -> list[str | None]:
-    """The runs of the jobs, as the jobs have them."""
+    """Return the ids of the runs in the jobs' rows."""
     found: list[str | None] = rows(resources.engine, training_jobs, "mlflow_run_id", order=["id"])
     return found
 
@@ -57,7 +57,7 @@ def is_all_mirrored(resources: Resources) -> bool:
 def test_every_value_reaches_mlflow_once_through_all_trouble(
     resources: Resources, sender: Sender, tmp_path: Path, mlflow_server: MlflowServer
 ) -> None:
-    """Workers and MLflow are killed again and again: a run per job, every point once, ended after the last."""
+    """While workers and MLflow are killed repeatedly, each job gets one run with every point once, ended last."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -106,7 +106,7 @@ def silent_server() -> Iterator[str]:
 def test_an_mlflow_that_hangs_holds_up_neither_the_store_nor_loki(
     resources: Resources, sender: Sender, tmp_path: Path, silent_server: str
 ) -> None:
-    """With the workers of `trainwire up`: rows are in Postgres and lines in Loki as if there were no MLflow."""
+    """With the workers of `trainwire up`, a hanging MLflow delays neither rows in Postgres nor lines in Loki."""
     with LokiTwin() as twin:
         env = {"MLFLOW_TRACKING_URI": silent_server, "LOKI_URL": twin.url}
         queues = {"store": f"{INGEST_QUEUE},{BEAT_QUEUE}", "loki": "deliver", "mlflow": "deliver-mlflow"}

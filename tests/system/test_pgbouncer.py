@@ -1,4 +1,4 @@
-"""Everything that asks Postgres, through a PgBouncer that gives each transaction another connection."""
+"""All parts that use Postgres, through a PgBouncer that may give each transaction another connection."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from trainwire.workers.resources import Resources
 
 JOBS = range(1, 9)
 ROUNDS = 30
-"""Many more than the uses after which psycopg prepares a statement."""
+"""Many more than the executions after which psycopg prepares a statement."""
 OFF = "false"
 
 
 @pytest.mark.timeout(240)
 def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Two workers and beat store and deliver all once, in order; the gateway and the commands read it back."""
+    """Two workers and beat store and deliver all rows once, in order; the gateway and the commands read them."""
     with PgBouncer(tmp_path / "pooler", resources.settings.database_url.get_secret_value()) as pooler:
         settings = settings_of(resources, database_url=pooler.url)
         urls = (pooler.url, settings.redis_url.get_secret_value())

@@ -1,4 +1,4 @@
-"""The streams on a Redis Cluster, the broker on a Redis of its own: a server of the cluster dies and returns."""
+"""The streams on a Redis Cluster, the broker on another Redis: a server of the cluster dies and returns."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 2, 3, 4)
-"""One of each shard; their streams are on all three servers."""
+"""One job of each shard; their streams are on all three servers."""
 VICTIM = 1
-"""It has the streams of jobs 1 and 2."""
+"""The server with the streams of jobs 1 and 2."""
 UNHURT = 4
 """The job with nothing on the victim: no stream, ack or claim, and no key that all trainers read."""
 ELSEWHERE = 8
-"""Of the same shard."""
+"""A job of the same shard."""
 CALLED = 5
 POOL = 2
-"""Processes of a worker."""
+"""The number of pool processes of a worker."""
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
-    """A cluster that this test may hurt."""
+    """A cluster that this test may damage."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         yield cluster
 
@@ -51,7 +51,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
 def test_a_server_of_the_cluster_dies_and_comes_back(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
-    """Killed in the middle and started on its append-only file: nothing is lost, nothing twice, others go on."""
+    """After a kill and a restart from its append-only file nothing is lost or doubled; others are not delayed."""
     settings = resources.settings
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -84,7 +84,7 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
 
 
 def are_empty(cluster: ValkeyCluster) -> bool:
-    """Return whether everything has been trimmed."""
+    """Return whether all streams have been trimmed."""
     with cluster.client() as client:
         return not any(client.xlen(stream_key(kind, shard)) for kind in KINDS for shard in range(SHARDS))
 

@@ -1,4 +1,4 @@
-"""A cluster behind TLS whose users are those of deploy/users.acl.template: they can do their work, and no more."""
+"""A cluster behind TLS with the users of deploy/users.acl.template: they can do their work, and no more."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ USERS = ("worker", "trainer")
 SHARDS = 4
 JOBS = (1, 2, 3, 4)
 HOME, AWAY = 1, 0
-"""Where the streams of job 1 are, and where they go."""
+"""The servers from which, and to which, the slot of job 1 moves."""
 
 
-def message_of(user: str) -> list[str]:
+def rules_of(user: str) -> list[str]:
     """Return the rules of ACL SETUSER for a user of the template, whose password is its name."""
     for line in (ROOT / "deploy/users.acl.template").read_text().splitlines():
         if line.startswith(f"user {user} "):
@@ -42,7 +42,7 @@ def message_of(user: str) -> list[str]:
     raise AssertionError(f"the template has no user {user}")
 
 
-def more_of_a_trainer() -> list[str]:
+def cluster_rules_of_a_trainer() -> list[str]:
     """Return the further rules that docs/redis-users.md gives a trainer on a cluster."""
     (found,) = re.findall(r"`(\+cluster\|slots[^`]*)`", (ROOT / "docs/redis-users.md").read_text())
     return str(found).split()
@@ -53,8 +53,8 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
     """A cluster with both users on each of its servers."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         for user in USERS:
-            cluster.on_all("ACL", "SETUSER", *message_of(user))
-        cluster.on_all("ACL", "SETUSER", "trainer", *more_of_a_trainer())
+            cluster.on_all("ACL", "SETUSER", *rules_of(user))
+        cluster.on_all("ACL", "SETUSER", "trainer", *cluster_rules_of_a_trainer())
         yield cluster
 
 

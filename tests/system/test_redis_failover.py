@@ -25,25 +25,25 @@ from trainwire.workers.resources import Resources
 SHARDS = 4
 JOBS = (1, 2, 3, 4)
 VICTIM = 1
-"""It has the streams of jobs 1 and 2."""
+"""The server with the streams of jobs 1 and 2."""
 HIT = (1, 2)
 MANY = 100
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
-    """Three primaries with a replica each, which this test may hurt."""
+    """Three primaries with a replica each, which this test may damage."""
     with ValkeyCluster(tmp_path / "cluster", has_replicas=True) as cluster:
         yield cluster
 
 
 def waiting(client: redis.Redis, job: int) -> int:
-    """Return how many messages with lines wait in the stream of a job."""
+    """Return the number of messages in the stream of a job's lines."""
     return int(client.xlen(stream_key("logs", shard_of(job, SHARDS))))
 
 
 def newest_id(client: redis.Redis, job: int) -> str:
-    """Return the id of the newest message with lines in the stream of a job."""
+    """Return the id of the newest message in the stream of a job's lines."""
     found = cast("list[tuple[bytes, Any]]", client.xrevrange(stream_key("logs", shard_of(job, SHARDS)), count=1))
     return found[0][0].decode()
 
@@ -59,7 +59,7 @@ def start_again(worker: Process) -> None:
 def test_a_replica_takes_over_and_its_missing_messages_are_resent(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
-    """Messages that Redis had taken and lost are found missing: every line is there once at the end."""
+    """Messages that Redis accepted and lost are detected and resent: every line is stored once."""
     settings = resources.settings
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),

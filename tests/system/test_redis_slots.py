@@ -18,9 +18,9 @@ from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 5, 4)
-"""Two of the shard that moves, one of another."""
+"""Two jobs of the shard that moves, one of another."""
 TOUR = (1, 2, 0, 1, 0, 2, 1)
-"""The servers that have it in turn; at first it is at 1."""
+"""The servers to which the slot moves in turn, from server 1."""
 
 
 @pytest.fixture

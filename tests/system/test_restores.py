@@ -1,4 +1,4 @@
-"""Postgres, Redis or both are restored to an older state while a trainer goes on."""
+"""Postgres, Redis or both are restored to an older state while a trainer runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps({"lines": lines, "produced": receipt.produced, "stored": receip
 
 
 class Stores:
-    """Servers of this test alone, which it may restore."""
+    """Servers of one test, which it may restore."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Stores:
         return path
 
     def restore(self, dump: Path) -> None:
-        """Restore the dump beside the database, and put it in its place: all sessions end."""
+        """Restore the dump into a new database, and replace the old one with it, which ends all sessions."""
         server = make_url(self.postgres.url)
         url = server.set(database="restored").render_as_string(hide_password=False)
         with psycopg.connect(
@@ -84,7 +84,7 @@ class Stores:
 
     @property
     def valkey_files(self) -> Path:
-        """The folder of Redis' append-only file."""
+        """The folder of Redis' append-only files."""
         return self.folder / "valkey-data" / "valkey"
 
     def copy_redis(self) -> Path:
@@ -96,7 +96,7 @@ class Stores:
         return path
 
     def restore_redis(self, copy: Path) -> None:
-        """Put the copied files in the place of those of Redis."""
+        """Replace the files of Redis with the copied ones."""
         self.valkey.kill()
         shutil.rmtree(self.valkey_files)
         shutil.copytree(copy, self.valkey_files)
@@ -104,19 +104,19 @@ class Stores:
 
     @property
     def lines(self) -> int:
-        """How many lines are stored."""
+        """The number of stored lines."""
         with self.engine.connect() as connection:
             return int(connection.execute(text("SELECT count(*) FROM training_logs")).scalar_one())
 
     @property
     def duplicates(self) -> int:
-        """How many entries came that were known."""
+        """The number of duplicate entries."""
         with self.engine.connect() as connection:
             return int(connection.execute(text("SELECT sum(duplicates) FROM ingest_cursors")).scalar_one())
 
     @property
     def lost(self) -> list[tuple[int, int, str]]:
-        """The ranges of log messages that count as lost."""
+        """The ranges of log messages that are marked as lost."""
         return [
             tuple(gone)
             for kind, lost in rows(self.engine, source_positions, "kind", "lost", order=("kind",))
@@ -125,7 +125,7 @@ class Stores:
         ]
 
     def missing(self) -> list[Any]:
-        """The ranges that neither came nor count as lost."""
+        """The ranges that are neither stored nor marked as lost."""
         return [gap for gaps in rows(self.engine, source_positions, "missing", order=("kind",)) for gap in gaps]
 
     def more_arrive(self, lines: int = 500) -> None:
@@ -158,7 +158,7 @@ def trainwire(stores: Stores, *arguments: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Iterator[Stores]:
-    """A Postgres and a Redis of this test alone, with workers."""
+    """A Postgres and a Redis of one test, with workers."""
     stores = Stores(tmp_path)
     try:
         with workers_running(stores.settings, tmp_path, LOST_AFTER_S="30"):
@@ -169,7 +169,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 
 @contextmanager
 def trainer_running(stores: Stores, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a trainer; its first lines are stored."""
+    """Run a trainer; yield when its first lines are stored."""
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINER],
         cwd=ROOT,
@@ -193,7 +193,7 @@ def end(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def stored_numbers(stores: Stores) -> list[int]:
-    """Return the numbers of the stored lines, in order; each is there once."""
+    """Return the numbers of the stored lines in order, and check that each is there once."""
     found = [int(line.split()[1]) for line in rows(stores.engine, training_logs, "content")]
     assert len(found) == len(set(found))
     return sorted(found)
@@ -263,7 +263,7 @@ def test_a_small_spool_and_a_killed_trainer(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_redis_goes_back_to_yesterday(stores: Stores) -> None:
-    """Old entries and old acks come again: each line is there once, and the resends end."""
+    """After old entries and old acks return, each line is stored once, and the resends end."""
     with trainer_running(stores) as trainer:
         copy = stores.copy_redis()
         stores.more_arrive(1000)

@@ -1,4 +1,4 @@
-"""Processes that end without a completion of their own: their jobs are complete all the same, and provably."""
+"""Processes that end without a completion of their own: their jobs are complete or have the reason."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ with Run(int(sys.argv[1])) as run:
         sys.exit(0)
 os.waitpid(child, 0)
 """
-"""A child that reports after the block of its parent has ended."""
+"""A child that logs after the block of its parent has ended."""
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 
 
 def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Python to its end."""
+    """Run Python and wait for its end."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -147,7 +147,7 @@ def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resourc
 
 
 def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Resources, tmp_path: Path) -> None:
-    """`open` until its leftovers are sent; then all that is known of it is there, and its end is named."""
+    """The job is `open` until the script's spool is sent; then its source is named as unproven."""
     run = python(
         "-m",
         "trainwire.ingest",
@@ -172,7 +172,7 @@ def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Reso
 
 
 def test_messages_dropped_by_a_killed_trainer_are_counted(working: Resources, tmp_path: Path) -> None:
-    """A spool of 4 MB, no Redis, SIGKILL: lines that went are in the sum beside those that are stored."""
+    """With a spool of 4 MB, without Redis and after SIGKILL, the sum counts dropped and stored lines."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_SPOOL_BYTES": str(4 * 1024 * 1024)}
     assert python("-c", FULL, **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
@@ -187,7 +187,7 @@ def test_messages_dropped_by_a_killed_trainer_are_counted(working: Resources, tm
 
 
 def test_one_pass_sends_the_spool_of_a_killed_trainer(working: Resources, tmp_path: Path) -> None:
-    """`trainwire spool send` sends all of it, and its folder is gone."""
+    """One `trainwire spool send` sends the whole spool and removes its folder."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_JOB_ID": "4"}
     assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
@@ -225,7 +225,7 @@ with Run(job_id=6) as run:
 
 
 def test_a_copied_spool_takes_nothing_from_its_living_trainer(working: Resources, tmp_path: Path) -> None:
-    """Sent twice while the trainer lives: its own completion counts, and its receipt is true."""
+    """If a copy is sent twice while the trainer runs, its own completion counts, and its receipt is right."""
     spool, flag = tmp_path / "spool", tmp_path / "flag"
     server = urlsplit(url_of(working)).netloc.rpartition("@")[2]
     with TcpProxy(server) as proxy:
@@ -258,7 +258,7 @@ def test_a_copied_spool_takes_nothing_from_its_living_trainer(working: Resources
 def test_a_rank_without_a_way_to_redis_is_named_until_its_spool_is_sent(
     working: Resources, tmp_path: Path
 ) -> None:
-    """Two ranks, one of which sent nothing: not complete; status and its JSON name it, then it is."""
+    """A job with a silent rank is not complete, and names it, until the rank's spool is sent."""
     spool = str(tmp_path / "spool")
     for rank, url in (("1", "redis://127.0.0.1:9/0"), ("0", url_of(working))):
         env = {"REDIS_URL": url, "RANK": rank, "WORLD_SIZE": "2", "TRAINWIRE_SPOOL_DIR": spool}

@@ -52,7 +52,7 @@ NO_SERVER = "redis://127.0.0.1:9/0"
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    """The folder that the trainers of this test use."""
+    """The spool folder of the trainers of a test."""
     return tmp_path / "spool"
 
 
@@ -94,7 +94,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 
 
 def lines(resources: Resources, job: int) -> list[str]:
-    """Return the lines of a job that are stored, in order."""
+    """Return the stored lines of a job, in order."""
     found: list[tuple[int, str]] = rows(resources.engine, training_logs, "job_id", "content")
     return [content for job_id, content in found if job_id == job]
 
@@ -148,7 +148,7 @@ def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources
 
 
 def test_the_next_run_sends_the_spool_of_the_last_one(resources: Resources, tmp_path: Path, spool: Path) -> None:
-    """A trainer killed while no worker ran; the next one on the machine sends it by itself, and its own."""
+    """After a trainer was killed without workers, the next run on the machine sends its messages as well."""
     killed = trainer(STEADY_TRAINING, 3, url_of(resources))
     assert killed.stdout is not None
     for line in killed.stdout:
@@ -192,7 +192,7 @@ def test_a_stack_sends_leftovers_by_itself(resources: Resources, spool: Path, tm
 
 
 def test_a_spool_with_a_damaged_file_halts_nothing(working: Resources, spool: Path) -> None:
-    """Thousands of messages of which the first file cannot be read: one range is lost, the others are stored."""
+    """If the first file of a spool is unreadable, one range is lost and thousands of messages are stored."""
     about = About(1, 1, "0-damaged", 0, "elsewhere:6379/0")
     left = Spool(SourceFolder.create(spool, about), 1 << 40)
     for seq in range(1, 3001):

@@ -1,4 +1,4 @@
-"""A trainer and workers as processes that reach Redis, Postgres, Loki and S3 over TLS alone."""
+"""A trainer and workers as processes that reach Redis, Postgres, Loki and S3 only over TLS."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_
 
 
 def flower_sees_queues(settings: Settings, folder: Path) -> bool:
-    """Return whether Flower finds our queues in Redis: where it cannot look, its page has none."""
+    """Return whether Flower's page shows our queues, which it reads from Redis."""
     port = usable_port(folder, "flower")
     flower = Process(settings, folder / "flower.log", "flower", "--port", str(port)).start()
 
@@ -130,7 +130,7 @@ def test_a_worker_without_the_ca_ends_at_once(store: str, resources: Resources, 
 def test_lines_wait_for_a_loki_that_is_not_trusted(
     resources: Resources, engine: Engine, tls: Tls, tmp_path: Path
 ) -> None:
-    """With another CA rows are stored and none is delivered; workers with the right one deliver them all."""
+    """With another CA rows are stored and not delivered; workers with the right CA deliver all of them."""
     with LokiTwin() as twin:
         url = f"https://127.0.0.1:{tls.in_front_of(twin.url).port}"
         env = {"LOKI_URL": url, "DELIVERY_BACKOFF_CAP_S": "0.5"}

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
-    """Run workers on the test's servers, to which no trainer is lost while the test runs (test_lost_jobs.py)."""
+    """Run workers on the test's servers, with a long time before a job is lost (test_lost_jobs.py)."""
     with workers_running(resources.settings, tmp_path, LOST_AFTER_S="600"):
         yield resources
 

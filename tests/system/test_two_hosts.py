@@ -1,4 +1,4 @@
-"""Two hosts with a worker, a beat and a gateway each, on one Redis and one Postgres; either dies in the middle."""
+"""Two hosts with a worker, a beat and a gateway each, on one Redis and one Postgres; each is killed once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainwire.workers.resources import Resources
 
 JOBS = (1, 2, 3)
 A_WHILE = 300
-"""Lines, of each job."""
+"""The number of lines of each job."""
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def let_more_arrive(followers: Sequence[Follower]) -> None:
 
 @pytest.mark.timeout(600)
 def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Host], loki: LokiTwin) -> None:
-    """The host with the active beat is killed, then, that one back, the other: nothing lost, nothing twice."""
+    """The host with the active beat is killed, and after its return the other one: no line is lost or doubled."""
     first, second = hosts
     env = addresses(resources)
     with trainers_running(resources.engine, JOBS, env) as trainers, followers_of(hosts) as followers:
@@ -113,7 +113,7 @@ def check_loki(resources: Resources, loki: LokiTwin, job: int) -> None:
 
 
 def check_followers(followers: Sequence[Follower], counts: Sequence[dict[str, Any]]) -> None:
-    """Each client has seen each line and each point once, in order, and the end, and has moved."""
+    """Each client has received each line and each point once, in order, and the end, and has reconnected."""
     for follower, own in zip(followers, counts, strict=True):
         wait_until(partial(follower.has, "logs", own["lines"]), "the last line")
         wait_until(partial(follower.has, "metrics", own["points"]), "the last point")

@@ -1,4 +1,4 @@
-"""`trainwire up` as people use it: a real process, real servers, real workers."""
+"""`trainwire up` as users run it: a real process, real servers, real workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARTS = (*WITHOUT_WEB, "flower", "gateway", "metrics")
 
 
 class Terminal:
-    """A user with a folder of their own, and no servers but those they start."""
+    """A user with an own home folder, and no servers but those they start."""
 
     def __init__(self, home: Path) -> None:
         self.data_dir = home / "data" / "trainwire"
@@ -97,7 +97,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    """Give a user whose stacks are gone at the end."""
+    """Give a user; all their stacks are ended after the test."""
     with ended(Terminal(tmp_path)) as made:
         yield made
 
@@ -123,7 +123,7 @@ def is_gone(process: psutil.Process) -> bool:
 
 @pytest.mark.timeout(300)  # two whole stacks and seven commands, each a process, on a slow machine
 def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
-    """up, run, status, logs, env from other terminals; ctrl-C exits 0; the data is there the next time."""
+    """up, run, status, logs and env work in several terminals; Ctrl-C exits with 0, and the data is kept."""
     up = terminal.up()
     assert re.search(r"ready: Postgres 127\.0\.0\.1:\d+ · Redis 127\.0\.0\.1:\d+ · Flower http", terminal.output())
     assert (
@@ -168,7 +168,7 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
 
 
 def test_the_gateway_shows_its_callbacks(terminal: Terminal) -> None:
-    """A callback to the gateway of `trainwire up` is stored by its workers and shown; killed, it comes back."""
+    """A callback is stored by the workers and shown; a killed gateway is started again."""
     terminal.up("--no-flower", "--no-metrics", "--concurrency", "1")
     found = re.search(r"GATEWAY_URL=(\S+)", terminal.run("env").stdout)
     assert found is not None
@@ -204,7 +204,7 @@ def test_parts_that_die_come_back(terminal: Terminal) -> None:
 
 
 def test_two_stacks_that_start_at_once_have_their_own_addresses(tmp_path: Path) -> None:
-    """Two users' first starts race for the same default ports: each prints and publishes its own processes'."""
+    """Two first starts that compete for the default ports each use and record addresses of their own servers."""
     terminals = [Terminal(tmp_path / name) for name in ("one", "two")]
     with ExitStack() as ends:
         for terminal in terminals:
@@ -225,7 +225,7 @@ def test_two_stacks_that_start_at_once_have_their_own_addresses(tmp_path: Path) 
 def test_a_slow_gateway_is_announced_when_it_is_ready(
     tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine the stack is ready without its gateway, whose address is not printed before it answers."""
+    """The stack is ready before a slow gateway, whose address is printed only once it answers."""
     monkeypatch.setattr("trainwire.stack.stack.WEB_READY_TIMEOUT_S", 0.01)
     output: list[str] = []
     environ = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path)}
@@ -259,7 +259,7 @@ def test_a_second_up_is_refused(terminal: Terminal) -> None:
 
 
 def test_up_starts_again_in_a_shell_with_its_exports(terminal: Terminal) -> None:
-    """After `eval "$(trainwire env)"` and the end of that stack, `up` in that shell starts it with its data."""
+    """In a shell with the exports of an ended stack, `up` starts that stack with its data."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     ran = terminal.run("run", "--job-id", "7", "--", sys.executable, "-c", "print('before')")
     assert ran.returncode == 0
@@ -287,7 +287,7 @@ def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
 
 
 def test_orphans_of_a_killed_up_are_stopped(terminal: Terminal) -> None:
-    """After kill -9 of `up` the next one stops the orphans first, and finds all data."""
+    """After SIGKILL of `up` the next one first stops the remaining processes, and has all data."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     orphans = [terminal.part(name) for name in WITHOUT_WEB]
     first.kill()
@@ -342,7 +342,7 @@ def _is_complete(terminal: Terminal, job: int) -> bool:
 
 @pytest.mark.timeout(300)
 def test_a_training_needs_no_address(terminal: Terminal) -> None:
-    """Before, beside and after a stack that is killed: a training without any variable ends up in its Postgres."""
+    """Without any variable, runs before, during and after a stack that is killed are stored in its Postgres."""
     options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     terminal.env |= {"LOKI_ENABLED": "false"}
     _, output = _train(terminal, 1).communicate(timeout=60)
@@ -384,7 +384,7 @@ def _has_bound(taker: socket.socket, port: int) -> bool:
 
 
 def test_a_loki_that_starts_later_gets_the_waiting_rows(terminal: Terminal) -> None:
-    """Rows of a time without Loki are delivered; a command in another shell knows the stack's Loki."""
+    """Rows from before Loki started are delivered; a command in another shell uses the stack's Loki."""
     options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     terminal.env |= {"LOKI_ENABLED": "false"}
     first = terminal.up(*options)
