@@ -146,7 +146,7 @@ def test_orders_without_a_consumer_delay_nothing(resources: Resources, sender: S
         for number in range(1, 5):
             sender.send(logs(f"line {number}"), job=JOB)
             wait_until(partial(has_lines, resources, number), f"row {number}")
-        wait_until(lambda: "notify.dropped" in worker.output, "the worker's word of it", timeout_s=10)
+        wait_until(lambda: "notify.dropped" in worker.output, "the worker's log line", timeout_s=10)
     finally:
         beat.stop()
         worker.stop()

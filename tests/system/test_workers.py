@@ -224,7 +224,7 @@ def test_beat_logs_a_full_redis_once(own: Resources, tmp_path: Path) -> None:
     try:
         wait_until(lambda: own.redis.llen(BEAT_QUEUE), "the first ticks")
         fill_to_the_brim(Sender(own.redis))
-        wait_until(lambda: "beat.unavailable" in beat.output, "a word of beat's")
+        wait_until(lambda: "beat.unavailable" in beat.output, "beat's log line")
         own.redis.flushall()
         own.redis.config_set("maxmemory", 2**30)
         wait_until(lambda: own.redis.llen(BEAT_QUEUE) > 5, "ticks", timeout_s=60)
