@@ -46,7 +46,7 @@ audit: $(VENV)/.pip-audit ## look up known vulnerabilities of every version in c
 bench: $(VENV)/.test ## measure; prints the tables of docs/benchmarks.md (about six minutes)
 	$(BIN)/python -m benchmarks
 
-chaos: $(VENV)/.test ## inject faults for ten minutes; prints its seed (CHAOS_SECONDS, CHAOS_SEED, CHAOS_BLOWS)
+chaos: $(VENV)/.test ## inject faults for ten minutes; prints its seed (CHAOS_SECONDS, CHAOS_SEED, CHAOS_FAULTS)
 	CHAOS_SECONDS=$${CHAOS_SECONDS:-600} $(BIN)/python -m pytest tests/chaos/test_chaos.py -s -p no:randomly
 
 hostile: $(VENV)/.test ## run hostile trainers beside honest ones for ten minutes (AUDIT_SECONDS, AUDIT_SEED)

@@ -17,10 +17,10 @@ _SHOWN: Final = 10
 
 
 def job_id_of(connection: Connection, reference: str, *, may_abbreviate: bool = True) -> int:
-    """Return the number of the job that is meant.
+    """Return the number of the job that a reference names.
 
     `last` is the newest job. A number is that job's, also where another has it as a name. A name, or the beginning
-    of a name or of a number that a trainer made, must be that of one job alone. A number that nobody has is
+    of a name or of a number that a trainer made, must be that of one job alone. A number of no job is
     returned too: the caller reports it. Raises `Problem`, with the candidates where there are several.
     """
     text = reference.encode(errors="replace").decode()

@@ -12,7 +12,7 @@ MOST_SHOWN: Final = 10_000_000
 
 
 def whole(least: int, most: int, what: str = "") -> Callable[[str | int], int]:
-    """Return a parser of integers from `least` to `most`; `what` names the number in the error, as "a job id"."""
+    """Return a parser of integers from `least` to `most`; `what` names the value in the error, like "a job id"."""
 
     def parse(text: str | int) -> int:
         try:

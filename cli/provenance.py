@@ -10,7 +10,7 @@ _COMMIT_CHARS: Final = 12
 
 
 def provenance_lines(items: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return name and text of each line; what another client has sent in a form of its own is left out."""
+    """Return name and text of each line; items of an unknown form are left out."""
     lines = []
     for name, item, shown in _LINES:
         try:

@@ -21,7 +21,7 @@ from trainwire.ingest.settings import (
 ANY_STACK: Final = "trainwire up"
 """In the spool, the server of messages that any stack of this user may take."""
 STACK_IN: Final = f"{ANY_STACK} in "
-"""What the name of a stack begins with; its data folder follows."""
+"""The beginning of the name of a stack; its data folder follows."""
 
 
 class Destination(Protocol):
@@ -101,7 +101,7 @@ class OwnStack:
 def destination_of(settings: TrainerSettings) -> NamedServer | OwnStack:
     """Return where a run with these settings sends its messages: STREAMS_URL, REDIS_URL, or the user's own stack.
 
-    An address of the embedded Redis of a stack, as `trainwire env` exports it, is that stack, on whatever port.
+    An address of the embedded Redis of a stack, as `trainwire env` exports it, is that stack, on any port.
     """
     folders = settings.stacks or StackFolders.from_env()
     if (url := settings.streams) is not None:

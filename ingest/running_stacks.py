@@ -2,7 +2,7 @@
 
 A running `trainwire up` keeps a record, `stack.json`, in its data folder, and a file that names this folder in a
 registry below the user's folder for state. Both are used only where they belong to the user of this process, are
-no symbolic links, and nobody else can write to them. The record is used only while its process runs, on this
+no symbolic links, and no other user can write to them. The record is used only while its process runs, on this
 machine and in this network namespace: the addresses in it are those of the loopback interface.
 """
 
@@ -115,7 +115,7 @@ class StackFolders:
     def owner_of(self, redis_url: str) -> Path | None:
         """Return the data folder whose embedded Redis the address names, None where it is another server.
 
-        Only that server has this random password, on whatever port.
+        Only that server has this random password; its port may change.
         """
         try:
             parts = urlsplit(redis_url)
@@ -160,7 +160,7 @@ def _state(data_dir: Path, otherwise: str) -> str:
 
 
 def process_mark(pid: int) -> dict[str, Any]:
-    """Return what no other process has: its number, when it started, and where; what is not known is None."""
+    """Return values that identify a process: its number, its start time and its machine; unknown ones are None."""
     return {
         "pid": pid,
         "started": _start_time(pid),
@@ -170,7 +170,7 @@ def process_mark(pid: int) -> dict[str, Any]:
 
 
 def own_text(path: Path) -> str | None:
-    """Return the text of a file of this user that nobody else can change; None for any other."""
+    """Return the text of a file that only this user can write; None for any other."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -196,7 +196,7 @@ def _own_json(path: Path) -> Mapping[str, Any]:
 
 
 def _start_time(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since the boot; None where it is gone, or nothing tells."""
+    """Return the start time of a process in clock ticks since the boot; None if it has ended or is unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b") ")[2].split()[START_TIME_FIELD - 3])

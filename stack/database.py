@@ -77,7 +77,7 @@ def migrate(address: Address) -> None:
 
 
 def forget_outages(address: Address) -> None:
-    """Remove the outages of sinks that are switched off: nobody finds out when they answer again."""
+    """Remove the outages of disabled sinks, because no delivery would end them."""
     on = [sink.name for sink in sinks_for(settings_for(address))]
     with writing(address) as connection:
         connection.execute(text("DELETE FROM sink_states WHERE sink <> ALL(:sinks)"), {"sinks": on})

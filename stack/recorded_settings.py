@@ -1,4 +1,4 @@
-"""The settings of `trainwire up`: what it records of them for the commands, and whether there is a Loki."""
+"""The settings of `trainwire up`: those that it records for the commands, and the search for a Loki."""
 
 from __future__ import annotations
 

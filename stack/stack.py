@@ -35,7 +35,7 @@ WEB_STOP_TIMEOUT_S: Final = 2.0
 GATEWAY_PORT: Final = 8800
 METRICS_PORT: Final = 9464
 FLOWER_PORT: Final = 5555
-EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - what may be asked for, not what is listened on
+EVERY_ADDRESS: Final = ("0.0.0.0", "::")  # noqa: S104 - accepted as an option, not a default
 LEFTOVER_TIMEOUT_S: Final = 15.0
 STOP_ORDER: Final = (
     *("metrics", "gateway", "flower", "beat", "checkpoints", "notifier"),

@@ -74,7 +74,7 @@ class _Watched:
 
 
 class Supervisor:
-    """Starts, watches and stops parts; reports each step with one line through `say`."""
+    """Starts, watches and stops parts; reports each step with one line through the callback `say`."""
 
     def __init__(self, say: Say, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say

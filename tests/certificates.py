@@ -1,4 +1,4 @@
-"""A certificate authority of a test's own, and certificates that it signed."""
+"""A certificate authority for tests, and certificates that it signed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOPBACK: Final = ("localhost", "127.0.0.1")
 
 
 class Authority:
-    """A self-made CA; `path` is its certificate, which clients are told to trust."""
+    """A certificate authority of the tests; `path` is its certificate, which clients are configured to trust."""
 
     def __init__(self, folder: Path, name: str = "trainwire tests") -> None:
         self._folder = folder
@@ -35,7 +35,7 @@ class Authority:
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def server(self, names: Sequence[str] = LOOPBACK, days: int = 1) -> ssl.SSLContext:
-        """Return the TLS of a server with these names, whose certificate is good for so many days from now on."""
+        """Return the TLS context of a server with these names, whose certificate is valid for so many days."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.certificate(*names, days=days))
         return context

@@ -1,4 +1,4 @@
-"""Real servers for every test that asks: the embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
+"""Real servers for the tests: the embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytest_plugins = ["tests.gateway_server", "tests.mlflow_server", "tests.tls_serv
 
 @pytest.fixture(autouse=True)
 def _spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers of a test have a spool of its own, find no stack of the developer's, record no provenance."""
+    """Trainers of a test use their own spool, find no stack of the developer's, and record no provenance."""
     monkeypatch.setenv("TRAINWIRE_PROVENANCE", "off")
     monkeypatch.setenv("TRAINWIRE_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -96,13 +96,13 @@ def settings(session_settings: Settings) -> Settings:
 
 @pytest.fixture
 def resources(settings: Settings, engine: Engine, client: redis.Redis) -> Resources:
-    """What a worker's tasks have."""
+    """The resources of a worker's tasks."""
     return Resources(settings, engine, client)
 
 
 @pytest.fixture
 def sender(client: redis.Redis) -> Sender:
-    """A trainer in its barest form."""
+    """A trainer that publishes with bare XADD commands."""
     return Sender(client)
 
 

@@ -1,4 +1,4 @@
-"""Messages for tests, and a trainer that can send them in any order."""
+"""Messages for tests, and a sender that can publish them in any order."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def completion(
 
 
 class Sender:
-    """Publishes with a bare XADD; numbers its messages by itself unless a test says the number."""
+    """Publishes with a bare XADD; numbers its messages by itself unless a test gives the number."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -86,7 +86,7 @@ def drain(resources: Resources, kind: Kind = "logs", job: int = 1) -> Drained:
 
 
 def rows(engine: Engine, table: Table, *columns: str, order: Sequence[str] = ("job_id", "seq")) -> list[Any]:
-    """Return rows as tuples of these columns, or as bare values where it is one column."""
+    """Return rows as tuples of these columns, or as values if there is one column."""
     with engine.connect() as connection:
         statement = select(*(table.c[name] for name in columns)).order_by(*(table.c[name] for name in order))
         found = [tuple(row) for row in connection.execute(statement)]

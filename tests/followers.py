@@ -1,4 +1,4 @@
-"""Browsers of system tests: each follows a job in a thread of its own, at whichever gateway answers."""
+"""Clients of system tests: each follows a job in a thread of its own, at any gateway that answers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from websockets.exceptions import WebSocketException
 from tests.integration.gateway.feed_clients import EventSource, GatewayAddress, WebSocketClient
 
 GONE = (OSError, WebSocketException, HTTPError, StopIteration)
-"""What a client sees of a gateway that is killed, or is not there yet."""
+"""The errors of a client whose gateway was killed or is not up yet."""
 PATIENCE_S = 60
 PAUSE_S = 0.1
 
 
 class Follower:
-    """Follows one job; where its gateway is gone it goes on at the next one, from its position."""
+    """Follows one job; after the loss of its gateway it reconnects to the next one, from its position."""
 
     def __init__(
         self, kind: type[WebSocketClient | EventSource], job_id: int, gateways: Sequence[GatewayAddress]
     ) -> None:
         path = f"/jobs/{job_id}/{'ws' if kind is WebSocketClient else 'events'}"
         self.moves = 0
-        """How often it has gone on at another gateway."""
+        """How often it has reconnected to another gateway."""
         self.client = kind(gateways[0], path)
         self.client.take()
         self._job_id = job_id
@@ -36,18 +36,18 @@ class Follower:
         self._thread.start()
 
     def has(self, kind: str, rows: int) -> bool:
-        """Tell whether it has so many rows of a kind; raise what it has found to be wrong."""
+        """Return whether it has so many rows of a kind; raise the error that ended it, if any."""
         if self._error is not None:
             raise AssertionError(f"a client of job {self._job_id} saw what must not be") from self._error
         return self.client.have[kind] >= rows
 
     def has_seen_the_end(self) -> bool:
-        """Tell whether it was told that the job has completed."""
-        told = [*self.client.states, self.client.first["job"]]
-        return any(state["status"] == "completed" for state in told)
+        """Return whether an event or the snapshot had the job's status `completed`."""
+        states = [*self.client.states, self.client.first["job"]]
+        return any(state["status"] == "completed" for state in states)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._is_closed = True
         self.client.__exit__()
         self._thread.join(PATIENCE_S)

@@ -1,6 +1,6 @@
-"""A client with a trainer's password that means harm: every command it is allowed, with every odd argument.
+"""A hostile client with a trainer's password: every command that the user may run, with odd arguments.
 
-It names jobs of its own alone: to write for another's job is what Redis' rights cannot prevent (SECURITY.md).
+It writes only for jobs of its own: Redis' rights cannot prevent writes for jobs of others (SECURITY.md).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ JOBS: Final = 40
 MAX_ID: Final = 2**64 - 1
 COMMANDS_PER_S: Final = 40.0
 JAMS_EVERY_S: Final = 5.0
-"""How often it jams or empties a stream: with each command nobody else would ever get a word in."""
+"""Seconds between two attacks that jam or empty a stream; with every command no other trainer could send."""
 
 Command = tuple[Any, ...]
 
@@ -97,32 +97,32 @@ FORBIDDEN: Final[Sequence[Command]] = (
 
 @dataclass
 class Report:
-    """What was tried, what of it the server took, and what should not have been possible."""
+    """Counts of the commands that were tried and accepted, and the effects that should have been impossible."""
 
     tried: Counter[str] = field(default_factory=Counter)
     taken: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    """By the first word of the error."""
+    """By the first word of the error message."""
     forbidden_but_taken: list[Command] = field(default_factory=list)
     claims_read: set[bytes] = field(default_factory=set)
-    """What other trainers' claims contain."""
+    """The values of other trainers' claims that could be read."""
 
 
 class HostileClient:
-    """Makes one odd command after another, all of them decided by a seed."""
+    """Sends odd commands one after another, in an order that a seed decides."""
 
     def __init__(self, url: str, seed: int, *, shards: int = 4, victims: Sequence[int] = range(1, 100)) -> None:
         self._chance = random.Random(seed)
         self._shards = shards
         self._victims = victims
         self._client = redis.Redis.from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0), protocol=2)
-        self._client.response_callbacks.clear()  # what is refused or odd is not to be parsed
+        self._client.response_callbacks.clear()  # replies are not parsed: errors and odd values are expected
         self._url = url
         self._seqs: Counter[tuple[int, str]] = Counter()
         self.report = Report()
 
     def act(self) -> None:
-        """Do one odd thing that others can live with."""
+        """Send one odd command that does not stop others."""
         pick: Callable[[], Command] = self._chance.choice(
             [self.valid, self.append, self.append, self.append, self.stray, self.heartbeat, self.claim, self.read]
         )
@@ -138,7 +138,7 @@ class HostileClient:
         self.send(("XADD", key, *options, self._chance.choice(("*", *JAMMING_IDS)), *self._odd_fields()))
 
     def send(self, command: Command) -> Any:
-        """Send a command and count what became of it."""
+        """Send a command, count the result, and return the reply, None for an error."""
         name = str(command[0])
         self.report.tried[name] += 1
         try:
@@ -150,7 +150,7 @@ class HostileClient:
         return reply
 
     def send_forbidden(self, command: Command) -> None:
-        """Send a command that the user has no right to; remember it where the server takes it."""
+        """Send a command that the user may not run; record it if the server accepts it."""
         self.report.tried[f"forbidden {command[0]}"] += 1
         try:
             self._client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -164,7 +164,7 @@ class HostileClient:
             self.report.forbidden_but_taken.append(command)
 
     def greet(self) -> None:
-        """Speak to the server in every way that is open before and after a password."""
+        """Connect and send the greetings that Redis takes before and after a password."""
         greetings: Sequence[Command] = (
             *(
                 ("HELLO",),
@@ -195,12 +195,12 @@ class HostileClient:
                 self.report.refused[type(exc).__name__] += 1
 
     def append(self) -> Command:
-        """Return an XADD to a stream of workers that is odd in its id, its options or its fields."""
+        """Return an XADD to a workers' stream that is odd in its id, its options or its fields."""
         options, entry_id = self._chance.choice(HARMLESS_OPTIONS), self._chance.choice(HARMLESS_IDS)
         return ("XADD", self._stream(), *options, entry_id, *self._odd_fields())
 
     def valid(self) -> Command:
-        """Return an XADD of a message that is in order, of a job of our own."""
+        """Return an XADD of a valid message of an own job."""
         job, source = FIRST_JOB + self._chance.randrange(JOBS), f"0-hostile{self._chance.randrange(5)}"
         self._seqs[job, source] += 1
         body = json.dumps({"log_type": "stdout", "lines": ["hostile"], "ts": [time.time_ns()]})
@@ -208,13 +208,13 @@ class HostileClient:
         return ("XADD", stream_key("logs", job % self._shards), "*", *fields, "enc", "json", "body", body)
 
     def stray(self) -> Command:
-        """Return an XADD to a stream that no shard has."""
+        """Return an XADD to a stream of no shard."""
         shard, kind = self._chance.choice(STRAY_SHARDS), self._chance.choice(KINDS)
         fields = self.valid()[3:] if self._chance.random() < 0.5 else self._odd_fields()
         return ("XADD", f"ingest:{{{shard}}}:{kind}", self._chance.choice(("*", *JAMMING_IDS)), *fields)
 
     def heartbeat(self) -> Command:
-        """Return an HSET or HDEL of heartbeats, of a shard that there is or of none."""
+        """Return an HSET or HDEL of heartbeats, of an existing or unknown shard."""
         shard = self._chance.choice((*map(str, range(self._shards)), *STRAY_SHARDS))
         key, job = f"ingest:{{{shard}}}:alive", FIRST_JOB + self._chance.randrange(JOBS)
         beat = {"job": job, "source": "0-hostile", "at": self._odd(), "host": "x", "every_s": self._odd()}
@@ -226,7 +226,7 @@ class HostileClient:
         return ("HSET", key, *(item for pair in pairs for item in pair))
 
     def claim(self) -> Command:
-        """Return a GET or SET of claims, another trainer's among them."""
+        """Return a GET or SET of claims, also of another trainer."""
         job = self._chance.choice((*self._victims, FIRST_JOB, self._odd()))
         key = f"ingest:claims:{job!s:.200}:{self._chance.choice((0, 1, -1))}:{self._chance.randrange(3)}:"
         if self._chance.random() < 0.5:
@@ -234,7 +234,7 @@ class HostileClient:
         return ("SET", key, self._odd(), *self._chance.choice(SET_OPTIONS))
 
     def read(self) -> Command:
-        """Return what reads all that a trainer may read, after looking at the claims of the victims."""
+        """Return a command that reads data open to trainers, after reading the claims of some victims."""
         for job in self._chance.sample(list(self._victims), min(5, len(self._victims))):
             for attempt in (0, 1):
                 found = self.send(("GET", f"ingest:claims:{job}:{attempt}:0:"))
@@ -284,7 +284,7 @@ def attack(
     per_s: float = COMMANDS_PER_S,
     jams_every_s: float = JAMS_EVERY_S,
 ) -> Report:
-    """Attack a server as its user `trainer` for so long; return what was tried and what came of it.
+    """Attack a server as its user `trainer` for `seconds`, and return the report.
 
     `victims` are jobs of honest trainers: their claims are read and overwritten, and nothing is written for them.
     A stream is jammed or emptied every `jams_every_s`; 0 is never.

@@ -17,7 +17,7 @@ START_TIMEOUT_S = 60
 
 
 class Host:
-    """What runs on one machine; its gateway keeps its port over the host's lives."""
+    """The processes of one machine; its gateway keeps its port when the host is started again."""
 
     def __init__(self, name: str, folder: Path, settings: Settings, **env: str) -> None:
         self.name = name
@@ -49,18 +49,18 @@ class Host:
 
     @property
     def has_active_beat(self) -> bool:
-        """Tell whether its beat has said, in this life, that it is the active one."""
+        """Return whether its beat has logged, since the last start, that it is the active one."""
         return "beat.active" in self._output("beat")
 
     def kill(self) -> None:
-        """SIGKILL all of it at once, as when the power is cut."""
+        """SIGKILL all processes at once, as a power failure would."""
         os.killpg(self._processes[0].pid, signal.SIGKILL)
         for process in self._processes:
             process.wait(10)
         self._processes = []
 
     def stop(self) -> None:
-        """End all of it, in good order where there is time."""
+        """Stop all processes, and kill those that do not stop in time."""
         for process in self._processes:
             process.terminate()
         try:
@@ -69,8 +69,8 @@ class Host:
         except subprocess.TimeoutExpired:
             self.kill()
 
-    def last_words(self) -> str:
-        """Return the ends of what its processes said in this life."""
+    def output_tails(self) -> str:
+        """Return the ends of the output of its processes since the last start."""
         return "\n".join(f"--- {self.name} {part}\n{self._output(part)[-3000:]}" for part in PARTS)
 
     def _run(self, part: str, group: int, module: str, *arguments: str) -> subprocess.Popen[bytes]:

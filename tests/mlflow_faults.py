@@ -1,4 +1,4 @@
-"""A proxy in front of a real MLflow server that answers 500 where a test says so."""
+"""A proxy in front of a real MLflow server that answers 500 to the requests that a test chooses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAILURE = b'{"error_code": "INTERNAL_ERROR", "message": "it hurts"}'
 
 
 class FaultyMlflow(ThreadingHTTPServer):
-    """Passes on every request, save those whose path or body has `poison`; None: there is none."""
+    """Passes on every request, except those whose path or body contains `poison`; None disables it."""
 
     daemon_threads = True
 
@@ -29,15 +29,15 @@ class _Passing(BaseHTTPRequestHandler):
     server: FaultyMlflow
 
     def do_GET(self) -> None:
-        """Pass on, or fail."""
+        """Pass on the request, or answer 500."""
         self._pass_on()
 
     def do_POST(self) -> None:
-        """Pass on, or fail."""
+        """Pass on the request, or answer 500."""
         self._pass_on()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -64,7 +64,7 @@ class _Passing(BaseHTTPRequestHandler):
 
 @contextmanager
 def faulty_mlflow(upstream: str) -> Iterator[FaultyMlflow]:
-    """Run one in front of the server at this address."""
+    """Run a faulty proxy in front of the server at this address."""
     with FaultyMlflow(upstream) as proxy:
         serving = threading.Thread(target=proxy.serve_forever, daemon=True)
         serving.start()

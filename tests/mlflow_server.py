@@ -19,13 +19,13 @@ from tests.processes import wait_until
 from trainwire.stores.mlflow.http import MlflowApi, plain_send
 
 START_TIMEOUT_S = 90
-"""Half a minute where its code is read for the first time."""
+"""Half a minute if Python compiles its modules for the first time."""
 
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 class MlflowServer:
-    """One server; what it stores survives `kill` and `start`."""
+    """One MLflow server; its data survives `kill` and `start`."""
 
     def __init__(self, folder: Path, *, backend: str | None = None) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class MlflowServer:
 
     @property
     def is_running(self) -> bool:
-        """Tell whether it was started and neither killed nor gone."""
+        """Return whether it was started and still runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -67,7 +67,7 @@ class MlflowServer:
         return self
 
     def kill(self) -> None:
-        """SIGKILL it and all that it started."""
+        """SIGKILL it and all processes that it started."""
         if self._process is not None:
             with suppress(ProcessLookupError):  # it has ended by itself
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -96,5 +96,5 @@ def _mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowS
 
 @pytest.fixture
 def mlflow_server(_mlflow_server: MlflowServer) -> MlflowServer:
-    """The one server of this test process, running; a test has an experiment of its own there."""
+    """The MLflow server of this test process, running; each test uses an experiment of its own."""
     return _mlflow_server if _mlflow_server.is_running else _mlflow_server.start()

@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of a test database; who asks for one is skipped where it is not installed."""
+"""A real PgBouncer in front of a test database; a test that needs it is skipped if it is not installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.stack.postgres import unprivileged
 from trainwire.stack.server import EmbeddedServer
 
 NEEDED: Final[Mapping[str, str]] = {"ignore_startup_parameters": "options"}
-"""What docs/scaling.md says to set."""
+"""The settings that docs/scaling.md asks for."""
 _FOLDERS: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
@@ -40,7 +40,7 @@ class PgBouncer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """The address of the database through it; it asks nobody for a password."""
+        """The address of the database through PgBouncer, which asks for no password."""
         return f"postgresql://anybody@127.0.0.1:{self.port}/{self._database.database}"
 
     def _prepare(self) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes for system tests, and how to wait for what they do."""
+"""Worker processes for system tests, and a wait for conditions on them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30) -> None:
-    """Wait for a condition; fail with what was waited for."""
+    """Wait until the condition holds; fail after `timeout_s` with `what` in the message."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
@@ -50,15 +50,15 @@ class Process:
 
     @property
     def output(self) -> str:
-        """All it has said so far."""
+        """All that it has written to stdout and stderr so far."""
         return self._log_path.read_text(errors="replace")
 
     def set_env(self, **env: str) -> None:
-        """Change variables of the environment that the next start gets."""
+        """Change environment variables for the next start."""
         self._env = self._env | env
 
     def is_ready(self) -> bool:
-        """Tell whether a worker has said that it takes orders."""
+        """Return whether a worker has logged that it takes orders."""
         return " ready." in self.output
 
     def start(self) -> Self:
@@ -80,7 +80,7 @@ class Process:
         self.process.wait(10)
 
     def stop(self) -> None:
-        """End it and all it started."""
+        """End it and all processes that it started."""
         if self._process is None:
             return
         self.process.terminate()
@@ -91,8 +91,8 @@ class Process:
             self.process.wait(5)
 
 
-def kill_somebody(workers: list[Process], chance: random.Random) -> None:
-    """SIGKILL a worker or one of its pool processes, and start what is gone."""
+def kill_one(workers: list[Process], chance: random.Random) -> None:
+    """SIGKILL a worker or one of its pool processes, and start a killed worker again."""
     victim = chance.choice(workers)
     children = psutil.Process(victim.process.pid).children()
     if children and chance.random() < 0.5:

@@ -88,7 +88,7 @@ def seaweedfs() -> Iterator[str]:
 
 
 def docker_listens() -> bool:
-    """Tell whether a Docker engine listens; asked of the socket: the client leaks one where there is none."""
+    """Return whether a Docker engine listens. Asks the socket: the client leaks one if there is no engine."""
     if os.environ.get("DOCKER_HOST"):
         return True
     with socket.socket(socket.AF_UNIX) as engine:
@@ -96,7 +96,7 @@ def docker_listens() -> bool:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which nobody listens."""
+    """Return a port of loopback on which no process listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -117,7 +117,7 @@ def _await_answer(url: str, process: subprocess.Popen[bytes] | None = None) -> N
             with urllib.request.urlopen(f"{url}/", timeout=5):
                 return
         except urllib.error.HTTPError:
-            return  # it answers, if only to say that we may not look
+            return  # it answers, though it refuses this request
         except OSError:
             assert process is None or process.poll() is None, "moto's server has ended"
             assert time.monotonic() < deadline, f"{url} does not answer within {START_TIMEOUT_S} s"

@@ -1,4 +1,4 @@
-"""A network between two parties that a test can slow down, cut and mend, on loopback."""
+"""A TCP proxy on loopback that a test can slow down, cut and restore."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PIECE_BYTES: Final = 64 * 1024
 
 
 class TcpProxy:
-    """Passes connections on to a server at `url`; one thread per direction, all of which end with it."""
+    """Passes connections on to a server at `url`, with one thread per direction; all threads end with it."""
 
     def __init__(self, url: str) -> None:
         host, _, port = url.removeprefix("http://").partition(":")

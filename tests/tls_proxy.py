@@ -1,4 +1,4 @@
-"""TLS in front of a server that has none, such as the embedded ones: the bytes go on as they are."""
+"""TLS in front of a server without TLS, such as the embedded ones; bytes are passed on unchanged."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 PIECE_BYTES: Final = 64 * 1024
 SSL_REQUEST: Final = bytes.fromhex("0000000804d2162f")
-"""How a client of Postgres asks for TLS (protocol, "SSLRequest"); S is yes."""
+"""The SSLRequest message, by which a client of Postgres requests TLS; the answer S accepts."""
 
 
 class TlsProxy:
     """Listens on loopback with a server's TLS and passes on to the server at `url`; counts its handshakes.
 
-    An address of Postgres is spoken to as Postgres clients do: in the clear first, TLS after a question.
+    For Postgres it answers the client's SSLRequest before the TLS handshake, as a Postgres server does.
     """
 
     def __init__(self, url: str, context: ssl.SSLContext) -> None:

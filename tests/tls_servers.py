@@ -1,4 +1,4 @@
-"""The test servers behind TLS, under a certificate authority of the tests' own, and one that nobody knows."""
+"""The test servers behind TLS: under a certificate authority of the tests, and under an untrusted one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tls:
     ca: Path
     """The certificate to trust."""
     stranger: Path
-    """That of an authority which has signed nothing here."""
+    """The certificate of an authority that has signed none of the servers' certificates."""
     authority: Authority
     stack: ExitStack
 
@@ -51,7 +51,7 @@ def over(proxy: TlsProxy, url: str, scheme: str, **query: object) -> str:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> Iterator[Tls]:
-    """Two authorities, and TLS in front of whatever the test names."""
+    """Two authorities, and TLS in front of the servers that the test names."""
     folders = [tmp_path / "authority", tmp_path / "stranger"]
     for folder in folders:
         folder.mkdir()
@@ -68,6 +68,6 @@ def redis_over(tls: Tls, redis_url: str, client: redis.Redis) -> Callable[..., s
 
 
 def settings_of(resources: Resources, **others: Any) -> Settings:
-    """Return the settings of workers on the test servers, some of them others."""
+    """Return the settings of workers on the test servers, with some changed."""
     urls = {name: getattr(resources.settings, name).get_secret_value() for name in ("database_url", "redis_url")}
     return load_settings(**urls | others)

@@ -46,7 +46,7 @@ class ValkeyCluster:
     def _server(self, data_dir: Path) -> EmbeddedValkey:
         data_dir.mkdir(parents=True)
         write_private(data_dir / SECRETS_NAME, json.dumps({"valkey_password": self._password}))
-        bus = free_port()  # the usual one, 10,000 above, may be the end of somebody's connection
+        bus = free_port()  # the default, 10,000 above, may be in use by a connection
         own = {"masterauth": self._password, "cluster-port": str(bus)}
         server = EmbeddedValkey(data_dir, settings=SETTINGS | own)
         self._buses[server] = bus
@@ -54,7 +54,7 @@ class ValkeyCluster:
 
     @property
     def url(self) -> str:
-        """What STREAMS_URL says of it."""
+        """The value of STREAMS_URL for this cluster."""
         return self.url_of("", self._password)
 
     def url_of(
@@ -65,16 +65,16 @@ class ValkeyCluster:
         scheme: str = "redis",
         **parameters: object,
     ) -> str:
-        """Return the address for one of its users, through other ports where these are said."""
+        """Return the address for one of its users; `ports` replaces the servers' own ports."""
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports or [node.port for node in self.nodes])
         return f"{scheme}+cluster://{user}:{password}@{hosts}{'?' if parameters else ''}{urlencode(parameters)}"
 
     def on_all(self, *command: object) -> list[Any]:
-        """Send a command to each primary as its administrator; return what they say."""
+        """Send a command to each primary as its administrator, and return the replies."""
         return [self._admin(node, *command) for node in self.nodes]
 
     def announce(self, ports: Sequence[int]) -> None:
-        """Have each primary tell clients another port than its own: that of what is in front of it."""
+        """Have each primary announce another port than its own: that of the proxy in front of it."""
         for node, port in zip(self.nodes, ports, strict=True):
             self._admin(node, "CONFIG", "SET", "cluster-announce-port", port)
         wanted = {str(port) for port in ports}
@@ -88,7 +88,7 @@ class ValkeyCluster:
             return cast("Any", client).execute_command(*command)
 
     def misses_slots(self) -> bool:
-        """Tell whether the servers that live have found out that one does not."""
+        """Return whether the living servers have noticed that slots are without a server."""
         counts = []
         for node in self.nodes:
             if node.child.is_running():
@@ -97,7 +97,7 @@ class ValkeyCluster:
         return min(counts) > 0
 
     def cut_off(self, number: int) -> None:
-        """Have a replica follow no more: what its primary takes from now on, it never gets."""
+        """Stop a replica from following: it never gets the later writes of its primary."""
         with redis.Redis.from_url(self.replicas[number].url) as client:
             client.config_set("masterauth", "wrong")
             cast("Any", client).execute_command("CLIENT KILL TYPE master")
@@ -129,7 +129,7 @@ class ValkeyCluster:
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
-        """Give a client of the streams, as workers have it."""
+        """Give a client of the streams, like that of workers."""
         client = open_streams(self.url, retry=Retry(NoBackoff(), 1), socket_timeout=5)
         try:
             yield client
@@ -171,7 +171,7 @@ def role(server: EmbeddedValkey) -> str:
 
 
 def follow(replica: EmbeddedValkey, primary_id: str) -> None:
-    """Make a server the replica of another, and wait until it has all that this one has."""
+    """Make a server the replica of another, and wait until it has all of its data."""
     with redis.Redis.from_url(replica.url) as client:
         # The other servers know of each other by now, this one may not yet.
         wait_until(lambda: primary_id in str(cast("Any", client).execute_command("CLUSTER NODES")), "its primary")
@@ -180,7 +180,7 @@ def follow(replica: EmbeddedValkey, primary_id: str) -> None:
 
 
 def is_whole(client: Any, servers: int) -> bool:
-    """Tell whether this server knows all others, and who has which slots."""
+    """Return whether this server knows all others, and all slots are served."""
     info = client.execute_command("CLUSTER INFO")
     return bool(
         info["cluster_known_nodes"] == str(servers)

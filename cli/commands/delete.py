@@ -102,7 +102,7 @@ def delete(
     with open_database(settings) as engine:
         with engine.connect() as connection:
             check_revision(connection)
-            # Where nobody is asked, an abbreviation could be that of another job than was meant.
+            # Without a confirmation, an abbreviation could match another job than the intended one.
             job_id = job_id_of(connection, job, may_abbreviate=dry_run or not yes)
         if forget:
             _forget(engine, settings, job_id)

@@ -38,9 +38,9 @@ TRAINING = "trainwire.cli.demo.digits"
 
 
 def demo() -> None:
-    """Start the whole stack where none runs, train a small classifier under it, and read back what has arrived.
+    """Start the stack if none is running, train a small classifier under it, and show the stored results.
 
-    It takes about half a minute; the data stays.
+    It takes about half a minute; the data is kept.
     """
     raise typer.Exit(run_demo())
 
@@ -143,7 +143,7 @@ def training(job_id: int, folder: Path, address: Address) -> Iterator[subprocess
 
 
 def watch(connection: Connection, job_id: int, process: subprocess.Popen[bytes]) -> None:
-    """Show what is in Postgres so far, until the training ends."""
+    """Show the progress that is stored in Postgres, until the training ends."""
     progress = Progress(
         TextColumn("epoch {task.completed:.0f}/{task.total:.0f}", markup=False),
         BarColumn(bar_width=30),
@@ -177,7 +177,7 @@ def _show(connection: Connection, job_id: int, progress: Progress, bar: TaskID, 
 
 
 def sum_up(connection: Connection, address: Address, job_id: int) -> None:
-    """Print what Postgres holds of the job, and what to try next."""
+    """Print a summary of the job in Postgres, and commands to try next."""
     job = find_job(connection, job_id)
     if job is None:
         raise Problem(f"no message of job {job_id} has reached Postgres")

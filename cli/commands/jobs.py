@@ -178,7 +178,7 @@ def _status_lines(job: Job, metrics: dict[str, Number], checkpoint: str | None) 
 
 
 def shown_rows(job: Job) -> str:
-    """Return how many rows of each kind are in Postgres, by what one row holds."""
+    """Return how many rows of each kind are in Postgres, with the name of a row of each kind."""
     return " · ".join(counted(count, ROW_NAMES[kind]) for kind, count in job.rows.items())
 
 

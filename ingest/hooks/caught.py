@@ -1,4 +1,4 @@
-"""Takes the records of hooks into runs, and counts what was taken and what was not."""
+"""Adds the records of hooks to runs, and counts accepted and rejected ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN: Final = 5
 
 
 class Caught:
-    """What hooks have caught of one job; safe to use from several threads."""
+    """The records that hooks have caught of one job; safe to use from several threads."""
 
     def __init__(self, run: Run, run_of_rank: Callable[[int], Run]) -> None:
         self._run = run
@@ -113,7 +113,7 @@ class Caught:
             self._failures.setdefault(by, text)
 
     def finish(self, exit_code: int) -> None:
-        """Log what was caught, and end the runs of other ranks."""
+        """Log the summary of the caught values, and end the runs of other ranks."""
         sentence = self.sentence()
         if sentence is not None:
             self._run.log(f"trainwire: {sentence}", log_type="stderr", level="INFO")
@@ -129,7 +129,7 @@ class Caught:
             return self._ranks[rank]
 
     def sentence(self) -> str | None:
-        """Return in one sentence what was taken and what was not; None where no hook has caught anything."""
+        """Return a summary of the caught and the rejected values; None if no hook has caught anything."""
         with self._lock:
             names = Counter(self._owners.values())
             taken = [

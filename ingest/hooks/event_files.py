@@ -77,7 +77,7 @@ class EventFiles:
         self._thread = start_daemon(self._follow, "trainwire-event-files")
 
     def close(self, timeout_s: float) -> None:
-        """Read for at most `timeout_s` what was written until now."""
+        """Read the rest of the files for at most `timeout_s`."""
         self._closing.set()
         self._thread.join(timeout_s)
 

@@ -21,7 +21,7 @@ TIMEOUT_S: Final = 5.0
 
 @dataclass(frozen=True)
 class CatchOptions:
-    """What a launcher catches: nothing with `hooks=False`, except by a pattern or from named folders."""
+    """The sources of values that a launcher catches; `hooks=False` leaves the pattern and the named folders."""
 
     hooks: bool = True
     patterns: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Hooks:
             self._printed.take(lines, ts)
 
     def close(self, exit_code: int) -> dict[str, float] | None:
-        """Read the rest, log what was caught, and return the final values that the training has set itself."""
+        """Read the rest, log a summary, and return the final values that the training itself has set."""
         if self._listener is not None:
             self._listener.close(TIMEOUT_S)
         if self._event_files is not None:

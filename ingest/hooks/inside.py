@@ -17,16 +17,16 @@ LIBRARIES: Final = ("tensorboard", "wandb")
 
 
 def announce_run() -> None:
-    """Report to the launcher that this process has a run, so that it leaves out what hooks catch here."""
+    """Report to the launcher that this process has a run, so that the launcher ignores values caught here."""
     hooks = sys.modules.get(_NAME)
     if hooks is not None:
         hooks.announce_run()
 
 
 def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
-    """Report to `run` what this process logs to these libraries, by default to all that are known.
+    """Report to `run` the values that this process logs to these libraries, by default to all known ones.
 
-    Returns a function for the end of the run, which logs what was caught. Raises `ValueError` for another library.
+    Returns a function for the end of the run, which logs a summary. Raises `ValueError` for another library.
     """
     from trainwire.ingest.hooks.caught import Caught, HookedProcess  # noqa: PLC0415 - of no use without hooks
 

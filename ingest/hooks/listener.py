@@ -49,7 +49,7 @@ class HookListener:
         return {"PYTHONPATH": path, SOCKET_VARIABLE: str(self._path)}
 
     def close(self, timeout_s: float) -> None:
-        """Read for at most `timeout_s` what the processes have sent; a process that still lives is cut off."""
+        """Read the records sent so far, for at most `timeout_s`; processes still running are disconnected."""
         self._closing.set()
         self._thread.join(timeout_s)
 

@@ -44,7 +44,7 @@ class EventDecoder:
         self._plugins: dict[str, str] = {}
 
     def decode(self, data: bytes) -> Event:
-        """Return what an event holds; raise `DamagedEventError` for bytes that are none."""
+        """Decode an event; raise `DamagedEventError` for invalid bytes."""
         event = Event()
         try:
             for number, value in _fields(data):

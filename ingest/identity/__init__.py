@@ -1,1 +1,1 @@
-"""The number and the name of a job, where nobody chose them, and how child processes find them."""
+"""The number and the name of a job without chosen ones, and how child processes find them."""

@@ -45,5 +45,5 @@ def print_note(sentence: str) -> None:
             descriptor = sys.stderr.fileno()
         except (OSError, ValueError, AttributeError):  # a notebook's stream
             sys.stderr.write(line)
-        else:  # past its buffer: what that cannot write changes the exit code at the end
+        else:  # past its buffer: buffered text that cannot be written changes the exit code at the end
             os.write(descriptor, line.encode(errors="backslashreplace"))

@@ -23,7 +23,7 @@ _OF_ONE_JOB: Final = (JOB_ID_VARIABLE, PARENT_VARIABLE, ATTEMPT_VARIABLE, CAPTUR
 
 
 class JobNumber(NamedTuple):
-    """The number of a job; `is_made`: by trainwire, as nobody chose one."""
+    """The number of a job; `is_made` if trainwire made it, because the user chose none."""
 
     job_id: int
     is_made: bool = False

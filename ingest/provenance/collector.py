@@ -4,7 +4,7 @@ It is a process of its own, started by `trainwire.ingest.provenance.recording`: 
 nvidia-smi) are no children of the training, and take none of its time. It runs under the Python of the training,
 version 3.8 or newer, and imports nothing outside the standard library.
 
-The request: `items`, the names of what is wanted; `command`; `folder`; `sys_path`, null for that of this Python.
+The request: `items`, the names of wanted values; `command`; `folder`; `sys_path`, null for this Python's.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ _DISTRIBUTION = re.compile(r"(?P<name>.+?)-(?P<version>\d[^-]*)(-py[\d.]+)?\.(di
 
 
 def collect(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what is found of each wanted item; an item that cannot be found is left out."""
+    """Return the items that were found, of those requested."""
     found = {}
     for item in request["items"]:
         try:
             value = _COLLECTORS[item](request)
-        except Exception:  # noqa: BLE001, S112 - whatever is odd about this machine, the rest is of use
+        except Exception:  # noqa: BLE001, S112 - the other items are useful without this one
             continue
         if value not in (None, "", {}, []):
             found[item] = value
@@ -100,7 +100,7 @@ def _diff(request: dict[str, Any]) -> str | None:
 
 
 def _git_output(folder: str, *arguments: str, limit: int = 1024 * 1024) -> str:
-    """Return what git prints, at most `limit` bytes; nothing where it fails or is slow. It takes no locks."""
+    """Return the output of git, at most `limit` bytes; empty if it fails or is slow. It takes no locks."""
     git = shutil.which("git")
     if git is None:
         return ""

@@ -57,7 +57,7 @@ class Recorder:
 
 
 class _Collection:
-    """One request, and those who wait for its answer."""
+    """One request, and the callbacks that wait for its answer."""
 
     def __init__(self, items: Sequence[str], command: Sequence[str] | None) -> None:
         self._items, self._command = items, command

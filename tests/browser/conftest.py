@@ -44,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def stack(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:  # noqa: ARG001
-    """A running stack, started only where there is a browser to look at it."""
+    """A running stack, started only if a browser is installed."""
     home: Path = tmp_path_factory.mktemp("browser")
     with Stack(home) as started:
         yield started
@@ -52,7 +52,7 @@ def stack(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def page(chromium: Browser, stack: Stack) -> Iterator[Page]:
-    """A page of which no script fails, and on which nothing is refused by the content-security policy."""
+    """A page; the test fails on an error of a script or a violation of the content-security policy."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, base_url=stack.url)
     context.add_init_script(WATCH)
     page = context.new_page()

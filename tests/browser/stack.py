@@ -1,4 +1,4 @@
-"""A stack of the browser tests' own, started as people start it, and trainings under it."""
+"""A stack of the browser tests, started by `trainwire up`, and trainings under it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stack:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.data_dir = home / "data" / "trainwire"
-        self._said_path = home / "up.txt"
+        self._output_path = home / "up.txt"
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
         kept.pop("TRAINWIRE_DATA_DIR", None)
         self._env = kept | {
@@ -44,10 +44,12 @@ class Stack:
 
     def __enter__(self) -> Self:
         up = self._start("up", "--no-flower", "--no-metrics", "--concurrency", "1")
-        wait_until(lambda: READY in self.said() or up.poll() is not None, "trainwire up is ready", 2 * PATIENCE_S)
-        assert up.poll() is None, self.said()
+        wait_until(
+            lambda: READY in self.output() or up.poll() is not None, "trainwire up is ready", 2 * PATIENCE_S
+        )
+        assert up.poll() is None, self.output()
         found = re.search(r"GATEWAY_URL=['\"]?(http://[^'\"\s]+)", self._run("env"))
-        assert found is not None, self.said()
+        assert found is not None, self.output()
         self.url = found[1].rstrip("/")
         return self
 
@@ -57,9 +59,9 @@ class Stack:
                 process.send_signal(signal.SIGTERM)
             process.wait(2 * PATIENCE_S)
 
-    def said(self) -> str:
-        """Return what `up` and the trainings have printed."""
-        return self._said_path.read_text(errors="replace")
+    def output(self) -> str:
+        """Return all that `up` and the trainings have printed."""
+        return self._output_path.read_text(errors="replace")
 
     def train(self, job_id: int, script: str, *, name: str | None = None) -> subprocess.Popen[bytes]:
         """Start a Python script under `trainwire run`."""
@@ -69,7 +71,7 @@ class Stack:
         return self._start("run", "--job-id", str(job_id), *named, "--", sys.executable, str(path))
 
     def guarded_gateway(self) -> str:
-        """Start a second gateway, which asks for tokens, and return its address."""
+        """Start a second gateway, which requires tokens, and return its address."""
         port = free_port()
         exports = dict(shlex.split(line)[1].split("=", 1) for line in self._run("env").splitlines())
         own = exports | {"GATEWAY_AUTH": "on", "GATEWAY_PORT": str(port)}
@@ -93,8 +95,8 @@ class Stack:
         self, module: str, arguments: Sequence[str], env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", module, *arguments]
-        with self._said_path.open("ab") as said:
-            process = subprocess.Popen(command, env={**self._env, **env}, stdout=said, stderr=said)
+        with self._output_path.open("ab") as output:
+            process = subprocess.Popen(command, env={**self._env, **env}, stdout=output, stderr=output)
         self._started.append(process)
         return process
 
@@ -107,7 +109,7 @@ class Stack:
 
 
 def is_answering(url: str) -> bool:
-    """Tell whether a server answers with success."""
+    """Return whether a server answers with success."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)

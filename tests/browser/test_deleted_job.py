@@ -1,4 +1,4 @@
-"""A job that is deleted while people look at it: it leaves the list, and its page says what happened."""
+"""Tests of a job that is deleted while its page and the list of jobs are open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WITHIN_MS = 15_000
 
 
 def test_a_deleted_job_leaves_the_pages(chromium: Browser, gateway: GatewayServer, resources: Resources) -> None:
-    """The other job stays in the list; the job's own page, and a reload of it, say that it was deleted."""
+    """The other job stays in the list; the page of the deleted job reports the deletion, also after a reload."""
     with resources.engine.begin() as connection:
         made = "INSERT INTO training_jobs (id, name, status, attempt) VALUES "
         connection.execute(text(f"{made}(7, 'secret', 'completed', 1), (8, 'other', 'completed', 1)"))
@@ -28,10 +28,10 @@ def test_a_deleted_job_leaves_the_pages(chromium: Browser, gateway: GatewayServe
         publish_deletion(resources.redis, deletion)
         expect(listed.locator("tr.job")).to_have_count(1, timeout=WITHIN_MS)
         expect(listed.locator("tr.job .name")).to_have_text("other")
-        said = page.get_by_role("heading", name="Job 7 was deleted")
-        expect(said).to_be_visible(timeout=WITHIN_MS)
+        heading = page.get_by_role("heading", name="Job 7 was deleted")
+        expect(heading).to_be_visible(timeout=WITHIN_MS)
         page.reload()
-        expect(said).to_be_visible(timeout=WITHIN_MS)
+        expect(heading).to_be_visible(timeout=WITHIN_MS)
     finally:
         listed.close()
         page.close()

@@ -1,4 +1,4 @@
-"""The list of jobs: more of them than the live snapshot has, and rows that change under the mouse."""
+"""The list of jobs: more jobs than the live snapshot has, and rows that change while they are clicked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TICK_MS = 5_000
 
 
 def test_each_press_shows_older_jobs(chromium: Browser, gateway: GatewayServer, resources: Resources) -> None:
-    """The newest 200 are there; each press of the button brings the next 200, none twice, until all are shown."""
+    """The newest 200 are shown; each press of the button adds the next 200, none twice, until all are shown."""
     with resources.engine.begin() as connection:
         made = "INSERT INTO training_jobs (id, name, status, attempt, created_at) "
         numbered = "SELECT n, 'job ' || n, 'completed', 1, now() - (500 - n) * interval '1 minute' "
@@ -37,7 +37,7 @@ def test_each_press_shows_older_jobs(chromium: Browser, gateway: GatewayServer, 
 def test_a_row_that_changes_while_it_is_pressed_still_opens(
     chromium: Browser, gateway: GatewayServer, resources: Resources
 ) -> None:
-    """Between the press and the release of a button no row is replaced: the click would be lost."""
+    """Between the press and the release of a button no row is replaced, so the click is not lost."""
     with resources.engine.begin() as connection:
         running = "INSERT INTO training_jobs (id, name, status, attempt) VALUES (7, 'busy', 'running', 1)"
         connection.execute(text(running))

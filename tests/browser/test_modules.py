@@ -1,4 +1,4 @@
-"""What the page's modules make of what they are given, in the browser that runs them."""
+"""Tests of the page's JavaScript modules, called in the browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(400)
 
 
 def call(page: Page, module: str, name: str, *arguments: object) -> Any:
-    """Return what a function of a module of the page returns."""
+    """Call a function of one of the page's modules in the browser, and return its result."""
     page.goto("/")
     script = f"async (given) => (await import('/page/js/{module}')).{name}(...given)"
     return page.evaluate(script, list(arguments))
@@ -34,7 +34,7 @@ def test_terminal_colours_become_classes(page: Page) -> None:
     ]
 
 
-def test_what_is_no_number_is_a_gap(page: Page) -> None:
+def test_nan_and_infinities_are_gaps(page: Page) -> None:
     """NaN and infinities are gaps and counted; of equal steps the newest counts; late points find their place."""
     points = [[1, 10, 0.5, 1, 1], [3, 30, "NaN", 1, 2], [2, 40, 0.25, 1, 3], [1, 50, 4, 2, 4], [None, 60, 9, 2, 5]]
     found = call(page, "charts/curves.js", "curve", points, "step")
@@ -42,7 +42,7 @@ def test_what_is_no_number_is_a_gap(page: Page) -> None:
 
 
 def test_smoothing_has_no_pull_to_zero(page: Page) -> None:
-    """A constant stays what it is from its first point on, and a gap stays a gap."""
+    """A constant series is unchanged by smoothing from its first point on, and a gap stays a gap."""
     smoothed = call(page, "charts/curves.js", "smoothed", [2, 2, None, 2], 0.9)
     assert [value and round(value, 9) for value in smoothed] == [2, 2, None, 2]
 
@@ -58,10 +58,10 @@ def test_smoothing_has_no_pull_to_zero(page: Page) -> None:
     ],
 )
 def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | None) -> None:
-    """A number is a line; a time is of the day that is shown, or of the day that is said; else nothing."""
+    """A number is a line number; a time without a date is of the shown day; other text is no destination."""
     offset_ms = page.evaluate("new Date(0).getTimezoneOffset() * 60000")
-    said = call(page, "log/times.js", "destination", typed, offset_ms)
-    assert said == ({"at": found["at"] + offset_ms} if found and "at" in found else found)
+    result = call(page, "log/times.js", "destination", typed, offset_ms)
+    assert result == ({"at": found["at"] + offset_ms} if found and "at" in found else found)
 
 
 @pytest.mark.parametrize(
@@ -77,19 +77,19 @@ def test_where_to_go_in_a_log(page: Page, typed: str, found: dict[str, int] | No
     ],
 )
 def test_progress_that_is_not_reported_is_not_zero(page: Page, job: dict[str, Any], shown: float | None) -> None:
-    """A job with `total_epochs` that has reported no epoch shows no share of them."""
+    """A job with `total_epochs` that has reported no epoch shows no percentage."""
     assert call(page, "words.js", "percent", job) == shown
 
 
 def test_long_ids_stay_exact(page: Page) -> None:
-    """A job's id beyond 2^53 is read as a string; what only looks like one inside a text is left alone."""
+    """A job's id beyond 2^53 is read as a string; the same digits inside a text are left alone."""
     text = json.dumps({"id": 9007199254740993, "text": 'say "id": 9007199254740993', "seq": 12})
-    said = call(page, "api.js", "parse", text)
-    assert said == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
+    result = call(page, "api.js", "parse", text)
+    assert result == {"id": "9007199254740993", "text": 'say "id": 9007199254740993', "seq": 12}
 
 
 def test_modules_are_asked_for_anew(page: Page, stack: Stack) -> None:
-    """A browser may keep the page's files but asks each time: after an update no old one meets a new one."""
+    """Cached files of the page are revalidated at each load, so an update never mixes old and new modules."""
     first = page.request.get(f"{stack.url}/page/js/main.js")
     again = page.request.get(f"{stack.url}/page/js/main.js", headers={"If-None-Match": first.headers["etag"]})
     assert (first.headers["cache-control"], again.status) == ("no-cache", 304)

@@ -30,7 +30,7 @@ HOSTILE = "<img src=x onerror=window.pwned=1><script>window.pwned=1</script>"
 
 
 def stop(stack: Stack, job_id: int) -> None:
-    """Let a steady training come to its end."""
+    """Let a steady training end."""
     (stack.home / f"job-{job_id}.stop").touch()
 
 
@@ -51,14 +51,14 @@ def go_to_line(page: Page, number: int) -> None:
 
 
 def points_of(page: Page, metric: str) -> int:
-    """Return of how many points the chart of a metric says that it is drawn."""
+    """Return the number of points that the label of a metric's chart states; 0 without a label."""
     label = page.locator(f".plot[aria-label^='{metric} ']").get_attribute("aria-label") or ""
     found = re.search(r"([\d,]+) points?", label)
     return int(found[1].replace(",", "")) if found else 0
 
 
 def test_a_training_appears_and_moves(page: Page, stack: Stack) -> None:
-    """Without a reload a new job comes into the list, and on its page lines appear and the chart moves."""
+    """Without a reload a new job appears in the list, and its page shows new lines and points."""
     page.goto("/")
     page.locator("#connection[data-state=live]").wait_for()
     stack.train(1, STEADY, name="steady")
@@ -84,7 +84,7 @@ def test_a_training_appears_and_moves(page: Page, stack: Stack) -> None:
 
 
 def test_a_killed_gateway_leaves_no_hole(page: Page, stack: Stack) -> None:
-    """The gateway is killed: the page says so, comes back by itself, and has every line and point."""
+    """When the gateway is killed, the page shows the lost connection, reconnects, and has every line and point."""
     stack.train(2, STEADY)
     page.goto("/#/jobs/2")
     expect(page.locator(".line .text", has_text="step ").first).to_be_attached()
@@ -109,7 +109,7 @@ def test_a_killed_gateway_leaves_no_hole(page: Page, stack: Stack) -> None:
 
 
 def test_a_hundred_thousand_lines(page: Page, stack: Stack) -> None:
-    """Wherever one jumps in 100,000 lines the right ones are shown, by few elements."""
+    """After a jump to any of 100,000 lines the right ones are shown, with few DOM elements."""
     stack.train(3, "for number in range(1, 100_001): print('line', number)")
     page.goto("/#/jobs/3")
     expect(page.locator(".log-said")).to_have_text("100,000 lines")
@@ -178,7 +178,7 @@ def test_hostile_strings_stay_text(page: Page, stack: Stack) -> None:
 
 
 def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
-    """A gateway that asks for a token shows a form: a wrong token is refused, a viewer's opens the list."""
+    """A gateway that requires tokens shows a form: a wrong token is refused, a viewer's opens the list."""
     page.goto(stack.guarded_gateway())
     page.get_by_label("Token").fill("not a token")
     page.get_by_role("button", name="Open").click()
@@ -191,8 +191,8 @@ def test_a_token_opens_the_page(page: Page, stack: Stack) -> None:
     expect(page.get_by_label("Token")).to_be_visible()
 
 
-def test_an_empty_list_says_what_to_type(page: Page) -> None:
-    """Without any job the list says the command that makes one, and the keys are a `?` away."""
+def test_an_empty_list_shows_the_command(page: Page) -> None:
+    """An empty list shows the command that makes a job, and the key `?` opens the list of keys."""
     page.route(re.compile(r"/jobs\?"), lambda route: route.fulfill(json={"items": [], "next": None}))
     page.route_web_socket(
         "**/jobs/ws", lambda socket: socket.send('{"event": {"type": "snapshot", "jobs": []}, "position": null}')

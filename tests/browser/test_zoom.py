@@ -52,12 +52,12 @@ def drawn_more_than(page: Page, points: int) -> None:
 
 
 def shown_step(page: Page) -> int:
-    """Return the step under the mouse, as the chart of the loss says it."""
+    """Return the step under the mouse that the chart of the loss shows."""
     return int(page.locator("figure[data-title=loss] .at").inner_text().removeprefix("step ").replace(",", ""))
 
 
-def test_zooming_shows_every_point_and_what_comes(page: Page, stack: Stack) -> None:
-    """A part that is zoomed into comes finer, down to every point; live points go on; then all is as before."""
+def test_zooming_shows_every_point_and_later_ones(page: Page, stack: Stack) -> None:
+    """Zooming in loads finer points, down to every point; live points arrive; a reset restores the first view."""
     stack.train(20, LONG)
     page.goto("/")
     page.wait_for_function(
@@ -80,9 +80,9 @@ def test_zooming_shows_every_point_and_what_comes(page: Page, stack: Stack) -> N
     while not held:
         page.wait_for_timeout(50)
     coarse = canvas.screenshot()
-    with page.expect_response(FINER) as told:
+    with page.expect_response(FINER) as response:
         held[0].continue_()
-    answer = told.value.json()
+    answer = response.value.json()
     steps = [point[0] for point in answer["series"][0]["points"]]
     assert answer["downsampled"] is False
     assert steps == list(range(steps[0], steps[-1] + 1))

@@ -22,7 +22,7 @@ LOOK_EVERY_S: Final = 0.5
 ITEMS: Final = {"logs": "content", "metrics": "step", "checkpoints": "uri"}
 """The column that identifies a row of each kind."""
 NEXT_IN_TIME: Final = {"logs": "logged_ns", "metrics": "step", "checkpoints": "step"}
-"""What orders rows of the same microsecond."""
+"""The column that orders rows of the same microsecond, by kind."""
 LAST_SEQ: Final = {"logs": "last_log_seq", "metrics": "last_metric_seq", "checkpoints": "last_checkpoint_seq"}
 CARRIED: Final = {"logs": ("lines", "text"), "metrics": ("points", "step"), "checkpoints": ("checkpoints", "uri")}
 """The field of an event that carries rows of each kind, and which of their fields identifies them."""
@@ -37,7 +37,7 @@ class Honest:
     lines: int
 
     def expected(self, kind: str) -> list[str | int]:
-        """Return what identifies its rows of a kind, in order."""
+        """Return the identifying values of its rows of a kind, in order."""
         if kind == "logs":
             return [f"{self.token} {number}" for number in range(self.lines)]
         if kind == "metrics":
@@ -46,7 +46,7 @@ class Honest:
 
 
 class _Watch:
-    """Looks again and again in a thread; raises in `stop` the error that ended it."""
+    """Polls in a thread; `stop` raises the error that ended it."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
@@ -55,7 +55,7 @@ class _Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look once more, then end; raise the error that ended it before."""
+        """Poll once more, then end; raise the error that ended it before."""
         self.end()
         if self._error is not None:
             raise AssertionError(f"{type(self).__name__} ended early") from self._error
@@ -103,14 +103,14 @@ class RowWatch(_Watch):
 
 
 class EventWatch(_Watch):
-    """Listens to all events; keeps those that nothing in Postgres explains, and the rows that events carried."""
+    """Receives all events; keeps those without a reason in Postgres, and the rows that events carried."""
 
     def __init__(self, engine: Engine, client: redis.Redis) -> None:
         self._engine = engine
         self._pubsub = PubSub(client.connection_pool, ignore_subscribe_messages=True)
         self._pubsub.psubscribe("events:*")
         self.forged: list[str] = []
-        self.heard: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
         self.rows: dict[tuple[int, str], dict[int, str | int]] = defaultdict(dict)
         self.last_seqs: dict[tuple[int, str], int] = defaultdict(int)
         self.quiet: list[TrainingStatus] = []
@@ -127,7 +127,7 @@ class EventWatch(_Watch):
                 continue
             if channel not in (events_channel(event.job_id), "events:jobs"):
                 self.forged.append(f"{channel}: {event}")
-            self.heard[type(event).__name__] += 1
+            self.received[type(event).__name__] += 1
             self._note(event)
 
     def _note(self, event: Event) -> None:
@@ -150,7 +150,7 @@ class EventWatch(_Watch):
 
 
 def sources_of(engine: Engine, honest: Sequence[Honest]) -> dict[str, str]:
-    """Return the one source of each honest trainer, by its token."""
+    """Return the source of each honest trainer, by its token."""
     query = "SELECT DISTINCT source FROM training_logs WHERE job_id = :job AND starts_with(content, :token)"
     with engine.connect() as connection:
         return {
@@ -162,7 +162,7 @@ def sources_of(engine: Engine, honest: Sequence[Honest]) -> dict[str, str]:
 def check_rows(engine: Engine, honest: Sequence[Honest], sources: Mapping[str, str]) -> None:
     """Each honest source has exactly its rows, and their times have its order.
 
-    Their `seq` may differ from it: a hostile trainer can empty a stream, and what is sent again is stored late.
+    The order of `seq` may differ: a hostile trainer can empty a stream, and messages sent again are stored late.
     """
     wrong = []
     for one in honest:
@@ -206,7 +206,7 @@ def check_events(engine: Engine, watch: EventWatch, jobs: Collection[int]) -> No
 
 
 def _is_same(stored: object, carried: object) -> bool:
-    """Tell whether a row is the one of the event, which may have shortened its text."""
+    """Return whether a row is that of the event; a long text may be shortened in the event."""
     if isinstance(stored, str) and isinstance(carried, str) and len(carried) >= 1000:
         return stored[:900] == carried[:900]
     return stored == carried

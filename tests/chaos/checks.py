@@ -18,7 +18,7 @@ from tests.processes import wait_until
 from trainwire.schemas.tables import dead_letters, source_positions, training_jobs, training_logs, training_metrics
 
 Life = tuple[int, int]
-"""Job, and how often it was started by then."""
+"""The job, and how often it was started until then."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Stored:
 
 
 def read_stored(engine: Engine, destroyed: Mapping[Lane, Mapping[int, list[Item]]]) -> Stored:
-    """Read all lines and points; find out which destroyed messages are not among them."""
+    """Read all lines and points; return which destroyed messages are not among them."""
     items: dict[Lane, Counter[Item]] = {}
     for job, source, content in rows(engine, training_logs, "job_id", "source", "content"):
         items.setdefault((job, source, "logs"), Counter())[content] += 1
@@ -92,7 +92,7 @@ def check_sums(
 
 
 def is_settled(found: Mapping[str, Any], stored: Stored, job: int) -> bool:
-    """Return whether the sum adds up, and is complete where nothing was destroyed."""
+    """Return whether the sum is balanced, and complete if nothing was destroyed."""
     lost = sum(found.get("lost", {}).values())
     parts = found["stored"] + found["dead_lettered"] + found["missing"] + lost + found["dropped"]
     is_whole = found["stored"] == found["produced"] and not found["open_sources"]
@@ -100,12 +100,12 @@ def is_settled(found: Mapping[str, Any], stored: Stored, job: int) -> bool:
 
 
 def unproven_sources(found: Mapping[str, Any]) -> set[str]:
-    """Return the sources of which the sum says that they may have made more messages."""
+    """Return the sources that may have produced more messages than the sum of their job counts."""
     return {*found["open_sources"], *found["silent_sources"]}
 
 
 def last_stored(engine: Engine, lane: Lane) -> set[int]:
-    """Return the newest number that Postgres knows of a source and kind, as a set of one, or none."""
+    """Return the newest stored number of a source and kind, as a set of one, or an empty set."""
     positions = rows(engine, source_positions, "job_id", "source", "kind", "last_seq", order=["job_id"])
     return {last_seq for *key, last_seq in positions if tuple(key) == lane}
 
@@ -150,7 +150,7 @@ def check_items(stored: Stored, job: int, kind: str, expected: Counter[Item]) ->
 
 
 def check_killed(stored: Stored, certain_lines: Mapping[Life, int]) -> None:
-    """Of a killed trainer every line is stored that it logged long enough before its end: once, without a gap."""
+    """Each line that a killed trainer logged long enough before its end is stored once, without a gap."""
     for (job, life), certain in certain_lines.items():
         prefix = f"life {life} line "
         both = stored.items_of(job, "logs") + stored.lost_of(job, "logs")

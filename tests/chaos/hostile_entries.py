@@ -37,7 +37,7 @@ _pack = msgspec.msgpack.encode
 
 
 class HostileEntries:
-    """Sends bombs, floods, garbage and entries of others' jobs, in an order that a seed decides."""
+    """Sends bombs, floods, garbage and forged entries, in an order that a seed decides."""
 
     def __init__(self, url: str, seed: int) -> None:
         self._client = redis.Redis.from_url(url, socket_timeout=10, retry=Retry(NoBackoff(), 0))
@@ -48,7 +48,7 @@ class HostileEntries:
         self.refused: Counter[str] = Counter()
 
     def act(self) -> None:
-        """Do one hostile thing."""
+        """Send one hostile entry or group of entries."""
         act: Callable[[], None] = self._chance.choice(
             [self.bomb, self.bomb, self.bomb, self.flood, self.flood_garbage, self.forge, self.forge, self.jump]
         )
@@ -184,7 +184,7 @@ def garbage(number: int) -> list[Fields]:
 
 
 def main(url: str, seconds: float, seed: int, pause_s: float) -> None:
-    """Attack for some seconds; print what was sent."""
+    """Send hostile entries for a number of seconds, and print the counts."""
     hostile = HostileEntries(url, seed)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     ends = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Trainers that are killed and started again, and how many lines each of them certainly logged before its end."""
+"""Trainers that are killed and started again, and the lines that each certainly logged before its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ which among all these processes it may not; tests/system/test_spool.py measures 
 
 
 class KilledTrainers:
-    """One living trainer at a time, of a job that is killed and started again."""
+    """One running trainer at a time, of a job that is killed and started again."""
 
     def __init__(self, folder: Path, redis_url: str, seconds: float) -> None:
         self._folder = folder
@@ -32,7 +32,7 @@ class KilledTrainers:
         """By job and life."""
 
     def kill_and_start_next(self) -> None:
-        """Kill the living trainer, and start its job again, or the next job."""
+        """Kill the running trainer, and start its job again, or the next job."""
         self.kill()
         self.start_next()
 
@@ -48,7 +48,7 @@ class KilledTrainers:
         )
 
     def kill(self) -> int:
-        """SIGKILL the living trainer and count the lines that it logged long enough before; return its pid."""
+        """SIGKILL the running trainer, count the lines that it logged long enough before, and return its pid."""
         assert self._living is not None
         pid, killed_at = self._living.pid, time.monotonic()
         self._living.kill()

@@ -41,9 +41,9 @@ class SpoolDamage:
         self.destroyed: dict[Lane, dict[int, list[Item]]] = defaultdict(dict)
 
     def damage_living(self, pid: int) -> None:
-        """Damage the spool of a living process, which is stopped meanwhile.
+        """Damage the spool of a running process, which is suspended meanwhile.
 
-        The file that it writes to is truncated at most: what it writes to a deleted one could not be recorded.
+        The file that it writes to is only truncated: later writes to a deleted file could not be recorded.
         """
         process = psutil.Process(pid)
         process.suspend()
@@ -54,7 +54,7 @@ class SpoolDamage:
             process.resume()
 
     def damage_dead(self, pid: int) -> None:
-        """Damage the spool of a process that has ended, unless another one sends it already."""
+        """Damage the spool of a process that has ended, unless another one is sending it."""
         for folder, about in self._folders(pid):
             claimed = SourceFolder.claim(folder)
             if claimed is not None:

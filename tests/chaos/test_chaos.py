@@ -1,7 +1,7 @@
-"""Faults without end: whatever is killed, flushed, filled or damaged, every line is stored exactly once.
+"""Every line is stored exactly once while processes are killed, and stores flushed, filled or damaged.
 
 `make chaos` runs it for ten minutes, CI for seconds. CHAOS_SEED repeats the order of the faults,
-CHAOS_BLOWS chooses them by words of their names (tests/chaos/blows.py).
+CHAOS_FAULTS chooses them by words of their names (tests/chaos/faults.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sqlalchemy
 from sqlalchemy import Engine
 
 from tests.chaos import checks
-from tests.chaos.blows import LOST_AFTER_S, chosen, strike_until
+from tests.chaos.faults import LOST_AFTER_S, chosen, inject_until
 from tests.chaos.killed_trainers import KilledTrainers
 from tests.chaos.spool_damage import SpoolDamage
 from tests.chaos.trainer import TIMING
@@ -43,14 +43,14 @@ from trainwire.workers.settings import Settings, load_settings
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "20"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.SystemRandom().randrange(10**6))))
-BLOWS = os.environ.get("CHAOS_BLOWS", "")
+FAULTS = os.environ.get("CHAOS_FAULTS", "")
 JOBS = range(1, 7)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 400)
-def test_every_line_survives_every_blow(tmp_path: Path) -> None:
-    """Six trainers publish while workers, Redis, Postgres and other trainers are killed at random, and worse."""
+def test_every_line_survives_every_fault(tmp_path: Path) -> None:
+    """Six trainers publish while workers, Redis, Postgres and other trainers are killed or damaged at random."""
     print(f"\nCHAOS_SEED={SEED} CHAOS_SECONDS={SECONDS:.0f}")
     with (
         EmbeddedPostgres(tmp_path / "stores") as postgres,
@@ -67,10 +67,10 @@ def test_every_line_survives_every_blow(tmp_path: Path) -> None:
             killed_trainers.start_next()
             with following(engine, gateway) as followers:
                 world = World(postgres, valkey, workers, beat, gateway, trainers, killed_trainers, damage, chance)
-                struck = Counter(strike_until(world, time.monotonic() + SECONDS, chosen(BLOWS)))
+                injected = Counter(inject_until(world, time.monotonic() + SECONDS, chosen(FAULTS)))
                 print(
-                    f"  {struck.total()} blows: "
-                    + ", ".join(f"{count} x {name}" for name, count in struck.items())
+                    f"  {injected.total()} faults: "
+                    + ", ".join(f"{count} x {name}" for name, count in injected.items())
                 )
                 killed_trainers.kill()
                 counts = {job: finished(trainer) for job, trainer in zip(JOBS, trainers, strict=True)}
@@ -100,7 +100,7 @@ def celery_running(settings: Settings, folder: Path) -> Iterator[tuple[list[Proc
 
 @contextmanager
 def following(engine: Engine, gateway: GatewayProcess) -> Iterator[dict[int, Follower]]:
-    """Follow two jobs as browsers do, once they are known."""
+    """Follow two jobs as browsers do, once they exist."""
     kinds: dict[int, type[WebSocketClient | EventSource]] = {1: WebSocketClient, 2: EventSource}
     wait_until(
         lambda: kinds.keys() <= set(rows(engine, training_jobs, "id", order=["id"])), "the jobs' first rows"
@@ -114,7 +114,7 @@ def following(engine: Engine, gateway: GatewayProcess) -> Iterator[dict[int, Fol
 
 
 def check_followers(engine: Engine, followers: dict[int, Follower]) -> None:
-    """Wait until the browsers have every row; they raise an error for a hole or a row that comes twice."""
+    """Wait until the clients have every row; they raise an error for a gap or a repeated row."""
     last_seqs = {job: last for job, *last in rows(engine, training_jobs, "id", *LAST_SEQS, order=["id"])}
     for job, follower in followers.items():
         for kind, last in zip(("logs", "metrics"), last_seqs[job], strict=True):
@@ -127,7 +127,7 @@ LAST_SEQS = ("last_log_seq", "last_metric_seq")
 
 
 def send_leftover_messages(spool: Path, redis_url: str) -> None:
-    """Send the messages that killed trainers have left; nothing is left after that."""
+    """Send the messages that killed trainers have left; the spool is empty afterwards."""
     for leftover in send_leftovers(spool, redis_url, TIMING, 60):
         assert leftover.is_done
     assert not list(spool.glob("*/source.json"))
@@ -143,13 +143,13 @@ def migrated(url: str) -> str:
 
 
 def start_trainer(job: int, redis_url: str) -> subprocess.Popen[str]:
-    """Start a trainer that publishes all the time."""
+    """Start a trainer that publishes continuously."""
     command = [sys.executable, "-m", "tests.chaos.trainer", str(job), str(SECONDS), redis_url]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def finished(trainer: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a trainer's end; return what it printed."""
+    """Wait for the trainer to end, and return the counts that it printed."""
     output, _ = trainer.communicate(timeout=200)
     counts: dict[str, Any] = json.loads(output)
     return counts

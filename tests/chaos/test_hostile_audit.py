@@ -51,7 +51,7 @@ TRAINERS: Final = {
 @pytest.mark.chaos
 @pytest.mark.timeout(SECONDS + 300)
 def test_hostile_trainers_cost_the_honest_ones_nothing(tmp_path: Path) -> None:
-    """Of honest trainers no message is lost, doubled, forged or late, whatever hostile ones send beside them."""
+    """No message of an honest trainer is lost, stored twice, forged or late while hostile clients attack."""
     print(f"\nAUDIT_SEED={SEED} AUDIT_SECONDS={SECONDS:.0f}")
     with ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(tmp_path / "stores"))
@@ -63,21 +63,21 @@ def test_hostile_trainers_cost_the_honest_ones_nothing(tmp_path: Path) -> None:
         workers = stack.enter_context(workers_running(settings, tmp_path, workers=2))
         watched = stack.enter_context(watching(engine, worker_url))
         trainers = {token: start_honest(token, trainer_url) for token in TRAINERS}
-        wait_until(lambda: is_heard_of(engine), "the honest trainers' first rows", 60)
+        wait_until(lambda: have_rows(engine), "the honest trainers' first rows", 60)
         with attackers(trainer_url, tmp_path):
-            said = {token: finished(trainer) for token, trainer in trainers.items()}
+            reports = {token: finished(trainer) for token, trainer in trainers.items()}
         rows, events = watched
         rows.stop()
         events.stop()
-        print(f"  {dict(events.heard)} events")
-        honest = [Honest(TRAINERS[token][0], token, counts["lines"]) for token, counts in said.items()]
+        print(f"  {dict(events.received)} events")
+        honest = [Honest(TRAINERS[token][0], token, counts["lines"]) for token, counts in reports.items()]
         sources = audit.sources_of(engine, honest)
         check_all(
             lambda: audit.check_rows(engine, honest, sources),
             lambda: audit.check_lateness(rows, sources, LATE_S),
             lambda: audit.check_events(engine, events, {one.job for one in honest}),
             lambda: check_sums(engine, set(sources.values())),
-            lambda: check_ends(said),
+            lambda: check_ends(reports),
             lambda: check_processes(workers),
         )
 
@@ -96,7 +96,7 @@ def watching(engine: Engine, redis_url: str) -> Iterator[tuple[RowWatch, EventWa
 
 
 def check_all(*checks: Callable[[], None]) -> None:
-    """Run all checks; fail with what each of them found."""
+    """Run all checks, and fail with the messages of those that failed."""
     wrong = []
     for check in checks:
         try:
@@ -106,10 +106,12 @@ def check_all(*checks: Callable[[], None]) -> None:
     assert wrong == [], "\n\n".join(wrong)
 
 
-def check_ends(said: dict[str, dict[str, Any]]) -> None:
-    """Each honest trainer learned in time that all of its messages are stored."""
-    assert {token: counts["complete"] for token, counts in said.items()} == dict.fromkeys(TRAINERS, True), said
-    assert max(counts["finish_s"] for counts in said.values()) <= LATE_S, said
+def check_ends(reports: dict[str, dict[str, Any]]) -> None:
+    """Each honest trainer got the acknowledgement of all of its messages in time."""
+    assert {token: counts["complete"] for token, counts in reports.items()} == dict.fromkeys(TRAINERS, True), (
+        reports
+    )
+    assert max(counts["finish_s"] for counts in reports.values()) <= LATE_S, reports
 
 
 @contextmanager
@@ -133,7 +135,7 @@ def redis_with_users(folder: Path) -> Iterator[int]:
 
 
 def answers(url: str) -> bool:
-    """Tell whether a Redis takes commands."""
+    """Return whether a Redis takes commands."""
     try:
         return bool(redis.Redis.from_url(url).ping())
     except redis.ConnectionError:
@@ -164,7 +166,7 @@ def start_honest(token: str, redis_url: str) -> subprocess.Popen[str]:
 
 
 def finished(trainer: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a trainer's end; return what it printed."""
+    """Wait for the trainer to end, and return the counts that it printed."""
     output, _ = trainer.communicate(timeout=SECONDS + 120)
     counts: dict[str, Any] = json.loads(output)
     return counts
@@ -172,7 +174,7 @@ def finished(trainer: subprocess.Popen[str]) -> dict[str, Any]:
 
 @contextmanager
 def attackers(url: str, folder: Path) -> Iterator[None]:
-    """Run the hostile trainers until the end of the block, and print what they did."""
+    """Run the hostile clients until the end of the block, and print their output."""
     seconds, seed = str(SECONDS + 200), str(SEED)
     commands = {
         "hostile_client": ["tests.hostile_client", url, "--seconds", seconds, "--seed", seed],
@@ -198,8 +200,8 @@ def attackers(url: str, folder: Path) -> Iterator[None]:
             print(f"  {name}: {(folder / f'{name}.log').read_text()[-1000:].strip()}")
 
 
-def is_heard_of(engine: Engine) -> bool:
-    """Tell whether each honest trainer has a row."""
+def have_rows(engine: Engine) -> bool:
+    """Return whether each honest trainer has a row."""
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT count(DISTINCT source) FROM training_logs").scalar_one()
     return bool(found == len(TRAINERS))

@@ -35,7 +35,7 @@ CHILD_LINES = 20
 
 
 def main(job_id: int, seconds: float, redis_url: str, life: str = "1", diary_path: str = "") -> None:
-    """Train; print as JSON what was logged and whether all of it is stored."""
+    """Train, then print the counts of logged items, and whether all of them are stored, as JSON."""
     logging.basicConfig(level=logging.WARNING)
     turn_clocks()
     segments.SEGMENT_BYTES = SEGMENT_BYTES  # type: ignore[misc]
@@ -72,7 +72,7 @@ def fork(run: Run, number: int) -> multiprocessing.process.BaseProcess:
 
 
 def log_lines(run: Run, number: int) -> None:
-    """Log lines; the disk of a child is never full: it ends too soon for messages that are in memory alone."""
+    """Log lines without a limit of file sizes: a child ends too soon to send messages that only memory holds."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     for line in range(CHILD_LINES):
@@ -80,7 +80,7 @@ def log_lines(run: Run, number: int) -> None:
 
 
 def turn_clocks() -> None:
-    """Give this process a clock that signals turn."""
+    """Give this process a clock that signals set back and right."""
     real_s, real_ns = time.time, time.time_ns
     behind_s = 0
 

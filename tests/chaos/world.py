@@ -1,4 +1,4 @@
-"""Everything that a chaos run starts, and what must be undone or started again between two blows."""
+"""The servers and processes of a chaos run, and the actions that are due between two faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwire.stack.valkey import EmbeddedValkey
 
 @dataclass
 class World:
-    """The servers and processes that blows can hit, and the random numbers that choose."""
+    """The servers and processes that faults can hit, and the random numbers that choose."""
 
     postgres: EmbeddedPostgres
     valkey: EmbeddedValkey
@@ -58,7 +58,7 @@ class World:
         time.sleep(self.chance.uniform(least_s, most_s))
 
     def later(self, delay_s: float, action: Callable[[], object]) -> None:
-        """Run `action` after `delay_s`, between two blows, or when the run ends."""
+        """Run `action` after `delay_s`, between two faults, or when the run ends."""
         self._pending.append((time.monotonic() + delay_s, action))
 
     def recover(self, *, everything: bool = False) -> None:

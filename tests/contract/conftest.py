@@ -1,4 +1,4 @@
-"""The servers the contract suite runs on: the twin, and a real Loki where there is one."""
+"""The servers of the contract suite: the twin, and a real Loki if there is one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _started() -> Any:
 
 
 def _engine_listens() -> bool:
-    """Tell whether a Docker engine listens; asked of the socket: the client leaks one where there is none."""
+    """Return whether a Docker engine listens. Asks the socket: the client leaks one if there is no engine."""
     if os.environ.get("DOCKER_HOST"):
         return True
     with socket.socket(socket.AF_UNIX) as engine:

@@ -71,7 +71,7 @@ class LokiApi:
         return requests.get(f"{self.url}{path}", params=parameters, timeout=TIMEOUT_S)
 
     def query_range(self, selector: str | None = None, **parameters: str | int) -> requests.Response:
-        """Query this job's lines of the last two and a half hours, unless told otherwise."""
+        """Query this job's lines; the default range is the last two and a half hours."""
         # Loki asks its ingesters for the last three hours only: query_ingesters_within.
         asked: dict[str, str | int] = {
             "query": selector or f'{{job_id="{self.job_id}"}}',
@@ -96,12 +96,12 @@ class LokiApi:
         )
 
     def await_lines(self, *lines: str) -> list[Found]:
-        """Wait until just these lines, in any order, are the ones this job has, and return them."""
+        """Wait until the job has exactly these lines, in any order, and return them."""
         wait_until(lambda: self._has(lines), f"the lines {sorted(lines)} of job {self.job_id}", timeout_s=10)
         return self.find()
 
     def delete(self, **parameters: str | int) -> requests.Response:
-        """Ask Loki to delete this job's lines of the last ten minutes, unless told otherwise."""
+        """Request the deletion of this job's lines; the default range is the last ten minutes."""
         asked: dict[str, str | int] = {
             "query": f'{{job_id="{self.job_id}"}}',
             "start": (self.now_ns - 10 * MINUTE_NS) // SECOND_NS,
@@ -110,11 +110,11 @@ class LokiApi:
         return requests.post(f"{self.url}/loki/api/v1/delete", params=wanted, timeout=TIMEOUT_S)
 
     def flush(self) -> None:
-        """Have Loki write to its store what it has, which it does by itself half an hour after the last push."""
+        """Have Loki flush its ingesters to the store, which it would do half an hour after the last push."""
         assert requests.post(f"{self.url}/flush", timeout=TIMEOUT_S).status_code == 204
 
     def is_set(self, name: str, value: str) -> bool:
-        """Tell whether this Loki's configuration has another value than Loki itself would choose."""
+        """Return whether a setting in this Loki's configuration has the value."""
         found = re.search(rf"^\s*{name}: (\S+)", self.get("/config").text, flags=re.MULTILINE)
         return found is not None and found[1] == value
 

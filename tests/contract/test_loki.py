@@ -1,4 +1,4 @@
-"""What the Loki sink relies on, held true for the twin and for a real Loki alike."""
+"""The behaviour of Loki that the sink relies on, tested on the twin and on a real Loki."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_is_ready(loki: LokiApi) -> None:
 
 
 class TestPush:
-    """What a push stores and what it answers."""
+    """Pushes: the lines they store and the answers they get."""
 
     def test_a_line_comes_back_with_its_labels_and_metadata(self, loki: LokiApi) -> None:
         """A line is read back with its time to the nanosecond; its metadata stand among its stream's labels."""
@@ -29,7 +29,7 @@ class TestPush:
         assert found.labels.items() >= (loki.labels() | {"seq": "1", "attempt": "1", "rank": "0"}).items()
 
     def test_success_is_204_without_a_body(self, loki: LokiApi) -> None:
-        """A push of good lines is answered with 204 and nothing else."""
+        """A push of good lines is answered with 204 and an empty body."""
         answer = loki.push((loki.now_ns, "a"), (loki.now_ns + 1, "b"))
         assert (answer.status_code, answer.content) == (204, b"")
         loki.await_lines("a", "b")
@@ -41,7 +41,7 @@ class TestPush:
         loki.await_lines("compressed")
 
     @pytest.mark.parametrize("body", [b"{", b'{"streams": [{"stream": {"job": "x"}, "values": [["now", "x"]]}]}'])
-    def test_refuses_what_is_no_push(self, loki: LokiApi, body: bytes) -> None:
+    def test_refuses_an_invalid_push(self, loki: LokiApi, body: bytes) -> None:
         """A body that is no JSON, or has a time that is no number, is answered with 400."""
         assert loki.post(body).status_code == 400
 
@@ -50,7 +50,7 @@ class TestPush:
         assert loki.post(b'{"streams": []}').status_code == 422
 
     def test_a_refused_first_stream_is_lost_in_silence(self, loki: LokiApi) -> None:
-        """A push of two streams of which the first is refused answers 204: so one stream a push."""
+        """A push of two streams of which the first is refused answers 204, so we push one stream at a time."""
         loki.push((loki.now_ns, "newest"))
         answer = loki.push_streams(
             (loki.labels(), [(loki.now_ns - 2 * HOUR_NS, "lost")]),
@@ -59,7 +59,7 @@ class TestPush:
         assert answer.status_code == 204
         loki.await_lines("newest", "good")
 
-    def test_a_refused_last_stream_is_told(self, loki: LokiApi) -> None:
+    def test_a_refused_last_stream_is_reported(self, loki: LokiApi) -> None:
         """A push of two streams of which the last is refused answers 400 and keeps the first."""
         loki.push((loki.now_ns, "newest"))
         answer = loki.push_streams(
@@ -71,10 +71,10 @@ class TestPush:
 
 
 class TestRefusals:
-    """Which lines a push of one stream loses, and that it loses no others."""
+    """The lines that Loki refuses from a push of one stream, and the reasons."""
 
     def test_too_far_behind_keeps_the_good_lines_and_lists_ten(self, loki: LokiApi) -> None:
-        """A partial 400 stores the good lines; of fifteen late ones it lists ten and tells the total."""
+        """A partial 400 stores the good lines; of fifteen late ones it lists ten and the total."""
         late = [(loki.now_ns - 2 * HOUR_NS + n, f"late {n}") for n in range(15)]
         answer = loki.push((loki.now_ns, "first"), *late, (loki.now_ns + 1, "last"))
         assert answer.status_code == 400
@@ -83,7 +83,7 @@ class TestRefusals:
         loki.await_lines("first", "last")
 
     def test_a_late_label_opens_a_window_of_its_own(self, loki: LokiApi) -> None:
-        """A line over an hour behind its stream is refused, and taken as a stream of its own by an extra label."""
+        """A line over an hour behind its stream is refused; with an extra label it is in a new stream."""
         loki.push((loki.now_ns, "newest"))
         late_ns = loki.now_ns - HOUR_NS - MINUTE_NS
         assert loki.push((late_ns, "late")).status_code == 400
@@ -148,7 +148,7 @@ class TestRefusals:
 
 
 class TestDuplicates:
-    """What counts as the same line."""
+    """The conditions under which two lines are duplicates."""
 
     def test_a_resend_is_stored_once(self, loki: LokiApi) -> None:
         """The same push sent again, byte by byte, is answered with 204 and stored once."""
@@ -179,7 +179,7 @@ class TestQueryRange:
     """How lines are read back."""
 
     def test_is_of_loki_s_shape(self, loki: LokiApi) -> None:
-        """Lines of different metadata come back as result streams of their own."""
+        """Lines of different metadata are returned as separate result streams."""
         loki.push((loki.now_ns, "a", {"seq": "1"}), (loki.now_ns + 1, "b", {"seq": "2"}))
         loki.await_lines("a", "b")
         answer = loki.query_range().json()
@@ -205,7 +205,7 @@ class TestQueryRange:
         assert [line.line for line in loki.find(limit=3, direction="backward")] == ["line 1", "line 2", "line 3"]
 
     def test_pages_forwards_through_equal_times(self, loki: LokiApi) -> None:
-        """Pages that start at the last page's last time, told apart by seq, lose no line at a page's edge."""
+        """Pages that start at the last page's last time, distinguished by seq, lose no line at a page's edge."""
         entries = [(loki.now_ns + n // 3, f"line {n:02}", {"seq": f"{n:02}"}) for n in range(20)]
         loki.push(*entries)
         loki.await_lines(*(line for _, line, _ in entries))
@@ -273,7 +273,7 @@ class TestQueryRange:
         assert [line.line for line in found] == lines
 
     def test_shows_lines_of_over_three_hours_ago_when_they_are_written(self, loki: LokiApi) -> None:
-        """A line hours late is not seen until Loki has written it down, unless it is configured to look."""
+        """A line hours late is not returned until Loki has flushed it, unless queries look back further."""
         four_hours_ago = loki.now_ns - 4 * HOUR_NS
         assert loki.push((four_hours_ago, "late")).status_code == 204
         if hidden_after(loki.get("/config").text) is not None:
@@ -292,7 +292,7 @@ class TestQueryRange:
         assert (answer.status_code, "message larger than max" in answer.text) == (500, True)
 
     def test_names_the_labels(self, loki: LokiApi) -> None:
-        """The labels of what is stored are listed."""
+        """The labels of stored lines are listed."""
         loki.push((loki.now_ns, "x"))
         loki.await_lines("x")
         assert {"job", "job_id", "log_type", "source"} <= set(loki.get("/loki/api/v1/labels").json()["data"])
@@ -309,13 +309,13 @@ class TestDelete:
         return loki
 
     def test_answers_404_where_it_is_off(self, loki: LokiApi) -> None:
-        """Without retention_enabled there is no such path; with it the answer is 204 without a body."""
+        """Without retention_enabled the path does not exist; with it the answer is 204 without a body."""
         is_on = setting(loki.get("/config").text, "retention_enabled") == "true"
         answer = loki.delete()
         assert (answer.status_code, answer.content == b"") == ((204, True) if is_on else (404, False))
 
-    def test_lists_what_was_accepted(self, deleting: LokiApi) -> None:
-        """An accepted request is listed with its query: it is carried out later."""
+    def test_lists_accepted_requests(self, deleting: LokiApi) -> None:
+        """An accepted request is listed with its query; Loki carries it out later."""
         assert deleting.delete().status_code == 204
         listed = deleting.get("/loki/api/v1/delete").json()
         assert f'{{job_id="{deleting.job_id}"}}' in [each["query"] for each in listed]
@@ -332,13 +332,13 @@ class TestDelete:
         ],
     )
     def test_refuses_with_400(self, deleting: LokiApi, parameters: dict[str, str], words: str) -> None:
-        """Seconds have ten digits, nothing is deleted of the future, and a query and a start are needed."""
+        """A request without a query or a start, or with an invalid or future time, is refused."""
         answer = deleting.delete(**parameters)
         assert (answer.status_code, words in answer.text) == (400, True)
 
 
 def _pages(loki: LokiApi, limit: int) -> dict[str, str]:
-    """Read all of a job, page by page; the lines by their seq."""
+    """Read all lines of a job, page by page, by their seq."""
     lines: dict[str, str] = {}
     page: list[Found] = loki.find(limit=limit)
     while new := [found for found in page if found.labels["seq"] not in lines]:

@@ -1,4 +1,4 @@
-"""Our sink against Loki: every line once, whatever it is asked to take. On the twin, and on a real one."""
+"""The Loki sink stores every line once, on the twin and on a real Loki."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def rows(*contents: str, ts_ns: int | None = None, step_ns: int = 1000) -> list[
 
 
 def deliver(loki: LokiApi, made: list[LogRow]) -> list[tuple[int, str]]:
-    """Deliver rows to the end; return what was refused."""
+    """Deliver rows to the end, and return the refused ones as (seq, reason)."""
     sink, newest_ns = LokiSink(LokiHttp(loki.url)), dict[str, int]()
     refused: list[tuple[int, str]] = []
     while made:
@@ -41,7 +41,7 @@ def deliver(loki: LokiApi, made: list[LogRow]) -> list[tuple[int, str]]:
 
 
 def stored(loki: LokiApi, expected: int) -> list[LokiLine]:
-    """Read a job's lines back, waiting until there are as many as expected."""
+    """Wait until a job has the expected number of lines, and return them."""
     deadline = time.monotonic() + 20
     while True:
         found = list(
@@ -74,7 +74,7 @@ def test_a_resend_is_stored_once(loki: LokiApi) -> None:
 
 
 def test_equal_lines_in_the_same_nanosecond_are_two(loki: LokiApi) -> None:
-    """What differs by its number alone is kept apart."""
+    """Equal lines with the same time and different numbers are both stored."""
     deliver(loki, rows("same", "same", "same", step_ns=0))
     assert len(stored(loki, 3)) == 3
 
@@ -95,7 +95,7 @@ def test_a_rank_that_was_cut_off_arrives(loki: LokiApi) -> None:
 
 
 def test_a_line_too_long_for_one_entry_arrives_in_parts(loki: LokiApi) -> None:
-    """The numbered parts of a long line are the line."""
+    """The numbered parts of a long line, joined, are the line."""
     line = "".join(f"{n:09d}\n" for n in range(60_000))
     assert deliver(loki, rows("before", line, "after")) == []
     found = stored(loki, 5)
@@ -106,7 +106,7 @@ def test_a_line_too_long_for_one_entry_arrives_in_parts(loki: LokiApi) -> None:
 
 
 def test_a_line_of_ten_megabytes_arrives(loki: LokiApi) -> None:
-    """A line beyond what Loki takes in one message arrives in several pushes, whole."""
+    """A line beyond Loki's limit for one message arrives complete, in several pushes."""
     line = "0123456789" * 1_000_000
     assert deliver(loki, rows("before", line)) == []
     found = stored(loki, 41)
@@ -118,7 +118,7 @@ def part_number(line: LokiLine) -> int:
     return int((line.label("part") or "0").partition("/")[0])
 
 
-def test_what_loki_would_refuse_is_named_and_the_rest_arrives(loki: LokiApi) -> None:
+def test_lines_that_loki_would_refuse_are_named_and_the_rest_arrives(loki: LokiApi) -> None:
     """A line from eight days ago is refused by rule; all others arrive."""
     now = time.time_ns()
     made = rows(*(f"line {n}" for n in range(20)))
@@ -128,7 +128,7 @@ def test_what_loki_would_refuse_is_named_and_the_rest_arrives(loki: LokiApi) -> 
 
 
 def test_a_line_that_loki_takes_only_later_waits(loki: LokiApi) -> None:
-    """Lines before it arrive; it stays where it is, with the reason."""
+    """Lines before it arrive; it stays behind the cursor, with the reason."""
     made = [*rows("before"), LogRow(2, 1, None, "s", "stdout", None, time.time_ns() + HOUR_NS, "future")]
     with pytest.raises(SinkUnavailable, match=r"line 2 is to be sent with .* ahead of this worker's clock"):
         deliver(loki, made)
@@ -149,8 +149,8 @@ def test_the_trainers_own_time_is_in_the_metadata(loki: LokiApi) -> None:
     assert {line.label("logged_at") for line in found} == {own}
 
 
-def test_a_replay_of_old_lines_adds_only_what_is_missing(loki: LokiApi) -> None:
-    """What Loki has and would not take again is left alone; what it lacks goes to the stream of its hour."""
+def test_a_replay_of_old_lines_adds_only_missing_ones(loki: LokiApi) -> None:
+    """Old lines that Loki has are not sent again; missing ones go to the stream of their hour."""
     now = time.time_ns()
     old = [LogRow(seq, 1, None, "s", "stdout", None, now - 3 * HOUR_NS + seq, f"old {seq}") for seq in (1, 2, 3)]
     new = LogRow(4, 1, None, "s", "stdout", None, now - 60 * 10**9, "new")
@@ -173,7 +173,7 @@ def test_thousands_of_lines_are_read_back_page_by_page(loki: LokiApi) -> None:
 
 
 def test_lines_of_one_nanosecond_are_read_back_whole(loki: LokiApi) -> None:
-    """Loki has no page within one time: more than a page of it are told apart by their seq."""
+    """More lines of one nanosecond than a page holds are all read back, in the order of their seq."""
     burst = time.time_ns() - 60 * 10**9
     times = [burst - 1] * 10 + [burst] * 12_000 + [burst + 1] * 10
     made = [LogRow(n, 1, None, "s", "stdout", None, ts_ns, f"{n}") for n, ts_ns in enumerate(times, 1)]

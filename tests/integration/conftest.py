@@ -1,4 +1,4 @@
-"""An object store over HTTP for every integration test that asks."""
+"""An object store over HTTP for integration tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRETS: Final = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3")
 
 
 class Bucket:
-    """An empty bucket, and what a trainer would record of the objects put into it."""
+    """An empty bucket, and the records that a trainer would make of the objects put into it."""
 
     def __init__(self, client: S3Client) -> None:
         self.client = client
@@ -52,7 +52,7 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=key)
 
     def has(self, key: str) -> bool:
-        """Tell whether an object is there."""
+        """Return whether an object is there."""
         try:
             self.client.head_object(Bucket=self.name, Key=key)
         except ClientError:
@@ -60,7 +60,7 @@ class Bucket:
         return True
 
     def forbid(self, prefix: str, *actions: str) -> None:
-        """Have the store answer 403 to everybody below a prefix."""
+        """Have the store answer 403 to all requests below a prefix."""
         policy = (
             '{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": ['
             + ", ".join(f'"{action}"' for action in actions)
@@ -69,7 +69,7 @@ class Bucket:
         self.client.put_bucket_policy(Bucket=self.name, Policy=policy)
 
     def allow(self) -> None:
-        """Take all that back."""
+        """Remove the refusals."""
         self.client.delete_bucket_policy(Bucket=self.name)
 
 
@@ -82,7 +82,7 @@ def s3_url() -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    """A new bucket, on the server that the AWS variables name for the length of the test."""
+    """A new bucket, on the server that the AWS variables name during the test."""
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
     for name, value in s3_environment(s3_url).items():

@@ -1,4 +1,4 @@
-"""Uploads and downloads killed at each of their requests: what is offered is always what the training wrote."""
+"""Uploads and downloads killed at each request: an offered checkpoint always has the training's bytes."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def files_of(path: Path) -> Files:
 
 @pytest.fixture
 def training(resources: Resources, bucket: Bucket, tmp_path: Path) -> Callable[[str], Training]:
-    """Give a function that makes a training."""
+    """Give a function that creates a training."""
     return lambda form: Training(resources, bucket, tmp_path, form)
 
 
@@ -180,7 +180,7 @@ KILLS: Final = [
 
 @pytest.mark.parametrize("form", list(UPLOADS))
 def test_an_upload_that_is_not_killed(training: Callable[[str], Training], form: str) -> None:
-    """Both checkpoints are there, each as it was written; the test below kills at every request."""
+    """Both checkpoints are offered unchanged; the test below kills at every request."""
     trained = training(form)
     assert trained.run(0, "never") == UPLOADS[form]
     trained.verify()
@@ -191,14 +191,14 @@ def test_an_upload_that_is_not_killed(training: Callable[[str], Training], form:
 def test_a_killed_upload_damages_no_checkpoint(
     *, training: Callable[[str], Training], bucket: Bucket, form: str, number: int, moment: str
 ) -> None:
-    """Killed before or after any request of the second upload, the first is still offered, whole."""
+    """After a kill before or after any request of the second upload, the first is still offered, complete."""
     trained = training(form)
     assert trained.run(number, moment) is None
     trained.verify()
     assert trained.offered() == {"1": trained.steps[1], "last": trained.steps[1]}
     keys = [found["Key"] for found in bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]]
     folders = {upload_folder_of(S3Uri(bucket.name, "checkpoints/42/"), key) for key in keys}
-    assert None not in folders, "what is left can be found by the sweep"
+    assert None not in folders, "the sweep can find every remaining upload"
 
 
 DOWNLOADER: Final = (
@@ -228,7 +228,7 @@ STEPS_OF_A_DOWNLOAD: Final = 6
 
 
 def run_download(fields: Mapping[str, str], target: Path, kill_at: int, moment: str) -> int | None:
-    """Download over what is there; return the number of requests and renames, None when it was killed."""
+    """Download over an existing file; return the number of requests and renames, None when it was killed."""
     done = subprocess.run(
         [sys.executable, "-c", DOWNLOADER, fields["uri"], fields["sha256"], str(target)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "KILL_AT": str(kill_at), "KILL_MOMENT": moment},
@@ -244,7 +244,7 @@ def run_download(fields: Mapping[str, str], target: Path, kill_at: int, moment: 
 
 
 def test_a_killed_download_is_no_mixture(bucket: Bucket, tmp_path: Path) -> None:
-    """Killed at any request or rename, the target is the old folder, the new one, or not there."""
+    """After a kill at any request or rename the target is the old folder, the new one, or missing."""
     old, new = {"a": b"old", "z": b"old"}, {"a": b"new", "b": b"new", "c": b"new"}
     fields = bucket.put_folder("c/last/", **new)
     target = tmp_path / "last"

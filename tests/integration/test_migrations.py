@@ -1,4 +1,4 @@
-"""Migrations: from nothing to the tables that the code describes, and the sentences when they do not fit."""
+"""Migrations: from an empty database to the tables of the code, and the errors for other revisions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def empty(database_url: str) -> Iterator[Engine]:
 
 
 def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
-    """After the migrations nothing differs from schemas/tables.py, and a second run changes nothing."""
+    """After the migrations the tables equal schemas/tables.py, and a second run changes nothing."""
     for _ in range(2):
         with empty.begin() as connection:
             upgrade(connection)
@@ -51,7 +51,7 @@ def test_an_empty_database_gets_the_tables_of_the_code(empty: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
 
 
-def test_a_database_without_tables_is_told_what_to_run(empty: Engine) -> None:
+def test_a_database_without_tables_names_the_command(empty: Engine) -> None:
     """Workers on an empty database refuse with the command to run."""
     with (
         empty.connect() as connection,
@@ -85,7 +85,7 @@ ADDED = (
 def test_newer_tables_are_worked_with_while_they_only_add(
     empty: Engine, revision: str, changes: Sequence[str], fault: str | None
 ) -> None:
-    """An old process works at a newer revision that has all that it uses; what it lacks is named."""
+    """An old process works at a newer revision that has all that it uses; a missing column or table is named."""
     with empty.begin() as connection:
         upgrade(connection)
         for change in (*changes, f"UPDATE alembic_version SET version_num = '{revision}'"):
@@ -99,7 +99,7 @@ def test_newer_tables_are_worked_with_while_they_only_add(
 
 
 def test_migrations_only_add(empty: Engine) -> None:
-    """The rule of docs/deploy.md: whatever an older version uses is still there at the newest revision."""
+    """The rule of docs/deploy.md: a column that an older version uses is still there at the newest revision."""
     with empty.begin() as connection:
         command.upgrade(_config(connection), "0009")  # the newest when the rule began
         before = inspect(connection).get_multi_columns()
@@ -139,7 +139,7 @@ def test_settled_jobs_and_cursors_survive_0014(empty: Engine) -> None:
 
 
 def test_a_database_from_the_future_is_left_alone(empty: Engine) -> None:
-    """A revision that this version does not know is named, and not migrated."""
+    """A revision that this version does not have is named, and not migrated."""
     with empty.begin() as connection:
         upgrade(connection)
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

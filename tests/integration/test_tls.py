@@ -1,4 +1,4 @@
-"""TLS to every store but Redis, and through the whole of us: a CA is named, and a wrong one costs nothing."""
+"""TLS to every store but Redis: certificates are checked with the configured CA, and errors name the setting."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ JOB = 42
 
 
 def test_postgres_by_the_parameters_of_its_address(tls: Tls, resources: Resources, database_url: str) -> None:
-    """`sslmode` and `sslrootcert` reach libpq; what it refuses is said with the setting."""
+    """`sslmode` and `sslrootcert` reach libpq; its refusal is reported with the setting."""
     proxy = tls.in_front_of(database_url)
 
     def engine_with(ca: object) -> Any:
@@ -61,7 +61,7 @@ def test_postgres_by_the_parameters_of_its_address(tls: Tls, resources: Resource
 
 
 def test_loki_by_its_ca_file(tls: Tls, resources: Resources) -> None:
-    """LOKI_CA_FILE is what Loki's certificate is checked with; without it Loki is away, and why is said."""
+    """Loki's certificate is checked with LOKI_CA_FILE; without it the error has the reason and the setting."""
     with LokiTwin() as twin:
         proxy = tls.in_front_of(twin.url)
         secure = {"loki_url": f"https://127.0.0.1:{proxy.port}"}
@@ -78,7 +78,7 @@ def test_loki_by_its_ca_file(tls: Tls, resources: Resources) -> None:
 
 
 def test_a_ca_file_that_is_not_there_stops_workers_at_once(resources: Resources, tmp_path: Path) -> None:
-    """A worker that could reach nothing does not start, and names the variable and the file."""
+    """A worker with a missing CA file does not start, and the error names the variable and the file."""
     missing = tmp_path / "ca.pem"
     with pytest.raises(WrongSettings, match=f"LOKI_CA_FILE cannot be read: {missing}: No such file"):
         settings_of(resources, loki_ca_file=missing)
@@ -87,19 +87,19 @@ def test_a_ca_file_that_is_not_there_stops_workers_at_once(resources: Resources,
 
 
 def test_s3_by_its_ca_bundle(tls: Tls, bucket: Bucket, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AWS_CA_BUNDLE is what trainers and workers check with; another CA is said by both, as what passes."""
+    """Trainers and workers check with AWS_CA_BUNDLE; both treat an untrusted CA as a temporary error."""
     proxy = tls.in_front_of(s3_url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{proxy.port}")
     uri = S3Uri(bucket.name, "checkpoints/42/1/last.pt")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tls.ca))
     ObjectStore().put(uri, b"weights")
     assert open_s3().head(uri).size_bytes == 7
-    for wrong, said in (
+    for wrong, reason in (
         (tls.stranger, UNTRUSTED),
         ("/nowhere.pem", "the file of its CA is not there: name it"),
     ):
         monkeypatch.setenv("AWS_CA_BUNDLE", str(wrong))
-        sentence = f"127.0.0.1:{proxy.port} cannot be used: {said} with AWS_CA_BUNDLE"
+        sentence = f"127.0.0.1:{proxy.port} cannot be used: {reason} with AWS_CA_BUNDLE"
         with pytest.raises(S3Unavailable) as reading:
             open_s3().head(uri)
         assert sentence in str(reading.value)
@@ -111,7 +111,7 @@ def test_s3_by_its_ca_bundle(tls: Tls, bucket: Bucket, s3_url: str, monkeypatch:
 def test_mlflow_by_its_own_variable(
     tls: Tls, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow's own MLFLOW_TRACKING_SERVER_CERT_PATH counts for who reads and who writes."""
+    """MLflow's own MLFLOW_TRACKING_SERVER_CERT_PATH applies to the worker's client and to the reading one."""
     proxy = tls.in_front_of(mlflow_server.url)
     url = f"https://127.0.0.1:{proxy.port}"
     for ca, is_fine in ((tls.ca, True), (tls.stranger, False)):
@@ -135,17 +135,17 @@ def test_mlflow_by_its_own_variable(
 def test_the_gateway_and_its_feed(
     tls: Tls, redis_over: Callable[..., str], resources: Resources, database_url: str
 ) -> None:
-    """The page's feed hears through TLS what the notifier says; with another CA the gateway says what is wrong."""
+    """The page's feed gets events over TLS; with another CA the gateway's answers contain the TLS error."""
     proxy = tls.in_front_of(database_url)
     database = over(proxy, database_url, "postgresql", sslmode="verify-full", sslrootcert=tls.ca)
     with GatewayServer(gateway_settings(database, redis_over(ssl_ca_certs=tls.ca))) as gateway:
         assert gateway.get("/readyz")["ready"]
         trainer = Trainer(resources, JOB)
-        trainer.say(logs("before"))
+        trainer.send(logs("before"))
         address = GatewayAddress(int(gateway.url.rpartition(":")[2]))
         with WebSocketClient(address, f"/jobs/{JOB}/ws") as follower:
             follower.until("logs", 1)
-            trainer.say(logs("over TLS"))
+            trainer.send(logs("over TLS"))
             follower.until("logs", 2)
             assert follower.texts == ["before", "over TLS"]
         gateway.post(f"/jobs/{JOB + 1}/callback/logs", {"lines": ["called"]})
@@ -162,7 +162,7 @@ def test_doctor_looks_through_tls(
     redis_over: Callable[..., str],
     database_url: str,
 ) -> None:
-    """It says that a certificate is trusted, that one is not verified, or what is wrong with it."""
+    """It reports a trusted certificate, an unverified one, or the error."""
     proxy = tls.in_front_of(database_url)
     monkeypatch.setenv("LOKI_ENABLED", "false")
 

@@ -1,4 +1,4 @@
-"""TLS to Redis: certificates are verified unsaid, by kombu too, and a wrong CA costs a trainer nothing."""
+"""TLS to Redis: certificates are verified by default, by kombu too, and a wrong CA does not stop a trainer."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ with Run({JOB}) as run:
 """
 
 
-def trouble_with(resources: Resources, redis_url: str) -> str:
-    """Return what a worker says of a Redis that it cannot use."""
+def error_of(resources: Resources, redis_url: str) -> str:
+    """Return the worker's error for a Redis that it cannot use."""
     client = open_redis(settings_of(resources, redis_url=redis_url))
     with pytest.raises(Unavailable) as caught, client, redis_errors():
         client.ping()
@@ -60,37 +60,37 @@ def trouble_with(resources: Resources, redis_url: str) -> str:
 
 
 def test_redis_is_trusted_by_its_ca_only(redis_over: Callable[..., str], resources: Resources, tls: Tls) -> None:
-    """With its CA it answers; with none or another one the sentence has address, reason and remedy."""
+    """With its CA it answers; with none or another one the error has address, reason and remedy."""
     with open_redis(settings_of(resources, redis_url=redis_over(ssl_ca_certs=tls.ca))) as client:
         assert client.ping()
     for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
-        said = trouble_with(resources, url)
+        message = error_of(resources, url)
         port = url.partition("127.0.0.1:")[2].partition("/")[0]
-        assert said == (
+        assert message == (
             f"Redis: Error 1 connecting to 127.0.0.1:{port}: {UNTRUSTED} in REDIS_URL, "
             "?ssl_ca_certs=/path/to/ca.pem"
         )
 
 
 def test_a_certificate_that_no_ca_can_help(resources: Resources, tls: Tls, redis_url: str) -> None:
-    """One for another host, or of yesterday, is refused with a remedy of its own."""
+    """A certificate for another host, or an expired one, is refused with a remedy of its own."""
     elsewhere = tls.in_front_of(redis_url, "redis.example")
-    said = trouble_with(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
-    assert said.endswith(": use the address that it was made for")
+    message = error_of(resources, over(elsewhere, redis_url, "rediss", ssl_ca_certs=tls.ca))
+    assert message.endswith(": use the address that it was made for")
     expired = tls.in_front_of(redis_url, "127.0.0.1", days=-1)
-    said = trouble_with(resources, over(expired, redis_url, "rediss", ssl_ca_certs=tls.ca))
-    assert said.endswith("(certificate has expired): renew it")
+    message = error_of(resources, over(expired, redis_url, "rediss", ssl_ca_certs=tls.ca))
+    assert message.endswith("(certificate has expired): renew it")
 
 
 def publish_over(url: str) -> None:
-    """Put something into a queue, as Celery does."""
+    """Publish a message through Celery's transport."""
     broker = broker_at(url)
     with Connection(broker.url, ssl=broker.ssl or False) as connection, connection.channel() as channel:
         Producer(channel).publish({}, exchange="", routing_key=INGEST_QUEUE)
 
 
 def test_kombu_verifies_as_redis_py_does(redis_over: Callable[..., str], tls: Tls, client: redis.Redis) -> None:
-    """An order goes through a server that is trusted only; left alone, kombu would trust everybody."""
+    """An order is published only to a trusted server; kombu's default would trust any."""
     for url in (redis_over(), redis_over(ssl_ca_certs=tls.stranger)):
         broker = broker_at(url)
         with (
@@ -110,14 +110,14 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It says once what is wrong; all is in the spool, from where it goes when the CA is right."""
+    """It logs the error once; all is in the spool, and is sent from there when the CA is right."""
     timing = Timing(first_backoff_s=0.02, longest_backoff_s=0.1, settle_s=0.1, away_s=0.2)
     for number, wrong in enumerate(
         [redis_over(ssl_ca_certs=tls.stranger), redis_over(ssl_ca_certs=tmp_path / "no")]
     ):
         spool = SpoolSettings(tmp_path / f"spool{number}")
         run = Run(JOB, settings=TrainerSettings(redis_url=wrong, timing=timing, spool=spool))
-        run.log("said all the same")
+        run.log("sent later")
         receipt = run.finish()
         assert receipt.spooled == receipt.produced
         assert receipt.produced["logs"] == 1
@@ -135,7 +135,7 @@ def test_a_trainer_with_a_wrong_ca_trains_on(
 def test_forked_children_and_their_parent_over_tls(
     redis_over: Callable[..., str], tls: Tls, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """A child leaves its parent's connection alone: what both say, before and after the fork, arrives."""
+    """A child does not use its parent's connection: lines of both, from before and after the fork, arrive."""
     env = os.environ | {"REDIS_URL": redis_over(ssl_ca_certs=tls.ca), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", FORKING],
@@ -150,12 +150,12 @@ def test_forked_children_and_their_parent_over_tls(
     page: list[Any] = client.xrange(stream_key("logs", 2)) or []
     envelopes = [open_envelope(fields) for _, fields in page]
     once: dict[Any, Any] = {(one.source, one.seq): decode_body("logs", one) for one in envelopes}  # may be resent
-    said = sorted(line for body in once.values() for line in body.lines)
-    assert said == ["after 0", "after 1", "after 2", "before", "child 0", "child 1", "child 2"]
+    sent = sorted(line for body in once.values() for line in body.lines)
+    assert sent == ["after 0", "after 1", "after 2", "before", "child 0", "child 1", "child 2"]
 
 
 def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resources, redis_url: str) -> None:
-    """ssl_certfile and ssl_keyfile are shown to it by redis-py and by kombu; without them it lets nobody in."""
+    """redis-py and kombu present ssl_certfile and ssl_keyfile; without them the server refuses the connection."""
     proxy = tls.in_front_of(redis_url, "127.0.0.1", asks_clients=True)
     own = tls.authority.certificate("worker")
     shown = over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca, ssl_certfile=own, ssl_keyfile=own)
@@ -163,12 +163,12 @@ def test_a_server_that_asks_for_a_certificate_of_ours(tls: Tls, resources: Resou
         assert client.ping()
     publish_over(shown)
     assert resources.redis.llen(INGEST_QUEUE) == 1
-    assert trouble_with(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
+    assert error_of(resources, over(proxy, redis_url, "rediss", ssl_ca_certs=tls.ca))  # closed, or an alert
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
-def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: str, kind: str) -> None:
-    """redis:// to a port with TLS is named as that, of a cluster too."""
+def test_a_trainer_without_tls_at_a_port_with_tls(tls: Tls, redis_url: str, kind: str) -> None:
+    """The error for redis:// at a port with TLS names the cause, of a cluster too."""
     plain = over(tls.in_front_of(redis_url), redis_url, kind).removesuffix("/0")
     secure = kind.replace("redis", "rediss")
     with pytest.raises(
@@ -178,10 +178,10 @@ def test_a_trainer_that_does_not_speak_tls_where_it_must(tls: Tls, redis_url: st
 
 
 @pytest.mark.parametrize("kind", ["rediss", "rediss+cluster"])
-def test_a_trainer_that_speaks_tls_where_nobody_does(
+def test_a_trainer_with_tls_at_a_port_without_tls(
     redis_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """rediss:// to a port without TLS, which waits for more, is named as that."""
+    """The error for rediss:// at a port without TLS names the cause."""
     monkeypatch.setattr(link, "SOCKET_TIMEOUT_S", 0.5)
     secure = redis_url.replace("redis", kind, 1).rpartition("/")[0]
     with pytest.raises(outage.Unavailable, match=r"it does not (answer the TLS handshake|use TLS): correct"):
@@ -189,16 +189,18 @@ def test_a_trainer_that_speaks_tls_where_nobody_does(
 
 
 def test_a_cluster_whose_certificate_is_not_trusted(tls: Tls, redis_url: str) -> None:
-    """A trainer says so with the setting and the parameter that help, whether it knows no CA or another one."""
+    """A trainer's error names the setting and the parameter, with no CA and with another one."""
     proxy = tls.in_front_of(redis_url)
     remedy = f"{UNTRUSTED} in STREAMS_URL, ?ssl_ca_certs=/path/to/ca.pem"
-    for said in ("", f"?ssl_ca_certs={tls.stranger}"):
+    for query in ("", f"?ssl_ca_certs={tls.stranger}"):
         with pytest.raises(outage.Unavailable, match=re.escape(remedy)):
-            RedisConnection(f"rediss+cluster://127.0.0.1:{proxy.port}{said}", JOB, "0-test").read_reports(["logs"])
+            RedisConnection(f"rediss+cluster://127.0.0.1:{proxy.port}{query}", JOB, "0-test").read_reports(
+                ["logs"]
+            )
 
 
-def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
-    """Who closes connections and does not answer to TLS may have any reason."""
+def test_a_closed_connection_is_not_reported_as_tls(redis_url: str) -> None:
+    """A server that closes the connection at a TLS handshake may have other reasons than TLS."""
     with TcpProxy(urlsplit(redis_url).netloc.rpartition("@")[2]) as proxy:
         proxy.cut()
         with pytest.raises(outage.Unavailable) as caught:
@@ -206,13 +208,13 @@ def test_a_redis_that_hangs_up_is_not_said_to_speak_tls(redis_url: str) -> None:
     assert "TLS" not in str(caught.value)
 
 
-def test_workers_and_doctor_that_do_not_speak_tls_where_they_must(
+def test_workers_and_doctor_without_tls_at_a_port_with_tls(
     tls: Tls,
     resources: Resources,
     trainwire: Trainwire,  # noqa: F811
     alone: pytest.MonkeyPatch,  # noqa: F811
 ) -> None:
-    """A worker ends at its start with that sentence, and doctor has it."""
+    """A worker exits at its start with that error, and the doctor reports it."""
     redis_url = resources.settings.redis_url.get_secret_value()
     named = "Connection closed by server: it expects TLS: its address begins with rediss://, not with redis://"
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())

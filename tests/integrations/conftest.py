@@ -66,7 +66,7 @@ _declare_operators_of_torchvision()
 
 
 def run_script(script: str, *arguments: str, resources: Resources, folder: Path, **env: str) -> int:
-    """Run a training that reports to the test's Redis as job 42, drain all of it, and return its exit code."""
+    """Run a training that reports to the test's Redis as job 42, drain its streams, and return its exit code."""
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     redis_url = resources.settings.redis_url.get_secret_value()
     ended = subprocess.run(
@@ -82,6 +82,6 @@ def run_script(script: str, *arguments: str, resources: Resources, folder: Path,
 
 @pytest.fixture
 def run() -> Iterator[RecordedRun]:
-    """Give a run that keeps what it is told, and ends well with the test."""
+    """Give a run that records all calls; it is completed after the test."""
     with RecordedRun(42) as run:
         yield run

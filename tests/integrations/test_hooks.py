@@ -98,7 +98,7 @@ def run() -> RecordedRun:
 
 
 def train(script: str, run: RecordedRun, folder: Path, **environ: str) -> Caught:
-    """Run a script with the hooks in its Python, and return what they caught."""
+    """Run a script with the hooks in its Python, and return the hooks' record."""
     caught = Caught(run, lambda _: run)
     listener = HookListener(folder, caught)
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_SILENT": "true"} | environ
@@ -127,7 +127,7 @@ def event_values(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def caught_values(run: RecordedRun) -> dict[tuple[str, int], float]:
-    """Return what the run has, by name and step."""
+    """Return the values of the run's points, by name and step."""
     return {
         (name, point.step or 0): float(number) for point in run.points for name, number in point.values.items()
     }
@@ -135,7 +135,7 @@ def caught_values(run: RecordedRun) -> dict[tuple[str, int], float]:
 
 @pytest.mark.parametrize("script", [TORCH, TENSORBOARD_X], ids=["torch", "tensorboardX"])
 def test_scalars_are_those_of_the_event_file(script: str, run: RecordedRun, tmp_path: Path) -> None:
-    """Every scalar of both forms has its step and its value to the last bit; the rest is counted and named."""
+    """Every scalar has its exact step and value; other records are counted and named."""
     caught = train(script, run, tmp_path)
     expected = event_values(tmp_path)
     found = {(re.sub(r"^\d+\.\d+/", "", name), step): value for (name, step), value in caught_values(run).items()}
@@ -147,7 +147,7 @@ def test_scalars_are_those_of_the_event_file(script: str, run: RecordedRun, tmp_
 
 
 def test_lightning_with_its_default_logger(run: RecordedRun, tmp_path: Path) -> None:
-    """What Lightning writes to its event file is reported."""
+    """The values that Lightning writes to its event file are reported."""
     pytest.importorskip("lightning", reason=REASON)
     train(LIGHTNING, run, tmp_path)
     expected = event_values(tmp_path)
@@ -206,7 +206,7 @@ def _numbers(items: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
 
 
 def test_values_are_those_of_the_wandb_file(run: RecordedRun, tmp_path: Path) -> None:
-    """Steps without a number, explicit ones, `commit=False` and NaN are as W&B has them; W&B works on."""
+    """Steps without a number, explicit ones, `commit=False` and NaN equal those of W&B, which works unchanged."""
     caught = train(WANDB, run, tmp_path)
     expected = wandb_values(tmp_path)
     assert len(expected) == 405
@@ -225,7 +225,7 @@ sys.exit(subprocess.call([*launcher, sys.executable, "-c", {script!r}]))
 
 
 def test_a_launched_training_is_stored(resources: Resources, tmp_path: Path) -> None:
-    """With nothing but the launcher, an unchanged script's metrics and parameters are in Postgres."""
+    """An unchanged script under the launcher has its metrics and parameters in Postgres."""
     assert run_script(LAUNCHED.format(script=TENSORBOARD_X), resources=resources, folder=tmp_path) == 0
     job = one(resources.engine, training_jobs, id=42)
     assert (job["status"], job["params"]["optimizer"]) == ("completed", "adam")

@@ -23,7 +23,7 @@ import transformers
 
 from trainwire.integrations.huggingface import TrainwireCallback
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 EXAMPLES = 32
 
@@ -73,8 +73,8 @@ def trainer(run: RecordedRun, folder: Path, **arguments: Any) -> Any:
     )
 
 
-def test_what_the_trainer_logs_is_reported(run: RecordedRun, tmp_path: Path) -> None:
-    """Losses have their step and the running epoch; so has the evaluation; the progress ends at 100 %."""
+def test_values_logged_by_the_trainer_are_reported(run: RecordedRun, tmp_path: Path) -> None:
+    """Losses and evaluations have their step and the running epoch; the progress ends at 100 %."""
     trainer(run, tmp_path).train()
     training = [point for point in run.points if "loss" in point.values]
     assert [(point.epoch, point.step) for point in training] == [(1, 4), (1, 8), (2, 12), (2, 16)]
@@ -99,7 +99,7 @@ def test_values_are_those_of_the_trainers_own_file(run: RecordedRun, tmp_path: P
 
 
 def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
-    """The exception passes through `train`, and the run has it; the values of before are reported."""
+    """The exception passes through `train` and fails the run; earlier values are reported."""
 
     class Stop(transformers.TrainerCallback):
         def on_step_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -135,7 +135,7 @@ with Run(42) as run:
 
 
 def test_sigterm_ends_the_training_and_fails_the_job(resources: Resources, tmp_path: Path) -> None:
-    """The Trainer has no handler of its own: the process ends by the signal, and what it reported is stored."""
+    """Without a handler of the Trainer the process ends by SIGTERM, and its reported values are stored."""
     assert run_script(SIGNALLED, resources=resources, folder=tmp_path) == -signal.SIGTERM
     job = one(resources.engine, training_jobs, id=42)
     assert (job["status"], job["exit_code"], job["error_message"]) == ("failed", 143, "terminated by SIGTERM")
@@ -145,7 +145,7 @@ def test_sigterm_ends_the_training_and_fails_the_job(resources: Resources, tmp_p
 
 
 def test_checkpoint_folders_are_reported(run: RecordedRun, tmp_path: Path) -> None:
-    """Each epoch's folder is there when it is reported; one that improved is the best, with the metric."""
+    """Each epoch's folder exists when it is reported; one that improved is the best, with the metric."""
     trainer(run, tmp_path).train()
     first, second = run.checkpoints
     assert first.uri == str(tmp_path / "checkpoint-8")
@@ -155,7 +155,7 @@ def test_checkpoint_folders_are_reported(run: RecordedRun, tmp_path: Path) -> No
 
 
 def test_a_checkpoint_that_is_not_better_is_the_last(run: RecordedRun, tmp_path: Path) -> None:
-    """Where the second epoch is worse, it is the last one and not the best."""
+    """If the second epoch is worse, its checkpoint is the last one and not the best."""
     trainer(run, tmp_path, greater_is_better=True).train()  # a falling loss is then a worse one
     assert [checkpoint.kind for checkpoint in run.checkpoints] == ["best", "last"]
 
@@ -170,7 +170,7 @@ def test_a_training_by_steps_knows_its_progress(run: RecordedRun, tmp_path: Path
 
 
 def test_other_processes_report_nothing(run: RecordedRun, tmp_path: Path) -> None:
-    """What every rank's Trainer says is reported once: by the first."""
+    """Only the process of rank 0 reports; the others report nothing."""
     callback = TrainwireCallback(run)
     state = transformers.TrainerState(is_world_process_zero=False, global_step=4, max_steps=16, epoch=0.5)
     args = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True)

@@ -21,7 +21,7 @@ import keras
 
 from trainwire.integrations.keras import TrainwireCallback, TrainwireCheckpoint
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 
 def fit(*callbacks: Any, epochs: int = 2) -> Any:
@@ -37,7 +37,7 @@ def fit(*callbacks: Any, epochs: int = 2) -> Any:
 
 
 def test_each_epoch_is_reported(run: RecordedRun) -> None:
-    """What Keras has in its history, with epoch, step and learning rate, and the progress."""
+    """The values of Keras' history are reported with epoch, step and learning rate, and the progress."""
     history = fit(TrainwireCallback(run))
     assert [(point.epoch, point.step) for point in run.points] == [(1, 4), (2, 8)]
     for name in ("loss", "mae", "val_loss", "val_mae"):
@@ -57,7 +57,7 @@ def test_values_are_those_of_keras_own_file(run: RecordedRun, tmp_path: Path) ->
 
 
 def test_a_training_that_fails_is_a_failed_run() -> None:
-    """The exception passes through `fit`, and the run has it; the values of before are reported."""
+    """The exception passes through `fit` and fails the run; earlier values are reported."""
 
     def stop(epoch: int, _logs: Any) -> None:
         if epoch == 1:
@@ -71,13 +71,13 @@ def test_a_training_that_fails_is_a_failed_run() -> None:
 
 
 def test_a_scheduled_learning_rate_is_reported(run: RecordedRun) -> None:
-    """The rate is the one that the epoch was trained with."""
+    """The reported rate is the one that the epoch was trained with."""
     fit(keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (epoch + 1)), TrainwireCallback(run))
     assert run.values("learning_rate") == pytest.approx([0.1, 0.05])
 
 
 def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
-    """With the arguments of `ModelCheckpoint`; each file has its size when it is reported."""
+    """Saved files are reported with the arguments of `ModelCheckpoint` and with their size."""
     path = str(tmp_path / "epoch{epoch}.keras")
     fit(TrainwireCheckpoint(run, path))
     assert [(saved.kind, saved.epoch, saved.step) for saved in run.checkpoints] == [("last", 1, 4), ("last", 2, 8)]
@@ -95,6 +95,6 @@ def test_only_the_best_is_reported(run: RecordedRun, tmp_path: Path) -> None:
 
 
 def test_keras_does_not_wait_for_batches() -> None:
-    """The callback leaves the hooks of batches alone, so Keras goes on without the device's answer."""
+    """The callback has no hooks for batches, so Keras does not wait for the device after each."""
     hooks = {name for name in vars(TrainwireCallback) if name.startswith("on_")}
     assert hooks == {"on_train_begin", "on_epoch_end"}

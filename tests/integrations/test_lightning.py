@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from trainwire.integrations.lightning import TrainwireCheckpoint, TrainwireLogger
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 
 class Tiny(lightning.LightningModule):
@@ -83,7 +83,7 @@ def fit(folder: Path, logger: Any, callbacks: list[Any], epochs: int = 2, lr: fl
     return trainer
 
 
-def test_what_modules_log_is_reported(run: RecordedRun, tmp_path: Path) -> None:
+def test_values_logged_by_modules_are_reported(run: RecordedRun, tmp_path: Path) -> None:
     """Values have their step and the running epoch, counted from 1; hyperparameters are the run's params."""
     fit(tmp_path, TrainwireLogger(run), [])
     training = [point for point in run.points if "loss" in point.values]
@@ -105,7 +105,7 @@ def test_values_are_those_of_lightnings_own_file(run: RecordedRun, tmp_path: Pat
 
 
 def test_a_test_after_the_training_begins_no_epoch(run: RecordedRun, tmp_path: Path) -> None:
-    """Its values have the number of epochs that were trained, and the next training goes on from there."""
+    """Values of a test have the number of trained epochs, from which the next training continues."""
     trainer = fit(tmp_path, TrainwireLogger(run), [])
     trainer.test(dataloaders=batches(), verbose=False)
     (tested,) = [point for point in run.points if "test_loss" in point.values]
@@ -122,7 +122,7 @@ def test_a_module_can_log_lines(run: RecordedRun) -> None:
 
 
 def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
-    """With the arguments of `ModelCheckpoint`: the best with what was monitored, and the last one."""
+    """With the arguments of `ModelCheckpoint`: the best with its monitored metric, and the last one."""
     checkpoint = TrainwireCheckpoint(run, monitor="val_loss", save_last=True)
     fit(tmp_path, TrainwireLogger(run), [checkpoint])
     assert [saved.kind for saved in run.checkpoints] == ["best", "last", "best", "last"]
@@ -135,7 +135,7 @@ def test_saved_files_are_reported(run: RecordedRun, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_the_best_is_the_last(run: RecordedRun, tmp_path: Path) -> None:
-    """Where nothing is monitored, or the newest is worse, it is not called the best."""
+    """Without a monitored metric, or if it is worse, the newest file is not reported as the best."""
     fit(tmp_path / "a", False, [TrainwireCheckpoint(run)])
     worse = TrainwireCheckpoint(run, monitor="val_loss", mode="max", save_top_k=-1)
     fit(tmp_path / "b", False, [worse])
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_the_best_is_the_last(run: RecordedRun, tmp_path: Pat
 
 
 def test_a_training_that_fails_is_a_failed_run(tmp_path: Path) -> None:
-    """Lightning hands the exception on, and the run's block says it."""
+    """Lightning raises the exception again, and the run's block reports the failure."""
     run = RecordedRun()
     with pytest.raises(TypeError), run:
         fit(tmp_path, TrainwireLogger(run), [], lr="fast")  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def wrong(run: Run) -> None:
 
 
 def test_pyright_accepts_the_integrations_where_their_frameworks_expect_them(tmp_path: Path) -> None:
-    """A logger is one of Lightning's, a callback one of the Trainer's; a missing run is an error."""
+    """The logger has Lightning's type, the callback the Trainer's; a missing run is an error."""
     write_scripts(tmp_path, "standard", script=SCRIPT)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     output = checked(tmp_path, env, "basedpyright", "--pythonpath", sys.executable)

@@ -22,12 +22,12 @@ from PIL import Image
 
 from trainwire.integrations.ultralytics import _Reporter, add_callbacks
 
-pytestmark = pytest.mark.filterwarnings("default")  # what frameworks deprecate of one another is theirs to mend
+pytestmark = pytest.mark.filterwarnings("default")  # frameworks use deprecated parts of each other
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Give a folder of dark and bright images, in the form of a classification data set."""
+    """Give a folder of dark and bright images, in the layout of a classification data set."""
     chance = np.random.default_rng(1)
     for part in ("train", "val"):
         for name, brightness in (("dark", 0), ("bright", 200)):
@@ -41,12 +41,12 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trained(run: RecordedRun, images: Path, tmp_path: Path) -> Any:
-    """Give the trainer of a training of two epochs that was reported to `run`."""
+    """Give the trainer of a two-epoch training that was reported to `run`."""
     return train(run, images, tmp_path)
 
 
 def train(run: RecordedRun, images: Path, folder: Path, **callbacks: Any) -> Any:
-    """Train two epochs with more callbacks; return the trainer."""
+    """Train two epochs with further callbacks; return the trainer."""
     model = ultralytics.YOLO("yolo11n-cls.yaml")
     add_callbacks(model, run)
     for event, callback in callbacks.items():
@@ -66,7 +66,7 @@ def train(run: RecordedRun, images: Path, folder: Path, **callbacks: Any) -> Any
 
 
 def test_a_training_is_reported(run: RecordedRun, trained: Any) -> None:
-    """Each epoch once, counted from 1, with losses, learning rates and validation; and each file it saved."""
+    """Each epoch is reported once, with losses, learning rates and validation; so is each saved file."""
     assert [point.epoch for point in run.points] == [1, 2]
     assert {"train/loss", "val/loss", "metrics/accuracy_top1", "lr/pg0", "learning_rate"} <= set(run.names)
     progress = run.reported_progress
@@ -89,7 +89,7 @@ def test_values_are_those_of_ultralytics_own_file(run: RecordedRun, trained: Any
 
 
 def test_a_training_that_fails_is_a_failed_run(images: Path, tmp_path: Path) -> None:
-    """The exception passes through `train`, and the run has it; the epochs of before are reported."""
+    """The exception passes through `train` and fails the run; earlier epochs are reported."""
 
     def stop(trainer: Any) -> None:
         if trainer.epoch == 1:
@@ -103,7 +103,7 @@ def test_a_training_that_fails_is_a_failed_run(images: Path, tmp_path: Path) -> 
 
 
 def test_callbacks_can_be_handed_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training on several GPUs pickles them: over there they report to the same job and attempt."""
+    """Callbacks that a multi-GPU training pickles report to the same job and attempt."""
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     reporter = _Reporter(RecordedRun(42, attempt=3))
     there = pickle.loads(cloudpickle.dumps(reporter.report_epoch)).__self__
@@ -113,7 +113,7 @@ def test_callbacks_can_be_handed_to_other_processes(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_copied_model_reports_to_the_same_run(run: RecordedRun) -> None:
-    """A copy in this process makes no run of its own."""
+    """A copy of the model in this process begins no run of its own."""
     model = ultralytics.YOLO("yolo11n-cls.yaml")
     add_callbacks(model, run)
     callback = copy.deepcopy(model).callbacks["on_model_save"][-1]

@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 
 HEAD: Final = (
     "import os, signal, sys, threading, time\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it in background jobs\n"
     "from trainwire import Run\n"
     "def term(): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.05)\n"
-    "def heard():  # only who was heard of is missed\n"
+    "def wait_beat():  # a job without a heartbeat does not become lost\n"
     "    while not run._session._heartbeat.is_known: time.sleep(0.01)\n"
 )
 RUN: Final = "run = Run(job_id=int(sys.argv[1]))\nrun.log('last words')\n"
@@ -27,10 +27,10 @@ SHELL: Final = (
 
 
 class End(NamedTuple):
-    """A script, and the status of its job afterwards where no launcher knows the exit code.
+    """A script, and the expected status of its job without a launcher that knows the exit code.
 
     `exit_code` is that of the process, negative for a signal; `known_code` is that of the job. `then` are the
-    lines that it logs after its last words. `command` stands before the interpreter.
+    lines that it logs after `last words`. `command` precedes the interpreter.
     """
 
     script: str
@@ -43,12 +43,12 @@ class End(NamedTuple):
 
     @property
     def shell_code(self) -> int:
-        """The exit code as a shell gives it."""
+        """The exit code as a shell reports it."""
         return self.exit_code if self.exit_code >= 0 else 128 - self.exit_code
 
     @property
     def launched_status(self) -> str:
-        """The status of the job where a launcher knows the exit code."""
+        """The status of the job under a launcher, which knows the exit code."""
         return "failed" if self.exit_code else "completed"
 
 
@@ -143,9 +143,9 @@ EXITS: Final = {
         0,
         "completed",
     ),
-    "`os._exit(4)`": End(RUN + "heard(); os._exit(4)", 4, "lost"),
+    "`os._exit(4)`": End(RUN + "wait_beat(); os._exit(4)", 4, "lost"),
     "`os.execv`": End(
-        RUN + "heard(); os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(5)'])", 5, "lost"
+        RUN + "wait_beat(); os.execv(sys.executable, [sys.executable, '-c', 'raise SystemExit(5)'])", 5, "lost"
     ),
 }
 SIGNALS: Final = {
@@ -204,7 +204,7 @@ SIGNALS: Final = {
         "import faulthandler; faulthandler.register(signal.SIGTERM)\n" + RUN + "term()\n"
     ),
     "SIGTERM, a run made in a thread": End(
-        "def work():\n    global run\n    run = Run(job_id=int(sys.argv[1])); run.log('last words'); heard()\n"
+        "def work():\n    global run\n    run = Run(job_id=int(sys.argv[1])); run.log('last words'); wait_beat()\n"
         "thread = threading.Thread(target=work); thread.start(); thread.join(); term()",
         -15,
         "lost",
@@ -216,10 +216,10 @@ SIGNALS: Final = {
         "completed",
         then=("goes on",),
     ),
-    "SIGHUP": End(RUN + "heard(); os.kill(os.getpid(), signal.SIGHUP); time.sleep(9)", -1, "lost"),
-    "SIGUSR1": End(RUN + "heard(); os.kill(os.getpid(), signal.SIGUSR1); time.sleep(9)", -10, "lost"),
-    "SIGXCPU": End(RUN + "heard(); os.kill(os.getpid(), signal.SIGXCPU); time.sleep(9)", -24, "lost"),
-    "SIGKILL": End(RUN + "heard(); os.kill(os.getpid(), signal.SIGKILL)", -9, "lost"),
+    "SIGHUP": End(RUN + "wait_beat(); os.kill(os.getpid(), signal.SIGHUP); time.sleep(9)", -1, "lost"),
+    "SIGUSR1": End(RUN + "wait_beat(); os.kill(os.getpid(), signal.SIGUSR1); time.sleep(9)", -10, "lost"),
+    "SIGXCPU": End(RUN + "wait_beat(); os.kill(os.getpid(), signal.SIGXCPU); time.sleep(9)", -24, "lost"),
+    "SIGKILL": End(RUN + "wait_beat(); os.kill(os.getpid(), signal.SIGKILL)", -9, "lost"),
 }
 CHILDREN: Final = {
     "a forked child gets SIGTERM": End(
@@ -299,8 +299,8 @@ def _table(group: str, ends: Mapping[str, End]) -> Iterator[str]:
 
 
 @cache
-def what_is_missing(end: End) -> str | None:
-    """Return why this end cannot be tried on this machine, None where it can."""
+def missing_requirement(end: End) -> str | None:
+    """Return the reason for which this end cannot be tried on this machine, None if it can."""
     if SHELL in end.script and find_spec("IPython") is None:
         return "IPython is not installed: pip install -e .[test]"
     if end.command and (

@@ -36,27 +36,27 @@ from trainwire.workers.resources import Resources
 JOB = 42
 
 
-class Listener:
+class Subscriber:
     """A subscriber to one job that keeps the events it receives."""
 
     def __init__(self, pubsub: PubSub) -> None:
         self._pubsub = pubsub
-        self.heard: list[Event] = []
+        self.events: list[Event] = []
 
-    def hear(self, condition: Callable[[Event], object], what: str, timeout_s: float = 20) -> Event:
+    def wait_for(self, condition: Callable[[Event], object], what: str, timeout_s: float = 20) -> Event:
         """Wait until an event meets the condition; the failure names the condition."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             message = self._pubsub.get_message(timeout=0.5)
             if message is not None:
                 event = decode_event(message["data"])
-                self.heard.append(event)
+                self.events.append(event)
                 if condition(event):
                     return event
-        raise AssertionError(f"not heard within {timeout_s:.0f} s: {what}; heard {self.heard}")
+        raise AssertionError(f"not received within {timeout_s:.0f} s: {what}; received {self.events}")
 
 
-def test_a_sweep_announces_what_it_stores(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+def test_a_sweep_publishes_events_of_its_rows(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """Drains without orders publish their events as well."""
     sender.send(logs("swept"), job=JOB)
     sweep = Process(resources.settings, tmp_path / "sweep.log", "sweep").start()
@@ -69,17 +69,17 @@ def test_a_sweep_announces_what_it_stores(resources: Resources, sender: Sender, 
 
 
 @pytest.fixture
-def listener(client: redis.Redis) -> Iterator[Listener]:
-    """A subscriber of the job, subscribed before anything happens."""
+def subscriber(client: redis.Redis) -> Iterator[Subscriber]:
+    """A subscriber of the job's channel, subscribed before any message is sent."""
     with PubSub(client.connection_pool, ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(events_channel(JOB))
         pubsub.get_message(timeout=5)
-        yield Listener(pubsub)
+        yield Subscriber(pubsub)
 
 
 @pytest.fixture
 def trainer(resources: Resources) -> TrainerSettings:
-    """A trainer's settings on the test Redis."""
+    """Give the settings of a trainer on the test Redis."""
     return replace(TrainerSettings.from_env(), redis_url=resources.settings.redis_url.get_secret_value())
 
 
@@ -93,8 +93,8 @@ def is_a(event_type: type[Event], event: Event) -> bool:
     return isinstance(event, event_type)
 
 
-def test_a_run_is_heard_of_as_it_happens(
-    resources: Resources, trainer: TrainerSettings, listener: Listener, tmp_path: Path
+def test_events_of_a_run_arrive_in_order(
+    resources: Resources, trainer: TrainerSettings, subscriber: Subscriber, tmp_path: Path
 ) -> None:
     """The events of a trainer reach a subscriber in order: lines, metrics, checkpoint, end."""
     weights = tmp_path / "best.pt"
@@ -102,39 +102,39 @@ def test_a_run_is_heard_of_as_it_happens(
     with workers_running(resources.settings, tmp_path), Run(job_id=JOB, settings=trainer) as run:
         run.log("one")
         run.log('<b>two</b> "quoted"')
-        listener.hear(partial(carries, '<b>two</b> "quoted"'), "the lines")
+        subscriber.wait_for(partial(carries, '<b>two</b> "quoted"'), "the lines")
         run.metric(epoch=1, loss=0.0, accuracy=float("nan"))
-        listener.hear(lambda event: isinstance(event, TrainingProgress) and event.metrics, "the metrics")
+        subscriber.wait_for(lambda event: isinstance(event, TrainingProgress) and event.metrics, "the metrics")
         run.checkpoint(weights, kind="best")
-        listener.hear(partial(is_a, TrainingCheckpoint), "the checkpoint")
+        subscriber.wait_for(partial(is_a, TrainingCheckpoint), "the checkpoint")
         run.finish("completed")
-        listener.hear(partial(is_a, TrainingComplete), "the end")
-    assert any(isinstance(event, TrainingStatus) and event.status == "running" for event in listener.heard)
-    # The run's own first word (no rows) says that it began; its stream is drained beside that of the lines.
-    types = [type(event) for event in listener.heard if event.last_seq or event.kind == "completions"]
+        subscriber.wait_for(partial(is_a, TrainingComplete), "the end")
+    assert any(isinstance(event, TrainingStatus) and event.status == "running" for event in subscriber.events)
+    # The run's first message (no rows) reports its start; its stream is drained in parallel with the lines.
+    types = [type(event) for event in subscriber.events if event.last_seq or event.kind == "completions"]
     assert list(dict.fromkeys(types)) == [TrainingLog, TrainingProgress, TrainingCheckpoint, TrainingComplete]
-    (metrics,) = [event for event in listener.heard if isinstance(event, TrainingProgress) and event.metrics]
+    (metrics,) = [event for event in subscriber.events if isinstance(event, TrainingProgress) and event.metrics]
     assert metrics.metrics == {"loss": 0.0, "accuracy": "NaN"}
-    lines = [line for event in listener.heard if isinstance(event, TrainingLog) for line in event.lines or []]
+    lines = [line for event in subscriber.events if isinstance(event, TrainingLog) for line in event.lines or []]
     assert sorted((line.seq, line.text) for line in lines) == [(1, "one"), (2, '<b>two</b> "quoted"')]
 
 
-def test_a_failing_run_is_heard_of_with_its_traceback(
-    resources: Resources, trainer: TrainerSettings, listener: Listener, tmp_path: Path
+def test_events_of_a_failing_run_have_its_traceback(
+    resources: Resources, trainer: TrainerSettings, subscriber: Subscriber, tmp_path: Path
 ) -> None:
     """An exception in the training becomes a traceback line and a training_error."""
     with workers_running(resources.settings, tmp_path):
         with pytest.raises(ZeroDivisionError), Run(job_id=JOB, settings=trainer):
             print(1 / 0)
-        event = listener.hear(partial(is_a, TrainingError), "the error")
+        event = subscriber.wait_for(partial(is_a, TrainingError), "the error")
     assert isinstance(event, TrainingError)
     assert event.status == "failed"
     assert "division by zero" in (event.error_message or "")
-    lines = [line for event in listener.heard if isinstance(event, TrainingLog) for line in event.lines or []]
+    lines = [line for event in subscriber.events if isinstance(event, TrainingLog) for line in event.lines or []]
     assert [line.text.startswith("TRACEBACK:") for line in lines] == [True]
 
 
-def test_orders_that_nobody_takes_hold_nothing_up(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+def test_orders_without_a_consumer_delay_nothing(resources: Resources, sender: Sender, tmp_path: Path) -> None:
     """With no worker on the queue of the notifier, rows are stored, and its queue stops growing."""
     resources.redis.rpush(NOTIFY_QUEUE, *["{}"] * (MAX_WAITING_ORDERS - 2))
     queues = f"{INGEST_QUEUE},{BEAT_QUEUE}"
@@ -146,7 +146,7 @@ def test_orders_that_nobody_takes_hold_nothing_up(resources: Resources, sender: 
         for number in range(1, 5):
             sender.send(logs(f"line {number}"), job=JOB)
             wait_until(partial(has_lines, resources, number), f"row {number}")
-        wait_until(lambda: "notify.dropped" in worker.output, "the worker's word of it", timeout_s=10)
+        wait_until(lambda: "notify.dropped" in worker.output, "the worker's log line", timeout_s=10)
     finally:
         beat.stop()
         worker.stop()
@@ -154,9 +154,9 @@ def test_orders_that_nobody_takes_hold_nothing_up(resources: Resources, sender: 
 
 
 def test_a_redis_that_publishes_nothing_holds_nothing_up(
-    resources: Resources, sender: Sender, listener: Listener, tmp_path: Path
+    resources: Resources, sender: Sender, subscriber: Subscriber, tmp_path: Path
 ) -> None:
-    """If PUBLISH is refused the rows are stored, and later events have the numbers after theirs."""
+    """If PUBLISH is refused the rows are stored, and later events have the following numbers."""
     resources.redis.acl_setuser("default", enabled=True, commands=["-publish"])
     try:
         with workers_running(resources.settings, tmp_path) as (worker,):
@@ -165,11 +165,11 @@ def test_a_redis_that_publishes_nothing_holds_nothing_up(
             assert lines_of(resources) == ["unheard"]
             resources.redis.acl_setuser("default", enabled=True, commands=["+publish"])
             sender.send(logs("heard"), job=JOB)
-            event = listener.hear(partial(carries, "heard"), "the next line")
+            event = subscriber.wait_for(partial(carries, "heard"), "the next line")
     finally:
         resources.redis.acl_setuser("default", enabled=True, commands=["+publish"])
     assert (event.first_seq, event.last_seq) == (2, 2)
-    assert listener.heard == [event]
+    assert subscriber.events == [event]
 
 
 def has_lines(resources: Resources, count: int) -> bool:

@@ -1,4 +1,4 @@
-"""Several beats at once: one is active, another takes over, and no tick comes twice."""
+"""Several beats at once: one is active, another takes over, and no tick is sent twice."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def ticks(client: redis.Redis) -> list[tuple[str, str]]:
 
 
 def active_of(beats: list[Process]) -> Process:
-    """Return the beat that has logged that it is active, once all others have logged that they stand by."""
+    """Return the beat that has logged that it is active, once all others have logged that they are standby."""
     wait_until(lambda: sum("beat.active" in beat.output for beat in beats) == 1, "an active beat")
     wait_until(lambda: sum("beat.standby" in beat.output for beat in beats) == len(beats) - 1, "the standbys")
     return next(beat for beat in beats if "beat.active" in beat.output)
 
 
 def assert_no_tick_is_doubled(client: redis.Redis) -> None:
-    """Every tick's id, which holds its time by Redis' clock, is there once and far enough after the last."""
+    """Every tick's id, which contains its time by Redis' clock, is unique and far enough after the last one."""
     times: dict[str, list[int]] = defaultdict(list)
     sent = [tick for tick, _ in ticks(client)]
     assert len(set(sent)) == len(sent)
@@ -68,7 +68,7 @@ def assert_no_tick_is_doubled(client: redis.Redis) -> None:
 def test_when_the_active_beat_is_killed_another_takes_over(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """Of three beats one sends ticks; after kill -9 another one goes on, and no tick is sent twice."""
+    """Of three beats one sends ticks; after SIGKILL another one continues, and no tick is sent twice."""
     with beats_running(settings, tmp_path, number=3) as beats:
         first = active_of(beats)
         wait_until(lambda: len(ticks(client)) >= 6, "ticks of the first")
@@ -78,10 +78,10 @@ def test_when_the_active_beat_is_killed_another_takes_over(
         before = len(ticks(client))
         wait_until(lambda: len(ticks(client)) >= before + 6, "ticks of the second")
         senders = [origin for _, origin in ticks(client)]
-        said = [beat.output for beat in beats]
+        outputs = [beat.output for beat in beats]
     assert len(set(senders)) == 2
     assert_no_tick_is_doubled(client)
-    assert sum(text.count("beat.standby") for text in said) == 2, "each standby says so once"
+    assert sum(text.count("beat.standby") for text in outputs) == 2, "each standby logs it once"
 
 
 def test_a_beat_that_is_stopped_hands_over_at_once(
@@ -102,7 +102,7 @@ def test_a_beat_that_is_stopped_hands_over_at_once(
 def test_a_beat_that_is_frozen_does_not_tick_beside_its_successor(
     settings: Settings, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """A beat that sleeps through its lease finds another one active when it wakes, and stands by."""
+    """A beat that was suspended beyond its lease becomes a standby when it continues."""
     with beats_running(settings, tmp_path) as beats:
         first = active_of(beats)
         psutil.Process(first.process.pid).suspend()
@@ -135,13 +135,13 @@ def test_a_full_redis_is_one_line_in_the_log_of_beat(settings: Settings, tmp_pat
         with beats_running(own, tmp_path, number=1) as (beat,):
             wait_until(lambda: full.llen(BEAT_QUEUE) >= 2, "ticks")
             full.config_set("maxmemory", 1)
-            wait_until(lambda: "beat.unavailable" in beat.output, "a word about it")
-            time.sleep(3)  # several ticks' time, in which nothing more may be said
+            wait_until(lambda: "beat.unavailable" in beat.output, "the log line")
+            time.sleep(3)  # several ticks, in which no further line may be logged
             full.config_set("maxmemory", 0)
             wait_until(lambda: "beat.sends_again" in beat.output, "the end of it")
             before = full.llen(BEAT_QUEUE)
             wait_until(lambda: full.llen(BEAT_QUEUE) > before, "ticks again")
-            said = beat.output
-    assert said.count("beat.unavailable") == 1
-    assert "Traceback" not in said
-    assert "maxmemory" in said
+            outputs = beat.output
+    assert outputs.count("beat.unavailable") == 1
+    assert "Traceback" not in outputs
+    assert "maxmemory" in outputs

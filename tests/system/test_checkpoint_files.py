@@ -34,12 +34,12 @@ def _running(resources: Resources, folder: Path, url: str) -> AbstractContextMan
 
 
 def verified(resources: Resources) -> list[bool]:
-    """Return of each checkpoint whether it is verified."""
+    """Return for each checkpoint whether it is verified."""
     return [at is not None for at in rows(resources.engine, training_checkpoints, "verified_at")]
 
 
 def test_a_store_that_comes_late_is_asked_again(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Rows are stored while S3 is away; a worker is killed; once S3 answers, beat has all of them verified."""
+    """Rows are stored while S3 is down; a worker is killed; once S3 answers, beat has all of them verified."""
     port = free_port()
     with _running(resources, tmp_path, f"http://127.0.0.1:{port}") as workers:
         for number in (1, 2):
@@ -59,7 +59,9 @@ def test_a_store_that_comes_late_is_asked_again(resources: Resources, sender: Se
             wait_until(lambda: verified(resources) == [True, True], "beat's verification", 60)
 
 
-def test_a_store_that_never_answers_holds_up_nobody(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+def test_a_store_that_never_answers_delays_no_other_work(
+    resources: Resources, sender: Sender, tmp_path: Path
+) -> None:
     """While the only worker for checkpoint files hangs on S3, another one stores logs, checkpoints and the end."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -85,6 +87,6 @@ def test_a_store_that_never_answers_holds_up_nobody(resources: Resources, sender
                         "the end",
                     )
                     assert verified(resources) == [False, False]
-                silent.close()  # the one that hangs finds nobody any more, and can end
+                silent.close()  # ends the request that still hangs
         finally:
             worker.stop()

@@ -1,4 +1,4 @@
-"""Real workers and entries that end them, by a means that only the test knows."""
+"""Real workers and entries that end their processes, by a fault that only the test injects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ trainwire.workers.drain.decoding.decode_plain = decode_plain
 
 
 def test_entries_that_kill_the_pool_stop_no_stream(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Five entries, each of which kills the process that decodes it: all others are stored within seconds."""
+    """Five entries each kill the process that decodes them; all others are stored within seconds."""
     folder = tmp_path / "plug"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(PLUG)

@@ -1,4 +1,4 @@
-"""Deleting a job with real processes: a living trainer, a leftover, and SIGKILL in the middle of the deletion."""
+"""Deletion of a job with real processes: a living trainer, a leftover spool, and SIGKILL during the deletion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwire.schemas.tables import deleted_jobs, training_jobs, training_logs
 from trainwire.stores.postgres.deletion import Choice, begin_deletion
 from trainwire.workers.resources import Resources
 
-TALKER = """
+STEADY_TRAINING = """
 import dataclasses, json, pathlib, sys, time
 from trainwire import Run
 run = Run(job_id=int(sys.argv[1]))
@@ -38,7 +38,7 @@ ROWS = 400_000
 def trainer(resources: Resources, job: int, end: Path) -> subprocess.Popen[str]:
     """Start a trainer that ends once a file exists."""
     return subprocess.Popen(
-        [sys.executable, "-c", TALKER, str(job), str(end)],
+        [sys.executable, "-c", STEADY_TRAINING, str(job), str(end)],
         cwd=ROOT,
         env=os.environ | {"REDIS_URL": resources.settings.redis_url.get_secret_value()},
         stdout=subprocess.PIPE,
@@ -65,9 +65,9 @@ def command(resources: Resources, *arguments: str) -> subprocess.Popen[str]:
 
 
 def done(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for a process; return its exit code and what it said."""
-    said, _ = process.communicate(timeout=120)
-    return process.returncode, said
+    """Wait for a process, and return its exit code and its output."""
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
 
 
 def read_until(process: subprocess.Popen[str], line: str) -> None:
@@ -82,8 +82,8 @@ def stored(resources: Resources) -> list[int]:
     return sorted(set(rows(resources.engine, training_logs, "job_id")))
 
 
-def test_nobody_brings_a_deleted_job_back(resources: Resources, tmp_path: Path) -> None:
-    """Neither the living trainer nor a killed one's spool; both end in peace, and another job loses nothing."""
+def test_late_messages_do_not_bring_a_deleted_job_back(resources: Resources, tmp_path: Path) -> None:
+    """Messages of a living trainer and of a killed one's spool are acknowledged; another job loses nothing."""
     spool, end = tmp_path / "spool", tmp_path / "end"
     with workers_running(resources.settings, tmp_path):
         killed, living, other = (trainer(resources, job, end) for job in (1, 1, 2))
@@ -94,21 +94,21 @@ def test_nobody_brings_a_deleted_job_back(resources: Resources, tmp_path: Path) 
         done(killed)
         refused = done(command(resources, "delete", "1", "--yes"))
         assert (refused[0], "job 1 is running" in refused[1]) == (1, True)
-        code, said = done(command(resources, "delete", "1", "--yes", "--force"))
-        assert (code, "job 1 is deleted" in said) == (0, True)
+        code, output = done(command(resources, "delete", "1", "--yes", "--force"))
+        assert (code, "job 1 is deleted" in output) == (0, True)
         at_deletion = one(resources.engine, deleted_jobs, job_id=1)["discarded_messages"]
         wait_until(
             lambda: one(resources.engine, deleted_jobs, job_id=1)["discarded_messages"] > at_deletion + 10,
             "the living trainer goes on",
         )
         end.touch()
-        code, said = done(living)
-        receipt = json.loads(said.splitlines()[-1])
+        code, output = done(living)
+        receipt = json.loads(output.splitlines()[-1])
         assert (code, receipt["is_job_deleted"], receipt["stored"]["logs"]) == (0, True, 0)
-        _, said = done(other)
-        lines = json.loads(said.splitlines()[-1])["lines"]
-        code, said = done(command(resources, "spool", "send", "--spool", str(spool)))
-        assert code == 0, said
+        _, output = done(other)
+        lines = json.loads(output.splitlines()[-1])["lines"]
+        code, output = done(command(resources, "spool", "send", "--spool", str(spool)))
+        assert code == 0, output
         assert not list(spool.iterdir())
         wait_until(lambda: stored(resources) == [2], "the lines of the other job")
         wait_until(lambda: one(resources.engine, training_jobs, id=2)["last_log_seq"] == lines, "all of them")
@@ -120,7 +120,7 @@ def test_nobody_brings_a_deleted_job_back(resources: Resources, tmp_path: Path) 
 
 
 def test_killed_again_and_again_a_deletion_ends(resources: Resources, tmp_path: Path) -> None:
-    """SIGKILL of the command in the middle, and of the workers that go on with it; the counts stay exact."""
+    """The deletion completes after SIGKILL of the command and of workers that continue it; counts are exact."""
     with resources.engine.begin() as connection:
         connection.execute(
             text("INSERT INTO training_jobs (id, status, last_log_seq) VALUES (1, 'completed', :rows)"),
@@ -152,23 +152,23 @@ def test_killed_again_and_again_a_deletion_ends(resources: Resources, tmp_path: 
 
 
 def has_moved(resources: Resources, since: int) -> bool:
-    """Tell whether rows were deleted since, or all are."""
+    """Return whether further rows were deleted, or all are."""
     return deleted(resources) > since or is_finished(resources)
 
 
 def deleted(resources: Resources) -> int:
-    """Return how many rows the tombstone counts."""
+    """Return the number of deleted rows in the tombstone."""
     found: list[dict[str, dict[str, int]]] = rows(resources.engine, deleted_jobs, "parts", order=["job_id"])
     return found[0]["postgres"]["deleted"] if found else 0
 
 
 def is_finished(resources: Resources) -> bool:
-    """Tell whether workers have nothing more to do."""
+    """Return whether workers have finished the deletion."""
     return rows(resources.engine, deleted_jobs, "finished_at", order=["job_id"]) != [None]
 
 
-def test_workers_carry_out_what_the_gateway_has_begun(resources: Resources, tmp_path: Path) -> None:
-    """A tombstone alone is order enough: within seconds the rows are gone."""
+def test_workers_carry_out_a_deletion_begun_by_the_gateway(resources: Resources, tmp_path: Path) -> None:
+    """With a tombstone alone, workers delete the rows within seconds."""
     with resources.engine.begin() as connection:
         connection.execute(text("INSERT INTO training_jobs (id, status) VALUES (1, 'completed')"))
         begin_deletion(connection, 1, Choice(), by="a test")

@@ -1,4 +1,4 @@
-"""Real workers deliver to the twin of Loki through every kind of trouble."""
+"""Real workers deliver to the twin of Loki through faults of every kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import func, update
 
 from tests.factories import Sender, rows
-from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.processes import Process, kill_one, wait_until, workers_running
 from tests.twins.loki import Fault, Limits, LokiTwin
 from trainwire.schemas.messages import Logs
 from trainwire.schemas.tables import dead_letters, delivery_cursors, sink_states, training_jobs
@@ -28,7 +28,7 @@ MINUTE_NS = 60 * 10**9
 
 
 def faults(chance: random.Random) -> list[Fault]:
-    """One round of trouble."""
+    """Return the faults of one round."""
     trouble = [
         *(Fault(status=status) for status in (500, 503, 260, 401)),
         Fault(status=429, retry_after=1),
@@ -40,8 +40,8 @@ def faults(chance: random.Random) -> list[Fault]:
     return trouble
 
 
-def said_by(job: int, number: int) -> list[str]:
-    """What a job says in a round; one job in twenty says a line that this Loki will never take."""
+def lines_of(job: int, number: int) -> list[str]:
+    """Return the lines of a job in a round; one job in twenty has a line that this Loki always refuses."""
     lines = [f"job {job} round {number} line {n}" for n in range(LINES)]
     if job % 20 == 0:
         lines[2] += "x" * TOO_LONG
@@ -49,16 +49,16 @@ def said_by(job: int, number: int) -> list[str]:
 
 
 def publish_round(sender: Sender, number: int) -> None:
-    """Let every job say a few lines."""
+    """Send a few lines for every job."""
     now = time.time_ns()
     for job in JOBS:
         sender.send(
-            Logs(log_type="stdout", lines=said_by(job, number), ts=[now + n for n in range(LINES)]), job=job
+            Logs(log_type="stdout", lines=lines_of(job, number), ts=[now + n for n in range(LINES)]), job=job
         )
 
 
 def all_delivered(resources: Resources) -> bool:
-    """Tell whether Loki has confirmed every row of every job."""
+    """Return whether Loki has confirmed every row of every job."""
     confirmed = rows(resources.engine, delivery_cursors, "job_id", "confirmed_seq", order=["job_id"])
     return confirmed == rows(resources.engine, training_jobs, "id", "last_log_seq", order=["id"])
 
@@ -86,28 +86,28 @@ def test_every_line_reaches_loki_once_through_all_trouble(
             if number == 3:
                 twin.start()
             time.sleep(chance.uniform(0.2, 1.5))
-            kill_somebody(workers, chance)
+            kill_one(workers, chance)
         wait_until(lambda: len(rows(resources.engine, training_jobs, "id", order=["id"])) == len(JOBS), "all jobs")
         everything = len(JOBS) * ROUNDS * LINES
         wait_until(partial(are_stored, resources, everything), "all rows in Postgres", timeout_s=60)
         wait_until(lambda: all_delivered(resources), "all rows in Loki", timeout_s=90)
         for job in JOBS:
-            said = [line for number in range(ROUNDS) for line in said_by(job, number) if len(line) < TOO_LONG]
+            sent = [line for number in range(ROUNDS) for line in lines_of(job, number) if len(line) < TOO_LONG]
             found = [line.line for line in twin.lines(job)]
-            assert Counter(found) == Counter(said)
-            assert found == said
+            assert Counter(found) == Counter(sent)
+            assert found == sent
         refused = Counter(rows(resources.engine, dead_letters, "job_id", order=["job_id"]))
         assert refused == Counter({job: ROUNDS for job in JOBS if job % 20 == 0})
 
 
 @pytest.mark.timeout(240)
-def test_loki_away_for_a_day(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Forty jobs say a line a minute for 24 hours without Loki: few probes, flat memory, then all in order."""
+def test_loki_down_for_a_day(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """Forty jobs log a line a minute for 24 hours without Loki: few probes, flat memory, then all in order."""
     jobs, rounds, minutes = range(1, 41), 12, 120
     began = time.time_ns() - rounds * minutes * MINUTE_NS
     twin = LokiTwin()
     with twin:
-        pass  # now it has its port, and is away
+        pass  # it keeps its port, and is down
     with workers_running(resources.settings, tmp_path, LOKI_URL=twin.url) as (worker,):
         sizes = []
         for number in range(rounds):
@@ -141,25 +141,25 @@ def resident_bytes(worker: Process) -> int:
 
 
 def are_stored(resources: Resources, lines: int) -> bool:
-    """Tell whether Postgres has that many log rows."""
+    """Return whether Postgres has that many log rows."""
     stored: list[int] = rows(resources.engine, training_jobs, "last_log_seq", order=["id"])
     return sum(stored) == lines
 
 
 def has_probed(resources: Resources, times: int) -> bool:
-    """Tell whether Loki was found to be away so often."""
+    """Return whether so many probes have found Loki unavailable."""
     probes: list[int] = rows(resources.engine, sink_states, "attempts", order=["sink"])
     return sum(probes) >= times
 
 
 def let_the_probe_be_due(resources: Resources) -> None:
-    """Let the next probe be due."""
+    """Make the next probe due."""
     with resources.engine.begin() as connection:
         connection.execute(update(sink_states).values(next_probe_at=func.now()))
 
 
 def test_a_line_reaches_loki_by_itself(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """With workers and beat running, what a trainer says is in Loki a moment later."""
+    """With workers and beat running, a trainer's lines are in Loki a moment later."""
     with LokiTwin() as twin, workers_running(resources.settings, tmp_path, LOKI_URL=twin.url):
         publish_round(sender, 0)
         wait_until(lambda: len(twin.lines()) == len(JOBS) * LINES, "all lines in Loki", timeout_s=20)
@@ -183,22 +183,22 @@ def test_a_line_reaches_its_file_by_itself(resources: Resources, sender: Sender,
         with running as workers:
             for number in range(ROUNDS):
                 publish_round(sender, number)
-                kill_somebody(workers, chance)
+                kill_one(workers, chance)
             lines = len(JOBS) * ROUNDS * LINES
             wait_until(lambda: len(twin.lines()) == lines, "all lines in Loki", timeout_s=60)
             wait_until(lambda: len(in_files(folder)) == lines, "all lines in the files", timeout_s=60)
     for job in JOBS:
-        assert in_files(folder, job) == [line for number in range(ROUNDS) for line in said_by(job, number)]
+        assert in_files(folder, job) == [line for number in range(ROUNDS) for line in lines_of(job, number)]
 
 
 def in_files(folder: Path, job: int | str = "*") -> list[str]:
-    """Return what the files of a job, or of all jobs, have."""
+    """Return the lines in the files of a job, or of all jobs."""
     paths = sorted(folder.glob(f"{job}-*/*.jsonl"))
     return [json.loads(line)["content"] for path in paths for line in path.read_text().splitlines()]
 
 
 def test_without_loki_rows_end_in_postgres(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """With LOKI_ENABLED=false nothing is delivered and nothing is said to be behind."""
+    """With LOKI_ENABLED=false nothing is delivered, and no delivery is reported as behind."""
     with LokiTwin() as twin:
         running = workers_running(resources.settings, tmp_path, LOKI_URL=twin.url, LOKI_ENABLED="false")
         with running:

@@ -1,4 +1,4 @@
-"""`trainwire doctor` on real processes: all well, and workers that live and consume nothing."""
+"""`trainwire doctor` on real processes: healthy ones, and workers that run and consume nothing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trainwire.workers.settings import Settings, load_settings
 
 
 def without_loki(settings: Settings) -> Settings:
-    """Return the settings of workers that deliver nowhere."""
+    """Return the settings of workers without sinks."""
     return load_settings(database_url=settings.database_url, redis_url=settings.redis_url, loki_enabled=False)
 
 
 def test_a_healthy_stack_has_no_findings(resources: Resources, tmp_path: Path) -> None:
-    """With a worker and a beat all is well, and the exit code is 0."""
+    """With a worker and a beat there are no findings, and the exit code is 0."""
     settings = without_loki(resources.settings)
     with workers_running(settings, tmp_path):
         wait_until(lambda: worst(run_checks(settings)) == 0, "a clean bill of health")
@@ -31,7 +31,7 @@ def test_a_healthy_stack_has_no_findings(resources: Resources, tmp_path: Path) -
 def test_a_worker_that_lives_and_consumes_nothing(
     resources: Resources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Orders that ran out while a worker says it reads them are an error that names the worker."""
+    """Orders that expired although a worker consumes the queue are an error that names the worker."""
     monkeypatch.setattr(processes, "LATE_S", 1.0)
     settings = without_loki(resources.settings)
     with workers_running(settings, tmp_path) as (worker,):

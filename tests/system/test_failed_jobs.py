@@ -1,4 +1,4 @@
-"""Trainings that fail, under a real stack: a person finds out where people look, `status` and the log."""
+"""Failed trainings under a real stack: `status` and the log have the error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def launch(terminal: Terminal, job: int, script: str) -> subprocess.CompletedPro
 
 
 def test_a_training_that_raises(terminal: Terminal) -> None:
-    """A script with a `Run` that raises under the launcher: exit code 1, the exception, the whole traceback."""
+    """A script with a `Run` that raises under the launcher has exit code 1, the exception and the traceback."""
     ran = launch(terminal, 1, f"{RAISES}{IN_A_RUN}    load()\n")
     assert ran.returncode == 1
     assert "ValueError: no data for epoch 3" in ran.stderr
@@ -69,7 +69,7 @@ def test_a_training_that_raises(terminal: Terminal) -> None:
 
 
 def test_a_training_that_raises_without_a_launcher(terminal: Terminal) -> None:
-    """A script that is simply run says the same of itself; only an exit code it cannot know."""
+    """A script run without the launcher has the same status, except the exit code, which it cannot know."""
     env = dict(re.findall(r"export (\w+)='?([^'\n]+)'?", terminal.run("env").stdout)) | {"TRAINWIRE_JOB_ID": "2"}
     command = [sys.executable, "-c", f"{RAISES}{IN_A_RUN}    load()\n"]
     ran = subprocess.run(command, env=terminal.env | env, capture_output=True, text=True, timeout=60, check=False)
@@ -81,7 +81,7 @@ def test_a_training_that_raises_without_a_launcher(terminal: Terminal) -> None:
 
 
 def test_a_training_without_a_run_that_raises(terminal: Terminal) -> None:
-    """A script that knows nothing of trainwire: its last line is the error, its traceback is in the log."""
+    """A script without the SDK has its last line as the error, and its traceback in the log."""
     ran = launch(terminal, 3, f"{RAISES}print('before')\nload()\n")
     assert ran.returncode == 1
     status = status_of(terminal, 3)
@@ -93,7 +93,7 @@ def test_a_training_without_a_run_that_raises(terminal: Terminal) -> None:
 
 
 def test_a_training_that_is_killed(terminal: Terminal) -> None:
-    """SIGKILL, as from the out-of-memory killer: 137, the signal by name, and what came before."""
+    """After SIGKILL, as from the OOM killer: exit code 137, the signal's name, and the lines logged before."""
     ran = launch(terminal, 4, f"import os\n{IN_A_RUN}    os.kill(os.getpid(), 9)\n")
     assert ran.returncode == 137
     status = status_of(terminal, 4)
@@ -102,7 +102,7 @@ def test_a_training_that_is_killed(terminal: Terminal) -> None:
 
 
 def test_a_training_that_exits_with_a_code(terminal: Terminal) -> None:
-    """`sys.exit(3)`, in a `Run` or without: the code everywhere, with the last words of stderr."""
+    """After `sys.exit(3)`, with a `Run` or without, the job has the code and the last lines of stderr."""
     ran = launch(terminal, 5, "import sys\nprint('disk is full', file=sys.stderr)\nsys.exit(3)\n")
     assert ran.returncode == 3
     status = status_of(terminal, 5)

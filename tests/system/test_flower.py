@@ -1,4 +1,4 @@
-"""Flower as a process: who may see it, and what it shows of our orders."""
+"""Flower as a process: its access control, and its view of our orders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def flower_running(
 
 
 def answers(url: str, credentials: str | None = None, host: str | None = None) -> int:
-    """Return the status of an answer; 0 where there is none."""
+    """Return the status of a response; 0 if there is none."""
     try:
         with opened(url, credentials, host) as answer:
             return int(answer.status)
@@ -52,7 +52,7 @@ def answers(url: str, credentials: str | None = None, host: str | None = None) -
 
 
 def opened(url: str, credentials: str | None = None, host: str | None = None) -> Any:
-    """Open a page, by default under the host name of its URL."""
+    """Open a page, by default with the host name of its URL."""
     request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
     if credentials is not None:
         request.add_header("Authorization", f"Basic {base64.b64encode(credentials.encode()).decode()}")
@@ -60,7 +60,7 @@ def opened(url: str, credentials: str | None = None, host: str | None = None) ->
 
 
 def test_a_flower_for_others_asks_for_a_password(resources: Resources, tmp_path: Path) -> None:
-    """On all addresses every page but the healthcheck asks; the password is not in the process list."""
+    """On all addresses every page but the health check needs the password, which `ps` does not show."""
     with flower_running(resources, tmp_path, "--address", "0.0.0.0", **OPERATOR) as (flower, url):
         for page in ("/", "/tasks", "/metrics", "/api/workers"):
             assert answers(url + page) == 401, page
@@ -85,7 +85,7 @@ ODD = ("[", "localhost@evil.example", "localhost, evil.example", "")
 
 
 def test_a_flower_without_a_password_answers_local_names_only(resources: Resources, tmp_path: Path) -> None:
-    """A foreign name that is made to lead here (DNS rebinding) is refused on every page, files included."""
+    """A foreign host name (DNS rebinding) is refused on every page, files included."""
     with flower_running(resources, tmp_path) as (_, url):
         assert [answers(f"{url}/workers", host=host) for host in LOCAL] == [200] * len(LOCAL)
         assert all(answers(f"{url}/workers", host=host) in {400, 403} for host in ODD)
@@ -99,14 +99,14 @@ def test_a_flower_without_a_password_answers_local_names_only(resources: Resourc
 
 
 def test_a_flower_with_a_password_answers_any_name(resources: Resources, tmp_path: Path) -> None:
-    """A browser sends the password of one name to no other, and a proxy may have a name of its own."""
+    """With a password any host name is accepted, because a proxy may use another one."""
     with flower_running(resources, tmp_path, **OPERATOR) as (_, url):
         assert answers(f"{url}/workers", "operator:a,b:c d", "flower.example") == 200
         assert answers(f"{url}/workers", host="flower.example") == 401
 
 
 def test_a_flower_for_others_without_a_password_does_not_start(resources: Resources, tmp_path: Path) -> None:
-    """It ends at once with a sentence that says what to set."""
+    """It ends at once with an error that names the settings to set."""
     arguments = ("flower", "--address", "0.0.0.0", "--port", str(usable_port(tmp_path, "flower")))
     flower = Process(resources.settings, tmp_path / "flower.log", *arguments).start()
     assert flower.process.wait(60) == 78
@@ -115,8 +115,8 @@ def test_a_flower_for_others_without_a_password_does_not_start(resources: Resour
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_on_this_machine_alone_nobody_is_asked(address: str) -> None:
-    """Loopback needs no password, and has one where it is set."""
+def test_on_loopback_no_password_is_needed(address: str) -> None:
+    """On loopback no password is needed, and one that is set is required."""
     assert credentials_for(address, {}) is None
     assert credentials_for(address, OPERATOR) == "operator:a,b:c d"
 
@@ -134,17 +134,15 @@ def test_on_this_machine_alone_nobody_is_asked(address: str) -> None:
         ("127.0.0.1", {"FLOWER_USER": "a:b", "FLOWER_PASSWORD": "secret"}),
     ],
 )
-def test_whatever_would_leave_it_open_is_refused(address: str, environ: dict[str, str]) -> None:
-    """Every other address needs both variables, and half of them is a mistake."""
+def test_an_open_address_without_a_password_is_refused(address: str, environ: dict[str, str]) -> None:
+    """Every other address needs both variables; one alone is an error."""
     with pytest.raises(WrongSettings, match="FLOWER_"):
         credentials_for(address, environ)
 
 
 @pytest.mark.timeout(180)
-def test_orders_have_names_and_arguments_that_say_something(
-    resources: Resources, sender: Sender, tmp_path: Path
-) -> None:
-    """Flower shows which stream was drained, and of announcements how many events, not the events themselves."""
+def test_orders_have_readable_names_and_arguments(resources: Resources, sender: Sender, tmp_path: Path) -> None:
+    """Flower shows the drained stream of an order, and the number of events of an announcement, not the events."""
     with (
         workers_running(resources.settings, tmp_path),
         flower_running(resources, tmp_path, **OPERATOR) as (_, url),

@@ -1,4 +1,4 @@
-"""The wheel in environments of its own, in a project whose modules have the names of our folders."""
+"""The wheel in environments of its own, in a project with modules that have the names of our folders."""
 
 from __future__ import annotations
 
@@ -85,36 +85,36 @@ def test_the_wheel_has_one_package(wheel: Path) -> None:
 def test_the_small_set_is_enough(
     wheel: Path, project: Path, client: redis.Redis, redis_url: str, tmp_path: Path
 ) -> None:
-    """With the base dependencies only, a run publishes, and `trainwire` names what it lacks."""
+    """With the base dependencies only, a run publishes, and `trainwire` names the missing extra."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [str(python), *PIP[1:]]
     subprocess.run([*pip, "install", "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True, cwd=tmp_path)
-    installed = said(*pip, "list", "--format=freeze", env=os.environ, cwd=tmp_path).stdout.lower()
+    installed = run_command(*pip, "list", "--format=freeze", env=os.environ, cwd=tmp_path).stdout.lower()
     assert not [
         name
         for name in ("sqlalchemy", "celery", "kombu", "packaging", "pydantic", "typer")
         if f"{name}==" in installed
     ]
 
-    done = said(python, "-c", SCRIPT, redis_url, env=os.environ, cwd=project)
+    done = run_command(python, "-c", SCRIPT, redis_url, env=os.environ, cwd=project)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert [client.xlen(stream_key(kind, 2)) for kind in ("logs", "completions", "checkpoints")] == [1, 1, 1]
 
     launcher = [str(python), "-m", "trainwire.ingest", "--job-id", "43", "--", "echo", "no SDK"]
     for env in environments(REDIS_URL=redis_url):
-        done = said(*launcher, env=env, cwd=project)
+        done = run_command(*launcher, env=env, cwd=project)
         assert (done.returncode, done.stdout) == (0, "no SDK\n"), done.stderr
     assert client.xlen(stream_key("logs", 3)) == 2
 
-    told = said(tmp_path / "venv" / "bin" / "trainwire", "jobs", env=os.environ, cwd=project)
-    assert told.returncode == 2
-    assert "python -m trainwire.ingest" in told.stderr
+    refused = run_command(tmp_path / "venv" / "bin" / "trainwire", "jobs", env=os.environ, cwd=project)
+    assert refused.returncode == 2
+    assert "python -m trainwire.ingest" in refused.stderr
 
 
 @pytest.fixture
 def installed(wheel: Path, tmp_path: Path) -> Path:
-    """Make an environment with the wheel, and with the packages of this one, but for the editable trainwire."""
+    """Create an environment with the wheel and the packages of this one, without the editable trainwire."""
     venv.create(tmp_path / "venv")
     folder = tmp_path / "venv" / "bin"
     subprocess.run([*PIP, "--python", folder / "python", "install", "--no-deps", wheel], check=True, cwd=tmp_path)
@@ -126,27 +126,34 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("python_path", ["", "."], ids=["plain", "PYTHONPATH=."])
 def test_a_project_may_use_our_names(installed: Path, project: Path, python_path: str, tmp_path: Path) -> None:
-    """Stack, launcher, SDK and workers run in it, and the training imports its own modules."""
+    """Stack, launcher, SDK and workers run in the project, and the training imports its own modules."""
     state = {"XDG_DATA_HOME": str(tmp_path / "data"), "XDG_STATE_HOME": str(tmp_path / "state")}
     env = {name: value for name, value in os.environ.items() if not name.endswith(("_URL", "_DIR"))} | state
     env |= {"PYTHONPATH": python_path} if python_path else {}
     python, trainwire = installed / "python", installed / "trainwire"
-    where = said(python, "-c", "import trainwire.workers as w; print(w.__file__)", env=env, cwd=project).stdout
+    where = run_command(
+        python, "-c", "import trainwire.workers as w; print(w.__file__)", env=env, cwd=project
+    ).stdout
     assert where.startswith(str(installed.parent))
     with stack_running([trainwire, "up", "--no-flower", "--concurrency", "1"], env, project):
         for job, code in (("1", ["train.py"]), ("2", ["-c", "print('no SDK')"])):
-            done = said(trainwire, "run", "--job-id", job, "--", python, *code, env=env, cwd=project)
+            done = run_command(trainwire, "run", "--job-id", job, "--", python, *code, env=env, cwd=project)
             assert done.returncode == 0, done.stderr
-        exports = dict(re.findall(r"export (\w+)=(\S+)", said(trainwire, "env", env=env, cwd=project).stdout))
-        swept = said(python, "-m", "trainwire.workers", "sweep", env=env | exports, cwd=project)
+        exports = dict(
+            re.findall(r"export (\w+)=(\S+)", run_command(trainwire, "env", env=env, cwd=project).stdout)
+        )
+        swept = run_command(python, "-m", "trainwire.workers", "sweep", env=env | exports, cwd=project)
         assert swept.returncode == 0, swept.stderr
         for job in ("1", "2"):
             wait_until(
-                lambda job=job: "complete:" in said(trainwire, "status", job, env=env, cwd=project).stdout,  # type: ignore[misc]
+                lambda job=job: "complete:" in run_command(trainwire, "status", job, env=env, cwd=project).stdout,  # type: ignore[misc]
                 f"job {job} is stored",
                 SWEEP_DEADLINE_S,
             )
-        assert said(trainwire, "metrics", "1", env=env, cwd=project).stdout.split()[-2:] == ["learning_rate", "7"]
+        assert run_command(trainwire, "metrics", "1", env=env, cwd=project).stdout.split()[-2:] == [
+            "learning_rate",
+            "7",
+        ]
 
 
 def environments(**more: str) -> Iterator[dict[str, str]]:
@@ -156,10 +163,10 @@ def environments(**more: str) -> Iterator[dict[str, str]]:
     yield env | {"PYTHONPATH": "."}
 
 
-def said(
+def run_command(
     *command: str | Path, env: dict[str, str] | os._Environ[str], cwd: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait for its end."""
     return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=60)
 
 

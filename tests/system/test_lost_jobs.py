@@ -1,4 +1,4 @@
-"""A trainer that is killed, with real workers and beat: found, announced and shown."""
+"""A killed trainer with real workers and beat: its job becomes lost, with an event and a status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis.client import PubSub
 
 from tests.factories import Sender, logs, one
 from tests.processes import ROOT, wait_until, workers_running
-from tests.system.test_announcing import Listener
+from tests.system.test_announcing import Subscriber
 from trainwire.schemas.events import TrainingStatus
 from trainwire.schemas.keys import events_channel
 from trainwire.schemas.tables import training_jobs
@@ -21,7 +21,7 @@ TRAINER = "import time\nfrom trainwire import Run\nrun = Run(42)\ntime.sleep(120
 
 
 def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: Path) -> None:
-    """A job is lost in time, with reason and time in `trainwire status`; a late message makes it running again."""
+    """A job becomes lost in time, with reason and time in `trainwire status`; a late message makes it running."""
     env = os.environ | {
         "REDIS_URL": resources.settings.redis_url.get_secret_value(),
         "DATABASE_URL": resources.settings.database_url.get_secret_value(),
@@ -35,12 +35,12 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
         )
         try:
             pubsub.subscribe(events_channel(42))
-            listener = Listener(pubsub)
+            subscriber = Subscriber(pubsub)
             wait_until(lambda: is_watched(resources), "its first heartbeat")
         finally:
             trainer.kill()
             trainer.wait(10)
-        event = listener.hear(
+        event = subscriber.wait_for(
             lambda event: isinstance(event, TrainingStatus) and event.status == "lost", "the loss", timeout_s=40
         )
         assert isinstance(event, TrainingStatus)
@@ -51,7 +51,7 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
         assert "status          lost since 20" in shown
         assert "why             no heartbeat for 6 s; the last: host " in shown
         Sender(resources.redis).send(logs("sent later"), job=42, source="0-other")
-        listener.hear(
+        subscriber.wait_for(
             lambda event: isinstance(event, TrainingStatus) and event.status == "running", "that it is back"
         )
     job = one(resources.engine, training_jobs, id=42)
@@ -59,7 +59,7 @@ def test_a_killed_trainer_is_announced_as_lost(resources: Resources, tmp_path: P
 
 
 def is_watched(resources: Resources) -> bool:
-    """Return whether there is a heartbeat of the job."""
+    """Return whether Redis has a heartbeat of the job."""
     with resources.engine.connect() as connection:
         if not connection.execute(training_jobs.select()).first():
             return False

@@ -1,4 +1,4 @@
-"""Trainings without a number, through real workers: one job for a launch, another for the next."""
+"""Trainings without a job number, with real workers: each launch is a job of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ with Run(name="digits") as run:
 
 @pytest.mark.timeout(240)
 def test_two_processes_of_one_launch_are_one_job(resources: Resources, tmp_path: Path) -> None:
-    """A script and its child process are one job with one end, with a launcher and without; a launch is a job."""
+    """A script and its child process are one job with one end, with and without a launcher."""
     script = tmp_path / "train.py"
     script.write_text(TRAINER)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRAINWIRE_")}

@@ -20,7 +20,7 @@ JOB, MESSAGES, LINES = 1, 200, 50
 
 
 def scraped(port: int, metric: str, **labels: str) -> float | None:
-    """Return one value of a scrape, None where it is not there yet."""
+    """Return a value of a scrape, None if it is missing."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
         text = answer.read().decode()
     named = ",".join(f'{name}="{value}"' for name, value in labels.items())
@@ -30,7 +30,7 @@ def scraped(port: int, metric: str, **labels: str) -> float | None:
 
 @pytest.mark.timeout(180)
 def test_counters_are_right_however_workers_die(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """With workers killed while they drain, entries less duplicates are the messages, and rows the lines."""
+    """After workers were killed during drains, entries less duplicates are the messages, and rows the lines."""
     port = usable_port(tmp_path, "metrics")
     exporter = Process(resources.settings, tmp_path / "metrics.log", "metrics", "--port", str(port)).start()
     value = partial(scraped, port, kind="logs", shard=str(shard_of(JOB, DEFAULT_SHARDS)))
@@ -54,7 +54,7 @@ def test_counters_are_right_however_workers_die(resources: Resources, sender: Se
 
 
 def test_a_port_that_is_taken_is_named(resources: Resources, tmp_path: Path) -> None:
-    """The exporter that cannot listen says where it tried, and ends with the code of a wrong setting."""
+    """An exporter that cannot listen names its address and port, and ends with the code of a wrong setting."""
     port = usable_port(tmp_path, "metrics")
     first = Process(resources.settings, tmp_path / "first.log", "metrics", "--port", str(port)).start()
     try:
@@ -67,7 +67,7 @@ def test_a_port_that_is_taken_is_named(resources: Resources, tmp_path: Path) -> 
 
 
 def test_on_loopback_only_local_names_are_answered(resources: Resources, tmp_path: Path) -> None:
-    """A foreign name that is made to lead here (DNS rebinding) gets 403 and no metric."""
+    """A foreign host name (DNS rebinding) gets 403 and no metrics."""
     port = usable_port(tmp_path, "metrics")
     exporter = Process(resources.settings, tmp_path / "metrics.log", "metrics", "--port", str(port)).start()
 

@@ -1,4 +1,4 @@
-"""Real workers mirror to a real MLflow, through its absence, its slowness and their own deaths."""
+"""Real workers mirror to a real MLflow while either of them is killed, hangs or is slow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.factories import NOW_NS, Sender, completion, logs, rows
 from tests.mlflow_server import MlflowServer
-from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.processes import Process, kill_one, wait_until, workers_running
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.keys import BEAT_QUEUE, INGEST_QUEUE
 from trainwire.schemas.messages import Metrics, Point
@@ -28,7 +28,7 @@ POINTS = 30
 
 
 def points(number: int) -> Metrics:
-    """What a job measures in a round."""
+    """Return a job's points of a round."""
     return Metrics(
         points=[
             Point(ts=NOW_NS + step * 10**6, step=step, values={"loss": 1.0 / (step + 1), "odd@name": float("nan")})
@@ -39,25 +39,25 @@ def points(number: int) -> Metrics:
 
 
 def run_ids(resources: Resources) -> list[str | None]:
-    """The runs of the jobs, as the jobs have them."""
+    """Return the ids of the runs in the jobs' rows."""
     found: list[str | None] = rows(resources.engine, training_jobs, "mlflow_run_id", order=["id"])
     return found
 
 
-def is_all_told(resources: Resources) -> bool:
-    """Tell whether MLflow has all rows of jobs that have ended, and all there is to say of every attempt."""
+def is_all_mirrored(resources: Resources) -> bool:
+    """Return whether all jobs have ended, and MLflow has all their rows and all changes of their attempts."""
     if set(rows(resources.engine, training_jobs, "status", order=["id"])) != {"completed"}:
         return False
     confirmed = rows(resources.engine, delivery_cursors, "confirmed_seq", order=["job_id"])
-    told = rows(resources.engine, training_attempts, "changes", "mirrored_changes", order=["job_id"])
-    return confirmed == [ROUNDS * POINTS] * len(JOBS) and all(changes == mirrored for changes, mirrored in told)
+    changed = rows(resources.engine, training_attempts, "changes", "mirrored_changes", order=["job_id"])
+    return confirmed == [ROUNDS * POINTS] * len(JOBS) and all(changes == mirrored for changes, mirrored in changed)
 
 
 @pytest.mark.timeout(300)
 def test_every_value_reaches_mlflow_once_through_all_trouble(
     resources: Resources, sender: Sender, tmp_path: Path, mlflow_server: MlflowServer
 ) -> None:
-    """Workers and MLflow are killed again and again: a run per job, every point once, ended after the last."""
+    """While workers and MLflow are killed repeatedly, each job gets one run with every point once, ended last."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -78,10 +78,10 @@ def test_every_value_reaches_mlflow_once_through_all_trouble(
             if number == 3:
                 mlflow_server.start()
             time.sleep(chance.uniform(0.5, 2.5))
-            kill_somebody(workers, chance)
+            kill_one(workers, chance)
         for job in JOBS:
             sender.send(completion(produced={"metrics": ROUNDS}), job=job)
-        wait_until(partial(is_all_told, resources), "all of it in MLflow", timeout_s=90)
+        wait_until(partial(is_all_mirrored, resources), "all of it in MLflow", timeout_s=90)
     api = mlflow_server.api
     found = api.get("experiments/get-by-name", experiment_name=experiment)["experiment"]
     runs = api.post("runs/search", experiment_ids=[found["experiment_id"]], max_results=100)["runs"]
@@ -97,7 +97,7 @@ def test_every_value_reaches_mlflow_once_through_all_trouble(
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """A server that takes connections and never says anything; its address."""
+    """A server that accepts connections and never answers; yields its address."""
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
@@ -106,7 +106,7 @@ def silent_server() -> Iterator[str]:
 def test_an_mlflow_that_hangs_holds_up_neither_the_store_nor_loki(
     resources: Resources, sender: Sender, tmp_path: Path, silent_server: str
 ) -> None:
-    """With the workers of `trainwire up`: rows are in Postgres and lines in Loki as if there were no MLflow."""
+    """With the workers of `trainwire up`, a hanging MLflow delays neither rows in Postgres nor lines in Loki."""
     with LokiTwin() as twin:
         env = {"MLFLOW_TRACKING_URI": silent_server, "LOKI_URL": twin.url}
         queues = {"store": f"{INGEST_QUEUE},{BEAT_QUEUE}", "loki": "deliver", "mlflow": "deliver-mlflow"}
@@ -132,10 +132,10 @@ def test_an_mlflow_that_hangs_holds_up_neither_the_store_nor_loki(
 
 
 def has_rows(resources: Resources, count: int) -> bool:
-    """Tell whether Postgres has that many points."""
+    """Return whether Postgres has that many points."""
     return len(rows(resources.engine, training_metrics, "seq")) == count
 
 
 def has_lines(twin: LokiTwin, count: int) -> bool:
-    """Tell whether Loki has that many lines."""
+    """Return whether Loki has that many lines."""
     return len(twin.lines()) == count

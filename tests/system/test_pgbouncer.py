@@ -1,4 +1,4 @@
-"""Everything that asks Postgres, through a PgBouncer that gives each transaction another connection."""
+"""All parts that use Postgres, through a PgBouncer that may give each transaction another connection."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from trainwire.workers.resources import Resources
 
 JOBS = range(1, 9)
 ROUNDS = 30
-"""Many more than the uses after which psycopg prepares a statement."""
+"""Many more than the executions after which psycopg prepares a statement."""
 OFF = "false"
 
 
 @pytest.mark.timeout(240)
 def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp_path: Path) -> None:
-    """Two workers and beat store and deliver all once, in order; the gateway and the commands read it back."""
+    """Two workers and beat store and deliver all rows once, in order; the gateway and the commands read them."""
     with PgBouncer(tmp_path / "pooler", resources.settings.database_url.get_secret_value()) as pooler:
         settings = settings_of(resources, database_url=pooler.url)
         urls = (pooler.url, settings.redis_url.get_secret_value())
@@ -41,25 +41,25 @@ def test_all_parts_work_by_transaction(resources: Resources, sender: Sender, tmp
             ) as workers,
             GatewayProcess(tmp_path, *urls, DATABASE_PREPARED_STATEMENTS=OFF) as gateway,
         ):
-            say_round(resources.engine, sender, 0)
+            send_round(resources.engine, sender, 0)
             with WebSocketClient(gateway, "/jobs/1/ws") as page:
                 for number in range(1, ROUNDS):
-                    say_round(resources.engine, sender, number)
+                    send_round(resources.engine, sender, number)
                     answer = requests.get(f"{gateway.url}/jobs/{number % len(JOBS) + 1}/logs", timeout=20)
                     assert answer.status_code == 200, answer.text
                 page.until("logs", ROUNDS)
             wait_until(lambda: len(twin.lines()) == len(JOBS) * ROUNDS, "all lines in Loki", 60)
-            said = [f"line {number}" for number in range(ROUNDS)]
-            assert all([line.line for line in twin.lines(job)] == said for job in JOBS)
+            sent = [f"line {number}" for number in range(ROUNDS)]
+            assert all([line.line for line in twin.lines(job)] == sent for job in JOBS)
             env = {"DATABASE_URL": urls[0], "REDIS_URL": urls[1], "DATABASE_PREPARED_STATEMENTS": OFF}
             assert "line 7" in commanded(env, "logs", "1")
         stored = rows(resources.engine, training_logs, "job_id", "content")
-        assert stored == [(job, line) for job in JOBS for line in said]
+        assert stored == [(job, line) for job in JOBS for line in sent]
         assert "prepared statement" not in gateway.logged + "".join(worker.output for worker in workers)
 
 
-def say_round(engine: Engine, sender: Sender, number: int) -> None:
-    """Let every job say a line and a point; return when the lines are stored: the next is another drain."""
+def send_round(engine: Engine, sender: Sender, number: int) -> None:
+    """Send a line and a point for every job, and wait until the lines are stored."""
     for job in JOBS:
         sender.send(logs(f"line {number}", ts=time.time_ns()), job=job)
         sender.send(metrics(loss=1.0), job=job)
@@ -67,13 +67,13 @@ def say_round(engine: Engine, sender: Sender, number: int) -> None:
 
 
 def are_stored(engine: Engine, lines: int) -> bool:
-    """Tell whether Postgres has that many log rows."""
+    """Return whether Postgres has that many log rows."""
     with engine.connect() as connection:
         return connection.execute(select(func.count()).select_from(training_logs)).scalar_one() == lines
 
 
 def commanded(env: dict[str, str], *arguments: str) -> str:
-    """Run a command; return what it says."""
+    """Run a command, and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "trainwire", *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The streams on a Redis Cluster, the broker on a Redis of its own: a server of the cluster dies and returns."""
+"""The streams on a Redis Cluster, the broker on another Redis: a server of the cluster dies and returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import requests
 from tests.factories import Sender, logs, rows
 from tests.integration.gateway.feed_clients import GatewayProcess
 from tests.processes import wait_until, workers_running
-from tests.talkers import (
+from tests.trainer_processes import (
     check_command,
     check_postgres,
     ends_of,
@@ -28,21 +28,21 @@ from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 2, 3, 4)
-"""One of each shard; their streams are on all three servers."""
+"""One job of each shard; their streams are on all three servers."""
 VICTIM = 1
-"""It has the streams of jobs 1 and 2."""
+"""The server with the streams of jobs 1 and 2."""
 UNHURT = 4
-"""Nothing of this job is at the victim: not its streams, its acks, its claim, nor what all trainers read."""
+"""The job with nothing on the victim: no stream, ack or claim, and no key that all trainers read."""
 ELSEWHERE = 8
-"""Of the same shard."""
+"""A job of the same shard."""
 CALLED = 5
 POOL = 2
-"""Processes of a worker."""
+"""The number of pool processes of a worker."""
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
-    """A cluster that this test may hurt."""
+    """A cluster that this test may damage."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         yield cluster
 
@@ -51,7 +51,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
 def test_a_server_of_the_cluster_dies_and_comes_back(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
-    """Killed in the middle and started on its append-only file: nothing is lost, nothing twice, others go on."""
+    """After a kill and a restart from its append-only file nothing is lost or doubled; others are not delayed."""
     settings = resources.settings
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -63,7 +63,7 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
         trainers_running(resources.engine, JOBS, env) as trainers,
     ):
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         let_more_arrive(resources.engine, *JOBS)
         cluster.nodes[VICTIM].kill()
         wait_until(cluster.misses_slots, "the others to find out")
@@ -73,18 +73,18 @@ def test_a_server_of_the_cluster_dies_and_comes_back(
         wait_until(lambda: lines_by_job(resources.engine)[ELSEWHERE], "what beat alone has noticed")
         cluster.nodes[VICTIM].start()
         let_more_arrive(resources.engine, *JOBS)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
-            check_postgres(resources.engine, job, said[job])
+            check_postgres(resources.engine, job, counts[job])
             check_command(job, env)
         wait_until(partial(are_empty, cluster), "empty streams")
         notes = [line for worker in workers for line in worker.output.splitlines() if "sweep.server_away" in line]
-        assert 1 <= len(notes) <= len(workers) * POOL, "each pool process says once who is away"
+        assert 1 <= len(notes) <= len(workers) * POOL, "each pool process logs an unavailable server once"
     assert not resources.redis.keys("ingest:*"), "nothing of the streams is at the broker"
 
 
 def are_empty(cluster: ValkeyCluster) -> bool:
-    """Tell whether everything has been trimmed."""
+    """Return whether all streams have been trimmed."""
     with cluster.client() as client:
         return not any(client.xlen(stream_key(kind, shard)) for kind in KINDS for shard in range(SHARDS))
 
@@ -92,12 +92,12 @@ def are_empty(cluster: ValkeyCluster) -> bool:
 def test_callbacks_over_http_go_to_the_cluster(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
-    """What is said to the gateway is on the cluster at once, numbered by a script there, and is stored."""
+    """Lines posted to the gateway are in the cluster at once, numbered by a script there, and are stored."""
     settings = resources.settings
     urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
-    said = {"log_type": "stdout", "lines": ["over HTTP"]}
+    body = {"log_type": "stdout", "lines": ["over HTTP"]}
     with GatewayProcess(tmp_path, *urls, STREAMS_URL=cluster.url) as gateway:
-        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=said, timeout=20)
+        answer = requests.post(f"{gateway.url}/jobs/{CALLED}/callback/logs", json=body, timeout=20)
         assert answer.status_code == 202, answer.text
         with cluster.client() as client:
             assert client.xlen(stream_key("logs", shard_of(CALLED, SHARDS))) == 1
@@ -106,7 +106,7 @@ def test_callbacks_over_http_go_to_the_cluster(
 
 
 def test_a_cluster_is_found_by_any_of_its_servers(cluster: ValkeyCluster) -> None:
-    """With one server away a new client finds the others."""
+    """With one server down a new client finds the others."""
     with cluster.client() as client:
         client.set("ingest:shards", SHARDS)
     cluster.nodes[VICTIM].kill()

@@ -1,4 +1,4 @@
-"""A cluster behind TLS whose users are those of deploy/users.acl.template: they can do their work, and no more."""
+"""A cluster behind TLS with the users of deploy/users.acl.template: they can do their work, and no more."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from redis.exceptions import NoPermissionError
 
 from tests.certificates import Authority
 from tests.processes import ROOT, workers_running
-from tests.talkers import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.tls_proxy import TlsProxy
 from tests.tls_servers import Tls
+from tests.trainer_processes import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.schemas.keys import KINDS, SHARDS_KEY, acks_key, shard_of, stream_key
 from trainwire.workers.resources import Resources
@@ -31,19 +31,19 @@ USERS = ("worker", "trainer")
 SHARDS = 4
 JOBS = (1, 2, 3, 4)
 HOME, AWAY = 1, 0
-"""Where the streams of job 1 are, and where they go."""
+"""The servers from which, and to which, the slot of job 1 moves."""
 
 
-def message_of(user: str) -> list[str]:
-    """Return what ACL SETUSER takes for a user of the template, whose password is its name."""
+def rules_of(user: str) -> list[str]:
+    """Return the rules of ACL SETUSER for a user of the template, whose password is its name."""
     for line in (ROOT / "deploy/users.acl.template").read_text().splitlines():
         if line.startswith(f"user {user} "):
             return line.replace(f"@{user.upper()}_SHA256@", hashlib.sha256(user.encode()).hexdigest()).split()[1:]
     raise AssertionError(f"the template has no user {user}")
 
 
-def more_of_a_trainer() -> list[str]:
-    """Return what docs/redis-users.md gives a trainer on a cluster beside that."""
+def cluster_rules_of_a_trainer() -> list[str]:
+    """Return the further rules that docs/redis-users.md gives a trainer on a cluster."""
     (found,) = re.findall(r"`(\+cluster\|slots[^`]*)`", (ROOT / "docs/redis-users.md").read_text())
     return str(found).split()
 
@@ -53,14 +53,14 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
     """A cluster with both users on each of its servers."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         for user in USERS:
-            cluster.on_all("ACL", "SETUSER", *message_of(user))
-        cluster.on_all("ACL", "SETUSER", "trainer", *more_of_a_trainer())
+            cluster.on_all("ACL", "SETUSER", *rules_of(user))
+        cluster.on_all("ACL", "SETUSER", "trainer", *cluster_rules_of_a_trainer())
         yield cluster
 
 
 @pytest.fixture
 def proxies(cluster: ValkeyCluster, tls: Tls) -> Iterator[list[TlsProxy]]:
-    """TLS in front of each server, which tells clients of no other port."""
+    """TLS in front of each server, without a plain port in the cluster's announcements."""
     with ExitStack() as stack:
         proxies = [stack.enter_context(TlsProxy(node.url, tls.authority.server())) for node in cluster.nodes]
         cluster.announce([proxy.port for proxy in proxies])
@@ -68,12 +68,12 @@ def proxies(cluster: ValkeyCluster, tls: Tls) -> Iterator[list[TlsProxy]]:
 
 
 def refused(cluster: ValkeyCluster) -> list[tuple[str, str]]:
-    """Return what its users tried and were not allowed, as the servers have noted it."""
+    """Return the refused commands of the cluster's users, from the servers' ACL LOG."""
     noted = [entry for entries in cluster.on_all("ACL", "LOG") for entry in entries]
-    told = [
+    entries = [
         dict(zip(entry[::2], entry[1::2], strict=True)) if isinstance(entry, list) else entry for entry in noted
     ]
-    return [(_text(each, "username"), _text(each, "object")) for each in told]
+    return [(_text(each, "username"), _text(each, "object")) for each in entries]
 
 
 def _text(entry: dict[Any, Any], name: str) -> str:
@@ -82,7 +82,7 @@ def _text(entry: dict[Any, Any], name: str) -> str:
 
 
 def streams_tls(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what doctor finds of the TLS of the streams' servers."""
+    """Return the finding of `doctor` about the TLS of the streams' servers."""
     doctor = [sys.executable, "-m", "trainwire", "doctor", "--json"]
     done = subprocess.run(
         doctor, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=120, check=False
@@ -95,7 +95,7 @@ def streams_tls(env: Mapping[str, str]) -> dict[str, str]:
 def test_trainers_and_workers_on_a_cluster_over_tls(
     resources: Resources, cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
 ) -> None:
-    """Every line is stored though a slot moves in the middle, and nobody tries what he may not."""
+    """Every line is stored though a slot moves in the middle, and no user tries a forbidden command."""
     settings = resources.settings
     addresses = {
         user: cluster.url_of(user, user, [proxy.port for proxy in proxies], "rediss", ssl_ca_certs=tls.ca)
@@ -113,13 +113,13 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
         trainers_running(resources.engine, JOBS, theirs) as trainers,
     ):
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         let_more_arrive(resources.engine, *JOBS)
         assert cluster.move_slot(slot, HOME, AWAY, some_arrive) >= len(KINDS) - 1
         let_more_arrive(resources.engine, *JOBS)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
-            check_postgres(resources.engine, job, said[job])
+            check_postgres(resources.engine, job, counts[job])
             check_command(job, ours)
         assert streams_tls(ours)["level"] == "ok"
         careless = f"{addresses['worker']}&ssl_cert_reqs=none"
@@ -128,7 +128,7 @@ def test_trainers_and_workers_on_a_cluster_over_tls(
     assert not refused(cluster)
 
 
-SAYING = """
+TRAINING = """
 from trainwire import Run
 with Run(1) as run:
     run.log("said")
@@ -138,7 +138,7 @@ with Run(1) as run:
 def test_a_trainer_does_not_trust_a_strange_cluster(
     cluster: ValkeyCluster, proxies: list[TlsProxy], tls: Tls, tmp_path: Path
 ) -> None:
-    """Without the CA nothing is sent to it; the training ends well, and what it said is kept."""
+    """Without the CA nothing is sent to it; the training ends well, and its messages are kept."""
     ports = [proxy.port for proxy in proxies]
     (tmp_path / "stranger2").mkdir()
     strange = Authority(tmp_path / "stranger2")
@@ -146,7 +146,7 @@ def test_a_trainer_does_not_trust_a_strange_cluster(
         url = cluster.url_of("trainer", "trainer", ports, "rediss", ssl_ca_certs=ca)
         names = {"STREAMS_URL": url, "REDIS_URL": "redis://127.0.0.1:1/0"}
         done = subprocess.run(
-            [sys.executable, "-c", SAYING],
+            [sys.executable, "-c", TRAINING],
             cwd=ROOT,
             env=os.environ | names,
             capture_output=True,
@@ -175,7 +175,7 @@ def test_a_trainer_does_not_trust_a_strange_cluster(
     ids=lambda command: f"{command[0]} {command[1]}",
 )
 def test_a_trainer_can_do_nothing_else(cluster: ValkeyCluster, command: tuple[Any, ...]) -> None:
-    """What it may on a cluster finds the servers, and changes nothing."""
+    """The commands that a trainer may run on a cluster find the servers; those that change them are refused."""
     client = redis.Redis(port=cluster.nodes[HOME].port, username="trainer", password="trainer")
     with client, pytest.raises(NoPermissionError):
         cast("Any", client).execute_command(*command)

@@ -1,4 +1,4 @@
-"""A primary of the cluster with the streams is killed; its replica takes over without what it never got."""
+"""A primary of the streams' cluster is killed; its replica takes over without the writes it never got."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.processes import Process, wait_until, workers_running
-from tests.talkers import (
+from tests.trainer_processes import (
     check_command,
     check_each_once,
     check_postgres,
@@ -25,25 +25,25 @@ from trainwire.workers.resources import Resources
 SHARDS = 4
 JOBS = (1, 2, 3, 4)
 VICTIM = 1
-"""It has the streams of jobs 1 and 2."""
+"""The server with the streams of jobs 1 and 2."""
 HIT = (1, 2)
 MANY = 100
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
-    """Three primaries with a replica each, which this test may hurt."""
+    """Three primaries with a replica each, which this test may damage."""
     with ValkeyCluster(tmp_path / "cluster", has_replicas=True) as cluster:
         yield cluster
 
 
 def waiting(client: redis.Redis, job: int) -> int:
-    """Return how many messages with lines wait in the stream of a job."""
+    """Return the number of messages in the stream of a job's lines."""
     return int(client.xlen(stream_key("logs", shard_of(job, SHARDS))))
 
 
 def newest_id(client: redis.Redis, job: int) -> str:
-    """Return the id of the newest message with lines in the stream of a job."""
+    """Return the id of the newest message in the stream of a job's lines."""
     found = cast("list[tuple[bytes, Any]]", client.xrevrange(stream_key("logs", shard_of(job, SHARDS)), count=1))
     return found[0][0].decode()
 
@@ -56,10 +56,10 @@ def start_again(worker: Process) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
+def test_a_replica_takes_over_and_its_missing_messages_are_resent(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
-    """Messages that Redis had taken and lost are found missing: every line is there once at the end."""
+    """Messages that Redis accepted and lost are detected and resent: every line is stored once."""
     settings = resources.settings
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -72,7 +72,7 @@ def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
         trainers_running(resources.engine, JOBS, env) as trainers,
     ):
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         let_more_arrive(resources.engine, *JOBS)
         cluster.cut_off(VICTIM)
         let_more_arrive(resources.engine, *HIT)  # and are acked, which the replica will not know
@@ -93,8 +93,8 @@ def test_a_replica_takes_over_and_what_it_never_got_is_sent_again(
         primary.start()
         wait_until(lambda: role(primary) == "slave", "the old primary to follow")
         let_more_arrive(resources.engine, *JOBS)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
             check = check_each_once if job in HIT else check_postgres
-            check(resources.engine, job, said[job])
+            check(resources.engine, job, counts[job])
             check_command(job, env)

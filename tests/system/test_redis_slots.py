@@ -11,16 +11,16 @@ from typing import Any, cast
 import pytest
 
 from tests.processes import workers_running
-from tests.talkers import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
+from tests.trainer_processes import check_command, check_postgres, ends_of, let_more_arrive, trainers_running
 from tests.valkey_cluster import ValkeyCluster
 from trainwire.schemas.keys import KINDS, shard_of, stream_key
 from trainwire.workers.resources import Resources
 
 SHARDS = 4
 JOBS = (1, 5, 4)
-"""Two of the shard that moves, one of another."""
+"""Two jobs of the shard that moves, one of another."""
 TOUR = (1, 2, 0, 1, 0, 2, 1)
-"""The servers that have it in turn; at first it is at 1."""
+"""The servers to which the slot moves in turn, from server 1."""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
 def test_a_shard_moves_while_its_trainers_send(
     resources: Resources, cluster: ValkeyCluster, tmp_path: Path
 ) -> None:
-    """Six moves in the middle: every line is there once, without a gap and in order; nobody is away for it."""
+    """While a slot moves six times, every line is stored once and in order, and no outage is reported."""
     settings = resources.settings
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
@@ -48,14 +48,14 @@ def test_a_shard_moves_while_its_trainers_send(
         trainers_running(resources.engine, JOBS, env) as trainers,
     ):
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         some_arrive = partial(let_more_arrive, resources.engine, *JOBS, lines=20)
         for source, target in pairwise(TOUR):
             let_more_arrive(resources.engine, *JOBS)
             assert cluster.move_slot(slot, source, target, some_arrive) >= len(KINDS) - 1  # no completions yet
         let_more_arrive(resources.engine, *JOBS)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
-            check_postgres(resources.engine, job, said[job])
+            check_postgres(resources.engine, job, counts[job])
             check_command(job, env)
         assert "server_away" not in "".join(worker.output for worker in workers)

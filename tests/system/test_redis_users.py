@@ -40,7 +40,7 @@ STREAM = stream_key("logs", 2)
 
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
-    """A server whose only users are those of the template; each one's password is its name."""
+    """A server with only the users of the template; each one's password is its name."""
     acl = TEMPLATE.read_text()
     for name in ("worker", "trainer"):
         acl = acl.replace(f"@{name.upper()}_SHA256@", hashlib.sha256(name.encode()).hexdigest())
@@ -57,17 +57,17 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 def user(port: int, name: str) -> redis.Redis:
-    """Return the connection of one of the users."""
+    """Return a connection of one of the users."""
     return redis.Redis.from_url(url_of(port, name))
 
 
 def url_of(port: int, name: str) -> str:
-    """Return the address as one of the users has it."""
+    """Return the address for one of the users."""
     return f"redis://{name}:{name}@127.0.0.1:{port}/0"
 
 
 def try_as(client: Any, command: tuple[Any, ...]) -> None:
-    """Send a command as it stands."""
+    """Send a command unchanged."""
     client.execute_command(*command)
 
 
@@ -81,7 +81,7 @@ def _answers(client: redis.Redis) -> bool:
 def test_the_users_can_do_their_work(
     port: int, session_settings: Settings, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a trainer says through its user, workers store through theirs, and the trainer hears of it."""
+    """Workers store a trainer's messages, each through its own user, and the trainer gets the acknowledgements."""
     database_url = session_settings.database_url.get_secret_value()
     settings = load_settings(database_url=database_url, redis_url=url_of(port, "worker"))
     monkeypatch.setenv("REDIS_URL", url_of(port, "trainer"))
@@ -131,7 +131,7 @@ def test_the_users_can_do_their_work(
     ids=" ".join,
 )
 def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> None:
-    """It reads no stream, forges no ack, holds nobody back, listens to nothing and empties nothing."""
+    """It reads no stream, forges no ack, sets no hold, subscribes to nothing and empties nothing."""
     with pytest.raises(NoPermissionError):
         try_as(user(port, "trainer"), command)
 
@@ -140,7 +140,7 @@ def test_a_trainer_can_do_nothing_else(port: int, command: tuple[Any, ...]) -> N
     "command", [("FLUSHALL",), ("CONFIG", "GET", "*"), ("ACL", "LIST"), ("SHUTDOWN",)], ids=" ".join
 )
 def test_a_worker_does_not_administer(port: int, command: tuple[Any, ...]) -> None:
-    """A worker uses the data; the server is the operator's."""
+    """A worker may use the data, and not administer the server."""
     with pytest.raises(NoPermissionError):
         try_as(user(port, "worker"), command)
 
@@ -204,7 +204,7 @@ def test_honest_trainers_beside_a_hostile_client(
         assert max((line.created_at - line.logged_at).total_seconds() for line in lines) < 10
 
 
-def test_nobody_comes_in_without_a_name(port: int) -> None:
+def test_the_default_user_is_off(port: int) -> None:
     """The default user is off."""
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(port=port).ping()

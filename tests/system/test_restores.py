@@ -1,4 +1,4 @@
-"""Postgres, Redis or both are restored to an older state while a trainer goes on."""
+"""Postgres, Redis or both are restored to an older state while a trainer runs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ TRAINER = """
 import json, os, select, sys, time
 from trainwire import Run
 run = Run(job_id=1, name="restored")
-said = 0
+lines = 0
 most = int(os.environ.get("MOST_LINES", sys.maxsize))
 while not select.select([sys.stdin], [], [], 0.004)[0]:
-    if said < most:
-        run.log(f"line {said} {os.urandom(4000).hex()}")
-        said += 1
+    if lines < most:
+        run.log(f"line {lines} {os.urandom(4000).hex()}")
+        lines += 1
 receipt = run.finish(timeout_s=60)
-print(json.dumps({"lines": said, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
+print(json.dumps({"lines": lines, "produced": receipt.produced, "stored": receipt.stored, "lost": receipt.lost}))
 """
-"""Says a line of 8 kB every 4 ms: the spool deletes a file of acknowledged messages every second."""
+"""Logs a line of 8 kB every 4 ms: the spool deletes a file of acknowledged messages every second."""
 
 
 class Stores:
-    """Servers of this test alone, which it may restore."""
+    """Servers of one test, which it may restore."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -68,7 +68,7 @@ class Stores:
         return path
 
     def restore(self, dump: Path) -> None:
-        """Restore the dump beside the database, and put it in its place: all sessions end."""
+        """Restore the dump into a new database, and replace the old one with it, which ends all sessions."""
         server = make_url(self.postgres.url)
         url = server.set(database="restored").render_as_string(hide_password=False)
         with psycopg.connect(
@@ -84,7 +84,7 @@ class Stores:
 
     @property
     def valkey_files(self) -> Path:
-        """The folder of Redis' append-only file."""
+        """The folder of Redis' append-only files."""
         return self.folder / "valkey-data" / "valkey"
 
     def copy_redis(self) -> Path:
@@ -96,7 +96,7 @@ class Stores:
         return path
 
     def restore_redis(self, copy: Path) -> None:
-        """Put the copied files in the place of those of Redis."""
+        """Replace the files of Redis with the copied ones."""
         self.valkey.kill()
         shutil.rmtree(self.valkey_files)
         shutil.copytree(copy, self.valkey_files)
@@ -104,19 +104,19 @@ class Stores:
 
     @property
     def lines(self) -> int:
-        """How many lines are stored."""
+        """The number of stored lines."""
         with self.engine.connect() as connection:
             return int(connection.execute(text("SELECT count(*) FROM training_logs")).scalar_one())
 
     @property
     def duplicates(self) -> int:
-        """How many entries came that were known."""
+        """The number of duplicate entries."""
         with self.engine.connect() as connection:
             return int(connection.execute(text("SELECT sum(duplicates) FROM ingest_cursors")).scalar_one())
 
     @property
     def lost(self) -> list[tuple[int, int, str]]:
-        """The ranges of log messages that count as lost."""
+        """The ranges of log messages that are marked as lost."""
         return [
             tuple(gone)
             for kind, lost in rows(self.engine, source_positions, "kind", "lost", order=("kind",))
@@ -125,7 +125,7 @@ class Stores:
         ]
 
     def missing(self) -> list[Any]:
-        """The ranges that neither came nor count as lost."""
+        """The ranges that are neither stored nor marked as lost."""
         return [gap for gaps in rows(self.engine, source_positions, "missing", order=("kind",)) for gap in gaps]
 
     def more_arrive(self, lines: int = 500) -> None:
@@ -134,7 +134,7 @@ class Stores:
         wait_until(lambda: self.lines >= before + lines, f"{lines} more lines", 120)
 
     def status(self) -> str:
-        """Return what `trainwire status 1` prints."""
+        """Return the output of `trainwire status 1`."""
         return trainwire(self, "status", "1").stdout
 
 
@@ -158,7 +158,7 @@ def trainwire(stores: Stores, *arguments: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def stores(tmp_path: Path) -> Iterator[Stores]:
-    """A Postgres and a Redis of this test alone, with workers."""
+    """A Postgres and a Redis of one test, with workers."""
     stores = Stores(tmp_path)
     try:
         with workers_running(stores.settings, tmp_path, LOST_AFTER_S="30"):
@@ -169,7 +169,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 
 @contextmanager
 def trainer_running(stores: Stores, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a trainer; its first lines are stored."""
+    """Run a trainer; yield when its first lines are stored."""
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINER],
         cwd=ROOT,
@@ -187,38 +187,38 @@ def trainer_running(stores: Stores, **env: str) -> Iterator[subprocess.Popen[str
 
 
 def end(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Let the trainer end; return what it reports."""
+    """Let the trainer end, and return its own counts."""
     output, _ = process.communicate("\n", timeout=120)
     return dict(json.loads(output))
 
 
 def stored_numbers(stores: Stores) -> list[int]:
-    """Return the numbers of the stored lines, in order; each is there once."""
+    """Return the numbers of the stored lines in order, and check that each is there once."""
     found = [int(line.split()[1]) for line in rows(stores.engine, training_logs, "content")]
     assert len(found) == len(set(found))
     return sorted(found)
 
 
-def check_sum(stores: Stores, told: dict[str, Any]) -> None:
-    """What the trainer made is stored or lost, as the trainer itself knows, and the status names the ranges."""
+def check_sum(stores: Stores, counts: dict[str, Any]) -> None:
+    """Each message is stored or lost, as the trainer's receipt states, and the status names the lost ranges."""
     wait_until(lambda: not stores.missing(), "no gap")
     lost = sum(last - first + 1 for first, last, _ in stores.lost)
-    assert told["stored"]["logs"] + lost == told["produced"]["logs"]
-    assert told["lost"] == ({"logs": lost} if lost else {})
+    assert counts["stored"]["logs"] + lost == counts["produced"]["logs"]
+    assert counts["lost"] == ({"logs": lost} if lost else {})
     shown = stores.status()
     if not lost:
         assert "\ncomplete: " in shown
-        assert stored_numbers(stores) == list(range(told["lines"]))
+        assert stored_numbers(stores) == list(range(counts["lines"]))
         return
     assert "\naccounted: " in shown
     assert f" + 0 missing + {lost:,} lost ({lost:,} restored) + 0 dropped" in shown
     assert "; lost: logs of " in shown
-    assert told["lines"] - len(stored_numbers(stores)) > 0
+    assert counts["lines"] - len(stored_numbers(stores)) > 0
 
 
 @pytest.mark.timeout(400)
 def test_postgres_goes_back_under_a_trainer(stores: Stores) -> None:
-    """The trainer sends what it has, declares the rest lost, and its acks go on; nothing is sent over and over."""
+    """The trainer resends its kept messages once and declares the rest lost, and its acks go on."""
     with trainer_running(stores) as trainer:
         dump = stores.dump()
         stores.more_arrive(2000)
@@ -235,7 +235,7 @@ def test_postgres_goes_back_under_a_trainer(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_postgres_goes_back_under_a_trainer_that_then_ends(stores: Stores) -> None:
-    """A trainer whose last word is its completion still learns what Postgres has lost."""
+    """A trainer whose last message is its completion still learns of the rows that Postgres has lost."""
     with trainer_running(stores) as trainer:
         dump = stores.dump()
         stores.more_arrive(1500)
@@ -245,7 +245,7 @@ def test_postgres_goes_back_under_a_trainer_that_then_ends(stores: Stores) -> No
 
 @pytest.mark.timeout(400)
 def test_a_small_spool_and_a_killed_trainer(stores: Stores) -> None:
-    """What a killed trainer has left is sent and the rest declared lost; then nothing is left."""
+    """The messages left by a killed trainer are sent and the rest declared lost; then the spool is empty."""
     with trainer_running(stores, TRAINWIRE_SPOOL_BYTES="4194304") as trainer:
         dump = stores.dump()
         stores.more_arrive(2000)
@@ -263,7 +263,7 @@ def test_a_small_spool_and_a_killed_trainer(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_redis_goes_back_to_yesterday(stores: Stores) -> None:
-    """Old entries and old acks come again: each line is there once, and the resends end."""
+    """After old entries and old acks return, each line is stored once, and the resends end."""
     with trainer_running(stores) as trainer:
         copy = stores.copy_redis()
         stores.more_arrive(1000)
@@ -278,7 +278,7 @@ def test_redis_goes_back_to_yesterday(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_both_go_back(stores: Stores) -> None:
-    """Postgres and Redis are restored to backups of different times: the sum names what is gone."""
+    """Postgres and Redis are restored to backups of different times: the sum names the lost messages."""
     with trainer_running(stores) as trainer:
         copy = stores.copy_redis()
         stores.more_arrive(500)
@@ -292,7 +292,7 @@ def test_both_go_back(stores: Stores) -> None:
 
 @pytest.mark.timeout(400)
 def test_a_trainer_that_is_quiet_and_one_that_has_ended(stores: Stores) -> None:
-    """`trainwire reconcile` names what is gone; a living trainer repairs it, of one that has ended it stays."""
+    """`trainwire reconcile` names missing messages; a living trainer repairs the gap, an ended one cannot."""
     with trainer_running(stores, MOST_LINES="1500") as trainer:
         dump = stores.dump()
         wait_until(lambda: stores.lines == 1500, "all lines", 60)

@@ -1,4 +1,4 @@
-"""Processes that end without a completion of their own: their jobs are complete all the same, and provably."""
+"""Processes that end without a completion of their own: their jobs are complete or have the reason."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from trainwire.workers.resources import Resources
 CHILDREN = """
 import multiprocessing, os, sys
 from trainwire import Run
-def say(run, name):
+def log(run, name):
     run.log(f"line of {name}")
 with Run(job_id=int(sys.argv[1])) as run:
     run.log("line of the parent")
     fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=say, args=(run, name)) for name in ("a", "b")]
+    children = [fork.Process(target=log, args=(run, name)) for name in ("a", "b")]
     silent = fork.Process(target=len, args=("",))
     for child in [*children, silent]:
         child.start()
     if os.fork() == 0:
-        say(run, "c")
+        log(run, "c")
         sys.exit(0)
     for child in [*children, silent]:
         child.join()
@@ -76,7 +76,7 @@ with Run(int(sys.argv[1])) as run:
         sys.exit(0)
 os.waitpid(child, 0)
 """
-"""A child that reports after the block of its parent has ended."""
+"""A child that logs after the block of its parent has ended."""
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 
 
 def python(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run Python to its end."""
+    """Run Python and wait for its end."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -105,7 +105,7 @@ def url_of(resources: Resources) -> str:
 
 
 def sum_of(resources: Resources, job: int) -> Completeness:
-    """Return where the messages of a job are, as `trainwire status` says it."""
+    """Return the sum of a job's messages, as `trainwire status` shows it."""
     with resources.engine.connect() as connection:
         found = find_job(connection, job)
         assert found is not None
@@ -113,22 +113,22 @@ def sum_of(resources: Resources, job: int) -> Completeness:
 
 
 def send(resources: Resources, spool: Path) -> subprocess.CompletedProcess[str]:
-    """Send what is left, in one pass."""
+    """Send the messages left in a spool, in one pass."""
     return python(
         "-m", "trainwire", "spool", "send", "--any-server", "--spool", str(spool), REDIS_URL=url_of(resources)
     )
 
 
-def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -> None:
-    """Forked by multiprocessing or by hand: each counts what it made, so that the job is complete.
+def test_children_that_sent_messages_report_their_end(working: Resources, tmp_path: Path) -> None:
+    """Each forked child reports its number of messages, so that the job is complete.
 
-    A child has two seconds to be heard at its end; on a busy machine the rest is in the spool.
+    A child sends for two seconds at most at its end; on a busy machine the rest is in the spool.
     """
     ended = python("-c", CHILDREN, "1", REDIS_URL=url_of(working), TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
     assert ended.returncode == 0, ended.stderr
     send(working, tmp_path / "spool")
-    said = [f"line of {name}" for name in ("a", "b", "c", "the parent")]
-    wait_until(lambda: sorted(rows(working.engine, training_logs, "content")) == said, "all that was said")
+    logged = [f"line of {name}" for name in ("a", "b", "c", "the parent")]
+    wait_until(lambda: sorted(rows(working.engine, training_logs, "content")) == logged, "all lines")
     wait_until(lambda: sum_of(working, 1).state == "complete", "the whole job")
     found = sum_of(working, 1)
     assert (found.open_sources, found.silent_sources) == ((), ())
@@ -136,7 +136,7 @@ def test_children_that_spoke_say_their_end(working: Resources, tmp_path: Path) -
 
 
 def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resources, tmp_path: Path) -> None:
-    """What it reports after the completion opens no second attempt, and the job stays completed."""
+    """Its messages after the completion begin no second attempt, and the job stays completed."""
     ended = python("-c", LATE_CHILD, "1", REDIS_URL=url_of(working), TRAINWIRE_SPOOL_DIR=str(tmp_path / "spool"))
     assert ended.returncode == 0, ended.stderr
     send(working, tmp_path / "spool")
@@ -146,8 +146,8 @@ def test_a_child_that_outlives_the_block_belongs_to_its_attempt(working: Resourc
     assert (job["status"], job["attempt"]) == ("completed", 1)
 
 
-def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: Resources, tmp_path: Path) -> None:
-    """`open` until its leftovers are sent; then all that is known of it is there, and its end is named."""
+def test_the_end_of_a_script_killed_under_its_launcher_is_inferred(working: Resources, tmp_path: Path) -> None:
+    """The job is `open` until the script's spool is sent; then its source is named as unproven."""
     run = python(
         "-m",
         "trainwire.ingest",
@@ -171,23 +171,23 @@ def test_a_script_killed_under_its_launcher_is_told_by_who_comes_next(working: R
     assert sum("line " in line for line in followed.stdout.splitlines()) == 100
 
 
-def test_what_a_killed_trainer_dropped_is_counted(working: Resources, tmp_path: Path) -> None:
-    """A spool of 4 MB, no Redis, SIGKILL: lines that went are in the sum beside those that are stored."""
+def test_messages_dropped_by_a_killed_trainer_are_counted(working: Resources, tmp_path: Path) -> None:
+    """With a spool of 4 MB, without Redis and after SIGKILL, the sum counts dropped and stored lines."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_SPOOL_BYTES": str(4 * 1024 * 1024)}
     assert python("-c", FULL, **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
     assert sent.returncode == 0, sent.stdout + sent.stderr
     status = python("-m", "trainwire", "status", "3", "--json", **addresses(working))
-    told: dict[str, Any] = json.loads(status.stdout)["completeness"]
+    completeness: dict[str, Any] = json.loads(status.stdout)["completeness"]
     stored = len(rows(working.engine, training_logs, "seq"))
-    assert told["dropped"] > 0
-    assert stored + told["dropped"] == 400
-    assert (told["state"], told["missing"]) == ("open", 0)
-    assert f" + {told['dropped']:,} dropped; ended without a completion: " in told["line"]
+    assert completeness["dropped"] > 0
+    assert stored + completeness["dropped"] == 400
+    assert (completeness["state"], completeness["missing"]) == ("open", 0)
+    assert f" + {completeness['dropped']:,} dropped; ended without a completion: " in completeness["line"]
 
 
-def test_one_pass_sends_what_a_killed_trainer_left(working: Resources, tmp_path: Path) -> None:
-    """`trainwire spool send` sends all of it, and its folder is gone."""
+def test_one_pass_sends_the_spool_of_a_killed_trainer(working: Resources, tmp_path: Path) -> None:
+    """One `trainwire spool send` sends the whole spool and removes its folder."""
     env = {"REDIS_URL": "redis://127.0.0.1:9/0", "TRAINWIRE_JOB_ID": "4"}
     assert python("-c", KILLED_SCRIPT, **env).returncode == -signal.SIGKILL
     sent = send(working, tmp_path / "spool")
@@ -225,7 +225,7 @@ with Run(job_id=6) as run:
 
 
 def test_a_copied_spool_takes_nothing_from_its_living_trainer(working: Resources, tmp_path: Path) -> None:
-    """Sent twice while the trainer lives: its own completion counts, and its receipt is true."""
+    """If a copy is sent twice while the trainer runs, its own completion counts, and its receipt is right."""
     spool, flag = tmp_path / "spool", tmp_path / "flag"
     server = urlsplit(url_of(working)).netloc.rpartition("@")[2]
     with TcpProxy(server) as proxy:
@@ -258,7 +258,7 @@ def test_a_copied_spool_takes_nothing_from_its_living_trainer(working: Resources
 def test_a_rank_without_a_way_to_redis_is_named_until_its_spool_is_sent(
     working: Resources, tmp_path: Path
 ) -> None:
-    """Two ranks, one of which sent nothing: not complete; status and its JSON name it, then it is."""
+    """A job with a silent rank is not complete, and names it, until the rank's spool is sent."""
     spool = str(tmp_path / "spool")
     for rank, url in (("1", "redis://127.0.0.1:9/0"), ("0", url_of(working))):
         env = {"REDIS_URL": url, "RANK": rank, "WORLD_SIZE": "2", "TRAINWIRE_SPOOL_DIR": spool}

@@ -1,4 +1,4 @@
-"""What trainers could not send, with real processes: killed in mid-run, without Redis, on the next machine."""
+"""Messages that trainers could not send, with real processes: killed in mid-run, or without Redis."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainwire.stores.postgres.completeness import assess
 from trainwire.stores.postgres.source_positions import find_positions
 from trainwire.workers.resources import Resources
 
-TALKER = """
+STEADY_TRAINING = """
 import sys, time
 from trainwire import Run
 run = Run(job_id=int(sys.argv[1]))
@@ -47,12 +47,12 @@ with Run(job_id=int(sys.argv[1]), name="alone", params={"lr": 0.1}) as run:
         run.metric(step=step, loss=1 / (step + 1))
     run.checkpoint("best.pt", kind="best")
 """
-NOBODY = "redis://127.0.0.1:9/0"
+NO_SERVER = "redis://127.0.0.1:9/0"
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    """The folder that the trainers of this test use."""
+    """The spool folder of the trainers of a test."""
     return tmp_path / "spool"
 
 
@@ -94,7 +94,7 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 
 
 def lines(resources: Resources, job: int) -> list[str]:
-    """Return the lines of a job that are stored, in order."""
+    """Return the stored lines of a job, in order."""
     found: list[tuple[int, str]] = rows(resources.engine, training_logs, "job_id", "content")
     return [content for job_id, content in found if job_id == job]
 
@@ -103,8 +103,8 @@ def lines(resources: Resources, job: int) -> list[str]:
 def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
     working: Resources, spool: Path, has_redis: bool
 ) -> None:
-    """SIGKILL in mid-run, with and without Redis: what was said 200 ms before is sent by who comes next."""
-    killed = trainer(TALKER, 1, url_of(working) if has_redis else NOBODY)
+    """After SIGKILL, with and without Redis, lines logged 200 ms before or earlier are sent by `spool send`."""
+    killed = trainer(STEADY_TRAINING, 1, url_of(working) if has_redis else NO_SERVER)
     assert killed.stdout is not None
     said: list[tuple[float, int]] = []
     for line in killed.stdout:
@@ -123,8 +123,8 @@ def test_a_killed_trainer_loses_a_fifth_of_a_second_at_most(
 
 
 def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources, spool: Path) -> None:
-    """Exit code 0, a warning that says where the messages are; `spool list|show|send` do what they say."""
-    alone = trainer(WHOLE_TRAINING, 2, NOBODY)
+    """It exits with 0 and a warning with the spool's folder; `spool list`, `show` and `send` find its messages."""
+    alone = trainer(WHOLE_TRAINING, 2, NO_SERVER)
     _, said = alone.communicate(timeout=60)
     assert alone.returncode == 0
     assert f"they are kept in {spool}" in said
@@ -147,18 +147,18 @@ def test_a_training_without_redis_runs_and_is_delivered_later(working: Resources
     assert (job["status"], job["name"], job["last_metric_seq"]) == ("completed", "alone", 500)
 
 
-def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_path: Path, spool: Path) -> None:
-    """A trainer killed while no worker ran; the next one on the machine sends it by itself, and its own."""
-    killed = trainer(TALKER, 3, url_of(resources))
+def test_the_next_run_sends_the_spool_of_the_last_one(resources: Resources, tmp_path: Path, spool: Path) -> None:
+    """After a trainer was killed without workers, the next run on the machine sends its messages as well."""
+    killed = trainer(STEADY_TRAINING, 3, url_of(resources))
     assert killed.stdout is not None
     for line in killed.stdout:
         if int(line) == 300:
             break
     killed.kill()
     killed.communicate(timeout=10)
-    resources.redis.flushall()  # and Redis loses what it had
+    resources.redis.flushall()  # and Redis loses its data
     with workers_running(resources.settings, tmp_path):
-        following = trainer(TALKER, 4, url_of(resources))
+        following = trainer(STEADY_TRAINING, 4, url_of(resources))
         try:
             wait_until(lambda: len(lines(resources, 3)) >= 200, "the lines of the killed one")
             wait_until(lambda: len(list(spool.iterdir())) == 1, "the end of its folder")
@@ -171,8 +171,8 @@ def test_the_next_run_sends_what_the_last_one_left(resources: Resources, tmp_pat
 
 def test_a_stack_sends_leftovers_by_itself(resources: Resources, spool: Path, tmp_path: Path) -> None:
     """The watch of `trainwire up` sends leftovers for its own Redis and prints a line; others stay."""
-    for job, url in ((5, url_of(resources)), (6, NOBODY)):
-        killed: Any = trainer(TALKER, job, url)
+    for job, url in ((5, url_of(resources)), (6, NO_SERVER)):
+        killed: Any = trainer(STEADY_TRAINING, job, url)
         for line in killed.stdout:
             if int(line) == 200:
                 break
@@ -192,7 +192,7 @@ def test_a_stack_sends_leftovers_by_itself(resources: Resources, spool: Path, tm
 
 
 def test_a_spool_with_a_damaged_file_halts_nothing(working: Resources, spool: Path) -> None:
-    """Thousands of messages of which the first file cannot be read: one range is lost, the others are stored."""
+    """If the first file of a spool is unreadable, one range is lost and thousands of messages are stored."""
     about = About(1, 1, "0-damaged", 0, "elsewhere:6379/0")
     left = Spool(SourceFolder.create(spool, about), 1 << 40)
     for seq in range(1, 3001):

@@ -1,4 +1,4 @@
-"""A trainer and workers as processes that reach Redis, Postgres, Loki and S3 over TLS alone."""
+"""A trainer and workers as processes that reach Redis, Postgres, Loki and S3 only over TLS."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def secure(tls: Tls, resources: Resources, ca: Path) -> Settings:
 
 
 def train(settings: Settings, folder: Path, **env: str) -> str:
-    """Run a training in a process of its own; return what it says on stderr."""
+    """Run a training in a process of its own, and return its stderr."""
     (folder / "last.pt").write_bytes(b"weights")
     done = subprocess.run(
         [sys.executable, "-c", TRAINING],
@@ -64,7 +64,7 @@ def train(settings: Settings, folder: Path, **env: str) -> str:
 
 
 def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_path: Path) -> None:
-    """Every line is stored and in Loki, the checkpoint uploaded and verified; workers and Flower are heard too."""
+    """Over TLS every line is stored and in Loki, the checkpoint verified, and workers and Flower reach Redis."""
     settings = secure(tls, resources, tls.ca)
     with LokiTwin() as twin, s3_server() as s3_url:
         s3_client(s3_url).create_bucket(Bucket="models")
@@ -75,8 +75,8 @@ def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_
         }
         env = files | {"LOKI_URL": f"https://127.0.0.1:{loki.port}", "LOKI_CA_FILE": str(tls.ca)}
         with workers_running(settings, tmp_path, workers=1, beat=True, **env) as (worker,):
-            said = train(settings, tmp_path, **files)
-            assert "cannot" not in said
+            stderr = train(settings, tmp_path, **files)
+            assert "cannot" not in stderr
             wanted = [f"line {number}" for number in range(LINES)]
             wait_until(lambda: rows(engine, training_jobs, "status", order=["id"]) == ["completed"], "the end", 60)
             assert rows(engine, training_logs, "content") == wanted
@@ -89,12 +89,12 @@ def test_all_of_it_over_tls(resources: Resources, engine: Engine, tls: Tls, tmp_
             assert s3.handshakes
             (answering,) = answering_workers(settings, 5)
             assert answering.startswith("w0@")
-            assert "insecure" not in worker.output  # kombu's word where it verifies nobody
+            assert "insecure" not in worker.output  # kombu's warning when it verifies no certificate
             assert flower_sees_queues(settings, tmp_path)
 
 
 def flower_sees_queues(settings: Settings, folder: Path) -> bool:
-    """Tell whether Flower finds our queues in Redis: where it cannot look, its page has none."""
+    """Return whether Flower's page shows our queues, which it reads from Redis."""
     port = usable_port(folder, "flower")
     flower = Process(settings, folder / "flower.log", "flower", "--port", str(port)).start()
 
@@ -113,10 +113,8 @@ def flower_sees_queues(settings: Settings, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("store", ["redis", "postgres"])
-def test_a_worker_that_trusts_nobody_ends_at_once(
-    store: str, resources: Resources, tls: Tls, tmp_path: Path
-) -> None:
-    """Its last word names the host, the reason and the setting; exit code 78 is for who supervises it."""
+def test_a_worker_without_the_ca_ends_at_once(store: str, resources: Resources, tls: Tls, tmp_path: Path) -> None:
+    """Its last line names the host, the reason and the setting; exit code 78 is for a process supervisor."""
     right, wrong = secure(tls, resources, tls.ca), secure(tls, resources, tls.stranger)
     name = {"redis": "redis_url", "postgres": "database_url"}[store]
     urls = {field: getattr(right, field).get_secret_value() for field in ("redis_url", "database_url")}
@@ -132,7 +130,7 @@ def test_a_worker_that_trusts_nobody_ends_at_once(
 def test_lines_wait_for_a_loki_that_is_not_trusted(
     resources: Resources, engine: Engine, tls: Tls, tmp_path: Path
 ) -> None:
-    """With another CA rows are stored and none is delivered; workers with the right one deliver them all."""
+    """With another CA rows are stored and not delivered; workers with the right CA deliver all of them."""
     with LokiTwin() as twin:
         url = f"https://127.0.0.1:{tls.in_front_of(twin.url).port}"
         env = {"LOKI_URL": url, "DELIVERY_BACKOFF_CAP_S": "0.5"}

@@ -1,4 +1,4 @@
-"""However a trainer's process ends: its messages arrive, and the status claims only what is known of its end."""
+"""For each way a trainer's process can end, its messages arrive, and the status has the known facts of its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from tests.factories import one, rows
 from tests.processes import ROOT, wait_until, workers_running
-from tests.system.ends import ENDS, HEAD, End, what_is_missing
+from tests.system.ends import ENDS, HEAD, End, missing_requirement
 from trainwire.ingest.sending.recovery import send_leftovers
 from trainwire.ingest.settings import Timing
 from trainwire.schemas.tables import training_jobs, training_logs
@@ -26,8 +26,8 @@ AT_ONCE = 8
 SETTLED_WITHIN_S = 30
 
 
-class Told(NamedTuple):
-    """How a process ended, and what is stored of its job."""
+class Outcome(NamedTuple):
+    """The exit code of a process, and the stored state of its job."""
 
     exit_code: int
     status: str | None
@@ -38,7 +38,7 @@ class Told(NamedTuple):
 
 @pytest.fixture
 def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
-    """Run workers on the test's servers, to which no trainer is lost while the test runs (test_lost_jobs.py)."""
+    """Run workers on the test's servers, with a long time before a job is lost (test_lost_jobs.py)."""
     with workers_running(resources.settings, tmp_path, LOST_AFTER_S="600"):
         yield resources
 
@@ -46,9 +46,9 @@ def working(resources: Resources, tmp_path: Path) -> Iterator[Resources]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_launched", [False, True], ids=["alone", "launched"])
 def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_launched: bool) -> None:
-    """Without a launcher only what the process knows is claimed; a launcher's exit code decides."""
+    """Without a launcher the status has only the process' own report; a launcher's exit code takes precedence."""
     every = [(name, end) for ends in ENDS.values() for name, end in ends.items()]
-    jobs = {job: found for job, found in enumerate(every, 1) if what_is_missing(found[1]) is None}
+    jobs = {job: found for job, found in enumerate(every, 1) if missing_requirement(found[1]) is None}
     env = _environment(working)
 
     def run(job: int, end: End) -> int:
@@ -65,9 +65,10 @@ def test_every_end_is_stored_as_it_was(working: Resources, tmp_path: Path, is_la
     wait_until(partial(nothing_is_left, tmp_path / "spool", env["REDIS_URL"]), "the end of all leftovers")
     deadline = time.monotonic() + SETTLED_WITHIN_S
     while wrong := {
-        name: (told, wanted, (tmp_path / f"{job}.err").read_text()[-1000:])
+        name: (found_outcome, wanted, (tmp_path / f"{job}.err").read_text()[-1000:])
         for job, (name, end) in jobs.items()
-        if (told := _told(working, job, codes[job], end, is_launched)) != (wanted := _wanted(end, is_launched))
+        if (found_outcome := _outcome(working, job, codes[job], end, is_launched))
+        != (wanted := _expected(end, is_launched))
     }:
         assert time.monotonic() < deadline, wrong
         time.sleep(0.5)
@@ -78,26 +79,26 @@ def _environment(resources: Resources) -> dict[str, str]:
     return os.environ | {"REDIS_URL": redis_url, "PYTHONPATH": str(ROOT)}
 
 
-def _wanted(end: End, is_launched: bool) -> Told:
+def _expected(end: End, is_launched: bool) -> Outcome:
     lines = ("last words", *end.then)
     if is_launched:
-        return Told(end.shell_code, end.launched_status, end.shell_code, None, lines)
+        return Outcome(end.shell_code, end.launched_status, end.shell_code, None, lines)
     status = "running" if end.status == "lost" else end.status
-    return Told(end.exit_code, status, end.known_code, end.error, lines)
+    return Outcome(end.exit_code, status, end.known_code, end.error, lines)
 
 
-def _told(resources: Resources, job: int, exit_code: int, end: End, is_launched: bool) -> Told:
+def _outcome(resources: Resources, job: int, exit_code: int, end: End, is_launched: bool) -> Outcome:
     found = one(resources.engine, training_jobs, id=job)
-    said = [content for of, content in rows(resources.engine, training_logs, "job_id", "content") if of == job]
+    logged = [content for of, content in rows(resources.engine, training_logs, "job_id", "content") if of == job]
     wanted = ("last words", *end.then)
     error = None if is_launched else found["error_message"]
     error = end.error if end.error and error and error.startswith(end.error) else error
-    lines = tuple(line for line in wanted if line in said)
-    return Told(exit_code, found["status"], found["exit_code"], error, lines)
+    lines = tuple(line for line in wanted if line in logged)
+    return Outcome(exit_code, found["status"], found["exit_code"], error, lines)
 
 
 def nothing_is_left(spool: Path, redis_url: str) -> bool:
-    """Send what is left; tell whether that was the end of it."""
+    """Send the messages left in the spool; return whether it is empty then."""
     for _ in send_leftovers(spool, redis_url, Timing(), 30):
         pass
     return not list(spool.iterdir())

@@ -1,4 +1,4 @@
-"""Two hosts with a worker, a beat and a gateway each, on one Redis and one Postgres; either dies in the middle."""
+"""Two hosts with a worker, a beat and a gateway each, on one Redis and one Postgres; each is killed once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.followers import Follower
 from tests.hosts import Host
 from tests.integration.gateway.feed_clients import EventSource, WebSocketClient
 from tests.processes import wait_until
-from tests.talkers import check_command, check_postgres, ends_of, trainers_running
+from tests.trainer_processes import check_command, check_postgres, ends_of, trainers_running
 from tests.twins.loki import LokiTwin
 from trainwire.schemas.tables import training_logs
 from trainwire.stores.postgres.deliveries import job_deliveries
@@ -23,7 +23,7 @@ from trainwire.workers.resources import Resources
 
 JOBS = (1, 2, 3)
 A_WHILE = 300
-"""Lines, of each job."""
+"""The number of lines of each job."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def hosts(resources: Resources, loki: LokiTwin, tmp_path: Path) -> Iterator[list
         wait_until(lambda: any(host.has_active_beat for host in both), "an active beat")
         yield sorted(both, key=lambda host: not host.has_active_beat)
     except BaseException:
-        print(*(host.last_words() for host in both), sep="\n")
+        print(*(host.output_tails() for host in both), sep="\n")
         raise
     finally:
         for host in both:
@@ -76,12 +76,12 @@ def let_more_arrive(followers: Sequence[Follower]) -> None:
 
 @pytest.mark.timeout(600)
 def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Host], loki: LokiTwin) -> None:
-    """The host with the active beat is killed, then, that one back, the other: nothing lost, nothing twice."""
+    """The host with the active beat is killed, and after its return the other one: no line is lost or doubled."""
     first, second = hosts
     env = addresses(resources)
     with trainers_running(resources.engine, JOBS, env) as trainers, followers_of(hosts) as followers:
         for trainer in trainers.values():
-            trainer.tell()
+            trainer.advance()
         let_more_arrive(followers)
         first.kill()
         let_more_arrive(followers)
@@ -90,11 +90,11 @@ def test_either_host_may_die_in_the_middle(resources: Resources, hosts: list[Hos
         first.await_ready()
         second.kill()
         let_more_arrive(followers)
-        said = ends_of(trainers)
+        counts = ends_of(trainers)
         for job in JOBS:
-            check_postgres(resources.engine, job, said[job])
+            check_postgres(resources.engine, job, counts[job])
             check_loki(resources, loki, job)
-        check_followers(followers, [said[job] for _ in hosts for job in JOBS])
+        check_followers(followers, [counts[job] for _ in hosts for job in JOBS])
     for job in JOBS:
         check_command(job, env)
 
@@ -112,13 +112,13 @@ def check_loki(resources: Resources, loki: LokiTwin, job: int) -> None:
     assert [line.line for line in loki.lines(job)] == stored
 
 
-def check_followers(followers: Sequence[Follower], said: Sequence[dict[str, Any]]) -> None:
-    """Each client has seen each line and each point once, in order, and the end, and has moved."""
-    for follower, told in zip(followers, said, strict=True):
-        wait_until(partial(follower.has, "logs", told["lines"]), "the last line")
-        wait_until(partial(follower.has, "metrics", told["points"]), "the last point")
+def check_followers(followers: Sequence[Follower], counts: Sequence[dict[str, Any]]) -> None:
+    """Each client has received each line and each point once, in order, and the end, and has reconnected."""
+    for follower, own in zip(followers, counts, strict=True):
+        wait_until(partial(follower.has, "logs", own["lines"]), "the last line")
+        wait_until(partial(follower.has, "metrics", own["points"]), "the last point")
         wait_until(follower.has_seen_the_end, "the end of the job")
-        assert follower.client.texts == [f"line {n}" for n in range(told["lines"])]
+        assert follower.client.texts == [f"line {n}" for n in range(own["lines"])]
         assert follower.moves >= 1
 
 

@@ -1,4 +1,4 @@
-"""`trainwire up` as people use it: a real process, real servers, real workers."""
+"""`trainwire up` as users run it: a real process, real servers, real workers."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PARTS = (*WITHOUT_WEB, "flower", "gateway", "metrics")
 
 
 class Terminal:
-    """A user with a folder of their own, and no servers but those they start."""
+    """A user with an own home folder, and no servers but those they start."""
 
     def __init__(self, home: Path) -> None:
         self.data_dir = home / "data" / "trainwire"
-        self.said_path = home / "up.txt"
+        self.output_path = home / "up.txt"
         kept = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
         kept.pop("TRAINWIRE_DATA_DIR", None)
         self.env = kept | {
@@ -47,11 +47,11 @@ class Terminal:
 
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start `trainwire up`."""
-        with self.said_path.open("ab") as said:
+        with self.output_path.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "trainwire", "up", *arguments],
                 env=self.env,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
             )
         self.ups.append(process)
@@ -61,8 +61,8 @@ class Terminal:
         """Start `trainwire up` and wait until it is ready."""
         process = self.begin(*arguments)
         count = len(self.ups)
-        self.wait_for(lambda: self.said().count(READY) == count or process.poll() is not None)
-        assert process.poll() is None, self.said()
+        self.wait_for(lambda: self.output().count(READY) == count or process.poll() is not None)
+        assert process.poll() is None, self.output()
         return process
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -79,25 +79,25 @@ class Terminal:
         """Return a JSON file of the data folder."""
         return json.loads((self.data_dir / name).read_text())
 
-    def said(self) -> str:
-        """Return what `up` has printed so far."""
-        return self.said_path.read_text()
+    def output(self) -> str:
+        """Return the output of `up` so far."""
+        return self.output_path.read_text()
 
     def part(self, name: str) -> psutil.Process:
         """Return the process of a part."""
         return psutil.Process(json.loads((self.data_dir / "run" / f"{name}.json").read_text())["pid"])
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = 60) -> None:
-        """Wait until `condition()`, or fail with what `up` said."""
+        """Wait until `condition()` holds; fail with the output of `up`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, self.said()
+            assert time.monotonic() < deadline, self.output()
             time.sleep(0.05)
 
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    """Give a user whose stacks are gone at the end."""
+    """Give a user; all their stacks are ended after the test."""
     with ended(Terminal(tmp_path)) as made:
         yield made
 
@@ -117,18 +117,18 @@ def ended(made: Terminal) -> Iterator[Terminal]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Tell whether a process has ended."""
+    """Return whether a process has ended."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.timeout(300)  # two whole stacks and seven commands, each a process, on a slow machine
 def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
-    """up, run, status, logs, env from other terminals; ctrl-C exits 0; the data is there the next time."""
+    """up, run, status, logs and env work in several terminals; Ctrl-C exits with 0, and the data is kept."""
     up = terminal.up()
-    assert re.search(r"ready: Postgres 127\.0\.0\.1:\d+ · Redis 127\.0\.0\.1:\d+ · Flower http", terminal.said())
+    assert re.search(r"ready: Postgres 127\.0\.0\.1:\d+ · Redis 127\.0\.0\.1:\d+ · Flower http", terminal.output())
     assert (
         "Log rows go to Loki (LOKI_URL is http://localhost:3100; LOKI_ENABLED=false: not to Loki)"
-        in terminal.said()
+        in terminal.output()
     )
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
     ran = terminal.run("run", "--job-id", "42", "--name", "odd", "--", sys.executable, "-c", code)
@@ -144,7 +144,7 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     env = terminal.run("env").stdout
     metrics = re.search(r"METRICS_URL=(\S+)", env)
     assert metrics is not None
-    assert f"Prometheus finds metrics at {metrics[1]}\n" in terminal.said()
+    assert f"Prometheus finds metrics at {metrics[1]}\n" in terminal.output()
     exported = requests.get(metrics[1], timeout=20).text
     assert 'trainwire_store_up{store="postgres"} 1.0' in exported
     assert 'trainwire_jobs{status="failed"} 1.0' in exported
@@ -154,26 +154,26 @@ def test_a_command_runs_under_it_and_ctrl_c_ends_it(terminal: Terminal) -> None:
     assert requests.get(f"{gateway[1]}/session", timeout=20).json()["flower_url"] == flower[1]
     secret = re.search(r"trainwire:([^@]+)@", env)
     assert secret is not None
-    assert secret[1] not in terminal.said()
+    assert secret[1] not in terminal.output()
     processes = [terminal.part(name) for name in PARTS]
     up.send_signal(signal.SIGINT)
-    assert up.wait(60) == 0, terminal.said()
+    assert up.wait(60) == 0, terminal.output()
     assert [process for process in processes if not is_gone(process)] == []
-    assert terminal.said().endswith(f"stopped; the data is in {terminal.data_dir}\n")
+    assert terminal.output().endswith(f"stopped; the data is in {terminal.data_dir}\n")
     assert "no trainwire is running" in terminal.run("jobs").stderr
     terminal.env["LOKI_ENABLED"] = "false"
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
-    assert "Log rows end in Postgres (LOKI_ENABLED is false)" in terminal.said()
+    assert "Log rows end in Postgres (LOKI_ENABLED is false)" in terminal.output()
     assert [job["id"] for job in terminal.document("jobs")] == [42]
 
 
-def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
-    """A callback to the gateway of `trainwire up` is stored by its workers and shown; killed, it comes back."""
+def test_the_gateway_shows_its_callbacks(terminal: Terminal) -> None:
+    """A callback is stored by the workers and shown; a killed gateway is started again."""
     terminal.up("--no-flower", "--no-metrics", "--concurrency", "1")
     found = re.search(r"GATEWAY_URL=(\S+)", terminal.run("env").stdout)
     assert found is not None
     url = found[1]
-    assert f"See your trainings at {url}" in terminal.said()
+    assert f"See your trainings at {url}" in terminal.output()
     end = {"status": "completed", "exit_code": 0, "final_metrics": {"loss": 0.0}}
     assert requests.post(f"{url}/jobs/5/callback/completion", json=end, timeout=20).status_code == 202
 
@@ -184,18 +184,18 @@ def test_the_gateway_shows_what_was_said_to_it(terminal: Terminal) -> None:
     terminal.wait_for(lambda: shown().get("status") == "completed")
     assert shown()["final_metrics"] == {"loss": 0.0}
     terminal.part("gateway").kill()
-    terminal.wait_for(lambda: "gateway: started again" in terminal.said())
+    terminal.wait_for(lambda: "gateway: started again" in terminal.output())
     assert shown()["status"] == "completed"
 
 
 def test_parts_that_die_come_back(terminal: Terminal) -> None:
-    """SIGKILL of the worker, then of both servers: each is started again and said, and work goes on."""
+    """After SIGKILL of the worker and of both servers each is started again and reported, and work goes on."""
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     for name in ("worker", "valkey", "postgres"):
         killed = terminal.part(name)
         killed.kill()
-        terminal.wait_for(lambda name=name: f"{name}: started again" in terminal.said())  # type: ignore[misc]
-        assert f"{name}: killed by SIGKILL, starting it again" in terminal.said()
+        terminal.wait_for(lambda name=name: f"{name}: started again" in terminal.output())  # type: ignore[misc]
+        assert f"{name}: killed by SIGKILL, starting it again" in terminal.output()
         assert terminal.part(name) != killed
     ran = terminal.run("run", "--job-id", "1", "--", sys.executable, "-c", "print('still here')")
     assert ran.returncode == 0
@@ -204,15 +204,15 @@ def test_parts_that_die_come_back(terminal: Terminal) -> None:
 
 
 def test_two_stacks_that_start_at_once_have_their_own_addresses(tmp_path: Path) -> None:
-    """Two users' first starts race for the same default ports: each prints and publishes its own processes'."""
+    """Two first starts that compete for the default ports each use and record addresses of their own servers."""
     terminals = [Terminal(tmp_path / name) for name in ("one", "two")]
     with ExitStack() as ends:
         for terminal in terminals:
-            terminal.said_path.parent.mkdir()
+            terminal.output_path.parent.mkdir()
             ends.enter_context(ended(terminal))
             terminal.begin("--no-flower", "--concurrency", "1")
         for terminal in terminals:
-            terminal.wait_for(lambda terminal=terminal: READY in terminal.said())  # type: ignore[misc]
+            terminal.wait_for(lambda terminal=terminal: READY in terminal.output())  # type: ignore[misc]
         addresses = [dict(re.findall(r"(\w+)_URL=(\S+)", terminal.run("env").stdout)) for terminal in terminals]
         assert {*addresses[0]} == {*addresses[1]} == {"DATABASE", "REDIS", "GATEWAY", "METRICS"}
         assert not {*addresses[0].values()} & {*addresses[1].values()}
@@ -225,20 +225,20 @@ def test_two_stacks_that_start_at_once_have_their_own_addresses(tmp_path: Path) 
 def test_a_slow_gateway_is_announced_when_it_is_ready(
     tmp_path: Path, database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine the stack is ready without its gateway, whose address is not printed before it answers."""
+    """The stack is ready before a slow gateway, whose address is printed only once it answers."""
     monkeypatch.setattr("trainwire.stack.stack.WEB_READY_TIMEOUT_S", 0.01)
-    said: list[str] = []
+    output: list[str] = []
     environ = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url, "XDG_STATE_HOME": str(tmp_path)}
     options = StackOptions(tmp_path, concurrency=1, with_flower=False, with_metrics=False)
     with hold(tmp_path):
-        stack = Stack(options, environ, said.append)
+        stack = Stack(options, environ, output.append)
         try:
             stack.start()
             assert (stack.late, stack.address.gateway_url) == (["gateway"], None)
-            assert any("gateway: still starting after 0.01 s (log: " in line for line in said)
+            assert any("gateway: still starting after 0.01 s (log: " in line for line in output)
             threading.Thread(target=stack.watch).start()
             wait_until(lambda: stack.late == [], "the gateway", 120)
-            wait_until(lambda: f"gateway: ready at {stack.address.gateway_url}" in said, "its address", 20)
+            wait_until(lambda: f"gateway: ready at {stack.address.gateway_url}" in output, "its address", 20)
             assert (published(tmp_path) or {})["gateway_url"] == stack.address.gateway_url
             assert requests.get(f"{stack.address.gateway_url}/healthz", timeout=20).status_code == 200
         finally:
@@ -247,7 +247,7 @@ def test_a_slow_gateway_is_announced_when_it_is_ready(
 
 
 def test_a_second_up_is_refused(terminal: Terminal) -> None:
-    """One folder has one stack: the second is told the pid of the first, and the first goes on."""
+    """One folder has one stack: the second gets the pid of the first in its error, and the first goes on."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     second = terminal.run("up")
     assert second.returncode == 1
@@ -259,7 +259,7 @@ def test_a_second_up_is_refused(terminal: Terminal) -> None:
 
 
 def test_up_starts_again_in_a_shell_with_its_exports(terminal: Terminal) -> None:
-    """After `eval "$(trainwire env)"` and the end of that stack, `up` in that shell starts it with its data."""
+    """In a shell with the exports of an ended stack, `up` starts that stack with its data."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     ran = terminal.run("run", "--job-id", "7", "--", sys.executable, "-c", "print('before')")
     assert ran.returncode == 0
@@ -270,24 +270,24 @@ def test_up_starts_again_in_a_shell_with_its_exports(terminal: Terminal) -> None
     terminal.env |= {name: value.strip("'") for name, value in exports}
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     for part, variable in (("postgres", "DATABASE_URL"), ("valkey", "REDIS_URL")):
-        said = f"{part}: {variable} is from `trainwire env` of {terminal.data_dir}: starting our own server\n"
-        assert said in terminal.said()
+        output = f"{part}: {variable} is from `trainwire env` of {terminal.data_dir}: starting our own server\n"
+        assert output in terminal.output()
     assert [job["id"] for job in terminal.document("jobs")] == [7]
 
 
 def test_a_second_ctrl_c_kills(terminal: Terminal) -> None:
-    """Who cannot wait for the clean stop asks again: everything is killed, nothing is left."""
+    """A second Ctrl-C kills all parts at once, and no process is left."""
     up = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     processes = [terminal.part(name) for name in WITHOUT_WEB]
     up.send_signal(signal.SIGINT)
-    terminal.wait_for(lambda: "stopping" in terminal.said())
+    terminal.wait_for(lambda: "stopping" in terminal.output())
     up.send_signal(signal.SIGINT)
-    assert up.wait(60) == 130, terminal.said()
+    assert up.wait(60) == 130, terminal.output()
     assert [process for process in processes if not is_gone(process)] == []
 
 
-def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
-    """After kill -9 of `up` the next one stops the orphans first, and finds all data."""
+def test_orphans_of_a_killed_up_are_stopped(terminal: Terminal) -> None:
+    """After SIGKILL of `up` the next one first stops the remaining processes, and has all data."""
     first = terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     orphans = [terminal.part(name) for name in WITHOUT_WEB]
     first.kill()
@@ -296,12 +296,12 @@ def test_what_a_killed_up_left_is_stopped(terminal: Terminal) -> None:
     assert "no trainwire is running" in terminal.run("jobs").stderr
     terminal.up("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     assert [orphan for orphan in orphans if not is_gone(orphan)] == []
-    stopped = re.findall(r"(\w+): stopped a leftover of a killed `trainwire up`", terminal.said())
+    stopped = re.findall(r"(\w+): stopped a leftover of a killed `trainwire up`", terminal.output())
     assert sorted(stopped) == sorted(WITHOUT_WEB)
 
 
 def test_run_without_a_stack_still_trains(terminal: Terminal) -> None:
-    """No stack anywhere: the command runs, its exit code is ours, and one sentence names what to type."""
+    """Without a stack the command runs, its exit code is returned, and one sentence names the command to type."""
     ran = terminal.run(
         "run",
         "--job-id",
@@ -342,21 +342,21 @@ def _is_complete(terminal: Terminal, job: int) -> bool:
 
 @pytest.mark.timeout(300)
 def test_a_training_needs_no_address(terminal: Terminal) -> None:
-    """Before, beside and after a stack that is killed: a training without any variable ends up in its Postgres."""
+    """Without any variable, runs before, during and after a stack that is killed are stored in its Postgres."""
     options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     terminal.env |= {"LOKI_ENABLED": "false"}
-    _, said = _train(terminal, 1).communicate(timeout=60)
-    assert said.count("\n") == 1
+    _, output = _train(terminal, 1).communicate(timeout=60)
+    assert output.count("\n") == 1
     early = _train(terminal, 2, 1000, 0.1)
     first = terminal.up(*options)
-    _, said = _train(terminal, 3).communicate(timeout=60)
-    assert said == ""
+    _, output = _train(terminal, 3).communicate(timeout=60)
+    assert output == ""
     terminal.wait_for(lambda: _is_complete(terminal, 1) and _is_complete(terminal, 3))
     terminal.wait_for(lambda: (terminal.document("status", "2") or {}).get("status") == "running")
     first.kill()
     first.wait()
-    _, said = _train(terminal, 4).communicate(timeout=60)
-    assert "no trainwire is running" in said
+    _, output = _train(terminal, 4).communicate(timeout=60)
+    assert "no trainwire is running" in output
     port = terminal.document_of("secrets.json")["valkey_port"]
     for name in ("worker", "notifier", "checkpoints", "beat", "valkey"):
         terminal.part(name).kill()
@@ -365,7 +365,7 @@ def test_a_training_needs_no_address(terminal: Terminal) -> None:
         taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         terminal.wait_for(lambda: _has_bound(taker, port))
         terminal.up(*options)
-        assert f"valkey: port {port} is taken by another program: listening on" in terminal.said()
+        assert f"valkey: port {port} is taken by another program: listening on" in terminal.output()
         before = terminal.document("status", "2")["rows"]["metrics"]
         terminal.wait_for(lambda: terminal.document("status", "2")["rows"]["metrics"] > before)
         terminal.wait_for(lambda: _is_complete(terminal, 4))
@@ -383,8 +383,8 @@ def _has_bound(taker: socket.socket, port: int) -> bool:
     return True
 
 
-def test_a_loki_that_comes_later_gets_what_waited(terminal: Terminal) -> None:
-    """Rows of a time without Loki are delivered; a command in another shell knows the stack's Loki."""
+def test_a_loki_that_starts_later_gets_the_waiting_rows(terminal: Terminal) -> None:
+    """Rows from before Loki started are delivered; a command in another shell uses the stack's Loki."""
     options = ("--no-flower", "--no-gateway", "--no-metrics", "--concurrency", "1")
     terminal.env |= {"LOKI_ENABLED": "false"}
     first = terminal.up(*options)

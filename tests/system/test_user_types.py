@@ -1,4 +1,4 @@
-"""A user's script, checked by mypy and by pyright against the package as it is installed from its wheel."""
+"""A user's script, checked by mypy and pyright against the installed wheel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.processes import ROOT
 from tests.type_checkers import checked, write_scripts
 
 ENV: Final = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
-"""An environment in which a type checker sees nothing of this tree."""
+"""An environment in which type checkers do not find this source tree."""
 
 RIGHT_USES: Final = """
 import logging
@@ -126,7 +126,7 @@ RecordedRun(42).assert_checkpoint(3)  # type: ignore[arg-type]  # pyright: ignor
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the interpreter of a bare environment in which the wheel and what it depends on are installed."""
+    """Give the interpreter of a bare environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("user") / "venv"
     venv.create(folder)
     python = folder / "bin" / "python"
@@ -146,13 +146,13 @@ def scripts(tmp_path: Path) -> Path:
 
 @pytest.mark.timeout(600)
 def test_mypy_accepts_right_uses_and_refuses_wrong_ones(installed: Path, scripts: Path) -> None:
-    """In strict mode; a wrong use that is no error leaves an unused comment, which is one."""
+    """In strict mode each wrong use is an error, else its `type: ignore` would be reported as unused."""
     arguments = ["--strict", "--warn-unreachable", "--python-executable", str(installed), "right.py", "wrong.py"]
     assert checked(scripts, ENV, "mypy", *arguments) == "Success: no issues found in 2 source files\n"
 
 
 @pytest.mark.timeout(600)
 def test_pyright_accepts_right_uses_and_refuses_wrong_ones(installed: Path, scripts: Path) -> None:
-    """In strict mode, in which no type may be unknown either."""
+    """In strict mode, which also reports unknown types, only wrong uses are errors."""
     output = checked(scripts, ENV, "basedpyright", "--pythonpath", str(installed))
     assert output == "0 errors, 0 warnings, 0 notes\n"

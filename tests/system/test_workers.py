@@ -18,7 +18,7 @@ import sqlalchemy
 from sqlalchemy import Engine, text
 
 from tests.factories import Sender, drain, logs
-from tests.processes import Process, kill_somebody, wait_until, workers_running
+from tests.processes import Process, kill_one, wait_until, workers_running
 from trainwire.schemas.keys import BEAT_QUEUE, HOLD_KEY, acks_key, stream_key
 from trainwire.schemas.migrations import upgrade
 from trainwire.stack.postgres import EmbeddedPostgres
@@ -35,7 +35,7 @@ DISTINCT = text("SELECT count(DISTINCT (job_id, content)) FROM training_logs")
 
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A Postgres that this test may hurt."""
+    """A Postgres that this test may damage."""
     with EmbeddedPostgres(tmp_path / "stores") as server:
         engine = sqlalchemy.create_engine(server.url.replace("postgresql:", "postgresql+psycopg:"))
         with engine.begin() as connection:
@@ -46,14 +46,14 @@ def postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """A Redis that this test may hurt; every write is on the disk before it is confirmed."""
+    """A Redis that this test may damage; every write is synced to disk before it is confirmed."""
     with EmbeddedValkey(tmp_path / "stores", maxmemory="64mb", settings={"appendfsync": "always"}) as server:
         yield server
 
 
 @pytest.fixture
 def own(postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> Iterator[Resources]:
-    """Connections to the servers that this test may hurt."""
+    """Connections to the servers of this test."""
     settings = load_settings(database_url=postgres.url, redis_url=valkey.url)
     resources = Resources(settings, open_engine(settings), open_redis(settings))
     yield resources
@@ -81,7 +81,7 @@ def is_acked(sender: Sender, job: int, seq: int) -> bool:
 
 
 def publish_patiently(sender: Sender, line: str, job: int, seq: int) -> None:
-    """Publish as a trainer does: again, with the same number, until Redis has confirmed it."""
+    """Publish like a trainer: retry with the same number until Redis has confirmed it."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -96,7 +96,7 @@ def publish_patiently(sender: Sender, line: str, job: int, seq: int) -> None:
 def test_a_message_is_stored_within_seconds(
     resources: Resources, sender: Sender, tmp_path: Path, beat: bool
 ) -> None:
-    """A publisher that only does XADD is noticed by the worker, without beat too."""
+    """A worker notices a message of a bare XADD, also without beat."""
     with workers_running(resources.settings, tmp_path, beat=beat):
         sender.send(logs("a"))
         wait_until(lambda: count(resources.engine) == 1, "the row", timeout_s=5)
@@ -106,7 +106,7 @@ def test_a_message_is_stored_within_seconds(
 def test_workers_killed_at_random_moments_lose_and_double_nothing(
     resources: Resources, sender: Sender, tmp_path: Path
 ) -> None:
-    """Twelve kill -9 of real workers, main process or pool child, in the middle of draining 60,000 lines."""
+    """After twelve SIGKILLs of workers or pool processes while 60,000 lines are drained, each is stored once."""
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     chance = random.Random(seed)
@@ -118,7 +118,7 @@ def test_workers_killed_at_random_moments_lose_and_double_nothing(
             if number % (messages // 12) == 5:
                 wait_until(lambda: count(resources.engine) > 0, "first rows")
                 time.sleep(chance.uniform(0, 0.1))
-                kill_somebody(workers, chance)
+                kill_one(workers, chance)
         expected = len(jobs) * messages * 50
         wait_until(lambda: count(resources.engine) >= expected, f"{expected} rows", timeout_s=60)
         for job in jobs:
@@ -133,7 +133,7 @@ def test_workers_killed_at_random_moments_lose_and_double_nothing(
 def test_the_lease_of_a_killed_worker_is_free_at_once(
     resources: Resources, sender: Sender, tmp_path: Path
 ) -> None:
-    """A worker killed inside its transaction: the next drain takes over within a second."""
+    """After a worker was killed inside its transaction, the next drain takes the lease within a second."""
     with workers_running(resources.settings, tmp_path, beat=False) as (worker,):
         # The drain has to wait for this job's row, so that it is surely in its transaction when it dies.
         with resources.engine.connect() as blocker:
@@ -152,7 +152,7 @@ def test_the_lease_of_a_killed_worker_is_free_at_once(
 def test_redis_restarted_twenty_times_under_a_worker(
     own: Resources, valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    """After each of twenty restarts of Redis the same worker and beat go on by themselves."""
+    """After each of twenty restarts of Redis the same worker and beat continue by themselves."""
     sender = Sender(own.redis)
     with workers_running(own.settings, tmp_path) as (worker,):
         pid = worker.process.pid
@@ -169,7 +169,7 @@ def test_redis_restarted_twenty_times_under_a_worker(
 def test_postgres_restarted_twenty_times_under_a_worker(
     own: Resources, postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    """After each of twenty restarts of Postgres, killed or stopped, the same worker goes on by itself."""
+    """After each of twenty restarts of Postgres, killed or stopped, the same worker continues by itself."""
     sender = Sender(own.redis)
     with workers_running(own.settings, tmp_path) as (worker,):
         for turn in range(1, 21):
@@ -183,7 +183,7 @@ def test_postgres_restarted_twenty_times_under_a_worker(
 
 
 def fill_to_the_brim(sender: Sender) -> int:
-    """Publish 4 kB lines as job 1 until Redis takes nothing more; return how many it took."""
+    """Publish 4 kB lines as job 1 until Redis accepts no more; return the number of accepted lines."""
     line = os.urandom(2000).hex()
     sent = 0
     with suppress(redis.OutOfMemoryError):
@@ -193,14 +193,14 @@ def fill_to_the_brim(sender: Sender) -> int:
             sender.send_raw("logs", 1, fields | {"body": body})
             sent += 1
     assert sent > 5000
-    # From here on not one write is taken, whatever Redis frees by itself, until a tenth has been drained.
+    # Redis now refuses every write until a tenth of the streams has been drained.
     sender.client.config_set("maxmemory", int(sender.client.info("memory")["used_memory"] * 0.9))
     return sent
 
 
 @pytest.mark.timeout(180)
 def test_a_redis_filled_to_the_brim_is_drained_empty(own: Resources, tmp_path: Path) -> None:
-    """With noeviction and no byte left, running workers drain without orders, and then all goes on."""
+    """With a full Redis and noeviction, running workers drain without orders, and then everything works again."""
     sender = Sender(own.redis)
     with workers_running(own.settings, tmp_path) as (worker,):
         sender.send(logs("before the flood"), job=5)
@@ -218,13 +218,13 @@ def test_a_redis_filled_to_the_brim_is_drained_empty(own: Resources, tmp_path: P
 
 
 @pytest.mark.timeout(180)
-def test_beat_says_in_a_line_that_redis_is_full(own: Resources, tmp_path: Path) -> None:
-    """Ticks that Redis does not take are no tracebacks, and no line each; with room again they are sent."""
+def test_beat_logs_a_full_redis_once(own: Resources, tmp_path: Path) -> None:
+    """Ticks refused by a full Redis are logged once, without tracebacks; with free memory they are sent again."""
     beat = Process(own.settings, tmp_path / "beat.log", "beat").start()
     try:
         wait_until(lambda: own.redis.llen(BEAT_QUEUE), "the first ticks")
         fill_to_the_brim(Sender(own.redis))
-        wait_until(lambda: "beat.unavailable" in beat.output, "a word of beat's")
+        wait_until(lambda: "beat.unavailable" in beat.output, "beat's log line")
         own.redis.flushall()
         own.redis.config_set("maxmemory", 2**30)
         wait_until(lambda: own.redis.llen(BEAT_QUEUE) > 5, "ticks", timeout_s=60)
@@ -236,7 +236,7 @@ def test_beat_says_in_a_line_that_redis_is_full(own: Resources, tmp_path: Path) 
 
 @pytest.mark.timeout(180)
 def test_workers_that_start_on_a_full_redis_make_room_first(own: Resources, tmp_path: Path) -> None:
-    """A worker that finds Redis full drains before Celery needs a byte of it."""
+    """A worker that starts on a full Redis drains before Celery connects."""
     sender = Sender(own.redis)
     sent = fill_to_the_brim(sender)
     with workers_running(own.settings, tmp_path):
@@ -245,8 +245,8 @@ def test_workers_that_start_on_a_full_redis_make_room_first(own: Resources, tmp_
         wait_until(lambda: count(own.engine) == sent + 1, "news")
 
 
-def test_trainers_are_told_to_hold_above_the_high_water_mark(own: Resources) -> None:
-    """Above the mark the hold key is there, while nothing drains; below it is gone."""
+def test_the_hold_is_set_above_the_high_water_mark(own: Resources) -> None:
+    """The hold key exists above the mark, while no worker drains, and is removed below it."""
     publish_hold(own.redis, 0.75)
     assert not own.redis.exists(HOLD_KEY)
     for _ in range(13):
@@ -259,7 +259,7 @@ def test_trainers_are_told_to_hold_above_the_high_water_mark(own: Resources) -> 
 
 
 def test_workers_refuse_a_database_of_another_revision(own: Resources, tmp_path: Path) -> None:
-    """The worker exits at once with a non-zero code and a sentence that names the command to run."""
+    """The worker exits with a non-zero code and an error that names the command to run."""
     with own.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = 'other'"))
     worker = Process(own.settings, tmp_path / "worker.log", "worker").start()
@@ -270,7 +270,7 @@ def test_workers_refuse_a_database_of_another_revision(own: Resources, tmp_path:
 
 
 def test_pool_processes_do_not_outlive_their_worker(resources: Resources, tmp_path: Path) -> None:
-    """A killed worker leaves no child behind that sits on a Postgres connection."""
+    """A killed worker leaves no child process with a Postgres connection."""
     with workers_running(resources.settings, tmp_path, beat=False) as (worker,):
         children = psutil.Process(worker.process.pid).children(recursive=True)
         assert len(children) >= 2
@@ -280,7 +280,7 @@ def test_pool_processes_do_not_outlive_their_worker(resources: Resources, tmp_pa
         )
 
 
-def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) -> None:
+def test_a_worker_that_receives_nothing_ends(resources: Resources, tmp_path: Path) -> None:
     """A worker that does not receive its own orders logs that and exits with 70.
 
     Until then it touches the file that health checks look at.
@@ -301,7 +301,7 @@ def test_a_worker_that_hears_nothing_ends(resources: Resources, tmp_path: Path) 
     assert "worker.deaf" in worker.output
 
 
-def test_a_worker_says_its_settings_without_secrets(resources: Resources, tmp_path: Path) -> None:
+def test_a_worker_logs_its_settings_without_secrets(resources: Resources, tmp_path: Path) -> None:
     """The first log line of a worker has its settings, passwords masked."""
     with workers_running(resources.settings, tmp_path, beat=False) as (worker,):
         first = json.loads(worker.output.splitlines()[0])

@@ -77,7 +77,7 @@ def with_header(**headers: Any) -> bytes:
 
 
 def without(*path: str) -> bytes:
-    """Return an order that lacks something."""
+    """Return an order that lacks a header or property."""
     message = inner = order()
     for name in path[:-1]:
         inner = inner[name]
@@ -86,7 +86,7 @@ def without(*path: str) -> bytes:
 
 
 def replaced(value: Any, *path: str) -> bytes:
-    """Return an order with something else in one place."""
+    """Return an order with a value replaced."""
     message = inner = order()
     for name in path[:-1]:
         inner = inner[name]
@@ -187,14 +187,14 @@ def are_taken(resources: Resources, queue: str) -> bool:
 
 
 def goes_on(resources: Resources, job: int) -> bool:
-    """Return whether a line of a job is stored."""
+    """Return whether a new line of a job is stored."""
     with resources.engine.connect() as connection:
         found = text("SELECT count(*) FROM training_logs WHERE job_id = :job")
         return bool(connection.execute(found, {"job": job}).scalar_one())
 
 
 def test_wrong_orders_are_dropped_in_every_queue(working: tuple[Resources, Process]) -> None:
-    """Any message in a queue is removed, without an end or a reconnect of the worker, and drains go on."""
+    """Any message is removed from a queue without an exit or reconnect of the worker, and drains continue."""
     resources, worker = working
     listener = resources.redis.pubsub()  # type: ignore[no-untyped-call]
     listener.subscribe(events_channel(1))
@@ -234,7 +234,7 @@ def test_a_wrong_order_is_logged_with_its_sender(working: tuple[Resources, Proce
 
 
 def test_twenty_thousand_orders_for_2099_hold_nothing_up(working: tuple[Resources, Process]) -> None:
-    """They are dropped as they are read: none waits in memory, and a new message is stored within seconds."""
+    """Orders with a future ETA are dropped when read: none stays in memory, new messages are stored at once."""
     resources, worker = working
     raw = with_header(eta="2099-01-01T00:00:00+00:00")
     pipeline = resources.redis.pipeline(transaction=False)
@@ -261,7 +261,7 @@ def test_a_wrong_message_of_remote_control_is_dropped(working: tuple[Resources, 
 
 
 def test_orders_of_our_own_pass(working: tuple[Resources, Process]) -> None:
-    """Those of beat and of drains, and one without an expiry as an operator sends it, are taken."""
+    """Orders of beat and of drains are accepted, and so is an operator's order without an expiry."""
     resources, worker = working
     resources.redis.lpush(BEAT_QUEUE, json.dumps(order(SWEEP_TASK, ())))
     resources.redis.lpush(NOTIFY_QUEUE, json.dumps(order(NOTIFY_TASK, ("[]",))))
@@ -287,7 +287,7 @@ sys.exit(main(["worker", "--name", "faulty"]))
 
 
 def test_a_worker_that_ends_by_a_fault_ends_non_zero(resources: Resources, tmp_path: Path) -> None:
-    """An exception in its event loop is exit code 1, SIGTERM is 0."""
+    """After an exception in its event loop a worker exits with 1, after SIGTERM with 0."""
     address = {
         "REDIS_URL": resources.settings.redis_url.get_secret_value(),
         "DATABASE_URL": resources.settings.database_url.get_secret_value(),

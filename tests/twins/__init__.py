@@ -1,1 +1,1 @@
-"""Small real servers that keep the rules of the outside ones, for tests."""
+"""Small real servers with the rules of the external ones, for tests."""

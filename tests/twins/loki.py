@@ -51,7 +51,7 @@ class LokiTwin:
 
     @property
     def faults(self) -> Faults:
-        """The queue of faults to come."""
+        """The queue of faults for the next requests."""
         return self._core.faults
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class LokiTwin:
         self._thread.start()
 
     def stop(self) -> None:
-        """Refuse connections and cut the open ones; the lines stay."""
+        """Refuse connections and close the open ones; the lines are kept."""
         if self._server is None or self._thread is None:
             return
         self._server.shutdown()
@@ -82,7 +82,7 @@ class LokiTwin:
         return self._core.lines(job_id, tenant)
 
     def stats(self) -> dict[str, Any]:
-        """Return what has passed through, in numbers."""
+        """Return counts of connections, requests, pushes, queries, lines and statuses."""
         return self._core.stats()
 
 

@@ -1,4 +1,4 @@
-"""What outlives the stops and starts of a twin's server, and how other processes look into it."""
+"""The state of a twin that survives stops and starts of its server, and its control by other processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import msgspec
 from tests.twins.loki_faults import Fault, Faults
 from tests.twins.loki_store import Line, Store
 
-NO_TENANT = "fake"  # what Loki calls the tenant of requests without X-Scope-OrgID
+NO_TENANT = "fake"  # Loki's name of the tenant of requests without X-Scope-OrgID
 
 _decode_faults = msgspec.json.Decoder(list[Fault]).decode
 
 
 class Core:
-    """A twin's lines, its faults to come and its counts."""
+    """A twin's lines, its queued faults and its counts."""
 
     def __init__(self, store: Store, auth: tuple[str, str] | None) -> None:
         self.store = store
@@ -31,7 +31,7 @@ class Core:
         self.statuses: Counter[int] = Counter()
 
     def stats(self) -> dict[str, Any]:
-        """Return what has passed through the twin, in numbers."""
+        """Return counts of connections, requests, pushes, queries, lines and statuses."""
         with self.lock, self.store.lock:
             return {
                 "connections": self.requests["connections"],
@@ -55,7 +55,7 @@ class Core:
 
 
 def control(core: Core, command: str, path: str, arguments: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-    """Serve the paths under /twin/, which no fault touches."""
+    """Serve the paths under /twin/, which faults do not affect."""
     match command, path:
         case "POST", "/twin/faults":
             text = body if body.lstrip().startswith(b"[") else b"[" + body + b"]"

@@ -1,4 +1,4 @@
-"""Faults that a twin plays before it answers, in the order in which a test queued them."""
+"""Faults that a twin applies to requests, in the order in which a test queued them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Fault:
     """One way to fail, for a number of requests.
 
     `status`: answer this and store nothing. `slow`: wait, then answer well. `cut`: close the connection and store
-    nothing. `lost_answer`: store, wait, then close the connection without an answer. `hang`: store nothing and say
-    nothing until the twin stops, or for `delay_s` where it is given.
+    nothing. `lost_answer`: store, wait, then close the connection without an answer. `hang`: store nothing and do
+    not answer until the twin stops, or for `delay_s` where it is given.
     """
 
     kind: Literal["status", "slow", "cut", "lost_answer", "hang"] = "status"
@@ -35,18 +35,18 @@ class Fault:
 
     @property
     def text(self) -> str:
-        """Return the body of the answer, in Loki's words where Loki has some for the status."""
+        """Return the body of the answer, with Loki's own text for the status if there is one."""
         return (
             self.body if self.body is not None else TEXTS.get(self.status, f"told to answer {self.status}") + "\n"
         )
 
     def concerns(self, operation: str) -> bool:
-        """Tell whether the fault is for this kind of request."""
+        """Return whether the fault is for this kind of request."""
         return self.on in {"any", operation}
 
 
 class Faults:
-    """A queue of faults, safe to fill while requests come."""
+    """A queue of faults; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,12 +65,12 @@ class Faults:
             self._waiting.extend(fault for fault in faults if fault.times)
 
     def clear(self) -> None:
-        """Forget all that have not been played."""
+        """Remove all faults that have not been applied."""
         with self._lock:
             self._waiting.clear()
 
     def take(self, operation: str) -> Fault | None:
-        """Return the fault that the next request of this kind meets."""
+        """Return the fault for the next request of this kind, None if there is none."""
         with self._lock:
             for number, fault in enumerate(self._waiting):
                 if fault.concerns(operation):

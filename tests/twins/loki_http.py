@@ -1,4 +1,4 @@
-"""Loki's HTTP face of a twin: push, query_range, labels, ready, and controls under /twin/."""
+"""The HTTP interface of a twin of Loki: push, query_range, labels, ready, and controls under /twin/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPERATIONS = {"/loki/api/v1/push": "push", "/loki/api/v1/query_range": "query"}
 
 
 class Server(ThreadingMixIn, TCPServer):
-    """The listening side of a twin, which knows its open connections so that a stop can cut them."""
+    """The HTTP server of a twin; it keeps its open connections, so that a stop can close them."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -42,25 +42,25 @@ class Server(ThreadingMixIn, TCPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Remember a connection, then serve it in a thread of its own."""
+        """Record a connection, then serve it in a thread of its own."""
         with self.core.lock:
             self._open.add(request)
             self.core.requests["connections"] += 1
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection and close it."""
+        """Remove a connection from the record, and close it."""
         with self.core.lock:
             self._open.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away in the middle; shout about the rest."""
+        """Ignore connections that clients closed early; report any other error."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def cut_connections(self) -> None:
-        """Close all connections under whoever holds them."""
+        """Close all open connections."""
         self.stopped.set()
         with self.core.lock:
             for connection in self._open:
@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        """Serve the reading paths."""
+        """Serve a query or a control."""
         self._serve(b"")
 
     def do_POST(self) -> None:
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         self._serve(b"")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
-        """Keep quiet."""
+        """Log nothing."""
 
     def _serve(self, body: bytes) -> None:
         path = urlsplit(self.path).path
@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(*self._respond(path, body))
 
     def _play(self, fault: Fault, path: str, body: bytes) -> bool:
-        """Fail as told; tell whether that was all there is to do."""
+        """Do as the fault states; return whether the request needs no other answer."""
         if fault.kind == "lost_answer":
             self._respond(path, body)
         if fault.kind == "hang":
@@ -221,7 +221,7 @@ ROUTES: dict[tuple[str, str], Callable[[Handler, bytes], tuple[int, bytes]]] = {
 
 
 def cut(connection: socket.socket) -> None:
-    """Close a connection, whatever its other end is doing."""
+    """Close a connection in both directions, ignoring an error."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 

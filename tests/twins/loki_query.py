@@ -30,7 +30,7 @@ NO_MATCHER = (
 
 BATCH_LINES = 128
 SEARCH = re.compile(r"\.\*(\w+)")
-"""A filter that Loki takes for a search: of labels behind the selector it anchors no other."""
+"""A label filter that Loki evaluates as a substring search: unlike other filters it is not anchored."""
 
 
 class BadQueryError(Exception):
@@ -38,7 +38,7 @@ class BadQueryError(Exception):
 
 
 class TooMuchError(Exception):
-    """A query of which Loki's ingester cannot send the lines at once: a 500."""
+    """A query whose lines exceed one answer of Loki's ingester: a 500."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Matcher:
     value: str
 
     def matches(self, labels: Labels) -> bool:
-        """Tell whether labels meet the condition; an absent label counts as an empty one."""
+        """Return whether labels meet the condition; an absent label counts as an empty one."""
         found = labels.get(self.name, "")
         is_equal = bool(re.fullmatch(self.value, found)) if "~" in self.operator else found == self.value
         return is_equal != self.operator.startswith("!")
@@ -61,7 +61,7 @@ class Filter(Matcher):
     """One condition behind the selector, on labels and structured metadata."""
 
     def matches(self, labels: Labels) -> bool:
-        """Tell whether labels meet the condition, as Loki makes it cheaper: `.*7` is there where a 7 is."""
+        """Return whether labels meet the condition, as Loki makes it cheaper: `.*7` is there where a 7 is."""
         if "~" in self.operator and (searched := SEARCH.fullmatch(self.value)):
             return (searched[1] in labels.get(self.name, "")) != self.operator.startswith("!")
         return super().matches(labels)
@@ -78,11 +78,11 @@ class RangeQuery:
     limit: int
     is_forward: bool
     unwritten_from_ns: int
-    """Where what is not yet written to the store begins to be looked at."""
+    """The time from which lines not yet written to the store are searched."""
 
 
 def parse_query(arguments: Mapping[str, str], now_ns: int, limits: Limits) -> RangeQuery:
-    """Read a query's arguments; raises BadQueryError in Loki's words."""
+    """Read a query's arguments; raises BadQueryError with Loki's text."""
     end_ns = _time(arguments.get("end"), now_ns)
     start_ns = _time(arguments.get("start"), min(end_ns, now_ns) - HOUR_NS)
     _check_range(start_ns, end_ns, limits)

@@ -1,4 +1,4 @@
-"""What Loki refuses, in Loki's words: its documented limits (limits_config) and the texts of 3.7."""
+"""The refusals of Loki 3.7, with its texts and its documented limits (limits_config)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Limits:
 
 
 def config(limits: Limits) -> str:
-    """Write what `/config` shows of them, as YAML."""
+    """Return the limits as `/config` shows them, in YAML."""
     minutes, seconds = divmod(limits.unwritten_seen_ns // SECOND_NS, 60)
     return (
         f"ingester:\n  query_store_max_look_back_period: {minutes // 60}h{minutes % 60}m{seconds}s\n"
@@ -86,7 +86,7 @@ def stream_labels(labels: Labels, limits: Limits) -> dict[str, str]:
 
 
 def labels_refusal(labels: Labels, limits: Limits) -> str | None:
-    """Say why a stream is refused for its labels."""
+    """Return the reason for which a stream is refused for its labels, None if it is accepted."""
     if not labels:
         return "error at least one label pair is required per stream"
     stream, count = label_text(labels), len(labels) - (SERVICE_NAME in labels)
@@ -101,7 +101,7 @@ def labels_refusal(labels: Labels, limits: Limits) -> str | None:
 
 
 def entry_refusal(ts_ns: int, line: str, stream: str, now_ns: int, limits: Limits) -> str | None:
-    """Say why the distributor refuses an entry for its time or length."""
+    """Return the reason for which the distributor refuses an entry for its time or length, None if accepted."""
     if ts_ns < now_ns - limits.max_age_ns:
         oldest = rfc3339(now_ns - limits.max_age_ns)
         return (
@@ -119,7 +119,7 @@ def entry_refusal(ts_ns: int, line: str, stream: str, now_ns: int, limits: Limit
 
 
 def metadata_refusal(metadata: Labels, stream: str, limits: Limits) -> str | None:
-    """Say why the distributor refuses an entry for its structured metadata."""
+    """Return the reason for which the distributor refuses structured metadata, None if it is accepted."""
     if not metadata:
         return None
     total = metadata_bytes(metadata)

@@ -1,4 +1,4 @@
-"""What a twin of Loki keeps: the streams of its tenants, and how a push becomes lines and an answer."""
+"""The storage of a twin of Loki: the streams of its tenants, and how a push becomes lines and an answer."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _decode_push = msgspec.json.Decoder(Push).decode
 
 @dataclass
 class Counts:
-    """What has passed through a twin; `lines` came, of which `stored`, `duplicates` and `refused`."""
+    """Counts of a twin: `lines` came, of which `stored`, `duplicates` and `refused`."""
 
     lines: int = 0
     stored: int = 0
@@ -92,13 +92,13 @@ class Stream:
     is_sorted: bool = True
 
     def hidden(self, before_ns: int) -> set[int]:
-        """Return the identities of lines that are not written to the store, and too old to be looked for here."""
+        """Return the identities of lines that are not flushed, and older than queries look for in ingesters."""
         if self.unwritten_from_ns >= before_ns:
             return set()
         return {id(entry) for entry in self.unwritten if entry.ts_ns < before_ns}
 
     def write_down(self) -> None:
-        """Write the open chunk to the store."""
+        """Flush the open chunk to the store."""
         self.unwritten.clear()
         self.unwritten_from_ns = FAR_NS
 
@@ -123,7 +123,7 @@ class Stream:
                 del entries[ts_ns]
 
     def add(self, entry: Entry, *, metadata_counts: bool) -> bool:
-        """Store a line; tell whether it is a new one."""
+        """Store a line; return whether it is a new one."""
         first = self.firsts.setdefault(entry.ts_ns, entry)
         if first is not entry:
             equal = self.others.setdefault(entry.ts_ns, {first.line: [first]}).setdefault(entry.line, [])
@@ -168,7 +168,7 @@ class Store:
                     stream.write_down()
 
     def push(self, tenant: str, body: bytes) -> Answer:
-        """Store what Loki would store of a push, and answer as it would."""
+        """Store the lines of a push that Loki would accept, and return its answer."""
         try:
             push = _decode_push(body)
         except msgspec.DecodeError as error:

@@ -1,4 +1,4 @@
-"""Which folder may import which: the direction of the data, held by reading the imports."""
+"""The allowed imports between folders, checked by reading the source."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MAY_IMPORT = {
     PUBLIC: {PUBLIC, "ingest", "schemas"},
 }
 CELERY_SHELL = {"app", "beat", "broker_transport", "order_sender", "tasks", "watchdog", "schedule", "__main__"}
-"""The modules of `workers` that may know Celery; the watchdog is a step of its worker."""
+"""The modules of `workers` that may import Celery; the watchdog is a step of its worker."""
 
 CARRIER = ROOT / "ingest" / "hooks" / "carrier"
-"""Modules that a training's Python imports under another name: they import one another relatively."""
+"""Modules that a training's Python imports under another name, with relative imports between them."""
 MODULES = [
     path
     for folder in (*FOLDERS, PUBLIC)
@@ -62,8 +62,8 @@ def _from_its_folder(name: str) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_folders_import_only_what_lies_before_them(path: Path) -> None:
-    """`schemas` imports nobody; `stores` and `ingest` only `schemas`; `workers` and `gateway` also `stores`."""
+def test_folders_import_only_their_predecessors(path: Path) -> None:
+    """`schemas` imports nothing, `stores` and `ingest` only `schemas`, `workers` and `gateway` also `stores`."""
     folder = path.relative_to(ROOT).parts[0]
     if path == ROOT / "trainwire" / "__main__.py":
         folder = "cli"  # `python -m trainwire` is the command line
@@ -80,7 +80,7 @@ def test_only_the_shell_knows_celery(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CARRIER.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_carrier_imports_the_standard_library_alone(path: Path) -> None:
-    """The training's Python may be another one, without any package of trainwire's."""
+    """The hooks run in the training's Python, which may have no package of trainwire's."""
     nodes = ast.walk(ast.parse(path.read_text()))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     nodes = ast.walk(ast.parse(path.read_text()))
@@ -89,7 +89,7 @@ def test_the_carrier_imports_the_standard_library_alone(path: Path) -> None:
 
 
 def test_neither_modules_nor_rooms_import_each_other() -> None:
-    """Imports form no circle: not between modules, and not between the sub-folders of a folder."""
+    """There are no import cycles between modules, or between the sub-folders of a folder."""
     names = {_module_of(path) for path in MODULES}
     modules = {
         _module_of(path): {_module_imported(name, names) for name in imported(path, typing=False)} - {None}
@@ -114,7 +114,7 @@ def _module_imported(name: str, modules: set[str]) -> str | None:
 
 
 def _room_of(module: str) -> str:
-    """Return the sub-folder of a module; a module outside of any is a room of its own."""
+    """Return the sub-folder of a module, or the module itself if it is in none."""
     return ".".join(module.split(".")[:2])
 
 

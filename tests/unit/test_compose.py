@@ -1,4 +1,4 @@
-"""compose.yaml, the image and the settings hold together: nothing is given that nobody reads, nothing is open."""
+"""compose.yaml, the image and the settings fit together: no unread variable, no open port or privilege."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ONE_SHOTS: Final = {"migrate", "bucket"}
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_variable_is_read_by_somebody(name: str) -> None:
-    """A variable that no settings class knows would be a setting that does nothing."""
+def test_every_variable_is_read_by_a_settings_class(name: str) -> None:
+    """compose.yaml sets only variables that a settings class reads."""
     assert set(OURS[name]["environment"]) <= READ_BY_US
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_streams_may_be_elsewhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What .env says of STREAMS_URL reaches each of our services; where it says nothing, that is unset for all."""
+    """STREAMS_URL of .env reaches each of our services; if it is empty there, it is unset for all."""
     assert OURS[name]["environment"]["STREAMS_URL"] == "${STREAMS_URL:-}"
     monkeypatch.setenv("STREAMS_URL", "")
     workers, gateway = load_settings(**SERVERS), load_gateway_settings(**SERVERS)
@@ -72,19 +72,19 @@ def test_every_queue_has_a_worker() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_open_on_loopback_only(name: str) -> None:
-    """What is published to a network is the operator's decision, not ours."""
+    """The operator decides to publish a port to a network; compose.yaml does not."""
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
 
 @pytest.mark.parametrize("name", set(SERVICES) - set(OURS))
 def test_versions_of_others_are_pinned(name: str) -> None:
-    """An image of a moving tag is another program next week."""
+    """Images of other projects have a fixed version."""
     assert re.search(r":v?\d+\.\d+", SERVICES[name]["image"])
 
 
 @pytest.mark.parametrize("name", set(SERVICES) - ONE_SHOTS)
-def test_whatever_goes_on_says_when_it_is_ready(name: str) -> None:
-    """Without a health check `--wait` would mean started, not ready."""
+def test_every_long_running_service_has_a_health_check(name: str) -> None:
+    """`docker compose up --wait` needs a health check of every service to wait until it is ready."""
     assert SERVICES[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert SERVICES[name]["restart"] == "unless-stopped"
 
@@ -100,7 +100,7 @@ def test_health_is_asked_at_the_port_that_is_listened_to(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_containers_can_do_little(name: str) -> None:
-    """Read-only root, no capabilities, no new privileges, an init that reaps, and nobody's root."""
+    """Read-only root, no capabilities, no new privileges, an init that reaps, and not the user root."""
     service = OURS[name]
     assert service["read_only"] is True
     assert service["init"] is True
@@ -119,7 +119,7 @@ def test_volumes_and_files_exist() -> None:
 
 
 def test_passwords_are_made_and_never_given(tmp_path: Path) -> None:
-    """make-env.sh makes every password that compose.yaml asks for, anew each time, readable to nobody else."""
+    """make-env.sh makes every password that compose.yaml asks for, anew each time, readable by its owner only."""
     asked_for = re.findall(r"\$\{(\w+):\?run deploy/make-env.sh first\}", (ROOT / "compose.yaml").read_text())
     wanted = {*asked_for, "REDIS_TRAINER_PASSWORD"}  # which is for trainers
     first, second = made_env(tmp_path / "a"), made_env(tmp_path / "b")
@@ -133,7 +133,7 @@ def test_passwords_are_made_and_never_given(tmp_path: Path) -> None:
 
 
 def test_passwords_are_not_made_twice(tmp_path: Path) -> None:
-    """A second run would lock everybody out of the volumes: it is refused, and says why."""
+    """A second run, whose passwords would not fit the volumes, is refused with the reason."""
     made_env(tmp_path)
     before = (tmp_path / ".env").read_text()
     again = subprocess.run(
@@ -145,7 +145,7 @@ def test_passwords_are_not_made_twice(tmp_path: Path) -> None:
 
 
 def test_the_image_has_all_that_is_installed() -> None:
-    """.dockerignore lets through what the wheel packs and what it is built with, and nothing else."""
+    """.dockerignore lets through the files that the wheel packs and its build needs, and nothing else."""
     packed = {"trainwire", *(path.name for path in (ROOT / "trainwire").iterdir() if path.is_symlink())}
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     let_through = {line[1:] for line in ignored if line.startswith("!")}
@@ -153,7 +153,7 @@ def test_the_image_has_all_that_is_installed() -> None:
     assert let_through == packed | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
 
 
-def test_loki_takes_what_the_deliveries_are_written_for() -> None:
+def test_loki_has_the_limits_of_the_deliveries() -> None:
     """The limits of deploy/loki.yaml are those that deliveries keep, and the twin of the tests."""
     limits = yaml.safe_load((ROOT / "deploy" / "loki.yaml").read_text())["limits_config"]
     twin = Limits()
@@ -163,7 +163,7 @@ def test_loki_takes_what_the_deliveries_are_written_for() -> None:
 
 
 def made_env(folder: Path) -> dict[str, str]:
-    """Run make-env.sh in a copy of what it needs; return what it wrote."""
+    """Run make-env.sh in a folder with copies of its files; return the variables that it wrote."""
     (folder / "deploy").mkdir(parents=True)
     for name in ("make-env.sh", "users.acl.template"):
         shutil.copy(ROOT / "deploy" / name, folder / "deploy")

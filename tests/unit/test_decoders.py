@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "stores", "ingest", "workers", "gateway", "cli", "stack", "trainwire", "tests/twins")
 MODULES = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 PLAIN = {"dict", "list", "str", "int", "float", "bytes", "bool", "Any"}
-"""What has no fields to be looked up."""
+"""The types without fields to be looked up."""
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
@@ -26,7 +26,7 @@ def test_no_type_is_first_looked_up_by_a_thread(module: Path) -> None:
 
 
 def test_such_a_call_is_found() -> None:
-    """The test above looks for the right thing."""
+    """The check above finds a call of `decode` with a type."""
     assert list(typed_decodes("msgspec.json.decode(raw, type=list[Fault])")) == ["list[Fault]"]
     assert list(typed_decodes("msgspec.json.decode(raw, type=dict[str, Any])")) == []
 

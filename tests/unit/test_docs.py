@@ -1,4 +1,4 @@
-"""The documents: what they name exists."""
+"""Tests of the documents: the tests, files and commands that they name exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TESTS = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_named_tests_exist(document: Path) -> None:
-    """A document that calls a test as its witness names one that is there."""
+    """Every test and test file that a document names exists."""
     for name in re.findall(r"`(test_\w+)`", document.read_text()):
         assert f"def {name}(" in TESTS, name
     for path in re.findall(r"`(tests/[\w/.]+)`", document.read_text()):
@@ -50,8 +50,8 @@ def test_every_make_target_of_the_documents_exists() -> None:
         assert set(re.findall(r"(?:`|^)make ([a-z]+)", document.read_text(), flags=re.MULTILINE)) <= targets
 
 
-def test_the_page_of_commands_is_what_help_prints() -> None:
-    """docs/cli.md is what `python docs/site/cli.py` writes."""
+def test_the_page_of_commands_is_the_output_of_help() -> None:
+    """docs/cli.md equals the output of `python docs/site/cli.py`."""
     page = runpy.run_path(str(ROOT / "docs" / "site" / "cli.py"))["page"]
     assert (ROOT / "docs" / "cli.md").read_text() == page()
 

@@ -1,4 +1,4 @@
-"""docs/ends.md has the table that the system tests try."""
+"""docs/ends.md has the table of the system tests."""
 
 from __future__ import annotations
 

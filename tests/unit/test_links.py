@@ -1,4 +1,4 @@
-"""Every link of every Markdown file leads to a file, and to a heading where it names one."""
+"""Every link of every Markdown file leads to an existing file and heading."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
-    """A missing file or heading and a file outside are broken; code, addresses and what is there are not."""
+    """A missing file or heading and a file outside are broken links; code, URLs and existing targets are not."""
     text = '[a](no.md) [b](README.md#no) [c](#no) ![d](docs/no.svg)\n\n[e]: no.txt\n\n<img src="no.png">\n'
     fine = "[a](README.md#try-it) `[b](no.md)` <!-- --> [c](http://no.example)\n\n```\n[d](no.md)\n```\n"
     readme = ROOT / "README.md"

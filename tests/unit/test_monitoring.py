@@ -1,4 +1,4 @@
-"""Alerts, dashboard, runbook and the list of metrics: what one names the others have."""
+"""Alerts, dashboard, runbook and the list of metrics name the same metrics and alerts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RULES: list[dict[str, Any]] = [
 ]
 DASHBOARD = json.loads((ROOT / "deploy/grafana/trainwire.json").read_text())
 RUNBOOK = '{{ or $externalLabels.trainwire_runbook "docs/runbook.md" }}'
-"""Prometheus puts in the external label, and without one the path in the repository."""
+"""Prometheus inserts the external label, or without one the path in the repository."""
 HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")
 SERIES = {metric.name for metric in METRICS if metric.kind != "histogram"} | {
     metric.name + part for metric in METRICS if metric.kind == "histogram" for part in HISTOGRAM_PARTS
@@ -36,13 +36,13 @@ def expressions() -> list[str]:
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
-    """Alerts and panels name metrics of the list, and no others."""
+    """Alerts and panels use only metrics of the list."""
     named = {name for expression in expressions() for name in re.findall(r"\btrainwire_\w+", expression)}
     assert named <= SERIES
 
 
 def test_every_label_that_is_asked_for_exists() -> None:
-    """They group by labels that some metric has."""
+    """Alerts and panels group by labels that a metric has."""
     groups = [name for each in expressions() for name in re.findall(r"(?:by|on) ?\(([^)]*)\)", each)]
     shown = re.findall(r"{{ ?\$?(?:labels\.)?(\w+) ?}}", json.dumps(DASHBOARD) + json.dumps(RULES))
     asked = {name.strip() for group in groups for name in group.split(",") if name.strip()} | set(shown)
@@ -50,7 +50,7 @@ def test_every_label_that_is_asked_for_exists() -> None:
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
-    """Whatever is measured can be seen."""
+    """Every metric of the list is in a query of a dashboard panel."""
     seen = " ".join(target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
     assert not [metric.name for metric in METRICS if metric.name not in seen]
 
@@ -66,7 +66,7 @@ def test_every_alert_leads_to_its_heading() -> None:
 
 
 def test_the_document_has_every_metric() -> None:
-    """docs/metrics.md lists each metric with its labels and what it says, as the list has it."""
+    """docs/metrics.md lists each metric with its labels and its help text."""
     rows = re.findall(
         r"^\| `(\w+)(?:\{([\w, ]+)\})?` \| (.+) \|$", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""All of trainwire is imported as `trainwire.…`: a module loaded by two names would exist twice."""
+"""All of trainwire is imported as `trainwire.…`: a module imported by two names would exist twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_package_has_a_link_to_each_folder() -> None:
 
 
 def old_imports(source: str) -> Iterator[str]:
-    """Yield what a module imports by an old name."""
+    """Yield the names that a module imports from our packages without the prefix `trainwire`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -56,7 +56,7 @@ def test_no_module_uses_an_old_name(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_text_shows_an_old_name(path: Path) -> None:
-    """What users copy from a document or a deployment file runs."""
+    """Commands in documents and deployment files use the names under `trainwire`, so that copies of them run."""
     assert OLD_NAME.findall(path.read_text()) == []
 
 
@@ -64,5 +64,5 @@ def test_no_text_shows_an_old_name(path: Path) -> None:
     "old", ["from ingest import Run", "import workers.app", '[executable, "-m", "workers"]', "python, -m, gateway"]
 )
 def test_old_names_are_found(old: str) -> None:
-    """The tests above look for the right thing."""
+    """The pattern of the tests above finds old names."""
     assert OLD_NAME.search(old)

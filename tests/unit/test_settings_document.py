@@ -1,4 +1,4 @@
-"""docs/settings.md says the defaults that the settings have."""
+"""docs/settings.md states the defaults of the settings classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOME = Path("~").expanduser()
 
 
 def _defaults(section: str) -> dict[str, str]:
-    """Return what a section's table says of each variable: its default, empty for none."""
+    """Return the default of each variable in the table of a section, empty for none."""
     (text,) = re.findall(rf"^## {section}.*?\n(.*?)(?=^## |\Z)", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| (`[A-Z].*?) \| (.*?) ?\| ", text, flags=re.MULTILINE)
     return {name: default.strip("`") for names, default in rows for name in re.findall(r"`(\w+)`", names)}

@@ -1,4 +1,4 @@
-"""The registry of sinks: what is true of one sink stands in its folder and in one line."""
+"""Each sink has a folder of its own and one line in the registry of sinks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ FOLDER: Final = ROOT / "workers" / "sinks"
 
 @pytest.mark.parametrize("name", SINKS)
 def test_every_sink_has_a_plugin(name: str) -> None:
-    """The entry of a sink leads to its code, which uses the name of the entry."""
+    """The entry of a sink leads to its plugin, which has the same name."""
     assert plugin(name) is plugin(name)
     assert f'"{name}"' in "".join(path.read_text() for path in (FOLDER / name).glob("*.py"))
 
 
 def test_every_folder_is_in_the_registry() -> None:
-    """No code of a sink stands where no worker would load it."""
+    """Every folder of a sink is in the registry, so that workers load it."""
     assert {path.parent.name for path in FOLDER.glob("*/plugin.py")} == set(SINKS)
 
 
 def test_no_two_sinks_share_a_queue_or_a_worker() -> None:
-    """A slow sink delays no other."""
+    """Sinks have separate queues and workers, so that a slow one does not delay others."""
     for first, second in combinations(SINKS.values(), 2):
         assert (first.queue, first.worker) != (second.queue, second.worker)
         assert first.queue != second.queue
@@ -39,8 +39,8 @@ def test_no_two_sinks_share_a_queue_or_a_worker() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER)))
-def test_a_sink_never_knows_another(path: Path) -> None:
-    """A module in the folder of a sink imports no other sink, and what they share imports none."""
+def test_a_sink_imports_no_other(path: Path) -> None:
+    """A module in the folder of a sink imports no other sink, and the shared modules import none."""
     own = path.relative_to(FOLDER).parts[0]
     imported = [
         node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
@@ -51,7 +51,7 @@ def test_a_sink_never_knows_another(path: Path) -> None:
 
 @pytest.mark.parametrize("name", SINKS)
 def test_no_condition_names_a_sink(name: str) -> None:
-    """No code compares with its name, but its folders and the modules that read from this store alone."""
+    """Only a sink's own folder and the modules that read from it compare with its name."""
     compared = re.compile(rf"[=!]= \"{name}\"|\bin \{{?\(?\"{name}\"")
     for folder in ("gateway", "stores", "cli", "stack", "trainwire", "workers"):
         for path in (ROOT / folder).rglob("*.py"):

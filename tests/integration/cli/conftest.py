@@ -43,7 +43,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch
 
 @pytest.fixture
 def trainwire(alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Trainwire:
-    """Give a function that runs one command, without any servers known."""
+    """Give a function that runs one command without any known servers."""
 
     def run(*arguments: str) -> Outcome:
         alone.setattr(sys, "argv", ["trainwire", *arguments])
@@ -58,7 +58,7 @@ def trainwire(alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def loki(alone: pytest.MonkeyPatch) -> Iterator[LokiTwin]:
-    """Give an empty Loki that the commands know."""
+    """Give an empty Loki that the commands use."""
     with LokiTwin() as twin:
         alone.setenv("LOKI_URL", twin.url)
         yield twin
@@ -73,7 +73,7 @@ def connected(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resour
 
 
 class Doctor:
-    """Runs the command; remembers its exit code."""
+    """Runs the command, and keeps its exit code."""
 
     def __init__(self, trainwire: Trainwire) -> None:
         self._trainwire = trainwire
@@ -91,7 +91,7 @@ class Doctor:
 
 @pytest.fixture
 def doctor(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources) -> Doctor:
-    """Give a look at the test servers, where workers have been and none is."""
+    """Give the doctor of the test servers, where workers have run and none is running."""
     resources.redis.set(SHARDS_KEY, DEFAULT_SHARDS)
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())

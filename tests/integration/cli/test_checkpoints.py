@@ -29,7 +29,7 @@ WEIGHTS = bytes(range(256)) * 10_000
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The person's current folder, empty."""
+    """The current folder, empty."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.chdir(home)
@@ -50,7 +50,7 @@ def record(resources: Resources, sender: Sender, bucket: Bucket) -> Record:
 
 
 def test_each_file_has_its_state(connected: Trainwire, record: Record, bucket: Bucket) -> None:
-    """Verified, missing, different, overwritten, not uploaded, only recorded: with the reason, if any."""
+    """Each file is verified, missing, different, overwritten, not uploaded or only recorded, with the reason."""
     missing = bucket.put("c/gone.pt")
     bucket.delete("c/gone.pt")
     record(
@@ -83,8 +83,8 @@ def test_each_file_has_its_state(connected: Trainwire, record: Record, bucket: B
     assert "verified" in with_best
 
 
-def test_status_says_what_is_wrong_with_checkpoints(connected: Trainwire, record: Record, bucket: Bucket) -> None:
-    """`status` counts missing, different and not uploaded files, and is silent when all are well."""
+def test_status_counts_damaged_checkpoints(connected: Trainwire, record: Record, bucket: Bucket) -> None:
+    """`status` counts missing, different and not uploaded files, and has no such line if there are none."""
     record(bucket.put("c/a.pt"))
     fine = connected("status", "42")
     assert (fine.err, json.loads(connected("status", "42", "--json").out)["checkpoint_problems"]) == ("", [])
@@ -103,7 +103,7 @@ def test_status_says_what_is_wrong_with_checkpoints(connected: Trainwire, record
 def test_a_lent_address_gives_the_file_until_it_expires(
     connected: Trainwire, record: Record, bucket: Bucket
 ) -> None:
-    """`--url` prints one line that anyone can download from, with the time that was asked for."""
+    """`--url` prints a signed URL that anyone can download from for the requested time."""
     record(bucket.put("c/best.pt", WEIGHTS) | {"kind": "best"})
     printed = connected("checkpoints", "42", "--url", "best", "--expires", "60").out.strip()
     assert "X-Amz-Expires=60&" in printed
@@ -117,7 +117,7 @@ def test_a_lent_address_gives_the_file_until_it_expires(
 def test_a_download_is_whole_and_in_place(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
-    """By `best`, `last` or number, under its own name, another, or into a folder; nothing else is left behind."""
+    """A file is found by `best`, `last` or number, saved to a chosen name or folder, without temporary files."""
     record(bucket.put("c/best.pt", WEIGHTS) | {"kind": "best"}, bucket.put("c/last.pt", b"last"))
     assert connected("checkpoints", "42", "--download", "best").out == "best.pt: downloaded, SHA-256 as recorded\n"
     connected("checkpoints", "42", "--download", "last", "--to", "mine.pt")
@@ -141,7 +141,7 @@ def test_a_download_replaces_nothing_unless_forced(
     assert (folder / "last.pt").read_bytes() == WEIGHTS
 
 
-def test_what_is_not_as_recorded_is_not_kept(
+def test_an_object_unlike_its_record_is_not_kept(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
     """An object that was replaced by one of the same size is refused, and the old file stays."""
@@ -154,10 +154,10 @@ def test_what_is_not_as_recorded_is_not_kept(
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("last.pt", "mine")]
 
 
-def test_what_nobody_recorded_is_said_to_be_unproven(
+def test_a_file_without_a_recorded_digest_is_unproven(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
-    """Without a SHA-256 the file comes with a warning; a size that was recorded still counts."""
+    """Without a SHA-256 the file is downloaded with a warning; a recorded size is still checked."""
     fields = bucket.put("c/last.pt", b"right")
     record({"uri": fields["uri"]})
     done = connected("checkpoints", "42", "--download", "last")
@@ -180,10 +180,10 @@ def test_what_nobody_recorded_is_said_to_be_unproven(
         ("newest", "'newest' is no checkpoint: use best, last, or a number of the list"),
     ],
 )
-def test_what_cannot_be_fetched_says_why(
+def test_a_failed_download_has_its_reason(
     connected: Trainwire, record: Record, bucket: Bucket, which: str, said: str
 ) -> None:
-    """Every way of not being there has its own sentence, and leaves nothing behind."""
+    """Each reason has an error of its own, and no file is left."""
     files = [bucket.put("c/last.pt", content) for content in (b"1", b"2")]
     record(*files, {"uri": "/out/x.pt", "upload_error": "disk full"}, {"uri": "out/y.pt"})
     bucket.delete("c/last.pt")
@@ -205,7 +205,7 @@ def test_without_credentials_the_variables_are_named(
     assert "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in refused.err
 
 
-def test_a_store_that_refuses_or_is_away_is_one_sentence(
+def test_a_store_that_refuses_or_is_down_is_one_sentence(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """403 and no answer at all end without a traceback and without a file."""
@@ -251,7 +251,7 @@ def test_a_connection_that_breaks_leaves_nothing(
 
 
 def test_a_folder_comes_as_a_whole(connected: Trainwire, record: Record, bucket: Bucket, folder: Path) -> None:
-    """All files of its manifest, verified each; `--force` replaces a folder that is there; it has no address."""
+    """All files of the manifest are downloaded and verified; `--force` replaces a folder; it has no signed URL."""
     files = {"rank0.bin": b"0", "deep/er/rank1.bin": WEIGHTS}
     record(bucket.put_folder("c/last/", **files))
     assert connected("checkpoints", "42", "--download", "last").code == 0
@@ -268,7 +268,7 @@ def test_a_folder_comes_as_a_whole(connected: Trainwire, record: Record, bucket:
 def test_a_folder_with_a_damaged_file_is_not_kept(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
-    """One file that is not as recorded is enough: no part of the folder is left."""
+    """If one file differs from its record, no part of the folder is left."""
     record(bucket.put_folder("c/last/", a=b"right", b=b"right"))
     bucket.put("c/last/b", b"wrong")
     refused = connected("checkpoints", "42", "--download", "last")
@@ -280,7 +280,7 @@ def test_a_folder_with_a_damaged_file_is_not_kept(
 def test_a_hostile_folder_writes_nothing(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path, path: str
 ) -> None:
-    """A manifest with a path that leads out of the folder is refused before anything is written."""
+    """A manifest with a path outside the folder is refused before anything is written."""
     manifest = encode_manifest([ManifestFile(path=path, size_bytes=1, sha256="0")])
     record(bucket.put("c/last/manifest.json", manifest) | {"uri": f"s3://{bucket.name}/c/last/"})
     refused = connected("checkpoints", "42", "--download", "1")
@@ -293,7 +293,7 @@ def test_a_hostile_folder_writes_nothing(
 def test_a_hostile_name_is_not_a_way_out(
     connected: Trainwire, record: Record, bucket: Bucket, folder: Path
 ) -> None:
-    """A key that ends with dots does not name the folder above, not even with --force."""
+    """A key that ends with dots does not write to the parent folder, not even with --force."""
     (folder / "work").mkdir()
     record({"uri": f"s3://{bucket.name}/c/.."})
     refused = connected("checkpoints", "42", "--download", "last", "--force")
@@ -301,8 +301,8 @@ def test_a_hostile_name_is_not_a_way_out(
     assert [path.name for path in folder.iterdir()] == ["work"]
 
 
-def test_a_disk_that_cannot_be_written_is_said(connected: Trainwire, record: Record, bucket: Bucket) -> None:
-    """A folder that is not there is named with the reason."""
+def test_a_folder_that_cannot_be_written_is_reported(connected: Trainwire, record: Record, bucket: Bucket) -> None:
+    """A missing target folder is named with the reason."""
     record(bucket.put("c/last.pt"))
     refused = connected("checkpoints", "42", "--download", "last", "--to", "nowhere/last.pt")
     assert refused.err == "trainwire: cannot write nowhere/last.pt: No such file or directory\n"
@@ -328,7 +328,7 @@ def test_a_job_without_checkpoints(connected: Trainwire, resources: Resources, s
     assert "no job 43" in connected("checkpoints", "43").err
 
 
-def test_retention_shows_what_it_would_delete(
+def test_retention_lists_surplus_checkpoints(
     *,
     connected: Trainwire,
     resources: Resources,

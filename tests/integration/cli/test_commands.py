@@ -1,4 +1,4 @@
-"""The commands that read, on rows written by hand: numbers without a name, and text that means harm."""
+"""The commands that read, on rows written by hand: values without a JSON form, and hostile text."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _add(engine: Engine, table: Any, *rows: dict[str, Any]) -> None:
 
 @pytest.fixture
 def job(engine: Engine) -> int:
-    """Store a finished job with two lines, two points and a checkpoint, all of them unpleasant."""
+    """Store a finished job with two lines, two points and a checkpoint, all with hostile values."""
     _add(
         engine,
         training_jobs,
@@ -149,7 +149,7 @@ def test_progress_is_short_and_no_lie(
     percent: float,
     shown: str,
 ) -> None:
-    """However large a share is, it has few digits; of no epochs there is no share."""
+    """A percentage has few digits; without a number of epochs there is none."""
     values = {"current_epoch": epoch, "total_epochs": total, "progress_percent": percent}
     with engine.begin() as connection:
         connection.execute(update(training_jobs).values(**values))
@@ -157,7 +157,7 @@ def test_progress_is_short_and_no_lie(
 
 
 def test_status_names_the_gaps(connected: Trainwire, engine: Engine, job: int) -> None:
-    """Missing numbers are in the line and in the document."""
+    """Missing numbers are in the completeness line and in the document."""
     with engine.begin() as connection:
         changed = update(source_positions).where(source_positions.c.kind == "logs")
         connection.execute(changed.values(last_seq=12, missing=[[7, 7], [9, 10]], produced=13))
@@ -170,14 +170,14 @@ def test_status_names_the_gaps(connected: Trainwire, engine: Engine, job: int) -
 
 @pytest.mark.usefixtures("job")
 def test_status_warns_of_a_stopped_drain(connected: Trainwire, client: redis.Redis) -> None:
-    """A stream whose drain refuses to go on is named with the reason."""
+    """A halted stream is named with the reason."""
     client.hset(routes.HALTED_KEY, "ingest:{2}:logs", "95 of 100 entries invalid")
     shown = connected("status", "42")
     assert "the drain of ingest:{2}:logs has stopped: 95 of 100 entries invalid" in shown.err
 
 
 @pytest.mark.usefixtures("job")
-def test_a_lost_job_says_since_when_and_why(connected: Trainwire, engine: Engine) -> None:
+def test_a_lost_job_shows_since_when_and_why(connected: Trainwire, engine: Engine) -> None:
     """`status` and `jobs` name the time, `status` the reason, which is data from a trainer's machine."""
     with engine.begin() as connection:
         lost = {"status": "lost", "quiet_since": AT, "status_reason": f"no heartbeat of {HOSTILE}"}
@@ -194,15 +194,15 @@ def test_a_lost_job_says_since_when_and_why(connected: Trainwire, engine: Engine
 
 @pytest.mark.usefixtures("job")
 def test_status_needs_no_redis(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """Rows in Postgres can be read while Redis does not answer."""
+    """`status` reads rows from Postgres while Redis does not answer."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     shown = connected("status", "42")
     assert shown.code == 0
     assert "complete: 6" in shown.out
 
 
-def test_an_unknown_job_is_said(connected: Trainwire) -> None:
-    """A job without any stored message is a sentence and exit code 1."""
+def test_an_unknown_job_is_reported(connected: Trainwire) -> None:
+    """A job without any stored message is one error and exit code 1."""
     for command in ("status", "logs", "metrics"):
         shown = connected(command, "7")
         assert (shown.code, shown.out) == (1, "")
@@ -211,7 +211,7 @@ def test_an_unknown_job_is_said(connected: Trainwire) -> None:
 
 @pytest.mark.usefixtures("job")
 def test_jobs_lists_and_filters(connected: Trainwire) -> None:
-    """`jobs` shows the newest jobs, by status where asked, as a table or as JSON."""
+    """`jobs` shows the newest jobs, filtered by status if requested, as a table or as JSON."""
     shown = connected("jobs").out
     assert SHOWN in shown
     assert "\x1b" not in shown
@@ -271,7 +271,7 @@ def test_logs_follow_until_all_has_arrived(connected: Trainwire, engine: Engine,
 
 
 @pytest.mark.parametrize("produced", [2, 2**63 - 1])
-def test_logs_follow_ends_without_what_never_comes(
+def test_logs_follow_ends_without_missing_messages(
     connected: Trainwire, alone: pytest.MonkeyPatch, engine: Engine, job: int, produced: int
 ) -> None:
     """`logs -f` of a finished job without new rows ends, and warns if messages are missing."""
@@ -286,7 +286,7 @@ def test_logs_follow_ends_without_what_never_comes(
 
 
 def test_a_folder_that_is_named_outranks_the_environment(connected: Trainwire, tmp_path: Path) -> None:
-    """--data-dir of no stack is an error, not the servers of DATABASE_URL and REDIS_URL."""
+    """--data-dir without a stack is an error; DATABASE_URL and REDIS_URL are not used instead."""
     shown = connected("jobs", "--data-dir", str(tmp_path))
     assert (shown.code, shown.out) == (1, "")
     assert shown.err.startswith(f"trainwire: no trainwire is running in {tmp_path}")

@@ -1,4 +1,4 @@
-"""`trainwire dead-letters` on an entry that means harm."""
+"""`trainwire dead-letters` on a hostile entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = "[red]x[/red] end"
 
 @pytest.fixture
 def letter(engine: Engine) -> int:
-    """Store one dead letter whose raw bytes and words mean harm."""
+    """Store one dead letter whose bytes and texts are hostile."""
     fields = {b"v": b"1", b"job": b"42", b"attempt": b"1", b"source": b"s", b"seq": b"3", b"enc": b"json"}
     raw = msgspec.msgpack.encode(fields | {b"body": json.dumps({"lines": HOSTILE, "n": 2}).encode()})
     letter = {
@@ -55,7 +55,7 @@ def test_dead_letters_are_listed_and_shown(connected: Trainwire) -> None:
 
 @pytest.mark.usefixtures("letter")
 def test_dead_letters_are_replayed(connected: Trainwire, client: redis.Redis) -> None:
-    """`replay` puts the entry back into its stream as it came."""
+    """`replay` appends the unchanged entry to its stream."""
     assert connected("dead-letters", "replay", "1").out == "sent again 1\n"
     entries: Any = client.xrange("ingest:{2}:logs")
     assert [fields[b"seq"] for _id, fields in entries] == [b"3"]
@@ -76,7 +76,7 @@ def test_dead_letters_are_discarded(connected: Trainwire) -> None:
 def test_a_row_that_a_sink_refused_is_not_put_into_a_stream(
     connected: Trainwire, client: redis.Redis, engine: Engine, letter: int
 ) -> None:
-    """`replay` names the command to use for it, and deletes nothing; with `--all` the others go."""
+    """`replay` names the command to use for it and keeps it; `--all` replays the others."""
     refused = {"stream": "sink:loki", "entry_id": "42-7", "kind": "logs", "job_id": 42, "seq": 7, "raw": b"x"}
     with engine.begin() as connection:
         words = {"reason": "too-old", "detail": "", "raw_sha256": b"x"}

@@ -1,4 +1,4 @@
-"""`trainwire delete`: a dry run first, a question, the outcome of each store, and the exit code."""
+"""`trainwire delete`: a dry run, a confirmation, the result of each store, and the exit code."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def job(resources: Resources, sender: Sender, alone: pytest.MonkeyPatch) -> int:
     return 1
 
 
-def test_a_dry_run_shows_what_there_is(connected: Trainwire, resources: Resources, job: int) -> None:
-    """Rows by table and nothing else; nothing is deleted, and no control character reaches the terminal."""
+def test_a_dry_run_shows_the_rows(connected: Trainwire, resources: Resources, job: int) -> None:
+    """It shows rows by table and deletes nothing; no control character reaches the terminal."""
     shown = connected("delete", str(job), "--dry-run")
     assert shown.code == 0
     assert "3 training_logs" in shown.out
@@ -57,7 +57,7 @@ def test_each_sink_can_keep_its_copies(connected: Trainwire, sink: str) -> None:
 
 
 def test_without_a_terminal_it_must_be_confirmed(connected: Trainwire, resources: Resources, job: int) -> None:
-    """A script that forgot --yes deletes nothing."""
+    """Without a terminal and without --yes nothing is deleted."""
     done = connected("delete", str(job))
     assert (done.code, "confirm the deletion of job 1 with --yes" in done.err) == (1, True)
     assert rows(resources.engine, training_jobs, "id", order=["id"]) == [1]
@@ -82,7 +82,7 @@ def test_it_asks(
 
 
 def test_a_job_is_deleted_and_known_as_deleted(connected: Trainwire, resources: Resources, job: int) -> None:
-    """The outcome of each store is shown; `status` shows the deletion; a repetition changes nothing."""
+    """The result of each store is shown; `status` shows the deletion; a repetition changes nothing."""
     done = connected("delete", str(job), "--yes", "--reason", "personal data")
     assert (done.code, done.out.splitlines()[0]) == (0, "job 1 is deleted")
     assert "rows in Postgres: done" in done.out
@@ -97,13 +97,13 @@ def test_a_job_is_deleted_and_known_as_deleted(connected: Trainwire, resources: 
 
 
 def test_an_unknown_job_is_named(connected: Trainwire) -> None:
-    """Nothing is asked, and no number is blocked."""
+    """An unknown job is an error without a confirmation, and its number is not blocked."""
     done = connected("delete", "7", "--yes")
     assert (done.code, "no job 7 in the database" in done.err) == (1, True)
 
 
 def test_a_running_job_takes_force(connected: Trainwire, resources: Resources, job: int) -> None:
-    """The refusal names the option."""
+    """The deletion of a running job is refused, and the error names --force."""
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET status = 'running'"))
     refused = connected("delete", str(job), "--yes")
@@ -128,7 +128,7 @@ def test_a_number_is_freed_on_request(
 
 
 @pytest.mark.usefixtures("job")
-def test_what_is_left_is_said(
+def test_an_incomplete_deletion_is_reported(
     connected: Trainwire, resources: Resources, sender: Sender, bucket: Bucket, alone: pytest.MonkeyPatch
 ) -> None:
     """With a store that does not answer the exit code is 1; a repetition completes the deletion."""
@@ -150,7 +150,7 @@ def test_what_is_left_is_said(
     assert not bucket.has("checkpoints/1/1/a.pt")
 
 
-def test_a_loki_without_a_delete_api_is_said(
+def test_a_loki_without_a_delete_api_is_reported(
     connected: Trainwire, resources: Resources, job: int, alone: pytest.MonkeyPatch, loki: LokiTwin
 ) -> None:
     """The reason and the necessary configuration are shown."""

@@ -65,7 +65,7 @@ def _down(engine: Engine) -> None:
 
 @pytest.mark.usefixtures("jobs")
 def test_lag_is_shown_per_job(connected: Trainwire) -> None:
-    """Jobs that are behind come first, the longest waiting before the others; the rest is one line."""
+    """Jobs that are behind come first, the longest waiting before the others; the rest is summarized in a line."""
     shown = connected("deliveries")
     head, columns, second, third, total = shown.out.splitlines()
     assert (shown.code, head) == (0, "loki: answers")
@@ -113,7 +113,7 @@ def test_without_an_outage_there_is_nothing_to_retry(connected: Trainwire, engin
 
 
 def test_a_job_that_waits_alone_is_shown_and_tried_again(connected: Trainwire, jobs: Engine) -> None:
-    """The commands show why and until when a job waits, all rows delivered or not; `retry` ends that."""
+    """The commands show the reason and the next attempt of a delayed job; `retry` makes it due."""
     later = datetime.now(UTC) + timedelta(days=2)
     with jobs.begin() as connection:
         wait = text("UPDATE delivery_cursors SET attempts = 7, last_error = 'no', next_attempt_at = :later")
@@ -147,7 +147,7 @@ def test_status_has_a_line_for_each_sink(connected: Trainwire, jobs: Engine) -> 
 
 @pytest.mark.usefixtures("jobs")
 def test_replay_moves_the_cursor_back(connected: Trainwire, jobs: Engine) -> None:
-    """The rows go again, the refused among them, whose letters end; a second time there is nothing to do."""
+    """Rows are delivered again, also refused ones, whose dead letters are removed; then nothing is left to do."""
     shown = connected("replay", "1", "--sink", "loki", "--from", "2")
     assert shown.out == (
         "3 rows of job 1, from 2 on, will be sent to loki again, 1 of them dead letters until now\n"
@@ -168,8 +168,8 @@ def test_replay_never_moves_a_cursor_forward(connected: Trainwire, jobs: Engine)
 
 
 @pytest.mark.usefixtures("jobs")
-def test_what_replay_cannot_do_is_said(connected: Trainwire) -> None:
-    """An unknown job, a number beyond the last row and an unknown sink are one sentence each."""
+def test_an_impossible_replay_is_refused(connected: Trainwire) -> None:
+    """An unknown job, a number beyond the last row and an unknown sink are errors."""
     assert connected("replay", "7", "--sink", "loki").err.startswith("trainwire: no job 7 in the database")
     beyond = connected("replay", "1", "--sink", "loki", "--from", "5")
     assert (beyond.code, "job 1 has the rows 1 to 4, and none from 5 on" in beyond.err) == (1, True)
@@ -181,7 +181,7 @@ def test_what_replay_cannot_do_is_said(connected: Trainwire) -> None:
 
 
 def test_replay_does_not_cross_a_delivery(jobs: Engine) -> None:
-    """While a delivery has the job's lease the cursor stays: the delivery would write over it."""
+    """A replay is refused while a delivery has the lease of the job, because it would overwrite the cursor."""
 
     def replayed(connection: Connection) -> Replayed:
         return replay_rows(connection, "loki", 1, 1, timeout_s=1)

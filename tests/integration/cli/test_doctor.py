@@ -57,7 +57,7 @@ def test_a_postgres_that_is_read_only(doctor: Doctor, engine: Engine) -> None:
 
 
 def test_a_database_of_another_revision(doctor: Doctor, engine: Engine) -> None:
-    """The remedy is `trainwire migrate`, and no table is read that may not be there."""
+    """The remedy is `trainwire migrate`, and no table that may be missing is read."""
     with engine.begin() as connection:
         was = connection.execute(text("UPDATE alembic_version SET version_num = '0001' RETURNING 1")).scalar_one()
         assert was == 1
@@ -71,7 +71,7 @@ def test_a_database_of_another_revision(doctor: Doctor, engine: Engine) -> None:
 
 
 def test_a_database_of_a_newer_version(doctor: Doctor, engine: Engine) -> None:
-    """A process that a rolling upgrade has not replaced yet is a warning, and its tables are looked at."""
+    """A process of an older version during a rolling upgrade is a warning, and its tables are checked."""
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     try:
@@ -86,7 +86,7 @@ def test_a_database_of_a_newer_version(doctor: Doctor, engine: Engine) -> None:
     assert "is at schema revision '9999', newer than" in found["postgres.schema"]["says"]
 
 
-def test_a_postgres_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+def test_a_postgres_that_is_down(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
     """A Postgres that does not answer is one error; the password is not shown."""
     alone.setenv("DATABASE_URL", "postgresql://somebody:verysecret@127.0.0.1:1/db")
     found = doctor.look()
@@ -96,13 +96,13 @@ def test_a_postgres_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("off_s", "level"), [(1.0, "ok"), (30.0, "warning"), (-400.0, "error")])
 def test_clocks_that_disagree(off_s: float, level: str) -> None:
-    """A difference of seconds is a warning, of minutes an error; the time of the question is no difference."""
+    """A clock difference of seconds is a warning, of minutes an error; the time of the query does not count."""
     part = findings.Part("redis")
     assert findings.clock(part, 1000.0 + off_s, 1000.0, 1000.5).level == level
 
 
 def test_streams_that_wait_and_that_are_halted(doctor: Doctor, sender: Sender) -> None:
-    """A minute's wait is a warning, ten minutes' an error; a halted stream is named with its reason."""
+    """A wait of a minute is a warning, of ten minutes an error; a halted stream has its reason."""
     now_ms = int(sender.client.time()[0]) * 1000
     sender.send(logs("old"), entry_id=f"{now_ms - 90_000}-1")
     assert doctor.look()["flow.streams"]["level"] == "warning"
@@ -156,8 +156,8 @@ def test_limits_of_loki_that_refuse_our_lines() -> None:
     assert [each.level for each in _limits("limits_config:\n  unordered_writes: true\n")] == ["ok"]
 
 
-def test_what_the_object_store_allows(doctor: Doctor, bucket: Bucket, alone: pytest.MonkeyPatch) -> None:
-    """All our operations are tried, and nothing is left behind; a bucket that is not there is an error."""
+def test_the_operations_of_the_object_store(doctor: Doctor, bucket: Bucket, alone: pytest.MonkeyPatch) -> None:
+    """All operations are tried, and no object is left; a missing bucket is an error."""
     alone.setenv("TRAINWIRE_CHECKPOINT_BUCKET", bucket.name)
     found = doctor.look()
     assert {found[f"s3.{name}"]["level"] for name in ("put", "head", "read", "list", "delete")} == {"ok"}
@@ -179,7 +179,7 @@ def test_an_object_store_that_forbids_uploads(doctor: Doctor, bucket: Bucket, al
     assert "s3:PutObject" in found["s3.put"]["remedy"]
 
 
-def test_an_mlflow_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+def test_an_mlflow_that_is_down(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
     """An MLflow that does not answer is an error."""
     alone.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     found = doctor.look()
@@ -196,8 +196,8 @@ def test_a_person_reads_findings_with_their_remedies(trainwire: Trainwire) -> No
     assert done.code == 2
 
 
-def test_without_servers_the_doctor_says_what_to_set(trainwire: Trainwire) -> None:
-    """Nothing known is an error of the settings, exit code 2."""
+def test_without_servers_the_doctor_names_the_settings(trainwire: Trainwire) -> None:
+    """Without known servers the doctor fails with an error of the settings and exit code 2."""
     done = trainwire("doctor", "--json")
     assert done.code == 2
     assert json.loads(done.out)[0]["check"] == "settings"

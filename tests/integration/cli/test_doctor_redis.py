@@ -31,7 +31,7 @@ def set_to(client: redis.Redis, **settings: object) -> Iterator[None]:
             client.config_set(name, value)
 
 
-def test_a_redis_that_throws_away_or_forgets(doctor: Doctor, client: redis.Redis) -> None:
+def test_a_redis_that_evicts_or_does_not_persist(doctor: Doctor, client: redis.Redis) -> None:
     """An eviction policy is an error; no append-only file and no limit are warnings; each has its command."""
     with set_to(client, maxmemory_policy="allkeys-lru", appendonly="no", maxmemory=0):
         found = doctor.look()
@@ -60,8 +60,8 @@ def test_a_replica_takes_no_writes(doctor: Doctor, alone: pytest.MonkeyPatch, tm
     assert found["redis.shards"]["says"] == "no worker has ever started here"
 
 
-def test_a_redis_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
-    """A Redis that does not answer is one error; Postgres is looked at all the same."""
+def test_a_redis_that_is_down(doctor: Doctor, alone: pytest.MonkeyPatch) -> None:
+    """A Redis that does not answer is one error; Postgres is checked as well."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     found = doctor.look()
     assert found["redis.answers"]["level"] == "error"
@@ -70,14 +70,14 @@ def test_a_redis_that_is_away(doctor: Doctor, alone: pytest.MonkeyPatch) -> None
 
 
 def test_workers_with_other_shards(doctor: Doctor, client: redis.Redis) -> None:
-    """Workers that published another number of shards than this machine would use."""
+    """Workers that published another number of shards than this machine's setting are reported."""
     client.set(SHARDS_KEY, 8)
     assert doctor.look()["redis.shards"]["level"] == "error"
 
 
 @contextmanager
 def crowd(client: redis.Redis, others: int) -> Iterator[int]:
-    """Open the connections of other clients for a while; give how many there are in all."""
+    """Open connections of other clients for a while; give the total number of connections."""
     where = client.connection_pool.connection_kwargs
     with ExitStack() as stack:
         for _ in range(others):
@@ -92,7 +92,7 @@ def _connected(client: redis.Redis) -> int:
 
 
 def test_hardly_any_connections_left(doctor: Doctor, client: redis.Redis) -> None:
-    """Above four fifths of `maxclients` is a warning; the limit of open files is named where it looks like it."""
+    """Above 80 % of `maxclients` is a warning, which names the limit of open files if that is the cause."""
     assert doctor.look()["redis.clients"]["level"] == "ok"
     with crowd(client, 120) as there, set_to(client, maxclients=there + 25):
         found = doctor.look()["redis.clients"]
@@ -113,7 +113,7 @@ def test_no_connection_left(doctor: Doctor, client: redis.Redis) -> None:
 
 
 def test_streams_on_a_server_of_their_own(doctor: Doctor, alone: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is judged as the one that must not forget; the broker then needs no append-only file."""
+    """The streams' server is checked for persistence; the broker then needs no append-only file."""
     settings = {"maxmemory-policy": "allkeys-lru", "appendonly": "no", "maxclients": "40"}
     with (
         EmbeddedValkey(tmp_path / "streams", settings=settings) as server,

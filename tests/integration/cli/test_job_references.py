@@ -1,4 +1,4 @@
-"""Jobs by their names, by the beginning of a number or a name, and the newest one."""
+"""Jobs by name, by the beginning of a name or number, and the newest one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def jobs(engine: Engine) -> None:
     ],
 )
 def test_a_job_has_many_names(connected: Trainwire, reference: str, job_id: int) -> None:
-    """A number, a name, the beginning of either where only one job has it, and `last` name a job."""
+    """A number, a name, an unambiguous beginning of either, and `last` are references to a job."""
     printed = connected("logs", reference)
     assert (printed.code, printed.out.split(" stdout ")[-1]) == (0, f"of {job_id}\n")
     for command in (("status",), ("metrics",), ("checkpoints",)):
@@ -88,15 +88,15 @@ def test_a_job_has_many_names(connected: Trainwire, reference: str, job_id: int)
         ("_", "no job '_'"),
     ],
 )
-def test_what_names_no_job_is_named(connected: Trainwire, reference: str, sentence: str) -> None:
-    """A reference to no job, or to several, is one problem with the remedy."""
+def test_a_wrong_job_reference_is_named(connected: Trainwire, reference: str, sentence: str) -> None:
+    """A reference to no job, or to several, is one error with the remedy."""
     refused = connected("status", reference)
     assert (refused.code, refused.out) == (1, "")
     assert sentence in refused.err
 
 
 def test_candidates_are_listed_the_newest_first(engine: Engine, connected: Trainwire) -> None:
-    """A name that thousands of jobs have lists the newest ten, and says how to choose; `last` is the newest."""
+    """A name that thousands of jobs have lists the newest ten, and how to choose one; `last` is the newest."""
     numbers = [number_of(f"sweep {index}") for index in range(2000)]
     add(engine, *((job_id, "sweep") for job_id in numbers))
     refused = connected("status", "sweep")
@@ -109,7 +109,7 @@ def test_candidates_are_listed_the_newest_first(engine: Engine, connected: Train
 
 
 @pytest.mark.usefixtures("jobs")
-def test_what_is_deleted_unasked_is_named_in_full(connected: Trainwire) -> None:
+def test_a_deletion_without_a_question_needs_the_full_name(connected: Trainwire) -> None:
     """With --yes a job is not named by the beginning of its name or number."""
     for abbreviation in ("train-b", str(MADE)[:7]):
         refused = connected("delete", abbreviation, "--yes", "--force")
@@ -119,5 +119,5 @@ def test_what_is_deleted_unasked_is_named_in_full(connected: Trainwire) -> None:
 
 
 def test_without_jobs_there_is_no_last(connected: Trainwire) -> None:
-    """`last` in an empty database is one sentence."""
+    """`last` in an empty database is an error."""
     assert connected("logs", "last").err == "trainwire: no jobs yet: `trainwire run -- COMMAND` makes one\n"

@@ -123,7 +123,7 @@ def test_a_delivered_job_is_verified(connected: Trainwire) -> None:
 
 
 def test_every_difference_is_named(connected: Trainwire, delivered: Engine, loki: LokiTwin) -> None:
-    """Missing, second and unknown lines have their numbers, waiting ones have not; exit code 1."""
+    """Missing, repeated and unknown lines are listed by number, waiting ones only counted; the exit code is 1."""
     now = datetime.now(UTC)
     values: dict[str, Any] = {"attempt": 1, "source": "s", "log_type": "stdout", "logged_ns": 0, "logged_at": now}
     with delivered.begin() as connection:
@@ -157,7 +157,7 @@ def test_every_difference_is_named(connected: Trainwire, delivered: Engine, loki
 def test_a_replay_repairs_a_loki_that_lost_everything(
     connected: Trainwire, alone: pytest.MonkeyPatch, delivered: Engine
 ) -> None:
-    """After a replay and the next delivery an empty Loki has every line once, and the refused row its letter."""
+    """After a replay and a delivery an empty Loki has every line once, and the refused row its dead letter."""
     with LokiTwin() as empty:
         alone.setenv("LOKI_URL", empty.url)
         assert "missing in Loki: 1-4\n" in connected("verify", "42", "--sink", "loki").out
@@ -172,7 +172,7 @@ def test_a_replay_repairs_a_loki_that_lost_everything(
 
 @pytest.mark.usefixtures("delivered")
 def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTwin) -> None:
-    """Refused connections and refused queries are a sentence with the address, after no output at all."""
+    """Refused connections and refused queries are one error with the address, without other output."""
     loki.faults.append(Fault(status=503, body="too busy", on="query"))
     busy = connected("verify", "42", "--sink", "loki")
     assert (busy.code, busy.out) == (1, "")
@@ -187,8 +187,8 @@ def test_a_loki_that_does_not_answer_is_named(connected: Trainwire, loki: LokiTw
 
 
 @pytest.mark.usefixtures("delivered")
-def test_what_logs_cannot_do_is_said(connected: Trainwire) -> None:
-    """Following is for Postgres; an unknown store is named with those there are."""
+def test_unsupported_options_of_logs_are_refused(connected: Trainwire) -> None:
+    """--follow needs Postgres; an unknown store is an error that lists the known ones."""
     assert "omit --from loki" in connected("logs", "42", "--from", "loki", "-f").err
     for other in ("elastic", "mlflow"):
         refused = connected("logs", "42", "--from", other).err

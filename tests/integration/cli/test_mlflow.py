@@ -27,7 +27,7 @@ Deliver = Callable[[], None]
 
 @pytest.fixture
 def experiment() -> str:
-    """A name that no other test has."""
+    """A name of an experiment that no other test uses."""
     return f"test-{uuid.uuid4()}"
 
 
@@ -85,7 +85,7 @@ def test_a_run_is_shown(
 
 @pytest.mark.usefixtures("job")
 def test_a_run_is_a_document(command: Trainwire, deliver: Deliver) -> None:
-    """`--json` has the ids, the run, the metrics, the notes and how far the mirror is."""
+    """`--json` has the ids, the run, the metrics, the notes and the progress of the mirror."""
     deliver()
     document = json.loads(command("mlflow", "1", "--json", "--limit", "1").out)
     assert (document["attempt"], document["mlflow_run_id"]) == (1, None)
@@ -97,8 +97,8 @@ def test_a_run_is_a_document(command: Trainwire, deliver: Deliver) -> None:
 
 
 @pytest.mark.usefixtures("job")
-def test_what_cannot_be_shown_is_said(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """No address, no server, no such attempt: one sentence each."""
+def test_an_unavailable_run_is_reported(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
+    """A missing address, server or attempt is one error each."""
     assert connected("mlflow", "1").err.startswith("trainwire: MLFLOW_TRACKING_URI is not set: name the")
     alone.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert "job 1 has no attempt 7" in connected("mlflow", "1", "--attempt", "7").err
@@ -125,7 +125,7 @@ def test_the_trainers_own_run_is_shown(
 
 
 @pytest.mark.usefixtures("job")
-def test_status_says_that_a_trainer_logs_by_itself(
+def test_status_shows_that_a_trainer_logs_by_itself(
     command: Trainwire, deliver: Deliver, resources: Resources, sender: Sender
 ) -> None:
     """Skipped rows are not shown as delivered, also if an attempt before was mirrored."""
@@ -142,7 +142,7 @@ def test_status_says_that_a_trainer_logs_by_itself(
 
 @pytest.mark.usefixtures("job")
 def test_deliveries_have_mlflow_where_there_is_one(command: Trainwire, deliver: Deliver) -> None:
-    """In `deliveries` and `status`, in points."""
+    """`deliveries` and `status` show MLflow with its number of points."""
     sinks = json.loads(command("deliveries", "--json").out)
     assert [(sink["sink"], sink["rows_behind"]) for sink in sinks] == [("loki", 0), ("mlflow", 3)]
     assert "mlflow" not in command("status", "1").out
@@ -164,7 +164,7 @@ def test_without_an_mlflow_there_is_no_word_of_it(connected: Trainwire) -> None:
 def test_a_replay_writes_nothing_twice(
     command: Trainwire, deliver: Deliver, resources: Resources, mlflow_server: MlflowServer
 ) -> None:
-    """The rows go again to the same run, which has every point once and is as it was."""
+    """Rows are sent again to the same run, which has every point once and is unchanged."""
     deliver()
     run_id = one(resources.engine, training_jobs, id=1)["mlflow_run_id"]
     shown = command("replay", "1", "--sink", "mlflow", "--from", "2")

@@ -1,4 +1,4 @@
-"""Errors between a command and the servers are one sentence."""
+"""Connection and schema errors of commands are one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.cli.conftest import Trainwire
 def test_a_wrong_password_names_the_server_not_the_password(
     connected: Trainwire, alone: pytest.MonkeyPatch, database_url: str
 ) -> None:
-    """The sentence has host, port, user and the server's words, and no traceback."""
+    """The error has host, port, user and the server's message, without a traceback."""
     url = make_url(database_url)
     wrong = url.set(password="s3cret-guess").render_as_string(hide_password=False)
     alone.setenv("DATABASE_URL", wrong)
@@ -24,7 +24,7 @@ def test_a_wrong_password_names_the_server_not_the_password(
 
 
 def test_a_server_that_is_switched_off_is_named(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """A server that does not listen: one sentence with the address."""
+    """A server that does not listen is one error with the address."""
     alone.setenv("DATABASE_URL", "postgresql://me:hush@127.0.0.1:1/db")
     shown = connected("status", "1")
     assert shown.code == 1
@@ -35,7 +35,7 @@ def test_a_server_that_is_switched_off_is_named(connected: Trainwire, alone: pyt
 
 
 def test_a_wrong_url_is_named(connected: Trainwire, alone: pytest.MonkeyPatch) -> None:
-    """A URL of another database is refused by the variable's name."""
+    """A URL of another kind of database is refused with the name of the variable."""
     alone.setenv("DATABASE_URL", "mysql://me:hush@127.0.0.1/db")
     shown = connected("jobs")
     assert (shown.code, shown.out) == (1, "")
@@ -44,7 +44,7 @@ def test_a_wrong_url_is_named(connected: Trainwire, alone: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_schema_revision_names_the_command(connected: Trainwire, engine: Engine) -> None:
-    """A newer database that has all that this version uses is read; one of an older revision names `migrate`."""
+    """A newer schema with all needed columns is read; for an older one the error names `migrate`."""
     at = text("UPDATE alembic_version SET version_num = :revision")
     with engine.begin() as connection:
         before = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
@@ -64,8 +64,8 @@ def test_an_unknown_schema_revision_names_the_command(connected: Trainwire, engi
     assert connected("migrate").out.startswith("the database is at schema revision")
 
 
-def test_without_a_stack_every_command_says_what_to_do(trainwire: Trainwire) -> None:
-    """No servers known: the sentence names `trainwire up`."""
+def test_without_a_stack_every_command_names_the_remedy(trainwire: Trainwire) -> None:
+    """Without known servers the error names `trainwire up`."""
     for command in (["jobs"], ["status", "1"], ["env"], ["migrate"], ["dead-letters", "list"]):
         shown = trainwire(*command)
         assert shown.code == 1
@@ -73,7 +73,7 @@ def test_without_a_stack_every_command_says_what_to_do(trainwire: Trainwire) -> 
 
 
 def test_env_is_for_the_shell(connected: Trainwire, alone: pytest.MonkeyPatch, database_url: str) -> None:
-    """`env` prints exports that a shell can evaluate, Loki's address where the environment has one."""
+    """`env` prints exports for a shell, with Loki's address if the environment has one."""
     shown = connected("env").out
     assert "LOKI" not in shown
     alone.setenv("LOKI_URL", "http://loki:3100")

@@ -1,4 +1,4 @@
-"""`trainwire retention --rows` against real rows."""
+"""`trainwire retention --rows` on real rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.integration.cli.conftest import Trainwire
 from trainwire.workers.resources import Resources
 
 
-def test_what_would_go_is_shown(
+def test_rows_that_retention_would_remove_are_shown(
     trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources, sender: Sender
 ) -> None:
-    """The rows of each job; without the settings an error with their names; nothing is removed."""
+    """A dry run counts rows by job; without the settings it is an error with their names."""
     alone.setenv("DATABASE_URL", resources.settings.database_url.get_secret_value())
     alone.setenv("LOKI_ENABLED", "false")
     assert "neither LOG_RETENTION_DAYS nor METRIC_RETENTION_DAYS is set" in trainwire("retention", "--rows").err

@@ -35,7 +35,7 @@ def unreadable(tmp_path: Path) -> Path:
 
 
 def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable: Path) -> None:
-    """The list does not claim that the spool is empty."""
+    """The list names the folder, and does not report an empty spool."""
     shown = trainwire("spool", "list", "--spool", str(unreadable.parent))
     assert shown.err == f"trainwire: {unreadable} cannot be read: it may be another user's\n"
     assert shown.out == ""
@@ -44,7 +44,7 @@ def test_a_folder_that_cannot_be_read_is_named(trainwire: Trainwire, unreadable:
 def test_a_folder_that_cannot_be_sent_holds_up_no_other(
     connected: Trainwire, unreadable: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Other folders are sent, this one is named, and the exit code reports the rest."""
+    """Other folders are sent, this one is named, and the exit code is not 0."""
     leave(unreadable.parent, 2)
     sent = connected("spool", "send", "--any-server", "--spool", str(unreadable.parent))
     assert "job 2, source 0-test: all messages are sent, 2 wait for a worker" in sent.out
@@ -54,14 +54,14 @@ def test_a_folder_that_cannot_be_sent_holds_up_no_other(
 
 
 def test_a_folder_that_is_none_is_named(trainwire: Trainwire, tmp_path: Path) -> None:
-    """A mistyped folder is not an empty one."""
+    """A folder that does not exist is an error, not an empty spool."""
     shown = trainwire("spool", "list", "--spool", str(tmp_path / "none"))
     assert shown.code == 1
     assert f"--spool {tmp_path / 'none'} is not a folder" in shown.err
 
 
 def test_discarding_lists_first(trainwire: Trainwire, tmp_path: Path) -> None:
-    """Without --yes nothing is deleted; with it the job's folders are, and no others."""
+    """Without --yes nothing is deleted; with it only the job's folders are."""
     spool = tmp_path / "spool"
     one, other = leave(spool, 1), leave(spool, 2)
     shown = trainwire("spool", "discard", "1", "--spool", str(spool))
@@ -76,8 +76,8 @@ def test_discarding_lists_first(trainwire: Trainwire, tmp_path: Path) -> None:
     assert not other.exists()
 
 
-def test_discarding_needs_to_know_what(trainwire: Trainwire, tmp_path: Path) -> None:
-    """Neither everything by mistake nor a job that has nothing there."""
+def test_discarding_needs_a_job_or_all(trainwire: Trainwire, tmp_path: Path) -> None:
+    """Neither a job nor --all, or both, is an error, and so is a job without messages."""
     spool = tmp_path / "spool"
     leave(spool, 1)
     for arguments in ((), ("1", "--all")):
@@ -90,7 +90,7 @@ def test_discarding_needs_to_know_what(trainwire: Trainwire, tmp_path: Path) -> 
 
 
 def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, tmp_path: Path) -> None:
-    """Messages of a living process stay, and `send` names them instead of saying that nothing is left."""
+    """Messages of a living process stay, and `send` names them and does not report an empty spool."""
     spool = tmp_path / "spool"
     path = leave(spool, 1)
     claimed = SourceFolder.claim(path)
@@ -106,7 +106,7 @@ def test_a_folder_in_use_is_neither_discarded_nor_nothing(connected: Trainwire, 
 
 
 def test_a_folder_that_another_sender_has_is_left(connected: Trainwire, tmp_path: Path) -> None:
-    """While `trainwire up` sends a leftover, `send` reports this, and that it is left."""
+    """While `trainwire up` sends a spool, `send` reports this and leaves it."""
     spool = tmp_path / "spool"
     path = leave(spool, 1)
     about = path / "source.json"

@@ -1,4 +1,4 @@
-"""`trainwire token`: made, listed, revoked, and shown once."""
+"""`trainwire token`: create, list, revoke."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.workers.resources import Resources
 
 
 def test_a_token_is_made_listed_and_revoked(connected: Trainwire, resources: Resources) -> None:
-    """The token is printed once and opens the gateway until it is revoked; the list never has it."""
+    """The token is printed once and is accepted until it is revoked; the list does not contain it."""
     token = connected("token", "create", "--name", "gpu <1>", "--role", "trainer", "--job", "42").out.strip()
     with resources.engine.begin() as connection:
         known = find_token(connection, token)
@@ -38,7 +38,7 @@ def test_a_token_is_made_listed_and_revoked(connected: Trainwire, resources: Res
     ],
 )
 def test_wrong_words_are_named(connected: Trainwire, arguments: list[str], said: str) -> None:
-    """Errors are one sentence."""
+    """Wrong arguments are one error with the value."""
     done = connected("token", *arguments)
     assert done.code == 1
     assert said in done.err

@@ -26,16 +26,16 @@ def known(alone: pytest.MonkeyPatch, resources: Resources) -> None:
 
 
 def row(out: str, begins: str) -> list[str]:
-    """Return the cells of the line that begins so."""
+    """Return the cells of the line that begins with a text."""
     (line,) = re.findall(rf"^{re.escape(begins)}\b.*$", out, flags=re.MULTILINE)
     return re.split(r"\s{2,}", line.strip())
 
 
 @pytest.mark.usefixtures("known")
-def test_what_waits_and_what_runs_is_shown(
+def test_streams_sinks_and_running_jobs_are_shown(
     trainwire: Trainwire, resources: Resources, sender: Sender, engine: Engine
 ) -> None:
-    """Streams with their lag, the sink with its rows, the running job, and that no worker answers."""
+    """The view has streams and sinks with their lag, running jobs, and a note if no worker answers."""
     sender.send(logs("stored", "stored too"))
     sender.send(metrics(loss=0.5))
     drain(resources)
@@ -55,7 +55,7 @@ def test_what_waits_and_what_runs_is_shown(
 
 
 @pytest.mark.usefixtures("known")
-def test_a_redis_that_is_away_is_shown(trainwire: Trainwire, alone: pytest.MonkeyPatch) -> None:
+def test_a_redis_that_is_down_is_shown(trainwire: Trainwire, alone: pytest.MonkeyPatch) -> None:
     """The view shows the data of the other store."""
     alone.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     done = trainwire("top", "--once")
@@ -65,7 +65,7 @@ def test_a_redis_that_is_away_is_shown(trainwire: Trainwire, alone: pytest.Monke
 
 
 def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, engine: Engine) -> None:
-    """Many running jobs do not hide newly lost ones, nor do old lost ones hide running jobs."""
+    """Many running jobs do not hide newly lost ones, and old lost jobs do not hide running ones."""
     statuses = {1: "lost", 2: "stalled"} | dict.fromkeys(range(3, 30), "running")
     with engine.begin() as connection:
         for job, status in statuses.items():
@@ -80,15 +80,15 @@ def test_jobs_in_trouble_have_room_beside_many_that_run(resources: Resources, en
 
 
 @pytest.mark.usefixtures("known")
-def test_a_pipe_is_told_of_once(trainwire: Trainwire) -> None:
+def test_a_pipe_gets_the_alternative(trainwire: Trainwire) -> None:
     """Without a terminal there is no live view; the error names the alternative."""
     done = trainwire("top")
     assert done.code == 1
     assert "trainwire top --once" in done.err
 
 
-def test_rates_are_what_grew_between_two_looks(resources: Resources, sender: Sender) -> None:
-    """Rows stored between two looks, by the seconds between them; nothing is negative after a reset."""
+def test_rates_are_the_growth_between_two_reads(resources: Resources, sender: Sender) -> None:
+    """A rate is the rows stored between two reads, per second, and never negative after a reset."""
     times = iter((10.0, 12.0))
     look = partial(take, resources.redis, resources.engine, resources.settings, lambda: next(times))
     sender.send(logs("a"))
@@ -119,5 +119,5 @@ def test_rates_are_what_grew_between_two_looks(resources: Resources, sender: Sen
     ],
 )
 def test_figures_are_short(shown: str, expected: str) -> None:
-    """A span has its largest fitting unit, a size too."""
+    """A duration and a size have their largest fitting unit."""
     assert shown == expected

@@ -1,4 +1,4 @@
-"""`trainwire verify` after retention has removed old rows from Postgres: no loss, and losses are found."""
+"""`trainwire verify` after retention has removed old rows from Postgres: only real losses are reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _run(engine: Engine, statement: str) -> None:
 
 
 @pytest.fixture
-def told(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
+def delivered(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
     """Store and deliver a finished job: a line that is too old for Loki, 5 of two days ago, 2 of now."""
     now = time.time_ns()
     two_days_ago = now - 2 * 24 * 3600 * SECOND_NS
@@ -52,15 +52,15 @@ def told(resources: Resources, sender: Sender, loki: LokiTwin) -> Engine:
 
 
 @pytest.fixture
-def removed(told: Engine) -> Engine:
+def removed(delivered: Engine) -> Engine:
     """Remove old rows."""
-    assert RowRetention(told, KEEPING).run(dry_run=False) == 6
-    return told
+    assert RowRetention(delivered, KEEPING).run(dry_run=False) == 6
+    return delivered
 
 
 @pytest.mark.usefixtures("removed")
 def test_retention_is_no_loss(connected: Trainwire) -> None:
-    """Removed rows are found in Loki, days before those that are left, or among the dead letters; exit code 0."""
+    """Removed rows are found in Loki, also far from the others, or among the dead letters; the exit code is 0."""
     shown = connected(*VERIFY)
     assert (shown.code, shown.out) == (
         0,
@@ -72,7 +72,7 @@ def test_retention_is_no_loss(connected: Trainwire) -> None:
 
 
 def test_a_job_without_rows_is_still_accounted_for(connected: Trainwire, removed: Engine) -> None:
-    """When the last row is gone, all of the job is counted in Loki, however long ago it ended."""
+    """After the last row was removed, all rows of the job are counted in Loki, with any age."""
     _run(removed, "UPDATE training_logs SET created_at = now() - interval '2 days'")
     assert RowRetention(removed, KEEPING).run(dry_run=False) == 2
     _run(removed, "UPDATE training_jobs SET created_at = now() - interval '60 days'")
@@ -100,12 +100,12 @@ def test_a_loss_after_retention_is_found(connected: Trainwire, removed: Engine, 
 
 
 def test_rows_that_go_meanwhile_are_no_loss(
-    connected: Trainwire, told: Engine, monkeypatch: pytest.MonkeyPatch
+    connected: Trainwire, delivered: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retention that removes rows just before they are read makes none of them lost."""
+    """Rows that retention removes during the comparison are not reported as lost."""
 
     def read_late(connection: Connection, job_id: int, last_seq: int) -> list[tuple[int, int]]:
-        assert RowRetention(told, KEEPING).run(dry_run=False) == 6
+        assert RowRetention(delivered, KEEPING).run(dry_run=False) == 6
         return stored_ranges(connection, job_id, last_seq)
 
     monkeypatch.setattr("trainwire.workers.sinks.loki.comparison.stored_ranges", read_late)
@@ -127,8 +127,8 @@ def test_removed_lines_are_read_from_loki(connected: Trainwire) -> None:
     assert connected("logs", "42", "--limit", "2").err == ""
 
 
-def test_removed_points_are_said(connected: Trainwire, removed: Engine) -> None:
-    """A job whose points retention has removed is not one that has none yet."""
+def test_removed_points_are_reported(connected: Trainwire, removed: Engine) -> None:
+    """A job whose points retention has removed is distinguished from one without points."""
     assert connected("metrics", "42").out == "no metrics of job 42 yet\n"
     _run(removed, "UPDATE training_jobs SET last_metric_seq = 1200, removed_metric_seq = 1200")
     shown = connected("metrics", "42")
@@ -139,7 +139,7 @@ def test_removed_points_are_said(connected: Trainwire, removed: Engine) -> None:
 
 
 def test_the_newest_lines_of_a_job_without_rows(removed: Engine, loki: LokiTwin) -> None:
-    """The page's look into Loki ends where Loki's own lines do, not at the clock, from which it has 30 days."""
+    """The page's query of Loki ends at the job's last lines, not at the present time."""
     http = LokiHttp(loki.url)
     with removed.begin() as connection:
         assert newest_lines(connection, http, 42, 2)[-1].text == "newest"

@@ -24,5 +24,5 @@ def feed_gateway(
 
 @pytest.fixture
 def trainer(resources: Resources) -> Trainer:
-    """A trainer with a job number of its own, because gateways follow a job on after its last client."""
+    """A trainer with a job number of its own, because gateways follow a job after its last client has left."""
     return Trainer(resources, next(_jobs))

@@ -96,7 +96,7 @@ class GatewayProcess(GatewayAddress):
         return {f"{one.laddr.ip}:{one.laddr.port}" for one in sockets if one.laddr}
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Kill it, as the out-of-memory killer would, or another way."""
+        """Kill it, by default with SIGKILL."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(20)
@@ -130,15 +130,15 @@ class Trainer:
         self._sender = Sender(resources.redis)
         self.job_id = job_id
 
-    def say(self, body: Body, *, announced: bool = True, attempt: int = 1, source: str = "0-test") -> None:
+    def send(self, body: Body, *, announced: bool = True, attempt: int = 1, source: str = "0-test") -> None:
         """Send a message, drain it, and publish its event."""
         kind = KIND_OF_BODY[type(body)]
         self._sender.send(body, job=self.job_id, attempt=attempt, source=source)
         stream = IngestStream(self._resources.redis, kind, shard_of(self.job_id, DEFAULT_SHARDS))
-        told: list[Change] = []
-        Drain(self._resources.engine, stream, self._resources.settings, on_commit=told.extend).run()
+        committed: list[Change] = []
+        Drain(self._resources.engine, stream, self._resources.settings, on_commit=committed.extend).run()
         if announced:
-            publish(self._resources.redis, events_of(told))
+            publish(self._resources.redis, events_of(committed))
 
 
 class Followed:
@@ -169,13 +169,13 @@ class Followed:
                 self.texts += [line["text"] for line in event["logs"]]
         else:
             self._take_rows(event)
-        self.position = position or self.position  # a resync has none: who comes again brings the last one
+        self.position = position or self.position  # a resync has none: the client reconnects with the last one
         if event["type"] in {"training_status", "training_progress", "training_complete", "training_error"}:
             self.states.append(event)
         return event
 
     def until(self, kind: str, last: int) -> None:
-        """Take events until the last row of a kind is this one."""
+        """Take events until this is the last row of a kind."""
         while self.have[kind] < last:
             self.take()
 
@@ -206,7 +206,7 @@ class WebSocketClient(Followed):
         self.connect()
 
     def connect(self) -> None:
-        """Connect, again with the position."""
+        """Connect, at a reconnect with the position."""
         self.connect_to(self._gateway)
 
     def connect_to(self, gateway: GatewayAddress) -> None:
@@ -270,6 +270,6 @@ class EventSource(Followed):
             for event in events:
                 fields = dict(line.split(": ", 1) for line in event.decode().split("\n"))
                 if "data" in fields:
-                    said = json.loads(fields["data"])
-                    assert said["type"] == fields["event"]
-                    yield fields.get("id"), said
+                    body_of_event = json.loads(fields["data"])
+                    assert body_of_event["type"] == fields["event"]
+                    yield fields.get("id"), body_of_event

@@ -59,7 +59,7 @@ def test_each_role_may_do_its_part(
 
 
 def test_a_trainer_may_be_bound_to_a_job(guarded: GatewayServer, resources: Resources) -> None:
-    """Such a token is refused for other jobs, and the error names its job."""
+    """A token of one job is refused for other jobs, and the error names its job."""
     headers = bearer(make_token(resources, "trainer", 7))
     assert guarded.request("POST", "/jobs/7/callback/logs", json=LINES, headers=headers).status_code == 202
     refusal = guarded.post("/jobs/8/callback/logs", LINES, status=403, headers=headers)
@@ -146,7 +146,7 @@ def test_sessions_of_a_read_only_postgres_do_not_stay(
 
 
 def without_writes(database_url: str, resources: Resources) -> str:
-    """Return the database's address for a user whose transactions Postgres refuses to let write."""
+    """Return the database's address for a user whose transactions are read-only."""
     user, password = "standby", "standby"
     with resources.engine.begin() as connection:
         connection.execute(text(f"DROP ROLE IF EXISTS {user}"))
@@ -157,15 +157,15 @@ def without_writes(database_url: str, resources: Resources) -> str:
 
 
 def test_a_browser_has_the_token_in_a_cookie(guarded: GatewayServer, resources: Resources) -> None:
-    """A session begins with a valid token, in a cookie that no script and no foreign page gets, and ends."""
+    """A session begins with a valid token, in an HttpOnly and SameSite cookie, and can be ended."""
     token = make_token(resources, "viewer")
     assert guarded.request("POST", "/session", json={"token": "tw_wrong"}).status_code == 401
     begun = guarded.request("POST", "/session", json={"token": token})
     assert begun.json() == {"auth": "on", "role": "viewer", "job_id": None, "flower_url": FLOWER_URL}
-    said = begun.headers["Set-Cookie"].lower()
-    assert all(word in said for word in ("trainwire_session=", "httponly", "samesite=strict"))
-    assert "path=" not in said  # the browser takes the folder of the address: / here, a proxy's path behind one
-    assert "secure" not in said
+    cookie = begun.headers["Set-Cookie"].lower()
+    assert all(word in cookie for word in ("trainwire_session=", "httponly", "samesite=strict"))
+    assert "path=" not in cookie  # the browser takes the folder of the address: / here, a proxy's path behind one
+    assert "secure" not in cookie
     assert guarded.get("/jobs")["items"] == []
     assert guarded.request("DELETE", "/session").status_code == 204
     assert guarded.request("GET", "/jobs").status_code == 401
@@ -196,7 +196,7 @@ def test_over_https_the_cookie_is_for_https_alone(
         ("http://[", 403),
     ],
 )
-def test_foreign_pages_may_not_speak(gateway: GatewayServer, origin: str | None, status: int) -> None:
+def test_foreign_pages_are_refused(gateway: GatewayServer, origin: str | None, status: int) -> None:
     """Changes are accepted from the gateway's own page, and from programs, which send no Origin."""
     headers = {} if origin is None else {"Origin": origin.format(url=gateway.url)}
     assert gateway.request("POST", "/jobs/1/callback/logs", json=LINES, headers=headers).status_code == status
@@ -240,7 +240,7 @@ def test_tokens_are_asked_for_unless_only_this_machine_can_reach_it(host: str, a
         load_gateway_settings(**urls, gateway_auth="off")
 
 
-def test_a_gateway_without_postgres_lets_nobody_in(guarded: GatewayServer, resources: Resources) -> None:
+def test_a_gateway_without_postgres_refuses_all_tokens(guarded: GatewayServer, resources: Resources) -> None:
     """If tokens cannot be looked up, the answer is 503."""
     with resources.engine.begin() as connection:
         connection.execute(text("ALTER TABLE gateway_tokens RENAME TO gone"))

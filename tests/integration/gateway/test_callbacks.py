@@ -32,9 +32,7 @@ def drain_all(resources: Resources, job: int) -> None:
         drain(resources, kind, job)
 
 
-def test_a_training_is_told_from_its_begin_to_its_end(
-    gateway: GatewayServer, resources: Resources, job: int
-) -> None:
+def test_callbacks_report_a_whole_training(gateway: GatewayServer, resources: Resources, job: int) -> None:
     """A job with progress, lines, a checkpoint and a completion is provably complete; 0.0 is a value."""
     metrics = {"loss": 0.0, "accuracy": 0.0, "extra_metrics": {"f1": "NaN", "zero": 0.0}, "other": 1}
     accepted = gateway.post(
@@ -69,8 +67,8 @@ def test_a_training_is_told_from_its_begin_to_its_end(
     drain_all(resources, job)
     state = one(resources.engine, training_jobs, id=job)
     assert (state["status"], state["exit_code"], state["final_metrics"]) == ("completed", 0, {"loss": 0.0})
-    told = gateway.get(f"/jobs/{job}/completeness")
-    assert (told["state"], told["produced"]) == ("complete", 6)
+    completeness = gateway.get(f"/jobs/{job}/completeness")
+    assert (completeness["state"], completeness["produced"]) == ("complete", 6)
 
 
 def test_a_failure_has_its_traceback(gateway: GatewayServer, resources: Resources, job: int) -> None:
@@ -97,12 +95,12 @@ def test_a_repetition_is_taken_once(gateway: GatewayServer, resources: Resources
 
 
 class LosesAnswers(redis.Connection):
-    """A connection that breaks after the messages are on their stream, and before the reply arrives."""
+    """A connection that breaks after the command was executed, and before the reply arrives."""
 
     left = 0
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """Return an answer, or lose it."""
+        """Return a reply, or fail like a broken connection."""
         answer = super().read_response(*args, **kwargs)
         if self.left and answer and isinstance(answer, list) and answer[0] == b"new":
             type(self).left -= 1
@@ -132,19 +130,19 @@ def test_a_lost_answer_of_redis_doubles_nothing(
 def test_many_at_once_leave_no_hole(gateway: GatewayServer, resources: Resources, job: int) -> None:
     """Concurrent requests get consecutive numbers."""
 
-    def say(number: int) -> None:
+    def post_lines(number: int) -> None:
         for each in range(5):
             gateway.post(f"/jobs/{job}/callback/logs", {"lines": [f"{number} {each}"]})
 
-    threads = [threading.Thread(target=say, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=post_lines, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     drain_all(resources, job)
     assert len(set(rows(resources.engine, training_logs, "content"))) == 20
-    told = gateway.get(f"/jobs/{job}/completeness")
-    assert (told["produced"], told["missing"]) == (20, 0)
+    completeness = gateway.get(f"/jobs/{job}/completeness")
+    assert (completeness["produced"], completeness["missing"]) == (20, 0)
 
 
 def test_a_redis_that_forgot_begins_a_new_source(
@@ -173,7 +171,7 @@ def test_another_attempt_is_begun_by_its_number(gateway: GatewayServer, resource
 
 
 def test_a_path_is_a_checkpoint_once(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """The same best path with every progress is one checkpoint, until it changes."""
+    """The same best path in several messages is one checkpoint, until it changes."""
     for path in ("s3://b/1.pt", "s3://b/1.pt", "s3://b/2.pt"):
         gateway.post(f"/jobs/{job}/callback/progress", {"best_checkpoint_path": path})
     drain_all(resources, job)
@@ -183,7 +181,7 @@ def test_a_path_is_a_checkpoint_once(gateway: GatewayServer, resources: Resource
 def test_trainers_are_asked_to_hold_back(
     gateway: GatewayServer, resources: Resources, client: redis.Redis, job: int
 ) -> None:
-    """While Redis is nearly full callbacks are refused, and nothing is stored of them."""
+    """While Redis is nearly full callbacks are refused, and nothing of them is stored."""
     client.set(HOLD_KEY, 1)
     answer = gateway.request("POST", f"/jobs/{job}/callback/logs", json={"lines": ["a"]})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
@@ -249,6 +247,6 @@ def test_broken_bodies_are_refused(gateway: GatewayServer, job: int, raw: bytes)
 @pytest.mark.parametrize(
     "body", [{"params": {"a": "\ud800"}}, {"params": {"a": "x" * 1_100_000}}, {"name": "\ud800"}]
 )
-def test_what_cannot_be_stored_is_refused(gateway: GatewayServer, job: int, body: Any) -> None:
+def test_a_body_that_cannot_be_stored_is_refused(gateway: GatewayServer, job: int, body: Any) -> None:
     """Parameters may have any structure that JSON can encode within the limit of size."""
     gateway.post(f"/jobs/{job}/callback/progress", body, status=422)

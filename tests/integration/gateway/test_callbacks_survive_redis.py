@@ -1,4 +1,4 @@
-"""A Redis that goes on from older data than it had confirmed: no number is used again, and 200 means stored."""
+"""A Redis that restarts from older data: no number is used again, and 200 means stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOB = 8_000
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """A Valkey of this test alone."""
+    """A Valkey for one test."""
     with EmbeddedValkey(tmp_path / "first") as running:
         yield running
 
@@ -44,7 +44,7 @@ def own_gateway(server: EmbeddedValkey, database_url: str) -> Iterator[GatewaySe
         yield running
 
 
-def say(gateway: GatewayServer, line: str) -> None:
+def post_line(gateway: GatewayServer, line: str) -> None:
     """Send one line."""
     gateway.post(f"/jobs/{JOB}/callback/logs", {"lines": [line]})
 
@@ -53,29 +53,29 @@ def test_a_restart_from_an_older_file_uses_no_number_again(
     own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources, tmp_path: Path
 ) -> None:
     """After Redis restarts from older data, the next messages are stored too, not taken for repetitions."""
-    say(own_gateway, "1")
+    post_line(own_gateway, "1")
     shutil.copytree(tmp_path / "first" / "valkey", tmp_path / "older")  # written before it answers
-    say(own_gateway, "2")
+    post_line(own_gateway, "2")
     drain_all(stored, JOB)
     server.kill()
     shutil.rmtree(tmp_path / "first" / "valkey")
     shutil.copytree(tmp_path / "older", tmp_path / "first" / "valkey")
     server.start()
     for line in ("3", "4"):
-        say(own_gateway, line)
+        post_line(own_gateway, line)
     own_gateway.post(f"/jobs/{JOB}/callback/completion", {"exit_code": 0})
     drain_all(stored, JOB)
     assert rows(stored.engine, training_logs, "content") == ["1", "2", "3", "4"]
-    told = own_gateway.get(f"/jobs/{JOB}/completeness")
-    assert (told["state"], told["missing"], len(told["silent_sources"])) == ("unproven", 0, 1)
-    assert told["line"].count("ended without a completion: callback-")
+    answer = own_gateway.get(f"/jobs/{JOB}/completeness")
+    assert (answer["state"], answer["missing"], len(answer["silent_sources"])) == ("unproven", 0, 1)
+    assert answer["line"].count("ended without a completion: callback-")
 
 
 def test_a_primary_that_followed_an_older_one_uses_no_number_again(
     own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources, tmp_path: Path
 ) -> None:
     """A replica that lacks a stored message was primary for a while, and the old primary is promoted again."""
-    say(own_gateway, "1")
+    post_line(own_gateway, "1")
     password = server.url.split("@")[0].rpartition(":")[2]
     first: redis.Redis = stored.redis
     first.config_set("masterauth", password)
@@ -85,12 +85,12 @@ def test_a_primary_that_followed_an_older_one_uses_no_number_again(
         wait_until(lambda: second.info("replication").get("master_link_status") == "up", "the replica")
         second.config_set("requirepass", password)
         second.replicaof("NO", "ONE")
-        say(own_gateway, "2")
+        post_line(own_gateway, "2")
         drain_all(stored, JOB)
         first.replicaof("127.0.0.1", other.port)
         wait_until(lambda: first.info("replication").get("master_link_status") == "up", "the old primary")
         first.replicaof("NO", "ONE")
-    say(own_gateway, "3")
+    post_line(own_gateway, "3")
     drain_all(stored, JOB)
     assert rows(stored.engine, training_logs, "content") == ["1", "2", "3"]
 
@@ -99,28 +99,28 @@ def test_late_words_after_a_restart_begin_no_attempt(
     own_gateway: GatewayServer, server: EmbeddedValkey, stored: Resources
 ) -> None:
     """Late messages from a new source do not reopen a job that has ended."""
-    say(own_gateway, "1")
+    post_line(own_gateway, "1")
     own_gateway.post(f"/jobs/{JOB}/callback/completion", {"exit_code": 0})
     drain_all(stored, JOB)
     server.stop()
     server.start()
-    say(own_gateway, "late")
+    post_line(own_gateway, "late")
     drain_all(stored, JOB)
     shown = own_gateway.get(f"/jobs/{JOB}")
     assert (shown["status"], shown["attempt"]) == ("completed", 1)
     assert rows(stored.engine, training_logs, "content") == ["1", "late"]
 
 
-def test_who_waits_hears_that_it_is_stored(own_gateway: GatewayServer, stored: Resources) -> None:
+def test_a_waiting_callback_is_answered_when_stored(own_gateway: GatewayServer, stored: Resources) -> None:
     """The answer is 202 until the message is in Postgres, then 200; the same key refers to the same message."""
     path, headers = f"/jobs/{JOB}/callback/logs", {"Idempotency-Key": "one"}
     body = {"lines": ["a"]}
     assert own_gateway.post(f"{path}?wait_s=0.1", body, headers=headers)["status"] == "accepted"
     later = threading.Timer(0.5, drain_all, (stored, JOB))
     later.start()
-    told = own_gateway.post(f"{path}?wait_s=30", body, status=200, headers=headers)
+    answer = own_gateway.post(f"{path}?wait_s=30", body, status=200, headers=headers)
     later.join()
-    assert told == {"status": "stored", "job_id": JOB}
+    assert answer == {"status": "stored", "job_id": JOB}
     assert rows(stored.engine, training_logs, "content") == ["a"]
     refusal = own_gateway.post(f"{path}?wait_s=-1", body, status=422)
     assert [error["field"] for error in refusal["errors"]] == ["wait_s"]

@@ -24,23 +24,23 @@ def test_the_list_loses_the_job(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources, announced: bool
 ) -> None:
     """A deleted job is removed from the list by its event, or by the next comparison."""
-    trainer.say(logs("one"))
+    trainer.send(logs("one"))
     with WebSocketClient(feed_gateway, "/jobs/ws") as client:
         listed = [job["id"] for job in client.take()["jobs"]]
         assert trainer.job_id in listed or client.until_type("job")["job"]["id"] == trainer.job_id
         delete(resources, trainer.job_id, announced=announced)
         assert client.until_type("training_deleted")["job_id"] == trainer.job_id
     with WebSocketClient(feed_gateway, "/jobs/ws") as client:
-        # A snapshot of half a second ago is followed by what was said since.
+        # A snapshot may be half a second old; the events since then follow it.
         assert client.take()["jobs"] == [] or client.until_type("training_deleted")["job_id"] == trainer.job_id
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_who_follows_the_job_is_told(
+def test_followers_of_a_deleted_job_are_closed(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources, announced: bool
 ) -> None:
     """The connection is closed, and reconnecting clients get 4410."""
-    trainer.say(logs("one"))
+    trainer.send(logs("one"))
     path = f"/jobs/{trainer.job_id}/ws"
     with WebSocketClient(feed_gateway, path) as client:
         client.take()

@@ -1,4 +1,4 @@
-"""The feed on a server that has no door for frames: everything goes through ASGI."""
+"""The feed on an ASGI server without FrameProtocol."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def plain_gateway(database_url: str, redis_url: str) -> Iterator[GatewayAddress]
 
 def test_any_server_carries_the_feed(plain_gateway: GatewayAddress, trainer: Trainer) -> None:
     """Without FrameProtocol the same frames arrive, and a client resumes from its position."""
-    trainer.say(logs("one"))
+    trainer.send(logs("one"))
     with WebSocketClient(plain_gateway, f"/jobs/{trainer.job_id}/ws") as client:
         assert client.take()["type"] == "snapshot"
-        trainer.say(logs("two"))
+        trainer.send(logs("two"))
         client.until("logs", 2)
         client.connection.close()
-        trainer.say(logs("three"))
+        trainer.send(logs("three"))
         client.connect()
         client.until("logs", 3)
         assert client.texts == ["one", "two", "three"]

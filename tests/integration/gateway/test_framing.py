@@ -1,4 +1,4 @@
-"""Requests whose end is ambiguous: refused and closed, so that no proxy in front takes a body for a request."""
+"""Requests with an ambiguous end are refused and the connection is closed, to prevent request smuggling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POST = b"POST /jobs/9/callback/logs HTTP/1.1\r\nHost: localhost\r\nContent-Type:
 
 
 def exchange(server: GatewayServer, request: bytes) -> bytes:
-    """Send a request with another behind it; return all that comes until the connection ends."""
+    """Send a request followed by another; return all bytes until the connection ends."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         client.sendall(request + SMUGGLED)
         came = b""

@@ -1,4 +1,4 @@
-"""Requests whose beginning does not end, to the process as it is run."""
+"""Requests whose header does not end, against the real process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Random requests to all operations of the OpenAPI document get one of the described responses.
 
-What schemathesis does, in small (docs/decisions/0010-schemathesis-by-hand.md).
+A small replacement of schemathesis (docs/decisions/0010-schemathesis-by-hand.md).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainwire.workers.resources import Resources
 
 JOB: Final = 4_321
 STREAMS: Final = ("/events",)
-"""Answers without an end."""
+"""Endless responses."""
 JSON_NULL: Final = {"type": "null"}
 
 odd_text = st.one_of(
@@ -35,8 +35,8 @@ odd_json = st.recursive(
 
 
 @pytest.fixture
-def told(gateway: GatewayServer, resources: Resources, sender: Sender) -> GatewayServer:
-    """A gateway that knows one job with some of everything."""
+def known_job(gateway: GatewayServer, resources: Resources, sender: Sender) -> GatewayServer:
+    """A gateway with one job that has rows of each kind."""
     for body in (logs("a", "b"), metrics(epoch=0, loss=0.0), checkpoint(), completion()):
         sender.send(body, job=JOB)
     for kind in ("logs", "metrics", "checkpoints", "completions"):
@@ -99,9 +99,9 @@ def requests_of(document: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     return st.one_of(chosen)
 
 
-def test_every_answer_is_one_that_is_described(told: GatewayServer) -> None:
-    """Odd numbers, odd text and odd bodies end in a described status with a described kind of document."""
-    document = told.get("/openapi.json")
+def test_every_answer_is_one_that_is_described(known_job: GatewayServer) -> None:
+    """Odd numbers, odd text and odd bodies are answered with a documented status and content type."""
+    document = known_job.get("/openapi.json")
 
     @settings(
         max_examples=120, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
@@ -112,7 +112,7 @@ def test_every_answer_is_one_that_is_described(told: GatewayServer) -> None:
         sent: dict[str, Any] = {}
         if request["method"] == "POST":  # json.dumps, unlike requests, also sends NaN and the infinities
             sent = {"data": json.dumps(request["json"]), "headers": {"Content-Type": "application/json"}}
-        answer = told.request(
+        answer = known_job.request(
             request["method"], request["path"].format(**parts), params=_sendable(request["params"]), **sent
         )
         if answer.status_code == 404 and answer.json()["type"].endswith(":http"):

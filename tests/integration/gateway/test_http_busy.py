@@ -1,4 +1,4 @@
-"""A gateway all of whose readers wait."""
+"""A gateway whose reader threads are all busy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwire.gateway.auth.tokens import create_token
 from trainwire.workers.resources import Resources
 
 THREADS = 40
-"""As many as AnyIO has for requests."""
+"""The number of AnyIO's worker threads."""
 
 
 def test_callbacks_are_taken_while_all_reads_hang(database_url: str, redis_url: str, resources: Resources) -> None:
@@ -26,8 +26,8 @@ def test_callbacks_are_taken_while_all_reads_hang(database_url: str, redis_url: 
             locking.execute(text("LOCK TABLE training_jobs IN ACCESS EXCLUSIVE MODE"))
             reads = [pool.submit(server.request, "GET", "/jobs", headers=headers) for _ in range(THREADS)]
             wait_until(lambda: _waiting_for_locks(resources) == THREADS, "all threads wait for Postgres")
-            for kind, said in (("logs", {"lines": ["a"]}), ("completion", {"exit_code": 0})):
-                assert server.post(f"/jobs/1/callback/{kind}", said, headers=headers)["job_id"] == 1
+            for kind, body in (("logs", {"lines": ["a"]}), ("completion", {"exit_code": 0})):
+                assert server.post(f"/jobs/1/callback/{kind}", body, headers=headers)["job_id"] == 1
             assert server.request("POST", "/jobs/1/callback/logs", json={"lines": ["a"]}).status_code == 401
             assert server.post("/jobs/1/callback/logs", {"lines": 1}, status=422, headers=headers)
             assert server.get("/readyz")["ready"]

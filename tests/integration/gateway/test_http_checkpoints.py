@@ -21,7 +21,7 @@ _jobs = count(9000)
 
 @pytest.fixture
 def lending(database_url: str, redis_url: str, bucket: Bucket, resources: object) -> Iterator[GatewayServer]:  # noqa: ARG001 - empties the stores
-    """A gateway that knows the bucket of the trainers."""
+    """A gateway with the trainers' bucket in its settings."""
     with GatewayServer(
         gateway_settings(database_url, redis_url, trainwire_checkpoint_bucket=bucket.name)
     ) as server:
@@ -39,7 +39,7 @@ def named(resources: Resources, sender: Sender, uri: str) -> str:
 def test_checkpoints_are_lent(
     lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket
 ) -> None:
-    """Checkpoints have their state, and which is best and last; the file can be downloaded from a signed URL."""
+    """The list has states and marks best and last; a file can be downloaded from a signed URL."""
     job = next(_jobs)
     sender.send(checkpoint(kind="epoch", epoch=0, **bucket.put(f"checkpoints/{job}/1.pt", b"one")), job=job)
     best = bucket.put(f"checkpoints/{job}/best.pt", b"two")
@@ -72,7 +72,7 @@ def test_checkpoints_are_lent(
         "s3://{bucket}//checkpoints/1.pt",
     ],
 )
-def test_what_a_trainer_names_elsewhere_is_not_lent(
+def test_a_file_outside_the_folder_is_not_signed(
     lending: GatewayServer, resources: Resources, sender: Sender, bucket: Bucket, uri: str
 ) -> None:
     """No URL is signed outside of the checkpoints' folder; the error names the folder and the remedy."""
@@ -99,7 +99,7 @@ def test_a_gateway_without_a_bucket_lends_nothing(
 def test_other_places_are_lent_from_where_they_are_named(
     session_settings: Settings, resources: Resources, sender: Sender, bucket: Bucket, s3_url: str
 ) -> None:
-    """CHECKPOINT_LEND_ALSO allows more buckets and folders, and nothing beside these."""
+    """CHECKPOINT_LEND_ALSO allows more buckets and folders, and nothing beside them."""
     released = f"{bucket.name}-released"
     client = s3_client(s3_url)
     client.create_bucket(Bucket=released)

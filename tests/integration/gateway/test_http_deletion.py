@@ -1,4 +1,4 @@
-"""Deletion over HTTP: by admins only, with the plan first, done by workers, repeated at will."""
+"""Deletion over HTTP: for admins only, with a dry run, carried out by workers, idempotent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def job(resources: Resources, sender: Sender) -> int:
 
 
 def delete(gateway: GatewayServer, path: str, status: int = 202, **options: Any) -> Any:
-    """Send DELETE, return the document of the answer."""
+    """Send DELETE, return the document of the response."""
     answer = gateway.request("DELETE", path, **options)
     assert answer.status_code == status, answer.text
     return answer.json() if answer.content else None
@@ -38,7 +38,7 @@ def delete(gateway: GatewayServer, path: str, status: int = 202, **options: Any)
 def test_admins_delete(
     guarded: GatewayServer, resources: Resources, job: int, role: Role | None, status: int
 ) -> None:
-    """Only admins delete jobs, see the plan and free the number; the admin's token is recorded."""
+    """Only admins delete jobs, read the plan and free the number; the admin's token is recorded."""
     headers = {} if role is None else bearer(make_token(resources, role))
     is_admin = status == 202
     delete(guarded, f"/jobs/{job}?dry_run=true", 200 if is_admin else status, headers=headers)
@@ -61,7 +61,7 @@ def test_a_dry_run_deletes_nothing(gateway: GatewayServer, resources: Resources,
 def test_the_answer_comes_at_once_and_workers_do_the_rest(
     gateway: GatewayServer, resources: Resources, job: int, sender: Sender
 ) -> None:
-    """The job is in no list any more; its deletion can be followed; repeated it is the same deletion."""
+    """The job is in no list any more; its deletion has a status; a repetition is the same deletion."""
     begun = delete(gateway, f"/jobs/{job}?reason=personal%20data&keep_loki=true")
     assert (begun["state"], begun["reason"]) == ("deleting", "personal data")
     assert begun["deleted_by"] == "gateway, without a token"
@@ -92,14 +92,14 @@ def test_a_job_that_has_not_ended_is_refused(gateway: GatewayServer, resources: 
 
 
 def test_an_unknown_job_is_a_problem(gateway: GatewayServer) -> None:
-    """It is not found, planned or not."""
+    """An unknown job is 404, with and without a dry run."""
     for path in ("/jobs/7", "/jobs/7?dry_run=true", "/jobs/7/deletion"):
         assert delete(gateway, path, 404)["status"] == 404
     assert delete(gateway, "/jobs/seven", 422)["errors"][0]["field"] == "job_id"
 
 
 def test_a_number_is_freed(gateway: GatewayServer, resources: Resources, job: int) -> None:
-    """Not before everything is deleted; then a callback makes the job anew."""
+    """A number is freed only after the deletion is complete; then a callback creates the job anew."""
     delete(gateway, f"/jobs/{job}?keep_loki=true")
     problem = delete(gateway, f"/jobs/{job}/deletion", 409)
     assert problem["type"] == "urn:trainwire:problem:still-deleting"
@@ -113,9 +113,7 @@ def test_a_number_is_freed(gateway: GatewayServer, resources: Resources, job: in
     assert rows(resources.engine, training_logs, "content") == ["a"]
 
 
-def test_a_callback_that_waits_is_told_of_the_deletion(
-    gateway: GatewayServer, resources: Resources, job: int
-) -> None:
+def test_a_waiting_callback_gets_the_deletion(gateway: GatewayServer, resources: Resources, job: int) -> None:
     """A message that the deletion discarded is not answered as stored."""
     delete(gateway, f"/jobs/{job}?keep_loki=true")
     # The workers have not written to Redis yet that the job is deleted.

@@ -1,4 +1,4 @@
-"""Hostile requests, limits and unavailable stores: the answer is a problem with the cause, never 500."""
+"""Hostile requests, limits and unavailable stores are answered with a problem that has the cause, never 500."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from trainwire.gateway.http.request_limits import RateLimit
 from trainwire.schemas.prometheus_metrics import GATEWAY_METRICS
 from trainwire.workers.resources import Resources
 
-NOBODY = "127.0.0.1:1"
+NO_SERVER = "127.0.0.1:1"
 THREADS = 40
-"""As many as AnyIO has for requests."""
+"""The number of AnyIO's worker threads."""
 _jobs = count(8_000)
 
 
@@ -60,9 +60,9 @@ def test_a_wrong_value_is_named(gateway: GatewayServer, path: str, field: str) -
     """The error has the field, its value and the remedy; values that Postgres cannot store are not sent to it."""
     answer = gateway.request("GET", path)
     assert (answer.status_code, answer.headers["Content-Type"]) == (422, "application/problem+json")
-    told = msgspec.json.decode(answer.content, type=Problem)
-    assert [error.field for error in told.errors] == [field]
-    assert field in told.detail
+    answered = msgspec.json.decode(answer.content, type=Problem)
+    assert [error.field for error in answered.errors] == [field]
+    assert field in answered.detail
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_a_client_cannot_choose_its_address(database_url: str, redis_url: str) -
         assert set(statuses(server)) == {200}
 
 
-def test_postgres_away_is_a_problem(redis_url: str) -> None:
+def test_postgres_down_is_a_problem(redis_url: str) -> None:
     """Without Postgres requests get 503 with the setting to check, and /healthz is answered."""
-    with GatewayServer(gateway_settings(f"postgresql://u:hush@{NOBODY}/db", redis_url)) as server:
+    with GatewayServer(gateway_settings(f"postgresql://u:hush@{NO_SERVER}/db", redis_url)) as server:
         for path in ("/jobs", "/jobs/1", "/jobs/1/logs", "/jobs/1/metrics", "/jobs/1/logs/download"):
             answer = server.request("GET", path)
             assert (answer.status_code, answer.json()["type"]) == (503, "urn:trainwire:problem:postgres-away")
@@ -175,15 +175,15 @@ def test_the_process_lives_while_all_threads_wait(database_url: str, redis_url: 
             may_end.set()
 
 
-def test_redis_away_is_a_problem(database_url: str) -> None:
+def test_redis_down_is_a_problem(database_url: str) -> None:
     """Without Redis callbacks get 503, and jobs are still returned."""
-    with GatewayServer(gateway_settings(database_url, f"redis://{NOBODY}/0")) as server:
+    with GatewayServer(gateway_settings(database_url, f"redis://{NO_SERVER}/0")) as server:
         answer = server.request("POST", "/jobs/1/callback/logs", json={"lines": ["a"]})
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:trainwire:problem:redis-away")
         assert server.request("GET", "/jobs").status_code == 200
 
 
-def test_a_database_without_tables_is_told_what_to_run(
+def test_a_database_without_tables_names_the_command(
     database_url: str, redis_url: str, resources: Resources
 ) -> None:
     """A database that is not migrated is a problem with the command to run."""
@@ -210,14 +210,14 @@ def test_stores_that_are_not_there_are_named(
                 "urn:trainwire:problem:not-configured",
                 True,
             )
-    away = {"mlflow_tracking_uri": f"http://{NOBODY}", "loki_url": f"http://{NOBODY}"}
+    away = {"mlflow_tracking_uri": f"http://{NO_SERVER}", "loki_url": f"http://{NO_SERVER}"}
     with GatewayServer(gateway_settings(database_url, redis_url, **away)) as server:
         assert "MLFLOW_TRACKING_URI" in server.get(f"/jobs/{job}/mlflow/metrics", status=502)["detail"]
         assert "LOKI_URL" in server.get(f"/jobs/{job}/logs/loki", status=502)["detail"]
         assert server.get(f"/jobs/{job}")["mlflow_url"] is None
 
 
-def test_openapi_says_everything(gateway: GatewayServer) -> None:
+def test_openapi_describes_everything(gateway: GatewayServer) -> None:
     """Every operation has a summary, a description, and for its responses a schema with a valid example."""
     document = gateway.get("/openapi.json")
     structs = {struct.__name__: struct for struct in _subclasses(msgspec.Struct)}
@@ -247,12 +247,12 @@ def _check_example(structs: dict[str, Any], status: str, content: dict[str, Any]
 def test_the_gateway_counts_its_requests(gateway: GatewayServer) -> None:
     """Requests are counted by route, so that job numbers do not become labels."""
     gateway.get("/jobs/424242", status=404)
-    told = gateway.request("GET", "/metrics").text
-    assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in told
-    assert "424242" not in told
+    answered = gateway.request("GET", "/metrics").text
+    assert 'trainwire_gateway_requests_total{method="GET",route="/jobs/{job_id}",status="404"}' in answered
+    assert "424242" not in answered
 
 
-def test_the_gateway_counts_what_the_list_says(gateway: GatewayServer) -> None:
+def test_the_gateway_exports_the_list_of_metrics(gateway: GatewayServer) -> None:
     """The exported metrics have the names, types and labels of the list, and there are no others."""
     gateway.get("/healthz")
     found = {

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: the list and its pages, one job, its completeness, its deliveries, several side by side."""
+"""Jobs over HTTP: the list and its pages, one job, its completeness, its deliveries, comparisons."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def job() -> int:
 
 
 def drain_all(resources: Resources, *jobs: int) -> None:
-    """Store all that was sent about these jobs."""
+    """Store all messages of these jobs."""
     for job in jobs:
         for kind in KINDS:
             drain(resources, kind, job)
@@ -48,18 +48,18 @@ def insert_jobs(resources: Resources, number: int, **columns: Any) -> None:
         )
 
 
-def test_a_job_is_shown_with_everything_it_said(
+def test_a_job_is_shown_with_all_its_messages(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
     """The document of a job has parameters, attempts, names and newest values of metrics, and rows by kind."""
     point = Point(ts=NOW_NS, epoch=2, step=7, values={"loss": 0.0, "f1": float("nan"), "lr": 0.0})
-    said = Metrics(
+    sent = Metrics(
         points=[Point(ts=NOW_NS, values={"loss": 0.5}), point],
         progress=Progress(current_epoch=0, total_epochs=8),
         name="digits <b>",
         params={"lr": 0.0},
     )
-    sender.send(said, job=job)
+    sender.send(sent, job=job)
     sender.send(logs("one", "two"), job=job)
     sender.send(checkpoint("s3://b/best.pt"), job=job)
     drain_all(resources, job)
@@ -165,7 +165,7 @@ def test_names_of_old_rows_are_found_in_bounded_steps(resources: Resources, job:
 
 
 def test_the_pages_of_the_list_join(gateway: GatewayServer, resources: Resources) -> None:
-    """Page after page, every job comes once, the newest first, also where several began at the same moment."""
+    """Over all pages every job is listed once, newest first, also if several began at the same moment."""
     insert_jobs(resources, 25)
     seen: list[int] = []
     cursor: str | None = None
@@ -195,21 +195,21 @@ def test_the_list_is_filtered(gateway: GatewayServer, resources: Resources) -> N
     assert found(name="digits%a") == []
 
 
-def test_completeness_is_told(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
+def test_completeness_is_returned(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
     """Completeness has the counts, a summary, and the gaps by number."""
     sender.send(logs("a"), job=job, seq=1)
     sender.send(logs("c"), job=job, seq=4)
     drain_all(resources, job)
-    told = gateway.get(f"/jobs/{job}/completeness")
-    assert msgspec.convert(told, CompletenessReport, strict=True).state == "open"
-    assert (told["produced"], told["stored"], told["missing"]) == (4, 2, 2)
-    assert told["gaps"] == [{"source": "0-test", "kind": "logs", "ranges": [[2, 3]]}]
+    answered = gateway.get(f"/jobs/{job}/completeness")
+    assert msgspec.convert(answered, CompletenessReport, strict=True).state == "open"
+    assert (answered["produced"], answered["stored"], answered["missing"]) == (4, 2, 2)
+    assert answered["gaps"] == [{"source": "0-test", "kind": "logs", "ranges": [[2, 3]]}]
     sender.send(completion(produced={"logs": 4, "completions": 1}), job=job)
     drain_all(resources, job)
     assert gateway.get(f"/jobs/{job}/completeness")["state"] == "incomplete"
 
 
-def test_deliveries_are_told_in_words(
+def test_deliveries_have_their_error_and_lag(
     gateway: GatewayServer, resources: Resources, sender: Sender, job: int
 ) -> None:
     """An unavailable sink has its error and the number of rows behind."""
@@ -238,15 +238,15 @@ def test_jobs_are_compared(gateway: GatewayServer, resources: Resources, sender:
     drain_all(resources, one, two)
     found = gateway.get("/jobs/compare", params={"ids": f"{one},{two}"})
     assert [item["id"] for item in found["jobs"]] == [one, two]
-    told = [(each["job_id"], each["name"], each["attempt"], each["points"][0][2]) for each in found["series"]]
-    assert told == [(one, "loss", 2, 1.0), (two, "loss", 1, 2.0)]
+    answered = [(each["job_id"], each["name"], each["attempt"], each["points"][0][2]) for each in found["series"]]
+    assert answered == [(one, "loss", 2, 1.0), (two, "loss", 1, 2.0)]
     assert gateway.get("/jobs/compare", params={"ids": "1,999999"}, status=404)["detail"].startswith("no job ")
 
 
 def test_jobs_that_share_no_metric_are_compared(
     gateway: GatewayServer, resources: Resources, sender: Sender
 ) -> None:
-    """Jobs without a common metric come without series, however many points each has."""
+    """Jobs without a common metric are returned without series."""
     one, two = next(_jobs), next(_jobs)
     for job, name in ((one, "loss"), (two, "accuracy")):
         sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: 1.0})] * 5), job=job)

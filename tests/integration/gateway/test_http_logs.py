@@ -71,7 +71,9 @@ def test_pages_and_filters(gateway: GatewayServer, job: int, query: str, seqs: l
     assert (page["total"], page["scanned"]) == (10, None)
 
 
-def test_a_line_is_what_was_said(gateway: GatewayServer, resources: Resources, sender: Sender, job: int) -> None:
+def test_a_line_is_returned_unchanged(
+    gateway: GatewayServer, resources: Resources, sender: Sender, job: int
+) -> None:
     """Text is returned unchanged, and times to the nanosecond."""
     sender.send(logs(HOSTILE), job=job, source="hostile")
     drain(resources, job=job)
@@ -88,7 +90,7 @@ def test_a_time_leads_to_the_first_line_from_then_on(gateway: GatewayServer, job
     assert gateway.get(f"/jobs/{job}/logs?at=0001-01-01T00:00:00Z&limit=1")["first_seq"] == 1
 
 
-def test_a_search_says_where_it_stopped(
+def test_a_search_returns_where_it_stopped(
     gateway: GatewayServer, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rare match is searched among a limited number of lines; `scanned` is where to continue."""

@@ -1,4 +1,4 @@
-"""Metrics over HTTP: whole where they are few, downsampled with their spikes where they are many."""
+"""Metrics over HTTP: few points are returned unchanged, many are downsampled with their spikes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def send_points(sender: Sender, resources: Resources, job: int, points: Sequence
 
 
 def test_few_points_come_as_they_are(gateway: GatewayServer, resources: Resources, sender: Sender) -> None:
-    """Every value with its step, time, epoch and seq; 0.0 is a value, and so is NaN."""
+    """Every value has its step, time, epoch and seq; 0.0 is a value, and so is NaN."""
     job = next(_jobs)
     points = [
         Point(ts=NOW_NS, step=1, epoch=0, values={"loss": 0.0, "f1": float("-inf")}),
@@ -55,13 +55,13 @@ def test_attempts_and_ranks_are_series_of_their_own(
         point = Point(ts=NOW_NS, step=5, epoch=7, values={"loss": float(attempt)})
         send_points(sender, resources, job, [point], attempt=attempt, source=f"{attempt}-{rank}", rank=rank)
 
-    def told(query: str) -> list[tuple[int, int | None]]:
+    def fetch(query: str) -> list[tuple[int, int | None]]:
         series = gateway.get(f"/jobs/{job}/metrics?names=loss&{query}")["series"]
         return [(each["attempt"], each["rank"]) for each in series]
 
-    assert told("") == [(1, None), (2, 0), (2, 1)]
-    assert told("attempt=2&rank=0") == [(2, 0)]
-    assert told("after=2") == [(2, 1)]
+    assert fetch("") == [(1, None), (2, 0), (2, 1)]
+    assert fetch("attempt=2&rank=0") == [(2, 0)]
+    assert fetch("after=2") == [(2, 1)]
     assert gateway.get(f"/jobs/{job}/metrics?names=loss&x=epoch")["series"][0]["points"][0][0] == 7
 
 
@@ -99,7 +99,7 @@ def test_spikes_survive_downsampling(gateway: GatewayServer, long_job: int) -> N
     assert [point[4] for point in f1["points"]] == [17, 100_017, 200_017]
 
 
-def test_what_came_since_is_whole(gateway: GatewayServer, long_job: int) -> None:
+def test_points_after_a_position_are_not_downsampled(gateway: GatewayServer, long_job: int) -> None:
     """`after` returns the newer points of a long job without downsampling."""
     page = gateway.get(f"/jobs/{long_job}/metrics?names=loss&after={MANY - 3}")
     assert [point[4] for point in page["series"][0]["points"]] == [MANY - 2, MANY - 1, MANY]
@@ -121,23 +121,23 @@ def test_a_part_of_a_series_is_finer(gateway: GatewayServer, resources: Resource
     points = [Point(ts=NOW_NS + n * 1000, step=n, epoch=n // 100, values={"loss": n % 7}) for n in range(2000)]
     send_points(sender, resources, job, [*points, Point(ts=NOW_NS, values={"loss": 0.5})])
 
-    def told(query: str) -> tuple[list[Any], bool]:
+    def fetch(query: str) -> tuple[list[Any], bool]:
         page = gateway.get(f"/jobs/{job}/metrics?points=100&{query}")
         (series,) = page["series"] or [{"points": []}]
         return series["points"], page["downsampled"]
 
-    found, is_downsampled = told("from=500&to=1499")
+    found, is_downsampled = fetch("from=500&to=1499")
     assert (is_downsampled, found[0][0], found[-1][0]) == (True, 500, 1499)
     assert 50 <= len(found) <= 102
-    found, is_downsampled = told("from=1000.5&to=1050")
+    found, is_downsampled = fetch("from=1000.5&to=1050")
     assert ([point[0] for point in found], is_downsampled) == (list(range(1001, 1051)), False)
-    found, _ = told("from=1990&x=step")
+    found, _ = fetch("from=1990&x=step")
     assert [point[0] for point in found] == list(range(1990, 2000))
-    found, _ = told("x=epoch&from=3&to=3&points=1000")
+    found, _ = fetch("x=epoch&from=3&to=3&points=1000")
     assert [point[4] for point in found] == list(range(301, 401))
     first, last = (points[at].ts // 1000 * 1000 for at in (10, 12))  # as Postgres has them
-    found, _ = told(f"x=time&from={first - 500}&to={last + 500}")
+    found, _ = fetch(f"x=time&from={first - 500}&to={last + 500}")
     assert [point[4] for point in found] == [11, 12, 13]
-    assert told("from=5000")[0] == []
+    assert fetch("from=5000")[0] == []
     for wrong in ("from=nan", "to=inf", "from=x"):
         assert gateway.get(f"/jobs/{job}/metrics?{wrong}", status=422)

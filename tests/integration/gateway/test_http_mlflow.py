@@ -58,17 +58,17 @@ def test_points_come_page_by_page(
     sender.send(logs("a"), job=job)
     drain(resources, job=job)
     run_id = logged_run(mlflow_server.api, job)
-    said = {"acc": [0.1, 0.2, 0.3, 0.4, 0.5], "loss": [0.5, 0.0], "lr": [0.01]}
-    log_metric(mlflow_server.api, run_id, "acc", *said["acc"])
-    log_metric(mlflow_server.api, run_id, "lr", *said["lr"])
+    logged = {"acc": [0.1, 0.2, 0.3, 0.4, 0.5], "loss": [0.5, 0.0], "lr": [0.01]}
+    log_metric(mlflow_server.api, run_id, "acc", *logged["acc"])
+    log_metric(mlflow_server.api, run_id, "lr", *logged["lr"])
     settings = gateway_settings(database_url, redis_url, mlflow_tracking_uri=mlflow_server.url)
     with GatewayServer(settings) as server:
         path = f"/jobs/{job}/mlflow/metrics"
         for limit, pages in ((1, 8), (3, 3), (1000, 1)):
             came, sizes = follow(server, f"{path}?limit={limit}")
-            assert (came, len(sizes)) == (said, pages)
+            assert (came, len(sizes)) == (logged, pages)
             assert max(sizes) <= limit
-        assert follow(server, f"{path}?names=lr,acc&limit=2")[0] == {"lr": said["lr"], "acc": said["acc"]}
+        assert follow(server, f"{path}?names=lr,acc&limit=2")[0] == {"lr": logged["lr"], "acc": logged["acc"]}
         first = server.get(f"{path}?limit=2")
         assert first["more_metrics"] == 2
         for wrong in (f"cursor={first['next']}&names=lr", "cursor=nonsense", "cursor=%22%22", "limit=0"):

@@ -1,4 +1,4 @@
-"""Whether the gateway is ready where the streams are on servers of their own."""
+"""Readiness of the gateway if the streams are on other servers."""
 
 from __future__ import annotations
 

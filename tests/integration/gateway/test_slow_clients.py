@@ -1,4 +1,4 @@
-"""Clients that send or take a byte now and then, or nothing at all: each comes to an end, the others do not."""
+"""Clients that send or read slowly or not at all are disconnected, without an effect on other clients."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_later_request_has_a_time_too(hasty: GatewayServer) -> None:
     assert cuts(hasty, "slow_head") == 1
 
 
-def test_who_says_nothing_is_ended(hasty: GatewayServer) -> None:
+def test_a_silent_connection_is_closed(hasty: GatewayServer) -> None:
     """A connection without a byte is closed without a response."""
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=DEADLINE_S) as client:
         assert client.recv(1) == b""
@@ -153,14 +153,14 @@ ANSWERS: dict[str, Callable[[int], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("asked", ANSWERS.values(), ids=ANSWERS)
-def test_who_never_reads_is_cut_off(
+def test_a_client_that_never_reads_is_aborted(
     patient: GatewayServer, resources: Resources, asked: Callable[[int], tuple[str, ...]]
 ) -> None:
     """A connection whose client reads nothing is aborted and counted; others are not."""
     trainer = Trainer(resources, 2000)
-    say_much(trainer)
+    send_much(trainer)
     with deaf(patient, *asked(2000)) as client, deaf(patient, "/healthz") as quiet:
-        say_much(trainer)
+        send_much(trainer)
         wait_until(lambda: cuts(patient, "deaf") == 1, "the end of the deaf client", DEADLINE_S)
         assert read_all(client)
         quiet.settimeout(DEADLINE_S)
@@ -168,10 +168,10 @@ def test_who_never_reads_is_cut_off(
     assert cuts(patient, "deaf") == 1
 
 
-def say_much(trainer: Trainer) -> None:
+def send_much(trainer: Trainer) -> None:
     """Send more than the socket buffers of both sides hold."""
     for _ in range(10):
-        trainer.say(logs(*("x" * 50_000 for _ in range(50))))
+        trainer.send(logs(*("x" * 50_000 for _ in range(50))))
 
 
 def read_all(client: socket.socket) -> int:
@@ -184,10 +184,10 @@ def read_all(client: socket.socket) -> int:
     return size
 
 
-def test_who_reads_slowly_is_not_cut_off(patient: GatewayServer, resources: Resources) -> None:
+def test_a_client_that_reads_slowly_is_not_aborted(patient: GatewayServer, resources: Resources) -> None:
     """A client that reads slowly is not disconnected, however long the response takes."""
     trainer = Trainer(resources, 2001)
-    say_much(trainer)
+    send_much(trainer)
     with deaf(patient, "/jobs/2001/logs/download") as client:
         client.settimeout(DEADLINE_S)
         until = time.monotonic() + 4 * PLENTY.stall_s

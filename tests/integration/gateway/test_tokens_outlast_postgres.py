@@ -111,7 +111,7 @@ def test_belief_ends(proxy: TcpProxy, by_proxy: Engine, resources: Resources) ->
     asyncio.run(story())
 
 
-def test_what_postgres_said_last_counts(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
+def test_the_last_answer_of_postgres_counts(proxy: TcpProxy, by_proxy: Engine, resources: Resources) -> None:
     """A token that was found to be revoked stays refused during an outage."""
     clock, token = Clock(), new_token(resources.engine)
     tokens = TokenCache(by_proxy, clock)

@@ -28,10 +28,10 @@ def follow(gateway: GatewayProcess, trainer: Trainer, position: str | None = Non
     return WebSocketClient(gateway, f"/jobs/{trainer.job_id}/ws", position)
 
 
-def test_a_client_gets_a_snapshot_and_then_what_happens(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+def test_a_client_gets_a_snapshot_and_then_live_events(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
     """The first frame has the job, its newest lines and its checkpoints; live events follow with their rows."""
-    trainer.say(logs("one", "two"))
-    trainer.say(checkpoint())
+    trainer.send(logs("one", "two"))
+    trainer.send(checkpoint())
     with follow(feed_gateway, trainer) as client:
         first = client.take()
         assert (first["type"], first["job"]["id"], first["job"]["status"]) == (
@@ -40,9 +40,9 @@ def test_a_client_gets_a_snapshot_and_then_what_happens(feed_gateway: GatewayPro
             "running",
         )
         assert [row["uri"] for row in first["checkpoints"]] == ["s3://bucket/best.pt"]
-        trainer.say(logs("three"))
-        trainer.say(metrics(epoch=2, acc=0.5))
-        trainer.say(completion(exit_code=0))
+        trainer.send(logs("three"))
+        trainer.send(metrics(epoch=2, acc=0.5))
+        trainer.send(completion(exit_code=0))
         client.until("metrics", 1)
         end = client.until_type("training_complete")
         assert end["exit_code"] == 0
@@ -52,25 +52,25 @@ def test_a_client_gets_a_snapshot_and_then_what_happens(feed_gateway: GatewayPro
 
 def test_a_client_comes_back_with_its_position(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
     """A reconnecting client gets the missed rows from Postgres, then new events, each row once."""
-    trainer.say(logs(*(f"early {number}" for number in range(1500))))
+    trainer.send(logs(*(f"early {number}" for number in range(1500))))
     with follow(feed_gateway, trainer, "2-0-0") as client:
         assert client.take()["type"] == "resumed"
         client.until("logs", 1500)
-        trainer.say(logs("live"))
+        trainer.send(logs("live"))
         client.until("logs", 1501)
         assert len(client.texts) == 1499
         client.connection.close()
-        trainer.say(logs("away"))
+        trainer.send(logs("away"))
         client.connect()
         client.until("logs", 1502)
         assert client.texts[-2:] == ["live", "away"]
 
 
-def test_who_looks_at_what_is_not_logged(
+def test_the_url_of_a_websocket_is_not_logged(
     tmp_path: Path, database_url: str, redis_url: str, trainer: Trainer
 ) -> None:
     """The URL of a WebSocket is not logged, because clients may put a token into it."""
-    trainer.say(logs("one"))
+    trainer.send(logs("one"))
     with GatewayProcess(tmp_path, database_url, redis_url) as gateway:
         with connect(f"ws://127.0.0.1:{gateway.port}/jobs/{trainer.job_id}/ws?token=hush") as client:
             assert json.loads(client.recv(60))["event"]["type"] == "snapshot"
@@ -81,45 +81,45 @@ def test_who_looks_at_what_is_not_logged(
 
 def test_the_gateway_is_killed_and_comes_back(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
     """After a restart of the gateway a client resumes from its position without a gap."""
-    trainer.say(logs("before"))
+    trainer.send(logs("before"))
     with follow(feed_gateway, trainer) as client:
         client.take()
         feed_gateway.end()
-        trainer.say(logs("while it was away"))
+        trainer.send(logs("while it was away"))
         with pytest.raises(ConnectionClosed):
             client.take()
         feed_gateway.start()
         client.connect()
-        trainer.say(logs("after"))
+        trainer.send(logs("after"))
         client.until("logs", 3)
         assert client.texts == ["before", "while it was away", "after"]
 
 
 def test_rows_without_a_notification_are_found(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
     """A gap is filled at the next event, and a lost last event by the next poll of Postgres."""
-    trainer.say(logs("first"))
+    trainer.send(logs("first"))
     with follow(feed_gateway, trainer) as client:
         client.take()
-        trainer.say(logs("unsaid"), announced=False)
-        trainer.say(metrics(loss=1.0), announced=False)
-        trainer.say(logs("said"))
+        trainer.send(logs("silent"), announced=False)
+        trainer.send(metrics(loss=1.0), announced=False)
+        trainer.send(logs("loud"))
         client.until("logs", 3)
-        trainer.say(logs("last words"), announced=False)
-        trainer.say(Metrics(ts=NOW_NS, progress=Progress(current_epoch=3, total_epochs=4)), announced=False)
-        trainer.say(completion("failed", exit_code=3, error_message="no"), announced=False)
+        trainer.send(logs("last words"), announced=False)
+        trainer.send(Metrics(ts=NOW_NS, progress=Progress(current_epoch=3, total_epochs=4)), announced=False)
+        trainer.send(completion("failed", exit_code=3, error_message="no"), announced=False)
         error = client.until_type("training_error")
         assert (error["exit_code"], error["error_message"], error["total_epochs_completed"]) == (3, "no", 3)
         client.until("logs", 4)
         client.until("metrics", 1)
-        assert client.texts == ["first", "unsaid", "said", "last words"]
+        assert client.texts == ["first", "silent", "loud", "last words"]
 
 
-def test_rows_beyond_what_an_event_carries_are_filled(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+def test_rows_beyond_the_size_of_an_event_are_filled(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
     """Lines that an event does not carry are read, and sent in batches of at most a thousand."""
-    trainer.say(logs("begin"))
+    trainer.send(logs("begin"))
     with follow(feed_gateway, trainer) as client:
         client.take()
-        trainer.say(logs(*(f"{number} {'x' * 100}" for number in range(3000))))
+        trainer.send(logs(*(f"{number} {'x' * 100}" for number in range(3000))))
         client.until("logs", 3001)
         assert client.texts[1].startswith("0 x")
         assert client.texts[-1].startswith("2999 x")
@@ -129,7 +129,7 @@ def test_nonsense_on_the_channel_changes_nothing(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
 ) -> None:
     """Invalid events, events of other jobs and events about missing rows are ignored."""
-    trainer.say(logs("begin"))
+    trainer.send(logs("begin"))
     channel = events_channel(trainer.job_id)
     with follow(feed_gateway, trainer) as client:
         client.take()
@@ -137,7 +137,7 @@ def test_nonsense_on_the_channel_changes_nothing(
         for job_id in (trainer.job_id, trainer.job_id + 1):
             claim = TrainingLog(job_id=job_id, attempt=1, kind="logs", first_seq=50, last_seq=60)
             resources.redis.publish(channel, encode_event(claim))
-        trainer.say(logs("end"))
+        trainer.send(logs("end"))
         client.until("logs", 2)
         assert client.texts == ["begin", "end"]
 
@@ -147,29 +147,29 @@ def test_redis_is_killed_and_comes_back(resources: Resources, trainer: Trainer, 
     database_url = resources.settings.database_url.get_secret_value()
     with EmbeddedValkey(tmp_path) as valkey, GatewayProcess(tmp_path, database_url, valkey.url) as gateway:
         announcing = redis.Redis.from_url(valkey.url, socket_timeout=20)
-        trainer.say(logs("begin"))
+        trainer.send(logs("begin"))
         with follow(gateway, trainer) as client:
             client.take()
             wait_until(lambda: _listeners(announcing, trainer) == 1, "a subscription")
             valkey.kill()
-            trainer.say(logs("without Redis"), announced=False)
+            trainer.send(logs("without Redis"), announced=False)
             client.until("logs", 2)
             valkey.start()
             wait_until(lambda: _listeners(announcing, trainer) == 1, "a new subscription")
-            trainer.say(logs("with it"), announced=False)
+            trainer.send(logs("with it"), announced=False)
             client.until("logs", 3)
             assert client.texts == ["begin", "without Redis", "with it"]
         announcing.close()
 
 
-def test_a_client_that_does_not_read_is_told_to_come_again(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
+def test_a_client_that_does_not_read_gets_a_resync(feed_gateway: GatewayProcess, trainer: Trainer) -> None:
     """A slow client gets resync, does not delay others, and misses nothing once it reconnects."""
-    trainer.say(logs("begin"))
+    trainer.send(logs("begin"))
     with follow(feed_gateway, trainer) as reader, _deaf(feed_gateway, trainer) as deaf:
         reader.take()
         size = 0
         while size < 8_000_000:
-            trainer.say(logs(*("x" * 8000 for _ in range(100))))
+            trainer.send(logs(*("x" * 8000 for _ in range(100))))
             size += 800_000
         last = 1 + size // 8000
         reader.until("logs", last)
@@ -185,7 +185,7 @@ def test_a_client_that_does_not_read_is_told_to_come_again(feed_gateway: Gateway
 @pytest.mark.parametrize("after", ["nonsense", "1-2", "900-0-0"])
 def test_a_wrong_position_is_refused(feed_gateway: GatewayProcess, trainer: Trainer, after: str) -> None:
     """A malformed position, or one beyond the job's rows, is closed with 4400."""
-    trainer.say(logs("begin"))
+    trainer.send(logs("begin"))
     with connect(f"ws://127.0.0.1:{feed_gateway.port}/jobs/{trainer.job_id}/ws?after={after}") as connection:
         with pytest.raises(ConnectionClosed) as closed:
             connection.recv(timeout=30)
@@ -210,7 +210,7 @@ def test_many_clients_are_one_subscription(
     """A gateway has one subscriber in Redis for all its clients."""
     other = Trainer(resources, trainer.job_id + 500_000)
     for one in (trainer, other):
-        one.say(logs("begin"))
+        one.send(logs("begin"))
     with (
         follow(feed_gateway, trainer) as first,
         follow(feed_gateway, trainer) as second,
@@ -220,7 +220,7 @@ def test_many_clients_are_one_subscription(
             client.take()
         subscribers = {line["addr"] for line in resources.redis.client_list(_type="pubsub")}
         assert len(subscribers & feed_gateway.addresses()) == 1
-        trainer.say(logs("for two"))
+        trainer.send(logs("for two"))
         for client in (first, second):
             client.until("logs", 2)
 
@@ -229,7 +229,7 @@ def test_a_job_that_is_gone_ends_its_clients(
     feed_gateway: GatewayProcess, trainer: Trainer, resources: Resources
 ) -> None:
     """If the rows that clients have are not in Postgres any more, clients get resync."""
-    trainer.say(logs("begin"))
+    trainer.send(logs("begin"))
     with follow(feed_gateway, trainer) as client:
         client.take()
         with resources.engine.begin() as connection:

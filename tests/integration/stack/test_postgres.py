@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, really started."""
+"""The embedded PostgreSQL as a process."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_second_object_on_the_folder_uses_the_same_data(tmp_path: Path) -> Non
 
 
 def test_the_database_is_as_the_design_wants_it(server: EmbeddedPostgres) -> None:
-    """Commits are durable, text is UTF-8, order is by byte, damage is noticed, and only TCP is served."""
+    """Commits are durable, text is UTF-8, order is by byte, checksums are on, and only TCP is served."""
     names = ("synchronous_commit", "server_encoding", "data_checksums", "fsync", "unix_socket_directories")
     shown = [_execute(server, f"SHOW {name}")[0][0] for name in names]
     assert shown == ["on", "UTF8", "on", "on", ""]
@@ -82,8 +82,8 @@ def test_an_interrupted_first_start_is_no_obstacle(tmp_path: Path) -> None:
     assert not (tmp_path / "initdb.password").exists()
 
 
-def test_lost_and_wrong_passwords_are_said(tmp_path: Path) -> None:
-    """A folder whose secrets are gone or another's is refused in a sentence, and keeps its data."""
+def test_lost_and_wrong_passwords_are_reported(tmp_path: Path) -> None:
+    """A folder with missing or wrong secrets is refused with one error, and its data is kept."""
     with EmbeddedPostgres(tmp_path):
         kept = saved_password(tmp_path, "postgres")
     (tmp_path / "secrets.json").rename(tmp_path / "put aside")
@@ -108,15 +108,15 @@ def test_data_of_another_version_is_refused(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_a_wrong_setting_is_said_with_the_servers_words(tmp_path: Path) -> None:
-    """A server that does not come up is reported with its last lines of log."""
+def test_a_wrong_setting_is_reported_with_the_servers_log(tmp_path: Path) -> None:
+    """The error of a server that does not start has the last lines of its log."""
     with pytest.raises(PartFailed, match=r"postgres ended at once(.|\n)*shared_buffers"):
         EmbeddedPostgres(tmp_path, settings={"shared_buffers": "lots"}).start()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs setpriv")
-def test_root_without_setpriv_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As root without util-linux the sentence names both ways out."""
+def test_root_without_setpriv_gets_the_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root without util-linux the error names both remedies."""
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(Problem, match="run as a normal user, or install util-linux"):
         unprivileged(["postgres"])

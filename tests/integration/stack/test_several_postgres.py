@@ -1,4 +1,4 @@
-"""Two Postgres servers in DATABASE_URL: the one that takes writes is used, whichever that is."""
+"""Two Postgres servers in DATABASE_URL: the one that accepts writes is used."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pair:
 
     @property
     def url(self) -> str:
-        """The address of both."""
+        """The address of both servers."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"postgresql://{USER}:{PASSWORD}@{hosts}/{DATABASE}?target_session_attrs=read-write"
 
@@ -102,7 +102,7 @@ def test_the_server_that_takes_writes_is_used(pair: Pair) -> None:
         engine.dispose()
 
 
-def test_the_first_server_is_away(pair: Pair, redis_url: str) -> None:
+def test_the_first_server_is_down(pair: Pair, redis_url: str) -> None:
     """Migrations, `status` and `doctor` reach the second; `env` shows both; errors hide the password."""
     both = {"DATABASE_URL": pair.url, "REDIS_URL": redis_url, "LOKI_ENABLED": "false"}
     pair.servers[0].stop()

@@ -1,4 +1,4 @@
-"""Parts that die are started again; nothing is left behind."""
+"""Parts that die are started again, and no process is left at the end."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ class Watch:
     """A supervisor and the lines that it printed."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
-        self.supervisor = Supervisor(self.said.append)
+        self.lines: list[str] = []
+        self.supervisor = Supervisor(self.lines.append)
 
     def check_until(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
         """Let the supervisor look at its parts until `condition()`."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, self.said
+            assert time.monotonic() < deadline, self.lines
             self.supervisor.check()
             time.sleep(0.02)
 
-    def has_said(self, text: str) -> bool:
+    def has_printed(self, text: str) -> bool:
         """Return whether a line with `text` was printed."""
-        return any(text in line for line in self.said)
+        return any(text in line for line in self.lines)
 
 
 @pytest.fixture
@@ -61,28 +61,28 @@ def watch() -> Iterator[Watch]:
     made.supervisor.kill()
 
 
-def test_a_killed_part_is_started_again_and_said(watch: Watch, tmp_path: Path) -> None:
+def test_a_killed_part_is_started_again_and_reported(watch: Watch, tmp_path: Path) -> None:
     """SIGKILL a part: the supervisor names the signal and the log, and starts it again."""
     part = CommandPart("worker", FOREVER, tmp_path)
     watch.supervisor.start(part)
     first = part.child.pid
     assert first is not None
     psutil.Process(first).kill()
-    watch.check_until(lambda: watch.has_said("worker: started again"))
+    watch.check_until(lambda: watch.has_printed("worker: started again"))
     assert part.child.is_running()
     assert part.child.pid != first
-    assert watch.has_said(f"worker: killed by SIGKILL, starting it again in 0.2 s (log: {tmp_path}/logs/")
+    assert watch.has_printed(f"worker: killed by SIGKILL, starting it again in 0.2 s (log: {tmp_path}/logs/")
 
 
 def test_a_part_that_dies_at_once_shows_its_log(watch: Watch, tmp_path: Path) -> None:
     """Repeated ends are reported with exit code and last log lines, with growing delays."""
     watch.supervisor.start(CommandPart("worker", DIES, tmp_path))
-    watch.check_until(lambda: watch.has_said("| no such luck"))
-    assert watch.has_said("worker: ended with exit code 1, starting it again in 0.4 s")
+    watch.check_until(lambda: watch.has_printed("| no such luck"))
+    assert watch.has_printed("worker: ended with exit code 1, starting it again in 0.4 s")
 
 
 class Store(CommandPart):
-    """A part that the others need until their end."""
+    """A part that other parts need until they have ended."""
 
     is_store = True
 
@@ -93,16 +93,16 @@ def test_stores_stop_last(watch: Watch, tmp_path: Path) -> None:
         watch.supervisor.start(Store(name, FOREVER, tmp_path))
     for name in ("three", "four"):
         watch.supervisor.start(CommandPart(name, FOREVER, tmp_path))
-    watch.said.clear()
+    watch.lines.clear()
     watch.supervisor.stop()
-    stopped = [line.split(":")[0] for line in watch.said]
+    stopped = [line.split(":")[0] for line in watch.lines]
     assert set(stopped[:2]) == {"three", "four"}
     assert stopped[2:] == ["two", "one"]
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_deaf_part_is_killed_after_its_time(tmp_path: Path) -> None:
-    """A part that ignores SIGTERM does not hold up the end."""
+    """A part that ignores SIGTERM is killed after its timeout."""
     child = Child("deaf", tmp_path, stop_timeout_s=0.3)
     child.start(STUBBORN)
     child.wait_ready(lambda: "deaf" in child.log_path.read_text(), 20)
@@ -165,7 +165,7 @@ def test_waiting_ends_when_a_stop_is_requested(watch: Watch, tmp_path: Path) -> 
 
 
 class Foreign(BaseHTTPRequestHandler):
-    """A web server that is not ours, and answers every path as a healthy gateway does."""
+    """A web server of another program, which answers every path like a healthy gateway."""
 
     def do_GET(self) -> None:
         """Answer 200."""
@@ -174,11 +174,11 @@ class Foreign(BaseHTTPRequestHandler):
         self.wfile.write(b'{"status": "ok"}')
 
     def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        """Log nothing."""
 
 
 class LostRace(Port):
-    """A port that another process takes after it was found free, and before the server binds it."""
+    """A port that another process binds after it was found free, and before the server binds it."""
 
     def start(self, start: Callable[[], None]) -> None:
         """Take the port first."""
@@ -197,7 +197,7 @@ def web_server(port: int) -> tuple[list[str], Mapping[str, str]]:
 
 
 def test_a_web_server_that_lost_its_port_takes_another(tmp_path: Path) -> None:
-    """A foreign server that answers on the port is not taken for ours: the address is that of our own child."""
+    """A foreign server that answers on the port is not taken for ours; our server gets another port."""
     port = LostRace(tmp_path, "web")
     part = WebPart("web", tmp_path, port, web_server)
     lost = port.number
@@ -222,7 +222,7 @@ def test_a_chosen_port_is_not_replaced(tmp_path: Path) -> None:
 def test_a_store_that_lost_its_port_takes_another(
     kind: type[EmbeddedPostgres] | type[EmbeddedValkey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server of a copied folder answers on the port with the same password: ours is started on another one."""
+    """If the server of a copied folder has the port and the same password, ours is started on another port."""
     free_once = iter([True])
     with kind(tmp_path / "first") as first:
         subprocess.run(["cp", "-a", tmp_path / "first", tmp_path / "second"], check=True)
@@ -238,7 +238,7 @@ def test_a_store_that_lost_its_port_takes_another(
 
 
 def test_a_server_keeps_its_port_once_it_was_ready(tmp_path: Path) -> None:
-    """Clients know the port then: while another process has it, a restart fails and names the cause."""
+    """After it was ready, a restart fails with the cause if another process has the port."""
     server = EmbeddedValkey(tmp_path)
     with server:
         port = server.port

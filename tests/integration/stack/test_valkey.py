@@ -1,4 +1,4 @@
-"""The embedded Valkey, really started."""
+"""The embedded Valkey as a process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_data_survives_a_restart(server: EmbeddedValkey, client: redis.Redis) ->
 
 
 def test_it_comes_back_after_a_kill(server: EmbeddedValkey, client: redis.Redis) -> None:
-    """After a power cut the server starts again on its port."""
+    """After SIGKILL the server starts again on its port."""
     server.kill()
     with pytest.raises(redis.ConnectionError):
         client.ping()
@@ -47,7 +47,7 @@ def test_it_comes_back_after_a_kill(server: EmbeddedValkey, client: redis.Redis)
 
 
 def test_it_refuses_instead_of_forgetting(client: redis.Redis) -> None:
-    """Memory is bounded, nothing is evicted, everything is in the append-only file."""
+    """Memory is bounded, nothing is evicted, and all writes are in the append-only file."""
     wanted = {"maxmemory": "67108864", "maxmemory-policy": "noeviction", "appendonly": "yes"}
     assert {name: client.config_get(name)[name] for name in wanted} == wanted
 
@@ -61,7 +61,7 @@ def test_the_password_is_asked_for_and_hidden(server: EmbeddedValkey) -> None:
     assert password not in " ".join(psutil.Process(server.child.pid).cmdline())
 
 
-def test_a_wrong_setting_is_said_with_the_servers_words(tmp_path: Path) -> None:
-    """A server that does not come up is reported with its last lines of log."""
+def test_a_wrong_setting_is_reported_with_the_servers_log(tmp_path: Path) -> None:
+    """The error of a server that does not start has the last lines of its log."""
     with pytest.raises(PartFailed, match=r"valkey ended at once(.|\n)*appendfsync"):
         EmbeddedValkey(tmp_path, settings={"appendfsync": "sometimes"}).start()

@@ -1,4 +1,4 @@
-"""Attempts and endings as they reach the tables, over several drains."""
+"""Attempts and completions in the tables, over several drains."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_late_lines_of_a_finished_attempt_are_stored(resources: Resources, sende
 
 
 def test_two_trainers_with_one_job_id(resources: Resources, sender: Sender) -> None:
-    """Two processes that both think they are job 1 lose nothing: each source is counted by itself."""
+    """Two processes with the same job number lose nothing: each source is counted by itself."""
     for number in range(3):
         sender.send(logs(f"a{number}"), source="0-aaaa")
         sender.send(logs(f"b{number}"), source="0-bbbb")
@@ -84,7 +84,7 @@ def test_two_trainers_with_one_job_id(resources: Resources, sender: Sender) -> N
 
 
 def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, sender: Sender) -> None:
-    """The end of a killed script that arrives after that of its launcher belongs to the attempt of its start."""
+    """The end of a killed script that arrives after its launcher's belongs to the attempt in which it started."""
     sender.send(completion("failed", exit_code=137), source="0-launcher", attempt=0)
     drain(resources, "completions")
     later = NOW_NS + 60 * SECOND_NS
@@ -98,7 +98,7 @@ def test_the_leftovers_of_an_ended_attempt_begin_no_other(resources: Resources, 
     assert rows(resources.engine, training_logs, "attempt", "content") == [(1, "last words")]
 
 
-def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Sender) -> None:
+def test_the_counts_of_a_completion_are_stored(resources: Resources, sender: Sender) -> None:
     """The counts of a completion are stored with the positions, also those of kinds without messages."""
     sender.send(logs("a"))
     drain(resources)
@@ -109,7 +109,7 @@ def test_a_source_says_what_it_made_and_gave_up(resources: Resources, sender: Se
 
 
 def test_each_attempt_has_its_row(resources: Resources, sender: Sender) -> None:
-    """The row of an attempt stays when the next one begins, which has its own params."""
+    """An attempt's row stays when the next attempt begins, which has its own params."""
     sender.send(Metrics(ts=NOW_NS, name="first", params={"lr": 1}), source="0-a")
     sender.send(metrics(loss=1.0), source="0-a")
     drain(resources, "metrics")
@@ -124,7 +124,7 @@ def test_each_attempt_has_its_row(resources: Resources, sender: Sender) -> None:
 
 
 def test_an_end_and_a_new_begin_in_one_batch(resources: Resources, sender: Sender) -> None:
-    """The end of the attempt before is not lost where the next one begins in the same transaction."""
+    """The end of an attempt is stored also if the next attempt begins in the same transaction."""
     sender.send(completion("failed", exit_code=1), source="0-a")
     sender.send(completion(started_at=NOW_NS + 60 * SECOND_NS, exit_code=0), source="0-b", attempt=2)
     drain(resources, "completions")
@@ -132,7 +132,7 @@ def test_an_end_and_a_new_begin_in_one_batch(resources: Resources, sender: Sende
 
 
 def test_a_late_end_belongs_to_its_own_attempt(resources: Resources, sender: Sender) -> None:
-    """An attempt that another follows is lost until its end arrives; the job stays with the newest."""
+    """An attempt without an end is lost once another follows, until its end arrives; the job keeps the newest."""
     sender.send(logs("a"), source="0-a")
     sender.send(logs("b"), source="0-b", attempt=2)
     drain(resources)
@@ -145,8 +145,8 @@ def test_a_late_end_belongs_to_its_own_attempt(resources: Resources, sender: Sen
     assert one(resources.engine, training_jobs, id=1)["status"] == "running"
 
 
-def test_attempts_that_were_never_heard_of_before(resources: Resources, sender: Sender) -> None:
-    """A message of an attempt that is over before anything of it came still leaves its row."""
+def test_late_messages_of_an_unknown_attempt(resources: Resources, sender: Sender) -> None:
+    """The first message of an attempt that is already over creates its row."""
     sender.send(logs("newest"), source="0-b", attempt=3)
     drain(resources)
     sender.send(Metrics(ts=NOW_NS, name="old", params={"a": 1}), source="0-a", attempt=1)
@@ -155,8 +155,8 @@ def test_attempts_that_were_never_heard_of_before(resources: Resources, sender: 
     assert attempts(resources)[0][5] == {"a": 1}
 
 
-def test_what_does_not_change_an_attempt_does_not_count(resources: Resources, sender: Sender) -> None:
-    """Lines, points and repeated params leave the attempt as it is."""
+def test_messages_that_change_no_attempt_are_not_counted(resources: Resources, sender: Sender) -> None:
+    """Lines, points and repeated params do not change the attempt's row."""
     for _ in range(3):
         sender.send(Metrics(ts=NOW_NS, name="n", params={"a": float("nan")}, tags={"t": [1, 2]}))
         sender.send(logs("x"))
@@ -206,7 +206,7 @@ KINDS_IN_ANY_ORDER = [
 
 @pytest.fixture(params=["completed", "running"])
 def newest(request: pytest.FixtureRequest, resources: Resources, sender: Sender) -> RowMapping:
-    """The job's row with its newest attempt, which has ended or runs."""
+    """Return the job's row with its newest attempt, which has ended or is running."""
     begin = Metrics(ts=NOW_NS, name="newest", progress=Progress(current_epoch=5), started_at=NOW_NS)
     sender.send(begin, source="0-newest", attempt=0)
     saved = Checkpoint(ts=NOW_NS + 1, kind="last", uri="s3://bucket/newest.pt", started_at=NOW_NS)
@@ -224,7 +224,7 @@ def newest(request: pytest.FixtureRequest, resources: Resources, sender: Sender)
 def test_a_run_that_is_sent_late_gets_an_earlier_attempt(
     resources: Resources, sender: Sender, newest: RowMapping, kinds: tuple[Kind, ...]
 ) -> None:
-    """It ran before the newest attempt began: its rows and its end are its own, the job stays as it is."""
+    """A run from before the newest attempt has an attempt of its own, and the job's row stays."""
     LateRun(sender).send(*kinds)
     for kind in kinds:
         drain(resources, kind)
@@ -245,7 +245,7 @@ def test_a_run_that_is_sent_late_gets_an_earlier_attempt(
 def test_a_run_that_comes_after_a_late_one_is_the_next_attempt(
     resources: Resources, sender: Sender, newest: RowMapping
 ) -> None:
-    """Numbers of late attempts count downwards, so that those of newer ones go on from the newest."""
+    """Late attempts are numbered downwards, so that a newer run has the number after the newest one."""
     LateRun(sender).send("completions")
     if newest["status"] != "completed":
         sender.send(completion(started_at=NOW_NS), source="0-newest", attempt=0)
@@ -260,7 +260,7 @@ def test_a_run_that_comes_after_a_late_one_is_the_next_attempt(
 def test_the_ranks_of_a_late_run_share_an_attempt(
     resources: Resources, sender: Sender, newest: RowMapping
 ) -> None:
-    """Their clocks differ by some seconds; a run of another hour has an attempt of its own."""
+    """Ranks of a late run whose clocks differ by seconds share an attempt; a run of another hour has its own."""
     began = LateRun.BEGAN_NS
     LateRun(sender, "0-late").send("logs")
     LateRun(sender, "1-late", began - 3 * SECOND_NS).send("logs")
@@ -280,7 +280,7 @@ def test_the_ranks_of_a_late_run_share_an_attempt(
 def test_a_late_rank_joins_the_attempt_it_was_part_of(
     resources: Resources, sender: Sender, newest: RowMapping
 ) -> None:
-    """Not the newest, where the attempt that was running when it began is known."""
+    """A late rank belongs to the attempt that was running when it began, not to the newest."""
     if newest["status"] != "completed":
         sender.send(completion(started_at=NOW_NS), source="0-newest", attempt=0)
         drain(resources, "completions")

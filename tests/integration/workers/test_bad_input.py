@@ -24,12 +24,12 @@ YEAR_9999_NS = 253_402_300_799 * 10**9
 
 
 def envelope(body: bytes, enc: str = "msgpack", **fields: Any) -> dict[str, Any]:
-    """The flat fields of an entry with any body."""
+    """Return the flat fields of an entry with any body."""
     return {"v": 1, "job": 1, "attempt": 1, "source": "bad", "seq": 1, "enc": enc, "body": body} | fields
 
 
 def packed(**body: Any) -> bytes:
-    """A msgpack body of any shape."""
+    """Return a msgpack body of any shape."""
     return msgspec.msgpack.encode(body)
 
 
@@ -88,9 +88,7 @@ BURIED: dict[str, tuple[Kind, Mapping[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", BURIED)
-def test_what_cannot_be_read_is_buried_and_holds_nothing_up(
-    case: str, resources: Resources, sender: Sender
-) -> None:
+def test_an_unreadable_entry_is_dead_lettered_alone(case: str, resources: Resources, sender: Sender) -> None:
     """A bad entry becomes a dead letter with raw bytes, reason and value; its neighbours are stored."""
     kind, fields, reason, said = BURIED[case]
     before, after = (
@@ -138,7 +136,7 @@ def test_broken_text_is_stored_and_visible(resources: Resources, sender: Sender)
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
 
 
-def test_numbers_that_json_cannot_say(resources: Resources, sender: Sender) -> None:
+def test_numbers_without_a_json_form(resources: Resources, sender: Sender) -> None:
     """NaN and infinities are stored and read back as such, in their own columns and in JSONB; 0.0 is a value."""
     values = {"loss": math.nan, "acc": 0.0, "lr": -math.inf, "grad_norm": math.inf, "kl": math.nan, "ok": 1.5}
     sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]))
@@ -193,7 +191,7 @@ def test_many_values_in_one_point(resources: Resources, sender: Sender) -> None:
 
 
 def test_times_from_odd_clocks(resources: Resources, sender: Sender) -> None:
-    """Years 1, 1969 and 9999 are stored to the nanosecond, in the order in which they came."""
+    """Times of the years 1, 1969 and 9999 are stored to the nanosecond, in the order of arrival."""
     times = [YEAR_9999_NS + 7, -1, -62_135_596_800 * 10**9]
     body = json.dumps({"log_type": "stdout", "lines": ["9999", "1969", "1"], "ts": times})
     sender.send_raw("logs", 1, envelope(body.encode(), "json"))
@@ -210,7 +208,7 @@ def test_times_from_odd_clocks(resources: Resources, sender: Sender) -> None:
 
 
 def test_a_small_entry_cannot_become_all_our_memory(resources: Resources, sender: Sender) -> None:
-    """A compressed body that would unpack beyond the limit is buried, not unpacked."""
+    """A compressed body beyond the limit of its decompressed size is dead-lettered, not decompressed."""
     bomb = zstandard.compress(bytes(300 * 1024 * 1024))
     assert len(bomb) < 100_000
     sender.send_raw("logs", 1, envelope(bomb, "msgpack+zstd"))
@@ -218,7 +216,7 @@ def test_a_small_entry_cannot_become_all_our_memory(resources: Resources, sender
     assert one(resources.engine, dead_letters, job_id=1)["reason"] == "too-large"
 
 
-def test_what_json_says_in_fields_of_its_own_is_passed_over(resources: Resources, sender: Sender) -> None:
+def test_unknown_fields_of_json_are_ignored(resources: Resources, sender: Sender) -> None:
     """Unknown fields of a body are not decoded; its known fields are stored."""
     body = json.dumps({"log_type": "stdout", "mine": [[{}]] * 1000, "lines": ["kept"], "ts": [NOW_NS]})
     sender.send_raw("logs", 1, envelope(body.encode(), "json"))
@@ -227,7 +225,7 @@ def test_what_json_says_in_fields_of_its_own_is_passed_over(resources: Resources
 
 
 def test_an_unknown_kind_has_no_stream_of_ours(resources: Resources, sender: Sender) -> None:
-    """An unknown kind is in a stream that no drain reads, and affects no other."""
+    """An entry of an unknown kind is in a stream that no drain reads, and affects no other."""
     sender.client.xadd("ingest:{1}:gradients", {"v": 1})
     sender.send(logs("a"))
     drain(resources)
@@ -245,7 +243,7 @@ def test_the_last_attempt_there_can_be(resources: Resources, sender: Sender) -> 
 
 
 def test_stored_numbers_stay_numbers(resources: Resources, sender: Sender) -> None:
-    """Params and metrics that JSON reads back in another form are left as they are by later messages."""
+    """Params and metrics that JSON would read back in another form are not changed by later messages."""
     sender.send(Metrics(name="big", params={"scale": 1e20}, ts=NOW_NS))
     sender.send(completion(final_metrics={"ppl": 1e20}))
     for kind in KINDS:
@@ -259,7 +257,7 @@ def test_stored_numbers_stay_numbers(resources: Resources, sender: Sender) -> No
 
 
 def test_a_stream_of_garbage_does_not_hold_up_the_others(resources: Resources, sender: Sender) -> None:
-    """A sweep without orders leaves a stream of garbage where it is and drains the rest."""
+    """A sweep leaves a stream of invalid entries unchanged and drains the others."""
     for _ in range(200):
         sender.send_raw("checkpoints", 1, {"v": "garbage"})
     sender.send(logs("good"))

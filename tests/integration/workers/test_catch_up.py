@@ -1,4 +1,4 @@
-"""A backlog that spans a day: many windows in a turn, each confirmed before the next is sent."""
+"""Delivery of a backlog of a day: many windows in a turn, each confirmed before the next is sent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAY = range(-24 * 60, 0)
 
 
 class Crash(BaseException):
-    """Simulates the death of the worker: no code catches it."""
+    """Simulates the death of the worker; no code catches it."""
 
 
 class CrashingBacklog(LogBacklog):
@@ -49,7 +49,7 @@ class CrashingBacklog(LogBacklog):
 def store(
     resources: Resources, job: int, minutes: Sequence[float], now_ns: int, log_types: str = "o"
 ) -> list[str]:
-    """Store a job's lines with times of these minutes from now, and nothing else of it; return them."""
+    """Store a job's lines with times of these minutes from now, replacing all of its rows; return them."""
     insert = text(
         "INSERT INTO training_logs (job_id, seq, logged_at, attempt, logged_ns, source, log_type, content) "
         "VALUES (:job, :seq, to_timestamp(:ts), 1, 0, 's', :log_type, :content)"
@@ -78,7 +78,7 @@ def store(
 
 
 def deliver(resources: Resources, loki: LokiTwin, crashes: Sequence[bool] = ()) -> int:
-    """Deliver as workers do, each new one after the crash of the last; return how many crashed."""
+    """Deliver like workers, again after each crash; return the number of crashes."""
     crashed, crashing = 0, iter(crashes)
     while True:
         backlog = CrashingBacklog(resources.engine, "loki")
@@ -93,7 +93,7 @@ def deliver(resources: Resources, loki: LokiTwin, crashes: Sequence[bool] = ()) 
 
 
 def test_a_day_is_caught_up_in_order_and_each_line_once(resources: Resources) -> None:
-    """A day of lines of three jobs, one a minute, is in each job's own stream, and no line is sent twice."""
+    """A day's lines of three jobs are in each job's own stream in order, and no line is sent twice."""
     now = time.time_ns()
     said = {job: store(resources, job, DAY, now) for job in (1, 2, 3)}
     with LokiTwin() as loki:
@@ -127,10 +127,10 @@ def test_a_worker_that_dies_before_every_other_commit_of_a_day(resources: Resour
     st.integers(0, 2**32),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_the_times_loki_refuses_nothing_and_has_each_line_once(
+def test_with_any_times_loki_refuses_nothing_and_has_each_line_once(
     resources: Resources, minutes: list[int], is_sorted: bool, log_types: str, seed: int
 ) -> None:
-    """Lines in and out of order, and a worker that dies now and then between push and commit."""
+    """Lines with any times are stored once each, though workers die between push and commit."""
     chance = random.Random(seed)
     said = store(resources, 1, sorted(minutes) if is_sorted else minutes, time.time_ns(), log_types)
     with LokiTwin() as loki:
@@ -140,10 +140,10 @@ def test_whatever_the_times_loki_refuses_nothing_and_has_each_line_once(
 
 
 @pytest.mark.parametrize("seq", [100, 730, 777])
-def test_what_is_read_ahead_is_read_again_after_a_refusal(
+def test_a_batch_read_ahead_is_read_again_after_a_refusal(
     resources: Resources, monkeypatch: pytest.MonkeyPatch, seq: int
 ) -> None:
-    """One line that Loki will not take, in a day that takes many reads: the others are there, in order."""
+    """One refused line in a day of many reads does not affect the others, which arrive in order."""
     monkeypatch.setattr(delivery_module, "CHUNK_ROWS", 100)
     said = store(resources, 1, DAY, time.time_ns())
     with resources.engine.begin() as connection:
@@ -183,7 +183,7 @@ AHEAD = {
 
 @pytest.mark.parametrize("minutes", AHEAD.values(), ids=AHEAD)
 def test_a_clock_ahead_keeps_the_order_of_its_lines(resources: Resources, minutes: list[float]) -> None:
-    """Lines of a clock that is ahead go at once, each once; those whose times rise come back in their order."""
+    """Lines of a clock that is ahead are sent at once, each once; lines with rising times keep their order."""
     said = store(resources, 1, minutes, time.time_ns())
     with LokiTwin() as loki:
         deliver(resources, loki, [False, True] * 5)
@@ -214,7 +214,7 @@ def test_a_worker_whose_clock_is_behind_that_of_postgres_waits(resources: Resour
 
 
 def test_a_rank_that_comes_late_does_not_end_the_turn(resources: Resources) -> None:
-    """One of a day's lines is three hours late: it has the label of its hour, and one delivery brings all."""
+    """A line that is three hours late has the label of its hour, and one delivery sends all lines."""
     minutes = [*DAY]
     minutes[700] -= 180
     said = store(resources, 1, minutes, time.time_ns())
@@ -226,7 +226,7 @@ def test_a_rank_that_comes_late_does_not_end_the_turn(resources: Resources) -> N
         assert loki.stats()["duplicates"] == 0
 
 
-def test_an_outage_in_the_middle_of_a_day_keeps_what_was_confirmed(resources: Resources) -> None:
+def test_an_outage_in_the_middle_of_a_day_keeps_confirmed_windows(resources: Resources) -> None:
     """If Loki fails after ten windows, these are confirmed, and are not sent again after the outage."""
     said = store(resources, 1, DAY, time.time_ns())
     with LokiTwin() as loki:

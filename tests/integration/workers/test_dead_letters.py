@@ -29,7 +29,7 @@ def letter_id(resources: Resources, sender: Sender) -> int:
     return int(rows(resources.engine, dead_letters, "id", order=["id"])[0])
 
 
-def test_a_replayed_letter_is_stored_once_what_refused_it_is_gone(
+def test_a_replayed_dead_letter_is_stored_after_the_repair(
     letter_id: int, resources: Resources, sender: Sender
 ) -> None:
     """Replay sends the entry through the drain again; the ledger then counts it as stored."""
@@ -43,7 +43,7 @@ def test_a_replayed_letter_is_stored_once_what_refused_it_is_gone(
 
 
 def test_a_letter_that_is_still_refused_comes_back(letter_id: int, resources: Resources, sender: Sender) -> None:
-    """Replayed into the same refusal, the message is a dead letter again, counted once."""
+    """A replayed message that is refused again is a dead letter again, counted once."""
     with resources.engine.begin() as connection:
         connection.execute(ADD)
     try:
@@ -57,7 +57,7 @@ def test_a_letter_that_is_still_refused_comes_back(letter_id: int, resources: Re
 
 
 def test_a_discarded_letter_stays_counted(letter_id: int, resources: Resources) -> None:
-    """Discard deletes the letter, not the knowledge that a message was given up."""
+    """Discard deletes the dead letter; the sum still counts its message as dead-lettered."""
     discard(resources.engine, letter_id)
     assert rows(resources.engine, dead_letters, "id", order=["id"]) == []
     assert one(resources.engine, source_positions, job_id=1)["dead_lettered"] == 1
@@ -66,7 +66,7 @@ def test_a_discarded_letter_stays_counted(letter_id: int, resources: Resources) 
 def test_a_letter_that_no_position_counts_reopens_nothing(
     letter_id: int, resources: Resources, sender: Sender
 ) -> None:
-    """Replays of a number beyond belief and of a wrong statement of loss leave the sum as it is."""
+    """Replays of an implausible number and of an invalid statement of loss do not change the sum."""
     sender.send(logs("far"), seq=5 * 10**9)
     sender.send_raw("logs", 1, encode_loss(1, 1, "0-test", 2, Loss(last=2, reason="Restored")))
     drain(resources)
@@ -82,7 +82,7 @@ def test_a_letter_that_no_position_counts_reopens_nothing(
 
 
 def test_an_unreadable_letter_can_be_replayed_too(resources: Resources, sender: Sender) -> None:
-    """An entry without envelope is published again as it came, and buried anew."""
+    """An entry without an envelope is published unchanged, and dead-lettered again."""
     sender.send_raw("logs", 1, {"what": "is this"})
     drain(resources)
     letter = one(resources.engine, dead_letters, stream=stream_key("logs", 1))
@@ -92,7 +92,7 @@ def test_an_unreadable_letter_can_be_replayed_too(resources: Resources, sender: 
     assert len(rows(resources.engine, dead_letters, "id", order=["id"])) == 1
 
 
-def test_an_unknown_letter_is_said(resources: Resources) -> None:
+def test_an_unknown_dead_letter_is_an_error(resources: Resources) -> None:
     """The error names the id and the command that lists them."""
     with pytest.raises(LookupError, match="no dead letter 77: `trainwire dead-letters list`"):
         discard(resources.engine, 77)

@@ -1,4 +1,4 @@
-"""Entries that end their drains, by means that the workers know nothing of: found, isolated, dead-lettered."""
+"""Entries that end their drains, by faults unknown to the workers, are found, isolated and dead-lettered."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def drain_patiently(resources: Resources) -> Drained:
 
 
 def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
-    """Have the decoder end by `by` where a body has the word `deadly`."""
+    """Have the decoder end by `by` if a body contains `deadly`."""
     original = wire.decode_plain
 
     def decode_plain(kind: Any, encoding: str, plain: bytes) -> Any:
@@ -53,7 +53,7 @@ def kill_decoder(monkeypatch: pytest.MonkeyPatch, by: Any) -> None:
 
 
 def crash_store(monkeypatch: pytest.MonkeyPatch, word: str, by: Any) -> None:
-    """Have the storing of a batch end by `by` where a line has this word."""
+    """Have the storing of a batch end by `by` if a line has this word."""
     original = Batch._write
 
     def write(self: Batch, messages: Any) -> None:
@@ -65,7 +65,7 @@ def crash_store(monkeypatch: pytest.MonkeyPatch, word: str, by: Any) -> None:
 
 
 def kill_self() -> None:
-    """End like a process that ran out of memory."""
+    """End by SIGKILL, as after an out-of-memory kill."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -77,7 +77,7 @@ def crash() -> None:
 def test_an_entry_that_kills_its_decoder(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second drain finds it in a child process, and stores everything before and after it."""
+    """The second drain finds the entry in a child process, and stores all entries before and after it."""
     kill_decoder(monkeypatch, kill_self)
     for line in ("a", "deadly 1", "b", "deadly 2", "c"):
         sender.send(logs(line))
@@ -94,7 +94,7 @@ def test_an_entry_that_kills_its_decoder(
 def test_an_entry_that_hangs_its_decoder(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A decoder that does not come back is ended by its alarm, twice."""
+    """An alarm ends a decoder that hangs, twice."""
     monkeypatch.setattr(poison_entries, "CHILD_TIMEOUT_S", 1)
     kill_decoder(monkeypatch, lambda: time.sleep(60))
     for line in ("a", "deadly", "b"):
@@ -139,7 +139,7 @@ def test_an_entry_that_crashes_the_store(
 def test_an_entry_that_kills_the_store(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each drain is killed while it stores a batch with this entry: a dozen drains later it stands alone."""
+    """Each drain is killed while it stores a batch with this entry; after a dozen drains it is isolated."""
     crash_store(monkeypatch, "deadly", kill_self)
     for number in range(100):
         sender.send(logs("deadly" if number == 70 else f"{number}"))
@@ -168,7 +168,7 @@ def test_a_fault_of_ours_makes_no_dead_letters(
 
 
 def test_workers_that_are_killed_are_no_fault_of_entries(resources: Resources, sender: Sender) -> None:
-    """Drains are killed up to six times in a row: honest entries are stored, all of them."""
+    """After drains that were killed up to six times in a row, all valid entries are stored."""
     trials = PoisonSearch(sender.client, STREAM)
     for deaths in range(1, 7):
         sender.send(logs(f"after {deaths}"))

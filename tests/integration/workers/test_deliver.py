@@ -1,4 +1,4 @@
-"""Deliveries: the cursor moves on proof only, an outage costs one probe, and no job starves."""
+"""Deliveries: cursors move after confirmation only, an outage costs one probe, and no job starves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKOFF = Backoff(first_s=1000, cap_s=1000)
 
 
 class ListSink:
-    """A sink that keeps lines in a list, and is unavailable or refuses rows as the test sets it."""
+    """A sink in memory that is unavailable, or refuses rows, as the test sets it."""
 
     name = "list"
 
@@ -82,7 +82,7 @@ def test_rows_reach_the_sink_once_and_in_order(resources: Resources, sender: Sen
 
 
 def test_rows_have_the_trainers_time(resources: Resources, sender: Sender) -> None:
-    """The time that a sink is given is the trainer's, to the nanosecond, a whole number."""
+    """The sink gets the trainer's time as an integer of nanoseconds."""
     publish(resources, sender, "a")
     with resources.engine.connect() as connection:
         (row,) = read_rows(connection, 1, after=0, most_rows=10, most_bytes=10)
@@ -134,7 +134,7 @@ def test_an_outage_holds_the_cursor_and_costs_one_probe(resources: Resources, se
 
 
 def test_the_sinks_own_wish_is_honoured(resources: Resources, sender: Sender) -> None:
-    """Retry-After decides the time of the next attempt, not the backoff."""
+    """Retry-After sets the time of the next attempt instead of the backoff."""
     sink = ListSink()
     publish(resources, sender, "a")
     sink.away = SinkUnavailable("too many requests", retry_after_s=7)
@@ -145,8 +145,8 @@ def test_the_sinks_own_wish_is_honoured(resources: Resources, sender: Sender) ->
         assert 5 < float(connection.execute(wait).scalar_one()) <= 7
 
 
-def test_what_the_sink_refuses_is_buried_once(resources: Resources, sender: Sender) -> None:
-    """A refused row is a dead letter with the sink's words, also after a replay; its neighbours arrive."""
+def test_a_row_that_the_sink_refuses_is_dead_lettered_once(resources: Resources, sender: Sender) -> None:
+    """A refused row is a dead letter with the sink's error, also after a replay; other rows arrive."""
     sink = ListSink()
     sink.refuses = {"bad"}
     publish(resources, sender, "good", "bad", "fine")
@@ -215,7 +215,7 @@ def test_a_slow_sink_does_not_outlast_the_time(resources: Resources, sender: Sen
 
 
 def test_without_any_time_one_job_gets_on(resources: Resources, sender: Sender) -> None:
-    """Where reading alone takes all the time, each delivery still delivers something."""
+    """If reading alone takes the whole time slice, each delivery still delivers rows of one job."""
     sink = ListSink()
     for job in (1, 2):
         publish(resources, sender, "x", job=job)
@@ -226,7 +226,7 @@ def test_without_any_time_one_job_gets_on(resources: Resources, sender: Sender) 
 
 
 def test_more_jobs_than_a_round_are_all_delivered(resources: Resources, sender: Sender) -> None:
-    """Rounds go on until no job is behind."""
+    """Rounds continue until no job is behind."""
     sink = ListSink()
     with resources.engine.begin() as connection:
         connection.execute(text("INSERT INTO training_jobs (id) SELECT generate_series(1, 1000)"))
@@ -239,7 +239,7 @@ def test_more_jobs_than_a_round_are_all_delivered(resources: Resources, sender: 
 
 
 def test_tracebacks_are_delivered_too(resources: Resources, sender: Sender) -> None:
-    """The log row that a failed completion leaves goes to the sink as any other."""
+    """The log row of a failed completion is delivered like any other."""
     sink = ListSink()
     sender.send(completion("failed", traceback="boom"))
     drain(resources, "completions")
@@ -248,6 +248,6 @@ def test_tracebacks_are_delivered_too(resources: Resources, sender: Sender) -> N
 
 
 def let_the_probe_be_due(resources: Resources) -> None:
-    """Let time pass until the next probe."""
+    """Make the next probe due."""
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE sink_states SET next_probe_at = now() - interval '1 s'"))

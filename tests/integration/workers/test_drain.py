@@ -66,7 +66,7 @@ def test_a_resend_is_stored_once(resources: Resources, sender: Sender) -> None:
 
 
 def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Resources, sender: Sender) -> None:
-    """Messages out of order with a gap are stored in order; the trainer reads the gap until it is filled."""
+    """Messages with a gap are stored in order; the trainer reads the gap from the acks until it is filled."""
     for seq in (4, 2, 5, 1):
         sender.send(logs(f"line {seq}"), seq=seq)
     drain(resources)
@@ -82,7 +82,7 @@ def test_a_hole_is_recorded_and_closed_when_the_missing_one_comes(resources: Res
     assert sorted(rows(resources.engine, training_logs, "content")) == [f"line {seq}" for seq in range(1, 6)]
 
 
-def test_what_is_committed_is_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
+def test_committed_messages_are_acked_and_trimmed(resources: Resources, sender: Sender) -> None:
     """After a drain the stream is empty, another drain can be ordered, and the messages are acknowledged."""
     for number in range(50):
         sender.send(logs(f"{number}"))
@@ -107,7 +107,7 @@ def test_entries_read_twice_are_stored_once(resources: Resources, sender: Sender
 
 
 def test_a_stream_born_anew_is_read_from_its_start(resources: Resources, sender: Sender) -> None:
-    """After FLUSHALL and a clock set back, entries with ids below the cursor are stored all the same."""
+    """After FLUSHALL and a clock set back, entries with ids below the cursor are stored."""
     sender.send(logs("before"), seq=1)
     drain(resources)
     sender.client.flushdb()
@@ -134,7 +134,7 @@ def test_two_drains_of_one_stream(resources: Resources, sender: Sender) -> None:
 
 
 def test_news_during_a_drain_is_read_by_it(resources: Resources, sender: Sender) -> None:
-    """Entries that are appended during a drain, whose order finds the lease taken, are read by that drain."""
+    """Entries appended during a drain, whose order finds the lease taken, are read by that drain."""
     sender.send(logs("first"))
     stream = IngestStream(sender.client, "logs", 1)
     drain_once = Drain(resources.engine, stream, resources.settings)
@@ -181,7 +181,7 @@ def test_a_time_slice_ends_with_more_to_do(resources: Resources, sender: Sender)
     assert sender.client.xlen(STREAM) == 30 - total.stored
 
 
-def test_one_entry_that_postgres_refuses_is_found_and_buried(resources: Resources, sender: Sender) -> None:
+def test_one_entry_that_postgres_refuses_is_found_and_dead_lettered(resources: Resources, sender: Sender) -> None:
     """Of 200 messages the two that Postgres refuses are dead letters, and 198 are rows in order."""
     with resources.engine.begin() as connection:
         connection.execute(text("ALTER TABLE training_logs ADD CONSTRAINT no_poison CHECK (content <> 'poison')"))
@@ -224,7 +224,7 @@ def test_a_stream_of_garbage_is_not_emptied(resources: Resources, sender: Sender
 
 
 def test_drains_of_different_kinds_do_not_deadlock(resources: Resources, sender: Sender) -> None:
-    """Four kinds that touch the same forty jobs at once, in opposite orders, all get through."""
+    """Drains of four kinds that update the same forty jobs in opposite orders all complete."""
     jobs = [4 * number + 1 for number in range(40)]
     for turn in range(5):
         for job in jobs:
@@ -255,7 +255,7 @@ def test_drains_of_different_kinds_do_not_deadlock(resources: Resources, sender:
 
 
 def test_a_transaction_that_postgres_takes_back_is_done_again(resources: Resources, sender: Sender) -> None:
-    """A drain that loses a deadlock tries again and stores everything."""
+    """A drain whose transaction fails by a deadlock repeats it and stores everything."""
     for job in (1, 5):
         sender.send(logs("before"), job=job)
     drain(resources)
@@ -286,7 +286,7 @@ def test_a_transaction_that_postgres_takes_back_is_done_again(resources: Resourc
 
 
 def test_points_without_end(resources: Resources, sender: Sender) -> None:
-    """100,000 points in one message are 100,000 rows."""
+    """A message with 100,000 points is stored as 100,000 rows."""
     points = [Point(ts=NOW_NS + n, step=n, values={"loss": 1 / (n + 1)}) for n in range(100_000)]
     sender.send(Metrics(points=points))
     drain(resources, "metrics")
@@ -318,7 +318,7 @@ def test_a_reply_is_bounded_where_large_entries_follow_small_ones(
 
 
 def test_a_page_is_as_long_as_the_largest_entry_allows() -> None:
-    """It grows fourfold up to 128 entries; one large entry keeps a reply of its like to four times the budget."""
+    """A page grows fourfold up to 128 entries; after a large entry a reply is at most four times the budget."""
     assert [next_page(count, 100, 2**20) for count in (1, 4, 64, 128)] == [4, 16, 128, 128]
     assert next_page(128, 500_000, 2**20) == 8
     assert next_page(128, 2**30, 2**20) == 1

@@ -1,4 +1,4 @@
-"""An end that others infer for a source, and its own completion: the latter counts, whichever comes first."""
+"""Inferred ends of a source, and its own completion: the completion counts, in either order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SOURCE = "0-ab12cd34"
 
 
 def inferred(of: str = SOURCE, logs: int = 1, dropped: int = 0) -> Completion:
-    """The end that the sender of a spool infers for its source."""
+    """Return the end that the sender of a spool infers for its source."""
     counts = {"logs": dropped} if dropped else None
     return Completion(ts=NOW_NS, status="ended", of=of, produced={"logs": logs}, dropped=counts, started_at=NOW_NS)
 
 
 def own(logs: int = 2, **more: Any) -> Completion:
-    """The completion of the source itself."""
+    """Return the completion of the source itself."""
     return completion(produced={"logs": logs, "completions": 1}, started_at=NOW_NS, **more)
 
 
@@ -50,7 +50,7 @@ def send(sender: Sender, *bodies: Body) -> None:
 def test_the_own_completion_counts(
     resources: Resources, sender: Sender, *, is_own_first: bool, is_in_one_batch: bool
 ) -> None:
-    """A spool that was copied while its trainer lived is sent before or after the end of the trainer."""
+    """The copy of a living trainer's spool may be sent before or after the trainer's completion."""
     send(sender, logs("a"), logs("b"))
     drain(resources)
     for body in (own(), inferred()) if is_own_first else (inferred(), own()):
@@ -64,7 +64,7 @@ def test_the_own_completion_counts(
 
 
 def test_an_inferred_end_leaves_a_running_job_open(resources: Resources, sender: Sender) -> None:
-    """The trainer of a copied spool lives: its job runs, and its next lines are stored."""
+    """After the copy of a living trainer's spool was sent, its job is running, and its next lines are stored."""
     send(sender, logs("a"), inferred())
     drain(resources)
     drain(resources, "completions")
@@ -108,7 +108,7 @@ def test_the_highest_of_several_own_completions_counts(
 def test_the_own_completion_replaces_an_inferred_end_in_every_kind(
     resources: Resources, sender: Sender, *, is_own_first: bool, is_in_one_batch: bool
 ) -> None:
-    """Kinds that the completion does not name have no counts of others either, made or dropped."""
+    """Inferred counts are removed also for kinds that the completion does not name."""
     end = Completion(
         ts=NOW_NS, status="ended", of=SOURCE, produced={"logs": 7, "checkpoints": 100}, dropped={"metrics": 50}
     )
@@ -123,7 +123,7 @@ def test_the_own_completion_replaces_an_inferred_end_in_every_kind(
 
 
 def test_a_completion_that_postgres_refuses_counts_nothing(resources: Resources, sender: Sender) -> None:
-    """Its counts are not those of the source: the next completion decides."""
+    """The counts of a refused completion are not stored; those of the next completion are."""
     send(sender, logs("a"), logs("b"))
     drain(resources)
     with resources.engine.begin() as connection:
@@ -141,7 +141,7 @@ def test_a_completion_that_postgres_refuses_counts_nothing(resources: Resources,
 
 
 def test_a_resend_of_an_inferred_end_is_a_duplicate(resources: Resources, sender: Sender) -> None:
-    """Under its own name it is stored once."""
+    """An inferred end that is sent again is stored once, under its own name."""
     for _ in range(2):
         sender.send(inferred(), source=f"{SOURCE}~end-1", seq=1)
     assert drain(resources, "completions").duplicates == 1
@@ -151,7 +151,7 @@ def test_a_resend_of_an_inferred_end_is_a_duplicate(resources: Resources, sender
 def test_a_completion_that_is_dead_lettered_proves_nothing(
     resources: Resources, sender: Sender, *, is_own_first: bool
 ) -> None:
-    """The end that others inferred is all that is known then."""
+    """After a dead-lettered completion only the inferred end counts."""
     send(sender, logs("a"))
     drain(resources)
     broken = own(exit_code=2**31)
@@ -164,7 +164,7 @@ def test_a_completion_that_is_dead_lettered_proves_nothing(
 
 
 def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resources, sender: Sender) -> None:
-    """Sent after the job began its second attempt."""
+    """An inferred end belongs to the source's attempt, also after the second attempt began."""
     send(sender, logs("a"))
     drain(resources)
     sender.send(completion("failed", ts=NOW_NS + 1, started_at=NOW_NS), source="0-launcher", attempt=0)
@@ -184,7 +184,7 @@ def test_an_inferred_end_belongs_to_the_attempt_of_its_source(resources: Resourc
 def test_an_inferred_end_moves_no_attempt(
     resources: Resources, sender: Sender, attempt: int, *, is_in_one_batch: bool
 ) -> None:
-    """A source keeps its attempt, whatever attempt the sender of its spool states; its completion ends the job."""
+    """A source keeps its attempt when the sender of its spool states another; its completion ends the job."""
     sender.send(logs("a", started_at=NOW_NS), source="0-old", attempt=1)
     drain(resources)
     sender.send(completion("failed", produced={"logs": 1, "completions": 1}), source="0-old", attempt=1)
@@ -234,8 +234,8 @@ def test_a_completion_that_does_not_count_proves_nothing(
     assert sum_of(resources).uncounted_sources == (() if is_counted else (SOURCE,))
 
 
-def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Sender) -> None:
-    """Its messages are missing until they come; a name with a NUL is stored visibly."""
+def test_an_end_of_an_unknown_source(resources: Resources, sender: Sender) -> None:
+    """Messages of an unknown source are missing until they arrive; a NUL in its name is replaced."""
     sender.send(inferred(of="\x00", logs=1), source="x~end", attempt=0)
     drain(resources, "completions")
     assert (sum_of(resources).missing, sum_of(resources).silent_sources) == (1, ("\u2400",))
@@ -245,7 +245,7 @@ def test_an_end_of_a_source_that_nobody_knows(resources: Resources, sender: Send
     "size", [0, -1, 1_000_001, 2**31, 2**63], ids=["none", "negative", "over", "beyond-int", "beyond-bigint"]
 )
 def test_a_world_size_out_of_bounds_is_dead_lettered(resources: Resources, sender: Sender, size: int) -> None:
-    """From 1 to 1,000,000."""
+    """The number of ranks may be from 1 to 1,000,000."""
     sender.send(Metrics(ts=NOW_NS, progress=Progress(status="running"), world_size=size, rank=0))
     sender.send(logs("a"))
     drain(resources, "metrics")

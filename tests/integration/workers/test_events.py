@@ -42,7 +42,7 @@ HOSTILE = '<script>alert("x")</script>\x1b[31m{"type":"training_error"}\u2028\r\
 
 
 def announced(resources: Resources, kind: Kind = "logs", job: int = 1) -> list[list[Event]]:
-    """Drain the stream that carries this job; return the events of each transaction."""
+    """Drain the stream of this job's shard; return the events of each transaction."""
     told: list[list[Event]] = []
     stream = IngestStream(resources.redis, kind, shard_of(job, DEFAULT_SHARDS))
     Drain(
@@ -96,7 +96,7 @@ def test_log_lines_of_one_transaction_are_one_event_a_job(resources: Resources, 
 
 
 def test_lines_are_those_that_are_stored(resources: Resources, sender: Sender) -> None:
-    """Hostile text and NUL arrive as the rows have them: data, not markup, not commands."""
+    """Hostile text and NUL are in events as in the rows."""
     sender.send(logs(HOSTILE, "nul \x00", "☃"))
     _, event = events(resources)
     assert isinstance(event, TrainingLog)
@@ -106,7 +106,7 @@ def test_lines_are_those_that_are_stored(resources: Resources, sender: Sender) -
 
 
 def test_points_and_progress_are_one_event(resources: Resources, sender: Sender) -> None:
-    """The event has the job as it stands after the commit and the values of the newest point."""
+    """The event has the job's state after the commit and the values of the newest point."""
     sender.send(metrics(epoch=1, loss=0.5))
     points = [Point(ts=NOW_NS + 5, epoch=2, step=7, values={"loss": 0.0, "f1": float("nan")})]
     progress = Progress(current_epoch=2, total_epochs=8)
@@ -135,7 +135,7 @@ def test_points_and_progress_are_one_event(resources: Resources, sender: Sender)
 
 
 def test_checkpoints_name_the_best_and_the_last(resources: Resources, sender: Sender) -> None:
-    """The event has the new checkpoints and which are now the job's best and last."""
+    """The event has the new checkpoints and the job's best and last one."""
     sender.send(checkpoint("s3://b/1.pt", kind="epoch", epoch=1, size_bytes=10))
     sender.send(checkpoint("s3://b/best.pt", metrics={"loss": float("inf")}))
     assert events(resources, "checkpoints")[1:] == [
@@ -172,7 +172,7 @@ def test_checkpoints_name_the_best_and_the_last(resources: Resources, sender: Se
     ]
 
 
-def test_a_completion_says_how_the_job_stands(resources: Resources, sender: Sender) -> None:
+def test_a_completion_has_the_results_of_the_job(resources: Resources, sender: Sender) -> None:
     """training_complete has the results, with values of earlier messages where the completion has none."""
     sender.send(Metrics(ts=NOW_NS, mlflow_run_id="run7", progress=Progress(total_epochs=3)))
     events(resources, "metrics")
@@ -216,7 +216,7 @@ def test_results_read_back_from_postgres_keep_their_names(resources: Resources, 
 
 
 def test_the_end_of_a_source_alone_is_no_event(resources: Resources, sender: Sender) -> None:
-    """A forked child that ends after its job's completion ends the job no second time."""
+    """A forked child that ends after its job's completion publishes no second end."""
     sender.send(completion())
     assert len(events(resources, "completions")) == 1
     sender.send(completion("ended"), source="0-child")
@@ -224,7 +224,7 @@ def test_the_end_of_a_source_alone_is_no_event(resources: Resources, sender: Sen
 
 
 def test_a_failure_is_its_traceback_and_an_error(resources: Resources, sender: Sender) -> None:
-    """The traceback is a log event with the job's next number; training_error stands for training_complete."""
+    """The traceback is a log event with the job's next number; training_error replaces training_complete."""
     sender.send(logs("working"))
     events(resources)
     sender.send(completion("failed", exit_code=1, error_message="ValueError: no", traceback="File 1\nValueError"))
@@ -250,7 +250,7 @@ def test_a_failure_is_its_traceback_and_an_error(resources: Resources, sender: S
 
 
 def test_a_resend_is_no_event(resources: Resources, sender: Sender) -> None:
-    """A message that is stored already is not announced again, alone or beside news."""
+    """A message that is stored already has no event, alone or among new messages."""
     sender.send(logs("once"), seq=1)
     assert len(events(resources)) == 2
     sender.send(logs("once"), seq=1)
@@ -270,8 +270,8 @@ def poison(resources: Resources) -> Iterator[str]:
         connection.execute(text("ALTER TABLE training_logs DROP CONSTRAINT no_poison"))
 
 
-def test_what_is_dead_lettered_is_no_event(resources: Resources, sender: Sender, poison: str) -> None:
-    """A dead-lettered message leaves neither an event nor a gap in the numbers."""
+def test_a_dead_letter_is_no_event(resources: Resources, sender: Sender, poison: str) -> None:
+    """A dead-lettered message has no event and leaves no gap in the numbers."""
     unreadable = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": 2, "enc": "x", "body": ""}
     sender.send(logs("before"))
     sender.send_raw("logs", 1, unreadable)
@@ -281,7 +281,7 @@ def test_what_is_dead_lettered_is_no_event(resources: Resources, sender: Sender,
     assert events(resources) == [began(), log_event(log_line(1, "before"), log_line(2, "after"))]
 
 
-def test_a_late_message_is_told_apart_from_the_present_attempt(resources: Resources, sender: Sender) -> None:
+def test_a_late_message_keeps_its_own_attempt(resources: Resources, sender: Sender) -> None:
     """Late lines and points have their attempt; the job's own state and newest values stay the present ones."""
     sender.send(logs("second"), source="0-b", attempt=2)
     assert events(resources)[0] == began(attempt=2)
@@ -307,7 +307,7 @@ def test_a_new_attempt_is_announced(resources: Resources, sender: Sender) -> Non
     assert events(resources)[0] == began(previous="failed", attempt=2)
 
 
-def test_an_attempt_that_the_worker_decided_is_said(resources: Resources, sender: Sender) -> None:
+def test_events_have_the_attempt_that_the_worker_assigned(resources: Resources, sender: Sender) -> None:
     """Without an attempt in the message, lines of events have the attempt of their rows."""
     sender.send(logs("first"), source="0-a", attempt=0)
     sender.send(completion("failed"), source="0-a", attempt=0)
@@ -321,7 +321,7 @@ def test_an_attempt_that_the_worker_decided_is_said(resources: Resources, sender
 
 
 def test_ranges_join_over_transactions(resources: Resources, sender: Sender) -> None:
-    """However a backlog is cut into transactions, the ranges of its events join without a hole."""
+    """The ranges of consecutive events have no gap, with any division of a backlog into transactions."""
     for number in range(300):
         sender.send(logs(*(f"{number} {'x' * 500}" for _ in range(10))))
     stream = IngestStream(resources.redis, "logs", 1)
@@ -335,7 +335,7 @@ def test_ranges_join_over_transactions(resources: Resources, sender: Sender) -> 
 
 
 def test_the_commit_and_the_acks_come_first(resources: Resources, sender: Sender) -> None:
-    """When the callback is called, rows and acks are there; when it raises, they stay, and the drain goes on."""
+    """The callback runs after the commit and the acks; if it raises, the drain continues."""
     calls = []
     sender.send(logs("a"))
     stream = IngestStream(resources.redis, "logs", 1)
@@ -353,7 +353,7 @@ def test_the_commit_and_the_acks_come_first(resources: Resources, sender: Sender
 def test_a_transaction_that_is_taken_back_is_not_announced(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that fails before its commit is announced once, when it is committed."""
+    """A batch that fails before its commit has one event, after it is committed."""
     move_cursor = store.move_cursor
     failures = [Unavailable("deadlock")]
 
@@ -395,7 +395,7 @@ def test_events_reach_their_channels(resources: Resources, sender: Sender, liste
 
 
 def test_events_are_plain_json(resources: Resources, sender: Sender) -> None:
-    """Any JSON reader can read an event; hostile text comes out as it went in."""
+    """Events are valid JSON, and hostile text is decoded unchanged."""
     sender.send(logs(HOSTILE))
     _, event = events(resources)
     plain = msgspec.to_builtins(event)

@@ -36,7 +36,7 @@ UNITS: Final = (
     *("trainers", "items", "requests", "connections"),
 )
 STATES: Final = ("up", "halted", "holding")
-"""The end of a name whose value is 1 or 0."""
+"""The suffix of names whose value is 1 or 0."""
 
 
 class Scrape:
@@ -57,7 +57,7 @@ class Scrape:
         return self.samples[name, frozenset(labels.items())]
 
     def named(self, name: str) -> dict[Mapping[str, str] | str, float]:
-        """Return all values of a name, by their labels joined."""
+        """Return all values of a name, by their joined labels."""
         return {
             ",".join(sorted(dict(labels).values())): value
             for (of, labels), value in self.samples.items()
@@ -74,7 +74,7 @@ def with_settings(resources: Resources, **overrides: object) -> Resources:
 
 
 def something_of_everything(resources: Resources, sender: Sender) -> None:
-    """Make at least one sample of each metric."""
+    """Create at least one sample of each metric."""
     sender.send(logs("a", "b"), seq=1)
     sender.send(logs("c"), seq=4)
     sender.send_raw("logs", 1, {"v": "nonsense"})
@@ -92,8 +92,8 @@ def exported(metric: Metric) -> tuple[str, str, frozenset[str]]:
     return metric.name.removesuffix("_total"), metric.kind, frozenset(metric.labels)
 
 
-def test_what_is_exported_is_the_list(resources: Resources, sender: Sender) -> None:
-    """Every metric of the list is exported with its kind and labels, and nothing beside the list is."""
+def test_the_exporter_exports_the_list(resources: Resources, sender: Sender) -> None:
+    """The exporter has every metric of the list with its type and labels, and no others."""
     something_of_everything(resources, sender)
     found = {
         (family.name, family.type, frozenset(name for name in sample.labels if name != "le"))
@@ -104,14 +104,14 @@ def test_what_is_exported_is_the_list(resources: Resources, sender: Sender) -> N
 
 
 @pytest.mark.parametrize("metric", [*WORKERS_METRICS, *GATEWAY_METRICS], ids=lambda metric: metric.name)
-def test_every_name_says_its_unit(metric: Metric) -> None:
+def test_every_name_has_its_unit(metric: Metric) -> None:
     """A name ends in its unit, a counter's in its unit and `_total`; no other ends in `_total`."""
     assert metric.name.startswith("trainwire_")
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.removesuffix("_total").endswith(UNITS + STATES)
 
 
-def test_what_came_in_is_counted_in_the_transaction_that_stored_it(resources: Resources, sender: Sender) -> None:
+def test_ingestion_is_counted_in_its_own_transaction(resources: Resources, sender: Sender) -> None:
     """Entries, rows, bytes, duplicates and the drain's time are those of the commits, resends included."""
     sender.send(logs("a", "b"), seq=1)
     drain(resources)
@@ -131,7 +131,7 @@ def test_what_came_in_is_counted_in_the_transaction_that_stored_it(resources: Re
     assert scrape.value("trainwire_drain_duration_seconds_sum", **where) > 0
 
 
-def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
+def test_unsent_messages_of_live_trainers(resources: Resources) -> None:
     """Sums and the maximum over trainers with a heartbeat within LOST_AFTER_S; none is no error."""
     none = Scrape(resources)
     assert none.value("trainwire_live_trainers") == none.value("trainwire_trainer_spool_largest_bytes") == 0
@@ -139,7 +139,7 @@ def test_what_live_trainers_could_not_get_rid_of(resources: Resources) -> None:
     said = [
         Heartbeat(job=1, source="0-a", at=now_ms, unsent=3, spooled_bytes=1000, dropped=1),
         Heartbeat(job=1, source="1-b", at=now_ms - 20_000, unsent=4, spooled_bytes=5000, dropped=2),
-        Heartbeat(job=2, source="0-c", at=now_ms - 5000),  # an SDK that does not say it
+        Heartbeat(job=2, source="0-c", at=now_ms - 5000),  # an SDK that does not report it
         Heartbeat(job=3, source="0-d", at=now_ms - 90_000, unsent=10**6, spooled_bytes=10**9, dropped=10**6),
     ]
     for beat in said:
@@ -172,7 +172,7 @@ def test_the_lag_of_a_stream(resources: Resources, sender: Sender) -> None:
 
 
 def test_gaps_dead_letters_and_jobs(resources: Resources, sender: Sender) -> None:
-    """Messages that never came, letters by reason, and jobs by status are as Postgres has them."""
+    """Missing messages, dead letters by reason, and jobs by status equal those in Postgres."""
     something_of_everything(resources, sender)
     scrape = Scrape(resources)
     assert scrape.named("trainwire_missing_messages") == {"logs": 2}
@@ -200,7 +200,7 @@ def test_the_lag_of_a_sink(resources: Resources, sender: Sender) -> None:
 
 
 def test_the_newest_training_metrics_of_running_jobs(resources: Resources, sender: Sender) -> None:
-    """Each metric's newest value, whichever point it came with, NaN as NaN; of finished jobs none."""
+    """Each metric of a running job has its newest value, also NaN; finished jobs have none."""
     sender.send(metrics(loss=0.9, accuracy=0.1))
     sender.send(metrics(loss=float("nan"), grad_norm=3.5))
     sender.send(metrics(loss=0.2), job=5)
@@ -215,7 +215,7 @@ def test_the_newest_training_metrics_of_running_jobs(resources: Resources, sende
 
 
 def test_training_metrics_are_bounded(resources: Resources, sender: Sender) -> None:
-    """However many metrics trainers invent, no more series are made than allowed; the others are counted."""
+    """With any number of training metrics the number of series is limited, and the others are counted."""
     for job in (1, 5, 9):
         values = {f"m{number}": float(number) for number in range(40)}
         sender.send(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)
@@ -225,7 +225,7 @@ def test_training_metrics_are_bounded(resources: Resources, sender: Sender) -> N
     assert scrape.value("trainwire_training_left_out_values") == 30
 
 
-def test_a_store_that_is_away_is_a_metric(resources: Resources, sender: Sender) -> None:
+def test_a_store_that_is_down_is_a_metric(resources: Resources, sender: Sender) -> None:
     """Without Redis the scrape is answered with the metrics from Postgres."""
     something_of_everything(resources, sender)
     settings = load_settings(database_url=resources.settings.database_url, redis_url="redis://127.0.0.1:1/0")

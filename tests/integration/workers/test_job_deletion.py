@@ -89,7 +89,7 @@ def bad_entry(job: int, seq: int) -> dict[str, str]:
 
 
 def leave_rows(resources: Resources, sender: Sender, job: int = 1, lines: int = 3) -> None:
-    """Store something of each kind, with a dead letter, and end the job."""
+    """Store rows of each kind and a dead letter of a job, and end it."""
     sender.send(logs(*(f"line {number}" for number in range(lines))), job=job)
     sender.send_raw("logs", job, bad_entry(job, 1))
     sender.send(metrics(loss=1.0), job=job)
@@ -164,7 +164,7 @@ def test_every_table_that_names_a_job_is_known() -> None:
 
 
 def test_messages_of_a_deleted_job_are_acked_and_not_stored(resources: Resources, sender: Sender) -> None:
-    """A living trainer and a leftover end in peace: acked, counted, no dead letter, no row; others are stored."""
+    """Messages of a deleted job are acknowledged and counted, without a row or dead letter; others are stored."""
     resources = without_loki(resources)
     leave_rows(resources, sender, 1)
     delete(resources)
@@ -184,7 +184,7 @@ def test_messages_of_a_deleted_job_are_acked_and_not_stored(resources: Resources
 
 
 def test_a_full_batch_of_a_deleted_job_is_no_sign_of_a_bad_deploy(resources: Resources, sender: Sender) -> None:
-    """Hundreds of entries of deleted jobs alone do not halt the stream."""
+    """A batch of hundreds of entries of deleted jobs does not halt the stream."""
     resources = without_loki(resources)
     leave_rows(resources, sender, 1)
     delete(resources)
@@ -196,7 +196,7 @@ def test_a_full_batch_of_a_deleted_job_is_no_sign_of_a_bad_deploy(resources: Res
 
 @pytest.mark.parametrize("status", ["pending", "running", "stalled"])
 def test_a_job_at_work_is_deleted_by_force_only(resources: Resources, sender: Sender, status: str) -> None:
-    """It is refused with the remedy, and nothing has changed."""
+    """The deletion of a running job is refused with the remedy, and changes nothing."""
     resources = without_loki(resources)
     leave_rows(resources, sender)
     before = rows_of(resources)
@@ -217,13 +217,13 @@ def test_an_unknown_job_gets_no_tombstone(resources: Resources) -> None:
 
 
 def test_killed_in_the_middle_the_next_run_goes_on(resources: Resources, sender: Sender) -> None:
-    """After a kill at any batch the counts are exact, and the next run deletes the rest."""
+    """After a kill at any batch the next run deletes the rest, and the counts are exact."""
     resources = without_loki(resources)
     leave_rows(resources, sender, lines=20)
     planned = begin(resources).parts["postgres"].planned
 
     class Killed(BaseException):
-        """The process is gone."""
+        """Simulates the death of the process."""
 
     for batches in range(1, 40):
         seen = 0
@@ -246,7 +246,7 @@ def test_killed_in_the_middle_the_next_run_goes_on(resources: Resources, sender:
 
 
 def test_a_short_time_slice_goes_on_at_once(resources: Resources, sender: Sender) -> None:
-    """A run that is out of time is no failure: the next is due at once, and ends it."""
+    """A run that is out of time is no failure: the next one is due at once and completes the deletion."""
     resources = without_loki(resources)
     leave_rows(resources, sender, lines=20)
     begin(resources)
@@ -276,7 +276,7 @@ def test_of_two_processes_one_deletes(resources: Resources, sender: Sender) -> N
 
 
 def test_a_drain_under_way_leaves_no_rows_behind(resources: Resources, sender: Sender) -> None:
-    """Deletions and drains of one job at the same time: after the last drain nothing of it is there."""
+    """With deletions and drains of one job at the same time, no row of it is left after the last drain."""
     resources = without_loki(resources)
     stop = threading.Event()
 
@@ -305,7 +305,7 @@ def test_a_drain_under_way_leaves_no_rows_behind(resources: Resources, sender: S
 def test_a_drain_that_waits_for_the_deletion_does_not_create_the_job_anew(
     resources: Resources, sender: Sender
 ) -> None:
-    """The drain's statement began before the tombstone was committed, and still finds it."""
+    """A drain whose statement began before the tombstone's commit still finds the tombstone."""
     resources = without_loki(resources)
     leave_rows(resources, sender)
     sender.send(logs("late"), job=1)
@@ -322,7 +322,7 @@ def test_a_drain_that_waits_for_the_deletion_does_not_create_the_job_anew(
 
 
 def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sender: Sender) -> None:
-    """The tombstone is removed on request only, and never while anything of the job is left."""
+    """The tombstone is removed on request, and only after the deletion is complete."""
     resources = without_loki(resources)
     leave_rows(resources, sender)
     begin(resources)
@@ -339,7 +339,7 @@ def test_a_number_is_free_again_once_nothing_is_left(resources: Resources, sende
 
 
 def test_redis_keeps_only_why_nothing_is_stored(resources: Resources, sender: Sender) -> None:
-    """Acks, heartbeats, claims, counters and idempotency keys go; those of job 10 stay; the event is published."""
+    """Acks, heartbeats, claims, counters and keys of the job are deleted, not those of job 10."""
     resources = without_loki(resources)
     leave_rows(resources, sender, 1)
     client = resources.redis
@@ -417,7 +417,7 @@ def test_a_loki_without_its_delete_api_is_left(
     assert rows_of(resources) == {}
 
 
-def test_a_loki_that_is_away_is_tried_again(resources: Resources, sender: Sender, loki: LokiTwin) -> None:
+def test_a_loki_that_is_down_is_retried(resources: Resources, sender: Sender, loki: LokiTwin) -> None:
     """The rest is deleted at once; a worker asks Loki when it is back."""
     sender.send(logs("a", ts=time.time_ns() - 10**9))
     drain(resources)
@@ -528,7 +528,7 @@ def test_runs_that_workers_made_are_deleted_in_mlflow(
 def test_mlflow_may_be_kept_and_deleted_later(
     resources: Resources, sender: Sender, mlflow_server: MlflowServer
 ) -> None:
-    """A run that was to stay is found by its tags when the command is repeated without that wish."""
+    """A run that was kept is found by its tags when the deletion is repeated without that option."""
     configured = without_loki(resources, mlflow_tracking_uri=mlflow_server.url)
     api = mlflow_api(mlflow_server.url)
     sender.send(metrics(loss=1.0))
@@ -575,7 +575,7 @@ def with_files(resources: Resources, bucket: Bucket, **more: Any) -> Resources:
 
 
 def test_files_stay_unless_they_are_wanted(resources: Resources, record: Any, bucket: Bucket) -> None:
-    """Without the choice the rows go and the files stay."""
+    """Without the option the rows are deleted and the files are kept."""
     record(bucket.put("checkpoints/1/1/a.pt"))
     done = delete(with_files(resources, bucket), force=True)
     assert (done.parts["s3"].state, done.is_complete) == ("kept", True)
@@ -584,7 +584,7 @@ def test_files_stay_unless_they_are_wanted(resources: Resources, record: Any, bu
 
 
 def test_files_and_folders_are_deleted(resources: Resources, record: Any, bucket: Bucket) -> None:
-    """A file once however often it was overwritten, a folder with all that its manifest lists."""
+    """An overwritten file is deleted once, a folder with all files that its manifest lists."""
     files = [bucket.put("checkpoints/1/1/last.pt"), bucket.put("checkpoints/1/1/last.pt", b"newer")]
     files.append(bucket.put_folder("checkpoints/1/1/epoch-1/", a=b"1", b=b"2"))
     files.append(bucket.put("checkpoints/1/1/gone.pt"))
@@ -656,7 +656,7 @@ def test_files_that_a_job_may_not_take_with_it_stay_and_are_named(
 
 
 def test_files_that_nothing_allows_to_delete_are_left(resources: Resources, record: Any, bucket: Bucket) -> None:
-    """Outside of the known places, or forbidden by the store: named with the remedy; a repetition finishes."""
+    """Files outside the known folders, or forbidden by the store, are named with the remedy."""
     record(
         bucket.put("elsewhere/a.pt"), bucket.put("checkpoints/1/1/locked.pt"), bucket.put("checkpoints/1/1/b.pt")
     )
@@ -677,7 +677,7 @@ def test_files_that_nothing_allows_to_delete_are_left(resources: Resources, reco
     assert rows_of(resources) == {}
 
 
-def test_a_store_that_is_away_keeps_the_list_of_files(
+def test_a_store_that_is_down_keeps_the_list_of_files(
     resources: Resources, record: Any, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rows that name the files stay until the object store answers."""

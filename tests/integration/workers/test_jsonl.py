@@ -42,7 +42,7 @@ from trainwire.workers.sinks.jsonl.plugin import (
 from trainwire.workers.sinks.plugin import NotSetUp
 
 DAY = "2026-11-29"
-Say = Callable[..., None]
+StoreLines = Callable[..., None]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def say(resources: Resources, sender: Sender) -> Say:
+def store_lines(resources: Resources, sender: Sender) -> StoreLines:
     """Give a function that stores lines of a job."""
 
     def stored(*lines: str, job: int = 1) -> None:
@@ -135,12 +135,12 @@ def test_rows_are_lines_that_jq_reads(resources: Resources, sender: Sender, fold
     assert names(of_job) == [f"{made_at.astimezone(UTC).date()}.jsonl"]
 
 
-def test_later_rows_are_appended(resources: Resources, say: Say, folder: Path) -> None:
+def test_later_rows_are_appended(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
     """Each delivery continues where the last one ended, job by job."""
-    say("a", "b")
+    store_lines("a", "b")
     deliver(resources, folder)
-    say("c")
-    say("x", job=5)
+    store_lines("c")
+    store_lines("x", job=5)
     deliver(resources, folder)
     deliver(resources, folder)
     assert contents(folder) == ["a", "b", "c"]
@@ -158,11 +158,11 @@ class Crashing(JsonlSink):
         yield from ()
 
 
-def test_what_was_not_confirmed_is_written_once(resources: Resources, say: Say, folder: Path) -> None:
+def test_unconfirmed_lines_are_written_once(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
     """Lines that a killed delivery has written, and half a line at the end, are cut off and written again."""
-    say("a")
+    store_lines("a")
     deliver(resources, folder)
-    say("b", "c")
+    store_lines("b", "c")
     crashing = Crashing(JsonlSettings(jsonl_dir=folder), folder)
     with pytest.raises(KeyboardInterrupt):
         Delivery(resources.engine, JsonlBacklog("jsonl", folder), crashing, slice_s=60).run()
@@ -192,12 +192,12 @@ Delivery(open_engine(settings), JsonlBacklog("jsonl", folder), sink, slice_s=60)
 
 
 def test_deliveries_that_are_killed_write_every_row_once(
-    resources: Resources, say: Say, folder: Path, tmp_path: Path
+    resources: Resources, store_lines: StoreLines, folder: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at ten moments of a long delivery; the next ones continue, through all files."""
     expected = [f"line {number} " + "x" * 40 for number in range(60_000)]
     for begin in range(0, len(expected), 10_000):
-        say(*expected[begin : begin + 10_000])
+        store_lines(*expected[begin : begin + 10_000])
     urls = [getattr(resources.settings, name).get_secret_value() for name in ("database_url", "redis_url")]
     script = tmp_path / "deliver.py"
     script.write_text(KILLED)
@@ -214,7 +214,7 @@ def test_deliveries_that_are_killed_write_every_row_once(
 
 
 def test_a_file_ends_at_its_limit_and_with_its_day(tmp_path: Path) -> None:
-    """A full file is continued in the next one, a day's first line begins a file, and a day never goes back."""
+    """A full file is continued in the next one, a new day begins a file, and the day never goes back."""
     files.append(tmp_path / "1", lines(1, 3), 25)
     assert names(tmp_path / "1") == [f"{DAY}.jsonl", f"{DAY}.2.jsonl"]
     files.append(tmp_path / "1", lines(4, 4), 25)
@@ -267,20 +267,20 @@ def note(resources: Resources) -> str | None:
 
 
 @pytest.mark.parametrize("left", [0, 1, 300, -1, None], ids=str)
-def test_rows_that_somebody_took_out_of_the_newest_file_are_written_again(
-    resources: Resources, say: Say, folder: Path, left: int | None
+def test_rows_removed_from_the_newest_file_are_written_again(
+    resources: Resources, store_lines: StoreLines, folder: Path, left: int | None
 ) -> None:
     """The next delivery finds it truncated (to so many bytes) or removed, and writes each row once."""
-    say(*"abc")
+    store_lines(*"abc")
     deliver(resources, folder)
-    say(*"de")
+    store_lines(*"de")
     deliver(resources, folder)
     file = newest_file(folder)
     if left is None:
         file.unlink()
     else:
         os.truncate(file, left if left >= 0 else file.stat().st_size + left)
-    say("f")
+    store_lines("f")
     with capture_logs() as events:
         deliver(resources, folder)
     assert contents(folder) == [*"abcdef"]
@@ -288,7 +288,7 @@ def test_rows_that_somebody_took_out_of_the_newest_file_are_written_again(
     assert [(event["file"], event["last_seq"]) for event in lost] == [(file.name, 5)]
     first = lost[0]["first_seq"]
     assert (note(resources) or "").startswith(f"{file.name} had lost rows {first} to 5")
-    say("g")
+    store_lines("g")
     with capture_logs() as events:
         deliver(resources, folder)
     assert contents(folder) == [*"abcdefg"]
@@ -296,13 +296,15 @@ def test_rows_that_somebody_took_out_of_the_newest_file_are_written_again(
     assert note(resources)
 
 
-def test_the_rows_of_a_removed_folder_are_written_again(resources: Resources, say: Say, folder: Path) -> None:
+def test_the_rows_of_a_removed_folder_are_written_again(
+    resources: Resources, store_lines: StoreLines, folder: Path
+) -> None:
     """Also in several deliveries, and where the job has other files: only those of the newest one."""
-    say(*("x" * 300 for _ in range(10)))
+    store_lines(*("x" * 300 for _ in range(10)))
     deliver(resources, folder, jsonl_max_file_bytes=1024)
     (of_job,) = folder.glob("1-*")
     shutil.rmtree(of_job)
-    say("y")
+    store_lines("y")
     deliver(resources, folder, jsonl_max_file_bytes=1024)
     found = documents(folder)
     assert [line["seq"] for line in found] == list(range(found[0]["seq"], 12))
@@ -310,14 +312,14 @@ def test_the_rows_of_a_removed_folder_are_written_again(resources: Resources, sa
 
 
 def test_a_file_that_was_rotated_or_is_of_an_earlier_day_is_not_written_again(
-    resources: Resources, say: Say, folder: Path
+    resources: Resources, store_lines: StoreLines, folder: Path
 ) -> None:
     """Compressed files have lost no rows; a new day begins a new file, and older ones may be removed."""
-    say("a")
+    store_lines("a")
     deliver(resources, folder)
     newest = newest_file(folder)
     newest.rename(f"{newest}.gz")
-    say("b")
+    store_lines("b")
     deliver(resources, folder)
     assert contents(folder) == ["b"]
     newest_file(folder).unlink()
@@ -325,15 +327,15 @@ def test_a_file_that_was_rotated_or_is_of_an_earlier_day_is_not_written_again(
     with resources.engine.begin() as connection:
         state = "jsonb_set(state, '{tail,0}', '\"2026-01-01.jsonl\"')"
         connection.execute(text(f"UPDATE delivery_cursors SET state = {state}"))
-    say("c")
+    store_lines("c")
     deliver(resources, folder)
     assert contents(folder) == ["c"]
     assert note(resources) is None
 
 
-def test_a_replay_writes_nothing_twice(resources: Resources, say: Say, folder: Path) -> None:
-    """A cursor that was moved back leads to the same files."""
-    say("a", "b", "c")
+def test_a_replay_writes_nothing_twice(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
+    """After a replay the files are the same."""
+    store_lines("a", "b", "c")
     deliver(resources, folder)
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE delivery_cursors SET confirmed_seq = 1"))
@@ -341,9 +343,11 @@ def test_a_replay_writes_nothing_twice(resources: Resources, say: Say, folder: P
     assert contents(folder) == ["a", "b", "c"]
 
 
-def test_a_replay_keeps_lines_whose_rows_are_gone(resources: Resources, say: Say, folder: Path) -> None:
+def test_a_replay_keeps_lines_whose_rows_are_gone(
+    resources: Resources, store_lines: StoreLines, folder: Path
+) -> None:
     """Lines of rows that retention has removed from Postgres are the only copy: they stay."""
-    say("a", "b", "c")
+    store_lines("a", "b", "c")
     deliver(resources, folder)
     with resources.engine.begin() as connection:
         connection.execute(text("DELETE FROM training_logs WHERE seq <= 2"))
@@ -356,9 +360,11 @@ def test_a_replay_keeps_lines_whose_rows_are_gone(resources: Resources, say: Say
     assert found.is_verified
 
 
-def test_verify_finds_a_removed_file_until_the_next_delivery(resources: Resources, say: Say, folder: Path) -> None:
+def test_verify_finds_a_removed_file_until_the_next_delivery(
+    resources: Resources, store_lines: StoreLines, folder: Path
+) -> None:
     """`verify` reports the missing lines; once they are written again, it reports none."""
-    say("a", "b")
+    store_lines("a", "b")
     deliver(resources, folder)
     newest_file(folder).unlink()
     with resources.engine.connect() as connection:
@@ -368,17 +374,17 @@ def test_verify_finds_a_removed_file_until_the_next_delivery(resources: Resource
         "differs: 2 lines in Postgres ≠ 0 in the files + 0 waiting; 2 missing, 0 twice"
     )
     assert found.lines[1:] == ["missing in the files: 1-2"]
-    say("c")
+    store_lines("c")
     deliver(resources, folder)
     with resources.engine.connect() as connection:
         assert plugin_of(folder).verify(resources.settings, connection, 1).is_verified
 
 
-def test_every_difference_is_named(resources: Resources, say: Say, folder: Path) -> None:
+def test_every_difference_is_named(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
     """Changed, repeated, unknown and unreadable lines are reported by number; waiting rows are no difference."""
-    say("a", "b", "c")
+    store_lines("a", "b", "c")
     deliver(resources, folder)
-    say("d")
+    store_lines("d")
     (of_job,) = folder.iterdir()
     path = of_job / names(of_job)[0]
     first, second, third = path.read_bytes().splitlines(keepends=True)
@@ -394,9 +400,9 @@ def test_every_difference_is_named(resources: Resources, say: Say, folder: Path)
     ]
 
 
-def test_a_job_that_goes_on_is_verified(resources: Resources, say: Say, folder: Path) -> None:
+def test_a_job_that_goes_on_is_verified(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
     """A row that is stored and written while the others are compared is no difference."""
-    say("a")
+    store_lines("a")
     deliver(resources, folder)
     with resources.engine.connect() as connection:
         compared = files.compare([], next(folder.iterdir()))
@@ -406,9 +412,11 @@ def test_a_job_that_goes_on_is_verified(resources: Resources, say: Say, folder: 
         assert plugin_of(folder).verify(resources.settings, connection, 1).is_verified
 
 
-def test_a_job_of_another_database_keeps_its_files(resources: Resources, say: Say, folder: Path) -> None:
+def test_a_job_of_another_database_keeps_its_files(
+    resources: Resources, store_lines: StoreLines, folder: Path
+) -> None:
     """A database that begins anew with the same numbers writes beside the older files, not over them."""
-    say("a", "b")
+    store_lines("a", "b")
     deliver(resources, folder)
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET created_at = created_at + interval '1 day'"))
@@ -432,12 +440,12 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: int, written: int = 5) -> No
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_a_full_disk_loses_nothing(
-    resources: Resources, say: Say, folder: Path, monkeypatch: pytest.MonkeyPatch, error: int
+    resources: Resources, store_lines: StoreLines, folder: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     """While the disk refuses, the cursor stays and readers see whole lines; later all is written."""
-    say("a")
+    store_lines("a")
     deliver(resources, folder)
-    say("b", "c")
+    store_lines("b", "c")
     with monkeypatch.context() as patch:
         failing(patch, error)
         with pytest.raises(SinkUnavailable, match=os.strerror(error)):
@@ -447,14 +455,14 @@ def test_a_full_disk_loses_nothing(
     assert (contents(folder), confirmed(resources)) == (["a", "b", "c"], 3)
 
 
-def test_a_disk_that_is_really_full(resources: Resources, say: Say, tmp_path: Path) -> None:
-    """The limit of a process on the size of files, which the kernel keeps, does no harm either."""
+def test_a_disk_that_is_really_full(resources: Resources, store_lines: StoreLines, tmp_path: Path) -> None:
+    """The kernel's limit on file sizes of a process causes no loss either."""
     import resource  # noqa: PLC0415 - of this test alone
 
     folder = tmp_path / "logs"
-    say("a")
+    store_lines("a")
     deliver(resources, folder)
-    say("b" * 100_000)
+    store_lines("b" * 100_000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -469,11 +477,11 @@ def test_a_disk_that_is_really_full(resources: Resources, say: Say, tmp_path: Pa
     assert contents(folder) == ["a", "b" * 100_000]
 
 
-def test_a_folder_that_is_no_folder(resources: Resources, say: Say, folder: Path) -> None:
-    """A file where the folder should be is named with the reason; once it is gone, all arrives."""
+def test_a_folder_that_is_no_folder(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
+    """A file in place of the folder is an error with its path; after its removal all rows are written."""
     folder.parent.mkdir(parents=True)
     folder.write_text("not a folder")
-    say("a")
+    store_lines("a")
     with pytest.raises(SinkUnavailable, match=r"logs/1-\d+T\d+Z: Not a directory"):
         deliver(resources, folder)
     folder.unlink()
@@ -482,10 +490,10 @@ def test_a_folder_that_is_no_folder(resources: Resources, say: Say, folder: Path
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(resources: Resources, say: Say, folder: Path) -> None:
+def test_a_folder_without_permission(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
     """A folder that may not be written is a sink that is down."""
     folder.mkdir(parents=True, mode=0o500)
-    say("a")
+    store_lines("a")
     with pytest.raises(SinkUnavailable, match="Permission denied"):
         deliver(resources, folder)
     folder.chmod(0o700)
@@ -494,13 +502,13 @@ def test_a_folder_without_permission(resources: Resources, say: Say, folder: Pat
 
 
 def test_one_job_that_cannot_be_written_does_not_stop_the_others(
-    resources: Resources, say: Say, folder: Path
+    resources: Resources, store_lines: StoreLines, folder: Path
 ) -> None:
-    """A folder that another process has locked waits alone."""
-    say("a")
+    """Only the job whose folder another process has locked waits."""
+    store_lines("a")
     deliver(resources, folder)
-    say("b")
-    say("x", job=2)
+    store_lines("b")
+    store_lines("x", job=2)
     (of_job,) = folder.glob("1-*")
     with (of_job / files.LOCK_NAME).open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -522,14 +530,14 @@ def let_it_be_tried_again(resources: Resources) -> None:
         connection.execute(text("UPDATE delivery_cursors SET next_attempt_at = NULL"))
 
 
-def test_old_files_are_removed(resources: Resources, say: Say, folder: Path) -> None:
+def test_old_files_are_removed(resources: Resources, store_lines: StoreLines, folder: Path) -> None:
     """Files of days before JSONL_KEEP_DAYS go, and the folders that are then empty; other files stay."""
     old, today = folder / "7-20200101T000000Z", date.today()
     files.append(old, lines(1, 2, "2020-01-01"), 10**9)
     mixed = folder / "8-20200101T000000Z"
     files.append(mixed, [*lines(1, 1, "2020-01-01"), *lines(2, 2, (today - timedelta(days=2)).isoformat())], 10**9)
     (mixed / "notes.txt").write_text("mine")
-    say("a")
+    store_lines("a")
     deliver(resources, folder, jsonl_keep_days=3)
     assert not old.exists()
     assert numbers(mixed) == [2]
@@ -561,7 +569,7 @@ def test_a_deleted_job_has_no_files(resources: Resources, sender: Sender, folder
 
 
 def test_doctor_tries_the_folder(resources: Resources, folder: Path) -> None:
-    """A folder that can be written is well, one that cannot be is an error with its remedy."""
+    """The doctor accepts a writable folder; another is an error with its remedy."""
     assert [each.level for each in plugin_of(folder).examine(resources.settings)][-1:] == ["ok"]
     (folder / "file").write_text("")
     (found,) = plugin_of(folder / "file").examine(resources.settings)

@@ -1,4 +1,4 @@
-"""A real trainer that ran while Redis was away, and whose spool is sent after a newer run of its job."""
+"""A real trainer that ran while Redis was down, and whose spool is sent after a newer run of its job."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(name: str, redis_url: str, spool: Path, ago_s: int, loss: float) -> No
 def test_a_spool_that_is_sent_late_does_not_replace_the_newer_result(
     resources: Resources, redis_url: str, tmp_path: Path, ago_s: int
 ) -> None:
-    """Whether it ran an hour or some seconds before, it has an attempt of its own."""
+    """A run an hour or some seconds before the newer one has an attempt of its own."""
     train("late", f"redis://127.0.0.1:{free_port()}/0", tmp_path / "late", ago_s, 9.0)
     train("newest", redis_url, tmp_path / "newest", 0, 0.5)
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Which jobs are lost and which are not, with real trainers, a real Redis and Postgres, and times made short."""
+"""Lost and stalled jobs, with real trainers, Redis and Postgres, and short times."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from trainwire.workers.settings import load_settings
 from trainwire.workers.streams.sweep import drain_everything
 
 LOST_AFTER_S: Final = 5.0
-"""Longer than a trainer of a busy machine may be kept from its heartbeat."""
+"""Longer than heartbeats of a trainer on a busy machine may be delayed."""
 GAP_S: Final = 0.7
 SHARDS: Final = 4
 TRAINER: Final = """
@@ -54,13 +54,13 @@ time.sleep(60)
 
 @dataclass
 class Watch:
-    """Workers and beat: they drain and look, until a test stops that."""
+    """Workers and beat: they drain and check heartbeats until a test stops them."""
 
     resources: Resources
     lost_after_s: float = LOST_AFTER_S
 
     def look(self) -> list[StatusChange]:
-        """Drain everything and look once, if Redis is there."""
+        """Drain all streams and check heartbeats once, if Redis is available."""
         with suppress(Unavailable, redis.RedisError):
             drain_everything(self.resources)
             heard = read_heartbeats(self.resources.redis, SHARDS, GAP_S)
@@ -68,25 +68,25 @@ class Watch:
         return []
 
     def status(self, job: int = 1) -> str | None:
-        """Look once; return how the job stands."""
+        """Check heartbeats once; return the status of the job."""
         self.look()
         with suppress(Exception):
             return str(self.job(job)["status"])
         return None
 
     def becomes(self, status: str, job: int = 1) -> None:
-        """Look until the job has this status."""
+        """Check heartbeats until the job has this status."""
         wait_until(lambda: self.status(job) == status, f"job {job} {status}", timeout_s=15)
 
-    def hears(self, *jobs: int) -> None:
-        """Look until each job runs and its heartbeats come steadily: a first message may take its sender long."""
+    def watches(self, *jobs: int) -> None:
+        """Check heartbeats until each job is running and sends them regularly: its first message may take long."""
         for job in jobs:
             self.becomes("running", job)
-            wait_until(partial(self._has_heard, job, 0), f"a heartbeat of job {job}")
-            wait_until(partial(self._has_heard, job, self._now_ms() + 500), f"more of job {job}")
+            wait_until(partial(self._has_heartbeat, job, 0), f"a heartbeat of job {job}")
+            wait_until(partial(self._has_heartbeat, job, self._now_ms() + 500), f"more of job {job}")
         self.look()
 
-    def _has_heard(self, job: int, after_ms: int) -> bool:
+    def _has_heartbeat(self, job: int, after_ms: int) -> bool:
         beats = read_heartbeats(self.resources.redis, SHARDS, GAP_S).beats.get(job, [])
         return any(beat.at > after_ms for beat in beats)
 
@@ -94,7 +94,7 @@ class Watch:
         return read_heartbeats(self.resources.redis, SHARDS, GAP_S).now_ms[0]
 
     def stays(self, status: str, jobs: list[int], for_s: float) -> None:
-        """Look for so long; fail when one of the jobs has another status."""
+        """Check heartbeats for some seconds; fail if one of the jobs has another status."""
         deadline = time.monotonic() + for_s
         while time.monotonic() < deadline:
             assert {job: self.status(job) for job in jobs} == dict.fromkeys(jobs, status)
@@ -129,8 +129,8 @@ def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait(10)
 
 
-def say(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
-    """Send a heartbeat as another language would."""
+def send_heartbeat(client: redis.Redis, ago_s: float = 0.0, **fields: Any) -> None:
+    """Send a heartbeat like a client in another language."""
     seconds, micros = client.time()
     at = int(seconds * 1000 + micros // 1000 - ago_s * 1000)
     beat = Heartbeat(**{"job": 1, "source": "0-test", "at": at, **fields})
@@ -143,7 +143,7 @@ def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
     """After SIGKILL and SIGSTOP both jobs are lost, and SIGCONT brings one back; one without heartbeats is not."""
     killed, stopped = start(1, watching.resources), start(2, watching.resources)
     sender.send(logs("only XADD"), job=3)
-    watching.hears(1, 2)
+    watching.watches(1, 2)
     watching.becomes("running", 3)
     watching.stays("running", [1, 2, 3], LOST_AFTER_S)
     killed.kill()
@@ -162,7 +162,7 @@ def test_a_killed_trainer_is_lost_and_a_stopped_one_comes_back(
     assert (watching.status(1), watching.status(3)) == ("lost", "running")
 
 
-def test_an_outage_of_ours_makes_nobody_lost(
+def test_an_outage_of_ours_makes_no_job_lost(
     resources: Resources, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     """No job is lost because Redis, restarted empty, or the workers were down for longer than the limit."""
@@ -172,7 +172,7 @@ def test_an_outage_of_ours_makes_nobody_lost(
         )
         watching = Watch(Resources(settings, resources.engine, open_redis(settings)))
         trainers = [start(job, watching.resources) for job in (1, 2)]
-        watching.hears(1, 2)
+        watching.watches(1, 2)
         valkey.kill()
         deadline = time.monotonic() + 1.1 * LOST_AFTER_S
         while time.monotonic() < deadline:
@@ -188,11 +188,11 @@ def test_an_outage_of_ours_makes_nobody_lost(
         watching.resources.redis.close()
 
 
-def test_a_trainer_that_died_while_workers_were_away_is_lost_after_its_time(watching: Watch) -> None:
+def test_a_trainer_that_died_while_workers_were_down_is_lost_after_its_time(watching: Watch) -> None:
     """The time without heartbeats counts from when they could be read again."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
-    say(client)
+    send_heartbeat(client)
     watching.becomes("running")
     time.sleep(1.1 * LOST_AFTER_S)
     returned_at = time.monotonic()
@@ -201,12 +201,12 @@ def test_a_trainer_that_died_while_workers_were_away_is_lost_after_its_time(watc
     assert time.monotonic() - returned_at > LOST_AFTER_S
 
 
-def test_a_last_word_that_nobody_has_read_is_waited_for(watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While messages of its shard lie unread, a silent job is not lost: the completion may be among them."""
+def test_an_unread_completion_is_waited_for(watching: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While messages of its shard are unread a silent job is not lost: its completion may be among them."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"))
-    say(client)
+    send_heartbeat(client)
     watching.becomes("running")
     sender.send(completion())
     with monkeypatch.context() as halted:
@@ -219,7 +219,7 @@ def test_a_killed_trainer_is_lost_beside_a_job_that_floods_its_shard(watching: W
     """Messages of its shard always wait for longer than two looks may be apart: those after its end are read."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
-    say(client)
+    send_heartbeat(client)
     watching.becomes("running")
     key = stream_key("checkpoints", 1)
 
@@ -241,7 +241,7 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
     for job in (1, 5):
         sender.send(Metrics(ts=NOW_NS, heartbeat_s=0.1), job=job)
         watching.becomes("running", job)
-    say(client)
+    send_heartbeat(client)
     for number in range(300):
         sender.send_raw("checkpoints", 9, {"v": 1, "job": 9, "attempt": 1, "source": f"h{number}", "seq": 1})
     stream = IngestStream(client, "checkpoints", 1)
@@ -260,22 +260,22 @@ def test_a_halted_stream_does_not_keep_killed_trainers_from_being_lost(watching:
     assert read_heartbeats(client, SHARDS, GAP_S).unread_s(1) >= 0.1
 
 
-def test_a_trainer_that_died_before_anybody_looked_is_lost(watching: Watch) -> None:
-    """Its only heartbeat was old when the workers came back; one of another attempt does not count."""
+def test_a_trainer_that_died_before_the_first_check_is_lost(watching: Watch) -> None:
+    """A job whose only heartbeat was already old is lost; a heartbeat of another attempt does not count."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"), job=1)
     sender.send(logs("a"), job=2, attempt=2)
-    say(client, ago_s=10 * LOST_AFTER_S)
-    say(client, ago_s=10 * LOST_AFTER_S, job=2)
-    say(client, ago_s=10 * LOST_AFTER_S, job=2, source="0-first", attempt=1)
+    send_heartbeat(client, ago_s=10 * LOST_AFTER_S)
+    send_heartbeat(client, ago_s=10 * LOST_AFTER_S, job=2)
+    send_heartbeat(client, ago_s=10 * LOST_AFTER_S, job=2, source="0-first", attempt=1)
     watching.becomes("lost", 1)
     watching.becomes("running", 2)
-    say(client, ago_s=10 * LOST_AFTER_S, job=2, source="0-second", attempt=2)
+    send_heartbeat(client, ago_s=10 * LOST_AFTER_S, job=2, source="0-second", attempt=2)
     watching.becomes("lost", 2)
 
 
-def test_a_trainer_whose_heartbeats_nobody_has_is_lost(watching: Watch) -> None:
+def test_a_trainer_without_stored_heartbeats_is_lost(watching: Watch) -> None:
     """A trainer whose heartbeats are not in Redis is lost, because its first message states that it sends some."""
     Sender(watching.resources.redis).send(Metrics(ts=NOW_NS, heartbeat_s=0.1), job=1)
     Sender(watching.resources.redis).send(Metrics(ts=NOW_NS), job=2)
@@ -285,8 +285,8 @@ def test_a_trainer_whose_heartbeats_nobody_has_is_lost(watching: Watch) -> None:
     assert watching.status(2) == "running"
 
 
-def test_a_heartbeat_is_heard_in_any_shard(watching: Watch) -> None:
-    """Its trainer was started when there was another number of shards."""
+def test_a_heartbeat_is_found_in_any_shard(watching: Watch) -> None:
+    """Heartbeats of a trainer that started with another number of shards are found."""
     client = watching.resources.redis
     Sender(client).send(Metrics(ts=NOW_NS, heartbeat_s=0.1))
     watching.becomes("running")
@@ -296,11 +296,11 @@ def test_a_heartbeat_is_heard_in_any_shard(watching: Watch) -> None:
     assert [found.source for found in read_heartbeats(client, SHARDS, GAP_S).beats[1]] == ["0-test"]
 
 
-def test_a_redis_that_takes_no_writes_hears_nobody(watching: Watch) -> None:
-    """A Redis too full for a heartbeat is too full for the note that one looked."""
+def test_a_redis_that_takes_no_writes_makes_no_job_lost(watching: Watch) -> None:
+    """While Redis is too full for heartbeats, the workers' own note of a check fails as well."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
-    say(client)
+    send_heartbeat(client)
     watching.becomes("running")
     client.config_set("maxmemory", 1)
     try:
@@ -315,13 +315,13 @@ def test_a_redis_that_takes_no_writes_hears_nobody(watching: Watch) -> None:
     watching.becomes("lost")
 
 
-def test_a_training_that_hangs_has_stalled_until_it_speaks(watching: Watch) -> None:
-    """It lives and breaks its promise: stalled, announced with the reason; a word makes it running, and so on."""
+def test_a_training_that_hangs_has_stalled_until_its_next_message(watching: Watch) -> None:
+    """A trainer without the promised messages is stalled, with an event, until its next message."""
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(metrics(loss=1.0))
     drain(watching.resources, "metrics")
-    say(client, quiet_s=99.0, stall_after_s=60, pid=12)
+    send_heartbeat(client, quiet_s=99.0, stall_after_s=60, pid=12)
     (change,) = watching.look()
     (event,) = status_events([change])
     assert (event.job_id, event.attempt) == (1, 1)
@@ -335,9 +335,9 @@ def test_a_training_that_hangs_has_stalled_until_it_speaks(watching: Watch) -> N
     assert watching.status() == "running"
     assert watching.status() == "running"  # the heartbeat before the word is older news
     assert watching.job()["quiet_since"] is None
-    say(client, quiet_s=110.0, stall_after_s=60)
+    send_heartbeat(client, quiet_s=110.0, stall_after_s=60)
     assert watching.status() == "stalled"
-    say(client, quiet_s=0.0, stall_after_s=60)
+    send_heartbeat(client, quiet_s=0.0, stall_after_s=60)
     assert watching.status() == "running"
 
 
@@ -346,20 +346,20 @@ def test_a_finished_job_stays_as_it_is(watching: Watch) -> None:
     client = watching.resources.redis
     sender = Sender(client)
     sender.send(logs("a"))
-    say(client)
+    send_heartbeat(client)
     watching.becomes("running")
     sender.send(completion("failed"))
     watching.becomes("failed")
     watching.stays("failed", [1], 1.1 * LOST_AFTER_S)
-    say(client)
+    send_heartbeat(client)
     assert not watching.look()
 
 
-def test_heartbeats_that_are_old_or_none_are_cleared_away(watching: Watch) -> None:
+def test_old_and_invalid_heartbeats_are_deleted(watching: Watch) -> None:
     """Heartbeats older than an hour and invalid ones are deleted."""
     client = watching.resources.redis
-    say(client, ago_s=FORGET_AFTER_S + 1)
-    say(client, source="0-young", ago_s=FORGET_AFTER_S - 100)
+    send_heartbeat(client, ago_s=FORGET_AFTER_S + 1)
+    send_heartbeat(client, source="0-young", ago_s=FORGET_AFTER_S - 100)
     client.hset(alive_key(1), "garbage", "garbage")
     heard = read_heartbeats(client, SHARDS, GAP_S)
     assert [beat.source for beat in heard.beats[1]] == ["0-young"]
@@ -367,7 +367,7 @@ def test_heartbeats_that_are_old_or_none_are_cleared_away(watching: Watch) -> No
 
 
 def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
-    """Looks in a row count together; after a gap, a flush, or a clock set back the count begins at nothing."""
+    """Consecutive checks add up; after a gap, a flush, or a clock set back the time starts at zero."""
     client = watching.resources.redis
     listened = partial(_listened_s, client)
     assert listened() == 0
@@ -383,7 +383,7 @@ def test_listening_begins_anew_after_a_gap(watching: Watch) -> None:
 
 
 def test_a_look_that_is_late_begins_nothing_anew(watching: Watch) -> None:
-    """While all processes are busy with drains, the main process of each worker notes that Redis takes writes."""
+    """While pool processes are busy, the main process of each worker notes that Redis accepts writes."""
     client = watching.resources.redis
     read_heartbeats(client, SHARDS, GAP_S)
     deadline = time.monotonic() + 3 * GAP_S
@@ -400,11 +400,11 @@ def _listened_s(client: redis.Redis) -> float:
     return read_heartbeats(client, SHARDS, GAP_S).covered_s(1)
 
 
-def test_a_hostile_heartbeat_harms_nobody(watching: Watch) -> None:
-    """A host with a NUL reaches Postgres in a form that it takes."""
+def test_a_hostile_heartbeat_is_harmless(watching: Watch) -> None:
+    """A NUL in the host of a heartbeat is replaced before it is stored."""
     client = watching.resources.redis
     Sender(client).send(logs("a"))
     watching.look()
-    say(client, host="gpu\x007", quiet_s=10**9, stall_after_s=1)
+    send_heartbeat(client, host="gpu\x007", quiet_s=10**9, stall_after_s=1)
     watching.becomes("stalled")
     assert watching.job()["status_reason"] == "alive (host gpu\u24007), but it promised a message every 1 s"

@@ -88,8 +88,8 @@ def store(resources: Resources, lines: Sequence[tuple[float, str]]) -> None:
         connection.execute(insert, rows)
 
 
-def test_packed_lines_are_what_our_rules_make_of_the_rows(resources: Resources, sender: Sender) -> None:
-    """Odd texts, levels and ranks: Postgres writes the entries that `entries_of` makes."""
+def test_packed_lines_equal_the_entries_of_the_rows(resources: Resources, sender: Sender) -> None:
+    """For odd texts, levels and ranks Postgres produces the entries of `entries_of`."""
     now = time.time_ns() - MINUTE_NS
     times = [now + n for n in range(len(ODD_LINES))]
     publish(resources, sender, ODD_LINES, times)
@@ -103,7 +103,7 @@ def test_packed_lines_are_what_our_rules_make_of_the_rows(resources: Resources, 
 
 
 def test_a_time_far_ahead_is_sent_with_a_limit_and_the_trainers_own(resources: Resources, sender: Sender) -> None:
-    """The limit is five minutes after Postgres stored the row, by number; the metadata has each nanosecond."""
+    """A future time is limited to five minutes after the row was stored; the metadata has the trainer's time."""
     now = time.time_ns()
     times = [now, now + 4 * MINUTE_NS, now + 20 * MINUTE_NS, now + 20 * MINUTE_NS + 1, 2**63 - 1]
     publish(resources, sender, ["x"] * 5, times, levels=["INFO"] * 5, rank=1)
@@ -144,8 +144,8 @@ def test_a_pack_is_no_larger_than_a_push_may_be(resources: Resources, sender: Se
     assert [pack.last_seq for pack in packs] == sorted(pack.last_seq for pack in packs)
 
 
-def test_bytes_and_rows_bound_what_is_read(resources: Resources, sender: Sender) -> None:
-    """At most so many rows and bytes, and at least one row."""
+def test_bytes_and_rows_bound_a_batch(resources: Resources, sender: Sender) -> None:
+    """A batch has limits of rows and bytes, and at least one row."""
     now = time.time_ns() - MINUTE_NS
     publish(resources, sender, ["x" * 1000] * 10, range(now, now + 10))
     assert len(entries(read(resources, most_rows=3))) == 3
@@ -174,8 +174,8 @@ def test_ranks_whose_clocks_differ_are_plain_in_every_window(resources: Resource
     assert are_plain(batch, now)
 
 
-def test_what_is_read_ahead_begins_where_the_batch_ends(resources: Resources, sender: Sender) -> None:
-    """Batches read one behind the other are the rows in order; behind the last there is nothing."""
+def test_reading_ahead_begins_where_the_batch_ends(resources: Resources, sender: Sender) -> None:
+    """Consecutive batches are the rows in order, and empty after the last row."""
     now = time.time_ns()
     publish(resources, sender, [f"{n}" for n in range(30)], [now - (30 - n) * 10 * MINUTE_NS for n in range(30)])
     backlog = LogBacklog(resources.engine, "loki")
@@ -198,10 +198,10 @@ def test_what_is_read_ahead_begins_where_the_batch_ends(resources: Resources, se
         (["x" * 300_000], -1, "too long for one entry"),
     ],
 )
-def test_what_is_not_plain_is_looked_at(
+def test_odd_rows_are_read_as_rows(
     resources: Resources, sender: Sender, lines: list[str], offset_minutes: int, why: str
 ) -> None:
-    """One odd row among plain ones, and the sink asks for the rows; it is given the same ones."""
+    """If one row among plain ones is odd, the sink reads the rows instead of the pack, and gets the same ones."""
     now = time.time_ns()
     publish(resources, sender, ["before"], [now - MINUTE_NS])
     publish(resources, sender, lines, [now + offset_minutes * MINUTE_NS])
@@ -214,7 +214,7 @@ def test_what_is_not_plain_is_looked_at(
 
 @given(st.lists(st.integers(-150, 15), min_size=1, max_size=12), st.integers(-200, 5))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_plain_means_what_the_rules_would_decide(resources: Resources, offsets: list[int], newest: int) -> None:
+def test_packs_and_rows_have_the_same_plan(resources: Resources, offsets: list[int], newest: int) -> None:
     """For any times, packs that pass `can_send_packed` have rows that `plan` puts, unchanged, into one stream."""
     now = time.time_ns() // 1000 * 1000
     store(resources, [((now + offset * MINUTE_NS) / 1e9, "x") for offset in offsets])
@@ -266,8 +266,8 @@ def test_a_loki_that_refuses_every_line_gets_the_time_of_a_turn(resources: Resou
     assert turns > 5
 
 
-def test_rows_that_somebody_deleted_are_not_waited_for(resources: Resources, sender: Sender) -> None:
-    """A job whose last rows were deleted is not behind for ever, and later rows arrive."""
+def test_deleted_rows_are_not_waited_for(resources: Resources, sender: Sender) -> None:
+    """A job whose last rows were deleted does not stay behind, and later rows are delivered."""
     now = time.time_ns() - MINUTE_NS
     publish(resources, sender, ["a", "b"], [now, now + 1])
     with resources.engine.begin() as connection:

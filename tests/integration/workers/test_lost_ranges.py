@@ -30,7 +30,7 @@ def line(resources: Resources) -> str:
 
 
 def test_a_lost_range_closes_the_gap(resources: Resources, sender: Sender) -> None:
-    """The ack goes on to the newest message, and the sum counts and names the range by its reason."""
+    """The ack moves to the newest message, and the sum counts and names the range with its reason."""
     sender.send(logs("a"))
     sender.send(logs("e"), seq=5)
     drain(resources)
@@ -47,8 +47,8 @@ def test_a_lost_range_closes_the_gap(resources: Resources, sender: Sender) -> No
     assert not rows(resources.engine, dead_letters, "id", order=("id",))
 
 
-def test_what_is_stored_is_never_lost(resources: Resources, sender: Sender) -> None:
-    """A statement that covers stored messages, or comes twice, marks only those that are missing."""
+def test_stored_messages_are_never_marked_lost(resources: Resources, sender: Sender) -> None:
+    """A statement that covers stored messages, or arrives twice, marks only missing ones."""
     for seq in (1, 2, 6):
         sender.send(logs(f"line {seq}"), seq=seq)
     for _ in range(2):
@@ -61,7 +61,7 @@ def test_what_is_stored_is_never_lost(resources: Resources, sender: Sender) -> N
 
 
 def test_a_lost_message_that_comes_after_all_is_stored(resources: Resources, sender: Sender) -> None:
-    """A copy of it in another spool, sent later, becomes a row, and the sum counts it as stored."""
+    """A lost message that arrives later from another spool is stored, and the sum counts it as stored."""
     sender.lose(1, 3, "damaged")
     sender.send(logs("two"), seq=2)
     drain(resources)
@@ -74,7 +74,7 @@ def test_a_lost_message_that_comes_after_all_is_stored(resources: Resources, sen
 
 
 def test_losses_do_not_halt_a_stream(resources: Resources, sender: Sender) -> None:
-    """A thousand lost messages, declared one by one as trainers once did, are no sign of a bad deploy."""
+    """A thousand losses, declared one by one as by older SDKs, do not halt the stream."""
     for seq in range(1, 1501):
         good = encode_entry(Message("logs", 1, 1, "0-test", seq, logs("x")))
         sender.send_raw("logs", 1, good | {"enc": "lost", "body": b"damaged in the spool of its trainer"})
@@ -85,7 +85,7 @@ def test_losses_do_not_halt_a_stream(resources: Resources, sender: Sender) -> No
 
 
 def test_a_statement_in_json(resources: Resources, sender: Sender) -> None:
-    """As docs/wire-format.md shows it, for clients without msgpack."""
+    """A statement of loss may be JSON, as docs/wire-format.md shows it."""
     entry = {"v": 1, "job": 1, "attempt": 1, "source": "0-test", "seq": 2, "enc": "lost"}
     sender.send_raw("logs", 1, entry | {"body": '{"last": 4, "reason": "restored"}'})
     drain(resources)
@@ -132,7 +132,7 @@ def test_a_wrong_statement_is_dead_lettered(
 def test_a_wrong_statement_takes_no_number(
     resources: Resources, sender: Sender, seq: int, body: dict[str, Any], *, is_in_one_batch: bool
 ) -> None:
-    """The message that has the number of a statement that cannot be read is stored, whichever comes first."""
+    """A message with the number of an unreadable statement is stored, in either order."""
     sender.send(logs("line 1"), seq=1)
     entry = encode_loss(1, 1, "0-test", seq, Loss(last=seq, reason="x"))
     sender.send_raw("logs", 1, entry | {"body": msgspec.msgpack.encode(body)})
@@ -172,7 +172,7 @@ def test_a_source_that_begins_with_a_loss_gets_its_own_attempt(resources: Resour
 
 
 def test_a_lost_completion_ends_nothing(resources: Resources, sender: Sender) -> None:
-    """A source whose completion is gone has not ended."""
+    """A source whose completion was lost has not ended."""
     sender.send(logs("a"))
     drain(resources)
     sender.lose(1, 1, kind="completions")
@@ -183,7 +183,7 @@ def test_a_lost_completion_ends_nothing(resources: Resources, sender: Sender) ->
 def test_a_source_with_too_many_holes_is_dead_lettered(
     resources: Resources, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A source that leaves out every second number does not make its row grow without end; it may fill holes."""
+    """A source with too many gaps has a row of bounded size; numbers that close gaps are accepted."""
     monkeypatch.setattr("trainwire.workers.drain.positions.MAX_RANGES", 2)
     for seq in (1, 3, 5, 7, 6, 4):
         sender.send(logs(f"line {seq}"), seq=seq)
@@ -196,7 +196,7 @@ def test_a_source_with_too_many_holes_is_dead_lettered(
 
 
 def test_a_dead_letter_without_a_number_proves_nothing(resources: Resources, sender: Sender) -> None:
-    """A message whose number cannot be believed is in no count: the sum names it and is not `complete`."""
+    """A message with an implausible number is not counted: the sum names it and is not `complete`."""
     sender.send(logs("a"))
     sender.send(logs("far"), seq=5 * 10**9)
     drain(resources)

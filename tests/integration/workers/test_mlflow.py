@@ -36,7 +36,7 @@ AT = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=(NOW_NS + SECOND_
 
 @dataclass
 class Mirror:
-    """A worker that mirrors into an experiment of its own, and reads of its runs."""
+    """A worker that mirrors into an experiment of its own, and reads its runs."""
 
     resources: Resources
     server: MlflowServer
@@ -49,11 +49,11 @@ class Mirror:
 
     @property
     def sink(self) -> MlflowSink:
-        """The sink, as a task makes it."""
+        """Return the sink as a task creates it."""
         return MlflowSink(self.api, self.experiment)
 
     def run(self, *kinds: Any, sink: Any = None, grace_s: float = GRACE_S) -> None:
-        """Drain these kinds, then deliver as a task does."""
+        """Drain these kinds, then deliver like a task."""
         for kind in kinds or ("metrics", "completions"):
             drain(self.resources, kind)
         backoff = Backoff(first_s=1000, cap_s=1000)
@@ -109,11 +109,11 @@ def attempt_row(resources: Resources, attempt: int = 1) -> RowMapping:
 
 
 class Crash(BaseException):
-    """Simulates the death of the worker: no code catches it."""
+    """Simulates the death of the worker; no code catches it."""
 
 
 class CrashingSink(MlflowSink):
-    """Does all its work in MLflow, and the worker dies before it can commit that."""
+    """Sends all requests to MLflow, and crashes before the commit."""
 
     def deliver(self, job_id: int, batch: MetricBatch) -> Iterator[DeliveredMetrics]:
         """Deliver, then crash."""
@@ -122,7 +122,7 @@ class CrashingSink(MlflowSink):
 
 
 def test_a_job_is_a_run_from_begin_to_end(mirror: Mirror, sender: Sender) -> None:
-    """Name, params, tags, values with their steps and times, the end with its time; the job has the run's id."""
+    """The run has name, params, tags, values with steps and times, and the end; the job has the run's id."""
     sender.send(begin(name="resnet", params={"lr": 0.1, "layers": [1, 2], "seed": None}, tags={"team": "vision"}))
     sender.send(points(3, loss=0.5, accuracy=0.0, top5=1.0))
     mirror.run()
@@ -162,7 +162,7 @@ def test_a_step_is_the_step_or_the_epoch_or_nothing(mirror: Mirror, sender: Send
 
 
 def test_nan_and_infinities_pass(mirror: Mirror, sender: Sender) -> None:
-    """Lifted or not, they arrive; MLflow on SQL keeps infinities as the largest number."""
+    """NaN and infinities arrive; MLflow on SQL stores infinities as the largest number."""
     made = [
         Point(ts=NOW_NS, step=step, values={"loss": value, "other": value})
         for step, value in enumerate([math.nan, math.inf, -math.inf])
@@ -191,7 +191,7 @@ def test_the_end_waits_for_the_last_metric(mirror: Mirror, sender: Sender) -> No
 
 
 def test_an_end_without_its_metrics_comes_after_the_grace(mirror: Mirror, sender: Sender) -> None:
-    """Metrics that never come hold the end up for the grace, and no delivery runs in circles meanwhile."""
+    """Metrics that never arrive delay the end by the grace period, without deliveries in a loop."""
     sender.send(points(1))
     sender.send(completion(produced={"metrics": 9}))
     mirror.run()
@@ -204,7 +204,7 @@ def test_an_end_without_its_metrics_comes_after_the_grace(mirror: Mirror, sender
 
 
 def test_a_trainer_that_was_killed(mirror: Mirror, sender: Sender) -> None:
-    """An attempt that another follows without its end is KILLED after the grace; each has its own run."""
+    """An attempt without an end is KILLED after the grace period once another follows; each has its own run."""
     sender.send(begin(name="first", params={"lr": 1}), source="0-a")
     sender.send(points(2), source="0-a")
     mirror.run()
@@ -222,7 +222,7 @@ def test_a_trainer_that_was_killed(mirror: Mirror, sender: Sender) -> None:
 
 
 def test_a_lost_job_is_running_again_in_mlflow(mirror: Mirror, sender: Sender) -> None:
-    """Lost for want of heartbeats its run is KILLED; taken back it is RUNNING, goes on and ends as it should."""
+    """The run of a lost job is KILLED; if the job comes back it is RUNNING again, and ends normally."""
     sender.send(begin(name="cut off"))
     mirror.run()
     lose(mirror.resources)
@@ -286,7 +286,7 @@ def test_hostile_names_arrive_under_others(mirror: Mirror, sender: Sender) -> No
 
 
 def test_many_and_long_params(mirror: Mirror, sender: Sender) -> None:
-    """300 params are several requests, 20 kB are cut, tags that are MLflow's or ours get other names."""
+    """300 params are several requests, 20 kB are shortened, tags with reserved names are renamed."""
     params = {f"p{n}": n for n in range(300)} | {"long": "v" * 20_000, "": "no name", "nothing": None}
     tags = {"mlflow.runName": "mine", "job_id": "mine", "note": "n" * 20_000, "a\nb": True}
     sender.send(begin(params=params, tags=tags))
@@ -316,7 +316,7 @@ def test_a_changed_param_keeps_its_first_value(mirror: Mirror, sender: Sender) -
 
 
 def test_a_crash_between_push_and_commit_writes_nothing_twice(mirror: Mirror, sender: Sender) -> None:
-    """The worker dies after its push: no second run, no second point, also when more has come meanwhile."""
+    """After a crash no run and no point is duplicated, also if more messages have arrived."""
     sender.send(begin(params={"lr": 1}))
     sender.send(points(1500))
     with pytest.raises(Crash):
@@ -330,14 +330,14 @@ def test_a_crash_between_push_and_commit_writes_nothing_twice(mirror: Mirror, se
 
 
 def test_a_server_that_is_killed_in_the_middle(mirror: Mirror, sender: Sender) -> None:
-    """Gone after some requests and back later: all points once, in an outage that costs one probe at a time."""
+    """After an outage amid a delivery all points are there once, and the outage costs one probe at a time."""
     sender.send(points(4000))
     killer = KillingApi(mirror.server, mirror.api, after=3)
     with pytest.raises(SinkUnavailable, match="does not answer"):
         mirror.run(sink=MlflowSink(killer, mirror.experiment))
     state = one(mirror.resources.engine, sink_states, sink="mlflow")
     assert state["attempts"] == 1
-    sender.send(points(10, first=4000))  # the store takes what comes meanwhile
+    sender.send(points(10, first=4000))  # Postgres stores points that arrive meanwhile
     mirror.run()  # the probe is not due: nothing is sent
     assert one(mirror.resources.engine, training_jobs, id=1)["last_metric_seq"] == 4010
     mirror.server.start()
@@ -348,8 +348,8 @@ def test_a_server_that_is_killed_in_the_middle(mirror: Mirror, sender: Sender) -
     assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is None
 
 
-def test_what_mlflow_refuses_is_a_dead_letter(mirror: Mirror, sender: Sender) -> None:
-    """A value that MLflow will never take is found by halving and buried with its words; the others arrive."""
+def test_a_value_that_mlflow_refuses_is_a_dead_letter(mirror: Mirror, sender: Sender) -> None:
+    """A refused value is found by bisection and dead-lettered with MLflow's error; the others arrive."""
     sender.send(points(20))
     refusing = RefusingApi(mirror.api, lambda metric: metric["step"] == 13)
     mirror.run(sink=MlflowSink(refusing, mirror.experiment))
@@ -363,7 +363,7 @@ def test_what_mlflow_refuses_is_a_dead_letter(mirror: Mirror, sender: Sender) ->
 
 
 def test_a_job_of_which_much_is_refused_has_short_turns(mirror: Mirror, sender: Sender) -> None:
-    """No turn takes more requests than so many values can cost; each refused one is buried, the others arrive."""
+    """A turn has a limit of requests; each refused value is dead-lettered, the others arrive."""
     sender.send(points(250))
     refusing = RefusingApi(mirror.api, lambda metric: metric["step"] < 150)
     sink = CountingSink(refusing, mirror.experiment)
@@ -374,8 +374,8 @@ def test_a_job_of_which_much_is_refused_has_short_turns(mirror: Mirror, sender: 
     assert buried == list(range(1, 151))
 
 
-def test_a_run_that_somebody_deleted_is_left_alone(mirror: Mirror, sender: Sender) -> None:
-    """No more of that attempt is sent, with a note; the cursor moves on."""
+def test_a_run_deleted_in_mlflow_is_left_alone(mirror: Mirror, sender: Sender) -> None:
+    """No more values of that attempt are sent, with a note; the cursor moves on."""
     sender.send(points(2))
     mirror.run()
     run_id = mirror.the_run().run_id
@@ -405,7 +405,7 @@ def test_a_deleted_experiment_holds_the_cursor(mirror: Mirror, sender: Sender) -
 
 
 def test_a_trainer_that_logs_by_itself_is_only_linked(mirror: Mirror, sender: Sender) -> None:
-    """With a run of its own nothing is mirrored; the cursor goes on."""
+    """The job of a trainer with its own run is not mirrored; the cursor moves on."""
     sender.send(begin(mlflow_run_id="theirs"))
     sender.send(points(5))
     sender.send(completion())
@@ -417,8 +417,8 @@ def test_a_trainer_that_logs_by_itself_is_only_linked(mirror: Mirror, sender: Se
     assert (row["mirror_run_id"], row["changes"] == row["mirrored_changes"]) == (None, True)
 
 
-def test_a_trainer_that_says_its_run_late(mirror: Mirror, sender: Sender) -> None:
-    """The mirror that was begun ends and names the trainer's run; nothing more is sent."""
+def test_a_trainer_that_reports_its_run_late(mirror: Mirror, sender: Sender) -> None:
+    """The mirror ends and names the trainer's run, and no more values are sent."""
     sender.send(points(2))
     mirror.run()
     ours = mirror.the_run().run_id
@@ -458,7 +458,7 @@ def test_the_same_job_number_in_another_database_is_another_run(mirror: Mirror, 
     assert len(mirror.runs()) == 2
 
 
-def test_what_is_as_it_was_is_no_change(mirror: Mirror, sender: Sender) -> None:
+def test_repeated_params_are_no_change(mirror: Mirror, sender: Sender) -> None:
     """A trainer that repeats its params with every message causes no request beyond its metrics."""
     for number in range(3):
         sender.send(begin(name="n", params={"a": [1.0, math.nan]}, tags={"t": 1}))
@@ -476,7 +476,7 @@ def delivered_runs(mirror: Mirror) -> int:
 
 
 class KillingApi(MlflowApi):
-    """Kills the server after so many batches of metrics."""
+    """Kills the server after a number of batches of metrics."""
 
     def __init__(self, server: MlflowServer, api: MlflowApi, after: int) -> None:
         super().__init__(api._send)
@@ -493,7 +493,7 @@ class KillingApi(MlflowApi):
 
 
 class RefusingApi(MlflowApi):
-    """Makes some metrics such that the real server refuses them."""
+    """Changes some metrics so that the real server refuses them."""
 
     def __init__(self, api: MlflowApi, is_bad: Callable[[Mapping[str, Any]], bool]) -> None:
         super().__init__(api._send)
@@ -526,6 +526,6 @@ class CountingSink(MlflowSink):
         yield delivered
 
 
-def test_get_run_of_nobody(mirror: Mirror) -> None:
-    """A run that is not there is None, not an error."""
+def test_get_run_of_an_unknown_run(mirror: Mirror) -> None:
+    """An unknown run is None, not an error."""
     assert get_run(mirror.api, "0" * 32) is None

@@ -1,4 +1,4 @@
-"""Failures of MLflow: those of one job's requests delay that job, an outage delays all and costs one probe."""
+"""Failures of MLflow: failing requests of one job delay that job, an outage delays all and costs one probe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainwire.workers.sinks.mlflow.plugin import mlflow_api
 from trainwire.workers.sinks.mlflow.sink import MlflowSink
 
 ALL = b"/"
-"""In every path."""
+"""A part of every path."""
 
 
 @dataclass
@@ -37,18 +37,18 @@ class Mirror:
     experiment: str = field(default_factory=lambda: f"test-{uuid.uuid4()}")
 
     def store(self, job: int, name: str = "loss") -> None:
-        """Have one more point of a job in Postgres."""
+        """Store one more point of a job."""
         self.sender.send(Metrics(points=[Point(ts=NOW_NS, values={name: 1.0})]), job=job)
         drain(self.resources, "metrics", job=job)
 
     def run(self) -> None:
-        """Deliver as a task does that begins its work in MLflow anew."""
+        """Deliver like a task that begins to use MLflow."""
         sink = MlflowSink(mlflow_api(self.proxy.url), self.experiment)
         backoff = Backoff(first_s=1000, cap_s=1000)
         Delivery(self.resources.engine, MetricBacklog("mlflow"), sink, slice_s=60, backoff=backoff).run()
 
     def let_time_pass(self, *tables: str) -> None:
-        """Have all attempts that wait in these tables be due."""
+        """Make all waiting attempts in these tables due."""
         column = {"sink_states": "next_probe_at", "delivery_cursors": "next_attempt_at"}
         with self.resources.engine.begin() as connection:
             for table in tables:
@@ -56,7 +56,7 @@ class Mirror:
                 connection.execute(text(f"UPDATE {table} SET {name} = now() WHERE {name} IS NOT NULL"))
 
     def confirmed(self) -> dict[int, int]:
-        """How far each job is."""
+        """Return the confirmed position of each job."""
         with self.resources.engine.connect() as connection:
             found = connection.execute(text("SELECT job_id, confirmed_seq FROM delivery_cursors"))
             return {row.job_id: row.confirmed_seq for row in found}
@@ -110,7 +110,7 @@ def test_a_job_that_mlflow_fails_waits_alone(mirror: Mirror) -> None:
 
 
 def test_an_outage_with_answers_costs_one_probe(mirror: Mirror) -> None:
-    """Where everything is answered with 500 each probe is one request, and all jobs go on when it is over."""
+    """If every request gets a 500, each probe is one request, and all jobs continue afterwards."""
     for job in range(1, 9):
         mirror.store(job)
     mirror.proxy.poison = ALL
@@ -133,7 +133,7 @@ def test_an_outage_with_answers_costs_one_probe(mirror: Mirror) -> None:
 
 
 def test_a_job_that_asks_mlflow_nothing_is_no_probe(mirror: Mirror) -> None:
-    """Points of a trainer that logs by itself are passed over in an outage, which they do not end."""
+    """Points of a trainer with its own run are skipped in an outage, and do not end it."""
     mirror.store(1)
     mirror.proxy.poison = ALL
     with pytest.raises(SinkUnavailable):
@@ -148,8 +148,8 @@ def test_a_job_that_asks_mlflow_nothing_is_no_probe(mirror: Mirror) -> None:
     assert one(mirror.resources.engine, sink_states, sink="mlflow")["down_since"] is not None
 
 
-def test_a_job_that_fails_with_nobody_else_there(mirror: Mirror) -> None:
-    """It is the only probe, tried in its own time; the first to come beside it is tried before it."""
+def test_a_job_that_fails_alone(mirror: Mirror) -> None:
+    """A failing job alone is the only probe, at its own times; another job that appears is tried first."""
     mirror.proxy.poison = b"poison"
     mirror.store(1, "poison")
     with pytest.raises(SinkUnavailable):

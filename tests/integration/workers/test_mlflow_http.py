@@ -1,4 +1,4 @@
-"""The errors for MLflow's answers, with both clients: the one of deliveries and the one that only reads."""
+"""Errors for MLflow's answers, in the client of deliveries and in the one that only reads."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def api(request: pytest.FixtureRequest, server: str) -> MlflowApi:
         (503, "MLflow answered 503: out of order"),
     ],
 )
-def test_what_may_pass_is_unavailable(api: MlflowApi, status: int, said: str) -> None:
-    """The error has the answer's message and a remedy, at the first try."""
+def test_a_temporary_error_is_unavailable(api: MlflowApi, status: int, said: str) -> None:
+    """The error has the answer's message and a remedy, without a retry."""
     Answers.status, Answers.body = status, b"out of order"
     with pytest.raises(MlflowUnavailable, match=said) as caught:
         api.get("runs/get", run_id="1")
@@ -89,8 +89,8 @@ def test_mlflows_own_wish_is_honoured(api: MlflowApi) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_what_mlflow_will_never_do_is_refused(api: MlflowApi, status: int) -> None:
-    """With MLflow's own code and words."""
+def test_a_permanent_error_is_refused(api: MlflowApi, status: int) -> None:
+    """The error has MLflow's own code and message."""
     Answers.status, Answers.body = status, REFUSAL
     with pytest.raises(MlflowRefused, match="no such thing") as caught:
         api.get("runs/get")
@@ -104,15 +104,15 @@ def test_an_error_of_another_kind_is_no_refusal(api: MlflowApi) -> None:
         api.get("runs/get")
 
 
-def test_what_is_not_mlflow_is_unavailable(api: MlflowApi) -> None:
-    """A login page with status 200 is no proof of anything."""
+def test_another_server_is_unavailable(api: MlflowApi) -> None:
+    """A login page with status 200 does not count as an answer of MLflow."""
     Answers.body = b"<html>please log in</html>"
     with pytest.raises(MlflowUnavailable, match="please log in"):
         api.get("runs/get")
 
 
 def test_a_server_that_hangs_is_given_up(api: MlflowApi, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the time-out, once, with the server's name."""
+    """A server that hangs is one timeout, without a retry, with the server's name."""
     Answers.pause_s = 1.0
     for module in (trainwire.stores.mlflow.http, mlflow_plugin):
         monkeypatch.setattr(module, "TIMEOUT_S", (0.2, 0.2))

@@ -1,4 +1,4 @@
-"""Jobs and the runs that their trainers made in MLflow without telling us."""
+"""Jobs, and the runs that their trainers made in MLflow without a message to trainwire."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_a_second_attempt_is_not_linked_to_the_first_ones_run(
     assert one(resources.engine, training_attempts, job_id=job, attempt=1)["mlflow_run_id"] is None
 
 
-def test_an_mlflow_that_is_away_is_not_asked(resources: Resources, mlflow_server: MlflowServer, job: int) -> None:
-    """While deliveries wait for it to come back, so do the links."""
+def test_an_mlflow_that_is_down_is_not_asked(resources: Resources, mlflow_server: MlflowServer, job: int) -> None:
+    """While deliveries wait for MLflow's return, links are not searched either."""
     make_run(mlflow_server, job)
     with resources.engine.begin() as connection:
         cursors.mark_down(connection, "mlflow", "away", retry_in_s=60)
@@ -113,7 +113,7 @@ def test_an_mlflow_that_is_away_is_not_asked(resources: Resources, mlflow_server
 
 
 def test_jobs_of_long_ago_are_not_asked_for(resources: Resources, mlflow_server: MlflowServer, job: int) -> None:
-    """MLflow is not searched for ever for every job there ever was."""
+    """Runs of jobs that ended long ago are not searched."""
     make_run(mlflow_server, job)
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_jobs SET last_seen_at = now() - interval '2 days'"))

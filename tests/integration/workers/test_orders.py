@@ -1,4 +1,4 @@
-"""Work orders as they lie in the queue: one for a stream, and all of our own pass the check of workers."""
+"""Work orders in the queues: one per stream, and all of our own pass the workers' check."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _environment(resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_drain_is_ordered_once(resources: Resources) -> None:
-    """While a drain is ordered or running no other is ordered, except by the drain itself for the rest."""
+    """While a drain is ordered or running no other is ordered, except by that drain for the rest."""
     from trainwire.workers.orders.order_sender import order_drain  # noqa: PLC0415 - see the fixture
 
     assert [order_drain(resources, "logs", 1) for _ in range(3)] == [True, False, False]

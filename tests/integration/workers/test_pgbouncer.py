@@ -50,7 +50,7 @@ def through(pooler: PgBouncer, resources: Resources, stack: ExitStack, **others:
 def drain_in_turn(resources: Resources, sender: Sender, *processes: Resources) -> list[str]:
     """Let two processes drain in turn; return the text of their errors."""
     said = []
-    # Whoever drains a stream first needs a second connection at once: there is only one.
+    # The first drain of a stream needs two connections at once, and there is only one.
     drain(resources)
     for process in processes:
         for number in range(ROUNDS):
@@ -94,7 +94,7 @@ def test_a_pooler_that_refuses_our_parameters(
 
 @pytest.mark.parametrize("statement", ["PREPARE a AS SELECT 1; PREPARE a AS SELECT 1", "EXECUTE b"])
 def test_a_request_that_meets_the_statements_of_others(engine: Engine, statement: str) -> None:
-    """The gateway calls it Postgres' trouble, which passes, and not a fault of its own."""
+    """The gateway reports a temporary error of Postgres, not a fault of its own."""
     with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
         connection.execute(text(statement))
     assert problem_of(caught.value).status == 503

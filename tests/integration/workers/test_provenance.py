@@ -10,7 +10,7 @@ from trainwire.workers.resources import Resources
 
 
 def stored(resources: Resources, attempt: int) -> dict[str, object]:
-    """Return what is stored of an attempt."""
+    """Return the stored provenance of an attempt."""
     with resources.engine.connect() as connection:
         return find_provenance(connection, 1, attempt)
 
@@ -45,7 +45,7 @@ def test_each_attempt_has_its_own(resources: Resources, sender: Sender) -> None:
 
 
 def test_news_of_the_provenance_are_changes_of_the_attempt(resources: Resources, sender: Sender) -> None:
-    """MLflow gets them: each message with new items counts as a change, the same items again do not."""
+    """A message with new items counts as a change for MLflow, repeated items do not."""
     for provenance in ({"user": "ada"}, {"user": "ada"}, {"user": "bob"}):
         sender.send(Metrics(provenance=provenance))
         drain(resources, "metrics")

@@ -45,7 +45,7 @@ def test_a_quiet_job_goes_before_a_backlog(resources: Resources, sender: Sender)
 
 
 def test_no_source_changes_its_order(resources: Resources, sender: Sender) -> None:
-    """Sources that flood in turn and are quiet in between: each line once, each source in its order, no hole."""
+    """Of sources that flood in turn each line is stored once, in the source's order, without a gap."""
     chance = random.Random(7)
     sources = [(4 * n + 1, name) for n in range(6) for name in "ab"]
     sent: dict[tuple[int, str], list[str]] = {source: [] for source in sources}
@@ -71,7 +71,7 @@ def test_no_source_changes_its_order(resources: Resources, sender: Sender) -> No
 
 
 def test_garbage_of_one_job_holds_up_no_other(resources: Resources, sender: Sender) -> None:
-    """Where nearly all is garbage the stream is halted, and valid messages of other jobs are stored and acked."""
+    """In a stream halted by garbage, valid messages of other jobs are stored and acknowledged."""
     for seq in range(1, 301):
         sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
         if seq % 100 == 50:
@@ -122,7 +122,7 @@ def test_garbage_in_the_name_of_jobs_does_not_stop_them(
 def test_numbers_that_cannot_be_do_not_stop_others_in_a_halted_stream(
     resources: Resources, sender: Sender
 ) -> None:
-    """Behind garbage, 200 messages of one source whose numbers jump are left; those of others are stored."""
+    """In a halted stream 200 messages of a source with jumping numbers are left; others are stored."""
     for seq in range(1, 201):
         sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
     for number in range(200):
@@ -135,7 +135,7 @@ def test_numbers_that_cannot_be_do_not_stop_others_in_a_halted_stream(
 
 
 def test_much_of_one_source_is_stored_in_a_halted_stream(resources: Resources, sender: Sender) -> None:
-    """More entries of a source than one look-ahead takes follow in order, also with other spellings of `job`."""
+    """More entries of a source than one read-ahead are stored in order, also with other spellings of `job`."""
     for seq in range(1, 3001):
         sender.send_raw("logs", 9, GARBAGE | {"seq": seq})
     content = [f"{number} " + random.Random(number).randbytes(1500).hex() for number in range(400)]
@@ -167,7 +167,7 @@ def test_large_invalid_entries_ahead_do_not_stop_others(resources: Resources, se
 
 @pytest.mark.parametrize("jam", ["18446744073709551615-18446744073709551615", "18446744073709551615-0"])
 def test_a_jam_and_its_repair_do_not_end_the_look(resources: Resources, sender: Sender, jam: str) -> None:
-    """Behind garbage, valid messages are stored before a jam, and after it when the stream was started anew."""
+    """Behind garbage, valid messages are stored before a jam, and after its repair."""
     stream = IngestStream(resources.streams, "logs", 1)
 
     def drained() -> list[str]:

@@ -24,7 +24,7 @@ def acks(resources: Resources) -> dict[str, str]:
 
 
 def test_a_trainer_that_has_ended(resources: Resources, sender: Sender) -> None:
-    """Postgres goes back behind its last lines and its completion: the sum names both, once."""
+    """If Postgres lacks the last lines and the completion of an ended trainer, the sum names both, once."""
     sender.send(logs("a"))
     drain(resources)
     with resources.engine.connect() as connection:
@@ -59,7 +59,7 @@ def test_a_trainer_that_has_ended(resources: Resources, sender: Sender) -> None:
 
 
 def test_a_job_that_postgres_does_not_know(resources: Resources, sender: Sender) -> None:
-    """A job that was born after the dump is there again, running until the liveness finds no heartbeat."""
+    """A job that is newer than the dump is created again, running until the check finds no heartbeat."""
     sender.send(logs("a"))
     drain(resources)
     with resources.engine.begin() as connection:
@@ -84,7 +84,7 @@ def test_callbacks_go_on_after_a_restore(resources: Resources, sender: Sender) -
 
 @pytest.mark.parametrize("restored", [False, True])
 def test_where_nothing_was_restored_nothing_changes(resources: Resources, sender: Sender, restored: bool) -> None:
-    """Postgres that is ahead of Redis, gaps that trainers know, and a Redis of yesterday are as they should be."""
+    """A Postgres ahead of Redis, gaps known to trainers, and an older Redis are not reported."""
     sender.send(logs("a"))
     sender.send(logs("c"), seq=3)
     drain(resources)

@@ -1,4 +1,4 @@
-"""Streams that a client has jammed or emptied, and keys of the wrong type, are mended without a person."""
+"""Streams that a client has jammed or emptied, and keys of the wrong type, are repaired automatically."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_jammed_stream_is_drained_and_started_anew(resources: Resources, sende
 def test_a_stream_that_is_jammed_and_empty_is_started_anew(
     resources: Resources, sender: Sender, entry_id: str, trim: tuple[object, ...]
 ) -> None:
-    """One command can do both, and then no drain finds anything."""
+    """A stream that one command has jammed and emptied is replaced, though no drain finds an entry."""
     sender.client.execute_command("XADD", STREAM, *trim, entry_id, "v", 1)  # type: ignore[no-untyped-call]
     sender.client.xtrim(STREAM, maxlen=0)
     assert list(repair(sender.client, 4)) == [STREAM]
@@ -70,7 +70,7 @@ def test_a_settle_that_comes_late_deletes_nothing_of_the_new_stream(resources: R
 def test_a_jammed_stream_that_is_halted_takes_entries_again(
     resources: Resources, sender: Sender, entry_id: str
 ) -> None:
-    """Full of garbage it would never be empty: it is renamed and drained beside the new one, all of it."""
+    """A halted stream, which never becomes empty, is renamed and drained beside the new one."""
     garbage: dict[Any, Any] = {"v": 1, "job": 9, "attempt": 1, "source": "s", "enc": "x", "body": "y"}
     for number in range(100):
         sender.client.xadd(STREAM, garbage | {"seq": number})
@@ -92,7 +92,7 @@ def test_a_jammed_stream_that_is_halted_takes_entries_again(
     assert not overdue(sender.client, 4).streams
 
 
-def test_a_stream_jammed_again_waits_for_what_was_renamed(resources: Resources, sender: Sender) -> None:
+def test_a_stream_jammed_again_waits_for_the_renamed_one(resources: Resources, sender: Sender) -> None:
     """Nothing is overwritten: the second jam is repaired once the entries of the first are drained."""
     for _ in range(2):
         sender.send(logs("a"))
@@ -106,7 +106,7 @@ def test_a_stream_jammed_again_waits_for_what_was_renamed(resources: Resources, 
 
 
 def test_streams_that_are_in_order_are_left_alone(resources: Resources, sender: Sender) -> None:
-    """Neither a stream with entries nor an empty one whose last id is of today is touched."""
+    """A stream with entries, or an empty one whose last id is recent, is not changed."""
     sender.send(logs("a"))
     assert not repair(sender.client, 4)
     drain(resources)
@@ -115,7 +115,7 @@ def test_streams_that_are_in_order_are_left_alone(resources: Resources, sender: 
 
 
 def test_keys_of_the_wrong_type_are_set_aside(resources: Resources, sender: Sender) -> None:
-    """Where an operator or another application has put something else, it is renamed, and work goes on."""
+    """A key of another type is renamed, and the stream works again."""
     for shard in range(4):
         for kind in KINDS:
             sender.client.set(stream_key(kind, shard), "a typo")
@@ -129,7 +129,7 @@ def test_keys_of_the_wrong_type_are_set_aside(resources: Resources, sender: Send
 
 
 def test_a_full_redis_does_not_keep_a_drain_from_starting(resources: Resources, client: redis.Redis) -> None:
-    """At `maxmemory` the key that others look at is refused; the drain goes on without it."""
+    """If Redis refuses the drain's own key at `maxmemory`, the drain continues without it."""
     sender = Sender(client)
     sender.send(logs("a"))
     limit = client.config_get("maxmemory")["maxmemory"]

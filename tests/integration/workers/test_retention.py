@@ -70,7 +70,7 @@ def stamped(resources: Resources) -> list[int]:
 
 
 def test_the_last_and_the_best_stay(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
-    """Of six checkpoints the two newest and the newest best one stay; the others are gone and stamped."""
+    """Of six checkpoints the two newest and the newest best one are kept; the others are deleted and stamped."""
     files = epochs(bucket, 6)
     files[0] |= {"is_best": True}
     files[2] |= {"is_best": True}
@@ -109,7 +109,7 @@ def test_a_job_at_work_keeps_everything(
 def test_a_lost_job_keeps_everything_for_a_day(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """Its trainer may only be cut off, and be back."""
+    """Files of a lost job are kept for a day, because its trainer may come back."""
     record(*epochs(bucket, 2))
     finish()
     quiet = text("UPDATE training_jobs SET status = 'lost', quiet_since = now() - make_interval(hours => :hours)")
@@ -119,7 +119,7 @@ def test_a_lost_job_keeps_everything_for_a_day(
         assert retain(resources, bucket) == deleted
 
 
-def test_what_best_and_last_name_stays(
+def test_checkpoints_named_best_and_last_stay(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
     """The paths of the job protect their files, however old, and so do those of another job."""
@@ -130,7 +130,7 @@ def test_what_best_and_last_name_stays(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-4.pt"]
 
 
-def test_what_a_running_job_began_from_stays(
+def test_the_starting_checkpoint_of_a_running_job_stays(
     resources: Resources, sender: Sender, record: Record, finish: Record, bucket: Bucket
 ) -> None:
     """A checkpoint that a running job names, in its parameters or its own rows, is in use until it ends."""
@@ -145,7 +145,7 @@ def test_what_a_running_job_began_from_stays(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1.pt"]
 
 
-def test_what_is_not_verified_stays(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
+def test_unverified_checkpoints_stay(resources: Resources, record: Record, finish: Record, bucket: Bucket) -> None:
     """A file that is not verified is neither deleted nor counted among the last ones."""
     files = epochs(bucket, 4)
     files[0] |= {"size_bytes": 1}
@@ -177,7 +177,7 @@ def test_no_message_can_make_it_delete_elsewhere(
     hostile = uri.format(bucket=bucket.name, other=Bucket(bucket.client).name)
     record({"uri": hostile}, *epochs(bucket, 2))
     finish()
-    # As if somebody had verified it: what protects is where it lies.
+    # As if it were verified: its location alone protects it.
     with resources.engine.begin() as connection:
         connection.execute(text("UPDATE training_checkpoints SET verified_at = now()"))
     asked = Asked(open_s3())
@@ -188,7 +188,7 @@ def test_no_message_can_make_it_delete_elsewhere(
 def test_a_file_that_two_rows_name_goes_with_the_newer(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """While the newer row of a file stays, so does the file; both rows are stamped when it goes."""
+    """A file is kept while the newer row of it is; both rows are stamped when it is deleted."""
     last = bucket.put("checkpoints/1/1/last.pt")
     record(last, *epochs(bucket, 2), last)
     finish(last_checkpoint_path="/elsewhere")
@@ -203,7 +203,7 @@ def test_a_file_that_two_rows_name_goes_with_the_newer(
 def test_names_that_begin_alike_are_different_files(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """epoch-1 does not live on because epoch-10 does."""
+    """The name epoch-10 does not protect epoch-1."""
     record(*(bucket.put(f"checkpoints/1/1/epoch-{number}") for number in (1, 10)))
     finish()
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1"]
@@ -292,10 +292,10 @@ def test_a_file_is_not_taken_out_of_a_folder(
     assert bucket.has("checkpoints/1/1/epoch-2/shard")
 
 
-def test_what_stays_for_ever_does_not_hide_the_rest(
+def test_files_in_use_do_not_hide_the_rest(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files that are in use fill page after page, and those after them are found all the same."""
+    """Pages full of files in use do not hide deletable files after them."""
     monkeypatch.setattr(surplus, "PAGE_FILES", 2)
     files = epochs(bucket, 7)
     record(*files)
@@ -305,10 +305,10 @@ def test_what_stays_for_ever_does_not_hide_the_rest(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-6.pt"]
 
 
-def test_what_may_not_be_deleted_stops_nothing(
+def test_a_forbidden_deletion_does_not_stop_the_others(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """403 for one file leaves it for the next run; the others go."""
+    """A file whose deletion gets 403 is left for the next run; the others are deleted."""
     record(*epochs(bucket, 3))
     finish()
     bucket.forbid("checkpoints/1/1/epoch-1", "s3:DeleteObject")
@@ -318,10 +318,10 @@ def test_what_may_not_be_deleted_stops_nothing(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1.pt"]
 
 
-def test_a_store_that_is_away_is_no_deletion(
+def test_a_store_that_is_down_is_no_deletion(
     resources: Resources, record: Record, finish: Record, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is stamped that was not deleted."""
+    """A row is stamped only if its file was deleted."""
     record(*epochs(bucket, 2))
     finish()
     with monkeypatch.context() as away:
@@ -332,10 +332,10 @@ def test_a_store_that_is_away_is_no_deletion(
     assert retain(resources, bucket) == ["checkpoints/1/1/epoch-1.pt"]
 
 
-def test_a_job_that_begins_again_keeps_what_was_planned(
+def test_a_job_that_begins_again_keeps_its_planned_files(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """Between the plan and the deletion a new attempt may begin from a checkpoint: it is asked again each time."""
+    """Before each deletion the use of the file is checked again, as a new attempt may have begun from it."""
     record(*epochs(bucket, 4))
     finish()
 
@@ -350,7 +350,7 @@ def test_a_job_that_begins_again_keeps_what_was_planned(
 def test_two_workers_do_not_delete_at_once(
     resources: Resources, record: Record, finish: Record, bucket: Bucket
 ) -> None:
-    """While one deletes, another has nothing to do."""
+    """While one worker deletes, another one deletes nothing."""
     record(*epochs(bucket, 2))
     finish()
     second: list[list[str]] = []

@@ -22,13 +22,13 @@ from trainwire.workers.sinks.mlflow.backlog import MetricBacklog
 
 
 def publish(resources: Resources, sender: Sender, line: str, job: int = 1) -> None:
-    """Bring a line into Postgres."""
+    """Store a line."""
     sender.send(logs(line), job=job)
     drain(resources, job=job)
 
 
 def deliver(resources: Resources, loki: LokiTwin) -> None:
-    """Deliver the waiting rows to Loki, whose clock is at the time of the lines."""
+    """Deliver the waiting rows to Loki, whose clock is set to the time of the lines."""
     sink = LokiSink(LokiHttp(loki.url), now_ns=lambda: NOW_NS)
     Delivery(resources.engine, LogBacklog(resources.engine, "loki"), sink, slice_s=60).run()
 
@@ -46,9 +46,7 @@ def settled(resources: Resources, sink: str = "loki") -> list[int]:
         return list(connection.execute(found, {"sink": sink}).scalars())
 
 
-def test_a_job_that_is_delivered_and_quiet_is_settled_until_it_speaks(
-    resources: Resources, sender: Sender
-) -> None:
+def test_a_delivered_and_quiet_job_is_settled_until_its_next_row(resources: Resources, sender: Sender) -> None:
     """A quiet job is settled, one with recent messages is not; later rows of a settled job are delivered."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")
@@ -65,7 +63,7 @@ def test_a_job_that_is_delivered_and_quiet_is_settled_until_it_speaks(
 
 
 def test_a_job_that_is_behind_is_not_settled(resources: Resources, sender: Sender) -> None:
-    """Quiet or not: as long as the sink has not all of a job, it is looked at."""
+    """A job with undelivered rows is not settled, quiet or not."""
     publish(resources, sender, "a")
     let_jobs_be_quiet(resources)
     backlog = LogBacklog(resources.engine, "loki")
@@ -87,7 +85,7 @@ def test_a_replay_of_a_settled_job_is_seen(resources: Resources, sender: Sender)
         assert LogBacklog(resources.engine, "loki").jobs_behind(connection, 10) == [1]
 
 
-def test_a_job_that_somebody_moves_back_now_is_left_alone(resources: Resources, sender: Sender) -> None:
+def test_a_job_under_a_lease_is_not_settled(resources: Resources, sender: Sender) -> None:
     """A job is not settled while another worker has the lease on it."""
     with LokiTwin(now_ns=lambda: NOW_NS) as loki:
         publish(resources, sender, "a")
@@ -122,7 +120,7 @@ def test_metrics_are_settled_on_their_own(resources: Resources, sender: Sender, 
 def test_two_sinks_of_the_same_rows_are_settled_apart(
     resources: Resources, sender: Sender, tmp_path: Path
 ) -> None:
-    """That Loki has all lines marks nothing for the files of JSON lines; each has its own mark, in any order."""
+    """Each sink of the log rows has a mark of its own, in any order of deliveries."""
     publish(resources, sender, "a")
     let_jobs_be_quiet(resources)
     backlog = JsonlBacklog("jsonl", tmp_path)
@@ -155,7 +153,7 @@ def test_older_workers_unsettle_a_job(resources: Resources, sender: Sender, stat
 
 
 def test_the_index_finds_unsettled_jobs(resources: Resources, sender: Sender) -> None:
-    """Among many settled jobs the few others are found without a look at all of them."""
+    """A few unsettled jobs among many settled ones are found by an index, without a scan."""
     many = text(
         "INSERT INTO training_jobs (id, last_log_seq, last_seen_at, settled) "
         "SELECT id, 0, now(), 'loki' FROM generate_series(1000, 50000) AS id"

@@ -19,7 +19,7 @@ from trainwire.workers.streams.stray_streams import drain_stray_streams
 
 @pytest.mark.parametrize("shard", ["4", "99999999999999999999", "-1", "007", "foo", "", "0}:callbacks:1:{0"])
 def test_a_stream_that_no_shard_has_is_drained(resources: Resources, client: redis.Redis, shard: str) -> None:
-    """Its messages are stored and acknowledged; neither its key nor a cursor of it stays."""
+    """Messages of a stray stream are stored and acknowledged; its key and its cursor are deleted."""
     key = f"ingest:{{{shard}}}:logs"
     for seq in (1, 2):
         client.xadd(key, dict(encode_entry(Message("logs", 9, 1, "0-test", seq, logs(f"line {seq}")))))  # type: ignore[arg-type]
@@ -43,7 +43,7 @@ def test_rubbish_in_a_stray_stream_is_dead_lettered(resources: Resources, client
 
 
 def test_a_key_that_cannot_be_named_is_deleted(resources: Resources, client: redis.Redis) -> None:
-    """Postgres stores no NUL; such names, and endless ones, are of no client that means well."""
+    """Keys with a NUL, which Postgres cannot store, or with a very long name are deleted."""
     for key in (b"ingest:{\x00}:logs", b"ingest:{\xff}:metrics", b"ingest:{" + b"x" * 5000 + b"}:logs"):
         client.xadd(key, {"v": "1"})
     client.hset("ingest:{\n}:alive", "a", "b")
@@ -60,7 +60,7 @@ def test_streams_of_shards_and_other_keys_are_left_alone(resources: Resources, c
 
 
 def test_heartbeats_of_another_number_of_shards_are_moved(resources: Resources, client: redis.Redis) -> None:
-    """A trainer that knows more shards is not lost: its heartbeat comes to where workers look."""
+    """A trainer with more shards is not lost: its heartbeat is moved to a shard that workers read."""
     beat = Heartbeat(job=6, source="0-a", at=5)
     client.hset(alive_key(6), mapping={alive_field(6, "0-a"): encode_heartbeat(beat), "odd": "x"})
     drain_stray_streams(resources)
@@ -69,7 +69,7 @@ def test_heartbeats_of_another_number_of_shards_are_moved(resources: Resources, 
 
 
 def test_claims_end(resources: Resources, client: redis.Redis) -> None:
-    """One without an expiry, or of years, gets an hour; one that is no claim is deleted; the rest stays."""
+    """A claim without an expiry, or with one of years, gets an hour; an invalid one is deleted; others stay."""
     client.set("ingest:claims:1:1:0:", "for ever")
     client.set("ingest:claims:2:1:0:", "a year", ex=365 * 86400)
     client.set("ingest:claims:3:1:0:", "x" * 100_000)

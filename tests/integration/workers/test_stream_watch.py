@@ -34,7 +34,7 @@ class Orders:
 
 @pytest.fixture
 def orders(client: redis.Redis) -> Orders:
-    """Nothing is ordered yet."""
+    """No orders yet."""
     return Orders(client)
 
 
@@ -45,7 +45,7 @@ def watcher(settings: Settings, orders: Orders) -> Watcher:
 
 
 def test_entries_are_ordered_at_once(watcher: Watcher, sender: Sender, orders: Orders) -> None:
-    """One order for each stream that has any, and none for the others."""
+    """Each stream with entries gets one order, the others none."""
     sender.send(logs("a"), job=1)
     sender.send(logs("b"), job=2)
     watcher.order_drains()
@@ -63,7 +63,7 @@ def test_a_stream_that_is_not_drained_is_ordered_again(watcher: Watcher, sender:
 
 
 def test_a_stream_born_anew_is_noticed(watcher: Watcher, sender: Sender, orders: Orders) -> None:
-    """FLUSHALL and a clock set back: ids below those that were seen before are news all the same."""
+    """After FLUSHALL and a clock set back, entries with lower ids than before are noticed."""
     sender.send(logs("a"))
     watcher.order_drains()
     sender.client.flushdb()
@@ -76,7 +76,7 @@ def test_a_stream_born_anew_is_noticed(watcher: Watcher, sender: Sender, orders:
 def test_a_key_of_the_wrong_type_leaves_the_others_watched(
     watcher: Watcher, sender: Sender, orders: Orders
 ) -> None:
-    """The blocking read of all streams fails for one of them; the next reads the rest."""
+    """If the blocking read fails for one key, the next read has the others."""
     sender.client.set(stream_key("logs", 0), "a typo")
     sender.send(logs("a"), job=1)
     until = time.monotonic() + 5

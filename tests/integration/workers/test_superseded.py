@@ -97,7 +97,7 @@ def states(resources: Resources, job: int = 1) -> list[str]:
 
 
 def test_an_older_last_goes_once_a_newer_one_is_verified(resources: Resources, save: Save, bucket: Bucket) -> None:
-    """Also of a job at work, files and folders, ten minutes after the newer one was verified, and not before."""
+    """An older `last` is deleted ten minutes after the newer one was verified, also of a running job."""
     for step in (1, 2):
         save(name="last.pt", step=step)
         save(name="last/", step=step)
@@ -123,7 +123,7 @@ def test_an_older_last_goes_once_a_newer_one_is_verified(resources: Resources, s
 def test_only_the_same_slot_supersedes(
     resources: Resources, save: Save, bucket: Bucket, other: dict[str, Any]
 ) -> None:
-    """Another epoch, attempt, source, suffix or kind, and another step of a kind like `epoch`, do not."""
+    """Another epoch, attempt, source, suffix or kind, or another step of `epoch`, supersedes nothing."""
     save(step=1, **{name: other[name] for name in other if name == "kind"})
     save(**{"step": 2} | other)
     assert remove(resources, bucket) == []
@@ -150,10 +150,10 @@ def test_the_best_is_not_superseded(resources: Resources, save: Save, bucket: Bu
     assert remove(resources, bucket) == []
 
 
-def test_what_another_job_uses_is_not_superseded(
+def test_a_checkpoint_used_by_another_job_is_not_superseded(
     resources: Resources, sender: Sender, save: Save, bucket: Bucket
 ) -> None:
-    """A running job that began from it, by its parameters, protects it until it ends; the job itself does too."""
+    """A running job that began from it protects it until it ends, and so does its own job."""
     for step in (1, 2, 3):
         save(step=step)
     first, second, _ = rows(resources.engine, training_checkpoints, "uri")
@@ -171,7 +171,7 @@ def test_what_another_job_uses_is_not_superseded(
 def test_an_older_checkpoint_is_not_taken_for_the_newer(
     resources: Resources, save: Save, bucket: Bucket, wrong: str
 ) -> None:
-    """Where number and clock disagree about which one is newer, both stay."""
+    """If number and clock disagree about the newer one, both are kept."""
     save(step=2, at_s=200)
     save(step=1, at_s=100)
     assert remove(resources, bucket) == [], wrong
@@ -186,8 +186,8 @@ def test_the_files_of_all_ranks_of_a_step_stay_together(resources: Resources, sa
     assert remove(resources, bucket) == [3, 4]
 
 
-def test_what_is_not_verified_supersedes_nothing(resources: Resources, save: Save, bucket: Bucket) -> None:
-    """A newer upload that is missing, different or not looked at yet does not cost the good one."""
+def test_an_unverified_checkpoint_supersedes_nothing(resources: Resources, save: Save, bucket: Bucket) -> None:
+    """A newer upload that is missing, different or not verified yet does not delete the older one."""
     save(step=1)
     save(step=2)
     with resources.engine.begin() as connection:
@@ -209,7 +209,7 @@ def test_the_last_ones_of_a_finished_job_are_of_different_slots(
 
 
 class Dying(S3Store):
-    """A store whose process dies before the request to delete of a number, or the server of which is gone then."""
+    """A store whose process or server dies before a given request to delete."""
 
     def __init__(self, before: int, failure: type[BaseException]) -> None:
         super().__init__(open_s3()._client)
@@ -230,7 +230,7 @@ class Dying(S3Store):
 def test_a_deletion_that_ends_early_leaves_no_verified_row(
     resources: Resources, save: Save, bucket: Bucket, before: int, failure: type[BaseException]
 ) -> None:
-    """From the first request on the row is no longer offered; the next run finishes it."""
+    """After the first request the row is not offered any more; the next run completes the deletion."""
     key = upload_key("last/")
     save(key=key, step=1, files={"a": b"1", "b": b"2", "c": b"3"})
     save(name="last/", step=2)
@@ -246,7 +246,7 @@ def test_a_deletion_that_ends_early_leaves_no_verified_row(
 
 
 def test_keys_that_may_not_delete_change_nothing(resources: Resources, save: Save, bucket: Bucket) -> None:
-    """Answered 403, the rows stay verified; a run ends after ten refusals."""
+    """After a 403 the rows stay verified; a run ends after ten refusals."""
     for step in range(MAX_REFUSALS + 3):
         save(step=step)
     bucket.forbid("checkpoints/", "s3:DeleteObject")
@@ -259,10 +259,10 @@ def test_keys_that_may_not_delete_change_nothing(resources: Resources, save: Sav
 @pytest.mark.parametrize(
     ("name", "reads"), [("last.pt", 1), ("last/", 1), ("last/", 2), ("last/", 4), ("last/", 5)]
 )
-def test_a_download_of_what_is_removed_is_whole_or_an_error(
+def test_a_download_of_a_removed_checkpoint_is_whole_or_an_error(
     *, resources: Resources, save: Save, bucket: Bucket, tmp_path: Path, name: str, reads: int
 ) -> None:
-    """Whenever retention comes in between, no part of the old checkpoint is put in place."""
+    """If retention deletes a checkpoint during its download, no part of it is left."""
     files = {"a": b"1", "b": b"2", "c": b"3"}
     for step in (1, 2):
         save(name=name, step=step, files=files)
@@ -279,7 +279,7 @@ def test_a_download_of_what_is_removed_is_whole_or_an_error(
 
 
 class Interrupted(S3Store):
-    """A store before whose read of a number something happens."""
+    """A store that calls a function before a given read."""
 
     def __init__(self, at: int, then: Callable[[], object]) -> None:
         super().__init__(open_s3()._client)
@@ -323,7 +323,7 @@ def with_settings(resources: Resources, bucket: Bucket, **more: Any) -> Resource
 def test_it_is_on_unless_it_is_switched_off(
     *, resources: Resources, save: Save, bucket: Bucket, choice: str, left: int
 ) -> None:
-    """By default superseded uploads go, all else stays; off and dry-run delete nothing."""
+    """By default superseded uploads are deleted; `off` and `dry-run` delete nothing."""
     save(step=1)
     save(step=2)
     chosen = {} if choice == "on" else {"checkpoint_remove_superseded": choice}
@@ -331,7 +331,7 @@ def test_it_is_on_unless_it_is_switched_off(
     assert states(resources).count("verified") == left
 
 
-def test_without_a_bucket_nobody_is_asked(resources: Resources, save: Save) -> None:
+def test_without_a_bucket_no_store_is_asked(resources: Resources, save: Save) -> None:
     """Workers that do not know where trainers upload delete nothing."""
     save(step=1)
     save(step=2)
@@ -393,10 +393,10 @@ class LaterStore(S3Store):
         return float(at.timestamp()) - self._age_s
 
 
-def test_what_killed_uploads_left_goes_a_week_after_the_job(
+def test_leftovers_of_killed_uploads_are_deleted_a_week_after_the_job(
     *, resources: Resources, save: Save, finish: Callable[..., None], bucket: Bucket, orphans: list[str]
 ) -> None:
-    """Objects and open multipart uploads that no row names; recorded ones, a user's own and another job's stay."""
+    """Only objects and multipart uploads that no row names, and that the SDK made for this job, are deleted."""
     save(step=1)
     save(name="epoch-2/", kind="epoch", epoch=2)
     used = bucket.put(upload_key("last.pt"))
@@ -430,7 +430,7 @@ def test_uploads_of_a_job_at_work_may_still_be_recorded(
 def test_a_job_is_looked_at_once_after_each_end(
     *, resources: Resources, finish: Callable[..., None], bucket: Bucket, orphans: list[str]
 ) -> None:
-    """A swept folder is not listed again until the job has had another attempt."""
+    """A folder is listed once, and again only after another attempt of its job."""
     finish()
     assert sweep(resources, bucket) == 2
     bucket.put(orphans[0])
@@ -441,7 +441,7 @@ def test_a_job_is_looked_at_once_after_each_end(
 
 
 def test_a_long_address_is_stored_and_found(resources: Resources, sender: Sender, bucket: Bucket) -> None:
-    """A URI may be longer than an index entry: two that differ behind its first 500 characters are two."""
+    """Two URIs that differ only after their first 500 characters are different."""
     random.seed(1)
     key = "checkpoints/1/" + "".join(random.choices(ascii_letters, k=7000))
     for last in "ab":

@@ -1,4 +1,4 @@
-"""A Postgres that is read-only, ends sessions or has no room is unavailable: later the same work succeeds."""
+"""A Postgres that is read-only, ends sessions or has no space is unavailable; later the work succeeds."""
 
 from __future__ import annotations
 

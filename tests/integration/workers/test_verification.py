@@ -40,13 +40,13 @@ AT_ONCE = Backoff(first_s=0, cap_s=0)
 
 @pytest.fixture(autouse=True)
 def served(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the workers look into all of the test's bucket."""
+    """Have the workers serve all of the test's bucket."""
     monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/")
 
 
 @pytest.fixture
 def record(resources: Resources, sender: Sender) -> Callable[..., None]:
-    """Give a function that brings checkpoint messages into Postgres."""
+    """Give a function that stores checkpoint messages."""
 
     def record(*all_fields: dict[str, Any], job: int = 1) -> None:
         for fields in all_fields:
@@ -59,7 +59,7 @@ def record(resources: Resources, sender: Sender) -> Callable[..., None]:
 def verify_files(
     resources: Resources, store: Callable[[], S3Store] = open_s3, backoff: Backoff = AT_ONCE
 ) -> VerificationReport:
-    """Run one verification as a worker does, but let no time pass before the next look."""
+    """Run one verification like a worker, with all files due."""
     urls = {name: getattr(resources.settings, name) for name in ("database_url", "redis_url")}
     places = served_prefixes(load_settings(**urls))
     verification = Verification(
@@ -74,7 +74,7 @@ def found(resources: Resources) -> list[tuple[bool, str | None]]:
     return [(at is not None, error) for at, error in found]
 
 
-def test_what_is_as_recorded_is_verified(
+def test_objects_equal_to_their_records_are_verified(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
     """A file, a folder with its files, and an object of which only the URI is recorded are verified."""
@@ -94,7 +94,7 @@ def test_what_is_as_recorded_is_verified(
 def test_an_object_of_several_parts_is_verified(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """Its checksum is one of checksums; not every server repeats how many there are."""
+    """The checksum of a multipart object is verified with or without the number of parts."""
     key, part = "checkpoints/1/1/epoch-1.pt", b"x" * 5 * 1024 * 1024
     client, name = bucket.client, bucket.name
     upload = client.create_multipart_upload(Bucket=name, Key=key, ChecksumAlgorithm="SHA256")["UploadId"]
@@ -112,10 +112,10 @@ def test_an_object_of_several_parts_is_verified(
     assert found(resources) == [(True, None)]
 
 
-def test_what_is_missing_or_different_is_said(
+def test_missing_and_different_objects_are_reported(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """A missing object, another size, another content, and the same three inside of a folder."""
+    """A missing object, another size and another content are reported, also inside of a folder."""
     recorded = {name: bucket.put(f"c/{name}.pt", b"right") for name in ("gone", "cut", "other", "sha")}
     recorded["sha"].pop("store_checksum")
     bucket.delete("c/gone.pt")
@@ -151,7 +151,7 @@ def test_what_is_missing_or_different_is_said(
 def test_an_object_that_comes_later_is_verified_then(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """A store that shows an object late costs a second look, not the stamp."""
+    """An object that the store shows late is verified at the next attempt."""
     fields = bucket.put("c/late.pt")
     bucket.delete("c/late.pt")
     record(fields)
@@ -165,7 +165,7 @@ def test_an_object_that_comes_later_is_verified_then(
 def test_a_wrong_object_is_left_after_some_looks(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """A lasting fault stays on the job, and the object is not requested for ever."""
+    """A lasting fault stays on the row, and requests for the object end."""
     record({"uri": f"s3://{bucket.name}/never.pt"})
     for _ in range(MAX_VERIFICATIONS + 3):
         verify_files(resources)
@@ -177,17 +177,17 @@ def test_a_wrong_object_is_left_after_some_looks(
 def test_a_missing_file_has_to_wait_for_its_next_look(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """Beat comes every few seconds; a file that was not there is asked for after its own, growing pause."""
+    """A missing file is requested again after its own growing backoff, not at every tick of beat."""
     record({"uri": f"s3://{bucket.name}/never.pt"})
     verify_files(resources, backoff=Backoff(first_s=1000, cap_s=1000))
     verify_files(resources, fails_when_asked)
     assert one(resources.engine, training_checkpoints, job_id=1, seq=1)["verify_attempts"] == 1
 
 
-def test_what_is_not_in_s3_is_left_alone(
+def test_files_outside_s3_are_left_alone(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """A local path, another scheme, and a file whose upload failed are nothing to look at; no request is made."""
+    """No request is made for a local path, another scheme, or a file whose upload failed."""
     assert bucket.name
     record({"uri": "/out/last.pt"}, {"uri": "gs://b/x"}, {"uri": "out/x.pt", "upload_error": "S3 was away"})
     verify_files(resources, fails_when_asked)
@@ -232,10 +232,10 @@ def test_no_address_is_probed_that_only_a_trainer_named(
         assert not find_problems(connection, 1)
     assert {(file.state, file.reason) for file in files} == {("recorded", why.removeprefix("not served: "))}
     record(bucket.put("checkpoints/1/1/epoch-1.pt"))
-    assert verify_files(resources).verified == 1, "who lies elsewhere does not stand before the others"
+    assert verify_files(resources).verified == 1, "files elsewhere do not delay the others"
     monkeypatch.setenv("CHECKPOINT_LEND_ALSO", f"s3://{bucket.name}/salaries/")
     bucket.put("salaries/2026.csv")
-    assert verify_files(resources).verified == 2, "what is named later is looked at in its next turn"
+    assert verify_files(resources).verified == 2, "a file allowed later is verified in the next pass"
     monkeypatch.delenv("TRAINWIRE_CHECKPOINT_BUCKET")
     monkeypatch.delenv("CHECKPOINT_LEND_ALSO")
     record({"uri": "s3://b/x.pt"})
@@ -243,27 +243,27 @@ def test_no_address_is_probed_that_only_a_trainer_named(
     assert "look in nowhere: TRAINWIRE_CHECKPOINT_BUCKET is not set" in str(found(resources)[-1][1])
 
 
-def test_what_lies_elsewhere_is_no_sign_that_the_store_answers(
+def test_files_elsewhere_are_no_sign_that_the_store_answers(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
     """An unavailable store is probed with one file."""
     record(bucket.put("c/a.pt"))
 
-    def away() -> S3Store:
+    def unavailable() -> S3Store:
         raise S3Unavailable("S3 does not answer")
 
     with pytest.raises(Unavailable):
-        verify_files(resources, away)
+        verify_files(resources, unavailable)
     record({"uri": "s3://elsewhere/a.pt"}, job=5)
     with pytest.raises(Unavailable):
-        verify_files(resources, away)
+        verify_files(resources, unavailable)
     assert one(resources.engine, sink_states, sink="s3")["attempts"] == 2
 
 
 def test_an_overwritten_file_is_not_an_error(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """Of several `last` with one key only the newest can be there: the others are neither verified nor wrong."""
+    """Of several `last` with one key only the newest can exist: the others are marked as overwritten."""
     record(*(bucket.put("c/last.pt", content) | {"kind": "last"} for content in (b"1", b"22", b"333")))
     report = verify_files(resources)
     assert found(resources) == [(False, None), (False, None), (True, None)]
@@ -302,7 +302,7 @@ def test_a_forbidden_object_is_asked_for_again(
 def test_a_key_that_the_store_does_not_know(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With wrong credentials nothing is called missing."""
+    """With wrong credentials no file is reported as missing."""
     with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         record({"uri": f"s3://{bucket.name}/a.pt"})
@@ -312,10 +312,10 @@ def test_a_key_that_the_store_does_not_know(
     assert (error or "").startswith("not verified: S3 answered 403")
 
 
-def test_the_store_away_and_back(
+def test_the_store_down_and_back(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that is killed makes nothing missing; once it is back, everything is verified."""
+    """While the server is down no file is reported as missing; once it is back, all are verified."""
     port = free_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     record(*({"uri": f"s3://{bucket.name}/{number}.pt"} for number in range(40)))
@@ -336,10 +336,10 @@ def test_the_store_away_and_back(
     assert one(resources.engine, sink_states, sink=verify.STORE)["down_since"] is None
 
 
-def test_while_the_store_is_away_nobody_asks(
+def test_while_the_store_is_down_it_is_not_asked(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the next probe is due the store is left alone, and then one file finds out."""
+    """Until the next probe is due no request is made; the probe is one file."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     record(*({"uri": f"s3://{bucket.name}/{number}.pt"} for number in range(40)))
     slow = Backoff(first_s=1000, cap_s=1000)
@@ -355,7 +355,7 @@ def test_while_the_store_is_away_nobody_asks(
     assert sum(rows(resources.engine, training_checkpoints, "verify_attempts")) == looks + 1
 
 
-def test_no_credentials_are_said_to_the_operator(
+def test_missing_credentials_are_reported_to_the_operator(
     resources: Resources, record: Callable[..., None], bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker without AWS credentials reports the missing variables, and no file as missing."""
@@ -369,7 +369,7 @@ def test_no_credentials_are_said_to_the_operator(
 def test_two_workers_do_not_look_at_the_same_file(
     resources: Resources, record: Callable[..., None], bucket: Bucket
 ) -> None:
-    """While one verifies, another finds nothing to do, at once."""
+    """While one worker verifies, another finds nothing to do, without waiting."""
     record(*(bucket.put(f"c/{number}.pt") for number in range(3)))
     store = HeldStore(open_s3())
     first = threading.Thread(target=verify_files, args=(resources, lambda: store))
@@ -404,7 +404,7 @@ def test_a_hostile_manifest_is_not_followed(
 def test_a_manifest_that_is_none_is_different(
     resources: Resources, record: Callable[..., None], bucket: Bucket, content: bytes
 ) -> None:
-    """Bytes that are no manifest, or too many, are a finding and not a crash."""
+    """Invalid or too large manifests are reported as different."""
     record(bucket.put("c/f/manifest.json", content) | {"uri": f"s3://{bucket.name}/c/f/"})
     verify_files(resources)
     assert (found(resources)[0][1] or "").startswith(f"different: s3://{bucket.name}/c/f/manifest.json ")
@@ -452,7 +452,7 @@ class HeldStore(S3Store):
 
 
 class ReadOnly(HeldStore):
-    """A store that may be read from, and of which no object may be looked at."""
+    """A store without permission for HEAD requests."""
 
     def head(self, uri: S3Uri) -> ObjectHead:
         """Fail."""
@@ -460,7 +460,7 @@ class ReadOnly(HeldStore):
 
 
 def fails_when_asked() -> S3Store:
-    """Fail the test: there is nothing to ask a store for."""
+    """Fail the test if a store is used."""
     pytest.fail("the object store was asked")
 
 
@@ -488,7 +488,7 @@ def paths(resources: Resources) -> tuple[str | None, str | None]:
 
 
 def test_a_checkpoint_that_is_missing_is_not_the_last(resources: Resources, saves: Callable[..., str]) -> None:
-    """The newest one that can be used is, until the trainer saves another; the same for the best one."""
+    """The job's last and best checkpoints are the newest ones that exist, until the trainer saves others."""
     good = saves("1.pt", 1, is_best=True)
     missing = saves("2.pt", 2, exists=False, is_best=True)
     assert paths(resources) == (missing, missing)
@@ -504,7 +504,7 @@ def test_a_checkpoint_that_is_missing_is_not_the_last(resources: Resources, save
 def test_a_job_of_which_no_file_exists_has_no_last_checkpoint(
     resources: Resources, saves: Callable[..., str]
 ) -> None:
-    """Its path is not a missing file, and its next checkpoint becomes its last."""
+    """A job without existing files has no last path, until its next checkpoint."""
     saves("1.pt", 1, exists=False)
     verify_files(resources)
     assert paths(resources) == (None, None)
@@ -518,7 +518,7 @@ def test_a_job_of_which_no_file_exists_has_no_last_checkpoint(
 def test_a_missing_file_that_appears_is_the_last_again(
     bucket: Bucket, resources: Resources, saves: Callable[..., str]
 ) -> None:
-    """Verification looks again and finds it; one that is older than the last stays behind it."""
+    """A file that appears later is the last checkpoint again, unless a newer one is."""
     saves("1.pt", 1)
     missing = saves("2.pt", 2, exists=False)
     verify_files(resources)
@@ -534,19 +534,19 @@ def test_a_missing_file_that_appears_is_the_last_again(
 
 
 def test_an_attempt_goes_back_to_the_one_before(resources: Resources, saves: Callable[..., str]) -> None:
-    """Where it has saved nothing that exists, the last checkpoint is that of the attempt before."""
+    """If an attempt has no existing checkpoint, the last one is that of the attempt before."""
     first = saves("1.pt", 10)
     saves("2.pt", 20, exists=False, attempt=2)
     verify_files(resources)
     assert paths(resources)[1] == first
-    # Whatever the clocks say: the attempt's own replaces it.
+    # The attempt's own path replaces it, with any times.
     assert saves("3.pt", 5, attempt=2) == paths(resources)[1]
 
 
 def test_a_completion_does_not_bring_a_missing_checkpoint_back(
     resources: Resources, sender: Sender, saves: Callable[..., str]
 ) -> None:
-    """It names the file that its trainer believes to have saved; before verification it is believed."""
+    """A completion's path is used until verification finds the file missing, and not afterwards."""
     good = saves("1.pt", 1)
     missing = saves("2.pt", 2, exists=False)
     end = completion(ts=NOW_NS + 9 * SECOND_NS, last_checkpoint_path=missing, best_checkpoint_path=missing)
@@ -559,7 +559,7 @@ def test_a_completion_does_not_bring_a_missing_checkpoint_back(
 def test_a_missing_checkpoint_that_a_completion_named_first(
     resources: Resources, sender: Sender, saves: Callable[..., str]
 ) -> None:
-    """The job's path leaves it when verification finds it missing."""
+    """Verification that finds the file missing removes the job's path."""
     good = saves("1.pt", 1)
     missing = saves("2.pt", 2, exists=False)
     sender.send(completion(ts=NOW_NS + 9 * SECOND_NS, last_checkpoint_path=missing))

@@ -1,4 +1,4 @@
-"""The worker's look at itself does no harm to its pool."""
+"""The watchdog does not disturb the worker's pool."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ os._exit(0)
 
 
 def test_a_pool_process_forked_while_the_watchdog_sends_can_send(resources: Resources) -> None:
-    """It inherits no lock of kombu's that is held by a thread it does not have."""
+    """A forked pool process has no lock of kombu held by a thread of its parent."""
     own = {
         "REDIS_URL": resources.settings.redis_url.get_secret_value(),
         "DATABASE_URL": resources.settings.database_url.get_secret_value(),

@@ -1,4 +1,4 @@
-"""The wire format as docs/wire-format.md gives it: a bare XADD of flat fields with JSON, no code of ours."""
+"""The wire format of docs/wire-format.md: a bare XADD of flat fields with JSON, without our code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = 1_790_000_000_000_000_000
 
 
 def test_a_client_in_any_language_is_one_xadd(resources: Resources) -> None:
-    """Four kinds published with a raw Redis client and JSON bodies end in all tables, complete."""
+    """Messages of four kinds, published by a raw Redis client as JSON, are stored in all tables, complete."""
     job = 6
 
     def publish(kind: str, seq: int, body: dict[str, object]) -> None:

@@ -25,7 +25,7 @@ def _without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_typer_the_sentence_names_the_extra() -> None:
-    """A trainer's small installation has no command line, and is told what to do."""
+    """In an installation without Typer, each command prints the extra to install."""
     for command, hint in {
         "run": '[cli]", or use `python -m trainwire.ingest`',
         "spool": '[cli]"',
@@ -48,7 +48,7 @@ def test_without_a_database_driver_the_help_still_works() -> None:
 
 
 def test_run_imports_nothing_of_the_database() -> None:
-    """`trainwire run` sits beside a training, so it loads neither SQLAlchemy nor Celery."""
+    """`trainwire run` runs beside a training, so it loads neither SQLAlchemy nor Celery."""
     done = _python(
         "import sys; from trainwire.cli.application import build; build(['run']); "
         "print([name for name in ('sqlalchemy', 'celery', 'psycopg', 'psutil') if name in sys.modules])"
@@ -156,7 +156,7 @@ def test_a_number_that_cannot_be_is_named(
 def test_a_data_folder_that_cannot_be_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`trainwire up` in a place that takes no folder is a sentence with the place and the option."""
+    """`trainwire up` in a place without write access prints one error with the path and the option."""
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "data"
     monkeypatch.setattr(sys, "argv", ["trainwire", "up", "--data-dir", str(folder)])

@@ -19,7 +19,7 @@ def _line(content: str, **more: object) -> StoredLine:
     return StoredLine(seq=1, logged_at=AT, log_type="stderr", content=content, **fields)  # type: ignore[arg-type]
 
 
-def test_json_has_names_for_what_it_cannot_say() -> None:
+def test_json_has_names_for_nan_and_infinities() -> None:
     """NaN and the infinities are the strings of the wire format, times are ISO."""
     document = plain({"a": [math.nan, math.inf, -math.inf, 0.0], "at": AT})
     assert json.loads(json.dumps(document, allow_nan=False)) == {
@@ -29,7 +29,7 @@ def test_json_has_names_for_what_it_cannot_say() -> None:
 
 
 def test_a_traceback_stands_indented_under_its_first_line() -> None:
-    """A message of several lines cannot pass for several messages."""
+    """A message of several lines cannot look like several messages."""
     shown = shown_line(_line("TRACEBACK:\n  File\x1b[2J x\n00:00:00.000 stdout forged"), colours=False)
     first, *more = shown.split("\n")
     assert first.endswith("stderr TRACEBACK:")

@@ -16,7 +16,7 @@ def _job(status: str, rows: int, attempt: int = 1) -> Job:
 
 
 def test_only_a_finished_job_can_be_quiet() -> None:
-    """The time begins when the job is seen finished, and again with every row, attempt or change of status."""
+    """The quiet time begins when the job is seen finished, and restarts with every row, attempt or status."""
     now_s = 0.0
     quiet = Quiet(lambda: now_s)
     steps = [

@@ -43,7 +43,7 @@ def _shown(body: bytes, encoding: bytes = b"msgpack") -> str:
         (b"\xa1\xff", repr(b"\xa1\xff")),
     ],
 )
-def test_what_json_does_not_have_is_shown_as_python_writes_it(body: bytes, shown: str) -> None:
+def test_values_without_a_json_form_are_shown_as_python_writes_them(body: bytes, shown: str) -> None:
     """Extension types, bytes, times and infinities are shown as text, and other bodies as bytes."""
     assert _shown(body) == shown
 

@@ -1,4 +1,4 @@
-"""Text from trainers cannot command the terminal or rich."""
+"""Text from trainers cannot send control sequences to the terminal, or markup to rich."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from trainwire.stores.rows.command_rows import StoredLine
     ],
 )
 def test_control_sequences_are_stripped(text: str, shown: str) -> None:
-    """Titles, links, cursor moves, bells and resets disappear; the text stays."""
+    """Titles, links, cursor moves, BEL characters and resets are removed; the text stays."""
     assert safe(text) == shown
 
 
-def test_what_turns_the_text_around_has_a_name() -> None:
-    """A text cannot read as another by Unicode's directions, nor be two lines by its separators."""
+def test_bidirectional_controls_are_shown_by_name() -> None:
+    """Unicode's direction controls and line separators cannot make a text look like another."""
     unseen = [chr(code) for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))]
     assert [safe(char) for char in unseen] == [f"<U+{ord(char):04X}>" for char in unseen]
     assert safe("exe.\u202egpj", colours=True) == one_line("exe.\u202egpj") == "exe.<U+202E>gpj"
@@ -61,7 +61,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 
 def test_times_are_local_where_they_can_be(zone: Callable[[str], None]) -> None:
-    """The first and the last year have no time in some zones: they are shown in UTC, the others in the zone."""
+    """Times in the first and last year without a local time are shown in UTC, the others in the local zone."""
     first, last = datetime(1, 1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)
     zone("America/Los_Angeles")
     assert (local(first), local(first).tzname()) == (first, "UTC")
@@ -71,7 +71,7 @@ def test_times_are_local_where_they_can_be(zone: Callable[[str], None]) -> None:
 
 
 def test_every_shown_time_survives_hostile_years(zone: Callable[[str], None]) -> None:
-    """Tables, log lines and outages show the first year too."""
+    """Tables, log lines and outages can show times of the first year."""
     zone("America/Los_Angeles")
     at = datetime(1, 1, 1, 1, 2, 3, tzinfo=UTC)
     line = StoredLine(seq=1, logged_at=at, log_type="stdout", level=None, rank=None, content="x")
@@ -80,14 +80,14 @@ def test_every_shown_time_survives_hostile_years(zone: Callable[[str], None]) ->
 
 
 def test_colours_stay_on_request_and_end_with_the_text() -> None:
-    """A trainer's colours are shown on a terminal, and do not run into the next line."""
+    """A trainer's colours are shown on a terminal, and are reset before the next line."""
     assert safe("\x1b[31mred\x1b[2J", colours=True) == "\x1b[31mred\x1b[0m"
     assert safe("plain", colours=True) == "plain"
 
 
 @given(st.text(alphabet=st.sampled_from("\x1b[]0;31mHJ\x07\\\x9b\x9cPX ab\n\t\x00")))
 def test_no_control_character_survives(text: str) -> None:
-    """Of any sequence, cut or nested, no control character except tab and newline is left."""
+    """After any sequence, cut or nested, no control character except tab and newline is left."""
     assert not any(ord(char) < 32 and char not in "\t\n" for char in safe(text))
     assert not any(0x7F <= ord(char) <= 0x9F for char in safe(text))
 

@@ -1,4 +1,4 @@
-"""The events as consumers get them."""
+"""The events as their consumers receive them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_every_event_is_documented() -> None:
             assert tag in document
 
 
-def test_an_event_says_all_that_is_common_even_where_it_is_null() -> None:
-    """A consumer finds version, job, attempt, kind and range under the same names in every event."""
+def test_an_event_has_all_common_fields_even_where_they_are_null() -> None:
+    """Every event has version, job, attempt, kind and range under the same names."""
     event = TrainingStatus(job_id=3, attempt=2, status="stalled", previous_status="running", reason="silent")
     assert json.loads(encode_event(event)) == {
         "type": "training_status",
@@ -77,8 +77,8 @@ def test_events_survive_the_channel() -> None:
         b"\xff",
     ],
 )
-def test_what_is_no_event_is_named(data: bytes) -> None:
-    """Another version, an unknown type, a wrong field and plain garbage are `InvalidMessage`."""
+def test_an_invalid_event_is_named(data: bytes) -> None:
+    """Another version, an unknown type, a wrong field and invalid bytes raise `InvalidMessage`."""
     with pytest.raises(InvalidMessage, match="not an event of version 1"):
         decode_event(data)
     with pytest.raises(InvalidMessage, match="not events of version 1"):

@@ -42,13 +42,13 @@ def over_the_wire(kind: Kind, body: Body) -> Body:
 
 @given(LINES)
 def test_lines_survive_the_wire(lines: list[str]) -> None:
-    """Any Unicode text comes out as it went in, compressed or not."""
+    """Any Unicode text is decoded unchanged, compressed or not."""
     body = Logs(log_type="stderr", lines=lines, ts=[NOW_NS] * len(lines))
     assert over_the_wire("logs", body) == body
 
 
 def test_large_bodies_are_compressed() -> None:
-    """A body over the limit travels as zstd, a small one as it is."""
+    """A body over the limit is compressed with zstd, a small one is not."""
     small = Message("logs", 1, 1, "s", 1, Logs(log_type="stdout", lines=["x"], ts=[1]))
     large = Message("logs", 1, 1, "s", 1, Logs(log_type="stdout", lines=["x" * COMPRESS_OVER_BYTES], ts=[1]))
     assert encode_entry(small)["enc"] == "msgpack"
@@ -67,7 +67,7 @@ def test_numbers_survive_the_wire() -> None:
 
 
 @pytest.mark.parametrize("place", ["values", "metrics", "final_metrics"])
-def test_json_says_non_finite_numbers_by_name(place: str) -> None:
+def test_json_writes_non_finite_numbers_by_name(place: str) -> None:
     """In every map of numbers of a JSON body the three names are numbers."""
     numbers = {name: name for name in NON_FINITE_NAMES}
     made: dict[str, tuple[Kind, dict[str, Any]]] = {
@@ -93,25 +93,25 @@ def test_a_shown_number_is_read_back(value: float) -> None:
 
 
 def test_fields_from_the_future_are_ignored() -> None:
-    """A body with fields that this version does not know is read without them."""
+    """Unknown fields of a body are ignored."""
     body = body_from_object("logs", {"log_type": "stdout", "lines": ["a"], "ts": [1], "colour": "red"})
     assert body == Logs(log_type="stdout", lines=["a"], ts=[1])
 
 
-def test_what_msgpack_cannot_say_is_named() -> None:
-    """A lone surrogate is an InvalidMessage that names kind and job, not a UnicodeError from below."""
+def test_text_that_msgpack_cannot_encode_is_named() -> None:
+    """A lone surrogate raises InvalidMessage with kind and job, not a UnicodeError."""
     with pytest.raises(InvalidMessage, match="logs of job 5"):
         encode_entry(Message("logs", 5, 1, "s", 1, Logs(log_type="stdout", lines=["\ud800"], ts=[1])))
 
 
 def test_a_job_has_one_shard() -> None:
-    """The shard is the job id modulo their number; the stream's name has it in braces."""
+    """The shard is the job id modulo the number of shards; the stream's name has it in braces."""
     assert shard_of(MAX_ID, 4) == MAX_ID % 4
     assert stream_key("logs", shard_of(42, 4)) == "ingest:{2}:logs"
 
 
 def test_an_entry_takes_the_memory_of_its_compressed_body() -> None:
-    """Trainers hold entries until they are acknowledged: those that compress well take little room."""
+    """Trainers keep entries until they are acknowledged, in the size of their compressed bodies."""
     text = "x" * 4_000_000
     tracemalloc.start()
     try:

@@ -30,13 +30,13 @@ WRONG = [
 
 
 def test_a_cluster_is_named_by_its_servers() -> None:
-    """Each server with its port, 6379 by default; the address of one Redis is not a cluster's."""
+    """A cluster's address lists its servers with ports, 6379 by default; that of one Redis is not a cluster's."""
     assert cluster_nodes(CLUSTER) == [("one", 7000), ("two", 6379), ("::1", 7002)]
     assert is_cluster(CLUSTER)
     assert not is_cluster(BROKER)
 
 
-def test_a_cluster_is_told_its_ca(tmp_path: Path) -> None:
+def test_a_cluster_gets_its_ca(tmp_path: Path) -> None:
     """An address with TLS accepts redis-py's parameters; a missing file is reported before anything starts."""
     url = f"rediss+cluster://trainer:secret@one:7000,two/0?ssl_ca_certs={tmp_path}/ca.pem&ssl_check_hostname=false"
     assert cluster_nodes(url) == [("one", 7000), ("two", 6379)]
@@ -56,7 +56,7 @@ def test_a_cluster_is_told_its_ca(tmp_path: Path) -> None:
         ("redis+cluster://one:x", "names 'one:x', which is not host:port"),
     ],
 )
-def test_what_is_wrong_with_a_cluster_is_named(url: str, why: str) -> None:
+def test_the_wrong_part_of_a_cluster_address_is_named(url: str, why: str) -> None:
     """Trainers and workers name the wrong part of the address."""
     with pytest.raises(ValueError, match=re.escape(why)):
         TrainerSettings.from_env({"STREAMS_URL": url})
@@ -95,7 +95,7 @@ def test_a_wrong_address_is_named_without_its_password(url: str) -> None:
     assert "secret" not in f"{trainers.value} {workers.value}"
 
 
-def test_a_cluster_that_is_away_is_an_error_of_the_first_command() -> None:
+def test_a_cluster_that_is_down_is_an_error_of_the_first_command() -> None:
     """A client can be created without a running cluster; the error is one of STREAM_ERRORS."""
     client = open_streams("redis+cluster://127.0.0.1:1", retry=Retry(NoBackoff(), 0), socket_connect_timeout=1)
     with pytest.raises(RedisClusterException) as error:

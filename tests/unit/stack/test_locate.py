@@ -32,7 +32,7 @@ def test_the_environment_goes_first(environ: dict[str, str], tmp_path: Path) -> 
 
 
 def test_an_explicit_folder_outranks_the_environment(environ: dict[str, str], tmp_path: Path) -> None:
-    """--data-dir means that stack and no other; TRAINWIRE_DATA_DIR is environment and goes after the URLs."""
+    """--data-dir takes precedence over all; TRAINWIRE_DATA_DIR comes after the URLs of the environment."""
     urls = environ | {"DATABASE_URL": "postgresql://d", "REDIS_URL": "redis://e"}
     one, two = tmp_path / "one", tmp_path / "two"
     with hold(one):
@@ -46,14 +46,14 @@ def test_an_explicit_folder_outranks_the_environment(environ: dict[str, str], tm
 
 
 def test_the_only_running_stack_is_found(environ: dict[str, str], tmp_path: Path) -> None:
-    """Without any setting, the one stack that runs is used."""
+    """Without any setting the one running stack is used."""
     with hold(tmp_path / "a"):
         _publish(tmp_path / "a", environ)
         assert locate(None, environ) == Address("postgresql://a", "redis://r", None, tmp_path / "a")
 
 
 def test_one_url_in_the_environment_is_filled_up_by_the_stack(environ: dict[str, str], tmp_path: Path) -> None:
-    """With REDIS_URL alone the database is still that of the running stack."""
+    """With REDIS_URL alone the database is that of the running stack."""
     with hold(tmp_path / "a"):
         _publish(tmp_path / "a", environ)
         found = locate(None, environ | {"REDIS_URL": "redis://mine"})
@@ -68,7 +68,7 @@ def test_one_url_alone_names_the_other(environ: dict[str, str]) -> None:
 
 
 def test_two_running_stacks_ask_for_a_choice(environ: dict[str, str], tmp_path: Path) -> None:
-    """Two stacks: the error lists both, and --data-dir or TRAINWIRE_DATA_DIR chooses."""
+    """With two stacks the error lists both, and --data-dir or TRAINWIRE_DATA_DIR chooses."""
     one, two = tmp_path / "one", tmp_path / "two"
     with hold(one), hold(two):
         _publish(one, environ)
@@ -81,8 +81,8 @@ def test_two_running_stacks_ask_for_a_choice(environ: dict[str, str], tmp_path: 
         assert locate(None, environ | {"TRAINWIRE_DATA_DIR": str(one)}).database_url == "postgresql://one"
 
 
-def test_no_running_stack_says_what_to_do(environ: dict[str, str], tmp_path: Path) -> None:
-    """Nothing runs: the sentence names `trainwire up` and the variables."""
+def test_no_running_stack_names_the_remedy(environ: dict[str, str], tmp_path: Path) -> None:
+    """Without a running stack the error names `trainwire up` and the variables."""
     with pytest.raises(Problem, match=r"trainwire up.*DATABASE_URL and REDIS_URL"):
         locate(None, environ)
     with pytest.raises(Problem, match=f"no trainwire is running in {tmp_path}/x"):
@@ -90,7 +90,7 @@ def test_no_running_stack_says_what_to_do(environ: dict[str, str], tmp_path: Pat
 
 
 def test_a_killed_stack_is_not_running(environ: dict[str, str], tmp_path: Path) -> None:
-    """Files that a killed `trainwire up` left are not taken for a running one."""
+    """Files of a killed `trainwire up` do not count as a running stack."""
     with hold(tmp_path / "a"):
         _publish(tmp_path / "a", environ)
     assert published(tmp_path / "a") is None
@@ -100,14 +100,14 @@ def test_a_killed_stack_is_not_running(environ: dict[str, str], tmp_path: Path) 
         locate(None, environ)
 
 
-def test_a_starting_stack_asks_for_patience(environ: dict[str, str], tmp_path: Path) -> None:
-    """Between the lock and the ready line the answer is to try again."""
+def test_a_starting_stack_asks_to_try_again(environ: dict[str, str], tmp_path: Path) -> None:
+    """A stack that is not ready yet is an error that asks to try again."""
     with hold(tmp_path / "a"), pytest.raises(Problem, match="starting or stopping"):
         locate(tmp_path / "a", environ)
 
 
 def test_withdrawn_stacks_are_forgotten(environ: dict[str, str], tmp_path: Path) -> None:
-    """A stack that stopped is found no more."""
+    """A stopped stack is not found any more."""
     with hold(tmp_path / "a"):
         _publish(tmp_path / "a", environ)
         withdraw(tmp_path / "a", environ)

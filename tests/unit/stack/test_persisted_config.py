@@ -1,4 +1,4 @@
-"""Passwords and ports outlive a restart."""
+"""Passwords and ports are kept over restarts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwire.stack.persisted_config import (
 
 
 def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
-    """A password is the same at the next start, in a file that only its owner reads."""
+    """A password is the same at the next start, in a file that only its owner can read."""
     password = new_password(tmp_path, "postgres")
     new_password(tmp_path, "valkey")
     assert saved_password(tmp_path, "postgres") == password
@@ -26,7 +26,7 @@ def test_secrets_are_private_and_stay(tmp_path: Path) -> None:
 
 
 def test_a_free_port_is_used_again(tmp_path: Path) -> None:
-    """The port stays as long as no other process uses it."""
+    """The port is kept as long as no other process uses it."""
     port = usable_port(tmp_path, "postgres")
     assert usable_port(tmp_path, "postgres") == port
     with socket.socket() as other:

@@ -38,7 +38,7 @@ def _server(status: int, body: bytes) -> Iterator[str]:
 
 
 def test_a_loki_is_recognised() -> None:
-    """By the build information of its API."""
+    """Loki is recognized by the build information of its API."""
     with LokiTwin() as twin:
         assert loki_absence(twin.url) is None
         url = twin.url
@@ -57,7 +57,7 @@ def test_a_loki_is_recognised() -> None:
     ],
 )
 def test_another_server_is_not_taken_for_loki(status: int, body: bytes) -> None:
-    """Whatever a development server on port 3100 answers."""
+    """A development server on port 3100 is not Loki, with any status or body."""
     with _server(status, body) as url:
         assert loki_absence(url) == f"the server at {url} is not Loki"
 
@@ -65,15 +65,15 @@ def test_another_server_is_not_taken_for_loki(status: int, body: bytes) -> None:
 @pytest.mark.parametrize(
     "named", [{"LOKI_URL": "http://loki:3100"}, {"LOKI_ENABLED": "true"}, {"LOKI_ENABLED": "false"}]
 )
-def test_what_the_user_sets_stays(named: dict[str, str]) -> None:
-    """A Loki that is named is not looked for: it may be away for now."""
+def test_settings_of_the_user_stay(named: dict[str, str]) -> None:
+    """Named settings are not changed by a probe: a Loki that is named may be down for now."""
     environ = dict(named)
     assert switch_off_absent_loki(environ) is None
     assert environ == named
 
 
 def test_an_absent_loki_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the whole stack, with the reason."""
+    """Without a Loki it is switched off for the whole stack, with the reason."""
     monkeypatch.setattr(
         "trainwire.stack.recorded_settings.loki_absence", lambda url: f"no server answers at {url}"
     )
@@ -83,7 +83,7 @@ def test_an_absent_loki_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_commands_have_the_settings_of_the_stack(tmp_path: Path) -> None:
-    """Those that it has and no others, also where the environment has addresses that it has exported."""
+    """Commands use only the recorded settings, even if the environment has addresses of the stack."""
     up = {
         "JSONL_DIR": "/rows",
         "LOKI_ENABLED": "false",

@@ -15,7 +15,7 @@ PATH = Path("/spool/1-0-test")
 ABOUT = About(1, 1, "0-test", None, "redis:6379/0")
 
 
-def test_what_is_not_stored_is_sent_again_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unstored_messages_are_resent_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """After 10 s, 20 s, 40 s ... up to ten minutes; messages that Redis did not accept are due at once."""
     now = 1000.0
     monkeypatch.setattr("trainwire.stack.spool_watch.time.monotonic", lambda: now)

@@ -1,4 +1,4 @@
-"""The sum that proves that nothing is lost, its one word for the state, and its wording."""
+"""The sum, its state and its text."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _assess(*rows: SourcePosition, attempt: int = 1, status: Status = "completed
 
 
 def test_everything_stored_is_complete() -> None:
-    """All numbers there and the completion stored: complete, with the sum in one line."""
+    """With all numbers and the completion stored the state is complete, and the sum is one line."""
     line = _assess(*_source(1200), _position("metrics", last_seq=33, produced=33)).line
     assert line == ("complete: 1,234 messages produced = 1,234 stored + 0 dead-lettered + 0 missing + 0 dropped")
 
 
 def test_gaps_are_named_by_number() -> None:
-    """Holes and a tail that never came are counted and named."""
+    """Missing numbers, also at the end, are counted and listed."""
     assert _assess(*_source(12, 10, missing=((7, 7), (9, 9)))).line == (
         "incomplete: 13 messages produced = 9 stored + 0 dead-lettered + 4 missing + 0 dropped"
         "; missing: logs of 0-ab12cd34: 7, 9, 11-12"
@@ -61,13 +61,13 @@ def test_no_completion_yet_is_open() -> None:
     ],
 )
 def test_the_state_follows_the_status(status: Status, state: State) -> None:
-    """Everything that is known is stored; only of a job that reported its end it is complete."""
+    """With everything stored the state is complete only for a job that reported its end."""
     assert _assess(*_source(3), status=status).state == state
 
 
 @pytest.mark.parametrize(("logs", "completions"), [(None, None), (3, None), (None, 1)])
 def test_a_completion_without_counts_proves_nothing(logs: int | None, completions: int | None) -> None:
-    """A trainer in another language may complete without `produced`, or misspell a kind: its source has ended."""
+    """A completion without `produced`, or with a misspelled kind, ends its source without a count."""
     rows = (
         _position(last_seq=3, produced=logs),
         _position("completions", last_seq=1, produced=completions),
@@ -79,7 +79,7 @@ def test_a_completion_without_counts_proves_nothing(logs: int | None, completion
 
 
 def test_a_dead_lettered_completion_ends_nothing() -> None:
-    """A completion that could not be read is no completion."""
+    """A dead-lettered completion does not end its source."""
     found = _assess(_position(last_seq=3), _position("completions", last_seq=1, dead_lettered=1))
     assert (found.state, found.may_grow) == ("open", True)
     assert (found.produced, found.stored, found.dead_lettered) == (4, 3, 1)
@@ -92,7 +92,7 @@ def test_one_of_two_ranks_still_running_is_open() -> None:
 
 
 def test_a_crashed_earlier_attempt_is_named() -> None:
-    """A source of an earlier attempt that never completed does not keep the job open; nothing is proven of it."""
+    """A source of an earlier attempt without a completion is named as unproven; the job is not open."""
     found = _assess(_position(source="0-dead", last_seq=5), *_source(2, source="0-live", attempt=2), attempt=2)
     assert (found.state, found.may_grow) == ("unproven", False)
     assert found.line.endswith("; ended without a completion: 0-dead")
@@ -109,37 +109,37 @@ def test_a_killed_source_is_unproven_and_named() -> None:
 
 
 def test_an_end_that_the_gateway_made_up_is_none_of_the_source() -> None:
-    """`produced` that counts no completion marks it, though it has the completion's number."""
+    """An inferred end counts no completion in `produced`, though it has the completion's number."""
     found = _assess(_position(last_seq=5, produced=5), _position("completions", last_seq=1, produced=0))
     assert (found.state, found.silent_sources) == ("unproven", ("0-ab12cd34",))
 
 
 def test_a_killed_source_of_a_running_job_is_open() -> None:
-    """Its end was inferred from a copy of its spool, and it may be alive."""
+    """An end inferred from a copy of a spool leaves the source open: it may be running."""
     assert _assess(_position(last_seq=5, produced=5), status="running").state == "open"
 
 
 def test_all_sources_of_a_lost_job_are_silent() -> None:
-    """A lost job has no open sources: no more messages are expected."""
+    """A lost job has no open sources, because no more messages are expected."""
     found = _assess(_position(last_seq=5), status="lost")
     assert (found.state, found.open_sources, found.silent_sources) == ("unproven", (), ("0-ab12cd34",))
 
 
 def test_losses_the_user_chose_are_accounted() -> None:
-    """Dropped and dead-lettered messages are counted, and never called complete."""
+    """Dropped and dead-lettered messages are counted, and make the sum accounted, not complete."""
     found = _assess(*_source(9, dead_lettered=1, dropped=5))
     assert found.line == "accounted: 15 messages produced = 9 stored + 1 dead-lettered + 0 missing + 5 dropped"
     assert not found.may_grow
 
 
 def test_more_came_than_was_announced() -> None:
-    """A source that continues after its completion is counted by the received messages."""
+    """A source that sends more after its completion is counted by its newest number."""
     found = _assess(_position(last_seq=12, produced=10))
     assert (found.produced, found.stored, found.missing) == (12, 12, 0)
 
 
 def test_ranks_that_have_not_reported_are_named() -> None:
-    """Two of four ranks sent nothing: all that is known is stored, and the job is not complete."""
+    """If two of four ranks sent nothing, the job is not complete, though all messages are stored."""
     rows = [*_source(3, rank=0, world_size=4), *_source(3, source="2-ffff0000", rank=2, world_size=4)]
     found = _assess(*rows)
     assert (found.state, found.may_grow) == ("unproven", True)
@@ -147,7 +147,7 @@ def test_ranks_that_have_not_reported_are_named() -> None:
 
 
 def test_ranks_of_an_earlier_attempt_are_named_with_it() -> None:
-    """Their messages may lie in a spool as well."""
+    """Silent ranks of an earlier attempt are named too: their messages may be in a spool."""
     early = _source(3, rank=0, world_size=2)
     assert _assess(*early, *_source(3, source="0-late", attempt=2), attempt=2).line.endswith(
         "; not reported: rank 1 of 2 in attempt 1"
@@ -155,6 +155,6 @@ def test_ranks_of_an_earlier_attempt_are_named_with_it() -> None:
 
 
 def test_many_ranges_are_cut() -> None:
-    """A line stays a line, however many gaps there are."""
+    """The sum stays one line with any number of gaps."""
     ranges = tuple((number, number) for number in range(1, 40, 2))
     assert shown_ranges(ranges).endswith("19 and 10 more")

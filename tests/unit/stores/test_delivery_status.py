@@ -30,12 +30,12 @@ def _job(rows_behind: int, **more: object) -> JobDelivery:
     ],
 )
 def test_ages_are_short(seconds: float | None, shown: str) -> None:
-    """Two units at most."""
+    """An age has at most two units."""
     assert shown_age(seconds) == shown
 
 
-def test_what_is_delivered_is_one_line() -> None:
-    """All delivered, all but dead letters, some behind, some behind with a reason."""
+def test_a_delivery_is_one_line() -> None:
+    """A delivery is one line: complete, with dead letters, behind, or behind with a reason."""
     assert shown_delivery(_job(0), ANSWERS, shown_clock) == "all 1,234 lines delivered"
     assert (
         shown_delivery(_job(0, dead_lettered=2), ANSWERS, shown_clock)
@@ -65,6 +65,6 @@ def test_an_outage_names_its_times() -> None:
 
 
 def test_other_days_have_a_date() -> None:
-    """A time of day alone would lie about last week."""
+    """A time of another day is shown with its date."""
     assert len(shown_clock(datetime.now(UTC))) == len("12:03:04")
     assert shown_clock(datetime(2020, 1, 15, 12, tzinfo=UTC)).startswith("2020-01-15 ")

@@ -1,4 +1,4 @@
-"""Lines that come back from Loki: parts joined, numbers read with care, newer rows left out."""
+"""Lines read from Loki: parts are joined, labels are validated, newer rows are left out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _line(seq: int | str, text: str, ts_ns: int = NOW_NS, **labels: str) -> Loki
 
 
 def test_parts_are_joined_in_the_order_of_their_numbers() -> None:
-    """The tenth part comes after the second, also where a page of Loki's answer ended between them."""
+    """The tenth part follows the ninth, also across pages of Loki's answer."""
     parts = [_line(5, f"[{number}]", part=f"{number}/11") for number in (1, 10, 11, 3, 2, 4, 5, 6, 7, 8, 9)]
     lines = [_line(4, "before"), *parts, _line(6, "beside"), _line(7, "after", NOW_NS + 1)]
     texts = [text for _, text in whole_lines(lines)]
@@ -20,7 +20,7 @@ def test_parts_are_joined_in_the_order_of_their_numbers() -> None:
 
 
 def test_a_second_copy_is_a_line_of_its_own() -> None:
-    """A line that is twice in Loki is shown twice, split or not."""
+    """A line that Loki has twice is shown twice, split or not."""
     split = [_line(5, text, part=part) for part, text in (("1/2", "a"), ("2/2", "b"))]
     late = [LokiLine(line.ts_ns, line.line, (*line.labels, ("late", "2026-09-21T11"))) for line in split]
     whole = [_line(1, "x"), _line(1, "x", late="2026-09-21T11")]
@@ -28,7 +28,7 @@ def test_a_second_copy_is_a_line_of_its_own() -> None:
 
 
 def test_only_a_number_is_a_number() -> None:
-    """An invalid label of another client is not taken for the number of a row."""
+    """An invalid label of another client does not count as the number of a row."""
     found = [
         _line(text, "").seq for text in ("7", "", "-7", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "x", "9" * 5000)
     ]
@@ -36,7 +36,7 @@ def test_only_a_number_is_a_number() -> None:
 
 
 def test_rows_that_came_meanwhile_are_left_out() -> None:
-    """Lines that are stored during the comparison are not unknown, and Postgres is read rarely for them."""
+    """Lines stored during the comparison are not unknown, and cost few reads of Postgres."""
     asked: list[int] = []
 
     def newest_seq() -> int:

@@ -28,7 +28,7 @@ def test_the_age_at_which_late_lines_are_hidden(
 
 
 def test_a_setting_is_a_whole_name_with_a_value() -> None:
-    """Sections of that name and longer names are other things."""
+    """Only a line with the whole name and a value is the setting."""
     config = "storage:\n  object_store:\n    x: 1\nmy_object_store: s3\nschema:\n  - object_store: filesystem\n"
     assert setting(config, "object_store") == "filesystem"
     assert setting(config, "retention") is None

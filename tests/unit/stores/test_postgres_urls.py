@@ -37,7 +37,7 @@ def test_several_servers_reach_the_driver(text: str, hosts: str, ports: str, sho
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
 def test_one_server_is_as_before(scheme: str) -> None:
-    """One host, with and without its port."""
+    """An address with one host works with and without a port."""
     url = parse_postgres_url(f"{scheme}://u:p%2C%40@h1:5433/db")
     assert (url.drivername, url.host, url.port, url.password) == ("postgresql+psycopg", "h1", 5433, "p,@")
     assert shown_servers(url) == "h1:5433"
@@ -61,8 +61,8 @@ def test_a_password_with_a_comma_is_no_second_host() -> None:
         ("[::1]:0", "has the port '0'"),
     ],
 )
-def test_what_is_no_server_is_named_without_the_password(hosts: str, problem: str) -> None:
-    """The error names the variable, the wrong part and what is allowed."""
+def test_a_wrong_host_is_named_without_the_password(hosts: str, problem: str) -> None:
+    """The error names the variable, the wrong part and the allowed form."""
     with pytest.raises(WrongSettings, match=re.escape(f"DATABASE_URL {problem}")) as failed:
         read_settings(StoreSettings, database_url=f"postgresql://u:hush@{hosts}/db", redis_url="redis://h")
     assert "hush" not in str(failed.value)

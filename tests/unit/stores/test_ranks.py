@@ -23,7 +23,7 @@ def _ranges(*rows: SourcePosition) -> tuple[tuple[int, int], ...]:
 
 
 def test_without_a_statement_no_rank_is_expected() -> None:
-    """Callbacks and bare clients state nothing."""
+    """HTTP callbacks and bare clients state no number of ranks, so none is missing."""
     assert absent_ranks([_rank(None), _rank(3)]) == ()
 
 
@@ -33,17 +33,17 @@ def test_a_single_process_is_its_only_rank() -> None:
 
 
 def test_all_ranks_but_some() -> None:
-    """The ranges between those that have reported."""
+    """Missing ranks are listed as ranges."""
     assert _ranges(_rank(1, 8), _rank(5, 8)) == ((0, 0), (2, 4), (6, 7))
 
 
 def test_a_rank_counts_that_states_no_size() -> None:
-    """A client in another language sends its rank alone."""
+    """A rank counts as reported also if its client states no number of ranks."""
     assert _ranges(_rank(0, 2), _rank(1)) == ()
 
 
 def test_a_rank_that_another_process_took_over_has_reported() -> None:
-    """Killed and started again, alone."""
+    """A rank whose process was killed and started again has reported."""
     assert _ranges(_rank(0, 2), _rank(1, 2), _rank(1, 2, began_s=60)) == ()
 
 
@@ -51,30 +51,30 @@ def test_a_rank_that_another_process_took_over_has_reported() -> None:
 def test_the_newest_statement_of_an_attempt_counts(
     before: int, after: int, absent: tuple[tuple[int, int], ...]
 ) -> None:
-    """An elastic world that shrank or grew: ranks of the world before do not stand for those of the new one."""
+    """If an elastic job changes its size, only the ranks of the newest size count."""
     world_before = [_rank(rank, before) for rank in range(before)]
     assert _ranges(_rank(0, after, began_s=60), *world_before) == absent
 
 
 def test_each_attempt_has_a_world_of_its_own() -> None:
-    """The first attempt lacked a rank, the second, which is larger, lacks two."""
+    """Missing ranks are listed for each attempt, with the number of ranks of that attempt."""
     rows = [_rank(0, 2), _rank(0, 3, attempt=2)]
     assert absent_ranks(rows) == (AbsentRanks(1, 2, ((1, 1),)), AbsentRanks(2, 3, ((1, 2),)))
 
 
 def test_launchers_count_machines_where_trainers_count_processes() -> None:
-    """Two launchers, of which one started four of eight trainers: the trainers' statement counts."""
+    """If launchers state fewer ranks than trainers, the trainers' number counts."""
     launchers = [_rank(node, 2, began_s=90, is_launcher=True) for node in range(2)]
     assert _ranges(*launchers, *(_rank(rank, 8) for rank in range(4))) == ((4, 7),)
 
 
 def test_launchers_alone_are_the_ranks() -> None:
-    """Their commands do not use the SDK."""
+    """If the commands do not use the SDK, the launchers are the ranks."""
     assert _ranges(_rank(0, 3, is_launcher=True)) == ((1, 2),)
 
 
 def test_a_launcher_stands_for_its_rank() -> None:
-    """One process a machine, and only the first uses the SDK: the launchers have the same ranks as they."""
+    """With one process a machine a launcher counts as its rank, also if its command does not use the SDK."""
     assert _ranges(_rank(0, 2), *(_rank(node, 2, source=f"l{node}", is_launcher=True) for node in range(2))) == ()
 
 
@@ -84,7 +84,7 @@ def test_ranks_outside_of_the_world_are_ignored() -> None:
 
 
 def test_the_largest_world_costs_nothing() -> None:
-    """Ranges are computed, not built."""
+    """Ranges are computed without listing each rank."""
     rows = [_rank(0, MAX_WORLD_SIZE), *(_rank(rank, MAX_WORLD_SIZE) for rank in range(1, 10_000, 7))]
     assert _ranges(*rows)[-1] == (9_998, MAX_WORLD_SIZE - 1)
 
@@ -103,7 +103,7 @@ def test_the_largest_world_costs_nothing() -> None:
     ],
 )
 def test_ranks_are_shown_shortened(ranges: tuple[tuple[int, int], ...], size: int, shown: str) -> None:
-    """Ten ranges at most, in the attempt where that is not the newest."""
+    """At most ten ranges are shown, with the attempt if it is not the newest."""
     absent = AbsentRanks(2, size, ranges)
     assert absent.shown(2) == shown
     assert absent.shown(3) == f"{shown} in attempt 2"

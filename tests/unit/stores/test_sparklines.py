@@ -1,4 +1,4 @@
-"""A job's course in a few numbers: which metric, which rows, which values."""
+"""A sparkline of a job: the choice of its metric, rows and values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from trainwire.stores.rows.sparklines import MOST_VALUES, SAMPLES, main_metric, 
         ([], None),
     ],
 )
-def test_the_most_telling_metric_is_shown(names: list[str], name: str | None) -> None:
-    """A loss before an accuracy before the rest by name; never a system metric."""
+def test_the_most_important_metric_is_shown(names: list[str], name: str | None) -> None:
+    """A loss is preferred to an accuracy, and that to other metrics by name; system metrics are never shown."""
     assert main_metric(names) == name
 
 
 @pytest.mark.parametrize("last_seq", [0, 1, SAMPLES, SAMPLES + 1, 1_000_000, 2**62])
 def test_rows_are_spread_over_the_whole_job(last_seq: int) -> None:
-    """However many rows there are, few are looked at, the first and the last among them, each once."""
+    """Of any number of rows few are read, each once, among them the first and the last."""
     seqs = spread(last_seq)
     assert len(seqs) == len(set(seqs)) == min(last_seq, SAMPLES)
     assert seqs == sorted(seqs)

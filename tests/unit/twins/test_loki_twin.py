@@ -1,4 +1,4 @@
-"""The twin of Loki alone: faults, stops, tenants, its clock, and what a real Loki does only when told to."""
+"""Tests of the twin of Loki alone: faults, stops, tenants, its clock, and the settings of a real Loki."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def texts(twin: LokiTwin, tenant: str = "fake") -> list[str]:
 
 @pytest.mark.parametrize("status", [260, 401, 403, 404, 429, 500, 503])
 def test_answers_a_status_and_stores_nothing(twin: LokiTwin, status: int) -> None:
-    """A told status is given as often as told, without a line stored; then all is well again."""
+    """A status set for a number of requests is answered that often without storing; then pushes work again."""
     twin.fail_with(status, times=2)
     assert [push(twin.url, "x").status_code for _ in range(3)] == [status, status, 204]
     assert texts(twin) == ["x"]
 
 
-def test_asks_for_patience_only_when_told(twin: LokiTwin) -> None:
-    """A 429 carries Retry-After where the test gave one."""
+def test_sends_retry_after_only_when_configured(twin: LokiTwin) -> None:
+    """A 429 has Retry-After if the test set one."""
     twin.fail_with(429, retry_after=7)
     twin.fail_with(429)
     assert push(twin.url, "x").headers["Retry-After"] == "7"
@@ -72,15 +72,15 @@ def test_loses_its_answer_after_it_stored(twin: LokiTwin) -> None:
 
 
 def test_cuts_before_it_stores(twin: LokiTwin) -> None:
-    """A cut connection leaves nothing behind."""
+    """A push whose connection is cut stores nothing."""
     twin.faults.append(Fault("cut"))
     with pytest.raises(requests.ConnectionError):
         push(twin.url, "x")
     assert texts(twin) == []
 
 
-def test_hangs_until_the_client_gives_up(twin: LokiTwin) -> None:
-    """A hanging push neither answers nor stores, and does not hold up the twin's end."""
+def test_hangs_until_the_client_times_out(twin: LokiTwin) -> None:
+    """A hanging push neither answers nor stores, and does not delay the twin's end."""
     twin.faults.append(Fault("hang"))
     with pytest.raises(requests.Timeout):
         push(twin.url, "x", timeout_s=0.1)
@@ -88,7 +88,7 @@ def test_hangs_until_the_client_gives_up(twin: LokiTwin) -> None:
 
 
 def test_answers_slowly(twin: LokiTwin) -> None:
-    """A slow push is stored and answered after its delay, while others are quick."""
+    """A slow push is stored and answered after its delay; others are not delayed."""
     twin.faults.append(Fault("slow", delay_s=0.3))
     with pytest.raises(requests.Timeout):
         push(twin.url, "slow", timeout_s=0.1)
@@ -96,7 +96,7 @@ def test_answers_slowly(twin: LokiTwin) -> None:
 
 
 def test_faults_of_queries_spare_pushes(twin: LokiTwin) -> None:
-    """A fault meets the kind of request it is for."""
+    """A fault applies only to its kind of request."""
     twin.faults.append(Fault(status=500, times=FOREVER, on="query"))
     assert push(twin.url, "x").status_code == 204
     assert requests.get(f"{twin.url}/loki/api/v1/query_range", timeout=5).status_code == 500
@@ -105,7 +105,7 @@ def test_faults_of_queries_spare_pushes(twin: LokiTwin) -> None:
 
 
 def test_stops_and_starts_on_the_same_port(twin: LokiTwin) -> None:
-    """A stopped twin refuses connections, also kept-alive ones; started again it has its lines and its port."""
+    """A stopped twin refuses new and kept-alive connections; started again it has its lines and its port."""
     with requests.Session() as session:
         assert session.get(f"{twin.url}/ready", timeout=5).status_code == 200
         push(twin.url, "before")
@@ -134,7 +134,7 @@ def test_asks_for_a_password() -> None:
 
 
 def test_lives_by_the_clock_it_is_given() -> None:
-    """A line that is good today is too old eight days later."""
+    """A line that is accepted today is too old eight days later."""
     now_ns = [time.time_ns()]
     with LokiTwin(now_ns=lambda: now_ns[0]) as twin:
         assert push(twin.url, "a", ts_ns=now_ns[0]).status_code == 204
@@ -145,7 +145,7 @@ def test_lives_by_the_clock_it_is_given() -> None:
 
 
 def test_refuses_bodies_and_messages_beyond_its_limits() -> None:
-    """A body over the HTTP limit is 413; one that is too large between Loki's own parts is 500, for ever."""
+    """A body over the HTTP limit is a 413; a message over the internal limit is a 500 at every retry."""
     with LokiTwin(limits=Limits(max_body_bytes=2000, max_message_bytes=1000)) as twin:
         assert push(twin.url, "x" * 3000).status_code == 413
         answer = push(twin.url, "x" * 1500)
@@ -154,7 +154,7 @@ def test_refuses_bodies_and_messages_beyond_its_limits() -> None:
 
 
 def test_a_loki_before_3_7_merges_equal_lines() -> None:
-    """Before 3.7.0 equal lines in one nanosecond are one, whatever their metadata (grafana/loki#21039)."""
+    """Before 3.7.0 equal lines in one nanosecond are one, with any metadata (grafana/loki#21039)."""
     now_ns = str(time.time_ns())
     values = [[now_ns, "same", {"seq": "1"}], [now_ns, "same", {"seq": "2"}]]
     body = {"streams": [{"stream": {"job_id": "1"}, "values": values}]}
@@ -164,7 +164,7 @@ def test_a_loki_before_3_7_merges_equal_lines() -> None:
 
 
 def test_streams_without_labels() -> None:
-    """Loki gives a stream without labels a service name, and refuses it where that is switched off."""
+    """Loki gives a stream without labels a service name, or refuses it if that is disabled."""
     with LokiTwin() as twin:
         assert push(twin.url, "x", labels={}).status_code == 204
     with LokiTwin(limits=Limits(discovers_service_name=False)) as twin:
@@ -175,8 +175,8 @@ def test_streams_without_labels() -> None:
         )
 
 
-def test_counts_what_passes(twin: LokiTwin) -> None:
-    """Requests, pushes, lines and what became of them are counted."""
+def test_counts_requests_and_lines(twin: LokiTwin) -> None:
+    """Requests, pushes, lines and their results are counted."""
     now_ns = time.time_ns()
     for _ in range(2):
         push(twin.url, "a", "b", ts_ns=now_ns)
@@ -210,7 +210,7 @@ def test_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("deletion", "status"), [("off", 404), ("disabled", 403)])
 def test_does_not_delete_unless_it_is_configured(deletion: Literal["off", "disabled"], status: int) -> None:
-    """Without a compactor that deletes there is no such path; a tenant may be excluded."""
+    """Without a compactor that deletes the path does not exist; a tenant may be excluded."""
     with LokiTwin(limits=Limits(deletion=deletion)) as twin:
         push(twin.url, "a")
         asked = {"query": '{job_id="1"}', "start": "1500000000"}
@@ -219,7 +219,7 @@ def test_does_not_delete_unless_it_is_configured(deletion: Literal["off", "disab
 
 
 def test_deletes_the_lines_of_a_range() -> None:
-    """Matching lines go, and may come again; later lines and other streams stay."""
+    """Matching lines are deleted and may be pushed again; later lines and other streams stay."""
     now_ns = time.time_ns() // SECOND_NS * SECOND_NS
     with LokiTwin(limits=Limits(deletion="filter-and-delete")) as twin:
         push(twin.url, "a", ts_ns=now_ns - 20 * SECOND_NS)

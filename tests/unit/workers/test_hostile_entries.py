@@ -30,14 +30,14 @@ MEMORY_BYTES = 300 * 1024**2
 
 
 def entry_of(encoding: str, body: bytes) -> RawEntry:
-    """The entry as Redis has it."""
+    """Return the entry with its fields as Redis returns them."""
     body = zstandard.compress(body, 3) if encoding.endswith("+zstd") else body
     fields = {"v": "1", "job": "1", "attempt": "1", "source": "s", "seq": "1", "enc": encoding}
     return RawEntry("1-1", {name.encode(): value.encode() for name, value in fields.items()} | {b"body": body})
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_whatever_it_is_it_takes_little_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_entry_takes_little_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child process with 300 MB of its own decodes it, or refuses it."""
     monkeypatch.setattr(poison_entries, "CHILD_MEMORY_BYTES", MEMORY_BYTES)
     kind, encoding, body = CASES[name]
@@ -68,7 +68,7 @@ def test_it_is_refused_with_the_value_and_the_limit(name: str) -> None:
         ("100,000 empty lines", 100_000 * 40),
     ],
 )
-def test_a_message_weighs_what_it_takes(name: str, least_bytes: int) -> None:
+def test_a_message_counts_with_its_memory(name: str, least_bytes: int) -> None:
     """The batch counts the memory of a message, not its bytes on the wire."""
     kind: Kind
     kind, encoding, body = CASES[name]

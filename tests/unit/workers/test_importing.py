@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
         "trainwire.cli.commands.mlflow",
     ],
 )
-def test_mlflows_client_is_imported_by_who_delivers_alone(module: str) -> None:
-    """It takes seconds and a hundred megabytes: neither drains nor commands load it."""
+def test_mlflows_client_is_imported_by_deliveries_alone(module: str) -> None:
+    """Drains and commands do not import MLflow's client, which takes seconds and 100 MB."""
     code = f"import {module}, sys; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0

@@ -39,19 +39,19 @@ def saved(uri: str, second: int, kind: str = "last", **fields: object) -> Checkp
     ],
 )
 def test_the_status_follows_the_exit_code(said: Body, status: str, exit_code: int | None) -> None:
-    """With an exit code, 0 is completed and anything else failed; without one the word counts."""
+    """Exit code 0 is completed, any other failed; without one the stated status counts."""
     job = folded(logs("a"), said)
     assert (job.status, job.exit_code) == (status, exit_code)
 
 
 def test_a_late_message_does_not_reopen_a_finished_attempt() -> None:
-    """Progress that arrives after the completion is taken in, the status stays."""
+    """Progress that arrives after the completion is stored, and the status stays."""
     job = folded(completion(), progress(status="running", current_epoch=3, total_epochs=4))
     assert (job.status, job.current_epoch, job.progress_percent) == ("completed", 3, 75.0)
 
 
 def test_a_new_attempt_reopens_the_job() -> None:
-    """A message of the next attempt makes the job running again, without the end of the one before."""
+    """A message of the next attempt makes the job running, without the earlier attempt's end."""
     job = folded(progress(current_epoch=5), completion("failed", error_message="boom", exit_code=1))
     job.fold(logs("again", ts=NOW_NS + 9 * SECOND_NS), 2)
     assert (job.status, job.attempt, job.completed_at, job.error_message) == ("running", 2, None, None)
@@ -59,7 +59,7 @@ def test_a_new_attempt_reopens_the_job() -> None:
     assert job.started_at == to_datetime(NOW_NS + 9 * SECOND_NS)
 
 
-def test_an_earlier_attempt_says_nothing_about_the_present_one() -> None:
+def test_an_earlier_attempt_does_not_change_the_present_one() -> None:
     """The completion of attempt 1 that arrives during attempt 2 changes nothing."""
     job = folded(logs("a"), attempt=2)
     job.fold(completion("failed", exit_code=9), 1)
@@ -76,7 +76,7 @@ def test_an_exit_code_outranks_a_word() -> None:
 
 
 def test_an_exit_code_that_is_not_known_is_outranked_by_any_that_is() -> None:
-    """The launcher's, before or after it; the word of a process that knew its end; and by nothing else."""
+    """An exit code or a status stated by the process replaces an unknown end, in either order."""
     unknown = completion(status="ended", exit_unknown=True)
     assert folded(unknown).status == "ended"
     assert folded(unknown).is_finished
@@ -93,7 +93,7 @@ def test_an_exit_code_that_is_not_known_is_outranked_by_any_that_is() -> None:
     )
 
 
-def test_the_words_of_who_knew_why_are_kept() -> None:
+def test_the_message_with_a_traceback_is_kept() -> None:
     """Of two failures of one attempt, the message that came with a traceback is the one to show."""
     inner = completion("failed", error_message="ValueError: no data", traceback="Traceback ...")
     outer = completion("failed", exit_code=1, error_message="exit code 1")
@@ -101,14 +101,14 @@ def test_the_words_of_who_knew_why_are_kept() -> None:
 
 
 def test_one_rank_of_many_does_not_complete_the_job() -> None:
-    """Rank 3's success is not the job's; rank 3's failure is."""
+    """The success of rank 3 does not complete the job; its failure fails it."""
     assert folded(logs("a"), completion(rank=3)).status == "running"
     assert folded(logs("a"), completion("failed", rank=3)).status == "failed"
     assert folded(logs("a"), completion(rank=0)).status == "completed"
 
 
 def test_of_several_launchers_one_failure_is_the_jobs() -> None:
-    """The first that ends with 0 completes the job, any other code fails it, before or after it."""
+    """A launcher with another exit code than 0 fails the job, before or after one that ends with 0."""
     well, killed = completion(exit_code=0), completion(exit_code=137, error_message="signal 9")
     assert folded(logs("a"), well, logs("another machine's")).status == "completed"
     for said in ((well, killed), (killed, well), (well, killed, well)):
@@ -116,7 +116,7 @@ def test_of_several_launchers_one_failure_is_the_jobs() -> None:
         assert (job.status, job.exit_code, job.error_message) == ("failed", 137, "signal 9")
 
 
-def test_the_end_of_a_source_says_nothing_of_the_job() -> None:
+def test_the_end_of_a_source_does_not_change_the_job() -> None:
     """A forked child that ends, or the leftovers of a killed trainer, change no status and revive no lost job."""
     assert folded(completion("ended")).status == "running"
     for said in (logs("a"), completion("failed", exit_code=3), completion(exit_code=0)):
@@ -135,14 +135,14 @@ def test_zero_is_a_value() -> None:
 
 
 def test_checkpoints_move_their_paths() -> None:
-    """A best one moves the best path, a last one the last, one that is both moves both."""
+    """A checkpoint replaces the best path, the last path, or both, by its kind."""
     job = folded(checkpoint("a"), checkpoint("b", kind="last"), checkpoint("c", kind="epoch", is_best=True))
     assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("c", "c")
     assert folded(checkpoint("a"), checkpoint("b", kind="last")).best_checkpoint_path == "a"
 
 
 def test_checkpoint_paths_move_only_forwards() -> None:
-    """A checkpoint whose upload was retried arrives after a newer one, and does not move the paths back."""
+    """A checkpoint whose upload was retried arrives after a newer one, and does not replace its path."""
     newer, older = saved("s3://b/2.pt", 2, is_best=True), saved("s3://b/1.pt", 1, is_best=True)
     for job in (folded(older, newer), folded(newer, older)):
         assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("s3://b/2.pt", "s3://b/2.pt")
@@ -150,7 +150,7 @@ def test_checkpoint_paths_move_only_forwards() -> None:
 
 
 def test_a_new_attempt_starts_its_paths_anew() -> None:
-    """The first checkpoint of an attempt replaces the path of the one before, whatever their times are."""
+    """The first checkpoint of an attempt replaces the path of the earlier attempt, with any times."""
     job = folded(saved("s3://b/1/last.pt", 9))
     job.fold(logs("again"), 2)
     assert job.last_checkpoint_path == "s3://b/1/last.pt"
@@ -161,7 +161,7 @@ def test_a_new_attempt_starts_its_paths_anew() -> None:
 
 
 def test_the_end_names_the_final_checkpoints() -> None:
-    """A completion's paths are the last word, also over an earlier checkpoint that arrives after it."""
+    """A completion's paths replace those of all checkpoints, also of one that arrives later."""
     end = completion(ts=NOW_NS + 5 * SECOND_NS, best_checkpoint_path="s3://b/x", final_checkpoint_path="s3://b/y")
     late = saved("s3://b/1.pt", 1, is_best=True)
     for job in (folded(end, late), folded(late, end)):
@@ -176,13 +176,13 @@ def test_a_local_path_at_the_end_does_not_hide_an_upload() -> None:
         assert (job.best_checkpoint_path, job.last_checkpoint_path) == ("s3://b/b.pt", "s3://b/l.pt")
     assert folded(end).last_checkpoint_path == "out/l.pt"
     assert folded(saved("out/l.pt", 1), end).last_checkpoint_path == "out/l.pt"
-    # What an earlier attempt uploaded is another checkpoint.
+    # The upload of an earlier attempt is another checkpoint.
     job = folded(last)
     job.fold(end, 2)
     assert job.last_checkpoint_path == "out/l.pt"
 
 
-def test_a_source_that_does_not_say_its_attempt() -> None:
+def test_a_source_without_an_attempt() -> None:
     """It keeps its attempt, joins the attempt that was running when it began, or starts the next."""
     job = folded(logs("a"))
 
@@ -200,14 +200,14 @@ def test_a_source_that_does_not_say_its_attempt() -> None:
     assert job.attempt_of_source(7, 1, began_at(logs("said"))) == 7
 
 
-def test_name_params_and_links_are_kept_until_said_anew() -> None:
+def test_name_params_and_links_are_kept_until_sent_again() -> None:
     """Name, params and links of one message stay if the next one has none."""
     job = folded(Metrics(name="digits", params={"lr": 1}, mlflow_run_id="r1", ts=NOW_NS), metrics(loss=1.0))
     assert (job.name, job.params, job.mlflow_run_id) == ("digits", {"lr": 1}, "r1")
 
 
 def test_a_late_message_takes_a_lost_job_back() -> None:
-    """Any message makes a lost job running; only one that shows progress does so for a stalled job."""
+    """Any message makes a lost job running; system metrics alone do not do so for a stalled job."""
     machine = Metrics(points=[Point(ts=NOW_NS, values={"system/cpu_percent": 99.0})])
     cases: list[tuple[Status, Body, Status]] = [
         ("lost", machine, "running"),
@@ -224,7 +224,7 @@ def test_a_late_message_takes_a_lost_job_back() -> None:
 
 
 def test_a_message_of_an_earlier_attempt_does_not_take_a_lost_job_back() -> None:
-    """The newest attempt is the one that is lost."""
+    """Only a message of the newest attempt makes a lost job running."""
     job = JobState(1, status="lost", attempt=2)
     job.fold(logs("late"), 1)
     assert job.status == "lost"

@@ -1,4 +1,4 @@
-"""How a job is judged by its heartbeats."""
+"""The status of a job by its heartbeats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def judged(
     listened_s: float = LONG_S,
     unread_s: float = 0.0,
 ) -> NewStatus:
-    """Return the verdict on job 1, attempt 1, with these heartbeats."""
+    """Return the status of job 1, attempt 1, by these heartbeats."""
     unread_ms = [int(unread_s * 1000)]
     heard = Heartbeats([NOW_MS], [NOW_MS - int(listened_s * 1000)], {1: beats}, unread_ms=unread_ms)
     return RULE.evaluate(WatchedJob(1, 1, status, watched, unseen_s), heard)
@@ -47,13 +47,13 @@ def test_a_job_without_a_heartbeat_is_lost() -> None:
 @pytest.mark.parametrize(
     "why",
     [
-        {"listened_s": 59.0},  # Redis, the workers or beat were away
+        {"listened_s": 59.0},  # Redis, the workers or beat were down
         {"unseen_s": 59.0},  # its messages still arrive
         {"watched": None},  # it never sent a heartbeat
         {"watched": 7},  # another attempt did
     ],
 )
-def test_what_could_not_be_heard_is_not_missed(why: dict[str, Any]) -> None:
+def test_unreadable_heartbeats_make_no_job_lost(why: dict[str, Any]) -> None:
     """A job is not lost if its heartbeats could not be read, its messages arrive, or it sends no heartbeats."""
     assert judged(beat(61), **why) == NewStatus("running")
     assert judged(**why) == NewStatus("running")
@@ -68,13 +68,13 @@ def test_a_backlog_delays_the_loss_and_does_not_prevent_it() -> None:
 
 
 def test_reads_of_the_heartbeats_may_be_a_third_of_the_time_apart() -> None:
-    """A longer gap restarts the count; a worker that looks every two seconds never makes one."""
+    """A longer gap between reads restarts the count; a worker that reads every two seconds has none."""
     assert RULE.longest_gap_s == RULE.longest_unread_s == 20
     assert LostRule(after_s=6).longest_gap_s == 4
 
 
 def test_redis_has_forgotten_the_heartbeats_of_a_dead_trainer() -> None:
-    """It is lost all the same: that it once sent them is known."""
+    """A job is lost also if Redis lost its heartbeats, because it has sent some."""
     verdict = judged(unseen_s=100)
     assert (verdict.status, verdict.quiet_s, verdict.reason) == ("lost", 100, "no heartbeat for 60 s")
 
@@ -94,7 +94,7 @@ def test_a_heartbeat_from_the_future_is_as_old_as_the_listening() -> None:
 
 
 def test_a_promise_that_is_broken_is_a_stall() -> None:
-    """The newest word of all processes counts, and the longest promise; the rhythm does not."""
+    """The shortest pause of all processes and the longest stated interval count; the usual pause does not."""
     verdict = judged(beat(quiet_s=91, stall_after_s=90, host="gpu-7"), beat(quiet_s=95, source="launcher"))
     assert (verdict.status, verdict.quiet_s) == ("stalled", 91)
     assert verdict.reason == "alive (host gpu-7), but it promised a message every 90 s"
@@ -105,7 +105,7 @@ def test_a_promise_that_is_broken_is_a_stall() -> None:
 
 
 def test_an_unusual_pause_is_a_stall() -> None:
-    """Without a promise: longer than the slowest rhythm that is known, for all of the job's processes."""
+    """Without a stated interval a job stalls after a pause longer than the slowest rhythm of its processes."""
     verdict = judged(beat(quiet_s=601, usual_pause_s=600, pid=7))
     assert verdict.reason == "alive (pid 7), but it is usually not quiet for more than 600 s"
     assert verdict.status == "stalled"

@@ -1,4 +1,4 @@
-"""From a transaction's changes to events, and how large they may be."""
+"""Events of a transaction, and their size."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_levels_and_ranks_are_carried() -> None:
     ],
     ids=["one long line", "many lines", "escapes", "very many lines"],
 )
-def test_beyond_the_size_only_the_range_is_said(body: Logs) -> None:
-    """Lines that are more than 16 KiB of JSON are left out, all of them."""
+def test_beyond_the_size_an_event_has_only_the_range(body: Logs) -> None:
+    """If the lines exceed 16 KiB of JSON, all of them are left out."""
     event = only(body)
     assert isinstance(event, TrainingLog)
     assert (event.first_seq, event.last_seq, event.lines) == (1, len(body.lines), None)
 
 
-def test_up_to_the_size_all_lines_are_said() -> None:
+def test_up_to_the_size_an_event_has_all_lines() -> None:
     """An event with lines is never larger than 16 KiB and its envelope."""
     event = only(logs(*["x" * 100] * 75))
     assert isinstance(event, TrainingLog)
@@ -165,8 +165,8 @@ def test_the_newest_point_names_the_checkpoint() -> None:
     assert named.checkpoint_path == "s3://b/2.pt"
 
 
-def test_what_is_no_text_is_said_as_it_is_stored() -> None:
-    """NUL is the visible sign that Postgres has, in lines, names and paths."""
+def test_events_have_invalid_text_as_it_is_stored() -> None:
+    """NUL in lines, names and paths is replaced as in Postgres."""
     line = only(logs("a\x00b"))
     assert isinstance(line, TrainingLog)
     assert line.lines is not None
@@ -178,7 +178,7 @@ def test_what_is_no_text_is_said_as_it_is_stored() -> None:
     assert (item.uri, item.checkpoint_kind, item.metrics) == ("s3://b/␀", "e␀", {"n␀": 1.0})
 
 
-def test_a_first_message_says_that_the_job_began() -> None:
+def test_a_first_message_is_an_event_of_the_start() -> None:
     """The first message of a pending job has an event of the status running before that of its rows."""
     began, line = events_of([changed(logs("a"), job=JobState(9))])
     assert began == TrainingStatus(job_id=9, attempt=1, status="running", previous_status="pending")
@@ -186,7 +186,7 @@ def test_a_first_message_says_that_the_job_began() -> None:
 
 
 def test_a_job_that_begins_and_ends_at_once_only_ends() -> None:
-    """Where one transaction has all of it, there is no running in between."""
+    """A job that begins and ends within one transaction has no event of the status running."""
     (event,) = events_of([changed(completion("failed", exit_code=3, error_message="boom"), job=JobState(9))])
     assert isinstance(event, TrainingError)
     assert (event.status, event.exit_code, event.error_message, event.first_seq) == ("failed", 3, "boom", None)
@@ -198,7 +198,7 @@ def test_a_rank_that_completes_does_not_end_the_job() -> None:
 
 
 def test_an_event_too_large_for_one_keeps_its_range_and_numbers() -> None:
-    """A too large event loses its maps and has its texts cut; its range and numbers stay."""
+    """An event that is too large loses its maps and has its texts shortened, and keeps range and numbers."""
     job = JobState(1, status="running", last_checkpoint_path="s3://" + "x" * 500_000)
     values = {f"metric_{number}": 1.0 for number in range(9000)}
     huge = only(Metrics(points=[Point(ts=NOW_NS, values=values)]), job=job)

@@ -1,4 +1,4 @@
-"""Orders that workers take from their queues."""
+"""Work orders in the queues of workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainwire.workers.schedule import SCHEDULE
 
 @pytest.mark.parametrize("name", SCHEDULE)
 def test_workers_take_every_order_of_beat(name: str) -> None:
-    """A task that beat orders is one that workers take from the queue into which beat puts it."""
+    """Every task that beat orders is accepted by the workers of its queue."""
     tick: dict[str, Any] = SCHEDULE[name]
     queue = tick["options"]["queue"]
     message = {

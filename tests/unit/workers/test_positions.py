@@ -32,7 +32,7 @@ def test_a_position_is_a_set_of_numbers(seqs: list[int]) -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9), st.sampled_from(["", "a", "b"])), max_size=60))
 def test_lost_numbers_are_neither_here_nor_missing(steps: list[tuple[int, int, str]]) -> None:
-    """Arrivals and losses in any order: a number that is here is never lost, one that comes after all is here."""
+    """With arrivals and losses in any order a stored number is never lost, and a late arrival counts as stored."""
     position, here, lost = Position(), set[int](), dict[int, str]()
     for first, more, reason in steps:
         if not reason:
@@ -54,7 +54,7 @@ def test_lost_numbers_are_neither_here_nor_missing(steps: list[tuple[int, int, s
 
 @given(SEQS, st.integers(1, 40))
 def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
-    """A number that was taken back is missing, and new when it arrives."""
+    """A reopened number is missing, and new when it arrives."""
     position = Position()
     for seq in [*seqs, again]:
         position.accept(seq)
@@ -66,7 +66,7 @@ def test_a_reopened_number_may_come_again(seqs: list[int], again: int) -> None:
     assert not position.accept(again)
 
 
-def test_only_what_has_arrived_is_reopened() -> None:
+def test_only_arrived_numbers_are_reopened() -> None:
     """A number that is missing, lost or beyond the last one is not reopened."""
     position = Position(missing=[(3, 9)], lost=[(12, 14, "damaged")], last_seq=20)
     before = copy.deepcopy(position)
@@ -74,7 +74,7 @@ def test_only_what_has_arrived_is_reopened() -> None:
     assert position == before
 
 
-def test_ranges_are_said_as_trainers_read_them() -> None:
+def test_ranges_have_the_form_that_trainers_read() -> None:
     """Missing ranges are first-last, separated by commas."""
     position = Position()
     for seq in (1, 5, 7):
@@ -83,7 +83,7 @@ def test_ranges_are_said_as_trainers_read_them() -> None:
 
 
 def test_a_position_has_a_bounded_number_of_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the most ranges that it may have, it takes numbers that close one, and none that opens another."""
+    """With the maximum of ranges a position accepts numbers that close one, and none that opens another."""
     monkeypatch.setattr(positions, "MAX_RANGES", 3)
     position = Position(missing=[(3, 9), (20, 29)], lost=[(40, 49, "damaged")], last_seq=50)
     inside, edges, beyond = [5, 25, 45], [3, 9, 20, 29, 40, 49, 51, 2], [52, 10**6]
@@ -97,7 +97,7 @@ def test_a_position_has_a_bounded_number_of_ranges(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_source_that_gives_many_reasons_has_a_bounded_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gap that is declared lost number by number, each for another reason, does not grow without end."""
+    """A gap declared lost number by number, each with another reason, has a bounded size."""
     monkeypatch.setattr(positions, "MAX_RANGES", 10)
     position = Position(missing=[(1, 1000)], last_seq=1000)
     for seq in range(1, 500):

@@ -50,7 +50,7 @@ def test_missing_variables_are_named_with_the_remedy() -> None:
         ("MLFLOW_EXPERIMENT", "", "MLFLOW_EXPERIMENT String should have at least 1 character"),
     ],
 )
-def test_a_wrong_variable_is_named_with_what_is_allowed(
+def test_a_wrong_variable_is_named_with_its_rule(
     name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sentence names variable and rule, and never repeats a URL, which may hold a password."""

@@ -95,7 +95,7 @@ class Channel:
         return is_full
 
     def _send_waiting(self) -> bool:
-        """Send what the socket has room for; return whether something waits."""
+        """Send queued bytes up to the capacity of the socket; return whether some are left."""
         while self._waiting and self._socket is not None:
             try:
                 sent = self._socket.send(self._waiting[0])
@@ -137,7 +137,7 @@ _takers: list[Callable[[Record], None]] = []
 
 
 def send_to(take: Callable[[Record], None]) -> None:
-    """Give records to a function of this process, instead of a launcher; the launcher is told that it has none."""
+    """Send records to a function of this process instead of a launcher, and notify the launcher of it."""
     send({"type": "sdk"})
     _takers[:] = [take]
 

@@ -1,4 +1,4 @@
-"""Sends what a training logs to W&B, which works on as before."""
+"""Sends the values that a training logs to W&B; W&B's own behaviour does not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def patch(module: ModuleType) -> None:
 
 
 def _wrap(owner: Any, name: str, prepare: Callable[..., Callable[[], None]]) -> None:
-    """Call `prepare` with the arguments of the method, and what it returns once the method has not raised."""
+    """Call `prepare` with the method's arguments, and the function that it returns once the method succeeded."""
     original = getattr(owner, name)
 
     @functools.wraps(original)

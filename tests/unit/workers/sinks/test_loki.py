@@ -1,4 +1,4 @@
-"""The Loki sink where Loki has had enough for a second, on the twin."""
+"""The Loki sink under Loki's rate limit, on the twin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def long_row() -> LogRow:
 
 
 def test_a_row_that_is_begun_waits_for_the_rate_limit() -> None:
-    """A row of more than Loki takes at once ends; begun anew for each refusal it never would."""
+    """A row of several pushes waits for the rate limit and continues; it is not begun again."""
     with LokiTwin() as twin:
         twin.faults.extend([Fault(kind="slow"), Fault(status=429, times=3)])
         pauses: list[float] = []
@@ -38,8 +38,8 @@ def test_rows_that_are_not_begun_wait_for_another_turn() -> None:
             LokiSink(LokiHttp(twin.url), sleep=lambda _: pytest.fail("waited")).deliver_rows(7, [long_row()], {})
 
 
-def test_patience_ends() -> None:
-    """A limit that is never lifted is an outage in the end."""
+def test_retries_end() -> None:
+    """A rate limit that is never lifted becomes an outage."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:

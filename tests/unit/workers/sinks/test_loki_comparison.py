@@ -1,4 +1,4 @@
-"""The comparison of Loki with Postgres: every way in which they can differ has a name and numbers."""
+"""The comparison of Loki with Postgres: every kind of difference is named, with numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALL = range(1, 11)
 
 
 def _in_loki(*seqs: int, content: str = "line") -> list[LokiLine]:
-    """The lines as the sink sends them and Loki gives them back."""
+    """Return the lines as Loki returns them after a delivery."""
     labels = {"job": "training", "job_id": "42", "detected_level": "unknown"}
     return [
         LokiLine(int(ts_ns), text, tuple({**labels, "log_type": "stdout", **metadata}.items()))
@@ -48,7 +48,7 @@ def _compared(
 
 
 def test_the_same_is_verified() -> None:
-    """Every line is in Loki, dead-lettered or waiting: verified, with the sum in one line."""
+    """If every line is in Loki, dead-lettered or waiting, the state is verified, with the sum in one line."""
     found = _compared(ALL, _in_loki(*range(1, 7)), confirmed_seq=8, dead={7, 8})
     assert found.is_verified
     assert found.line == (
@@ -69,7 +69,7 @@ def test_missing_lines_are_named_as_ranges() -> None:
 
 
 def test_a_line_under_two_streams_is_twice() -> None:
-    """Loki keeps both copies of a line that was sent again under another label."""
+    """A line that was sent again with another label is counted as a second copy."""
     found = _compared(ALL, _in_loki(*ALL, 5, 6))
     assert (found.in_loki, found.missing) == (10, [])
     assert found.differences == ["twice in Loki: 5-6"]
@@ -98,13 +98,13 @@ def test_the_parts_of_a_long_line_are_one_line() -> None:
 
 
 def test_a_stored_dead_letter_is_in_loki() -> None:
-    """A letter that stayed behind when its row was sent again is no reason to count the row twice."""
+    """A row with a dead letter that is in Loki after a replay is counted once."""
     found = _compared(ALL, _in_loki(*ALL), dead={3})
     assert (found.in_loki, found.dead_lettered, found.is_verified) == (10, 0, True)
 
 
 def test_removed_rows_are_counted_and_named() -> None:
-    """A removed row is in Loki, dead-lettered, or missing; it is never waiting."""
+    """A row removed by retention is in Loki, dead-lettered or missing, never waiting."""
     found = _compared(range(7, 11), _in_loki(*range(2, 11)), dead={1}, removed_seq=6)
     assert found.is_verified
     assert found.line.endswith("4 in Postgres + 6 removed by retention + 0 lost")
@@ -114,7 +114,7 @@ def test_removed_rows_are_counted_and_named() -> None:
     assert _compared([], [], removed_seq=3, last_seq=3).differences == ["missing in Loki: 1-3"]
 
 
-def test_a_row_that_nobody_removed_is_lost() -> None:
+def test_a_row_missing_without_retention_is_lost() -> None:
     """A row that is not in Postgres, and was not removed by retention, is lost, whether it is in Loki or not."""
     found = _compared(set(ALL) - {3, 6, 7, 10}, _in_loki(*set(ALL) - {7}), removed_seq=4)
     assert not found.is_verified

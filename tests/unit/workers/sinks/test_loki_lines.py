@@ -1,4 +1,4 @@
-"""Loki's rules, applied before anything is sent."""
+"""Loki's rules, applied before a push."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def row(seq: int, ts_ns: int = NOW_NS, content: str = "line", log_type: str = "s
 
 
 def planned(*rows: LogRow, newest_ns: dict[str, int] | None = None) -> PushPlan:
-    """The plan for these rows, now."""
+    """Return the plan for these rows at the present time."""
     return plan(rows, newest_ns or {}, NOW_NS)
 
 
 def test_a_stream_for_each_output() -> None:
-    """Stdout and stderr go in pushes of their own, each in order."""
+    """Stdout and stderr are separate pushes, each in order."""
     made = planned(row(1), row(2, log_type="stderr"), row(3))
     seqs = {key: [said.seq for said in push.rows] for key, push in made.pushes.items()}
     assert seqs == {("stdout", None): [1, 3], ("stderr", None): [2]}
     assert made.confirmed_seq == 3
 
 
-def test_what_loki_would_refuse_for_its_age_is_not_sent() -> None:
-    """Lines older than seven days are refused with the reason, the others go."""
+def test_lines_too_old_for_loki_are_not_sent() -> None:
+    """Lines older than seven days are refused with the reason, the others are sent."""
     made = planned(row(1, NOW_NS - 8 * DAY_NS), row(2), row(3))
     assert [(refusal.seq, refusal.reason) for refusal in made.refused] == [(1, "too-old")]
     assert [said.seq for said in made.pushes["stdout", None].rows] == [2, 3]
     assert made.confirmed_seq == 3
 
 
-def test_what_loki_takes_only_later_ends_the_plan() -> None:
-    """Lines before one that is ahead of the grace period go; it and those behind it wait."""
+def test_a_line_ahead_of_the_grace_period_ends_the_plan() -> None:
+    """Lines before one that is ahead of the grace period are sent; that one and later ones wait."""
     made = planned(row(1), row(2, NOW_NS + HOUR_NS), row(3))
     assert [said.seq for said in made.pushes["stdout", None].rows] == [1]
     assert (made.confirmed_seq, made.refused) == (1, [])
@@ -66,7 +66,7 @@ def test_lines_far_behind_their_stream_get_a_label() -> None:
 
 @given(st.lists(st.integers(-5 * HOUR_NS, 0), min_size=1, max_size=40), st.integers(0, 40))
 def test_a_resend_is_the_same_wherever_it_begins(offsets: list[int], cut: int) -> None:
-    """In one go or after a crash anywhere, every line has the same stream, and Loki takes it."""
+    """After a crash at any point every line has the same stream as before, and Loki accepts it."""
     rows = [row(seq, NOW_NS + offset) for seq, offset in enumerate(offsets, 1)]
     whole = streams(rows)
     assert streams(rows, cut) == whole

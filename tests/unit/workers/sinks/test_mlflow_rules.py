@@ -60,8 +60,8 @@ def test_every_name_becomes_one_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["loss", "val/loss", "a b", "ü:1.5-x", "x" * 250, "a...", " "])
-def test_what_mlflow_takes_stays_as_it_is(name: str) -> None:
-    """A name within the rules is not touched."""
+def test_a_valid_name_is_unchanged(name: str) -> None:
+    """A name within MLflow's rules is not changed."""
     assert safe_name(name) == name
 
 
@@ -81,13 +81,13 @@ def test_adapted_names_can_be_read() -> None:
 
 
 def test_rank_zero_and_no_rank_are_the_run_itself() -> None:
-    """Only other ranks have names of their own."""
+    """Metrics of ranks other than 0 have a prefix."""
     keys = [[metric.key for metric in metrics_of(row({"loss": 1.0}, rank=rank), Notes())] for rank in (None, 0, 2)]
     assert keys == [["loss"], ["loss"], ["rank_2/loss"]]
 
 
 def test_times_before_1970_are_1970() -> None:
-    """MLflow refuses negative times; the value is worth more than its time."""
+    """A negative time, which MLflow refuses, becomes 0."""
     notes = Notes()
     (metric,) = metrics_of(row({"loss": 1.0}, ts_ms=-5), notes)
     assert metric.timestamp == 0
@@ -96,7 +96,7 @@ def test_times_before_1970_are_1970() -> None:
 
 
 def test_requests_are_sorted_and_within_the_limits() -> None:
-    """By key, then step and time; at most a thousand values and a million bytes each, none left out."""
+    """Values are sorted by key, step and time, in requests of at most 1,000 values and a megabyte."""
     origin = row({})
     short = [MetricValue(f"k{n % 7}", 3000 - n, n, 1.0, origin) for n in range(2500)]
     requests = list(metric_requests(short))
@@ -122,7 +122,7 @@ def test_params_are_text_as_mlflows_client_makes_it() -> None:
 
 @given(st.dictionaries(st.text(max_size=300), st.text(max_size=10) | st.none() | st.floats(), max_size=20))
 def test_every_param_and_tag_is_one_that_mlflow_takes(values: dict[str, Any]) -> None:
-    """None is lost, none is refused by MLflow's own validation."""
+    """Every param and tag passes MLflow's own validation, and none is lost."""
     params, tags = params_of(attempt(params=values), Notes()), tags_of(attempt(tags=values), Notes())
     assert len(params) == len(tags) == len(values)
     for name, value in params.items():
@@ -131,8 +131,8 @@ def test_every_param_and_tag_is_one_that_mlflow_takes(values: dict[str, Any]) ->
         mlflows._validate_tag(name, value)
 
 
-def test_long_values_are_cut_and_said() -> None:
-    """A cut value is as long as is allowed and ends in how long it was."""
+def test_long_values_are_cut_and_marked() -> None:
+    """A shortened value has the allowed length and ends with the original length."""
     notes = Notes()
     params = params_of(attempt(params={"long": "v" * 20_000, "fits": "v" * MAX_PARAM_CHARS}), notes)
     assert (len(params["long"]), len(params["fits"])) == (MAX_PARAM_CHARS, MAX_PARAM_CHARS)
@@ -142,7 +142,7 @@ def test_long_values_are_cut_and_said() -> None:
 
 
 def test_params_are_sent_within_the_limits() -> None:
-    """At most a hundred and half a million bytes a request, in their order, none left out."""
+    """Params are sent in order, at most a hundred and half a megabyte per request."""
     short = {f"p{n}": "1" for n in range(250)}
     assert [len(request) for request in text_requests(short)] == [100, 100, 50]
     long = {f"p{n}": "漢" * MAX_PARAM_CHARS for n in range(100)}
@@ -153,7 +153,7 @@ def test_params_are_sent_within_the_limits() -> None:
 
 
 def test_too_many_params_are_the_first_ones() -> None:
-    """A run with thousands of params is one that MLflow's page cannot show."""
+    """Only the first params of a run with thousands are sent, because MLflow's page cannot show more."""
     notes = Notes()
     params = params_of(attempt(params={f"p{n}": n for n in range(3000)}), notes)
     assert len(params) == MOST_OF_AN_ATTEMPT
@@ -161,13 +161,13 @@ def test_too_many_params_are_the_first_ones() -> None:
 
 
 def test_tags_that_are_not_the_trainers_to_set() -> None:
-    """MLflow's own and ours keep their meaning; the trainer's are there under another name."""
+    """The trainer's tags with names reserved by MLflow or trainwire get a prefix."""
     tags = tags_of(attempt(tags={"mlflow.runName": "a", "job_id": "b", "trainwire.x": "c", "team": "d"}), Notes())
     assert tags == {"user.mlflow.runName": "a", "user.job_id": "b", "user.trainwire.x": "c", "team": "d"}
 
 
 def test_notes_are_bounded() -> None:
-    """Ten thousand odd names do not make a row of megabytes."""
+    """Ten thousand odd names result in a bounded note."""
     notes = Notes()
     for number in range(10_000):
         notes.add(f"metric {number} " + "x" * 1000, "is called something else")
@@ -181,7 +181,7 @@ def test_notes_are_bounded() -> None:
     [("completed", "FINISHED"), ("failed", "FAILED"), ("lost", "KILLED"), ("running", None), ("stalled", None)],
 )
 def test_how_a_run_ends(status: str, final: str | None) -> None:
-    """As its attempt ended; a stalled one may still go on."""
+    """A run ends as its attempt did; the run of a stalled attempt stays open."""
     assert FINAL_STATUS.get(status) == final
 
 
@@ -189,18 +189,18 @@ def test_how_a_run_ends(status: str, final: str | None) -> None:
     ("name", "called"), [(None, "job 7"), (" \n", "job 7"), ("a\nb", "a b"), ("n" * 300, "n" * 250)]
 )
 def test_a_run_has_a_name_of_one_line(name: str | None, called: str) -> None:
-    """The trainer's, or the job's number."""
+    """A run's name is the trainer's, on one line, or the job's number."""
     assert run_name(7, attempt(name=name)) == called
 
 
 def test_values_go_as_they_are() -> None:
-    """Zero is a value, and NaN goes by the name that JSON has for it."""
+    """Zero is a value, and NaN is sent by its JSON name."""
     values: dict[str, float | str] = {"loss": 0.0, "odd": "NaN"}
     assert [metric.document()["value"] for metric in metrics_of(row(values), Notes())] == [0.0, "NaN"]
 
 
 def test_code_and_machine_become_the_tags_of_mlflows_own_client() -> None:
-    """Commit, branch, remote and user have MLflow's names; what has another form is left out."""
+    """Commit, branch, remote and user have MLflow's names; items of another form are left out."""
     provenance = {
         "git": {"commit": "7bea80b", "branch": "main", "remote": "https://me:***@example.com/r.git"},
         "user": "ada",

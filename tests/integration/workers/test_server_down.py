@@ -1,4 +1,4 @@
-"""With one server of the cluster down, processes that ask all servers go on with the others."""
+"""With one server of the cluster down, processes that use all servers continue with the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FIRST: Final = 0
 """The server of the first slots, to which redis-py sends commands without a key."""
 VICTIM: Final = 1
 """The server of shards 1 and 2, without the keys that all trainers read."""
-AWAY: Final = (1, 2)
+DOWN: Final = (1, 2)
 OTHERS: Final = (3, 4)
 LOST_AFTER_S: Final = 4.0
 GAP_S: Final = 2.0
@@ -46,14 +46,14 @@ GAP_S: Final = 2.0
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
-    """A cluster that a test may hurt."""
+    """A cluster that the test may damage."""
     with ValkeyCluster(tmp_path / "cluster") as cluster:
         yield cluster
 
 
 @pytest.fixture
 def split(resources: Resources, cluster: ValkeyCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
-    """Workers whose streams are on the cluster; a server that is back is seen at once."""
+    """Workers whose streams are on the cluster; a server that is back is used at once."""
     monkeypatch.setattr(stream_servers, "RETRY_AFTER_S", 0.2)
     settings = load_settings(
         database_url=resources.settings.database_url.get_secret_value(),
@@ -66,7 +66,7 @@ def split(resources: Resources, cluster: ValkeyCluster, monkeypatch: pytest.Monk
     client.close()
 
 
-def say_alive(split: Resources, *jobs: int) -> None:
+def send_heartbeats(split: Resources, *jobs: int) -> None:
     """Send a heartbeat for each job."""
     for job in jobs:
         seconds, _ = split.streams.time()
@@ -75,15 +75,15 @@ def say_alive(split: Resources, *jobs: int) -> None:
 
 
 def statuses(split: Resources) -> dict[int, str]:
-    """Look once; return how the jobs stand."""
+    """Check heartbeats once; return the statuses of the jobs."""
     update_statuses(split.engine, read_heartbeats(split.streams, SHARDS, GAP_S), LostRule(LOST_AFTER_S))
-    return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*AWAY, *OTHERS)}
+    return {job: str(one(split.engine, training_jobs, id=job)["status"]) for job in (*DOWN, *OTHERS)}
 
 
-def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCluster) -> None:
+def test_streams_on_the_other_servers_are_ordered(split: Resources, cluster: ValkeyCluster) -> None:
     """The sweep and the watchdog find streams on the servers that answer, and report those that do not."""
     sender = Sender(split.streams)
-    for job in (*AWAY, *OTHERS):
+    for job in (*DOWN, *OTHERS):
         sender.send(logs("a"), job=job)
     assert overdue(split.streams, SHARDS).streams == [("logs", 0), ("logs", 1), ("logs", 2), ("logs", 3)]
     split.streams.set(ordered_key(stream_key("logs", 3)), 1, ex=10 * ORDERED_TTL_S)
@@ -101,23 +101,23 @@ def test_what_waits_on_the_others_is_ordered(split: Resources, cluster: ValkeyCl
     wait_until(lambda: not overdue(split.streams, SHARDS).away, "the server's return")
 
 
-def test_who_cannot_be_heard_is_not_lost(split: Resources, cluster: ValkeyCluster) -> None:
-    """All trainers die with a server: those of other shards are lost in time, its own only once it is back."""
+def test_jobs_on_a_server_that_is_down_are_not_lost(split: Resources, cluster: ValkeyCluster) -> None:
+    """After all trainers died with a server, jobs of its shards are lost only once it is back, others in time."""
     sender = Sender(split.streams)
-    for job in (*AWAY, *OTHERS):
+    for job in (*DOWN, *OTHERS):
         sender.send(logs("a"), job=job)
     drain_everything(split)
-    say_alive(split, *AWAY, *OTHERS)
+    send_heartbeats(split, *DOWN, *OTHERS)
     assert set(statuses(split).values()) == {"running"}
     cluster.nodes[VICTIM].kill()
     wait_until(lambda: [statuses(split)[job] for job in OTHERS] == ["lost", "lost"], "the others lost")
     began = time.monotonic()
     while time.monotonic() - began < 1.5 * LOST_AFTER_S:
-        assert [statuses(split)[job] for job in AWAY] == ["running", "running"]
+        assert [statuses(split)[job] for job in DOWN] == ["running", "running"]
         time.sleep(0.05)
     cluster.nodes[VICTIM].start()
     returned = time.monotonic()
-    wait_until(lambda: [statuses(split)[job] for job in AWAY] == ["lost", "lost"], "these lost too")
+    wait_until(lambda: [statuses(split)[job] for job in DOWN] == ["lost", "lost"], "these lost too")
     assert time.monotonic() - returned > LOST_AFTER_S
 
 
@@ -129,12 +129,14 @@ def exported(split: Resources) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
-def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluster: ValkeyCluster) -> None:
-    """The exporter has no value of a shard that it cannot see; top and the doctor name the server and go on."""
+def test_reachable_shards_are_shown_and_a_server_that_is_down_is_named(
+    split: Resources, cluster: ValkeyCluster
+) -> None:
+    """The exporter omits shards that it cannot reach; top and the doctor name the server and continue."""
     sender = Sender(split.streams)
-    for job in (*AWAY, *OTHERS):
+    for job in (*DOWN, *OTHERS):
         sender.send(logs("a"), job=job)
-    say_alive(split, *AWAY, *OTHERS)
+    send_heartbeats(split, *DOWN, *OTHERS)
     whole = exported(split)
     lag = 'trainwire_stream_lag_entries{{kind="logs",shard="{}"}}'.format
     assert [whole[lag(shard)] for shard in range(SHARDS)] == [1, 1, 1, 1]
@@ -145,7 +147,7 @@ def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluste
     assert [seen.get(lag(shard)) for shard in range(SHARDS)] == [1, None, None, 1]
     ups = {name: value for name, value in seen.items() if name.startswith("trainwire_shard_up")}
     assert [name for name, value in ups.items() if not value] == [
-        f'trainwire_shard_up{{server="{server}",shard="{shard}"}}' for shard in AWAY
+        f'trainwire_shard_up{{server="{server}",shard="{shard}"}}' for shard in DOWN
     ]
     assert sum(ups.values()) == 2
     assert "trainwire_live_trainers" not in seen, "a sum over some is not the sum"
@@ -163,7 +165,7 @@ def test_what_is_seen_is_shown_and_who_is_away_is_named(split: Resources, cluste
 
 
 def test_a_heartbeat_needs_only_the_servers_that_have_its_keys(split: Resources, cluster: ValkeyCluster) -> None:
-    """The clock is asked for where the heartbeat is, not at the server that happens to be the first."""
+    """The server with the heartbeat's key gives the time, not the first server."""
     port_of = {job: _ports(split, alive_key(job % SHARDS), claim_key(job, 1, 0, "")) for job in range(1, 100)}
     victim = cluster.nodes[FIRST]
     job = next(job for job, ports in port_of.items() if victim.port not in ports)

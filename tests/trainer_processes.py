@@ -1,4 +1,4 @@
-"""Trainers of system tests, in processes of their own, that talk until they are told to end."""
+"""Trainers of system tests, in processes of their own, that log lines until a newline on stdin ends them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from trainwire.schemas.tables import training_jobs, training_logs, training_metr
 TRAINER = """
 import json, select, sys, time
 from trainwire import Run
-run = Run(job_id=int(sys.argv[1]), name="talker")
-said = 0
-def say():
-    global said
-    run.log(f"line {said}")
-    if said % 10 == 0:
-        run.metric(step=said, loss=1 / (said + 1))
-    said += 1
-say()
+run = Run(job_id=int(sys.argv[1]), name="steady")
+lines = 0
+def log():
+    global lines
+    run.log(f"line {lines}")
+    if lines % 10 == 0:
+        run.metric(step=lines, loss=1 / (lines + 1))
+    lines += 1
+log()
 sys.stdin.readline()
 while not select.select([sys.stdin], [], [], 0.004)[0]:
-    say()
+    log()
 receipt = run.finish(timeout_s=90)
-print(json.dumps({"lines": said, "points": (said + 9) // 10, "complete": receipt.complete}))
+print(json.dumps({"lines": lines, "points": (lines + 9) // 10, "complete": receipt.complete}))
 """
-"""Says a line, and more from the first word on its stdin until the second."""
+"""Logs a line, then more from the first line on its stdin until the second."""
 
 
 class Trainer:
@@ -51,26 +51,26 @@ class Trainer:
             text=True,
         )
 
-    def tell(self) -> None:
-        """Let it begin, or end."""
+    def advance(self) -> None:
+        """Let it begin to log lines, or end."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def said(self) -> dict[str, Any]:
-        """Wait for its end; return what it says of itself."""
+    def counts(self) -> dict[str, Any]:
+        """Wait for its end, and return its own counts and whether all of it is complete."""
         output, _ = self.process.communicate(timeout=120)
         return dict(json.loads(output))
 
     def kill(self) -> None:
-        """End it."""
+        """SIGKILL it."""
         self.process.kill()
         self.process.communicate(timeout=10)
 
 
 @contextmanager
 def trainers_running(engine: Engine, jobs: Sequence[int], env: Mapping[str, str]) -> Iterator[dict[int, Trainer]]:
-    """Run a trainer for each job; each has said its first line, and waits."""
+    """Run a trainer for each job; yield when the first line of each is stored and each waits for `advance`."""
     # A taken order that died with its worker is given again in seconds.
     trainers = {job: Trainer(job, {"TRAINWIRE_SETTLE_S": "60", **env}) for job in jobs}
     try:
@@ -89,7 +89,7 @@ def lines_by_job(engine: Engine) -> dict[int, int]:
 
 
 def let_more_arrive(engine: Engine, *jobs: int, lines: int = 200) -> None:
-    """Wait until so many more lines of these jobs are stored."""
+    """Wait until so many more lines of each of these jobs are stored."""
     before = lines_by_job(engine)
 
     def have_come() -> bool:
@@ -100,20 +100,20 @@ def let_more_arrive(engine: Engine, *jobs: int, lines: int = 200) -> None:
 
 
 def ends_of(trainers: Mapping[int, Trainer]) -> dict[int, dict[str, Any]]:
-    """Let trainers end; return what each says of itself: all of it is committed."""
+    """Let trainers end; check that everything is committed, and return their own counts by job."""
     for trainer in trainers.values():
-        trainer.tell()
-    said = {job: trainer.said() for job, trainer in trainers.items()}
-    assert {job: told["complete"] for job, told in said.items()} == dict.fromkeys(trainers, True)
-    return said
+        trainer.advance()
+    counts = {job: trainer.counts() for job, trainer in trainers.items()}
+    assert {job: own["complete"] for job, own in counts.items()} == dict.fromkeys(trainers, True)
+    return counts
 
 
-def check_each_once(engine: Engine, job: int, said: Mapping[str, Any]) -> None:
-    """Each line and each point is there once, in whatever order, and the job has completed."""
+def check_each_once(engine: Engine, job: int, counts: Mapping[str, Any]) -> None:
+    """Each line and each point is stored once, in any order, and the job has completed."""
     assert sorted(_stored(engine, training_logs, "content", job)) == sorted(
-        f"line {n}" for n in range(said["lines"])
+        f"line {n}" for n in range(counts["lines"])
     )
-    assert sorted(_stored(engine, training_metrics, "step", job)) == [10 * n for n in range(said["points"])]
+    assert sorted(_stored(engine, training_metrics, "step", job)) == [10 * n for n in range(counts["points"])]
     assert one(engine, training_jobs, id=job)["status"] == "completed"
 
 
@@ -121,19 +121,19 @@ def _stored(engine: Engine, table: Table, column: str, job: int) -> list[Any]:
     return [value for of, value in rows(engine, table, "job_id", column) if of == job]
 
 
-def check_postgres(engine: Engine, job: int, said: Mapping[str, Any]) -> None:
-    """Each line and each point is there once, in order, and the job has completed."""
+def check_postgres(engine: Engine, job: int, counts: Mapping[str, Any]) -> None:
+    """Each line and each point is stored once, in order, and the job has completed."""
     stored = {
         table: [row[1:] for row in rows(engine, table, "job_id", "seq", column) if row[0] == job]
         for table, column in ((training_logs, "content"), (training_metrics, "step"))
     }
-    assert stored[training_logs] == [(n + 1, f"line {n}") for n in range(said["lines"])]
-    assert stored[training_metrics] == [(n + 1, 10 * n) for n in range(said["points"])]
+    assert stored[training_logs] == [(n + 1, f"line {n}") for n in range(counts["lines"])]
+    assert stored[training_metrics] == [(n + 1, 10 * n) for n in range(counts["points"])]
     assert one(engine, training_jobs, id=job)["status"] == "completed"
 
 
 def check_command(job: int, env: Mapping[str, str]) -> None:
-    """`trainwire status` says that the job has completed and that all of it is there."""
+    """Check that `trainwire status` shows the job as completed and its sum as complete."""
     shown = subprocess.run(
         [sys.executable, "-m", "trainwire", "status", str(job)],
         cwd=ROOT,

@@ -1,6 +1,6 @@
-"""The table of faults that the chaos run injects: one function each, and what it may cost.
+"""The table of faults that the chaos run injects: a function for each, and the loss that it may cause.
 
-To add a fault, write a function of the world and a row of `BLOWS`.
+To add a fault, write a function of the world and a row of `FAULTS`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from trainwire.stack.valkey import DEFAULT_MAXMEMORY, EmbeddedValkey
 Cost = Literal["nothing", "the last second of a killed trainer", "the destroyed messages, each named by the sum"]
 
 FULL_BYTES: Final = 2 * SEGMENT_BYTES
-"""A simulated full disk takes no write beyond so many bytes of a file; a write across it is torn."""
+"""The size of a file beyond which writes fail on a simulated full disk; a write across it is torn."""
 LOST_AFTER_S: Final = 6
-"""The shortest time after which workers call a silent job lost."""
+"""The shortest time after which workers mark a silent job as lost."""
 SHARDS: Final = (1, 2, 3, 4, 5, 8)
 
 
 @dataclass(frozen=True)
-class Blow:
-    """A fault: its name in the output, the function that injects it, and what it may cost."""
+class Fault:
+    """A fault: its name in the output, the function that injects it, and the loss that it may cause."""
 
     name: str
-    strike: Callable[[World], object]
+    inject: Callable[[World], object]
     cost: Cost = "nothing"
 
 
@@ -63,7 +63,7 @@ def change_shards(world: World) -> None:
 
 
 def forget_shards(world: World) -> None:
-    """Delete the number of shards in Redis: trainers that start now use the default number."""
+    """Delete the number of shards in Redis: trainers that start now use the default."""
     world.redis.delete(SHARDS_KEY)
 
 
@@ -77,7 +77,7 @@ def pause_redis(world: World) -> None:
 
 
 def fill_redis(world: World) -> None:
-    """Set Redis' maxmemory below what it uses for a while: it refuses every write that needs memory."""
+    """Set Redis' maxmemory below its present use for a while, so that it refuses every write that needs memory."""
     client = world.redis
     client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
     world.pause(1, 4)
@@ -111,20 +111,20 @@ def kill_session(world: World) -> None:
 
 
 def stop_trainer(world: World) -> None:
-    """SIGSTOP a trainer for longer than LOST_AFTER_S, while other faults go on."""
+    """SIGSTOP a trainer for longer than LOST_AFTER_S, while other faults continue."""
     trainer = world.trainer
     trainer.send_signal(signal.SIGSTOP)
     world.later(LOST_AFTER_S + world.chance.uniform(1, 6), lambda: trainer.send_signal(signal.SIGCONT))
 
 
 def fill_disk(world: World) -> None:
-    """Let the disk of a trainer be full for a while."""
+    """Simulate a full disk for a trainer for a while."""
     with full_disk(world.trainer.pid, world.chance.randrange(FULL_BYTES)):
         world.pause(0.5, 3)
 
 
 def fill_disk_and_kill_redis(world: World) -> None:
-    """Let the disk of a trainer be full while Redis is killed and started."""
+    """Simulate a full disk for a trainer while Redis is killed and started."""
     with full_disk(world.trainer.pid, world.chance.randrange(FULL_BYTES)):
         world.pause(0, 0.5)
         restart(world, world.valkey, world.valkey.kill)
@@ -150,7 +150,7 @@ def damage_killed_spool(world: World) -> None:
 
 @contextmanager
 def full_disk(pid: int, limit_bytes: int) -> Iterator[None]:
-    """Let no file of a process grow beyond `limit_bytes`: write() fails there as on a full disk (setrlimit(2))."""
+    """Limit the size of files that a process can write: write() fails as on a full disk (setrlimit(2))."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:
@@ -159,38 +159,38 @@ def full_disk(pid: int, limit_bytes: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
 
 
-BLOWS: Final = (
-    Blow("worker killed", lambda world: world.worker.kill()),
-    Blow("pool process killed", kill_pool_process),
-    Blow("beat killed", lambda world: world.beat.kill()),
-    Blow("gateway killed", kill_gateway),
-    Blow("number of shards changed", change_shards),
-    Blow("number of shards forgotten", forget_shards),
-    Blow("Redis killed", lambda world: restart(world, world.valkey, world.valkey.kill)),
-    Blow("Redis restarted", lambda world: restart(world, world.valkey, world.valkey.stop)),
-    Blow("Redis paused", pause_redis),
-    Blow("Redis flushed", lambda world: world.redis.flushall()),
-    Blow("Redis full", fill_redis),
-    Blow("Postgres killed", lambda world: restart(world, world.postgres, world.postgres.kill)),
-    Blow("Postgres restarted", lambda world: restart(world, world.postgres, world.postgres.stop)),
-    Blow("Postgres' main process killed", kill_postmaster),
-    Blow("Postgres' session killed", kill_session),
-    Blow(
+FAULTS: Final = (
+    Fault("worker killed", lambda world: world.worker.kill()),
+    Fault("pool process killed", kill_pool_process),
+    Fault("beat killed", lambda world: world.beat.kill()),
+    Fault("gateway killed", kill_gateway),
+    Fault("number of shards changed", change_shards),
+    Fault("number of shards forgotten", forget_shards),
+    Fault("Redis killed", lambda world: restart(world, world.valkey, world.valkey.kill)),
+    Fault("Redis restarted", lambda world: restart(world, world.valkey, world.valkey.stop)),
+    Fault("Redis paused", pause_redis),
+    Fault("Redis flushed", lambda world: world.redis.flushall()),
+    Fault("Redis full", fill_redis),
+    Fault("Postgres killed", lambda world: restart(world, world.postgres, world.postgres.kill)),
+    Fault("Postgres restarted", lambda world: restart(world, world.postgres, world.postgres.stop)),
+    Fault("Postgres' main process killed", kill_postmaster),
+    Fault("Postgres' session killed", kill_session),
+    Fault(
         "trainer killed",
         lambda world: world.killed_trainers.kill_and_start_next(),
         "the last second of a killed trainer",
     ),
-    Blow("trainer stopped for longer than LOST_AFTER_S", stop_trainer),
-    Blow("clock set back", lambda world: world.trainer.send_signal(signal.SIGUSR1)),
-    Blow("clock set right", lambda world: world.trainer.send_signal(signal.SIGUSR2)),
-    Blow("disk full", fill_disk),
-    Blow("disk full, and Redis killed", fill_disk_and_kill_redis),
-    Blow(
+    Fault("trainer stopped for longer than LOST_AFTER_S", stop_trainer),
+    Fault("clock set back", lambda world: world.trainer.send_signal(signal.SIGUSR1)),
+    Fault("clock set right", lambda world: world.trainer.send_signal(signal.SIGUSR2)),
+    Fault("disk full", fill_disk),
+    Fault("disk full, and Redis killed", fill_disk_and_kill_redis),
+    Fault(
         "spool of a living trainer damaged",
         damage_living_spool,
         "the destroyed messages, each named by the sum",
     ),
-    Blow(
+    Fault(
         "spool of a killed trainer damaged",
         damage_killed_spool,
         "the destroyed messages, each named by the sum",
@@ -198,20 +198,20 @@ BLOWS: Final = (
 )
 
 
-def chosen(names: str) -> list[Blow]:
+def chosen(names: str) -> list[Fault]:
     """Return the faults whose names contain one of these words, separated by commas; all for no words."""
-    return [blow for blow in BLOWS if any(word in blow.name for word in names.split(","))]
+    return [fault for fault in FAULTS if any(word in fault.name for word in names.split(","))]
 
 
-def strike_until(world: World, ends: float, blows: Sequence[Blow]) -> list[str]:
+def inject_until(world: World, ends: float, faults: Sequence[Fault]) -> list[str]:
     """Inject one fault after the other until the monotonic time `ends`; return their names in order."""
-    struck = []
+    injected = []
     while time.monotonic() < ends:
         world.pause(0.5, 3)
-        blow = world.chance.choice(blows)
-        print(f"  {ends - time.monotonic():5.1f} s left: {blow.name}", flush=True)
-        struck.append(blow.name)
-        blow.strike(world)
+        fault = world.chance.choice(faults)
+        print(f"  {ends - time.monotonic():5.1f} s left: {fault.name}", flush=True)
+        injected.append(fault.name)
+        fault.inject(world)
         world.recover()
     world.recover(everything=True)
-    return struck
+    return injected
