@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.hooks.tensorboard_events import DamagedEventError
+from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event
 
 MAX_RECORD_BYTES: Final = 1 << 30
 VERIFIED_BYTES: Final = 4096
 """The data of a longer record (an image) is not verified: Python computes 10 MB of CRC-32C a second."""
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<QI")
+_DOUBLE: Final = struct.Struct("<d")
+_FLOAT: Final = struct.Struct("<f")
+# wall_time, step; summary, its value, the value's tag and simple_value: lengths below 128 are one byte.
+_one_scalar: Final = re.compile(
+    rb"\x09(.{8})(?:\x10([\x80-\xff]{0,9}[\x00-\x7f]))?\x2a([\x00-\x7f])\x0a([\x00-\x7f])\x0a([\x00-\x7f])(.*)\x15(.{4})",
+    re.DOTALL,
+).fullmatch
 _FOOTER: Final = struct.Struct("<I")
 
 
@@ -52,6 +60,28 @@ def masked_crc(data: bytes) -> int:
         crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
     crc ^= 0xFFFFFFFF
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def one_scalar(data: bytes) -> Event | None:
+    """Return an event that holds one number in the form that most writers use; None for all other events.
+
+    It gives what `EventDecoder` gives, in a fifth of the time.
+    """
+    found = _one_scalar(data)
+    if found is None:
+        return None
+    time, step_bytes, summary, value, length, tag, number = found.groups()
+    if not len(data) - found.start(3) - 1 == summary[0] == value[0] + 2 or len(tag) != length[0]:
+        return None
+    if value[0] != len(tag) + 7:
+        return None
+    step = 0
+    for shift, byte in enumerate(step_bytes or b""):
+        step |= (byte & 0x7F) << 7 * shift
+    if step >> 63:
+        return None
+    ts = round(_DOUBLE.unpack(time)[0] * 1e9)
+    return Event(ts=ts, step=step, scalars={tag.decode("utf-8", "replace"): _FLOAT.unpack(number)[0]})
 
 
 def _table() -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwire.cli.transfer.event_records import records
+from trainwire.cli.transfer.event_records import one_scalar, records
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
 from trainwire.ingest.hooks.caught import SPLITS
 from trainwire.ingest.hooks.event_files import PATTERN
@@ -110,7 +110,7 @@ def _events(file: _File, tally: Tally) -> Iterator[Event]:
     decoder = EventDecoder()
     try:
         for data in records(file.path, file.size):
-            event = decoder.decode(data)
+            event = one_scalar(data) or decoder.decode(data)
             if not 0 <= event.ts <= MAX_TIME_NS:
                 tally.skip("points", "time is out of range", len(event.scalars))
                 continue
