@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "mlflow": "trainwire.cli.commands.mlflow:mlflow",
     "checkpoints": "trainwire.cli.commands.checkpoints:checkpoints",
     "import": "trainwire.cli.commands.import_:app",
+    "export": "trainwire.cli.commands.export:export",
     "delete": "trainwire.cli.commands.delete:delete",
     "retention": "trainwire.cli.commands.retention:retention",
     "deliveries": "trainwire.cli.commands.deliveries:app",

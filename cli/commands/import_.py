@@ -19,6 +19,7 @@ from trainwire.cli.terminal import one_line, say, warn
 from trainwire.cli.transfer.csv_file import csv_run
 from trainwire.cli.transfer.importing import import_runs
 from trainwire.cli.transfer.mlflow_runs import MlflowRuns, mlflow_api
+from trainwire.cli.transfer.parquet_import import parquet_runs
 from trainwire.cli.transfer.receipt import Count, Receipt
 from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
 from trainwire.cli.transfer.sending import AGAIN, Sender
@@ -73,6 +74,22 @@ def tensorboard(
 ) -> None:
     """Import the runs of a folder of TensorBoard's event files: scalars, hyperparameters and texts."""
     _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json)
+
+
+@app.command("parquet")
+def parquet(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of parquet files, or one file.")],
+    *,
+    copy: Copy = "",
+    verify: Verify = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import runs from parquet files in the schema of neptune-exporter: series, parameters, tags and texts.
+
+    It needs trainwire[parquet].
+    """
+    _import(lambda _: parquet_runs(path, copy), data_dir, verify=verify, as_json=as_json)
 
 
 @app.command("mlflow")

@@ -31,39 +31,68 @@ def messages_of(run: SourceRun, tally: Tally) -> Iterator[Message]:
         yield Message(kind, run.job_id, ATTEMPT, run.source, seqs[kind], body)
 
 
+class _Buffer:
+    """The points and lines that are in no message yet."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self.started_at: int | None = None
+        self._points: list[Point] = []
+        self._values = 0
+        self._lines: list[Line] = []
+        self._chars = 0
+
+    def add_point(self, point: Point) -> bool:
+        """Add a point; return whether a message is full."""
+        self._points.append(point)
+        self._values += len(point.values)
+        return len(self._points) >= MESSAGE_POINTS or self._values >= MESSAGE_VALUES
+
+    def must_cut(self, line: Line) -> bool:
+        """Return whether the lines make a message before this one is added."""
+        is_full = len(self._lines) >= MESSAGE_LINES or self._chars >= MESSAGE_CHARS
+        return bool(self._lines) and (is_full or self._lines[-1].log_type != line.log_type)
+
+    def add_line(self, line: Line) -> None:
+        """Add a line."""
+        self._lines.append(line)
+        self._chars += len(line.text)
+
+    def take_points(self) -> Iterator[Body]:
+        """Yield a message with the points, if there are any."""
+        points, values, self._points, self._values = self._points, self._values, [], 0
+        if points:
+            yield Metrics(points=points, started_at=self.started_at)
+        self._tally.taken["points"] += values
+
+    def take_lines(self) -> Iterator[Body]:
+        """Yield a message with the lines, if there are any."""
+        lines, self._lines, self._chars = self._lines, [], 0
+        if lines:
+            texts, times = [line.text for line in lines], [line.ts for line in lines]
+            yield Logs(log_type=lines[0].log_type, lines=texts, ts=times, started_at=self.started_at)
+        self._tally.taken["lines"] += len(lines)
+
+
 def _bodies(items: Iterable[Item], tally: Tally) -> Iterator[Body]:
-    points: list[Point] = []
-    lines: list[Line] = []
-    values = chars = 0
-    started_at: int | None = None
+    buffer = _Buffer(tally)
     for item in items:
         if isinstance(item, Point):
-            points.append(item)
-            values += len(item.values)
-            if len(points) >= MESSAGE_POINTS or values >= MESSAGE_VALUES:
-                yield Metrics(points=points, started_at=started_at)
-                tally.taken["points"] += values
-                points, values = [], 0
+            if buffer.add_point(item):
+                yield from buffer.take_points()
         elif isinstance(item, Line):
-            lines.append(item)
-            chars += len(item.text)
-            if len(lines) >= MESSAGE_LINES or chars >= MESSAGE_CHARS:
-                yield _logs(lines, started_at)
-                tally.taken["lines"] += len(lines)
-                lines, chars = [], 0
+            if buffer.must_cut(item):
+                yield from buffer.take_lines()
+            buffer.add_line(item)
         elif isinstance(item, Header):
-            started_at = item.started_ns
+            buffer.started_at = item.started_ns
             yield _about(item, tally)
         elif isinstance(item, Params):
-            yield _fitted(Metrics(params=item.values, started_at=started_at), tally)
+            yield _fitted(Metrics(params=item.values, started_at=buffer.started_at), tally)
         else:
-            if points:
-                yield Metrics(points=points, started_at=started_at)
-            if lines:
-                yield _logs(lines, started_at)
-            tally.taken["points"] += values
-            tally.taken["lines"] += len(lines)
-            yield _completion(item, started_at)
+            yield from buffer.take_points()
+            yield from buffer.take_lines()
+            yield _completion(item, buffer.started_at)
 
 
 def _about(header: Header, tally: Tally) -> Body:
@@ -76,11 +105,6 @@ def _fitted(body: Body, tally: Tally) -> Body:
     body, cuts = fitted(body)
     tally.notes += cuts
     return body
-
-
-def _logs(lines: list[Line], started_at: int | None) -> Logs:
-    texts, times = [line.text for line in lines], [line.ts for line in lines]
-    return Logs(log_type="stdout", lines=texts, ts=times, started_at=started_at)
 
 
 def _completion(end: End, started_at: int | None) -> Completion:

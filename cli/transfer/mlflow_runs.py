@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
+from trainwire.cli.transfer.merging import MergedSeries
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, SourceRun, Tally
 from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Outcome, Point
@@ -103,7 +104,7 @@ class MlflowRuns:
 
     def _points(self, run: MlflowRun, tally: Tally) -> Iterator[Point]:
         """Yield the run's points, ordered by time and step: values of one time and step make one point."""
-        merged: dict[tuple[int, int], list[dict[str, float]]] = {}
+        series = MergedSeries()
         for name in sorted(run.metrics):
             token, is_first = None, True
             while is_first or token is not None:
@@ -113,14 +114,8 @@ class MlflowRuns:
                     tally.skip("points", f"name over {MAX_METRIC_NAME_CHARS:,} characters", len(page))
                     continue
                 for point in page:
-                    rows = merged.setdefault((point.ts_ms, point.step), [])
-                    row = next((row for row in rows if name not in row), None)
-                    if row is None:
-                        rows.append(row := {})
-                    row[name] = point.value
-        for (ts_ms, step), rows in sorted(merged.items()):
-            for values in rows:
-                yield Point(ts=ts_ms * _MS, step=step, values=values)
+                    series.add(point.ts_ms * _MS, point.step, name, point.value)
+        yield from series.points()
 
     def _count_artifacts(self, run: MlflowRun, tally: Tally) -> None:
         folders = [""]

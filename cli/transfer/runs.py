@@ -37,6 +37,7 @@ class Line:
 
     ts: int
     text: str
+    log_type: Literal["stdout", "stderr"] = "stdout"
 
 
 @dataclass(frozen=True, slots=True)

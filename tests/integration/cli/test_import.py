@@ -7,7 +7,6 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +22,6 @@ from trainwire.schemas.tables import source_positions, training_jobs, training_l
 from trainwire.workers.resources import Resources
 
 POINTS = ("epoch", "step", "loss", "accuracy", "extra_metrics")
-
-
-@pytest.fixture
-def workers(resources: Resources) -> Iterator[None]:
-    """Drain all streams all the time, as workers do."""
-    ended = threading.Event()
-
-    def work() -> None:
-        while not ended.is_set():
-            for kind in KINDS:
-                for shard in range(1, 5):
-                    drain(resources, kind, job=shard)
-            ended.wait(0.01)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
-    ended.set()
-    thread.join(30)
 
 
 def receipt_of(trainwire: Trainwire, *arguments: str, code: int = 0) -> dict[str, Any]:
