@@ -14,7 +14,7 @@ from typing import Final, TextIO
 from trainwire.cli.transfer.runs import End, Header, Item, SourceRun, Tally, content_hash
 from trainwire.schemas.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
 from trainwire.schemas.messages import Point
-from trainwire.schemas.times import to_ns
+from trainwire.schemas.times import seconds_to_ns, to_ns
 from trainwire.schemas.validation import MAX_ID, MAX_TIME_NS, MIN_TIME_NS
 from trainwire.stack.errors import Problem
 
@@ -259,5 +259,5 @@ def _time_ns(text: str) -> int | None:
             return None
     if not math.isfinite(seconds):
         return None
-    ts = round(seconds * 1e9)
+    ts = seconds_to_ns(seconds)
     return ts if MIN_TIME_NS <= ts <= MAX_TIME_NS else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event
+from trainwire.schemas.times import seconds_to_ns
 
 MAX_RECORD_BYTES: Final = 1 << 30
 VERIFIED_BYTES: Final = 4096
@@ -78,10 +80,12 @@ def one_scalar(data: bytes) -> Event | None:
     step = 0
     for shift, byte in enumerate(step_bytes or b""):
         step |= (byte & 0x7F) << 7 * shift
-    if step >> 63:
+    seconds = _DOUBLE.unpack(time)[0]
+    if step >> 63 or not math.isfinite(seconds):
         return None
-    ts = round(_DOUBLE.unpack(time)[0] * 1e9)
-    return Event(ts=ts, step=step, scalars={tag.decode("utf-8", "replace"): _FLOAT.unpack(number)[0]})
+    return Event(
+        ts=seconds_to_ns(seconds), step=step, scalars={tag.decode("utf-8", "replace"): _FLOAT.unpack(number)[0]}
+    )
 
 
 def _table() -> list[int]:

@@ -59,4 +59,4 @@ class ExportedJob:
             wanted.where(table.job_id == self.job.id).order_by(table.seq)
         ).mappings():
             self.checkpoints += 1
-            yield row
+            yield dict(row)

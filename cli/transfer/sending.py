@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from sqlalchemy import Connection, select
@@ -49,11 +49,10 @@ class Sender:
     """
 
     def __init__(self, client: redis.Redis, connection: Connection) -> None:
-        self._client: Any = client
+        self._client = cast("Any", client)  # redis-py's types are those of both its clients
         self._connection = connection
         with _redis_errors():
-            published: bytes | None = self._client.get(SHARDS_KEY)
-        self._shards = read_shards(published)
+            self._shards = read_shards(self._client.get(SHARDS_KEY))
         self._batch: list[tuple[str, Entry]] = []
         self._batch_bytes = 0
         self._unacked: list[_Unacked] = []
