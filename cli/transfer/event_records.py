@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event
+from trainwire.ingest.hooks.tensorboard_events import DamagedEventError
+from trainwire.schemas.messages import Point
 from trainwire.schemas.times import seconds_to_ns
 
 MAX_RECORD_BYTES: Final = 1 << 30
 VERIFIED_BYTES: Final = 4096
 """The data of a longer record (an image) is not verified: Python computes 10 MB of CRC-32C a second."""
+MAX_TAG_BYTES: Final = 127
+"""Of the tags that `one_scalar` reads."""
 _READ_BYTES: Final = 1024 * 1024
 _HEADER: Final = struct.Struct("<QI")
 _DOUBLE: Final = struct.Struct("<d")
@@ -64,8 +67,8 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def one_scalar(data: bytes) -> Event | None:
-    """Return an event that holds one number in the form that most writers use; None for all other events.
+def one_scalar(data: bytes) -> Point | None:
+    """Return the point of an event with one number in the form of most writers; None for all other events.
 
     It gives what `EventDecoder` gives, in a fifth of the time.
     """
@@ -83,9 +86,8 @@ def one_scalar(data: bytes) -> Event | None:
     seconds = _DOUBLE.unpack(time)[0]
     if step >> 63 or not math.isfinite(seconds):
         return None
-    return Event(
-        ts=seconds_to_ns(seconds), step=step, scalars={tag.decode("utf-8", "replace"): _FLOAT.unpack(number)[0]}
-    )
+    values = {tag.decode("utf-8", "replace"): _FLOAT.unpack(number)[0]}
+    return Point(ts=seconds_to_ns(seconds), step=step, values=values)
 
 
 def _table() -> list[int]:

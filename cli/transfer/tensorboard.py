@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwire.cli.transfer.event_records import one_scalar, records
+from trainwire.cli.transfer.event_records import MAX_TAG_BYTES, one_scalar, records
 from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
 from trainwire.ingest.hooks.caught import SPLITS
 from trainwire.ingest.hooks.event_files import PATTERN
@@ -92,27 +92,43 @@ def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[
                 started_ns = event.ts
                 yield Header(name=name, started_ns=started_ns, tags={"imported_from": f"tensorboard {root}"})
             last_ts = max(last_ts, event.ts)
-            if event.scalars:
-                yield from _points(file.prefix, event, tally)
-            if event.params:
-                params = {**params, **event.params}
-                yield Params(params)
-            if event.texts:
-                yield from _lines(file.prefix, event, tally)
-            for kind in event.not_taken:
-                tally.skip("points", f"{kind}: not a number")
+            if isinstance(event, Point):
+                if file.prefix:
+                    event.values = {file.prefix + tag: number for tag, number in event.values.items()}
+                yield event
+            else:
+                yield from _event_items(file.prefix, event, params, tally)
     if started_ns is None:
         yield Header(name=name, started_ns=None)
     yield End(ts=last_ts)
 
 
-def _events(file: _File, tally: Tally) -> Iterator[Event]:
+def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally) -> Iterator[Item]:
+    """Yield what an event has; add its parameters to `params`."""
+    if event.scalars:
+        yield from _points(prefix, event, tally)
+    if event.params:
+        params |= event.params
+        yield Params(dict(params))
+    for tag, text in event.texts:
+        line = f"{prefix}{tag} (step {event.step}): {text}"
+        if len(line) > MAX_LINE_CHARS // 4:
+            tally.skip("lines", f"text over {MAX_LINE_CHARS // 4:,} characters")
+        else:
+            yield Line(event.ts, line)
+    for kind in event.not_taken:
+        tally.skip("points", f"{kind}: not a number")
+
+
+def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
     decoder = EventDecoder()
+    is_short = len(file.prefix) < MAX_METRIC_NAME_CHARS - MAX_TAG_BYTES
     try:
         for data in records(file.path, file.size):
-            event = one_scalar(data) or decoder.decode(data)
+            event = (is_short and one_scalar(data)) or decoder.decode(data)
             if not 0 <= event.ts <= MAX_TIME_NS:
-                tally.skip("points", "time is out of range", len(event.scalars))
+                values = event.values if isinstance(event, Point) else event.scalars
+                tally.skip("points", "time is out of range", len(values))
                 continue
             yield event
     except (DamagedEventError, OSError) as exc:
@@ -130,12 +146,3 @@ def _points(prefix: str, event: Event, tally: Tally) -> Iterator[Point]:
         tally.skip("points", reason, len(named) - len(values))
     if values:
         yield Point(ts=event.ts, step=event.step, values=values)
-
-
-def _lines(prefix: str, event: Event, tally: Tally) -> Iterator[Line]:
-    for tag, text in event.texts:
-        line = f"{prefix}{tag} (step {event.step}): {text}"
-        if len(line) > MAX_LINE_CHARS // 4:
-            tally.skip("lines", f"text over {MAX_LINE_CHARS // 4:,} characters")
-        else:
-            yield Line(event.ts, line)

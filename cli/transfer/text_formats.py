@@ -9,8 +9,8 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from trainwire.cli.commands.options import plain
 from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.schemas.non_finite import shown_float
 
 CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", "value")
 
@@ -37,5 +37,7 @@ def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
 
 
 def _write(file: TextIO, kind: str, row: msgspec.Struct | Mapping[str, Any]) -> None:
-    document = {"type": kind, **plain(row)}
-    file.write(json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
+    fields = msgspec.to_builtins(row)
+    # Inside maps of numbers Postgres has the names of non-finite ones already.
+    shown = {name: shown_float(value) if isinstance(value, float) else value for name, value in fields.items()}
+    file.write(json.dumps({"type": kind, **shown}, ensure_ascii=False, allow_nan=False) + "\n")
