@@ -47,6 +47,8 @@ def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
     """Return the run in a file; raise `Problem` if there is no such file, or its header is not as it must be."""
     try:
         path = path.resolve(strict=True)
+        if not path.is_file():  # a pipe cannot be read twice
+            raise Problem(f"{path} is not a file: write the CSV to a file first")
         digest = content_hash(path)
         changed_ns = path.stat().st_mtime_ns
         with path.open("rb") as raw:

@@ -82,6 +82,7 @@ class _RunReader:
         self._run = run
         self._pq = pq
         self._tally = tally
+        self._damaged: set[Path] = set()
 
     def items(self) -> Iterator[Item]:
         """Yield the header, all points in the order of time, all texts, and the end."""
@@ -97,7 +98,7 @@ class _RunReader:
             yield point
         yield from lines
         last_ts = max([last_ts, *(line.ts for line in lines)])
-        self._tally.taken["files"] += len({file for file, _ in self._run.groups})
+        self._tally.taken["files"] += len({file for file, _ in self._run.groups} - self._damaged)
         yield End(
             ts=to_ns(ended) if isinstance(ended, datetime) else last_ts,
             status=_status(single),
@@ -164,7 +165,7 @@ class _RunReader:
         for file, group in self._run.groups:
             by_file[file].append(group)
         for file, groups in by_file.items():
-            for batch in self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns)):
+            for batch in self._batches(file, groups, columns):
                 names = batch.schema.names
                 data = [
                     batch.column(name).cast(pa.float64() if name == "step" else pa.int64()).to_pylist()
@@ -176,6 +177,16 @@ class _RunReader:
                     row = dict(zip(names, values, strict=True))
                     if (row["project_id"], row["run_id"]) == (self._run.project, self._run.run_id):
                         yield row
+
+    def _batches(self, file: Path, groups: list[int], columns: tuple[str, ...]) -> Iterator[Any]:
+        """Yield the batches of rows up to an error, which is counted once for the file."""
+        pa, _ = arrow()
+        try:
+            yield from self._pq.ParquetFile(file).iter_batches(row_groups=groups, columns=list(columns))
+        except (pa.ArrowException, OSError) as exc:
+            if file not in self._damaged:
+                self._damaged.add(file)
+                self._tally.fail(f"{file}: {exc}; what comes before it is imported")
 
 
 def _status(single: dict[str, Any]) -> Outcome:

@@ -34,7 +34,10 @@ def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[Sour
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise Problem(f"{folder} is not a folder: give the folder that `tensorboard --logdir` gets")
-    found = _event_files(folder)
+    try:
+        found = _event_files(folder)
+    except OSError as exc:
+        raise Problem(f"cannot read {exc.filename}: {exc.strerror}") from exc
     if not found:
         raise Problem(
             f"no event file ({PATTERN}*) below {folder}: give the folder that `tensorboard --logdir` gets"
@@ -52,7 +55,7 @@ def _event_files(folder: Path) -> dict[Path, list[Path]]:
     of its curves (`train`, `validation` ...).
     """
     runs: dict[Path, list[Path]] = defaultdict(list)
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
         here = Path(place)
         files = sorted(here / each for each in names if each.startswith(PATTERN))
@@ -61,6 +64,10 @@ def _event_files(folder: Path) -> dict[Path, list[Path]]:
             is_part = here != folder and here.name in SPLITS
             runs[above[-1] if above else here.parent if is_part else here] += files
     return dict(runs)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: str) -> SourceRun | LeftOut:
@@ -76,6 +83,9 @@ def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: st
         except OSError as exc:
             return LeftOut(shown, f"cannot read {path}: {exc.strerror or exc}")
         files.append(_File(path, size, "" if prefix == "." else f"{prefix}/"))
+
+    if not any(file.size for file in files):
+        return LeftOut(shown, "its event files are empty")
 
     def items(tally: Tally) -> Iterator[Item]:
         yield from _items(root, files, shown, tally)
@@ -100,7 +110,7 @@ def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[
                 yield from _event_items(file.prefix, event, params, tally)
     if started_ns is None:
         yield Header(name=name, started_ns=None)
-    yield End(ts=last_ts)
+    yield End(ts=last_ts or files[-1].path.stat().st_mtime_ns)
 
 
 def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally) -> Iterator[Item]:

@@ -144,6 +144,25 @@ def test_files_of_neptune_exporter_are_read(connected: Trainwire, resources: Res
     assert jobs == {"RUN-2": "ended", "resnet": "failed"}
 
 
+@pytest.mark.usefixtures("workers")
+def test_a_damaged_page_of_parquet_is_named(connected: Trainwire, job: int, tmp_path: Path) -> None:
+    """A file that breaks in the middle fails the command, with its path and a receipt."""
+    connected("export", str(job), "--format", "parquet", "-o", str(tmp_path))
+    path = tmp_path / "trainwire" / "1_part_0.parquet"
+    group = pyarrow.parquet.ParquetFile(path).metadata.row_group(0)
+    places = [group.column(index) for index in range(group.num_columns)]
+    column = next(each for each in places if each.path_in_schema == "float_value")
+    data = bytearray(path.read_bytes())
+    for at in range(column.data_page_offset, column.data_page_offset + 400):
+        data[at] ^= 0x5A
+    path.write_bytes(data)
+    done = connected("import", "parquet", str(tmp_path))
+    assert done.code == 1
+    assert str(path) in done.err
+    assert "Traceback" not in done.err
+    assert "1 skipped (read up to an error)" in done.out
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 no", None])
 def test_what_is_no_parquet_is_named(connected: Trainwire, tmp_path: Path, content: bytes | None) -> None:
     """An empty or damaged file, or one of other columns, is an error with its path."""

@@ -97,6 +97,13 @@ def test_a_quote_that_is_not_closed_ends_the_reading(tmp_path: Path, monkeypatch
     assert tally.skipped["files"] == {"read up to an error": 1}
 
 
+def test_a_pipe_is_named(tmp_path: Path) -> None:
+    """What can be read only once cannot be imported."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(Problem, match="is not a file"):
+        csv_run(tmp_path / "pipe", None, "")
+
+
 def test_a_column_without_a_name_is_counted(tmp_path: Path) -> None:
     """The index that pandas writes is no metric."""
     points, tally = read(tmp_path, ",step,loss\n0,1,0.5\n")

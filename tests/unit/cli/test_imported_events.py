@@ -109,6 +109,12 @@ def test_a_run_is_the_highest_folder_with_event_files(tmp_path: Path) -> None:
     assert set(names_of(tmp_path)) == {"a", "b", "c/1", "c/2"}
 
 
+def test_empty_files_are_left_out(tmp_path: Path) -> None:
+    """A run whose event files have no byte is named with the reason."""
+    event_file(tmp_path / "a")
+    assert list(tensorboard_runs(tmp_path, None, "")) == [LeftOut("a", "its event files are empty")]
+
+
 def test_an_image_is_counted(tmp_path: Path) -> None:
     """It is no number, and named."""
     event_file(tmp_path, scalar("loss", 0.5, 1), image("picture"))
