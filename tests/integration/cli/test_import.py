@@ -16,9 +16,11 @@ from tests.factories import drain, one, rows
 from tests.integration.cli.conftest import Trainwire
 from tests.mlflow_server import MlflowServer
 from tests.unit.cli.event_files import event_file, hparams, scalar, text
-from trainwire.cli.transfer import sending
+from trainwire.cli.transfer import mlflow_runs, sending
 from trainwire.schemas.keys import HOLD_KEY, KINDS
 from trainwire.schemas.tables import source_positions, training_jobs, training_logs, training_metrics
+from trainwire.stores.mlflow.http import MlflowUnavailable
+from trainwire.stores.mlflow.runs import get_metric_page
 from trainwire.workers.resources import Resources
 
 POINTS = ("epoch", "step", "loss", "accuracy", "extra_metrics")
@@ -203,6 +205,33 @@ def test_an_mlflow_server_is_imported_with_its_history(
     assert (again["points"], sum(run["sent"] for run in again["imported"])) == (receipt["points"], 0)
     positions = rows(resources.engine, source_positions, "source", "missing", order=("source",))
     assert all(source.startswith("import-mlflow-") and not missing for source, missing in positions)
+
+
+@pytest.mark.usefixtures("workers")
+def test_an_mlflow_server_that_goes_away_is_continued(
+    connected: Trainwire, resources: Resources, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the remedy, and the next import adds only what is missing."""
+    name = f"import-{uuid.uuid4()}"
+    experiment = mlflow_server.api.post("experiments/create", name=name)["experiment_id"]
+    for _ in range(2):
+        make_run(mlflow_server, experiment, "FINISHED")
+    pages = iter(range(3))  # each run has two metrics
+
+    def page(*arguments: Any) -> Any:
+        if next(pages, None) is None:
+            raise MlflowUnavailable("MLflow at 127.0.0.1:5000 does not answer: ConnectTimeout")
+        return get_metric_page(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_runs, "get_metric_page", page)
+        done = connected("import", "mlflow", mlflow_server.url, "--experiment", name)
+    assert done.code == 1
+    assert "does not answer" in done.err
+    assert "run the same command again" in done.err
+    receipt = receipt_of(connected, "mlflow", mlflow_server.url, "--experiment", name)
+    assert receipt["points"] == {"source": 2406, "stored": 2406, "skipped": {}, "missing": 0}
+    assert len(rows(resources.engine, training_jobs, "id", order=("id",))) == 2
 
 
 def make_run(server: MlflowServer, experiment: str, status: str) -> str:
