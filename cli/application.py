@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "metrics": "trainwire.cli.commands.metrics:metrics",
     "mlflow": "trainwire.cli.commands.mlflow:mlflow",
     "checkpoints": "trainwire.cli.commands.checkpoints:checkpoints",
+    "import": "trainwire.cli.commands.import_:app",
+    "export": "trainwire.cli.commands.export:export",
     "delete": "trainwire.cli.commands.delete:delete",
     "retention": "trainwire.cli.commands.retention:retention",
     "deliveries": "trainwire.cli.commands.deliveries:app",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -17,3 +18,12 @@ def to_datetime(ts_ns: int) -> datetime:
 def to_ns(at: datetime) -> int:
     """Return a datetime as nanoseconds since 1970; exact, unlike its float `timestamp()`."""
     return (at - EPOCH) // _MICROSECOND * 1000
+
+
+def seconds_to_ns(seconds: float) -> int:
+    """Return seconds since 1970 in nanoseconds, rounded to a microsecond: a float of today has no finer ones.
+
+    Raises `ValueError` for NaN and `OverflowError` for an infinity.
+    """
+    whole = math.floor(seconds)
+    return whole * 10**9 + round((seconds - whole) * 1e6) * 1000

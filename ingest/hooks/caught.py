@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trainwire.ingest.run import Run
 
 TENSORBOARD: Final = "tensorboard"
-_SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
+SPLITS: Final = frozenset({"train", "training", "validation", "valid", "val", "eval", "evaluation", "test"})
 """Names of folders that hold a part of a training's curves, and stand side by side."""
 _TIME: Final = re.compile(r"\d{9,11}(\.\d+)?")
 _SHOWN: Final = 5
@@ -216,7 +216,7 @@ class _Folders:
         known = self._prefixes.get(path)
         if known is None:
             if self._root is None:
-                self._root = os.path.dirname(path) if os.path.basename(path) in _SPLITS else path
+                self._root = os.path.dirname(path) if os.path.basename(path) in SPLITS else path
             inside = os.path.relpath(path, self._root)
             name = os.path.basename(path) if inside.startswith("..") else inside
             if _TIME.fullmatch(name):  # add_hparams writes into a folder that is called as the time

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from trainwire.schemas.times import seconds_to_ns
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types of protocol buffers."""
 _MAX_VARINT_BITS: Final = 70
@@ -49,7 +51,7 @@ class EventDecoder:
         try:
             for number, value in _fields(data):
                 if number == 1:
-                    event.ts = round(struct.unpack("<d", value)[0] * 1e9)
+                    event.ts = seconds_to_ns(struct.unpack("<d", value)[0])
                 elif number == 2:
                     event.step = value - (1 << 64) if value >> 63 else value
                 elif number == 5:

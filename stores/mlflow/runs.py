@@ -73,7 +73,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 def get_run(api: MlflowApi, run_id: str) -> MlflowRun | None:
     """Return a run, also one that is marked as deleted; None if there is none of this id."""
     try:
-        return _run(api.get("runs/get", run_id=run_id)["run"])
+        return run_of(api.get("runs/get", run_id=run_id)["run"])
     except MlflowRefused as exc:
         if exc.code == MISSING:
             return None
@@ -147,7 +147,7 @@ def search_runs(api: MlflowApi, experiments: Collection[str], wanted: str, limit
         max_results=limit,
         order_by=["attributes.start_time DESC"],
     )
-    return [_run(run) for run in found.get("runs", [])]
+    return [run_of(run) for run in found.get("runs", [])]
 
 
 def delete_run(api: MlflowApi, run_id: str) -> None:
@@ -193,7 +193,8 @@ def _step_and_time(point: RunPoint) -> tuple[int, int]:
     return point.step, point.ts_ms
 
 
-def _run(document: Mapping[str, Any]) -> MlflowRun:
+def run_of(document: Mapping[str, Any]) -> MlflowRun:
+    """Return a run as MLflow's REST API has it."""
     info, data = document["info"], document.get("data", {})
     return MlflowRun(
         run_id=info["run_id"],

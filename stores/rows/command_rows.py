@@ -83,3 +83,10 @@ def _metric_row(row: RowMapping) -> StoredPoint:
         values=values_of(row),
         **{name: row[name] for name in StoredPoint.__struct_fields__ if name != "values"},
     )
+
+
+def metrics_after(connection: Connection, job_id: int, seq: int, limit: int) -> list[StoredPoint]:
+    """Return the first `limit` points of a job after `seq`, oldest first."""
+    table = training_metrics
+    after = select(table).where(table.c.job_id == job_id, table.c.seq > seq).order_by(table.c.seq).limit(limit)
+    return [_metric_row(row) for row in connection.execute(after).mappings()]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.factories import drain
 from tests.twins.loki import LokiTwin
 from trainwire.__main__ import main
-from trainwire.schemas.keys import DEFAULT_SHARDS, SHARDS_KEY
+from trainwire.schemas.keys import DEFAULT_SHARDS, KINDS, SHARDS_KEY
 from trainwire.workers import findings
 from trainwire.workers.resources import Resources
 
@@ -97,3 +99,22 @@ def doctor(trainwire: Trainwire, alone: pytest.MonkeyPatch, resources: Resources
     alone.setenv("REDIS_URL", resources.settings.redis_url.get_secret_value())
     alone.setenv("LOKI_ENABLED", "false")
     return Doctor(trainwire)
+
+
+@pytest.fixture
+def workers(resources: Resources) -> Iterator[None]:
+    """Drain all streams all the time, as workers do."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            for kind in KINDS:
+                for shard in range(1, 5):
+                    drain(resources, kind, job=shard)
+            ended.wait(0.01)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join(30)

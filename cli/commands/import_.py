@@ -1,0 +1,182 @@
+"""`trainwire import`: brings runs of other tools into trainwire, with a receipt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from sqlalchemy import Connection
+
+from trainwire.cli.commands.options import AsJson, DataDir, servers, write_json
+from trainwire.cli.redis_clients import stream_client
+from trainwire.cli.terminal import one_line, say, warn
+from trainwire.cli.transfer.csv_file import csv_run
+from trainwire.cli.transfer.importing import import_runs
+from trainwire.cli.transfer.mlflow_runs import MlflowRuns, mlflow_api
+from trainwire.cli.transfer.parquet_import import parquet_runs
+from trainwire.cli.transfer.receipt import Count, Receipt
+from trainwire.cli.transfer.runs import COUNTED, LeftOut, SourceRun
+from trainwire.cli.transfer.sending import AGAIN, Sender
+from trainwire.cli.transfer.tensorboard import tensorboard_runs
+from trainwire.stack.database import reading, settings_for
+from trainwire.stack.errors import as_problem
+from trainwire.stores.mlflow.http import MlflowRefused, MlflowUnavailable
+from trainwire.stores.postgres.jobs import is_known
+
+MOST_LISTED: Final = 50
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Import runs of other tools, each as a job, and print a receipt. A second import adds nothing.",
+)
+Verify = Annotated[bool, typer.Option("--verify", help="Send nothing: compare the source with Postgres.")]
+Copy = Annotated[
+    str, typer.Option("--copy", metavar="TEXT", help="Import once more, as other jobs: one for each TEXT.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="The job's name.")]
+Runs = Iterable[SourceRun | LeftOut]
+
+
+@app.command("csv")
+def csv(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The metrics of one run.")],
+    *,
+    name: Name = None,
+    copy: Copy = "",
+    verify: Verify = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import a run from a CSV file.
+
+    Its header has `step`, `epoch` or `time` and a column for each metric, or `name` and `value` and one of these.
+    Times are ISO 8601 or seconds since 1970.
+    """
+    run = csv_run(file, name, copy)
+    _import(lambda _: [run], data_dir, verify=verify, as_json=as_json)
+
+
+@app.command("tensorboard")
+def tensorboard(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that `tensorboard --logdir` gets.")],
+    *,
+    name: Name = None,
+    copy: Copy = "",
+    verify: Verify = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import the runs of a folder of TensorBoard's event files: scalars, hyperparameters and texts."""
+    _import(lambda _: tensorboard_runs(folder, name, copy), data_dir, verify=verify, as_json=as_json)
+
+
+@app.command("parquet")
+def parquet(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of parquet files, or one file.")],
+    *,
+    copy: Copy = "",
+    verify: Verify = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import runs from parquet files in the schema of neptune-exporter: series, parameters, tags and texts.
+
+    It needs trainwire[parquet].
+    """
+    _import(lambda _: parquet_runs(path, copy), data_dir, verify=verify, as_json=as_json)
+
+
+@app.command("mlflow")
+def mlflow(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="The server's address, like http://localhost:5000.")],
+    *,
+    experiment: Annotated[
+        list[str] | None, typer.Option("--experiment", metavar="NAME", help="Only this one; may be repeated.")
+    ] = None,
+    copy: Copy = "",
+    verify: Verify = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Import the runs of an MLflow server: metrics with all their history, parameters, tags and ends.
+
+    Credentials are read from MLFLOW_TRACKING_USERNAME and the other variables of MLflow's client.
+    """
+    api = mlflow_api(uri)
+    own = settings_for(servers(data_dir)).mlflow_tracking_uri
+
+    def runs(connection: Connection) -> Iterator[SourceRun | LeftOut]:
+        is_own = own is not None and own.rstrip("/") == uri.rstrip("/")
+        source = MlflowRuns(
+            api, copy, is_mirrored_to=is_own, knows_job=lambda job_id: is_known(connection, job_id)
+        )
+        yield from source.runs(experiment or ())
+
+    with as_problem(MlflowUnavailable, MlflowRefused, hint=f"; URI is {uri}; when it answers, {AGAIN}"):
+        _import(runs, data_dir, verify=verify, as_json=as_json)
+
+
+def _import(runs_of: Callable[[Connection], Runs], data_dir: Path | None, *, verify: bool, as_json: bool) -> None:
+    """Import the runs, print the receipt, and exit with code 1 if it is not complete."""
+    address = servers(data_dir)
+    with ExitStack() as stack:
+        connection = stack.enter_context(reading(address))
+        sender = None
+        if not verify:
+            client = stack.enter_context(stream_client(settings_for(address, with_redis=True)))
+            sender = Sender(client, connection)
+        on_progress = stack.enter_context(_progress())
+        receipt = import_runs(runs_of(connection), connection, sender, on_progress)
+    if as_json:
+        write_json(receipt)
+    else:
+        _print(receipt)
+    if not receipt.complete:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """Show on a terminal the run that is imported, and how many of its points are read."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    console = Console(file=sys.stderr)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("looking for runs", total=None)
+
+        def update(name: str, points: int) -> None:
+            progress.update(task, description=f"{one_line(name)[:60]}: {points:,} points")
+
+        yield update
+
+
+def _print(receipt: Receipt) -> None:
+    for run in receipt.imported[:MOST_LISTED]:
+        news = f"{run.sent:,} messages sent" if run.sent else "nothing new"
+        say(f"job {run.job_id}  {one_line(run.name)}: {run.points.stored:,} points, {news}")
+    if len(receipt.imported) > MOST_LISTED:
+        say(f"and {len(receipt.imported) - MOST_LISTED:,} more: see --json")
+    for run in receipt.imported:
+        for note in run.notes:
+            warn(one_line(f"{run.name}: {note}"))
+        for problem in run.problems:
+            warn(one_line(problem))
+    for kind in ("runs", *COUNTED):
+        say(_sum(kind, getattr(receipt, kind)))
+    if any(run.missing for run in receipt.imported):
+        lost = next(run for run in receipt.imported if run.missing)
+        warn(
+            f"not everything is stored, first of job {lost.job_id}: see `trainwire dead-letters list`; or the "
+            "source has changed since its import: import it with --copy TEXT as another job, and delete this one"
+        )
+
+
+def _sum(kind: str, count: Count) -> str:
+    skipped = "".join(f" + {number:,} skipped ({one_line(reason)})" for reason, number in count.skipped.items())
+    missing = f" + {count.missing:,} missing" if count.missing else ""
+    return f"{kind:<7}{count.source:,} = {count.stored:,} stored{skipped}{missing}"

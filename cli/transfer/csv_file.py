@@ -1,0 +1,265 @@
+"""Reads the metrics of one run from a CSV file, in wide or in long form (docs/import-export.md)."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TextIO
+
+from trainwire.cli.transfer.runs import End, Header, Item, SourceRun, Tally, content_hash
+from trainwire.schemas.limits import MAX_ITEMS, MAX_METRIC_NAME_CHARS
+from trainwire.schemas.messages import Point
+from trainwire.schemas.times import seconds_to_ns, to_ns
+from trainwire.schemas.validation import MAX_ID, MAX_TIME_NS, MIN_TIME_NS
+from trainwire.stack.errors import Problem
+
+MAX_CELL_CHARS: Final = 64 * 1024 * 1024
+"""A longer cell is a quote that is not closed."""
+MAX_HEADER_CHARS: Final = 1024 * 1024
+TIME_NAMES: Final = frozenset({"time", "timestamp", "wall_time", "wall time"})
+FORM: Final = (
+    "expected a header with `step`, `epoch` or `time` and a column for each metric, or with `name`, `value` "
+    "and one of these"
+)
+_NO_NUMBER: Final = "not a number"
+_NO_TIME: Final = "time is neither ISO 8601 nor seconds since 1970"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The positions of the columns; `long` are those of name and value, None in the wide form."""
+
+    step: int | None
+    epoch: int | None
+    time: int | None
+    long: tuple[int, int] | None
+    metrics: tuple[tuple[int, str], ...]
+    unnamed: tuple[int, ...]
+    width: int
+
+
+def csv_run(path: Path, name: str | None, copy: str) -> SourceRun:
+    """Return the run in a file; raise `Problem` if there is no such file, or its header is not as it must be."""
+    try:
+        path = path.resolve(strict=True)
+        if not path.is_file():  # a pipe cannot be read twice
+            raise Problem(f"{path} is not a file: write the CSV to a file first")
+        digest = content_hash(path)
+        changed_ns = path.stat().st_mtime_ns
+        with path.open("rb") as raw:
+            if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise Problem(f"{path} is UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`")
+        with _opened(path) as file:
+            delimiter = _delimiter(file.readline(MAX_HEADER_CHARS))
+            file.seek(0)
+            columns = _columns(path, next(_rows(path, file, delimiter), []))
+    except OSError as exc:
+        raise Problem(f"cannot read {path}: {exc.strerror or exc}") from exc
+    shown = name or path.stem
+
+    def items(tally: Tally) -> Iterator[Item]:
+        yield from _CsvReader(path, delimiter, columns, changed_ns, tally).items(shown)
+
+    return SourceRun(tool="csv", identity=f"{path} {digest} {copy}", name=shown, items=items)
+
+
+class _CsvReader:
+    def __init__(self, path: Path, delimiter: str, columns: Columns, changed_ns: int, tally: Tally) -> None:
+        self._path = path
+        self._delimiter = delimiter
+        self._columns = columns
+        self._changed_ns = changed_ns
+        self._tally = tally
+
+    def items(self, name: str) -> Iterator[Item]:
+        """Yield the header, the points and the end; skip what cannot be stored."""
+        points = self._points()
+        first = next(points, None)
+        started_ns = None if first is None or self._columns.time is None else first.ts
+        last_ts = self._changed_ns
+        yield Header(name=name, started_ns=started_ns, tags={"imported_from": f"csv {self._path}"})
+        if first is not None:
+            yield first
+            for point in points:
+                last_ts = point.ts
+                yield point
+        yield End(ts=last_ts)
+
+    def _points(self) -> Iterator[Point]:
+        with _opened(self._path) as file:
+            rows = _rows(self._path, file, self._delimiter)
+            next(rows)
+            long = self._columns.long
+            try:
+                yield from _merged(self._long(rows, *long)) if long else self._wide(rows)
+            except Problem as exc:
+                self._tally.fail(str(exc))
+            else:
+                self._tally.taken["files"] += 1
+
+    def _wide(self, rows: Iterable[Sequence[str]]) -> Iterator[Point]:
+        metrics, width = self._columns.metrics, self._columns.width
+        last = max(index for index, _ in metrics)
+        for row in rows:
+            values = {}
+            if len(row) <= last or len(row) > width:
+                row = self._padded(row)  # noqa: PLW2901 - the same row, as wide as the header
+            for index, name in metrics:
+                cell = row[index]
+                if cell:
+                    try:
+                        values[name] = float(cell)
+                    except ValueError:
+                        if not cell.isspace():
+                            self._tally.skip("points", f"{_NO_NUMBER}, column {name[:100]!r}")
+            for index in self._columns.unnamed:
+                if row[index]:
+                    self._tally.skip("points", "column without a name")
+            if values and (point := self._point(row, values)) is not None:
+                yield point
+
+    def _long(self, rows: Iterable[Sequence[str]], name_at: int, value_at: int) -> Iterator[Point]:
+        for row in rows:
+            if not row:
+                continue
+            row = self._padded(row)  # noqa: PLW2901 - the same row, as wide as the header
+            name, cell = row[name_at], row[value_at]
+            if not name or len(name) > MAX_METRIC_NAME_CHARS:
+                self._tally.skip("points", f"name is empty or over {MAX_METRIC_NAME_CHARS:,} characters")
+                continue
+            try:
+                values = {name: float(cell)}
+            except ValueError:
+                self._tally.skip("points", "no value" if not cell.strip() else _NO_NUMBER)
+                continue
+            if (point := self._point(row, values)) is not None:
+                yield point
+
+    def _padded(self, row: Sequence[str]) -> list[str]:
+        width = self._columns.width
+        self._tally.skip("points", "more cells than the header has", sum(map(bool, row[width:])))
+        return [*row[:width], *[""] * (width - len(row))]
+
+    def _point(self, row: Sequence[str], values: dict[str, float]) -> Point | None:
+        columns = self._columns
+        try:
+            step = None if columns.step is None else _whole(row, columns.step)
+            epoch = None if columns.epoch is None else _whole(row, columns.epoch)
+        except ValueError:
+            self._tally.skip("points", "step or epoch is not a whole number", len(values))
+            return None
+        if columns.time is None:
+            return Point(ts=self._changed_ns, values=values, epoch=epoch, step=step)
+        ts = _time_ns(row[columns.time] if columns.time < len(row) else "")
+        if ts is None:
+            self._tally.skip("points", _NO_TIME, len(values))
+            return None
+        return Point(ts=ts, values=values, epoch=epoch, step=step)
+
+
+def _merged(points: Iterable[Point]) -> Iterator[Point]:
+    """Join neighbours of the same time, step and epoch that have different metrics."""
+    known: Point | None = None
+    for point in points:
+        if known is not None:
+            if _place(known) == _place(point) and known.values.keys().isdisjoint(point.values):
+                known.values.update(point.values)
+                continue
+            yield known
+        known = point
+    if known is not None:
+        yield known
+
+
+def _place(point: Point) -> tuple[int, int | None, int | None]:
+    return point.ts, point.step, point.epoch
+
+
+def _opened(path: Path) -> TextIO:
+    # What is no UTF-8 is replaced: in a number that is "not a number", and counted.
+    return path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _rows(path: Path, file: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    csv.field_size_limit(MAX_CELL_CHARS)
+    reader = csv.reader(file, delimiter=delimiter)
+    try:
+        yield from reader
+    except csv.Error as exc:
+        raise Problem(f"{path}, line {reader.line_num:,}: {exc}; is a quote before it not closed?") from exc
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+def _columns(path: Path, header: Sequence[str]) -> Columns:
+    names = [name.strip() for name in header]
+    if not any(names):
+        raise Problem(f"{path} has no header: {FORM}")
+    repeated = [name for name, count in Counter(filter(None, names)).items() if count > 1]
+    if repeated:
+        raise Problem(f"{path} has two columns {repeated[0][:100]!r}: rename one of them")
+    lower = [name.lower() for name in names]
+    at = {kind: lower.index(kind) if kind in lower else None for kind in ("step", "epoch", "name", "value")}
+    time_at = next((index for index, name in enumerate(lower) if name in TIME_NAMES), None)
+    places = {at["step"], at["epoch"], time_at} - {None}
+    found = ", ".join(repr(name[:50]) for name in names[:10])
+    long = None if at["name"] is None or at["value"] is None else (at["name"], at["value"])
+    metrics = tuple((index, name) for index, name in enumerate(names) if name and index not in places)
+    if not places or not metrics:
+        raise Problem(f"{path} has the columns {found}: {FORM}")
+    longest = max(metrics, key=lambda metric: len(metric[1]))[1]
+    if len(longest) > MAX_METRIC_NAME_CHARS or len(metrics) > MAX_ITEMS:
+        raise Problem(
+            f"{path} has {len(metrics):,} metrics, one with a name of {len(longest):,} characters: at most "
+            f"{MAX_ITEMS:,} metrics, with {MAX_METRIC_NAME_CHARS:,} characters each, are allowed"
+        )
+    return Columns(
+        step=at["step"],
+        epoch=at["epoch"],
+        time=time_at,
+        long=long,
+        metrics=() if long else metrics,
+        unnamed=() if long else tuple(index for index, name in enumerate(names) if not name),
+        width=len(names),
+    )
+
+
+def _whole(row: Sequence[str], index: int) -> int | None:
+    """Return a cell as a whole number, None if it is empty; raise `ValueError` for any other."""
+    text = row[index].strip() if index < len(row) else ""
+    if not text:
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        floating = float(text)
+        if not floating.is_integer():  # false for NaN and infinities too
+            raise ValueError(text) from None
+        number = int(floating)
+    if abs(number) > MAX_ID:
+        raise ValueError(text)
+    return number
+
+
+def _time_ns(text: str) -> int | None:
+    """Return a time in nanoseconds since 1970; without a time zone it is in UTC. None if it is none."""
+    text = text.strip()
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            at = datetime.fromisoformat(text)
+            return to_ns(at if at.tzinfo is not None else at.replace(tzinfo=UTC))
+        except (ValueError, OverflowError):
+            return None
+    if not math.isfinite(seconds):
+        return None
+    ts = seconds_to_ns(seconds)
+    return ts if MIN_TIME_NS <= ts <= MAX_TIME_NS else None

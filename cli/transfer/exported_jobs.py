@@ -1,0 +1,62 @@
+"""Reads a job for an export: page by page, so that its size does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, select
+
+from trainwire.schemas.tables import training_checkpoints
+from trainwire.stores.postgres.jobs import Job
+from trainwire.stores.rows.command_rows import (
+    LogFilter,
+    StoredLine,
+    StoredPoint,
+    logs_after,
+    metrics_after,
+)
+
+PAGE: Final = 2000
+CHECKPOINT_COLUMNS: Final = (
+    *("seq", "attempt", "logged_at", "kind", "uri", "epoch", "step", "size_bytes", "sha256", "is_best", "metrics"),
+)
+
+
+@dataclass
+class ExportedJob:
+    """A job and its rows; `points`, `lines` and `checkpoints` count those that were read."""
+
+    connection: Connection
+    job: Job
+    points: int = 0
+    lines: int = 0
+    checkpoints: int = 0
+
+    def read_points(self) -> Iterator[StoredPoint]:
+        """Yield all rows of metrics, in order; a row counts as many points as it has values."""
+        seq = 0
+        while page := metrics_after(self.connection, self.job.id, seq, PAGE):
+            for row in page:
+                self.points += len(row.values)
+                yield row
+            seq = page[-1].seq
+
+    def read_lines(self) -> Iterator[StoredLine]:
+        """Yield all log lines, in order."""
+        seq = 0
+        while page := logs_after(self.connection, LogFilter(job_id=self.job.id), seq, PAGE):
+            self.lines += len(page)
+            yield from page
+            seq = page[-1].seq
+
+    def read_checkpoints(self) -> Iterator[Mapping[str, Any]]:
+        """Yield all records of checkpoints, in order."""
+        table = training_checkpoints.c
+        wanted = select(*(table[name] for name in CHECKPOINT_COLUMNS))
+        for row in self.connection.execute(
+            wanted.where(table.job_id == self.job.id).order_by(table.seq)
+        ).mappings():
+            self.checkpoints += 1
+            yield dict(row)

@@ -1,0 +1,61 @@
+"""Imports runs one after another, and makes their receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.receipt import Receipt, is_deleted, receipt_of, run_receipt
+from trainwire.cli.transfer.runs import LeftOut, SourceRun, Tally
+from trainwire.cli.transfer.sending import Sender
+
+
+@dataclass
+class _Read:
+    run: SourceRun
+    tally: Tally
+    sent: int
+    is_deleted: bool
+
+
+def import_runs(
+    runs: Iterable[SourceRun | LeftOut],
+    connection: Connection,
+    sender: Sender | None,
+    on_progress: Callable[[str, int], None],
+) -> Receipt:
+    """Send all runs and return the receipt; without a sender only read them and count what Postgres has.
+
+    `connection` is in autocommit mode. `on_progress` is called with the name of a run and the number of its points
+    that were read.
+    """
+    left_out: list[LeftOut] = []
+    read: list[_Read] = []
+    for run in runs:
+        if isinstance(run, LeftOut):
+            left_out.append(run)
+        else:
+            read.append(_read(run, connection, sender, on_progress))
+    if sender is not None:
+        sender.finish()
+    receipts = (
+        run_receipt(connection, each.run, each.tally, each.sent, is_deleted=each.is_deleted) for each in read
+    )
+    return receipt_of(receipts, left_out)
+
+
+def _read(
+    run: SourceRun, connection: Connection, sender: Sender | None, on_progress: Callable[[str, int], None]
+) -> _Read:
+    read = _Read(run, Tally(), 0, is_deleted(connection, run.job_id))
+    stored = {} if sender is None else sender.positions(run.job_id, run.source)
+    for message in messages_of(run, read.tally):
+        on_progress(run.name, read.tally.taken["points"])
+        if sender is None or read.is_deleted or message.seq <= stored.get(message.kind, 0):
+            continue
+        sender.send(message)
+        read.sent += 1
+    return read

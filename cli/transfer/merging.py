@@ -1,0 +1,28 @@
+"""Joins the values of several series by time and step, as they were logged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trainwire.schemas.messages import Point
+
+
+class MergedSeries:
+    """The values of all series of one run, in memory."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, int], list[dict[str, float]]] = {}
+
+    def add(self, ts: int, step: int, name: str, value: float) -> None:
+        """Add a value; one of a name that this time and step have makes another point."""
+        rows = self._rows.setdefault((ts, step), [])
+        row = next((row for row in rows if name not in row), None)
+        if row is None:
+            rows.append(row := {})
+        row[name] = value
+
+    def points(self) -> Iterator[Point]:
+        """Yield the points in the order of time and step."""
+        for (ts, step), rows in sorted(self._rows.items(), key=lambda item: item[0]):
+            for values in rows:
+                yield Point(ts=ts, step=step, values=values)

@@ -1,0 +1,134 @@
+"""Reads the runs of an MLflow server over its REST API (docs/import-export.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final
+
+from trainwire.cli.transfer.merging import MergedSeries
+from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, SourceRun, Tally
+from trainwire.schemas.limits import MAX_METRIC_NAME_CHARS
+from trainwire.schemas.messages import Outcome, Point
+from trainwire.schemas.times import to_ns
+from trainwire.stack.errors import Problem
+from trainwire.stores.mlflow.http import MlflowApi, MlflowRefused, MlflowUnavailable, plain_send
+from trainwire.stores.mlflow.runs import HISTORY_PAGE, JOB_TAG, MlflowRun, get_metric_page, run_of
+
+PAGE: Final = 1000
+MOST_FOLDERS: Final = 10_000
+"""How many folders of artifacts of one run are listed."""
+_ENDS: Final[dict[str, Outcome]] = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "failed"}
+_MS: Final = 1_000_000
+
+
+def mlflow_api(uri: str) -> MlflowApi:
+    """Return the API of a server; raise `Problem` for a URI that is not that of a server."""
+    if not uri.startswith(("http://", "https://")):
+        raise Problem(
+            f"{uri!r} is not the address of an MLflow server: start one with "
+            f"`mlflow server --backend-store-uri {uri}` and give its address, like http://localhost:5000"
+        )
+    return MlflowApi(plain_send(uri))
+
+
+class MlflowRuns:
+    """The runs of a server.
+
+    `is_mirrored_to` tells that jobs are mirrored to this server: then each job is linked with its run there, and
+    no mirror is made. `knows_job` returns whether a job of this number is in Postgres.
+    """
+
+    def __init__(
+        self, api: MlflowApi, copy: str, *, is_mirrored_to: bool, knows_job: Callable[[int], bool]
+    ) -> None:
+        self._api = api
+        self._copy = copy
+        self._is_mirrored_to = is_mirrored_to
+        self._knows_job = knows_job
+
+    def runs(self, experiments: Collection[str]) -> Iterator[SourceRun | LeftOut]:
+        """Yield the runs of these experiments, of all if empty; raise `Problem` for an unknown one."""
+        names = self._experiments()
+        unknown = sorted(set(experiments) - set(names.values()))
+        if unknown:
+            shown = ", ".join(map(repr, sorted(names.values())[:10]))
+            raise Problem(f"no experiment {unknown[0]!r} in MLflow, which has {shown or 'none'}")
+        chosen = {key: name for key, name in names.items() if not experiments or name in experiments}
+        for experiment_id, name in chosen.items():
+            asked: dict[str, Any] = {"experiment_ids": [experiment_id], "run_view_type": "ALL"}
+            order = ["attributes.start_time ASC"]
+            for document in self._pages("runs/search", "runs", order_by=order, **asked):
+                yield self._run(run_of(document), name)
+
+    def _experiments(self) -> dict[str, str]:
+        found = self._pages("experiments/search", "experiments", view_type="ACTIVE_ONLY")
+        return {each["experiment_id"]: each["name"] for each in found}
+
+    def _pages(self, endpoint: str, field: str, **asked: Any) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._api.post(endpoint, max_results=PAGE, **asked, **token)
+            yield from page.get(field, [])
+            if not page.get("next_page_token"):
+                return
+            token = {"page_token": page["next_page_token"]}
+
+    def _run(self, run: MlflowRun, experiment: str) -> SourceRun | LeftOut:
+        if run.is_deleted:
+            return LeftOut(run.name, "deleted in MLflow")
+        ended_at = run.ended_at
+        if run.status not in _ENDS or ended_at is None:
+            return LeftOut(run.name, "has not ended: import it again when it has")
+        job = run.tags.get(JOB_TAG, "")
+        if run.is_mirror and job.isdecimal() and self._knows_job(int(job)):
+            return LeftOut(run.name, "the mirror of a job of this database")
+
+        def items(tally: Tally) -> Iterator[Item]:
+            yield from self._items(run, experiment, tally)
+            error = None if run.status != "KILLED" else "killed, by MLflow's record"
+            yield End(ts=to_ns(ended_at), status=_ENDS[run.status], error_message=error)
+
+        return SourceRun(tool="mlflow", identity=f"{run.run_id} {self._copy}", name=run.name, items=items)
+
+    def _items(self, run: MlflowRun, experiment: str, tally: Tally) -> Iterator[Item]:
+        about = {"imported_from": f"mlflow run {run.run_id}", "mlflow.experiment_name": experiment}
+        yield Header(
+            name=run.name or run.run_id,
+            started_ns=None if run.started_at is None else to_ns(run.started_at),
+            tags={**run.tags, **about},
+            params=dict(run.params),
+            mlflow_run_id=run.run_id if self._is_mirrored_to else None,
+        )
+        yield from self._points(run, tally)
+        self._count_artifacts(run, tally)
+
+    def _points(self, run: MlflowRun, tally: Tally) -> Iterator[Point]:
+        """Yield the run's points, ordered by time and step: values of one time and step make one point."""
+        series = MergedSeries()
+        for name in sorted(run.metrics):
+            token, is_first = None, True
+            while is_first or token is not None:
+                page, token = get_metric_page(self._api, run.run_id, name, HISTORY_PAGE, token)
+                is_first = False
+                if len(name) > MAX_METRIC_NAME_CHARS:
+                    tally.skip("points", f"name over {MAX_METRIC_NAME_CHARS:,} characters", len(page))
+                    continue
+                for point in page:
+                    series.add(point.ts_ms * _MS, point.step, name, point.value)
+        yield from series.points()
+
+    def _count_artifacts(self, run: MlflowRun, tally: Tally) -> None:
+        folders = [""]
+        for _ in range(MOST_FOLDERS):
+            if not folders:
+                return
+            try:
+                path = folders.pop()
+                found = self._api.get("artifacts/list", run_id=run.run_id, **({"path": path} if path else {}))
+            except (MlflowRefused, MlflowUnavailable) as exc:
+                tally.notes.append(f"its artifacts cannot be listed: {exc}")
+                return
+            files = found.get("files", [])
+            folders += [each["path"] for each in files if each.get("is_dir")]
+            tally.skip("files", "artifacts stay in MLflow", sum(not each.get("is_dir") for each in files))
+        tally.notes.append(f"it has more than {MOST_FOLDERS:,} folders of artifacts: the others are not counted")

@@ -1,0 +1,127 @@
+"""Compares what a run has at its source with its rows in Postgres: the receipt of an import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from trainwire.cli.transfer.runs import COUNTED, Counted, LeftOut, SourceRun, Tally
+from trainwire.schemas.tables import LIFTED_SQL
+
+DELETED: Final = "its job was deleted: --copy TEXT imports it again, as another job"
+REMOVED: Final = "removed by retention"
+
+
+class Count(msgspec.Struct, kw_only=True):
+    """`source` = `stored` + the sum of `skipped` + `missing`."""
+
+    source: int = 0
+    stored: int = 0
+    skipped: dict[str, int] = {}
+    missing: int = 0
+
+    def add(self, other: Count) -> None:
+        """Add the counts of another run."""
+        self.source += other.source
+        self.stored += other.stored
+        self.missing += other.missing
+        self.skipped = {
+            reason: self.skipped.get(reason, 0) + other.skipped.get(reason, 0)
+            for reason in {**self.skipped, **other.skipped}
+        }
+
+
+class RunReceipt(msgspec.Struct, kw_only=True):
+    """The receipt of one run; `sent` is the number of messages that this import has sent."""
+
+    job_id: int
+    name: str
+    sent: int
+    points: Count
+    lines: Count
+    files: Count
+    notes: list[str]
+    problems: list[str]
+
+    @property
+    def missing(self) -> int:
+        """Number of points, lines and files that are neither stored nor skipped."""
+        return sum(getattr(self, kind).missing for kind in COUNTED)
+
+
+class Receipt(msgspec.Struct, kw_only=True):
+    """The receipt of an import: the sums, and each run."""
+
+    runs: Count
+    points: Count
+    lines: Count
+    files: Count
+    imported: list[RunReceipt]
+    complete: bool
+
+
+def run_receipt(
+    connection: Connection, run: SourceRun, tally: Tally, sent: int, *, is_deleted: bool
+) -> RunReceipt:
+    """Count what Postgres has of a run."""
+    found = connection.execute(_STORED, {"job": run.job_id, "source": run.source}).mappings().one()
+    counts = {}
+    for kind in COUNTED:
+        taken, skipped = tally.taken[kind], dict(tally.skipped[kind])
+        stored = taken if kind == "files" else int(found[kind])
+        missing = taken - stored
+        if missing > 0 and (is_deleted or found[f"removed_{kind}"]):
+            skipped[DELETED if is_deleted else REMOVED] = missing
+            missing = 0
+        counts[kind] = Count(
+            source=taken + sum(tally.skipped[kind].values()), stored=stored, skipped=skipped, missing=missing
+        )
+    return RunReceipt(
+        job_id=run.job_id,
+        name=run.name,
+        sent=sent,
+        notes=tally.notes,
+        problems=tally.problems,
+        **_named(counts),
+    )
+
+
+def receipt_of(runs: Iterable[RunReceipt], left_out: Iterable[LeftOut]) -> Receipt:
+    """Add up the receipts of all runs."""
+    imported = list(runs)
+    sums = {kind: Count() for kind in COUNTED}
+    for each in imported:
+        for kind, total in sums.items():
+            total.add(getattr(each, kind))
+    all_runs = Count(source=len(imported), stored=len(imported))
+    for run in left_out:
+        all_runs.add(Count(source=1, skipped={run.reason: 1}))
+    complete = not any(each.missing or each.problems for each in imported)
+    return Receipt(runs=all_runs, imported=imported, complete=complete, **_named(sums))
+
+
+def is_deleted(connection: Connection, job_id: int) -> bool:
+    """Return whether the job was deleted: then its messages are not stored."""
+    return connection.execute(_DELETED, {"job": job_id}).first() is not None
+
+
+def _named(counts: dict[Counted, Count]) -> dict[str, Count]:
+    return {str(kind): count for kind, count in counts.items()}
+
+
+_DELETED: Final = text("SELECT 1 FROM deleted_jobs WHERE job_id = :job")
+_STORED: Final = text(
+    f"""
+    SELECT
+        (SELECT coalesce(sum(num_nonnulls({LIFTED_SQL}) + CASE WHEN extra_metrics IS NULL THEN 0
+                ELSE (SELECT count(*) FROM jsonb_object_keys(extra_metrics)) END), 0)
+            FROM training_metrics WHERE job_id = :job AND source = :source) AS points,
+        (SELECT count(*) FROM training_logs WHERE job_id = :job AND source = :source) AS lines,
+        coalesce((SELECT removed_metric_seq FROM training_jobs WHERE id = :job), 0) AS removed_points,
+        coalesce((SELECT removed_log_seq FROM training_jobs WHERE id = :job), 0) AS removed_lines,
+        0 AS removed_files
+    """  # noqa: S608 - names of columns
+)

@@ -1,0 +1,128 @@
+"""A run of another tool, as a sequence of items, and the counts of what of it is skipped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+from trainwire.ingest.identity.job_numbers import number_of
+from trainwire.schemas.messages import Outcome, Point
+
+Counted = Literal["points", "lines", "files"]
+COUNTED: Final[tuple[Counted, ...]] = ("points", "lines", "files")
+IMPORT_SOURCE: Final = "import-"
+"""Prefix of the sources of imported runs."""
+DAMAGED: Final = "read up to an error"
+_READ_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The first item of a run; `mlflow_run_id` only for a run of the MLflow server that jobs are mirrored to."""
+
+    name: str
+    started_ns: int | None
+    tags: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] | None = None
+    mlflow_run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of text."""
+
+    ts: int
+    text: str
+    log_type: Literal["stdout", "stderr"] = "stdout"
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """All parameters known so far, where they come after the header."""
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """The last item of a run; `ended` where the tool does not record how a run ended."""
+
+    ts: int
+    status: Outcome = "ended"
+    error_message: str | None = None
+
+
+Item: TypeAlias = Header | Point | Line | Params | End
+
+
+@dataclass
+class Tally:
+    """What a run has: the items that were read, and what was skipped, by reason.
+
+    A point is one value of one metric at one step.
+    """
+
+    taken: Counter[Counted] = field(default_factory=Counter)
+    skipped: dict[Counted, Counter[str]] = field(default_factory=lambda: {kind: Counter() for kind in COUNTED})
+    notes: list[str] = field(default_factory=list)
+    """What was shortened, in words."""
+    problems: list[str] = field(default_factory=list)
+    """Files that could be read only in part, with the reasons."""
+
+    def skip(self, kind: Counted, reason: str, count: int = 1) -> None:
+        """Count what is not imported."""
+        if count:
+            self.skipped[kind][reason] += count
+
+    def fail(self, problem: str) -> None:
+        """Count a file of which the rest cannot be read."""
+        self.skip("files", DAMAGED)
+        self.problems.append(problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRun:
+    """One run to import.
+
+    `identity` names the run and its content: equal for each import of the same, so that a second import makes the
+    same messages with the same numbers. `items` reads the run: its header first, its end last.
+    """
+
+    tool: str
+    identity: str
+    name: str
+    items: Callable[[Tally], Iterator[Item]]
+
+    @property
+    def job_id(self) -> int:
+        """The number of its job: positive, as that of a launch without a launcher."""
+        return number_of(f"import {self.tool} {self.identity}")
+
+    @property
+    def source(self) -> str:
+        """The name of the source of its messages."""
+        digest = hashlib.blake2b(self.identity.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+        return f"{IMPORT_SOURCE}{self.tool}-{digest}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that is not imported, with the reason."""
+
+    name: str
+    reason: str
+
+
+def content_hash(path: Path, size: int | None = None) -> str:
+    """Return a hash of the first `size` bytes of a file, or of all; raises `OSError`."""
+    digest = hashlib.blake2b(digest_size=16)
+    left = size
+    with path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES if left is None else min(left, _READ_BYTES)):
+            digest.update(chunk)
+            left = None if left is None else left - len(chunk)
+    return digest.hexdigest()

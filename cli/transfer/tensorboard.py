@@ -1,0 +1,158 @@
+"""Reads the runs below a folder of TensorBoard's event files (docs/import-export.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainwire.cli.transfer.event_records import MAX_TAG_BYTES, one_scalar, records
+from trainwire.cli.transfer.runs import End, Header, Item, LeftOut, Line, Params, SourceRun, Tally, content_hash
+from trainwire.ingest.hooks.caught import SPLITS
+from trainwire.ingest.hooks.event_files import PATTERN
+from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.schemas.limits import MAX_LINE_CHARS, MAX_METRIC_NAME_CHARS
+from trainwire.schemas.messages import Point
+from trainwire.schemas.validation import MAX_TIME_NS
+from trainwire.stack.errors import Problem
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    size: int
+    prefix: str
+    """Before the names of its metrics: the path from the folder of the run."""
+
+
+def tensorboard_runs(folder: Path, name: str | None, copy: str) -> Iterator[SourceRun | LeftOut]:
+    """Yield the runs below a folder; raise `Problem` if there is no such folder, or no event file below it."""
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise Problem(f"{folder} is not a folder: give the folder that `tensorboard --logdir` gets")
+    try:
+        found = _event_files(folder)
+    except OSError as exc:
+        raise Problem(f"cannot read {exc.filename}: {exc.strerror}") from exc
+    if not found:
+        raise Problem(
+            f"no event file ({PATTERN}*) below {folder}: give the folder that `tensorboard --logdir` gets"
+        )
+    if name is not None and len(found) > 1:
+        raise Problem(f"--name is for one run, and {folder} has {len(found):,}: give the folder of one of them")
+    for root, paths in sorted(found.items()):
+        yield _run(folder, root, paths, name, copy)
+
+
+def _event_files(folder: Path) -> dict[Path, list[Path]]:
+    """Return folder of a run -> its event files.
+
+    A run is the highest folder that has event files, with all below it; or the parent of folders that hold parts
+    of its curves (`train`, `validation` ...).
+    """
+    runs: dict[Path, list[Path]] = defaultdict(list)
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders.sort()
+        here = Path(place)
+        files = sorted(here / each for each in names if each.startswith(PATTERN))
+        if files:
+            above = [root for root in (here, *here.parents) if root in runs]
+            is_part = here != folder and here.name in SPLITS
+            runs[above[-1] if above else here.parent if is_part else here] += files
+    return dict(runs)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _run(folder: Path, root: Path, paths: list[Path], name: str | None, copy: str) -> SourceRun | LeftOut:
+    inside = str(root.relative_to(folder))
+    shown = name or (folder.name if inside == "." else inside)
+    digest = hashlib.blake2b(digest_size=16)
+    files = []
+    for path in paths:
+        prefix = path.parent.relative_to(root).as_posix()
+        try:
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(root)} {size} {content_hash(path, size)}\n".encode(errors="replace"))
+        except OSError as exc:
+            return LeftOut(shown, f"cannot read {path}: {exc.strerror or exc}")
+        files.append(_File(path, size, "" if prefix == "." else f"{prefix}/"))
+
+    if not any(file.size for file in files):
+        return LeftOut(shown, "its event files are empty")
+
+    def items(tally: Tally) -> Iterator[Item]:
+        yield from _items(root, files, shown, tally)
+
+    return SourceRun(tool="tensorboard", identity=f"{root} {digest.hexdigest()} {copy}", name=shown, items=items)
+
+
+def _items(root: Path, files: list[_File], name: str, tally: Tally) -> Iterator[Item]:
+    started_ns, last_ts = None, 0
+    params: dict[str, Any] = {}
+    for file in files:
+        for event in _events(file, tally):
+            if started_ns is None:
+                started_ns = event.ts
+                yield Header(name=name, started_ns=started_ns, tags={"imported_from": f"tensorboard {root}"})
+            last_ts = max(last_ts, event.ts)
+            if isinstance(event, Point):
+                if file.prefix:
+                    event.values = {file.prefix + tag: number for tag, number in event.values.items()}
+                yield event
+            else:
+                yield from _event_items(file.prefix, event, params, tally)
+    if started_ns is None:
+        yield Header(name=name, started_ns=None)
+    yield End(ts=last_ts or files[-1].path.stat().st_mtime_ns)
+
+
+def _event_items(prefix: str, event: Event, params: dict[str, Any], tally: Tally) -> Iterator[Item]:
+    """Yield what an event has; add its parameters to `params`."""
+    if event.scalars:
+        yield from _points(prefix, event, tally)
+    if event.params:
+        params |= event.params
+        yield Params(dict(params))
+    for tag, text in event.texts:
+        line = f"{prefix}{tag} (step {event.step}): {text}"
+        if len(line) > MAX_LINE_CHARS // 4:
+            tally.skip("lines", f"text over {MAX_LINE_CHARS // 4:,} characters")
+        else:
+            yield Line(event.ts, line)
+    for kind in event.not_taken:
+        tally.skip("points", f"{kind}: not a number")
+
+
+def _events(file: _File, tally: Tally) -> Iterator[Event | Point]:
+    decoder = EventDecoder()
+    is_short = len(file.prefix) < MAX_METRIC_NAME_CHARS - MAX_TAG_BYTES
+    try:
+        for data in records(file.path, file.size):
+            event = (is_short and one_scalar(data)) or decoder.decode(data)
+            if not 0 <= event.ts <= MAX_TIME_NS:
+                values = event.values if isinstance(event, Point) else event.scalars
+                tally.skip("points", "time is out of range", len(values))
+                continue
+            yield event
+    except (DamagedEventError, OSError) as exc:
+        tally.fail(f"{file.path}: {exc}; what comes before it is imported")
+    else:
+        tally.taken["files"] += 1
+
+
+def _points(prefix: str, event: Event, tally: Tally) -> Iterator[Point]:
+    values = event.scalars
+    if prefix or max(map(len, values)) > MAX_METRIC_NAME_CHARS:
+        named = {prefix + tag: number for tag, number in values.items()}
+        values = {tag: number for tag, number in named.items() if len(tag) <= MAX_METRIC_NAME_CHARS}
+        reason = f"name over {MAX_METRIC_NAME_CHARS:,} characters"
+        tally.skip("points", reason, len(named) - len(values))
+    if values:
+        yield Point(ts=event.ts, step=event.step, values=values)

@@ -1,0 +1,43 @@
+"""Writes a job as CSV or as JSON lines (docs/import-export.md)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from typing import Any, Final, TextIO
+
+import msgspec
+
+from trainwire.cli.transfer.exported_jobs import ExportedJob
+from trainwire.schemas.non_finite import shown_float
+
+CSV_HEADER: Final = ("seq", "attempt", "rank", "epoch", "step", "time", "name", "value")
+
+
+def write_csv(exported: ExportedJob, file: TextIO) -> None:
+    """Write one line for each value of a metric, in the long form that `trainwire import csv` reads."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    for row in exported.read_points():
+        place = (row.seq, row.attempt, row.rank, row.epoch, row.step, row.logged_at.isoformat())
+        for name, value in row.values.items():
+            writer.writerow((*place, name, value))
+
+
+def write_jsonl(exported: ExportedJob, file: TextIO) -> None:
+    """Write one object a line: the job, then its metrics, log lines and checkpoints."""
+    _write(file, "job", exported.job)
+    for row in exported.read_points():
+        _write(file, "metrics", row)
+    for line in exported.read_lines():
+        _write(file, "log", line)
+    for checkpoint in exported.read_checkpoints():
+        _write(file, "checkpoint", dict(checkpoint))
+
+
+def _write(file: TextIO, kind: str, row: msgspec.Struct | Mapping[str, Any]) -> None:
+    fields = msgspec.to_builtins(row)
+    # Inside maps of numbers Postgres has the names of non-finite ones already.
+    shown = {name: shown_float(value) if isinstance(value, float) else value for name, value in fields.items()}
+    file.write(json.dumps({"type": kind, **shown}, ensure_ascii=False, allow_nan=False) + "\n")

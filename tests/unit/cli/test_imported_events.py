@@ -1,0 +1,125 @@
+"""Event files of TensorBoard, read for an import."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.cli.event_files import event_file, image, scalar, text
+from tests.unit.ingest.test_event_files import field, tensor
+from trainwire.cli.transfer.event_records import masked_crc, one_scalar, records
+from trainwire.cli.transfer.messages import messages_of
+from trainwire.cli.transfer.runs import LeftOut, Tally
+from trainwire.cli.transfer.tensorboard import tensorboard_runs
+from trainwire.ingest.hooks.tensorboard_events import DamagedEventError, Event, EventDecoder
+from trainwire.schemas.messages import Point
+
+
+def test_the_checksum_is_that_of_tensorflow() -> None:
+    """CRC-32C of "123456789", of the standard, rotated and shifted as TensorFlow does."""
+    crc = 0xE3069283
+    assert masked_crc(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def point_of(event: Event) -> Point:
+    """Return the point of an event with numbers alone."""
+    assert (event.params, event.texts, event.not_taken) == ({}, [], [])
+    return Point(ts=event.ts, step=event.step, values=event.scalars)
+
+
+@given(
+    tag=st.text(max_size=140),
+    value=st.floats(width=32),
+    step=st.integers(-(2**63), 2**63 - 1),
+)
+def test_the_fast_way_gives_what_the_decoder_gives(tag: str, value: float, step: int) -> None:
+    """One number in its usual form is read the same, or left to the decoder."""
+    data = scalar(tag, value, step)
+    fast, slow = one_scalar(data), EventDecoder().decode(data)
+    assert fast is None or repr(fast) == repr(point_of(slow))
+    if step >= 0 and len(tag.encode()) < 100 and not math.isnan(value):
+        assert fast == point_of(slow)
+
+
+@given(st.binary(max_size=60), st.integers(0, 60))
+def test_the_fast_way_is_never_taken_for_other_bytes(noise: bytes, at: int) -> None:
+    """Bytes within an event that change its lengths are left to the decoder, or read as it reads them."""
+    data = scalar("loss", 0.5, 3)
+    data = data[:at] + noise + data[at:]
+    fast = one_scalar(data)
+    if fast is not None:
+        assert repr(fast) == repr(point_of(EventDecoder().decode(data)))
+
+
+def test_other_events_are_left_to_the_decoder() -> None:
+    """Texts, images and tensors are not in the usual form of a number."""
+    assert one_scalar(text("note", "hi", 1)) is None
+    assert one_scalar(image("picture")) is None
+    assert one_scalar(tensor("loss", field(1, 1) + field(4, struct.pack("<f", 0.5)), "scalars")) is None
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_record_cut_anywhere_is_named(tmp_path: Path, cut: int) -> None:
+    """The records before it are read."""
+    path = event_file(tmp_path, scalar("loss", 0.5, 1), scalar("loss", 0.25, 2))
+    data = path.read_bytes()
+    path.write_bytes(data[:-cut])
+    found = records(path, len(data) - cut)
+    assert next(found) == scalar("loss", 0.5, 1)
+    with pytest.raises(DamagedEventError, match=f"at byte {len(data) // 2} is cut short"):
+        next(found)
+
+
+def test_long_files_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records across the borders of reads are whole, and what is written after the start is not read."""
+    monkeypatch.setattr("trainwire.cli.transfer.event_records._READ_BYTES", 7)
+    events = [scalar("loss", 0.5, step) for step in range(50)]
+    path = event_file(tmp_path, *events)
+    size = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert list(records(path, size)) == events
+
+
+def names_of(folder: Path) -> dict[str, set[str]]:
+    """Return run -> names of its metrics."""
+    found = {}
+    for run in tensorboard_runs(folder, None, ""):
+        assert not isinstance(run, LeftOut)
+        bodies = [message.body for message in messages_of(run, Tally())]
+        points = [point for body in bodies for point in getattr(body, "points", ())]
+        found[run.name] = {name for point in points for name in point.values}
+    return found
+
+
+def test_a_run_is_the_highest_folder_with_event_files(tmp_path: Path) -> None:
+    """Folders below it, and parts of its curves, are prefixes of names; others are runs of their own."""
+    for place in ("a", "a/loss_train", "b/train", "b/val", "c/1", "c/2", "train"):
+        event_file(tmp_path / place, scalar("loss", 0.5, 1))
+    (tmp_path / "empty").mkdir()
+    assert names_of(tmp_path / "a") == {"a": {"loss", "loss_train/loss"}}
+    assert names_of(tmp_path / "b") == {"b": {"train/loss", "val/loss"}}
+    assert names_of(tmp_path / "c") == {"1": {"loss"}, "2": {"loss"}}
+    (tmp_path / "train" / "events.out.tfevents.1700000000.host").unlink()
+    assert set(names_of(tmp_path)) == {"a", "b", "c/1", "c/2"}
+
+
+def test_empty_files_are_left_out(tmp_path: Path) -> None:
+    """A run whose event files have no byte is named with the reason."""
+    event_file(tmp_path / "a")
+    assert list(tensorboard_runs(tmp_path, None, "")) == [LeftOut("a", "its event files are empty")]
+
+
+def test_an_image_is_counted(tmp_path: Path) -> None:
+    """It is no number, and named."""
+    event_file(tmp_path, scalar("loss", 0.5, 1), image("picture"))
+    (run,) = tensorboard_runs(tmp_path, "named", "")
+    assert not isinstance(run, LeftOut)
+    tally = Tally()
+    list(messages_of(run, tally))
+    assert (run.name, tally.skipped["points"]) == ("named", {"image: not a number": 1})
