@@ -320,9 +320,9 @@ class Run(Shared):
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=moment_ns(ts), progress=self._history.progress_to(at_epoch)))
 
-    def describe(self, params: Mapping[str, Any]) -> None:
-        """Replace the parameters of the job's attempt."""
-        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, None, None)))
+    def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
+        """Replace the parameters of the job's attempt, or its tags, or both."""
+        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, tags, None)))
 
     @forgiving()
     def progress(

@@ -22,8 +22,16 @@ PATCHES = {
     "tensorboard.summary.writer.event_file_writer": "tensorboard",
     "tensorboardX.event_file_writer": "tensorboard",
     "wandb.sdk.wandb_run": "wandb",
+    "mlflow.tracking._tracking_service.utils": "mlflow",
+    "mlflow.store.artifact.artifact_repository_registry": "mlflow",
+    "mlflow.tracking._model_registry.utils": "mlflow",
+    "mlflow.tracking.context.registry": "mlflow",
 }
 """The module of ours that patches a module of the library."""
+MLFLOW_URI = "trainwire:"
+"""The address of MLflow's tracking store, where the training has none."""
+URI_READERS = ("mlflow", "lightning", "pytorch_lightning", "transformers", "ultralytics")
+"""Packages that read MLFLOW_TRACKING_URI, some of them before they import mlflow."""
 _patched: set[str] = set()
 
 
@@ -32,11 +40,14 @@ class ImportHook:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
+        self._has_mlflow = "mlflow" in map(PATCHES.get, names)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec that the finders behind this one have, with a loader that patches."""
+        if fullname in URI_READERS and self._has_mlflow:
+            _set_mlflow_uri()
         if fullname not in self._names or fullname in _patched:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -68,6 +79,11 @@ def _patch(module: ModuleType) -> None:
         note_failure(module.__name__, exc)
 
 
+def _set_mlflow_uri() -> None:
+    if not os.environ.get("MLFLOW_TRACKING_URI") and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = MLFLOW_URI
+
+
 def install() -> None:
     """Install the hooks, where a launcher listens."""
     if os.environ.get(SOCKET_VARIABLE):
@@ -80,6 +96,8 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
     channel.send_to(take)
     names = [name for name in PATCHES if name.lower().startswith(tuple(libraries))]
+    if "mlflow" in sys.modules and "mlflow" in libraries:
+        _set_mlflow_uri()
     for name in names:
         if name in sys.modules and name not in _patched:
             _patch(sys.modules[name])

@@ -1,0 +1,36 @@
+"""Keeps the files that a training logs with MLflow, in `mlruns` below its folder, and reports where."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from . import channel
+
+
+class RecordedArtifacts(LocalArtifactRepository):  # type: ignore[misc] # of an untyped library
+    """MLflow's own repository of a local folder, whose uploads are lines in the job's log."""
+
+    def __init__(self, artifact_uri: str) -> None:
+        super().__init__(artifact_uri.partition(":")[2])
+        self.artifact_uri = artifact_uri
+
+    def log_artifact(self, local_file: Any, artifact_path: str | None = None) -> None:
+        """Keep a file."""
+        super().log_artifact(local_file, artifact_path)
+        _report(os.path.join(self.artifact_dir, artifact_path or "", os.path.basename(local_file)))
+
+    def log_artifacts(self, local_dir: Any, artifact_path: str | None = None) -> None:
+        """Keep the files of a folder."""
+        super().log_artifacts(local_dir, artifact_path)
+        _report(os.path.join(self.artifact_dir, artifact_path or ""))
+
+
+def _report(path: str) -> None:
+    try:
+        size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "folder"
+    except OSError:
+        return
+    channel.send({"type": "log", "by": "mlflow", "text": f"file recorded: {path} ({size})"})
