@@ -108,9 +108,17 @@ def whole(value: Any) -> int:
     return number
 
 
+def experiment_number(experiment_id: Any) -> int:
+    """Return the id of an experiment as a number; raise where it is none."""
+    try:
+        return int(experiment_id)
+    except (TypeError, ValueError) as exc:
+        raise invalid(f"Invalid experiment ID '{experiment_id}'. Experiment ID must be a valid integer.") from exc
+
+
 def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -> tuple[str, Fields]:
     """Return id and fields of an experiment; raise where there is none, or where it should be active and is not."""
-    key = str(whole(experiment_id or "0"))
+    key = str(experiment_number(experiment_id or "0"))
     fields = state.experiments.get(key)
     if fields is None:
         raise no_experiment(key)
@@ -136,22 +144,12 @@ def find_run(state: State, run_id: str) -> Fields:
 def check_max_results(value: Any) -> None:
     """Raise where a page cannot have so many results."""
     if value is None or value < 1:
-        raise invalid(
-            f"Invalid value {value} for parameter 'max_results' supplied. It must be a positive integer"
-        )
+        raise invalid(f"Invalid value {value} for parameter 'max_results' supplied. It must be a positive integer")
     if value > SEARCH_MAX_RESULTS_THRESHOLD:
         raise invalid(
             f"Invalid value {value} for parameter 'max_results' supplied. "
             f"It must be at most {SEARCH_MAX_RESULTS_THRESHOLD}"
         )
-
-
-def changed(run_id: str, key: str, before: str, after: str) -> MlflowException:
-    """Return the error of a parameter that has another value already."""
-    return invalid(
-        f"Changing param values is not allowed. Param with key='{key}' was already logged with value='{before}' "
-        f"for run ID='{run_id}'. Attempted logging new value '{after}'."
-    )
 
 
 def invalid(message: str) -> MlflowException:

@@ -123,7 +123,12 @@ class LoggedModels:
         for metric in metrics:
             if getattr(metric, "model_id", None) is None:
                 continue
-            value = {"key": metric.key, "value": finite(metric), "timestamp": metric.timestamp, "step": metric.step}
+            value = {
+                "key": metric.key,
+                "value": finite(metric),
+                "timestamp": metric.timestamp,
+                "step": metric.step,
+            }
             of = {"dataset_name": metric.dataset_name, "dataset_digest": metric.dataset_digest, "run_id": run_id}
             self._journal.change(MODELS, metric.model_id, {"values": [{**value, **of}]})
 

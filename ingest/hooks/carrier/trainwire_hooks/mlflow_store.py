@@ -14,20 +14,20 @@ from typing import Any
 
 from mlflow.entities import LifecycleStage, Metric, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import FEATURE_DISABLED, INVALID_STATE, RESOURCE_ALREADY_EXISTS
+from mlflow.protos.databricks_pb2 import FEATURE_DISABLED
 from mlflow.store.entities.paged_list import PagedList
-from mlflow.store.tracking import SEARCH_MAX_RESULTS_DEFAULT
 from mlflow.store.tracking.abstract_store import AbstractStore
 from mlflow.utils import validation
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_MODELS, MLFLOW_RUN_NAME
 from mlflow.utils.name_utils import _generate_random_name
-from mlflow.utils.search_utils import SearchExperimentsUtils, SearchUtils
-from mlflow.utils.uri import append_to_uri_path, resolve_uri_if_local
+from mlflow.utils.search_utils import SearchUtils
+from mlflow.utils.uri import append_to_uri_path
 
-from . import MLFLOW_URI, SOCKET_VARIABLE, mlflow_entities, mlflow_report
+from . import SOCKET_VARIABLE, mlflow_entities, mlflow_report
 from .mlflow_entities import as_map, check_max_results, find_experiment, find_run, finite, invalid, is_in, missing
 from .mlflow_entities import now, whole
-from .mlflow_journal import EXPERIMENTS, RUNS, Fields, Journal, State
+from .mlflow_experiments import Experiments
+from .mlflow_journal import RUNS, Fields, Journal, State
 from .mlflow_models import LoggedModels
 
 
@@ -37,121 +37,15 @@ def open_store() -> Any:
     return TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
 
 
-class TrainwireStore(LoggedModels, AbstractStore):  # type: ignore[misc] # of an untyped library
+class TrainwireStore(Experiments, LoggedModels, AbstractStore):  # type: ignore[misc] # of an untyped library
     """Runs and experiments of one launch. Methods that MLflow adds later raise one clear error."""
 
     def __init__(self, journal: Journal) -> None:
         super().__init__()
         self._journal = journal
-        self._artifacts = f"{MLFLOW_URI}{os.path.abspath('mlruns')}"
         with journal.open(writing=True) as state:
             if not state.experiments:
-                self._add_experiment(state, "Default", None, {})
-
-    # Experiments
-
-    def search_experiments(
-        self,
-        view_type: int = ViewType.ACTIVE_ONLY,
-        max_results: int = SEARCH_MAX_RESULTS_DEFAULT,
-        filter_string: str | None = None,
-        order_by: list[str] | None = None,
-        page_token: str | None = None,
-    ) -> Any:
-        """Return a page of the experiments that match."""
-        check_max_results(max_results)
-        with self._journal.open() as state:
-            found = [mlflow_entities.experiment(key, fields) for key, fields in state.experiments.items()]
-        found = [each for each in found if is_in(view_type, each.lifecycle_stage)]
-        found = SearchExperimentsUtils.filter(found, filter_string)
-        found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
-        return PagedList(*SearchUtils.paginate(found, page_token, max_results))
-
-    def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
-        """Create an experiment and return its id."""
-        validation._validate_experiment_name(name)
-        for tag in tags or []:
-            validation._validate_experiment_tag(tag.key, tag.value)
-        with self._journal.open(writing=True) as state:
-            self._check_free(state, name)
-            location = resolve_uri_if_local(artifact_location) if artifact_location else None
-            return self._add_experiment(state, name, location, as_map(tags))
-
-    def _check_free(self, state: State, name: str) -> None:
-        if any(fields["name"] == name for fields in state.experiments.values()):
-            raise MlflowException(f"Experiment(name={name}) already exists.", RESOURCE_ALREADY_EXISTS)
-
-    def _add_experiment(self, state: State, name: str, location: str | None, tags: dict[str, str]) -> str:
-        key = str(len(state.experiments))
-        created = now()
-        fields = {
-            "name": name,
-            "artifact_location": location or append_to_uri_path(self._artifacts, key),
-            "lifecycle_stage": LifecycleStage.ACTIVE,
-            "tags": tags,
-            "creation_time": created,
-            "last_update_time": created,
-        }
-        self._journal.change(EXPERIMENTS, key, fields)
-        return key
-
-    def get_experiment(self, experiment_id: str) -> Any:
-        """Return an experiment, also a deleted one."""
-        with self._journal.open() as state:
-            return mlflow_entities.experiment(*find_experiment(state, experiment_id))
-
-    def get_experiment_by_name(self, experiment_name: str) -> Any:
-        """Return the experiment of this name, also a deleted one, or None."""
-        with self._journal.open() as state:
-            for key, fields in state.experiments.items():
-                if fields["name"] == experiment_name:
-                    return mlflow_entities.experiment(key, fields)
-        return None
-
-    def delete_experiment(self, experiment_id: str) -> None:
-        """Mark an experiment and its runs as deleted."""
-        self._move(experiment_id, LifecycleStage.ACTIVE, LifecycleStage.DELETED)
-
-    def restore_experiment(self, experiment_id: str) -> None:
-        """Mark an experiment and its runs as active."""
-        self._move(experiment_id, LifecycleStage.DELETED, LifecycleStage.ACTIVE)
-
-    def _move(self, experiment_id: str, before: str, after: str) -> None:
-        with self._journal.open(writing=True) as state:
-            key, fields = find_experiment(state, experiment_id)
-            if fields["lifecycle_stage"] != before:
-                raise mlflow_entities.no_experiment(key)
-            self._journal.change(EXPERIMENTS, key, {"lifecycle_stage": after, "last_update_time": now()})
-            for run_id in [run_id for run_id, run in state.runs.items() if run["experiment_id"] == key]:
-                self._journal.change(RUNS, run_id, {"lifecycle_stage": after})
-
-    def rename_experiment(self, experiment_id: str, new_name: str) -> None:
-        """Give an active experiment another name."""
-        validation._validate_experiment_name(new_name)
-        with self._journal.open(writing=True) as state:
-            key, fields = find_experiment(state, experiment_id)
-            if fields["lifecycle_stage"] != LifecycleStage.ACTIVE:
-                raise MlflowException("Cannot rename a non-active experiment.", INVALID_STATE)
-            if fields["name"] != new_name:
-                self._check_free(state, new_name)
-            self._journal.change(EXPERIMENTS, key, {"name": new_name, "last_update_time": now()})
-
-    def set_experiment_tag(self, experiment_id: str, tag: Any) -> None:
-        """Set a tag of an active experiment."""
-        validation._validate_experiment_tag(tag.key, tag.value)
-        with self._journal.open(writing=True) as state:
-            key, _ = find_experiment(state, experiment_id, active=True)
-            self._journal.change(EXPERIMENTS, key, {"tags": {tag.key: tag.value}})
-
-    def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
-        """Remove a tag of an active experiment."""
-        with self._journal.open(writing=True) as state:
-            found, fields = find_experiment(state, experiment_id, active=True)
-            if key not in fields["tags"]:
-                raise missing(f"No tag with name: {key} in experiment with id {experiment_id}")
-            self._journal.change(EXPERIMENTS, found, {"tags": {key: None}})
-
-    # Runs
+                self.add_experiment(state, "Default", None, {})
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Any, run_name: str) -> Any:
         """Create a run; the launch's first one becomes the job's, others have their names before their metrics."""
@@ -232,7 +126,7 @@ class TrainwireStore(LoggedModels, AbstractStore):  # type: ignore[misc] # of an
         page_token: str | None,
     ) -> Any:
         check_max_results(max_results)
-        wanted = {str(whole(key)) for key in experiment_ids}
+        wanted = {str(mlflow_entities.experiment_number(key)) for key in experiment_ids}
         with self._journal.open() as state:
             found = [
                 mlflow_entities.run(state, run_id)
@@ -250,7 +144,14 @@ class TrainwireStore(LoggedModels, AbstractStore):  # type: ignore[misc] # of an
     def log_param(self, run_id: str, param: Any) -> Any:
         """Log a parameter; another value than it has is refused."""
         checked = validation._validate_param(param.key, param.value) or param
-        self._log(run_id, [], {checked.key: checked.value}, {})
+        with self._active_run(run_id) as (_, run):
+            before = run["params"].get(checked.key, checked.value)
+            if before != checked.value:
+                raise invalid(
+                    f"Changing param values is not allowed. Param with key='{checked.key}' was already logged with "
+                    f"value='{before}' for run ID='{run_id}'. Attempted logging new value '{checked.value}'."
+                )
+            self._log(run_id, [], {checked.key: checked.value}, {})
         return checked
 
     def set_tag(self, run_id: str, tag: Any) -> None:
@@ -271,9 +172,15 @@ class TrainwireStore(LoggedModels, AbstractStore):  # type: ignore[misc] # of an
         points = [(each.key, finite(each), whole(each.timestamp), whole(each.step)) for each in metrics]
         with self._active_run(run_id) as (_, run):
             new = {name: value for name, value in params.items() if run["params"].get(name) != value}
-            changed = sorted(new.keys() & run["params"].keys())
+            changed = [name for name in new if name in run["params"]]
             if changed:
-                raise mlflow_entities.changed(run_id, changed[0], run["params"][changed[0]], new[changed[0]])
+                pairs = [
+                    {"key": name, "old_value": run["params"][name], "new_value": new[name]} for name in changed
+                ]
+                raise invalid(
+                    "Changing param values is not allowed. Params were already "
+                    f"logged='{pairs}' for run ID='{run_id}'."
+                )
             fields: Fields = {"points": points, "params": new, "tags": tags}
             if tags.get(MLFLOW_RUN_NAME):
                 fields["run_name"] = tags[MLFLOW_RUN_NAME]
@@ -311,7 +218,9 @@ class TrainwireStore(LoggedModels, AbstractStore):  # type: ignore[misc] # of an
         with self._active_run(run_id) as (_, run):
             known = {(each["dataset"]["name"], each["dataset"]["digest"]) for each in run["datasets"]}
             new = {(each.dataset.name, each.dataset.digest): each for each in reversed(datasets or [])}
-            added = [mlflow_entities.dataset_fields(each) for key, each in reversed(new.items()) if key not in known]
+            added = [
+                mlflow_entities.dataset_fields(each) for key, each in reversed(new.items()) if key not in known
+            ]
             inputs = [each.model_id for each in models or [] if each.model_id not in run["model_inputs"]]
             self._journal.change(RUNS, run_id, {"datasets": added, "model_inputs": inputs})
 
