@@ -22,14 +22,19 @@ _NO_REGISTRY = (
 
 
 def patch(module: ModuleType) -> None:
-    """Register in the registry that this module of MLflow has."""
-    _REGISTER[module.__name__](module)
+    """Register in the registry that this module of MLflow has; where that fails, MLflow keeps its values itself."""
+    try:
+        _REGISTER[module.__name__](module)
+    except Exception:
+        if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        raise
 
 
 def _register_store(module: ModuleType) -> None:
-    registry = module._tracking_store_registry  # noqa: SLF001 - the same that an entry point enters
+    registry = module._tracking_store_registry
 
-    def build(store_uri: str, artifact_uri: str | None = None) -> Any:
+    def build(artifact_uri: str | None = None, **_uri: Any) -> Any:
         try:
             from . import mlflow_store  # noqa: PLC0415
 
@@ -48,11 +53,11 @@ def _register_artifacts(module: ModuleType) -> None:
 
         return RecordedArtifacts(artifact_uri)
 
-    module._artifact_repository_registry.register(SCHEME, build)  # noqa: SLF001
+    module._artifact_repository_registry.register(SCHEME, build)
 
 
 def _register_models(module: ModuleType) -> None:
-    original = module._get_store_registry  # noqa: SLF001 - which fills the registry at its first call
+    original = module._get_store_registry
 
     def build(*_args: Any, **_kwargs: Any) -> Any:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
@@ -69,7 +74,7 @@ def _register_models(module: ModuleType) -> None:
 
 
 def _register_tags(module: ModuleType) -> None:
-    module._run_context_provider_registry.register(JobTags)  # noqa: SLF001
+    module._run_context_provider_registry.register(JobTags)
 
 
 class JobTags:

@@ -20,17 +20,16 @@ class RecordedArtifacts(LocalArtifactRepository):  # type: ignore[misc] # of an 
     def log_artifact(self, local_file: Any, artifact_path: str | None = None) -> None:
         """Keep a file."""
         super().log_artifact(local_file, artifact_path)
-        _report(os.path.join(self.artifact_dir, artifact_path or "", os.path.basename(local_file)))
+        path = os.path.join(self.artifact_dir, artifact_path or "", os.path.basename(local_file))
+        _report(path, f"{os.path.getsize(local_file):,} bytes")
 
     def log_artifacts(self, local_dir: Any, artifact_path: str | None = None) -> None:
         """Keep the files of a folder."""
         super().log_artifacts(local_dir, artifact_path)
-        _report(os.path.join(self.artifact_dir, artifact_path or ""))
+        count = sum(len(files) for _, _, files in os.walk(local_dir))
+        _report(os.path.join(self.artifact_dir, artifact_path or "."), f"{count:,} files")
 
 
-def _report(path: str) -> None:
-    try:
-        size = f"{os.path.getsize(path):,} bytes" if os.path.isfile(path) else "folder"
-    except OSError:
-        return
-    channel.send({"type": "log", "by": "mlflow", "text": f"file recorded: {path} ({size})"})
+def _report(path: str, size: str) -> None:
+    text = f"file recorded: {os.path.normpath(path)} ({size})"
+    channel.send({"type": "log", "by": "mlflow", "text": text})

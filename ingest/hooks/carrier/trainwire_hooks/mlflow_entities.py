@@ -117,7 +117,7 @@ def experiment_number(experiment_id: Any) -> int:
 
 
 def find_experiment(state: State, experiment_id: Any, *, active: bool = False) -> tuple[str, Fields]:
-    """Return id and fields of an experiment; raise where there is none, or where it should be active and is not."""
+    """Return id and fields of an experiment; raise where there is none, or no active one."""
     key = str(experiment_number(experiment_id or "0"))
     fields = state.experiments.get(key)
     if fields is None:

@@ -1,4 +1,4 @@
-"""The experiments, runs and models that the processes of one launch share, as a file of changes in the job's folder."""
+"""Experiments, runs and models of one launch, shared by its processes in a file of changes in the job's folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class History:
         """Return time, step and value of each different point, in MLflow's order; NaN is sorted as 0."""
         points = {
             (ts, step, value if value == value else 0.0, value != value): value  # noqa: PLR0124
-            for value, ts, step in zip(self._values, self._times, self._steps)
+            for value, ts, step in zip(self._values, self._times, self._steps)  # noqa: B905 - Python 3.9
         }
         return [(key[0], key[1], points[key]) for key in sorted(points)]
 
@@ -135,7 +135,7 @@ class Journal:
         try:
             written = os.write(self._file, line)
             if written != len(line):
-                raise OSError(f"{self._path}: no room")
+                raise OSError(f"{self._path}: no room")  # noqa: TRY301
             self._offset += written
         except OSError as exc:
             self._fail(exc)

@@ -23,7 +23,7 @@ class LoggedModels:
 
     _journal: Journal
 
-    def create_logged_model(
+    def create_logged_model(  # noqa: PLR0917 - the order is MLflow's
         self,
         experiment_id: str,
         name: str | None = None,
@@ -87,7 +87,7 @@ class LoggedModels:
         """Log parameters of a model."""
         self._change(model_id, {"params": as_map(params)})
 
-    def search_logged_models(
+    def search_logged_models(  # noqa: PLR0917
         self,
         experiment_ids: list[str],
         filter_string: str | None = None,

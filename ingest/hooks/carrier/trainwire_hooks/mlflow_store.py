@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mlflow.entities import LifecycleStage, Metric, RunStatus, ViewType
+from mlflow.entities import LifecycleStage, Metric, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import FEATURE_DISABLED
 from mlflow.store.entities.paged_list import PagedList
@@ -24,8 +24,17 @@ from mlflow.utils.search_utils import SearchUtils
 from mlflow.utils.uri import append_to_uri_path
 
 from . import SOCKET_VARIABLE, mlflow_entities, mlflow_report
-from .mlflow_entities import as_map, check_max_results, find_experiment, find_run, finite, invalid, is_in, missing
-from .mlflow_entities import now, whole
+from .mlflow_entities import (
+    as_map,
+    check_max_results,
+    find_experiment,
+    find_run,
+    finite,
+    invalid,
+    is_in,
+    missing,
+    whole,
+)
 from .mlflow_experiments import Experiments
 from .mlflow_journal import RUNS, Fields, Journal, State
 from .mlflow_models import LoggedModels
@@ -116,7 +125,7 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):  # type: ignore[
             find_run(state, run_id)
             self._journal.change(RUNS, run_id, {"lifecycle_stage": stage})
 
-    def _search_runs(
+    def _search_runs(  # noqa: PLR0917 - the order is MLflow's
         self,
         experiment_ids: Iterable[str],
         filter_string: str | None,
@@ -148,8 +157,8 @@ class TrainwireStore(Experiments, LoggedModels, AbstractStore):  # type: ignore[
             before = run["params"].get(checked.key, checked.value)
             if before != checked.value:
                 raise invalid(
-                    f"Changing param values is not allowed. Param with key='{checked.key}' was already logged with "
-                    f"value='{before}' for run ID='{run_id}'. Attempted logging new value '{checked.value}'."
+                    f"Changing param values is not allowed. Param with key='{checked.key}' was already logged "
+                    f"with value='{before}' for run ID='{run_id}'. Attempted logging new value '{checked.value}'."
                 )
             self._log(run_id, [], {checked.key: checked.value}, {})
         return checked
