@@ -176,7 +176,7 @@ class HookedProcess:
             self._has_sdk = self._caught.has_sdk = True
         elif kind == "event":
             self._take_event(str(record["folder"]), str(record["data"]))
-        elif not self._has_sdk:
+        elif not self._has_sdk or record.get("by") == "mlflow":  # which keeps them nowhere else
             self._take_values(kind, str(record.get("by", "")), record)
 
     def _take_values(self, kind: str, by: str, record: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.processes import ROOT
 from trainwire.ingest.hooks.caught import Caught
-from trainwire.ingest.hooks.listener import HookListener
+from trainwire.ingest.hooks.listener import CARRIER, SOCKET_VARIABLE, HookListener
 from trainwire.testing import RecordedRun
 
 OPERATIONS = Path(__file__).with_name("mlflow_operations.py")
@@ -150,7 +151,7 @@ with mlflow.start_run(run_name="main") as run:
     mlflow.log_metric("loss", 1, step=1)
     pid = os.fork()
     if pid == 0:
-        mlflow.log_metric("loss", 2, step=2)
+        mlflow.MlflowClient().log_metric(run.info.run_id, "loss", 2, step=2)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
 code = f'''
@@ -216,7 +217,9 @@ def test_what_is_not_supported_is_a_clear_error(tmp_path: Path) -> None:
     """The model registry and methods that a later MLflow demands raise errors with a remedy; there are no traces."""
     registry, method, traces, _ = train(NEW_METHOD + REFUSED, tmp_path).output.split("\n")
     assert registry.startswith("FEATURE_DISABLED trainwire keeps no model registry: call mlflow.set_registry_uri")
-    assert method.startswith("FEATURE_DISABLED new_method is not supported by trainwire: call mlflow.set_tracking_uri")
+    assert method.startswith(
+        "FEATURE_DISABLED new_method is not supported by trainwire: call mlflow.set_tracking_uri"
+    )
     assert traces == "[]"
 
 
@@ -242,3 +245,43 @@ def test_another_version_keeps_its_values_itself(tmp_path: Path) -> None:
     assert training.output == "{'lr': '0.1'}\n"
     assert (tmp_path / "mlflow.db").exists()
     assert "the hook into mlflow failed (" in str(training.caught.sentence())
+
+
+HOOKED = """
+import mlflow
+from trainwire.testing import RecordedRun
+with RecordedRun(42) as run:
+    run.hook("mlflow")
+    with mlflow.start_run():
+        mlflow.log_metric("loss", 1, step=2)
+    print([(point.step, point.values) for point in run.points])
+"""
+
+
+@pytest.mark.parametrize("launcher", [True, False])
+def test_a_run_takes_what_its_process_logs(launcher: bool, tmp_path: Path) -> None:
+    """With `run.hook("mlflow")` the values are the run's, with and without the launcher, also after the import."""
+    environ = {"PYTHONPATH": os.pathsep.join([str(CARRIER), str(ROOT)] if launcher else [str(ROOT)])}
+    training = train(HOOKED, tmp_path, **environ, **({} if launcher else {SOCKET_VARIABLE: ""}))
+    assert training.output == "[(2, {'loss': 1.0})]\n"
+    assert not training.run.points
+
+
+WITH_RUN = """
+import os, mlflow, trainwire_hooks
+{first}
+trainwire_hooks.announce_run()  # as `Run` does
+with mlflow.start_run():
+    mlflow.log_metric("after", 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "names"),
+    [("", set()), ("with mlflow.start_run(): mlflow.log_metric('before', 1)", {"before", "after"})],
+)
+def test_no_value_is_lost_beside_a_run(first: str, names: set[str], tmp_path: Path) -> None:
+    """In a process with a `Run` MLflow keeps its values itself, unless it has begun to send them to trainwire."""
+    training = train(WITH_RUN.format(first=first), tmp_path)
+    assert (tmp_path / "mlflow.db").exists() == (not names)
+    assert {name.rpartition("/")[2] for name, _ in training.values()} == names

@@ -33,6 +33,8 @@ MLFLOW_URI = "trainwire:"
 URI_READERS = ("mlflow", "lightning", "pytorch_lightning", "transformers", "ultralytics")
 """Packages that read MLFLOW_TRACKING_URI, some of them before they import mlflow."""
 _patched: set[str] = set()
+_redirected = {"mlflow"}
+"""Libraries whose values trainwire keeps in their place; none in a process with a `Run`."""
 
 
 class ImportHook:
@@ -80,7 +82,11 @@ def _patch(module: ModuleType) -> None:
 
 
 def _set_mlflow_uri() -> None:
-    if not os.environ.get("MLFLOW_TRACKING_URI") and "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+    if (
+        "mlflow" in _redirected
+        and not os.environ.get("MLFLOW_TRACKING_URI")
+        and "DATABRICKS_RUNTIME_VERSION" not in os.environ
+    ):
         os.environ["MLFLOW_TRACKING_URI"] = MLFLOW_URI
 
 
@@ -96,7 +102,8 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
     channel.send_to(take)
     names = [name for name in PATCHES if name.lower().startswith(tuple(libraries))]
-    if "mlflow" in sys.modules and "mlflow" in libraries:
+    if "mlflow" in libraries:
+        _redirected.add("mlflow")
         _set_mlflow_uri()
     for name in names:
         if name in sys.modules and name not in _patched:
@@ -105,9 +112,15 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
 
 def announce_run() -> None:
-    """Report that this process has a `Run`: the launcher then leaves out its other records."""
+    """Report that this process has a `Run`: the launcher then leaves out its other records.
+
+    MLflow then keeps its values itself, unless it has begun to log here.
+    """
     from . import channel  # noqa: PLC0415
 
+    if f"{__name__}.mlflow_store" not in sys.modules and os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
+        del os.environ["MLFLOW_TRACKING_URI"]
+    _redirected.discard("mlflow")
     channel.send({"type": "sdk"})
 
 
