@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-client = MlflowClient()
+client: Any = MlflowClient()
+fluent: Any = mlflow
 results: dict[str, Any] = {}
 known_ids: dict[str, str] = {}
 
@@ -598,9 +599,9 @@ def run_in_an_unknown_experiment() -> Any:
 
 @operation
 def log_dataset() -> Any:
-    import pandas as pd
+    import numpy as np
 
-    data = mlflow.data.from_pandas(pd.DataFrame({"x": [1, 2]}), source="data.csv", name="points")
+    data = fluent.data.from_numpy(np.array([1, 2]), source="data.csv", name="points")
     with mlflow.start_run(run_id=second):
         mlflow.log_input(data, context="training")
         mlflow.log_input(data, context="training")
@@ -718,7 +719,7 @@ def frame_of_runs() -> Any:
 
 @operation
 def last_run() -> Any:
-    return [mlflow.last_active_run().info.run_name, mlflow.get_parent_run(first)]
+    return [fluent.last_active_run().info.run_name, mlflow.get_parent_run(first)]
 
 
 json.dump(results, sys.stdout)

@@ -214,7 +214,7 @@ abstract_store.AbstractStore = LaterStore
 
 
 def test_what_is_not_supported_is_a_clear_error(tmp_path: Path) -> None:
-    """The model registry and methods that a later MLflow demands raise errors with a remedy; there are no traces."""
+    """The model registry and methods of a later MLflow raise errors with a remedy; there are no traces."""
     registry, method, traces, _ = train(NEW_METHOD + REFUSED, tmp_path).output.split("\n")
     assert registry.startswith("FEATURE_DISABLED trainwire keeps no model registry: call mlflow.set_registry_uri")
     assert method.startswith(

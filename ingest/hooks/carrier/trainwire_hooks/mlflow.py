@@ -22,7 +22,7 @@ _NO_REGISTRY = (
 
 
 def patch(module: ModuleType) -> None:
-    """Register in the registry that this module of MLflow has; where that fails, MLflow keeps its values itself."""
+    """Register in the registry of this module of MLflow; where that fails, MLflow keeps its values itself."""
     try:
         _REGISTER[module.__name__](module)
     except Exception:

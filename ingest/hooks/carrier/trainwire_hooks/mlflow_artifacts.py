@@ -10,7 +10,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from . import channel
 
 
-class RecordedArtifacts(LocalArtifactRepository):  # type: ignore[misc] # of an untyped library
+class RecordedArtifacts(LocalArtifactRepository):
     """MLflow's own repository of a local folder, whose uploads are lines in the job's log."""
 
     def __init__(self, artifact_uri: str) -> None:

@@ -46,7 +46,7 @@ def open_store() -> Any:
     return TrainwireStore(Journal(os.path.dirname(socket) if socket else None))
 
 
-class TrainwireStore(Experiments, LoggedModels, AbstractStore):  # type: ignore[misc] # of an untyped library
+class TrainwireStore(Experiments, LoggedModels, AbstractStore):
     """Runs and experiments of one launch. Methods that MLflow adds later raise one clear error."""
 
     def __init__(self, journal: Journal) -> None:
@@ -279,4 +279,4 @@ def _not_supported(name: str) -> Any:
 for _name in dir(AbstractStore):
     if getattr(getattr(TrainwireStore, _name), "__isabstractmethod__", False):
         setattr(TrainwireStore, _name, _not_supported(_name))
-TrainwireStore.__abstractmethods__ = frozenset()
+TrainwireStore.__abstractmethods__ = frozenset()  # type: ignore[attr-defined] # no ABC in MLflow 3.17
