@@ -399,7 +399,8 @@ class Run(Shared):
     def hook(self, *libraries: str) -> None:
         """Log what this training logs to "tensorboard", "wandb" and "mlflow" to this run too; by default to all.
 
-        The first two work on as before; MLflow without an address of its own keeps its runs in memory. Raises `ValueError` for another library.
+        The first two work on as before; MLflow without an address of its own keeps its runs in memory. Raises
+        `ValueError` for another library.
         """
         self._log_caught = hook_into(self, libraries)
 

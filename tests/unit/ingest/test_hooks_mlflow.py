@@ -285,3 +285,24 @@ def test_no_value_is_lost_beside_a_run(first: str, names: set[str], tmp_path: Pa
     training = train(WITH_RUN.format(first=first), tmp_path)
     assert (tmp_path / "mlflow.db").exists() == (not names)
     assert {name.rpartition("/")[2] for name, _ in training.values()} == names
+
+
+def test_after_the_launch_mlflow_keeps_its_values(tmp_path: Path) -> None:
+    """A process that has inherited the address and outlives the launcher, or is elsewhere, loses nothing."""
+    script = "import mlflow\nwith mlflow.start_run(): mlflow.log_metric('loss', 1)"
+    gone = str(tmp_path / "gone" / "hooks")
+    train(script, tmp_path, MLFLOW_TRACKING_URI="trainwire:", **{SOCKET_VARIABLE: gone})
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_a_run_that_is_open_at_the_end_ends_with_its_process(tmp_path: Path) -> None:
+    """What MLflow sends while Python exits arrives: the run's end, and values of asynchronous calls."""
+    script = """
+        import mlflow
+        mlflow.start_run()
+        for step in range(100):
+            mlflow.log_metric("loss", 1, step=step, synchronous=False)
+        """
+    training = train(script, tmp_path)
+    assert len(training.values()) == 100
+    assert "ended: FINISHED" in training.run.text

@@ -82,11 +82,14 @@ def _patch(module: ModuleType) -> None:
 
 
 def _set_mlflow_uri() -> None:
-    if (
-        "mlflow" in _redirected
-        and not os.environ.get("MLFLOW_TRACKING_URI")
-        and "DATABRICKS_RUNTIME_VERSION" not in os.environ
-    ):
+    """Give MLflow the address of trainwire's store, if it has none, and take it back where no launcher is left."""
+    has_own = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("DATABRICKS_RUNTIME_VERSION")
+    socket = os.environ.get(SOCKET_VARIABLE)
+    if socket and not os.path.exists(socket):  # a process that outlives the launch, or on another machine
+        _redirected.discard("mlflow")
+        if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
+            del os.environ["MLFLOW_TRACKING_URI"]
+    elif "mlflow" in _redirected and not has_own:
         os.environ["MLFLOW_TRACKING_URI"] = MLFLOW_URI
 
 

@@ -10,7 +10,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from . import MLFLOW_URI, note_failure
+from . import MLFLOW_URI, channel, note_failure
 
 SCHEME = "trainwire"
 JOB_TAG, ATTEMPT_TAG = "job_id", "attempt"
@@ -32,6 +32,7 @@ def patch(module: ModuleType) -> None:
 
 
 def _register_store(module: ModuleType) -> None:
+    assert channel  # noqa: S101 - imported before MLflow's end of the active run is registered
     registry = module._tracking_store_registry
 
     def build(artifact_uri: str | None = None, **_uri: Any) -> Any:
