@@ -133,7 +133,7 @@ print(json.dumps([run.data.metrics, run.data.params, len(mlflow.search_runs())])
 
 
 def test_sklearn_logs_by_itself(tmp_path: Path) -> None:
-    """What autolog logs of a model and of a search is stored; a logged model is a folder that can be loaded."""
+    """Values and parameters of autolog are stored, also of a search; a logged model can be loaded."""
     training = train(AUTOLOG, tmp_path)
     metrics, params, runs = json.loads(training.output)
     assert len(metrics) >= 6
@@ -163,16 +163,18 @@ with mlflow.start_run(run_name="child"):
     mlflow.log_metric("loss", 4, step=4)
 '''
 subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+code = "import mlflow; mlflow.start_run(); mlflow.log_metric('own', 5)"
+subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env={**os.environ, "RANK": "1"})
 print([point.value for point in mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")])
 print(len(mlflow.search_runs(experiment_names=["digits"])))
 """
 
 
 def test_processes_of_a_launch_share_runs(tmp_path: Path) -> None:
-    """A forked process logs to its parent's run, another one continues it, and its own runs have a prefix."""
+    """A fork logs to its parent's run, another process continues it; a rank's first run has no prefix."""
     training = train(OTHER_PROCESSES, tmp_path)
-    assert training.output.split("\n") == ["[1.0, 2.0, 3.0]", "2", ""]
-    expected = {("loss", 1): 1, ("loss", 2): 2, ("loss", 3): 3, ("child/loss", 4): 4}
+    assert training.output.split("\n") == ["[1.0, 2.0, 3.0]", "3", ""]
+    expected = {("loss", 1): 1, ("loss", 2): 2, ("loss", 3): 3, ("child/loss", 4): 4, ("own", 0): 5}
     assert training.values() == expected
 
 

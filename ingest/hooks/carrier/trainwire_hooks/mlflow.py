@@ -10,7 +10,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from . import MLFLOW_URI, channel, note_failure
+from . import (
+    MLFLOW_URI,
+    channel,  # noqa: F401 - so that it is closed after MLflow has ended the active run at exit
+    note_failure,
+)
 
 SCHEME = "trainwire"
 JOB_TAG, ATTEMPT_TAG = "job_id", "attempt"
@@ -32,7 +36,6 @@ def patch(module: ModuleType) -> None:
 
 
 def _register_store(module: ModuleType) -> None:
-    assert channel  # noqa: S101 - imported before MLflow's end of the active run is registered
     registry = module._tracking_store_registry
 
     def build(artifact_uri: str | None = None, **_uri: Any) -> Any:

@@ -46,7 +46,7 @@ class History:
 
 
 class State:
-    """What all changes so far add up to."""
+    """The sum of all changes so far."""
 
     def __init__(self) -> None:
         self.experiments: dict[str, Fields] = {}
