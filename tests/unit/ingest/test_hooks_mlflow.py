@@ -233,12 +233,13 @@ def test_without_a_folder_runs_are_in_memory(tmp_path: Path) -> None:
     assert "the hook into mlflow failed (IsADirectoryError" in str(training.caught.sentence())
 
 
-def test_another_version_keeps_its_values_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["mlflow", "mlflow_store"])
+def test_another_version_keeps_its_values_itself(broken: str, tmp_path: Path) -> None:
     """Where trainwire's store cannot be made, MLflow's own is used, and the job's log has the reason."""
-    script = """
+    script = f"""
         import sys
+        sys.modules["trainwire_hooks.{broken}"] = None
         import mlflow
-        sys.modules["trainwire_hooks.mlflow_store"] = None
         with mlflow.start_run() as run:
             mlflow.log_param("lr", 0.1)
         print(mlflow.get_run(run.info.run_id).data.params)
@@ -246,7 +247,7 @@ def test_another_version_keeps_its_values_itself(tmp_path: Path) -> None:
     training = train(script, tmp_path)
     assert training.output == "{'lr': '0.1'}\n"
     assert (tmp_path / "mlflow.db").exists()
-    assert "the hook into mlflow failed (" in str(training.caught.sentence())
+    assert "the hook into mlflow" in str(training.caught.sentence())
 
 
 HOOKED = """

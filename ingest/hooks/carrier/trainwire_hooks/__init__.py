@@ -79,6 +79,8 @@ def _patch(module: ModuleType) -> None:
         import_module(f"{__name__}.{PATCHES[module.__name__]}").patch(module)
     except Exception as exc:  # noqa: BLE001 - another version of the library
         note_failure(module.__name__, exc)
+        if PATCHES[module.__name__] == "mlflow":
+            _take_mlflow_uri_back()
 
 
 def _set_mlflow_uri() -> None:
@@ -86,11 +88,16 @@ def _set_mlflow_uri() -> None:
     has_own = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("DATABRICKS_RUNTIME_VERSION")
     socket = os.environ.get(SOCKET_VARIABLE)
     if socket and not os.path.exists(socket):  # a process that outlives the launch, or on another machine
-        _redirected.discard("mlflow")
-        if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
-            del os.environ["MLFLOW_TRACKING_URI"]
+        _take_mlflow_uri_back()
     elif "mlflow" in _redirected and not has_own:
         os.environ["MLFLOW_TRACKING_URI"] = MLFLOW_URI
+
+
+def _take_mlflow_uri_back() -> None:
+    """Let MLflow keep its values itself."""
+    _redirected.discard("mlflow")
+    if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
+        del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def install() -> None:
@@ -121,9 +128,8 @@ def announce_run() -> None:
     """
     from . import channel  # noqa: PLC0415
 
-    if f"{__name__}.mlflow_store" not in sys.modules and os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
-        del os.environ["MLFLOW_TRACKING_URI"]
-    _redirected.discard("mlflow")
+    if f"{__name__}.mlflow_store" not in sys.modules:
+        _take_mlflow_uri_back()
     channel.send({"type": "sdk"})
 
 

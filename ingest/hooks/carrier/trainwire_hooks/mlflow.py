@@ -26,13 +26,8 @@ _NO_REGISTRY = (
 
 
 def patch(module: ModuleType) -> None:
-    """Register in the registry of this module of MLflow; where that fails, MLflow keeps its values itself."""
-    try:
-        _REGISTER[module.__name__](module)
-    except Exception:
-        if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
-            del os.environ["MLFLOW_TRACKING_URI"]
-        raise
+    """Register in the registry of this module of MLflow."""
+    _REGISTER[module.__name__](module)
 
 
 def _register_store(module: ModuleType) -> None:
