@@ -299,9 +299,9 @@ class Run(RunEnd):
         if at_epoch is not None and at_epoch != self._history.epoch:
             self._session.take_metric(Metrics(ts=moment_ns(ts), progress=self._history.progress_to(at_epoch)))
 
-    def describe(self, params: Mapping[str, Any]) -> None:
-        """Replace the parameters of the job's attempt."""
-        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, None, None)))
+    def describe(self, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None) -> None:
+        """Replace the parameters of the job's attempt, or its tags, or both."""
+        self._session.take_metric(Metrics(ts=time.time_ns(), **description(None, params, tags, None)))
 
     @forgiving()
     def progress(
@@ -376,9 +376,10 @@ class Run(RunEnd):
         return self._capture
 
     def hook(self, *libraries: str) -> None:
-        """Log what this training logs to "tensorboard" and "wandb" to this run too, to both without arguments.
+        """Log what this training logs to "tensorboard", "wandb" and "mlflow" to this run too; by default to all.
 
-        They work on as before. Raises `ValueError` for another library.
+        The first two work on as before; MLflow without an address of its own keeps its runs in memory. Raises
+        `ValueError` for another library.
         """
         self._log_caught = hook_into(self, libraries)
 

@@ -46,7 +46,7 @@ def run(
     hooks: Annotated[
         bool,
         typer.Option(
-            "--hooks/--no-hooks", help="Also record metrics that the command logs to TensorBoard or W&B."
+            "--hooks/--no-hooks", help="Also record metrics that the command logs to TensorBoard, W&B or MLflow."
         ),
     ] = True,
     metrics_regex: Annotated[

@@ -39,6 +39,7 @@ class Caught:
         self._not_taken: Counter[tuple[str, str]] = Counter()
         self._failures: dict[str, str] = {}
         self._params: dict[str, Any] = {}
+        self._tags: dict[str, Any] = {}
         self._folders = _Folders()
         self._ranks: dict[int, Run] = {}
         self.has_sdk = False
@@ -88,6 +89,17 @@ class Caught:
             params = dict(self._params)
         if params != before:
             self._run.describe(params=params)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Take tags; those that were taken before stay."""
+        with self._lock:
+            self._tags.update(values)
+            tags = dict(self._tags)
+        self._run.describe(tags=tags)
+
+    def log(self, text: str) -> None:
+        """Log a line about what a library does."""
+        self._run.log(text, level="INFO")
 
     def event(self, folder: str, event: Event, rank: int | None) -> None:
         """Take one event of TensorBoard. The names of its values are the folder's and the tag's."""
@@ -168,16 +180,21 @@ class HookedProcess:
             self._has_sdk = self._caught.has_sdk = True
         elif kind == "event":
             self._take_event(str(record["folder"]), str(record["data"]))
-        elif not self._has_sdk:
+        elif not self._has_sdk or record.get("by") == "mlflow":  # which keeps them nowhere else
             self._take_values(kind, str(record.get("by", "")), record)
 
     def _take_values(self, kind: str, by: str, record: Mapping[str, Any]) -> None:
         match kind:
             case "metrics":
                 values, step = _numbers(record["values"]), record.get("step")
-                self._caught.metrics(by, values, ts=time.time_ns(), step=step, rank=self._rank)
+                ts = int(record.get("ts") or time.time_ns())
+                self._caught.metrics(by, values, ts=ts, step=step, rank=self._rank)
             case "params":
                 self._caught.params(record["values"])
+            case "tags":
+                self._caught.tags(record["values"])
+            case "log":
+                self._caught.log(str(record["text"]))
             case "summary":
                 self._caught.summary.update(_numbers(record["values"]))
             case "failure":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = "trainwire_hooks"
 """Under which the launcher's carrier has imported the hooks, if it has."""
-LIBRARIES: Final = ("tensorboard", "wandb")
+LIBRARIES: Final = ("tensorboard", "wandb", "mlflow")
 
 
 def announce_run() -> None:
@@ -33,7 +33,7 @@ def hook_into(run: Run, libraries: tuple[str, ...]) -> Callable[[], None]:
     unknown = set(libraries) - set(LIBRARIES)
     if unknown:
         names = ", ".join(map(repr, sorted(unknown)))
-        raise ValueError(f"hook({names}): write {' or '.join(map(repr, LIBRARIES))}, or nothing for both")
+        raise ValueError(f"hook({names}): write {' or '.join(map(repr, LIBRARIES))}, or nothing for all")
     hooks = _hooks()
     caught = Caught(run, lambda _: run)
     process = HookedProcess(caught)

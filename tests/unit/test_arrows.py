@@ -28,6 +28,8 @@ CELERY_SHELL = {"app", "beat", "broker_transport", "order_sender", "tasks", "wat
 
 CARRIER = ROOT / "ingest" / "hooks" / "carrier"
 """Modules that a training's Python imports under another name, with relative imports between them."""
+LATE = {f"mlflow_{part}.py" for part in ("artifacts", "entities", "experiments", "models", "store")}
+"""Modules of the carrier that are imported after MLflow."""
 MODULES = [
     path
     for folder in (*FOLDERS, PUBLIC)
@@ -80,12 +82,25 @@ def test_only_the_shell_knows_celery(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CARRIER.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_carrier_imports_the_standard_library_alone(path: Path) -> None:
-    """The hooks run in the training's Python, which may have no package of trainwire's."""
+    """The hooks run in the training's Python, which may have no package of trainwire's.
+
+    Modules named after MLflow's parts are imported once MLflow is; `mlflow.py`, which imports them, is not.
+    """
     nodes = ast.walk(ast.parse(path.read_text()))
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     nodes = ast.walk(ast.parse(path.read_text()))
     names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
-    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "trainwire_hooks"}
+    library = {"mlflow"} if path.name in LATE or path.name == "mlflow.py" else set()
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "trainwire_hooks", *library}
+
+
+def test_mlflow_is_not_imported_in_the_middle_of_its_import() -> None:
+    """The module that registers the store imports MLflow, and the modules that do, in functions only."""
+    tree = ast.parse((CARRIER / "trainwire_hooks" / "mlflow.py").read_text())
+    names = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    names |= {str(node.module) for node in froms} | {alias.name for node in froms for alias in node.names}
+    assert not [name for name in names if name.split(".")[0] == "mlflow" or f"{name}.py" in LATE]
 
 
 def test_neither_modules_nor_rooms_import_each_other() -> None:

@@ -22,9 +22,19 @@ PATCHES = {
     "tensorboard.summary.writer.event_file_writer": "tensorboard",
     "tensorboardX.event_file_writer": "tensorboard",
     "wandb.sdk.wandb_run": "wandb",
+    "mlflow.tracking._tracking_service.utils": "mlflow",
+    "mlflow.store.artifact.artifact_repository_registry": "mlflow",
+    "mlflow.tracking._model_registry.utils": "mlflow",
+    "mlflow.tracking.context.registry": "mlflow",
 }
 """The module of ours that patches a module of the library."""
+MLFLOW_URI = "trainwire:"
+"""The address of MLflow's tracking store, where the training has none."""
+URI_READERS = ("mlflow", "lightning", "pytorch_lightning", "transformers", "ultralytics")
+"""Packages that read MLFLOW_TRACKING_URI, some of them before they import mlflow."""
 _patched: set[str] = set()
+_redirected = {"mlflow"}
+"""Libraries whose values trainwire keeps in their place; none in a process with a `Run`."""
 
 
 class ImportHook:
@@ -32,11 +42,14 @@ class ImportHook:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
+        self._has_mlflow = "mlflow" in map(PATCHES.get, names)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return the spec that the finders behind this one have, with a loader that patches."""
+        if fullname in URI_READERS and self._has_mlflow:
+            _set_mlflow_uri()
         if fullname not in self._names or fullname in _patched:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -66,6 +79,25 @@ def _patch(module: ModuleType) -> None:
         import_module(f"{__name__}.{PATCHES[module.__name__]}").patch(module)
     except Exception as exc:  # noqa: BLE001 - another version of the library
         note_failure(module.__name__, exc)
+        if PATCHES[module.__name__] == "mlflow":
+            _take_mlflow_uri_back()
+
+
+def _set_mlflow_uri() -> None:
+    """Give MLflow the address of trainwire's store, if it has none, and take it back where no launcher is left."""
+    has_own = os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("DATABRICKS_RUNTIME_VERSION")
+    socket = os.environ.get(SOCKET_VARIABLE)
+    if socket and not os.path.exists(socket):  # a process that outlives the launch, or on another machine
+        _take_mlflow_uri_back()
+    elif "mlflow" in _redirected and not has_own:
+        os.environ["MLFLOW_TRACKING_URI"] = MLFLOW_URI
+
+
+def _take_mlflow_uri_back() -> None:
+    """Let MLflow keep its values itself."""
+    _redirected.discard("mlflow")
+    if os.environ.get("MLFLOW_TRACKING_URI") == MLFLOW_URI:
+        del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def install() -> None:
@@ -80,6 +112,9 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
     channel.send_to(take)
     names = [name for name in PATCHES if name.lower().startswith(tuple(libraries))]
+    if "mlflow" in libraries:
+        _redirected.add("mlflow")
+        _set_mlflow_uri()
     for name in names:
         if name in sys.modules and name not in _patched:
             _patch(sys.modules[name])
@@ -87,9 +122,14 @@ def install_for(take: Callable[[dict[str, Any]], None], libraries: Sequence[str]
 
 
 def announce_run() -> None:
-    """Report that this process has a `Run`: the launcher then leaves out its other records."""
+    """Report that this process has a `Run`: the launcher then leaves out its other records.
+
+    MLflow then keeps its values itself, unless it has begun to log here.
+    """
     from . import channel  # noqa: PLC0415
 
+    if f"{__name__}.mlflow_store" not in sys.modules:
+        _take_mlflow_uri_back()
     channel.send({"type": "sdk"})
 
 

@@ -151,13 +151,13 @@ def send(record: Record) -> None:
         path = os.environ.get(SOCKET_VARIABLE)
         if not _channels and path:
             _channels.append(Channel(path))
-            atexit.register(_close)
         for channel in _channels:
             channel.send(record)
     except Exception:  # noqa: BLE001, S110 - a record is worth less than the training
         pass
 
 
+@atexit.register  # at import, which is before a library's own: it runs after them
 def _close() -> None:
     for channel in _channels:
         channel.close()
