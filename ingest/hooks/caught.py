@@ -198,7 +198,7 @@ class HookedProcess:
             case "summary":
                 self._caught.summary.update(_numbers(record["values"]))
             case "failure":
-                self._caught.failed(by, str(record["text"])[:300])
+                self._caught.failed(f"the hook into {by}", str(record["text"])[:300])
             case _:
                 self._caught.not_taken(by, str(record.get("kind", kind))[:100], int(record.get("count", 1)))
 
@@ -210,7 +210,7 @@ class HookedProcess:
         try:
             self._caught.event(folder, decoder.decode(b64decode(data, validate=True)), self._rank)
         except (DamagedEventError, binascii.Error) as exc:
-            self._caught.failed(TENSORBOARD, str(exc))
+            self._caught.failed(f"the hook into {TENSORBOARD}", str(exc))
 
 
 class _Folders:

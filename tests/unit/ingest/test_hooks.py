@@ -128,7 +128,7 @@ def test_a_broken_library_works_as_without_hooks(listener: HookListener, tmp_pat
     script = "from tensorboardX.event_file_writer import Writer\nprint(Writer.__name__)"
     assert output_of(python(script, listener, PYTHONPATH=str(tmp_path))) == "Writer\n"
     listener.close(10)
-    assert "tensorboardX.event_file_writer failed (AttributeError" in str(caught.sentence())
+    assert "the hook into tensorboardX.event_file_writer failed (AttributeError" in str(caught.sentence())
 
 
 def test_nothing_is_taken_from_a_process_with_a_run_of_its_own(run: RecordedRun, listener: HookListener) -> None:
