@@ -122,7 +122,10 @@ def ack_field(source: str, kind: Kind) -> str:
 
 
 def missing_field(source: str, kind: Kind) -> str:
-    """Return the field with the missing `seq` ranges (`3-5,9-9`); absent if there are none."""
+    """Return the name of the hash field that holds the missing `seq` ranges (`3-5,9-9`) of a source.
+
+    The hash has no such field while nothing is missing.
+    """
     return f"{source}:{kind}:missing"
 
 
