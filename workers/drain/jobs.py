@@ -21,7 +21,7 @@ from trainwire.schemas.messages import (
 from trainwire.schemas.times import to_datetime
 from trainwire.schemas.validation import MAX_ATTEMPT
 from trainwire.workers.drain.decoding import visible
-from trainwire.workers.drain.lifetimes import RANK_SKEW, Lifetime, began_at
+from trainwire.workers.drain.lifetimes import Lifetime, began_at
 from trainwire.workers.drain.rows import as_stored, is_best
 
 _CLAIMS: Final = ("ended", "completed", "failed")
@@ -183,10 +183,7 @@ class JobState:
         Its other messages may have arrived earlier, and may be stored under the attempt.
         """
         source = Lifetime.of(body)
-        if source is None or self.started_at is None:
-            return True
-        is_alone = not body.rank and (body.world_size or 1) == 1
-        return not source.is_before(self.started_at if is_alone else self.started_at - RANK_SKEW)
+        return source is None or self.started_at is None or not source.is_before(self.started_at)
 
     def _is_decided_by(self, body: Completion) -> bool:
         """Return whether a completion sets the status.

@@ -1,4 +1,4 @@
-"""When sources began and ended, by the times in their messages, which are of the clocks of their machines."""
+"""When sources began and ended, by the times in their messages. Each machine has a clock of its own."""
 
 from __future__ import annotations
 
@@ -28,10 +28,16 @@ class Lifetime:
 
     @classmethod
     def of(cls, body: Body) -> Lifetime | None:
-        """Return the lifetime that a message states of its source; None without the time of its beginning."""
+        """Return the lifetime that a message states of its source; None without the time of its beginning.
+
+        The end of one of several ranks is stated later by `RANK_SKEW`.
+        """
         if body.started_at is None:
             return None
-        ended = to_datetime(body.ts) if isinstance(body, Completion) and body.of is None else None
+        ended = None
+        if isinstance(body, Completion) and body.of is None:
+            is_alone = not body.rank and (body.world_size or 1) == 1
+            ended = to_datetime(body.ts) + (timedelta() if is_alone else RANK_SKEW)
         return cls(to_datetime(body.started_at), ended)
 
     def is_before(self, began: datetime) -> bool:
